@@ -76,9 +76,38 @@ class Fate(NamedTuple):
     duplicate: bool = False
 
     @property
+    def detail(self) -> str:
+        """What the server, or the router, said of a failure, `""` if nothing. Two fates are equal whatever it is."""
+        return ""
+
+    @property
     def delivered(self) -> bool:
         """Return True if a server confirmed it: `fenced` or `acked`."""
         return self.name in ("fenced", "acked")
+
+
+class _FateWithDetail(Fate):
+    """A fate with a text. The text is no field: what is counted by fates would be told apart by the words of servers.
+
+    Nor has every fate room for one: there are as many as messages, and few fail.
+    """
+
+    text: str = ""
+
+    @property
+    def detail(self) -> str:
+        """See `Fate`."""
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Fate(name={self.name!r}, reason={self.reason!r}, detail={self.text!r})"
+
+
+def fate_with_detail(name: str, reason: str, detail: str) -> Fate:
+    """Return the fate `name` of a message that was not delivered, with what was said of that."""
+    fate = _FateWithDetail(name, reason)
+    fate.text = detail
+    return fate
 
 
 FENCED = Fate("fenced")

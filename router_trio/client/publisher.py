@@ -13,6 +13,7 @@ from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import PublishError, SubjectError, reasons
 from router_trio.message import Fate
+from router_trio.outbox.refusals import no_puback_within
 from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
@@ -101,8 +102,8 @@ class Publisher:
         operation = self._outbox.queue.find(order)
         if operation is not None:
             # What it was refused for all the time says more than that the time is over.
-            reason = operation.refused_for or _reason(self._outbox.capacity.refuses(operation.subject))
-            self._outbox.refusals.give_up(operation, reason, f"no PubAck within {limit:g} s")
+            reason, detail = operation.refused_for or (_reason(self._outbox.capacity.refuses(operation.subject)), "")
+            self._outbox.refusals.give_up(operation, reason, no_puback_within(limit, detail))
 
     async def _room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""
@@ -199,5 +200,5 @@ def _failure(fate: Fate) -> PublishError:
         reasons.TIMEOUT: "no PubAck arrived in time; the stream may have stored the message anyway",
         reasons.NO_RESPONDERS: "no stream takes this subject; create one, or publish without ack",
         reasons.PERMISSION_DENIED: "the server does not permit this user to publish to that subject",
-    }.get(reason, "the stream or the server refused it")
+    }.get(reason, "the stream or the server refused it" + (f": {fate.detail}" if fate.detail else ""))
     return PublishError(f"{told} ({fate.name}: {reason})", reason=reason)

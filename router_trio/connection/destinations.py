@@ -81,6 +81,8 @@ class Destinations:
         """Streams that this user may not look at, by what the server said on this link."""
         self._refusing: dict[DestinationState, dict[str, StreamState]] = {}
         self._elsewhere: set[DestinationState] = set()
+        self._last_stream: dict[DestinationState, str] = {}
+        """A stream that took the subject of a destination when it was last looked up."""
         self._core_looked_up: set[DestinationState] = set()
         self._by_subject: dict[bytes, list[DestinationState]] = {}
         self._look_now = trio.Event()
@@ -99,6 +101,7 @@ class Destinations:
             self._told.discard(one)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
+            self._last_stream.pop(one, None)
             self._core_looked_up.discard(one)
         self._by_subject.clear()
 
@@ -111,12 +114,18 @@ class Destinations:
         for one in self._of(subject):
             fresh = one.met is None or one.met[0] != reason or one.got_through
             advice = reasons.advice(reason)
-            told = f"{detail}; {advice}" if advice else detail
+            told = detail + self._gone(one) if reason == reasons.NO_RESPONDERS else detail
+            told = f"{told}; {advice}" if advice else told
             one.mark_refused(reason, told)
             if fresh:
                 self._refusing.pop(one, None)
                 self._look_early()
                 self._tell(one)
+
+    def _gone(self, one: DestinationState) -> str:
+        """Name the stream that took the subject of a destination before, for the end of a text that says none does."""
+        name = self._last_stream.get(one)
+        return "" if name is None else f": stream {name!r}, which did, is gone or has other subjects"
 
     def _look_early(self) -> None:
         """Look at once, but not each time that a destination takes one message and refuses the next."""
@@ -299,12 +308,13 @@ class Destinations:
     def _found(self, one: DestinationState, streams: list[StreamState]) -> None:
         if not streams:
             told = (
-                f"no stream takes {one.pattern!r}; create one for it, or correct the destination: where the server "
-                "maps subjects, write the subject that the stream has"
+                f"no stream takes {one.pattern!r}{self._gone(one)}; create one for it, or correct the destination: "
+                "where the server maps subjects, write the subject that the stream has"
             )
             self._missing(one, ("no_stream", told))
             return
         self._elsewhere.discard(one)
+        self._last_stream[one] = streams[0].name
         # Its messages may all be for one of several that does take them: else, publishes tell.
         refusals = [stream.refuses for stream in streams if stream.refuses is not None]
         trouble = refusals[0] if len(refusals) == len(streams) else None

@@ -14,6 +14,7 @@ from router_trio.connection.attempts import Attempts
 from router_trio.connection.destinations import Destinations
 from router_trio.connection.session import Session
 from router_trio.errors import reasons
+from router_trio.errors.quotes import excerpt
 from router_trio.events import Emit, LameDuck, RefusalNotAttributed
 from router_trio.link import PubAck, Refusal
 from router_trio.outbox.outbox import Outbox
@@ -89,7 +90,8 @@ class Listener:
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         """See `link.LinkListener`. An error of a stream that does not take the publish is not its answer.
 
-        What is no answer of a stream at all decides nothing either: the publish is sent again, while there is time.
+        One of a stream that does names it from here on. What is no answer of a stream at all decides nothing either:
+        the publish is sent again, while there is time.
         """
         retriable = retriable or reason == reasons.BAD_ANSWER
         operation = self.outbox.queue.find(order)
@@ -99,6 +101,8 @@ class Listener:
                 self.outbox.belief.keep_refusal(stream, (order, reason, detail, retriable))
             if not may_answer:
                 return
+            if stream:
+                detail = f"stream {excerpt(stream)!r}: {detail}"
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.refusals.ack_refused(order, reason, detail, retriable)
 

@@ -210,7 +210,7 @@ class OperationWithAck(CoreOperation):
     """One JetStream publish.
 
     `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
-    the reason of the last refusal, while it is tried again. `resent`: it was written before, and no answer came.
+    reason and detail of the last refusal, while it is tried again. `resent`: it was written before, and no answer came.
     `refused_with`: reason and detail of a refusal that would be final, and is asked after. `mapped_by`: the
     destination (see `capacity_key`) whose mapping made the subject; None if a program or a handler chose it.
     `unanswered_since` is when it was first written without an answer: a stream may have stored it from then on.
@@ -244,7 +244,7 @@ class OperationWithAck(CoreOperation):
         self.accepted_at = accepted_at
         self.clean = clean
         self.first_written_at: float | None = None
-        self.refused_for: str | None = None
+        self.refused_for: tuple[str, str] | None = None
         self.refused_with: tuple[str, str] | None = None
         self.resent: bool = False
         self.unanswered_since: float | None = None

@@ -12,7 +12,7 @@ from math import inf
 
 from router_trio.errors import PublishError, reasons
 from router_trio.events import Emit
-from router_trio.message import Fate, PubAck
+from router_trio.message import Fate, PubAck, fate_with_detail
 from router_trio.outbox.belief import AckRefusal, Belief
 from router_trio.outbox.capacity import Capacity, TakenOut
 from router_trio.outbox.fences import Fences
@@ -208,7 +208,7 @@ class Outbox:
             except PublishError as error:
                 now = self._clock()
                 refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
-                refused.settle(Fate("failed", error.reason), now)
+                refused.settle(fate_with_detail("failed", error.reason, str(error)), now)
 
     def offer_each(self, frames: Sequence[bytes], owners: Sequence[Owner], mapped_by: Hashable | None) -> None:
         """Accept JetStream publishes while connected, from `next_order` on, as `offer` does for each.
@@ -341,7 +341,7 @@ class Outbox:
     def recall(
         self,
         out_of_turn: Callable[[Operation], bool],
-        why: str = "a message before it was refused, and comes again first",
+        why: str = "an earlier message of its subject was refused, and is to be redelivered first",
     ) -> None:
         """Fail of what is pending all that must not be sent now. What is in flight can't be taken back.
 

@@ -20,6 +20,12 @@ TriedAgain = Callable[[OperationWithAck, str], None]
 POISON = "the server ended the connection each time that this was sent"
 
 
+def no_puback_within(seconds: float, refused_with: str = "") -> str:
+    """Return why a publish is given up after so many seconds, in which it may have been refused and tried again."""
+    told = f"no PubAck within {seconds:g} s"
+    return f"{told}, and the last answer was: {refused_with}" if refused_with else told
+
+
 class Refusals:
     """Of one outbox. It decides on each publish that is not confirmed on its way."""
 
@@ -164,10 +170,10 @@ class Refusals:
         if self.max_age:
             self.expire()
         self._fail_refused(self._clock() - ASKED_WITHIN)
-        by_reason, again = self._retries.sweep()
-        for reason, operations in by_reason.items():
+        by_refusal, again = self._retries.sweep()
+        for (reason, detail), operations in by_refusal.items():
             over = [one for one in operations if self._queue.withdraw(one)]
-            self._fail(over, reason, f"no PubAck within {ACK_BUDGET:g} s")
+            self._fail(over, reason, no_puback_within(ACK_BUDGET, detail))
         for operation in again:
             self._tell_tried_again(operation, reasons.TIMEOUT)
         self._wake()
@@ -199,7 +205,7 @@ class Refusals:
             retriable
             and isinstance(operation, OperationWithAck)
             and self._capacity.may_hold(operation)
-            and self._retries.hold(operation, reason, after)
+            and self._retries.hold(operation, reason, detail, after)
         )
         if held:
             self._in_flight.tell_if_none()

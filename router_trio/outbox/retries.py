@@ -28,6 +28,9 @@ RESEND_UNACKED_AFTER = 5.0
 ACK_BUDGET = 30.0
 """Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
 
+_NO_ANSWER = (reasons.TIMEOUT, "")
+"""Reason and detail of a publish that nothing refused."""
+
 SLOW_AFTER = 0.25
 """Seconds without a PubAck after which a publish speaks against its destination, if the window is half used up."""
 
@@ -134,30 +137,30 @@ class Retries:
                 going.append(operation)
         return going
 
-    def hold(self, operation: OperationWithAck, reason: str, after: float = RETRY_REFUSED_AFTER) -> bool:
+    def hold(self, operation: OperationWithAck, reason: str, detail: str, after: float = RETRY_REFUSED_AFTER) -> bool:
         """Hold one that was refused for now and is in nobody's hands, for so long. False if its time is over."""
         now = self._clock()
         if self._over(operation, now):
             return False
-        operation.refused_for = reason
+        operation.refused_for = (reason, detail)
         self._lanes.hold(operation, now + after, now=now)
         return True
 
-    def sweep(self) -> tuple[dict[str, list[Operation]], list[OperationWithAck]]:
+    def sweep(self) -> tuple[dict[tuple[str, str], list[Operation]], list[OperationWithAck]]:
         """Have sent again what has been without a PubAck for long.
 
-        Returns by reason what is over its budget instead, and what is sent again. What is over stays where it is: who
-        is told of one must not find another missing.
+        Returns by reason and detail what is over its budget instead, and what is sent again. What is over stays where
+        it is: who is told of one must not find another missing.
         """
         now = self._clock()
         self._lanes.clear_idle()
-        over: dict[str, list[Operation]] = {}
+        over: dict[tuple[str, str], list[Operation]] = {}
         again: list[OperationWithAck] = []
         for operation in self._lanes.wanted(lambda held: self._over(held, now)):
-            over.setdefault(operation.refused_for or reasons.TIMEOUT, []).append(operation)
+            over.setdefault(operation.refused_for or _NO_ANSWER, []).append(operation)
         for operation in self._in_flight.unacked_since(now - RESEND_UNACKED_AFTER):
             if self._over(operation, now):
-                over.setdefault(reasons.TIMEOUT, []).append(operation)
+                over.setdefault(_NO_ANSWER, []).append(operation)
             else:
                 self._in_flight.take_acked(operation.order)
                 operation.send_again()

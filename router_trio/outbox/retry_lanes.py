@@ -137,7 +137,7 @@ class RetryLanes:
             lane.retry_at = retry_at
             lane.refused = True
             destination.ready.pop(key, None)
-            destination.reason = operation.refused_for or reasons.UNANSWERED
+            destination.reason = reasons.UNANSWERED if operation.refused_for is None else operation.refused_for[0]
         if lane.probing is None:
             destination.ready[key] = lane
 

@@ -21,7 +21,7 @@ from router_trio.events import (
     RetryComplete,
     RetryPending,
 )
-from router_trio.message import FENCED, Fate
+from router_trio.message import FENCED, Fate, fate_with_detail
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.operation import Operation, OperationWithAck
 
@@ -143,7 +143,7 @@ class Settlement:
         """These failed while connected: their fate is `failed`, or `failed_open` in that mode."""
         for operation in operations:
             self._count_failure(operation, reason)
-        self._finish(operations, Fate("failed_open" if self._fail_open else "failed", reason))
+        self._finish(operations, fate_with_detail("failed_open" if self._fail_open else "failed", reason, detail))
         for operation in operations:
             subject, route = operation.origin
             told = subject.decode("utf-8", "surrogateescape")

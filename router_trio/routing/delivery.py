@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import trio
 
-from router_trio.message import Fate
+from router_trio.message import Fate, fate_with_detail
 from router_trio.outbox.operation import Operation, OperationWithAck, RouteOwner
 from router_trio.protocol.framing import RawMessage, text
 from router_trio.routing.policy.retry import Failure
@@ -110,7 +110,14 @@ class Delivery:
     def count_failure(self, failure: Failure) -> None:
         """Count that it failed, and remember that as the last failure of its route."""
         self.route.failed[failure.reason] += 1
-        self.route.failed_at_last(failure.reason, text(self.raw[0]), self.place_in_stream, self.attempt, failure.place)
+        self.route.failed_at_last(
+            failure.reason,
+            text(self.raw[0]),
+            self.place_in_stream,
+            self.attempt,
+            failure.place,
+            failure.shown,
+        )
 
     @property
     def was_tried(self) -> bool:
@@ -154,7 +161,7 @@ class Delivery:
         if counted == reason:
             return fate
         self.mark_tried()
-        return Fate("failed", counted)
+        return fate_with_detail("failed", counted, fate.detail)
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
@@ -166,7 +173,7 @@ class Delivery:
         """An operation to the destination with this template has its fate."""
         if not fate.delivered:
             reason = fate.reason or fate.name
-            self.fail(reason, Failure(reason, f"the destination {template!r} did not take it"))
+            self.fail(reason, Failure(reason, self.route.not_taken(template, fate.detail)))
         elif fate.duplicate and self._is_of_another(operation):
             self.outcome = "duplicate"
             self.route.suppressed(1, fate.stream)
@@ -266,7 +273,7 @@ class BatchDelivery:
             if len(self._settled) == 1:
                 route.refused(fate.reason or fate.name)
             route.failed[fate.reason or fate.name] += count
-            route.failed_at_last(fate.reason or fate.name)
+            route.failed_at_last(fate.reason or fate.name, detail=route.not_taken(template, fate.detail))
         settled = self._settled
         settled[place] += count
         if len(settled) == 1:

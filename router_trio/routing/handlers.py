@@ -282,10 +282,10 @@ def failure_of(error: BaseException) -> Failure:
     bare = innermost(error, Reject)
     told = bounded(text_of(bare))
     if isinstance(bare, Reject):
-        return Failure(reasons.REJECTED, told)
+        return Failure(reasons.REJECTED, told, quotes=True)
     if isinstance(bare, Retry):
-        return Failure(reasons.RETRY, told, after=bare.after)
-    return Failure(reasons.HANDLER_ERROR, f"{type(bare).__qualname__}: {told}", type(bare))
+        return Failure(reasons.RETRY, told, after=bare.after, quotes=True)
+    return Failure(reasons.HANDLER_ERROR, f"{type(bare).__qualname__}: {told}", type(bare), quotes=True)
 
 
 def answers_of(answer: Any) -> list[Message]:

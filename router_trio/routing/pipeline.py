@@ -148,7 +148,9 @@ class Routing:
         `more`: its `subject` as it came, its `origin` (see `Delivery`), what its handler `raised`, how many (`count`).
         """
         event = message_failed(self.state.name, reason, detail, full=self._full_errors, **more)
-        self.state.failed_at_last(reason, event.subject, event.sequence, place=event.place)
+        # Of what a handler raised the delivery tells, which knows whether that may be shown.
+        told = detail if event.error_type is None else None
+        self.state.failed_at_last(reason, event.subject, event.sequence, place=event.place, detail=told)
         self._emit(event)
 
     def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
@@ -321,7 +323,7 @@ class Routing:
         """The handler raised: the message failed, and nothing else."""
         raised, told = Raised(error), bounded(text_of(error))
         kind = raised.kind
-        failure = replace(failure_of(error), place=raised.place)
+        failure = replace(failure_of(error), place=raised.place, quotes=not self._full_errors)
         delivery.fail(failure.reason, failure)
         if delivery.trace is not None:
             # What it says may quote the payload.

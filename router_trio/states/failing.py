@@ -14,7 +14,8 @@ class LastFailure:
     """The last failure of a message in a route: nothing of its payload. `at` is in seconds since 1970.
 
     `subject` is None where messages failed together, `sequence` unless they are from a stream. `place` is where its
-    handler raised.
+    handler raised. `detail` tells more of the reason, as what the server said; of what a handler raised, only if its
+    text may be shown.
     """
 
     at: float
@@ -23,6 +24,13 @@ class LastFailure:
     sequence: int | None = None
     attempt: int = 1
     place: str | None = None
+    detail: str | None = None
+
+    @property
+    def described(self) -> str:
+        """The reason, with what more is known of it."""
+        told = self.reason if self.place is None else f"{self.reason} at {self.place}"
+        return told if self.detail is None else f"{told}: {self.detail}"
 
 
 class BeingRetried:

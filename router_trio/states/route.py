@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from router_trio.errors import reasons
+from router_trio.errors.quotes import bounded
 from router_trio.states.failing import BeingRetried, LastFailure
 from router_trio.states.histogram import DURATION_BOUNDS, Histogram
 
@@ -242,9 +243,17 @@ class RouteState:
         sequence: int | None = None,
         attempt: int = 1,
         place: str | None = None,
+        detail: str | None = None,
     ) -> None:
         """Record the last failure. Counting is the caller's."""
-        self.last_failure = LastFailure(time.time(), reason, subject, sequence, attempt, place)
+        told = None if detail is None else bounded(detail)
+        self.last_failure = LastFailure(time.time(), reason, subject, sequence, attempt, place, told)
+
+    def not_taken(self, template: str, detail: str) -> str:
+        """Return which destination did not take a message, and what was said of that if anything was."""
+        connection = next((f" on {one.connection}" for one in self.to if one.template == template), "")
+        told = f"the destination {template!r}{connection} did not take it"
+        return f"{told}: {detail}" if detail else told
 
     @property
     def retrying(self) -> tuple[int, float]:

@@ -22,9 +22,10 @@ _POWERS = 64
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a message failed: a short word for metrics, and a text for people, which may quote the message.
+    """Why a message failed: a short word for metrics, and a text for people.
 
     `error` is what its handler raised, `place` where. `after`: the handler wants another attempt after so many seconds.
+    `quotes`: the text is a handler's, and may quote the message; it is for the dead letter alone.
     """
 
     reason: str
@@ -32,6 +33,12 @@ class Failure:
     error: type[BaseException] | None = None
     after: float | None = None
     place: str | None = None
+    quotes: bool = False
+
+    @property
+    def shown(self) -> str | None:
+        """Return the text if it may be shown outside of a dead letter, None if it may not or there is none."""
+        return None if self.quotes else self.detail or None
 
 
 @dataclass(slots=True)

@@ -229,12 +229,13 @@ class RetryingRoute(CoreRoute):
             self._count(MessageDeadLettered, delivery, letter.dead)
             self._settled(delivery, "dead_lettered")
         else:
-            self._not_stored(delivery, fate.reason or fate.name, None)
+            self._not_stored(delivery, fate.reason or fate.name, fate.detail or None)
 
     def _not_stored(self, delivery: CoreDelivery, reason: str, detail: str | None) -> None:
         self.state.failed[reasons.DEAD_LETTER] += 1
         now, subject = trio.current_time(), text(delivery.raw[0])
-        self.state.failed_at_last(reasons.DEAD_LETTER, subject, attempt=delivery.attempts)
+        told = reason if detail is None else f"{reason}: {detail}"
+        self.state.failed_at_last(reasons.DEAD_LETTER, subject, attempt=delivery.attempts, detail=told)
         self._emit(DeadLetterNotStored(at=now, route=self.state.name, reason=reason, subject=subject, detail=detail))
         self._settled(delivery, "lost")
 

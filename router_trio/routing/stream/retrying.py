@@ -122,7 +122,7 @@ class Retrying:
         delivery, dead = letter.delivery, letter.dead
         assert isinstance(delivery, StreamDelivery)
         if not fate.delivered:
-            self._not_stored(delivery, dead, fate.reason or fate.name, None)
+            self._not_stored(delivery, dead, fate.reason or fate.name, fate.detail or None)
         else:
             if self._ack_pending.remove(delivery):
                 self._ack_pending.given_up(delivery)
@@ -135,7 +135,8 @@ class Retrying:
         now = trio.current_time()
         self._state.failed[reasons.DEAD_LETTER] += 1
         subject = text(delivery.raw[0])
-        self._state.failed_at_last(reasons.DEAD_LETTER, subject, delivery.sequence, dead.attempts)
+        told = reason if detail is None else f"{reason}: {detail}"
+        self._state.failed_at_last(reasons.DEAD_LETTER, subject, delivery.sequence, dead.attempts, detail=told)
         self._emit(
             DeadLetterNotStored(
                 at=now,

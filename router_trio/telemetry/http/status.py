@@ -148,6 +148,7 @@ def _failing(route: RouteState) -> dict[str, Any]:
         else {
             "at": _time(last.at),
             "reason": last.reason,
+            "detail": None if last.detail is None else shown_text(last.detail),
             "subject": None if last.subject is None else shown_text(last.subject),
             "sequence": last.sequence,
             "attempt": last.attempt,

@@ -158,7 +158,8 @@ class SpansOfMessage:
         if fate.duplicate:
             span.attributes["messaging.nats.duplicate"] = True
         if not fate.delivered:
-            self._fail(span, fate.reason or fate.name, f"{fate.name} at {destination}")
+            told = f"{fate.name} at {destination}"
+            self._fail(span, fate.reason or fate.name, f"{told}: {fate.detail}" if fate.detail else told)
         self._spans.end_span(span)
 
     def refused(self, destination: str, reason: str, detail: str) -> None:

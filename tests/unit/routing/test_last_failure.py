@@ -44,7 +44,7 @@ async def test_a_poison_message_of_a_stream_is_on_the_status_page(autojump_clock
         fill(w.broker, 5)
         await eventually(lambda: (shown(w)["last_failure"] or {"attempt": 0})["attempt"] >= 3, 60)
         last = shown(w)["last_failure"]
-        assert last.keys() == {"at", "reason", "subject", "sequence", "attempt", "place"}
+        assert last.keys() == {"at", "reason", "detail", "subject", "sequence", "attempt", "place"}
         assert (last["reason"], last["subject"], last["sequence"]) == ("handler_error", "in.x", 2)
         assert "test_last_failure.py" in last["place"]
         assert last["at"].endswith("Z")

@@ -210,7 +210,7 @@ function retrying(route) {
   if (!last) return since;
   const which = last.sequence === null ? "" : ` (message ${last.sequence}, attempt ${last.attempt})`;
   return `${since}; last failure: ${last.reason}${last.subject === null ? "" : " on " + last.subject}${which}` +
-    (last.place === null ? "" : `, at ${last.place}`);
+    (last.place === null ? "" : `, at ${last.place}`) + (last.detail ? `: ${last.detail}` : "");
 }
 
 function showRoutes(routes, reasons) {
