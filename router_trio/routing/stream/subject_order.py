@@ -111,6 +111,16 @@ class SubjectOrder(Generic[D]):
         """What neither is worked on nor makes room by itself."""
         return self.held + self.awaited
 
+    def describe(self) -> str:
+        """Say how many messages wait, and what for. For who looks, while there are `lines`."""
+        if not self.awaited:
+            again = "a message that failed is being tried again"
+            behind = f", and {_messages(self.held)} of its subject {_wait(self.held)} behind it"
+        else:
+            again = f"{_messages(self.awaited)} {_wait(self.awaited)} to be redelivered and tried again"
+            behind = f", and {self.held} more of the same subjects {_wait(self.held)} behind"
+        return again + behind if self.held else again
+
     def pass_by(self, delivery: D) -> bool:
         """Return True if a message under way is behind one that has to come again, or has and is tried or waits."""
         line = self.lines.get(delivery.order_key)
@@ -274,6 +284,14 @@ class SubjectOrder(Generic[D]):
         self.lines.clear()
         self.awaited = self.held = 0
         return sorted(held, key=_sequence)
+
+
+def _messages(count: int) -> str:
+    return "1 message" if count == 1 else f"{count} messages"
+
+
+def _wait(count: int) -> str:
+    return "waits" if count == 1 else "wait"
 
 
 def _sequence(delivery: InTurn) -> int:

@@ -22,7 +22,7 @@ def standstill(before: ConsumerState | None, now: ConsumerState, cursor: StreamC
         return None
     first = cursor.start
     attempts = cursor.failures.attempts(first)
-    tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "has to come again"
+    tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "is to be redelivered"
     return (
         f"{now.unacked} messages have no ack, and the consumer may have {now.max_ack_pending} (max_ack_pending): "
         f"nothing new is delivered, {now.undelivered} wait in the stream; "

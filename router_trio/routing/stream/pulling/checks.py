@@ -48,7 +48,10 @@ class ConsumerChecks:
         lost: Callable[[SourceError], None],
         changed: Callable[[], None],
         budget: PullBudget,
+        last_failure: Callable[[], str] = str,
     ) -> None:
+        """`last_failure` gives what a text about messages that failed ends with: how the last one did."""
+        self._last_failure = last_failure
         self.stopped: str | None = None
         """Why the consumer delivers nothing new, None if it does."""
         self.shared: bool = False
@@ -114,7 +117,9 @@ class ConsumerChecks:
 
     def _compare(self, state: ConsumerState) -> None:
         pending = self._pending
-        stopped = state.paused or standstill(self._before, state, pending.cursor, len(pending.open))
+        stopped = state.paused
+        if stopped is None and (found := standstill(self._before, state, pending.cursor, len(pending.open))):
+            stopped = found + self._last_failure()
         self._before = state
         if stopped != self.stopped:
             self.stopped = stopped

@@ -92,7 +92,14 @@ class PullLoop:
         self._elsewhere = elsewhere
         self._make_room = make_room
         self._payloads = payloads
-        self._checks = ConsumerChecks(pending, payloads, lost=self.lose, changed=self.look_again, budget=budget)
+        self._checks = ConsumerChecks(
+            pending,
+            payloads,
+            lost=self.lose,
+            changed=self.look_again,
+            budget=budget,
+            last_failure=lambda: self._last_failure,
+        )
         self._made_room_at = -math.inf
         self._patience = 0.0
         self._comes_again = False  # what is asked for now has come before, as far as is known
@@ -220,8 +227,9 @@ class PullLoop:
                         self._ask(consumer, now)
                         self._tell_state()
                     else:
-                        told = "what was delivered before, and is not acked, has to come again first: nothing is asked"
-                        self._routing.state.enter(PAUSED, f"{told} for in the first {not_before - now:.0f} s")
+                        told = "messages that were delivered before and are not acked are to be redelivered first: "
+                        told += f"nothing is requested for {not_before - now:.0f} s"
+                        self._routing.state.enter(PAUSED, told)
                 else:
                     self._routing.state.enter(PAUSED, f"destination connection {away!r} is not connected")
                 asked = away is None and held_up is None
@@ -331,18 +339,28 @@ class PullLoop:
             stopped = f"nothing was heard of its consumer for {QUIET:g} s, neither a message nor a heartbeat: "
             stopped += "the server may be cut off from its cluster, or the consumer has no leader"
         if stopped is not None:
-            self._routing.state.enter(PAUSED, stopped)
+            self._routing.state.enter(PAUSED, bounded(stopped))
             return
         if not order.lines:
             self._routing.state.enter(RUNNING)
             return
-        told = f"{order.held} messages wait behind refused ones, of which {order.awaited} have to come again"
-        if self._not_told is not None:
-            told += f"; these are late, and whether the stream still has them can't be found out: {self._not_told}"
-            told = bounded(told)
         held, held_bytes = self._worked_on()
         full = held >= self._credit.window or held_bytes >= self._credit.window_bytes
-        self._routing.state.enter(PAUSED if order.aside == held and full else RUNNING, told)
+        stands = order.aside == held and full
+        told = order.describe()
+        if stands:
+            told += "; nothing new is requested until one of them is settled"
+        if self._not_told is not None:
+            told += (
+                "; the redelivery is overdue, and the lookup that would tell whether the stream still has them failed: "
+                f"{self._not_told}"
+            )
+        self._routing.state.enter(PAUSED if stands else RUNNING, bounded(told + self._last_failure))
+
+    @property
+    def _last_failure(self) -> str:
+        last = self._routing.state.last_failure
+        return "" if last is None else f"; the last failure: {last.described}"
 
     @property
     def _silent_at(self) -> float:

@@ -141,7 +141,7 @@ async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_
         with monkeypatch.context() as patch:
             patch.setattr(FakePullConsumer, "gone", ask)
             await eventually(lambda: asked, 60)
-            await eventually(lambda: "can't be found out: no answer" in (w.route.reason or ""), 0.1)
+            await eventually(lambda: "still has them failed: no answer" in (w.route.reason or ""), 0.1)
             await trio.sleep(200)
         assert asked == [([1], 19)] * 20, "every 10.1 s"
         assert arrived(w, "a") == []

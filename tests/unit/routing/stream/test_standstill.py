@@ -92,7 +92,7 @@ def test_what_others_have_in_hand_is_not_ours_to_tell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "told"), [(0, "has to come again"), (1, "failed"), (5, "has failed 5 times")], ids=str
+    ("attempts", "told"), [(0, "is to be redelivered"), (1, "failed"), (5, "has failed 5 times")], ids=str
 )
 def test_the_first_message_is_named(attempts: int, told: str) -> None:
     cursor = cursor_with(7, 8, 9)

@@ -196,7 +196,7 @@ async def test_nothing_new_is_asked_for_while_it_is_not_known_what_went_astray(
         w.broker.up()
         await eventually(lambda: w.route.state == PAUSED)
         assert w.route.reason is not None
-        assert "come again first" in w.route.reason
+        assert "redelivered first" in w.route.reason
         await all_acked(w, 15)
         assert w.payloads("OUT") == numbers(15)
         assert w.route.received == 15

@@ -1,0 +1,136 @@
+"""Where a server refuses a message, its own words get to whoever looks: which stream, on which connection, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.errors import PublishError
+from router_trio.errors.quotes import LONGEST_TEXT
+from router_trio.routing.handlers import failure_of
+from router_trio.states import PAUSED
+from router_trio.telemetry.http.status import readiness, status
+from router_trio.testing import streams
+from tests.support.eventually import eventually
+from tests.support.world import World, core, fill, one_broker, stream, world
+from tests.unit.readiness import until_unready
+from tests.unit.routing.stream.giving_up import DEAD, NAME, brokers, dead
+
+FULL = "stream 'OUT': maximum messages exceeded"
+
+
+def shown(w: World) -> dict[str, Any]:
+    found: dict[str, Any] = status(w.live, 1.0)["routes"]["route"]
+    return found
+
+
+def route(**more: Any) -> dict[str, Any]:
+    return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **more)
+
+
+async def test_what_a_full_stream_says_is_in_the_dead_letter_the_status_and_the_log(autojump_clock: MockClock) -> None:
+    async with world([route(retry={"attempts": 2}, dead_letter=DEAD)], brokers=brokers()) as w:
+        w.broker.trouble.limit("OUT", 0)
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.dead_lettered == 1, 60)
+        told = f"the destination 'out.{{{{wildcard(1)}}}}' on main did not take it: {FULL}"
+        assert dict(dead(w)[0].headers.pairs())[f"{NAME}Detail"] == told
+        assert shown(w)["last_failure"]["reason"] == "limit"
+        assert shown(w)["last_failure"]["detail"] == told
+        assert w.watch.of("NATS_PUBLISH_WITH_ACK_ERROR")[-1].detail == FULL
+
+
+async def test_what_a_server_says_is_bounded_and_shows_no_secret(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description = "no room at nats://user:hunter2@edge:4222 " + "maximum " * 1000
+    monkeypatch.setattr(streams, "FULL", streams.FULL | {"description": description})
+    async with world([route(retry={"attempts": 1}, dead_letter=DEAD)], brokers=brokers()) as w:
+        w.broker.trouble.limit("OUT", 0)
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.dead_lettered == 1, 60)
+        for told in (dict(dead(w)[0].headers.pairs())[f"{NAME}Detail"], shown(w)["last_failure"]["detail"]):
+            assert "no room at nats://edge:4222 maximum" in told
+            assert "hunter2" not in told
+            assert len(told) <= LONGEST_TEXT
+
+
+async def test_what_a_server_says_of_a_core_publish_is_told_too(autojump_clock: MockClock) -> None:
+    async with world([core("in.>", "heard.>")], brokers=one_broker()) as w:
+        w.broker.deny_publish("heard.>")
+        w.broker.publish("in.x")
+        await eventually(lambda: w.route.last_failure is not None)
+        assert shown(w)["last_failure"]["detail"].startswith("the destination 'heard.>' on main did not take it: ")
+        assert "heard.x" in shown(w)["last_failure"]["detail"].lower()
+
+
+async def test_a_route_that_waits_for_a_full_stream_says_how_many_wait_why_and_what_is_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with world([route(max_in_flight=6, retry={"initial": "1h", "max": "1h"})], brokers=one_broker()) as w:
+        w.broker.trouble.limit("OUT", 0)
+        fill(w.broker, 1, subjects="abcdefghij")
+        await eventually(lambda: w.route.state == PAUSED, 60)
+        reason = shown(w)["reason"]
+        assert reason.startswith(
+            "6 messages wait to be redelivered and tried again; nothing new is requested until one of them is settled; "
+            "the last failure: limit: the destination "
+        )
+        assert f"on main did not take it: {FULL}" in reason
+        reasons = [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
+        assert reasons[0] == reason
+        assert any(one.startswith("destination ") and f"on main: limit: {FULL}; " in one for one in reasons)
+        w.broker.trouble.limit("OUT", None)
+
+
+async def test_what_waits_behind_a_message_of_its_subject_is_told_apart(autojump_clock: MockClock) -> None:
+    async with world([route(retry={"initial": "1h", "max": "1h"})], brokers=one_broker()) as w:
+        w.broker.trouble.limit("OUT", 0)
+        fill(w.broker, 3)
+        waits = "1 message waits to be redelivered and tried again, and 2 more of the same subjects wait behind; the "
+        await eventually(lambda: (w.route.reason or "").startswith(waits), 60)
+        w.broker.trouble.limit("OUT", None)
+
+
+@pytest.mark.parametrize("publishes", [False, True], ids=["looked up", "published"])
+async def test_a_stream_that_is_gone_is_named(publishes: bool, autojump_clock: MockClock) -> None:
+    async with world([route()], brokers=one_broker()) as w:
+        await trio.sleep(1)
+        w.broker.delete_stream("OUT")
+        if publishes:
+            fill(w.broker, 1)
+        await until_unready(w, ": stream 'OUT', which did, is gone or has other subjects; ")
+        w.broker.add_stream("OUT", ["out.>"])
+
+
+async def test_a_program_whose_publish_is_refused_is_told_by_whom_and_why(autojump_clock: MockClock) -> None:
+    async with world(brokers=one_broker()) as w:
+        w.broker.trouble.limit("OUT", 0)
+        with pytest.raises(PublishError) as caught:
+            await w.live.publish_with_ack("out.x", b"")
+        assert str(caught.value) == f"the stream or the server refused it: {FULL} (failed: limit)"
+        w.broker.deny_publish("out.>")
+        fate = await (await w.live.publish("out.x", b"")).settled()
+        assert (fate.name, fate.reason) == ("failed", "permission_denied")
+        assert "out.x" in fate.detail.lower()
+        assert repr(fate) == f"Fate(name='failed', reason='permission_denied', detail={fate.detail!r})"
+
+
+async def test_a_program_that_waits_too_long_is_told_what_was_refused_meanwhile(autojump_clock: MockClock) -> None:
+    async with world(brokers=one_broker()) as w:
+        w.broker.delete_stream("OUT")
+        with pytest.raises(PublishError) as caught:
+            await w.live.publish_with_ack("out.x", b"", timeout=1)
+        assert caught.value.reason == "no_responders"
+        told = "no PubAck within 1 s, and the last answer was: no stream takes this subject"
+        assert w.watch.of("NATS_PUBLISH_WITH_ACK_ERROR")[-1].detail == told
+
+
+def test_what_a_handler_says_is_for_the_dead_letter_unless_it_may_be_shown() -> None:
+    failure = failure_of(ValueError("payload"))
+    assert (failure.detail, failure.shown) == ("ValueError: payload", None)
+    assert replace(failure, quotes=False).shown == "ValueError: payload"
