@@ -54,7 +54,7 @@ class ConsumerState:
     `unacked` messages have no ack, of `max_ack_pending` that may (0 or less: any number). `delivered` is the last that
     was delivered for the first time, and `undelivered` of the stream were not yet. `deliveries` counts those so far,
     also those of a message that was delivered before. All up to the sequence `passed` is settled, or was never to be
-    delivered.
+    delivered. `cut_off` says that its server has lost its cluster, None if nothing shows that.
     """
 
     paused: str | None
@@ -64,6 +64,7 @@ class ConsumerState:
     undelivered: int
     deliveries: int = 0
     passed: int = 0
+    cut_off: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

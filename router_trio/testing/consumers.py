@@ -105,6 +105,7 @@ class Consumer:
             undelivered=len(self._matching) - self._position,
             deliveries=self._sequence,
             passed=self.progress.passed,
+            cut_off="its durable is not available: its server is cut off" if self._stream.cut_off else None,
         )
 
     def left_unacked(self) -> list[int]:

@@ -86,6 +86,8 @@ class Server:
         wanted = self._route(subject, publish)
         takers = [stream for stream in self.streams.values() if stream.takes(subject)]
         stream = min(takers, key=lambda stream: stream.fallback, default=None)
+        if stream is not None and stream.cut_off:
+            return
         if stream is not None and now >= stream.leaderless_until:
             self._store(stream, publish, now)
         elif publish.reply:

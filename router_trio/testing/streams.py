@@ -63,7 +63,8 @@ class Stream:
 
     `epoch` is what the zero of Trio's clock is for its server, in Unix seconds; `answers_after` the seconds that a
     PubAck takes; without a leader it takes nothing, and `sealed` it refuses everything. A `fallback` takes what no
-    other stream of its server takes. With `acks_before_writing` it says that it is one with `persist_mode` `async`.
+    other stream of its server takes. With `acks_before_writing` it says that it is one with `persist_mode` `async`. One
+    that is `cut_off` says so, stores nothing and answers nothing.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Stream:
         self.leaderless_until: float = -inf
         self.sealed = False
         self.acks_before_writing: bool = False
+        self.cut_off: bool = False
         self.epoch = epoch
         self.fallback = fallback
         self.subjects: tuple[str, ...] = tuple(subjects)
@@ -116,7 +118,9 @@ class Stream:
         """What a look-up returns."""
         room = inf if self.max_messages is None else self.max_messages - len(self.stored)
         refuses = None
-        if self.sealed:
+        if self.cut_off:
+            refuses = "stream_cut_off", f"stream {self.name!r} is not available: its server is cut off"
+        elif self.sealed:
             refuses = "stream_sealed", f"stream {self.name!r} is sealed"
         elif room <= 0:
             refuses = "stream_full", f"stream {self.name!r} is full: it has its {self.max_messages} messages (max_msgs)"

@@ -106,6 +106,10 @@ class Trouble:
             consumer.end_requests("409 Leadership Change")
         self._network.wake_links()
 
+    def cut_off(self, stream: str, is_cut_off: bool = True) -> None:
+        """The server of a stream and its durables has lost its cluster: they are still led there, and store nothing."""
+        self._server.streams[stream].cut_off = is_cut_off
+
     def forget(self, stream: str, count: int) -> None:
         """A stream loses its last messages, as on a power failure: what comes next gets their sequences."""
         self._go_back(self._server.streams[stream], max(0, len(self._server.streams[stream].stored) - count))

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from router_trio import Router
+from router_trio.telemetry.http.status import readiness
 from tests.resilience.chaos.load import numbers, payload, subject
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import out_of_order
@@ -98,6 +99,38 @@ async def test_a_leader_that_goes_costs_time_and_nothing_else(
     assert not sum(live.routes[0].failed.values())
     assert out_of_order(range(messages), arrived) == []
     assert spy.longest_gap < leaderless + within
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["it leads", "it does not lead"])
+async def test_a_node_that_is_cut_off_makes_its_router_not_ready_within_ten_seconds(
+    tmp_path: Path, leads: bool
+) -> None:
+    """The other two hang, which is all that the third sees of them. If it leads, it goes on as if nothing was."""
+    watch = Watch()
+    async with cluster(tmp_path) as group:
+        async with connect(group.urls[0]) as client:
+            stream = JetStream(client)
+            for name, taken in (("SOURCE", "source.*"), ("SINK", "sink.*")):
+                await stream.create_stream(name, [taken], num_replicas=3)
+            await stream.create_consumer("SOURCE", "router", filter_subject="source.*")
+            leader = (await stream.consumer_info("SOURCE", "router"))["cluster"]["leader"]
+        node = next(one for one in group.servers if (one.name == leader) is leads)
+        route = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
+        async with Router(settings(node.url, routes=[route]), observers=[watch], log=False).open() as live:
+            async with connect(node.url) as client:
+                await JetStream(client).publish("source.1", b"1")
+            await eventually(lambda: live.routes[0].settled["routed"] == 1)
+            await eventually(lambda: readiness(live, trio.current_time())[0] == 200)
+            for one in group.servers:
+                if one is not node:
+                    one.stop()
+            try:
+                await eventually(lambda: readiness(live, trio.current_time())[0] == 503, 10)
+                assert live.connections["main"].connected
+            finally:
+                for one in group.servers:
+                    one.cont()
+            await eventually(lambda: readiness(live, trio.current_time())[0] == 200, 60, live.status)
 
 
 async def _fill(group: Cluster, messages: int) -> None:

@@ -76,6 +76,10 @@ def pause(seconds: float) -> Callable[[World], None]:
     return lambda w: w.broker.trouble.pause_consumer("IN", "router", seconds)
 
 
+def cut_off(stream: str, is_cut_off: bool) -> Callable[[World], None]:
+    return lambda w: w.broker.trouble.cut_off(stream, is_cut_off)
+
+
 def headers_only(on: bool) -> Callable[[World], None]:
     return lambda w: w.broker.trouble.edit_consumer("IN", "router", headers_only=on)
 
@@ -104,6 +108,10 @@ STATES = {
         [STREAM], deny("out.>"), allow("out.>"), "permission_denied", probe_breaks=True, probe_helps=True
     ),
     "consumer paused": State([STREAM], pause(3600), pause(0), "paused"),
+    "source cut off from its cluster": State(
+        [STREAM], cut_off("IN", True), cut_off("IN", False), "durable is not avail"
+    ),
+    "destination cut off from its cluster": State([TO_STREAM], cut_off("OUT", True), cut_off("OUT", False), "cut off"),
     "consumer delivers only headers": State([STREAM], headers_only(True), headers_only(False), "headers_only"),
     "connection away": State([CORE], lambda w: w.broker.down(), lambda w: w.broker.up(), "main"),
     "connection silent": State(

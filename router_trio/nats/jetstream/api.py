@@ -22,6 +22,16 @@ MAX_MESSAGE_ANSWER = 128 * 1024 * 1024
 
 MAX_SUBJECTS = 10_000
 
+MAX_REPLICAS = 100
+"""Replicas that one answer names beside the leader: a server makes four at most."""
+
+SILENT_AFTER = 4.0
+"""Seconds without a word of a replica after which its leader counts as cut off from it: four heartbeats.
+
+A leader that has lost its quorum goes on for up to twenty seconds: it stores nothing, and its consumers send
+heartbeats.
+"""
+
 MAX_NAMES = 1024
 """Names of streams in one answer: a server gives no more at a time."""
 
@@ -41,6 +51,31 @@ class ApiError(Exception):
         self.code = code
         self.error_code = error_code
         self.description = description
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The servers that hold a stream or a consumer, as the one sees them that answers: its leader, nearly always.
+
+    `leader` is empty if it knows of none. `silent_for` has for each of the other replicas the seconds since it was
+    heard of.
+    """
+
+    leader: str
+    silent_for: tuple[float, ...]
+
+    @property
+    def trouble(self) -> str | None:
+        """Return why nothing can be stored now, or None: there is no leader, or it hears too few of its replicas."""
+        replicas = len(self.silent_for)
+        if not replicas:
+            return None
+        if not self.leader:
+            return "it has no leader"
+        silent = sum(seconds > SILENT_AFTER for seconds in self.silent_for)
+        if 2 * (1 + replicas - silent) > 1 + replicas:
+            return None
+        return f"its leader {self.leader} has heard nothing of {silent} of its {replicas} replicas for some seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +116,7 @@ class StreamInfo:
     first_time: str
     last_sequence: int
     last_time: str
+    group: Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +189,7 @@ class ConsumerInfo:
     num_redelivered: int
     num_waiting: int
     paused: bool
+    group: Group
 
 
 def stream_info(body: bytes) -> StreamInfo:
@@ -193,6 +230,7 @@ def stream_info(body: bytes) -> StreamInfo:
         first_time=state.time("first_ts", NEVER),
         last_sequence=_count(state, "last_seq"),
         last_time=state.time("last_ts", NEVER),
+        group=_group(answer.object("cluster")),
     )
 
 
@@ -261,6 +299,7 @@ def _consumer_info(answer: Object) -> ConsumerInfo:
         num_redelivered=_count(answer, "num_redelivered"),
         num_waiting=_count(answer, "num_waiting"),
         paused=answer.flag("paused"),
+        group=_group(answer.object("cluster")),
     )
 
 
@@ -298,6 +337,13 @@ def _consumer_config(config: Object) -> ConsumerConfig:
         priority_policy=config.text("priority_policy", ""),
         priority_groups=config.subjects("priority_groups", most=100),
     )
+
+
+def _group(cluster: Object | None) -> Group:
+    if cluster is None:
+        return Group("", ())
+    replicas = cluster.objects("replicas", most=MAX_REPLICAS)
+    return Group(cluster.text("leader", ""), tuple(one.duration("active") for one in replicas))
 
 
 def _reached(at: Object | None) -> Reached:

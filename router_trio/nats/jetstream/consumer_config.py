@@ -89,12 +89,18 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
         )
 
 
+def cut_off(what: str, name: str, trouble: str) -> str:
+    """Return the sentence for a stream or consumer whose group is in trouble."""
+    return f"the {what} {name!r} is not available: {trouble}; the server may be cut off from its cluster"
+
+
 def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
     """Return how a durable is, by what the server says of it."""
     until = f" until {info.config.pause_until}" if info.config.pause_until else ""
     told = f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server{until}; resume it"
     return ConsumerState(
         paused=told if info.paused else None,
+        cut_off=None if info.group.trouble is None else cut_off("durable", spec.durable, info.group.trouble),
         unacked=info.num_ack_pending,
         max_ack_pending=info.config.max_ack_pending,
         delivered=info.delivered.sequence,

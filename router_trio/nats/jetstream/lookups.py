@@ -18,6 +18,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.link import LOOKUP_WITHIN, StreamState
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info, stream_names
 from router_trio.nats.jetstream.ask import API, Api, no_jetstream
+from router_trio.nats.jetstream.consumer_config import cut_off
 
 T = TypeVar("T")
 
@@ -138,6 +139,8 @@ def _refuses(info: StreamInfo) -> tuple[str, str] | None:
     if info.no_ack:
         told = f"stream {info.name!r} confirms nothing (no_ack), so nothing counts as stored; switch its acks on"
         return "stream_without_acks", told
+    if info.group.trouble is not None:
+        return "stream_cut_off", cut_off("stream", info.name, info.group.trouble)
     messages, octets = _room(info)
     if messages <= 0:
         limit = f"{info.max_messages} messages (max_msgs)"

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.nats.jetstream import api
 from router_trio.nats.jetstream.answers import AnswerError
-from router_trio.nats.jetstream.api import ApiError, ConsumerInfo, Reached, StreamInfo
+from router_trio.nats.jetstream.api import ApiError, ConsumerInfo, Group, Reached, StreamInfo
 from tests.support.odd_answers import BODIES, VALUES, json_values
 from tests.support.raw_server import consumer_answer, stream_answer
 
+CLUSTER = {"cluster": {"leader": "a", "replicas": [{"name": "b", "current": True, "active": 7}]}}
 READERS: dict[str, tuple[Callable[[bytes], StreamInfo | ConsumerInfo], dict[str, Any]]] = {
-    "stream": (api.stream_info, stream_answer("S")),
-    "consumer": (api.consumer_info, consumer_answer("S", "d")),
+    "stream": (api.stream_info, stream_answer("S") | CLUSTER),
+    "consumer": (api.consumer_info, consumer_answer("S", "d") | CLUSTER),
 }
 STREAM = b"""{"type":"io.nats.jetstream.api.v1.stream_info_response","total":0,"offset":0,"limit":0,
 "config":{"name":"S","subjects":["s.\\u003e"],"retention":"workqueue","max_consumers":-1,"max_msgs":7,"max_bytes":-1,"max_age":1500000000,
@@ -30,7 +31,9 @@ STREAM = b"""{"type":"io.nats.jetstream.api.v1.stream_info_response","total":0,"
 "deny_delete":true,"deny_purge":false,"allow_rollup_hdrs":true,"consumer_limits":{},"allow_msg_ttl":true,
 "allow_batched":true,"metadata":{"_nats.level":"5"}},"created":"2026-11-25T22:04:12.627927376Z","state":{"messages":1,
 "bytes":19,"first_seq":5,"first_ts":"2026-11-25T22:04:12.628520046Z","last_seq":6,
-"last_ts":"2026-11-25T22:04:12.7Z","num_subjects":1,"consumer_count":1},"cluster":{"leader":"test"},
+"last_ts":"2026-11-25T22:04:12.7Z","num_subjects":1,"consumer_count":1},"cluster":{"name":"test","leader":"node1",
+"replicas":[{"name":"node2","current":true,"active":423000000,"peer":"Ym8S2jj6"},
+{"name":"node3","current":false,"offline":true,"active":61000000000,"lag":3,"peer":"RTmtZYva"}]},
 "ts":"2026-11-25T22:04:12.629344294Z"}"""
 CONSUMER = b"""{"type":"io.nats.jetstream.api.v1.consumer_info_response","stream_name":"S","name":"d",
 "created":"2026-11-25T22:04:12+02:00","config":{"durable_name":"d","name":"d","deliver_policy":"all",
@@ -43,6 +46,28 @@ CONSUMER = b"""{"type":"io.nats.jetstream.api.v1.consumer_info_response","stream
 "priority_groups":[{"group":"a","pinned_ts":"0001-01-01T00:00:00Z"}]}"""
 
 
+@pytest.mark.parametrize(
+    ("leader", "silent_for", "trouble"),
+    [
+        ("", (), None),
+        ("a", (), None),
+        ("a", (0.1, 0.2), None),
+        ("a", (0.1, 5.0), None),
+        ("a", (5.0, 5.0), "leader a has heard nothing of 2 of its 2 replicas"),
+        ("a", (5.0, 3.9), None),
+        ("a", (0.1, 0.1, 9.0, 9.0), None),
+        ("a", (0.1, 9.0, 9.0, 9.0), "nothing of 3 of its 4"),
+        ("a", (9.0,), "nothing of 1 of its 1"),
+        ("", (0.0, 0.0), "it has no leader"),
+    ],
+)
+def test_a_group_without_a_majority_is_in_trouble(
+    leader: str, silent_for: tuple[float, ...], trouble: str | None
+) -> None:
+    said = Group(leader, silent_for).trouble
+    assert said is None if trouble is None else trouble in str(said)
+
+
 def test_a_stream() -> None:
     """As nats-server 2.15 says it."""
     info = api.stream_info(STREAM)
@@ -52,6 +77,7 @@ def test_a_stream() -> None:
     assert (info.duplicate_window, info.messages, info.bytes) == (120.0, 1, 19)
     assert (info.first_sequence, info.last_sequence) == (5, 6)
     assert (info.first_time, info.last_time) == ("2026-11-25T22:04:12.628520046Z", "2026-11-25T22:04:12.7Z")
+    assert info.group == Group("node1", (0.423, 61.0))
     assert info.allow_rollup
     assert info.allow_direct
     assert info.allow_message_ttl
@@ -66,6 +92,7 @@ def test_a_consumer() -> None:
     assert (info.delivered, info.ack_floor) == (Reached(9, 2**64 - 1), Reached(2, 4))
     assert (info.num_pending, info.num_ack_pending, info.num_redelivered, info.num_waiting) == (3, 5, 1, 2)
     assert info.paused
+    assert info.group == Group("", ())
     config = info.config
     assert (config.ack_policy, config.ack_wait, config.max_deliver, config.backoff) == ("explicit", 1.5, 3, 2)
     assert (config.filter_subjects, config.deliver_subject, config.headers_only) == (("s.a", "s.b"), "", True)
@@ -158,15 +185,15 @@ def paths(answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             yield from ((name, *more) for more in paths(value))
 
 
-def typed(info: StreamInfo | ConsumerInfo | api.ConsumerConfig | Reached) -> None:
+def typed(info: StreamInfo | ConsumerInfo | api.ConsumerConfig | Group | Reached) -> None:
     """Each value is of a type that its annotation names, and bounded."""
     for name in info.__slots__:
         value = getattr(info, name)
         if isinstance(value, str):
             assert len(value) <= 4096
         elif isinstance(value, tuple):
-            assert all(isinstance(one, str) and len(one) <= 4096 for one in value)
-        elif isinstance(value, (api.ConsumerConfig, Reached)):
+            assert all(isinstance(one, float) or (isinstance(one, str) and len(one) <= 4096) for one in value)
+        elif isinstance(value, (api.ConsumerConfig, Group, Reached)):
             typed(value)
         else:
             assert type(value) in (int, float, bool), name

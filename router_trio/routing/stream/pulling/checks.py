@@ -117,7 +117,7 @@ class ConsumerChecks:
 
     def _compare(self, state: ConsumerState) -> None:
         pending = self._pending
-        stopped = state.paused
+        stopped = state.paused or state.cut_off
         if stopped is None and (found := standstill(self._before, state, pending.cursor, len(pending.open))):
             stopped = found + self._last_failure()
         self._before = state
