@@ -6,8 +6,9 @@ and after what was made before it has left; or no longer, if it has ended too ma
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import wraps
+from itertools import count
 from typing import Any
 
 import trio
@@ -38,7 +39,9 @@ class InHandlers:
         self._block = block
         self._survived = survived
         self._free: dict[str, list[Place]] = {}
-        self._places = 0
+        self._made: dict[str, int] = {}
+        """How many places each route has."""
+        self._numbers = count(1)
         self._suspects: dict[InHandler, int] = {}
         self._to_be_alone = 0
         self._is_alone = False
@@ -50,6 +53,17 @@ class InHandlers:
         """Take these messages for what ends processes, each with how many it has ended."""
         self._suspects = dict(table)
         self._look_out()
+
+    def forget_removed(self, routes: Collection[str]) -> None:
+        """Give back the places of all but these routes. What still handles messages keeps them until the next call."""
+        for name in [name for name, free in self._free.items() if name not in routes]:
+            free = self._free[name]
+            if len(free) == self._made.get(name, 0):
+                for place in free:
+                    place.give_back()
+                free.clear()
+                del self._free[name]
+                self._made.pop(name, None)
 
     def around(self, route: RouteSettings, handler: Handler) -> Handler:
         """Return the handler of a route, with what it is called with noted."""
@@ -84,12 +98,12 @@ class InHandlers:
     # --- inside ---
 
     def _new_place(self, route: str) -> Place:
-        self._places += 1
-        return Place(self._block, route, self._places)
+        self._made[route] = self._made.get(route, 0) + 1
+        return Place(self._block, route, next(self._numbers))
 
     @property
     def _in_handlers(self) -> int:
-        return self._places - sum(map(len, self._free.values()))
+        return sum(self._made.get(name, 0) - len(free) for name, free in self._free.items())
 
     def _look_out(self) -> None:
         self._careful = bool(self._suspects or self._to_be_alone)

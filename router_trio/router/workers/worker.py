@@ -150,6 +150,8 @@ class Worker:
                 await run.live.reload(settings)
             except ConfigurationError as error:
                 problems = tuple(str(error).splitlines())
+            else:
+                self._in_handlers.forget_removed({route.name for route in settings.routes})
             self._channel.post("reloaded", number, problems)
 
 

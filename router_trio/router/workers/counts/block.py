@@ -3,10 +3,12 @@
 The block says itself what is in it. It is a row of records, each with its key (what the numbers belong to, and their
 names) and its numbers, 64 bits each:
 
-    bytes of all records | bytes of the key, numbers | key, padded to 8 bytes | number | number | ...
+    bytes of all records | head | key, padded with spaces | number | number | ...
 
-Records are appended and never moved. Of two records with the same name the later one counts. A worker that is killed
-in the middle of a copy leaves some numbers as they were before it; none is half written, since each is one word.
+The head says how many bytes the key has, and how many numbers there are; it is negative if the record is free. Records
+are never moved. A new one takes the place of a free one of its size, else it is appended: so a router that is reloaded
+for ever needs no more than one that is not. A worker that is killed in the middle of a copy leaves some numbers as they
+were before it; none is half written, since each is one word, and so is a head.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class InHandler(NamedTuple):
 
 
 _USED = Struct("=q")
-_HEAD = Struct("=ii")
+_HEAD = Struct("=q")
+_NUMBERS_IN_HEAD = 1 << 32
 
 
 def new_block() -> int:
@@ -70,14 +73,26 @@ def anonymous_file(name: str) -> int:
     return number
 
 
+def _size_for(needed: int) -> int:
+    """Return the bytes of a record that needs so many: a power of two, so that another one fits in its place."""
+    return 1 << (needed - 1).bit_length()
+
+
+def _record_size(head: int) -> int:
+    count, length = divmod(head, _NUMBERS_IN_HEAD)
+    return _HEAD.size + length + 8 * count
+
+
 class Record:
     """Numbers in a block that are written together."""
 
-    __slots__ = ("_block", "_form", "fields", "offset")
+    __slots__ = ("_block", "_form", "fields", "offset", "start")
 
-    def __init__(self, block: Block, offset: int, fields: Sequence[str]) -> None:
+    def __init__(self, block: Block, start: int, offset: int, fields: Sequence[str]) -> None:
+        """`start` is where its head is, `offset` where its numbers are."""
         self.fields: tuple[str, ...] = tuple(fields)
         self._block = block
+        self.start: int = start
         self.offset: int = offset
         self._form = Struct(f"={len(self.fields)}q")
 
@@ -94,22 +109,40 @@ class Block:
         self.memory: mmap.mmap = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         """Where records write."""
         self._end = _USED.size
+        self._free: dict[int, list[int]] = {}
+        """Where free records begin, by their size."""
         call_in_children(self, _Private(self))
 
     def new_record(self, key: Key, fields: Sequence[str], numbers: Sequence[int]) -> Record:
-        """Return a new record, which holds these numbers."""
+        """Return a new record, which holds these numbers.
+
+        One with the same key and fields has to be freed then: as long as both are there, either may be read.
+        """
         name = json.dumps([*key, *fields], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        name += b" " * (-len(name) % 8)
-        start = self._end + _HEAD.size + len(name)
-        end = start + 8 * len(fields)
-        self._grow_to(end)
-        _HEAD.pack_into(self.memory, self._end, len(name), len(fields))
-        self.memory[self._end + _HEAD.size : start] = name
-        record = Record(self, start, fields)
+        size = _size_for(_HEAD.size + len(name) + 8 * len(fields))
+        length = size - _HEAD.size - 8 * len(fields)
+        free = self._free.get(size)
+        start = free.pop() if free else self._end
+        self._grow_to(start + size)
+        self.memory[start + _HEAD.size : start + _HEAD.size + length] = name.ljust(length)
+        record = Record(self, start, start + _HEAD.size + length, fields)
         record.write(numbers)
-        self._end = end
-        _USED.pack_into(self.memory, 0, end - _USED.size)  # last: now there is one more
+        _HEAD.pack_into(self.memory, start, length + _NUMBERS_IN_HEAD * len(fields))
+        if start == self._end:
+            self._end += size
+            _USED.pack_into(self.memory, 0, self._end - _USED.size)  # last: now there is one more
         return record
+
+    @property
+    def used(self) -> int:
+        """Bytes of all records, with those that are free."""
+        return self._end - _USED.size
+
+    def free(self, record: Record) -> None:
+        """Have the record count no more. Its place is taken by the next one of its size; it must not be written to."""
+        (head,) = _HEAD.unpack_from(self.memory, record.start)
+        _HEAD.pack_into(self.memory, record.start, -head)
+        self._free.setdefault(_record_size(head), []).append(record.start)
 
     def _grow_to(self, end: int) -> None:
         size = len(self.memory)
@@ -124,12 +157,13 @@ class Block:
 class Place:
     """A place in a block for the message that one call of a handler has; empty if there is none."""
 
-    __slots__ = ("_block", "_offset")
+    __slots__ = ("_block", "_offset", "_record")
 
     def __init__(self, block: Block, route: str, number: int) -> None:
         """Takes room in the block: each place is to be used again and again."""
         self._block = block
-        self._offset = block.new_record((HANDLER, f"{number}:{route}"), _PLACE_FIELDS, (0,) * len(_PLACE_FIELDS)).offset
+        self._record = block.new_record((HANDLER, f"{number}:{route}"), _PLACE_FIELDS, (0,) * len(_PLACE_FIELDS))
+        self._offset = self._record.offset
 
     def enter(self, sequence: int, subject: str, time: float = 0.0) -> None:
         """Note a message that a handler is called with. `sequence` is not 0: -1 if it is not of a stream."""
@@ -139,6 +173,10 @@ class Place:
     def leave(self) -> None:
         """Note that the call is over."""
         _WORD.pack_into(self._block.memory, self._offset, 0)
+
+    def give_back(self) -> None:
+        """Give its room in the block to others. It must not be used any more."""
+        self._block.free(self._record)
 
 
 def take_in_handlers(counts: Counts) -> list[InHandler]:
@@ -176,7 +214,11 @@ def read_block(descriptor: int) -> Counts:
         (used,) = _USED.unpack_from(memory, 0)
         at = _USED.size
         while at < _USED.size + used:
-            length, count = _HEAD.unpack_from(memory, at)
+            (head,) = _HEAD.unpack_from(memory, at)
+            if head < 0:
+                at += _record_size(-head)
+                continue
+            count, length = divmod(head, _NUMBERS_IN_HEAD)
             start = at + _HEAD.size + length
             kind, name, *fields = json.loads(memory[at + _HEAD.size : start].decode("utf-8", "surrogatepass"))
             numbers = Struct(f"={count}q").unpack_from(memory, start)

@@ -19,6 +19,7 @@ from router_trio.router.workers.counts.block import Block, Record
 from router_trio.router.workers.counts.numbers import (
     CONNECTION,
     LEDGER,
+    MOST_REMOVED,
     PROCESS,
     ROUTE,
     Counts,
@@ -80,7 +81,9 @@ class Counting:
         self._ledgers: dict[str, tuple[Record, tuple[int, ...]]] = {}
         self._records: dict[str, Record] = {}
         self._states: dict[str, RouteState] = {}
-        self._rest: dict[tuple[Key, str], tuple[Record, int]] = {}
+        self._rest: dict[Key, dict[str, tuple[Record, int]]] = {}
+        self._removed: dict[Key, None] = {}
+        """What reloads have removed and not brought back, the oldest first."""
         self._routes: Sequence[RouteState] = ()
         self._came: tuple[list[int], list[int]] = [], []
         """What each route has received, and how much of a stream came again: when the routes were last looked at."""
@@ -155,17 +158,40 @@ class Counting:
     # --- inside ---
 
     def _write_removed(self, connections: Collection[str], routes: Sequence[RouteState]) -> None:
-        """Copy the last counts of what a reload has removed: it is settled by then."""
+        """Copy the last counts of what a reload has removed: it is settled by then.
+
+        Those of the last `MOST_REMOVED` stay in the block.
+        """
         for name in self._ledgers.keys() - connections:
+            self._removed.setdefault((CONNECTION, name))
             connection = self._past.connection(name)
             if connection is not None:
                 self._write_ledger(name, ledger_numbers(connection.ledger))
                 self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.counters))
-        for name in {state.name for state in self._routes}.difference(state.name for state in routes):
+        present = {state.name for state in routes}
+        for name in {state.name for state in self._routes} - present:
+            self._removed.setdefault((ROUTE, name))
             state = self._past.route(name)
             if state is not None:
                 self._write_route(state)
                 self._write_rest((ROUTE, name), rest_of_route(state))
+        for key in [key for key in self._removed if key[1] in (connections if key[0] == CONNECTION else present)]:
+            del self._removed[key]
+        while len(self._removed) > MOST_REMOVED:
+            self._forget(next(iter(self._removed)))
+
+    def _forget(self, key: Key) -> None:
+        """Give the room of one that was removed to others."""
+        kind, name = key
+        del self._removed[key]
+        records = [record for record, _ in self._rest.pop(key, {}).values()]
+        if kind == CONNECTION and name in self._ledgers:
+            records.append(self._ledgers.pop(name)[0])
+        elif kind == ROUTE and name in self._records:
+            records.append(self._records.pop(name))
+            self._states.pop(name, None)
+        for record in records:
+            self._block.free(record)
 
     def _write_ledger(self, name: str, numbers: tuple[int, ...]) -> None:
         known = self._ledgers.get(name)
@@ -184,19 +210,22 @@ class Counting:
             fields = route_fields(state)
             if record is None or record.fields != fields:
                 self._records[state.name] = self._block.new_record((ROUTE, state.name), fields, numbers)
+                if record is not None:
+                    self._block.free(record)  # not before: what it holds must not be missing for a moment
                 return numbers
         record.write(numbers)
         return numbers
 
     def _write_rest(self, key: Key, numbers: dict[str, int]) -> None:
+        rest = self._rest.setdefault(key, {})
         for name, number in numbers.items():
-            known = self._rest.get((key, name))
+            known = rest.get(name)
             if known is None:
                 if number:
-                    self._rest[key, name] = self._block.new_record(key, (name,), (number,)), number
+                    rest[name] = self._block.new_record(key, (name,), (number,)), number
             elif known[1] != number:
                 known[0].write((number,))
-                self._rest[key, name] = known[0], number
+                rest[name] = known[0], number
 
     def _write_process(self, sources: Sources) -> dict[str, int]:
         numbers = {

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from random import Random
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.connection.supervisor import ConnectionCounts
+from router_trio.message import Message
 from router_trio.router.workers.counts import block as block_module
-from router_trio.router.workers.counts.block import Block, read_block
+from router_trio.router.workers.counts import copying
+from router_trio.router.workers.counts.block import Block, read_block, take_in_handlers
 from router_trio.router.workers.counts.copying import Counting
-from router_trio.router.workers.counts.numbers import PROCESS, ROUTE, Counts, Left, settle
-from router_trio.states import RouteState
+from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE, Counts, Left, settle
+from router_trio.router.workers.in_handler import InHandlers
+from router_trio.routing.whole import MOST_PAST_DESTINATIONS, count_on
+from router_trio.settings import RouteSettings, Settings
+from router_trio.states import DURATION_BOUNDS, Histogram, RouteState
 from router_trio.telemetry.metrics.metric import Sources
-from tests.support.telemetry_views import View
+from tests.support.telemetry_views import View, make_view
 from tests.unit.router.workers.counted import Hand, block, came, count, router
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
@@ -107,12 +115,95 @@ def test_a_route_whose_destinations_change_goes_on_with_its_counts() -> None:
         view.routes[1].received += 5
         view.routes[1].delivered["copy"] += 5
         counting.write()
-        after = RouteState("passed", "main", ["out.{{wildcard(1)}}", "elsewhere"])
-        after.received, after.delivered["elsewhere"] = 8, 3
-        view.routes = [view.routes[0], after]
+        after = change(view, "elsewhere")
+        after.received += 3
+        after.delivered["elsewhere"] += 3
         counting.write()
         numbers = read_block(descriptor)["route", "passed"]
         assert (numbers["received"], numbers["delivered.copy"], numbers["delivered.elsewhere"]) == (8, 5, 3)
+
+
+def change(view: View, template: str) -> RouteState:
+    """Reload the second route with another destination; it has nothing in hand."""
+    before, after = view.routes[1], RouteState("passed", "main", [template])
+    before.is_over, before.elapsed = True, Histogram(DURATION_BOUNDS)
+    before.elapsed.record(0.1, before.received)
+    count_on(after, before)
+    view.routes = [view.routes[0], after]
+    return after
+
+
+def test_a_route_that_is_reloaded_with_ever_new_destinations_needs_no_more_room() -> None:
+    view, used = router(), {}
+    with block() as (one, descriptor):
+        counting = Counting(one)
+        counting.watch(Sources(view))
+        for number in range(3 * MOST_PAST_DESTINATIONS):
+            after = change(view, f"elsewhere.{number}")
+            after.received += 1
+            after.delivered[f"elsewhere.{number}"] += 1
+            after.fates["routed"] += 1
+            counting.write()
+            used[number] = one.used
+            numbers = read_block(descriptor)["route", "passed"]
+            assert sum(count for name, count in numbers.items() if name.startswith("delivered.")) == number + 1
+            assert (numbers["received"], numbers["fates.routed"]) == (number + 1, number + 1)
+        assert used[3 * MOST_PAST_DESTINATIONS - 1] == used[MOST_PAST_DESTINATIONS + 5]
+
+
+def test_routes_and_connections_of_ever_new_names_need_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "MOST_REMOVED", 5)
+    view, used = router(), {}
+    with block() as (one, descriptor):
+        counting = Counting(one)
+        counting.watch(Sources(view), Removed(view))
+        handlers = InHandlers(one, lambda _: None)
+        for number in range(50):
+            name = f"{number:02}"
+            view.routes = [view.routes[0], RouteState(name, "main", ["out"])]
+            view.routes[1].received = view.routes[1].failed["handler_error"] = 1
+            view.connections = {"main": view.connections["main"], name: make_view([name], []).connections[name]}
+            view.connections[name].outbox.counters.succeeded["publish"] = 1
+            handlers.around(route_named(name), lambda message: None)(Message("s", sequence=1))
+            handlers.forget_removed({name})
+            counting.write_all()
+            used[number] = one.used
+        assert used[49] == used[10]
+        counts = read_block(descriptor)
+        take_in_handlers(counts)
+        for kind, kept in ((ROUTE, {"stored"}), (CONNECTION, {"main"})):
+            names = {key[1] for key in counts if key[0] == kind} - kept
+            assert "49" in names
+            assert len(names) <= 6
+
+
+def route_named(name: str) -> RouteSettings:
+    route = {"name": name, "from": {"subject": "in"}, "to": [{"subject": "out"}]}
+    return Settings(connections={"main": {"servers": ["nats://127.0.0.1:4222"]}}, routes=[route]).routes[0]
+
+
+def test_a_block_can_be_read_whenever_its_worker_is_killed() -> None:
+    """After each line that writes to it: what a change replaces is there until what replaces it is."""
+    seen: list[tuple[int, int]] = []
+    with block() as (one, descriptor):
+
+        def look(frame: FrameType, event: str, argument: object) -> Any:
+            if frame.f_code.co_filename == block_module.__file__ and frame.f_code.co_name != "read_block":
+                seen.append((number, read_block(descriptor)[ROUTE, "r"]["a"]))
+            return look
+
+        number, record = 0, one.new_record((ROUTE, "r"), ["a"], [0])
+        sys.settrace(look)
+        try:
+            for number in range(1, 40):
+                fields = ["a", *(f"b{index}" for index in range(number % 4))]
+                before, record = record, one.new_record((ROUTE, "r"), fields, [number] * len(fields))
+                one.free(before)
+        finally:
+            sys.settrace(None)
+        assert one.used < 40 * 32, "their room was used again"
+    assert len(seen) > 500
+    assert all(now in (number - 1, number) for number, now in seen)
 
 
 class Removed:
