@@ -29,7 +29,7 @@ from router_trio.events import (
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.router.forks import ending_children_that_come_back
 from router_trio.router.lives import CLEAN_UP_WITHIN, ConnectionLife, RouteLife, clean_up
-from router_trio.router.watchdog import Watchdog
+from router_trio.router.watchdog import Answers, Watchdog
 from router_trio.routing.builder import RouteBuilder
 from router_trio.routing.handlers import Handler, load_handlers
 from router_trio.routing.plans import RoutePlan, compile_routes
@@ -86,12 +86,15 @@ class Run:
         worker: int | None = None,
         write_log: Callable[[bytes], object] = write_to_stderr,
         around: Callable[[RouteSettings, Handler], Handler] | None = None,
+        while_blocked: Answers | None = None,
     ) -> None:
         """Starts nothing: that is `run`. `worker` and `write_log` are for one of several: see `Telemetry`.
 
-        `around` returns what is called in the place of a route's handler.
+        `around` returns what is called in the place of a route's handler. `while_blocked` says that the event loop is
+        blocked, instead of an HTTP side of its own.
         """
         self._around = around
+        self._while_blocked = while_blocked
         self.settings = settings
         self.handlers = handlers
         """Those that were given in code, by the names of their routes."""
@@ -241,7 +244,7 @@ class Run:
         return Watchdog(
             lambda event: self.telemetry.emit_from_thread(event, token),
             lambda: [life.route.routing for life in self._all_routes],
-            lambda: self.telemetry.probes,
+            lambda: self._while_blocked or self.telemetry.probes,
         ).watching()
 
     async def _watch_readiness(self) -> None:

@@ -109,6 +109,36 @@ async def test_a_handler_that_blocks_is_named_in_the_log_and_by_healthz(
         assert await run.ended() == 0
 
 
+async def test_the_supervisor_of_workers_says_which_of_them_is_blocked_and_by_what(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    path = configuration(tmp_path, server.url, "blocks")
+    path.write_text(path.read_text().replace('"orders.*" }', '"orders.*", queue = "routers" }'))
+    async with running("run", "--workers", "2", path, cwd=tmp_path) as run:
+        page = await started(run)
+        while (await get(f"{page}/readyz"))[0] != 200:
+            await trio.sleep(0.05)
+        assert (await get(f"{page}/healthz"))[0] == 200
+        await publish(server, b"8")
+        line = await run.has_logged("ROUTER_LOOP_BLOCKED")
+        for name in ("healthz", "readyz"):
+            code, body = await get(f"{page}/{name}", within=2.0)
+            assert code == 503
+            (reason,) = body["reasons"]
+            assert reason["worker"] == line["worker"]
+            assert re.search(
+                r"not turned for \d+ s: the handler of route orders blocks it, at .*blocking\.py:", reason["reason"]
+            )
+        with trio.fail_after(20):
+            for name in ("healthz", "readyz"):
+                while (await get(f"{page}/{name}"))[0] != 200:
+                    await trio.sleep(0.05)
+        not_ready = [line for line in run.logged("ROUTER_NOT_READY") if "worker" not in line]
+        assert "the handler of route orders blocks it" in not_ready[-1]["reasons"][0]
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
 async def test_pages_are_answered_and_a_signal_is_heeded_between_two_calls(server: NatsServer, tmp_path: Path) -> None:
     async with running("run", configuration(tmp_path, server.url, "blocks"), cwd=tmp_path) as run:
         page = await started(run)

@@ -36,9 +36,10 @@ class WorkersAnswers:
         await self._supervisor.refresh()
 
     def health(self) -> Answer:
-        """See `Answers`."""
+        """See `Answers`. It works if the event loop of each worker turns."""
         fatal, name = self._supervisor.fatal, self._supervisor.settings.router.name
-        return answer([] if fatal is None else [{"router": name, "reason": fatal}])
+        own = [] if fatal is None else [{"router": name, "reason": fatal}]
+        return answer([*own, *self._supervisor.blocked()])
 
     def readiness(self) -> Answer:
         """See `Answers`. Ready if every worker is."""

@@ -15,7 +15,7 @@ import trio
 
 from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
-from router_trio.router.workers.counts.block import InHandler, read_block, take_in_handlers
+from router_trio.router.workers.counts.block import InHandler, read_block, read_blocked, take_in_handlers
 from router_trio.router.workers.counts.numbers import Counts, Left, settle, with_removed
 from router_trio.router.workers.process import EXITS_WITHIN, WorkerProcess, how_it_ended, of_worker, open_worker
 from router_trio.router.workers.report import Report
@@ -125,6 +125,11 @@ class Slot:
         """Return True if it runs and has not answered for long."""
         late = trio.current_time() - self._heard_at > SILENT_AFTER
         return self._process is not None and self._answered < self._asked and late
+
+    @property
+    def blocked(self) -> str | None:
+        """Return what blocks its event loop, by its own word; None if nothing does."""
+        return None if self._process is None else read_blocked(self._process.block)
 
     @property
     def shown(self) -> dict[str, Any]:

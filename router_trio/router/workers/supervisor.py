@@ -123,8 +123,9 @@ class Supervisor:
         for slot in self._slots:
             if slot.is_late:
                 return f"worker {slot.number}: {LATE.format(self.settings_number)}"
-            if slot.report is None or slot.phase != RUNNING:
-                return f"worker {slot.number}: {slot.phase}"
+            blocked = slot.blocked
+            if blocked is not None or slot.report is None or slot.phase != RUNNING:
+                return f"worker {slot.number}: {blocked or slot.phase}"
             if slot.report.waiting_for is not None:
                 return f"worker {slot.number}: {slot.report.waiting_for}"
         return None
@@ -133,13 +134,19 @@ class Supervisor:
         """Return why the router is not ready: of each worker that is not, the reasons. None if every worker is."""
         reasons: list[Mapping[str, Any]] = []
         for slot in self._slots:
-            if slot.phase != RUNNING or slot.report is None:
-                reasons.append({"worker": slot.number, "reason": slot.phase})
+            blocked = slot.blocked
+            if blocked is not None or slot.phase != RUNNING or slot.report is None:
+                reasons.append({"worker": slot.number, "reason": blocked or slot.phase})
             if slot.is_late:
                 reasons.append({"worker": slot.number, "reason": LATE.format(self.settings_number)})
             if slot.phase == RUNNING and slot.report is not None:
                 reasons += [{"worker": slot.number, **reason} for reason in slot.report.reasons]
         return reasons
+
+    def blocked(self) -> list[Mapping[str, Any]]:
+        """Return what blocks the event loop of each worker of which something does."""
+        told = [(slot.number, slot.blocked) for slot in self._slots]
+        return [{"worker": number, "reason": why} for number, why in told if why is not None]
 
     def route_ready(self, name: str) -> bool:
         """Return True if the workers that run would all deliver a message of this route, and one of them runs."""

@@ -6,6 +6,7 @@ come through the channel, as the supervisor has read them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -34,6 +35,9 @@ from router_trio.telemetry.metrics.lag import measure_lag
 DONE = 0
 FAILED = 1
 
+SAY_BLOCKED_EVERY = 0.1
+"""Seconds between two notes of how long the event loop has been blocked."""
+
 
 class Worker:
     """The worker with this number. `run` is its life."""
@@ -41,6 +45,7 @@ class Worker:
     def __init__(self, number: int, channel: Channel, block: Block, write_log: Callable[[bytes], object]) -> None:
         self._number = number
         self._channel = channel
+        self._block = block
         self._counting = Counting(block)
         self._in_handlers = InHandlers(block, lambda one: channel.post("survived", one))
         self._write_log = write_log
@@ -93,6 +98,7 @@ class Worker:
             worker=self._number,
             write_log=self._write_log,
             around=self._in_handlers.around,
+            while_blocked=WhileBlocked(self._block),
         )
         self._run = run
         self._counting.watch(run.telemetry.sources(run.live), _Past(run))
@@ -153,6 +159,22 @@ class Worker:
             else:
                 self._in_handlers.forget_removed({route.name for route in settings.routes})
             self._channel.post("reloaded", number, problems)
+
+
+class WhileBlocked:
+    """Says in the shared block what blocks the event loop, for as long as it does: see `watchdog.Answers`."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+
+    def answer_while(self, blocked: Callable[[], str | None]) -> None:
+        """See `watchdog.Answers`."""
+        try:
+            while (why := blocked()) is not None:
+                self._block.say_blocked(why)
+                time.sleep(SAY_BLOCKED_EVERY)
+        finally:
+            self._block.say_blocked(None)
 
 
 class _Past:

@@ -3,7 +3,7 @@
 The block says itself what is in it. It is a row of records, each with its key (what the numbers belong to, and their
 names) and its numbers, 64 bits each:
 
-    bytes of all records | head | key, padded with spaces | number | number | ...
+    what blocks the loop | bytes of all records | head | key, padded with spaces | number | number | ...
 
 The head says how many bytes the key has, and how many numbers there are; it is negative if the record is free. Records
 are never moved. A new one takes the place of a free one of its size, else it is appended: so a router that is reloaded
@@ -52,7 +52,12 @@ class InHandler(NamedTuple):
     time: float = 0.0
 
 
+LONGEST_REASON = 1016
+"""Bytes that are kept of what blocks the event loop of a worker."""
+
+_BLOCKED = Struct(f"=q{LONGEST_REASON}s")
 _USED = Struct("=q")
+_RECORDS = _BLOCKED.size + _USED.size
 _HEAD = Struct("=q")
 _NUMBERS_IN_HEAD = 1 << 32
 
@@ -108,7 +113,7 @@ class Block:
         self._descriptor = descriptor
         self.memory: mmap.mmap = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         """Where records write."""
-        self._end = _USED.size
+        self._end = _RECORDS
         self._free: dict[int, list[int]] = {}
         """Where free records begin, by their size."""
         call_in_children(self, _Private(self))
@@ -130,13 +135,18 @@ class Block:
         _HEAD.pack_into(self.memory, start, length + _NUMBERS_IN_HEAD * len(fields))
         if start == self._end:
             self._end += size
-            _USED.pack_into(self.memory, 0, self._end - _USED.size)  # last: now there is one more
+            _USED.pack_into(self.memory, _BLOCKED.size, self.used)  # last: now there is one more
         return record
+
+    def say_blocked(self, why: str | None) -> None:
+        """Say what blocks the event loop of this process, None if it turns. For the thread that watches the loop."""
+        text = b"" if why is None else why.encode("utf-8", "surrogatepass")[:LONGEST_REASON]
+        _BLOCKED.pack_into(self.memory, 0, len(text), text)
 
     @property
     def used(self) -> int:
         """Bytes of all records, with those that are free."""
-        return self._end - _USED.size
+        return self._end - _RECORDS
 
     def free(self, record: Record) -> None:
         """Have the record count no more. Its place is taken by the next one of its size; it must not be written to."""
@@ -207,13 +217,19 @@ class _Private:
                 shared.close()
 
 
+def read_blocked(descriptor: int) -> str | None:
+    """Return what a worker that runs says of what blocks its event loop, None if it turns."""
+    length, text = _BLOCKED.unpack(os.pread(descriptor, _BLOCKED.size, 0))
+    return text[:length].decode("utf-8", "replace") if length else None
+
+
 def read_block(descriptor: int) -> Counts:
     """Return what a block holds. Its worker has ended: else the numbers may be of different moments."""
     counts: Counts = {}
     with mmap.mmap(descriptor, os.fstat(descriptor).st_size, access=mmap.ACCESS_READ) as memory:
-        (used,) = _USED.unpack_from(memory, 0)
-        at = _USED.size
-        while at < _USED.size + used:
+        (used,) = _USED.unpack_from(memory, _BLOCKED.size)
+        at = _RECORDS
+        while at < _RECORDS + used:
             (head,) = _HEAD.unpack_from(memory, at)
             if head < 0:
                 at += _record_size(-head)

@@ -17,7 +17,7 @@ from router_trio.connection.supervisor import ConnectionCounts
 from router_trio.message import Message
 from router_trio.router.workers.counts import block as block_module
 from router_trio.router.workers.counts import copying
-from router_trio.router.workers.counts.block import Block, read_block, take_in_handlers
+from router_trio.router.workers.counts.block import LONGEST_REASON, Block, read_block, read_blocked, take_in_handlers
 from router_trio.router.workers.counts.copying import Counting
 from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE, Counts, Left, settle
 from router_trio.router.workers.in_handler import InHandlers
@@ -204,6 +204,18 @@ def test_a_block_can_be_read_whenever_its_worker_is_killed() -> None:
         assert one.used < 40 * 32, "their room was used again"
     assert len(seen) > 500
     assert all(now in (number - 1, number) for number, now in seen)
+
+
+def test_what_blocks_a_loop_is_read_while_it_does_and_is_no_count() -> None:
+    with block() as (one, descriptor):
+        assert read_blocked(descriptor) is None
+        one.new_record((ROUTE, "r"), ["a"], [7])
+        for why in ("not turned for 3 s: ü", "x" * 5000):
+            one.say_blocked(why)
+            assert read_blocked(descriptor) == why[:LONGEST_REASON]
+            assert read_block(descriptor) == {(ROUTE, "r"): {"a": 7}}
+        one.say_blocked(None)
+        assert read_blocked(descriptor) is None
 
 
 class Removed:
