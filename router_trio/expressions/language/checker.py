@@ -53,9 +53,8 @@ def check(source: Source, tree: Node, variables: Mapping[str, Type], result: Typ
     tree = checker.check(tree)
     found = checker.solution.resolved(tree.type)
     if result is not None and not checker.solution.fit_all([found], [result]):
-        raise source.error(
-            f"this is of type {spelled(found)}, and a {spelled(result)} is expected", tree.start, tree.end
-        )
+        told = f"this is of type {spelled(found)}, and a {spelled(result)} is expected"
+        raise source.error(told, tree.start, tree.end, whole=True)
     checker.settle(tree)
     return tree
 
@@ -120,7 +119,9 @@ class _Checker:
             hint = suggestion(node.name, known)
             if not hint and node.name in BY_NAME:
                 hint = f": {node.name} is a function, call it"
-            raise self._error(f"there is no variable {node.name!r}{hint}", node)
+            if not hint:
+                hint = f": text is in quotes, and there is {', '.join(self._variables) or 'none'}"
+            raise self._error(f"there is no variable {node.name!r}", node, hint)
         return node
 
     def _resolve(self, node: Name, name: str) -> bool:
@@ -146,7 +147,7 @@ class _Checker:
             node.type = DYN
         else:
             hint = suggestion(node.field, BY_NAME)
-            raise self._error(f"a {spelled(of)} has no fields, as {node.field!r} would be one{hint}", node)
+            raise self._error(f"a {spelled(of)} has no fields, as {node.field!r} would be one", node, hint)
         if node.test:
             node.type = BOOL
         return node
@@ -245,8 +246,8 @@ class _Checker:
 
     # --- mistakes ---
 
-    def _error(self, message: str, node: Node) -> ExpressionError:
-        return self._source.error(message, node.start, node.end)
+    def _error(self, message: str, node: Node, hint: str = "") -> ExpressionError:
+        return self._source.error(message, node.start, node.end, hint=hint)
 
     def _must_fit(self, given: Type, wanted: Type, node: Node, message: str) -> None:
         if not self.solution.fit_all([given], [wanted]):
@@ -259,9 +260,8 @@ class _Checker:
             written = f"list.{node.function}(x, ...)" if node.function in MACROS else "has(map.key)"
             return self._error(f"{node.function} takes {counts} arguments: {written}", node)
         names = [name for name in BY_NAME if name.isidentifier()]
-        return self._error(
-            f"there is no {called} {node.function!r}{suggestion(node.function, [*names, *MACROS])}", node
-        )
+        hint = suggestion(node.function, [*names, *MACROS])
+        return self._error(f"there is no {called} {node.function!r}", node, hint)
 
     def _mismatch(self, node: Call, function: Function, given: list[Type]) -> ExpressionError:
         names = [spelled(one) for one in given]

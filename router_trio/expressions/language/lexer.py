@@ -59,7 +59,8 @@ def tokens(source: Source) -> list[Token]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise source.error(_unexpected(text[at]), at)
+            known = "an operator" if text[at] in "=&|" else "part of the language"
+            raise source.error(f"{text[at]!r} is not {known}", at)
         start, at, kind, piece = at, match.end(), match.lastgroup, match[0]
         if kind == "space":
             continue
@@ -86,15 +87,6 @@ def tokens(source: Source) -> list[Token]:
 
 def _base(piece: str) -> int:
     return 16 if piece.startswith("0x") else 10
-
-
-def _unexpected(character: str) -> str:
-    known = {
-        "=": "'=' is no operator: compare with '=='",
-        "&": "'&' is no operator: and is '&&'",
-        "|": "'|' is no operator: or is '||'",
-    }
-    return known.get(character, f"{character!r} is not part of the language")
 
 
 def _literal(source: Source, start: int, opening: str) -> tuple[Token, int]:

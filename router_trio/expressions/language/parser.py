@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from router_trio.expressions.language.lexer import KEYWORDS, RESERVED, Token, tokens
-from router_trio.expressions.language.source import Source, suggestion
+from router_trio.expressions.language.source import Source
 from router_trio.expressions.language.syntax import (
     Call,
     ListLiteral,
@@ -91,8 +91,7 @@ class _Parser:
         if token.kind == "end":
             return self._source.error(f"the expression ends where {wanted} is expected{where}", token.start)
         there = self._source.slice(token.start, token.end)
-        told = f"{wanted} is expected here{where}, not {there!r}{suggestion(there, ())}"
-        return self._source.error(told, token.start, token.end)
+        return self._source.error(f"{wanted} is expected here{where}, not {there!r}", token.start, token.end)
 
     def _made(self, node: _N) -> _N:
         """Return the node, counted and measured."""

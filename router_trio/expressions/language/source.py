@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from router_trio.errors import ExpressionError
+from router_trio.expressions.language.cures import cure
 
 LONGEST_LINE = 100
 """Characters of a line that an error shows, around what it points to."""
@@ -18,9 +19,17 @@ class Source:
     text: str
     name: str
 
-    def error(self, message: str, start: int, end: int | None = None) -> ExpressionError:
-        """Return the error that says what is wrong with the text from `start` on, up to `end`."""
+    def error(
+        self, message: str, start: int, end: int | None = None, *, hint: str = "", whole: bool = False
+    ) -> ExpressionError:
+        """Return the error that says what is wrong with the text from `start` on, up to `end`, and what to write.
+
+        `hint` is for what `cures` knows nothing better of. `whole`: the place is all of an expression that is valid by
+        itself, so that no part of it is the mistake.
+        """
         start = min(start, len(self.text))
+        told = "" if whole else cure(self.text, start, start + 1 if end is None else end)
+        message += f": {told}" if told else hint
         line = self.text.count("\n", 0, start) + 1
         first = self.text.rfind("\n", 0, start) + 1
         last = self.text.find("\n", start)
@@ -38,15 +47,9 @@ class Source:
         return " ".join(self.text[start:end].split())
 
 
-_OF_OTHER_LANGUAGES = {"and": "&&", "or": "||", "not": "!"}
-"""Words that other languages have for operators."""
-
-
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return `: did you mean 'x'?` for the known name that is most like this one, or nothing."""
     from difflib import get_close_matches  # only for a mistake: it takes milliseconds to import
 
-    if name.lower() in _OF_OTHER_LANGUAGES:
-        return f": did you mean {_OF_OTHER_LANGUAGES[name.lower()]!r}?"
-    found = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    found = get_close_matches(name, sorted(known), n=1, cutoff=0.65)
     return f": did you mean {found[0]!r}?" if found else ""

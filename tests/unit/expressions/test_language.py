@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import router_trio.expressions
 from router_trio.errors import ConfigurationError, EvaluationError, ExpressionError, RouterError
 from router_trio.expressions.expression import Expression, compile_expression, trace
+from router_trio.expressions.language.cures import cure
 from router_trio.expressions.language.parser import MAX_DEPTH, MAX_NESTED, MAX_NODES, MAX_TEXT
 from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.types import BOOL, DYN, INT, STRING, Type, list_of, map_of
@@ -76,8 +78,8 @@ MISTAKES = [
     ('len(subject) > 3', 1, "there is no function 'len'", "^^^^^^^^^^^^"),
     ('subject.contains(7)', 1, "contains can't be given string, int: there is string.contains(string)", "^" * 19),
     ('size + 1.5 > 3.0', 1, "+ takes no int and double: convert one of them", "^^^^^^^^^^"),
-    ('size > 3 & true', 10, "'&' is no operator: and is '&&'", "^"),
-    ('size = 3', 6, "'=' is no operator: compare with '=='", "^"),
+    ('size > 3 & true', 10, "'&' is not an operator: write '&&' for and", "^"),
+    ('size = 3', 6, "'=' is not an operator: compare with '=='", "^"),
     ('size > ', 8, "the expression ends where a value is expected", "^"),
     ('(size > 3', 10, "the expression ends where ')' is expected", "^"),
     ('subject == "eu', 12, "the string has no end: \" is missing", "^^^"),
@@ -97,7 +99,7 @@ MISTAKES = [
     ('1size', 1, "a number is followed by letters", "^^"),
     ('matches(subject, "(")', 18, "RE2 can't read the pattern: missing ): (", "^^^"),
     ('size(5) > 1', 1, "size can't be given int: there is size(string)", "^^^^^^^"),
-    ('subject.size', 1, "a string has no fields, as 'size' would be one: did you mean 'size'?", "^^^^^^^^^^^^"),
+    ('subject.size', 1, "a string has no fields, as 'size' would be one: write size(subject)", "^^^^^^^^^^^^"),
     ('contains(subject, "a")', 1, "contains is called as string.contains(string)", "^" * 22),
     ('size == size()', 9, "size can't be given nothing", "^^^^^^"),
     ('matches == "a"', 1, "there is no variable 'matches': matches is a function, call it", "^^^^^^^"),
@@ -112,6 +114,112 @@ def test_a_mistake_is_told_with_its_place_and_its_cure(text: str, column: int, m
     assert first.startswith(f"when, line 1, column {column}: {message}"), told
     assert shown == f"  {text}"
     assert pointer == "  " + " " * (column - 1) + carets
+
+
+# What other languages would write, what the error ends with, and what it wants to be written.
+OTHER_LANGUAGES = [
+    ('headers.X-Region == "eu"', "write headers['X-Region']", "headers['X-Region'] == \"eu\""),
+    ("headers[X-Region] == 'eu'", "write headers['X-Region']", "headers['X-Region'] == 'eu'"),
+    ("headers[region] == 'eu'", "write headers['region']", "headers['region'] == 'eu'"),
+    ("headers('region') == 'eu'", "write headers['region'], with brackets", "headers['region'] == 'eu'"),
+    ("headers.get('a') == 'b'", "write headers['a'], and ('a' in headers) to ask whether it is there",
+     "headers['a'] == 'b' && ('a' in headers)"),
+    ("headers.get('a', 'b') == 'b'", "write ('a' in headers ? headers['a'] : 'b')",
+     "('a' in headers ? headers['a'] : 'b') == 'b'"),
+    ("headers.all(h, h.get(3) == 1)", "write map['key'], and ('key' in map) to ask whether it is there", "true"),
+    ("not has(x.y)", "write !has(...)", "!has(x.y)"),
+    ("not x", "write !x", "!x"),
+    ("not (x)", "write !(...)", "!(x)"),
+    ("'a' not in headers", "write !('a' in headers)", "!('a' in headers)"),
+    ("x and x", "write '&&' for and", "x && x"),
+    ("x OR x", "write '||' for or", "x || x"),
+    ("x | x", "write '||' for or", "x || x"),
+    ("subject <> 'b'", "write '!=' for not equal", "subject != 'b'"),
+    ("subject !== 'b'", "write '!=' for not equal", "subject != 'b'"),
+    ("subject === 'b'", "compare with '=='", "subject == 'b'"),
+    ("x.y is null", "write x.y == null, or !has(x.y) to ask whether it is missing", "x.y == null || !has(x.y)"),
+    ("x.y is not null", "write x.y != null, or has(x.y) to ask whether it is there", "x.y != null && has(x.y)"),
+    ("x.y is true", "write '==' for is", "x.y == true"),
+    ("x.y is not true", "write '!=' for is not", "x.y != true"),
+    ("headers.x is null", "write !('x' in headers)", "!('x' in headers)"),
+    ("headers['x'] == null", "write !('x' in headers)", "!('x' in headers)"),
+    ("headers.X-Y is not null", "write ('X-Y' in headers)", "('X-Y' in headers)"),
+    ("headers['x'] != null", "write ('x' in headers)", "('x' in headers)"),
+    ("has(headers['x'])", "write ('x' in headers)", "('x' in headers)"),
+    ("!has(headers.X-Y)", "write ('X-Y' in headers)", "!('X-Y' in headers)"),
+    ("has(headers, 'x')", "write ('x' in headers)", "('x' in headers)"),
+    ("has('x')", "write ('x' in headers), or has(body.name)", "('x' in headers)"),
+    ("exists(x.y)", "write has(x.y)", "has(x.y)"),
+    ("subject in ('a')", "write in ['a']", "subject in ['a']"),
+    ("subject in ('a', 'b')", "write in ['a', 'b']", "subject in ['a', 'b']"),
+    ("subject IN ['a']", "write in, in small letters", "subject in ['a']"),
+    ('payload = "hello"', 'the payload is bytes: write payload == b"hello"', 'payload == b"hello"'),
+    ("payload == 'hello'", "the payload is bytes: write payload == b'hello'", "payload == b'hello'"),
+    ("payload != 'hello'", "the payload is bytes: write payload != b'hello'", "payload != b'hello'"),
+    ("'hello' == payload", "the payload is bytes: write b'hello' == payload", "b'hello' == payload"),
+    ("payload.contains('a')", "the payload is bytes: write string(payload).contains(...)",
+     "string(payload).contains('a')"),
+    ("subject == None", "write null", "x == null"),
+    ("x == True", "write true", "x == true"),
+    ("x == FALSE", "write false", "x == false"),
+    ("len(subject) > 3", "write size(subject)", "size(subject) > 3"),
+    ("subject.length() > 3", "write size(subject)", "size(subject) > 3"),
+    ("subject ~ 'a'", "a regular expression is matched with subject.matches('a')", "subject.matches('a')"),
+    ("subject like 'a'", "call a method: subject.contains('a'), .startsWith, .endsWith or .matches",
+     "subject.contains('a')"),
+    ("if x then x else x", "a condition is written a ? b : c", "x ? x : x"),
+    ("size between 1 and 5", "write 1 <= size && size <= 5", "1 <= size && size <= 5"),
+    ("1 < size <= 5", "compare twice: write 1 < size && size <= 5", "1 < size && size <= 5"),
+    ("x?.y == 1", "write has(x.y) && x.y ...", "has(x.y) && x.y == 1"),
+    ("x.y ?? 1 == 1", "write (has(x.y) ? x.y : 1)", "(has(x.y) ? x.y : 1) == 1"),
+    ("$.total > 5", "the payload as JSON is body: write body.total", "body.total > 5"),
+    ("data.total > 5", "the payload as JSON is body: write body.total", "body.total > 5"),
+    ("message.subject == 'a'", "write subject", "subject == 'a'"),
+    ("tokens(1) == 'a'", "write tokens[1], with brackets; the first is tokens[0]", "tokens[1] == 'a'"),
+    ("{{wildcard(1)}} == 'a'", "write tokens[0] for the first token of the subject", "tokens[0] == 'a'"),
+    ("$1 == 'a'", "write tokens[0] for the first token of the subject", "tokens[0] == 'a'"),
+    ("subject == 'a';", "leave ';' out, or join two with '&&'", "subject == 'a'"),
+    ("subject == orders", "text is in quotes, and there is subject, tokens, headers, body, payload, size, x",
+     "subject == 'orders'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "told", "right"), OTHER_LANGUAGES)
+def test_what_other_languages_would_write_is_told_how_it_is_written_here(wrong: str, told: str, right: str) -> None:
+    variables = {**MESSAGE_VARIABLES, "x": DYN}
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression(wrong, variables, result=BOOL)
+    assert caught.value.message.endswith(f": {told}"), caught.value.message
+    compile_expression(right, variables, result=BOOL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x.a-b == 'a' && size > ",
+        "subject == 'is not None and in (1)' && size > ",
+        "x.not == 'a' && x.payload == 'a' && size > ",
+    ],
+)
+def test_what_is_no_mistake_gets_no_cure(text: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression(text, {**MESSAGE_VARIABLES, "x": DYN, "b": DYN})
+    assert caught.value.message == "the expression ends where a value is expected"
+
+
+def test_a_cure_repeats_no_more_than_a_part() -> None:
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression(f"payload == '{'x' * 5000}'", MESSAGE_VARIABLES)
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("part", ["a.", "a ", "1 ", "a-", "'", "!", "x < ", "in (", "has(", "a.get('x' ", "?.", "= "])
+def test_the_search_for_a_cure_takes_no_longer_than_the_text_is(part: str) -> None:
+    text = part * (MAX_TEXT // len(part))
+    began = process_time()
+    for at in (0, len(text) // 2, len(text)):
+        cure(text, at, at + 1)
+    assert process_time() - began < 2.0
 
 
 def test_the_line_of_a_mistake_is_shown() -> None:
