@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from router_trio.errors import Problem
+from router_trio.errors.quotes import excerpt
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -39,11 +40,54 @@ _WORDING = {
 
 _QUOTED = re.compile("'([^']+)'")
 
-REMOVED = {
-    ("SourceSettings", "ack"): "no longer a key; remove it: every message is acked by itself",
-    ("DestinationSettings", "fast_ingest"): "no longer a key; remove it: every message gets a PubAck of its own",
+_REMOVED = {
+    "ack": "no longer a key; remove it: every message is acked by itself",
+    "fast_ingest": "no longer a key; remove it: every message gets a PubAck of its own",
 }
-"""Keys that sections had once, each with what to write instead."""
+"""Keys that there were once, each with what to write instead. They are refused so in whatever table they stand."""
+
+_UNKNOWN_IN = {
+    "HeaderSettings": "a header is set below set, and its value is an expression: write set = {{ {key} = \"'...'\" }}",
+}
+"""What to write for an unknown key of some sections, where a list of the known ones would not help."""
+
+_TEXT_OF = {
+    "SourceSettings": "subject",
+    "DestinationSettings": "subject",
+    "DeadLetterSettings": "subject",
+    "ExampleMessage": "subject",
+    "ExpectedMessage": "subject",
+    "LimitSettings": "rate",
+}
+"""The key of a section that is meant by a text in its place."""
+
+_OTHER_WORDS = {
+    "ram": "memory",
+    "mem": "memory",
+    "in_memory": "memory",
+    "disk": "file",
+    "reject": "new",
+    "refuse": "reject",
+    "drop": "drop_oldest",
+    "wait": "block",
+    "queue": "workqueue",
+    "round_robin": "weighted",
+    "random": "weighted",
+    "failover": "fallback",
+    "hash": "sticky",
+    "fanout": "all",
+    "broadcast": "all",
+    "first": "first_match",
+    "fatal": "error",
+    "critical": "error",
+    "trace": "debug",
+    "text": "console",
+    "plain": "console",
+    "never": "keep_trying",
+    "forever": "keep_trying",
+    "exit": "stop",
+}
+"""Values that other programs have, and what they are called here; each counts where its other name is a value."""
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -105,9 +149,12 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         *above, key = detail["loc"]
         section = _model_at(above, model)
-        removed = REMOVED.get((section.__name__, str(key)))
-        return removed or f"unknown key; {_elsewhere(str(key), above, model) or suggestion(str(key), keys_of(section))}"
-    if kind in _TABLES and (told := _in_brackets(detail)) is not None:
+        if key in _REMOVED:
+            return _REMOVED[str(key)]
+        cure = _UNKNOWN_IN.get(section.__name__, "").format(key=excerpt(str(key)))
+        cure = cure or _elsewhere(str(key), above, model) or suggestion(str(key), keys_of(section))
+        return f"unknown key; {cure}"
+    if kind in _TABLES and (told := _in_brackets(detail, model)) is not None:
         return told
     if kind == "literal_error":
         return f"must be {context['expected']}{_nearest_value(detail['input'], context['expected'])}"
@@ -143,6 +190,16 @@ def _tables(model: type[BaseModel], at: tuple[str, ...]) -> Iterator[tuple[tuple
             yield from _tables(below, (*at, key))
 
 
+def keys_of_lists(model: type[BaseModel]) -> set[str]:
+    """Return the keys of lists that are no tables, in whatever table of a configuration."""
+    return {
+        key
+        for _, keys in _tables(model, ())
+        for key, field in keys.items()
+        if get_origin(field.annotation) is list and not hasattr(element_of(field.annotation), "model_fields")
+    }
+
+
 def _header(table: Sequence[str]) -> str:
     """Return a table as a file has it: `[routes.from]`, and `[connections.NAME]` for those with names."""
     path = ".".join("connections.NAME" if part == "connections" else part for part in table)
@@ -150,24 +207,56 @@ def _header(table: Sequence[str]) -> str:
 
 
 def _nearest_value(value: object, expected: str) -> str:
-    near = nearest(value, _QUOTED.findall(expected)) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return ""
+    known = _QUOTED.findall(expected)
+    other = _OTHER_WORDS.get(value.lower().replace("-", "_"))
+    near = other if other in known else nearest(value, known)
     return "" if near is None else f"; did you mean {near!r}?"
 
 
 _TABLES = ("list_type", "dict_type", "model_type")
 
 
-def _in_brackets(detail: ErrorDetails) -> str | None:
-    """Return the cure for a list of tables in place of a table, and the other way about. Of the value only its type."""
+def _in_brackets(detail: ErrorDetails, model: type[BaseModel]) -> str | None:
+    """Return the cure for a list of tables in place of a table, and the other way about, and for a text in their place.
+
+    Of the value only its type is told.
+    """
     location, value = detail["loc"], detail["input"]
     header = ".".join(str(part) for part in location if isinstance(part, str))
     if detail["type"] == "list_type":
         if isinstance(value, dict):
             return f"must be a list of tables: write [[{header}]], with two brackets, in place of [{header}]"
-        return f"must be a list in brackets: write {location[-1]} = [...]" if isinstance(value, str) else None
+        if not isinstance(value, str):
+            return None
+        return _text_in_place_of_table(location, value, model) or (
+            f"must be a list in brackets: write {location[-1]} = [...]"
+        )
     if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
         return f"must be one table: write [{header}], with one bracket, in place of [[{header}]]"
+    if isinstance(value, str) and (told := _text_in_place_of_table(location, value, model)) is not None:
+        return told
+    *above, key = location
+    if len(above) == 1 and key in keys_of(_model_at(location, model)):
+        return f"must be a table; each of the {above[0]} has a name: write [{above[0]}.main] above {key}"
     return None
+
+
+def _text_in_place_of_table(location: Sequence[str | int], value: str, model: type[BaseModel]) -> str | None:
+    """Return the cure for a text where a table must be, or a list of them: the key of that table that is meant."""
+    section: Any = _model_at(location, model)
+    several = isinstance(location[-1], int) or element_of(section) is not None
+    section = element_of(section) or section
+    key = _TEXT_OF.get(getattr(section, "__name__", ""))
+    if key is None:
+        return None
+    wildcard = ", with {{wildcard(1)}} in place of the first '*'"
+    more = wildcard if section.__name__ == "DestinationSettings" and "*" in value else ""
+    header = ".".join(part for part in location if isinstance(part, str))
+    if several:
+        return f'must be a list of tables: write [[{header}]], and {key} = "..." below it{more}'
+    return f'must be a table: write {location[-1]} = {{ {key} = "..." }}{more}'
 
 
 def _model_at(location: Iterable[str | int], model: type[BaseModel]) -> type[BaseModel]:

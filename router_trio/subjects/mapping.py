@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from operator import itemgetter
 from random import randrange
 
@@ -79,10 +80,12 @@ class Mapping:
         source_tokens = _split(source, "source", source, destination)
         tokens = _split(destination, "destination", source, destination)
         if "*" in tokens:
-            raise MappingError(
-                f"destination {destination!r} has the wildcard '*': "
-                "say which of the source's tokens belongs there, as in {{wildcard(1)}}"
-            )
+            cure = "say which of the source's tokens belongs there, as in {{wildcard(1)}}"
+            if tokens.count("*") <= source_tokens.count("*"):
+                numbers = count(1)
+                meant = [f"{{{{wildcard({next(numbers)})}}}}" if one == "*" else one for one in tokens]
+                cure = f"write {'.'.join(meant)!r}, which has the tokens of the source's wildcards"
+            raise MappingError(f"destination {destination!r} has the wildcard '*': {cure}")
         if tokens[-1] == ">" and source_tokens[-1] != ">":
             raise _one_sided(source, destination)
         wildcards = [position for position, token in enumerate(source_tokens) if token == "*"]

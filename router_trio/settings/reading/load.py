@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from router_trio.errors import ConfigurationError, Problem
-from router_trio.settings.problems import element_of, key_path, keys_of, present
+from router_trio.settings.problems import element_of, key_path, keys_of, keys_of_lists, present
 from router_trio.settings.reading.document import PREFIX, Document, Location, is_model
 from router_trio.settings.reading.files import Files, merge
 from router_trio.settings.reading.places import Places
@@ -41,7 +41,7 @@ def read_document(paths: Sequence[Path], environ: Mapping[str, str], root: type[
         name = str(file)
         try:
             text = _decoded(_read(file), name)
-            data = _parsed(text, name)
+            data = _parsed(text, name, root)
         except ConfigurationError as error:
             refused += [replace(problem, source=name) for problem in error.problems]
             continue
@@ -65,7 +65,7 @@ def parse_document(
     `name` is what the file is called in errors. Raises ConfigurationError if it is no TOML.
     """
     text = _decoded(content, name)
-    data = _parsed(text, name)
+    data = _parsed(text, name, root)
     document = Document(data, Files({name: Places(text, data)}))
     document.problems += _of_another_kind(data, root)
     _lay_over(document, environ, root, folder)
@@ -215,10 +215,10 @@ def _decoded(content: bytes, name: str) -> str:
         raise _refused(f"not UTF-8 at line {line}, column {column}; save the file as UTF-8", name) from None
 
 
-def _parsed(text: str, name: str) -> dict[str, Any]:
+def _parsed(text: str, name: str, root: type[BaseModel]) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        lines = text.split("\n")
-        end = f"(at line {len(lines)}, column {len(lines[-1]) + 1})"
-        raise _refused(f"not valid TOML: {str(error).replace('(at end of document)', end)}", name) from None
+        from router_trio.settings.reading.syntax import explained  # here, because most files are valid TOML
+
+        raise _refused(f"not valid TOML: {explained(str(error), text, keys_of_lists(root))}", name) from None

@@ -174,7 +174,7 @@ def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
         ),
         ({"name": ""}, "routes[0].name", "must not be empty"),
         ({"name": "a\nb"}, "routes[0].name", "has control characters; give it a name that can be printed"),
-        ({"from": "in.*"}, "routes[0].from", "must be a table of keys and values"),
+        ({"from": "in.*"}, "routes[0].from", 'must be a table: write from = { subject = "..." }'),
     ],
 )
 def test_bad_form_of_a_route(changes: dict[str, Any], path: str, message: str) -> None:
@@ -341,9 +341,9 @@ def test_a_key_of_another_table_says_where_it_belongs() -> None:
     ("changes", "path", "told"),
     [
         ({"strategy": "wieghted"}, "routes[0].strategy", "did you mean 'weighted'?"),
-        ({"when": "size > 1 and size < 3"}, "routes[0].when", "did you mean '&&'?"),
-        ({"when": "not (size > 1)"}, "routes[0].when", "did you mean '!'?"),
-        ({"when": "size > 1 OR size < 3"}, "routes[0].when", "did you mean '||'?"),
+        ({"when": "size > 1 and size < 3"}, "routes[0].when", "write '&&' for and"),
+        ({"when": "not (size > 1)"}, "routes[0].when", "write !(...)"),
+        ({"when": "size > 1 OR size < 3"}, "routes[0].when", "write '||' for or"),
         (
             {"to": [{"subject": "out", "headers": {"set": {"X-A": "my router"}}}]},
             "routes[0].to[0].headers.set.X-A",

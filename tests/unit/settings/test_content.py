@@ -230,7 +230,8 @@ def test_each_problem_has_one_line_with_the_picture_behind_it(load: Load, tmp_pa
         f"{file}: routes[0].when: there is no variable 'bdy': did you mean 'body'? (line 6, route 'orders')",
         '  headers["region"] == "eu" && bdy.total > 100',
         "                               ^^^",
-        f"{file}: routes[0].key: there is no variable 'a', at line 1, column 1 of the expression "
+        f"{file}: routes[0].key: there is no variable 'a': text is in quotes, and there is subject, tokens, headers, "
+        "body, payload, size, stream, sequence, deliveries, time, at line 1, column 1 of the expression "
         "(line 7, route 'orders')",
         "  a +",
         "  ^",

@@ -90,7 +90,7 @@ def test_what_goes_at_once_by_default_is_what_goes_in_a_second(rate: str, burst:
     ("changes", "key", "message"),
     [
         ({"limit": {}}, "limit.rate", "missing, and has no default"),
-        ({"limit": "500/s"}, "limit", "must be a table of keys and values"),
+        ({"limit": "500/s"}, "limit", 'must be a table: write limit = { rate = "..." }'),
         ({"limit": {"rate": "5/s", "brust": 3}}, "limit.brust", "unknown key; did you mean 'burst'?"),
         ({"limit": {"rate": "5/s", "burst": 0}}, "limit.burst", "must be at least 1"),
         ({"limit": {"rate": "5/s", "per": ""}}, "limit.per", "must not be empty"),
