@@ -98,6 +98,10 @@ class LinkListener(Protocol):
         `stream` is its name, if the error says it.
         """
 
+    def expects(self, stream: str) -> bool:
+        """Return True if a publish names this stream: its PubAcks are to be told, though it may not be found."""
+        ...
+
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """The server refused a publish to this subject (permissions). Comes before the next fence is answered.
 

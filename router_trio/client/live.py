@@ -60,8 +60,12 @@ class Live:
         headers: HeadersLike = None,
         connection: str | None = None,
         timeout: float = 5.0,  # noqa: ASYNC109 - when it passes the operation fails, which a cancel scope can't say
+        stream: str | None = None,
     ) -> Receipt:
         """Publish to JetStream and wait for the PubAck, for at most `timeout` seconds. Status `acked`.
+
+        A PubAck counts if it is from a stream that takes the subject. Where the server maps the subject to another one
+        on its way, give the name of the `stream` that stores it.
 
         Not connected, or when the link is lost meanwhile: status `queued`, and `settled()` tells the ack when it comes
         after the reconnect; `failed_open` in fail-open mode. A `Nats-Msg-Id` is added if there is none, so that a
@@ -70,7 +74,7 @@ class Live:
         Raises `PublishError` as `publish` does, and when the stream refuses or nobody answers in time; `ValueError` for
         a negative timeout, before anything is accepted.
         """
-        return await self._parts.publisher(connection).publish_with_ack(subject, payload, headers, timeout)
+        return await self._parts.publisher(connection).publish_with_ack(subject, payload, headers, timeout, stream)
 
     async def reload(self, settings: Settings | Callable[[], Settings]) -> None:
         """Change to other settings while messages pass: only what differs is stopped, drained and started again.

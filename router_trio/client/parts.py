@@ -25,7 +25,14 @@ class ConnectionPublisher(Protocol):
         """See `Live.publish`."""
         ...
 
-    async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - see `Live.publish_with_ack`
+    async def publish_with_ack(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: HeadersLike,
+        timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
+        stream: str | None = None,
+    ) -> Receipt:
         """See `Live.publish_with_ack`."""
         ...
 
@@ -165,9 +172,10 @@ class HeldPublisher:
         payload: bytes,
         headers: HeadersLike,
         timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
+        stream: str | None = None,
     ) -> Receipt:
         """See `Live.publish_with_ack`. The time counts from when there is a connection."""
-        return await (await self._next()).publish_with_ack(subject, payload, headers, timeout)
+        return await (await self._next()).publish_with_ack(subject, payload, headers, timeout, stream)
 
     async def _next(self) -> ConnectionPublisher:
         await self._released.wait()

@@ -13,7 +13,6 @@ from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import PublishError, SubjectError, reasons
 from router_trio.message import Fate
-from router_trio.outbox.refusals import no_puback_within
 from router_trio.protocol import framing, message_ids
 from router_trio.protocol import headers as header_codec
 from router_trio.protocol.headers import Headers, HeadersLike
@@ -56,7 +55,14 @@ class Publisher:
         receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked, together=True)
         return receipt
 
-    async def publish_with_ack(self, subject: str, payload: bytes, headers: HeadersLike, timeout: float) -> Receipt:  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
+    async def publish_with_ack(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: HeadersLike,
+        timeout: float,  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
+        stream: str | None = None,
+    ) -> Receipt:
         """A JetStream publish."""
         if not timeout >= 0:
             raise ValueError(f"timeout must be a number of seconds, 0 or more; got {timeout}")
@@ -68,7 +74,7 @@ class Publisher:
         order = self._outbox.next_order
         reply = b"%b.%d" % (self._connection.inbox, order)
         frame = framing.publish(target, body, reply=reply, headers=block)
-        receipt.status = self._outbox.offer(frame, with_ack=True, owner=receipt, blocked=blocked)
+        receipt.status = self._outbox.offer(frame, with_ack=True, owner=receipt, blocked=blocked, puback_from=stream)
         if receipt.status != "failed_open" and self._connection.connected:
             await self._answer(receipt, order, timeout)
         return receipt
@@ -103,7 +109,8 @@ class Publisher:
         if operation is not None:
             # What it was refused for all the time says more than that the time is over.
             reason, detail = operation.refused_for or (_reason(self._outbox.capacity.refuses(operation.subject)), "")
-            self._outbox.refusals.give_up(operation, reason, no_puback_within(limit, detail))
+            refusals = self._outbox.refusals
+            refusals.give_up(operation, reason, refusals.no_puback(operation, limit, detail))
 
     async def _room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""

@@ -18,6 +18,7 @@ import trio
 
 from router_trio.connection.duplicates import Duplicates
 from router_trio.errors import SourceError, reasons
+from router_trio.errors.quotes import quoted
 from router_trio.events import (
     DestinationNotStored,
     DestinationStored,
@@ -27,6 +28,7 @@ from router_trio.events import (
     StreamAcksEarly,
 )
 from router_trio.link import Link, StreamState
+from router_trio.outbox.belief import does_not_count
 from router_trio.outbox.operation import OperationWithAck
 from router_trio.protocol.framing import text
 from router_trio.states import DestinationState, RouteState
@@ -44,10 +46,16 @@ ASKED_TIMES = 3
 ASK_AGAIN_AFTER = 0.5
 """Seconds between them."""
 
+_OF_ONE_LINK = frozenset({reasons.PERMISSION_DENIED, reasons.OTHER_STREAM})
+"""What publishes met and no lookup can show to be gone. The next link may have other rights, and other mappings."""
+
 _NO_ANSWER = reasons.LOOKUP_FAILED - {reasons.PERMISSION_DENIED}
 
 MOST_STREAMS = 64
 """Streams that are looked at for one destination, whose wildcards may take in any number of them."""
+
+MAX_SECRET = 1024
+"""Streams of which is remembered that this user may not look at them. Others are asked about again."""
 
 MAX_REMEMBERED = 4096
 """Subjects of refused publishes of which is remembered whose they are. Then the memory starts anew."""
@@ -61,7 +69,7 @@ class Destinations:
         connection: str,
         emit: Emit,
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
-        found: Callable[[str, tuple[str, ...]], None] = lambda *_: None,
+        found: Callable[[str, tuple[str, ...] | None], None] = lambda *_: None,
     ) -> None:
         """`learned` is told what takes which subjects: see `Belief.learn`; `found` the answer to `look_up`."""
         self._learned = learned
@@ -74,7 +82,8 @@ class Destinations:
         self._connection = connection
         self._emit = emit
         self._all: list[DestinationState] = []
-        self._told: set[DestinationState] = set()
+        self._told: dict[DestinationState, str] = {}
+        """Those of which was told that they are in trouble, and the reason."""
         self._unknown = False
         self._streams: dict[str, StreamState] = {}
         self._secret: set[str] = set()
@@ -98,7 +107,7 @@ class Destinations:
         """Watch those of this route no more."""
         for one in [one for one in self._all if one.route is route]:
             self._all.remove(one)
-            self._told.discard(one)
+            self._told.pop(one, None)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
             self._last_stream.pop(one, None)
@@ -126,6 +135,23 @@ class Destinations:
         """Name the stream that took the subject of a destination before, for the end of a text that says none does."""
         name = self._last_stream.get(one)
         return "" if name is None else f": stream {name!r}, which did, is gone or has other subjects"
+
+    def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
+        """A publish has had no PubAck but one of a stream that does not take its subject. Tell its destination."""
+        for one in self._with(operation.capacity_key):
+            if one.met is None or one.met[0] == reasons.OTHER_STREAM or one.got_through:
+                one.mark_refused(reasons.OTHER_STREAM, does_not_count(stream, quoted(text(operation.subject))))
+                self._tell(one)
+
+    def answered(self, key: Hashable) -> None:
+        """No publish with this `capacity_key` is left to which only such a PubAck has come."""
+        for one in self._with(key):
+            if one.met is not None and one.met[0] == reasons.OTHER_STREAM:
+                one.met = None
+                self._tell(one)
+
+    def _with(self, key: Hashable) -> list[DestinationState]:
+        return [one for one in self._all if one.jetstream and (one.route_name, one.template) == key]
 
     def _look_early(self) -> None:
         """Look at once, but not each time that a destination takes one message and refuses the next."""
@@ -170,21 +196,29 @@ class Destinations:
                 self._some_asked = trio.Event()
             await self._some_asked.wait()
 
-    async def _subjects_of(self, link: Link, stream: str) -> tuple[str, ...]:
-        """Return the subjects that a stream takes, none if there is no such stream, or no answer after a few tries.
+    async def _subjects_of(self, link: Link, stream: str) -> tuple[str, ...] | None:
+        """Return the subjects that a stream takes, none if there is no such stream, None if nobody has answered.
 
         Any subject where nobody may ask: then the answers of each stream are believed, as the security page says.
         """
         for _ in range(ASKED_TIMES):
+            if stream in self._secret:
+                return (">",)
             try:
                 state = await link.stream_state(stream)
             except SourceError as error:
                 if error.reason not in _NO_ANSWER:
+                    self._note_secret(stream, error)
                     return (">",)
                 await trio.sleep(ASK_AGAIN_AFTER)
                 continue
             return () if state is None else state.subjects
-        return ()
+        return None
+
+    def _note_secret(self, stream: str, error: SourceError) -> None:
+        """A server logs each question that is not permitted: ask no more, on this link."""
+        if error.reason == reasons.PERMISSION_DENIED and len(self._secret) < MAX_SECRET:
+            self._secret.add(stream)
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
         """Look the destinations up at once and every `LOOK_EVERY` seconds, for as long as the link lives."""
@@ -196,8 +230,8 @@ class Destinations:
         tried.set()  # nothing has to wait for it
         self._secret.clear()
         for one in self._all:
-            if one.met is not None and one.met[0] == reasons.PERMISSION_DENIED:
-                one.met = None  # the next link may have other rights
+            if one.met is not None and one.met[0] in _OF_ONE_LINK:
+                one.met = None
         if not any(one.jetstream for one in self._all):
             self.first_look_over.set()
         while True:
@@ -221,11 +255,20 @@ class Destinations:
     async def _look(self, link: Link) -> None:
         """Raises `SourceError` if the server does not tell, see `reasons.LOOKUP_FAILED`."""
         stored = [one for one in self._all if one.jetstream]
-        patterns = dict.fromkeys(one.pattern for one in stored)
+        patterns = dict.fromkeys(one.pattern for one in stored if one.stream is None)
+        named: dict[str, list[str]] = {}
+        for one in stored:
+            if one.stream is not None:
+                named.setdefault(one.stream, []).append(one.pattern)
         streams: dict[str, StreamState] = {}
         try:
             for name in self._streams:
                 await self._take(link, name, None, streams)
+            for name, its_patterns in named.items():
+                for pattern in its_patterns:
+                    await self._take(link, name, pattern, streams)
+                    if name not in streams:
+                        break
             for pattern in patterns:
                 if not any(stream.refuses is None for stream in _behind(pattern, streams.values())):
                     for name in (await link.find_streams(pattern))[:MOST_STREAMS]:
@@ -240,12 +283,15 @@ class Destinations:
         self._streams = {
             name: stream
             for name, stream in streams.items()
-            if name not in self._secret and any(_behind(pattern, [stream]) for pattern in patterns)
+            if name not in self._secret and (name in named or any(_behind(pattern, [stream]) for pattern in patterns))
         }
         self._note_early_acks()
         covered: dict[str, set[Hashable]] = {}
         for one in stored:
-            behind = _behind(one.pattern, streams.values())
+            if one.stream is None:
+                behind = _behind(one.pattern, streams.values())
+            else:
+                behind = [streams[one.stream]] if one.stream in streams else []
             for stream in behind:
                 if any(_covers(subject, one.pattern) for subject in stream.subjects):
                     covered.setdefault(stream.name, set()).add((one.route_name, one.template))
@@ -308,9 +354,11 @@ class Destinations:
     def _found(self, one: DestinationState, streams: list[StreamState]) -> None:
         if not streams:
             told = (
-                f"no stream takes {one.pattern!r}{self._gone(one)}; create one for it, or correct the destination: "
-                "where the server maps subjects, write the subject that the stream has"
+                f"no stream takes {one.pattern!r}{self._gone(one)}; create one for it, or correct the destination; "
+                "where the server maps the subject to another one, name the stream that takes that in `stream`"
             )
+            if one.stream is not None:
+                told = f"there is no stream {one.stream!r} here, which the destination names; create or correct it"
             self._missing(one, ("no_stream", told))
             return
         self._elsewhere.discard(one)
@@ -320,7 +368,7 @@ class Destinations:
         trouble = refusals[0] if len(refusals) == len(streams) else None
         one.found(trouble)
         before = self._refusing.setdefault(one, {stream.name: stream for stream in streams})
-        if one.met is None or one.met[0] == reasons.PERMISSION_DENIED or trouble is not None:
+        if one.met is None or one.met[0] in _OF_ONE_LINK or trouble is not None:
             return
         if one.met[0] == reasons.LIMIT:
             # One without room for a message may be short of its limit: it counts as full until it has got more room.
@@ -330,7 +378,9 @@ class Destinations:
             )
         else:
             # What is not stored may be for those subjects that no stream takes.
-            mended = any(_covers(subject, one.pattern) for stream in streams for subject in stream.subjects)
+            mended = one.stream is not None or any(
+                _covers(subject, one.pattern) for stream in streams for subject in stream.subjects
+            )
         if mended:
             one.met = None
 
@@ -355,9 +405,12 @@ class Destinations:
         if one.got_through:
             one.met = None
         trouble = one.trouble
-        if trouble is not None and one not in self._told and trouble[0] != "not_looked_up":
-            self._told.add(one)
+        before = self._told.get(one)
+        # Once: but what shows only with a message is told besides what was told before any.
+        fresh = before is None or (trouble is not None and trouble[0] == reasons.OTHER_STREAM != before)
+        if trouble is not None and fresh and trouble[0] != "not_looked_up":
             reason, detail = trouble
+            self._told[one] = reason
             self._emit(
                 DestinationNotStored(
                     at=trio.current_time(),
@@ -369,7 +422,7 @@ class Destinations:
                 )
             )
         elif trouble is None and one in self._told:
-            self._told.remove(one)
+            del self._told[one]
             self._emit(
                 DestinationStored(
                     at=trio.current_time(), route=one.route_name, connection=self._connection, subject=one.template

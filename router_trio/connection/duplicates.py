@@ -67,7 +67,7 @@ class Duplicates:
         if self._outage is None:
             return
         known = [*known]
-        subjects = dict.fromkeys(one.subject for one in self._outage.unanswered)
+        subjects = dict.fromkeys(one.subject for one in self._outage.unanswered if _named_by(one) is None)
         found: dict[bytes, StreamState] = {}
         missing = [subject for subject in subjects if _stream_of(subject, known) is None]
         for subject in missing[:MOST_LOOKED_UP] if may_ask else ():
@@ -88,10 +88,13 @@ class Duplicates:
         streams: dict[bytes, StreamState | None] = {}
         doubled: dict[tuple[str | None, float | None], _Doubled] = {}
         for operation in outage.unanswered:
-            subject = operation.subject
-            if subject not in streams:
-                streams[subject] = found.get(subject) or _stream_of(subject, known)
-            stream = streams[subject]
+            subject, named = operation.subject, _named_by(operation)
+            if named is not None:
+                stream = next((one for one in known if one.name == named), None)
+            else:
+                if subject not in streams:
+                    streams[subject] = found.get(subject) or _stream_of(subject, known)
+                stream = streams[subject]
             key = (None, None) if stream is None else (stream.name, stream.duplicate_window)
             assert operation.unanswered_since is not None
             seconds = outage.ended_at - operation.unanswered_since
@@ -116,6 +119,11 @@ class Duplicates:
                     window_assumed=window is None,
                 )
             )
+
+
+def _named_by(operation: OperationWithAck) -> str | None:
+    """Return the stream that a publish names, which need not take its subject; None if it names none."""
+    return operation.puback_from if isinstance(operation.puback_from, str) else None
 
 
 def _stream_of(subject: bytes, streams: Iterable[StreamState]) -> StreamState | None:

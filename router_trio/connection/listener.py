@@ -51,6 +51,8 @@ class Listener:
         self._api = settings.api
         self.destinations: Destinations = Destinations(name, emit, self.outbox.belief.learn, self._stream_found)
         self.outbox.belief.ask, self.outbox.belief.matches = self.destinations.look_up, matches
+        self.outbox.belief.tell_passed_over = self.destinations.puback_passed_over
+        self.outbox.belief.tell_answered = self.destinations.answered
         self._tell_when_read_done: list[Callable[[], None]] = []
         self._reading = self._woken = False
 
@@ -76,7 +78,7 @@ class Listener:
         if operation.with_ack:
             self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
 
-    def _stream_found(self, stream: str, subjects: tuple[str, ...]) -> None:
+    def _stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> None:
         for order, reason, detail, retriable in self.outbox.stream_found(stream, subjects):
             self.ack_refused(order, reason, detail, retriable, stream=stream)
         self.read_done()  # what may be sent for that is sent now
@@ -99,12 +101,18 @@ class Listener:
             may_answer = self.outbox.belief.may_answer(stream, operation) if stream else True
             if may_answer is None:
                 self.outbox.belief.keep_refusal(stream, (order, reason, detail, retriable))
+                return
             if not may_answer:
+                self.outbox.belief.pass_over(order, stream)
                 return
             if stream:
                 detail = f"stream {excerpt(stream)!r}: {detail}"
             self.destinations.publish_refused(operation.subject, reason, detail, retriable)
         self.outbox.refusals.ack_refused(order, reason, detail, retriable)
+
+    def expects(self, stream: str) -> bool:
+        """See `link.LinkListener`."""
+        return self.outbox.expects(stream)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         """See `link.LinkListener`. Here a refusal is attributed to what caused it: see `protocol.permissions`."""

@@ -35,6 +35,7 @@ LIMIT: Final = "limit"
 BAD_ANSWER: Final = "bad_answer"
 TIMEOUT: Final = "timeout"
 UNANSWERED: Final = "unanswered"
+OTHER_STREAM: Final = "other_stream"
 JETSTREAM: Final = "jetstream"
 SEALED: Final = "jetstream_10109"
 INJECTED: Final = "injected"
@@ -308,6 +309,12 @@ TABLE: Final[Mapping[str, Reason]] = {
             *(GIVEN_UP, PUBLISHES_WITH_ACK),
         ),
         _destination(UNANSWERED, "no PubAck yet", "as of `timeout`", to_name=False),
+        _destination(
+            OTHER_STREAM,
+            "no PubAck that counts: those that come are from a stream that does not take the subject",
+            "[name that stream](../how-to/streams.md#subjects-that-the-server-maps) if the server maps the subject",
+            to_name=False,
+        ),
         _destination(
             JETSTREAM,
             "the stream refused, or JetStream did not say why",

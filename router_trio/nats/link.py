@@ -41,6 +41,13 @@ LISTEN_AGAIN_AFTER = 1.0
 """Seconds from when the server refused us an inbox to when we ask for it again: the permission may have come back."""
 
 
+ABSENT_FOR = 1.0
+"""Seconds for which a stream that a PubAck has named, and that the server does not have, is not looked up again."""
+
+MAX_ABSENT = 1024
+"""Streams of which that is remembered. With one more the memory starts afresh."""
+
+
 class NatsLink:
     """See `link.Link`. Lives inside the context that `Dialer` opens.
 
@@ -85,6 +92,7 @@ class NatsLink:
         self._unknown: deque[StreamName] = deque()
         self._domains: dict[str, str] = {}
         """The JetStream domains of streams that PubAcks have named, by their names."""
+        self._absent_until: dict[StreamName, float] = {}
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self.wire.subscriptions.subscribe(inbox + b".*", self._pubacks.read)
@@ -176,7 +184,7 @@ class NatsLink:
                 try:
                     await self.api.control.ready_client()
                     self._let_client_listen()
-                    exists = await self._lookups.may_exist(*stream)
+                    exists = self._listener.expects(stream[0]) or await self._may_exist(stream)
                     if exists and stream[1]:
                         self._domains[stream[0]] = stream[1]
                 except SourceError:  # nobody could be asked
@@ -184,6 +192,18 @@ class NatsLink:
                 self._pubacks.found(stream, exists)
             self._some_unknown = trio.Event()
             await self._some_unknown.wait()
+
+    async def _may_exist(self, stream: StreamName) -> bool:
+        """Return False if the server says that there is no such stream, or has said so a moment ago."""
+        now = trio.current_time()
+        if now < self._absent_until.get(stream, 0.0):
+            return False
+        exists = await self._lookups.may_exist(*stream)
+        if not exists:
+            if len(self._absent_until) >= MAX_ABSENT:
+                self._absent_until.clear()
+            self._absent_until[stream] = now + ABSENT_FOR
+        return exists
 
     async def fence(self) -> None:
         """See `link.Link.fence`."""

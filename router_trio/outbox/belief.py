@@ -1,16 +1,21 @@
-"""Which streams may answer a JetStream publish: those that take its subject, as lookups say.
+"""Which streams may answer a JetStream publish: those that take its subject, as lookups say, and the one that it names.
 
 A PubAck comes to a reply subject that every client can read that hears the destination. A client that publishes with
 that subject as its own reply, to a subject that some stream takes, has a server send us a PubAck of that stream. So a
 PubAck counts only if the stream that it names takes the subject of the publish. One of a stream of which that is not
 known waits until the stream was looked up. If the stream does not take the subject, the PubAck is passed over, and the
-publish still waits for its own. Pure and synchronous.
+publish still waits for its own.
+
+Where a server maps the subject on its way, the stream that answers does not take it, and what it stored tells nothing:
+whoever hears the destination can store a copy elsewhere, id and all. So somebody has to name that stream. Pure and
+synchronous; the clock is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+from router_trio.errors.quotes import excerpt
 from router_trio.message import PubAck
 from router_trio.outbox.operation import OperationWithAck
 from router_trio.protocol.framing import text
@@ -24,32 +29,53 @@ MAX_STREAMS = 1024
 MAX_SUBJECTS = 4096
 """Subjects of one stream of which is remembered whether it takes them. With one more the memory starts afresh."""
 
+NO_FOR = 1.0
+"""Seconds after a lookup in which a stream that does not take a subject is not looked up again."""
+
+YES_FOR = 4.0
+"""Seconds after a lookup from which on, at the next `sweep`, a stream is looked up again before its PubAcks count.
+
+Not for streams that `learn` tells of, which are looked up as often anyway.
+"""
+
 AckRefusal = tuple[int, str, str, bool]
 """The arguments of `Refusals.ack_refused`: number of the publish, reason, detail, and True if a later try may help."""
-
-NONE: frozenset[Hashable] = frozenset()
 
 
 class Belief:
     """Of one outbox, on one link. Inactive, which it is without a link, it believes every stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.active: bool = False
         self.matches: Callable[[str, str], bool] = lambda pattern, subject: pattern == subject
         """Says whether a pattern of a stream's subjects takes a subject: given, as are all rules of subjects here."""
         self.ask: Callable[[str], None] = lambda stream: None
         """Called with a stream that is to be looked up: see `Outbox.stream_found`."""
+        self.tell_passed_over: Callable[[OperationWithAck, str], None] = lambda operation, stream: None
+        """Called with a publish that is sent again, and a stream whose answers to it were passed over."""
+        self.tell_answered: Callable[[Hashable], None] = lambda key: None
+        """Called with a `capacity_key` when each publish with it of which that was told has its fate."""
         self._looked_up: frozenset[str] = frozenset()
         self._covered: dict[str, frozenset[Hashable]] = {}
         self._streams: dict[str, tuple[str, ...]] = {}
         self._taken: dict[str, dict[bytes, bool]] = {}
+        self._asked_at: dict[str, float] = {}
+        """When those of `_streams` were looked up that `ask` was called with."""
+        self._outdated: dict[str, tuple[str, ...]] = {}
+        """Subjects of streams that are to be asked about again. They count if nobody answers."""
+        self._passed_over: dict[int, str] = {}
+        """By the number of a publish, the last stream whose answer to it was passed over."""
+        self._told: dict[int, Hashable] = {}
+        """By the number of a publish, its `capacity_key`, where `tell_passed_over` was called."""
         self._kept: dict[str, tuple[list[PubAck], list[AckRefusal]]] = {}
         self._kept_count = 0
 
     def begin_link(self) -> None:
         """A link is there. Nothing is known of its streams: rights may have changed, and it may be another server."""
         self.active = True
-        for known in (self._covered, self._streams, self._taken, self._kept):
+        self._forget_streams()
+        for known in (self._covered, self._passed_over, self._told, self._kept):
             known.clear()
         self._kept_count = 0
 
@@ -60,24 +86,24 @@ class Belief:
 
         Those of the last time that are not among them are forgotten.
         """
-        self._covered = {stream: frozenset(each) for stream, each in covered.items()}
+        self._covered = {stream: frozenset((stream, *each)) for stream, each in covered.items()}
         for gone in self._looked_up - streams.keys():
-            self._streams.pop(gone, None)
-            self._taken.pop(gone, None)
+            self._forget(gone)
         self._looked_up = frozenset(streams)
         for stream, subjects in streams.items():
             self._know(stream, subjects)
 
     def covered_by(self, stream: str | None) -> frozenset[Hashable] | None:
-        """Return the destinations whose publishes a stream takes, whatever their subject; None: it takes all."""
+        """Return the `puback_from` of all publishes that a stream may answer whatever their subject is; None: any."""
         if not self.active or stream is None:
             return None
-        return self._covered.get(stream, NONE)
+        covered = self._covered.get(stream)
+        return frozenset((stream,)) if covered is None else covered
 
     def may_answer(self, stream: str, operation: OperationWithAck) -> bool | None:
         """Return True if a stream takes a publish, False if it does not, and None until it was looked up."""
         covered = self.covered_by(stream)
-        if covered is None or operation.mapped_by in covered:
+        if covered is None or operation.puback_from in covered:
             return True
         return self.takes(stream, operation.subject) if stream in self._streams else None
 
@@ -98,10 +124,14 @@ class Belief:
     # --- what is not ---
 
     def keep(self, pubacks: Sequence[PubAck]) -> None:
-        """Keep PubAcks until their streams are looked up."""
+        """Keep PubAcks until their streams are looked up. Passes over those of streams that were a moment ago."""
+        recent = self._clock() - NO_FOR
         for puback in pubacks:
             stream = puback[1].stream
             assert stream is not None
+            if self._asked_at.get(stream, recent) > recent:
+                self.pass_over(puback[0], stream)
+                continue
             kept = self._kept_of(stream)
             if kept is not None:
                 kept[0].append(puback)
@@ -112,14 +142,61 @@ class Belief:
         if kept is not None:
             kept[1].append(refusal)
 
-    def found(self, stream: str, subjects: tuple[str, ...]) -> tuple[list[PubAck], list[AckRefusal]]:
-        """A stream takes these subjects. Return the PubAcks and the errors that have waited for that."""
+    def found(self, stream: str, subjects: tuple[str, ...] | None) -> tuple[list[PubAck], list[AckRefusal]]:
+        """A stream takes these subjects: `()` if there is no such stream, `(">",)` if nobody may know.
+
+        None if nobody has answered: then what was known of it before goes on to count. Return the PubAcks and the
+        errors that have waited for that.
+        """
+        if subjects is None:
+            subjects = self._streams.get(stream) or self._outdated.get(stream, ())
         if self._streams.get(stream) != subjects:
             self._covered.pop(stream, None)
             self._know(stream, subjects)
+        self._asked_at[stream] = self._clock()
+        self._outdated.pop(stream, None)
         pubacks, refusals = self._kept.pop(stream, ([], []))
         self._kept_count -= len(pubacks) + len(refusals)
         return pubacks, refusals
+
+    def pass_over(self, order: int, stream: str) -> None:
+        """An answer of a stream that does not take a publish decides nothing. Remember that it came."""
+        if order in self._passed_over or len(self._passed_over) < MAX_KEPT:
+            self._passed_over[order] = stream
+
+    def passed_over(self, order: int) -> str | None:
+        """Return a stream whose answer to this publish was passed over, None if there was none."""
+        return self._passed_over.get(order)
+
+    def sweep(self, sent_again: Iterable[OperationWithAck], has_fate: Callable[[int], bool]) -> None:
+        """Have streams looked up again that were asked about some time ago, as soon as another answer names them.
+
+        Tell of what is sent again since the answers to it were passed over, and when none of that is left.
+        """
+        old = self._clock() - YES_FOR
+        for stream in [stream for stream, at in self._asked_at.items() if at <= old]:
+            if stream in self._looked_up:
+                del self._asked_at[stream]
+            else:
+                subjects = self._streams[stream]
+                self._forget(stream)
+                self._outdated[stream] = subjects
+        if not self._passed_over:
+            return
+        of_whom: dict[Hashable, tuple[OperationWithAck, str]] = {}
+        for operation in sent_again:
+            stream = self._passed_over.get(operation.order, "")
+            if stream:
+                self._told[operation.order] = operation.capacity_key
+                of_whom[operation.capacity_key] = operation, stream
+        for operation, stream in of_whom.values():
+            self.tell_passed_over(operation, stream)
+        before = {*self._told.values()}
+        for order in [order for order in self._passed_over if has_fate(order)]:
+            del self._passed_over[order]
+            self._told.pop(order, None)
+        for key in before.difference(self._told.values()):
+            self.tell_answered(key)
 
     def _kept_of(self, stream: str) -> tuple[list[PubAck], list[AckRefusal]] | None:
         """Return where one more answer of a stream is kept; None if too many are."""
@@ -137,8 +214,24 @@ class Belief:
     def _know(self, stream: str, subjects: tuple[str, ...]) -> None:
         if self._streams.get(stream) == subjects:
             return
-        if len(self._streams) >= MAX_STREAMS:
-            self._streams.clear()
-            self._taken.clear()
+        if len(self._streams) + len(self._outdated) >= MAX_STREAMS:
+            self._forget_streams()
         self._taken.pop(stream, None)
         self._streams[stream] = subjects
+
+    def _forget(self, stream: str) -> None:
+        for known in (self._streams, self._taken, self._asked_at, self._outdated):
+            known.pop(stream, None)
+
+    def _forget_streams(self) -> None:
+        for known in (self._streams, self._taken, self._asked_at, self._outdated):
+            known.clear()
+
+
+def does_not_count(stream: str, subject: str = "its subject") -> str:
+    """Return why the PubAcks of a stream don't count for a subject, and what to do about it."""
+    name = excerpt(stream)
+    return (
+        f"PubAcks from stream {name!r} for {subject} don't count: {name!r} does not take it; if the server maps it to "
+        f"one that {name!r} takes, name that stream: stream = {name!r}"
+    )

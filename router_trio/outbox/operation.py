@@ -211,14 +211,15 @@ class OperationWithAck(CoreOperation):
 
     `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
     reason and detail of the last refusal, while it is tried again. `resent`: it was written before, and no answer came.
-    `refused_with`: reason and detail of a refusal that would be final, and is asked after. `mapped_by`: the
-    destination (see `capacity_key`) whose mapping made the subject; None if a program or a handler chose it.
+    `refused_with`: reason and detail of a refusal that would be final, and is asked after. `puback_from`: whose PubAcks
+    count whatever the subject is. The name of a stream, or a destination (see `capacity_key`), which stands for the
+    streams that take all that its mapping makes. None: of the streams that take the subject alone.
     `unanswered_since` is when it was first written without an answer: a stream may have stored it from then on.
     """
 
     __slots__ = (
         "first_written_at",
-        "mapped_by",
+        "puback_from",
         "refused_for",
         "refused_with",
         "resent",
@@ -235,7 +236,7 @@ class OperationWithAck(CoreOperation):
         owner: Owner | None,
         accepted_at: float,
         clean: bool,
-        mapped_by: Hashable | None = None,
+        puback_from: Hashable | None = None,
     ) -> None:
         # Not by the constructor above: one call more would be felt by each publish.
         self.order = order
@@ -249,7 +250,7 @@ class OperationWithAck(CoreOperation):
         self.resent: bool = False
         self.unanswered_since: float | None = None
         self.written_at: float = 0.0
-        self.mapped_by: Hashable | None = mapped_by
+        self.puback_from: Hashable | None = puback_from
 
     def send_again(self) -> None:
         """It is written once more, though a stream may have it: its PubAck tells."""

@@ -76,13 +76,20 @@ class Outbox:
             clock=clock,
         )
         """Also for who asks before it publishes, and for who asks which destinations refuse."""
-        self.belief: Belief = Belief()
+        self.belief: Belief = Belief(clock)
         """For who looks streams up."""
         self._order = 0
         self._accepted_at = -inf
         self._closed = False
         self.refusals: Refusals = Refusals(
-            queue, self._retries, self.settlement, self.capacity, max_age=max_age, clock=clock, wake=wake
+            queue,
+            self._retries,
+            self.settlement,
+            self.capacity,
+            self.belief,
+            max_age=max_age,
+            clock=clock,
+            wake=wake,
         )
         """For who is told what was refused, and who gives something up."""
         self.sender: Sender = Sender(
@@ -132,13 +139,13 @@ class Outbox:
         with_ack: bool = False,
         owner: Owner | None = None,
         blocked: bool = False,
-        mapped_by: Hashable | None = None,
+        puback_from: Hashable | None = None,
         together: bool = False,
     ) -> str:
         """Accept one operation. Returns its status: `sent` (on its way), `queued` or `failed_open`.
 
         `blocked` says that the caller waited for room while not connected: its failure is counted already.
-        `mapped_by`: see `OperationWithAck`. `together`: a core publish that nobody takes back, which may be one
+        `puback_from`: see `OperationWithAck`. `together`: a core publish that nobody takes back, which may be one
         operation with those that were accepted at the same time.
         Raises `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks
         `blocks` and `capacity.waits_for`.
@@ -169,7 +176,7 @@ class Outbox:
             self.fences.behind = self._order
         clean = self.connected and not blocked
         operation = (
-            OperationWithAck(self._order, frame, owner, now, clean, mapped_by)
+            OperationWithAck(self._order, frame, owner, now, clean, puback_from)
             if with_ack
             else CoreOperation(self._order, frame, owner, now, clean)
         )
@@ -210,14 +217,14 @@ class Outbox:
                 refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
                 refused.settle(fate_with_detail("failed", error.reason, str(error)), now)
 
-    def offer_each(self, frames: Sequence[bytes], owners: Sequence[Owner], mapped_by: Hashable | None) -> None:
+    def offer_each(self, frames: Sequence[bytes], owners: Sequence[Owner], puback_from: Hashable | None) -> None:
         """Accept JetStream publishes while connected, from `next_order` on, as `offer` does for each.
 
         `Outlet.forward_each`'s tests hold this equal.
         """
         now = self._clock()
         operations = [
-            OperationWithAck(order, frame, owner, now, True, mapped_by)
+            OperationWithAck(order, frame, owner, now, True, puback_from)
             for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), self._order + 1)
         ]
         self._order += len(frames)
@@ -288,15 +295,23 @@ class Outbox:
         if doubted:
             self.belief.keep(doubted)
 
-    def stream_found(self, stream: str, subjects: tuple[str, ...]) -> list[AckRefusal]:
-        """A lookup says which subjects a stream takes, `()` if there is no such stream, `(">",)` if it may not say.
+    def stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> list[AckRefusal]:
+        """A lookup says which subjects a stream takes: see `Belief.found`.
 
         PubAcks that have waited for that count, if the stream takes the subjects of their publishes. Returns the
         errors that have waited.
         """
         pubacks, refusals = self.belief.found(stream, subjects)
-        self._take_acked(pubacks)
+        self.belief.keep(self._take_acked(pubacks))
         return refusals
+
+    def expects(self, stream: str) -> bool:
+        """Return True if a publish that was written and has no fate names this stream: see `puback_from`."""
+
+        def names(operation: OperationWithAck) -> bool:
+            return operation.puback_from == stream
+
+        return any(map(names, self._in_flight.unacked.values())) or bool(self._lanes.wanted(names))
 
     def _take_acked(self, pubacks: Sequence[PubAck]) -> list[PubAck]:
         """Settle what was acked. Return the PubAcks of which it is not known that their stream takes the subject."""
@@ -317,7 +332,7 @@ class Outbox:
             # subject does.
             if (
                 covered is not None
-                and operation.mapped_by not in covered
+                and operation.puback_from not in covered
                 and not belief.takes(stream, operation.subject)
             ):
                 doubted.append((order, fate))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 
 from router_trio.errors import reasons
+from router_trio.outbox.belief import Belief, does_not_count
 from router_trio.outbox.capacity import Capacity
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
@@ -20,12 +21,6 @@ TriedAgain = Callable[[OperationWithAck, str], None]
 POISON = "the server ended the connection each time that this was sent"
 
 
-def no_puback_within(seconds: float, refused_with: str = "") -> str:
-    """Return why a publish is given up after so many seconds, in which it may have been refused and tried again."""
-    told = f"no PubAck within {seconds:g} s"
-    return f"{told}, and the last answer was: {refused_with}" if refused_with else told
-
-
 class Refusals:
     """Of one outbox. It decides on each publish that is not confirmed on its way."""
 
@@ -35,6 +30,7 @@ class Refusals:
         retries: Retries,
         settlement: Settlement,
         capacity: Capacity,
+        belief: Belief,
         *,
         max_age: float,
         clock: Callable[[], float],
@@ -45,6 +41,7 @@ class Refusals:
         self._retries = retries
         self._settlement = settlement
         self._capacity = capacity
+        self._belief = belief
         self.max_age = max_age
         """Seconds after which a pending publish is dropped; 0 for no end."""
         self._clock = clock
@@ -171,12 +168,26 @@ class Refusals:
             self.expire()
         self._fail_refused(self._clock() - ASKED_WITHIN)
         by_refusal, again = self._retries.sweep()
-        for (reason, detail), operations in by_refusal.items():
-            over = [one for one in operations if self._queue.withdraw(one)]
-            self._fail(over, reason, no_puback_within(ACK_BUDGET, detail))
+        for (reason, refused_with), operations in by_refusal.items():
+            over: dict[str, list[Operation]] = {}
+            for one in operations:
+                over.setdefault(self.no_puback(one, ACK_BUDGET, refused_with), []).append(one)
+            for detail, alike in over.items():
+                self._fail([one for one in alike if self._queue.withdraw(one)], reason, detail)
         for operation in again:
             self._tell_tried_again(operation, reasons.TIMEOUT)
+        self._belief.sweep(again, self._has_fate)
         self._wake()
+
+    def no_puback(self, operation: Operation, seconds: float, refused_with: str = "") -> str:
+        """Return why a publish is given up after so many seconds.
+
+        It may have been refused and tried again, and PubAcks that came may not have counted.
+        """
+        stream = self._belief.passed_over(operation.order)
+        told = f"no PubAck within {seconds:g} s"
+        told += f", and the last answer was: {refused_with}" if refused_with else ""
+        return told if stream is None else f"{told}; {does_not_count(stream)}"
 
     def expire(self) -> None:
         """Drop what has been pending for longer than `max_age`."""
@@ -197,6 +208,10 @@ class Refusals:
                 by_refusal.setdefault(one.refused_with, []).append(one)
         for (reason, detail), operations in by_refusal.items():
             self._fail([one for one in operations if self._queue.withdraw(one)], reason, detail)
+
+    def _has_fate(self, order: int) -> bool:
+        """Return True unless a JetStream publish was written and waits for its PubAck, or to be sent again."""
+        return order not in self._in_flight.unacked and self._queue.lanes.find(order) is None
 
     def _hold_or_fail(
         self, operation: Operation, reason: str, detail: str, retriable: bool, after: float = RETRY_REFUSED_AFTER

@@ -139,7 +139,9 @@ def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState
     keys = ("subject", "queue") if plan.stream is None else ("stream", "durable", "filter")
     state.source = {key: value for key in keys if (value := getattr(source, key)) is not None}
     for one in plan.destinations:
-        to = DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
+        to = DestinationState(
+            state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream, stream=one.stream
+        )
         state.to.append(to)
         connections[one.connection].destinations.add(to)
     return state

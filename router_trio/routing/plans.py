@@ -39,6 +39,7 @@ class Destination:
     `reserved` are prefixes of subjects to which only the configuration may send, `never_replied_to` those of the reply
     subjects that don't go along, whatever `carries_reply` says.
     `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
+    `stream` stores what goes there, though it may not take the subject; None if nobody says which one does.
 
     `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
     route's strategy. `payload` and `set_headers` replace what came, `remove` are headers that don't go along, `ttl` is
@@ -64,6 +65,7 @@ class Destination:
     ttl: int = 0
     breaker: BreakerSettings | None = None
     counts_hops: bool = False
+    stream: str | None = None
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -267,6 +269,7 @@ def _destination(
         ttl=int(to.ttl),
         breaker=to.breaker,
         counts_hops=route.hop_limit is not None,
+        stream=to.stream,
     )
 
 
@@ -278,7 +281,9 @@ def _dead_letter(
     settings: Settings, route: RouteSettings, letter: DeadLetterSettings, random: Callable[[int], int]
 ) -> Destination:
     connection = letter.connection or route.source.connection
-    to = DestinationSettings(connection=connection, subject=letter.subject, jetstream=letter.jetstream)
+    to = DestinationSettings(
+        connection=connection, subject=letter.subject, jetstream=letter.jetstream, stream=letter.stream
+    )
     return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False)
 
 

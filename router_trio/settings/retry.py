@@ -46,3 +46,9 @@ class DeadLetterSettings(Section, init=False):
         examples=["dead.{{wildcard(1)}}"],
     )
     jetstream: bool = Field(True, description="Publish to JetStream and wait for the PubAck; false: core publish.")
+    stream: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of the stream that stores them, where the server maps the subject to another one.",
+        examples=["DEAD"],
+    )

@@ -32,12 +32,17 @@ class DestinationState:
         *,
         jetstream: bool,
         dead_letters: bool = False,
+        stream: str | None = None,
     ) -> None:
-        """`pattern` is what the subjects of its messages match. `dead_letters`: it gets what the route gives up."""
+        """`pattern` is what the subjects of its messages match. `dead_letters`: it gets what the route gives up.
+
+        `stream` stores its messages, if the configuration says which one does.
+        """
         self.connection = connection
         self.template = template
         self.pattern = pattern
         self.jetstream = jetstream
+        self.stream = stream
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if jetstream else None
         self.met: tuple[str, str] | None = None
         self.route = route

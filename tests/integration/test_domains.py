@@ -30,18 +30,18 @@ def jetstream_of(tmp_path: Path, domain: str) -> str:
 
 
 @asynccontextmanager
-async def hub_and_leaf(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
-    """URLs of two servers, each with a domain of its own; the second is a leaf node of the first."""
+async def hub_and_leaf(tmp_path: Path, leaf: str = "") -> AsyncIterator[tuple[str, str]]:
+    """URLs of two servers, each with a domain of its own; the second, configured so, is a leaf node of the first."""
     with reserve_port() as port:
         listen = f"leafnodes {{ listen: {HOST}:{port} }}\n"
         remotes = f'leafnodes {{ remotes: [ {{ url: "nats://{HOST}:{port}" }} ] }}\n'
         config = jetstream_of(tmp_path, "hub") + listen
         async with nats_server(tmp_path, name="hub", jetstream=False, config=config) as hub:
-            config = jetstream_of(tmp_path, "leaf") + remotes
-            async with nats_server(tmp_path, name="leaf", jetstream=False, config=config) as leaf:
+            config = jetstream_of(tmp_path, "leaf") + remotes + leaf
+            async with nats_server(tmp_path, name="leaf", jetstream=False, config=config) as there:
                 while not (await hub.monitor("/leafz"))["leafnodes"]:
                     await trio.sleep(0.05)
-                yield hub.url, leaf.url
+                yield hub.url, there.url
 
 
 async def test_streams_of_a_hub_are_read_and_written_through_a_leaf_node(tmp_path: Path) -> None:

@@ -66,6 +66,33 @@ async def test_a_puback_of_a_stream_that_takes_other_subjects_acks_nothing(serve
             await until_nothing_is_unacked(stream)
 
 
+@pytest.mark.parametrize("named", ["EVIL", "GHOST"])
+async def test_a_stream_that_pubacks_name_again_and_again_is_looked_up_once_a_second(
+    named: str, server: NatsServer
+) -> None:
+    """One that does not take the subject, and one that there is not."""
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("EVIL", ["evil.*"])
+        heard = await client.subscribe("sink.*")
+        async with watched(settings(server.url, routes=[route()])) as watch:
+            await publish_numbered(stream, range(COUNT))
+            inbox, _, number = str((await heard.next()).reply).rpartition(".")
+            asked = await client.subscribe(f"$JS.API.STREAM.INFO.{named}")
+            for _ in range(20):
+                for more in range(COUNT):
+                    puback = b'{"stream":"%b","seq":7}' % named.encode()
+                    await client.publish(f"{inbox}.{int(number) + more}", puback)
+                await trio.sleep(0.1)
+            lookups = 0
+            with trio.move_on_after(0.5):
+                while await asked.next():
+                    lookups += 1
+            assert 1 <= lookups <= 6
+            assert watch.router.ledger()["main"]["settled"]["acked"] == 0
+
+
 async def elsewhere(message: Message) -> Message:
     """Send where no stream is."""
     return message.replace(subject="elsewhere.x")

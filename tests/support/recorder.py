@@ -23,6 +23,7 @@ class Recorder:
         self.refusals: dict[int, tuple[str, bool]] = {}
         self.refused_by: dict[int, str] = {}
         """The stream that each refusal names, `""` for none."""
+        self.expected: set[str] = set()
         self.denied: list[tuple[bytes, str]] = []
         self.unknown: list[str] = []
         """What was denied of which nobody knows what it was."""
@@ -49,6 +50,9 @@ class Recorder:
         self.refusals[order] = (reason, retriable)
         self.refused_by[order] = stream
         self._tell()
+
+    def expects(self, stream: str) -> bool:
+        return stream in self.expected
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         self.denied.append((subject, detail))

@@ -19,7 +19,7 @@ from router_trio.connection.platform import Platform
 from router_trio.protocol.framing import RawMessage
 from router_trio.states import RouteState
 from router_trio.testing import FakeBroker
-from router_trio.testing.frames import raw
+from router_trio.testing.frames import Publish, raw
 from router_trio.testing.links import FakeLink
 from tests.support.eventually import eventually
 from tests.support.settings import failing_of
@@ -204,6 +204,22 @@ def stream(
 
 def _destination(to: str | dict[str, Any], **defaults: Any) -> dict[str, Any]:
     return defaults | {"subject": to} if isinstance(to, str) else to
+
+
+# --- servers ---------------------------------------------------------------------------------------------------------
+
+
+def map_subjects(broker: FakeBroker, of: str, to: str) -> None:
+    """Have the server give what is published below one token another first token."""
+    server = broker._server
+    receive = server.receive
+
+    def receive_mapped(publish: Publish, now: float, is_own: Callable[[Any], bool]) -> None:
+        first, dot, rest = publish.subject.partition(b".")
+        subject = to.encode() + dot + rest if first == of.encode() else publish.subject
+        receive(publish._replace(subject=subject), now, is_own)
+
+    server.receive = receive_mapped  # type: ignore[method-assign]
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio.telemetry.logs.sentences import sentence
 from tests.support.eventually import eventually
-from tests.support.world import core, one_broker, to, two_brokers, world
+from tests.support.world import core, map_subjects, one_broker, to, two_brokers, world
 from tests.unit.readiness import (
     STREAM,
     TO_STREAM,
@@ -185,6 +186,67 @@ async def test_two_destinations_of_one_template_are_told_apart(autojump_clock: M
         assert "on main" not in why(w)
         brokers["edge"].add_stream("OUT", ["out.>"])
         await until_ready(w)
+
+
+async def test_pubacks_that_do_not_count_make_a_destination_unready_until_they_do(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    broker = brokers["main"]
+    broker.add_stream("STORED", ["stored.>"])
+    map_subjects(broker, "out", "stored")
+    async with world([STREAM], brokers=brokers) as w:
+        await trio.sleep(60)
+        assert not why(w), "OUT takes the subject"
+        w.broker.publish("in.x", b"kept")
+        await until_unready(w, "other_stream: PubAcks from stream 'STORED' for 'out.x' don't count")
+        await trio.sleep(20)
+        assert "other_stream" in why(w)
+        assert len(w.watch.of("NATS_DESTINATION_NOT_STORED")) == 1
+        del broker._server.receive
+        await eventually(lambda: w.payloads("OUT") == [b"kept"], 30)
+        await until_ready(w)
+
+
+async def test_a_stream_that_a_destination_names_is_looked_up_in_place_of_its_subject(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    broker = brokers["main"]
+    broker.delete_stream("OUT")
+    map_subjects(broker, "out", "stored")
+    broker.deny_publish("$JS.API.STREAM.NAMES")
+    route = FROM_STREAM | {"to": [{"subject": "out.{{wildcard(1)}}", "stream": "STORED"}]}
+    async with world([route], brokers=brokers) as w:
+        await until_unready(w, "no_stream: there is no stream 'STORED' here")
+        broker.add_stream("STORED", ["stored.>"])
+        await until_ready(w)
+        w.broker.publish("in.x", b"1")
+        await eventually(lambda: w.payloads("STORED") == [b"1"])
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        w.broker.trouble.limit("STORED", 1)
+        w.broker.publish("in.x", b"2")
+        await until_unready(w, "limit")
+        w.broker.trouble.limit("STORED", None)
+        await eventually(lambda: w.payloads("STORED") == [b"1", b"2"], 30)
+        await until_ready(w)
+
+
+@pytest.mark.parametrize(("denied", "times"), [(False, range(10, 16)), (True, range(1, 2))])
+async def test_a_stream_outside_of_destinations_is_looked_up_every_few_seconds_unless_it_may_not_be(
+    denied: bool, times: range, autojump_clock: MockClock
+) -> None:
+    """A server logs each question that is not permitted."""
+    brokers = one_broker()
+    if denied:
+        brokers["main"].deny_publish("$JS.API.STREAM.INFO.OUT")
+    server = brokers["main"]._server
+    asked: list[str] = []
+    state = server.state_of_stream
+    server.state_of_stream = lambda name, now: asked.append(name) or state(name, now)  # type: ignore[method-assign, func-returns-value]
+    async with world([], brokers=brokers) as w:
+        for _ in range(60):
+            assert (await w.live.publish_with_ack("out.x", b"")).status == "acked"
+            await trio.sleep(1)
+    assert len(asked) in times
 
 
 FROM_STREAM: dict[str, Any] = {"name": "copy", "from": {"stream": "IN", "durable": "router", "filter": "in.*"}}

@@ -53,6 +53,10 @@ class CommandLink:
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         """See `link.LinkListener`."""
 
+    def expects(self, stream: str) -> bool:
+        """See `link.LinkListener`."""
+        return False
+
     def read_begins(self) -> None:
         """See `link.LinkListener`."""
 

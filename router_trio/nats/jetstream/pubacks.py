@@ -138,7 +138,11 @@ class PubAcks:
         if exists:
             self._listener.acked(kept)
         else:
-            told = f"the PubAck names the stream {excerpt(stream[0])!r}, which does not exist"
+            name = excerpt(stream[0])
+            told = (
+                f"the PubAck names the stream {name!r}, which does not exist here; if the server maps the subject to "
+                f"one of another account, name that stream: stream = {name!r}"
+            )
             # Another answer to the same publish may be the right one.
             others = {order for pubacks in self._kept.values() for order, _ in pubacks}
             for order in dict.fromkeys(order for order, _ in kept if order not in others):

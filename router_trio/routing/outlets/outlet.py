@@ -47,7 +47,7 @@ class Outlet:
         self._transform = transform
         self.changes: bool = transform is not None
         """True if a copy is not what the message was when it came."""
-        self._key = (destination.route, self.template)
+        self._puback_from = destination.stream or (destination.route, self.template)
         self._carries_reply = destination.carries_reply
         self._never_replied_to = destination.never_replied_to
         self.breaker: OutletBreaker | None = None
@@ -203,7 +203,7 @@ class Outlet:
             frames.append(frame)
             owners.append(delivery)
             order += 1
-        self.outbox.offer_each(frames, owners, self._key)
+        self.outbox.offer_each(frames, owners, self._puback_from)
         return refused
 
     def forward_message(
@@ -323,7 +323,9 @@ class Outlet:
             block = self.contents.with_parent(block, trace_parent, len(body))
         self._check_size(target, block, len(body), reply)
         frame = framing.publish(target, body, reply=reply, headers=block)
-        outbox.offer(frame, with_ack=with_ack, owner=owner, mapped_by=self._key if mapped else None)
+        outbox.offer(
+            frame, with_ack=with_ack, owner=owner, puback_from=self._puback_from if mapped else self.destination.stream
+        )
 
     def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
         measure(self.connection, len(block) + size)

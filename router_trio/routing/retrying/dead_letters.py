@@ -69,9 +69,14 @@ class DeadLetters:
         self._outlet = Outlet(destination, connection)
         self._connection = connection
         self._destination = destination
-        pattern, jetstream = destination.mapping.pattern, destination.jetstream
         to = DestinationState(
-            state, connection.name, destination.template, pattern, jetstream=jetstream, dead_letters=True
+            state,
+            connection.name,
+            destination.template,
+            destination.mapping.pattern,
+            jetstream=destination.jetstream,
+            dead_letters=True,
+            stream=destination.stream,
         )
         state.to.append(to)
         connection.destinations.add(to)

@@ -23,7 +23,7 @@ from router_trio.settings.checks.meeting import Connections, resolve_connection,
 from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_shared_source, check_source
-from router_trio.settings.checks.streams import NOT_IN_NAMES, valid_patterns
+from router_trio.settings.checks.streams import NOT_IN_NAMES, check_name, valid_patterns
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
@@ -188,27 +188,31 @@ def _check_route(
         yield from _check_connection(f"{path}.from.connection", source.connection, connections)
         # A mapping from a source that is refused already would only repeat the complaint.
         pattern = None if source_problems else source.pattern
+    from_stream = source is None or source.stream is not None
     yield from check_content(
         path,
         when=route.when,
         key=route.key,
         strategy=route.strategy,
         to=route.to,
-        from_stream=source is None or source.stream is not None,
+        from_stream=from_stream,
     )
-    yield from check_flow(path, limit=route.limit, to=route.to, from_stream=source is None or source.stream is not None)
+    yield from check_flow(path, limit=route.limit, to=route.to, from_stream=from_stream)
     for index, destination in enumerate(route.to):
         if destination is None:
             continue
         where = f"{path}.to[{index}]"
         yield from _check_connection(f"{where}.connection", destination.connection, connections)
         yield from _check_headers(f"{where}.headers", destination)
+        waits = destination.waits_for_puback(from_stream)
+        yield from _check_stream(f"{where}.stream", destination.stream, waits_for_puback=waits)
         if source is not None and pattern is not None:
             sent = (destination.connection, destination.subject)
             yield from _check_subject(f"{where}.subject", route, source, sent, connections, streams)
     yield from check_reasons(f"{path}.retry", route.retry)
     if route.dead_letter is not None:
         where, letter = f"{path}.dead_letter", route.dead_letter
+        yield from _check_stream(f"{where}.stream", letter.stream, waits_for_puback=letter.jetstream)
         if letter.connection:
             yield from _check_connection(f"{where}.connection", letter.connection, connections)
         if source is not None and pattern is not None:
@@ -282,6 +286,14 @@ def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Prob
             f"{path.removesuffix('.headers')}.reply",
             "can't be combined with jetstream, whose PubAck comes to the reply subject; remove one of them",
         )
+
+
+def _check_stream(path: str, name: str | None, *, waits_for_puback: bool) -> Iterator[Problem]:
+    """Check the stream that a destination names."""
+    if name is not None:
+        yield from check_name(path, name)
+        if not waits_for_puback:
+            yield Problem(path, "only a JetStream publish has a PubAck; set jetstream = true, or remove it")
 
 
 def _check_connection(path: str, name: str, connections: Connections | None) -> Iterator[Problem]:

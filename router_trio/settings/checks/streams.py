@@ -22,15 +22,19 @@ def check_streams(streams: Sequence[StreamSettings | None], connections: Mapping
     return [*_each(streams, connections), *_together(streams, connections or {})]
 
 
+def check_name(path: str, name: str) -> Iterator[Problem]:
+    """Give what is wrong with the name of a stream."""
+    found = NOT_IN_NAMES.search(name)
+    if found:
+        yield Problem(path, f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
+
+
 def _each(streams: Sequence[StreamSettings | None], connections: Mapping[str, object] | None) -> Iterator[Problem]:
     for index, stream in enumerate(streams):
         if stream is None:
             continue
         path = f"streams[{index}]"
-        found = NOT_IN_NAMES.search(stream.name)
-        if found:
-            told = f"{stream.name!r} holds {found[0]!r}, which NATS does not allow; remove it"
-            yield Problem(f"{path}.name", told)
+        yield from check_name(f"{path}.name", stream.name)
         if connections:
             if not stream.connection and len(connections) > 1:
                 known = ", ".join(map(repr, connections))

@@ -53,6 +53,13 @@ class DestinationSettings(Section, init=False):
         "when the server has read it. By default true if the route reads a stream, else false.",
         examples=[True],
     )
+    stream: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of the stream that stores what goes here, where the server maps the subject to another one: "
+        "its PubAcks count though it does not take the subject. Absent: those of streams that take it.",
+        examples=["COPIES"],
+    )
     reply: bool = Field(
         False,
         description="Carry the reply subject of a message to another connection as well. On its own connection a core "

@@ -122,6 +122,7 @@ class _Ears:
         self.discovered = listener.discovered
         self.reply_denied = listener.reply_denied
         self.something_denied = listener.something_denied
+        self.expects = listener.expects
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         for order, fate in pubacks:

@@ -15,7 +15,7 @@ from router_trio.telemetry.logs.sentences import sentence
 from router_trio.testing import FakeBroker
 from router_trio.testing.links import FakeLink
 from tests.support.eventually import eventually
-from tests.support.world import World, core, to, world
+from tests.support.world import World, core, map_subjects, to, world
 
 CODE = "NATS_DUPLICATES_POSSIBLE"
 TO_OUT = core("in.>", to("out.>", jetstream=True), name="stored")
@@ -77,6 +77,19 @@ async def test_nothing_is_said_if_the_stream_still_knows_the_ids(autojump_clock:
         await away(w, 180)
         assert not w.watch.of(CODE)
         assert len(w.payloads("OUT")) == 3
+
+
+async def test_the_window_is_that_of_the_stream_that_the_destination_names(autojump_clock: MockClock) -> None:
+    route = core("in.>", to("out.>", jetstream=True) | {"stream": "STORED"}, name="stored")
+    async with routing(routes=[]) as w:
+        w.broker.add_stream("STORED", ["stored.>"], duplicate_window=600.0)
+        map_subjects(w.broker, "out", "stored")
+        await w.live.reload(w.configuration(route))
+        await trio.sleep(1)
+        await unanswered(w, 3)
+        await away(w, 180)
+        assert not w.watch.of(CODE)
+        assert len(w.payloads("STORED")) == 3
 
 
 async def test_nothing_is_said_of_what_was_only_queued_in_the_outage(autojump_clock: MockClock) -> None:

@@ -27,6 +27,9 @@ class Listener:
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
         self.told.append((order, reason, retriable))
 
+    def expects(self, stream: str) -> bool:
+        raise AssertionError("not from here")
+
     def publish_denied(self, subject: bytes, detail: str) -> None:
         raise AssertionError("not from here")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from typing import Any
+
 import pytest
 
 from router_trio.message import PubAck, stored
 from router_trio.outbox import belief as belief_module
 from router_trio.outbox.belief import Belief
+from router_trio.outbox.operation import OperationWithAck
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import publish
 from router_trio.subjects.patterns import matches
@@ -17,12 +21,13 @@ INBOX = b"_INBOX.a"
 class Desk:
     """An outbox with a link, of which everything is written at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, emit: Callable[[Any], None] = lambda event: None) -> None:
         self.asked: list[str] = []
+        self.found = 0
         self.now = 0.0
         self.outbox = Outbox(
             "main",
-            emit=lambda event: None,
+            emit=emit,
             clock=lambda: self.now,
             wake=lambda: None,
             fail_open=False,
@@ -36,15 +41,30 @@ class Desk:
         self.outbox.refusals.asks_after = True
         self.outbox.link_up(INBOX)
 
-    def publish(self, subject: bytes = b"out.x") -> int:
+    def publish(self, subject: bytes = b"out.x", puback_from: Hashable | None = None) -> int:
         order = self.outbox.next_order
-        self.outbox.offer(publish(subject, b"", b"%b.%d" % (INBOX, order)), with_ack=True)
+        self.outbox.offer(publish(subject, b"", b"%b.%d" % (INBOX, order)), with_ack=True, puback_from=puback_from)
         self.outbox.sender.next_batch()
         return order
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, in which the outbox looks after what waits, each second, and sends it again."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + 1.0, until)
+            self.outbox.refusals.sweep()
+            self.outbox.sender.next_batch()
 
     @property
     def acked(self) -> int:
         return self.outbox.ledger.settled["acked"]
+
+
+def held(desk: Desk, order: int) -> OperationWithAck:
+    """The publish with this number, which has no fate."""
+    found = desk.outbox.queue.find(order)
+    assert found is not None
+    return found
 
 
 def puback(order: int, stream: str = "OUT", sequence: int = 7) -> PubAck:
@@ -70,8 +90,111 @@ def test_a_puback_of_another_stream_is_passed_over_and_the_right_one_counts(subj
     assert desk.acked == 0
     desk.outbox.belief.learn({"OUT": ("out.*",)}, {})
     desk.outbox.acked([puback(order, "EVIL"), puback(order)])
+    assert (desk.acked, desk.asked) == (1, ["EVIL"])
+
+
+@pytest.mark.parametrize("subjects", [("evil.>",), ()])
+def test_a_stream_that_does_not_take_the_subject_is_looked_up_once_a_second(subjects: tuple[str, ...]) -> None:
+    desk = Desk()
+    order = desk.publish()
+    for _ in range(30):
+        for _ in range(100):
+            desk.outbox.acked([puback(order, "EVIL")])
+            if len(desk.asked) > desk.found:
+                desk.found += 1
+                desk.outbox.stream_found("EVIL", subjects)
+        desk.now += 0.1
+    assert (desk.acked, len(desk.asked)) == (0, 3)
+    desk.now += 1
+    desk.outbox.acked([puback(order, "EVIL")])
+    desk.outbox.stream_found("EVIL", ("out.*",))
+    assert desk.acked == 1, "it takes the subject by now"
+
+
+def test_a_stream_that_was_asked_about_is_believed_for_five_seconds() -> None:
+    desk = Desk()
+    desk.outbox.acked([puback(desk.publish(), "OUT")])
+    desk.outbox.stream_found("OUT", ("out.*",))
+    desk.wait(3)
+    desk.outbox.acked([puback(desk.publish(), "OUT")])
+    assert (desk.acked, desk.asked) == (2, ["OUT"])
+    desk.wait(2)
+    desk.outbox.acked([puback(desk.publish(), "OUT")])
+    assert (desk.acked, desk.asked) == (2, ["OUT", "OUT"])
+    desk.outbox.stream_found("OUT", ())
+    assert desk.acked == 2, "it has given up the subject"
+
+
+def test_what_was_known_of_a_stream_counts_while_nobody_answers() -> None:
+    desk = Desk()
+    desk.outbox.acked([puback(desk.publish(), "OUT"), puback(desk.publish(), "EVIL")])
+    desk.outbox.stream_found("OUT", ("out.*",))
+    desk.outbox.stream_found("EVIL", None)
     assert desk.acked == 1
-    assert desk.asked == ["EVIL", "EVIL"], "it may take the subject by now"
+    desk.wait(10)
+    desk.outbox.acked([puback(desk.publish(), "OUT"), puback(desk.publish(), "EVIL")])
+    desk.outbox.stream_found("OUT", None)
+    desk.outbox.stream_found("EVIL", None)
+    assert desk.acked == 2
+
+
+def test_a_stream_that_a_publish_names_confirms_it_whatever_its_subject_is() -> None:
+    """And it alone: others have to take the subject."""
+    desk = Desk()
+    order, other = desk.publish(puback_from="STORED"), desk.publish()
+    assert desk.outbox.expects("STORED")
+    desk.outbox.acked([puback(order, "EVIL"), puback(other, "STORED")])
+    assert (desk.acked, desk.asked) == (0, ["EVIL", "STORED"])
+    desk.outbox.acked([puback(order, "STORED")])
+    assert (desk.acked, desk.outbox.expects("STORED")) == (1, False)
+    assert desk.outbox.belief.may_answer("STORED", held(desk, desk.publish(puback_from="STORED"))) is True
+
+
+def test_a_stream_that_a_publish_names_confirms_it_though_its_subjects_are_known() -> None:
+    desk = Desk()
+    desk.outbox.belief.learn({"STORED": ("stored.*",)}, {"STORED": [("r", "t")]})
+    desk.outbox.acked([puback(desk.publish(puback_from=one), "STORED") for one in ("STORED", ("r", "t"), ("r", "u"))])
+    assert desk.acked == 2
+
+
+def test_a_publish_is_told_of_when_only_answers_came_that_do_not_count() -> None:
+    desk = Desk()
+    told: list[tuple[int, str]] = []
+    answered: list[Hashable] = []
+    desk.outbox.belief.tell_answered = answered.append
+    desk.outbox.belief.tell_passed_over = lambda operation, stream: told.append((operation.order, stream))
+    right, wrong, silent = desk.publish(b"out.x"), desk.publish(b"out.y"), desk.publish(b"out.z")
+    desk.outbox.acked([puback(right, "STORED"), puback(wrong, "STORED")])
+    desk.outbox.stream_found("STORED", ("stored.*",))
+    desk.outbox.acked([puback(right)])
+    desk.outbox.stream_found("OUT", ("out.x",))
+    desk.wait(4)
+    assert told == []
+    desk.wait(2)
+    assert told == [(wrong, "STORED")]
+    assert answered == []
+    assert "PubAcks from stream 'STORED'" in desk.outbox.refusals.no_puback(held(desk, wrong), 5)
+    assert desk.outbox.refusals.no_puback(held(desk, silent), 5) == "no PubAck within 5 s"
+    desk.outbox.belief.learn({"OUT": ("out.*",)}, {})
+    desk.outbox.acked([puback(wrong)])
+    desk.wait(1)
+    assert answered == [b"out"], "none is left"
+
+
+def test_a_publish_that_fails_for_want_of_a_puback_names_the_stream_whose_did_not_count() -> None:
+    events: list[Any] = []
+    desk = Desk(events.append)
+    order = desk.publish()
+    for _ in range(31):
+        desk.outbox.acked([puback(order, "STORED")])
+        desk.outbox.stream_found("STORED", ("stored.*",))
+        desk.wait(1)
+    (failed,) = [event for event in events if event.code == "NATS_PUBLISH_WITH_ACK_ERROR"]
+    assert failed.reason == "timeout"
+    assert failed.detail == (
+        "no PubAck within 30 s; PubAcks from stream 'STORED' for its subject don't count: 'STORED' does not take it; "
+        "if the server maps it to one that 'STORED' takes, name that stream: stream = 'STORED'"
+    )
 
 
 def test_a_stream_that_has_taken_over_the_subject_is_believed() -> None:
@@ -128,7 +251,8 @@ def test_what_is_stored_though_an_error_came_is_acked(again: bool) -> None:
 def test_what_a_client_can_have_us_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_KEPT", "MAX_STREAMS", "MAX_SUBJECTS"):
         monkeypatch.setattr(belief_module, name, 3)
-    belief = Belief()
+    belief = Belief(lambda: now)
+    now = 0.0
     asked: list[str] = []
     belief.ask, belief.matches = asked.append, matches
     belief.begin_link()
@@ -142,3 +266,13 @@ def test_what_a_client_can_have_us_keep_is_bounded(monkeypatch: pytest.MonkeyPat
         assert not belief.takes(f"S{number}", b"b.%d" % number)
         assert belief.takes(f"S{number}", b"a.more")
     assert len(belief._streams) <= 3
+    for number in range(20):
+        belief.pass_over(number, "EVIL")
+    assert [number for number in range(20) if belief.passed_over(number)] == [0, 1, 2]
+    now = 10.0
+    for number in range(20):
+        belief.found(f"S{number}", ("a.*",))
+        belief.sweep([], lambda order: order > 0)
+        now += 10
+    assert len(belief._streams) + len(belief._outdated) <= 3
+    assert [number for number in range(20) if belief.passed_over(number)] == [0]

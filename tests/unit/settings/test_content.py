@@ -127,6 +127,7 @@ def test_all_is_the_default_and_nothing_is_decided_by_content() -> None:
         ({"strategy": "fallback", "to": to({})}, "to", "strategy 'fallback' has nothing to fall back to"),
         ({"strategy": "fallback", "to": to({}, {"mirror": 0.1})}, "to", "strategy 'fallback' has nothing to fall back"),
         ({"to": to({"ttl": "1h"})}, "to[0].ttl", "only a stream deletes messages; set jetstream = true"),
+        ({"to": to({"stream": "S"})}, "to[0].stream", "only a JetStream publish has a PubAck; set jetstream = true"),
         ({"to": to({"ttl": "500ms", "jetstream": True})}, "to[0].ttl", "500ms is too short; at least 1s, or 0s"),
         ({"to": to({"ttl": "1.5s", "jetstream": True})}, "to[0].ttl", "a stream counts in whole seconds"),
     ],

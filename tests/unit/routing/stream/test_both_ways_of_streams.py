@@ -65,7 +65,7 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
                     made.routings[0].forward(one)
             made.events.append(cast(Any, [(one.remaining, one.failure, one.refused) for one in deliveries]))
             unacked = made.outbox.queue.in_flight.unacked
-            made.events.append(cast(Any, [(order, one.mapped_by) for order, one in unacked.items()]))
+            made.events.append(cast(Any, [(order, one.puback_from) for order, one in unacked.items()]))
 
         return run
 
