@@ -15,7 +15,7 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.errors.reasons import UNMATCHED
 from router_trio.link import Link, LinkListener
-from router_trio.outbox.operation import CoreOperation, Operation
+from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.protocol import ack_reply, framing
 from router_trio.routing.content.mirror_copy import MirrorCopy
 from router_trio.routing.delivery import Delivery
@@ -33,7 +33,10 @@ from router_trio.states import DestinationState, RouteState
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What a route would publish. `mirror`: nothing depends on whether it arrives."""
+    """What a route would publish. `mirror`: nothing depends on whether it arrives.
+
+    `stream` is the one that its destination names: it may not take the subject.
+    """
 
     connection: str
     subject: str
@@ -41,6 +44,7 @@ class Copy:
     payload: bytes
     jetstream: bool
     mirror: bool = False
+    stream: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,9 @@ class Rehearsal:
             raw = framing.published(operation.frame)
             mirror = isinstance(operation.owner, MirrorCopy)
             subject, block, payload = framing.text(raw[0]), framing.header_block(raw), framing.payload(raw)
-            copies.append(Copy(connection.name, subject, block, payload, operation.with_ack, mirror))
+            named = operation.puback_from if isinstance(operation, OperationWithAck) else None
+            stream = named if isinstance(named, str) else None
+            copies.append(Copy(connection.name, subject, block, payload, operation.with_ack, mirror, stream))
             return True
 
         connection.outbox.recall(take)

@@ -43,7 +43,7 @@ FAILING = "payload = 'string(body.missing)'\n"
 Result = subprocess.CompletedProcess[str]
 
 
-def configuration(url: str, to: str, *, source: str = 'filter = "orders.*"', more: str = "") -> str:
+def configuration(url: str, to: str, *, source: str = 'filter = "orders.*"', more: str = "", letters: str = "") -> str:
     dead = "dead.{{wildcard(1)}}" if "filter" in source else "dead.all"
     return f"""
 [telemetry]
@@ -61,6 +61,7 @@ durable = "router"
 attempts = 1
 [routes.dead_letter]
 subject = "{dead}"
+{letters}
 {to}"""
 
 
@@ -108,16 +109,16 @@ class Place:
             lambda: command("dead-letters", "router.toml", "orders", action, *arguments, cwd=self.folder)
         )
 
-    async def give_up(self, count: int, to: str = ONE) -> None:
+    async def give_up(self, count: int, to: str = ONE, **more: str) -> None:
         """Have a router give up all messages of ORDERS, so many: the last destination fails. Then mend that."""
-        self.configure(to + FAILING)
+        self.configure(to + FAILING, **more)
         async with Router(Settings.load(self.folder / "router.toml"), log=False).open():
 
             async def given_up() -> bool:
                 return await self.count("DEAD") == count
 
             await eventually(given_up, 20)
-        self.configure(to)
+        self.configure(to, **more)
 
     async def count(self, stream: str) -> int:
         return int((await self.streams.stream_info(stream))["state"]["messages"])
@@ -130,13 +131,33 @@ class Place:
 
 
 @asynccontextmanager
-async def place(tmp_path: Path, **orders: Any) -> AsyncIterator[Place]:
-    async with nats_server(tmp_path) as server, connect(server.url) as client:
+async def place(tmp_path: Path, server_config: str = "", **orders: Any) -> AsyncIterator[Place]:
+    async with nats_server(tmp_path, config=server_config) as server, connect(server.url) as client:
         one = Place(client, server.url, tmp_path)
         one.configure()
         await one.streams.create_stream("ORDERS", ["orders.*"], **orders)
         await one.streams.create_stream("DEAD", ["dead.>"])
         yield one
+
+
+async def test_what_the_server_maps_is_redriven_between_the_streams_that_the_route_names(tmp_path: Path) -> None:
+    mapped = 'mappings { "out.*": "stored.$1", "dead.*": "buried.$1" }\n'
+    async with place(tmp_path, mapped) as p:
+        await p.streams.edit_stream("DEAD", subjects=["buried.*"])
+        await p.create(STORED={"subjects": ["stored.*"]}, LAST={"subjects": ["last.*"], "max_msgs_per_subject": 1})
+        for number in range(3):
+            await p.streams.publish("orders.7", b"%d" % number)
+        await p.give_up(3, ONE + 'stream = "LAST"\n', letters='stream = "DEAD"')
+        done = await p.run()
+        assert done.stdout == "0 redriven, 3 failed\n"
+        assert "stream LAST keeps one message of each subject, and out.7 is none that it takes" in done.stderr
+        p.configure(ONE + 'stream = "STORED"\n', letters='stream = "DEAD"')
+        assert (await p.run(action="list")).stdout.count("orders.7") == 3
+        done = await p.run()
+        assert (done.returncode, done.stdout) == (0, "3 redriven, 0 failed\n"), done.stderr
+        stored = await p.streams.stream_messages("STORED")
+        assert [(one.subject, one.payload) for one in stored] == [("stored.7", b"%d" % n) for n in range(3)]
+        assert await p.count("DEAD") == 0
 
 
 # --- the ids of copies ---

@@ -79,10 +79,18 @@ class Streams:
         """
         if not copy.jetstream:
             return None
-        info = await self.taking(copy.connection, copy.subject)
+        if copy.stream is not None:
+            info = await self.info(copy.connection, copy.stream)
+        else:
+            info = await self.taking(copy.connection, copy.subject)
         if info.no_ack:
             raise Kept(f"stream {info.name} confirms nothing (no_ack), so nothing counts as stored; switch its acks on")
         if keeps_the_last(info):
+            if not any(matches(one, copy.subject) for one in info.subjects):
+                raise Kept(
+                    f"stream {info.name} keeps one message of each subject, and {excerpt(copy.subject)} is none that "
+                    "it takes: whether it has a newer one is not known"
+                )
             last = await self.stored(copy.connection, info.name).last(copy.subject)
             at_source = info.name == letter.stream
             if last is not None and is_newer(last, letter, message_ids.find(copy.headers), at_source=at_source):
@@ -167,8 +175,8 @@ def is_copy(found: StoredMessage, copy: Copy, stream: StreamInfo) -> bool:
     if stream.allow_counter:
         # The stream stores a sum in its place.
         return message_ids.find(found.headers) == message_ids.find(copy.headers)
-    # A stream with a transform changes subjects.
-    same_subject = found.subject == copy.subject or stream.has_others
+    # A stream with a transform changes subjects, and so may the server on the way to one that is named.
+    same_subject = found.subject == copy.subject or stream.has_others or copy.stream is not None
     return same_subject and found.payload == copy.payload and _compared(found.headers) == _compared(copy.headers)
 
 

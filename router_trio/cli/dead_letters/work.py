@@ -91,7 +91,9 @@ class _Job:
         self._options = options
         self._handlers = handlers
         self._at = route.dead_letter.connection
-        self._pattern = route.source.mapping(route.dead_letter.subject).pattern
+        self._named = None if options.stream is not None else route.dead_letter.stream
+        # Under which subjects a stream stores what the server maps to it is not known here.
+        self._pattern = ">" if self._named is not None else route.source.mapping(route.dead_letter.subject).pattern
         self._reported: Counter[str] = Counter()
         self._stop = trio.Event()
 
@@ -133,7 +135,7 @@ class _Job:
 
     async def _do(self, action: str, links: dict[str, CommandLink]) -> int:
         here = links[self._at]
-        stream = await find_stream(here.link, self._pattern, self._options.stream)
+        stream = self._named or await find_stream(here.link, self._pattern, self._options.stream)
         stored = StoredMessages(stream, here.requests, here.link.api.prefix)
         if action == "show":
             return await self._show(stored)
