@@ -372,6 +372,36 @@ async def test_each_kind_of_stream_is_read(tmp_path: Path) -> None:
         assert await p.numbers("OUT") == []
 
 
+async def test_those_that_are_named_are_redriven_listed_or_purged_and_no_others(tmp_path: Path) -> None:
+    async with place(tmp_path) as p:
+        await p.bury_many(6)
+        await p.bury(7, route="core", subject="calls.x")
+        rows = (await p.run("list", "5", "2", "5")).stdout.splitlines()[1:]
+        assert [row.split()[0] for row in rows] == ["2", "5"]
+        done = await p.run("redrive", "2", "5")
+        assert (done.returncode, done.stdout) == (0, "2 redriven, 0 failed\n"), done.stderr
+        assert await p.numbers("OUT") == [2, 5]
+        done = await p.run("purge", "6", "--dry-run")
+        assert (done.returncode, done.stdout) == (0, "6 would be deleted\n1 would be purged, 0 failed\n"), done.stderr
+        done = await p.run("purge", "3", "4", "--where", "body.number == 3", "--yes")
+        assert (done.returncode, done.stdout) == (0, "1 purged, 0 failed\n"), done.stderr
+        assert await p.sequences("DEAD") == [1, 4, 6, 7]
+
+
+async def test_a_named_one_that_is_not_there_is_told_and_the_others_go(tmp_path: Path) -> None:
+    async with place(tmp_path) as p:
+        await p.bury_many(2)
+        await p.bury(3, route="core", subject="calls.x")
+        done = await p.run("redrive", "2", "3", "77")
+        assert (done.returncode, done.stdout) == (1, "1 redriven, 2 failed\n")
+        cure = 'by the sequence in the source write --where \'headers["Router-Dead-Letter-Sequence"] == "77"\''
+        assert "dead letter 3: it is not one of route orders in stream DEAD" in done.stderr
+        assert "dead letter 77: there is none in stream DEAD" in done.stderr
+        assert cure in done.stderr
+        assert cure in (await p.run("show", "77")).stderr
+        assert await p.sequences("DEAD") == [1, 3]
+
+
 async def test_wrong_usage_is_told(tmp_path: Path) -> None:
     def told(*arguments: str, route: str = "orders") -> tuple[int, str]:
         done = command("dead-letters", "router.toml", route, *arguments, cwd=tmp_path)
@@ -382,8 +412,9 @@ async def test_wrong_usage_is_told(tmp_path: Path) -> None:
         text + '[[routes]]\nname = "bare"\nfrom = {subject="a"}\nto = [{subject="b"}]\n'
     )
     cases: Sequence[tuple[tuple[str, ...], str, int, str]] = [
-        (("show",), "orders", 2, "show needs the SEQUENCE"),
-        (("list", "1"), "orders", 2, "list takes no SEQUENCE"),
+        (("show",), "orders", 2, "show needs the SEQUENCE of one, as list prints it"),
+        (("show", "1", "2"), "orders", 2, "show takes one SEQUENCE"),
+        (("purge", "0"), "orders", 2, "SEQUENCE 0: must be at least 1"),
         (("list", "--limit", "0"), "orders", 2, "must be at least 1"),
         (("list", "--where", "body.x =="), "orders", 2, "--where: "),
         (("list",), "order", 2, "did you mean 'orders'?"),

@@ -54,7 +54,7 @@ class Purge:
     def keep(self, letter: Letter, why: str) -> None:
         """Report a dead letter that stays."""
         self.failed += 1
-        self._report(letter, why)
+        self._report(letter.sequence, why)
 
 
 @dataclass(frozen=True, slots=True)

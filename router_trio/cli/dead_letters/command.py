@@ -17,9 +17,8 @@ def dead_letters(
     config: Annotated[Path, Parameter(help="The configuration, a TOML file.")],
     route: Annotated[str, Parameter(help="The name of the route.")],
     action: Annotated[Action, Parameter(help="What to do with them.")],
-    sequence: Annotated[int | None, Parameter(help="Of the dead letter to show.", show_default=False)] = None,
     /,
-    *,
+    *sequence: Annotated[int, Parameter(help="Only these, by the number that list prints.", show_default=False)],
     where: Annotated[
         str | None, Parameter(help="Only those of which this expression holds.", show_default=False)
     ] = None,
@@ -43,6 +42,9 @@ def dead_letters(
     r"""Look at what a route has given up, send it again, or delete it.
 
     list prints a line for each dead letter, show SEQUENCE all of one.
+    list, redrive and purge are about all of the route, or about those
+    whose SEQUENCEs are given: the first column of list, the place of the
+    dead letter in its own stream.
     redrive takes each through its own route: handler, expressions and
     destinations, with the ids that the copies would have had. It is deleted
     when all that was sent is read back from its stream, or, where that is
@@ -61,6 +63,7 @@ def dead_letters(
 
         router-trio dead-letters router.toml orders list
         router-trio dead-letters router.toml orders show 17
+        router-trio dead-letters router.toml orders redrive 17 18
         router-trio dead-letters router.toml orders redrive --limit 10
         router-trio dead-letters router.toml orders purge \
             --where 'body.total < 1.0' --dry-run
@@ -68,11 +71,11 @@ def dead_letters(
     from router_trio.settings import Settings
     from router_trio.settings.expressions import WHEN, compile_for
 
-    if (sequence is not None) is not (action == "show"):
-        told = (
-            "show needs the SEQUENCE of one, as list prints it" if sequence is None else f"{action} takes no SEQUENCE"
-        )
-        raise outcome.UsageError(f"{told}; router-trio dead-letters --help shows examples")
+    if action == "show" and len(sequence) != 1:
+        told = "needs the SEQUENCE of one, as list prints it" if not sequence else "takes one SEQUENCE"
+        raise outcome.UsageError(f"show {told}; router-trio dead-letters --help shows examples")
+    if any(one < 1 for one in sequence):
+        raise outcome.UsageError(f"SEQUENCE {min(sequence)}: must be at least 1, as list prints it")
     if (to_source or foreign) and action != "redrive":
         raise outcome.UsageError(f"{'--to-source' if to_source else '--foreign'} is for redrive alone")
     if limit is not None and limit < 1:

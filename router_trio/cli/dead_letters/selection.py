@@ -7,14 +7,22 @@ from contextlib import aclosing
 
 from router_trio.cli.dead_letters.letter import Letter, read_letter
 from router_trio.errors import EvaluationError, SourceError, reasons
+from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
 from router_trio.expressions.message import Facts
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.link import NatsLink
 from router_trio.nats.stored import StoredMessages
+from router_trio.routing.retrying.dead_letters import PREFIX
 
-Report = Callable[[Letter, str], None]
-"""Told of a dead letter with which something is wrong, and what."""
+Report = Callable[[int, str], None]
+"""Told of a dead letter with which something is wrong, by its sequence, and what."""
+
+
+def by_source_sequence(sequence: int) -> str:
+    """Return how a dead letter is found by the sequence that its message had, which logs name."""
+    header = f'headers["{PREFIX}Sequence"] == "{sequence}"'
+    return f"SEQUENCE is the first column of list; by the sequence in the source write --where '{header}'"
 
 
 async def find_stream(link: NatsLink, pattern: str, named: str | None) -> str:
@@ -43,16 +51,21 @@ class Selection:
         info: StreamInfo,
         route: str,
         pattern: str,
+        sequences: Sequence[int],
         where: Expression | None,
         limit: int | None,
         report: Report,
     ) -> None:
-        self.last: int = info.last_sequence
-        self.first: int = info.first_sequence
+        """`sequences`: those that were asked for, none for all."""
+        self._sequences = sorted(set(sequences))
+        self._first = max(info.first_sequence, 1)
+        self._last = info.last_sequence
         self.failed: int = 0
-        """Dead letters of which the expression could not be evaluated."""
-        self.read_to: int = info.first_sequence - 1
-        """The sequence up to which all are read."""
+        """Dead letters that were asked for and are not there, or of which the expression could not be evaluated."""
+        self.total: int = len(self._sequences) or max(0, self._last - self._first + 1)
+        """How many places of the stream are looked at."""
+        self.read: int = 0
+        """How many of them are read."""
         self._stored = stored
         self._route = route
         self._pattern = pattern
@@ -62,14 +75,33 @@ class Selection:
 
     async def batches(self) -> AsyncGenerator[Sequence[Letter], None]:
         """Yield them in order, several at a time. Raises `SourceError` if the stream can't be read."""
-        async with aclosing(self._stored.batches(max(self.first, 1), self.last, self._pattern)) as batches:
+        if self._sequences:
+            for sequence in self._sequences:
+                chosen = self._chosen([message] if (message := await self._find(sequence)) is not None else [])
+                if chosen:
+                    yield chosen
+                self.read += 1
+                if self._left == 0:
+                    return
+            return
+        async with aclosing(self._stored.batches(self._first, self._last, self._pattern)) as batches:
             async for batch in batches:
                 chosen = self._chosen(batch)
                 if chosen:
                     yield chosen
-                self.read_to = batch[-1].sequence
+                self.read = batch[-1].sequence - self._first + 1
                 if self._left == 0:
                     return
+
+    async def _find(self, sequence: int) -> StoredMessage | None:
+        """Return one that was asked for; None, reported, if there is none or it is not of this route."""
+        message = await self._stored.get(sequence)
+        if message is not None and read_letter(message, self._route) is not None:
+            return message
+        self.failed += 1
+        there = "there is none" if message is None else f"it is not one of route {excerpt(self._route)}"
+        self._report(sequence, f"{there} in stream {self._stored.stream}; {by_source_sequence(sequence)}")
+        return None
 
     def _chosen(self, batch: Sequence[StoredMessage]) -> list[Letter]:
         chosen: list[Letter] = []
@@ -98,5 +130,5 @@ class Selection:
             return bool(self._where.evaluate(facts))
         except EvaluationError as error:
             self.failed += 1
-            self._report(letter, f"--where failed: {error}")
+            self._report(letter.sequence, f"--where failed: {error}")
             return False

@@ -128,7 +128,8 @@ class Streams:
         except SourceError as error:
             raise Kept(f"it was not stored: {error}") from error
         except Refused as error:
-            raise Kept(f"it was not stored: {error.reason}: {error.detail}") from error
+            told = f"stream {excerpt(error.stream)!r}: {error.detail}" if error.stream else error.detail
+            raise Kept(f"it was not stored: {error.reason}: {told}") from error
         if name != stream.name:
             named = excerpt(name)
             raise Kept(f"its PubAck names the stream {named}, and {excerpt(sent.copy.subject)} is of {stream.name}")

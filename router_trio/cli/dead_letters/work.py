@@ -17,7 +17,7 @@ from router_trio.cli.dead_letters import output
 from router_trio.cli.dead_letters.changing import Purge, Redrive
 from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.links import CommandLink, open_links
-from router_trio.cli.dead_letters.selection import Selection, find_stream
+from router_trio.cli.dead_letters.selection import Selection, by_source_sequence, find_stream
 from router_trio.cli.dead_letters.storing import Kept, Streams
 from router_trio.cli.dead_letters.ways import Origin, ThroughRoute, ToSource, Way
 from router_trio.cli.service.signals import run_with_signals
@@ -39,7 +39,7 @@ MOST_REPORTED = 20
 class Options:
     """What was asked for."""
 
-    sequence: int | None
+    sequences: tuple[int, ...]
     where: Expression | None
     limit: int | None
     dry_run: bool
@@ -169,10 +169,10 @@ class _Job:
     # --- reading ---
 
     async def _show(self, stored: StoredMessages) -> int:
-        assert self._options.sequence is not None
-        message = await stored.get(self._options.sequence)
+        (sequence,) = self._options.sequences
+        message = await stored.get(sequence)
         if message is None:
-            told = f"stream {stored.stream!r} has no message {self._options.sequence}"
+            told = f"stream {stored.stream!r} has no message {sequence}; {by_source_sequence(sequence)}"
             raise SourceError(told, reason=reasons.NOT_FOUND)
         if self._options.json:
             print(output.as_json(message))
@@ -192,7 +192,16 @@ class _Job:
 
     def _selection(self, stored: StoredMessages, info: StreamInfo) -> Selection:
         options = self._options
-        return Selection(stored, info, self._route.name, self._pattern, options.where, options.limit, self._report)
+        return Selection(
+            stored,
+            info,
+            self._route.name,
+            self._pattern,
+            options.sequences,
+            options.where,
+            options.limit,
+            self._report,
+        )
 
     # --- changing ---
 
@@ -233,7 +242,9 @@ class _Job:
 
     async def _ask(self, stream: str) -> None:
         """Ask whether to delete. Raises `UsageError` if nobody can be asked, or says no."""
-        which = "those that match" if self._options.where or self._options.limit else "all of them"
+        options = self._options
+        some = options.sequences or options.where or options.limit
+        which = "those that are chosen" if some else "all of them"
         if not sys.stdin.isatty():
             raise outcome.UsageError("purge deletes dead letters for good; say --yes, or look first with --dry-run")
         question = f"Delete the dead letters of route {excerpt(self._route.name)} in stream {stream}, {which}? [y/N] "
@@ -244,10 +255,10 @@ class _Job:
 
     # --- telling ---
 
-    def _report(self, letter: Letter, why: str) -> None:
+    def _report(self, sequence: int, why: str) -> None:
         self._reported["all"] += 1
         if self._reported["all"] <= MOST_REPORTED:
-            print(f"router-trio: dead letter {letter.sequence}: {excerpt(why, 500)}", file=sys.stderr)
+            print(f"router-trio: dead letter {sequence}: {excerpt(why, 500)}", file=sys.stderr)
 
     def _end(self, failed: int) -> int:
         if self._reported["all"] > MOST_REPORTED:
@@ -266,10 +277,10 @@ def _progress(selection: Selection, work: Purge, done: str) -> Iterator[Callable
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading", total=max(0, selection.last - selection.first + 1))
+        task = progress.add_task("reading", total=selection.total)
 
         def show() -> None:
             told = f"{work.done} {done}, {work.failed} failed"
-            progress.update(task, completed=selection.read_to - selection.first + 1, description=told)
+            progress.update(task, completed=selection.read, description=told)
 
         yield show
