@@ -17,6 +17,7 @@ from math import inf
 import trio
 
 from router_trio.connection.duplicates import Duplicates
+from router_trio.connection.source_streams import SourceStreams
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import quoted
 from router_trio.events import (
@@ -78,6 +79,8 @@ class Destinations:
         self._some_asked = trio.Event()
         self.first_look_over: trio.Event = trio.Event()
         self._duplicates = Duplicates(connection, emit)
+        self.sources: SourceStreams = SourceStreams()
+        """The streams that routes read which send to this connection."""
         self._known_to_ack_early: set[str] = set()
         self._connection = connection
         self._emit = emit
@@ -229,6 +232,7 @@ class Destinations:
     async def _look_often(self, link: Link, tried: trio.Event) -> None:
         tried.set()  # nothing has to wait for it
         self._secret.clear()
+        self.sources.link_is_new()
         for one in self._all:
             if one.met is not None and one.met[0] in _OF_ONE_LINK:
                 one.met = None
@@ -249,8 +253,20 @@ class Destinations:
                 self._tell(one)
             await self._duplicates.warn(link, self._streams.values(), may_ask=not self._unknown)
             await self._find_unconfirmed(link)
-            with trio.move_on_at(began + pause):
+            await self._look_at_sources(link, until=began + pause)
+
+    async def _look_at_sources(self, link: Link, until: float) -> None:
+        """Look at the streams that are read until it is time to look at the destinations.
+
+        They are looked at as often where this user may not look up those of destinations.
+        """
+        while True:
+            await self.sources.look(link, None if self._unknown else self._streams)
+            with trio.move_on_at(min(until, trio.current_time() + self.sources.pause)):
                 await self._look_now.wait()
+                return
+            if trio.current_time() >= until:
+                return
 
     async def _look(self, link: Link) -> None:
         """Raises `SourceError` if the server does not tell, see `reasons.LOOKUP_FAILED`."""

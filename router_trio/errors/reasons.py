@@ -85,6 +85,7 @@ CONSUMER_LIMIT: Final = "consumer_limit"
 CONSUMER_LOST: Final = "consumer_lost"
 LEAD_LOST: Final = "lead_lost"
 WOULD_DELETE: Final = "would_delete"
+FEEDS_ITSELF: Final = "feeds_itself"
 JETSTREAM_UNAVAILABLE: Final = "jetstream_unavailable"
 NO_JETSTREAM: Final = "no_jetstream"
 MAX_SUBSCRIPTIONS: Final = "max_subscriptions"
@@ -414,6 +415,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         _source(CONSUMER_LOST, "the server ended the request of the route", "the route opens the consumer again"),
         _source(LEAD_LOST, "another process took over", "nothing to mend"),
         _source(WOULD_DELETE, "giving up would delete messages", "set `[routes.dead_letter]`"),
+        _source(FEEDS_ITSELF, "the stream takes what the route sends", "[Circles](../how-to/circles.md)"),
         _source(
             JETSTREAM_UNAVAILABLE, "JetStream does not answer", "look at its leader: `nats server report jetstream`"
         ),

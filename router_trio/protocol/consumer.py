@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from router_trio.protocol.stream_config import StreamSubjects
+
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
@@ -72,9 +74,10 @@ class Limits:
     """What a server does of its own accord with what a durable delivers, -1 for no limit.
 
     `retention` is the stream's: with any but `limits` it deletes what its consumers are done with. `subjects` are all
-    that the stream takes, none if that is not known. `deliver` says where the durable began, as `ConsumerSpec.deliver`
-    does or in the server's words; `""` if it took another one's place. Unused for `expires_after` seconds, the durable
-    is deleted; 0: never. At most `max_waiting` requests may wait at a time; 0: any number.
+    that the stream holds, none if that is not known, and `stores` says what it takes. `deliver` says where the durable
+    began, as `ConsumerSpec.deliver` does or in the server's words; `""` if it took another one's place. Unused for
+    `expires_after` seconds, the durable is deleted; 0: never. At most `max_waiting` requests may wait at a time; 0: any
+    number.
     """
 
     max_deliver: int
@@ -84,3 +87,4 @@ class Limits:
     deliver: str = "all"
     expires_after: float = 0.0
     max_waiting: int = field(default=0, compare=False)
+    stores: StreamSubjects = field(default=StreamSubjects(), compare=False)

@@ -74,7 +74,8 @@ class StreamState:
     messages and bytes it takes before it refuses; infinite if it has no such limit, or discards old ones for new ones.
     `held`: its messages. `limits`: whatever it may be short of, in a form that changes if one of them does.
     `duplicate_window`: seconds for which it remembers ids; None if it may not be looked at. `acks_before_writing`: it
-    confirms messages that a crash of its server may still lose (`persist_mode` is `async`).
+    confirms messages that a crash of its server may still lose (`persist_mode` is `async`). `created` tells it from
+    another stream of its name; `""` if it may not be looked at.
     """
 
     name: str
@@ -85,6 +86,8 @@ class StreamState:
     limits: tuple[int, ...]
     duplicate_window: float | None
     acks_before_writing: bool = False
+    created: str = ""
+    stores: StreamSubjects = StreamSubjects()
 
     def has_more_room_than(self, before: StreamState) -> bool:
         """Return True if it may take now what it refused then."""

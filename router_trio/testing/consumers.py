@@ -17,6 +17,7 @@ from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, Progr
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage, delivered_size
 from router_trio.protocol.headers import replace as replace_header
+from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.subjects.patterns import matches
 from router_trio.testing.frames import raw, status
 from router_trio.testing.losses import Losses
@@ -86,6 +87,11 @@ class Consumer:
     def stream_subjects(self) -> tuple[str, ...]:
         """The subjects that its stream takes."""
         return self._stream.subjects
+
+    @property
+    def stream_stores(self) -> StreamSubjects:
+        """See `streams.Stream.stores`."""
+        return self._stream.stores
 
     @property
     def progress(self) -> Progress:

@@ -14,7 +14,7 @@ from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol import headers, message_ids
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import Headers, decode
-from router_trio.protocol.stream_config import StreamConfig
+from router_trio.protocol.stream_config import StreamConfig, StreamSubjects
 from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 
@@ -114,6 +114,11 @@ class Stream:
         return replace(made_as, subjects=self.subjects, duplicate_window=self.duplicate_window)
 
     @property
+    def stores(self) -> StreamSubjects:
+        """What it takes. What a `fallback` takes depends on the others: nothing is said of it."""
+        return StreamSubjects(() if self.fallback or self.sealed else self.subjects)
+
+    @property
     def state(self) -> StreamState:
         """What a look-up returns."""
         room = inf if self.max_messages is None else self.max_messages - len(self.stored)
@@ -134,6 +139,8 @@ class Stream:
             limits,
             self.duplicate_window,
             self.acks_before_writing,
+            self.created,
+            self.stores,
         )
 
     def store(self, publish: Publish, now: float) -> bytes:

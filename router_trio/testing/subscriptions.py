@@ -125,7 +125,14 @@ class FakePullConsumer(FakeSubscription):
         """See `link.PullConsumer.limits`."""
         consumer = self._opened()
         spec = consumer.spec
-        return Limits(spec.max_deliver, spec.max_ack_pending, "limits", consumer.stream_subjects, consumer.began)
+        return Limits(
+            spec.max_deliver,
+            spec.max_ack_pending,
+            "limits",
+            consumer.stream_subjects,
+            consumer.began,
+            stores=consumer.stream_stores,
+        )
 
     @property
     def stream_created(self) -> str:

@@ -14,6 +14,7 @@ from router_trio.errors.reasons import LOOKUP_FAILED
 from router_trio.link import LOOKUP_WITHIN, ConsumerState, Link, StreamState
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import find_number
+from router_trio.protocol.stream_config import StreamSubjects
 from tests.contract.orders import SPEC, sequences
 from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder, operation_with_ack
@@ -63,6 +64,16 @@ async def test_a_stream_tells_whether_it_takes_a_message(peer: Peer) -> None:
         assert before.has_more_room_than(state)
         assert not state.has_more_room_than(before)
         assert "'ORDERS' is full" in state.refuses[1]
+
+
+async def test_a_stream_is_known_again_by_its_creation(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        state = await link.stream_state("ORDERS")
+        assert state is not None
+        assert state.created == consumer.stream_created
+        assert state.stores == consumer.limits.stores == StreamSubjects(("orders.>",))
 
 
 @pytest.mark.real_needs_server(2, 12, lacks="persist_mode")

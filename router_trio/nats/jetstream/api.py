@@ -13,6 +13,7 @@ from typing import Any
 
 from router_trio.nats.jetstream.answers import Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.protocol.stream_config import StreamSubjects
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: one names subjects, metadata and replicas."""
@@ -101,6 +102,7 @@ class StreamInfo:
     mirror: bool
     has_others: bool
     """It may hold messages of other subjects than its own: those of other streams, or under changed subjects."""
+    stores: StreamSubjects
     deny_delete: bool
     deny_purge: bool
     allow_rollup: bool
@@ -196,10 +198,11 @@ def stream_info(body: bytes) -> StreamInfo:
     """Read the answer to `STREAM.INFO`. Raises `ApiError` for one that is an error, `AnswerError` for what is none."""
     answer = _answer(body)
     config, state = answer.required("config"), answer.required("state")
+    subjects = config.subjects("subjects", most=MAX_SUBJECTS)
     return StreamInfo(
         name=config.text("name"),
         created=answer.time("created"),
-        subjects=config.subjects("subjects", most=MAX_SUBJECTS),
+        subjects=subjects,
         retention=config.text("retention", "limits"),
         storage=config.text("storage", "file"),
         discard=config.text("discard", "old"),
@@ -215,6 +218,11 @@ def stream_info(body: bytes) -> StreamInfo:
         no_ack=config.flag("no_ack"),
         mirror=config.object("mirror") is not None,
         has_others=any(config.has(name) for name in ("mirror", "sources", "subject_transform")),
+        stores=StreamSubjects(
+            () if config.flag("sealed") else subjects,
+            _transform(config.object("subject_transform")),
+            any(config.has(name) for name in ("mirror", "sources")),
+        ),
         deny_delete=config.flag("deny_delete"),
         deny_purge=config.flag("deny_purge"),
         allow_rollup=config.flag("allow_rollup_hdrs"),
@@ -232,6 +240,12 @@ def stream_info(body: bytes) -> StreamInfo:
         last_time=state.time("last_ts", NEVER),
         group=_group(answer.object("cluster")),
     )
+
+
+def _transform(mapping: Object | None) -> tuple[str, str] | None:
+    """Return what a stream maps the subjects that it stores from, and to; None if it keeps them."""
+    destination = "" if mapping is None else mapping.optional_subject("dest")
+    return (mapping.optional_subject("src") or ">", destination) if mapping is not None and destination else None
 
 
 def stream_names(body: bytes) -> tuple[str, ...]:

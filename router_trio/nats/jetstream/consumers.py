@@ -284,6 +284,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             began(config),
             config.inactive_threshold if _expires(config) else 0.0,
             config.max_waiting,
+            stream.stores,
         ),
         unacked=unacked,
         num_unacked=info.num_ack_pending,

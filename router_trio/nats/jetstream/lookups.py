@@ -119,6 +119,8 @@ class Lookups:
             limits,
             info.duplicate_window,
             info.persist_mode == "async",
+            info.created,
+            info.stores,
         )
 
 

@@ -82,6 +82,11 @@ class DeadLetters:
         connection.destinations.add(to)
 
     @property
+    def connection(self) -> Connection:
+        """Where they are stored."""
+        return self._connection
+
+    @property
     def reachable(self) -> bool:
         """Return True if there is a link to store them over."""
         return self._connection.connected

@@ -25,6 +25,7 @@ from router_trio.routing.retrying.dead_letters import DeadLetters
 from router_trio.routing.route import Route
 from router_trio.routing.stream.ack_pending import AckPending, was_refused
 from router_trio.routing.stream.acks import Acks
+from router_trio.routing.stream.consumer.feeding import Feeding
 from router_trio.routing.stream.consumer.lead import Lead
 from router_trio.routing.stream.consumer.limits import consumer_spec
 from router_trio.routing.stream.consumer.undelivered import ask_again
@@ -124,6 +125,8 @@ class StreamRoute(Route):
         for destination in routing.connections:
             destination.when_changed(self._going_back.recall_out_of_turn)
             destination.when_changed(self._pull_loop.look_again)
+        letters = () if dead_letters is None else (dead_letters.connection,)
+        self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), pull_loop.lose)
 
     # --- receiving, on one link ---
 
@@ -149,6 +152,7 @@ class StreamRoute(Route):
             try:
                 self._pull_loop.reset()
                 self._intake.go_by(link, consumer)
+                self._feeding.check(consumer)
                 self._acks.when_pulls_pass = self._tell_ready
                 self._retry.tried(tried)
                 not_before = await ask_again(consumer, self._ack_pending, self._intake.patience)
@@ -369,6 +373,7 @@ class StreamRoute(Route):
         """See `Route`."""
         super().retire()
         self._connection.pull_budget.consumer_gone()
+        self._feeding.end()
         for destination in self.routing.connections:
             destination.tell_no_more(self._going_back.recall_out_of_turn)
             destination.tell_no_more(self._pull_loop.look_again)

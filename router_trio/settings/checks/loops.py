@@ -7,12 +7,15 @@ side of refusing: it is True when some message, not every message, would come ba
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
 from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.subjects.patterns import matches_tokens
-from router_trio.subjects.shapes import Shape, mapped, meet
+from router_trio.subjects.shapes import Patterns, Shape, mapped, meet
+
+MOST_TOKENS = 128
+"""Tokens of a stream's subject that are compared. Further ones count as any."""
 
 _FUNCTION = re.compile(r"\{\{\s*([A-Za-z]+)")
 
@@ -32,26 +35,45 @@ def feeds_itself(source: str, destination: str) -> bool:
 
 
 def feeds_itself_through(stream: StreamSubjects, filters: Sequence[str], destination: str) -> str | None:
-    """Return the subject of a stream that takes what a route reads from it, and sends to `destination`; or None.
+    """Return the subject of a stream that takes what a route reads from it and sends to `destination`; or None.
 
-    `filters` are those of the route, none for the whole stream. What they leave out of it does not come back. All must
-    be valid already.
+    `filters` are those of the route, none for the whole stream. What they leave out of it does not come back. All but
+    what the server says of the stream must be valid already.
     """
-    for entry in filters or (">",):
-        for held in _held(stream):
-            read = meet(held, _shape(entry))
-            if read is None:
-                continue
-            sent = mapped(entry, destination, read)
-            for subject in stream.taken:
-                taken = meet(sent, _shape(subject)) if feeds_itself(subject, destination) else None
-                if taken is not None and any(_passes(one, filters) for one in _stored(taken, stream)):
-                    return subject
+    takers = [one for one in stream.taken if feeds_itself(".".join(_shape(one)), destination)]
+    if not takers:
+        return None
+    # A server may name thousands of subjects: each is compared only with those that it meets.
+    held, entries = _held(stream), [_shape(one) for one in filters]
+    taken, in_stream, wanted = (_index(shapes) for shapes in (map(_shape, takers), held, entries))
+    compared: set[Shape] = set()
+    for pattern in filters or (">",):
+        entry = _shape(pattern)
+        for number in in_stream.meeting(entry):
+            sent = mapped(pattern, destination, meet(held[number], entry) or entry)
+            for taker in () if sent in compared else taken.meeting(sent):
+                arriving = meet(sent, _shape(takers[taker])) or sent
+                if not filters or any(wanted.meeting(one) for one in _stored(arriving, stream)):
+                    return takers[taker]
+            compared.add(sent)
     return None
 
 
 def _shape(pattern: str) -> Shape:
-    return tuple(pattern.split("."))
+    return _bounded(tuple(pattern.split(".")))
+
+
+def _bounded(shape: Shape) -> Shape:
+    """Return a shape that is at least as wide and has few tokens, however many a server names."""
+    return shape if len(shape) <= MOST_TOKENS else (*shape[:MOST_TOKENS], ">")
+
+
+def _index(shapes: Iterable[Shape]) -> Patterns:
+    """Return shapes by their place in the list."""
+    found = Patterns()
+    for number, shape in enumerate(shapes):
+        found.add(".".join(shape), number)
+    return found
 
 
 def _held(stream: StreamSubjects) -> list[Shape]:
@@ -69,13 +91,9 @@ def _stored(taken: Shape, stream: StreamSubjects) -> Iterator[Shape]:
     source, destination = stream.transform
     changed = meet(taken, _shape(source))
     if changed is not None:
-        yield mapped(source, destination, changed)
+        yield _bounded(mapped(source, destination, changed))
     if not (matches_tokens(source.split("."), taken) and (source[-1] == ">" or taken[-1] != ">")):
         yield taken
-
-
-def _passes(stored: Shape, filters: Sequence[str]) -> bool:
-    return not filters or any(meet(stored, _shape(one)) is not None for one in filters)
 
 
 def chosen_by_sender(token: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 
 import pytest
 
@@ -50,6 +51,25 @@ def test_a_mapping_of_the_stream_counts(
     taken: tuple[str, ...], filters: Sequence[str], destination: str, by: str | None
 ) -> None:
     assert feeds_itself_through(StreamSubjects(taken, TO_B), filters, destination) == by
+
+
+def test_thousands_of_subjects_are_compared_quickly() -> None:
+    stream = StreamSubjects(tuple(f"s.{number}.*" for number in range(10_000)))
+    began = perf_counter()
+    assert feeds_itself_through(stream, (), "copy.>") is None
+    assert feeds_itself_through(stream, (), "s.>") is None
+    assert feeds_itself_through(stream, [f"s.{number}.in" for number in range(1_000)], "s.7.out") is None
+    assert feeds_itself_through(stream, (), "s.7.out") == "s.7.*"
+    # Each with each would be minutes.
+    assert perf_counter() - began < 10
+
+
+def test_whatever_a_server_names_is_compared() -> None:
+    long = "s." + "x." * 3000 + "*"
+    destination = "{{split(1,-)}}.x"
+    for stream in (StreamSubjects((long,)), StreamSubjects(("s.*",), ("s.*", long)), StreamSubjects(("..", "", ">.>"))):
+        for filters, to in (((), "s.>"), ((), "s.x"), (("s.*",), destination), (("*.>",), "s.x.>"), (("s.>",), "t")):
+            assert feeds_itself_through(stream, filters, to) in (None, *stream.taken)
 
 
 def test_a_stream_may_hold_anything_of_other_streams() -> None:

@@ -1,0 +1,116 @@
+"""Whether the stream of a route takes what the route sends: each of its messages would come back, for ever.
+
+What the configuration shows is refused when it is checked. What the server says of the stream is compared here, before
+anything is requested from it, and again after each look at it: a stream can be edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from router_trio.connection.source_streams import Seen
+from router_trio.connection.supervisor import Connection
+from router_trio.errors import SourceError, reasons
+from router_trio.errors.quotes import excerpt
+from router_trio.link import PullConsumer, StreamState
+from router_trio.protocol.stream_config import StreamSubjects
+from router_trio.routing.plans import RoutePlan
+from router_trio.settings.checks.loops import feeds_itself_through
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What a route sends somewhere. Dead letters are not counted, so no `hop_limit` ends their rounds."""
+
+    connection: str
+    template: str
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The stream that a connection has under the name that the route reads. `why`: the route would feed itself."""
+
+    created: str
+    stores: StreamSubjects
+    why: str | None
+
+
+class Feeding:
+    """What one route sends, compared with what its stream takes.
+
+    A stream that is found over another connection is the same one if it was created at the same moment.
+    """
+
+    def __init__(
+        self, plan: RoutePlan, own: Connection, others: Iterable[Connection], lose: Callable[[SourceError], None]
+    ) -> None:
+        """`others` are the connections that the route sends to. `lose` is called when the stream was edited."""
+        self._route = plan.name
+        self._stream = plan.settings.source.stream or ""
+        self._filters = plan.settings.source.filters
+        self._own = own.name
+        self._lose = lose
+        sent = [] if plan.counts_hops else [_Sent(one.connection, one.template, False) for one in plan.destinations]
+        if (letter := plan.dead_letter) is not None:
+            sent.append(_Sent(letter.connection, letter.template, True))
+        self._sent = sent
+        self._created = ""
+        self._found: dict[str, _Found] = {}
+        self._watched: list[tuple[Connection, Seen]] = []
+        names = {one.connection for one in sent}
+        for one in {one.name: one for one in others if one.name in names}.values():
+            seen = partial(self._seen, one.name)
+            one.destinations.sources.watch(self._stream, seen, ask=one is own)
+            self._watched.append((one, seen))
+
+    def check(self, consumer: PullConsumer) -> None:
+        """Raise `SourceError` (`feeds_itself`) if the stream of a consumer takes what the route sends."""
+        self._created = consumer.stream_created
+        self._note(self._own, consumer.stream_created, consumer.limits.stores)
+        if self._why is not None:
+            raise SourceError(self._why, reason=reasons.FEEDS_ITSELF)
+
+    def end(self) -> None:
+        """Listen no more: the route is over."""
+        for connection, seen in self._watched:
+            connection.destinations.sources.watch_no_more(self._stream, seen)
+        self._watched.clear()
+
+    def _seen(self, connection: str, state: StreamState | None) -> None:
+        if state is None:
+            self._found.pop(connection, None)
+            return
+        self._note(connection, state.created, state.stores)
+        if self._why is not None:
+            self._lose(SourceError(self._why, reason=reasons.FEEDS_ITSELF))
+
+    def _note(self, connection: str, created: str, stores: StreamSubjects) -> None:
+        before = self._found.get(connection)
+        known = before is not None and before.stores == stores
+        why = before.why if before is not None and known else self._compare(connection, stores)
+        self._found[connection] = _Found(created, stores, why)
+
+    @property
+    def _why(self) -> str | None:
+        return next((one.why for one in self._found.values() if one.why and one.created == self._created), None)
+
+    def _compare(self, connection: str, stores: StreamSubjects) -> str | None:
+        """Return how a stream takes what goes to one connection; None if it takes nothing of it."""
+        for one in self._sent:
+            if one.connection != connection:
+                continue
+            subject = feeds_itself_through(stores, self._filters, one.template)
+            if subject is None:
+                continue
+            cure = "send to other subjects or set `filter` to what the route is to read"
+            if not one.dead:
+                cure = f"{cure.replace(' or', ',')}, or set hop_limit if it is meant"
+            return (
+                f"route {self._route!r} would feed itself: it sends {'dead letters ' * one.dead}to {one.template!r} on "
+                f"the connection {connection!r}, and the stream {self._stream!r} that it reads takes "
+                f"{excerpt(subject)!r}; {cure}"
+            )
+        return None
