@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 from router_trio.message import FENCED, Fate
 from router_trio.protocol.framing import readdressed
-from router_trio.states import DURATION_BOUNDS, Histogram
+from router_trio.states import DURATION_BOUNDS, NANO, Histogram
 
 
 class Owner(Protocol):
@@ -101,13 +101,13 @@ class FrameOwners:
                 owner.settle(operation, count, fate, now)
             return
         seconds = now - operation.accepted_at
-        bucket = bisect_left(DURATION_BOUNDS, seconds)
+        bucket, nanoseconds = bisect_left(DURATION_BOUNDS, seconds), int(seconds * NANO)
         for owner, count in zip(self.owners, self.counts, strict=True):
             if isinstance(owner, CountedOwner):
                 # `Histogram.record`, of which the bucket is the same for all: see `CountedOwner`.
                 fenced = owner.fenced
                 fenced.counts[bucket] += count
-                fenced.total += seconds * count
+                fenced.nanoseconds += nanoseconds * count
             else:
                 owner.settle(operation, count, fate, now)
 

@@ -15,6 +15,7 @@ from router_trio.states.connection import (
 from router_trio.states.failing import BeingRetried, LastFailure
 from router_trio.states.histogram import (
     DURATION_BOUNDS,
+    NANO,
     Histogram,
 )
 from router_trio.states.route import (
@@ -45,6 +46,7 @@ __all__ = [
     "FILTER_REASONS",
     "GAUGE",
     "HANDLER_QUIET",
+    "NANO",
     "NOT_LOOKED_UP",
     "PAUSED",
     "RECONNECTING",

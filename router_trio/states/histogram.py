@@ -8,25 +8,36 @@ from collections.abc import Sequence
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from a routing in one batch to one that waited out an outage."""
 
+NANO = 1_000_000_000
+
 
 class Histogram:
-    """Counts by bucket, as Prometheus has them: `counts[i]` is of values at most `bounds[i]`, the last of the rest."""
+    """Counts by bucket, as Prometheus has them: `counts[i]` is of values at most `bounds[i]`, the last of the rest.
 
-    __slots__ = ("bounds", "counts", "total")
+    Values are in seconds. Their sum is kept in whole nanoseconds: a sum of floats depends on the order in which they
+    are added, and would go down by a bit where counts are added in another order than before.
+    """
+
+    __slots__ = ("bounds", "counts", "nanoseconds")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds: tuple[float, ...] = tuple(bounds)
         self.counts: list[int] = [0] * (len(bounds) + 1)
-        self.total: float = 0.0
+        self.nanoseconds: int = 0
+
+    @property
+    def total(self) -> float:
+        """The sum of all values, in seconds."""
+        return self.nanoseconds / NANO
 
     def record(self, value: float, count: int = 1) -> None:
         """Count a value, `count` times."""
         self.counts[bisect_left(self.bounds, value)] += count
-        self.total += value * count
+        self.nanoseconds += int(value * NANO) * count
 
     def __add__(self, other: Histogram) -> Histogram:
         """Both together. Their bounds are the same."""
         both = Histogram(self.bounds)
         both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
-        both.total = self.total + other.total
+        both.nanoseconds = self.nanoseconds + other.nanoseconds
         return both

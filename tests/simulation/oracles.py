@@ -22,7 +22,7 @@ from router_trio.events import (
 )
 from router_trio.message import Fate
 from router_trio.states import RUNNING
-from router_trio.telemetry.metrics.metric import Metric, Sources
+from router_trio.telemetry.metrics.metric import HistogramMetric, Metric, Sources
 from router_trio.telemetry.metrics.table import TABLE
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import Stored
@@ -54,6 +54,19 @@ SEEN_WITHIN = 0.1
 """Seconds within which a route sees that its stream went back, if it gets messages, on a network that adds none."""
 
 COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "counter"]
+HISTOGRAMS = [row for row in TABLE if isinstance(row, HistogramMetric)]
+
+
+def _counters(sources: Sources) -> Iterator[tuple[tuple[str, ...], float]]:
+    """All that may not go back, by name and labels: counters, and of histograms each bucket and the sum."""
+    for row in COUNTERS:
+        for labels, number in row.read(sources):
+            yield (row.name, *labels), number
+    for each in HISTOGRAMS:
+        for labels, histogram in each.read(sources):
+            yield (f"{each.name}_sum", *labels), histogram.total
+            for place, count in enumerate(histogram.counts):
+                yield (f"{each.name}_bucket", *labels, str(place)), count
 
 
 class Oracles:
@@ -152,11 +165,10 @@ class Oracles:
             self._counted_of = process.live
             self._counted.clear()
         sources = Sources(process.live)
-        for row in COUNTERS:
-            for labels, number in row.read(sources):
-                if number < self._counted.get((row.name, *labels), 0):
-                    self.broken("scrape", f"{row.name}{labels} went back to {number}")
-                self._counted[(row.name, *labels)] = number
+        for series, number in _counters(sources):
+            if number < self._counted.get(series, 0):
+                self.broken("scrape", f"{series[0]}{series[1:]} went back to {number}")
+            self._counted[series] = number
         self._links.check(process.live)
         if self._is_told:
             self._check_readiness(process)

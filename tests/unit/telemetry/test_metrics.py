@@ -341,9 +341,9 @@ def test_what_was_written_once_is_forgotten_with_what_it_belonged_to(page: Metri
 
 def test_numbers_that_are_not_finite_and_labels_that_are_no_text_are_written(page: MetricsPage, view: View) -> None:
     view.routes[0].delivered["odd\nline \ud800"] = 3
-    view.routes[0].elapsed.total = float("inf")
-    view.routes[1].elapsed.total = float("nan")
+    view.routes[0].in_flight_limit = float("inf")  # type: ignore[assignment]
+    view.routes[1].in_flight_limit = float("nan")  # type: ignore[assignment]
     text = page.render().decode()
     assert 'destination="odd\\nline \\ud800"' in text
-    sums = [line for line in text.splitlines() if line.startswith("router_route_duration_seconds_sum")]
-    assert [line.rpartition(" ")[2] for line in sums] == ["+Inf", "NaN"]
+    limits = [line for line in text.splitlines() if line.startswith("router_route_in_flight_limit{")]
+    assert [line.rpartition(" ")[2] for line in limits] == ["+Inf", "NaN"]

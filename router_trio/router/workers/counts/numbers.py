@@ -1,7 +1,7 @@
 """What a router counts, as plain integers by name: how a worker tells its counts, and how they are added. Pure.
 
 The numbers that a ledger is made of come in a fixed order, so that they are copied in one go; `rest_of_...` are the
-others. Durations are summed in nanoseconds here.
+others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ _LIFE = ("established", "lost", "restored", "failures", "reconnect_attempts", "r
 _RETRIES = ("retried", "retry_succeeded", "retry_failed")
 _BY_REASON = ("failed", "filtered", "given_up", "mirror_failed", "unanswered")
 _FIXED = ("from_stream", "received", "duplicates", "elapsed_ns", "forwarded_ns")
-_NANO = 1_000_000_000
 
 
 # --- from what a router has counted ---
@@ -60,8 +59,8 @@ def route_numbers(state: RouteState) -> tuple[int, ...]:
         "stream" in state.source,
         state.received,
         state.duplicates,
-        int(elapsed.total * _NANO),
-        int(forwarded.total * _NANO),
+        elapsed.nanoseconds,
+        forwarded.nanoseconds,
         *state.fates.values(),
         *state.delivered.values(),
         *elapsed.counts,
@@ -90,7 +89,7 @@ def rest_of_route(state: RouteState) -> dict[str, int]:
 def histogram_numbers(name: str, histogram: Histogram) -> dict[str, int]:
     """Return a histogram as numbers."""
     counts = {f"{name}.{index}": count for index, count in enumerate(histogram.counts)}
-    return counts | {f"{name}_ns": int(histogram.total * _NANO)}
+    return counts | {f"{name}_ns": histogram.nanoseconds}
 
 
 # --- adding ---
@@ -196,16 +195,15 @@ def add_to_route(state: RouteState, numbers: Mapping[str, int]) -> None:
             by_reason[label] += number
         elif what == "openings" and int(label) < len(state.breakers):
             state.breakers[int(label)].openings += number
-    # Divided as one, since what was forwarded is added to the rest when a route changes: a sum of two quotients could
-    # be less than the one before it.
-    state.elapsed.total += (numbers.get("elapsed_ns", 0) + numbers.get("forwarded_ns", 0)) / _NANO
+    state.elapsed.nanoseconds += numbers.get("elapsed_ns", 0)
+    state.forwarded.nanoseconds += numbers.get("forwarded_ns", 0)
 
 
 def add_to_histogram(histogram: Histogram, name: str, numbers: Mapping[str, int]) -> None:
     """Count in this what the numbers say that `histogram_numbers` gave."""
     for index in range(len(histogram.counts)):
         histogram.counts[index] += numbers.get(f"{name}.{index}", 0)
-    histogram.total += numbers.get(f"{name}_ns", 0) / _NANO
+    histogram.nanoseconds += numbers.get(f"{name}_ns", 0)
 
 
 def nonzero(names: Iterable[str], numbers: Iterable[int]) -> dict[str, int]:
