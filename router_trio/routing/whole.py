@@ -6,7 +6,7 @@ settled is added to the new counts, and the ledger goes on: received = in hand +
 
 from __future__ import annotations
 
-from router_trio.states import BreakerState, RouteState
+from router_trio.states import RouteState
 
 MOST_PAST_DESTINATIONS = 100
 """Destinations that a route no longer has and of which it keeps separate counts."""
@@ -34,8 +34,6 @@ def fold(state: RouteState) -> None:
     for one in state.earlier:
         if one.is_settled:
             add_counts(state, one)
-            for destination in state.to:
-                destination.routed_earlier(one)
         else:
             left.append(one)
     state.earlier = left
@@ -52,7 +50,7 @@ def whole(state: RouteState) -> RouteState:
     both.source = state.source
     both.standby, both.is_leaving = state.standby, state.is_leaving
     both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
-    both.breakers = [_unopened(one) for one in state.breakers]
+    both.breakers, both.left_behind = state.breakers, state.left_behind
     both.in_flight_limit = state.in_flight_limit
     both.retried = lambda: [one for part in parts for one in part.retried()]
     both.clock = state.clock
@@ -69,7 +67,7 @@ def counts_of(state: RouteState) -> RouteState:
     """Return the counts of a route that is over, and nothing else that it holds on to."""
     alone = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
     alone.source, alone.is_leaving, alone.is_over = state.source, state.is_leaving, state.is_over
-    alone.breakers = [_unopened(one) for one in state.breakers]
+    alone.breakers = state.breakers
     count_on(alone, state)
     return alone
 
@@ -92,15 +90,16 @@ def add_counts(state: RouteState, other: RouteState) -> None:
     for template, count in other.routed.items():
         label = _label(state, template)
         state.delivered[label] = state.delivered.get(label, 0) + count
+        state.delivered_earlier[label] += count
+    state.dead_lettered_earlier += other.dead_lettered
     for fate, count in other.settled.items():
         state.fates[fate] += count
     state.fates["duplicate"] -= other.duplicates  # `settled` adds them
-    left = [*state.breakers]
-    for its in other.breakers:
-        same = [one for one in left if (one.connection, one.template) == (its.connection, its.template)]
-        if same:
-            same[0].openings += its.openings
-            left.remove(same[0])
+    # By name, since the breakers of a state may be made after its earlier lives are added, or be others.
+    state.openings.update(other.openings)
+    past = [breaker for breaker in state.openings if breaker[1] not in state.destinations]
+    for breaker in past[:-MOST_PAST_DESTINATIONS]:
+        del state.openings[breaker]
 
 
 def _label(state: RouteState, template: str) -> str:
@@ -109,13 +108,6 @@ def _label(state: RouteState, template: str) -> str:
     if template in known or len(known) < len(state.destinations) + MOST_PAST_DESTINATIONS:
         return template
     return PAST_DESTINATIONS
-
-
-def _unopened(breaker: BreakerState) -> BreakerState:
-    """Return the breaker as it is, without its count."""
-    copy = BreakerState(breaker.connection, breaker.template)
-    copy.state, copy.probe_at, copy.why_open = breaker.state, breaker.probe_at, breaker.why_open
-    return copy
 
 
 class _Sum:

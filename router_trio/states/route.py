@@ -83,13 +83,12 @@ class DestinationState:
         self.met = (reason, detail)
         self._routed_before = self._routed
 
-    def routed_earlier(self, before: RouteState) -> None:
-        """The counts of its route include those of `before` now: none of these got through since the trouble."""
-        self._routed_before += before.dead_lettered if self._dead_letters else before.routed.get(self.template, 0)
-
     @property
     def _routed(self) -> int:
-        return self.route.dead_lettered if self._dead_letters else self.route.routed[self.template]
+        route = self.route
+        if self._dead_letters:
+            return route.dead_lettered - route.dead_lettered_earlier
+        return route.routed[self.template] - route.delivered_earlier[self.template]
 
 
 STARTING = "starting"
@@ -141,7 +140,6 @@ class BreakerState:
         self.connection = connection
         self.template = template
         self.state: str = "closed"
-        self.openings: int = 0
         self.probe_at: float = 0.0
         self.why_open: str | None = None
 
@@ -210,6 +208,12 @@ class RouteState:
         self.duplicates = 0
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
         """Messages that each destination has, but those of `forwarded`."""
+        self.delivered_earlier: Counter[str] = Counter()
+        """Of `delivered`, what earlier lives of the route have counted: nothing that this one has met."""
+        self.dead_lettered_earlier: int = 0
+        """The same of `dead_lettered`."""
+        self.openings: Counter[tuple[str, str]] = Counter()
+        """How often breakers opened, by connection and template: also those of earlier lives, which may be gone."""
         self.elapsed: Histogram = Histogram(DURATION_BOUNDS)
         """Seconds from receiving a message to settling it, but those of `forwarded`."""
         self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def view() -> View:
     crm.enter(PAUSED, AWAY)
     broken.enter(FAILED, "the durable 'x' of stream ORDERS has another filter: change the filter or the durable's name")
     held.breakers = [BreakerState("main", "out.{{wildcard(1)}}")]
-    held.breakers[0].state, held.breakers[0].openings = "open", 1
+    held.breakers[0].state, held.openings = "open", Counter({("main", "out.{{wildcard(1)}}"): 1})
     held.breakers[0].why_open = "5 messages failed in a row: no_responders; the next attempt is in 10 s"
     held.limit = LimitState("500/s", 100, 'headers["tenant"]')
     hostile.received = 7

@@ -22,7 +22,6 @@ TWICE = range(0, SEEDS, 25)
 
 BROKEN = {
     57: "order of a core key behind a forged answer, while its sink is missing and a reload changes the route",
-    130: "router_breaker_opened_total goes back to 0 over a reload",
 }
 """Seeds that break a promise today, each with what it breaks: faults to mend, and then to remove from here."""
 

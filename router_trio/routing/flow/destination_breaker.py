@@ -55,7 +55,6 @@ class DestinationBreaker:
         self._several = several
         self._kept = kept
         self._taken_here = 0
-        self._counted = 0
         outlet.outbox.refusals.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
 
     def stop_listening(self) -> None:
@@ -90,9 +89,6 @@ class DestinationBreaker:
         """The breaker has changed: whoever looks sees it, and whoever waits asks again."""
         breaker, told = self._breaker, self.told
         told.state, told.probe_at, told.why_open = breaker.state, breaker.probe_at, None
-        # What the breakers of the route before have counted is added there meanwhile.
-        told.openings += breaker.openings - self._counted
-        self._counted = breaker.openings
         if breaker.state != CLOSED:
             told.why_open = (
                 f"the breaker of destination {told.template!r} on {told.connection} is open: "
@@ -112,7 +108,10 @@ class DestinationBreaker:
 
     @property
     def _taken(self) -> int:
-        return self._taken_here if self._several else self._route.delivered[self.told.template] + self.untold()
+        if self._several:
+            return self._taken_here
+        route, template = self._route, self.told.template
+        return route.delivered[template] - route.delivered_earlier[template] + self.untold()
 
     def copy_passed(self) -> None:
         """See `tracker.BreakerWatch`."""
@@ -157,6 +156,7 @@ class DestinationBreaker:
         """Return True if the breaker opens, be it again."""
         breaker, now, before = self._breaker, trio.current_time(), self._breaker.state
         if breaker.message_failed(now, self._taken, reason):
+            self._route.openings[self.told.connection, self.told.template] += 1
             self._emit(
                 BreakerOpened(
                     at=now,

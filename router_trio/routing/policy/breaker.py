@@ -18,15 +18,13 @@ OPEN: Final = "open"
 class Breaker:
     """The breaker of one destination.
 
-    `openings` counts how often it opened, but not after a probe that failed. `reason` is that of the last failure,
-    `opened_at` when it opened, `probe_at` from when on a message may try.
+    `reason` is that of the last failure, `opened_at` when it opened, `probe_at` from when on a message may try.
     """
 
-    __slots__ = ("_failures", "_in_a_row", "_pause", "_taken", "opened_at", "openings", "probe_at", "reason", "state")
+    __slots__ = ("_failures", "_in_a_row", "_pause", "_taken", "opened_at", "probe_at", "reason", "state")
 
     def __init__(self, failures: int, pause: float) -> None:
         self.state: str = CLOSED
-        self.openings: int = 0
         self.reason: str | None = None
         self.opened_at: float = 0.0
         self.probe_at: float = 0.0
@@ -60,7 +58,6 @@ class Breaker:
         if self._in_a_row < self._failures:
             return False
         self.state, self.opened_at, self.probe_at = OPEN, now, now + self._pause
-        self.openings += 1
         return True
 
     def said_nothing(self, now: float) -> None:

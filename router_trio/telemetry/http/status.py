@@ -176,7 +176,7 @@ def _flow(route: RouteState) -> dict[str, Any]:
                 "destination": one.template,
                 "connection": one.connection,
                 "state": one.state,
-                "opened": one.openings,
+                "opened": route.openings[one.connection, one.template],
                 **({} if one.why_open is None else {"reason": shown_text(one.why_open)}),
             }
             for one in route.breakers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from router_trio.states import BreakerState, Histogram, RouteState
+from router_trio.states import BREAKER_GAUGE, Histogram, RouteState
 from router_trio.telemetry.metrics.metric import Labels, Numbers, Sources
 from router_trio.telemetry.view import ConnectionView
 
@@ -70,18 +70,24 @@ def limited(number: Callable[[RouteState], float]) -> Numbers:
     return read
 
 
-def breakers(number: Callable[[BreakerState], float], merge: Callable[[float, float], float]) -> Numbers:
-    """Return a reader of a number of each breaker. Those that differ in nothing that a label says are one series."""
+def breaker_states(sources: Sources) -> Iterable[tuple[Labels, float]]:
+    """Return the state of each breaker. Those that differ in nothing that a label says are one series: the worst."""
+    found: dict[Labels, float] = {}
+    for route in sources.view.routes:
+        for one in route.breakers:
+            labels = (route.connection, route.name, one.template, one.connection)
+            found[labels] = max(found.get(labels, 0.0), BREAKER_GAUGE[one.state])
+    return found.items()
 
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        found: dict[Labels, float] = {}
-        for route in sources.view.routes:
-            for one in route.breakers:
-                labels = (route.connection, route.name, one.template, one.connection)
-                found[labels] = merge(found.get(labels, 0.0), number(one))
-        return found.items()
 
-    return read
+def openings(sources: Sources) -> Iterable[tuple[Labels, float]]:
+    """Return how often each breaker opened. Those that differ in nothing that a label says are one series."""
+    found: dict[Labels, float] = {}
+    for route in sources.view.routes:
+        for one in route.breakers:
+            labels = (route.connection, route.name, one.template, one.connection)
+            found[labels] = route.openings[one.connection, one.template]
+    return found.items()
 
 
 def process(number: Callable[[Sources], float]) -> Numbers:

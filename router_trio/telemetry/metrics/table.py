@@ -7,12 +7,11 @@ so neither can drift from the other. A raw subject, a message id or an error tex
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import add
 
 from router_trio.errors import reasons
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import BREAKER_GAUGE, FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS
+from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS
 from router_trio.telemetry.metrics import readers
 from router_trio.telemetry.metrics.metric import HistogramMetric, Labels, Metric, ProcessMetric
 from router_trio.telemetry.view import ConnectionView, package_version
@@ -259,14 +258,14 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "gauge",
         BREAKER,
         "State of the breaker of a destination: 0 closed, 0.5 half open, 1 open.",
-        readers.breakers(lambda one: BREAKER_GAUGE[one.state], max),
+        readers.breaker_states,
     ),
     Metric(
         "router_breaker_opened_total",
         "counter",
         BREAKER,
         "Times that the breaker of a destination opened; not those after a probe that failed.",
-        readers.breakers(lambda one: one.openings, add),
+        readers.openings,
     ),
     Metric(
         "router_route_running",

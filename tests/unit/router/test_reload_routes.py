@@ -14,7 +14,7 @@ from router_trio.router.reloads import FEW_ROUTES
 from router_trio.states import RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import core, numbers, one_broker, to, world
+from tests.support.world import core, numbers, one_broker, stream, to, world
 from tests.unit.router.traffic import by_name, never, received, reloaded, traffic
 
 CALLS: list[bytes] = []
@@ -172,7 +172,35 @@ async def test_the_openings_of_a_breaker_count_on_when_it_opens_again(autojump_c
             await eventually(lambda: by_name(w)["route"].breakers[0].state == "open")
             await w.live.reload(w.configuration(guarded(template)))
             await eventually(lambda: by_name(w)["route"].breakers[0].state == "closed")
-        assert by_name(w)["route"].breakers[0].openings == 2
+        assert by_name(w)["route"].openings == {("main", "out.x"): 2}
+
+
+@pytest.mark.parametrize("source", [core, stream], ids=["core", "stream"])
+async def test_the_openings_of_a_breaker_stay_when_nothing_is_in_hand(
+    source: Callable[..., dict[str, Any]], autojump_clock: MockClock
+) -> None:
+    """Then the counts of the route before are added while the next one is built."""
+    brokers = one_broker()
+
+    def guarded(**options: Any) -> dict[str, Any]:
+        sealed = to("out.x", jetstream=True) | {"breaker": {"failures": 1, "pause": "1s"}}
+        return (core("in.*", sealed) if source is core else stream("IN", sealed)) | options
+
+    async with world([guarded()], brokers=brokers) as w:
+        w.broker.trouble.limit("OUT", 0)
+        w.broker.publish("in.1", b"x")
+        await eventually(lambda: by_name(w)["route"].breakers[0].state == "open")
+        w.broker.trouble.limit("OUT", None)
+        w.broker.publish("in.1", b"x")
+        await eventually(lambda: by_name(w)["route"].breakers[0].state == "closed")
+        await eventually(lambda: by_name(w)["route"].in_hand == 0)
+        without = guarded()
+        del without["to"][0]["breaker"]
+        for changed in (guarded(concurrency=2, key="subject"), without, guarded()):
+            await w.live.reload(w.configuration(changed))
+            await eventually(lambda: by_name(w)["route"].state == RUNNING)
+        assert by_name(w)["route"].breakers[0].state == "closed"
+        assert by_name(w)["route"].openings == {("main", "out.x"): 1}
 
 
 @pytest.mark.parametrize("more", [{}, {"retry": {}}], ids=["passed on", "kept"])

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.routing.whole import count_on, whole
-from router_trio.states import BreakerState, RouteState
+from router_trio.routing.whole import MOST_PAST_DESTINATIONS, count_on, whole
+from router_trio.states import NOT_LOOKED_UP, BreakerState, DestinationState, RouteState
 
 COUNTS = st.lists(st.integers(0, 50), min_size=6, max_size=6)
+
+
+def settle(state: RouteState) -> None:
+    """Let a life be over, with nothing in hand."""
+    state.fates["lost"] += state.in_hand
+    state.elapsed.record(1.0, state.in_hand)
+    state.is_over = True
 
 
 class Holder:
@@ -86,19 +94,110 @@ def test_destinations_that_are_gone_keep_their_counts() -> None:
     assert whole(now).destinations == ("c",)
 
 
-def test_the_openings_of_a_breaker_go_on_and_its_state_is_that_of_now() -> None:
+def test_the_openings_of_breakers_go_on_and_their_state_is_that_of_now() -> None:
     now, before = counted([0] * 6), counted([0, 0, 0, 0, 0, 1])
-    now.breakers = [BreakerState("main", "a"), BreakerState("main", "a"), BreakerState("main", "new")]
-    before.breakers = [BreakerState("main", "a"), BreakerState("main", "a"), BreakerState("main", "gone")]
-    for number, one in enumerate((*now.breakers, *before.breakers)):
-        one.openings = 10**number
-    before.breakers[0].state, now.breakers[1].state = "open", "half_open"
+    now.openings.update({("main", "a"): 1, ("edge", "a"): 100})
+    before.openings.update({("main", "a"): 10, ("main", "gone"): 1000})
     count_on(now, before)
-    expected = [("a", "closed", 1001), ("a", "half_open", 10010), ("new", "closed", 100)]
-    assert [(one.template, one.state, one.openings) for one in whole(now).breakers] == expected
-    before.elapsed.record(1.0)
-    before.fates["lost"] += 1
-    before.is_over = True
+    # Its breakers may be made when earlier lives are added already.
+    now.breakers = [BreakerState("main", "a")]
+    before.breakers = [BreakerState("main", "a"), BreakerState("main", "gone")]
+    before.breakers[0].state = "open"
+    expected = {("main", "a"): 11, ("edge", "a"): 100, ("main", "gone"): 1000}
+    assert whole(now).openings == expected
+    assert [one.state for one in whole(now).breakers] == ["closed"]
+    settle(before)
     for _ in range(2):
         assert whole(now) is now
-        assert [(one.template, one.state, one.openings) for one in now.breakers] == expected
+        assert now.openings == expected
+
+
+def test_the_openings_of_a_route_from_before_its_breakers_are_made_are_kept() -> None:
+    before = counted([0] * 6)
+    before.breakers = [BreakerState("main", "a")]
+    before.openings["main", "a"] = 3
+    settle(before)
+    without, now = counted([0] * 6), counted([0] * 6)
+    count_on(without, before)
+    settle(without)
+    count_on(now, without)
+    now.breakers = [BreakerState("main", "a")]
+    now.openings["main", "a"] += 1
+    assert whole(now).openings == {("main", "a"): 4}
+
+
+def test_of_breakers_that_are_gone_the_oldest_are_forgotten() -> None:
+    state = counted([0] * 6, ("t0",))
+    state.openings["main", "t0"] = 1
+    for number in range(1, 3 * MOST_PAST_DESTINATIONS):
+        settle(state)
+        before, state = state, counted([0] * 6, (f"t{number}",))
+        count_on(state, before)
+        state.openings["main", f"t{number}"] += 1
+        assert whole(state).openings["main", f"t{number - 1}"] == 1
+        assert len(state.openings) <= MOST_PAST_DESTINATIONS + 1
+
+
+@pytest.mark.parametrize("over_by", ["while it is built", "later"])
+def test_what_got_through_to_a_destination_before_says_nothing_of_now(over_by: str) -> None:
+    before = counted([3, 2, 0, 0, 0, 1], ("a",))
+    before.fates["dead_lettered"] = 1
+    now = counted([0] * 6, ("a",))
+    if over_by == "while it is built":
+        settle(before)
+    count_on(now, before)
+    to = DestinationState(now, "main", "a", "a", jetstream=True)
+    dead = DestinationState(now, "main", "dead", "dead", jetstream=True, dead_letters=True)
+    if over_by == "later":
+        settle(before)
+    assert whole(now) is now
+    assert (now.routed["a"], now.dead_lettered) == (5, 1)
+    assert (to.trouble, dead.trouble) == (NOT_LOOKED_UP, NOT_LOOKED_UP)
+    now.delivered["a"] += 1
+    now.fates["dead_lettered"] += 1
+    assert (to.trouble, dead.trouble) == (None, None)
+
+
+COUNTED = {
+    "received", "failed", "filtered", "given_up", "duplicates", "delivered", "delivered_earlier", "elapsed", "fates",
+    "mirror_failed", "unanswered", "never_routed", "limited", "last_failure", "forwarded", "openings",
+    "dead_lettered_earlier",
+}  # fmt: skip
+"""What lives of a route count: the whole has the sums."""
+
+OF_ONE_LIFE = {"suppressed", "refused", "holder", "earlier", "is_over", "mirrors_under_way", "retried"}
+"""What nobody asks the whole for, or what it has of all lives."""
+
+
+def test_beside_its_counts_the_whole_is_what_the_route_is_now() -> None:
+    now, before = counted([1] * 6), counted([1] * 6)
+    for number, name in enumerate(vars(now).keys() - COUNTED - OF_ONE_LIFE):
+        setattr(now, name, number if name != "destinations" else ("a", "b"))
+    count_on(now, before)
+    both = whole(now)
+    assert both is not now
+    for name in vars(now).keys() - COUNTED - OF_ONE_LIFE:
+        assert getattr(both, name) == getattr(now, name), name
+
+
+SECONDS = st.lists(st.floats(0, 100), max_size=4)
+
+
+@given(st.lists(st.tuples(SECONDS, SECONDS), min_size=2, max_size=4))
+def test_the_sum_of_durations_stays_when_earlier_lives_are_settled(
+    drawn: list[tuple[list[float], list[float]]],
+) -> None:
+    """A counter that falls by one bit is one that began again, to whoever asks for its rate."""
+    states = []
+    for elapsed, forwarded in drawn:
+        states.append(RouteState("route", "main", ["a"]))
+        for histogram, seconds in ((states[-1].elapsed, elapsed), (states[-1].forwarded, forwarded)):
+            for one in seconds:
+                histogram.record(one)
+        states[-1].received = len(elapsed) + len(forwarded)
+    for earlier, later in pairwise(states):
+        count_on(later, earlier)
+    before = whole(states[-1]).durations.total
+    for state in states[:-1]:
+        state.is_over = True
+        assert whole(states[-1]).durations.total == before

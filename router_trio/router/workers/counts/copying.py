@@ -218,6 +218,8 @@ class Counting:
 
     def _write_rest(self, key: Key, numbers: dict[str, int]) -> None:
         rest = self._rest.setdefault(key, {})
+        for name in rest.keys() - numbers.keys():  # as of a destination that is gone for long
+            self._block.free(rest.pop(name)[0])
         for name, number in numbers.items():
             known = rest.get(name)
             if known is None:

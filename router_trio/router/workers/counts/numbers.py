@@ -82,7 +82,7 @@ def rest_of_connection(state: ConnectionState, counters: Counters) -> dict[str, 
 def rest_of_route(state: RouteState) -> dict[str, int]:
     """Return what else a route counts."""
     found = {f"{name}.{reason}": count for name in _BY_REASON for reason, count in getattr(state, name).items()}
-    found |= {f"openings.{index}": breaker.openings for index, breaker in enumerate(state.breakers)}
+    found |= {f"openings.{connection}.{template}": count for (connection, template), count in state.openings.items()}
     return found | {"limited": state.limited}
 
 
@@ -193,8 +193,9 @@ def add_to_route(state: RouteState, numbers: Mapping[str, int]) -> None:
         elif what in _BY_REASON:
             by_reason: Counter[str] = getattr(state, what)
             by_reason[label] += number
-        elif what == "openings" and int(label) < len(state.breakers):
-            state.breakers[int(label)].openings += number
+        elif what == "openings":
+            connection, _, template = label.partition(".")  # the name of a connection has no dot
+            state.openings[connection, template] += number
     state.elapsed.nanoseconds += numbers.get("elapsed_ns", 0)
     state.forwarded.nanoseconds += numbers.get("forwarded_ns", 0)
 

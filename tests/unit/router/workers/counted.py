@@ -8,7 +8,7 @@ from os import close
 from random import Random
 
 from router_trio.router.workers.counts.block import Block, new_block
-from router_trio.states import CONNECTED, RUNNING, RouteState
+from router_trio.states import CONNECTED, RUNNING, BreakerState, RouteState
 from tests.support.telemetry_views import View, make_view
 
 
@@ -26,6 +26,7 @@ def router(*, streams: bool = True) -> View:
         connection.state.enter(CONNECTED, server="127.0.0.1:4222")
     for route in view.routes:
         route.enter(RUNNING)
+        route.breakers = [BreakerState("edge", "copy")]
     if streams:
         view.routes[0].source = {"stream": "ORDERS", "durable": "router"}
         view.routes[0].holder = Hand()
@@ -50,6 +51,7 @@ def count(view: View, random: Random) -> None:
         route.failed["handler_error"] += random.randrange(3)
         route.filtered["when"] += random.randrange(3)
         route.limited += random.randrange(3)
+        route.openings["edge", "copy"] += random.randrange(3)
 
 
 def came(route: RouteState, received: int, random: Random) -> None:
