@@ -115,7 +115,3 @@ class _Sum:
 
     def __init__(self, in_hand: int) -> None:
         self.in_hand: int = in_hand
-
-
-NOTHING = _Sum(0)
-"""Held by a route whose hand is another's now."""

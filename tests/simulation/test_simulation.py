@@ -20,17 +20,10 @@ AT_A_TIME = 25
 TWICE = range(0, SEEDS, 25)
 """Seeds whose trace is compared with that of a second run, here and in another process."""
 
-BROKEN = {
-    57: "order of a core key behind a forged answer, while its sink is missing and a reload changes the route",
-}
-"""Seeds that break a promise today, each with what it breaks: faults to mend, and then to remove from here."""
-
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_A_TIME))
 def test_the_promises_hold(first: int) -> None:
     for seed in range(first, first + AT_A_TIME):
-        if seed in BROKEN:
-            continue
         outcome = simulate(seed)
         assert not outcome.wrong, f"{command(seed)}\n{story(shrink(outcome))}"
 

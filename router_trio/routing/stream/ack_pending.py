@@ -5,7 +5,7 @@ Synchronous and without I/O: who acks, naks and asks for more is `route` and `pu
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
 
@@ -17,6 +17,7 @@ from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
 from router_trio.routing.stream.other_processes import OtherProcesses
 from router_trio.routing.stream.subject_order import SubjectOrder
+from router_trio.states import RouteState
 
 
 class AckPending:
@@ -41,6 +42,33 @@ class AckPending:
         self.limited: int = 0
         self.keys: KeyQueues[StreamDelivery] | None = None
         self.holds_back: Callable[[StreamDelivery], bool] = was_refused
+        self.left: Counter[RouteState] = Counter()
+        """How many of `count` are of earlier lives of the route: what these had sent, and has no fate yet."""
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages are in hand, but for those of earlier lives of the route."""
+        return self.count - self.left.total() if self.left else self.count
+
+    def goes_on(self, before: RouteState, now: float) -> LeftInHand:
+        """Another life of the route has this from now on. Return what is in hand of the one `before`, all of it sent.
+
+        What follows it waits, as behind a refused message, until its fate is known.
+        """
+        if in_hand := self.in_hand:
+            self.left[before] = in_hand
+        if not self.others.take(now):
+            for delivery in self.open.values():
+                self._append(self.order.await_redelivery(delivery))
+        return LeftInHand(self.left, before)
+
+    def _leaves(self, delivery: StreamDelivery) -> None:
+        """A message leaves the hand; it may be of a life before this one."""
+        route = delivery.route
+        if route in self.left:
+            self.left[route] -= 1
+            if not self.left[route]:
+                del self.left[route]
 
     def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
@@ -156,6 +184,8 @@ class AckPending:
         """It is in hand no more. Returns True if it is of the stream as it is now."""
         self.count -= 1
         self.bytes -= delivery.raw[3]
+        if self.left:
+            self._leaves(delivery)
         if self.keys is not None:
             self.keys.finished(delivery.order_key, delivery)
         if delivery.cursor is not self.cursor:
@@ -166,6 +196,9 @@ class AckPending:
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
         """These are in hand no more, and need not come again. Returns where to ack those of the stream as it is now."""
         self.count -= len(deliveries)
+        if self.left:
+            for delivery in deliveries:
+                self._leaves(delivery)
         if self.keys is not None:
             for delivery in deliveries:
                 self.keys.finished(delivery.order_key, delivery)
@@ -313,6 +346,19 @@ class AckPending:
         """What was not routed at the end, of the stream as it is now, in its order."""
         ours = [delivery for delivery in self.waiting if delivery.cursor is self.cursor]
         return merge(sorted(ours, key=_sequence), self.order.leave_hand(), key=_sequence)
+
+
+class LeftInHand:
+    """What an earlier life of a route has in hand: see `states.InHand`."""
+
+    def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
+        self._left = left
+        self._route = route
+
+    @property
+    def in_hand(self) -> int:
+        """See `states.InHand`."""
+        return self._left[self._route]
 
 
 def was_refused(delivery: StreamDelivery) -> bool:

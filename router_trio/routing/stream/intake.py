@@ -185,12 +185,12 @@ class StreamIntake:
             again = pending.add(deliveries, columns, self.patience, self.other_message)
             if pending.others.missing and pending.others.seen(now):
                 pull_loop.share()
+            self._state.received += len(deliveries) - len(again)
             if again:
                 self._state.duplicates += len(again)
                 cursor, in_hand = pending.cursor, pending.open
                 settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
                 self._acks.ack([one.ack_subject for one in settled])
-            self._state.received += len(deliveries) - len(again)
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)
             self._retry.succeeded()

@@ -124,10 +124,13 @@ class Retrying:
         if not fate.delivered:
             self._not_stored(delivery, dead, fate.reason or fate.name, fate.detail or None)
         else:
-            if self._ack_pending.remove(delivery):
+            is_open = self._ack_pending.remove(delivery)
+            if is_open:
                 self._ack_pending.given_up(delivery)
-                self._acks.term(delivery.ack_subject, dead.failure.reason)
+            # Before bytes leave: then the ledger has to add up.
             self._count("dead_lettered", MessageDeadLettered, delivery, dead)
+            if is_open:
+                self._acks.term(delivery.ack_subject, dead.failure.reason)
         self._look()
 
     def _not_stored(self, delivery: StreamDelivery, dead: GivenUp, reason: str, detail: str | None) -> None:

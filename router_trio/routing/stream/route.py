@@ -36,7 +36,6 @@ from router_trio.routing.stream.limited import LimitedValues
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
-from router_trio.routing.whole import NOTHING
 from router_trio.settings import SourceSettings
 
 BATCH = 256
@@ -70,13 +69,16 @@ class StreamRoute(Route):
         policy = policy_for(routing.plan.settings, connection.platform.random.uniform)
         acks = before._acks.on(connection) if before else Acks(connection, emit)
         pending = AckPending()
-        if before is not None and not before.in_hand:
-            pending, before.state.holder = before._ack_pending, NOTHING
+        if before is not None and before._leaves_pending_to(routing):
+            pending = before._ack_pending
             if before.routing.plan.ordered_by != routing.plan.ordered_by:
                 # What is awaited there is known by another key: it is not waited for.
                 pending.order.clear()
             pending.keys = None
             pending.holds_back = was_refused
+            before.state.holder = pending.goes_on(before.state, trio.current_time())
+            if before.state.in_hand:
+                before._successor = self
         retrying = Retrying(self.state, spec.stream, policy, dead_letters, pending, acks, emit, self._look)
         payloads, budget = Payloads(), connection.pull_budget
         budget.join()
@@ -110,6 +112,9 @@ class StreamRoute(Route):
         self._arrived = trio.Event()
         self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
+        self._successor: StreamRoute | None = None
+        """The next life of the route, if that goes on with what this one had sent at its end."""
+        self._retired = False
         flow = self._flow = routing.flow
         self._limited: LimitedValues | None = None
         if flow is not None:
@@ -283,7 +288,7 @@ class StreamRoute(Route):
     @property
     def in_hand(self) -> int:
         """See `states.InHand`."""
-        return self._ack_pending.count
+        return self._ack_pending.in_hand
 
     def first_stored(self) -> None:
         """See `Source.first_stored`. What is stored is acked with all others of which the link tells now."""
@@ -304,6 +309,9 @@ class StreamRoute(Route):
 
     def _look(self) -> None:
         """Something has left the hand: go on with what that makes room for."""
+        if self._retired:
+            self._look_after_end()
+            return
         pending = self._ack_pending
         if pending.waiting:
             self.something_waits()
@@ -316,7 +324,12 @@ class StreamRoute(Route):
     def destination_refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take a message: what is behind it must not be sent any more."""
         if self._ack_pending.hold_back_behind(delivery, trio.current_time()):
-            self._going_back.recall_out_of_turn()
+            self._recall_out_of_turn()
+
+    def _recall_out_of_turn(self) -> None:
+        self._going_back.recall_out_of_turn()
+        if self._successor is not None:
+            self._successor._recall_out_of_turn()
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """See `Source.passes_by`."""
@@ -372,11 +385,32 @@ class StreamRoute(Route):
     def retire(self) -> None:
         """See `Route`."""
         super().retire()
+        self._retired = True
         self._connection.pull_budget.consumer_gone()
         self._feeding.end()
         for destination in self.routing.connections:
             destination.tell_no_more(self._going_back.recall_out_of_turn)
             destination.tell_no_more(self._pull_loop.look_again)
+            if self.in_hand:
+                # What a link that dies leaves unconfirmed would be sent when there is another one, and waited for.
+                destination.when_changed(self._going_back.recall_all)
+
+    def _look_after_end(self) -> None:
+        """Something that was sent before the end has its fate."""
+        successor = self._successor
+        if not self.state.in_hand:
+            self._successor = None
+            for destination in self.routing.connections:
+                destination.tell_no_more(self._going_back.recall_all)
+        if successor is not None:
+            successor._look()
+
+    def _leaves_pending_to(self, routing: Routing) -> bool:
+        """Return True if the next life of the route goes on with what this one, which has ended, has in hand.
+
+        Not with what a handler still works on, which the stream delivers again, nor by another order.
+        """
+        return not self.in_hand or (self.state.is_over and self.routing.plan.ordered_by == routing.plan.ordered_by)
 
     def abandon(self) -> int:
         """See `Route`. What was not routed is given back to the stream: none of it is lost, so it counts as nothing."""

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.errors import ConfigurationError
 from router_trio.message import Message
+from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import core, fill, handled, numbers, one_broker, stream, to, two_brokers, world
+from tests.support.world import (
+    World,
+    core,
+    fill,
+    handled,
+    numbers,
+    one_broker,
+    overhearing,
+    stream,
+    to,
+    two_brokers,
+    world,
+)
 from tests.unit.router.traffic import by_name, received, reloaded, traffic
 
 # --- routes from a stream --------------------------------------------------------------------------------------------
@@ -190,3 +207,80 @@ async def test_keys_that_need_a_restart_are_named(autojump_clock: MockClock) -> 
         assert [one.keys for one in w.watch.of("ROUTER_RESTART_NEEDED")] == [("router.name", "telemetry.log_level")]
         w.broker.publish("in.1", b"1")
         await eventually(lambda: received(w, "new.1") == [b"1"])
+
+
+# --- what has no answer when the old route ends ----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def unanswered(w: World, messages: int) -> AsyncIterator[None]:
+    """The destination takes nothing and says nothing: no stream has its subject, but somebody hears it."""
+    w.broker.delete_stream("OUT")
+    async with overhearing(w.broker, "out.>"):
+        fill(w.broker, messages)
+        await eventually(lambda: w.route_ledger() == (messages, messages, {}))
+        yield
+
+
+BY_KEY = {"key": "subject"}
+
+
+@pytest.mark.parametrize("more", [{}, BY_KEY], ids=["by subject", "by key"])
+async def test_what_follows_what_is_under_way_waits_for_it_over_a_reload(
+    more: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    route = stream("IN", "out.$1", filter="in.*", ack_wait="3s") | more
+    async with world([route], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        # Of a key one is under way at a time: there is nothing that could go back.
+        async with unanswered(w, 1 if more else 3):
+            changed = route["from"] | {"max_in_flight": 10}
+            for number in range(1, 4):  # as many lives have something under way
+                await w.live.reload(w.configuration(route | {"from": changed | {"max_in_flight": 10 + number}}))
+                assert w.route_ledger()[1] == (1 if more else 3)
+        w.broker.add_stream("OUT", ["out.>"])
+        fill(w.broker, 6, first=1 if more else 3)
+        fill(w.broker, 1, subjects="y")
+        await eventually(lambda: b"0" in w.payloads("OUT"))
+        assert w.payloads("OUT") == numbers(1), "nobody waits for messages of other subjects"
+        await eventually(lambda: len(w.payloads("OUT")) == (8 if more else 10), 60)
+        assert w.payloads("OUT") == [b"0", *numbers(7 if more else 9)]
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        messages = 8 if more else 10
+        assert w.route_ledger() == (messages, 0, {"routed": messages}), "signs of work kept them from coming again"
+
+
+async def test_what_is_under_way_is_not_sent_any_more_when_its_link_dies(autojump_clock: MockClock) -> None:
+    brokers = one_broker() | {"edge": FakeBroker()}
+    old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
+    new = stream("IN", to("out.$1", "main", jetstream=True), connection="main", filter="in.*")
+    async with world([old], brokers=brokers, shutdown_timeout=1.0) as w:
+        listening = len(w.live.connections["edge"]._tell_of_changes)
+        async with overhearing(w.brokers["edge"], "out.>"):
+            fill(w.broker, 3)
+            await eventually(lambda: w.route_ledger()[1] == 3)
+            await w.live.reload(w.configuration(new))
+            fill(w.broker, 3, first=3)
+            await trio.sleep(2)
+            assert w.payloads("OUT") == [], "what has no answer is waited for"
+            assert w.route_ledger()[1] == 6
+        await w.lose("edge")
+        # It is given back, and goes where the route sends it now, though the link does not come back.
+        await eventually(lambda: w.payloads("OUT") == numbers(6))
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        assert w.route_ledger() == (9, 0, {"routed": 6, "returned": 3})
+        assert len(w.live.connections["edge"]._tell_of_changes) < listening
+        await w.find("edge")
+
+
+async def test_what_the_old_route_fails_later_is_tried_again_by_the_next_one(autojump_clock: MockClock) -> None:
+    retry = {"initial": "1s"}
+    route = stream("IN", "out.$1", filter="in.*", retry=retry)
+    async with world([route], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        async with unanswered(w, 2):
+            await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", retry=retry, max_in_flight=10)))
+            fill(w.broker, 2, first=2)
+            await eventually(lambda: w.route_ledger()[2] == {"returned": 2}, 40)
+        w.broker.add_stream("OUT", ["out.>"])
+        await eventually(lambda: len(w.payloads("OUT")) == 4, 60)
+        assert w.payloads("OUT") == numbers(4)
+        await eventually(lambda: w.route_ledger() == (6, 0, {"returned": 2, "routed": 4}))

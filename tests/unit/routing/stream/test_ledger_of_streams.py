@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from router_trio.message import Message
+from router_trio.routing.stream.acks import Acks
 from tests.support.eventually import eventually
 from tests.support.world import (
     World,
@@ -252,3 +254,38 @@ def test_a_mixture_of_good_and_failing_messages(kinds: list[str], most: int, blo
             assert unacked(w) == 0
 
     trio.run(run, clock=MockClock(autojump_threshold=0))
+
+
+async def test_it_holds_while_answers_are_sent(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker copies its counts before bytes leave; and what a reload left is added up once nothing is in hand."""
+    sent: list[str] = []
+
+    def look_before(answer: str) -> None:
+        send = getattr(Acks, answer)
+
+        def look(acks: Acks, *what: Any) -> None:
+            received, in_hand, settled = w.route_ledger()
+            assert received == in_hand + sum(settled.values()), answer
+            sent.append(answer)
+            send(acks, *what)
+
+        monkeypatch.setattr(Acks, answer, look)
+
+    def fail(message: Message) -> Message:
+        if message.payload != b"0":
+            raise ValueError("no")
+        return message
+
+    for answer in ("ack", "nak", "term"):
+        look_before(answer)
+    dead = {"dead_letter": {"subject": "out.dead"}, "retry": {"initial": "100ms", "attempts": 2}}
+    brokers = one_broker()
+    async with world(handlers=[handled(fail, to=to("out.x", jetstream=True), **FROM | dead)], brokers=brokers) as w:
+        fill(w.broker, 2)
+        await until(w, 3, 0, routed=1, returned=1, dead_lettered=1)
+        again = w.broker.messages("OUT")
+        w.broker.trouble.lose("ack", 1)
+        fill(w.broker, 1)
+        await until(w, 5, 0, routed=2, returned=1, dead_lettered=1, duplicate=1)
+        assert {*sent} == {"ack", "nak", "term"}
+        assert len(w.broker.messages("OUT")) == len(again) + 1
