@@ -211,6 +211,14 @@ class HandlerError(RouterError):
     """A route's handler can't be imported, or returned something that is not a message."""
 
 
+class ScopeLeftOpenError(HandlerError):
+    """A handler returned within a cancel scope or a nursery that it had entered. What it left open was closed."""
+
+
+class ScopesLostError(HandlerError):
+    """A handler has left cancel scopes that it had not entered, so that its route can't go on: the router ends."""
+
+
 # --- a handler raises these, to say what becomes of its message ---
 
 LONGEST_RETRY = 1e9

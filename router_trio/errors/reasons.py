@@ -212,7 +212,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         ),
         _message(
             HANDLER_ERROR,
-            "the handler raised, or returned something that is not a message",
+            "the handler raised, or returned something that is not a message, or too much, or within a cancel scope",
             "[When it fails](../how-to/handlers.md#when-it-fails); "
             'the text is logged with `telemetry.handler_errors = "full"`',
             *(FAILURES, GIVEN_UP),

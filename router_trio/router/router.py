@@ -12,7 +12,7 @@ import trio
 from router_trio.client.live import Live
 from router_trio.client.surroundings import require_trio
 from router_trio.connection.platform import REAL_PLATFORM, Platform
-from router_trio.errors import ConfigurationError, Problem, innermost
+from router_trio.errors import ConfigurationError, Problem
 from router_trio.events import Emit
 from router_trio.link import Connect
 from router_trio.nats.dialer import Dialer, client_name
@@ -135,8 +135,8 @@ class Router:
         settings = self._settings if listen is None else _listening_on(self._settings, listen)
         settings.require_servers()
         failure: BaseException | None = None
+        run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)
         try:
-            run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)
             async with run.run(self._pages, stop, Reloads(run, self._in_code)) as live:
                 try:
                     yield live
@@ -145,7 +145,7 @@ class Router:
                     raise
         except BaseExceptionGroup as group:
             # A group of a nursery in the body is the body's own error: it is not to be taken apart.
-            bare = innermost(group) if failure is None or _is_cancelled(failure) else failure
+            bare = run.cause_of(group) if failure is None or _is_cancelled(failure) else failure
         else:
             return
         raise bare  # out here, so that it keeps its cause and its context

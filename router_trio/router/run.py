@@ -16,6 +16,7 @@ from router_trio.client.live import Live
 from router_trio.client.parts import Parts
 from router_trio.connection.platform import Platform
 from router_trio.connection.supervisor import Connection, ConnectionCounts
+from router_trio.errors import innermost
 from router_trio.events import (
     Emit,
     HandlerLeftBehind,
@@ -316,6 +317,14 @@ class Run:
             while life.connection.connected:
                 await life.connection.changed()
             nursery.cancel_scope.cancel()
+
+    def cause_of(self, group: BaseExceptionGroup) -> BaseException:
+        """Return what ended the run: of what its nurseries raised, the one error; see `innermost`.
+
+        A handler that has left scopes of the router's makes Trio raise in many places, none of which names it.
+        """
+        lost = (life.route.routing.lost for life in self._all_routes)
+        return next((one for one in lost if one is not None), None) or innermost(group)
 
     # --- the end ---
 

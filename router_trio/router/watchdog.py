@@ -25,7 +25,7 @@ from router_trio.events import LoopBlocked
 from router_trio.message import Message
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.raised import OURS, place_in
+from router_trio.routing.raised import OURS, code_of, place_in
 
 BLOCKED_AFTER = 2.0
 """Seconds without a turn of the loop, after which it counts as blocked."""
@@ -185,7 +185,7 @@ def _blocker(frames: list[FrameType], routings: Callable[[], Iterable[Routing]])
                 route = _route_in(value)
     if route is None:
         code = inside[start].f_code
-        named = [one.state.name for one in routings() if _code_of(one.plan.handler) is code]
+        named = [one.state.name for one in routings() if code_of(one.plan.handler) is code]
         route = named[0] if len(named) == 1 else None
     return Blocker(place, route, message)
 
@@ -208,10 +208,3 @@ def _route_in(value: Any) -> str | None:
     if isinstance(value, HandlerBatch):
         return value.routing.state.name
     return None
-
-
-def _code_of(handler: Any) -> CodeType | None:
-    while isinstance(handler, partial):
-        handler = handler.func
-    found = getattr(handler, "__code__", None)
-    return found if isinstance(found, CodeType) else None

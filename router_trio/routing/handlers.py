@@ -26,6 +26,7 @@ from router_trio.errors.quotes import bounded
 from router_trio.message import Message
 from router_trio.protocol import headers
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.scopes import close_left_open, left_open
 from router_trio.settings import RouteSettings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
 
@@ -120,7 +121,7 @@ class InThread:
     """A handler that is called in threads, at most `most` of its calls at a time."""
 
     def __init__(self, handler: Handler, most: int) -> None:
-        self._handler = handler
+        self.__wrapped__: Handler = handler
         self._limiter = trio.CapacityLimiter(most)
         self.left_behind: set[object] = set()
         """Calls that were cancelled and have not returned."""
@@ -131,7 +132,7 @@ class InThread:
 
         def call() -> Sequence[Message]:
             try:
-                return answers_of(self._handler(message))  # a generator runs in the thread, too
+                return answers_of(self.__wrapped__(message))  # a generator runs in the thread, too
             finally:
                 self.left_behind.discard(this)
                 over.append(None)
@@ -218,15 +219,25 @@ def _drop(steps: Any) -> None:
         steps.close()
 
 
-async def finished(blocked: Awaitable[Any]) -> Any:
-    """Return the answer of a handler that has begun. Blocks as long as it does, and raises what it raises.
+async def finished(blocked: Awaitable[Any], scopes: Any) -> list[Message]:
+    """Return the messages that a handler which has begun makes. Blocks as long as it does, and raises what it raises.
 
-    Raises `trio.Cancelled` if the calling task is cancelled, also when the handler swallowed that and answered: the
-    message was given up, and its answer must not be sent.
+    `scopes` are those in which it was called: see `scopes_of_task`. Raises `trio.Cancelled` if the calling task is
+    cancelled, also when the handler swallowed that and answered: the message was given up, and its answer must not be
+    sent. Raises `ScopeLeftOpenError` if it has left a scope open, which is closed.
     """
-    answer = await blocked
+    try:
+        answers = answers_of(await blocked)
+    except BaseException as error:
+        if left_open(scopes):
+            left = await close_left_open(scopes)
+            raise_if_signal(error)
+            raise left from error
+        raise
+    if left_open(scopes):
+        raise await close_left_open(scopes)
     await trio.lowlevel.checkpoint_if_cancelled()
-    return answer
+    return answers
 
 
 async def raise_if_ours(error: BaseException) -> None:

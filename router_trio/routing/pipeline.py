@@ -11,12 +11,22 @@ from typing import Any
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import EvaluationError, MappingError, PublishError, RouterError, SubjectError, reasons
+from router_trio.errors import (
+    EvaluationError,
+    HandlerError,
+    MappingError,
+    PublishError,
+    RouterError,
+    ScopesLostError,
+    SubjectError,
+    reasons,
+)
 from router_trio.errors.quotes import bounded
 from router_trio.events import Emit
 from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
 from router_trio.protocol import message_ids
+from router_trio.protocol.framing import text
 from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery, sampled
 from router_trio.routing.flow.control import FlowControl, flow_control
@@ -35,8 +45,9 @@ from router_trio.routing.handlers import (
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.raised import Raised, message_failed
+from router_trio.routing.raised import Raised, message_failed, place_of
 from router_trio.routing.reply.responder import Responder
+from router_trio.routing.scopes import close_left_open, left_open, scopes_of_task
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.turns import Turn
 from router_trio.states import RouteState
@@ -77,6 +88,8 @@ class Routing:
         self._one_is_enough = plan.settings.strategy == "fallback"
         self.responder: Responder | None = None
         """Sends what the handler returns to whoever asked: see `respond_with`."""
+        self.lost: ScopesLostError | None = None
+        """Why the route has ended, if its handler has left the scopes in which the route runs."""
         self.as_it_comes: bool = True
         """True if every message goes to every destination, but for its subject as it came."""
         self.flow: FlowControl | None = flow_control(plan, self.outlets, state, emit)
@@ -246,26 +259,31 @@ class Routing:
             delivery.done()
             return None
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
+        scopes = scopes_of_task()
         try:
             answer = begin(handler, message)
             if isinstance(answer, Blocked):
-                return self._finish(answer, message, delivery)
+                return self._finish(answer, message, delivery, scopes)
             answers = answers_of(answer)
         except BaseException as error:
+            if left_open(scopes):
+                return self.scope_left_open(scopes, error, delivery)
             raise_if_signal(error)
             self.handler_failed(error, delivery)
         else:
+            if left_open(scopes):
+                return self.scope_left_open(scopes, None, delivery)
             self.answered(answers, message, delivery)
         delivery.done()
         return None
 
-    async def _finish(self, blocked: Blocked, message: Message, delivery: Delivery) -> None:
+    async def _finish(self, blocked: Blocked, message: Message, delivery: Delivery, scopes: Any) -> None:
         """See `handle`: wait for the handler, and go on with what it makes of the message."""
         state = self.state
         state.handler_begins(trio.current_time())
         try:
             try:
-                answer = await finished(blocked)
+                answers = await finished(blocked, scopes)
             finally:
                 state.handler_returns(trio.current_time())
                 self.turn.begin()
@@ -273,13 +291,43 @@ class Routing:
                 delivery.fail(reasons.OUT_OF_TURN)
                 delivery.done()
                 return
-            answers = answers_of(answer)
         except BaseException as error:
-            await raise_if_ours(error)
-            self.handler_failed(error, delivery)
+            await self.handler_raised(error, delivery)
         else:
             self.answered(answers, message, delivery)
         delivery.done()
+
+    async def scope_left_open(self, scopes: Any, error: BaseException | None, delivery: Delivery) -> None:
+        """Close what a handler that has not blocked left open, and fail its message. `error` is what it raised."""
+        state = self.state
+        state.handler_begins(trio.current_time())
+        left: HandlerError
+        try:
+            left = await close_left_open(scopes)
+            left.__cause__ = error
+        except ScopesLostError as lost:
+            left = lost
+        finally:
+            state.handler_returns(trio.current_time())
+            self.turn.begin()
+        if error is not None:
+            raise_if_signal(error)
+        await self.handler_raised(left, delivery)
+        delivery.done()
+
+    async def handler_raised(self, error: BaseException, delivery: Delivery) -> None:
+        """Fail a message whose handler, called in this task, raised. See `raise_if_ours` for what is raised again.
+
+        `Delivery.done` is the caller's.
+        """
+        lost = isinstance(error, ScopesLostError)
+        if not lost:  # else nobody can tell whether this task is cancelled
+            await raise_if_ours(error)
+        self.handler_failed(error, delivery)
+        if lost:
+            where = f"route {self.state.name!r}, with a message on {text(delivery.raw[0])!r}"
+            self.lost = ScopesLostError(f"{where}: the handler at {place_of(self.plan.handler)}: {text_of(error)}")
+            raise self.lost
 
     def answered(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> None:
         """Take what a handler made of a message to every destination; nothing of it: it was filtered out."""
@@ -321,7 +369,7 @@ class Routing:
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
-        raised, told = Raised(error), bounded(text_of(error))
+        raised, told = Raised(error, self.plan.handler), bounded(text_of(error))
         kind = raised.kind
         failure = replace(failure_of(error), place=raised.place, quotes=not self._full_errors)
         delivery.fail(failure.reason, failure)

@@ -6,6 +6,7 @@ import os
 import site
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from traceback import format_exception
 from types import CodeType, TracebackType
@@ -19,6 +20,9 @@ from router_trio.protocol.framing import text
 MOST_LINES = 40
 """Lines of a traceback that are kept, from its end."""
 
+MOST_WRAPPERS = 100
+"""Functions around a handler that are looked into for its code."""
+
 _NOWHERE: Mapping[str, Any] = {}
 _PACKAGE = Path(__file__).parents[1]
 OURS = (str(_PACKAGE), f"{_PACKAGE.name}{os.sep}")
@@ -30,15 +34,22 @@ _LIBRARIES = tuple(
 
 
 class Raised:
-    """An error that came out of a handler."""
+    """An error that came out of a handler, or was raised by the router because of what a handler did."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, handler: object = None) -> None:
         self._error = error
+        self._handler = handler
         self.kind: str = type(error).__qualname__
 
     @property
     def place(self) -> str | None:
-        """File, line and function of the innermost frame of the handler, and of what it called if that raised."""
+        """File, line and function of the innermost frame of the handler, and of what it called if that raised.
+
+        Where the handler begins if it has returned.
+        """
+        return self._place_of_error() or place_of(self._handler)
+
+    def _place_of_error(self) -> str | None:
         frames = list(_frames(_leaf(self._error).__traceback__))
         # Before the handler are frames of ours, and of Trio if it has a nursery.
         start = next((number for number, (code, _) in enumerate(frames) if not _is_library(code)), None)
@@ -55,6 +66,29 @@ class Raised:
         except Exception:  # foreign code may fail at telling of itself, too
             return ()
         return tuple(lines[-MOST_LINES:])
+
+
+def code_of(handler: object) -> CodeType | None:
+    """Return the code of a handler, within whatever is around it; None if it has none."""
+    try:
+        for _ in range(MOST_WRAPPERS):
+            inner = handler.func if isinstance(handler, partial) else getattr(handler, "__wrapped__", None)
+            inner = inner or getattr(getattr(handler, "__self__", None), "__wrapped__", None)
+            if inner is None:
+                break
+            handler = inner
+        found = getattr(handler, "__code__", None)
+        if found is None:
+            found = getattr(type(handler).__call__, "__code__", None) if callable(handler) else None
+    except Exception:  # an object of foreign code may fail at being looked at
+        return None
+    return found if isinstance(found, CodeType) else None
+
+
+def place_of(handler: object) -> str | None:
+    """Return file, line and function of the beginning of a handler; None if that is not known."""
+    code = code_of(handler)
+    return None if code is None else _told((code, code.co_firstlineno))
 
 
 def place_in(frames: Sequence[tuple[CodeType, int]], start: int) -> str:

@@ -35,6 +35,7 @@ BOUNDING_WORD = re.compile(
 """A constant with one of these in its name is taken for a bound."""
 
 NO_BOUNDS = {
+    "MOST_WRAPPERS routing/raised.py": "of decorators in the user's own code",
     "MOST_FRAMES router/watchdog.py": "of a stack of Python's, which has a limit of its own",
     "MOST_WORKERS cli/run.py": "that of settings/sections.py, which is not imported for `--help`",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",

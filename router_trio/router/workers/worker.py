@@ -15,7 +15,7 @@ import trio
 
 from router_trio.connection.platform import REAL_PLATFORM
 from router_trio.connection.supervisor import ConnectionCounts
-from router_trio.errors import ConfigurationError, RouterError, innermost
+from router_trio.errors import ConfigurationError, RouterError
 from router_trio.link import Connect
 from router_trio.nats.dialer import Dialer, client_name
 from router_trio.router import no_pages
@@ -114,7 +114,7 @@ class Worker:
                     self._channel.post("started")
                     await self._stop.wait()
         except BaseExceptionGroup as group:
-            raise innermost(group) from None
+            raise run.cause_of(group) from None
         finally:
             self._counting.write_all()
         self._channel.post("ended", run.live.unsettled)

@@ -7,10 +7,11 @@ messages, behind what was kept before it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import trio
+from trio.lowlevel import current_task
 
 from router_trio.errors import RouterError
 from router_trio.message import Message
@@ -19,8 +20,9 @@ from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, raise_if_ours, raise_if_signal
+from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, raise_if_signal
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.scopes import scopes_of_task
 
 
 class HandlerBatch:
@@ -42,6 +44,8 @@ class HandlerBatch:
         self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)
         self._only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
         self._turn = routing.turn
+        self._task: Any = current_task()
+        self._scopes = scopes_of_task()
         self.between_calls: bool = False
         """True while what `handle_each` has returned lets the loop turn: no message is in the handler then."""
 
@@ -54,6 +58,7 @@ class HandlerBatch:
         keep = self._frames[0].append
         call = calls.call
         clock, until = self._turn.clock, self._turn.until
+        task, scopes = self._task, self._scopes
         self.between_calls = False
         for step in calls.steps:
             if step is not call:
@@ -63,8 +68,8 @@ class HandlerBatch:
             (raw, message), answer, error = call
             if error is not None:
                 call[2] = None
-                raise_if_signal(error)
-                self._failed(error, self._delivery(raw))
+                if (left_open := self._failed_at_once(error, self._delivery(raw))) is not None:
+                    return left_open
                 if clock() < until:
                     continue
                 return self._let_turn()
@@ -77,6 +82,7 @@ class HandlerBatch:
                 and answer[2] is message[2]
                 and answer[3] is message[3]
                 and not raw[2]
+                and task._cancel_status is scopes
             ):
                 # Nothing but the payload has changed, which needs no further look: what most handlers do.
                 # Fast path of _answered; held equal by
@@ -90,7 +96,8 @@ class HandlerBatch:
                     return self._let_turn()
                 except RouterError:
                     pass  # refused: the way of single messages says so
-            self._answered(answer, message, self._delivery(raw))
+            if (left_open := self._answered(answer, message, self._delivery(raw))) is not None:
+                return left_open
             if clock() >= until:
                 return self._let_turn()
         return None
@@ -115,14 +122,11 @@ class HandlerBatch:
         try:
             answer = begin(self._handler, message)
         except BaseException as error:
-            raise_if_signal(error)
-            self._failed(error, delivery)
-            return None
+            return self._failed_at_once(error, delivery)
         if isinstance(answer, Blocked):
             self.offer_kept()
             return self._blocked(answer, message, delivery)
-        self._answered(answer, message, delivery)
-        return None
+        return self._answered(answer, message, delivery)
 
     def wants(self, pair: Pair) -> bool:
         """Return True if the route takes a message, as it is to be asked just before its call; else it is done."""
@@ -142,23 +146,29 @@ class HandlerBatch:
         state = self.routing.state
         state.handler_begins(trio.current_time())
         try:
-            answer = await finished(blocked)
+            answers = await finished(blocked, self._scopes)
         except BaseException as error:
-            await raise_if_ours(error)
-            self._failed(error, delivery)
+            await self.routing.handler_raised(error, delivery)
+            delivery.done()
         else:
-            self._answered(answer, message, delivery)
+            self._made(answers, message, delivery)
         finally:
             state.handler_returns(trio.current_time())
             self._turn.begin()
 
-    def _answered(self, answer: Any, message: Message, delivery: Delivery) -> None:
+    def _answered(self, answer: Any, message: Message, delivery: Delivery) -> Awaitable[None] | None:
+        """Go on with what a handler that has not blocked returned. Returns what to await if it left a scope open."""
         try:
             answers = answers_of(answer)
         except BaseException as error:
-            raise_if_signal(error)
-            self._failed(error, delivery)
-            return
+            return self._failed_at_once(error, delivery)
+        if self._task._cancel_status is not self._scopes:
+            self.offer_kept()
+            return self.routing.scope_left_open(self._scopes, None, delivery)
+        self._made(answers, message, delivery)
+        return None
+
+    def _made(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> None:
         # What is kept while a connection is away is kept one by one: each has its own fate at each destination.
         together = self._together and (len(self._outlets) == 1 or self.routing.waits_for is None)
         if len(answers) == 1 and together and self._kept(answers[0], message, delivery):
@@ -187,10 +197,16 @@ class HandlerBatch:
             kept.append(frame)
         return True
 
-    def _failed(self, error: BaseException, delivery: Delivery) -> None:
+    def _failed_at_once(self, error: BaseException, delivery: Delivery) -> Awaitable[None] | None:
+        """A handler that has not blocked raised. Returns what to await if it left a scope open."""
+        if self._task._cancel_status is not self._scopes:
+            self.offer_kept()
+            return self.routing.scope_left_open(self._scopes, error, delivery)
+        raise_if_signal(error)
         self.offer_kept()
         self.routing.handler_failed(error, delivery)
         delivery.done()
+        return None
 
     def offer_kept(self) -> None:
         """Offer what was kept to the destinations."""

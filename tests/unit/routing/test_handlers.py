@@ -27,6 +27,7 @@ from router_trio.routing.handlers import (
     finished,
     load_handler,
 )
+from router_trio.routing.scopes import scopes_of_task
 from router_trio.testing.frames import raw
 from tests.unit.routing.handler_functions import asynchronous, three
 
@@ -39,8 +40,9 @@ OTHER = Message("in.y", b"other")
 
 async def invoke(handler: Handler, message: Message) -> list[Message]:
     """As `Routing` does it."""
+    scopes = scopes_of_task()
     answer = begin(handler, message)
-    return answers_of(await finished(answer) if isinstance(answer, Blocked) else answer)
+    return await finished(answer, scopes) if isinstance(answer, Blocked) else answers_of(answer)
 
 
 def generator(message: Message) -> Iterator[Message]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import site
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Message, Reject, Router, Settings
+from router_trio.errors import HandlerError
 from router_trio.events import MessageDeadLettered, MessageFailed, PublishWithAckFailed
-from router_trio.routing.raised import MOST_LINES, Raised
+from router_trio.routing.handlers import in_thread
+from router_trio.routing.raised import MOST_LINES, Raised, place_of
 from router_trio.testing import FakeBroker
 from tests.support.settings import core_route
 from tests.support.watch import Watch
@@ -188,6 +192,53 @@ async def test_a_publish_that_is_refused_is_named_by_route_and_subject(autojump_
         refused = await w.watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
     assert isinstance(refused, PublishWithAckFailed)
     assert (refused.route, refused.subject) == (route["name"], "out.7")
+
+
+def answers(message: Message) -> int:
+    return 7
+
+
+class Answers:
+    def __call__(self, message: Message) -> int:
+        return 7
+
+
+@wraps(answers)
+def around(message: Message) -> int:
+    return answers(message)
+
+
+def endless_wrappers() -> Any:
+    def one(message: Message) -> int:
+        return 7
+
+    one.__wrapped__ = one  # type: ignore[attr-defined]
+    return one
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        (answers, "answers"),
+        (partial(answers), "answers"),
+        (partial(partial(answers)), "answers"),
+        (around, "answers"),
+        (in_thread(answers, 1), "answers"),
+        (in_thread(partial(around), 1), "answers"),
+        (Answers(), "__call__"),
+        (Answers().__call__, "__call__"),
+        (endless_wrappers(), "one"),
+    ],
+)
+def test_an_error_about_what_a_handler_returned_has_the_place_of_the_handler(handler: Any, name: str) -> None:
+    place = Raised(HandlerError("it returned within a cancel scope"), handler).place
+    assert re.fullmatch(rf".*test_raised\.py:\d+ in {name}", str(place))
+
+
+def test_a_handler_that_is_not_of_python_has_no_place() -> None:
+    assert place_of(dict) is None
+    assert place_of(None) is None
+    assert place_of(len) is None
 
 
 def test_code_that_was_made_at_run_time_has_a_place_too() -> None:
