@@ -51,6 +51,12 @@ async def serve(
     last_resort = LastResort(settings.router.shutdown_timeout)
 
     opening = False
+    emit: Emit | None = None
+
+    def begins(of_router: Emit) -> None:
+        nonlocal emit
+        emit = of_router
+        tell_of_hangups(emit)
 
     def on_signal(number: int) -> None:
         if number > 1 or not opening:
@@ -64,9 +70,9 @@ async def serve(
             async with with_server(embedded_nats, settings, load) as (used, load_used):
                 observers = [systemd.hear, last_resort.hear]
                 router = (
-                    with_faults(used, observers)
+                    with_faults(used, observers, begins)
                     if fault_injection
-                    else Router(used, log=True, observers=observers, pages=telling_of_hangups(no_pages))
+                    else Router(used, log=True, observers=observers, pages=preceded(begins, no_pages))
                 )
                 opening = True
                 async with router.open(stop=stop) as live, _telling(systemd, live):
@@ -79,15 +85,15 @@ async def serve(
             return outcome.FAILED if opening else outcome.DONE  # before that there was nothing to lose
         return outcome.FAILED if live.unsettled else outcome.DONE
 
-    return await run_with_signals(route, on_signal, wanted.say, last_resort)
+    return await run_with_signals(route, on_signal, wanted.say, last_resort, lambda: emit)
 
 
 def _telling(systemd: Systemd, live: Live) -> AbstractAsyncContextManager[None]:
     return systemd.serving(lambda: waiting_for(live, trio.current_time()), lambda: len(live.routes), lambda: True)
 
 
-def with_faults(settings: Settings, observers: Sequence[Emit] = ()) -> Router:
-    """A router whose links meet the faults that are injected at `/faults`."""
+def with_faults(settings: Settings, observers: Sequence[Emit], begins: Callable[[Emit], None]) -> Router:
+    """A router whose links meet the faults that are injected at `/faults`. See `preceded` for `begins`."""
     from router_trio.cli.fault_pages import fault_pages
     from router_trio.faults import Faults
 
@@ -97,15 +103,15 @@ def with_faults(settings: Settings, observers: Sequence[Emit] = ()) -> Router:
         log=True,
         observers=observers,
         connect=faults.around_factory(partial(real_network, router=settings.router.name)),
-        pages=telling_of_hangups(partial(fault_pages, faults)),
+        pages=preceded(begins, partial(fault_pages, faults)),
     )
 
 
-def telling_of_hangups(pages: Pages) -> Pages:
-    """Return the same pages, made where it is told first if SIGHUP reloads nothing."""
+def preceded(begins: Callable[[Emit], None], pages: Pages) -> Pages:
+    """Return the same pages, made when `begins` was called with what tells of events: as soon as a router has that."""
 
     def made(emit: Emit) -> Sequence[BaseRoute]:
-        tell_of_hangups(emit)
+        begins(emit)
         return pages(emit)
 
     return made

@@ -57,6 +57,18 @@ class HangupIgnored(Event):
     level = Level.INFO
 
 
+class SignalRestored(Event):
+    """Code in this process, as of a handler or a library, has taken a signal from the router, which took it back.
+
+    `taken_by` is what the signal was set to: `SIG_IGN`, `SIG_DFL`, or the place of a function, which is not called.
+    """
+
+    code = "ROUTER_SIGNAL_RESTORED"
+    level = Level.WARN
+    signal: str
+    taken_by: str
+
+
 class StatusPageReady(Event):
     """The HTTP side answers; `url` is that of the status page."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +16,7 @@ import trio
 from router_trio import Router
 from router_trio.router import run as router_run
 from tests.support.command import COMMAND, running
+from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 from tests.support.settings import core_route, settings
 
@@ -71,6 +74,60 @@ async def test_a_signal_that_is_ignored_stays_ignored(
         assert waited.cancelled_caught
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
+
+
+TAKES = """
+import signal
+import threading
+
+def ignores(message):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return message
+
+def gives_up(message):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return message
+
+def mine(number, frame):
+    print("mine")
+
+def has_its_own(message):
+    signal.signal(signal.SIGTERM, mine)
+    return message
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("handler", "taken_by"),
+    [("ignores", "SIG_IGN"), ("gives_up", "SIG_DFL"), ("has_its_own", r".*taking\.py:\d+ in mine")],
+)
+async def test_a_signal_that_a_handler_takes_is_taken_back(
+    server: NatsServer, tmp_path: Path, handler: str, taken_by: str, workers: int
+) -> None:
+    (tmp_path / "taking.py").write_text(TAKES)
+    path = tmp_path / "router.toml"
+    route = f"""
+        [[routes]]
+        name = "taking"
+        handler = "taking:{handler}"
+        from = {{ subject = "taken.*", queue = "all" }}
+        to = [ {{ subject = "out" }} ]
+    """
+    path.write_text(CONFIG.replace("URL", server.url).partition("[[routes]]")[0] + route)
+    async with running("run", path, "--workers", str(workers), cwd=tmp_path) as run, connect(server.url) as client:
+        await run.has_logged("ROUTER_READY")
+        await client.publish("taken.1", b"")
+        line = await run.has_logged("ROUTER_SIGNAL_RESTORED")
+        assert (line["level"], line["signal"]) == ("WARN", "SIGTERM")
+        assert re.fullmatch(taken_by, line["taken_by"])
+        if workers > 1:
+            started = await run.has_logged("ROUTER_WORKER_STARTED", worker=line["worker"])
+            os.kill(started["pid"], signal.SIGTERM)
+            await run.has_logged("ROUTER_WORKER_LOST", pid=started["pid"])
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+        assert run.logged("ROUTER_STOPPED")
 
 
 @asynccontextmanager

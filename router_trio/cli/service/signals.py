@@ -13,8 +13,10 @@ from typing import TypeVar
 
 import trio
 
+from router_trio.cli.service.kept_signals import KeptSignals
 from router_trio.cli.service.last_resort import LastResort
 from router_trio.errors import RouterError
+from router_trio.events import Emit
 
 T = TypeVar("T")
 
@@ -30,12 +32,13 @@ async def run_with_signals(
     on_signal: Callable[[int], None],
     on_hangup: Callable[[], None] | None = None,
     last_resort: LastResort | None = None,
+    emit: Callable[[], Emit | None] | None = None,
 ) -> T:
     """Run `job` and return what it returns; call `on_signal(n)` when the n-th signal comes.
 
     `on_signal` is synchronous. It decides what a signal means: usually it sets an event or cancels a scope of the job.
     `last_resort` ends the process if signals are not heeded. With `on_hangup`, SIGHUP does not count as one: it calls
-    that.
+    that. With `emit`, signals that code in the job takes away are taken back, and that is told: see `KeptSignals`.
     """
     result: list[T] = []
     failure: RouterError | None = None
@@ -57,6 +60,8 @@ async def run_with_signals(
     with trio.open_signal_receiver(*heeded) as signals, watching:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
+            if emit is not None:
+                nursery.start_soon(KeptSignals(heeded, emit).keep)
             # An error that leaves the nursery would be wrapped in a group.
             try:
                 result.append(await job())

@@ -20,6 +20,7 @@ from functools import partial
 import trio
 
 from router_trio.cli.configuration import search_working_directory
+from router_trio.cli.service.kept_signals import KeptSignals
 from router_trio.cli.service.last_resort import end_without_threads
 from router_trio.cli.service.signals import OTHERS
 from router_trio.forked import call_in_children, replace_by_null
@@ -52,8 +53,10 @@ async def _run(number: int, channel: int, block: int, lock: int, supervisor: int
     _go_on_when_orphaned()
     threading.Thread(target=_end_when_orphaned, args=(supervisor, worker), name="orphan watch", daemon=True).start()
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        kept = KeptSignals((signal.SIGTERM, signal.SIGINT, *OTHERS), lambda: worker.emit)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_when_asked, signals, worker)
+            nursery.start_soon(kept.keep)
             code = await worker.run()
             nursery.cancel_scope.cancel()
     return code

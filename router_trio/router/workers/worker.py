@@ -16,6 +16,7 @@ import trio
 from router_trio.connection.platform import REAL_PLATFORM
 from router_trio.connection.supervisor import ConnectionCounts
 from router_trio.errors import ConfigurationError, RouterError
+from router_trio.events import Emit
 from router_trio.link import Connect
 from router_trio.nats.dialer import Dialer, client_name
 from router_trio.router import no_pages
@@ -61,6 +62,11 @@ class Worker:
     def ends_within(self) -> float:
         """Seconds within which it has ended once its supervisor is gone."""
         return EXITS_WITHIN + (0.0 if self._run is None else self._run.settings.router.shutdown_timeout)
+
+    @property
+    def emit(self) -> Emit | None:
+        """What tells of events; None before there is a router."""
+        return None if self._run is None else self._run.emit
 
     def begin_drain(self) -> None:
         """Receive nothing more, settle what there is, and end."""

@@ -142,6 +142,10 @@ SENTENCES: Mapping[type[Event], str] = {
     events.HandlerLeftBehind: (
         "Route {route} was ended, and left behind {count:count call} of its handler that did not return"
     ),
+    events.SignalRestored: (
+        "{signal} was taken from the router, by {taken_by}: the router takes it back, or nothing would drain it; "
+        "leave signals alone in handlers"
+    ),
     events.LoopBlocked: (
         "{by_route}The event loop has not turned for {blocked_seconds:g} s{at_message}{raised}: "
         "nothing is sent, received or answered meanwhile{in_a_thread}"
