@@ -6,8 +6,9 @@ are added. Of a state the worst is shown, with the number of the worker that has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.router.workers.counts.numbers import CONNECTION, ROUTE, Counts, add, add_to_ledger, add_to_route
@@ -125,6 +126,14 @@ def sum_up(
         if name in shapes
     ]
     return RouterSum(settings.router.name, connections, routes, counts)
+
+
+def causes_first(reasons: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the reasons of all workers: what is about a worker, then about a connection, then about a route.
+
+    A route waits for its connection, and a worker may have noticed only the one or the other yet.
+    """
+    return sorted(reasons, key=lambda reason: 2 if "route" in reason else 1 if "connection" in reason else 0)
 
 
 def _connection(name: str, reports: Mapping[int, ConnectionReport], counts: Counts) -> ConnectionSum:

@@ -29,7 +29,7 @@ from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE
 from router_trio.router.workers.process import EXITS_WITHIN, of_worker
 from router_trio.router.workers.report import Report, RouteReport
 from router_trio.router.workers.slot import RUNNING, Slot
-from router_trio.router.workers.sums import RouterSum, sum_up
+from router_trio.router.workers.sums import RouterSum, causes_first, sum_up
 from router_trio.router.workers.suspects import Suspects
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import difference
@@ -131,7 +131,7 @@ class Supervisor:
         return None
 
     def unready(self) -> list[Mapping[str, Any]]:
-        """Return why the router is not ready: of each worker that is not, the reasons. None if every worker is."""
+        """Return why the router is not ready: the reasons of each worker, causes first. None if all are ready."""
         reasons: list[Mapping[str, Any]] = []
         for slot in self._slots:
             blocked = slot.blocked
@@ -141,7 +141,7 @@ class Supervisor:
                 reasons.append({"worker": slot.number, "reason": LATE.format(self.settings_number)})
             if slot.phase == RUNNING and slot.report is not None:
                 reasons += [{"worker": slot.number, **reason} for reason in slot.report.reasons]
-        return reasons
+        return causes_first(reasons)
 
     def blocked(self) -> list[Mapping[str, Any]]:
         """Return what blocks the event loop of each worker of which something does."""

@@ -24,7 +24,7 @@ from router_trio.router.workers.counts.numbers import (
 )
 from router_trio.router.workers.counts.process_numbers import process_lines, together
 from router_trio.router.workers.report import Report, Reporter
-from router_trio.router.workers.sums import NO_WORKER, RouterSum, sum_up
+from router_trio.router.workers.sums import NO_WORKER, RouterSum, causes_first, sum_up
 from router_trio.settings import Settings
 from router_trio.states import RECONNECTING, STARTING, BreakerState, RouteState
 from router_trio.telemetry.http.status import status
@@ -233,3 +233,13 @@ def test_a_sum_of_durations_does_not_go_back_when_they_are_moved_within_a_route(
     add_to_route(before, {"elapsed_ns": elapsed, "forwarded_ns": forwarded})
     add_to_route(after, {"elapsed_ns": elapsed + forwarded})
     assert after.durations.total == before.durations.total
+
+
+def test_what_is_about_a_worker_or_a_connection_is_said_before_what_is_about_routes() -> None:
+    """The first worker has noticed nothing but that its consumers are silent, the second that its link is gone."""
+    silent, quiet = (
+        {"worker": 3, "reason": "silent"},
+        [{"worker": 1, "route": name, "reason": "quiet"} for name in "ab"],
+    )
+    away, paused = {"worker": 2, "connection": "main", "reason": "away"}, {"worker": 2, "route": "a", "reason": "away"}
+    assert causes_first([*quiet, away, paused, silent]) == [silent, away, *quiet, paused]
