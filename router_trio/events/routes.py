@@ -39,6 +39,21 @@ class ConsumerDiffers(RouteEvent):
     detail: str
 
 
+class ConsumerReset(RouteEvent):
+    """Somebody has reset the durable, or made it again, while the route reads from it: it goes on elsewhere.
+
+    It would have delivered `from_sequence` next, and goes on with `to_sequence`. What the route has settled is acked
+    when it is delivered again, and not routed again.
+    """
+
+    code = "ROUTE_CONSUMER_RESET"
+    level = Level.WARN
+    stream: str
+    durable: str
+    from_sequence: int
+    to_sequence: int
+
+
 class FilterOutside(RouteEvent):
     """The stream takes none of the subjects that the filter of this route matches: it gets no message, is not ready."""
 

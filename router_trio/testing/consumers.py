@@ -6,6 +6,7 @@ again goes before what is new. Follows nats-server in what each status says; the
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -251,6 +252,13 @@ class Consumer:
         for request in self._requests:
             request.receive(status(request.inbox, why))
         self._requests.clear()
+
+    def reset(self, sequence: int) -> None:
+        """Go on with the first message from that one on; nothing that was delivered waits for an ack any more."""
+        self._look_at_stream()
+        self._position = bisect_left(self._matching, sequence)
+        self._unacked.clear()
+        self._earliest, self._sequence = inf, 0
 
     def edit(self, **changes: Any) -> None:
         """Change fields of its spec, as an administrator would. What is delivered already keeps its ack wait."""

@@ -157,6 +157,11 @@ class Trouble:
         self._server.consumers[stream, durable].paused_until = trio.current_time() + seconds
         self._network.wake_links()
 
+    def reset_consumer(self, stream: str, durable: str, sequence: int) -> None:
+        """Somebody has a durable go on with that message, and number its deliveries from 1 (`nats consumer reset`)."""
+        self._server.consumers[stream, durable].reset(sequence)
+        self._network.wake_links()
+
     def deliver_again(self, stream: str, durable: str, count: int) -> None:
         """A durable delivers so many of its unacked messages once more."""
         consumer = self._server.consumers[stream, durable]

@@ -44,6 +44,8 @@ class AckPending:
         self.holds_back: Callable[[StreamDelivery], bool] = was_refused
         self.left: Counter[RouteState] = Counter()
         """How many of `count` are of earlier lives of the route: what these had sent, and has no fate yet."""
+        self.moved: tuple[int, int] | None = None
+        """Which message the consumer would have delivered next, and which it goes on with, if somebody has moved it."""
 
     @property
     def in_hand(self) -> int:
@@ -70,6 +72,11 @@ class AckPending:
             if not self.left[route]:
                 del self.left[route]
 
+    def consumer_was_reset(self, goes_on_with: int) -> None:
+        """Somebody has reset the consumer, or made it again: it goes on with that message."""
+        self.moved = self.cursor.highest + 1, goes_on_with
+        self.cursor.number_anew()
+
     def stream_replaced(self, stream_created: str) -> None:
         """It is another stream of that name. What is in hand of the old one is still routed, and not answered."""
         self._start_at(StreamCursor(stream_created, not_ours=bool(self.cursor.stream_created)))
@@ -78,6 +85,7 @@ class AckPending:
         self.waiting += self.order.clear()
         self.open.clear()
         self.cursor = cursor
+        self.moved = None  # the stream says more
 
     def add(
         self,
@@ -116,6 +124,8 @@ class AckPending:
             self.cursor.doubt_before(delivery.received_at + patience)
             went_back(delivery)
         cursor = delivery.cursor = self.cursor
+        if delivery.number <= cursor.deliveries and cursor.is_numbered_anew(delivery.number - 1):
+            self.consumer_was_reset(sequence)
         others, now = self.others, delivery.received_at
         missing = cursor.missing_before(delivery.number)
         if missing:

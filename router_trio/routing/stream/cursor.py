@@ -81,6 +81,27 @@ class StreamCursor:
         oldest = min(self._unsettled, default=self._highest + 1)
         return max(self._floor + 1, oldest if self._elsewhere is None else min(oldest, self._elsewhere))
 
+    @property
+    def deliveries(self) -> int:
+        """The consumer's number of the last delivery that is known of."""
+        return self._next_delivery - 1
+
+    @property
+    def highest(self) -> int:
+        """The last message that came, 0 for none."""
+        return self._highest
+
+    def is_numbered_anew(self, deliveries: int) -> bool:
+        """Return True if the consumer counts its deliveries from 1 once more: somebody has reset it, or made it again.
+
+        One that only lost the last ones, with its leader, is a little behind.
+        """
+        return 2 * deliveries <= self.deliveries
+
+    def number_anew(self) -> None:
+        """Expect the first delivery of a consumer that counts from 1 once more."""
+        self._next_delivery = 1
+
     def lacks(self, deliveries: int) -> bool:
         """Return True if of so many deliveries of the consumer the last ones did not come here."""
         return deliveries >= self._next_delivery

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import trio
 
-from router_trio.events import ConsumerDiffers, Emit, StreamWentBack
+from router_trio.events import ConsumerDiffers, ConsumerReset, Emit, StreamWentBack
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
@@ -158,6 +158,19 @@ class StreamIntake:
         stream = self._spec.stream
         self._emit(StreamWentBack(at=trio.current_time(), route=self._state.name, stream=stream, detail=detail))
 
+    def _tell_moved(self, stood_at: int, goes_on_with: int) -> None:
+        self._pending.moved = None
+        self._emit(
+            ConsumerReset(
+                at=trio.current_time(),
+                route=self._state.name,
+                stream=self._spec.stream,
+                durable=self._spec.durable,
+                from_sequence=stood_at,
+                to_sequence=goes_on_with,
+            )
+        )
+
     # --- its messages ---
 
     def received(self, batch: Sequence[framing.RawMessage]) -> None:
@@ -205,3 +218,5 @@ class StreamIntake:
             route.something_waits()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         pull_loop.look()
+        if pending.moved is not None:
+            self._tell_moved(*pending.moved)

@@ -69,6 +69,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
         "change one of them"
     ),
+    events.ConsumerReset: (
+        "Route {route}: the consumer {durable} of stream {stream} was reset, or made again: instead of message "
+        "{from_sequence} it goes on with {to_sequence}; {after_reset}"
+    ),
     events.FilterOutside: (
         "Route {route} gets nothing: its filter {filter} matches none of the subjects of stream {stream}, which are "
         "{subjects}; correct the filter, or the stream"
@@ -236,6 +240,11 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "this_stream": lambda fields: f"stream {fields['stream']}" if "stream" in fields else "a stream",
     "assumed": lambda fields: " (the default: it could not be looked up)" if fields["window_assumed"] else "",
     "at_least": lambda fields: "at least " if fields["window_assumed"] else "",
+    "after_reset": lambda fields: (
+        "what the route has settled is acked and not routed again: reset it while the router is stopped for that"
+        if fields["to_sequence"] < fields["from_sequence"]
+        else "what is between them is left out"
+    ),
     "at_message": lambda fields: f", with {_which_message(fields)} in the handler" if "subject" in fields else "",
     "in_a_thread": lambda fields: IN_A_THREAD if fields["route"] is not None else "",
     "and_redelivered": lambda fields: f", {fields['redelivered']} to be redelivered" if fields["redelivered"] else "",

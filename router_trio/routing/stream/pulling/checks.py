@@ -91,6 +91,7 @@ class ConsumerChecks:
             self._now = trio.Event()
             doubtful = len(self._payloads.doubtful)
             cursor = self._pending.cursor
+            deliveries = cursor.deliveries
             try:
                 state = await consumer.check()
             except SourceError as error:
@@ -103,6 +104,9 @@ class ConsumerChecks:
                 before = self._before
                 self._compare(state)
                 if cursor is self._pending.cursor:
+                    # As it was when the server was asked: else a delivery that came meanwhile has shown it.
+                    if deliveries <= cursor.deliveries and deliveries and 2 * state.deliveries <= deliveries:
+                        self._pending.consumer_was_reset(state.passed + 1)
                     cursor.learn(state.passed, state.delivered, state.deliveries)
                     # What was delivered by the last look, and has not come since, went to somebody else.
                     self.shared |= before is not None and cursor.lacks(before.deliveries)
