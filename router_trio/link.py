@@ -227,6 +227,13 @@ class PullConsumer(Subscription, Protocol):
         """Give the lead of a standby consumer to whoever waits for it. Else it does nothing."""
 
 
+Learn = Callable[[str, int], None]
+"""Is told how far a durable is that another process reads.
+
+That is when its stream was made, and up to which sequence nothing is delivered any more (see `Progress.passed`).
+"""
+
+
 class Link(Protocol):
     """A live connection."""
 
@@ -280,11 +287,13 @@ class Link(Protocol):
         """
         ...
 
-    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+    async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
         """Wait until this is the process that gets the messages of a standby consumer. Returns the pin that says so.
 
-        The consumer is created if it is absent. A `pin` of the spec that still holds is returned at once. Raises as
-        `open_consumer`, and `SourceError` (`server_too_old`) where the server has no such consumers. Can be cancelled.
+        The consumer is created if it is absent. A `pin` of the spec that still holds is returned at once. `learn` is
+        called when the consumer was found, and then every few seconds if it can be looked at. Raises as
+        `open_consumer`, `SourceError` (`server_too_old`) where the server has no such consumers, and if the consumer is
+        deleted meanwhile. Can be cancelled.
         """
         ...
 

@@ -22,6 +22,7 @@ from router_trio.link import (
     ConsumerSpec,
     CoreSubscription,
     Deliver,
+    Learn,
     Link,
     LinkListener,
     Operation,
@@ -170,9 +171,9 @@ class FaultyLink:
         await self._before_subscribing()
         return await self._link.open_consumer(spec, deliver)
 
-    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+    async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
         """See `link.Link.take_the_lead`. Never struck: what is behind it is."""
-        return await self._link.take_the_lead(spec)
+        return await self._link.take_the_lead(spec, learn)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`. Never struck."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import trio
 
 from router_trio.errors import LinkError, SourceError, reasons
-from router_trio.link import ConsumerSpec, Deliver, LinkListener, Operation, Refusal, SharedDelivery, StreamState
+from router_trio.link import ConsumerSpec, Deliver, Learn, LinkListener, Operation, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.denials import Denials
 from router_trio.nats.dial import address
@@ -244,21 +244,27 @@ class NatsLink:
             spec, found, inbox, self.api, self._lookups, self.wire.send, subscription, self._look_ups
         )
 
-    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+    async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
         """See `link.Link.take_the_lead`."""
         await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import ensure_consumer
-        from router_trio.nats.jetstream.leading import check_version, wait_for_pin
+        from router_trio.nats.jetstream.leading import check_version, learning, wait_for_pin
 
         check_version(self.info)
         self._let_client_listen()
-        await ensure_consumer(self.api, spec, self.subscribe)
+        found = await ensure_consumer(self.api, spec, self.subscribe)
         self._inboxes += 1
         inbox = b"%b-lead-%d" % (self._inbox, self._inboxes)
         asked = self.api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}")
         renew = spec.pin not in self._pins
         with self._denials.raised(framing.wire(asked)):
-            pin = await wait_for_pin(self.api, self.wire.send, self.subscribe, inbox, spec, renew=renew)
+            pin = await learning(
+                partial(wait_for_pin, self.api, self.wire.send, self.subscribe, inbox, spec, renew=renew),
+                self._lookups,
+                spec,
+                found,
+                partial(learn, found.stream_created),
+            )
             self._pins.discard(spec.pin or "")
             self._pins.add(pin)
             return pin

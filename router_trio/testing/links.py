@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from router_trio.link import (
     ConsumerSpec,
     ConsumerState,
     Deliver,
+    Learn,
     LinkListener,
     Operation,
     Refusal,
@@ -44,6 +46,9 @@ T = TypeVar("T")
 
 ASK_FOR_LEAD_EVERY = 0.25
 """Seconds."""
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at a consumer whose lead is waited for."""
 
 SOCKET_BUFFER = 256 * 1024
 """Bytes that a paused network takes from a link before `send` blocks."""
@@ -173,13 +178,19 @@ class FakeLink(FakeSocket):
         await subscription.opened(spec, consumer)
         return subscription
 
-    async def take_the_lead(self, spec: ConsumerSpec) -> str:
+    async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
         """See `link.Link.take_the_lead`. Here it needs no message."""
         if spec.pin is not None and spec.pin not in self._pins:
             subject = f"$JS.API.CONSUMER.UNPIN.{spec.stream}.{spec.durable}".encode()
             self.publishing(subject, lambda now: self._network.server.unpin(spec, now))
+        server = self._network.server
+        consumer = await self.request(lambda now: server.open_consumer(spec, now))
+        if isinstance(consumer, SourceError):
+            raise consumer
+        learn(consumer.stream_created, consumer.progress.passed)
+        looked_at = trio.current_time()
         while True:
-            pin = await self.request(lambda now: self._network.server.pin_for(spec, now))
+            pin = await self.request(lambda now: server.pin_for(spec, now))
             if isinstance(pin, SourceError):
                 raise pin
             if pin is not None:
@@ -187,6 +198,10 @@ class FakeLink(FakeSocket):
                 self._pins.add(pin)
                 return pin
             await trio.sleep(ASK_FOR_LEAD_EVERY)
+            if trio.current_time() >= looked_at + LOOK_EVERY:
+                looked_at = trio.current_time()
+                with contextlib.suppress(SourceError):
+                    learn(consumer.stream_created, (await self.check_consumer(spec)).passed)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         """See `link.Link.find_streams`."""

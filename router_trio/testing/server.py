@@ -220,9 +220,13 @@ class Server:
 
     def pin_for(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
         """Return the pin of a standby consumer if nobody else has the lead; or why it can't be had."""
-        consumer = self.may_not_ask(f"$JS.API.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}") or self.open_consumer(
-            spec, now
-        )
+        denied = self.may_not_ask(f"$JS.API.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}")
+        if denied is not None:
+            return denied
+        if (spec.stream, spec.durable) not in self.consumers:
+            told = f"nobody answers for the durable {spec.durable!r} of stream {spec.stream!r}"
+            return SourceError(told, reason=reasons.CONSUMER_DELETED)
+        consumer = self.open_consumer(spec, now)
         return consumer if isinstance(consumer, SourceError) else consumer.take_pin(spec.pin, now)
 
     def unpin(self, spec: ConsumerSpec, now: float) -> None:

@@ -20,13 +20,17 @@ STANDBY = replace(SPEC, standby=True)
 HELD_EVERY = 0.5
 
 
+def ignore(stream_created: str, passed: int) -> None:
+    """What is learned of the durable meanwhile."""
+
+
 async def test_the_one_with_the_lead_gets_the_messages(peer: Peer, clock: trio.abc.Clock | None) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.new", b"1")
     await peer.publish("orders.new", b"2")
     received = Recorder()
     async with link_of(peer) as link:
-        pin = await link.take_the_lead(STANDBY)
+        pin = await link.take_the_lead(STANDBY, ignore)
         consumer = await link.open_consumer(replace(STANDBY, pin=pin), received)
         assert consumer.progress.in_use is False, "it is alone"
         unacked = await consumer.unacked(1)
@@ -34,7 +38,7 @@ async def test_the_one_with_the_lead_gets_the_messages(peer: Peer, clock: trio.a
             await consumer.again(unacked)
         consumer.pull(2, 5.0)
         assert [payload(raw) for raw in await received.until_delivered(2)] == [b"1", b"2"]
-        assert await link.take_the_lead(replace(STANDBY, pin=pin)) == pin, "it still holds"
+        assert await link.take_the_lead(replace(STANDBY, pin=pin), ignore) == pin, "it still holds"
         assert (await consumer.check()).paused is None
 
 
@@ -44,12 +48,12 @@ async def test_a_lead_that_is_kept_on_another_link_is_a_new_one(peer: Peer, cloc
     await peer.publish("orders.new", b"2")
     received = Recorder()
     async with link_of(peer) as first, link_of(peer) as second:
-        pin = await first.take_the_lead(STANDBY)
+        pin = await first.take_the_lead(STANDBY, ignore)
         consumer = await first.open_consumer(replace(STANDBY, pin=pin), received)
         consumer.pull(9, 5.0)
         await received.until_delivered(1)
         with trio.fail_after(LEAD_ENDS_AFTER):
-            new = await second.take_the_lead(replace(STANDBY, pin=pin))
+            new = await second.take_the_lead(replace(STANDBY, pin=pin), ignore)
             assert new != pin
             delivered = Recorder()
             leading = await second.open_consumer(replace(STANDBY, pin=new), delivered)
@@ -63,7 +67,7 @@ async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: t
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.new", b"1")
     async with link_of(peer) as first, link_of(peer) as second:
-        pin = await first.take_the_lead(STANDBY)
+        pin = await first.take_the_lead(STANDBY, ignore)
         consumer = await first.open_consumer(replace(STANDBY, pin=pin), Recorder())
         taken: list[str] = []
 
@@ -71,7 +75,7 @@ async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: t
 
             @nursery.start_soon
             async def wait() -> None:
-                taken.append(await second.take_the_lead(STANDBY))
+                taken.append(await second.take_the_lead(STANDBY, ignore))
                 nursery.cancel_scope.cancel()
 
             for _ in range(round(1.5 * LEAD_ENDS_AFTER / HELD_EVERY)):
@@ -90,7 +94,7 @@ async def test_a_lead_ends_if_it_is_not_held_and_its_holder_is_told(peer: Peer, 
     await peer.publish("orders.new", b"1")
     received = Recorder()
     async with link_of(peer) as first, link_of(peer) as second:
-        pin = await first.take_the_lead(STANDBY)
+        pin = await first.take_the_lead(STANDBY, ignore)
         consumer = await first.open_consumer(replace(STANDBY, pin=pin), received)
         async with trio.open_nursery() as nursery:
 
@@ -101,7 +105,7 @@ async def test_a_lead_ends_if_it_is_not_held_and_its_holder_is_told(peer: Peer, 
                     await peer.publish("orders.new", b"2")
 
             with trio.fail_after(LEAD_ENDS_AFTER + 2.0):
-                assert await second.take_the_lead(STANDBY) != pin
+                assert await second.take_the_lead(STANDBY, ignore) != pin
             nursery.cancel_scope.cancel()
         consumer.pull(1, 5.0)
         status = await received.until_delivered(1)
@@ -113,11 +117,11 @@ async def test_a_consumer_of_the_other_kind_is_refused(peer: Peer) -> None:
     async with link_of(peer) as link:
         await link.open_consumer(SPEC, Recorder())
         with pytest.raises(SourceError, match="priority group") as caught:
-            await link.take_the_lead(STANDBY)
+            await link.take_the_lead(STANDBY, ignore)
         assert caught.value.reason == "consumer_mismatch"
         await peer.delete_consumer("ORDERS", "router")
         await peer.publish("orders.new", b"1")
-        await link.take_the_lead(STANDBY)
+        await link.take_the_lead(STANDBY, ignore)
         with pytest.raises(SourceError, match="priority group") as caught:
             await link.open_consumer(SPEC, Recorder())
         assert caught.value.reason == "consumer_mismatch"
@@ -126,5 +130,43 @@ async def test_a_consumer_of_the_other_kind_is_refused(peer: Peer) -> None:
 async def test_without_a_stream_it_says_so(peer: Peer) -> None:
     async with link_of(peer) as link:
         with pytest.raises(SourceError) as caught:
-            await link.take_the_lead(STANDBY)
+            await link.take_the_lead(STANDBY, ignore)
         assert caught.value.reason == "stream_not_found"
+
+
+async def test_who_waits_learns_how_far_the_durable_is_and_that_it_was_deleted(
+    peer: Peer, clock: trio.abc.Clock | None
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for _ in range(3):
+        await peer.publish("orders.new")
+    received, learned = Recorder(), list[tuple[str, int]]()
+    async with link_of(peer) as first, link_of(peer) as second:
+        pin = await first.take_the_lead(STANDBY, ignore)
+        consumer = await first.open_consumer(replace(STANDBY, pin=pin), received)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def hold() -> None:
+                while True:
+                    consumer.hold_lead()
+                    await trio.sleep(HELD_EVERY)
+
+            @nursery.start_soon
+            async def settle_and_delete() -> None:
+                await trio.sleep(1.0)
+                await consumer.again((await consumer.unacked(1)) or ())
+                consumer.pull(2, 5.0)
+                first.ack([raw[1] for raw in await received.until_delivered(2)])
+                with trio.fail_after(10):
+                    while learned[-1][1] != 2:
+                        await trio.sleep(0.1)
+                nursery.cancel_scope.deadline = trio.current_time() + 5.0
+                await peer.delete_consumer("ORDERS", "router")
+
+            with pytest.raises(SourceError) as caught:
+                await second.take_the_lead(STANDBY, lambda *told: learned.append(told))
+            assert caught.value.reason == "consumer_deleted"
+            nursery.cancel_scope.cancel()
+        assert learned[0] == (consumer.stream_created, 0)
+        assert learned[-1] == (consumer.stream_created, 2)

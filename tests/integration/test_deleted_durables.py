@@ -8,14 +8,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 
 from router_trio import Message, Router
+from router_trio.nats.jetstream.leading import LOOK_EVERY
 from router_trio.routing.stream.pulling.checks import SHARED_CHECK_EVERY
 from tests.support.eventually import eventually
+from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
+from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer
 from tests.support.settings import settings
-from tests.support.streams import ROUTE, assert_sink_is_whole, publish_numbered, source_and_sink
-from tests.support.watch import Watch, until_nothing_is_unacked, until_stored, watched
+from tests.support.streams import ROUTE, assert_sink_is_whole, publish_numbered, route, source_and_sink
+from tests.support.watch import Watch, cut_off, let_in, until_nothing_is_unacked, until_stored, watched
 
 
 @asynccontextmanager
@@ -84,3 +87,27 @@ async def test_with_messages_that_another_process_has_returned_for_a_retry(serve
         await watch.until("ROUTE_READY", times=2)
         await until_stored(stream, "SINK", 110)
         await until_nothing_is_unacked(stream)
+
+
+@needs_server(2, 11, lacks="pinned consumers")
+async def test_by_a_standby_process_that_never_led(server: NatsServer, proxy: TcpProxy) -> None:
+    """The leader is cut off when the durable is deleted: the other one knows its ack floor from looking at it."""
+    standby = route(standby=True, ack_wait="2s")
+    async with streams(server, 300) as stream, watched(settings(proxy.url, routes=[standby])) as leader:
+        await until_stored(stream, "SINK", 300)
+        await until_nothing_is_unacked(stream)
+        async with watched(settings(server.url, routes=[standby]), alone=False) as other:
+            await other.until("ROUTE_STANDBY")
+            await publish_numbered(stream, range(300, 400))
+            await until_stored(stream, "SINK", 400)
+            await until_nothing_is_unacked(stream)
+            await trio.sleep(2 * LOOK_EVERY)
+            await cut_off(proxy, leader)
+            await stream.delete_consumer("SOURCE", "router")
+            await publish_numbered(stream, range(400, 410))
+            await until_stored(stream, "SINK", 410)
+            await until_nothing_is_unacked(stream)
+            (taken,) = other.router.routes
+            assert taken.received < 50, "not the whole stream"
+            await let_in(proxy, leader)
+    await assert_sink_is_whole(server.url, 410)

@@ -11,17 +11,19 @@ and the next one gets it when the time of a silent lead is over.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo
+from router_trio.nats.jetstream.api import ApiError, consumer_info
 from router_trio.nats.jetstream.ask import Api
-from router_trio.nats.jetstream.consumer_config import LEAD_GROUP
-from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare
+from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT, FoundConsumer
+from router_trio.nats.jetstream.lookups import Lookups
 from router_trio.nats.jetstream.other_processes import Subscribe
 from router_trio.protocol import framing, headers
 
@@ -39,6 +41,11 @@ HEARD_WITHIN = 15.0
 
 PIN_CHECKED_WITHIN = 2.0
 
+LOOK_EVERY = 5.0
+"""Seconds between two looks at how far a consumer is whose lead is waited for."""
+
+DENIED_LOOK_EVERY = 60.0
+"""The same while this user may not ask: a server logs each of these."""
 
 UNPIN = json.dumps({"group": LEAD_GROUP}).encode()
 """The request that takes the pin from whoever has it."""
@@ -103,6 +110,50 @@ async def wait_for_pin(
         return waiting.pin
     finally:
         subscription.close()
+
+
+async def learning(
+    wait: Callable[[], Awaitable[str]],
+    lookups: Lookups,
+    spec: ConsumerSpec,
+    found: FoundConsumer,
+    learn: Callable[[int], None],
+) -> str:
+    """Return what `wait` does, and meanwhile tell how far the consumer is, as it was `found` and is looked at.
+
+    If it is deleted, the next one must not begin where the stream does. Raises what `wait` raises. Can be cancelled.
+    """
+    learn(found.progress.passed)
+    pin = ""
+    failure: SourceError | LinkError | None = None
+    async with trio.open_nursery() as nursery:
+        if not found.ahead:  # else its ack floor says nothing of what the stream stores now
+            nursery.start_soon(_look_often, lookups, spec, learn)
+        try:
+            pin = await wait()
+        except (SourceError, LinkError) as error:
+            failure = error  # the nursery would wrap it
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return pin
+
+
+async def _look_often(lookups: Lookups, spec: ConsumerSpec, learn: Callable[[int], None]) -> None:
+    pause = LOOK_EVERY
+    while True:
+        await trio.sleep(pause)
+        pause = LOOK_EVERY
+        try:
+            info = await lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
+            compare(spec, info.config)  # the ack floor of another filter may be behind messages of this route
+        except ApiError:
+            continue  # the wait says so, if it is gone
+        except SourceError as error:
+            if error.reason == reasons.PERMISSION_DENIED:
+                pause = DENIED_LOOK_EVERY
+            continue
+        learn(info.ack_floor.sequence)
 
 
 class _Waiting:

@@ -123,6 +123,17 @@ class StreamIntake:
         self._acks.flush_unsent(link)
         self._acks.renak(link, pending.order.expected())
 
+    def learn(self, stream_created: str, passed: int) -> None:
+        """Another process has the lead: see `link.Learn`. If the durable is deleted, the next one begins behind that.
+
+        What shows that the stream is another one than this process knows is for `go_by`.
+        """
+        pending = self._pending
+        if not pending.cursor.stream_created:
+            pending.stream_replaced(stream_created)
+        if pending.cursor.stream_created == stream_created:
+            pending.cursor.begin_behind(passed)
+
     def _compare(self, consumer: PullConsumer) -> None:
         """Go by what the server's consumer says, and log where the route says otherwise."""
         spec = self._spec

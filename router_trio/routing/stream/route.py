@@ -9,6 +9,7 @@ pulls, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import groupby
 from math import inf
 from operator import attrgetter
@@ -139,9 +140,16 @@ class StreamRoute(Route):
         """See `Route`."""
         spec = self._intake.next_spec()
         if spec.standby:
-            spec = await self._lead.taken(link, spec, tried)
+            try:
+                spec = await self._lead.taken(link, spec, tried, self._intake.learn)
+            except SourceError as error:
+                if error.reason in (reasons.CONSUMER_DELETED, reasons.NO_RESPONDERS):
+                    # The process with the lead knows best where the next durable begins: it goes first.
+                    self._retry.wait_longer(GIVES_WAY_FOR)
+                raise
             if self._closing.is_set():
                 return
+            spec = replace(self._intake.next_spec(), pin=spec.pin)  # more is known of the stream by now
         consumer = await link.open_consumer(spec, self._intake.received)
         self._lead.holds(consumer)
         try:

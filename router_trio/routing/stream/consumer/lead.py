@@ -12,7 +12,7 @@ from math import inf
 import trio
 
 from router_trio.events import Emit, RouteStandby
-from router_trio.link import ConsumerSpec, Link, PullConsumer
+from router_trio.link import ConsumerSpec, Learn, Link, PullConsumer
 from router_trio.routing.resubscribe import SourceRetry
 from router_trio.states import RUNNING, RouteState
 
@@ -31,10 +31,10 @@ class Lead:
         self._waiting = trio.CancelScope()
         self._consumer: PullConsumer | None = None
 
-    async def taken(self, link: Link, spec: ConsumerSpec, tried: trio.Event) -> ConsumerSpec:
+    async def taken(self, link: Link, spec: ConsumerSpec, tried: trio.Event, learn: Learn) -> ConsumerSpec:
         """Wait for the lead, and return the spec with its pin; without one if the wait was stopped.
 
-        Raises `SourceError` and `LinkError`.
+        `learn` is told meanwhile how far the durable is. Raises `SourceError` and `LinkError`.
         """
         self._waiting = trio.CancelScope()
         self._state.standby = True
@@ -46,7 +46,7 @@ class Lead:
         pin = None
         try:
             with self._waiting:
-                pin = await link.take_the_lead(replace(spec, pin=self._pin))
+                pin = await link.take_the_lead(replace(spec, pin=self._pin), learn)
         finally:
             self._state.standby = False
         self._pin = pin

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio import Router, Settings
 from router_trio.link import LEAD_ENDS_AFTER
+from router_trio.routing.stream.pulling.checks import CHECK_EVERY
 from router_trio.telemetry.http.status import readiness, status
 from tests.support.eventually import eventually
 from tests.support.links import close_link
 from tests.support.watch import Watch
-from tests.support.world import LOCAL, fill, numbers, one_broker, stream, world
+from tests.support.world import LOCAL, fill, numbers, one_broker, stream, to, two_brokers, world
 
 STANDBY = stream("IN", "out.{{wildcard(1)}}", filter="in.*", standby=True)
 
@@ -82,3 +84,39 @@ async def test_a_link_that_only_the_server_takes_for_alive_gets_no_message(autoj
             await trio.sleep(0.1)
         await eventually(lambda: len(w.payloads("OUT")) == 60, 2 * LEAD_ENDS_AFTER)
         assert w.payloads("OUT") == numbers(60)
+
+
+@pytest.mark.parametrize("leader_is_away", [True, False])
+async def test_a_process_that_never_led_makes_a_deleted_durable_again_where_the_acks_stood(
+    leader_is_away: bool, autojump_clock: MockClock
+) -> None:
+    """At a destination that stores nothing, so that each copy counts."""
+    brokers = two_brokers()
+    route = stream("IN", to("core", "edge"), connection="main", standby=True)
+    config = Settings(
+        telemetry={"listen": ""},
+        connections={name: {"servers": ["nats://fake:4222"]} for name in brokers},
+        routes=[route],
+    )
+    watch = Watch()
+    async with world([route], brokers=brokers) as w:
+        fill(w.broker, 100)
+        await eventually(lambda: w.route.settled["routed"] == 100)
+        other = Router(config, observers=[watch], connect=lambda name, _: brokers[name].connect)
+        async with other.open() as live:
+            await trio.sleep(1)
+            fill(w.broker, 200, first=100)
+            await eventually(lambda: w.route.settled["routed"] == 300)
+            await trio.sleep(2 * CHECK_EVERY)  # by then it has seen what the other has settled
+            assert live.routes[0].standby
+            if leader_is_away:
+                close_link(w.live.connections["main"])
+                brokers["main"].refuse_credentials()
+            w.broker.delete_consumer("IN", "router")
+            fill(w.broker, 10, first=300)
+            routed = live.routes[0] if leader_is_away else w.route
+            await eventually(lambda: routed.settled["routed"] == (10 if leader_is_away else 310), 60)
+            brokers["main"].accept_credentials()
+            await trio.sleep(60)
+    arrived = [int(message.payload) for message in brokers["edge"].published]
+    assert sorted(arrived) == list(range(310))
