@@ -374,7 +374,11 @@ TABLE: Final[Mapping[str, Reason]] = {
             "[RouterDeadLettersNotStored](../runbooks/RouterDeadLettersNotStored.md)",
             FAILURES,
         ),
-        _link(NETWORK, "nothing listens there, or the network is down", "start the server, correct `servers`"),
+        _link(
+            NETWORK,
+            "nothing listens there (`connection refused`), or the network is down",
+            "start the server, correct `servers`",
+        ),
         _link(DNS, "the name can't be resolved", "correct `servers`, or the resolver"),
         _link(TLS, "the TLS handshake failed", "TLS on both sides or on none, a URL with `tls://`"),
         _link(CERTIFICATE, "a certificate is not trusted or has another name", "`tls_ca_file`, `tls_hostname`"),

@@ -128,7 +128,10 @@ class Stream:
         elif self.sealed:
             refuses = "stream_sealed", f"stream {self.name!r} is sealed"
         elif room <= 0:
-            refuses = "stream_full", f"stream {self.name!r} is full: it has its {self.max_messages} messages (max_msgs)"
+            refuses = (
+                "stream_full",
+                f"stream {self.name!r} is full: it has its {self.max_messages} messages (max_messages)",
+            )
         limits = (-1 if self.max_messages is None else self.max_messages,)
         return StreamState(
             self.name,

@@ -51,6 +51,12 @@ def test_a_command_can_be_typed_as_it_stands(where: str, arguments: str) -> None
         app.parse_args(given, exit_on_error=False, print_error=False)
 
 
+def test_the_first_page_lists_every_command() -> None:
+    (readme,) = (one for one in pages() if str(one) == "README.md")
+    listed = re.findall(r"^\| `([a-z-]+)[ `]", readme.prose, re.MULTILINE)
+    assert set(listed) >= NAMES
+
+
 def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 20
     assert {"run", "check", "explain", "contract", "schema", "demo"} <= {tokens(one)[0] for _, one in COMMANDS}

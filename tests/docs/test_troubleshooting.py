@@ -30,7 +30,7 @@ def test_each_reason_has_its_row_with_cause_and_cure(reason: Reason) -> None:
 
 
 def test_there_are_reasons_to_look_for() -> None:
-    assert {"refused", "dns", "timeout", "certificate", "expression", "slow_consumer"} <= set(REASONS)
+    assert {"network", "dns", "timeout", "certificate", "expression", "slow_consumer"} <= set(REASONS)
 
 
 def test_texts_that_are_quoted_are_those_of_the_code() -> None:

@@ -145,7 +145,7 @@ def _refuses(info: StreamInfo) -> tuple[str, str] | None:
         return "stream_cut_off", cut_off("stream", info.name, info.group.trouble)
     messages, octets = _room(info)
     if messages <= 0:
-        limit = f"{info.max_messages} messages (max_msgs)"
+        limit = f"{info.max_messages} messages (max_messages, or max_msgs for nats)"
     elif octets <= 0:
         limit = f"{info.max_bytes} bytes (max_bytes)"
     else:
