@@ -40,4 +40,4 @@ def _with_servers(settings: Settings, url: str) -> Settings:
         name: connection if connection.servers else connection.model_copy(update=here)
         for name, connection in settings.connections.items()
     }
-    return settings.model_copy(update={"connections": connections})
+    return settings.adapted(connections=connections)

@@ -111,8 +111,7 @@ class Reloads:
         named = {route.name for route in settings.routes}
         missing = [route for route in self._in_code if route["name"] not in named]
         if missing:
-            known = {name: getattr(settings, name) for name in Settings.model_fields}
-            settings = Settings(**known | {"routes": [*settings.routes, *missing]})
+            settings = settings.with_changes(routes=[*settings.routes, *missing])
         settings.require_servers()
         handlers = self._run.handlers
         problems = without_handler(settings.routes, handlers)

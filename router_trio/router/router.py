@@ -132,7 +132,9 @@ class Router:
         address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
         """
         require_trio()
-        settings = self._settings if listen is None else _listening_on(self._settings, listen)
+        settings = self._settings
+        if listen is not None:
+            settings = settings.with_changes(telemetry=settings.telemetry.model_dump() | {"listen": listen})
         settings.require_servers()
         failure: BaseException | None = None
         run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)
@@ -164,18 +166,9 @@ class Router:
         destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
         origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
         route = {"name": name, "from": origin, "to": destinations, **more}
-        self._settings = _changed(self._settings, routes=[*self._settings.routes, route])
+        self._settings = self._settings.with_changes(routes=[*self._settings.routes, route])
         self._in_code.append(route)
         self._handlers[name] = handler
-
-
-def _changed(settings: Settings, **changes: Any) -> Settings:
-    known = {name: getattr(settings, name) for name in Settings.model_fields}
-    return Settings(**known | changes)
-
-
-def _listening_on(settings: Settings, listen: str) -> Settings:
-    return _changed(settings, telemetry=settings.telemetry.model_dump() | {"listen": listen})
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from operator import is_
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -29,6 +30,38 @@ from router_trio.settings.sections import ConnectionSettings, RouterSettings, Se
 from router_trio.settings.streams import StreamSettings
 
 S = TypeVar("S", bound=Section)
+
+
+class _HashOfMessages:
+    """Cache the expensive part of `Settings.content_hash`, for the very objects that it was computed from.
+
+    Always equal to another cache, so that settings stay equal whether or not somebody asked for their hash.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[tuple[object, ...], str] = ((), "")
+
+    def of(self, settings: Settings) -> str:
+        """Return the hash, computed unless it is known. May be called by several threads."""
+        from router_trio.settings.content import hash_of_messages
+
+        parts, known = self._known
+        here = (settings.connections, settings.routes, settings.streams)
+        if len(parts) == len(here) and all(map(is_, parts, here)):
+            return known
+        routes, streams = {one.name: one for one in settings.routes}, {one.label: one for one in settings.streams}
+        known = hash_of_messages(settings.connections, routes, streams)
+        self._known = here, known
+        return known
+
+    def put(self, settings: Settings, known: str) -> None:
+        """Give these settings this hash, whatever they hold."""
+        self._known = (settings.connections, settings.routes, settings.streams), known
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _HashOfMessages)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Settings(Section, init=False):
@@ -57,6 +90,7 @@ class Settings(Section, init=False):
     _source: str = PrivateAttr("settings")
     _files: Files | None = PrivateAttr(None)
     _ignored: tuple[Problem, ...] = PrivateAttr(())
+    _messages: _HashOfMessages = PrivateAttr(default_factory=_HashOfMessages)
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -143,6 +177,37 @@ class Settings(Section, init=False):
     def without_effect(self) -> tuple[Problem, ...]:
         """What was given and has no effect: variables that set nothing and were probably meant to, options."""
         return self._ignored
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the files that these settings were read from, as errors give them; none if from code."""
+        return () if self._files is None else tuple(self._files.places)
+
+    @property
+    def content_hash(self) -> str:
+        """Return 12 hexadecimal digits that identify what these settings do, as `/status` and `/metrics` show them.
+
+        Credentials, `[[tests]]`, `workers` of `[router]`, and `listen` and `allowed_hosts` of `[telemetry]` are not
+        covered. The first call takes about 50 ms for a thousand routes.
+        """
+        # Imported here, since only what serves pages needs it.
+        from router_trio.settings.content import content_hash
+
+        return content_hash(self.router, self.telemetry, self._messages.of(self))
+
+    def with_changes(self, **values: Any) -> Settings:
+        """Return settings with these values changed, checked, and from the same files. Raises ConfigurationError."""
+        known = {name: getattr(self, name) for name in Settings.model_fields}
+        settings = Settings(**known | values)
+        settings._source, settings._files, settings._ignored = self._source, self._files, self._ignored
+        return settings
+
+    def adapted(self, **values: Any) -> Settings:
+        """Return a copy adapted to one process, unchecked. It keeps the `content_hash` of what it was made from."""
+        copy = self.model_copy(update=values)
+        copy._messages = _HashOfMessages()
+        copy._messages.put(copy, self._messages.of(self))
+        return copy
 
     def with_ignored(self, problem: Problem) -> Settings:
         """Return the same settings that say of one more thing that it has no effect."""

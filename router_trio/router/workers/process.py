@@ -99,7 +99,7 @@ def of_worker(settings: Settings) -> Settings:
         for route in settings.routes
     ]
     telemetry = settings.telemetry.model_copy(update={"listen": "", "allowed_hosts": []})
-    return settings.model_copy(update={"routes": routes, "telemetry": telemetry})
+    return settings.adapted(routes=routes, telemetry=telemetry)
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

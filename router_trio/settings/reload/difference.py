@@ -7,11 +7,11 @@ are defaults. A route is changed too if a connection is that it reads from or se
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from router_trio.settings.content import without_keys
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import Section
 from router_trio.settings.settings import Settings
@@ -23,8 +23,6 @@ AT_ONCE = frozenset({"router.shutdown_timeout"})
 """Keys outside of connections, routes and streams that a reload applies; the others need a restart."""
 
 _HOLD_CREDENTIALS = frozenset({"password", "token", "servers"})
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _NOT_SET = "not set"
 _HIDDEN = "not shown"
@@ -123,6 +121,12 @@ def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
     return before.subject is not None and same
 
 
+def in_effect(old: Settings, new: Settings) -> Settings:
+    """Return the settings of a process after a reload: keys that need a restart keep their old values."""
+    router = old.router.model_copy(update={"shutdown_timeout": new.router.shutdown_timeout})
+    return new.model_copy(update={"router": router, "telemetry": old.telemetry})
+
+
 def _by_name(routes: Sequence[RouteSettings]) -> dict[str, RouteSettings]:
     return {route.name: route for route in routes}
 
@@ -185,20 +189,10 @@ class _Flat:
             path: value for path, value in as_they_are.items() if path.rpartition(".")[2] in _HOLD_CREDENTIALS
         }
         self.shown: dict[str, str] = {
-            path: json.dumps(_without_keys(value), ensure_ascii=False)
+            path: json.dumps(without_keys(value), ensure_ascii=False)
             for path, value in as_text.items()
             if value is not None
         }
-
-
-def _without_keys(value: Any) -> Any:
-    """Return a value without what may be a key in a URL: its user, its query and its fragment."""
-    if not isinstance(value, str) or not _URL.match(value):
-        return value
-    scheme, _, rest = value.partition("://")
-    where, mark, _ = rest.partition("?") if "?" in rest else rest.partition("#")
-    authority, slash, path = where.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}{mark and mark + '...'}"
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
