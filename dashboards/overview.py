@@ -16,6 +16,7 @@ STATUS = of_connection("router_nats_connection_status")
 RUNNING = of_route("router_route_running")
 
 READY_STATES = ((0, "not ready", RED), (1, "ready", GREEN))
+RELOAD_STATES = ((0, "refused", RED), (1, "accepted", GREEN))
 ROUTE_STATES = ((0, "not running", RED), (1, "running", GREEN))
 
 
@@ -161,14 +162,22 @@ def _state() -> list[Panel]:
             query(f"min by (instance) ({of_process('router_ready')})", "{{instance}}"),
             READY_STATES,
             alerts=["RouterNotReady"],
-        ).span(9),
+        ).span(7),
+        states(
+            "Last reloads",
+            "Whether the last reload of each router was accepted. If it was refused, the previous configuration is "
+            "still in force, and /status has the problems.",
+            query(f"min by (instance) ({of_process('router_config_last_reload_successful')})", "{{instance}}"),
+            RELOAD_STATES,
+            alerts=["RouterReloadRefused"],
+        ).span(7),
         states(
             "Routes ready",
             "Whether each route would deliver a message: it runs, and each of its connections is connected.",
             query(f"min by (instance, route) ({of_route('router_route_ready')})", "{{route}} {{instance}}"),
             READY_STATES,
             alerts=["RouterNotReady"],
-        ).span(15),
+        ).span(10),
         states(
             "Routes running",
             "Whether each route's subscription or consumer is alive. It is not while its connection is away.",

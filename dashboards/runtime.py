@@ -47,14 +47,28 @@ def _process() -> list[Panel]:
             "Versions of the routers that answer.",
             "none",
             now(f"count by (version) ({INFO})", "{{version}}"),
-        ).span(6),
+        ).span(4),
+        names(
+            "Configurations",
+            "Hashes of the configurations in force. If there are more than expected, a router or a worker missed a "
+            "reload.",
+            "none",
+            now(f"count by (hash) ({of_process('router_config_info')})", "{{hash}}"),
+        ).span(4),
+        number(
+            "Loaded",
+            "Time since a configuration last took effect in one of the chosen routers, at startup or by a reload.",
+            "dtdurations",
+            now(f"min(time() - {of_process('router_config_last_reload_timestamp_seconds')})"),
+            alerts=["RouterReloadRefused"],
+        ).span(4),
         number(
             "Up for",
             "Age of the youngest process.",
             "dtdurations",
             now(f"min(time() - {STARTED})"),
             alerts=["RouterAbsent"],
-        ).span(6),
+        ).span(4),
         number(
             "Restarts",
             "In the time range, of all chosen routers.",
@@ -62,7 +76,7 @@ def _process() -> list[Panel]:
             now(f"sum(changes({STARTED}[$__range]))"),
             ((0, GREEN), (1, ORANGE)),
             alerts=["RouterAbsent"],
-        ).span(6),
+        ).span(4),
         number(
             "Telemetry lost",
             "Log lines and spans that were let go, and events that a listener failed on, in the time range.",
@@ -70,7 +84,7 @@ def _process() -> list[Panel]:
             now(lost),
             ((0, GREEN), (1, ORANGE)),
             alerts=["RouterTelemetryDropped"],
-        ).span(6),
+        ).span(4),
     ]
 
 

@@ -12,6 +12,7 @@ from router_trio.client.receipt import Receipt
 from router_trio.connection.supervisor import Connection
 from router_trio.protocol.headers import HeadersLike
 from router_trio.settings import Settings
+from router_trio.settings.reload.state import ConfigState
 from router_trio.states import RouteState
 from router_trio.telemetry.http.status import status
 
@@ -20,11 +21,17 @@ class Live:
     """Publish, and look. Looking never blocks."""
 
     def __init__(
-        self, name: str, parts: Parts, reload: Callable[[Settings | Callable[[], Settings]], Awaitable[None]]
+        self,
+        name: str,
+        parts: Parts,
+        reload: Callable[[Settings | Callable[[], Settings]], Awaitable[None]],
+        config: ConfigState,
     ) -> None:
         """`reload` carries `Live.reload` out."""
         self.name = name
         self.connections: dict[str, Connection] = parts.connections
+        self.config: ConfigState = config
+        """The configuration in force, and the problems of the last reload if it was refused."""
         self.fatal: str | None = None
         self.http_address: tuple[str, int] | None = None
         self.unsettled: int = 0
@@ -101,5 +108,5 @@ class Live:
         }
 
     def status(self) -> dict[str, Any]:
-        """Return what `/status` shows: connections, routes and ledgers."""
+        """Return what `/status` shows: the configuration, connections, routes and ledgers."""
         return status(self, trio.current_time() - self._opened_at)

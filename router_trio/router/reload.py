@@ -19,7 +19,7 @@ from router_trio.router.run import Run
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.plans import RoutePlan
 from router_trio.settings import Settings
-from router_trio.settings.reload.difference import Change, Difference, connections_of
+from router_trio.settings.reload.difference import Change, Difference, connections_of, in_effect
 
 
 class Reload:
@@ -57,7 +57,7 @@ class Reload:
         for name in (*found.connections.added, *found.connections.changed_names):
             self._coming[name] = ConnectionLife(run.make_connection(name, self._settings, refusal_ends=False))
             self._connection_up[name] = trio.Event()
-        run.settings = _in_effect(run.settings, self._settings)
+        run.put_in_force(in_effect(run.settings, self._settings))
         self._deadline = trio.current_time() + run.settings.router.shutdown_timeout
         self._change_streams()
         for change in found.routes.changed:
@@ -202,9 +202,3 @@ class Reload:
         )
         if found.needs_restart:
             run.emit(RestartNeeded(at=trio.current_time(), keys=found.needs_restart))
-
-
-def _in_effect(old: Settings, new: Settings) -> Settings:
-    """Return the settings that a run has after the reload: what needs a restart stays as it was."""
-    router = old.router.model_copy(update={"shutdown_timeout": new.router.shutdown_timeout})
-    return new.model_copy(update={"router": router, "telemetry": old.telemetry})

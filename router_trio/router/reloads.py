@@ -56,10 +56,13 @@ class Reloads:
             settings = self._checked(settings)
         except ConfigurationError as error:
             problems = tuple(str(error).splitlines())
-            self._run.emit(ReloadRefused(at=trio.current_time(), count=len(error.problems), problems=problems))
+            refused = ReloadRefused(at=trio.current_time(), count=len(error.problems), problems=problems)
+            self._run.config.refuse(refused.problems)
+            self._run.emit(refused)
             raise
         if self._stopped:
             return
+        self._run.config.accept()
         if self._next is None:
             self._next = _Request(settings)
         self._next.settings = settings
@@ -98,13 +101,11 @@ class Reloads:
                 await request.over.wait()
 
     async def _difference(self, settings: Settings) -> Difference:
-        from router_trio.settings.reload.difference import difference
-
         before = self._run.settings
         if len(before.routes) <= FEW_ROUTES:
-            return difference(before, settings)
+            return _compared(before, settings)
         # So that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
-        return await trio.to_thread.run_sync(difference, before, settings, limiter=trio.CapacityLimiter(1))
+        return await trio.to_thread.run_sync(_compared, before, settings, limiter=trio.CapacityLimiter(1))
 
     def _checked(self, settings: Settings) -> Settings:
         """Return settings on which no reload fails, with the routes from code. Raises `ConfigurationError`."""
@@ -126,3 +127,11 @@ class Reloads:
         if problems:
             raise ConfigurationError(problems)
         return settings
+
+
+def _compared(before: Settings, settings: Settings) -> Difference:
+    """Return what a reload would do, and compute the hash of the new settings, so that no page has to."""
+    from router_trio.settings.reload.difference import difference
+
+    _ = settings.content_hash
+    return difference(before, settings)

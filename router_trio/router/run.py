@@ -37,6 +37,7 @@ from router_trio.routing.plans import RoutePlan, compile_routes
 from router_trio.routing.route import Route
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.settings.checks.warnings import ignored
+from router_trio.settings.reload.state import ConfigState
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.http.status import unready_parts
@@ -96,7 +97,7 @@ class Run:
         """
         self._around = around
         self._while_blocked = while_blocked
-        self.settings = settings
+        self.config: ConfigState = ConfigState(settings, platform.wall_clock())
         self.handlers = handlers
         """Those that were given in code, by the names of their routes."""
         warnings = None if log else Level.WARN
@@ -125,7 +126,7 @@ class Run:
         """Those that are ending, or that another with other settings follows."""
         here = {name: life.connection for name, life in self.connections.items()}
         self.parts: Parts = Parts()
-        self.live: Live = Live(settings.router.name, self.parts, self._ask)
+        self.live: Live = Live(settings.router.name, self.parts, self._ask, self.config)
         for name, life in self.connections.items():
             self.parts.put_connection(name, life.connection, life.publisher)
         for plan in self.plans(settings, settings.routes):
@@ -147,6 +148,15 @@ class Run:
         self._up = trio.Event()
 
     # --- what there is ---
+
+    @property
+    def settings(self) -> Settings:
+        """Return the settings in force."""
+        return self.config.settings
+
+    def put_in_force(self, settings: Settings) -> None:
+        """Use these settings from now on."""
+        self.config.put_in_force(settings, self._platform.wall_clock())
 
     def make_connection(self, name: str, settings: Settings, *, refusal_ends: bool = True) -> Connection:
         """Return a new connection with its streams."""

@@ -255,7 +255,7 @@ class Telemetry:
             await first()
         # In a thread, so that messages pass meanwhile. Waited for also when cancelled: it takes a moment, and nothing
         # of it is left behind.
-        await trio.to_thread.run_sync(import_module, "router_trio.telemetry.http.site", limiter=imports)
+        await trio.to_thread.run_sync(_prepare_pages, view, limiter=imports)
         from router_trio.telemetry.http.application import RouterAnswers
         from router_trio.telemetry.http.site import serve_site
 
@@ -294,3 +294,9 @@ class Telemetry:
         if listener not in self._failing:
             self._failing.add(listener)
             _logger.exception("a listener of events failed: %r; further failures are only counted", listener)
+
+
+def _prepare_pages(view: RouterView) -> None:
+    """Import the modules that serve pages and compute the hash of the configuration: both would hold up the loop."""
+    import_module("router_trio.telemetry.http.site")
+    _ = view.config.hash

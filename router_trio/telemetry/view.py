@@ -94,6 +94,35 @@ class ConnectionView(Protocol):
         ...
 
 
+class ConfigView(Protocol):
+    """The configuration of a router: a `ConfigState`, or that of several processes combined."""
+
+    @property
+    def hash(self) -> str:
+        """The hash of the configuration in force."""
+        ...
+
+    @property
+    def hashes(self) -> Sequence[str]:
+        """The hashes of all configurations in force: several if workers run different ones."""
+        ...
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that the configuration in force was read from."""
+        ...
+
+    @property
+    def loaded_at(self) -> float:
+        """The Unix time at which it took effect."""
+        ...
+
+    @property
+    def last_error(self) -> str | None:
+        """The problems of the last reload, one a line; None if it was accepted."""
+        ...
+
+
 class RouterView(Protocol):
     """A whole router."""
 
@@ -110,6 +139,11 @@ class RouterView(Protocol):
     @property
     def routes(self) -> Sequence[RouteState]:
         """Its routes."""
+        ...
+
+    @property
+    def config(self) -> ConfigView:
+        """Its configuration."""
         ...
 
     @property

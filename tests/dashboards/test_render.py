@@ -33,6 +33,7 @@ LABELS = {
     "reason": ("queue_full", "not_connected"),
     "fate": ("acked", "dropped"),
     "version": ("1.2.3",),
+    "hash": ("628989adbe37",),
     "le": ("0.1", "1", "+Inf"),
 }
 

@@ -98,12 +98,20 @@ async def test_status(view: View) -> None:
     route.failed["mapping"] = 1
     route.fates["routed"], route.fates["dead_lettered"] = 3, 1
     route.elapsed.record(0.1, 4)
+    wrong = "router.toml: servers: 'nats://bob:s3cret@127.0.0.1' is wrong"
+    view.config.refuse([wrong, "router.toml: routes: another problem"])
     async with served(view) as address:
         code, body = await get_json(address, "/status")
     assert code == 200
     assert body["name"] == "test-router"
     assert body["version"]
     assert 0 <= body["uptime_seconds"] < 60
+    assert body["config"] == {
+        "hash": view.config.hash,
+        "files": [],
+        "loaded_at": "2023-11-14T22:13:20Z",
+        "last_error": "router.toml: servers: 'nats://127.0.0.1' is wrong\nrouter.toml: routes: another problem",
+    }
     assert body["connections"]["main"] == {
         "state": "connected",
         "since": "1970-01-01T00:00:00Z",

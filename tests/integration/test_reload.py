@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from router_trio import Settings
+from tests.integration.workers import Workers, address_of
 from tests.support.command import COMMAND, RunningCommand, command, running
 from tests.support.eventually import eventually
 from tests.support.raw_nats import RawClient, connect
@@ -42,6 +47,14 @@ def write(path: Path, server: NatsServer, out: str) -> None:
     new = path.with_suffix(".new")
     new.write_text(CONFIG.replace("URL", server.url).replace("OUT", out))
     os.replace(new, path)
+
+
+def rewrite(path: Path, texts: dict[str, str]) -> None:
+    """Put other texts into a configuration."""
+    text = path.read_text()
+    for old, new in texts.items():
+        text = text.replace(old, new)
+    path.write_text(text)
 
 
 @pytest.fixture
@@ -104,6 +117,48 @@ async def test_sighup_changes_a_route_and_nothing_is_lost_or_doubled(
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
         assert len(run.logged("NATS_CONNECTION_ESTABLISHED")) == 1
+
+
+async def test_pages_show_that_a_reload_was_refused_and_which_configuration_is_in_force(
+    server: NatsServer, config: Path, tmp_path: Path
+) -> None:
+    rewrite(config, {'listen = ""': 'listen = "127.0.0.1:0"'})
+    began = time.time()
+    async with running("run", config, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        router = Workers(run, await address_of(run))
+
+        async def shown() -> tuple[dict[str, Any], float, float]:
+            told = (await router.status())["config"]
+            assert await router.metric("router_config_info", hash=told["hash"]) == 1
+            loaded_at = await router.metric("router_config_last_reload_timestamp_seconds")
+            assert datetime.fromisoformat(told["loaded_at"]).timestamp() == pytest.approx(loaded_at, abs=1e-5)
+            return told, await router.metric("router_config_last_reload_successful"), loaded_at
+
+        before, successful, loaded_at = await shown()
+        assert before["files"] == [str(config)]
+        assert before["hash"] == Settings.load(config, environ={}).content_hash
+        assert (before["last_error"], successful) == (None, 1)
+        assert began < loaded_at < time.time()
+
+        rewrite(config, {server.url: "nats://bob:s3cret@", "old.$1": "old.."})
+        run.send(signal.SIGHUP)
+        refused = await run.has_logged("ROUTER_RELOAD_REFUSED")
+        told, successful, at = await shown()
+        assert told.pop("last_error").splitlines() == refused["problems"]
+        assert len(refused["problems"]) == 2
+        assert not any("s3cret" in problem for problem in refused["problems"])
+        assert (told | {"last_error": None}, successful, at) == (before, 0, loaded_at)
+
+        rewrite(config, {"nats://bob:s3cret@": server.url, "old..": "new.$1"})
+        run.send(signal.SIGHUP)
+        await run.has_logged("ROUTER_RELOADED")
+        told, successful, at = await shown()
+        assert (told["last_error"], successful) == (None, 1)
+        assert at > loaded_at
+        assert told["hash"] == Settings.load(config, environ={}).content_hash != before["hash"]
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
 
 
 async def test_watch_reloads_when_the_file_changes_and_refuses_a_mistake(

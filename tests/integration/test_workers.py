@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from router_trio import Settings
 from tests.integration.pages import get
-from tests.integration.workers import assert_balanced, publish, settled, workers
+from tests.integration.workers import Workers, assert_balanced, publish, settled, workers
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -138,11 +139,20 @@ async def test_a_reload_reaches_all_workers_or_none(server: NatsServer, streams:
         one.run.send(signal.SIGHUP)
         await eventually(lambda: len(one.run.logged("ROUTER_RELOAD_REFUSED")) == 2)
         assert "queue" in one.run.logged("ROUTER_RELOAD_REFUSED")[1]["problems"][0]
+        config = (await one.status())["config"]
+        assert config["last_error"].splitlines() == one.run.logged("ROUTER_RELOAD_REFUSED")[1]["problems"]
+        assert await one.metric("router_config_last_reload_successful") == 0
         path.write_text(good.replace("out.{{", "OUT.{{"))
         one.run.send(signal.SIGHUP)
         for number in (1, 2):
             told = await one.run.has_logged("ROUTER_RELOADED", worker=number)
             assert told["changed"] == ["route passed"]
+        status = await one.until(lambda status: status["config"]["last_error"] is None)
+        assert status["config"]["files"] == [str(path)]
+        assert status["config"]["hash"] == Settings.load(path, environ={}).content_hash != config["hash"]
+        assert {worker["config_hash"] for worker in status["workers"].values()} == {status["config"]["hash"]}
+        assert await one.metric("router_config_last_reload_successful") == 1
+        assert await hashes(one) == [status["config"]["hash"]]
         out = await client.subscribe("OUT.*")
         await client.ping()
         await publish(client, "in", 0, 200)
@@ -158,6 +168,39 @@ async def test_a_reload_reaches_all_workers_or_none(server: NatsServer, streams:
         await client.ping()
         assert len(out.waiting()) == 200
         assert not one.run.logged("ROUTER_RESTART_NEEDED")
+        assert await hashes(one) == [status["config"]["hash"]]
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+
+
+async def hashes(one: Workers) -> list[str]:
+    """The configurations that are in force, as a scrape shows them."""
+    _, _, body = await get(one.address, "/metrics")
+    return re.findall(r'router_config_info{hash="(\w+)"} 1.0', body.decode())
+
+
+async def test_a_worker_that_a_reload_does_not_reach_is_seen_to_have_another_configuration(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    async with workers(server, tmp_path) as one:
+        before = (await one.status())["config"]["hash"]
+        pid = (await one.pids())["2"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            path = tmp_path / "router.toml"
+            path.write_text(path.read_text().replace("out.{{", "OUT.{{"))
+            one.run.send(signal.SIGHUP)
+            status = await one.until(lambda status: status["config"]["hash"] != before)
+            after = status["config"]["hash"]
+            assert {number: worker["config_hash"] for number, worker in status["workers"].items()} == {
+                "1": after,
+                "2": before,
+            }
+            assert await hashes(one) == [after, before]
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await one.until(lambda status: status["workers"]["2"]["config_hash"] == after)
+        assert await hashes(one) == [after]
         one.run.send(signal.SIGTERM)
         assert await one.run.ended() == 0
 
@@ -195,6 +238,7 @@ async def test_what_one_worker_refuses_changes_none(server: NatsServer, streams:
     async with connect(server.url) as client, workers(server, tmp_path) as one:
         out = await client.subscribe("out.*")
         await client.ping()
+        before = (await one.status())["config"]
         path = tmp_path / "router.toml"
         path.write_text(path.read_text().replace('name = "passed"', 'name = "passed"\nhandler = "elsewhere:handle"'))
         one.run.send(signal.SIGHUP)
@@ -202,6 +246,11 @@ async def test_what_one_worker_refuses_changes_none(server: NatsServer, streams:
         (refused,) = [line for line in one.run.logged("ROUTER_RELOAD_REFUSED") if "worker" not in line]
         assert "not in this one" in refused["problems"][0]
         assert [line["worker"] for line in one.run.logged("ROUTER_RELOADED")] == [1, 1], "there and back"
+        status = await one.status()
+        assert "not in this one" in status["config"]["last_error"]
+        assert (status["config"]["hash"], status["config"]["loaded_at"]) == (before["hash"], before["loaded_at"])
+        assert await hashes(one) == [before["hash"]]
+        assert await one.metric("router_config_last_reload_successful") == 0
         await publish(client, "in", 0, 200)
         await one.until(lambda status: settled(status, "passed")["routed"] >= 200)
         await client.ping()

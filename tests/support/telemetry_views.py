@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 from router_trio.events import Event
 from router_trio.outbox.outbox import Outbox
+from router_trio.settings import Settings
+from router_trio.settings.reload.state import ConfigState
 from router_trio.states import ConnectionState, RouteState
+
+SETTINGS = Settings(connections={"main": {"servers": ["nats://127.0.0.1:4222"]}})
+"""What views have for their configuration."""
 
 
 @dataclass
@@ -26,6 +31,7 @@ class View:
     connections: dict[str, Connection] = field(default_factory=dict)
     routes: list[RouteState] = field(default_factory=list)
     fatal: str | None = None
+    config: ConfigState = field(default_factory=lambda: ConfigState(SETTINGS, 1_700_000_000.0))
     events: list[Event] = field(default_factory=list)
     now: float = 0.0
 

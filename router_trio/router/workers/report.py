@@ -85,6 +85,7 @@ class Report:
     routes: Sequence[RouteReport]
     reasons: Sequence[Mapping[str, str]]
     waiting_for: str | None
+    config_hash: str
     process: Mapping[str, float]
     news: Sequence[dict[str, Any]]
     seconds: float = 0.0
@@ -111,6 +112,7 @@ class Reporter:
             [_route(state, route_ready(view, state, now)) for state in view.routes],
             readiness(view, now)[1]["reasons"],
             waiting_for(view, now),
+            view.config.hash,
             process_numbers(),
             news,
             perf_counter() - began_at,

@@ -135,7 +135,8 @@ class Slot:
     def shown(self) -> dict[str, Any]:
         """What `/status` says of it."""
         pid = None if self._process is None else self._process.pid
-        return {"pid": pid, "state": self.phase, "restarts": self._restarts.count}
+        config_hash = None if self.report is None else self.report.config_hash
+        return {"pid": pid, "state": self.phase, "restarts": self._restarts.count, "config_hash": config_hash}
 
     def ask_how_it_is(self) -> None:
         """Have it say how it is. One that is behind with its answers is not asked more and more."""

@@ -30,6 +30,7 @@ from router_trio.states import (
     LimitState,
     RouteState,
 )
+from router_trio.telemetry.view import ConfigView
 
 _WORST_FIRST = (FAILED, STARTING, PAUSED, RUNNING)
 
@@ -75,6 +76,17 @@ class ConnectionSum:
 
 
 @dataclass(slots=True)
+class ConfigSum:
+    """See `view.ConfigView`. The configuration of the supervisor, with the hashes of its workers."""
+
+    hash: str = ""
+    hashes: Sequence[str] = ()
+    files: Sequence[str] = ()
+    loaded_at: float = 0.0
+    last_error: str | None = None
+
+
+@dataclass(slots=True)
 class RouterSum:
     """See `view.RouterView`. `counts` has all that was counted."""
 
@@ -82,6 +94,7 @@ class RouterSum:
     connections: Mapping[str, ConnectionSum] = field(default_factory=dict)
     routes: Sequence[RouteState] = ()
     counts: Counts = field(default_factory=dict)
+    config: ConfigView = field(default_factory=ConfigSum)
     fatal: str | None = None
 
     def ledger(self) -> dict[str, dict[str, object]]:
@@ -98,11 +111,15 @@ class RouterSum:
 
 
 def sum_up(
-    settings: Settings, reports: Mapping[int, Report], gone: Counts, shapes: Mapping[str, RouteReport]
+    settings: Settings,
+    reports: Mapping[int, Report],
+    gone: Counts,
+    shapes: Mapping[str, RouteReport],
+    config: ConfigView,
 ) -> RouterSum:
     """Return the sum of the workers that run, by their numbers, and of what those before them have counted.
 
-    `shapes` has each route as some worker has told of it, also if none runs now.
+    `shapes` has each route as some worker has told of it, also if none runs now; `config` is the supervisor's.
     """
     counts: Counts = {}
     add(counts, gone)
@@ -125,7 +142,9 @@ def sum_up(
         for name in dict.fromkeys((*known, *by_name))
         if name in shapes
     ]
-    return RouterSum(settings.router.name, connections, routes, counts)
+    hashes = tuple(dict.fromkeys((config.hash, *(report.config_hash for report in reports.values()))))
+    summed = ConfigSum(config.hash, hashes, config.files, config.loaded_at, config.last_error)
+    return RouterSum(settings.router.name, connections, routes, counts, summed)
 
 
 def causes_first(reasons: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -32,7 +32,9 @@ from router_trio.router.workers.slot import RUNNING, Slot
 from router_trio.router.workers.sums import RouterSum, causes_first, sum_up
 from router_trio.router.workers.suspects import Suspects
 from router_trio.settings import Settings
-from router_trio.settings.reload.difference import difference
+from router_trio.settings.content import OF_THE_PLACE
+from router_trio.settings.reload.difference import difference, in_effect
+from router_trio.settings.reload.state import ConfigState
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.rendering import REST
 from router_trio.telemetry.ready import watch_readiness
@@ -55,9 +57,6 @@ STARTS_WITHIN = 20.0
 LATE = "still has the settings from before reload {}"
 """Why a worker is not ready that a reload has not reached."""
 
-OWN_KEYS = ("router.workers", "telemetry.listen", "telemetry.allowed_hosts")
-"""What workers do not go by: of a change the supervisor says that it needs a restart."""
-
 
 class Supervisor:
     """The workers of one router. Building it starts nothing: `run` is its life."""
@@ -73,6 +72,8 @@ class Supervisor:
     ) -> None:
         """`recent` gets what the workers tell of; `lock` is a descriptor: see `WholeLines`."""
         self.settings: Settings = settings
+        """The settings of the next worker to be started."""
+        self.config: ConfigState = ConfigState(settings, time.time())
         self.settings_number: int = 0
         self.emit = emit
         self.stopping: bool = False
@@ -114,7 +115,7 @@ class Supervisor:
     def sum(self) -> RouterSum:
         """Return the sum of all workers, as they last said."""
         if self._sum is None:
-            self._sum = sum_up(self.settings, self.reports, self._gone, self._shapes)
+            self._sum = sum_up(self.settings, self.reports, self._gone, self._shapes, self.config)
         return self._sum
 
     @property
@@ -305,7 +306,11 @@ class Supervisor:
             problems = tuple(dict.fromkeys(chain.from_iterable(refusals.values())))
             self._refused(problems, len(problems))
             return
-        keys = tuple(key for key in needed if key in OWN_KEYS)
+        self.config.accept()
+        self.config.put_in_force(in_effect(self.config.settings, settings), time.time())
+        self.changed()
+        # The workers report the other keys that need a restart.
+        keys = tuple(key for key in needed if key in OF_THE_PLACE)
         if keys:
             self.emit(RestartNeeded(at=trio.current_time(), keys=keys))
 
@@ -365,7 +370,10 @@ class Supervisor:
                     )
 
     def _refused(self, problems: tuple[str, ...], count: int) -> None:
-        self.emit(ReloadRefused(at=trio.current_time(), count=count, problems=problems))
+        refused = ReloadRefused(at=trio.current_time(), count=count, problems=problems)
+        self.config.refuse(refused.problems)
+        self.changed()
+        self.emit(refused)
 
     async def _ask_regularly(self) -> None:
         self._asking = True
@@ -428,4 +436,5 @@ def _loaded(load: Callable[[], Settings], before: Settings, workers: int) -> tup
     """Return new settings for so many workers, and which of their keys need a restart. Raises ConfigurationError."""
     settings = load()
     settings.require_servers()
+    _ = settings.content_hash  # computed in this thread, so that no page has to
     return settings.with_workers(workers), difference(before, settings).needs_restart

@@ -11,7 +11,7 @@ from typing import Any
 
 from router_trio.states import REPLY, ConnectionState, RouteState
 from router_trio.telemetry.logs.redact import shown_text
-from router_trio.telemetry.view import ConnectionView, RouterView, package_version
+from router_trio.telemetry.view import ConfigView, ConnectionView, RouterView, package_version
 
 OK = 200
 UNAVAILABLE = 503
@@ -77,6 +77,7 @@ def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
         "name": view.name,
         "version": package_version(),
         "uptime_seconds": round(uptime_seconds, 3),
+        "config": _config(view.config),
         "connections": {name: _connection(one.state, one) for name, one in view.connections.items()},
         "routes": {route.name: _route(route) for route in view.routes},
         "ledger": {name: _ledger(one) for name, one in view.connections.items()},
@@ -91,6 +92,16 @@ def answer(reasons: Sequence[Mapping[str, Any]]) -> Answer:
     ]
     body = {"status": "unavailable" if reasons else "ok", "reasons": shown}
     return (UNAVAILABLE if reasons else OK), body
+
+
+def _config(config: ConfigView) -> dict[str, Any]:
+    problems = config.last_error
+    return {
+        "hash": config.hash,
+        "files": [shown_text(file) for file in config.files],
+        "loaded_at": _time(config.loaded_at),
+        "last_error": None if problems is None else "\n".join(map(shown_text, problems.splitlines())),
+    }
 
 
 def _connection(state: ConnectionState, connection: ConnectionView) -> dict[str, Any]:

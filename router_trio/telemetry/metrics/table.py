@@ -288,6 +288,27 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "1 while /readyz answers 200: every connection and every route would deliver a message; else 0.",
         readers.process(lambda sources: float(sources.ready())),
     ),
+    Metric(
+        "router_config_last_reload_successful",
+        "gauge",
+        (),
+        "1 if the last configuration reload was accepted or none was requested, 0 if it was refused.",
+        readers.process(lambda sources: float(sources.view.config.last_error is None)),
+    ),
+    Metric(
+        "router_config_last_reload_timestamp_seconds",
+        "gauge",
+        (),
+        "Unix time at which the configuration in force was loaded, at startup or by a reload.",
+        readers.process(lambda sources: sources.view.config.loaded_at),
+    ),
+    Metric(
+        "router_config_info",
+        "gauge",
+        ("hash",),
+        "1, with the hash of the configuration in force; several series if workers run different ones.",
+        lambda sources: [((one,), 1.0) for one in sources.view.config.hashes],
+    ),
     HistogramMetric(
         "router_route_duration_seconds", ROUTE, "Time from receiving a message to settling it.", readers.durations
     ),

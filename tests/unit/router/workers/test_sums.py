@@ -26,6 +26,7 @@ from router_trio.router.workers.counts.process_numbers import process_lines, tog
 from router_trio.router.workers.report import Report, Reporter
 from router_trio.router.workers.sums import NO_WORKER, RouterSum, causes_first, sum_up
 from router_trio.settings import Settings
+from router_trio.settings.reload.state import ConfigState
 from router_trio.states import RECONNECTING, STARTING, BreakerState, RouteState
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.logs.recent import Recent
@@ -74,7 +75,7 @@ def left_by(view: View) -> Counts:
 def summed(views: list[View], gone: Counts | None = None) -> RouterSum:
     reports = {number: report_of(view) for number, view in enumerate(views, 1)}
     shapes = {route.name: route for report in [*reports.values(), report_of(router())] for route in report.routes}
-    return sum_up(SETTINGS, reports, gone or {}, shapes)
+    return sum_up(SETTINGS, reports, gone or {}, shapes, ConfigState(SETTINGS, 0.0))
 
 
 def samples(view: RouterSum | View) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -166,6 +167,19 @@ def test_a_state_is_the_worst_with_the_number_of_its_worker() -> None:
     shown = status(found, 1.0)
     assert shown["name"] == "both"
     assert shown["routes"]["stored"]["from"] == {"connection": "main", "stream": "ORDERS", "durable": "router"}
+
+
+def test_a_worker_with_another_configuration_is_seen() -> None:
+    other = SETTINGS.with_changes(routes=SETTINGS.routes[:1])
+    views = [router(), router(), router()]
+    for view, settings in zip(views, (SETTINGS, other, SETTINGS), strict=True):
+        view.config = ConfigState(settings, 0.0)
+    found = summed(views)
+    assert found.config.hash == SETTINGS.content_hash
+    assert found.config.hashes == (SETTINGS.content_hash, other.content_hash)
+    page = MetricsPage(Sources(found), lambda: b"").render().decode()
+    for one in (SETTINGS, other):
+        assert f'router_config_info{{hash="{one.content_hash}"}} 1.0' in page
 
 
 def test_while_no_worker_runs_what_was_counted_is_shown() -> None:
