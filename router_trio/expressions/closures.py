@@ -12,11 +12,11 @@ from router_trio.expressions.language.syntax import Node
 from router_trio.expressions.values import Budget, Value, kind_name
 
 Watch = Callable[[Node, Value | EvaluationError], None]
-"""Is told what each part came to."""
+"""Receives each part with its value, or its error."""
 
 
 class Nothing:
-    """What constants are folded on: it has no variables."""
+    """Stand in for a message, without variables, while constants are folded."""
 
     __slots__ = ("budget",)
 
@@ -25,7 +25,7 @@ class Nothing:
 
 
 def truth(run: Closure) -> Closure:
-    """Return the same, but for an error where the value is neither true nor false."""
+    """Return a closure that raises EvaluationError where the value of `run` is neither true nor false."""
 
     def checked(message: Any) -> bool:
         value = run(message)

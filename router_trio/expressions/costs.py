@@ -1,7 +1,7 @@
-"""What a call costs a message, for each overload: nothing that a sender chooses takes long and is free.
+"""Charge each call of a function to the budget of its message: nothing that a sender chooses takes long and is free.
 
-In tenths of a microsecond, as `Budget` counts them. A function has no budget: its caller pays before the call, by what
-the function is given, and behind, by what it made. An overload that is not in here can't be compiled.
+Costs are in tenths of a microsecond, as `Budget` counts them. A function has no budget: its caller pays before the call
+by the arguments, and after it by the result. An overload that is not in this table can't be compiled.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from router_trio.expressions.language.signatures import BY_NAME
 from router_trio.expressions.values import Budget
 
 Before = Callable[..., None]
-"""Takes off a budget, which is given first, what a call with these arguments costs."""
+"""Spends from a budget, its first argument, the cost of a call with the other ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call costs."""
+    """The cost of a call of one overload."""
 
     flat: int = 4
-    """Each time in a macro, whatever it is given. Outside of them a call is made once, and this is free."""
+    """Charged for each call in a macro, whatever the arguments. Outside of macros a call is made once, and is free."""
     before: Before | None = None
-    """By what it is given; asked if the first argument is long."""
+    """Charges by the arguments. Called if the first one is long."""
     after: int | None = None
-    """By what it makes: its length, shifted by this to the right; asked if that is long."""
+    """Charges by the length of the result, shifted right by this many bits, if that is long."""
     always: bool = False
-    """Ask `before` also if the first argument is short, or has no length."""
+    """Call `before` also if the first argument is short, or has no length."""
 
 
 def _looked_at(shift: int) -> Before:
-    """Return the cost of a look at the first argument, a unit for 2^shift characters."""
+    """Return a charge for reading the first argument: one unit per 2^shift characters."""
 
     def cost(budget: Budget, value: Any, *others: Any) -> None:
         budget.spend(len(value) >> shift)
@@ -43,7 +43,7 @@ def _looked_at(shift: int) -> Before:
 
 
 def _searched(budget: Budget, text: str, part: str, *others: Any) -> None:
-    """Take off what it takes to look for a part of a text: CPython's search is linear for a long text alone."""
+    """Charge for searching a text for a part of it: CPython's search is linear for a long text alone."""
     size, width = len(text), len(part)
     if size >= 30_000 or (size >= 2_500 and width > 100):
         budget.spend(size >> 4)
@@ -81,7 +81,7 @@ def _compared(budget: Budget, left: Any, right: Any) -> None:
 
 
 def _read(most: int, shift: int) -> Before:
-    """Return the cost of reading a short text, of `most` characters: a longer one is refused unseen."""
+    """Return a charge for parsing a text of at most `most` characters: a longer one is refused unread."""
 
     def cost(budget: Budget, text: str) -> None:
         budget.spend(min(len(text), most) << shift)
@@ -156,7 +156,7 @@ COSTS: dict[str, Cost] = {
         for kind in ("string", "bytes")
     },
 }
-"""By the id of an overload, or the name of its function."""
+"""The cost of each overload, by its id or by the name of its function."""
 for _name in BY_NAME:
     if _name.startswith("get"):
         COSTS[_name] = Cost(30)
@@ -164,5 +164,5 @@ for _name in BY_NAME:
 
 
 def cost_of(overload: str) -> Cost:
-    """Return what a call of an overload costs. Raises KeyError if nobody has said so."""
+    """Return the cost of an overload. Raises KeyError if it is not in the table."""
     return COSTS.get(overload) or COSTS[overload.rpartition(":")[0]]

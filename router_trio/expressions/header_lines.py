@@ -1,4 +1,4 @@
-"""Where a header stands in a raw block: its line is found, and none of the others is read."""
+"""Find the line of one header in a raw block, without reading the others."""
 
 from __future__ import annotations
 

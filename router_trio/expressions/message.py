@@ -1,4 +1,4 @@
-"""What an expression is evaluated on: the variables of a message, each decoded when it is first asked for."""
+"""Provide the variables of a message to expressions, each decoded when it is first asked for."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Facts:
 
     body: Value
     budget: Budget
-    """What all expressions together may still spend on this message."""
+    """The budget that all expressions of the route share for this message."""
     found: bytes
     """The first value of the header whose line begins with `found_start`, if one was looked for."""
     headers: dict[str, str]

@@ -1,4 +1,4 @@
-"""What carries out each overload, by its id, and how an overload is chosen when a message is there."""
+"""Carry out each overload, by its id, and choose among overloads when the types are known only with a message."""
 
 from __future__ import annotations
 

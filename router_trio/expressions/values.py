@@ -63,7 +63,7 @@ class BoolKey:
 
 
 class Budget:
-    """What may still be spent on a message, in tenths of a microsecond."""
+    """Count down what the expressions of a route may spend on one message, in tenths of a microsecond."""
 
     __slots__ = ("left",)
 
@@ -71,7 +71,7 @@ class Budget:
         self.left: int = left
 
     def spend(self, cost: int) -> None:
-        """Take something off. Raises EvaluationError if nothing is left."""
+        """Spend some of it. Raises EvaluationError if nothing is left."""
         self.left -= cost
         if self.left < 0:
             raise EvaluationError("the expression takes too long on this message: MAX_COST is used up")

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in the words of whoever wrote it.
+"""Translate what is wrong with a configuration into the words of whoever wrote it.
 
 pydantic reports by its own locations and wording. Here they become `Problem`s: the path of the key as it stands in the
 file, what is wrong, and the nearest right spelling. Values are never repeated from pydantic, they could be secrets.

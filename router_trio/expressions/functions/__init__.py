@@ -1,1 +1,1 @@
-"""What the functions of the language do: one file for each kind of value."""
+"""Implement the functions of the language: one module for each kind of value."""

@@ -1,4 +1,4 @@
-"""What to write instead of what other languages would: one table, in which each mistake of an expression is looked up.
+"""Tell what to write instead of what other languages would: a table in which each mistake is looked up.
 
 Nothing here decides whether an expression is valid: an entry counts only where something is wrong anyway.
 """

@@ -33,7 +33,7 @@ _ORDERED = (BOOL, INT, UINT, DOUBLE, STRING, BYTES, TIMESTAMP, DURATION)
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """One way to call a function. Of a method, the first type is that of what stands before the dot."""
+    """A way to call a function, by the types that it takes. The first type of a method is that of its receiver."""
 
     id: str
     takes: tuple[Type, ...]

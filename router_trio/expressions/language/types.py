@@ -80,7 +80,7 @@ def spelled(kind: Type) -> str:
 
 
 class Solution:
-    """What type parameters stand for."""
+    """Find the types that type parameters stand for, as overloads are fitted to their arguments."""
 
     __slots__ = ("_found", "_made")
 

@@ -1,4 +1,4 @@
-"""What of a message an expression reads: its variables, and which fields of the body."""
+"""Find out which variables of a message an expression reads, and which fields of the body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to write instead of text that is no TOML: one table, in which the place of each mistake is looked up.
+"""Tell what to write instead of text that is no TOML: a table in which the place of each mistake is looked up.
 
 What stands in the file is never repeated but for keys: it may be a secret.
 """
