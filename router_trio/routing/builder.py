@@ -105,10 +105,6 @@ def _stream_route(
     known = None
     if isinstance(before, StreamRoute) and before.has_consumer(connection, routing.plan.settings.source):
         known = before
-    if routing.plan.by_key:
-        from router_trio.routing.by_key.stream_route import StreamRouteByKey
-
-        return StreamRouteByKey(routing, connection, emit, dead_letters, known)
     return StreamRoute(routing, connection, emit, dead_letters, known)
 
 

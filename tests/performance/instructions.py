@@ -157,7 +157,7 @@ class Bench:
     def stream_route(self) -> StreamRoute:
         """The first route, from a stream, with a consumer."""
         route = StreamRoute(self.routings[0], self.connection, lambda event: None)
-        route._ack_pending.cursor = StreamCursor("x")
+        route._pending.cursor = StreamCursor("x")
         return route
 
     def core(self, messages: int) -> Callable[[], None]:
@@ -222,8 +222,8 @@ class Bench:
             first += messages
             order = self.outbox.next_order
             route._intake.received([delivered(number) for number in numbers])
-            while route._ack_pending.waiting:
-                finish(route._route_some())
+            while route._pending.waiting:
+                assert route.forward_some()
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)
             acks.read([puback(one) for one in orders])

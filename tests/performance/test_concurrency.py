@@ -16,11 +16,10 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.nats.jetstream.pubacks import PubAcks
-from router_trio.routing.by_key.stream_route import StreamRouteByKey
 from router_trio.routing.policy.key_queues import KeyQueues
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.route import StreamRoute
-from tests.performance.instructions import Bench, delivered, finish, instructions, puback
+from tests.performance.instructions import Bench, delivered, instructions, puback, stream_route
 from tests.support.compiled import looks_inside
 from tests.support.measured import needs_full_speed
 from tests.support.world import all_acked, handled, one_broker, world
@@ -62,13 +61,13 @@ async def shout(message: Message) -> Message:
     return message.replace(payload=message.payload.upper())
 
 
-def run_of(kind: type[StreamRoute]) -> Callable[[], None]:
+def run_of(concurrency: int) -> Callable[[], None]:
     """Take messages of 200 keys from a stream, through a handler that does not block, to a stream, and ack them."""
-    bench = Bench(1, stream=True)
+    bench = Bench(1, routes=[stream_route() | {"concurrency": concurrency}])
     (routing,) = bench.routings
     routing.plan = replace(routing.plan, handler=shout)
-    route = kind(routing, bench.connection, lambda event: None)
-    route._ack_pending.cursor = StreamCursor("x")
+    route = StreamRoute(routing, bench.connection, lambda event: None)
+    route._pending.cursor = StreamCursor("x")
     acks = PubAcks(bench.connection.listener)
     first = 1
 
@@ -77,12 +76,9 @@ def run_of(kind: type[StreamRoute]) -> Callable[[], None]:
         numbers = range(first, first + MESSAGES)
         first += MESSAGES
         route._intake.received([delivered(number, KEYS) for number in numbers])
-        while route._ack_pending.count:
+        while route._pending.count:
             order = bench.outbox.next_order
-            if isinstance(route, StreamRouteByKey):
-                assert route._begin_some() is None
-            else:
-                finish(route._route_some())
+            assert route._begin_some() is None
             bench.written()
             acks.read([puback(one) for one in range(order, bench.outbox.next_order)])
             bench.connection.listener.read_done()
@@ -96,8 +92,8 @@ def run_of(kind: type[StreamRoute]) -> Callable[[], None]:
 async def test_the_order_of_keys_costs_less_than_half_as_much_again(autojump_clock: MockClock) -> None:
     """So that a handler which does not wait keeps seven tenths of its rate."""
     costs = []
-    for kind in (StreamRoute, StreamRouteByKey):
-        run = run_of(kind)
+    for concurrency in (1, 2):
+        run = run_of(concurrency)
         run()
         costs.append(instructions(run) / MESSAGES)
     assert costs[1] < costs[0] / 0.7, costs

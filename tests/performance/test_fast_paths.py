@@ -25,10 +25,10 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.handler_calls import HandlerCalls
 from router_trio.routing.handler_messages import as_messages
 from router_trio.routing.handlers import begin
-from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of, delivery_of
+from router_trio.routing.stream.in_hand import InHand
 from tests.performance.instructions import BODY, Bench, delivered, finish, instructions, puback, raw
 from tests.support.compiled import looks_inside
 
@@ -88,10 +88,10 @@ async def test_deliveries_that_are_read_together() -> None:
 
 
 async def test_deliveries_that_follow_are_taken_together() -> None:
-    fast, slow = AckPending(), AckPending()
+    fast, slow = InHand(), InHand()
     source = cast(Source, Bench(1, stream=True).stream_route())
 
-    def came(pending: AckPending) -> list[StreamDelivery]:
+    def came(pending: InHand) -> list[StreamDelivery]:
         return [delivery_of(source, pending.cursor, delivered(number), 0.0) for number in range(1, 1 + MESSAGES)]
 
     together, singly = came(fast), came(slow)

@@ -22,7 +22,7 @@ MODULES = (
     *("routing.stream.intake", "routing.stream.going_back"),
     *("routing.stream.ack_pending", "routing.stream.cursor"),  # the place in a stream
     *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
-    *("routing.by_key.stream_route", "routing.by_key.core_route", "routing.by_key.handler_tasks"),
+    *("routing.by_key.stream_route", "routing.by_key.core_route", "routing.handler_tasks"),
     *("routing.core.route", "routing.core.passthrough", "routing.core.intake_queue"),
     *("routing.pipeline", "routing.core.handler_batch"),
     *("client.publisher", "client.ack_deadlines", "client.receipt", "router"),

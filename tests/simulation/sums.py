@@ -34,6 +34,6 @@ def bounds(live: Live) -> Iterator[str]:
         for source in connection._sources:
             if isinstance(source, StreamRoute):
                 bound = 2 * source.routing.plan.settings.source.max_in_flight
-                in_hand = source._ack_pending.count
+                in_hand = source._pending.count
                 if in_hand > bound:
                     yield f"{source.state.name} has {in_hand} in hand, more than {bound}"

@@ -19,9 +19,9 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import EvaluationError
 from router_trio.events import Emit
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.by_key.handler_tasks import HandlerTasks
 from router_trio.routing.core.intake_queue import MAX_MESSAGES, MESSAGES_IN_A_TURN
 from router_trio.routing.core.passthrough import Passthrough
+from router_trio.routing.handler_tasks import HandlerTasks
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.key_queues import KeyQueues
 from router_trio.routing.retrying.core_delivery import CoreDelivery

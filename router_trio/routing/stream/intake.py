@@ -14,13 +14,13 @@ from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.routing.resubscribe import SourceRetry
-from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.consumer.limits import check_expiry, check_retention, differences
 from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of
+from router_trio.routing.stream.in_hand import InHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
@@ -52,7 +52,7 @@ class StreamIntake:
         spec: ConsumerSpec,
         source: SourceSettings,
         policy: RetryPolicy,
-        pending: AckPending,
+        pending: InHand,
         acks: Acks,
         retrying: Retrying,
         payloads: Payloads,
@@ -156,7 +156,7 @@ class StreamIntake:
         self._told_differences = found
 
     def other_message(self, delivery: StreamDelivery) -> None:
-        """See `AckPending.add`."""
+        """See `InHand.add`."""
         self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
         self._reset_sequences()
 
@@ -225,7 +225,7 @@ class StreamIntake:
             while pending.waiting and routing.is_ready and route.forward_some():
                 if not routing.as_it_comes and routing.turn.over:
                     break
-        if pending.waiting:
+        if pending.schedule.ready:
             route.something_waits()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         pull_loop.look()

@@ -19,11 +19,11 @@ from router_trio.protocol.framing import text
 from router_trio.routing.pipeline import reason_of
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy
 from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
-from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.consumer.limits import UNLIMITED
 from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.stream.in_hand import InHand
 from router_trio.states import RouteState
 
 
@@ -36,7 +36,7 @@ class Retrying:
         stream: str,
         policy: RetryPolicy,
         dead_letters: DeadLetters | None,
-        pending: AckPending,
+        pending: InHand,
         acks: Acks,
         emit: Emit,
         look: Callable[[], None],
@@ -47,7 +47,7 @@ class Retrying:
         self._stream = stream
         self._policy = policy
         self._dead_letters = dead_letters
-        self._ack_pending = pending
+        self._pending = pending
         self._acks = acks
         self._emit = emit
         self._look = look
@@ -95,11 +95,11 @@ class Retrying:
         return 0 < self.server_limit <= delivery.deliveries
 
     def _comes_again(self, delivery: StreamDelivery, delay: float) -> None:
-        pending = self._ack_pending
+        pending = self._pending
         pending.remove(delivery)
         self._state.fates["returned"] += 1
         now = trio.current_time()
-        pending.comes_again(delivery, now, now + delay + OVERDUE, self.patience)
+        pending.await_redelivery(delivery, now, now + delay + OVERDUE, self.patience)
         self._acks.nak(delivery.ack_subject, delay)
 
     # --- dead letters ---
@@ -124,9 +124,9 @@ class Retrying:
         if not fate.delivered:
             self._not_stored(delivery, dead, fate.reason or fate.name, fate.detail or None)
         else:
-            is_open = self._ack_pending.remove(delivery)
+            is_open = self._pending.remove(delivery)
             if is_open:
-                self._ack_pending.given_up(delivery)
+                self._pending.given_up(delivery)
             # Before bytes leave: then the ledger has to add up.
             self._count("dead_lettered", MessageDeadLettered, delivery, dead)
             if is_open:
@@ -151,8 +151,8 @@ class Retrying:
                 detail=detail,
             )
         )
-        if delivery.cursor is not self._ack_pending.cursor:
-            self._ack_pending.remove(delivery)
+        if delivery.cursor is not self._pending.cursor:
+            self._pending.remove(delivery)
             self._state.fates["lost"] += 1  # that stream is gone
         elif self._is_last(delivery):
             self._let_go(delivery, dead)
@@ -163,8 +163,8 @@ class Retrying:
 
     def _let_go(self, delivery: StreamDelivery, dead: GivenUp) -> None:
         """The consumer of a message is done with it. A stream with limits retention keeps it."""
-        self._ack_pending.remove(delivery)
-        self._ack_pending.given_up(delivery)
+        self._pending.remove(delivery)
+        self._pending.given_up(delivery)
         self._count("given_up", MessageGivenUp, delivery, dead)
         if self._is_last(delivery):
             self._acks.nak(delivery.ack_subject, 0)  # it does not come again, and no stream deletes it for that

@@ -13,8 +13,8 @@ import trio
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerState, PullConsumer
-from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.consumer.standstill import standstill
+from router_trio.routing.stream.in_hand import InHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
 CHECK_EVERY = 5.0
@@ -42,7 +42,7 @@ class ConsumerChecks:
 
     def __init__(
         self,
-        pending: AckPending,
+        pending: InHand,
         payloads: Payloads,
         *,
         lost: Callable[[SourceError], None],

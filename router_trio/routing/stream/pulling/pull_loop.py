@@ -20,8 +20,8 @@ from router_trio.link import SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.consumer.filters import Filters
+from router_trio.routing.stream.in_hand import InHand
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.states import PAUSED, RUNNING
@@ -69,7 +69,7 @@ class PullLoop:
     def __init__(
         self,
         routing: Routing,
-        pending: AckPending,
+        pending: InHand,
         max_in_flight: int,
         max_in_flight_bytes: int,
         budget: PullBudget,
@@ -83,7 +83,7 @@ class PullLoop:
         self._asked = asked
         self._routing = routing
         self._flow = routing.flow
-        self._ack_pending = pending
+        self._pending = pending
         self._max_in_flight = max_in_flight
         self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self.look_again)
         self._most = 2 * max_in_flight
@@ -149,12 +149,12 @@ class PullLoop:
 
     def look(self) -> None:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""
-        pending, credit = self._ack_pending, self._credit
+        pending, credit = self._pending, self._credit
         order = pending.order
         if bool(order.lines) is not self._told_of_waiting:
             self._look_again.set()
         elif not order.lines:
-            if credit.want(*self._worked_on() if pending.limited or pending.keys else (pending.count, pending.bytes)):
+            if credit.want(*self._worked_on()):
                 self._look_again.set()
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
@@ -199,7 +199,7 @@ class PullLoop:
         does. `not_before`: nothing is asked for until then, so that what others left behind comes first.
         `nothing_asked` is called whenever nothing is.
         """
-        pending = self._ack_pending
+        pending = self._pending
         self._patience = patience
         asked = self._asking_about_late = False
         self._filters = filters
@@ -249,7 +249,7 @@ class PullLoop:
 
     async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], patience: float) -> None:
         """Wait no longer for what never comes again, and longer for the rest."""
-        pending, order = self._ack_pending, self._ack_pending.order
+        pending, order = self._pending, self._pending.order
         cursor = pending.cursor
         gone: Collection[int] = ()
         try:
@@ -273,13 +273,13 @@ class PullLoop:
         """
         now, before = trio.current_time(), self._late_since
         elsewhere = [one for one in late if before.get(one, now) + PULL_EXPIRES <= now]
-        seen = self._ack_pending.others.seen(now)
+        seen = self._pending.others.seen(now)
         self._late_since = {one: before.get(one, now) for one in late if seen or one in before}
         if elsewhere:
             self._elsewhere(elsewhere)
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
-        pending, order, credit = self._ack_pending, self._ack_pending.order, self._credit
+        pending, order, credit = self._pending, self._pending.order, self._credit
         if self._is_full and order.count_due(now) and now >= self._makes_room_at:
             # The server gives what comes again in the order in which it was due: others may be before what is awaited.
             self._made_room_at = now
@@ -290,7 +290,7 @@ class PullLoop:
             # At most as many as were in hand before: should something new come instead, that must have an end.
             wanted = max(wanted, credit.want_again(min(order.count_due(now), self._most - pending.count)))
         if self._flow is not None:
-            wanted = self._flow.may_ask(wanted, pending.may_go, credit.outstanding)
+            wanted = self._flow.may_ask(wanted, pending.waiting, credit.outstanding)
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
@@ -304,7 +304,7 @@ class PullLoop:
     @property
     def _is_full(self) -> bool:
         """Return True if nothing is worked on that would make room by itself."""
-        return self._ack_pending.order.held >= self._most
+        return self._pending.order.held >= self._most
 
     @property
     def _makes_room_at(self) -> float:
@@ -316,8 +316,8 @@ class PullLoop:
 
     def _worked_on(self) -> tuple[int, int]:
         """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
-        pending, order = self._ack_pending, self._ack_pending.order
-        apart = pending.limited if pending.keys is None else pending.limited + pending.keys.behind
+        pending, order = self._pending, self._pending.order
+        apart = pending.apart
         if not order.lines and not apart:
             return pending.count, pending.bytes
         # So has what waits for the limit of its value, or for another one of its key.
@@ -331,7 +331,7 @@ class PullLoop:
         state.enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
 
     def _tell_state(self) -> None:
-        order = self._ack_pending.order
+        order = self._pending.order
         self._told_of_waiting = bool(order.lines)
         stopped = self._checks.stopped or (None if self._filters is None else self._filters.outside)
         self._quiet = trio.current_time() >= self._quiet_at
@@ -373,7 +373,7 @@ class PullLoop:
         return self._heard_at + QUIET if self._credit.outstanding else math.inf
 
     def _next_look(self, now: float) -> float:
-        order = self._ack_pending.order
+        order = self._pending.order
         silent_at = self._silent_at if self._quiet else self._quiet_at
         if not order.awaited or self._asking_about_late:
             return silent_at
@@ -388,7 +388,7 @@ class PullLoop:
         obstacles = self._routing.state.obstacles
         while True:
             now = trio.current_time()
-            in_hand = self._ack_pending.open.values()
+            in_hand = self._pending.open.values()
             consumer.hold_lead()
             if ACK in obstacles and now >= tested_at + ACKS_TESTED_EVERY:
                 tested_at = now

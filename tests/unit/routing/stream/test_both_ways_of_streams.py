@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.stream.ack_pending import AckPending
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of
+from router_trio.routing.stream.in_hand import InHand
 from router_trio.states import RouteState
 from router_trio.testing.frames import raw
 from tests.performance.instructions import Bench
@@ -56,8 +56,8 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
         async def run(made: Bench) -> None:
             route = made.stream_route()
             deliveries = [delivery_of(route, StreamCursor("x"), one, 0.0) for one in messages]
-            route._ack_pending.count = len(deliveries)
-            route._ack_pending.cursor = StreamCursor("other")
+            route._pending.count = len(deliveries)
+            route._pending.cursor = StreamCursor("other")
             if together:
                 made.routings[0].forward_each(deliveries)
             else:
@@ -119,8 +119,8 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
                     Delivery.settle(owner, operation, 1, fate, 0.0)
             made.connection.listener.read_done()
             made.answers.sort()  # what is stored and nothing else is acked at the end of the read
-            pending = route._ack_pending
-            told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.waiting]]
+            pending = route._pending
+            told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.schedule.waiting]]
             made.events.append(cast(Any, [told, of_cursor(pending.cursor), told_traces]))
 
         return run
@@ -136,7 +136,7 @@ def of_cursor(cursor: StreamCursor) -> dict[str, object]:
 @pytest.mark.parametrize("seed", range(40))
 def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) -> None:
     choose = random.Random(seed)
-    fast, slow = AckPending(), AckPending()
+    fast, slow = InHand(), InHand()
     source = cast(Any, _Source())
     told: dict[bool, list[Any]] = {True: [], False: []}
     highest = number = taken = 0
@@ -160,11 +160,11 @@ def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) ->
             else:
                 again = [one for one in deliveries if not pending._add(one, 5.0, back)]
             told[together].append([deliveries.index(one) for one in again])
-            routed = pending.take_first(choose_count(done, len(pending.waiting)))
+            routed = pending.next_together(choose_count(done, pending.waiting))
             for place, one in enumerate(routed):
                 if refused and not place and pending.remove(one):
                     one.refused = True
-                    pending.comes_again(one, now, now + 3.0, 5.0)
+                    pending.await_redelivery(one, now, now + 3.0, 5.0)
                 elif place or not refused:
                     told[together].append(pending.delivered([one]))
         assert of_hand(fast) == of_hand(slow)
@@ -186,9 +186,9 @@ def choose_count(share: float, waiting: int) -> int:
     return int(share * (waiting + 1))
 
 
-def of_hand(pending: AckPending) -> list[Any]:
-    waiting = [(one.sequence, one.number) for one in pending.waiting]
-    ours = [one.cursor is pending.cursor for one in pending.waiting]
+def of_hand(pending: InHand) -> list[Any]:
+    waiting = [(one.sequence, one.number) for one in pending.schedule.waiting]
+    ours = [one.cursor is pending.cursor for one in pending.schedule.waiting]
     order = pending.order
     return [waiting, ours, [*pending.open], pending.count, pending.bytes, [*order.lines], of_cursor(pending.cursor)]
 

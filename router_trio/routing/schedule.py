@@ -1,0 +1,267 @@
+"""Which of the messages that wait in a route may be routed next. Synchronous, without I/O.
+
+A schedule is an order (`ArrivalOrder` or `KeyOrder`) and a limit (`NoValueLimit` or `ValueLimit`). A message is added
+once, and taken once:
+
+    add ──> waiting ──> its turn ──> within the limit of its value ──> next
+                                              │
+                                              └──> limited, until the limit allows it
+
+What a route lacks is an object that lets everything pass, not a `None` that each message asks about.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+from router_trio.errors import EvaluationError
+from router_trio.routing.policy.key_queues import KeyQueues
+from router_trio.routing.policy.limit import ValueLimits
+from router_trio.routing.policy.value_queues import ValueQueues
+
+D = TypeVar("D")
+
+
+class Order(Protocol[D]):
+    """The order in which waiting messages get their turn."""
+
+    waiting: deque[D]
+    """Messages that were added and not looked at yet. Of a route in order of arrival, all that wait."""
+
+    @property
+    def ready(self) -> bool:
+        """Return True if `take` may return a message."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Return how many messages wait."""
+        ...
+
+    @property
+    def behind(self) -> int:
+        """Return how many of them wait for another message of their key."""
+        ...
+
+    def take(self) -> D | None:
+        """Take out the message whose turn it is, which is active from then on."""
+        ...
+
+    def finished(self, message: D) -> bool:
+        """Record that a message is no longer active. Return True if others waited for that."""
+        ...
+
+    def all_finished(self, messages: Sequence[D]) -> None:
+        """Record the same for several messages, which may be most of what passes through a route."""
+        ...
+
+    def clear(self) -> list[D]:
+        """Take out everything that waits, in order. What is active stays so."""
+        ...
+
+
+class ArrivalOrder(Generic[D]):
+    """The message that arrived first goes first; any number may be active."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[D] = deque()
+
+    @property
+    def ready(self) -> bool:
+        """See `Order`."""
+        return bool(self.waiting)
+
+    @property
+    def count(self) -> int:
+        """See `Order`."""
+        return len(self.waiting)
+
+    @property
+    def behind(self) -> int:
+        """See `Order`."""
+        return 0
+
+    def take(self) -> D | None:
+        """See `Order`."""
+        return self.waiting.popleft() if self.waiting else None
+
+    def finished(self, message: D) -> bool:
+        """See `Order`."""
+        return False
+
+    def all_finished(self, messages: Sequence[D]) -> None:
+        """See `Order`."""
+
+    def clear(self) -> list[D]:
+        """See `Order`."""
+        waiting = list(self.waiting)
+        self.waiting.clear()
+        return waiting
+
+
+class KeyOrder(Generic[D]):
+    """One message of each key is active at a time. Keys that have something to begin with take turns."""
+
+    def __init__(self, key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
+        """`key_of` does not raise. Of one key, messages go in the order of their places, then of their arrival."""
+        self.waiting: deque[D] = deque()
+        self._key_of = key_of
+        self._place_of = place_of
+        self._keys: KeyQueues[D] = KeyQueues()
+
+    @property
+    def ready(self) -> bool:
+        """See `Order`. Computes no key, so that it may be asked anywhere."""
+        return bool(self.waiting or self._keys.may_begin)
+
+    @property
+    def count(self) -> int:
+        """See `Order`."""
+        return len(self.waiting) + self._keys.count
+
+    @property
+    def behind(self) -> int:
+        """See `Order`. What was not looked at yet is not among them."""
+        return self._keys.behind
+
+    @property
+    def keys(self) -> int:
+        """Return how many keys have something that waits or is active."""
+        return len(self._keys)
+
+    def waiting_of(self, key: bytes) -> int:
+        """Return how many messages of a key wait."""
+        return self._keys.waiting_of(key)
+
+    def take(self) -> D | None:
+        """See `Order`."""
+        self._sort()
+        return self._keys.take_next()
+
+    def finished(self, message: D) -> bool:
+        """See `Order`."""
+        return self._keys.finished(self._key_of(message), message) and bool(self._keys.may_begin)
+
+    def all_finished(self, messages: Sequence[D]) -> None:
+        """See `Order`."""
+        for message in messages:
+            self._keys.finished(self._key_of(message), message)
+
+    def clear(self) -> list[D]:
+        """See `Order`. Messages of which the key was not computed come last."""
+        waiting = [*self._keys.clear(), *self.waiting]
+        self.waiting.clear()
+        return waiting
+
+    def _sort(self) -> None:
+        """Put what was added behind what is there of its key. Here, so that keys are computed in the route's task."""
+        waiting = self.waiting
+        while waiting:
+            message = waiting.popleft()
+            self._keys.add(self._key_of(message), self._place_of(message), message)
+
+
+class Limits(Protocol[D]):
+    """Whether the limit of its value lets a message go."""
+
+    @property
+    def count(self) -> int:
+        """Return how many messages wait for it."""
+        ...
+
+    @property
+    def due_at(self) -> float:
+        """Return when one of them may go; infinite if none waits."""
+        ...
+
+    def admits(self, message: D, now: float) -> bool:
+        """Return True if a message may go now. Otherwise it waits here, or it has no value and has failed."""
+        ...
+
+    def pop_due(self, now: float) -> D | None:
+        """Take out a message that waited and may go now."""
+        ...
+
+    def clear(self) -> list[D]:
+        """Take out everything that waits."""
+        ...
+
+
+class NoValueLimit(Generic[D]):
+    """The limit of a route whose values have none: lets everything go."""
+
+    count = 0
+    due_at = inf
+
+    def admits(self, message: D, now: float) -> bool:
+        """See `Limits`."""
+        return True
+
+    def pop_due(self, now: float) -> D | None:
+        """See `Limits`."""
+        return None
+
+    def clear(self) -> list[D]:
+        """See `Limits`."""
+        return []
+
+
+class ValueLimit(Generic[D]):
+    """A limit for each value: messages over it wait, and messages of other values pass them."""
+
+    def __init__(
+        self,
+        limits: ValueLimits,
+        value_of: Callable[[D], bytes | None],
+        place_of: Callable[[D], int],
+        has_no_value: Callable[[D, EvaluationError], None],
+        held_back: Callable[[], None],
+        none_waits: Callable[[], None],
+    ) -> None:
+        """`value_of` returns None for a message that no limit is for.
+
+        If it raises `EvaluationError`, `has_no_value` is called, which has to fail the message. `held_back` is called
+        for each message that has to wait, `none_waits` when a look finds that none does any more.
+        """
+        self._queues: ValueQueues[D] = ValueQueues(limits)
+        self._value_of = value_of
+        self._place_of = place_of
+        self._has_no_value = has_no_value
+        self._held_back = held_back
+        self._none_waits = none_waits
+
+    @property
+    def count(self) -> int:
+        """See `Limits`."""
+        return self._queues.count
+
+    @property
+    def due_at(self) -> float:
+        """See `Limits`."""
+        return self._queues.due_at
+
+    def admits(self, message: D, now: float) -> bool:
+        """See `Limits`."""
+        try:
+            value = self._value_of(message)
+        except EvaluationError as error:
+            self._has_no_value(message, error)
+            return False
+        if value is None or self._queues.admit(value, self._place_of(message), message, now):
+            return True
+        self._held_back()
+        return False
+
+    def pop_due(self, now: float) -> D | None:
+        """See `Limits`."""
+        message = self._queues.pop_due(now)
+        if message is None and not self._queues.count:
+            self._none_waits()
+        return message
+
+    def clear(self) -> list[D]:
+        """See `Limits`."""
+        return self._queues.clear()

@@ -1,0 +1,419 @@
+"""Every message that a route from a stream has received and not settled, and where it is.
+
+                       delivered
+                           │ add (a redelivery of a message in hand, or settled, is not added)
+                           ▼
+        ┌─────────────► WAITING ◄───────────────┬──────────────┐
+        │                  │ next               │              │
+        │      ┌───────────┼──────────┐         │ its turn     │ cancelled, or
+        │      │ not its   │          │ over its│              │ out of turn
+        │      │ turn      │          │ value's │ limit        │
+        │      ▼           ▼          ▼         │              │
+        │    HELD       ROUTING    LIMITED ─────┘              │
+        │      │           │                                   │
+        └──────┘           │ sent, or being dead-lettered      │
+         released          ▼                                   │
+                        ACTIVE ────────────────────────────────┘
+                           │
+                           ▼
+       settled: delivered, given up, or returned to the stream
+
+`count` is all of it. WAITING is `schedule`, LIMITED is `limits`, HELD is `order`, ROUTING is `in_handler`; what is in
+none of them is ACTIVE. Only this module changes them. `open` has what belongs to the stream as it is now, by sequence:
+after a stream was replaced, older messages are still routed, and not answered.
+
+Synchronous and without I/O: the route acks, naks and requests more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from router_trio.outbox.operation import CoreOperation, Operation
+from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.routing.delivery import DestinationTracker
+from router_trio.routing.schedule import ArrivalOrder, Limits, NoValueLimit, Order
+from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.delivery import Columns, StreamDelivery
+from router_trio.routing.stream.other_processes import OtherProcesses
+from router_trio.routing.stream.subject_order import SubjectOrder
+from router_trio.states import RouteState
+
+
+class InHand:
+    """The messages of one route. It outlives the route if its successor reads the same consumer."""
+
+    def __init__(self) -> None:
+        self.cursor: StreamCursor = StreamCursor()
+        self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
+        self.others: OtherProcesses = OtherProcesses()
+        self.open: dict[int, StreamDelivery] = {}
+        self.count: int = 0
+        self.bytes: int = 0
+        """Size of the headers and payloads of what is in hand."""
+        self.in_handler: dict[StreamDelivery, None] = {}
+        """What a handler is waiting with, in the order of its calls: nothing of it was sent."""
+        self.schedule: Order[StreamDelivery] = ArrivalOrder()
+        self.limits: Limits[StreamDelivery] = NoValueLimit()
+        self.holds_back: Callable[[StreamDelivery], bool] = was_refused
+        self._left: Counter[RouteState] = Counter()
+        """How many of `count` are of earlier lives of the route, which had sent them and got no answer yet."""
+        self.moved: tuple[int, int] | None = None
+        """Which message the consumer would have delivered next, and which it goes on with, if somebody has moved it."""
+
+    def go_by(
+        self,
+        schedule: Order[StreamDelivery],
+        limits: Limits[StreamDelivery],
+        holds_back: Callable[[StreamDelivery], bool],
+        *,
+        same_order: bool,
+    ) -> None:
+        """Schedule messages for a route, which is the first, or takes the place of one that has ended.
+
+        `holds_back` tells of a failed message whether the ones behind it wait until it was redelivered. Without
+        `same_order`, the route before it knew what it waited for by other keys: that is not waited for.
+        """
+        assert not self.schedule.count + self.limits.count, "a route returns what it has not routed before it ends"
+        self.schedule, self.limits, self.holds_back = schedule, limits, holds_back
+        if not same_order:
+            self.order.clear()
+
+    # --- one life of the route after the other ---
+
+    @property
+    def in_hand(self) -> int:
+        """Return how many messages are in hand, but for those of earlier lives of the route."""
+        return self.count - self._left.total() if self._left else self.count
+
+    def goes_on(self, before: RouteState, now: float) -> LeftInHand:
+        """Go on in another life of the route. Return what is in hand of the one `before`, all of it sent.
+
+        What follows it waits, as behind a refused message, until its fate is known.
+        """
+        if in_hand := self.in_hand:
+            self._left[before] = in_hand
+        if not self.others.take(now):
+            for delivery in self.open.values():
+                self._let_wait(self.order.await_redelivery(delivery))
+        return LeftInHand(self._left, before)
+
+    def _leaves(self, delivery: StreamDelivery) -> None:
+        """A message leaves the hand; it may be of a life before this one."""
+        route = delivery.route
+        if route in self._left:
+            self._left[route] -= 1
+            if not self._left[route]:
+                del self._left[route]
+
+    # --- received ---
+
+    def consumer_was_reset(self, goes_on_with: int) -> None:
+        """Record that somebody has reset the consumer, or made it again: it goes on with that message."""
+        self.moved = self.cursor.highest + 1, goes_on_with
+        self.cursor.number_anew()
+
+    def stream_replaced(self, stream_created: str) -> None:
+        """Start over with another stream of that name. What is in hand of the old one is routed, and not answered."""
+        self._start_at(StreamCursor(stream_created, not_ours=bool(self.cursor.stream_created)))
+
+    def _start_at(self, cursor: StreamCursor) -> None:
+        self.schedule.waiting += self.order.clear()
+        self.open.clear()
+        self.cursor = cursor
+        self.moved = None  # the stream says more
+
+    def add(
+        self,
+        deliveries: Sequence[StreamDelivery],
+        columns: Columns,
+        patience: float,
+        went_back: Callable[[StreamDelivery], None],
+    ) -> list[StreamDelivery]:
+        """Add deliveries, at least one, with these `columns`. Return the ones whose messages are in hand, or settled.
+
+        `patience`: see `StreamCursor.mark_received`. `went_back` is called with each delivery that shows that the
+        stream went back in time: that delivery and the following ones are taken as of another stream.
+        """
+        # Fast path of _add; held equal by
+        # test_both_ways_of_streams.py::test_deliveries_are_taken_together_as_they_would_be_one_by_one, worth 180
+        # instructions a message (tests/performance/test_fast_paths.py::test_deliveries_that_follow_are_taken_together).
+        sequences = columns[0]
+        if self.order.lines or not self.cursor.followed(*columns):
+            return [delivery for delivery in deliveries if not self._add(delivery, patience, went_back)]
+        self.open.update(zip(sequences, deliveries, strict=True))
+        self.count += len(deliveries)
+        for delivery in deliveries:
+            self.bytes += delivery.raw[3]
+        self.schedule.waiting += deliveries
+        return []
+
+    def _add(self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]) -> bool:
+        """Return True if the message is neither in hand nor settled."""
+        order, sequence = self.order, delivery.sequence
+        in_hand = self.open.get(sequence)
+        other_in_hand = in_hand is not None and in_hand.time != delivery.time
+        if other_in_hand or self.cursor.contradicted(sequence, delivery.time):
+            self._start_at(StreamCursor(self.cursor.stream_created, next_delivery=delivery.number))
+            self.cursor.doubt_before(delivery.received_at + patience)
+            went_back(delivery)
+        cursor = delivery.cursor = self.cursor
+        if delivery.number <= cursor.deliveries and cursor.is_numbered_anew(delivery.number - 1):
+            self.consumer_was_reset(sequence)
+        others, now = self.others, delivery.received_at
+        missing = cursor.missing_before(delivery.number)
+        if missing:
+            others.missed(missing, now)
+        if others.missing and others.seen(now) and not cursor.knows(sequence):
+            others.redelivered(delivery.deliveries - 1)
+        unsettled = cursor.mark_received(sequence, delivery.number, delivery.time, now, patience)
+        in_hand = self.open.get(sequence)
+        if in_hand is not None:
+            in_hand.ack_subject = delivery.ack_subject
+            return False
+        if not unsettled:
+            return False
+        self._enter(delivery)
+        if not order.lines:
+            self.schedule.waiting.append(delivery)
+            return True
+        if others.take(now):
+            # The others don't wait, and may get what is awaited.
+            self.schedule.waiting += order.clear()
+        self._let_wait(order.admit(delivery))
+        return True
+
+    def _enter(self, delivery: StreamDelivery) -> None:
+        if delivery.cursor is self.cursor:
+            self.open[delivery.sequence] = delivery
+        self.count += 1
+        self.bytes += delivery.raw[3]
+
+    def _let_wait(self, in_turn: StreamDelivery | None) -> None:
+        if in_turn is not None:
+            self.schedule.waiting.append(in_turn)
+
+    # --- routed ---
+
+    @property
+    def waiting(self) -> int:
+        """Return how many messages wait for their turn to be routed, apart from those held or limited."""
+        return self.schedule.count
+
+    @property
+    def apart(self) -> int:
+        """Return how many messages wait for the limit of their value, or for another message of their key."""
+        return self.limits.count + self.schedule.behind
+
+    def next(self, now: float) -> StreamDelivery | None:
+        """Take out the next message to route, which is active from then on; None if none may go now."""
+        while (delivery := self.limits.pop_due(now)) is not None:
+            if self._is_in_turn(delivery):
+                delivery.route.limited += 1
+                return delivery
+        while (delivery := self.schedule.take()) is not None:
+            if self._is_in_turn(delivery) and self.limits.admits(delivery, now):
+                return delivery
+        return None
+
+    def next_together(self, most: int) -> list[StreamDelivery]:
+        """Take out what `next` would return, up to `most` times. Not for routes with a limit for each value."""
+        waiting, order = self.schedule.waiting, self.order
+        if not order.lines and len(waiting) <= most:
+            taken = list(waiting)
+            waiting.clear()
+            return taken
+        taken = []
+        while waiting and len(taken) < most:
+            delivery = waiting.popleft()
+            if not order.lines or self._is_in_turn(delivery):
+                taken.append(delivery)
+        return taken
+
+    def _is_in_turn(self, delivery: StreamDelivery) -> bool:
+        """Return True if a message may be routed now; otherwise it is held, and the one whose turn it is waits."""
+        if not self.order.lines or delivery.cursor is not self.cursor:
+            return True
+        in_turn = self.order.admit(delivery)
+        if in_turn is delivery:
+            return True
+        self.schedule.finished(delivery)
+        if in_turn is not None:
+            self.schedule.waiting.appendleft(in_turn)
+        return False
+
+    # --- settled, or redelivered later ---
+
+    def remove(self, delivery: StreamDelivery) -> bool:
+        """Remove a message that is settled or returned. Return True if it is of the stream as it is now."""
+        self.count -= 1
+        self.bytes -= delivery.raw[3]
+        if self._left:
+            self._leaves(delivery)
+        self.schedule.finished(delivery)
+        if delivery.cursor is not self.cursor:
+            return False
+        del self.open[delivery.sequence]
+        return True
+
+    def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
+        """Remove messages that need not be redelivered. Return where to ack those of the stream as it is now."""
+        self.count -= len(deliveries)
+        if self._left:
+            for delivery in deliveries:
+                self._leaves(delivery)
+        self.schedule.all_finished(deliveries)
+        cursor, in_hand = self.cursor, self.open
+        sequences: list[int] = []
+        times: list[bytes] = []
+        ack_subjects: list[bytes] = []
+        for delivery in deliveries:
+            self.bytes -= delivery.raw[3]
+            if delivery.cursor is cursor:
+                sequence = delivery.sequence
+                del in_hand[sequence]
+                sequences.append(sequence)
+                times.append(delivery.time)
+                ack_subjects.append(delivery.ack_subject)
+        if sequences:
+            cursor.mark_settled(sequences, times)
+        if self.order.lines:
+            for delivery in deliveries:
+                if delivery.cursor is cursor:
+                    self._release_behind(delivery)
+        return ack_subjects
+
+    def given_up(self, delivery: StreamDelivery) -> None:
+        """Record that a message that was removed will not be redelivered, though it failed."""
+        self.cursor.given_up(delivery.sequence)
+        self._release_behind(delivery)
+
+    def await_redelivery(self, delivery: StreamDelivery, now: float, due: float, patience: float) -> None:
+        """Record that a message that was removed will be redelivered when it is `due`, or up to `patience` later.
+
+        If it holds back the ones behind it, they wait for that.
+        """
+        if self.holds_back(delivery) and not self.others.take(now):
+            self._let_wait(self.order.await_redelivery(delivery, due, due + patience))
+        else:
+            self._release_behind(delivery)
+
+    def _release_behind(self, delivery: StreamDelivery) -> None:
+        if self.order.lines:
+            self.schedule.waiting += self.order.release_behind(delivery)
+
+    def take_back(self, delivery: StreamDelivery) -> None:
+        """Let a message wait again that was removed, and that was finished only because it was out of turn."""
+        delivery.start_again()
+        self._enter(delivery)
+        if delivery.cursor is self.cursor:
+            self._let_wait(self.order.admit(delivery))
+        else:
+            self.schedule.waiting.append(delivery)  # nobody's turn is kept in the stream as it was
+
+    # --- behind a refused message ---
+
+    def hold_back_behind(self, delivery: StreamDelivery, now: float) -> bool:
+        """Hold back what is behind an active message that a destination refused.
+
+        Return True if some of that is active, and so `out_of_turn`.
+        """
+        if delivery.cursor is not self.cursor or self.others.take(now):
+            return False
+        passed_by = not self.order.pass_by(delivery)
+        self._let_wait(self.order.await_redelivery(delivery))
+        return passed_by
+
+    def out_of_turn(self, operation: Operation) -> bool:
+        """Return True if a publish is of a message of ours that must wait until another was redelivered."""
+        delivery = message_of(operation)
+        return delivery is not None and self.passes_by(delivery)
+
+    def passes_by(self, delivery: StreamDelivery) -> bool:
+        """Return the same for a message, which may be in its handler."""
+        return delivery.cursor is self.cursor and self.order.pass_by(delivery)
+
+    def give_up_waiting(self, gone: Collection[int]) -> bool:
+        """Stop waiting for messages that will not be redelivered. Return True if others waited for them."""
+        for sequence in gone:
+            if sequence not in self.open:
+                self.cursor.given_up(sequence)
+        return self.wait_no_longer(gone)
+
+    def wait_no_longer(self, elsewhere: Collection[int]) -> bool:
+        """Stop waiting for messages that another process seems to have. Return True if others waited for them.
+
+        They are routed if they are redelivered here after all.
+        """
+        in_turn = self.order.give_up_waiting(elsewhere)
+        self.schedule.waiting += in_turn
+        return bool(in_turn)
+
+    # --- returned to the stream ---
+
+    def return_newest(self, due: float, patience: float) -> StreamDelivery | None:
+        """Remove the newest message that is held, if any is; it is awaited like a refused one."""
+        delivery = self.order.give_back_newest(due, due + patience)
+        if delivery is not None:
+            self.remove(delivery)
+        return delivery
+
+    def take_stuck(self) -> list[StreamDelivery]:
+        """Take out what waits for redeliveries, or for the limit of its value, when nothing more is received.
+
+        Returned in the order of the stream. `remove` is still to be called for each.
+        """
+        return self.order.stuck() + self.limits.clear()
+
+    def take_unrouted(self) -> list[StreamDelivery]:
+        """Take out everything that waits, is limited or held; not what is in a handler or active.
+
+        `remove` is still to be called for each. Messages of the stream as it is now come last, in its order.
+        """
+        ours: list[StreamDelivery] = []
+        before: list[StreamDelivery] = []
+        for delivery in (*self.limits.clear(), *self.schedule.clear()):
+            (ours if delivery.cursor is self.cursor else before).append(delivery)
+        ours += self.order.leave_hand()
+        return before + sorted(ours, key=_sequence)
+
+    def await_at_once(self, deliveries: Iterable[StreamDelivery], now: float) -> None:
+        """Record that messages were returned at the end: a successor waits for them, and what is behind them."""
+        if not self.others.take(now):
+            for delivery in deliveries:
+                self.order.await_redelivery(delivery, 0.0, 0.0)
+
+
+class LeftInHand:
+    """What an earlier life of a route has in hand: see `states.InHand`."""
+
+    def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
+        self._left = left
+        self._route = route
+
+    @property
+    def in_hand(self) -> int:
+        """See `states.InHand`."""
+        return self._left[self._route]
+
+
+def place_in_stream(pending: InHand, delivery: StreamDelivery) -> int:
+    """Return the place of a message among those of its key: all of a stream that was replaced come first."""
+    return delivery.sequence if delivery.cursor is pending.cursor else delivery.sequence - LAST_SEQUENCE
+
+
+def message_of(operation: Operation) -> StreamDelivery | None:
+    """Return the message of a stream that a publish is a copy of, if it is one."""
+    owner = operation.owner if isinstance(operation, CoreOperation) else None
+    delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
+    return delivery if isinstance(delivery, StreamDelivery) else None
+
+
+def was_refused(delivery: StreamDelivery) -> bool:
+    """Return True if a destination refused a message: one that failed for what it is holds back no other."""
+    return delivery.refused
+
+
+def _sequence(delivery: StreamDelivery) -> int:
+    return delivery.sequence
