@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
+from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.handlers import left_behind_by
@@ -25,7 +26,7 @@ from router_trio.routing.whole import count_on
 from router_trio.states import REPLY, DestinationState, RouteState
 
 if TYPE_CHECKING:
-    from router_trio.routing.retrying.dead_letters import DeadLetters
+    from router_trio.routing.dead_letters import DeadLetters
 
 
 class RouteBuilder:
@@ -59,7 +60,7 @@ class RouteBuilder:
         routing.turn.clock = connection.platform.stopwatch
         letters = None
         if (dead := plan.dead_letter) is not None:
-            from router_trio.routing.retrying.dead_letters import DeadLetters
+            from router_trio.routing.dead_letters import DeadLetters
 
             letters = DeadLetters(dead, connections[dead.connection], state)
         if plan.stream is not None:
@@ -117,15 +118,12 @@ def _core_route(
     shared: SharedSubscription,
 ) -> CoreRoute:
     """Return a route from a core subscription, which keeps its messages if its settings want that."""
-    if routing.plan.by_key:
-        from router_trio.routing.by_key.core_route import CoreRouteByKey
+    plan = routing.plan
+    if plan.settings.retry is None and dead_letters is None and routing.flow is None and not plan.by_key:
+        return BatchRoute(routing, connection, passthrough, emit, shared)
+    from router_trio.routing.core.kept_route import KeptRoute
 
-        return CoreRouteByKey(routing, connection, passthrough, emit, dead_letters, shared)
-    if routing.plan.settings.retry is None and dead_letters is None:
-        return CoreRoute(routing, connection, passthrough, emit, shared)
-    from router_trio.routing.retrying.route import RetryingRoute
-
-    return RetryingRoute(routing, connection, passthrough, emit, dead_letters, shared)
+    return KeptRoute(routing, connection, emit, dead_letters, shared)
 
 
 def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState:

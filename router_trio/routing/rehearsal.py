@@ -18,12 +18,12 @@ from router_trio.link import Link, LinkListener
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.protocol import ack_reply, framing
 from router_trio.routing.content.mirror_copy import MirrorCopy
+from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import Handler, RoutePlan, compile_routes
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.retrying.core_delivery import CoreDelivery
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.tracing import NoTracing
@@ -135,7 +135,9 @@ class Rehearsal:
         frame = framing.publish(framing.wire(message.subject), message.payload, reply=reply, headers=message.headers)
         raw = framing.published(frame)
         if place is None:
-            return CoreDelivery(nobody, nobody.state, raw, now, message.message_id)
+            delivery = CoreDelivery(nobody, nobody.state, raw, now, 0)
+            delivery.message_id = message.message_id
+            return delivery
         return StreamDelivery(nobody, StreamCursor(), raw, now, place.sequence, 1, time, message.message_id)
 
     def _taken_from(self, connection: Connection) -> Sequence[Copy]:

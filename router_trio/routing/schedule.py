@@ -105,11 +105,22 @@ class ArrivalOrder(Generic[D]):
 class KeyOrder(Generic[D]):
     """One message of each key is active at a time. Keys that have something to begin with take turns."""
 
-    def __init__(self, key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
-        """`key_of` does not raise. Of one key, messages go in the order of their places, then of their arrival."""
+    def __init__(
+        self,
+        key_of: Callable[[D], bytes],
+        place_of: Callable[[D], int],
+        most_of_a_key: float = inf,
+        too_many: Callable[[D], None] = lambda message: None,
+    ) -> None:
+        """`key_of` does not raise. Of one key, messages go in the order of their places, then of their arrival.
+
+        `too_many` takes each message of a key of which `most_of_a_key` wait.
+        """
         self.waiting: deque[D] = deque()
         self._key_of = key_of
         self._place_of = place_of
+        self._most_of_a_key = most_of_a_key
+        self._too_many = too_many
         self._keys: KeyQueues[D] = KeyQueues()
 
     @property
@@ -131,10 +142,6 @@ class KeyOrder(Generic[D]):
     def keys(self) -> int:
         """Return how many keys have something that waits or is active."""
         return len(self._keys)
-
-    def waiting_of(self, key: bytes) -> int:
-        """Return how many messages of a key wait."""
-        return self._keys.waiting_of(key)
 
     def take(self) -> D | None:
         """See `Order`."""
@@ -161,7 +168,11 @@ class KeyOrder(Generic[D]):
         waiting = self.waiting
         while waiting:
             message = waiting.popleft()
-            self._keys.add(self._key_of(message), self._place_of(message), message)
+            key = self._key_of(message)
+            if self._keys.waiting_of(key) >= self._most_of_a_key:
+                self._too_many(message)
+            else:
+                self._keys.add(key, self._place_of(message), message)
 
 
 class Limits(Protocol[D]):

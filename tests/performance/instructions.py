@@ -26,8 +26,8 @@ from router_trio.nats.jetstream.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
 from router_trio.routing.content.routing import ContentRouting
+from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
-from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.handlers import Handler
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
@@ -146,12 +146,12 @@ class Bench:
             frames += [operation.frame for operation in batch]
         return frames
 
-    def core_routes(self) -> tuple[Passthrough, list[CoreRoute]]:
+    def core_routes(self) -> tuple[Passthrough, list[BatchRoute]]:
         """The routes from core subscriptions, and the way that what only passes through goes."""
         passthrough = Passthrough(self.connection, self._tracing)
         shared = SharedSubscription("in.>", None)
         return passthrough, [
-            CoreRoute(routing, self.connection, passthrough, lambda event: None, shared) for routing in self.routings
+            BatchRoute(routing, self.connection, passthrough, lambda event: None, shared) for routing in self.routings
         ]
 
     def stream_route(self) -> StreamRoute:

@@ -157,7 +157,7 @@ async def test_core_messages_that_are_forwarded_together() -> None:
     _, (route,) = bench.core_routes()
 
     def together() -> None:
-        route._forward(0.0, messages)
+        route._forwarding._forward(0.0, messages)
         settled(bench)
 
     def one_by_one() -> None:
@@ -200,7 +200,7 @@ async def test_messages_that_go_by_their_content_together() -> None:
     ]
 
     def together() -> None:
-        route._forward_by_content(0.0, messages)
+        route._forwarding._forward_by_content(0.0, messages)
         settled(bench)
 
     def one_by_one() -> None:

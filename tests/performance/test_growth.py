@@ -31,9 +31,9 @@ from router_trio.expressions.values import Duration, Timestamp, Uint
 from router_trio.protocol import headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_CONTROL_LINE
+from router_trio.routing.dead_letters import OWN_LINES
 from router_trio.routing.policy import hops
 from router_trio.routing.policy.sticky import key_of
-from router_trio.routing.retrying.dead_letters import OWN_LINES
 from router_trio.subjects import patterns
 from router_trio.subjects.functions import FUNCTIONS as MAPPING_FUNCTIONS
 from router_trio.subjects.mapping import Mapping

@@ -19,11 +19,11 @@ MODULES = (
     *("connection.listener", "connection.dialing", "outbox.refusals", "outbox.sending.sender"),
     *("outbox.outbox", "outbox.settlement", "outbox.capacity", "outbox.queue", "outbox.retry_lanes", "outbox.retries"),
     *("connection.pull_credit", "routing.stream.route", "routing.stream.pulling.pull_loop"),
-    *("routing.stream.intake", "routing.stream.going_back"),
-    *("routing.stream.ack_pending", "routing.stream.cursor"),  # the place in a stream
+    *("routing.schedule", "routing.stream.intake"),
+    *("routing.stream.in_hand", "routing.stream.cursor"),  # the place in a stream
     *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
-    *("routing.by_key.stream_route", "routing.by_key.core_route", "routing.handler_tasks"),
-    *("routing.core.route", "routing.core.passthrough", "routing.core.intake_queue"),
+    *("routing.handler_tasks", "routing.core.kept_route", "routing.core.in_hand", "routing.core.batch_route"),
+    *("routing.core.route", "routing.core.forwarding", "routing.core.passthrough", "routing.core.intake_queue"),
     *("routing.pipeline", "routing.core.handler_batch"),
     *("client.publisher", "client.ack_deadlines", "client.receipt", "router"),
 )

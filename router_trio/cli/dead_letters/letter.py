@@ -20,8 +20,8 @@ from router_trio.nats.jetstream.api import StoredMessage, nanoseconds
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.routing.dead_letters import FIELDS, ID_PART, OWN_LINES, PREFIX
 from router_trio.routing.rehearsal import Arrived, Copy, Place
-from router_trio.routing.retrying.dead_letters import FIELDS, ID_PART, OWN_LINES, PREFIX
 from router_trio.subjects.patterns import WILDCARDS, matches, reserved_namespace, validate_subject
 
 REDRIVEN = "Router-Redriven"

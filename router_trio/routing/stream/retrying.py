@@ -16,9 +16,9 @@ from router_trio.errors import RouterError, reasons
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
 from router_trio.protocol.framing import text
+from router_trio.routing.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.pipeline import reason_of
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy
-from router_trio.routing.retrying.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.consumer.limits import UNLIMITED
 from router_trio.routing.stream.consumer.undelivered import OVERDUE

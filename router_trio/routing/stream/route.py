@@ -26,10 +26,10 @@ from router_trio.errors import EvaluationError, SourceError, reasons
 from router_trio.events import Emit
 from router_trio.link import Link, PullConsumer
 from router_trio.outbox.operation import Operation
+from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.handler_tasks import HandlerTasks
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
-from router_trio.routing.retrying.dead_letters import DeadLetters
 from router_trio.routing.route import Route
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
 from router_trio.routing.stream.acks import Acks

@@ -65,7 +65,7 @@ def test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one(
 ) -> None:
     async def fast(made: Bench) -> None:
         _, (route,) = made.core_routes()
-        route._forward(trio.current_time(), messages)
+        route._forwarding._forward(trio.current_time(), messages)
 
     async def slow(made: Bench) -> None:
         singly(made, messages)
@@ -89,7 +89,7 @@ def test_a_batch_to_several_destinations_is_as_well(messages: list[RawMessage], 
     async def fast(made: Bench) -> None:
         _, (route,) = made.core_routes()
         for one in messages:  # on the wire, a batch is in the order of the destinations
-            route._forward(trio.current_time(), [one])
+            route._forwarding._forward(trio.current_time(), [one])
 
     async def slow(made: Bench) -> None:
         singly(made, messages)

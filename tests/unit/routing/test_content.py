@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.message import Message
-from router_trio.routing.core.route import CoreRoute
+from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.delivery import Delivery
 from router_trio.testing import FakeBroker
 from tests.support.compiled import looks_inside
@@ -279,7 +279,7 @@ async def test_a_batch_goes_where_its_messages_would_go_one_by_one(strategy: str
     counts: list[Any] = []
     for together in (True, False):
         async with world([core("in", *places) | {"strategy": strategy, "when": "body.n != 5"}]) as w:
-            (route,) = (one for one in w.live.connections["main"]._sources if isinstance(one, CoreRoute))
+            (route,) = (one for one in w.live.connections["main"]._sources if isinstance(one, BatchRoute))
             recorder = Recorder()
             async with w.broker.connect("nats://fake:4222", b"_INBOX.x", recorder) as link:
                 await link.subscribe("in", recorder)
@@ -291,7 +291,7 @@ async def test_a_batch_goes_where_its_messages_would_go_one_by_one(strategy: str
             await settled(w, 21)
             before = len(w.broker.published)
             if together:
-                route._forward_by_content(trio.current_time(), raws)
+                route._forwarding._forward_by_content(trio.current_time(), raws)
             else:
                 for raw in raws:
                     route.routing.forward(Delivery(w.route, raw, trio.current_time()))

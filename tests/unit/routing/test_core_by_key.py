@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.errors import Retry
-from router_trio.routing.by_key import core_route
+from router_trio.routing.core import kept_route
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import World, core, handled, numbers, overhearing, to, world
@@ -147,7 +147,7 @@ async def test_requests_are_answered_several_at_a_time(autojump_clock: MockClock
 
 
 async def test_one_key_leaves_room_for_others(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_route, "MOST_OF_A_KEY", 10)
+    monkeypatch.setattr(kept_route, "MOST_OF_A_KEY", 10)
     calls = Calls()
     async with world(handlers=[by_key(calls)]) as w:
         publish(w.broker, *(f"hot:{number}" for number in range(20)), "cold:x")
@@ -230,4 +230,4 @@ async def test_any_number_of_keys_may_come(autojump_clock: MockClock) -> None:
         await all_out(w, 2_000)
         await eventually(lambda: w.route.in_hand == 0)
         route: Any = w.live.connections["main"]._sources[-1]
-        assert len(route._keys) == 0
+        assert route._hand.schedule.keys == 0

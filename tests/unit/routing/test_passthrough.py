@@ -14,8 +14,8 @@ from router_trio.link import SharedDelivery, SubscriptionBatch
 from router_trio.outbox.capacity import FORWARDED
 from router_trio.outbox.operation import FrameOwners
 from router_trio.outbox.outbox import Outbox
+from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
-from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.tracing import NoTracing
 from router_trio.testing import FakeBroker
 from tests.performance.instructions import Bench
@@ -64,11 +64,11 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
     passthrough = Passthrough(bench.connection, NoTracing())
     shared = SharedSubscription("in.>", None)
     first, second = (
-        CoreRoute(one, bench.connection, passthrough, lambda event: None, shared) for one in bench.routings
+        BatchRoute(one, bench.connection, passthrough, lambda event: None, shared) for one in bench.routings
     )
     inbox = first._intake
 
-    def deliver(numbers: dict[CoreRoute, int]) -> None:
+    def deliver(numbers: dict[BatchRoute, int]) -> None:
         touched = []
         for route, number in numbers.items():
             assert isinstance(route._deliver, SharedDelivery)

@@ -249,7 +249,7 @@ def test_a_batch_of_good_and_failing_messages(
         messages = [raw(subject, b"", b"", b"%d:" % n + b"x" * size) for n, (subject, size, _) in enumerate(batch)]
         _, (route,) = made.core_routes()
         state.received += len(messages)
-        route._forward(trio.current_time(), messages)
+        route._forwarding._forward(trio.current_time(), messages)
         check(made)
         operations = []
         while written := made.outbox.sender.next_batch():

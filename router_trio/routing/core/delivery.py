@@ -1,4 +1,4 @@
-"""A message of a core subscription that is tried again if it fails, or goes where dead letters go."""
+"""A message of a core subscription that its route keeps until it has its fate."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ class Keeper(Protocol):
 
 
 class CoreDelivery(Delivery):
-    """A message that its route keeps. `attempts` counts those that failed.
+    """A message that its route keeps. `attempts` counts those that failed, `place` is its place among all that arrived.
 
-    `message_id` is the same at each attempt, so that a stream that has a copy already knows it. `key`: see `by_key`.
+    `message_id`, set before the first attempt, is the same at each of them, so that a stream that has a copy already
+    knows it. `key` is the value of its route's key, once that is known.
     """
 
     remaining: int
 
-    __slots__ = ("_choices", "_copies", "_keeper", "_tell_given_up", "attempts", "key", "message_id")
+    __slots__ = ("_choices", "_copies", "_keeper", "_tell_given_up", "attempts", "key", "message_id", "place")
 
-    def __init__(
-        self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, message_id: bytes
-    ) -> None:
+    def __init__(self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, place: int) -> None:
         super().__init__(state, raw, received_at)
         self._keeper = keeper
-        self._copies: set[int] = set()
-        self._choices: dict[int, Sequence[int]] = {}
+        # Made when something is kept there: thousands of messages may wait.
+        self._copies: set[int] | None = None
+        self._choices: dict[int, Sequence[int]] | None = None
         self._tell_given_up: Callable[[], None] | None = None
         self.attempts: int = 0
         self.key: bytes = b""
-        self.message_id: bytes | None = message_id
+        self.message_id: bytes | None = None
+        self.place: int = place
 
     def start_again(self) -> None:
         """See `Delivery.start_again`."""
@@ -67,11 +68,13 @@ class CoreDelivery(Delivery):
 
     def copied(self, copy: int) -> None:
         """See `Delivery.copied`."""
+        if self._copies is None:
+            self._copies = set()
         self._copies.add(copy)
 
     def has_copied(self, copy: int) -> bool:
         """See `Delivery.has_copied`."""
-        return copy in self._copies
+        return self._copies is not None and copy in self._copies
 
     @property
     def has_copies(self) -> bool:
@@ -80,10 +83,12 @@ class CoreDelivery(Delivery):
 
     def choice(self, number: int) -> Sequence[int] | None:
         """See `Delivery.choice`."""
-        return self._choices.get(number)
+        return None if self._choices is None else self._choices.get(number)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
         """See `Delivery.keep_choice`."""
+        if self._choices is None:
+            self._choices = {}
         self._choices[number] = chosen
 
     def done(self, now: float | None = None) -> None:

@@ -1,0 +1,169 @@
+"""Routes from a core subscription that keep nothing: what is received is forwarded, or handled, batch by batch.
+
+A message that nobody changes and nobody looks at goes through as part of a batch, untouched but for its subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator
+from operator import length_hint
+
+import trio
+
+from router_trio.connection.shared_subscription import SharedSubscription
+from router_trio.connection.supervisor import Connection
+from router_trio.events import Emit
+from router_trio.link import SharedDelivery
+from router_trio.protocol import framing
+from router_trio.routing.core.forwarding import BatchForwarding
+from router_trio.routing.core.handler_batch import HandlerBatch
+from router_trio.routing.core.intake_queue import IntakeQueue
+from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
+from router_trio.routing.core.route import Batches, CoreRoute
+from router_trio.routing.handler_calls import HandlerCalls, Pair
+from router_trio.routing.handler_messages import as_messages
+from router_trio.routing.handlers import Handler
+from router_trio.routing.pipeline import Routing
+
+
+class BatchRoute(CoreRoute):
+    """One route that keeps no message: it has neither retries nor keys, and no limit or breaker."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        connection: Connection,
+        passthrough: Passthrough,
+        emit: Emit,
+        shared: SharedSubscription,
+    ) -> None:
+        """`passthrough` leads to the connection of the first destination, if there is one."""
+        super().__init__(routing, connection, emit, shared)
+        outlets = routing.outlets
+        as_it_comes = routing.plan.handler is None and routing.as_it_comes
+        self._intake = IntakeQueue(self._overflow, routing.turn.begin)
+        self._forwarding = BatchForwarding(routing)
+        self._passes: tuple[Passthrough, PassthroughRoute] | None = None
+        """The way that what is forwarded as it comes takes, if it may."""
+        if as_it_comes and len(outlets) == 1 and not outlets[0].destination.jetstream:
+            self._passes = passthrough, PassthroughRoute(routing, self._intake, self._received)
+            self._deliver = SharedDelivery(passthrough.deliver, self._passes[1])
+        self._in_hand = 0
+        """How many messages of the batch that was taken from the queue last are not routed."""
+        self._batch: tuple[float, list[framing.RawMessage]] = (0.0, [])
+        """What was taken from the queue last; the last of it may not have been begun."""
+        self._not_begun = 0
+        """How many of that have not been begun: they may be taken back while the route waits for something."""
+
+    def _received(self, batch: list[framing.RawMessage]) -> None:
+        """See `CoreRoute`."""
+        self.state.received += len(batch)
+        routing = self.routing
+        if self._intake.busy or routing.plan.handler is not None or routing.lacks_capacity:
+            self._intake.deliver(batch)
+            return
+        # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
+        if not routing.as_it_comes:
+            routing.turn.begin()
+        if rest := self._forwarding.forward(trio.current_time(), batch):
+            self._intake.deliver(rest)
+
+    async def _route_arriving(self) -> None:
+        """See `Route`."""
+        while True:
+            received_at, batch = await self._intake.take()
+            await self._route_batch(received_at, batch)
+
+    async def _route_batch(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+        """Route all of a batch."""
+        self._batch = received_at, batch
+        self._in_hand = self._not_begun = len(batch)
+        await self.routing.wait_for_capacity()
+        if not self._not_begun:
+            return  # taken back meanwhile
+        handler = self.routing.plan.handler
+        if handler is not None:
+            await self._handle(handler, received_at, batch)
+        else:
+            while batch := self._forwarding.forward(received_at, batch):
+                self._batch = received_at, batch
+                self._in_hand = self._not_begun = len(batch)
+                await self.routing.turn.pass_on()
+                if not self._not_begun:
+                    return  # taken back meanwhile
+        self._in_hand = self._not_begun = 0
+
+    async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
+        """Take a batch through the handler, or what of it is not taken back while that blocks."""
+        handled = HandlerBatch(self.routing, handler, received_at)
+        await self._call_for_each(handler, handled, batch)
+        handled.offer_kept()
+
+    async def _call_for_each(self, handler: Handler, handled: HandlerBatch, batch: list[framing.RawMessage]) -> None:
+        tracing = self.routing.tracing
+        start, end = 0, len(batch)
+        for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
+            raws = batch[start:index]
+            left = iter(raws)
+            messages: Iterator[Pair] = zip(left, as_messages(raws, self.routing.plan.connection), strict=True)
+            if not self.routing.as_it_comes:
+                messages = filter(handled.wants, messages)
+            calls = HandlerCalls(handler, messages)
+            while (blocked := handled.handle_each(calls)) is not None:
+                if await self._taken_back(blocked, not handled.between_calls, length_hint(left) + end - index):
+                    return
+            if index == end:
+                return
+            start = index + 1
+            blocked = handled.handle_traced(batch[index])
+            if blocked is not None and await self._taken_back(blocked, True, end - start):
+                return
+            turning = handled.let_turn() if start < end else None
+            if turning is not None and await self._taken_back(turning, False, end - start):
+                return
+
+    async def _taken_back(self, waits: Awaitable[None], in_handler: bool, not_begun: int) -> bool:
+        """Wait within a batch of which `not_begun` are left. Return True if these were taken back meanwhile."""
+        self._in_hand, self._not_begun = in_handler + not_begun, not_begun
+        await waits
+        return self._not_begun < not_begun
+
+    # --- the end ---
+
+    def _take_back(self) -> Batches:
+        """See `CoreRoute`."""
+        taken = []
+        if self._not_begun:
+            received_at, batch = self._batch
+            taken.append((received_at, batch[len(batch) - self._not_begun :]))
+            self._in_hand -= self._not_begun
+            self._not_begun = 0
+            if not self._in_hand:
+                self._intake.finish()
+        return taken + self._intake.take_waiting()
+
+    def _go_on_with(self, waiting: Batches) -> None:
+        """See `CoreRoute`."""
+        self._intake.let_nothing_pass()
+        if self._passes is not None:
+            passthrough, route = self._passes
+            passthrough.let_wait(route)
+        self._intake.put_first(waiting)
+
+    async def _all_routed(self) -> None:
+        """See `Route`."""
+        await self._intake.empty()
+
+    def _drop_unrouted(self) -> int:
+        """See `CoreRoute`."""
+        left, self._in_hand = self._intake.clear() + self._in_hand, 0
+        self._not_begun = 0
+        self._intake.finish()
+        return left
+
+    def retire(self) -> None:
+        """See `Route`."""
+        super().retire()
+        if self._passes is not None:
+            passthrough, route = self._passes
+            passthrough.forget(route)

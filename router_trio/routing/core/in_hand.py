@@ -1,0 +1,180 @@
+"""Every message that a route from a core subscription keeps, and where it is.
+
+                     received
+                        │ add (what there is no room for is refused)
+                        ▼
+          ┌─────────► WAITING ─────────┐
+          │             │ next         │ over the limit
+          │             │              ▼ of its value
+          │             ▼           LIMITED
+        RETRYING      ACTIVE ◄─────────┘ next
+          ▲             │
+          └─────────────┤ failed, and tried again
+                        ▼
+                     settled
+
+`count` is all of it. WAITING is `schedule`, LIMITED is `limits`, RETRYING is `retries`; what is in none of them is
+ACTIVE: in a handler (`in_handler`), sent, or being dead-lettered. Only this module changes them. What waits, or is
+limited, uses the room of an intake queue; what waits for its next attempt has room of its own.
+
+A message of a core subscription is nowhere else: what is dropped from here is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.core import intake_queue
+from router_trio.routing.core.delivery import CoreDelivery, Keeper
+from router_trio.routing.policy.retry_queue import RetryQueue
+from router_trio.routing.schedule import Limits, Order
+from router_trio.states import RouteState
+
+_place = attrgetter("place")
+
+
+class InHand:
+    """The messages of one route."""
+
+    def __init__(self, schedule: Order[CoreDelivery], limits: Limits[CoreDelivery]) -> None:
+        self.schedule: Order[CoreDelivery] = schedule
+        self.limits: Limits[CoreDelivery] = limits
+        self.retries: RetryQueue[CoreDelivery] = RetryQueue()
+        self.in_handler: dict[CoreDelivery, None] = {}
+        """What a handler is waiting with: nothing of it was sent."""
+        self.count: int = 0
+        self._bytes = 0
+        self._last = 0
+        self._first = 0
+        self._retry_next = True
+
+    @property
+    def waiting(self) -> int:
+        """Return how many messages wait for their turn or for the limit of their value."""
+        return self.schedule.count + self.limits.count
+
+    @property
+    def active(self) -> int:
+        """Return how many messages are in a handler, sent, or being dead-lettered."""
+        return self.count - self.waiting - len(self.retries)
+
+    @property
+    def due_at(self) -> float:
+        """Return when a message may go that waits for a limit, or for its next attempt; infinite if none does."""
+        return min(self.limits.due_at, self.retries.first_due)
+
+    def ready(self, now: float) -> bool:
+        """Return True if `next` may return a message."""
+        return self.schedule.ready or self.due_at <= now
+
+    # --- received ---
+
+    def add(self, keeper: Keeper, state: RouteState, batch: Sequence[RawMessage], now: float) -> int:
+        """Let messages wait, as many as there is room for. Return how many were refused."""
+        room = intake_queue.MAX_MESSAGES - self.waiting if self._bytes < intake_queue.MAX_BYTES else 0
+        accepted = batch[: max(room, 0)]
+        for raw in accepted:
+            self._last += 1
+            self.schedule.waiting.append(CoreDelivery(keeper, state, raw, now, self._last))
+            self._bytes += len(raw[4])
+        self.count += len(accepted)
+        return len(batch) - len(accepted)
+
+    def add_first(self, keeper: Keeper, state: RouteState, batches: Sequence[tuple[float, list[RawMessage]]]) -> None:
+        """Let messages wait before all others: a route before this one accepted them."""
+        for received_at, batch in reversed(batches):
+            for raw in reversed(batch):
+                self._first -= 1
+                self.schedule.waiting.appendleft(CoreDelivery(keeper, state, raw, received_at, self._first))
+                self._bytes += len(raw[4])
+            self.count += len(batch)
+
+    # --- routed ---
+
+    def next(self, now: float) -> CoreDelivery | None:
+        """Take out the next message to route, which is active from then on; None if none may go now."""
+        limits = self.limits
+        delivery = limits.pop_due(now)
+        if delivery is not None:
+            self._bytes -= len(delivery.raw[4])
+            delivery.route.limited += 1
+            return delivery
+        while (delivery := self._take(now)) is not None:
+            limited = limits.count
+            if limits.admits(delivery, now):
+                return delivery
+            if limits.count > limited:
+                self._bytes += len(delivery.raw[4])
+        return None
+
+    def _take(self, now: float) -> CoreDelivery | None:
+        """Take what is due to be tried again and what is new in turns, so that neither holds up the other."""
+        self._retry_next = not self._retry_next
+        delivery = self._take_retry(now) if self._retry_next else self._take_waiting()
+        if delivery is None:
+            delivery = self._take_waiting() if self._retry_next else self._take_retry(now)
+        return delivery
+
+    def _take_retry(self, now: float) -> CoreDelivery | None:
+        delivery = self.retries.pop_due(now)
+        if delivery is not None:
+            delivery.start_again()
+        return delivery
+
+    def _take_waiting(self) -> CoreDelivery | None:
+        delivery = self.schedule.take()
+        if delivery is not None:
+            self._bytes -= len(delivery.raw[4])
+        return delivery
+
+    # --- not routed any more ---
+
+    def retry(self, delivery: CoreDelivery, due: float) -> bool:
+        """Keep an active message for its next attempt. Return False if there is no room for it.
+
+        Its key, if the route goes by key, waits for it.
+        """
+        return self.retries.add(delivery, delivery.raw[3], due)
+
+    def settle(self, delivery: CoreDelivery) -> bool:
+        """Remove an active message, which has its fate. Return True if others may be routed now that it has."""
+        self.count -= 1
+        return self.schedule.finished(delivery)
+
+    def refuse(self, delivery: CoreDelivery) -> None:
+        """Remove a message that a schedule had no room for."""
+        self.count -= 1
+        self._bytes -= len(delivery.raw[4])
+
+    def take_back(self, now: float) -> list[CoreDelivery]:
+        """Take out all that was not begun, for the next route, in the order in which it was received.
+
+        Of what failed, a message of which a copy was delivered stays, and is due now: it is tried once more here.
+        """
+        begun = self.limits.clear()  # as its key knows
+        for delivery in self.retries.take_all():
+            if delivery.has_copies:
+                self.retries.add(delivery, delivery.raw[3], now)
+            else:
+                begun.append(delivery)
+        waiting = [*self.schedule.clear(), *begun]
+        for delivery in begun:
+            self.schedule.finished(delivery)
+        self.count -= len(waiting)
+        self._bytes = 0
+        return sorted(waiting, key=_place)
+
+    def take_unrouted(self) -> list[CoreDelivery]:
+        """Take out all that was not routed, at the end of the route: also what is in a handler or was to be retried."""
+        unrouted = [
+            *self.schedule.clear(),
+            *self.limits.clear(),
+            *self.retries.take_all(),
+            *self.in_handler,
+        ]
+        self.in_handler.clear()
+        self.count -= len(unrouted)
+        self._bytes = 0
+        return unrouted

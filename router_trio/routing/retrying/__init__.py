@@ -1,1 +1,0 @@
-"""Routes that keep what failed: for another attempt from memory, or as dead letters."""
