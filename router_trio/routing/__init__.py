@@ -1,6 +1,6 @@
 """Routing: from a source's messages to operations in the outboxes of the destinations.
 
-`core_route` and `stream/` are the two kinds of source; `pipeline` is what happens to each message, `outlet` is one
-destination; `delivery` follows one message until all its destinations are settled; `handlers` calls Python functions;
-`intake_queue` is what stands between a link's reader, which must never wait, and a route, which may.
+`core/` and `stream/` are the two kinds of source. `in_hand` in each says where a message is that was received and not
+settled, `schedule` which of them is routed next, `pipeline` what happens to each, `delivery` follows one until all its
+destinations are settled, and `outlets/` are the destinations.
 """

@@ -39,7 +39,7 @@ class Passthrough:
     def deliver(self, touched: Sequence[SubscriptionBatch]) -> None:
         """See `link.DeliverShared`. The keys are `PassthroughRoute`s.
 
-        Fast path of `CoreRoute._received`; held equal by
+        Fast path of `BatchRoute._received`; held equal by
         tests/unit/routing/test_both_ways.py::test_what_passes_through_is_what_its_routes_would_forward, worth 440
         instructions a message (tests/performance/test_fast_paths.py::test_what_comes_at_one_time_for_many_routes).
         """
