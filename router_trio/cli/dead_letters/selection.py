@@ -13,7 +13,7 @@ from router_trio.expressions.message import Facts
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.link import NatsLink
 from router_trio.nats.stored import StoredMessages
-from router_trio.routing.retrying.dead_letters import PREFIX
+from router_trio.routing.dead_letters import PREFIX
 
 Report = Callable[[int, str], None]
 """Told of a dead letter with which something is wrong, by its sequence, and what."""
