@@ -92,10 +92,20 @@ class DestinationBreaker:
         if breaker.state != CLOSED:
             told.why_open = (
                 f"the breaker of destination {told.template!r} on {told.connection} is open: "
-                f"{self._settings.failures} failures in a row, the last one {breaker.reason}; "
+                f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._said}; "
                 f"a message tries every {self._settings.pause:g} s"
             )
         self._changed()
+
+    @property
+    def _said(self) -> str:
+        """What the server said of the last failure, for the end of its reason."""
+        told = self.told
+        for one in self._route.to:
+            if (one.connection, one.template) == (told.connection, told.template) and one.met is not None:
+                reason, detail = one.met
+                return f" ({detail})" if reason == self._breaker.reason else ""
+        return ""
 
     # --- what happens ---
 

@@ -134,3 +134,15 @@ def test_what_a_handler_says_is_for_the_dead_letter_unless_it_may_be_shown() -> 
     failure = failure_of(ValueError("payload"))
     assert (failure.detail, failure.shown) == ("ValueError: payload", None)
     assert replace(failure, quotes=False).shown == "ValueError: payload"
+
+
+async def test_a_breaker_says_what_the_last_failure_was(autojump_clock: MockClock) -> None:
+    broken = stream(
+        "IN", {"subject": "out.x", "jetstream": True, "breaker": {"failures": 2, "pause": "60s"}}, filter="in.*"
+    )
+    async with world([broken], brokers=one_broker()) as w:
+        w.broker.trouble.limit("OUT", 0)
+        fill(w.broker, 1, subjects="abc")
+        told = f"2 failures in a row, the last one limit ({FULL}; "
+        await eventually(lambda: told in shown(w).get("reason", ""), 60)
+        w.broker.trouble.limit("OUT", None)
