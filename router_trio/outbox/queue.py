@@ -162,10 +162,12 @@ class SendQueue:
         self.waiting -= count
         return taken
 
-    def split_head(self, most: int) -> None:
-        """Take the head apart if it is more than so many publishes."""
-        if self._waiting and 0 < most < self._waiting[0].count:
-            self._waiting.extendleft(reversed(self._waiting.popleft().split()))
+    def split_first(self, most: int) -> None:
+        """Take apart the batches among the first `most` publishes, so that `take_batch` can stop within one."""
+        first: list[Operation] = []
+        while self._waiting and len(first) < most:
+            first += self._waiting.popleft().split()
+        self._waiting.extendleft(reversed(first))
 
     # --- back, to the head ---
 

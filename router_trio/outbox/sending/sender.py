@@ -91,7 +91,7 @@ class Sender:
         most = BATCH_OPERATIONS
         if self._suspects.careful:
             most = min(most, self._suspects.send_limit(self._in_flight.count, now))
-            self._queue.split_head(most)
+            self._queue.split_first(most)
         written: list[Operation] = []
         for _ in range(BATCHES_HELD if most else 0):
             batch = self._queue.take_batch(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)

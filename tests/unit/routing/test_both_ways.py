@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -230,6 +230,7 @@ def test_a_frame_of_a_changed_payload_is_that_of_the_message(one: RawMessage, bo
 
 
 @given(script=st.lists(st.sampled_from(["publish", "publish", "write", "fence", "lose", "later"]), max_size=20))
+@example(script=["publish", "publish", "write", "lose", "publish", "publish", "write", "fence", "write"])
 def test_what_a_program_publishes_together_is_accepted_as_each_by_itself(script: list[str]) -> None:
     async def run(together: bool) -> list[Any]:
         made = Bench(1)
