@@ -35,6 +35,9 @@ class Delivery:
     message_id: bytes | None = None
     """The id of its copies if it has none of its own; None if any new one will do."""
 
+    refused: bool = False
+    """True if a destination did not take it, for no reason of its own: what is behind it in a stream waits."""
+
     def __init__(self, route: RouteState, raw: RawMessage, received_at: float) -> None:
         self.route: RouteState = route
         self.raw: RawMessage = raw
@@ -78,6 +81,9 @@ class Delivery:
     def when_given_up(self, tell: Callable[[], None]) -> None:
         """It failed: call `tell` if it is not tried again."""
         tell()
+
+    def tell_given_up(self) -> None:
+        """It is not tried again: see `when_given_up`."""
 
     def owner_for(self, template: str) -> RouteOwner:
         """The owner of the operation to the destination with this template, which is the only one there."""

@@ -19,7 +19,7 @@ MODULES = (
     *("connection.listener", "connection.dialing", "outbox.refusals", "outbox.sending.sender"),
     *("outbox.outbox", "outbox.settlement", "outbox.capacity", "outbox.queue", "outbox.retry_lanes", "outbox.retries"),
     *("connection.pull_credit", "routing.stream.route", "routing.stream.pulling.pull_loop"),
-    *("routing.schedule", "routing.stream.intake"),
+    *("routing.schedule", "routing.failures", "routing.stream.intake", "routing.stream.retrying"),
     *("routing.stream.in_hand", "routing.stream.cursor"),  # the place in a stream
     *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
     *("routing.handler_tasks", "routing.core.kept_route", "routing.core.in_hand", "routing.core.batch_route"),

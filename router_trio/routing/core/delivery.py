@@ -52,7 +52,7 @@ class CoreDelivery(Delivery):
         self._tell_given_up = tell
 
     def tell_given_up(self) -> None:
-        """It is not tried again."""
+        """See `Delivery.tell_given_up`."""
         if self._tell_given_up is not None:
             self._tell_given_up()
 

@@ -13,24 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from operator import attrgetter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import EvaluationError, RouterError, reasons
-from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
-from router_trio.message import Fate
-from router_trio.protocol.framing import RawMessage, text
+from router_trio.errors import EvaluationError, reasons
+from router_trio.events import Emit, MessageGivenUp
+from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
 from router_trio.routing.core.in_hand import InHand
 from router_trio.routing.core.intake_queue import MAX_MESSAGES, MESSAGES_IN_A_TURN
 from router_trio.routing.core.route import Batches, CoreRoute
-from router_trio.routing.dead_letters import DeadLetter, DeadLetters
+from router_trio.routing.dead_letters import DeadLetters
+from router_trio.routing.failures import Failures
 from router_trio.routing.handler_tasks import HandlerTasks
-from router_trio.routing.pipeline import Routing, reason_of
+from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
 from router_trio.states import BeingRetried
@@ -60,8 +60,8 @@ class KeptRoute(CoreRoute):
     ) -> None:
         super().__init__(routing, connection, emit, shared)
         plan, flow = routing.plan, routing.flow
-        self._dead_letters = dead_letters
-        self._policy = policy_for(plan.settings, connection.platform.random.uniform)
+        policy = policy_for(plan.settings, connection.platform.random.uniform)
+        self._failures: Failures[CoreDelivery] = Failures(self.state, policy, dead_letters, self, emit)
         # With a key, or with a limit for each value, a route has expressions, and knows it.
         self._by_key = None if plan.key is None else cast("ContentRouting", routing)
         self._hand = hand = InHand(self._order(), self._limits())
@@ -253,66 +253,45 @@ class KeptRoute(CoreRoute):
 
     def finished(self, delivery: CoreDelivery) -> None:
         """See `Keeper`."""
-        failure = delivery.failure
-        if failure is None:
+        if delivery.failure is None:
             self._settled(delivery, delivery.outcome)
-            return
-        delivery.attempts += 1
-        if self._is_last(failure, delivery.attempts):
-            self._give_up(delivery, GivenUp(failure, delivery.attempts))
-            return
-        now = trio.current_time()
-        if self._hand.retry(delivery, now + self._policy.delay(failure, delivery.attempts, now)):
+        else:
+            delivery.attempts += 1
+            self._failures.failed(delivery, delivery.failure, delivery.attempts)
+
+    def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
+        """See `Recovery`."""
+        return self._closing.is_set() or failure.reason in reasons.DECIDED_BY_QUEUE
+
+    def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
+        """See `Recovery`."""
+        if self._hand.retry(delivery, now + delay):
             self._retried.add(delivery, now)
             self._look()
-        else:
-            self.state.failed[reasons.RETRY_FULL] += 1
-            self.routing.emit_failure_of(
-                delivery, reasons.RETRY_FULL, "more messages failed than are kept for another attempt"
-            )
-            self._give_up(delivery, GivenUp(failure, delivery.attempts))
-
-    def _is_last(self, failure: Failure, attempts: int) -> bool:
-        return (
-            self._closing.is_set() or failure.reason in reasons.DECIDED_BY_QUEUE or self._policy.over(failure, attempts)
+            return True
+        self.state.failed[reasons.RETRY_FULL] += 1
+        self.routing.emit_failure_of(
+            delivery, reasons.RETRY_FULL, "more messages failed than are kept for another attempt"
         )
+        return False
 
-    def _give_up(self, delivery: CoreDelivery, dead: GivenUp) -> None:
-        """That was the last attempt at a message: it is active until its dead letter is settled, if it has one."""
-        delivery.tell_given_up()
-        if self._dead_letters is None:
-            if self.routing.plan.settings.retry is not None:
-                self._count(MessageGivenUp, delivery, dead)
-            self._settled(delivery, "lost")
-            return
-        try:
-            self._dead_letters.store(delivery, dead, self._dead_letter_settled)
-        except RouterError as error:
-            self._not_stored(delivery, reason_of(error), str(error))
+    def dead_lettered(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+        """See `Recovery`."""
+        self._settled(delivery, "dead_lettered")
 
-    def _dead_letter_settled(self, letter: DeadLetter, fate: Fate) -> None:
-        delivery = letter.delivery
-        assert isinstance(delivery, CoreDelivery)
-        if fate.delivered:
-            self._count(MessageDeadLettered, delivery, letter.dead)
-            self._settled(delivery, "dead_lettered")
-        else:
-            self._not_stored(delivery, fate.reason or fate.name, fate.detail or None)
-
-    def _not_stored(self, delivery: CoreDelivery, reason: str, detail: str | None) -> None:
-        self.state.failed[reasons.DEAD_LETTER] += 1
-        now, subject = trio.current_time(), text(delivery.raw[0])
-        told = reason if detail is None else f"{reason}: {detail}"
-        self.state.failed_at_last(reasons.DEAD_LETTER, subject, attempt=delivery.attempts, detail=told)
-        self._emit(DeadLetterNotStored(at=now, route=self.state.name, reason=reason, subject=subject, detail=detail))
+    def dropped(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+        """See `Recovery`."""
+        if self.routing.plan.settings.retry is not None:
+            self._failures.count(MessageGivenUp, delivery, dead)
         self._settled(delivery, "lost")
 
-    def _count(
-        self, event: type[MessageDeadLettered] | type[MessageGivenUp], delivery: CoreDelivery, dead: GivenUp
-    ) -> None:
-        reason, now, subject = dead.failure.reason, trio.current_time(), text(delivery.raw[0])
-        self.state.given_up[reason] += 1
-        self._emit(event(at=now, route=self.state.name, reason=reason, attempts=dead.attempts, subject=subject))
+    def not_stored(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+        """See `Recovery`: nobody else has the message."""
+        self._settled(delivery, "lost")
+
+    def place(self, delivery: CoreDelivery) -> dict[str, Any]:
+        """See `Recovery`."""
+        return {}
 
     def _settled(self, delivery: CoreDelivery, fate: str) -> None:
         self._retried.discard(delivery)
@@ -349,10 +328,10 @@ class KeptRoute(CoreRoute):
         hand = self._hand
         while hand.waiting or hand.in_handler or (self._handed_over and len(hand.retries)):
             await self._left_hand.park()
-        if self._dead_letters is not None:
+        if self._failures.has_dead_letters:
             for delivery in hand.retries.take_all():
                 assert delivery.failure is not None
-                self._give_up(delivery, GivenUp(delivery.failure, delivery.attempts))
+                self._failures.give_up(delivery, GivenUp(delivery.failure, delivery.attempts))
         while hand.active:
             await self._left_hand.park()
 

@@ -1,0 +1,137 @@
+"""What becomes of a message that failed: it is tried again, or it is given up and its dead letter stored.
+
+The same for every source. A source says what trying again and giving up mean there: see `Recovery`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import trio
+
+from router_trio.errors import RouterError, reasons
+from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
+from router_trio.message import Fate
+from router_trio.protocol.framing import text
+from router_trio.routing.dead_letters import DeadLetter, DeadLetters
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.pipeline import reason_of
+from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy
+from router_trio.states import RouteState
+
+D = TypeVar("D", bound=Delivery)
+D_contra = TypeVar("D_contra", bound=Delivery, contravariant=True)
+
+
+class Recovery(Protocol[D_contra]):
+    """What a source can do with a message that failed. Each call but the first two settles the message."""
+
+    def is_last_attempt(self, delivery: D_contra, failure: Failure) -> bool:
+        """Return True if a message can't be tried again, whatever the settings say."""
+        ...
+
+    def try_again(self, delivery: D_contra, delay: float, now: float) -> bool:
+        """Have a message routed again after `delay` seconds. Return False if there is no room to keep it until then."""
+        ...
+
+    def dead_lettered(self, delivery: D_contra, dead: GivenUp) -> None:
+        """Settle a message whose dead letter is stored."""
+
+    def dropped(self, delivery: D_contra, dead: GivenUp) -> None:
+        """Settle a message that is given up where there are no dead letters."""
+
+    def not_stored(self, delivery: D_contra, dead: GivenUp) -> None:
+        """Settle a message that was given up, and whose dead letter was not stored: a source may still have it."""
+
+    def place(self, delivery: D_contra) -> dict[str, Any]:
+        """Return the stream and the sequence of a message, as fields of an event; nothing for a subject."""
+        ...
+
+
+class Failures(Generic[D]):
+    """The failures of one route. Every method is synchronous."""
+
+    def __init__(
+        self,
+        state: RouteState,
+        policy: RetryPolicy,
+        dead_letters: DeadLetters | None,
+        recovery: Recovery[D],
+        emit: Emit,
+    ) -> None:
+        self.policy: RetryPolicy = policy
+        self._state = state
+        self._dead_letters = dead_letters
+        self._recovery = recovery
+        self._emit = emit
+
+    @property
+    def has_dead_letters(self) -> bool:
+        """Return True if what is given up is stored elsewhere."""
+        return self._dead_letters is not None
+
+    def failed(self, delivery: D, failure: Failure, attempts: int) -> None:
+        """Try a message again that has failed so many times, or give it up."""
+        now = trio.current_time()
+        last = self._recovery.is_last_attempt(delivery, failure) or self.policy.over(failure, attempts)
+        if last or not self._recovery.try_again(delivery, self.policy.delay(failure, attempts, now), now):
+            self.give_up(delivery, GivenUp(failure, attempts, delivery.refused))
+
+    def give_up(self, delivery: D, dead: GivenUp) -> None:
+        """Store the dead letter of a message, which is active until that is settled; or drop it if there are none."""
+        delivery.tell_given_up()
+        letters = self._dead_letters
+        if letters is None:
+            self._recovery.dropped(delivery, dead)
+        elif delivery.from_stream and not letters.reachable:
+            self._not_stored(delivery, dead, reasons.NOT_CONNECTED, "the connection is away")
+        else:
+            try:
+                letters.store(delivery, dead, self._letter_settled(delivery))
+            except RouterError as error:
+                self._not_stored(delivery, dead, reason_of(error), str(error))
+
+    def _letter_settled(self, delivery: D) -> Callable[[DeadLetter, Fate], None]:
+        def settled(letter: DeadLetter, fate: Fate) -> None:
+            if fate.delivered:
+                self.count(MessageDeadLettered, delivery, letter.dead)
+                self._recovery.dead_lettered(delivery, letter.dead)
+            else:
+                self._not_stored(delivery, letter.dead, fate.reason or fate.name, fate.detail or None)
+
+        return settled
+
+    def _not_stored(self, delivery: D, dead: GivenUp, reason: str, detail: str | None) -> None:
+        self._state.failed[reasons.DEAD_LETTER] += 1
+        subject = text(delivery.raw[0])
+        told = reason if detail is None else f"{reason}: {detail}"
+        self._state.failed_at_last(
+            reasons.DEAD_LETTER, subject, delivery.place_in_stream, attempt=dead.attempts, detail=told
+        )
+        self._emit(
+            DeadLetterNotStored(
+                at=trio.current_time(),
+                route=self._state.name,
+                reason=reason,
+                subject=subject,
+                detail=detail,
+                **self._recovery.place(delivery),
+            )
+        )
+        self._recovery.not_stored(delivery, dead)
+
+    def count(self, event: type[MessageDeadLettered] | type[MessageGivenUp], delivery: D, dead: GivenUp) -> None:
+        """Count a message that is given up, and say so."""
+        reason = dead.failure.reason
+        self._state.given_up[reason] += 1
+        self._emit(
+            event(
+                at=trio.current_time(),
+                route=self._state.name,
+                reason=reason,
+                attempts=dead.attempts,
+                subject=text(delivery.raw[0]),
+                **self._recovery.place(delivery),
+            )
+        )
