@@ -6,7 +6,7 @@ settled is added to the new counts, and the ledger goes on: received = in hand +
 
 from __future__ import annotations
 
-from router_trio.states import RouteState
+from router_trio.states import DURATION_BOUNDS, Histogram, RouteCounts, RouteState
 
 MOST_PAST_DESTINATIONS = 100
 """Destinations that a route no longer has and of which it keeps separate counts."""
@@ -74,32 +74,30 @@ def counts_of(state: RouteState) -> RouteState:
 
 def add_counts(state: RouteState, other: RouteState) -> None:
     """Count what another state has counted, as if it had been counted here. What is in hand there is the caller's."""
-    state.received += other.received
     if other.last_failure is not None and (state.last_failure is None or other.last_failure.at > state.last_failure.at):
         state.last_failure = other.last_failure
-    state.duplicates += other.duplicates
-    state.limited += other.limited
     # All of it is settled: what has no duration is never to have one.
-    state.never_routed += other.received - sum(other.elapsed.counts) - sum(other.forwarded.counts)
-    state.elapsed += other.durations
-    state.failed.update(other.failed)
-    state.filtered.update(other.filtered)
-    state.given_up.update(other.given_up)
-    state.mirror_failed.update(other.mirror_failed)
-    state.unanswered.update(other.unanswered)
-    for template, count in other.routed.items():
-        label = _label(state, template)
-        state.delivered[label] = state.delivered.get(label, 0) + count
-        state.delivered_earlier[label] += count
+    state.never_routed += other.received - sum(other.durations.counts)
+    counts = _without_forwarded(state, other)
+    state.add(counts)
+    state.delivered_earlier.update(counts.delivered)
     state.dead_lettered_earlier += other.dead_lettered
-    for fate, count in other.settled.items():
-        state.fates[fate] += count
-    state.fates["duplicate"] -= other.duplicates  # `settled` adds them
-    # By name, since the breakers of a state may be made after its earlier lives are added, or be others.
-    state.openings.update(other.openings)
     past = [breaker for breaker in state.openings if breaker[1] not in state.destinations]
     for breaker in past[:-MOST_PAST_DESTINATIONS]:
         del state.openings[breaker]
+
+
+def _without_forwarded(state: RouteState, other: RouteState) -> RouteCounts:
+    """Return the counts of another state, with what it forwarded among the rest: its first destination may be gone."""
+    counts = RouteCounts(())
+    counts.add(other)
+    counts.fates["routed"] += sum(other.forwarded.counts)
+    counts.elapsed, counts.forwarded = other.durations, Histogram(DURATION_BOUNDS)
+    counts.delivered = {}
+    for template, count in other.routed.items():
+        label = _label(state, template)
+        counts.delivered[label] = counts.delivered.get(label, 0) + count
+    return counts
 
 
 def _label(state: RouteState, template: str) -> str:

@@ -9,9 +9,11 @@ from router_trio.states.connection import (
     CONNECTED,
     DISCONNECTED,
     GAUGE,
+    LIFE_COUNTS,
     RECONNECTING,
     ConnectionState,
 )
+from router_trio.states.counts import ROUTE_FATES, RouteCounts
 from router_trio.states.failing import BeingRetried, LastFailure
 from router_trio.states.histogram import (
     DURATION_BOUNDS,
@@ -26,7 +28,6 @@ from router_trio.states.route import (
     NOT_LOOKED_UP,
     PAUSED,
     REPLY,
-    ROUTE_FATES,
     RUNNING,
     STARTING,
     UNANSWERED_REASONS,
@@ -46,6 +47,7 @@ __all__ = [
     "FILTER_REASONS",
     "GAUGE",
     "HANDLER_QUIET",
+    "LIFE_COUNTS",
     "NANO",
     "NOT_LOOKED_UP",
     "PAUSED",
@@ -63,5 +65,6 @@ __all__ = [
     "InHand",
     "LastFailure",
     "LimitState",
+    "RouteCounts",
     "RouteState",
 ]

@@ -12,6 +12,10 @@ CONNECTED = "connected"
 GAUGE = {DISCONNECTED: 0.0, RECONNECTING: 0.5, CONNECTED: 1.0}
 
 
+LIFE_COUNTS = ("established", "lost", "restored", "failures", "reconnect_attempts", "reconnect_failures", "exhausted")
+"""What a connection counts of its links: attributes of `ConnectionState`."""
+
+
 class ConnectionState:
     """State and lifecycle counters of one named connection. `since` is Unix time in seconds."""
 
@@ -49,13 +53,8 @@ class ConnectionState:
 
     def add_counts(self, other: ConnectionState) -> None:
         """Count what the connection that had this name before has counted as well."""
-        self.established += other.established
-        self.lost += other.lost
-        self.restored += other.restored
-        self.failures += other.failures
-        self.reconnect_attempts += other.reconnect_attempts
-        self.reconnect_failures += other.reconnect_failures
-        self.exhausted += other.exhausted
+        for name in LIFE_COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def unready(self, now: float) -> str | None:
         """Return why this connection would not carry a message now, or None; `now` is by the clock of its fences."""

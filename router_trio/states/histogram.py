@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from a routing in one batch to one that waited out an outage."""
@@ -35,9 +35,26 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += count
         self.nanoseconds += int(value * NANO) * count
 
+    def add(self, other: Histogram) -> None:
+        """Count what another one with the same bounds has counted."""
+        for index, count in enumerate(other.counts):
+            self.counts[index] += count
+        self.nanoseconds += other.nanoseconds
+
     def __add__(self, other: Histogram) -> Histogram:
         """Both together. Their bounds are the same."""
         both = Histogram(self.bounds)
         both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
         both.nanoseconds = self.nanoseconds + other.nanoseconds
         return both
+
+    def numbers(self, name: str) -> dict[str, int]:
+        """Return the counts, and the sum in nanoseconds, by names that begin with this one."""
+        counts = {f"{name}.{index}": count for index, count in enumerate(self.counts)}
+        return counts | {f"{name}_ns": self.nanoseconds}
+
+    def add_numbers(self, name: str, numbers: Mapping[str, int]) -> None:
+        """Add numbers that are named as `numbers` names them. What is missing is 0."""
+        for index in range(len(self.counts)):
+            self.counts[index] += numbers.get(f"{name}.{index}", 0)
+        self.nanoseconds += numbers.get(f"{name}_ns", 0)

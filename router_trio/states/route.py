@@ -9,8 +9,9 @@ from typing import Protocol
 
 from router_trio.errors import reasons
 from router_trio.errors.quotes import bounded
+from router_trio.states.counts import RouteCounts
 from router_trio.states.failing import BeingRetried, LastFailure
-from router_trio.states.histogram import DURATION_BOUNDS, Histogram
+from router_trio.states.histogram import Histogram
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
@@ -101,10 +102,6 @@ HANDLER_QUIET = 8.0
 """Seconds in which no call of a route's handler returned, though one is under way: the route counts as stuck."""
 
 
-ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost")
-"""What becomes of a message that a route received; each gets one of these. See `RouteState.settled`."""
-
-
 FILTER_REASONS = reasons.labelled(reasons.FILTERED)
 """Why a message is filtered: the route's `when` does not hold, its handler left it out, no destination is for it."""
 
@@ -155,11 +152,12 @@ class LimitState:
         """Gives how many messages wait for it that the route has in hand: more may in the stream."""
 
 
-class RouteState:
+class RouteState(RouteCounts):
     """State and counters of one route. `destinations` are the templates, in order: they are the label values."""
 
     def __init__(self, name: str, connection: str, destinations: Sequence[str], *, own_ids: bool = True) -> None:
         """`own_ids`: a stream that has a copy already has this very copy, and not what somebody else gave its id to."""
+        super().__init__(destinations)
         self.own_ids = own_ids
         self.suppressed: Callable[[int, str | None], None] = lambda count, stream: None
         """Called for messages that a stream took for others that it has."""
@@ -188,8 +186,6 @@ class RouteState:
         """Gives what failed and is to be tried again; more than one where settings have changed meanwhile."""
         self.clock: Callable[[], float] = float
         """The clock of `retried`, which the route sets together with it."""
-        self.limited = 0
-        """Messages delayed by the rate limit."""
         self.in_flight_limit: int = 0
         """Most messages of its stream that may be in flight; 0 for a route from a subject."""
         self.handling: int = 0
@@ -198,30 +194,10 @@ class RouteState:
         """When a call last returned, or began while there was no other, on the router's monotonic clock."""
         self.left_behind: list[Collection[object]] = []
         """Calls of its handler, and of those before it, that hang in threads: nothing waits for them any more."""
-        self.received = 0
-        """Messages that came, but those of a stream that came again though they were in hand or settled."""
-        self.failed: Counter[str] = Counter()
-        self.filtered: Counter[str] = Counter()
-        """Messages that were to go nowhere, by reason: see `FILTER_REASONS`."""
-        self.given_up: Counter[str] = Counter()
-        """Messages that are not tried again, with a dead letter or without, by the reason of their last failure."""
-        self.duplicates = 0
-        self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
-        """Messages that each destination has, but those of `forwarded`."""
         self.delivered_earlier: Counter[str] = Counter()
         """Of `delivered`, what earlier lives of the route have counted: nothing that this one has met."""
         self.dead_lettered_earlier: int = 0
         """The same of `dead_lettered`."""
-        self.openings: Counter[tuple[str, str]] = Counter()
-        """How often breakers opened, by connection and template: also those of earlier lives, which may be gone."""
-        self.elapsed: Histogram = Histogram(DURATION_BOUNDS)
-        """Seconds from receiving a message to settling it, but those of `forwarded`."""
-        self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)
-        """Messages by what became of them, but those of `forwarded`: see `settled`."""
-        self.mirror_failed: Counter[str] = Counter()
-        """Copies for mirrors that were not delivered, by reason. They fail no message."""
-        self.unanswered: Counter[str] = Counter()
-        """Messages of a route that responds which got no answer, by reason."""
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
         self.holder: InHand | None = None
@@ -234,8 +210,6 @@ class RouteState:
         """Copies for mirrors that have no fate. A message is settled without them."""
         self.is_leaving: bool = False
         """True once the route was removed: it receives nothing more, and that is no trouble."""
-        self.forwarded: Histogram = Histogram(DURATION_BOUNDS)
-        """The same of what was forwarded to the first destination while it arrived: one count says both."""
 
     @property
     def routed(self) -> Mapping[str, int]:

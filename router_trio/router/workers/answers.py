@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from router_trio.router.workers.counts.numbers import PROCESS, add_to_histogram
+from router_trio.router.workers.counts.numbers import PROCESS
 from router_trio.router.workers.counts.process_numbers import (
     process_lines,
     process_numbers,
@@ -55,7 +55,7 @@ class WorkersAnswers:
         found = self._supervisor.sum()
         counted, own = found.counts.get(PROCESS, {}), self._own
         lags = Histogram(LAG_BOUNDS)
-        add_to_histogram(lags, "lag", counted)
+        lags.add_numbers("lag", counted)
         sources = Sources(
             found,
             log_lines_dropped=lambda: own.log_lines_dropped() + counted.get("log_lines_dropped", 0),

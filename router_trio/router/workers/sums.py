@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router_trio.outbox.ledger import Counters, Ledger
-from router_trio.router.workers.counts.numbers import CONNECTION, ROUTE, Counts, add, add_to_ledger, add_to_route
+from router_trio.router.workers.counts.numbers import CONNECTION, ROUTE, Counts, add, add_to_ledger
 from router_trio.router.workers.report import ConnectionReport, Report, RouteReport
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.units import format_rate
@@ -205,7 +205,7 @@ def _route(
     state.source = shape.source
     state.is_leaving = settings is None
     state.breakers = _breakers(shape, reports)
-    add_to_route(state, counts.get((ROUTE, shape.name), {}))
+    state.add_numbers(counts.get((ROUTE, shape.name), {}))
     # What has no duration is not in hand here: it may have been settled when its worker was gone.
     state.holder = _InHand(sum(one.in_hand for one in reports.values()))
     limit = None if settings is None else settings.limit

@@ -24,11 +24,9 @@ from router_trio.router.workers.counts.numbers import (
     ROUTE,
     Counts,
     Key,
-    histogram_numbers,
     ledger_numbers,
     nonzero,
     rest_of_connection,
-    rest_of_route,
     route_fields,
     route_numbers,
 )
@@ -133,7 +131,7 @@ class Counting:
             found[CONNECTION, name] = nonzero(LEDGER, ledger_numbers(connection.outbox.ledger))
             found[CONNECTION, name] |= nonzero(rest, rest.values())
         for state in self._routes:
-            numbers, rest = self._write_route(state), rest_of_route(state)
+            numbers, rest = self._write_route(state), state.rest()
             self._write_rest((ROUTE, state.name), rest)
             found[ROUTE, state.name] = nonzero(self._records[state.name].fields, numbers)
             found[ROUTE, state.name] |= nonzero(rest, rest.values())
@@ -151,7 +149,7 @@ class Counting:
                 self._write_rest((CONNECTION, name), rest_of_connection(connection.state, connection.outbox.counters))
             for at in self._touched:
                 if at < len(self._routes):
-                    self._write_rest((ROUTE, self._routes[at].name), rest_of_route(self._routes[at]))
+                    self._write_rest((ROUTE, self._routes[at].name), self._routes[at].rest())
             self._touched = set(self._active)
             self._write_process(self._sources)
 
@@ -174,7 +172,7 @@ class Counting:
             state = self._past.route(name)
             if state is not None:
                 self._write_route(state)
-                self._write_rest((ROUTE, name), rest_of_route(state))
+                self._write_rest((ROUTE, name), state.rest())
         for key in [key for key in self._removed if key[1] in (connections if key[0] == CONNECTION else present)]:
             del self._removed[key]
         while len(self._removed) > MOST_REMOVED:
@@ -237,7 +235,7 @@ class Counting:
             "traces_not_begun": sources.traces_not_begun(),
             "listener_errors": sources.listener_errors(),
             "processor_us": processor_microseconds(),
-            **histogram_numbers("lag", self.lags),
+            **self.lags.numbers("lag"),
         }
         self._write_rest(PROCESS, numbers)
         return nonzero(numbers, numbers.values())

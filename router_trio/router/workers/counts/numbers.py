@@ -1,17 +1,16 @@
 """What a router counts, as plain integers by name: how a worker tells its counts, and how they are added. Pure.
 
-The numbers that a ledger is made of come in a fixed order, so that they are copied in one go; `rest_of_...` are the
-others.
+The numbers that a ledger is made of come in a fixed order, so that they are copied in one go. What a route counts is
+defined in `states/counts.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from router_trio.outbox.ledger import Counters, Ledger
-from router_trio.states import ConnectionState, Histogram, RouteState
+from router_trio.states import LIFE_COUNTS, ConnectionState, RouteState
 
 Key = tuple[str, str]
 """Kind and name: of a connection, a route or the process."""
@@ -27,10 +26,7 @@ ROUTE = "route"
 PROCESS: Key = ("process", "")
 
 LEDGER = ("accepted", *(f"settled.{fate}" for fate in Ledger().settled))
-_LIFE = ("established", "lost", "restored", "failures", "reconnect_attempts", "reconnect_failures", "exhausted")
 _RETRIES = ("retried", "retry_succeeded", "retry_failed")
-_BY_REASON = ("failed", "filtered", "given_up", "mirror_failed", "unanswered")
-_FIXED = ("from_stream", "received", "duplicates", "elapsed_ns", "forwarded_ns")
 
 
 # --- from what a router has counted ---
@@ -43,53 +39,23 @@ def ledger_numbers(ledger: Ledger) -> tuple[int, ...]:
 
 def route_fields(state: RouteState) -> tuple[str, ...]:
     """Return the names of `route_numbers`."""
-    return (
-        *_FIXED,
-        *(f"fates.{fate}" for fate in state.fates),
-        *(f"delivered.{template}" for template in state.delivered),
-        *(f"elapsed.{index}" for index in range(len(state.elapsed.counts))),
-        *(f"forwarded.{index}" for index in range(len(state.forwarded.counts))),
-    )
+    return ("from_stream", *state.fields())
 
 
 def route_numbers(state: RouteState) -> tuple[int, ...]:
-    """Return the numbers of a route's ledger and durations: received before settled."""
-    elapsed, forwarded = state.elapsed, state.forwarded
-    return (
-        "stream" in state.source,
-        state.received,
-        state.duplicates,
-        elapsed.nanoseconds,
-        forwarded.nanoseconds,
-        *state.fates.values(),
-        *state.delivered.values(),
-        *elapsed.counts,
-        *forwarded.counts,
-    )
+    """Return the numbers of a route's ledger and durations, and whether its messages are from a stream."""
+    return ("stream" in state.source, *state.numbers())
 
 
 def rest_of_connection(state: ConnectionState, counters: Counters) -> dict[str, int]:
     """Return what else a connection counts."""
     return {
-        **{name: getattr(state, name) for name in _LIFE},
+        **{name: getattr(state, name) for name in LIFE_COUNTS},
         **{name: getattr(counters, name) for name in _RETRIES},
         **{f"succeeded.{operation}": count for operation, count in counters.succeeded.items()},
         **{f"failed.{operation}.{reason}": count for (operation, reason), count in counters.failed.items()},
         **{f"dropped.{reason}": count for reason, count in counters.dropped.items()},
     }
-
-
-def rest_of_route(state: RouteState) -> dict[str, int]:
-    """Return what else a route counts."""
-    found = {f"{name}.{reason}": count for name in _BY_REASON for reason, count in getattr(state, name).items()}
-    found |= {f"openings.{connection}.{template}": count for (connection, template), count in state.openings.items()}
-    return found | {"limited": state.limited}
-
-
-def histogram_numbers(name: str, histogram: Histogram) -> dict[str, int]:
-    """Return a histogram as numbers."""
-    counts = {f"{name}.{index}": count for index, count in enumerate(histogram.counts)}
-    return counts | {f"{name}_ns": histogram.nanoseconds}
 
 
 # --- adding ---
@@ -176,35 +142,6 @@ def add_to_ledger(ledger: Ledger, counters: Counters, state: ConnectionState, nu
         else:
             owner: object = counters if what in _RETRIES else state
             setattr(owner, what, getattr(owner, what) + number)
-
-
-def add_to_route(state: RouteState, numbers: Mapping[str, int]) -> None:
-    """Count in this what the numbers of a route say. What is in hand is another's to say."""
-    for name, number in numbers.items():
-        what, _, label = name.partition(".")
-        if what in ("received", "duplicates", "limited"):
-            setattr(state, what, getattr(state, what) + number)
-        elif what == "fates":
-            state.fates[label] += number
-        elif what == "delivered":
-            state.delivered[label] = state.delivered.get(label, 0) + number
-        elif what in ("elapsed", "forwarded"):
-            getattr(state, what).counts[int(label)] += number
-        elif what in _BY_REASON:
-            by_reason: Counter[str] = getattr(state, what)
-            by_reason[label] += number
-        elif what == "openings":
-            connection, _, template = label.partition(".")  # the name of a connection has no dot
-            state.openings[connection, template] += number
-    state.elapsed.nanoseconds += numbers.get("elapsed_ns", 0)
-    state.forwarded.nanoseconds += numbers.get("forwarded_ns", 0)
-
-
-def add_to_histogram(histogram: Histogram, name: str, numbers: Mapping[str, int]) -> None:
-    """Count in this what the numbers say that `histogram_numbers` gave."""
-    for index in range(len(histogram.counts)):
-        histogram.counts[index] += numbers.get(f"{name}.{index}", 0)
-    histogram.nanoseconds += numbers.get(f"{name}_ns", 0)
 
 
 def nonzero(names: Iterable[str], numbers: Iterable[int]) -> dict[str, int]:

@@ -18,7 +18,6 @@ from router_trio.router.workers.counts.numbers import (
     ROUTE,
     Counts,
     add,
-    add_to_route,
     settle,
     with_removed,
 )
@@ -244,8 +243,8 @@ def test_what_a_reload_has_removed_keeps_its_counts_and_the_oldest_of_many_are_f
 @given(st.integers(0, 10**15), st.integers(0, 10**15))
 def test_a_sum_of_durations_does_not_go_back_when_they_are_moved_within_a_route(elapsed: int, forwarded: int) -> None:
     before, after = (RouteState("r", "main", ["out"]) for _ in range(2))
-    add_to_route(before, {"elapsed_ns": elapsed, "forwarded_ns": forwarded})
-    add_to_route(after, {"elapsed_ns": elapsed + forwarded})
+    before.add_numbers({"elapsed_ns": elapsed, "forwarded_ns": forwarded})
+    after.add_numbers({"elapsed_ns": elapsed + forwarded})
     assert after.durations.total == before.durations.total
 
 

@@ -1,0 +1,125 @@
+"""What a route counts. A number is defined here, and read by pages, by the sum over a route's lives, and by workers.
+
+The data plane adds to plain integers, in place. `add` sums two lives of a route, or two workers. `numbers` and `rest`
+are the same as integers by name, in a fixed order, for memory that processes share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from router_trio.states.histogram import DURATION_BOUNDS, Histogram
+
+ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost")
+"""What becomes of a message that a route received; each gets one of these. See `RouteState.settled`."""
+
+_SUMS = ("received", "duplicates")
+"""Plain integers of the ledger."""
+
+_MORE_SUMS = ("limited",)
+"""Plain integers that no ledger is made of."""
+
+_BY_LABEL = ("failed", "filtered", "given_up", "mirror_failed", "unanswered")
+"""Integers by one label."""
+
+_DURATIONS = ("elapsed", "forwarded")
+
+
+class RouteCounts:
+    """The counts of one route."""
+
+    def __init__(self, destinations: Sequence[str]) -> None:
+        self.received: int = 0
+        """Messages received, but for redeliveries of messages that were in hand or settled."""
+        self.duplicates: int = 0
+        """Redeliveries of messages that were in hand or settled."""
+        self.limited: int = 0
+        """Messages delayed by the rate limit."""
+        self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)
+        """Messages by what became of them, but those of `forwarded`: see `RouteState.settled`."""
+        self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
+        """Messages that each destination has, but those of `forwarded`."""
+        self.elapsed: Histogram = Histogram(DURATION_BOUNDS)
+        """Seconds from receiving a message to settling it, but those of `forwarded`."""
+        self.forwarded: Histogram = Histogram(DURATION_BOUNDS)
+        """The same of what was forwarded to the first destination while it arrived: one count says both."""
+        self.failed: Counter[str] = Counter()
+        """Failed attempts, by reason."""
+        self.filtered: Counter[str] = Counter()
+        """Messages that no destination was to get, by reason: see `FILTER_REASONS`."""
+        self.given_up: Counter[str] = Counter()
+        """Messages that are not tried again, with a dead letter or without, by the reason of their last failure."""
+        self.mirror_failed: Counter[str] = Counter()
+        """Copies for mirrors that were not delivered, by reason. They fail no message."""
+        self.unanswered: Counter[str] = Counter()
+        """Messages of a route that responds which got no answer, by reason."""
+        self.openings: Counter[tuple[str, str]] = Counter()
+        """How often breakers opened, by connection and template: also those of earlier lives, which may be gone."""
+
+    def add(self, other: RouteCounts) -> None:
+        """Add what another life of the route, or another worker, has counted.
+
+        Its messages for a destination that is not among `delivered` are counted under a name of their own.
+        """
+        for name in (*_SUMS, *_MORE_SUMS):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _BY_LABEL:
+            getattr(self, name).update(getattr(other, name))
+        for name in _DURATIONS:
+            getattr(self, name).add(getattr(other, name))  # in place: who counts may hold on to it
+        for fate, count in other.fates.items():
+            self.fates[fate] += count
+        for template, count in other.delivered.items():
+            self.delivered[template] = self.delivered.get(template, 0) + count
+        # By name, since the breakers of a state may be made after its earlier lives are added, or be others.
+        self.openings.update(other.openings)
+
+    # --- as integers by name ---
+
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of `numbers`: of the ledger and the durations."""
+        return (
+            *_SUMS,
+            *(f"fates.{fate}" for fate in self.fates),
+            *(f"delivered.{template}" for template in self.delivered),
+            *(field for name in _DURATIONS for field in getattr(self, name).numbers(name)),
+        )
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of the ledger and the durations: received before settled, for a copy that is cut short."""
+        elapsed, forwarded = self.elapsed, self.forwarded
+        return (
+            self.received,
+            self.duplicates,
+            *self.fates.values(),
+            *self.delivered.values(),
+            *elapsed.counts,
+            elapsed.nanoseconds,
+            *forwarded.counts,
+            forwarded.nanoseconds,
+        )
+
+    def rest(self) -> dict[str, int]:
+        """Return all other numbers by name."""
+        found = {f"{name}.{label}": count for name in _BY_LABEL for label, count in getattr(self, name).items()}
+        found |= {f"openings.{connection}.{template}": count for (connection, template), count in self.openings.items()}
+        return found | {name: getattr(self, name) for name in _MORE_SUMS}
+
+    def add_numbers(self, numbers: Mapping[str, int]) -> None:
+        """Add numbers that are named as `fields` and `rest` name them. Others are passed over."""
+        for name, number in numbers.items():
+            what, _, label = name.partition(".")
+            if what in _SUMS or what in _MORE_SUMS:
+                setattr(self, what, getattr(self, what) + number)
+            elif what == "fates":
+                self.fates[label] += number
+            elif what == "delivered":
+                self.delivered[label] = self.delivered.get(label, 0) + number
+            elif what in _BY_LABEL:
+                getattr(self, what)[label] += number
+            elif what == "openings":
+                connection, _, template = label.partition(".")  # the name of a connection has no dot
+                self.openings[connection, template] += number
+        for name in _DURATIONS:
+            getattr(self, name).add_numbers(name, numbers)
