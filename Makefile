@@ -82,7 +82,7 @@ $(GO_TOOLS)/%: tests/tools/%/go.mod tests/tools/%/go.sum
 WORKERS ?= 4
 
 test: lint  ## All checks and tests that are quick, WORKERS=4 at a time
-	$(BIN)/pytest -m "not nightly" -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS)
 
 SUITES := tests/unit tests/contract tests/integration tests/resilience
 
@@ -96,7 +96,7 @@ compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled;
 
 test-compiled: compiled  ## The tests of what is compiled, on it
 	TEST_COMPILED=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) $(BIN)/pytest --import-mode append \
-		-m "not nightly" -n 2 $(SUITES)
+		-n 2 $(SUITES)
 
 # What pip may install for a user, not what is locked. uv takes the Python of pyenv where there is one, and else fetches one.
 UV = PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep '^3' | paste -sd:) $(TOOLS)/bin/uv
@@ -114,10 +114,10 @@ $(NEWEST)/.installed: $(TOOLS)/.installed
 	$(call resolved,3.13,--refresh)
 
 test-oldest: $(OLDEST)/.installed  ## The tests on Python 3.11 and the lowest versions that are allowed
-	$(OLDEST)/bin/pytest -m "not nightly" -n $(WORKERS) $(SUITES)
+	$(OLDEST)/bin/pytest -n $(WORKERS) $(SUITES)
 
 test-newest: $(NEWEST)/.installed  ## The tests on Python 3.13 and the newest versions that are allowed
-	$(NEWEST)/bin/pytest -m "not nightly" -n $(WORKERS) $(SUITES)
+	$(NEWEST)/bin/pytest -n $(WORKERS) $(SUITES)
 
 # docs/reference/servers.md says what each lacks.
 SERVERS := 2.10.26 2.11.11 2.12.8 2.14.6 2.15.1
@@ -129,13 +129,13 @@ $(SERVERS:%=$(SERVER)/%/bin/nats-server): $(SERVER)/%/bin/nats-server: $(TOOLS)/
 test-servers: $(SERVERS:%=test-server-%)  ## The tests on each nats-server that is supported
 
 test-server-%: $(READY) $(SERVER)/%/bin/nats-server
-	NATS_SERVER=$(CURDIR)/$(SERVER)/$*/bin/nats-server $(BIN)/pytest -m "not nightly" -n $(WORKERS) \
+	NATS_SERVER=$(CURDIR)/$(SERVER)/$*/bin/nats-server $(BIN)/pytest -n $(WORKERS) \
 		tests/contract tests/integration tests/resilience
 
 # Without tests/performance: measuring which lines run costs more than what is measured there.
 coverage: $(READY)  ## How much of the code the tests run; fails below the bound in pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not nightly" --timeout 180 -n $(WORKERS) --ignore tests/performance
+	$(BIN)/coverage run -m pytest --timeout 180 -n $(WORKERS) --ignore tests/performance
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
