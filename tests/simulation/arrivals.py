@@ -14,6 +14,7 @@ from router_trio.testing.streams import Stored, Stream
 from tests.simulation.content import CHANGED, Sent, places
 from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
 from tests.simulation.flow import Pace
+from tests.simulation.forger import FORGED
 from tests.simulation.given_up import GivenUp
 from tests.simulation.handlers import SEVERAL, Handled, number_of, part_of
 from tests.simulation.schedule import Plan, Schedule
@@ -308,5 +309,7 @@ class Arrivals:
 def _heard_within(schedule: Schedule) -> float:
     """Seconds from a refusal at a server until what was written without knowing of it has arrived: two ways."""
     slow = {"slow network": 1.2, "slow stream": 2.0, "puback late": 6.0, "puback lost": 6.0, "no pubacks": 40.0}
+    # Who hears a subject that no stream takes keeps the server from saying so: a PubAck that does not come says it.
+    slow[FORGED] = 6.0
     faults = {step.kind for step in schedule.steps}
     return 2 * max(schedule.latency.values()) + 0.001 + sum(slow[kind] for kind in slow.keys() & faults)
