@@ -188,14 +188,16 @@ class PullConsumer(Subscription, Protocol):
         """
         ...
 
-    async def again(self, sequences: Sequence[int]) -> None:
+    async def again(self, sequences: Sequence[int]) -> bool:
         """Have these messages delivered again, in this order, before anything new, to pulls after this call.
 
         At least one is named.
 
-        Those that have an ack, or were never delivered, are left alone. Returns when the server has taken note, or has
-        said nothing of it for a second: then they come again after their ack wait.
+        Those that have an ack, or were never delivered, are left alone. Returns True when the server has taken note,
+        False if it refuses that or says nothing for some seconds: then they may come after their ack wait, and what is
+        new before them.
         """
+        ...
 
     async def check(self) -> ConsumerState:
         """Return how the consumer is now.

@@ -202,14 +202,18 @@ class FakePullConsumer(FakeSubscription):
             raise answer
         return answer
 
-    async def again(self, sequences: Sequence[int]) -> None:
+    async def again(self, sequences: Sequence[int]) -> bool:
         """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        for sequence in sequences:
-            self._link.publishing(self._ack_subject(sequence), partial(self._again, sequence))
-        await self._link.request(lambda _: None)
+        noted: list[int] = []
 
-    def _again(self, sequence: int, now: float) -> None:
-        self._named().again([sequence], now)
+        def note(sequence: int, now: float) -> None:
+            self._named().again([sequence], now)
+            noted.append(sequence)
+
+        for sequence in sequences:
+            self._link.publishing(self._ack_subject(sequence), partial(note, sequence))
+        await self._link.request(lambda _: None)
+        return len(noted) == len(sequences)
 
     def _ack_subject(self, sequence: int) -> bytes:
         spec = self._opened().spec

@@ -150,7 +150,7 @@ async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(p
         again = Recorder()
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), again)
         await consumer.again([4])
-        await consumer.again([1, 2, 3, 4, 5])
+        assert await consumer.again([1, 2, 3, 4, 5])
         consumer.pull(10, 5.0)
         raws = await again.until_delivered(5)
     assert sequences(raws) == [1, 2, 3, 4, 5]

@@ -78,7 +78,7 @@ async def test_naks_of_a_dead_link_that_are_refused_are_told(peer: Peer, clock: 
         consumer.pull(1, 20.0)
         await received.until_delivered(1)
         await peer.deny_publish(ACKS)
-        await consumer.again([1])
+        assert not await consumer.again([1])
         await link.fence()
         assert {subject.startswith(b"$JS.ACK.ORDERS.router.") for subject, _ in listener.denied} == {True}
         consumer.pull(1, 1.0)

@@ -51,7 +51,8 @@ NEVER_UNUSED_FOR = 10 * 365 * 86_400.0
 MOST_LOOKED_FOR = 16
 """Messages of which one question after those that do not come again looks into the stream."""
 
-NOTE_TAKEN_WITHIN = 1.0
+NOTE_TAKEN_WITHIN = 5.0
+"""Seconds for the answer that naks were read. Without it a route asks for nothing for as long as the ack wait."""
 
 NOT_DELIVERED = 2**62
 """A sequence that no message has: the server lets an answer to it pass, and confirms it if asked to."""
@@ -165,7 +166,7 @@ class WirePullConsumer:
                     found.add(sequence)
             return found
 
-    async def again(self, sequences: Sequence[int]) -> None:
+    async def again(self, sequences: Sequence[int]) -> bool:
         """See `link.PullConsumer.again`."""
         subjects = [self._ack_subject(sequence) for sequence in sequences]
         *most, last = subjects
@@ -177,14 +178,19 @@ class WirePullConsumer:
         self._send(b"".join(framing.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
         # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
-        await self._answered(last, b"-NAK")
+        return await self._answered(last, b"-NAK")
 
-    async def _answered(self, ack_subject: bytes, answer: bytes) -> None:
-        """Answer a delivery, and wait until the server has taken note of that; for `NOTE_TAKEN_WITHIN` at most."""
+    async def _answered(self, ack_subject: bytes, answer: bytes) -> bool:
+        """Answer a delivery, and wait until the server has taken note of that; for `NOTE_TAKEN_WITHIN` at most.
+
+        Return True if it has.
+        """
         with contextlib.suppress(TimeoutError, SourceError, nats.errors.Error):
             client = await self._api.control.ready_client()
             with self._api.denials.raised(ack_subject):
                 await client.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
+                return True
+        return False
 
     def say_at_work(self) -> None:
         """See `link.PullConsumer.say_at_work`."""

@@ -15,9 +15,9 @@ a new one instead."""
 async def ask_again(consumer: PullConsumer, pending: InHand, patience: float) -> float:
     """Have what the lost link did not deliver delivered again: so it keeps its order, and comes without the ack wait.
 
-    Where it can't be known which messages that are, or whether somebody else has them, it comes after the ack wait, and
-    nothing may be asked for before: returns until when. `patience`: see `StreamCursor.opened`. Blocks for a few seconds
-    at most. Raises `LinkError` if the link dies.
+    Where it can't be known which messages that are, or whether somebody else has them, and where the server takes no
+    note of that, it comes after the ack wait, and nothing may be asked for before: returns until when. `patience`: see
+    `StreamCursor.opened`. Blocks for some seconds at most. Raises `LinkError` if the link dies.
     """
     progress, opened_at = consumer.progress, trio.current_time()
     cursor, others = pending.cursor, pending.others
@@ -29,9 +29,8 @@ async def ask_again(consumer: PullConsumer, pending: InHand, patience: float) ->
         unacked = await consumer.unacked(first)
         if unacked is not None:
             missing = [sequence for sequence in unacked if not cursor.knows(sequence)]
-            if missing:
-                await consumer.again(missing)
-            return opened_at
+            if not missing or await consumer.again(missing):
+                return opened_at
     elif progress.in_use is not None:
         return opened_at
     return opened_at + consumer.ack_wait + OVERDUE

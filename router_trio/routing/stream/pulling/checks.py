@@ -33,6 +33,8 @@ SHARED_CHECKS_A_SECOND = 50
 DENIED_CHECK_EVERY = 60.0
 """The same while this user may not ask: a server logs each of these."""
 
+_NOT_AGAIN = "the server did not take note that messages have to be redelivered, which it had delivered without payload"
+
 
 class ConsumerChecks:
     """The looks at one route's consumer. `lost` is told of an edit after which it is of no use any more.
@@ -113,8 +115,10 @@ class ConsumerChecks:
                     if self.shared or cursor.lacks(state.deliveries):
                         pause = self._shared_pause
                 again = self._payloads.confirm(doubtful)
-                if again:
-                    await consumer.again(again)
+                if again and not await consumer.again(again):
+                    # What is new would come before them: opened again, the consumer is asked for nothing for so long.
+                    self._lost(SourceError(_NOT_AGAIN, reason=reasons.TIMEOUT))
+                    return
             self._pause = trio.CancelScope(deadline=trio.current_time() + pause)
             with self._pause:
                 await self._now.wait()

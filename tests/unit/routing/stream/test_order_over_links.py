@@ -132,3 +132,39 @@ async def test_a_refused_message_whose_nak_is_lost_still_comes_when_its_room_was
             await trio.sleep(0.2)
         await eventually(lambda: arrived(w, "a") == numbers(10), 60)
         await eventually(lambda: unacked(w) == 0)
+
+
+# --- what the server is not allowed to be told ---
+
+
+async def test_what_a_dead_link_did_not_deliver_goes_first_though_naks_are_refused(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([route(ack_wait="5s")], brokers=brokers) as w:
+        fill(w.broker, 1, subjects="a")
+        await all_acked(w, 1)
+        w.broker.trouble.break_after(from_server=0)  # what it delivers next is on its way to nobody
+        fill(w.broker, 3, first=1, subjects="a")
+        w.broker.deny_publish("$JS.ACK.>")
+        await eventually(lambda: w.watch.of("NATS_CONNECTION_LOST"))
+        await eventually(lambda: w.live.connections["main"].connected)
+        fill(w.broker, 3, first=4, subjects="a")
+        await eventually(lambda: len(arrived(w, "a")) == 7, 20)
+        assert arrived(w, "a") == numbers(7)
+        w.broker.allow_publish("$JS.ACK.>")
+
+
+async def test_what_came_without_payload_goes_first_though_naks_are_refused(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    async with world([route(ack_wait="20s")], brokers=brokers) as w:
+        fill(w.broker, 1, subjects="a")
+        await all_acked(w, 1)
+        w.broker.trouble.edit_consumer("IN", "router", headers_only=True)
+        fill(w.broker, 3, first=1, subjects="a")
+        await trio.sleep(1)
+        w.broker.deny_publish("$JS.ACK.>")
+        w.broker.trouble.edit_consumer("IN", "router", headers_only=False)
+        await trio.sleep(6)  # by then it was seen to deliver payloads
+        fill(w.broker, 3, first=4, subjects="a")
+        await eventually(lambda: len(arrived(w, "a")) == 7, 60)
+        assert arrived(w, "a") == numbers(7)
+        w.broker.allow_publish("$JS.ACK.>")
