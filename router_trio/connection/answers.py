@@ -7,6 +7,7 @@ of them, and count when a fence has passed. A refusal is looked up by its subjec
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import inf
 from typing import Literal, Protocol
@@ -44,19 +45,12 @@ class Answering(Protocol):
         """The server has taken all acks, or pulls, between two fences."""
 
 
-class _Batch:
-    __slots__ = ("answering", "doubtful", "kind", "refused", "subjects")
+_Batch = tuple[Kind, Answering, Sequence[bytes]]
+"""What was sent together. It is known by its identity, and what is said of one stands beside it: few are refused."""
 
-    def __init__(self, kind: Kind, answering: Answering, subjects: Sequence[bytes]) -> None:
-        self.kind: Kind = kind
-        self.answering = answering
-        self.subjects = subjects
-        self.refused = 0
-        self.doubtful = False
 
-    @property
-    def cause(self) -> str:
-        return PULL if self.kind == "pull" else ACK
+def _cause(kind: Kind) -> str:
+    return PULL if kind == "pull" else ACK
 
 
 class Answers:
@@ -68,6 +62,10 @@ class Answers:
         self._emit = emit
         self._sent: list[_Batch] = []
         self._fenced: list[_Batch] = []
+        self._refused: Counter[int] = Counter()
+        """By the `id` of a batch, how many of it were refused."""
+        self._doubtful: set[int] = set()
+        """The `id` of each batch of which it is not known whether something was refused."""
         self._to_index: list[_Batch] = []
         self._by_subject: dict[bytes, list[_Batch]] = {}
         self._some_sent = trio.Event()
@@ -85,7 +83,7 @@ class Answers:
         """
         if not self._sent:
             self._some_sent.set()
-        batch = _Batch(kind, answering, subjects)
+        batch = kind, answering, subjects
         self._sent.append(batch)
         self._to_index.append(batch)
 
@@ -93,7 +91,8 @@ class Answers:
 
     def unconfirmed(self, kind: Kind) -> int:
         """Return how many were sent that may yet be refused."""
-        return sum(len(one.subjects) - one.refused for one in (*self._fenced, *self._sent) if one.kind == kind)
+        sent = [one for one in (*self._fenced, *self._sent) if one[0] == kind]
+        return sum(len(one[2]) - self._refused[id(one)] for one in sent)
 
     async def wait(self) -> None:
         """Wait until something is to be confirmed: after a quiet time at once, else with what comes meanwhile."""
@@ -118,10 +117,13 @@ class Answers:
         succeeded = self._counters.succeeded
         all_taken: dict[tuple[Answering, str], bool] = {}
         for batch in fenced:
-            if batch.kind in ("ack", "nak"):
-                succeeded[batch.kind] += len(batch.subjects) - batch.refused
-            key = batch.answering, batch.cause
-            all_taken[key] = all_taken.get(key, True) and not (batch.refused or batch.doubtful)
+            kind, answering, subjects = batch
+            refused = self._refused.pop(id(batch), 0)
+            if kind in ("ack", "nak"):
+                succeeded[kind] += len(subjects) - refused
+            key = answering, _cause(kind)
+            all_taken[key] = all_taken.get(key, True) and not (refused or id(batch) in self._doubtful)
+            self._doubtful.discard(id(batch))
         self._by_subject.clear()
         self._to_index = [*self._sent]
         return all_taken
@@ -139,15 +141,16 @@ class Answers:
         Signs that somebody works on a message are not counted; they need the permission that acks need.
         """
         batch = self._take(subject)
-        answering = self._of.get((cause.stream, cause.durable)) if batch is None else batch.answering
+        answering = self._of.get((cause.stream, cause.durable)) if batch is None else batch[1]
         fresh = False
         if answering is not None:
             if batch is None:
                 self._doubt(answering, cause.kind)
             fresh = answering.refused(cause.kind, cause.pattern, detail)
-        if batch is not None and batch.kind in ("ack", "nak"):
-            self._counters.failed[batch.kind, reasons.PERMISSION_DENIED] += 1
-            self._tell(AckFailed if batch.kind == "ack" else NakFailed, answering, cause)
+        kind = None if batch is None else batch[0]
+        if kind in ("ack", "nak"):
+            self._counters.failed[kind, reasons.PERMISSION_DENIED] += 1
+            self._tell(AckFailed if kind == "ack" else NakFailed, answering, cause)
         elif cause.kind == ACK and (fresh or answering is None):
             self._tell(AckFailed, answering, cause)
 
@@ -159,17 +162,18 @@ class Answers:
     def _doubt(self, answering: Answering, cause: str) -> None:
         """Something that was not written down by its subject was refused: no such thing counts as taken."""
         for batch in (*self._fenced, *self._sent):
-            if batch.answering is answering and batch.cause == cause:
-                batch.doubtful = True
+            if batch[1] is answering and _cause(batch[0]) == cause:
+                self._doubtful.add(id(batch))
 
     def _take(self, subject: bytes) -> _Batch | None:
         """Find the batch that has this subject, as often as it was sent. Each batch is looked through once."""
         for batch in self._to_index:
-            for one in batch.subjects:
+            for one in batch[2]:
                 self._by_subject.setdefault(one, []).append(batch)
         self._to_index.clear()
         found = self._by_subject.get(subject)
         if not found:
             return None
-        found[0].refused += 1
-        return found.pop(0)
+        refused = found.pop(0)
+        self._refused[id(refused)] += 1
+        return refused

@@ -291,30 +291,6 @@ class Outbox:
         A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail. One of a
         stream that is not known to take the subject waits until that was looked up: see `Belief`.
         """
-        doubted = self._take_acked(pubacks)
-        if doubted:
-            self.belief.keep(doubted)
-
-    def stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> list[AckRefusal]:
-        """A lookup says which subjects a stream takes: see `Belief.found`.
-
-        PubAcks that have waited for that count, if the stream takes the subjects of their publishes. Returns the
-        errors that have waited.
-        """
-        pubacks, refusals = self.belief.found(stream, subjects)
-        self.belief.keep(self._take_acked(pubacks))
-        return refusals
-
-    def expects(self, stream: str) -> bool:
-        """Return True if a publish that was written and has no fate names this stream: see `puback_from`."""
-
-        def names(operation: OperationWithAck) -> bool:
-            return operation.puback_from == stream
-
-        return any(map(names, self._in_flight.unacked.values())) or bool(self._lanes.wanted(names))
-
-    def _take_acked(self, pubacks: Sequence[PubAck]) -> list[PubAck]:
-        """Settle what was acked. Return the PubAcks of which it is not known that their stream takes the subject."""
         acked: list[tuple[OperationWithAck, Fate]] = []
         doubted: list[PubAck] = []
         unacked, belief = self._in_flight.unacked, self.belief
@@ -340,8 +316,10 @@ class Outbox:
             if unacked.pop(order, None) is None:
                 self._retries.take_held(order)
             acked.append((operation, fate))
+        if doubted:
+            belief.keep(doubted)
         if not acked:
-            return doubted
+            return
         if self._lanes.lanes:
             self._retries.left([operation for operation, _ in acked], accepted=True)
         self.settlement.settle_acked(acked)
@@ -349,7 +327,24 @@ class Outbox:
             self._in_flight.tell_if_none()
         if self._lanes.lanes or self.queue.waiting:
             self._wake()  # there is room in flight, or a lane goes on
-        return doubted
+
+    def stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> list[AckRefusal]:
+        """A lookup says which subjects a stream takes: see `Belief.found`.
+
+        PubAcks that have waited for that count, if the stream takes the subjects of their publishes. Returns the
+        errors that have waited.
+        """
+        pubacks, refusals = self.belief.found(stream, subjects)
+        self.acked(pubacks)
+        return refusals
+
+    def expects(self, stream: str) -> bool:
+        """Return True if a publish that was written and has no fate names this stream: see `puback_from`."""
+
+        def names(operation: OperationWithAck) -> bool:
+            return operation.puback_from == stream
+
+        return any(map(names, self._in_flight.unacked.values())) or bool(self._lanes.wanted(names))
 
     # --- giving up ---
 

@@ -133,7 +133,7 @@ class Routing:
     @property
     def is_ready(self) -> bool:
         """Return True if `ready` would not wait."""
-        for connection in self._awaited:
+        for connection in self._awaited if self._one_is_enough else self.needed:
             outbox = connection.outbox
             if not outbox.connected or outbox.blocks:
                 return False

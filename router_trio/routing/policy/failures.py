@@ -31,26 +31,23 @@ class Failed:
 class Failures:
     """What failed of one stream, as it is now, and may be tried again. Messages are known by their sequences."""
 
-    __slots__ = ("_failed", "given_up", "retried")
+    __slots__ = ("failed", "given_up", "retried")
 
     def __init__(self) -> None:
-        self._failed: dict[int, Failed] = {}
+        self.failed: dict[int, Failed] = {}
+        """Those that failed, or may be stored, and may be tried again. Changed here alone."""
         self.retried: BeingRetried = BeingRetried()
         self.given_up: dict[int, GivenUp] = {}
         """Those that are not tried again, and come again until their dead letters are stored."""
 
-    def __bool__(self) -> bool:
-        """Return True if there are any."""
-        return bool(self._failed) or bool(self.given_up)
-
     def attempts(self, sequence: int) -> int:
         """Return how often the message failed."""
-        found = self._failed.get(sequence)
+        found = self.failed.get(sequence)
         return 0 if found is None else found.attempts
 
     def was_tried(self, sequence: int) -> bool:
         """Return True if copies of the message may be stored: it failed, or waits though it was sent."""
-        found = self._failed.get(sequence)
+        found = self.failed.get(sequence)
         return found is not None and (found.tried or found.attempts > 0)
 
     def mark_tried(self, sequence: int) -> None:
@@ -59,7 +56,7 @@ class Failures:
 
     def copies(self, sequence: int) -> Set[int]:
         """Return which of several copies of a message are delivered, by the numbers that its route gives them."""
-        found = self._failed.get(sequence)
+        found = self.failed.get(sequence)
         return _NONE if found is None else found.delivered
 
     def copied(self, sequence: int, copy: int) -> None:
@@ -68,7 +65,7 @@ class Failures:
 
     def choice(self, sequence: int, number: int) -> Sequence[int] | None:
         """Return the places of the destinations that were chosen for a message before, None if they are not known."""
-        found = self._failed.get(sequence)
+        found = self.failed.get(sequence)
         return None if found is None else found.choices.get(number)
 
     def keep_choices(self, sequence: int, choices: Mapping[int, Sequence[int]]) -> None:
@@ -82,16 +79,16 @@ class Failures:
         return found.attempts
 
     def _of(self, sequence: int) -> Failed:
-        found = self._failed.pop(sequence, None) or Failed()
-        while len(self._failed) >= MOST_REMEMBERED:
-            del self._failed[next(iter(self._failed))]
-        self._failed[sequence] = found
+        found = self.failed.pop(sequence, None) or Failed()
+        while len(self.failed) >= MOST_REMEMBERED:
+            del self.failed[next(iter(self.failed))]
+        self.failed[sequence] = found
         return found
 
     def discard(self, sequences: Iterable[int]) -> None:
         """These messages need not come again."""
         for sequence in sequences:
-            self._failed.pop(sequence, None)
+            self.failed.pop(sequence, None)
             self.given_up.pop(sequence, None)
             self.retried.discard(sequence)
 

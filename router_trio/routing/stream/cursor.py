@@ -242,8 +242,9 @@ class StreamCursor:
     def mark_settled(self, sequences: Sequence[int], times: Sequence[bytes]) -> None:
         """These messages need not come again."""
         deque(map(self._unsettled.pop, sequences, repeat(None)), 0)
-        if self.failures:
-            self.failures.discard(sequences)
+        failures = self.failures
+        if failures.failed or failures.given_up:
+            failures.discard(sequences)
         self._recent.update(zip(sequences, times, strict=True))
         if len(self._recent) >= REMEMBERED:
             self._older, self._recent = self._recent, {}

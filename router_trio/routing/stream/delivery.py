@@ -209,8 +209,7 @@ class StreamDelivery(Delivery):
         """See `Delivery.choice`."""
         if self.choices is not None and number in self.choices:
             return self.choices[number]
-        failures = self.cursor.failures
-        return failures.choice(self.sequence, number) if failures else None
+        return self.cursor.failures.choice(self.sequence, number)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
         """See `Delivery.keep_choice`. It is kept for the next delivery if this one fails."""

@@ -221,7 +221,8 @@ class StreamIntake:
         if route.forwards_on_arrival:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
             routing = route.routing
-            routing.turn.begin()
+            if not routing.as_it_comes:
+                routing.turn.begin()
             while pending.waiting and routing.is_ready and route.forward_some():
                 if not routing.as_it_comes and routing.turn.over:
                     break

@@ -130,7 +130,7 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
 
 def of_cursor(cursor: StreamCursor) -> dict[str, object]:
     fields = {name: getattr(cursor, name) for name in StreamCursor.__slots__}
-    return {**fields, "failures": cursor.failures._failed}
+    return {**fields, "failures": cursor.failures.failed}
 
 
 @pytest.mark.parametrize("seed", range(40))

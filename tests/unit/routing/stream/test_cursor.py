@@ -192,7 +192,7 @@ def test_what_follows_is_taken_together_as_it_would_be_one_by_one() -> None:
 
 def state(position: StreamCursor) -> dict[str, object]:
     fields = {name: getattr(position, name) for name in StreamCursor.__slots__}
-    return {**fields, "failures": position.failures._failed}
+    return {**fields, "failures": position.failures.failed}
 
 
 def test_against_a_simple_model() -> None:
