@@ -46,6 +46,16 @@ class Order(Protocol[D]):
         """Return how many of them wait for another message of their key."""
         ...
 
+    @property
+    def may_begin(self) -> int:
+        """Return how many of them were looked at, and need not wait for another message of their key."""
+        ...
+
+    @property
+    def keys(self) -> int:
+        """Return how many keys have something that waits or is active; 0 where messages have none."""
+        ...
+
     def take(self) -> D | None:
         """Take out the message whose turn it is, which is active from then on."""
         ...
@@ -66,6 +76,11 @@ class Order(Protocol[D]):
 class ArrivalOrder(Generic[D]):
     """The message that arrived first goes first; any number may be active."""
 
+    # Asked for each message, so no properties.
+    behind = 0
+    may_begin = 0
+    keys = 0
+
     def __init__(self) -> None:
         self.waiting: deque[D] = deque()
 
@@ -78,11 +93,6 @@ class ArrivalOrder(Generic[D]):
     def count(self) -> int:
         """See `Order`."""
         return len(self.waiting)
-
-    @property
-    def behind(self) -> int:
-        """See `Order`."""
-        return 0
 
     def take(self) -> D | None:
         """See `Order`."""
@@ -126,7 +136,7 @@ class KeyOrder(Generic[D]):
     @property
     def ready(self) -> bool:
         """See `Order`. Computes no key, so that it may be asked anywhere."""
-        return bool(self.waiting or self._keys.may_begin)
+        return bool(self.waiting or self.may_begin)
 
     @property
     def count(self) -> int:
@@ -139,8 +149,13 @@ class KeyOrder(Generic[D]):
         return self._keys.behind
 
     @property
+    def may_begin(self) -> int:
+        """See `Order`."""
+        return self._keys.may_begin
+
+    @property
     def keys(self) -> int:
-        """Return how many keys have something that waits or is active."""
+        """See `Order`."""
         return len(self._keys)
 
     def take(self) -> D | None:

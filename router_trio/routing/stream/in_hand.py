@@ -263,7 +263,8 @@ class InHand:
         if self._left:
             for delivery in deliveries:
                 self._leaves(delivery)
-        self.schedule.all_finished(deliveries)
+        if self.schedule.keys:
+            self.schedule.all_finished(deliveries)
         cursor, in_hand = self.cursor, self.open
         sequences: list[int] = []
         times: list[bytes] = []

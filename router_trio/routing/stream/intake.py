@@ -189,7 +189,7 @@ class StreamIntake:
         now = trio.current_time()
         route, pull_loop = self._route, self._pull_loop
         pull_loop.heard(now)
-        pending = self._pending
+        pending, schedule = self._pending, self._pending.schedule
         deliveries, columns, others = self._deliveries.read(batch, pending.cursor, now)
         if self.is_over:
             for delivery in deliveries:
@@ -220,13 +220,14 @@ class StreamIntake:
             self._retry.succeeded()
         if route.forwards_on_arrival:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
+            # So all that waits is in `waiting`.
             routing = route.routing
             if not routing.as_it_comes:
                 routing.turn.begin()
-            while pending.waiting and routing.is_ready and route.forward_some():
+            while schedule.waiting and routing.is_ready and route.forward_some():
                 if not routing.as_it_comes and routing.turn.over:
                     break
-        if pending.schedule.ready:
+        if schedule.waiting or schedule.may_begin:
             route.something_waits()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         pull_loop.look()

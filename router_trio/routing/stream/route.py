@@ -427,11 +427,13 @@ class StreamRoute(Route):
         if self._retired:
             self._look_after_end()
             return
-        if self._pending.schedule.ready:
+        pending = self._pending
+        if pending.schedule.waiting or pending.schedule.may_begin:
             self.something_waits()
         if self._nothing_comes:
             self._return_stuck()
-        self._tell_if_settled()
+        if not pending.count:
+            self._all_settled.unpark_all()
         self._pull_loop.look()
 
     def _tell_if_settled(self) -> None:

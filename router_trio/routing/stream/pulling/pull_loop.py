@@ -153,8 +153,9 @@ class PullLoop:
         order = pending.order
         if bool(order.lines) is not self._told_of_waiting:
             self._look_again.set()
-        elif not order.lines:
-            if credit.want(*self._worked_on()):
+        elif not (order.lines or pending.limits.count or pending.schedule.behind):
+            # As nearly always: all of it is worked on.
+            if credit.want(pending.count, pending.bytes):
                 self._look_again.set()
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
