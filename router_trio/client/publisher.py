@@ -71,10 +71,9 @@ class Publisher:
         if self._outbox.capacity.refuses(target):
             await self._share(target, timeout)
         blocked = await self._room(with_ack=True)
-        order = self._outbox.next_order
-        reply = b"%b.%d" % (self._connection.inbox, order)
-        frame = framing.publish(target, body, reply=reply, headers=block)
-        receipt.status = self._outbox.offer(frame, with_ack=True, owner=receipt, blocked=blocked, puback_from=stream)
+        receipt.status, order = self._outbox.offer_with_ack(
+            target, body, block, self._connection.inbox, owner=receipt, blocked=blocked, puback_from=stream
+        )
         if receipt.status != "failed_open" and self._connection.connected:
             await self._answer(receipt, order, timeout)
         return receipt

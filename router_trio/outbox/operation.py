@@ -35,6 +35,13 @@ class RouteOwner(Owner, Protocol):
         ...
 
 
+class NumberedOwner(Owner, Protocol):
+    """An owner of several publishes that knows them by their numbers."""
+
+    first: int | None
+    """The number of the first of them; None until one is accepted."""
+
+
 class CountedOwner:
     """An owner that is not called for what is fenced: `fenced` gets how many that is, and how long it took.
 

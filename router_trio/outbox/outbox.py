@@ -17,7 +17,7 @@ from router_trio.outbox.belief import AckRefusal, Belief
 from router_trio.outbox.capacity import Capacity, TakenOut
 from router_trio.outbox.fences import Fences
 from router_trio.outbox.ledger import Counters, Ledger
-from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
+from router_trio.outbox.operation import CoreOperation, FrameOwners, NumberedOwner, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.refusals import Refusals
 from router_trio.outbox.retries import Retries
@@ -25,6 +25,7 @@ from router_trio.outbox.sending import sender
 from router_trio.outbox.sending.sender import Sender
 from router_trio.outbox.sending.suspects import Suspects
 from router_trio.outbox.settlement import Settlement
+from router_trio.protocol.framing import publish
 
 SAME_TIME = 0.001
 """Seconds within which publishes count as accepted at one time: it saves memory."""
@@ -125,84 +126,69 @@ class Outbox:
         """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
         return self.blocks and (not self.connected or self.capacity.over_limit)
 
-    @property
-    def next_order(self) -> int:
-        """The number that the next accepted operation will get."""
-        return self._order + 1
-
     # --- in ---
 
-    def offer(
-        self,
-        frame: bytes,
-        *,
-        with_ack: bool = False,
-        owner: Owner | None = None,
-        blocked: bool = False,
-        puback_from: Hashable | None = None,
-        together: bool = False,
-    ) -> str:
-        """Accept one operation. Returns its status: `sent` (on its way), `queued` or `failed_open`.
+    def offer(self, frame: bytes, *, owner: Owner | None = None, blocked: bool = False, together: bool = False) -> str:
+        """Accept one core publish. Returns its status: `sent` (on its way), `queued` or `failed_open`.
 
         `blocked` says that the caller waited for room while not connected: its failure is counted already.
-        `puback_from`: see `OperationWithAck`. `together`: a core publish that nobody takes back, which may be one
-        operation with those that were accepted at the same time.
+        `together`: nobody takes it back, and it may be one operation with those that were accepted at the same time.
         Raises `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks
         `blocks` and `capacity.waits_for`.
         """
-        if together and owner is not None and not blocked and self.connected:
-            # Connected, so it is not closed.
-            self._order = order = self._order + 1
-            self.fences.behind = order
-            self.ledger.accepted += 1
-            self.queue.append_frame(order, frame, owner, self._same_time())
-            self._wake()
-            return "queued" if self.settlement.drain_left else "sent"
-        if self._closed:
-            raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
-        taken_out: TakenOut | None = None
-        if self.connected:
-            now = self._clock()
-            if with_ack and self._lanes.lanes and not getattr(owner, "from_stream", False):
-                taken_out = self.capacity.make_share(OperationWithAck(0, frame, owner, now, True))
-        else:
-            if not blocked:
-                self.settlement.not_connected(with_ack)
-            if not self.fail_open:
-                taken_out = self.capacity.make_space(len(frame))
-            now = self._same_time()
-        self._order += 1
-        if not with_ack:
-            self.fences.behind = self._order
-        clean = self.connected and not blocked
-        operation = (
-            OperationWithAck(self._order, frame, owner, now, clean, puback_from)
-            if with_ack
-            else CoreOperation(self._order, frame, owner, now, clean)
-        )
+        if not self.connected:
+            return self._keep(CoreOperation(self._order + 1, frame, owner, 0.0, False), blocked)
+        self._order = order = self._order + 1
+        self.fences.behind = order
         self.ledger.accepted += 1
-        if self.connected:
-            self.queue.append(operation)
-            if taken_out is not None:
-                self.capacity.drop(taken_out)
-            self._wake()
-            return "queued" if self.settlement.drain_left else "sent"
-        if self.fail_open:
-            self.settlement.let_go([operation], reasons.NOT_CONNECTED)
-            return "failed_open"
+        if together and owner is not None and not blocked:
+            self.queue.append_frame(order, frame, owner, self._same_time())
+        else:
+            self.queue.append(CoreOperation(order, frame, owner, self._clock(), not blocked))
+        self._wake()
+        return "queued" if self.settlement.drain_left else "sent"
+
+    def offer_with_ack(
+        self,
+        subject: bytes,
+        body: bytes,
+        headers: bytes,
+        inbox: bytes,
+        *,
+        owner: Owner | None = None,
+        blocked: bool = False,
+        puback_from: Hashable | None = None,
+    ) -> tuple[str, int]:
+        """Accept one JetStream publish, whose PubAck comes to `inbox`, as `offer` does. Returns status and number.
+
+        `puback_from`: see `OperationWithAck`.
+        """
+        order = self._order + 1
+        frame = publish(subject, body, b"%b.%d" % (inbox, order), headers)
+        if not self.connected:
+            return self._keep(OperationWithAck(order, frame, owner, 0.0, False, puback_from), blocked), order
+        operation = OperationWithAck(order, frame, owner, self._clock(), not blocked, puback_from)
+        taken_out: TakenOut | None = None
+        if self._lanes.lanes and not getattr(owner, "from_stream", False):
+            taken_out = self.capacity.make_share(operation)
+        self._order = order
+        self.ledger.accepted += 1
         self.queue.append(operation)
         if taken_out is not None:
             self.capacity.drop(taken_out)
-        self.settlement.queued(with_ack, self.pending)
-        return "queued"
+        self._wake()
+        return "queued" if self.settlement.drain_left else "sent", order
 
-    def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners) -> None:
+    def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners, numbered: NumberedOwner | None = None) -> None:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
 
-        While connected they stay together: one operation, for as long as nothing happens to them.
+        While connected they stay together: one operation, for as long as nothing happens to them. `numbered` is told
+        the number of the first before any of them has a fate.
         """
         if not frames:
             return
+        if numbered is not None:
+            numbered.first = self._order + 1
         if self.connected:
             self._order += len(frames)
             self.ledger.accepted += len(frames)
@@ -217,17 +203,24 @@ class Outbox:
                 refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
                 refused.settle(fate_with_detail("failed", error.reason, str(error)), now)
 
-    def offer_each(self, frames: Sequence[bytes], owners: Sequence[Owner], puback_from: Hashable | None) -> None:
-        """Accept JetStream publishes while connected, from `next_order` on, as `offer` does for each.
+    def take_numbers(self, count: int) -> int:
+        """Return the first of so many numbers, for the frames that `offer_each` gets next. Some may stay unused."""
+        first = self._order + 1
+        self._order += count
+        return first
+
+    def offer_each(
+        self, first: int, frames: Sequence[bytes], owners: Sequence[Owner], puback_from: Hashable | None
+    ) -> None:
+        """Accept JetStream publishes while connected, with the numbers from `first` on, as `offer_with_ack` does.
 
         `Outlet.forward_each`'s tests hold this equal.
         """
         now = self._clock()
         operations = [
             OperationWithAck(order, frame, owner, now, True, puback_from)
-            for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), self._order + 1)
+            for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
         ]
-        self._order += len(frames)
         self.ledger.accepted += len(frames)
         self.queue.append_each(operations, sum(map(len, frames)))
         self._wake()
@@ -376,6 +369,27 @@ class Outbox:
         return dropped - redelivered
 
     # --- inside ---
+
+    def _keep(self, operation: CoreOperation, blocked: bool) -> str:
+        """Accept an operation while not connected, as of now. Returns its status, see `offer`."""
+        if self._closed:
+            raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
+        if not blocked:
+            self.settlement.not_connected(operation.with_ack)
+        taken_out = None if self.fail_open else self.capacity.make_space(len(operation.frame))
+        operation.accepted_at = self._same_time()
+        self._order = operation.order
+        if not operation.with_ack:
+            self.fences.behind = operation.order
+        self.ledger.accepted += 1
+        if self.fail_open:
+            self.settlement.let_go([operation], reasons.NOT_CONNECTED)
+            return "failed_open"
+        self.queue.append(operation)
+        if taken_out is not None:
+            self.capacity.drop(taken_out)
+        self.settlement.queued(operation.with_ack, self.pending)
+        return "queued"
 
     def _same_time(self) -> float:
         """The time now, or that of an operation before that counts as accepted at the same time."""

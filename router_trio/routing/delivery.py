@@ -315,8 +315,8 @@ class BatchTracker:
         self._batch = batch
         self._template = template
         self._place = place
-        self.first: int = 0
-        """The order of its first operation: to be set before that is offered."""
+        self.first: int | None = None
+        """See `NumberedOwner`."""
         self._refused: list[int] = []
 
     @property
@@ -327,7 +327,10 @@ class BatchTracker:
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         if operation.count == count:
-            number = operation.order - count + 1 - self.first
+            number = operation.order - count + 1
+            if self.first is None:
+                self.first = number  # settled by the call that offers it
+            number -= self.first
             if self._refused:
                 number = self._number_of(number)
         else:

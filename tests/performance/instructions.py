@@ -36,6 +36,7 @@ from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.route import StreamRoute
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.states import RouteState
+from tests.support.offers import next_order
 
 OURS = str(Path(router_trio.__file__).parent)
 BODY = b"x" * 128
@@ -220,7 +221,7 @@ class Bench:
             nonlocal first
             numbers = range(first, first + messages)
             first += messages
-            order = self.outbox.next_order
+            order = next_order(self.outbox)
             route._intake.received([delivered(number) for number in numbers])
             while route._pending.waiting:
                 assert route.forward_some()

@@ -22,6 +22,7 @@ from router_trio.routing.stream.route import StreamRoute
 from tests.performance.instructions import Bench, delivered, instructions, puback, stream_route
 from tests.support.compiled import looks_inside
 from tests.support.measured import needs_full_speed
+from tests.support.offers import next_order
 from tests.support.world import all_acked, handled, one_broker, world
 
 KEYS = 200
@@ -77,10 +78,10 @@ def run_of(concurrency: int) -> Callable[[], None]:
         first += MESSAGES
         route._intake.received([delivered(number, KEYS) for number in numbers])
         while route._pending.count:
-            order = bench.outbox.next_order
+            order = next_order(bench.outbox)
             assert route._begin_some() is None
             bench.written()
-            acks.read([puback(one) for one in range(order, bench.outbox.next_order)])
+            acks.read([puback(one) for one in range(order, next_order(bench.outbox))])
             bench.connection.listener.read_done()
         assert len(bench.answers) == MESSAGES
         bench.answers.clear()

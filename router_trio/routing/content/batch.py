@@ -114,14 +114,13 @@ class ContentBatch:
         outlet = routing.outlets[place]
         delivery = BatchDelivery(routing.state, self._received_at, len(raws or frames or ()))
         owner = delivery.owner_for(outlet.template)
-        owner.first = outlet.outbox.next_order
         if raws:
             for number, reason, detail in outlet.forward_core(raws, owner):
                 owner.refuse(number, reason)
                 routing.emit_failure(reason, detail, subject=raws[number][0])
             raws.clear()
         elif frames:
-            outlet.outbox.offer_frames(frames[:], FrameOwners([owner], [len(frames)]))
+            outlet.outbox.offer_frames(frames[:], FrameOwners([owner], [len(frames)]), owner)
             frames.clear()
 
 

@@ -82,7 +82,6 @@ class BatchForwarding:
         delivery = BatchDelivery(self.state, received_at, len(batch))
         owners = [delivery.owner_for(outlet.template) for outlet in outlets]
         for outlet, owner in zip(outlets, owners, strict=True):
-            owner.first = outlet.outbox.next_order
             if outlet.destination.jetstream:
                 refused = _forward_each(outlet, owner, batch)
             else:
@@ -97,7 +96,9 @@ def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMe
     refused = []
     for number, raw in enumerate(batch):
         try:
-            outlet.forward(raw, owner, owner)
+            order = outlet.forward(raw, owner, owner)
+            if owner.first is None:
+                owner.first = order
         except (MappingError, PublishError) as error:
             refused.append((number, error.reason, str(error)))
     return refused

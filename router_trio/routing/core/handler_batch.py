@@ -215,10 +215,9 @@ class HandlerBatch:
         delivery = BatchDelivery(self.routing.state, self._received_at, len(self._frames[0]) - len(self._followed))
         owners = [delivery.owner_for(outlet.template) for outlet in self._outlets]
         for index, (outlet, owner, frames) in enumerate(zip(self._outlets, owners, self._frames, strict=True)):
-            owner.first = outlet.outbox.next_order
             shared = FrameOwners([owner], [len(frames)])
             followers = {place: owners[index] for place, owners in self._followed.items()}
             shared.single_out([*followers], followers.get)
-            outlet.outbox.offer_frames(frames, shared)
+            outlet.outbox.offer_frames(frames, shared, owner)
             frames.clear()
         self._followed.clear()

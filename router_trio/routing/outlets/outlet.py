@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.outbox.operation import FrameOwners, Owner
+from router_trio.outbox.operation import FrameOwners, NumberedOwner, Owner
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.routing.delivery import Delivery
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 _MORE_DIGITS = 24
 """Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
 
-_MORE_WITH_ACK = _MORE_DIGITS + len(f".{2**64} ")
-"""The same with a reply subject for the PubAck, besides the inbox."""
+_LONGEST_NUMBER = b".%d" % 2**64
+"""What the reply subject for a PubAck has behind the inbox, at most."""
+
+_MORE_WITH_ACK = _MORE_DIGITS + len(_LONGEST_NUMBER) + 1
+"""As `_MORE_DIGITS`, with a reply subject for the PubAck, besides the inbox."""
 
 
 class Outlet:
@@ -53,7 +56,7 @@ class Outlet:
         self.breaker: OutletBreaker | None = None
         """See `FlowControl`."""
 
-    def forward_core(self, batch: Sequence[framing.RawMessage], owner: Owner) -> list[tuple[int, str, str]]:
+    def forward_core(self, batch: Sequence[framing.RawMessage], owner: NumberedOwner) -> list[tuple[int, str, str]]:
         """Publish a batch from a core subscription: what carries nothing along is its untouched tail.
 
         Returns number, reason and detail of each message that has no subject here, or is too large.
@@ -74,7 +77,7 @@ class Outlet:
                     frames.append(prefix + tail)
             except (MappingError, PublishError) as error:
                 refused.append((number, error.reason, str(error)))
-        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
+        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]), owner)
         return refused
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:
@@ -144,14 +147,14 @@ class Outlet:
         origin: Origin,
         trace_parent: bytes | None = None,
         facts: Facts | None = None,
-    ) -> None:
-        """Publish one raw message to its mapped subject.
+    ) -> int | None:
+        """Publish one raw message to its mapped subject. Returns its number if it gets a PubAck.
 
         Raises `MappingError`, `PublishError` if it is refused, and with `facts` `EvaluationError`.
         """
         target, block, body = self._copy_of(raw, origin.message_id, facts)
         reply = self._carried_reply(origin.reply)
-        self._send(target, block, body, owner, trace_parent, reply)
+        return self._send(target, block, body, owner, trace_parent, reply)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
@@ -166,7 +169,7 @@ class Outlet:
         refused: list[tuple[Delivery, RouterError]] = []
         frames: list[bytes] = []
         owners: list[Delivery] = []
-        order = self.outbox.next_order
+        first = order = self.outbox.take_numbers(len(deliveries))
         prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
         for delivery in deliveries:
@@ -203,7 +206,7 @@ class Outlet:
             frames.append(frame)
             owners.append(delivery)
             order += 1
-        self.outbox.offer_each(frames, owners, self._puback_from)
+        self.outbox.offer_each(first, frames, owners, self._puback_from)
         return refused
 
     def forward_message(
@@ -310,22 +313,22 @@ class Outlet:
         reply: bytes,
         *,
         mapped: bool = True,
-    ) -> None:
+    ) -> int | None:
         """Offer one frame to the outbox. `mapped` is False if `target` is not what the mapping made of the subject.
 
-        Raises `MappingError` or `PublishError` (too_large, queue_full).
+        Returns its number if it gets a PubAck. Raises `MappingError` or `PublishError` (too_large, queue_full).
         """
-        outbox = self.outbox
-        with_ack = self.destination.jetstream
-        if with_ack:
-            reply = b"%b.%d" % (self.connection.inbox, outbox.next_order)
         if trace_parent is not None:
             block = self.contents.with_parent(block, trace_parent, len(body))
-        self._check_size(target, block, len(body), reply)
-        frame = framing.publish(target, body, reply=reply, headers=block)
-        outbox.offer(
-            frame, with_ack=with_ack, owner=owner, puback_from=self._puback_from if mapped else self.destination.stream
-        )
+        if not self.destination.jetstream:
+            self._check_size(target, block, len(body), reply)
+            self.outbox.offer(framing.publish(target, body, reply=reply, headers=block), owner=owner)
+            return None
+        inbox = self.connection.inbox
+        self._check_size(target, block, len(body), inbox + _LONGEST_NUMBER)
+        puback_from = self._puback_from if mapped else self.destination.stream
+        _, order = self.outbox.offer_with_ack(target, body, block, inbox, owner=owner, puback_from=puback_from)
+        return order
 
     def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
         measure(self.connection, len(block) + size)

@@ -193,8 +193,7 @@ async def test_who_waits_for_room_is_woken_by_each_batch_that_is_taken(autojump_
 async def test_who_waits_for_room_is_woken_when_something_fails(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup), trio.open_nursery() as nursery:
-        order = setup.outbox.next_order
-        setup.outbox.offer(publish(b"stored", b"x", reply=b"_INBOX.x.%d" % order), with_ack=True)
+        _, order = setup.outbox.offer_with_ack(b"stored", b"x", b"", b"_INBOX.x")
         await trio.sleep(1.0)
         nursery.start_soon(setup.room.park)
         await trio.testing.wait_all_tasks_blocked()

@@ -10,6 +10,7 @@ from router_trio.message import Fate
 from router_trio.outbox.operation import FrameOwners, Operation
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol import framing
+from tests.support.offers import offer_with_ack
 from tests.support.settled import Settled
 
 
@@ -44,7 +45,9 @@ class Desk:
 
     def offer(self, subject: bytes = b"a", *, with_ack: bool = False, size: int = 0, blocked: bool = False) -> str:
         frame = framing.publish(subject, b"x" * size)
-        return self.outbox.offer(frame, with_ack=with_ack, owner=self, blocked=blocked)
+        if with_ack:
+            return offer_with_ack(self.outbox, frame, owner=self, blocked=blocked)
+        return self.outbox.offer(frame, owner=self, blocked=blocked)
 
     def batch(self) -> list[int]:
         return [one.order for one in singles(self.outbox.sender.next_batch())]

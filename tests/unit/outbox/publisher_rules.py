@@ -11,6 +11,7 @@ from router_trio.outbox.capacity import REFUSES_FOR_LONG
 from router_trio.outbox.operation import CoreOperation, FrameOwners, OperationWithAck
 from router_trio.outbox.retries import LOOK_EVERY, SLOW_AFTER, UNANSWERED_WINDOWS
 from router_trio.protocol import framing
+from tests.support.offers import INBOX, next_order, offer_with_ack
 from tests.unit.outbox.link_steps import LinkSteps
 from tests.unit.outbox.model import (
     ANSWERED,
@@ -31,10 +32,11 @@ class PublisherRules(LinkSteps):
     """Rules: publishers offer, wait, give up and take back."""
 
     def _expect(self, frame: bytes, with_ack: bool, clean: bool) -> int:
-        order = self.outbox.next_order
+        order = next_order(self.outbox)
         assert order not in self.publishes
         subject = frame.split(b" ")[1]
-        self.publishes[order] = Publish(order, subject, len(frame), with_ack, clean, self.now)
+        size = len(frame) + (len(INBOX + b".%d " % order) if with_ack else 0)
+        self.publishes[order] = Publish(order, subject, size, with_ack, clean, self.now)
         return order
 
     def _offer(self, frame: bytes, with_ack: bool, counted: bool = False) -> None:
@@ -43,8 +45,10 @@ class PublisherRules(LinkSteps):
         waited = sorted(p.order for p in self.pending())
         order = self._expect(frame, with_ack, connected and not counted)
         try:
-            together = not with_ack and order % 2 == 1
-            status = outbox.offer(frame, with_ack=with_ack, owner=self, blocked=counted, together=together)
+            if with_ack:
+                status = offer_with_ack(outbox, frame, owner=self, blocked=counted)
+            else:
+                status = outbox.offer(frame, owner=self, blocked=counted, together=order % 2 == 1)
         except PublishError as error:
             if connected and error.reason == "queue_full":
                 (refusal,) = [one for one in was_refused if one.destination == destination(frame)]
@@ -117,7 +121,7 @@ class PublisherRules(LinkSteps):
         outbox, connected = self.outbox, self.outbox.connected
         self.most_frames = max(self.most_frames, len(subjects))
         frames = [framing.publish(subject, b"frames") for subject in subjects]
-        first = outbox.next_order
+        first = next_order(outbox)
         for order, (subject, frame) in enumerate(zip(subjects, frames, strict=True), first):
             self.publishes[order] = Publish(order, subject, len(frame), False, connected, self.now)
         refused_before, accepted_before = self.refused_frames, outbox.ledger.accepted
@@ -162,7 +166,7 @@ class PublisherRules(LinkSteps):
         outbox = self.outbox
         assert not outbox.blocks
         assert not outbox.capacity.waits_for(b"n")
-        order = outbox.next_order
+        order = next_order(outbox)
         self._offer(framing.publish(b"n.%d" % number, b""), with_ack=True)
         self.write_everything()
         assert order in self.flight

@@ -12,7 +12,6 @@ from router_trio.outbox import belief as belief_module
 from router_trio.outbox.belief import Belief
 from router_trio.outbox.operation import OperationWithAck
 from router_trio.outbox.outbox import Outbox
-from router_trio.protocol.framing import publish
 from router_trio.subjects.patterns import matches
 
 INBOX = b"_INBOX.a"
@@ -42,8 +41,7 @@ class Desk:
         self.outbox.link_up(INBOX)
 
     def publish(self, subject: bytes = b"out.x", puback_from: Hashable | None = None) -> int:
-        order = self.outbox.next_order
-        self.outbox.offer(publish(subject, b"", b"%b.%d" % (INBOX, order)), with_ack=True, puback_from=puback_from)
+        _, order = self.outbox.offer_with_ack(subject, b"", b"", INBOX, puback_from=puback_from)
         self.outbox.sender.next_batch()
         return order
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from router_trio.events import PublishFailed, PublishWithAckFailed
 from router_trio.message import FATES, FENCED, Fate, stored
 from router_trio.outbox.ledger import Ledger
+from router_trio.outbox.operation import FrameOwners, Operation
 from router_trio.protocol import framing
-from tests.unit.outbox.desk import connected, offer_frames
+from tests.unit.outbox.desk import Desk, connected, offer_frames
 
 # --- connected ---
 
@@ -70,12 +73,42 @@ def test_a_full_queue_blocks_publishers_while_connected_under_every_policy() -> 
         assert not desk.outbox.blocks
 
 
-def test_next_order_is_the_number_that_the_next_one_gets() -> None:
+def test_a_publish_with_ack_gets_its_number_from_the_call_that_offers_it() -> None:
     desk = connected()
-    for _ in range(3):
-        expected = desk.outbox.next_order
-        desk.offer()
-        assert desk.batch() == [expected]
+    for number in range(1, 4):
+        _, order = desk.outbox.offer_with_ack(b"a", b"x", b"", b"_INBOX.b")
+        (operation,) = desk.outbox.sender.next_batch()
+        assert operation.order == order == number
+        assert operation.frame == b"PUB a _INBOX.b.%d 1\r\nx\r\n" % number
+
+
+@pytest.mark.parametrize("options", [{}, {"fail_open": True}])
+@pytest.mark.parametrize("up", [True, False])
+def test_the_owner_of_a_batch_knows_its_first_number_before_any_fate(options: dict[str, bool], up: bool) -> None:
+    class Numbered:
+        def __init__(self) -> None:
+            self.first: int | None = None
+            self.seen: list[int | None] = []
+
+        def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+            self.seen.append(self.first)
+
+    desk = Desk(**options)
+    desk.offer()
+    if up:
+        desk.outbox.link_up()
+    owner = Numbered()
+    desk.outbox.offer_frames([framing.publish(b"a", b"")] * 2, FrameOwners([owner], [2]), owner)
+    desk.outbox.shut_down()
+    assert set(owner.seen) == {2}
+
+
+def test_numbers_that_were_taken_are_given_to_nobody_else_and_may_stay_unused() -> None:
+    desk = connected()
+    first = desk.outbox.take_numbers(3)
+    desk.outbox.offer_each(first, [framing.publish(b"a", b"")] * 2, [desk, desk], None)
+    desk.offer()
+    assert desk.batch() == [first, first + 1, first + 3]
 
 
 # --- a batch that the link has in hand ---

@@ -11,6 +11,7 @@ from router_trio.outbox.capacity import FORWARDED, REFUSES_FOR_LONG
 from router_trio.outbox.operation import Operation
 from router_trio.outbox.sending import sender as sender_module
 from router_trio.protocol import framing
+from tests.support.offers import next_order, offer_with_ack
 from tests.unit.outbox.desk import Desk, connected, find, offer_frames
 
 
@@ -57,12 +58,12 @@ class Replaces:
 def test_one_that_is_dropped_and_replaced_at_once_does_not_take_the_number_of_what_it_made_room_for() -> None:
     desk = connected(max_operations=2)
     publish = framing.publish(b"a", b"")
-    desk.outbox.offer(publish, with_ack=True, owner=Replaces(desk))
+    offer_with_ack(desk.outbox, publish, owner=Replaces(desk))
     desk.batch()
     desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
     desk.now += REFUSES_FOR_LONG
-    expected = desk.outbox.next_order
-    desk.outbox.offer(publish, with_ack=True, owner=desk)
+    expected = next_order(desk.outbox)
+    offer_with_ack(desk.outbox, publish, owner=desk)
     assert desk.told == {1: [Fate("dropped", "queue_full")]}
     assert find(desk, expected).subject == b"a", "its reply subject has this number"
     assert find(desk, expected + 1).subject == b"dead"
@@ -72,10 +73,10 @@ def test_one_that_is_dropped_and_replaced_at_once_does_not_take_the_number_of_wh
 def test_the_same_without_a_link() -> None:
     desk = Desk(max_operations=2)
     publish = framing.publish(b"a", b"")
-    desk.outbox.offer(publish, with_ack=True, owner=Replaces(desk))
+    offer_with_ack(desk.outbox, publish, owner=Replaces(desk))
     desk.offer(b"b")
-    expected = desk.outbox.next_order
-    desk.outbox.offer(publish, with_ack=True, owner=desk)
+    expected = next_order(desk.outbox)
+    offer_with_ack(desk.outbox, publish, owner=desk)
     assert find(desk, expected).subject == b"a"
     assert find(desk, expected + 1).subject == b"dead"
     assert desk.told == {1: [Fate("dropped", "queue_full")], 2: [Fate("dropped", "queue_full")]}

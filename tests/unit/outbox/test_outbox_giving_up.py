@@ -9,6 +9,7 @@ from router_trio.message import Fate, stored
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.retries import ACK_BUDGET, RETRY_REFUSED_AFTER
 from router_trio.protocol import framing
+from tests.support.offers import INBOX, offer_with_ack
 from tests.unit.outbox.desk import Desk, connected, find
 
 # --- giving up ---
@@ -93,7 +94,7 @@ def test_what_is_pending_can_be_taken_back_and_what_is_in_flight_can_not() -> No
     assert desk.told == {4: [out_of_turn], 5: [out_of_turn]}
     assert desk.wakes == wakes + 1
     assert desk.books() == (5, 1, 2, {"failed": 2})
-    assert desk.outbox.queue.pending_bytes == len(framing.publish(b"a", b""))
+    assert desk.outbox.queue.pending_bytes == len(framing.publish(b"a", b"", INBOX + b".3"))
     assert desk.kinds() == [PublishFailed, PublishWithAckFailed]
     assert desk.outbox.counters.failed == {("publish", "out_of_turn"): 1, ("publish_with_ack", "out_of_turn"): 1}
     assert desk.batch() == [3]
@@ -143,7 +144,7 @@ def test_an_owner_may_take_back_the_rest_when_it_is_told_of_a_failure() -> None:
 
     owner = Owner()
     for _ in range(4):
-        desk.outbox.offer(framing.publish(b"a", b""), with_ack=True, owner=owner)
+        offer_with_ack(desk.outbox, framing.publish(b"a", b""), owner=owner)
     assert desk.batch() == [1, 2, 3, 4]
     for order in (1, 2, 3, 4):
         desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", True)

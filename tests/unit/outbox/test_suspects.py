@@ -12,6 +12,7 @@ from router_trio.message import Fate, stored
 from router_trio.outbox.operation import FrameOwners, Operation
 from router_trio.outbox.sending.suspects import ANSWERED_WITHIN
 from router_trio.protocol import framing
+from tests.support.offers import offer_with_ack
 from tests.unit.outbox.desk import Desk
 
 
@@ -79,8 +80,11 @@ def test_any_number_of_them_fail_and_nothing_else(bad: list[bool], with_ack: boo
         desk.outbox.offer_frames(frames, FrameOwners([desk], [len(frames)]))
     else:
         for number, one in enumerate(bad):
-            frame = framing.publish(b"bad" if one else b"good", b"%d" % number, reply=b"r" if with_ack else b"")
-            desk.outbox.offer(frame, with_ack=with_ack, owner=desk)
+            frame = framing.publish(b"bad" if one else b"good", b"%d" % number)
+            if with_ack:
+                offer_with_ack(desk.outbox, frame, owner=desk)
+            else:
+                desk.outbox.offer(frame, owner=desk)
     server = Server(desk, to(b"bad"))
     while not server.live():
         assert server.links < 14 * len(bad) + 14

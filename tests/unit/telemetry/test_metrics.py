@@ -19,6 +19,7 @@ from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.metrics.table import TABLE
 from tests.support.measured import needs_full_speed
+from tests.support.offers import offer_with_ack
 from tests.support.telemetry_views import View, make_view
 
 CONNECTION_GAUGES = {
@@ -179,7 +180,7 @@ def test_numbers_are_read_when_scraped(page: MetricsPage, view: View) -> None:
 def test_the_ledger_adds_up_on_the_page(page: MetricsPage, view: View) -> None:
     outbox = view.connections["main"].outbox
     for _ in range(12):
-        outbox.offer(publish(b"a.b", b"x"), with_ack=True)
+        offer_with_ack(outbox, publish(b"a.b", b"x"))
     outbox.link_up()
     written = outbox.sender.next_batch()
     assert len(written) == 10
@@ -241,7 +242,7 @@ def test_the_age_of_the_oldest_pending_operation(page: MetricsPage, view: View) 
     view.now = 100.0
     main.outbox.offer(publish(b"a.b", b"x"))
     view.now = 102.0
-    main.outbox.offer(publish(b"a.b", b"x"), with_ack=True)
+    offer_with_ack(main.outbox, publish(b"a.b", b"x"))
     view.now = 107.5
     samples = scrape(page)
     assert value(samples, age, connection="main") == 7.5
