@@ -66,7 +66,7 @@ class RouteBuilder:
         if plan.stream is not None:
             return _stream_route(routing, connection, self._emit, letters, before)
         if plan.settings.respond:
-            from router_trio.routing.reply.responder import Responder
+            from router_trio.routing.responder import Responder
 
             routing.respond_with(Responder(state, connection, plan))
         first = self._passthrough_to(outlets[0].connection if outlets else connection)

@@ -46,7 +46,7 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.raised import Raised, message_failed, place_of
-from router_trio.routing.reply.responder import Responder
+from router_trio.routing.responder import Responder
 from router_trio.routing.scopes import close_left_open, left_open, scopes_of_task
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.turns import Turn

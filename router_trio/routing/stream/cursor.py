@@ -21,7 +21,7 @@ from itertools import repeat
 from math import inf
 from operator import lt
 
-from router_trio.routing.policy.failures import Failures
+from router_trio.routing.policy.failed_messages import FailedMessages
 
 REMEMBERED = 65_536
 """At least so many of the last settled messages are known; so many unsettled ones are told apart.
@@ -57,7 +57,7 @@ class StreamCursor:
 
     def __init__(self, stream_created: str = "", *, not_ours: bool = False, next_delivery: int = 1) -> None:
         self.stream_created: str = stream_created
-        self.failures: Failures = Failures()
+        self.failures: FailedMessages = FailedMessages()
         # The time of each message, by its sequence.
         self._unsettled: dict[int, bytes] = {}
         self._recent: dict[int, bytes] = {}

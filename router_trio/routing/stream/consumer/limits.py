@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerSpec, PullConsumer
-from router_trio.routing.policy.failures import MOST_REMEMBERED
+from router_trio.routing.policy.failed_messages import MOST_REMEMBERED
 from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.settings import SourceSettings
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from router_trio.routing.policy import failures
-from router_trio.routing.policy.failures import Failures
+from router_trio.routing.policy import failed_messages
+from router_trio.routing.policy.failed_messages import FailedMessages
 from router_trio.routing.policy.retry import Failure, GivenUp
 
 
 def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
-    one = Failures()
+    one = FailedMessages()
     assert [one.add(7) for _ in range(3)] == [1, 2, 3]
     assert one.add(8) == 1
     one.discard([7])
@@ -18,7 +18,7 @@ def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
 
 
 def test_what_was_delivered_is_remembered_until_the_message_is() -> None:
-    one = Failures()
+    one = FailedMessages()
     one.copied(7, 0)
     assert one.attempts(7) == 0
     one.add(7)
@@ -30,7 +30,7 @@ def test_what_was_delivered_is_remembered_until_the_message_is() -> None:
 
 
 def test_what_is_given_up_is_remembered_until_its_dead_letter_is_stored() -> None:
-    one = Failures()
+    one = FailedMessages()
     dead = GivenUp(Failure("timeout"), 3)
     one.keep_given_up(7, dead)
     one.keep_given_up(7, dead)
@@ -41,8 +41,8 @@ def test_what_is_given_up_is_remembered_until_its_dead_letter_is_stored() -> Non
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "MOST_REMEMBERED", 100)
-    one = Failures()
+    monkeypatch.setattr(failed_messages, "MOST_REMEMBERED", 100)
+    one = FailedMessages()
     for sequence in range(1000):
         one.add(sequence)
         one.keep_given_up(sequence, GivenUp(Failure("timeout"), 1))

@@ -28,7 +28,7 @@ class Failed:
     choices: dict[int, Sequence[int]] = field(default_factory=dict)
 
 
-class Failures:
+class FailedMessages:
     """What failed of one stream, as it is now, and may be tried again. Messages are known by their sequences."""
 
     __slots__ = ("failed", "given_up", "retried")

@@ -1,1 +1,0 @@
-"""Answers of routes to whoever asked."""
