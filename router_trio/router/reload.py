@@ -16,7 +16,6 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import RestartNeeded, RouterReloaded
 from router_trio.router.lives import ConnectionLife, RouteLife
 from router_trio.router.run import Run
-from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.plans import RoutePlan
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import Change, Difference, connections_of, in_effect
@@ -83,8 +82,6 @@ class Reload:
         run, before = self._run, self._before[change.name]
         here = self._connections() | {name: life.connection for name, life in self._coming.items()}
         route = run.build(self._plans[change.name], here, before.route)
-        assert isinstance(route, CoreRoute)
-        assert isinstance(before.route, CoreRoute)
         before.route.hand_over(route)
         run.leaving[before] = None
         self._handed_over[change.name] = self._put(RouteLife(route))

@@ -7,7 +7,7 @@ does not wait for that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakValueDictionary
 
 from router_trio.connection.shared_subscription import SharedSubscription
@@ -103,9 +103,9 @@ def _stream_route(
     """Return a route from a stream, which goes on where the one before it was, if that is the same consumer."""
     from router_trio.routing.stream.route import StreamRoute
 
-    known = None
-    if isinstance(before, StreamRoute) and before.has_consumer(connection, routing.plan.settings.source):
-        known = before
+    known: StreamRoute | None = None
+    if before is not None and before.has_consumer(connection, routing.plan.settings.source):
+        known = cast(StreamRoute, before)
     return StreamRoute(routing, connection, emit, dead_letters, known)
 
 

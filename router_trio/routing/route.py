@@ -8,12 +8,18 @@ from contextlib import contextmanager
 
 import trio
 
+from router_trio.connection.shared_subscription import Member
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
 from router_trio.link import Link
+from router_trio.protocol.framing import RawMessage
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.resubscribe import SourceRetry
+from router_trio.settings import SourceSettings
 from router_trio.states import STARTING, RouteState
+
+Batches = list[tuple[float, list[RawMessage]]]
+"""Messages that were received together, each batch with its time, the oldest first."""
 
 
 class Route(ABC):
@@ -50,6 +56,25 @@ class Route(ABC):
         """Wait until nothing more comes, and all that came is routed, or given back to its stream if it can't be."""
         await self._intake_over.wait()
         await self._all_routed()
+
+    # --- from one route to its successor ---
+
+    def hand_over(self, successor: Route) -> None:
+        """Hand what is received from now on, and what waits, to a route from the same subscription: see `CoreRoute`.
+
+        A route from a stream hands nothing over: it ends, and its successor goes on from there if it `has_consumer`.
+        """
+        raise NotImplementedError
+
+    def take_over(self, member: Member | None, waiting: Batches) -> None:
+        """Receive as this member from now on, unless the link is gone, and route first what waits. See `hand_over`."""
+        raise NotImplementedError
+
+    def has_consumer(self, connection: Connection, source: SourceSettings) -> bool:
+        """Return True if it receives from the consumer of this source: a `StreamRoute` can go on from there."""
+        return False
+
+    # --- the end ---
 
     @abstractmethod
     def abandon(self) -> int:

@@ -19,11 +19,12 @@ from router_trio.routing.core.forwarding import BatchForwarding
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
-from router_trio.routing.core.route import Batches, CoreRoute
+from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_messages
 from router_trio.routing.handlers import Handler
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.route import Batches
 
 
 class BatchRoute(CoreRoute):

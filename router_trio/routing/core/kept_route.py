@@ -26,12 +26,13 @@ from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
 from router_trio.routing.core.in_hand import InHand
 from router_trio.routing.core.intake_queue import MAX_MESSAGES, MESSAGES_IN_A_TURN
-from router_trio.routing.core.route import Batches, CoreRoute
+from router_trio.routing.core.route import CoreRoute
 from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.failures import Failures
 from router_trio.routing.handler_tasks import HandlerTasks
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
+from router_trio.routing.route import Batches
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
 from router_trio.states import BeingRetried
 

@@ -18,11 +18,8 @@ from router_trio.events import Emit
 from router_trio.link import Deliver, Link, SharedDelivery
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.route import Route
+from router_trio.routing.route import Batches, Route
 from router_trio.states import RUNNING
-
-Batches = list[tuple[float, list[RawMessage]]]
-"""Messages that were received together, each batch with its time, the oldest first."""
 
 
 class CoreRoute(Route):
@@ -64,25 +61,27 @@ class CoreRoute(Route):
 
     # --- from one route to its successor ---
 
-    def hand_over(self, successor: CoreRoute) -> None:
+    def hand_over(self, successor: Route) -> None:
         """Hand the subscription, and everything that waits, to a route of the same subject. What was begun is routed.
 
         Messages that arrive from now on wait for `run` of the successor, so that the order is kept.
         """
+        member = None
         if self._member is not None and self._member.link is self._connection.link:
-            successor._take_over(self._member)
-            self._member = None
+            member, self._member = self._member, None
         waiting = self._take_back()
-        count = sum(len(batch) for _, batch in waiting)
-        self.state.received -= count
-        successor.state.received += count
-        successor._go_on_with(waiting)
+        self.state.received -= _count(waiting)
+        successor.take_over(member, waiting)
         self.close_intake()
 
-    def _take_over(self, member: Member) -> None:
-        self._member = member
-        member.deliver_to(self._deliver)
-        self.state.enter(RUNNING)
+    def take_over(self, member: Member | None, waiting: Batches) -> None:
+        """See `Route`."""
+        if member is not None:
+            self._member = member
+            member.deliver_to(self._deliver)
+            self.state.enter(RUNNING)
+        self.state.received += _count(waiting)
+        self._go_on_with(waiting)
 
     @abstractmethod
     def _take_back(self) -> Batches:
@@ -124,3 +123,7 @@ class CoreRoute(Route):
         self.state.failed[reasons.SLOW_CONSUMER] += count
         self._never_routed(count)
         self.routing.emit_failure(reasons.SLOW_CONSUMER, "more came than the destinations took", count=count)
+
+
+def _count(waiting: Batches) -> int:
+    return sum(len(batch) for _, batch in waiting)

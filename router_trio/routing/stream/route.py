@@ -529,7 +529,7 @@ class StreamRoute(Route):
         self._lead.give_up()
 
     def has_consumer(self, connection: Connection, source: SourceSettings) -> bool:
-        """Return True if this is where it receives from; the connection may have been made anew."""
+        """See `Route`. The connection may have been made anew."""
         same = (source.stream, source.durable) == (self._spec.stream, self._spec.durable)
         return same and connection.leads_where(self._connection)
 
