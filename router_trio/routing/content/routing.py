@@ -99,7 +99,8 @@ class ContentRouting(Routing):
         expression = self.plan.key
         assert expression is not None
         key = key_of(expression.evaluate(self.content.facts(raw, delivery)))
-        return key if len(key) <= LONGEST_KEY else blake2b(key, digest_size=LONGEST_KEY).digest()
+        # Of what is too long a hash, with a letter of its own: no key begins with NUL, as what stands for none does.
+        return key if len(key) <= LONGEST_KEY else b"#" + blake2b(key, digest_size=LONGEST_KEY - 1).digest()
 
     def forward(self, delivery: Delivery) -> None:
         """Take one message to the destinations that its content chooses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from typing import Any
 
 import trio
@@ -11,6 +12,11 @@ import trio
 from router_trio import Message
 from router_trio.testing import FakeBroker
 from tests.support.world import World, handled
+
+
+def hashed(key: bytes) -> bytes:
+    return blake2b(key, digest_size=64).digest()
+
 
 OUT: dict[str, Any] = {"subject": "out.{{wildcard(1)}}", "jetstream": True}
 IN: dict[str, Any] = {"stream": "IN", "durable": "router", "filter": "in.*"}
@@ -71,3 +77,7 @@ def payloads_of(w: World, key: str) -> list[bytes]:
 
 def by_key(handler: Callable[..., Any], **more: Any) -> Any:
     return handled(handler, **{"to": OUT, **IN, "key": KEY, "concurrency": 4, **more})
+
+
+HASHED_TO_NUL = next(f"{number:0100}" for number in range(10_000) if hashed(b"s%0100d" % number).startswith(b"\0"))
+"""A key so long that a hash stands for it, which begins with NUL."""

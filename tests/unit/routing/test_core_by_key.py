@@ -14,9 +14,10 @@ from router_trio import Message
 from router_trio.errors import Retry
 from router_trio.routing.core import kept_route
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import Publish
 from tests.support.eventually import eventually
 from tests.support.world import World, core, handled, numbers, overhearing, to, world
-from tests.unit.routing.by_key import KEY, Calls, publish, unchanged
+from tests.unit.routing.by_key import HASHED_TO_NUL, KEY, Calls, publish, unchanged
 
 SUBJECT = "in.*"
 OUT = to("out.{{wildcard(1)}}")
@@ -231,3 +232,18 @@ async def test_any_number_of_keys_may_come(autojump_clock: MockClock) -> None:
         await eventually(lambda: w.route.in_hand == 0)
         route: Any = w.live.connections["main"]._sources[-1]
         assert route._hand.schedule.keys == 0
+
+
+async def test_a_key_that_is_hashed_is_never_taken_for_none(autojump_clock: MockClock) -> None:
+    async with world(handlers=[by_key(unchanged)]) as w:
+        publish(w.broker, f"{HASHED_TO_NUL}:1")
+        await all_out(w, 1)
+        assert w.route_ledger() == (1, 0, {"routed": 1})
+
+
+async def test_a_subject_that_begins_with_nul_is_a_key_as_any_other(autojump_clock: MockClock) -> None:
+    """Anybody may publish to it: a server looks at no byte of a subject."""
+    async with world(handlers=[handled(unchanged, subject="*.x", to=to("out.a.b"), concurrency=3)]) as w:
+        w.broker._server.receive(Publish(b"\0.x", b"", b"", b"1"), 0.0, lambda _: False)
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
+        assert w.subjects()[-1] == "out.a.b"

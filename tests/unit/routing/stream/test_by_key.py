@@ -14,7 +14,7 @@ from router_trio.errors import Retry
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import LOCAL, all_acked, fill, handled, numbers, one_broker, unacked, world
-from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish, unchanged
+from tests.unit.routing.by_key import HASHED_TO_NUL, KEY, OUT, Calls, by_key, payloads_of, publish, unchanged
 from tests.unit.routing.stream.giving_up import FROM, NAME, brokers, dead
 
 
@@ -265,3 +265,10 @@ async def test_the_order_of_each_key_survives_failures_and_links_that_die(autoju
             order = [int(payload) for payload in payloads_of(w, key)]
             assert order == sorted(order)
         assert calls.most == 8
+
+
+async def test_a_key_that_is_hashed_is_never_taken_for_none(autojump_clock: MockClock) -> None:
+    async with world(handlers=[by_key(unchanged)], brokers=one_broker()) as w:
+        publish(w.broker, f"{HASHED_TO_NUL}:1")
+        await all_acked(w, 1)
+        assert w.payloads("OUT") == [b"1"]
