@@ -128,6 +128,8 @@ class KeptRoute(CoreRoute):
         self.state.received += len(batch)
         if self._forwarding is not None and self._may_pass(len(batch)):
             batch = self._pass_on(self._forwarding, batch)
+            if not batch:
+                return
         refused = self._hand.add(self, self.state, batch, trio.current_time())
         if refused:
             self._overflow(refused)
@@ -175,7 +177,7 @@ class KeptRoute(CoreRoute):
             for _ in range(MESSAGES_IN_A_TURN):
                 await routing.wait_for_capacity()
                 if flow is not None and not flow.may_go(1):
-                    await flow.wait_to_go(hand.waiting)
+                    await flow.wait_to_go(hand.waiting or 1)  # if none waits, it is one that is to be tried again
                     break
                 delivery = hand.next(trio.current_time())
                 if delivery is None:
@@ -191,16 +193,16 @@ class KeptRoute(CoreRoute):
     def _begin_at_once(self) -> Awaitable[None] | None:
         """See `HandlerTasks`."""
         routing, flow = self.routing, self.routing.flow
+        blocked: Awaitable[None] | None = None
         for _ in range(MESSAGES_IN_A_TURN):
             if not routing.is_ready or routing.lacks_capacity or (flow is not None and not flow.may_go(1)):
-                return None
+                break
             delivery = self._hand.next(trio.current_time())
             blocked = None if delivery is None else self._begin(delivery)
-            if delivery is None or blocked is not None:
-                return blocked
-            if routing.turn.over:
+            if delivery is None or blocked is not None or routing.turn.over:
                 break
-        return None
+        self._look()
+        return blocked
 
     async def _something_waits(self) -> None:
         """Wait until there is something to route: it arrived, or is due."""
@@ -214,7 +216,7 @@ class KeptRoute(CoreRoute):
     def _begin(self, delivery: CoreDelivery) -> Awaitable[None] | None:
         """Route one message, which may go. If its handler blocks, return what to await."""
         routing, hand = self.routing, self._hand
-        if delivery.key.startswith(_NO_KEY):
+        if self._by_key is not None and delivery.key.startswith(_NO_KEY):
             self._without_key(delivery)
             return None
         if routing.flow is not None:
@@ -226,18 +228,20 @@ class KeptRoute(CoreRoute):
                 routing.begin_trace(delivery)
             routing.forward(delivery)
             return None
-        blocked = routing.route_until_blocked(routing.plan.handler, delivery)
+        try:
+            blocked = routing.route_until_blocked(routing.plan.handler, delivery)
+        except BaseException:
+            hand.in_handler[delivery] = None  # the route is over, and `abandon` counts the message
+            raise
         if blocked is None:
             return None
         hand.in_handler[delivery] = None
         return self._wait_for(blocked, delivery)
 
     async def _wait_for(self, blocked: Awaitable[None], delivery: CoreDelivery) -> None:
-        """Wait for a handler. Cancelled in it, nothing was sent."""
-        try:
-            await blocked
-        finally:
-            self._hand.in_handler.pop(delivery, None)
+        """Wait for a handler. Cancelled in it, nothing was sent: the message stays there for `abandon`."""
+        await blocked
+        self._hand.in_handler.pop(delivery, None)
 
     def _without_key(self, delivery: CoreDelivery) -> None:
         """Fail a message without a key, unless it is not the route's."""

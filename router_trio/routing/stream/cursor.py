@@ -53,10 +53,13 @@ class StreamCursor:
         "_unsettled",
         "failures",
         "stream_created",
+        "streams_before",
     )
 
     def __init__(self, stream_created: str = "", *, not_ours: bool = False, next_delivery: int = 1) -> None:
         self.stream_created: str = stream_created
+        self.streams_before: int = 0
+        """How many streams of that name were replaced before this one."""
         self.failures: FailedMessages = FailedMessages()
         # The time of each message, by its sequence.
         self._unsettled: dict[int, bytes] = {}

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol
 
 from router_trio.outbox.operation import CoreOperation, Operation
 from router_trio.protocol.framing import LAST_SEQUENCE
@@ -39,6 +40,16 @@ from router_trio.routing.stream.delivery import Columns, StreamDelivery
 from router_trio.routing.stream.other_processes import OtherProcesses
 from router_trio.routing.stream.subject_order import SubjectOrder
 from router_trio.states import RouteState
+
+
+class HandOwner(Protocol):
+    """The life of a route that goes on with what earlier ones had sent."""
+
+    def look(self) -> None:
+        """Go on with what there is room for: something has left the hand."""
+
+    def recall_out_of_turn(self) -> None:
+        """Recall what must wait, from the outboxes."""
 
 
 class InHand:
@@ -59,6 +70,8 @@ class InHand:
         self.holds_back: Callable[[StreamDelivery], bool] = was_refused
         self._left: Counter[RouteState] = Counter()
         """How many of `count` are of earlier lives of the route, which had sent them and got no answer yet."""
+        self.route: HandOwner | None = None
+        """The life of the route that has all this in hand now."""
         self.moved: tuple[int, int] | None = None
         """Which message the consumer would have delivered next, and which it goes on with, if somebody has moved it."""
 
@@ -121,6 +134,7 @@ class InHand:
     def _start_at(self, cursor: StreamCursor) -> None:
         self.schedule.waiting += self.order.clear()
         self.open.clear()
+        cursor.streams_before = self.cursor.streams_before + 1
         self.cursor = cursor
         self.moved = None  # the stream says more
 
@@ -383,7 +397,12 @@ class InHand:
         """Record that messages were returned at the end: a successor waits for them, and what is behind them."""
         if not self.others.take(now):
             for delivery in deliveries:
-                self.order.await_redelivery(delivery, 0.0, 0.0)
+                self._let_wait(self.order.await_redelivery(delivery, 0.0, 0.0))
+
+    def put_back(self, delivery: StreamDelivery) -> None:
+        """Let a message wait whose handler has ended its route: `take_unrouted` returns it with the others."""
+        delivery.start_again()
+        self.schedule.waiting.append(delivery)
 
 
 class LeftInHand:
@@ -399,9 +418,9 @@ class LeftInHand:
         return self._left[self._route]
 
 
-def place_in_stream(pending: InHand, delivery: StreamDelivery) -> int:
-    """Return the place of a message among those of its key: all of a stream that was replaced come first."""
-    return delivery.sequence if delivery.cursor is pending.cursor else delivery.sequence - LAST_SEQUENCE
+def place_of(delivery: StreamDelivery) -> int:
+    """Return the place of a message among all: those of a stream that was replaced come first."""
+    return delivery.cursor.streams_before * LAST_SEQUENCE + delivery.sequence
 
 
 def message_of(operation: Operation) -> StreamDelivery | None:

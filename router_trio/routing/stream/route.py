@@ -38,7 +38,7 @@ from router_trio.routing.stream.consumer.lead import Lead
 from router_trio.routing.stream.consumer.limits import consumer_spec
 from router_trio.routing.stream.consumer.undelivered import OVERDUE, ask_again
 from router_trio.routing.stream.delivery import StreamDelivery
-from router_trio.routing.stream.in_hand import InHand, message_of, place_in_stream, was_refused
+from router_trio.routing.stream.in_hand import InHand, message_of, place_of, was_refused
 from router_trio.routing.stream.intake import StreamIntake
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
@@ -98,10 +98,9 @@ class StreamRoute(Route):
         )
         if before is not None and pending is before._pending:
             before.state.holder = pending.goes_on(before.state, trio.current_time())
-            if before.state.in_hand:
-                before._successor = self
+        pending.route = self
         self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
-        retrying = Retrying(self.state, spec.stream, policy, dead_letters, pending, acks, emit, self._look)
+        retrying = Retrying(self.state, spec.stream, policy, dead_letters, pending, acks, emit, self.look)
         payloads, budget = Payloads(), connection.pull_budget
         budget.join()
         self.state.in_flight_limit = source.max_in_flight
@@ -131,8 +130,6 @@ class StreamRoute(Route):
         self._arrived = trio.Event()
         self.stored: list[StreamDelivery] = []
         self._nothing_comes = False
-        self._successor: StreamRoute | None = None
-        """The next life of the route, if that goes on with what this one had sent at its end."""
         self._retired = False
         flow = self._flow = routing.flow
         if flow is not None:
@@ -145,7 +142,7 @@ class StreamRoute(Route):
         self.forwards_on_arrival: bool = plan.handler is None and not self._limited_by_value and not plan.by_key
         """True if what has to wait for nothing is forwarded in the turn of the read that brought it."""
         for destination in routing.connections:
-            destination.when_changed(self._recall_out_of_turn)
+            destination.when_changed(self.recall_out_of_turn)
             destination.when_changed(self._pull_loop.look_again)
         letters = () if dead_letters is None else (dead_letters.connection,)
         self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), pull_loop.lose)
@@ -153,7 +150,7 @@ class StreamRoute(Route):
     def _order(self) -> Order[StreamDelivery]:
         if not self.routing.plan.by_key:
             return ArrivalOrder()
-        return KeyOrder(self.order_key, lambda delivery: place_in_stream(self._pending, delivery))
+        return KeyOrder(self.order_key, place_of)
 
     def _limits(self) -> Limits[StreamDelivery]:
         flow = self.routing.flow
@@ -168,9 +165,7 @@ class StreamRoute(Route):
             routing.expression_failed(error, delivery)
             delivery.done()
 
-        return ValueLimit(
-            flow.values, value_of, attrgetter("sequence"), has_no_value, lambda: flow.hold_back(1), flow.nothing_waits
-        )
+        return ValueLimit(flow.values, value_of, place_of, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
 
     # --- what is in order with what ---
 
@@ -187,7 +182,10 @@ class StreamRoute(Route):
 
     def _holds_back(self, delivery: StreamDelivery) -> bool:
         """See `InHand.holds_back`. Nothing waits for a message without a key: it takes up no room for what waits."""
-        return delivery.refused or not (self._follows_at_once or self.order_key(delivery).startswith(_NO_KEY))
+        return delivery.refused or not (self._follows_at_once or self._lacks_key(delivery))
+
+    def _lacks_key(self, delivery: StreamDelivery) -> bool:
+        return self._by_key is not None and self.order_key(delivery).startswith(_NO_KEY)
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """See `Source.passes_by`. Nor is anything sent that a handler returns while a breaker lets nothing go."""
@@ -265,7 +263,10 @@ class StreamRoute(Route):
 
     def _begin_at_once(self) -> Awaitable[None] | None:
         """See `HandlerTasks`."""
-        return self._begin_some() if self.routing.is_ready else None
+        blocked = self._begin_some() if self.routing.is_ready else None
+        if blocked is None and self._nothing_comes:
+            self._return_stuck()
+        return blocked
 
     async def _some_may_go(self) -> bool:
         """Return True if something may be routed now. If not, wait until it should be asked again what waits."""
@@ -344,7 +345,7 @@ class StreamRoute(Route):
     def _begin(self, delivery: StreamDelivery) -> Awaitable[None] | None:
         """Route one message, which may go. If its handler blocks, return what to await."""
         handler = self.routing.plan.handler
-        if delivery.key is not None and delivery.key.startswith(_NO_KEY):
+        if self._by_key is not None and self._lacks_key(delivery):
             self._without_key(delivery)
             return None
         if handler is None:
@@ -352,7 +353,11 @@ class StreamRoute(Route):
             if self._follows_at_once:
                 self._pending.schedule.finished(delivery)
             return None
-        blocked = self.routing.route_until_blocked(handler, delivery)
+        try:
+            blocked = self.routing.route_until_blocked(handler, delivery)
+        except BaseException:
+            self._pending.put_back(delivery)
+            raise
         if blocked is None:
             return None
         self._pending.in_handler[delivery] = None
@@ -360,14 +365,17 @@ class StreamRoute(Route):
 
     async def _wait_for(self, blocked: Awaitable[None], delivery: StreamDelivery) -> None:
         """Wait for a handler. Cancelled in it, nothing was sent."""
+        pending = self._pending
         try:
             await blocked
-        except trio.Cancelled:
+        except BaseException:
             if self._scope.cancel_called:
                 self._count_returned(delivery)
+            else:
+                pending.put_back(delivery)
             raise
         finally:
-            self._pending.in_handler.pop(delivery, None)
+            pending.in_handler.pop(delivery, None)
 
     def _without_key(self, delivery: StreamDelivery) -> None:
         """Fail a message without a key, unless it is not the route's."""
@@ -398,7 +406,7 @@ class StreamRoute(Route):
                 pending.take_back(delivery)
             else:
                 self.state.fates["lost"] += 1  # its stream is gone
-        self._look()
+        self.look()
 
     @property
     def in_hand(self) -> int:
@@ -417,13 +425,13 @@ class StreamRoute(Route):
         for received_at, together in groupby(stored, _received_at):
             state.elapsed.record(now - received_at, len(list(together)))
         self._delivered(stored)
-        self._look()
+        self.look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
         self._acks.ack(self._pending.delivered(deliveries))
 
-    def _look(self) -> None:
-        """Something has left the hand: go on with what that makes room for."""
+    def look(self) -> None:
+        """See `HandOwner`."""
         if self._retired:
             self._look_after_end()
             return
@@ -443,7 +451,9 @@ class StreamRoute(Route):
     def destination_refused(self, delivery: StreamDelivery) -> None:
         """A destination did not take a message: what is behind it must not be sent any more."""
         if self._pending.hold_back_behind(delivery, trio.current_time()):
-            self._recall_out_of_turn()
+            self.recall_out_of_turn()
+        if self._pending.schedule.ready:
+            self.something_waits()
 
     def _never_come(self, gone: Collection[int]) -> None:
         """Stop waiting for messages that are gone from the stream, or that another process has settled."""
@@ -457,13 +467,13 @@ class StreamRoute(Route):
 
     # --- recalled from outboxes ---
 
-    def _recall_out_of_turn(self) -> None:
+    def recall_out_of_turn(self) -> None:
         """Recall what is behind a refused message and not sent, or not confirmed on a link that died."""
         if self._pending.order.lines:
             for destination in self.routing.connections:
                 destination.outbox.recall(self._pending.out_of_turn)
-        if self._successor is not None:
-            self._successor._recall_out_of_turn()
+        if (route := self._pending.route) is not None and route is not self:
+            route.recall_out_of_turn()
 
     def recall(self) -> None:
         """See `Route`. It is returned to the stream with the rest, and redelivered."""
@@ -486,7 +496,8 @@ class StreamRoute(Route):
 
     def _return_stuck(self) -> None:
         """Return what can't go on now that nothing more is received."""
-        self._return(self._pending.take_stuck())
+        while stuck := self._pending.take_stuck():  # what waited behind one of these is stuck then
+            self._return(stuck)
         self._tell_if_settled()
 
     def _return(self, deliveries: Iterable[StreamDelivery]) -> None:
@@ -540,7 +551,7 @@ class StreamRoute(Route):
         self._connection.pull_budget.consumer_gone()
         self._feeding.end()
         for destination in self.routing.connections:
-            destination.tell_no_more(self._recall_out_of_turn)
+            destination.tell_no_more(self.recall_out_of_turn)
             destination.tell_no_more(self._pull_loop.look_again)
             if self.in_hand:
                 # What a link that dies leaves unconfirmed would be sent when there is another one, and waited for.
@@ -548,13 +559,11 @@ class StreamRoute(Route):
 
     def _look_after_end(self) -> None:
         """Something that was sent before the end has its fate."""
-        successor = self._successor
         if not self.state.in_hand:
-            self._successor = None
             for destination in self.routing.connections:
                 destination.tell_no_more(self.recall)
-        if successor is not None:
-            successor._look()
+        if (route := self._pending.route) is not None and route is not self:
+            route.look()
 
     def _leaves_pending_to(self, routing: Routing) -> bool:
         """Return True if the next life of the route goes on with what this one, which has ended, has in hand.

@@ -284,3 +284,22 @@ async def test_what_the_old_route_fails_later_is_tried_again_by_the_next_one(aut
         await eventually(lambda: len(w.payloads("OUT")) == 4, 60)
         assert w.payloads("OUT") == numbers(4)
         await eventually(lambda: w.route_ledger() == (6, 0, {"returned": 2, "routed": 4}))
+
+
+@pytest.mark.parametrize("more", [{}, BY_KEY], ids=["by subject", "by key"])
+async def test_what_waits_for_the_life_before_the_last_goes_on_at_once(
+    more: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    route = stream("IN", "out.$1", filter="in.*") | more
+    async with world([route], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        async with unanswered(w, 1):
+            for number in (10, 11):  # the life between has nothing in hand
+                await w.live.reload(w.configuration(route | {"from": route["from"] | {"max_in_flight": number}}))
+            fill(w.broker, 2, first=1)
+            await eventually(lambda: w.route_ledger() == (3, 3, {}))
+        w.broker.add_stream("OUT", ["out.>"])
+        await eventually(lambda: bool(w.payloads("OUT")), 60)
+        began = trio.current_time()
+        await eventually(lambda: w.payloads("OUT") == numbers(3))
+        assert trio.current_time() - began < 0.5
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}))

@@ -291,3 +291,22 @@ async def test_a_dead_letter_of_what_was_dropped_takes_no_puback_of_what_it_made
         assert w.payloads("OUT") == [b"2"]
         assert w.entry()["settled"] == {"acked": 2, "dropped": 1}, "each has a PubAck of its own"
         assert w.route_ledger() == (2, 0, {"routed": 1, "dead_lettered": 1})
+
+
+async def test_at_the_end_dead_letters_wait_for_no_destination(autojump_clock: MockClock) -> None:
+    async def pick(message: Message) -> Message:
+        if message.payload == b"bad":
+            raise ValueError
+        await trio.sleep(1)
+        return message
+
+    brokers = broker() | {"edge": FakeBroker()}
+    later = {"initial": "1h", "max": "1h"}
+    handler = handled(pick, subject="core.*", to=to("out", "edge"), connection="main", retry=later, dead_letter=DEAD)
+    async with world(handlers=[handler], brokers=brokers, shutdown_timeout=5.0) as w:
+        publish(w, b"bad")
+        await eventually(lambda: w.route.failed["handler_error"] == 1)
+        publish(w, b"good")
+        await w.lose("edge")
+    assert w.payloads("DEAD") == [b"bad"]
+    assert w.route.settled["dead_lettered"] == 1

@@ -17,7 +17,7 @@ from router_trio.routing.scopes import close_left_open, left_open, scopes_of_tas
 from router_trio.states import RUNNING
 from tests.support.eventually import eventually
 from tests.support.watch import Watch
-from tests.support.world import all_acked, core, fill, handled, one_broker, overhearing, to, world
+from tests.support.world import World, all_acked, core, fill, handled, one_broker, overhearing, to, world
 
 Leave = Callable[[Message], Any]
 
@@ -331,6 +331,38 @@ async def test_a_router_that_ends_because_of_scopes_names_route_handler_and_mess
     failed = watch[0].of("ROUTE_MESSAGE_FAILED")[0]
     assert (failed.route, failed.subject, failed.error_type) == ("route", "in.1", "ScopesLostError")
     assert failed.place.endswith(f" in {leave.__name__}")
+
+
+FROM_A_STREAM = {"stream": "IN", "durable": "router", "filter": "in.*"}
+
+
+@pytest.mark.parametrize("source", [{"subject": "in.*"}, FROM_A_STREAM], ids=["core", "stream"])
+@pytest.mark.parametrize("more", [{}, {"concurrency": 3}], ids=["in order", "by key"])
+@pytest.mark.parametrize("leave", [leaves_what_it_has_not_entered, leaves_that_later_and_hides_it])
+async def test_what_is_in_handlers_when_a_route_ends_by_itself_is_counted(
+    autojump_clock: MockClock, leave: Leave, more: dict[str, Any], source: dict[str, Any]
+) -> None:
+    async def handle(message: Message) -> Message:
+        if message.payload == b"bad":
+            await leave(message)
+        await trio.sleep_forever()
+        return message
+
+    fate = "lost" if "subject" in source else "returned"
+    kept = {"retry": {}} | source | more
+    worlds: list[World] = []
+
+    async def route_it() -> None:
+        async with world(handlers=[handled(handle, to=to("out.x"), **kept)], brokers=one_broker()) as w:
+            worlds.append(w)
+            for subject in ("in.a", "in.b", "in.c") if more else ("in.c",):
+                w.broker.publish(subject, b"bad" if subject == "in.c" else b"")
+            w.broker.publish("in.c", b"")
+            await trio.sleep_forever()
+
+    with pytest.raises(ScopesLostError):
+        await route_it()
+    assert worlds[0].route_ledger() == ((4 if more else 2), 0, {fate: (4 if more else 2)})
 
 
 async def test_only_what_was_entered_since_is_closed() -> None:
