@@ -506,6 +506,8 @@ class StreamRoute(Route):
         self._nak_at_once(deliveries)
         for delivery in deliveries:
             self._count_returned(delivery)
+        if self._pending.schedule.ready:
+            self.something_waits()
 
     def _nak_at_once(self, deliveries: Iterable[StreamDelivery]) -> None:
         """Have messages redelivered now; the route that takes this one's place waits for them."""

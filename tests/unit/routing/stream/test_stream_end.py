@@ -257,3 +257,24 @@ async def test_a_consumer_that_is_gone_has_borrowed_nothing(autojump_clock: Mock
         w.broker.publish("in.x", b"x" * 40_000)
         await all_acked(w, 1)
         assert budget.lent == 0, "given back as soon as the message has come"
+
+
+@pytest.mark.parametrize("more", [{}, {"concurrency": 2}], ids=["in order", "by key"])
+async def test_what_a_limit_holds_back_at_the_end_is_returned_at_once(
+    more: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    async def drop(message: Message) -> None:
+        await trio.sleep(1)
+
+    limit = {"limit": {"rate": "1/h", "burst": 1, "per": "subject"}}
+    source = {"stream": "IN", "durable": "router", "filter": "in.*"}
+    async with world(handlers=[handled(drop, to=to("out.x"), **source, **limit, **more)], brokers=one_broker()) as w:
+        fill(w.broker, 1, subjects="a")
+        await eventually(lambda: w.route_ledger() == (1, 0, {"filtered": 1}))
+        fill(w.broker, 1, subjects="b")
+        await trio.sleep(0.5)
+        fill(w.broker, 1, subjects="ba" if more else "a")
+        await eventually(lambda: w.route.in_hand > 1)
+        ended = trio.current_time()
+    assert trio.current_time() - ended < 5
+    assert w.route.settled["filtered"] == 2

@@ -1,0 +1,547 @@
+"""What routes have in hand, under drawn events: each message is in one place, and none is lost.
+
+Core: see `routing/core/in_hand.py`; stream: see `routing/stream/in_hand.py`. The machines are the routes, and what is
+around them, each as simple as can be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from math import inf
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from router_trio.errors import EvaluationError
+from router_trio.protocol import ack_reply
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.core import in_hand as core
+from router_trio.routing.core import intake_queue
+from router_trio.routing.core.delivery import CoreDelivery
+from router_trio.routing.policy.key_queues import KeyQueues
+from router_trio.routing.policy.limit import ValueLimits
+from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
+from router_trio.routing.stream import in_hand as stream
+from router_trio.routing.stream.delivery import StreamDelivery, columns_of
+
+KEYS = st.sampled_from([b"a", b"a", b"b", b"c"])
+VALUES = st.sampled_from([b"none", b"fails", b"x", b"x", b"y"])
+KINDS = st.tuples(st.booleans(), st.booleans())
+"""Whether a route goes by key, and whether its values have limits."""
+
+ROOM = 12
+OF_A_KEY = 4
+LATE = 5.0
+Delivery = Any
+
+
+def raw(key: bytes, value: bytes, reply: bytes = b"") -> RawMessage:
+    """Return a message of which the subject is the key, and the payload the value."""
+    return key, reply, 0, len(value), value
+
+
+def value_of(delivery: Delivery) -> bytes | None:
+    value: bytes = delivery.raw[4]
+    if value == b"fails":
+        raise EvaluationError("no value")
+    return None if value == b"none" else value
+
+
+def limits_of(has_no_value: Any, place_of: Any) -> Limits[Any]:
+    limits = ValueLimits(1, 1, 1)
+    return ValueLimit(limits, value_of, place_of, has_no_value, lambda: None, lambda: None)
+
+
+def waiting_in(schedule: Order[Any]) -> list[Delivery]:
+    """Return what waits in an order."""
+    found = list(schedule.waiting)
+    for _, one in keys_of(schedule):
+        found += [delivery for _, _, delivery in one.waiting]
+    return found
+
+
+def keys_of(schedule: Order[Any]) -> Iterable[tuple[bytes, Any]]:
+    """Return what an order knows of each key."""
+    if not isinstance(schedule, KeyOrder):
+        return ()
+    keys: KeyQueues[Any] = schedule._keys
+    return [*keys._keys.items()]
+
+
+def limited_in(limits: Limits[Any]) -> list[Delivery]:
+    """Return what waits for the limits of values."""
+    if not isinstance(limits, ValueLimit):
+        return []
+    return [delivery for queue in limits._queues._queues.values() for _, _, delivery in queue]
+
+
+def assert_in_one_place(deliveries: list[Delivery]) -> None:
+    assert not [one for one, times in Counter(map(id, deliveries)).items() if times > 1], "in two places"
+
+
+def assert_keys_are_used(schedule: Order[Any], active: list[Delivery]) -> None:
+    """Each key that is known has something that waits or is active; of one key, one is active."""
+    assert schedule.count == len(waiting_in(schedule))
+    for _, one in keys_of(schedule):
+        assert one.waiting or one.at_work is not None
+        assert one.at_work is None or any(one.at_work is delivery for delivery in active), "a key waits for nothing"
+
+
+class CoreMachine(RuleBasedStateMachine):
+    """A route from a core subscription: it retries what fails, and another one takes its place at a reload."""
+
+    @initialize(kind=KINDS)
+    def begin(self, kind: tuple[bool, bool]) -> None:
+        self.patches = [patch.object(intake_queue, "MAX_MESSAGES", ROOM)]
+        for one in self.patches:
+            one.start()
+        self.now = 1.0
+        self.received = self.settled = self.refused = 0
+        self.by_key = False
+        self.hand = self.made(kind)
+        self.active: list[CoreDelivery] = []
+
+    def made(self, kind: tuple[bool, bool]) -> core.InHand:
+        self.by_key, limited = kind
+
+        def place(delivery: CoreDelivery) -> int:
+            return delivery.place
+
+        def no_value(delivery: CoreDelivery, error: EvaluationError) -> None:
+            self.settled += 1
+            hand.settle(delivery)
+
+        def too_many(delivery: CoreDelivery) -> None:
+            self.refused += 1
+            hand.refuse(delivery)
+
+        order: Order[CoreDelivery] = ArrivalOrder()
+        if self.by_key:
+            order = KeyOrder(lambda delivery: delivery.raw[0], place, OF_A_KEY, too_many)
+        hand = core.InHand(order, limits_of(no_value, place) if limited else NoValueLimit())
+        return hand
+
+    # --- what happens ---
+
+    @rule(messages=st.lists(st.tuples(KEYS, VALUES), max_size=6))
+    def receive(self, messages: list[tuple[bytes, bytes]]) -> None:
+        route: Any = SimpleNamespace(limited=0)
+        self.received += len(messages)
+        self.refused += self.hand.add(route, route, [raw(key, value) for key, value in messages], self.now)
+
+    @rule(handled=st.booleans())
+    def route(self, handled: bool) -> None:
+        waits = self.hand.ready(self.now)
+        delivery = self.hand.next(self.now)
+        if delivery is None:
+            assert not (isinstance(self.hand.schedule, ArrivalOrder) and self.hand.schedule.count)
+            assert not self.hand.ready(self.now), "who waits until it is ready would never wait"
+            return
+        assert waits, "who waits until it is ready would wait for ever"
+        assert not any(one is delivery for one in self.active)
+        self.active.append(delivery)
+        if handled:
+            self.hand.in_handler[delivery] = None
+
+    def taken(self, index: int) -> CoreDelivery:
+        delivery = self.active.pop(index % len(self.active))
+        self.hand.in_handler.pop(delivery, None)
+        return delivery
+
+    @precondition(lambda self: self.active)
+    @rule(index=st.integers(0, 9))
+    def settle(self, index: int) -> None:
+        self.settled += 1
+        self.hand.settle(self.taken(index))
+
+    @precondition(lambda self: self.active)
+    @rule(index=st.integers(0, 9), delay=st.sampled_from([0.0, 1.0, 3.0]), copied=st.booleans())
+    def fail(self, index: int, delay: float, copied: bool) -> None:
+        delivery = self.taken(index)
+        if copied:
+            delivery.copied(0)
+        assert self.hand.retry(delivery, self.now + delay)
+
+    @rule(seconds=st.sampled_from([0.4, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(kind=KINDS)
+    def reload(self, kind: tuple[bool, bool]) -> None:
+        before, active = self.hand, self.active
+        places = {id(one): one.place for one in [*waiting_in(before.schedule), *limited_in(before.limits)]}
+        taken = before.take_back(self.now)
+        assert [one.place for one in taken] == sorted(one.place for one in taken)
+        assert {*places} <= {id(one) for one in taken}, "what was not begun is handed over"
+        assert before.count == len(active) + len(before.retries)
+        self.finish(before, active)
+        self.hand, self.active = self.made(kind), []
+        route: Any = SimpleNamespace(limited=0)
+        self.hand.add_first(route, route, [(one.received_at, [one.raw]) for one in taken])
+
+    def finish(self, hand: core.InHand, active: list[CoreDelivery]) -> None:
+        """Route what is left to the end; nothing fails any more."""
+        current = self.hand, self.active
+        self.hand, self.active = hand, active
+        for _ in range(1000):
+            while self.active:
+                self.settle(0)
+            if not hand.count:
+                break
+            self.now = max(self.now, hand.due_at if hand.due_at < inf else self.now)
+            self.route(handled=False)
+        assert not hand.count, "held for ever"
+        assert not hand.waiting
+        assert not keys_of(hand.schedule), "keys are not forgotten"
+        assert not hand._bytes
+        self.hand, self.active = current
+
+    @rule(kind=KINDS)
+    def end(self, kind: tuple[bool, bool]) -> None:
+        """Drop everything that is not sent, twice, as a router may do; what was sent is settled later."""
+        sent = [one for one in self.active if one not in self.hand.in_handler]
+        dropped = len(self.hand.take_unrouted())
+        assert not self.hand.take_unrouted()
+        assert self.hand.count == len(sent)
+        for one in sent:
+            self.hand.settle(one)
+        assert not self.hand.count
+        self.settled += dropped + len(sent)
+        self.hand, self.active = self.made(kind), []
+
+    # --- what must be true ---
+
+    @invariant()
+    def each_message_is_in_one_place(self) -> None:
+        hand = self.hand
+        waits, limited = waiting_in(hand.schedule), limited_in(hand.limits)
+        retried = [one for _, _, _, one in hand.retries._waiting]
+        assert_in_one_place([*waits, *limited, *retried, *self.active])
+        assert hand.count == len(waits) + len(limited) + len(retried) + len(self.active)
+        assert (hand.waiting, hand.active) == (len(waits) + len(limited), len(self.active))
+        assert {*map(id, hand.in_handler)} <= {*map(id, self.active)}
+        assert self.received == hand.count + self.settled + self.refused
+        assert hand._bytes == sum(len(one.raw[4]) for one in [*waits, *limited])
+
+    @invariant()
+    def a_key_waits_for_something(self) -> None:
+        if self.by_key:
+            retried = [one for _, _, _, one in self.hand.retries._waiting]
+            limited = limited_in(self.hand.limits)
+            assert_keys_are_used(self.hand.schedule, [*limited, *retried, *self.active])
+            begun = Counter(one.raw[0] for one in [*limited, *retried, *self.active])
+            assert all(count == 1 for count in begun.values()), "two of a key"
+
+    def teardown(self) -> None:
+        if hasattr(self, "hand"):
+            self.finish(self.hand, self.active)
+            for one in self.patches:
+                one.stop()
+
+
+TestCore = CoreMachine.TestCase
+TestCore.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+class Life:
+    """A life of a route from a stream: the source of its deliveries, and their state."""
+
+    def __init__(self) -> None:
+        self.state = self
+        self.limited = 0
+        self.name = "route"
+
+    def order_key(self, delivery: StreamDelivery) -> bytes:
+        return delivery.raw[0]
+
+    def passes_by(self, delivery: StreamDelivery) -> bool:
+        return False
+
+
+class StreamMachine(RuleBasedStateMachine):
+    """A route from a stream, its consumer and its destinations. Lives of the route follow each other."""
+
+    @initialize(kind=KINDS)
+    def begin(self, kind: tuple[bool, bool]) -> None:
+        self.now = 1.0
+        self.hand = stream.InHand()
+        self.life: Any = Life()
+        self.lives: list[Any] = []
+        self.kind = kind
+        self.go_by(kind, same_order=True)
+        self.active: list[StreamDelivery] = []
+        self.sequence = self.number = self.incarnation = 0
+        self.messages: dict[int, tuple[bytes, bytes]] = {}
+        """All messages of the stream as it is now that are neither settled nor gone."""
+        self.again: list[int] = []
+        """Those that were returned, and that the consumer delivers again."""
+        self.disturbed: set[bytes] = set()
+        """Keys of which a message was not waited for."""
+        self.delivered: dict[bytes, list[tuple[int, int]]] = {}
+        self.hand.stream_replaced("0")
+
+    def go_by(self, kind: tuple[bool, bool], *, same_order: bool) -> None:
+        self.by_key, limited = self.kind = kind
+        order: Order[StreamDelivery] = ArrivalOrder()
+        if self.by_key:
+            order = KeyOrder(lambda delivery: delivery.raw[0], stream.place_of)
+        limits = limits_of(self.has_no_value, stream.place_of) if limited else NoValueLimit[StreamDelivery]()
+        holds_back = (lambda delivery: True) if self.by_key else stream.was_refused
+        self.hand.go_by(order, limits, holds_back, same_order=same_order)
+
+    def has_no_value(self, delivery: StreamDelivery, error: EvaluationError) -> None:
+        """It fails, and is given up."""
+        self.hand.remove(delivery)
+        if delivery.cursor is self.hand.cursor:
+            self.hand.given_up(delivery)
+            del self.messages[delivery.sequence]
+
+    # --- what the consumer delivers ---
+
+    def deliver(self, sequences: list[int]) -> list[StreamDelivery]:
+        deliveries = []
+        for sequence in sequences:
+            self.number += 1
+            key, value = self.messages[sequence]
+            time = self.incarnation * 1000 + sequence
+            subject = ack_reply.subject(b"IN", b"router", sequence=sequence, number=self.number, time=time)
+            made = raw(key, value, subject)
+            deliveries.append(
+                StreamDelivery(self.life, self.hand.cursor, made, self.now, sequence, self.number, b"%d" % time, b"")
+            )
+        return self.hand.add(deliveries, columns_of(deliveries), 100.0, self.went_back)
+
+    def went_back(self, delivery: StreamDelivery) -> None:
+        raise AssertionError("the stream did not go back")
+
+    @rule(messages=st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=4))
+    def store(self, messages: list[tuple[bytes, bytes]]) -> None:
+        first = self.sequence + 1
+        for one in messages:
+            self.sequence += 1
+            self.messages[self.sequence] = one
+        assert self.deliver([*range(first, self.sequence + 1)]) == []
+
+    @precondition(lambda self: self.again)
+    @rule(index=st.integers(0, 9))
+    def redeliver(self, index: int) -> None:
+        assert self.deliver([self.again.pop(index % len(self.again))]) == []
+
+    @precondition(lambda self: self.hand.open)
+    @rule(index=st.integers(0, 9))
+    def redeliver_what_is_in_hand(self, index: int) -> None:
+        sequence = sorted(self.hand.open)[index % len(self.hand.open)]
+        assert len(self.deliver([sequence])) == 1
+
+    @precondition(lambda self: self.again)
+    @rule(index=st.integers(0, 9), comes=st.booleans())
+    def wait_no_longer(self, index: int, comes: bool) -> None:
+        """A message seems to be elsewhere. It may come after all, or is gone."""
+        sequence = self.again[index % len(self.again)]
+        self.disturbed.add(self.messages[sequence][0])
+        if comes:
+            self.hand.wait_no_longer([sequence])
+        else:
+            self.again.remove(sequence)
+            del self.messages[sequence]
+            self.hand.give_up_waiting([sequence])
+
+    @rule()
+    def stream_is_replaced(self) -> None:
+        self.incarnation += 1
+        self.sequence = self.number = 0
+        self.messages.clear()
+        self.again.clear()
+        self.disturbed.clear()
+        self.hand.stream_replaced(str(self.incarnation))
+        assert not self.hand.open
+
+    # --- routing ---
+
+    @rule(handled=st.booleans())
+    def route(self, handled: bool) -> None:
+        hand = self.hand
+        waits = hand.schedule.ready or hand.limits.due_at <= self.now
+        delivery = hand.next(self.now)
+        if delivery is None:
+            assert not hand.schedule.ready
+            assert hand.limits.due_at > self.now
+            return
+        assert waits, "who waits until it is ready would wait for ever"
+        self.active.append(delivery)
+        if handled:
+            hand.in_handler[delivery] = None
+
+    def taken(self, index: int) -> StreamDelivery:
+        delivery = self.active.pop(index % len(self.active))
+        self.hand.in_handler.pop(delivery, None)
+        return delivery
+
+    @precondition(lambda self: self.active)
+    @rule(index=st.integers(0, 9))
+    def settle(self, index: int) -> None:
+        delivery = self.taken(index)
+        self.hand.delivered([delivery])
+        key = delivery.raw[0]
+        if delivery.cursor is self.hand.cursor:
+            del self.messages[delivery.sequence]
+        if self.by_key and key not in self.disturbed:
+            self.delivered.setdefault(key, []).append((delivery.cursor.streams_before, delivery.sequence))
+
+    @precondition(lambda self: self.active)
+    @rule(index=st.integers(0, 9), refused=st.booleans())
+    def fail(self, index: int, refused: bool) -> None:
+        delivery = self.taken(index)
+        hand = self.hand
+        delivery.refused = refused
+        hand.remove(delivery)
+        if delivery.cursor is hand.cursor:
+            hand.await_redelivery(delivery, self.now, self.now + 1.0, LATE)
+            self.again.append(delivery.sequence)
+
+    @precondition(lambda self: self.active)
+    @rule(index=st.integers(0, 9))
+    def give_up(self, index: int) -> None:
+        delivery = self.taken(index)
+        self.hand.remove(delivery)
+        if delivery.cursor is self.hand.cursor:
+            self.hand.given_up(delivery)
+            del self.messages[delivery.sequence]
+
+    @precondition(lambda self: self.active)
+    @rule(index=st.integers(0, 9))
+    def refuse_at_one_destination(self, index: int) -> None:
+        """Others have not answered: what is behind it is recalled. Then it has failed."""
+        index %= len(self.active)
+        refused = self.active[index]
+        self.hand.hold_back_behind(refused, self.now)
+        for delivery in [one for one in self.active if one is not refused and self.hand.passes_by(one)]:
+            self.taken(self.active.index(delivery))
+            self.hand.remove(delivery)
+            self.hand.take_back(delivery)
+        self.fail(self.active.index(refused), True)
+
+    @rule(seconds=st.sampled_from([0.4, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    # --- returned ---
+
+    @rule()
+    def return_newest(self) -> None:
+        delivery = self.hand.return_newest(self.now + 1.0, LATE)
+        if delivery is not None:
+            self.again.append(delivery.sequence)
+
+    def return_(self, deliveries: list[StreamDelivery], in_handler: list[StreamDelivery]) -> None:
+        hand = self.hand
+        ours = [one for one in (*in_handler, *deliveries) if one.cursor is hand.cursor]
+        hand.await_at_once(ours, self.now)
+        for delivery in deliveries:
+            if hand.remove(delivery):
+                self.again.append(delivery.sequence)
+
+    @rule()
+    def nothing_comes(self) -> None:
+        """What can't go on is returned; what is left goes on, or waits for what is active."""
+        while stuck := self.hand.take_stuck():
+            self.return_(stuck, [])
+        assert self.hand.count == 0 or self.active or self.hand.schedule.count, "it would never end"
+
+    @rule(limited=st.booleans(), handlers_end=st.booleans())
+    def reload(self, limited: bool, handlers_end: bool) -> None:
+        """All that was not sent is returned, and another life of the route goes on."""
+        hand = self.hand
+        in_handler = [*hand.in_handler]
+        self.return_(hand.take_unrouted(), in_handler)
+        for delivery in in_handler:
+            self.taken(self.active.index(delivery))
+            if hand.remove(delivery):
+                self.again.append(delivery.sequence)
+        assert hand.count == len(self.active)
+        before, self.life = self.life, Life()
+        self.go_by((self.by_key, limited), same_order=True)
+        self.lives.append(hand.goes_on(before, self.now))
+
+    # --- what must be true ---
+
+    @invariant()
+    def each_message_is_in_one_place(self) -> None:
+        hand = self.hand
+        waits, limited = waiting_in(hand.schedule), limited_in(hand.limits)
+        held = [one for line in hand.order.lines.values() for one in line.held.values()]
+        assert hand.order.held == len(held)
+        assert hand.order.awaited == sum(len(line.awaited) for line in hand.order.lines.values())
+        everything = [*waits, *limited, *held, *self.active]
+        assert_in_one_place(everything)
+        assert hand.count == len(everything)
+        assert hand.bytes == sum(one.raw[3] for one in everything)
+        assert (hand.waiting, hand.limits.count) == (len(waits), len(limited))
+        assert {*map(id, hand.in_handler)} <= {*map(id, self.active)}
+        assert hand.count == hand.in_hand + sum(one.in_hand for one in self.lives)
+        ours = {one.sequence: one for one in everything if one.cursor is hand.cursor}
+        assert ours == hand.open
+        assert sorted([*ours, *self.again]) == sorted(self.messages), "the stream has what is not in hand"
+
+    @invariant()
+    def a_key_waits_for_something(self) -> None:
+        if self.by_key:
+            assert_keys_are_used(self.hand.schedule, [*limited_in(self.hand.limits), *self.active])
+            ours = Counter(one.raw[0] for one in self.active if one.cursor is self.hand.cursor)
+            assert all(count == 1 for key, count in ours.items() if key not in self.disturbed), "two of a key"
+
+    @invariant()
+    def each_key_is_in_order(self) -> None:
+        for key, delivered in self.delivered.items():
+            if key not in self.disturbed:
+                assert delivered == sorted(delivered)
+
+    def teardown(self) -> None:
+        """Everything comes again, and nothing fails any more: then nothing waits."""
+        if not hasattr(self, "hand"):
+            return
+        hand = self.hand
+        for _ in range(1000):
+            while self.again:
+                self.redeliver(0)
+            while self.active:
+                self.settle(0)
+            if not hand.count:
+                break
+            if not hand.schedule.ready and hand.limits.due_at < inf:
+                self.now = max(self.now, hand.limits.due_at)
+            self.route(handled=False)
+        assert not hand.count, "held for ever"
+        self.each_message_is_in_one_place()
+        self.each_key_is_in_order()
+        assert not self.messages
+        assert not hand.order.lines, "awaited for ever"
+        assert not keys_of(hand.schedule), "keys are not forgotten"
+
+
+TestStream = StreamMachine.TestCase
+TestStream.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+def test_what_was_held_behind_a_message_that_is_returned_waits_again() -> None:
+    """The older of two refused messages seemed to be elsewhere, and comes while the other one is tried, and limited."""
+    machine = StreamMachine()
+    machine.begin((False, True))
+    machine.store([(b"a", b"none"), (b"a", b"x")])
+    for _ in range(2):
+        machine.route(handled=False)
+    for _ in range(2):
+        machine.fail(0, refused=True)
+    machine.wait_no_longer(0, comes=True)
+    machine.redeliver(1)
+    machine.route(handled=False)
+    machine.redeliver(0)
+    machine.each_message_is_in_one_place()
+    machine.nothing_comes()
+    machine.each_message_is_in_one_place()
+    machine.teardown()
