@@ -296,10 +296,10 @@ class StreamRoute(Route):
         self._arrived.set()
 
     def forward_some(self) -> bool:
-        """Forward what may go at once, in one go. Return False if the limit or a breaker lets nothing go.
+        """Forward messages that may go now, in one go. Return False if the limit or a breaker lets nothing go.
 
-        Fast path of `_begin_some` for routes without a handler, keys and limits of values; held equal by
-        tests/unit/routing/stream/test_both_ways_of_streams.py, worth PLACEHOLDER.
+        For routes without a handler, keys and limits of values, in place of `_begin_some`, which takes one message at a
+        time.
         """
         flow, pending = self._flow, self._pending
         most = BATCH if self.routing.as_it_comes else BETWEEN_TWO_LOOKS
