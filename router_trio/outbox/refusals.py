@@ -48,12 +48,22 @@ class Refusals:
         self._wake = wake
         self.asks_after: bool = False
         """True if a refusal decides only when the publish was sent again and refused again: see `ack_refused`."""
-        self.tried_again: dict[Hashable, list[TriedAgain]] = {}
-        """Who is called each time that a publish of a destination (see `capacity_key`) is to be tried again."""
-
+        self._listeners: dict[Hashable, list[TriedAgain]] = {}
         self.accounted_for: dict[bytes, tuple[int, int]] = {}
         """Refusals that may yet come for publishes that have failed already, by subject: how many, and the position
         behind the last core publish when that was found out."""
+
+    def when_tried_again(self, key: Hashable, tell: TriedAgain) -> None:
+        """Call `tell` each time that a publish of this destination (see `capacity_key`) is to be tried again."""
+        self._listeners.setdefault(key, []).append(tell)
+
+    def tell_no_more(self, key: Hashable, tell: TriedAgain) -> None:
+        """Undo one `when_tried_again`."""
+        listeners = self._listeners.get(key, [])
+        if tell in listeners:
+            listeners.remove(tell)
+        if not listeners:
+            self._listeners.pop(key, None)
 
     # --- refused ---
 
@@ -230,8 +240,8 @@ class Refusals:
             self._fail([operation], reason, detail)
 
     def _tell_tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        if self.tried_again:
-            for tell in self.tried_again.get(operation.capacity_key, ()):
+        if self._listeners:
+            for tell in self._listeners.get(operation.capacity_key, ()):
                 tell(operation, reason)
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:

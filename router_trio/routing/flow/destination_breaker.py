@@ -55,16 +55,12 @@ class DestinationBreaker:
         self._several = several
         self._kept = kept
         self._taken_here = 0
-        outlet.outbox.refusals.tried_again.setdefault((route.name, outlet.template), []).append(self._tried_again)
+        self._refusals = outlet.outbox.refusals
+        self._refusals.when_tried_again((route.name, outlet.template), self._tried_again)
 
     def stop_listening(self) -> None:
         """Its route is gone: listen no more."""
-        key = (self._route.name, self._outlet.template)
-        listeners = self._outlet.outbox.refusals.tried_again.get(key, [])
-        if self._tried_again in listeners:
-            listeners.remove(self._tried_again)
-        if not listeners:
-            self._outlet.outbox.refusals.tried_again.pop(key, None)
+        self._refusals.tell_no_more((self._route.name, self._outlet.template), self._tried_again)
 
     @property
     def state(self) -> str:
@@ -155,12 +151,12 @@ class DestinationBreaker:
             self._tell()
 
     def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        """See `Outbox.tried_again`: a publish was refused, and is held there."""
+        """See `Refusals.when_tried_again`: a publish was refused, and is held there."""
         opens = self._failed(reason)
         if opens:
             self._recall()
         elif not self.closed and self._is_ours(operation):
-            self._outlet.outbox.refusals.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
+            self._refusals.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
 
     def _failed(self, reason: str) -> bool:
         """Return True if the breaker opens, be it again."""
