@@ -46,13 +46,15 @@ class Listener:
             on_full=settings.on_pending_full,
             max_age=settings.pending_max_age,
         )
+        self._refusals = self.outbox.refusals
         self.answers: Answers = Answers(name, self.outbox.counters, emit)
         """For routes that answer their streams, or ask them for messages."""
         self._api = settings.api
-        self.destinations: Destinations = Destinations(name, emit, self.outbox.belief.learn, self._stream_found)
-        self.outbox.belief.ask, self.outbox.belief.matches = self.destinations.look_up, matches
-        self.outbox.belief.tell_passed_over = self.destinations.puback_passed_over
-        self.outbox.belief.tell_answered = self.destinations.answered
+        belief = self.outbox.belief
+        self.destinations: Destinations = Destinations(name, emit, belief.learn, self._stream_found)
+        belief.ask, belief.matches = self.destinations.look_up, matches
+        belief.tell_passed_over = self.destinations.puback_passed_over
+        belief.tell_answered = self.destinations.answered
         self._tell_when_read_done: list[Callable[[], None]] = []
         self._reading = self._woken = False
 
@@ -96,19 +98,13 @@ class Listener:
         the publish is sent again, while there is time.
         """
         retriable = retriable or reason == reasons.BAD_ANSWER
-        operation = self.outbox.queue.find(order)
-        if operation is not None:
-            may_answer = self.outbox.belief.may_answer(stream, operation) if stream else True
-            if may_answer is None:
-                self.outbox.belief.keep_refusal(stream, (order, reason, detail, retriable))
-                return
-            if not may_answer:
-                self.outbox.belief.pass_over(order, stream)
-                return
-            if stream:
-                detail = f"stream {excerpt(stream)!r}: {detail}"
-            self.destinations.publish_refused(operation.subject, reason, detail, retriable)
-        self.outbox.refusals.ack_refused(order, reason, detail, retriable)
+        operation = self.outbox.answered_by(stream, (order, reason, detail, retriable))
+        if operation is None:
+            return
+        if stream:
+            detail = f"stream {excerpt(stream)!r}: {detail}"
+        self.destinations.publish_refused(operation.subject, reason, detail, retriable)
+        self._refusals.ack_refused(order, reason, detail, retriable)
 
     def expects(self, stream: str) -> bool:
         """See `link.LinkListener`."""
@@ -119,23 +115,23 @@ class Listener:
         cause = cause_of(text(subject), self._api)
         if cause is None:
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
-            if not self.outbox.refusals.publish_denied(subject, detail):
+            if not self._refusals.publish_denied(subject, detail):
                 # A server that maps subjects names another one than was published to.
                 self.something_denied(detail)
-        elif self.outbox.refusals.publish_denied(subject, detail):
+        elif self._refusals.publish_denied(subject, detail):
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
         elif cause.kind != REQUEST:
             self.answers.refused(subject, cause, detail)
 
     def reply_denied(self, reply: bytes, detail: str) -> None:
         """See `link.LinkListener`."""
-        if not self.outbox.refusals.reply_denied(reply, detail):
+        if not self._refusals.reply_denied(reply, detail):
             self.something_denied(detail)
 
     def something_denied(self, detail: str) -> None:
         """See `link.LinkListener`. All that may be meant fails, and its destination is in doubt."""
         self._emit(RefusalNotAttributed(at=trio.current_time(), connection=self._name, detail=detail))
-        for subject in self.outbox.refusals.something_denied(detail):
+        for subject in self._refusals.something_denied(detail):
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
 
     def read_begins(self) -> None:

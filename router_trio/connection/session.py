@@ -75,7 +75,8 @@ class Session:
         self.work: trio.Event = trio.Event()
         self.fenced_at: float = 0.0
         self.connected_at: float = 0.0
-        self._outbox = outbox
+        self._sender, self._fences, self._refusals = outbox.sender, outbox.fences, outbox.refusals
+        self._confirmed = outbox.fenced
         self._fenced = fenced
         self._progress = progress
         self._refused = refused
@@ -170,7 +171,7 @@ class Session:
     def leave(self) -> None:
         """Write nothing more on this link, and let what is in flight be confirmed. The next link takes the rest."""
         self._leaving = True
-        self._outbox.sender.hold_back()
+        self._sender.hold_back()
 
     def end(self) -> None:
         """Close the link now."""
@@ -199,20 +200,20 @@ class Session:
 
     async def _send(self, link: Link) -> None:
         """Pending queue to wire, in batches as large as what has gathered while the last one was written."""
-        outbox = self._outbox
+        sender, fences = self._sender, self._fences
         while True:
-            batch = outbox.sender.next_batch()
+            batch = sender.next_batch()
             # What was taken has made room, or what was failed or given up meanwhile.
             self._progress()
-            if outbox.fences.unfenced:
+            if fences.unfenced:
                 self._written.set()
-                if outbox.fences.due:
+                if fences.due:
                     self._fence_due.set()
             if batch:
-                self._not_written(await link.send(batch, fenced=outbox.fences.due))
+                self._not_written(await link.send(batch, fenced=fences.due))
                 continue
             # What is due on a link that is being left is for the next one: it must not wake us for ever.
-            due = None if self._leaving else outbox.sender.next_batch_at()
+            due = None if self._leaving else sender.next_batch_at()
             self._sender_waits = True
             if due is None:
                 await self.work.wait()
@@ -227,46 +228,46 @@ class Session:
 
         For what came with a read: a turn of that task costs more than what a lone message needs otherwise.
         """
-        link, outbox = self.link, self._outbox
+        link, sender, fences = self.link, self._sender, self._fences
         if link is None or not self._sender_waits or not link.can_send_at_once:
             self.work.set()
             return
-        batch = outbox.sender.next_batch()
+        batch = sender.next_batch()
         if batch:
-            due = outbox.fences.due
+            due = fences.due
             refusals = link.send_at_once(batch, fenced=due)
             if refusals:
                 self._not_written(refusals)
-            outbox.fences.batch_sent()
-            if outbox.fences.unfenced:
+            fences.batch_sent()
+            if fences.unfenced:
                 self._written.set()
                 if due:
                     self._fence_due.set()
         self._progress()
-        if outbox.sender.next_batch_at() is not None:
+        if sender.next_batch_at() is not None:
             self.work.set()
 
     def _not_written(self, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
             self._refused(refusal)
-            self._outbox.refusals.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
+            self._refusals.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
 
     async def _confirm(self, link: Link) -> None:
         """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""
-        outbox = self._outbox
+        fences = self._fences
         while True:
-            if not outbox.fences.unfenced:
+            if not fences.unfenced:
                 await self._written.wait()
                 self._written = trio.Event()
                 continue
-            if not outbox.fences.due:
+            if not fences.due:
                 self._fence_due = trio.Event()
                 with trio.move_on_after(SHARED_WITHIN):
                     await self._fence_due.wait()
-            sent = outbox.fences.sent
+            sent = fences.sent
             await link.fence()
             self._answered()
-            outbox.fenced(sent)
+            self._confirmed(sent)
 
     async def _confirm_answers(self, link: Link, answers: Answers) -> None:
         """Fence what routes answer to their streams and ask of them, a few times a second at most."""

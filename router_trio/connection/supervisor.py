@@ -260,8 +260,6 @@ class Connection:
                 )
             )
             self.destinations.reconnected(now - self._lost_at, self.outbox.queue.unanswered())
-        self.outbox.belief.begin_link()
-        self.outbox.refusals.asks_after = True
         self.outbox.link_up(session.inbox)
         session.serve()
         self._tell_changed()

@@ -228,9 +228,14 @@ class Outbox:
     # --- the life of the link ---
 
     def link_up(self, inbox: bytes = b"") -> None:
-        """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order."""
+        """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order.
+
+        Other clients may publish there as well: see `Belief`, and `Refusals.ack_refused`.
+        """
         if inbox:
             self.queue.readdress(inbox)
+            self.belief.begin_link()
+            self.refusals.asks_after = True
         self.connected = True
         self.sender.begin_link()
         self.suspects.link_up(self.ledger.settled_count)
@@ -330,6 +335,23 @@ class Outbox:
         pubacks, refusals = self.belief.found(stream, subjects)
         self.acked(pubacks)
         return refusals
+
+    def answered_by(self, stream: str, refusal: AckRefusal) -> OperationWithAck | None:
+        """Return the publish that an error answers; None if it has a fate, or the stream does not take its subject.
+
+        `stream` is `""` if the error names none. An error of a stream that was not looked up yet waits for that, as
+        PubAcks do: see `stream_found`.
+        """
+        order = refusal[0]
+        operation = self.queue.find(order)
+        may_answer = self.belief.may_answer(stream, operation) if operation is not None and stream else True
+        if may_answer:
+            return operation
+        if may_answer is None:
+            self.belief.keep_refusal(stream, refusal)
+        else:
+            self.belief.pass_over(order, stream)
+        return None
 
     def expects(self, stream: str) -> bool:
         """Return True if a publish that was written and has no fate names this stream: see `puback_from`."""

@@ -36,8 +36,6 @@ class Desk:
             max_age=0.0,
         )
         self.outbox.belief.ask, self.outbox.belief.matches = self.asked.append, matches
-        self.outbox.belief.begin_link()
-        self.outbox.refusals.asks_after = True
         self.outbox.link_up(INBOX)
 
     def publish(self, subject: bytes = b"out.x", puback_from: Hashable | None = None) -> int:
