@@ -357,6 +357,32 @@ async def test_a_message_whose_handler_ends_its_route_is_counted(
     assert worlds[0].route_ledger() == (2, 0, {fate: 2})
 
 
+@pytest.mark.parametrize("source", [{"subject": "in.*"}, FROM_A_STREAM], ids=["core", "stream"])
+@pytest.mark.parametrize("more", [{}, {"concurrency": 3}], ids=["in order", "by key"])
+async def test_what_is_in_handlers_of_other_routes_is_counted_then(
+    autojump_clock: MockClock, more: dict[str, Any], source: dict[str, Any]
+) -> None:
+    async def wait(message: Message) -> None:
+        await trio.sleep_forever()
+
+    fate = "lost" if "subject" in source else "returned"
+    waits = handled(wait, to=to("out.x"), **({"retry": {}} | source | more))
+    ends = handled(leaves_that_later_and_hides_it, name="ends", subject="ends", to=to("out.y"), concurrency=2)
+    worlds: list[World] = []
+
+    async def route_them() -> None:
+        async with world(handlers=[waits, ends], brokers=one_broker()) as w:
+            worlds.append(w)
+            fill(w.broker, 2, subjects="ab")
+            await eventually(lambda: w.route.in_hand == 4)
+            w.broker.publish("ends", b"")
+            await trio.sleep_forever()
+
+    with pytest.raises(ScopesLostError):
+        await route_them()
+    assert worlds[0].route_ledger() == (4, 0, {fate: 4})
+
+
 async def test_only_what_was_entered_since_is_closed() -> None:
     with trio.CancelScope() as outer:
         async with trio.open_nursery() as around:
