@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from math import inf
 from operator import attrgetter
 
 from router_trio.outbox.operation import Operation, OperationWithAck
@@ -197,6 +198,14 @@ class InFlight:
             waiting, self.when_none = self.when_none, []
             for tell in waiting:
                 tell()
+
+    @property
+    def first_accepted_at(self) -> float:
+        """When the one was accepted that was written first, the older one of both kinds; infinite if there is none."""
+        first = next(self.core(), None)
+        core = inf if first is None else first.accepted_at
+        unacked = next(iter(self.unacked.values()), None)
+        return core if unacked is None else min(core, unacked.accepted_at)
 
     def only(self) -> Operation | None:
         """The one publish that is in flight; None if there are none or several."""

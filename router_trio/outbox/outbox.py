@@ -81,6 +81,7 @@ class Outbox:
         """For who looks streams up."""
         self._order = 0
         self._accepted_at = -inf
+        self._confirmed_at = -inf
         self._closed = False
         self.refusals: Refusals = Refusals(
             queue,
@@ -115,6 +116,11 @@ class Outbox:
         """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
         oldest = self.queue.oldest_accepted_at
         return 0.0 if oldest is None else self._clock() - oldest
+
+    @property
+    def silent_since(self) -> float:
+        """Since when the server has confirmed nothing, though something is on its way; infinite if nothing is."""
+        return max(self.queue.oldest_on_its_way_at, self._confirmed_at)
 
     @property
     def blocks(self) -> bool:
@@ -277,6 +283,7 @@ class Outbox:
         confirmed = self.fences.take_confirmed(mark)
         if not confirmed:
             return
+        self._confirmed_at = self._clock()
         if held_up or self.suspects.careful:
             self._wake()
         self.settlement.settle_fenced(confirmed)
@@ -318,6 +325,7 @@ class Outbox:
             belief.keep(doubted)
         if not acked:
             return
+        self._confirmed_at = self._clock()
         if self._lanes.lanes:
             self._retries.left([operation for operation, _ in acked], accepted=True)
         self.settlement.settle_acked(acked)

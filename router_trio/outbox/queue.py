@@ -59,6 +59,15 @@ class SendQueue:
         head = self._waiting[0].accepted_at
         return head if held is None else min(head, held)
 
+    @property
+    def oldest_on_its_way_at(self) -> float:
+        """When the oldest was accepted that waits for the wire or is in flight; infinite if nothing is.
+
+        Not of what a stream refuses for now. Of JetStream publishes in flight, the one that was written first counts.
+        """
+        head = self._waiting[0].accepted_at if self._waiting else inf
+        return min(head, self.in_flight.first_accepted_at)
+
     def find(self, order: int) -> OperationWithAck | None:
         """The JetStream publish with this number, pending or in flight."""
         found = self.lanes.find(order) or self.in_flight.unacked.get(order)

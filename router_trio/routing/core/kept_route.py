@@ -65,7 +65,7 @@ class KeptRoute(CoreRoute):
         self._failures: Failures[CoreDelivery] = Failures(self.state, policy, dead_letters, self, emit)
         # With a key, or with a limit for each value, a route has expressions, and knows it.
         self._by_key = None if plan.key is None else cast("ContentRouting", routing)
-        self._hand = hand = InHand(self._order(), self._limits())
+        self._hand = InHand(self._order(), self._limits())
         self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
         self._arrived = trio.Event()
         self._left_hand = trio.lowlevel.ParkingLot()
@@ -79,9 +79,14 @@ class KeptRoute(CoreRoute):
         self._retried = BeingRetried()
         self.state.retried, self.state.clock = lambda: (self._retried,), trio.current_time
         if flow is not None:
-            flow.follow(routing.needed, lambda: self.state.in_hand - hand.waiting - len(hand.retries))
+            flow.follow(routing.needed, self._gone)
             if self.state.limit is not None:
                 self.state.limit.waiting = self._limited
+
+    def _gone(self) -> int:
+        """Return how many messages were sent, or are being dead-lettered: what passes by is not kept in hand."""
+        hand = self._hand
+        return self.state.in_hand - hand.waiting - len(hand.retries) - len(hand.in_handler)
 
     def _limited(self) -> int:
         """Return how many messages wait for the limit of the route, or of their value."""

@@ -12,6 +12,7 @@ import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit, RouteLimited
+from router_trio.outbox.outbox import Outbox
 from router_trio.routing.flow.destination_breaker import DestinationBreaker
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import RoutePlan
@@ -23,10 +24,11 @@ HORIZON = 1.0
 """Seconds: a stream is asked for what may go within them, so that little waits in hand."""
 
 UNDER_WAY_FOR = 1.0
-"""Seconds: as many messages of a limited core route as go within them, and a burst, may be without a fate.
+"""Seconds: as many messages of a limited route as go within them, and a burst, may be sent and without a fate.
 
 A link of a long round trip has more under way than a short one. What is more than that would reach the server all at
-once when a link, or a stream, is back.
+once when a link, or a stream, is back. Where each value has a limit, nothing goes to a link that has confirmed nothing
+for so long.
 """
 
 LOOK_FOR_FATES = 0.05
@@ -43,6 +45,7 @@ class FlowControl:
     """
 
     def __init__(self, plan: RoutePlan, outlets: Sequence[Outlet], state: RouteState, emit: Emit) -> None:
+        settings = plan.settings
         self.limit: Limit | None = None
         self.values: ValueLimits | None = None
         self.healthy: Callable[[int], bool] | None = None
@@ -55,10 +58,15 @@ class FlowControl:
         """True if messages wait for the limit."""
         self._horizon = HORIZON
         self._destinations: Sequence[Connection] = ()
+        self._one_is_enough = settings.strategy == "fallback"
         self._gone: Callable[[], int] = lambda: 0
         self._most_under_way = 0
         self._stuck: int | None = None
-        settings = plan.settings
+        """While what has gone does not get through, how many messages that are."""
+        self._stuck_since = inf
+        """Since when nothing of that gets through, where each value has a limit."""
+        self._parked: int | None = None
+        """While some of several fallbacks are away, how many messages had gone when that began."""
         if settings.limit is not None:
             rate = settings.limit.rate
             burst = settings.limit.most_at_once
@@ -84,12 +92,12 @@ class FlowControl:
         if self.breakers and not several:
             state.refused = self.breakers[0].copy_refused
 
-    # --- for a core route, of which nothing else holds back what comes ---
+    # --- what has gone, and its destinations ---
 
     def follow(self, destinations: Sequence[Connection], gone: Callable[[], int]) -> None:
         """Let nothing go while one of these is away, or does not confirm what has gone.
 
-        `gone` gives how many messages have gone and have no fate.
+        `gone` gives how many messages were sent to them and have no fate: not those that a handler has.
         """
         if self.limit is None and self.values is None:
             return
@@ -104,8 +112,15 @@ class FlowControl:
 
     @property
     def is_away(self) -> bool:
-        """Return True while a destination is not connected, and would keep what is sent to it until it is."""
-        return any(not one.connected and not one.settings.fail_open for one in self._destinations)
+        """Return True while a destination is not connected, and would keep what is sent to it until it is.
+
+        Of fallbacks, one that is connected is enough.
+        """
+        away = self._count_away()
+        return away == len(self._destinations) if self._one_is_enough and self._destinations else away > 0
+
+    def _count_away(self) -> int:
+        return sum(not one.connected and not one.settings.fail_open for one in self._destinations)
 
     def _is_stuck(self, arriving: int) -> bool:
         """Return True while what has gone does not get through. `arriving` have come, and wait nowhere yet.
@@ -114,17 +129,47 @@ class FlowControl:
         """
         if not self._destinations:
             return False
-        under_way = 0
-        if self.limit is not None:
-            under_way = self._gone() - arriving
-        if self.is_away or (self.limit is not None and under_way >= self._most_under_way):
+        now, under_way = trio.current_time(), self._gone() - arriving
+        under_way -= self._park(under_way, now)
+        silent = [] if self.values is None or under_way <= 0 else self._silent(now)
+        if self.is_away or silent or (self.limit is not None and under_way >= self._most_under_way):
             self._stuck = max(under_way, self._stuck or 0)
+            for outbox in silent:
+                # What it was sent within a round trip before may not have come to the server either.
+                sent_at = max(outbox.queue.oldest_on_its_way_at, outbox.silent_since - UNDER_WAY_FOR)
+                self._stuck_since = min(self._stuck_since, sent_at)
             return True
         if self._stuck is not None:
             if self.limit is not None:
-                self.limit.charge(self._stuck, trio.current_time())
-            self._stuck = None
+                self.limit.charge(self._stuck, now)
+            elif self.values is not None and self._stuck_since < now:
+                self.values.stand_still(now - self._stuck_since)
+            self._stuck, self._stuck_since = None, inf
         return False
+
+    def _park(self, under_way: int, now: float) -> int:
+        """Return how many messages wait for a fallback that is away: they hold up nothing that others take.
+
+        They count as sent when it is back.
+        """
+        if not self._one_is_enough or self.limit is None:
+            return 0
+        if self._count_away():
+            if self._parked is None:
+                self._parked = max(0, under_way)
+            return 0 if self.is_away else self._parked
+        if self._parked is not None:
+            self.limit.charge(self._parked, now)
+            self._parked = None
+        return 0
+
+    def _silent(self, now: float) -> list[Outbox]:
+        """Return the outboxes of destinations that confirm nothing of what they were sent.
+
+        Not of a fallback that is away: others take what comes.
+        """
+        outboxes = [one.outbox for one in self._destinations if one.connected or not self._one_is_enough]
+        return [one for one in outboxes if now - one.silent_since >= UNDER_WAY_FOR]
 
     # --- for who routes ---
 
@@ -160,6 +205,8 @@ class FlowControl:
             self.hold_back(left)
         else:
             self.holds = False
+        if not left:
+            self._tell()  # what waited has made room for others, before it has its fate
 
     def filtered(self, count: int) -> None:
         """So many of those that were just said to go are not the route's messages: they do not count."""
@@ -207,6 +254,9 @@ class FlowControl:
         """Whoever waits asks again."""
         self._changed.set()
         self._changed = trio.Event()
+        self._tell()
+
+    def _tell(self) -> None:
         for tell in self._listeners:
             tell()
 

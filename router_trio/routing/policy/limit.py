@@ -60,7 +60,7 @@ class ValueLimits:
     and memory has one. A value that leaves the shared bucket takes its state along.
     """
 
-    __slots__ = ("_full_at", "_most", "_most_values", "_scale", "_shared", "_step")
+    __slots__ = ("_full_at", "_most", "_most_values", "_scale", "_shared", "_step", "_stood_still")
 
     def __init__(self, messages: int, seconds: int, burst: int, *, most: int = MOST_VALUES) -> None:
         self._scale = messages
@@ -70,6 +70,7 @@ class ValueLimits:
         # Ordered by when each was used last. The first of a plain dict takes long to find, once others were deleted.
         self._full_at: OrderedDict[bytes, int] = OrderedDict()
         self._shared = 0
+        self._stood_still = 0
 
     def __len__(self) -> int:
         """How many values have a bucket of their own."""
@@ -77,7 +78,7 @@ class ValueLimits:
 
     def charge(self, value: bytes, now: float) -> float:
         """One message of a value goes now, if it may: then return 0, else when the next one of it may."""
-        ticks = int(now * _NANOSECONDS) * self._scale
+        ticks = int(now * _NANOSECONDS) * self._scale - self._stood_still
         known, value = self._full_at, _kept(value)
         full_at = known.pop(value, None)
         own = full_at is not None
@@ -90,12 +91,16 @@ class ValueLimits:
             full_at -= self._step
             if own:
                 known[value] = full_at
-            return _seconds(full_at + self._step - self._most, self._scale)
+            return _seconds(full_at + self._step - self._most + self._stood_still, self._scale)
         if own:
             known[value] = full_at
         else:
             self._shared = full_at
         return 0.0
+
+    def stand_still(self, seconds: float) -> None:
+        """Let no time have passed for so long: what went then, and shortly before, gets through only now."""
+        self._stood_still += int(seconds * _NANOSECONDS) * self._scale
 
     def _forget(self, ticks: int) -> None:
         """Forget values whose buckets are full: those that were used longest ago come first.

@@ -216,6 +216,11 @@ class InHand:
         return self.schedule.count
 
     @property
+    def active(self) -> int:
+        """Return how many messages were sent, or are being dead-lettered, and have no fate."""
+        return self.count - self.schedule.count - self.limits.count - self.order.held - len(self.in_handler)
+
+    @property
     def apart(self) -> int:
         """Return how many messages wait for the limit of their value, or for another message of their key."""
         return self.limits.count + self.schedule.behind

@@ -134,6 +134,7 @@ class StreamRoute(Route):
         flow = self._flow = routing.flow
         if flow is not None:
             flow.when_changed(pull_loop.look_again)
+            flow.follow(routing.needed, lambda: pending.active)
             for breaker in flow.breakers:
                 breaker.untold = lambda: len(self.stored)
             if self.state.limit is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from router_trio.events import PublishFailed, PublishWithAckFailed
@@ -38,6 +40,40 @@ def test_a_jetstream_publish_is_sent_and_acked() -> None:
     desk.outbox.acked([(1, stored("ORDERS", 7, True))])
     assert desk.told == {1: [Fate("acked", None, "ORDERS", 7, True)]}
     assert desk.outbox.counters.succeeded == {"publish_with_ack": 1}
+
+
+@pytest.mark.parametrize("with_ack", [False, True])
+def test_it_tells_since_when_nothing_is_confirmed(with_ack: bool) -> None:
+    def confirm(order: int) -> None:
+        if with_ack:
+            desk.outbox.acked([(order, stored("S", order))])
+        else:
+            desk.outbox.fenced(order)
+
+    desk = connected()
+    assert desk.outbox.silent_since == inf
+    for desk.now in (1.0, 2.0, 3.0):
+        desk.offer(with_ack=with_ack)
+        desk.batch()
+    assert desk.outbox.silent_since == 1.0
+    desk.now = 4.0
+    desk.offer(with_ack=with_ack)
+    assert desk.outbox.silent_since == 1.0, "what was not written is younger"
+    desk.now = 5.0
+    confirm(1)
+    assert desk.outbox.silent_since == 5.0
+    desk.outbox.link_down()
+    desk.now = 9.0
+    desk.outbox.link_up()
+    assert desk.outbox.silent_since == 5.0, "it is sent again, and was not confirmed yet"
+    desk.batch()
+    assert desk.outbox.silent_since == 5.0
+    assert desk.batch() == []  # what was written before is sent
+    if not with_ack:
+        desk.outbox.fenced(desk.outbox.fences.sent)
+    else:
+        desk.outbox.acked([(order, stored("S", order)) for order in (2, 3, 4)])
+    assert desk.outbox.silent_since == inf
 
 
 def test_a_second_puback_and_a_foreign_one_are_ignored() -> None:

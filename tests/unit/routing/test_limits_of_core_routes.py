@@ -13,7 +13,7 @@ from router_trio.message import Message
 from router_trio.routing.core import intake_queue
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import World, core, numbers, overhearing, world
+from tests.support.world import core, numbers, overhearing, world
 from tests.unit.routing.policy.test_limit import assert_bounded
 from tests.unit.routing.test_limits_of_routes import Times
 
@@ -142,75 +142,3 @@ async def test_a_message_without_the_value_is_tried_again_as_others(autojump_clo
         broker.publish("in.a", b"has none")
         await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}), within=20)
         assert dict(w.route.failed) == {"expression": 3}
-
-
-def to_edge(more: dict[str, Any], per: str | None = None, **to: Any) -> dict[str, Any]:
-    limit = {"rate": "50/s", "burst": 50} | ({} if per is None else {"per": per})
-    destination = {"connection": "edge", "subject": "out.$1"} | to
-    return core("in.*", destination, connection="main") | {"limit": limit} | more
-
-
-@pytest.mark.parametrize("offered", [40, 100])
-@pytest.mark.parametrize(
-    ("per", "silent"),
-    [(None, False), (None, True), ("tokens[1]", False)],
-    ids=["for all, away", "for all, half open", "for each value, away"],
-)
-@pytest.mark.parametrize("more", [{}, {"retry": {}}, {"key": "subject"}], ids=["passed on", "kept", "by key"])
-async def test_the_limit_holds_when_a_destination_is_back(
-    more: dict[str, Any], per: str | None, offered: int, silent: bool, autojump_clock: MockClock
-) -> None:
-    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
-    async with world([to_edge(more, per)], brokers=brokers, max_pending_operations=100_000) as w:
-        await _offer(w, offered, seconds=3)
-        if silent:
-            brokers["edge"].blackhole()
-        else:
-            await w.lose("edge")
-        await _offer(w, offered, seconds=12)
-        assert w.live.connections["edge"].outbox.pending <= 100, "of those that were on their way"
-        times = Times(brokers["edge"])
-        brokers["edge"].up()
-        await eventually(lambda: bool(times.all), within=30)
-        back = times.all[0]
-        await trio.sleep(5)
-        for seconds in (1, 2, 3, 4, 5):
-            count = sum(at <= back + seconds for at in times.all)
-            assert count <= 50 + 50 * seconds + 1
-        assert len(times.all) >= 4 * 50, "and what waits goes as fast as it may"
-        await eventually(lambda: w.route.in_hand == 0, within=120)
-        assert w.route.settled["routed"] == w.route.received
-
-
-@pytest.mark.parametrize("more", [{}, {"retry": {}}, {"key": "subject"}], ids=["passed on", "kept", "by key"])
-async def test_the_limit_holds_when_a_stream_takes_messages_again(
-    more: dict[str, Any], autojump_clock: MockClock
-) -> None:
-    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
-    brokers["edge"].add_stream("OUT", ["out.>"])
-    async with world([to_edge(more, jetstream=True)], brokers=brokers, max_pending_operations=100_000) as w:
-        await _offer(w, 40, seconds=3)
-        before = len(brokers["edge"].messages("OUT"))
-        brokers["edge"].trouble.elect("OUT", 15)
-        await _offer(w, 40, seconds=12)
-        assert len(brokers["edge"].messages("OUT")) <= before + 1
-        await eventually(lambda: len(brokers["edge"].messages("OUT")) > before + 1, within=10)
-        await trio.sleep(1)
-        assert len(brokers["edge"].messages("OUT")) - before <= 50 + 50 + 1
-        await eventually(lambda: w.route.in_hand == 0, within=120)
-        assert w.route.settled["routed"] == w.route.received
-
-
-async def test_the_limit_does_not_slow_down_a_long_link(autojump_clock: MockClock) -> None:
-    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
-    brokers["edge"].trouble.travel(lambda: 0.3)
-    async with world([to_edge({})], brokers=brokers) as w:
-        await _offer(w, 50, seconds=10)
-        await trio.sleep(1)
-        assert w.route.settled["routed"] >= 480
-
-
-async def _offer(w: World, rate: int, *, seconds: int) -> None:
-    for number in range(rate * seconds):
-        w.broker.publish("in.x", b"%d" % number)
-        await trio.sleep(1 / rate)

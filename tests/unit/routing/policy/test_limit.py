@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from router_trio.routing.policy.limit import LONGEST_VALUE, Limit, ValueLimits
@@ -112,6 +112,46 @@ def test_one_value_goes_as_by_a_limit_of_its_own(rate: tuple[int, int], burst: i
         again = limits.charge(b"x", now)
         assert (again == 0) is goes
         assert goes or again == limit.free_at()
+
+
+@given(
+    RATES,
+    st.integers(1, 20),
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 0.5)), max_size=40),
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 3)), max_size=40),
+    st.floats(0, 100),
+    st.integers(0, 6),
+)
+def test_what_gets_through_when_time_has_stood_still_is_within_the_limit(
+    rate: tuple[int, int],
+    burst: int,
+    before: list[tuple[str, float]],
+    after: list[tuple[str, float]],
+    stood_still: float,
+    most: int,
+) -> None:
+    """What went since the time stands still gets through at its end, all at once, if as much as a burst may."""
+    limits = ValueLimits(*rate, burst, most=most)
+    since = now = 1.0
+    went: dict[str, list[float]] = defaultdict(list)
+    through = since + stood_still + sum(gap for _, gap in before)
+    for value, gap in before:
+        now += gap
+        if not limits.charge(value.encode(), now):
+            went[value].append(through)
+    for times in went.values():
+        assume(len(times) <= burst)
+    limits.stand_still(through - since)
+    now = through
+    for value, gap in after:
+        now += gap
+        again = limits.charge(value.encode(), now)
+        if not again:
+            went[value].append(now)
+        else:
+            assert again > now
+    for times in went.values():
+        assert_bounded(times, *rate, burst)
 
 
 def test_other_values_pass_one_that_waits() -> None:

@@ -1,0 +1,160 @@
+"""Limits over outages: what waited for a destination does not reach its server faster than the limit says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.message import Message
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, core, stream, world
+from tests.unit.routing.test_limits_of_routes import Times
+
+RATE, BURST = 50, 50
+KINDS: dict[str, dict[str, Any]] = {
+    "passed on": {},
+    "kept": {"retry": {}},
+    "by key": {"key": "subject"},
+    "by key through a handler": {"key": "payload", "concurrency": 20, "handler": f"{__name__}:soon"},
+}
+
+
+async def soon(message: Message) -> Message:
+    await trio.sleep(0.001)
+    return message
+
+
+def limited(source: str, kind: str, per: str | None, **to: Any) -> dict[str, Any]:
+    limit = {"rate": f"{RATE}/s", "burst": BURST} | ({} if per is None else {"per": per})
+    destination = {"connection": "edge", "subject": "out.$1"} | to
+    made = (
+        core("in.*", destination, connection="main")
+        if source == "core"
+        else stream("IN", destination, filter="in.*", connection="main")
+    )
+    return made | {"limit": limit} | KINDS[kind]
+
+
+def two_brokers() -> dict[str, FakeBroker]:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["main"].add_stream("IN", ["in.*"])
+    return brokers
+
+
+async def offer(w: World, rate: int, subjects: str, *, seconds: int) -> None:
+    for number in range(rate * seconds):
+        for subject in subjects:
+            w.broker.publish(f"in.{subject}", b"%d" % number)
+        await trio.sleep(1 / rate)
+
+
+def assert_limit_holds(times: list[float], seconds: int) -> None:
+    """From the moment when the first one came."""
+    for after in range(1, seconds + 1):
+        count = sum(at <= times[0] + after for at in times)
+        assert count <= BURST + RATE * after + 1, f"{count} within {after} s"
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
+@pytest.mark.parametrize("silent", [False, True], ids=["away", "half open"])
+@pytest.mark.parametrize("offered", [40, 100])
+async def test_the_limit_holds_when_a_destination_is_back(
+    source: str, kind: str, per: str | None, silent: bool, offered: int, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    subjects = "x" if per is None else "xy"
+    route = limited(source, kind, per, jetstream=False)
+    async with world([route], brokers=brokers, max_pending_operations=100_000) as w:
+        await offer(w, offered, subjects, seconds=3)
+        if silent:
+            brokers["edge"].blackhole()
+        else:
+            await w.lose("edge")
+        await offer(w, offered, subjects, seconds=12)
+        outbox = w.live.connections["edge"].outbox
+        assert outbox.pending + outbox.in_flight <= len(subjects) * (BURST + RATE + 5), "nothing piles up there"
+        times = Times(brokers["edge"])
+        brokers["edge"].up()
+        await eventually(lambda: bool(times.all), within=30)
+        await trio.sleep(6)
+        for subject in subjects:
+            assert_limit_holds(times.of[f"out.{subject}"], 5)
+            assert len(times.of[f"out.{subject}"]) >= 4 * RATE, "and what waits goes as fast as it may"
+        await eventually(lambda: w.route.in_hand == 0, within=120)
+        assert w.route.settled["lost"] == 0
+        assert w.route.settled["routed"] == offered * 15 * len(subjects)
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_limit_holds_when_a_stream_takes_messages_again(
+    source: str, kind: str, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    brokers["edge"].add_stream("OUT", ["out.>"])
+    route = limited(source, kind, None, jetstream=True)
+    async with world([route], brokers=brokers, max_pending_operations=100_000) as w:
+        await offer(w, 40, "x", seconds=3)
+        before = len(brokers["edge"].messages("OUT"))
+        brokers["edge"].trouble.elect("OUT", 15)
+        await offer(w, 40, "x", seconds=12)
+        assert len(brokers["edge"].messages("OUT")) <= before + 1
+        await eventually(lambda: len(brokers["edge"].messages("OUT")) > before + 1, within=10)
+        await trio.sleep(1)
+        # One was under way when it was elected, and few do not use up the limit.
+        assert len(brokers["edge"].messages("OUT")) - before <= BURST + RATE + 2
+        await eventually(lambda: w.route.in_hand == 0, within=120)
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
+async def test_the_limit_does_not_slow_down_a_long_link(
+    source: str, per: str | None, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    brokers["edge"].trouble.travel(lambda: 0.3)
+    async with world([limited(source, "passed on", per, jetstream=False)], brokers=brokers) as w:
+        await offer(w, 50, "x", seconds=10)
+        await trio.sleep(1)
+        assert w.route.settled["routed"] >= 480
+
+
+async def takes_long(message: Message) -> Message:
+    await trio.sleep(5)
+    return message
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
+async def test_calls_of_a_handler_that_take_long_do_not_count_as_what_is_not_confirmed(
+    source: str, per: str | None, autojump_clock: MockClock
+) -> None:
+    route = limited(source, "by key", per, jetstream=False) | {"key": "payload", "concurrency": 500}
+    route |= {"handler": f"{__name__}:takes_long"}
+    route["limit"] |= {"rate": "10/s", "burst": 1}
+    async with world([route], brokers=two_brokers()) as w:
+        await offer(w, 10, "x", seconds=20)
+        await trio.sleep(6)
+        assert w.route.settled["routed"] >= 190
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
+async def test_a_fallback_is_used_while_the_first_is_away(
+    source: str, per: str | None, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers() | {"other": FakeBroker()}
+    route = limited(source, "passed on", per, jetstream=False) | {"strategy": "fallback"}
+    route["to"].append({"connection": "other", "subject": "out.$1", "jetstream": False})
+    async with world([route], brokers=brokers) as w:
+        await w.lose("edge")
+        times = Times(brokers["other"])
+        await offer(w, 40, "x", seconds=5)
+        assert len(times.all) >= 190
+        await w.find("edge")
