@@ -37,7 +37,8 @@ class Publisher:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._outbox = connection.outbox
+        self._outbox = outbox = connection.outbox
+        self._capacity, self._settlement = outbox.capacity, outbox.settlement
         self._waiting: set[trio.Event] = set()
         self._deadlines = Deadlines(self._give_up)
         self.run: Callable[[], Awaitable[None]] = self._deadlines.run
@@ -68,7 +69,7 @@ class Publisher:
             raise ValueError(f"timeout must be a number of seconds, 0 or more; got {timeout}")
         target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
-        if self._outbox.capacity.refuses(target):
+        if self._capacity.refuses(target):
             await self._share(target, timeout)
         blocked = await self._room(with_ack=True)
         receipt.status, order = self._outbox.offer_with_ack(
@@ -107,7 +108,7 @@ class Publisher:
         operation = self._outbox.queue.find(order)
         if operation is not None:
             # What it was refused for all the time says more than that the time is over.
-            reason, detail = operation.refused_for or (_reason(self._outbox.capacity.refuses(operation.subject)), "")
+            reason, detail = operation.refused_for or (_reason(self._capacity.refuses(operation.subject)), "")
             refusals = self._outbox.refusals
             refusals.give_up(operation, reason, refusals.no_puback(operation, limit, detail))
 
@@ -124,7 +125,7 @@ class Publisher:
         if self._connection.connected:
             await self._connection.wait_for_capacity()
             return False
-        self._outbox.capacity.blocked(with_ack)
+        self._capacity.blocked(with_ack)
         await self._connection.wait_for_capacity()
         return True
 
@@ -133,11 +134,11 @@ class Publisher:
         destination = target.partition(b".")[0]
         with trio.move_on_after(limit):
             await self._connection.shares.wait(destination)
-        reason = self._outbox.capacity.refuses(target)
-        if reason is not None and self._outbox.capacity.waits_for(destination):
+        reason = self._capacity.refuses(target)
+        if reason is not None and self._capacity.waits_for(destination):
             reason = _reason(reason)
             told = f"the queue of its destination is full, and within {limit:g} s nothing of it was sent"
-            self._outbox.settlement.not_accepted(True, reason, told, framing.text(target))
+            self._settlement.not_accepted(True, reason, told, framing.text(target))
             raise PublishError(f"{told} ({reason})", reason=reason)
 
     def _checked(self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool) -> tuple[bytes, bytes, bytes]:
@@ -154,7 +155,7 @@ class Publisher:
             if len(target) > SHORT_SUBJECT:
                 self._check_line(target, len(block), size, with_ack)
         except PublishError as error:
-            self._outbox.settlement.not_accepted(with_ack, error.reason, str(error), str(subject))
+            self._settlement.not_accepted(with_ack, error.reason, str(error), str(subject))
             raise
         return target, block, body
 
