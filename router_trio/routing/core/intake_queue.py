@@ -35,23 +35,14 @@ class IntakeQueue:
         self._taken = 0
         self.busy: bool = False
         """Whether something waits, or the taker is at work on what it took."""
-        self.aside: int = 0
-        self.aside_bytes: int = 0
-        """Messages, and their bytes, that were taken and wait elsewhere: they use room here."""
         self._finished = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
         return self._messages
 
-    def set_aside(self, raw: RawMessage, count: int = 1) -> None:
-        """A message that was taken waits elsewhere; with `count` -1 it does no more."""
-        self.aside += count
-        self.aside_bytes += count * len(raw[4])
-
     def deliver(self, batch: list[RawMessage]) -> None:
         """Take a batch, or as much of it as fits; the rest is told to `overflow`."""
-        room = MAX_MESSAGES - self._messages - self.aside if self._bytes + self.aside_bytes < MAX_BYTES else 0
-        room = max(room, 0)
+        room = max(MAX_MESSAGES - self._messages, 0) if self._bytes < MAX_BYTES else 0
         if len(batch) > room:
             self._overflow(len(batch) - room)
         batch = batch[:room]
