@@ -163,7 +163,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (SUBSCRIBE, "{source}"): {"": Case(CORE)},
     (SUBSCRIBE, "{inbox_prefix}.>"): {"PubAcks": Case(STORED), "of a stream": Case(STREAM)},
     (SUBSCRIBE, "$JS.ACK.{stream}.{durable}.>"): {
-        "": Case(STREAM, before=_left_unacked, waits="what was delivered before, and is not acked")
+        "": Case(STREAM, before=_left_unacked, waits="messages that were delivered before and are not acked")
     },
 }
 """By the kind and the subject of a row, with a name each."""

@@ -16,6 +16,7 @@ from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.nats.jetstream import api
 from router_trio.nats.jetstream.answers import AnswerError
 from router_trio.nats.jetstream.api import ApiError, ConsumerInfo, Group, Reached, StreamInfo
+from router_trio.protocol.stream_config import StreamSubjects
 from tests.support.odd_answers import BODIES, VALUES, json_values
 from tests.support.raw_server import consumer_answer, stream_answer
 
@@ -195,6 +196,9 @@ def typed(info: StreamInfo | ConsumerInfo | api.ConsumerConfig | Group | Reached
             assert all(isinstance(one, float) or (isinstance(one, str) and len(one) <= 4096) for one in value)
         elif isinstance(value, (api.ConsumerConfig, Group, Reached)):
             typed(value)
+        elif isinstance(value, StreamSubjects):
+            assert type(value.has_others) is bool
+            assert all(len(one) <= 4096 for one in (*value.taken, *(value.transform or ())))
         else:
             assert type(value) in (int, float, bool), name
             assert -1 <= value < 2**64, name
