@@ -22,8 +22,8 @@ async def ten_keys(message: Message) -> Message:
 
 
 async def two_keys(message: Message) -> Message:
-    """Handle one message of half of the subjects at a time."""
-    return await _handle(message, str(int(message.subject.rpartition(".")[2]) < load.SUBJECTS // 2))
+    """Handle one message of half of the subjects at a time, as the expression halves them: some are no numbers."""
+    return await _handle(message, str(message.subject.rpartition(".")[2] < "5"))
 
 
 async def _handle(message: Message, key: str) -> Message:
