@@ -35,6 +35,9 @@ class Delivery:
     message_id: bytes | None = None
     """The id of its copies if it has none of its own; None if any new one will do."""
 
+    key: bytes | None = None
+    """The value of its route's key, once that is known."""
+
     refused: bool = False
     """True if a destination did not take it, for no reason of its own: what is behind it in a stream waits."""
 
@@ -231,7 +234,7 @@ class DestinationTracker:
     @property
     def key(self) -> bytes | None:
         """The value of its route's key, if that is known: see `OperationWithAck.lane`."""
-        return getattr(self.delivery, "key", None)
+        return self.delivery.key
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""

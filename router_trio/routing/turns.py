@@ -18,6 +18,9 @@ LONGEST_TURN = 0.05
 TURNS_BETWEEN = 16
 """Turns that the loop has after a long one: a page takes several, from the connection to the answer."""
 
+BETWEEN_TWO_LOOKS = 64
+"""Messages with expressions between two looks at the clock."""
+
 
 class Turn:
     """The turn of one route. `until` is when it has lasted long enough, on `clock`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import TypeVar
 
 from trio import current_time
 
@@ -22,10 +23,17 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy import hops
+from router_trio.routing.policy.limit import ValueLimits
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
+from router_trio.routing.schedule import ValueLimit
 from router_trio.routing.tracing import Tracing
 from router_trio.states import NOT_LOOKED_UP, RouteState
+
+D = TypeVar("D", bound=Delivery)
+
+_NO_KEY = b"\0"
+"""Begins what stands for the key of a message that has none."""
 
 LONGEST_KEY = 64
 """Bytes of a value of `key` that is kept as it is, for each message in hand; of a longer one a hash is kept."""
@@ -90,6 +98,45 @@ class ContentRouting(Routing):
         per = self.plan.per
         assert per is not None
         return key_of(per.evaluate(facts))
+
+    def value_limits(self, limits: ValueLimits, place_of: Callable[[D], int]) -> ValueLimit[D]:
+        """Return the limit of each value for the messages of this route. One that has no value fails."""
+        flow = self.flow
+        assert flow is not None
+
+        def value_of(delivery: D) -> bytes | None:
+            return self.limited_value(delivery.raw, delivery)
+
+        def has_no_value(delivery: D, error: EvaluationError) -> None:
+            self.expression_failed(error, delivery)
+            delivery.done()
+
+        return ValueLimit(limits, value_of, place_of, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
+
+    # --- what is in order with what ---
+
+    def order_key(self, delivery: Delivery, place: int) -> bytes:
+        """Return the value of the route's key for a message; for one that has none, what is in order with nothing else.
+
+        `place` is the message's own. Does not raise.
+        """
+        try:
+            return self.value_of_key(delivery.raw, delivery)
+        except EvaluationError:
+            return b"%b%d" % (_NO_KEY, place)
+
+    def lacks_key(self, key: bytes) -> bool:
+        """Return True if `order_key` gave this for want of a value."""
+        return key.startswith(_NO_KEY)
+
+    def fail_without_key(self, delivery: Delivery) -> None:
+        """Settle a message without a key: it fails, unless the route does not take it."""
+        if self.takes_message(delivery):
+            try:
+                self.value_of_key(delivery.raw, delivery)
+            except EvaluationError as error:
+                self.expression_failed(error, delivery)
+        delivery.done()
 
     def value_of_key(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes:
         """Return the value of the route's key for a message. Raises `EvaluationError` if it has none.

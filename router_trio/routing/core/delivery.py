@@ -38,7 +38,7 @@ class CoreDelivery(Delivery):
         self._choices: dict[int, Sequence[int]] | None = None
         self._tell_given_up: Callable[[], None] | None = None
         self.attempts: int = 0
-        self.key: bytes = b""
+        self.key: bytes | None = None
         self.message_id: bytes | None = None
         self.place: int = place
 

@@ -7,9 +7,7 @@ from router_trio.protocol import framing
 from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
-
-BETWEEN_TWO_LOOKS = 64
-"""Messages with expressions between two looks at the clock."""
+from router_trio.routing.turns import BETWEEN_TWO_LOOKS
 
 
 class BatchForwarding:

@@ -19,7 +19,7 @@ import trio
 
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import EvaluationError, reasons
+from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.delivery import CoreDelivery
@@ -33,7 +33,7 @@ from router_trio.routing.handler_tasks import HandlerTasks
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.route import Batches
-from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
+from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order
 from router_trio.states import BeingRetried
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 MOST_OF_A_KEY = MAX_MESSAGES // 2
 """Messages of one key that wait: what is more fails, as what there is no room for at all."""
-
-_NO_KEY = b"\0"
-"""Begins what stands for the key of a message that has none: it is in order with nothing but itself."""
 
 _place = attrgetter("place")
 
@@ -104,27 +101,14 @@ class KeptRoute(CoreRoute):
         flow = self.routing.flow
         if flow is None or flow.values is None:
             return NoValueLimit()
-        routing = cast("ContentRouting", self.routing)
-
-        def value_of(delivery: CoreDelivery) -> bytes | None:
-            return routing.limited_value(delivery.raw, delivery)
-
-        def has_no_value(delivery: CoreDelivery, error: EvaluationError) -> None:
-            routing.expression_failed(error, delivery)
-            delivery.done()
-
-        return ValueLimit(flow.values, value_of, _place, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
+        return cast("ContentRouting", self.routing).value_limits(flow.values, _place)
 
     def _key_of(self, delivery: CoreDelivery) -> bytes:
-        if not delivery.key:
-            if self._by_key is None:
-                delivery.key = delivery.raw[0]
-            else:
-                try:
-                    delivery.key = self._by_key.value_of_key(delivery.raw)
-                except EvaluationError:
-                    delivery.key = b"%b%d" % (_NO_KEY, delivery.place)
-        return delivery.key
+        key = delivery.key
+        if key is None:
+            routing = self._by_key
+            key = delivery.key = delivery.raw[0] if routing is None else routing.order_key(delivery, delivery.place)
+        return key
 
     # --- received ---
 
@@ -221,8 +205,8 @@ class KeptRoute(CoreRoute):
     def _begin(self, delivery: CoreDelivery) -> Awaitable[None] | None:
         """Route one message, which may go. If its handler blocks, return what to await."""
         routing, hand = self.routing, self._hand
-        if self._by_key is not None and delivery.key.startswith(_NO_KEY):
-            self._without_key(delivery)
+        if self._by_key is not None and self._by_key.lacks_key(self._key_of(delivery)):
+            self._by_key.fail_without_key(delivery)
             return None
         if routing.flow is not None:
             routing.flow.going(1, hand.waiting)
@@ -247,17 +231,6 @@ class KeptRoute(CoreRoute):
         """Wait for a handler. Cancelled in it, nothing was sent: the message stays there for `abandon`."""
         await blocked
         self._hand.in_handler.pop(delivery, None)
-
-    def _without_key(self, delivery: CoreDelivery) -> None:
-        """Fail a message without a key, unless it is not the route's."""
-        routing = self._by_key
-        assert routing is not None
-        if routing.takes_message(delivery):
-            try:
-                routing.value_of_key(delivery.raw)
-            except EvaluationError as error:
-                routing.expression_failed(error, delivery)
-        delivery.done()
 
     # --- settled, or tried again ---
 

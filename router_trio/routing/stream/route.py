@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import EvaluationError, SourceError, reasons
+from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit
 from router_trio.link import Link, PullConsumer
 from router_trio.outbox.operation import Operation
@@ -31,7 +31,7 @@ from router_trio.routing.handler_tasks import HandlerTasks
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.route import Route
-from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
+from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.consumer.feeding import Feeding
 from router_trio.routing.stream.consumer.lead import Lead
@@ -43,6 +43,7 @@ from router_trio.routing.stream.intake import StreamIntake
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
+from router_trio.routing.turns import BETWEEN_TWO_LOOKS
 from router_trio.settings import SourceSettings
 
 if TYPE_CHECKING:
@@ -53,12 +54,6 @@ BATCH = 256
 
 GIVES_WAY_FOR = 1.0
 """Seconds more, before a durable that was deleted is made again by a process that shared it."""
-
-BETWEEN_TWO_LOOKS = 64
-"""Messages with expressions between two looks at the clock."""
-
-_NO_KEY = b"\0"
-"""Begins what stands for the key of a message that has none: it is in order with nothing but itself."""
 
 _received_at = attrgetter("received_at")
 
@@ -157,16 +152,7 @@ class StreamRoute(Route):
         flow = self.routing.flow
         if flow is None or flow.values is None:
             return NoValueLimit()
-        routing = cast("ContentRouting", self.routing)
-
-        def value_of(delivery: StreamDelivery) -> bytes | None:
-            return routing.limited_value(delivery.raw, delivery)
-
-        def has_no_value(delivery: StreamDelivery, error: EvaluationError) -> None:
-            routing.expression_failed(error, delivery)
-            delivery.done()
-
-        return ValueLimit(flow.values, value_of, place_of, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
+        return cast("ContentRouting", self.routing).value_limits(flow.values, place_of)
 
     # --- what is in order with what ---
 
@@ -174,19 +160,17 @@ class StreamRoute(Route):
         """See `Source.order_key`."""
         if self._by_key is None:
             return delivery.raw[0]
-        if delivery.key is None:
-            try:
-                delivery.key = self._by_key.value_of_key(delivery.raw, delivery)
-            except EvaluationError:
-                delivery.key = b"%b%d" % (_NO_KEY, delivery.sequence)
-        return delivery.key
+        key = delivery.key
+        if key is None:
+            key = delivery.key = self._by_key.order_key(delivery, delivery.sequence)
+        return key
 
     def _holds_back(self, delivery: StreamDelivery) -> bool:
         """See `InHand.holds_back`. Nothing waits for a message without a key: it takes up no room for what waits."""
         return delivery.refused or not (self._follows_at_once or self._lacks_key(delivery))
 
     def _lacks_key(self, delivery: StreamDelivery) -> bool:
-        return self._by_key is not None and self.order_key(delivery).startswith(_NO_KEY)
+        return self._by_key is not None and self._by_key.lacks_key(self.order_key(delivery))
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """See `Source.passes_by`. Nor is anything sent that a handler returns while a breaker lets nothing go."""
@@ -347,7 +331,7 @@ class StreamRoute(Route):
         """Route one message, which may go. If its handler blocks, return what to await."""
         handler = self.routing.plan.handler
         if self._by_key is not None and self._lacks_key(delivery):
-            self._without_key(delivery)
+            self._by_key.fail_without_key(delivery)
             return None
         if handler is None:
             self.routing.forward_each([delivery])
@@ -377,17 +361,6 @@ class StreamRoute(Route):
             raise
         finally:
             pending.in_handler.pop(delivery, None)
-
-    def _without_key(self, delivery: StreamDelivery) -> None:
-        """Fail a message without a key, unless it is not the route's."""
-        routing = self._by_key
-        assert routing is not None
-        if routing.takes_message(delivery):
-            try:
-                routing.value_of_key(delivery.raw, delivery)
-            except EvaluationError as error:
-                routing.expression_failed(error, delivery)
-        delivery.done()
 
     # --- settled ---
 
