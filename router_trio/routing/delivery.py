@@ -86,7 +86,7 @@ class Delivery:
         tell()
 
     def tell_given_up(self) -> None:
-        """It is not tried again: see `when_given_up`."""
+        """Call what `when_given_up` was given, if the message keeps that until now."""
 
     def owner_for(self, template: str) -> RouteOwner:
         """The owner of the operation to the destination with this template, which is the only one there."""

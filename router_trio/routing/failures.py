@@ -25,7 +25,7 @@ D_contra = TypeVar("D_contra", bound=Delivery, contravariant=True)
 
 
 class Recovery(Protocol[D_contra]):
-    """What a source can do with a message that failed. Each call but the first two settles the message."""
+    """Retry or settle messages that failed, as their source can. All calls but the first two settle the message."""
 
     def is_last_attempt(self, delivery: D_contra, failure: Failure) -> bool:
         """Return True if a message can't be tried again, whatever the settings say."""

@@ -1,8 +1,8 @@
-"""Keeps the signals of the process: what code of a handler, or a library of its, takes away is taken back.
+"""Restores the signal handlers of the process when a route's handler, or a library that it uses, replaces them.
 
-A signal has one receiver in a process, and whoever asks last has it. A library that ignores SIGTERM, or has work of its
-own to do on it, would keep the process from draining: nothing but SIGKILL would end it. A program that opens a router
-has its signals to itself; this is for processes that `router-trio` has started.
+A signal has one handler in a process, and the last one that was set counts. A library that ignores SIGTERM, or handles
+it in its own way, would keep the process from draining: nothing but SIGKILL would end it. A program that opens a router
+decides about its own signals; this is for processes that `router-trio` has started.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from router_trio.events import Emit, SignalRestored
 from router_trio.routing.raised import place_of
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at who has the signals. One that is ignored meanwhile is lost."""
+"""Seconds between two checks of the signal handlers. A signal that is ignored meanwhile is lost."""
 
 SAID_EVERY = 60.0
 """Seconds between two log lines about one signal: a handler may take it each time that it is called."""
 
 
 class KeptSignals:
-    """Who has these signals when this is made, and is to have them. `keep` runs beside the rest.
+    """Remember the handlers of these signals, and restore them while `keep` runs.
 
-    `emit` is asked for each time that there is something to tell: until a router has begun there is none.
+    `emit` returns where to report that a handler was restored, None before a router has begun.
     """
 
     def __init__(self, numbers: Collection[int], emit: Callable[[], Emit | None]) -> None:
@@ -34,7 +34,7 @@ class KeptSignals:
         self._said: dict[int, float] = {}
 
     async def keep(self) -> None:
-        """Take back what was taken, until cancelled. In the main thread: no other one may set who has a signal."""
+        """Restore replaced handlers, until cancelled. Call it in the main thread: Python lets no other set them."""
         while True:
             await trio.sleep(LOOK_EVERY)
             for number, taken_by in self._take_back():

@@ -28,7 +28,7 @@ from router_trio.routing.route import Batches
 
 
 class BatchRoute(CoreRoute):
-    """One route that keeps no message: it has neither retries nor keys, and no limit or breaker."""
+    """Route messages of a subject without keeping them: without retries, keys, limits and breakers."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class BatchRoute(CoreRoute):
         self._in_hand = 0
         """How many messages of the batch that was taken from the queue last are not routed."""
         self._batch: tuple[float, list[framing.RawMessage]] = (0.0, [])
-        """What was taken from the queue last; the last of it may not have been begun."""
+        """The batch that was taken from the queue last. The last of its messages may not have been begun."""
         self._not_begun = 0
         """How many of that have not been begun: they may be taken back while the route waits for something."""
 

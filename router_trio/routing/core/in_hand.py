@@ -43,7 +43,7 @@ class InHand:
         self.limits: Limits[CoreDelivery] = limits
         self.retries: RetryQueue[CoreDelivery] = RetryQueue()
         self.in_handler: dict[CoreDelivery, None] = {}
-        """What a handler is waiting with: nothing of it was sent."""
+        """Messages in a handler that has not returned. Nothing of them was sent."""
         self.count: int = 0
         self._bytes = 0
         self._last = 0

@@ -46,7 +46,7 @@ _place = attrgetter("place")
 
 
 class KeptRoute(CoreRoute):
-    """One route from a core subscription that keeps its messages."""
+    """Route messages of a subject, and keep each of them until it has its fate."""
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ class InHand:
         self.bytes: int = 0
         """Size of the headers and payloads of what is in hand."""
         self.in_handler: dict[StreamDelivery, None] = {}
-        """What a handler is waiting with, in the order of its calls: nothing of it was sent."""
+        """Messages in a handler that has not returned, in the order of its calls. Nothing of them was sent."""
         self.schedule: Order[StreamDelivery] = ArrivalOrder()
         self.limits: Limits[StreamDelivery] = NoValueLimit()
         self.holds_back: Callable[[StreamDelivery], bool] = was_refused
@@ -411,7 +411,7 @@ class InHand:
 
 
 class LeftInHand:
-    """What an earlier life of a route has in hand: see `states.InHand`."""
+    """Counts the messages in hand of an earlier life of a route: see `states.InHand`."""
 
     def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
         self._left = left
