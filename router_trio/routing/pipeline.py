@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -47,10 +47,13 @@ from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.raised import Raised, message_failed, place_of
 from router_trio.routing.responder import Responder
+from router_trio.routing.schedule import Limits, NoValueLimit
 from router_trio.routing.scopes import close_left_open, left_open, scopes_of_task
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.turns import Turn
 from router_trio.states import RouteState
+
+D = TypeVar("D", bound=Delivery)
 
 
 class Routing:
@@ -101,6 +104,27 @@ class Routing:
         self.as_it_comes = False
         self.connections = tuple(dict.fromkeys((*self.connections, responder.connection)))
         self.needed = tuple(dict.fromkeys((*self.needed, responder.connection)))
+
+    # --- what is in order with what ---
+
+    def order_key(self, delivery: Delivery, place: int) -> bytes:
+        """Return what is the same for messages that are in order: their subject, or the value of the route's key.
+
+        A message that has no such value is in order with no other: `place` is its own. Does not raise.
+        """
+        return delivery.raw[0]
+
+    def lacks_key(self, key: bytes) -> bool:
+        """Return True if `order_key` returned `key` for a message that has no value of the route's key."""
+        return False
+
+    def fail_without_key(self, delivery: Delivery) -> None:
+        """Settle a message without a key: it fails, unless the route does not take it."""
+        raise AssertionError("every message has a subject")
+
+    def value_limits(self, place_of: Callable[[D], int]) -> Limits[D]:
+        """Return the limits by value that the messages of this route wait for. `place_of` gives their order."""
+        return NoValueLimit()
 
     @property
     def _awaited(self) -> Sequence[Connection]:

@@ -136,7 +136,8 @@ async def assert_survived(
         state = live.connections[route.connection].state
         errors = [event for event in watch.of("NATS_SUBSCRIBE_ERROR") if event.route == route.name]
         starts = [event for event in watch.of("ROUTE_READY") if event.route == route.name]
-        assert 1 <= len(starts) <= state.established + state.restored + len(errors), f"{route.name} was restarted"
+        links = state.established + state.restored
+        assert 1 <= len(starts) <= links + len(errors), f"{route.name}: {starts}, {links} links, {errors}"
     # Accounted: all that was accepted meets its fate, and the sum is right.
     await until_settled(live, within)
     assert_accounted(live)

@@ -23,10 +23,9 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy import hops
-from router_trio.routing.policy.limit import ValueLimits
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
-from router_trio.routing.schedule import ValueLimit
+from router_trio.routing.schedule import Limits, ValueLimit
 from router_trio.routing.tracing import Tracing
 from router_trio.states import NOT_LOOKED_UP, RouteState
 
@@ -56,6 +55,7 @@ class ContentRouting(Routing):
         super().__init__(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
         self.content: Content = Content(plan, self._is_healthy)
         self.as_it_comes: bool = False
+        self._has_key: bool = plan.by_key and plan.key is not None
         if self.flow is not None and plan.settings.strategy == "fallback":
             self.flow.healthy = self._is_healthy
 
@@ -99,10 +99,11 @@ class ContentRouting(Routing):
         assert per is not None
         return key_of(per.evaluate(facts))
 
-    def value_limits(self, limits: ValueLimits, place_of: Callable[[D], int]) -> ValueLimit[D]:
-        """Return the limit of each value for the messages of this route. One that has no value fails."""
+    def value_limits(self, place_of: Callable[[D], int]) -> Limits[D]:
+        """See `Routing.value_limits`. A message that has no value fails."""
         flow = self.flow
-        assert flow is not None
+        if flow is None or flow.values is None:
+            return super().value_limits(place_of)
 
         def value_of(delivery: D) -> bytes | None:
             return self.limited_value(delivery.raw, delivery)
@@ -111,26 +112,23 @@ class ContentRouting(Routing):
             self.expression_failed(error, delivery)
             delivery.done()
 
-        return ValueLimit(limits, value_of, place_of, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
-
-    # --- what is in order with what ---
+        return ValueLimit(flow.values, value_of, place_of, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
 
     def order_key(self, delivery: Delivery, place: int) -> bytes:
-        """Return the value of the route's key for a message; for one that has none, what is in order with nothing else.
-
-        `place` is the message's own. Does not raise.
-        """
+        """See `Routing.order_key`."""
+        if not self._has_key:
+            return super().order_key(delivery, place)
         try:
             return self.value_of_key(delivery.raw, delivery)
         except EvaluationError:
             return b"%b%d" % (_NO_KEY, place)
 
     def lacks_key(self, key: bytes) -> bool:
-        """Return True if `order_key` gave this for want of a value."""
-        return key.startswith(_NO_KEY)
+        """See `Routing.lacks_key`."""
+        return self._has_key and key.startswith(_NO_KEY)
 
     def fail_without_key(self, delivery: Delivery) -> None:
-        """Settle a message without a key: it fails, unless the route does not take it."""
+        """See `Routing.fail_without_key`."""
         if self.takes_message(delivery):
             try:
                 self.value_of_key(delivery.raw, delivery)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import trio
 
@@ -33,11 +33,8 @@ from router_trio.routing.handler_tasks import HandlerTasks
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.route import Batches
-from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order
+from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
 from router_trio.states import BeingRetried
-
-if TYPE_CHECKING:
-    from router_trio.routing.content.routing import ContentRouting
 
 MOST_OF_A_KEY = MAX_MESSAGES // 2
 """Messages of one key that wait: what is more fails, as what there is no room for at all."""
@@ -60,9 +57,8 @@ class KeptRoute(CoreRoute):
         plan, flow = routing.plan, routing.flow
         policy = policy_for(plan.settings, connection.platform.random.uniform)
         self._failures: Failures[CoreDelivery] = Failures(self.state, policy, dead_letters, self, emit)
-        # With a key, or with a limit for each value, a route has expressions, and knows it.
-        self._by_key = None if plan.key is None else cast("ContentRouting", routing)
-        self._hand = InHand(self._order(), self._limits())
+        self._keyed = plan.by_key
+        self._hand = InHand(self._order(), routing.value_limits(_place))
         self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
         self._arrived = trio.Event()
         self._left_hand = trio.lowlevel.ParkingLot()
@@ -93,21 +89,14 @@ class KeptRoute(CoreRoute):
         return hand.waiting if flow.holds else 0
 
     def _order(self) -> Order[CoreDelivery]:
-        if not self.routing.plan.by_key:
+        if not self._keyed:
             return ArrivalOrder()
         return KeyOrder(self._key_of, _place, MOST_OF_A_KEY, self._too_many_of_a_key)
-
-    def _limits(self) -> Limits[CoreDelivery]:
-        flow = self.routing.flow
-        if flow is None or flow.values is None:
-            return NoValueLimit()
-        return cast("ContentRouting", self.routing).value_limits(flow.values, _place)
 
     def _key_of(self, delivery: CoreDelivery) -> bytes:
         key = delivery.key
         if key is None:
-            routing = self._by_key
-            key = delivery.key = delivery.raw[0] if routing is None else routing.order_key(delivery, delivery.place)
+            key = delivery.key = self.routing.order_key(delivery, delivery.place)
         return key
 
     # --- received ---
@@ -205,8 +194,8 @@ class KeptRoute(CoreRoute):
     def _begin(self, delivery: CoreDelivery) -> Awaitable[None] | None:
         """Route one message, which may go. If its handler blocks, return what to await."""
         routing, hand = self.routing, self._hand
-        if self._by_key is not None and self._by_key.lacks_key(self._key_of(delivery)):
-            self._by_key.fail_without_key(delivery)
+        if self._keyed and routing.lacks_key(self._key_of(delivery)):
+            routing.fail_without_key(delivery)
             return None
         if routing.flow is not None:
             routing.flow.going(1, hand.waiting)

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Collection, Iterable
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -31,7 +30,7 @@ from router_trio.routing.handler_tasks import HandlerTasks
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.route import Route
-from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order
+from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.consumer.feeding import Feeding
 from router_trio.routing.stream.consumer.lead import Lead
@@ -45,9 +44,6 @@ from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.routing.stream.retrying import Retrying
 from router_trio.routing.turns import BETWEEN_TWO_LOOKS
 from router_trio.settings import SourceSettings
-
-if TYPE_CHECKING:
-    from router_trio.routing.content.routing import ContentRouting
 
 BATCH = 256
 """Messages between two looks at the destinations' room: less than a queue's usual limit."""
@@ -81,13 +77,12 @@ class StreamRoute(Route):
             pending = before._pending
             same_order = before.routing.plan.ordered_by == plan.ordered_by
         self._pending: InHand = pending
-        # With a key, or with a limit for each value, a route has expressions, and knows it.
-        self._by_key = None if plan.key is None else cast("ContentRouting", routing)
+        self._keyed = plan.by_key
         follows_at_once = plan.handler is None and plan.settings.strategy == "sticky"
         self._follows_at_once = plan.by_key and follows_at_once
         pending.go_by(
             self._order(),
-            self._limits(),
+            routing.value_limits(place_of),
             self._holds_back if plan.by_key else was_refused,
             same_order=same_order,
         )
@@ -144,25 +139,19 @@ class StreamRoute(Route):
         self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), pull_loop.lose)
 
     def _order(self) -> Order[StreamDelivery]:
-        if not self.routing.plan.by_key:
+        if not self._keyed:
             return ArrivalOrder()
         return KeyOrder(self.order_key, place_of)
-
-    def _limits(self) -> Limits[StreamDelivery]:
-        flow = self.routing.flow
-        if flow is None or flow.values is None:
-            return NoValueLimit()
-        return cast("ContentRouting", self.routing).value_limits(flow.values, place_of)
 
     # --- what is in order with what ---
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
         """See `Source.order_key`."""
-        if self._by_key is None:
+        if not self._keyed:
             return delivery.raw[0]
         key = delivery.key
         if key is None:
-            key = delivery.key = self._by_key.order_key(delivery, delivery.sequence)
+            key = delivery.key = self.routing.order_key(delivery, delivery.sequence)
         return key
 
     def _holds_back(self, delivery: StreamDelivery) -> bool:
@@ -170,7 +159,7 @@ class StreamRoute(Route):
         return delivery.refused or not (self._follows_at_once or self._lacks_key(delivery))
 
     def _lacks_key(self, delivery: StreamDelivery) -> bool:
-        return self._by_key is not None and self._by_key.lacks_key(self.order_key(delivery))
+        return self._keyed and self.routing.lacks_key(self.order_key(delivery))
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """See `Source.passes_by`. Nor is anything sent that a handler returns while a breaker lets nothing go."""
@@ -330,8 +319,8 @@ class StreamRoute(Route):
     def _begin(self, delivery: StreamDelivery) -> Awaitable[None] | None:
         """Route one message, which may go. If its handler blocks, return what to await."""
         handler = self.routing.plan.handler
-        if self._by_key is not None and self._lacks_key(delivery):
-            self._by_key.fail_without_key(delivery)
+        if self._lacks_key(delivery):
+            self.routing.fail_without_key(delivery)
             return None
         if handler is None:
             self.routing.forward_each([delivery])
