@@ -60,6 +60,10 @@ class Order(Protocol[D]):
         """Take out the message whose turn it is, which is active from then on."""
         ...
 
+    def release(self, messages: Sequence[D], key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
+        """Add messages that were held back, sorted by place. Each goes before the later ones of its key."""
+        ...
+
     def finished(self, message: D) -> bool:
         """Record that a message is no longer active. Return True if others waited for that."""
         ...
@@ -97,6 +101,20 @@ class ArrivalOrder(Generic[D]):
     def take(self) -> D | None:
         """See `Order`."""
         return self.waiting.popleft() if self.waiting else None
+
+    def release(self, messages: Sequence[D], key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
+        """See `Order`. Later ones may have been added before anything was held back."""
+        waiting = self.waiting
+        first: dict[bytes, int] = {}
+        for message in messages:
+            first.setdefault(key_of(message), place_of(message))
+        later = {message for message in waiting if place_of(message) > first.get(key_of(message), inf)}
+        if later:
+            others = [message for message in waiting if message not in later]
+            waiting.clear()
+            waiting += others
+            messages = sorted((*messages, *later), key=place_of)
+        waiting += messages
 
     def finished(self, message: D) -> bool:
         """See `Order`."""
@@ -162,6 +180,10 @@ class KeyOrder(Generic[D]):
         """See `Order`."""
         self._sort()
         return self._keys.take_next()
+
+    def release(self, messages: Sequence[D], key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
+        """See `Order`. All messages of a key are sorted by their places."""
+        self.waiting += messages
 
     def finished(self, message: D) -> bool:
         """See `Order`."""

@@ -321,7 +321,11 @@ class InHand:
 
     def _release_behind(self, delivery: StreamDelivery) -> None:
         if self.order.lines:
-            self.schedule.waiting += self.order.release_behind(delivery)
+            self._release(self.order.release_behind(delivery))
+
+    def _release(self, deliveries: Sequence[StreamDelivery]) -> None:
+        if deliveries:
+            self.schedule.release(deliveries, _order_key, place_of)
 
     def take_back(self, delivery: StreamDelivery) -> None:
         """Let a message wait again that was removed, and that was finished only because it was out of turn."""
@@ -367,7 +371,7 @@ class InHand:
         They are routed if they are redelivered here after all.
         """
         in_turn = self.order.give_up_waiting(elsewhere)
-        self.schedule.waiting += in_turn
+        self._release(in_turn)
         return bool(in_turn)
 
     # --- returned to the stream ---
@@ -438,6 +442,10 @@ def message_of(operation: Operation) -> StreamDelivery | None:
 def was_refused(delivery: StreamDelivery) -> bool:
     """Return True if a destination refused a message: one that failed for what it is holds back no other."""
     return delivery.refused
+
+
+def _order_key(delivery: StreamDelivery) -> bytes:
+    return delivery.order_key
 
 
 def _sequence(delivery: StreamDelivery) -> int:

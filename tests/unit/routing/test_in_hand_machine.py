@@ -545,3 +545,24 @@ def test_what_was_held_behind_a_message_that_is_returned_waits_again() -> None:
     machine.nothing_comes()
     machine.each_message_is_in_one_place()
     machine.teardown()
+
+
+def test_what_is_released_goes_before_what_came_behind_it_and_waits_still() -> None:
+    """A refused message is given up while those behind it wait for the route's limit: none of them was looked at."""
+    machine = StreamMachine()
+    machine.begin((False, False))
+    machine.store([(b"a", b"none"), (b"a", b"none"), (b"b", b"none"), (b"a", b"none"), (b"b", b"none")])
+    for _ in range(2):
+        machine.route(handled=False)
+    refused, behind = machine.active
+    machine.hand.hold_back_behind(refused, machine.now)
+    assert machine.hand.passes_by(behind)
+    machine.hand.remove(machine.taken(1))
+    machine.hand.take_back(behind)
+    machine.give_up(0)
+    for _ in range(4):
+        machine.route(handled=False)
+    routed = [one.sequence for one in machine.active]
+    assert [one for one in routed if one in (2, 4)] == [2, 4]
+    assert [one for one in routed if one in (3, 5)] == [3, 5]
+    machine.teardown()

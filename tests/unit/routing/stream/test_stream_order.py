@@ -126,6 +126,20 @@ async def test_a_subject_that_is_given_up_waits_for_nobody(autojump_clock: MockC
         ]
 
 
+async def test_what_was_held_behind_one_that_is_given_up_goes_before_what_waits_for_the_limit(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    both = [to("got.{{wildcard(1)}}"), to("out.{{wildcard(1)}}", jetstream=True)]
+    limited = stream("IN", *both, filter="in.*", retry={"attempts": 1}) | {"limit": {"rate": "20/s", "burst": 5}}
+    async with world([limited], brokers=brokers) as w:
+        w.broker.trouble.limit("OUT", 3)
+        fill(w.broker, 30, subjects="a")
+        await eventually(lambda: w.route.fates["given_up"] == 27, 60)
+        got = [message.payload for message in w.broker.published if message.subject == "got.a"]
+        assert list(dict.fromkeys(got)) == numbers(30)
+
+
 async def test_one_that_fails_for_what_it_is_holds_up_nobody(autojump_clock: MockClock) -> None:
     broker = FakeBroker(max_payload=1000)
     broker.add_stream("IN", ["in.*"])
