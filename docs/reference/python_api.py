@@ -25,6 +25,9 @@ PUBLIC: Mapping[str, Sequence[str]] = {
 }
 """The modules that a program may import, and the public names of each. None: those of `__all__`, or all it defines."""
 
+_INTERNAL = frozenset({"kind", "kind_for"})
+"""Methods of sections that the router alone calls: what they return is no part of the API."""
+
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -51,7 +54,7 @@ def _lines() -> Iterator[str]:
         if about and not names:
             yield from ("", about)
         for name in names or _public_names(module):
-            node = _home(module, name)
+            node = _with_keys(*_home(module, name))
             if id(node) in shown:  # an error that the package exports, for instance
                 continue
             shown.add(id(node))
@@ -78,19 +81,34 @@ def _public_names(module: str) -> list[str]:
     return [node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
 
 
-def _home(module: str, name: str) -> ast.stmt:
-    """Return the statement that defines a name, wherever the module has it from."""
+def _home(module: str, name: str) -> tuple[str, ast.stmt]:
+    """Return the statement that defines a name, and its module, wherever the first module has it from."""
     for node in ast.walk(_tree(module)):
         match node:
             case ast.ClassDef(name=found) | ast.FunctionDef(name=found) | ast.AsyncFunctionDef(name=found):
                 if found == name:
-                    return node
+                    return module, node
             case ast.Assign(targets=[ast.Name(id=found)]) | ast.AnnAssign(target=ast.Name(id=found)):
                 if found == name:
-                    return node
+                    return module, node
             case ast.ImportFrom(module=str(origin), names=names) if any(one.name == name for one in names):
                 return _home(origin, name)
     raise LookupError(f"{module} has no {name}")
+
+
+def _with_keys(module: str, node: ast.stmt) -> ast.stmt:
+    """Return a section together with the class that has its keys, if that is in a module of its own: `keys`."""
+    if not isinstance(node, ast.ClassDef):
+        return node
+    for one in _tree(module).body:
+        if isinstance(one, ast.ImportFrom) and (one.module or "").endswith(".keys"):
+            for base in (base.id for base in node.bases if isinstance(base, ast.Name)):
+                if any(imported.name == base for imported in one.names):
+                    _, keys = _home(str(one.module), base)
+                    assert isinstance(keys, ast.ClassDef)
+                    about, *own = node.body
+                    node.bases, node.body = keys.bases, [about, *keys.body[1:], *own]
+    return node
 
 
 def _entry(name: str, node: ast.stmt) -> Iterator[str]:
@@ -105,7 +123,7 @@ def _entry(name: str, node: ast.stmt) -> Iterator[str]:
             yield from _docstring(node)
             yield from _said_of_attributes(node)
             for one in body:
-                if isinstance(one, _Function) and _is_public(one.name):
+                if isinstance(one, _Function) and _is_public(one.name) and one.name not in _INTERNAL:
                     yield from _method(name, one)
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             yield from _declared(_signature(node))

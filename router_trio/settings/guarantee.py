@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from router_trio.settings.retry import RetrySettings
 from router_trio.settings.routes import RouteSettings
 
 
@@ -18,7 +17,7 @@ def guarantee(route: RouteSettings, workers: int = 1) -> str:
     by_key = route.goes_by_key(handled)
     if not (fails or by_key or route.thread or workers > 1):
         return ""
-    parts = ["at least once" if route.source.stream is not None else "at most once"]
+    parts = [route.source.kind.promise]
     if workers > 1:
         parts.append(_order_among(route, workers, by_key=by_key))
     elif by_key:
@@ -32,15 +31,13 @@ def guarantee(route: RouteSettings, workers: int = 1) -> str:
 
 def _order(route: RouteSettings) -> str:
     key = "subject" if route.key is None else " ".join(route.key.split())
-    source = route.source
-    # Others may get a part of the messages: of a stream those that have the durable, but not while they stand by.
-    shared = source.queue is not None or (source.stream is not None and not source.standby)
+    shared = route.source.kind.is_shared(route.source)
     return f"in order for each {key}" + (" within one process" if shared else "")
 
 
 def _order_among(route: RouteSettings, workers: int, *, by_key: bool) -> str:
-    shared = "consumer" if route.source.stream is not None else "queue group"
     key = "" if route.key is None or not by_key else f" or {' '.join(route.key.split())}"
+    shared = route.source.kind.shared_by
     return f"in no order among {workers} workers, which share the {shared}, not even for one subject{key}"
 
 
@@ -52,16 +49,15 @@ def _calls(route: RouteSettings) -> str:
 
 
 def _failures(route: RouteSettings) -> Iterator[str]:
-    from_stream = route.source.stream is not None
-    retry = route.retry or RetrySettings(attempts=0 if from_stream else 1)
+    kind, retry = route.source.kind, route.retry_or_default
     if retry.attempts == 1:
         yield "tried once"
     else:
-        memory = "" if from_stream else " from memory"
+        memory = kind.retried_from
         yield f"tried {retry.attempts} times{memory}" if retry.attempts else f"tried{memory} without end"
         if retry.never:
             yield f"not again after {', '.join(retry.never)}"
     if route.dead_letter is not None:
         yield f"dead letters in {route.source.mapping(route.dead_letter.subject).pattern}"
     elif retry.attempts or retry.never:
-        yield "then given up" if from_stream else "then lost"
+        yield kind.given_up

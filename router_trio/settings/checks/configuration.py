@@ -20,11 +20,12 @@ from router_trio.settings.checks.flow import check_flow, check_shared_limit
 from router_trio.settings.checks.handlers import check_reply_to, check_respond
 from router_trio.settings.checks.loops import feeds_itself, feeds_itself_through
 from router_trio.settings.checks.meeting import Connections, resolve_connection, stream_read
-from router_trio.settings.checks.placeholders import misplaced_placeholder
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_shared_source, check_source
-from router_trio.settings.checks.streams import NOT_IN_NAMES, check_name, valid_patterns
+from router_trio.settings.checks.streams import valid_patterns
 from router_trio.settings.examples import ExampleSettings
+from router_trio.settings.patterns import NOT_IN_NAMES, check_name
+from router_trio.settings.placeholders import misplaced_placeholder
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
@@ -188,7 +189,7 @@ def _check_route(
         yield from _check_connection(f"{path}.from.connection", source.connection, connections)
         # A mapping from a source that is refused already would only repeat the complaint.
         pattern = None if source_problems else source.pattern
-    from_stream = source is None or source.stream is not None
+    from_stream = source is None or source.kind.is_stored
     yield from check_content(
         path,
         when=route.when,
@@ -259,8 +260,8 @@ def _feeding(
     streams: Sequence[StreamSettings | None],
 ) -> tuple[str, str]:
     """Return how what a route sends comes back to it, and how to narrow its source; two empty texts if it does not."""
-    if source.subject or source.filters:
-        own = next((one for one in source.patterns if feeds_itself(one, subject)), None)
+    if source.subjects:
+        own = next((one for one in source.subjects if feeds_itself(one, subject)), None)
         told = f"{subject!r} can match the route's own source {own!r} on the same connection"
         return ("", "") if own is None else (told, "narrow the source")
     found = stream_read(source, connections, streams)
@@ -321,13 +322,15 @@ def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) ->
                 told = f"{route.name!r} is the name of routes[{first}] already; choose another"
                 yield Problem(f"routes[{index}].name", told, other=f"routes[{first}]")
         source = route.source
-        if source is not None and source.stream is not None and source.durable is not None:
+        consumer = None if source is None else source.kind.consumer(source)
+        if source is not None and consumer is not None:
+            stream, durable = consumer
             connection = resolve_connection(source.connection, connections)
-            first = consumers.setdefault((connection, source.stream, source.durable), index)
+            first = consumers.setdefault((connection, stream, durable), index)
             if first != index:
                 yield Problem(
                     f"routes[{index}].from.durable",
-                    f"routes[{first}] uses the consumer {source.durable!r} of stream {source.stream!r} already, "
+                    f"routes[{first}] uses the consumer {durable!r} of stream {stream!r} already, "
                     "and each would get only a part; choose another name",
                     other=f"routes[{first}]",
                 )

@@ -33,10 +33,9 @@ def check_respond(path: str, *, respond: bool, has_to: bool, source: SourceSetti
     """Check one route, which has a list of destinations or none."""
     if not has_to and not respond:
         yield Problem(f"{path}.to", "missing; add [[routes.to]], or set respond = true for a handler that only answers")
-    if respond and source is not None and source.stream is not None:
-        yield Problem(
-            f"{path}.respond", "a message of a stream has no reply subject, so there is nobody to answer; remove it"
-        )
+    if respond and source is not None and not source.kind.may_be_answered:
+        told = f"a message of {source.kind.noun} has no reply subject, so there is nobody to answer; remove it"
+        yield Problem(f"{path}.respond", told)
 
 
 def check_reply_to(path: str, *, respond: bool, reply_to: Sequence[str]) -> Iterator[Problem]:

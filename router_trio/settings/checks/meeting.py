@@ -41,9 +41,9 @@ def stream_read(
 
     It may be that of another connection which leads to the same JetStream.
     """
-    at = resolve_connection(source.connection, connections)
+    at, read = resolve_connection(source.connection, connections), source.kind.stream(source)
     for number, stream in enumerate(streams):
-        if stream is not None and stream.name == source.stream:
+        if stream is not None and stream.name == read:
             made_at = resolve_connection(stream.connection, connections)
             if meet_at(made_at, at, connections) and _api(connections.get(made_at)) == _api(connections.get(at)):
                 return number, stream

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from router_trio.errors import Problem, SubjectError
+from router_trio.settings.patterns import check_name, check_patterns, find_overlap
 from router_trio.settings.problems import suggestion
 from router_trio.settings.streams import StreamSettings
 from router_trio.settings.units import format_duration
 from router_trio.subjects.patterns import overlaps, validate_pattern
-
-NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
-"""What nats-server refuses in the name of a stream or a consumer."""
 
 API_SUBJECTS = "$JS.API.>"
 
@@ -20,13 +17,6 @@ API_SUBJECTS = "$JS.API.>"
 def check_streams(streams: Sequence[StreamSettings | None], connections: Mapping[str, object] | None) -> list[Problem]:
     """Return everything that is wrong. None stands for a section that was refused already."""
     return [*_each(streams, connections), *_together(streams, connections or {})]
-
-
-def check_name(path: str, name: str) -> Iterator[Problem]:
-    """Give what is wrong with the name of a stream."""
-    found = NOT_IN_NAMES.search(name)
-    if found:
-        yield Problem(path, f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
 
 
 def _each(streams: Sequence[StreamSettings | None], connections: Mapping[str, object] | None) -> Iterator[Problem]:
@@ -61,25 +51,6 @@ def _subjects(path: str, subjects: Sequence[str]) -> Iterator[Problem]:
             yield Problem(f"{path}.subjects[{number}]", told)
 
 
-def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str], what: str) -> Iterator[Problem]:
-    """Give everything that is wrong with patterns of one list, of which no two may overlap.
-
-    `where` gives the path of the one with a number; `what` is what each is called.
-    """
-    before: list[tuple[int, str]] = []
-    for number, pattern in enumerate(patterns):
-        try:
-            validate_pattern(pattern, what=what)
-        except SubjectError as error:
-            yield Problem(where(number), str(error))
-            continue
-        found = _overlapping(pattern, before)
-        before.append((number, pattern))
-        if found is not None:
-            told = f"{pattern!r} overlaps with {key}[{found}], {patterns[found]!r}, which nats-server refuses"
-            yield Problem(where(number), f"{told}; keep one of them, or narrow one")
-
-
 def valid_patterns(patterns: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Yield each that is a pattern, with its number."""
     for number, pattern in enumerate(patterns):
@@ -88,11 +59,6 @@ def valid_patterns(patterns: Sequence[str]) -> Iterator[tuple[int, str]]:
         except SubjectError:
             continue
         yield number, pattern
-
-
-def _overlapping(pattern: str, others: Iterable[tuple[int, str]]) -> int | None:
-    """Return the number of the first of other patterns that overlaps with one."""
-    return next((number for number, other in others if overlaps(pattern, other)), None)
 
 
 def _together(streams: Sequence[StreamSettings | None], connections: Mapping[str, object]) -> Iterator[Problem]:
@@ -124,7 +90,7 @@ def _shared(stream: StreamSettings, other: StreamSettings) -> tuple[int, str] | 
     """Return the number of the first subject that another stream has as well, and that of the other."""
     theirs = list(valid_patterns(other.subjects))
     for number, subject in valid_patterns(stream.subjects):
-        found = _overlapping(subject, theirs)
+        found = find_overlap(subject, theirs)
         if found is not None:
             return number, other.subjects[found]
     return None

@@ -42,19 +42,12 @@ def warnings(
                 f"routes[{index}].concurrency",
                 "counts calls of a handler, and the route has none: it has no effect; name a handler, or remove it",
             )
-        if route.source.stream is not None and route.source.ack_wait < HASTY_ACK_WAIT:
-            yield Problem(
-                f"routes[{index}].from.ack_wait",
-                f"{format_duration(route.source.ack_wait)} is short: a message that takes longer is "
-                "redelivered while it is processed; use the longest time of handler and destinations, plus some "
-                "seconds",
-            )
+        yield from route.source.kind.warnings(f"routes[{index}].from", route.source)
 
 
 HASTY_CONNECT_TIMEOUT = 0.25
 HASTY_LIVENESS_INTERVAL = 0.5
 HASTY_MAX_RECONNECT_DELAY = 0.25
-HASTY_ACK_WAIT = 0.5
 """Seconds. Less than that works on one machine, and hardly over a network."""
 
 
@@ -104,7 +97,7 @@ def _filters(
     source = route.source
     for index, stream in enumerate(streams):
         place = (stream.name, resolve_connection(stream.connection, connections))
-        if place != (source.stream, resolve_connection(source.connection, connections)):
+        if place != (source.kind.stream(source), resolve_connection(source.connection, connections)):
             continue
         for one in source.filters:
             if not any(overlaps(one, subject) for subject in stream.subjects):

@@ -117,8 +117,8 @@ def connections_of(route: RouteSettings) -> Sequence[str]:
 def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
     """Return True if both are core routes that make the same subscription."""
     before, after = old.source, new.source
-    same = (before.connection, before.subject, before.queue) == (after.connection, after.subject, after.queue)
-    return before.subject is not None and same
+    kept = before.kind.subscription(before)
+    return kept is not None and (before.connection, kept) == (after.connection, after.kind.subscription(after))
 
 
 def in_effect(old: Settings, new: Settings) -> Settings:

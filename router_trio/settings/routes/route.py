@@ -94,8 +94,13 @@ class RouteSettings(Section, init=False):
         """Return True if messages go key by key: of each key one at a time. `handled`: the route has a handler."""
         if handled:
             return self.key is not None or self.concurrency > 1
-        if self.source.stream is not None:
+        if self.source.kind.redelivers:
             return self.key is not None
-        # Nothing of a subject waits for anything, unless it is tried again, or its value has a limit.
+        # Nothing else waits for anything, unless it is tried again, or its value has a limit.
         kept = self.retry is not None or self.dead_letter is not None
         return self.key is not None and (kept or (self.limit is not None and self.limit.per is not None))
+
+    @property
+    def retry_or_default(self) -> RetrySettings:
+        """`retry`, or what it is by default for this source."""
+        return self.retry or RetrySettings(attempts=self.source.kind.default_attempts)

@@ -3,139 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from random import randrange
-from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
-
-from router_trio.settings.sections import Section
-from router_trio.settings.units import DurationForm, PositiveSize
+from router_trio.settings.routes.sources.keys import SourceKeys
+from router_trio.settings.routes.sources.kind import SourceKind
+from router_trio.settings.routes.sources.stream import STREAM
+from router_trio.settings.routes.sources.subject import SUBJECT
 from router_trio.subjects.mapping import Mapping
 
-MessageIdOf = Literal["own", "sender"]
-
-AckWait = Annotated[float, DurationForm(minimum=0.1)]
-NakDelay = Annotated[float, DurationForm(minimum=0.01)]
+KINDS: tuple[SourceKind, ...] = (SUBJECT, STREAM)
+"""All kinds of source."""
 
 
-def _checked_filter(value: object) -> object:
-    """Refuse what is neither text nor a list of it here: pydantic would complain of each form by itself."""
-    if value is None or isinstance(value, str):
-        return value
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-        raise ValueError("must be text in quotes, or a list of texts")
-    if not value:
-        raise ValueError("must have at least one entry; without `filter` the whole stream is read")
-    return list(value)
-
-
-def _checked_start(value: object) -> object:
-    """Return `all`, `new` or a time as a server writes it: in UTC, and without zeros at the end of a fraction."""
-    if value in ("all", "new"):
-        return value
-    try:
-        # TOML has times of its own.
-        at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).upper())
-        if at.tzinfo is None or not isinstance(value, str | datetime):
-            raise ValueError
-        at = at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError(_NO_START) from None
-    fraction = f".{at.microsecond:06}".rstrip("0").rstrip(".")
-    return f"{at:%Y-%m-%dT%H:%M:%S}{fraction}Z"
-
-
-_NO_START = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T00:00:00Z'"
-
-Deliver = Annotated[str, BeforeValidator(_checked_start)]
-Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
-
-
-class SourceSettings(Section, init=False):
+class SourceSettings(SourceKeys, init=False):
     """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
 
-    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
-    subject: str | None = Field(
-        None, description="Subject to subscribe to; wildcards * and > allowed.", examples=["orders.*.*"]
-    )
-    queue: str | None = Field(None, min_length=1, description="Queue group that shares the messages of the subject.")
-    stream: str | None = Field(None, min_length=1, description="Name of an existing JetStream stream.")
-    durable: str | None = Field(
-        None, min_length=1, description="Name of the durable consumer of the stream; created if absent."
-    )
-    standby: bool = Field(
-        False,
-        description="Of all processes with this durable one routes, and another takes over when it is gone: order is "
-        "kept. Needs nats-server 2.11.",
-    )
-    filter: Filter = Field(
-        None,
-        description="Only messages of the stream whose subject matches: one pattern, or a list of several that don't "
-        "overlap.",
-        examples=["orders.*.*", ["orders.*.created", "returns.>"]],
-    )
-    deliver: Deliver = Field(
-        "all",
-        description="Where a durable begins that is made: with all of the stream, with what is new, or with what was "
-        "stored at a time or later. One that is there goes on where it is.",
-        examples=["new", "2026-01-01T00:00:00Z"],
-    )
-    max_in_flight: int = Field(
-        4096,
-        ge=1,
-        description="Maximum number of messages of the stream that are processed at a time. As many again may wait "
-        "behind refused ones, or behind others of their key.",
-    )
-    max_in_flight_bytes: PositiveSize = Field(
-        "16MiB", validate_default=True, description="The same in bytes; a larger message is processed alone."
-    )
-    ack_wait: AckWait = Field(
-        "30s",
-        validate_default=True,
-        description="Time after which the stream redelivers an unacked message; 100ms or more.",
-    )
-    max_deliver: int = Field(
-        -1, ge=-1, description="Ignored, until 1.0 refuses it: write `attempts` in `[routes.retry]`."
-    )
-
-    nak_delay: NakDelay = Field(
-        "1s",
-        validate_default=True,
-        description="Ignored, until 1.0 refuses it: write `initial` in `[routes.retry]`.",
-    )
-    message_id: MessageIdOf | None = Field(
-        None,
-        description="What the Nats-Msg-Id of a copy begins with: the message's place in its source (own), or the id "
-        "that the sender gave it, if any (sender). By default own for streams, sender for subjects.",
-        examples=["own"],
-    )
+    @property
+    def kind(self) -> SourceKind:
+        """Its kind: of several that are named the last, and a subject if none is. Either is refused."""
+        return next((kind for kind in reversed(KINDS) if getattr(self, kind.key) is not None), SUBJECT)
 
     @property
     def own_ids(self) -> bool:
         """True if copies get ids of the router's own, whatever the sender says."""
-        return self.stream is not None if self.message_id is None else self.message_id == "own"
+        return self.kind.is_stored if self.message_id is None else self.message_id == "own"
 
     def mapping(self, destination: str, random: Callable[[int], int] = randrange) -> Mapping:
         """The mapping from this source to a destination's subject. Raises MappingError or SubjectError.
 
         `random(n)` gives an integer of at least 0 and less than `n`.
         """
-        if self.subject or self.filters:
-            return Mapping.compile_each(self.patterns, destination, random=random)
+        if self.subjects:
+            return Mapping.compile_each(self.subjects, destination, random=random)
         return Mapping.compile_for_any(destination, random=random)
 
     @property
-    def filters(self) -> tuple[str, ...]:
-        """The patterns of `filter`, none for the whole stream."""
-        if self.filter is None:
-            return ()
-        return (self.filter,) if isinstance(self.filter, str) else tuple(self.filter)
+    def subjects(self) -> tuple[str, ...]:
+        """The patterns that the configuration names, none if only the server knows what subjects there are."""
+        return self.kind.subjects(self)
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The subjects that can arrive: the subscription's, those of the filter, or `>` for a whole stream."""
-        return (self.subject,) if self.subject else self.filters or (">",)
+        """The subjects that can arrive: those that are named, or `>` if only the server knows them."""
+        return self.subjects or (">",)
 
     @property
     def pattern(self) -> str:

@@ -1,0 +1,76 @@
+"""What must hold of names and of patterns of subjects, in whatever section they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from router_trio.errors import Problem, SubjectError
+from router_trio.settings.placeholders import placeholder_in
+from router_trio.subjects.patterns import overlaps, validate_pattern
+
+NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
+"""What nats-server refuses in the name of a stream or a consumer."""
+
+
+def check_name(path: str, name: str | None, refused: re.Pattern[str] = NOT_IN_NAMES) -> Iterator[Problem]:
+    """Give what is wrong with a name, by default that of a stream or a consumer; nothing if there is none."""
+    found = refused.search(name) if name else None
+    if found:
+        yield Problem(path, f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
+
+
+def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str], what: str) -> Iterator[Problem]:
+    """Give everything that is wrong with patterns of one list, of which no two may overlap.
+
+    `where` gives the path of the one with a number; `what` is what each is called.
+    """
+    before: list[tuple[int, str]] = []
+    for number, pattern in enumerate(patterns):
+        try:
+            validate_pattern(pattern, what=what)
+        except SubjectError as error:
+            yield Problem(where(number), str(error))
+            continue
+        found = find_overlap(pattern, before)
+        before.append((number, pattern))
+        if found is not None:
+            told = f"{pattern!r} overlaps with {key}[{found}], {patterns[found]!r}, which nats-server refuses"
+            yield Problem(where(number), f"{told}; keep one of them, or narrow one")
+
+
+def check_source_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:
+    """Give what is wrong with a pattern of a source, which has no placeholders."""
+    if (found := placeholder_in(pattern)) is not None:
+        yield _misplaced(path, found)
+        return
+    try:
+        validate_pattern(pattern, what=what)
+    except SubjectError as error:
+        yield Problem(path, str(error))
+
+
+def check_source_patterns(path: str, given: str | list[str] | None, key: str) -> Iterator[Problem]:
+    """Give what is wrong with the patterns of a source: with one, with a list of several, or with none."""
+    patterns = [] if given is None else [given] if isinstance(given, str) else given
+
+    def where(number: int) -> str:
+        return path if isinstance(given, str) else f"{path}[{number}]"
+
+    misplaced = [(where(number), found) for number, one in enumerate(patterns) if (found := placeholder_in(one))]
+    yield from (_misplaced(*one) for one in misplaced)
+    if not misplaced:
+        yield from check_patterns(key, patterns, where, key)
+
+
+def find_overlap(pattern: str, others: Iterable[tuple[int, str]]) -> int | None:
+    """Return the number of the first of other patterns that overlaps with one."""
+    return next((number for number, other in others if overlaps(pattern, other)), None)
+
+
+def _misplaced(path: str, placeholder: str) -> Problem:
+    return Problem(
+        path,
+        f"{placeholder!r} is a placeholder for a token of the source, so it belongs in a destination; write '*' here, "
+        "or exchange source and destination",
+    )

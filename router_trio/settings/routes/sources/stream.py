@@ -1,0 +1,93 @@
+"""A stream, read through a durable consumer: JetStream keeps each message until it is acked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from router_trio.errors import Problem
+from router_trio.settings.patterns import check_name, check_source_patterns
+from router_trio.settings.routes.sources.keys import SourceKeys
+from router_trio.settings.routes.sources.kind import SourceKind
+from router_trio.settings.units import format_duration
+
+HASTY_ACK_WAIT = 0.5
+"""Seconds. Less than that works on one machine, and hardly over a network."""
+
+
+class _Stream(SourceKind):
+    key = "stream"
+    noun = "a stream"
+    needed = "a stream and a durable"
+    keys = (
+        "durable",
+        "standby",
+        "filter",
+        "deliver",
+        "max_in_flight",
+        "max_in_flight_bytes",
+        "ack_wait",
+        "max_deliver",
+        "nak_delay",
+    )
+    shown = ("stream", "durable", "filter")
+    redelivers = True
+    is_stored = True
+    may_be_answered = False
+    default_attempts = 0
+    promise = "at least once"
+    retried_from = ""
+    given_up = "then given up"
+    shared_by = "consumer"
+
+    def subjects(self, source: SourceKeys) -> tuple[str, ...]:
+        return source.filters
+
+    def described(self, source: SourceKeys) -> str:
+        return f"stream {source.stream}" + (f", filter {', '.join(source.filters)}" if source.filters else "")
+
+    def stream(self, source: SourceKeys) -> str | None:
+        return source.stream
+
+    def consumer(self, source: SourceKeys) -> tuple[str, str] | None:
+        return None if source.stream is None or source.durable is None else (source.stream, source.durable)
+
+    def is_shared(self, source: SourceKeys) -> bool:
+        # Among all that have the durable, but not while they stand by.
+        return not source.standby
+
+    def check(self, path: str, source: SourceKeys) -> Iterator[Problem]:
+        yield from check_name(f"{path}.stream", source.stream)
+        yield from check_consumer(path, source)
+
+    def refuse(self, key: str, owner: SourceKind) -> str:
+        cure = "remove it, or use 'filter'" if key == "subject" else "remove it"
+        return f"can't be combined with a stream; {cure}"
+
+    def check_shared(self, path: str, source: SourceKeys, workers: int) -> Iterator[Problem]:
+        if source.standby:
+            yield Problem(
+                f"{path}.standby",
+                f"gives all messages to one process, so {workers} workers can't share them; remove it, or run one "
+                "worker",
+            )
+
+    def warnings(self, path: str, source: SourceKeys) -> Iterator[Problem]:
+        if source.ack_wait < HASTY_ACK_WAIT:
+            yield Problem(
+                f"{path}.ack_wait",
+                f"{format_duration(source.ack_wait)} is short: a message that takes longer is "
+                "redelivered while it is processed; use the longest time of handler and destinations, plus some "
+                "seconds",
+            )
+
+
+def check_consumer(path: str, source: SourceKeys) -> Iterator[Problem]:
+    """Give everything that is wrong with the keys of a durable consumer."""
+    if source.durable is None:
+        yield Problem(f"{path}.durable", "missing; name the durable consumer, it is created if absent")
+    yield from check_source_patterns(f"{path}.filter", source.filter, "filter")
+    yield from check_name(f"{path}.durable", source.durable)
+
+
+STREAM: SourceKind = _Stream()
+"""What a source is that names a stream."""
