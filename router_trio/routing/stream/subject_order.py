@@ -111,6 +111,11 @@ class SubjectOrder(Generic[D]):
         """What neither is worked on nor makes room by itself."""
         return self.held + self.awaited
 
+    @property
+    def held_for_redeliveries(self) -> int:
+        """How many wait for a message that is not in hand, or that another destination has yet to answer."""
+        return sum(len(line.held) for line in self.lines.values() if line.tried is None)
+
     def describe(self) -> str:
         """Say how many messages wait, and what for. For who looks, while there are `lines`."""
         if not self.awaited:

@@ -1,30 +1,54 @@
-"""When a durable delivers nothing new, since what failed takes up all that may be without an ack. Pure.
+"""When a durable delivers nothing new, since as many messages have no ack as may. Pure.
 
 The server delivers at most `max_ack_pending` messages that have no ack. What failed and waits for its next attempt is
-among them.
+among them, and what was settled here by an ack that did not count: the server refused it, or a link died with it.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from router_trio.link import ConsumerState
 from router_trio.routing.stream.cursor import StreamCursor
 
 
-def standstill(before: ConsumerState | None, now: ConsumerState, cursor: StreamCursor, in_hand: int) -> str | None:
+class Look(NamedTuple):
+    """What a look at the consumer found, and how many messages were in hand then: `held` of them wait for others."""
+
+    state: ConsumerState
+    in_hand: int
+    held: int = 0
+
+    @property
+    def delivers_nothing_new(self) -> bool:
+        """Return True if too much has no ack, and less than half of that is worked on, and waited for."""
+        state = self.state
+        return 0 < state.max_ack_pending <= state.unacked and 2 * (self.in_hand - self.held) < state.unacked
+
+
+def standstill(
+    before: Look | None, now: Look, cursor: StreamCursor, *, alone: bool = True, last_failure: str = ""
+) -> str | None:
     """Return why the consumer would deliver nothing new, None if it has since the look before, or others are the cause.
 
-    `in_hand`: how many messages are worked on here. If those are half of what has no ack, they are waited for.
+    `alone`: no other process takes from the consumer. `last_failure` is what a text about failed messages ends with.
     """
-    moved = before is None or before.delivered != now.delivered
-    if moved or not 0 < now.max_ack_pending <= now.unacked:
+    if before is None or before.state.delivered != now.state.delivered or not now.delivers_nothing_new:
         return None
-    if cursor.unsettled <= in_hand or 2 * in_hand >= now.unacked:
-        return None
-    first = cursor.start
-    attempts = cursor.failures.attempts(first)
-    tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "is to be redelivered"
-    return (
-        f"{now.unacked} messages have no ack, and the consumer may have {now.max_ack_pending} (max_ack_pending): "
-        f"nothing new is delivered, {now.undelivered} wait in the stream; "
-        f"message {first}, the first without an ack, {tried}"
+    state = now.state
+    told = (
+        f"{state.unacked} messages have no ack, and the consumer may have {state.max_ack_pending} (max_ack_pending): "
+        f"nothing new is delivered, {state.undelivered} wait in the stream; "
     )
+    if cursor.unsettled > now.in_hand:
+        first = cursor.start
+        attempts = cursor.failures.attempts(first)
+        tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "is to be redelivered"
+        return f"{told}message {first}, the first without an ack, {tried}{last_failure}"
+    # An ack that is under way at one look has arrived at the next.
+    if alone and before.delivers_nothing_new and not now.held:
+        return (
+            f"{told}{state.unacked - now.in_hand} are settled here and their acks were refused or lost, or a process "
+            "that is gone got them: they are redelivered after their ack wait"
+        )
+    return None

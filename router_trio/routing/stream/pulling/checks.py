@@ -13,7 +13,7 @@ import trio
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerState, PullConsumer
-from router_trio.routing.stream.consumer.standstill import standstill
+from router_trio.routing.stream.consumer.standstill import Look, standstill
 from router_trio.routing.stream.in_hand import InHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
@@ -65,7 +65,7 @@ class ConsumerChecks:
         self._lost = lost
         self._changed = changed
         self._now = trio.Event()
-        self._before: ConsumerState | None = None
+        self._before: Look | None = None
 
     def look_anew(self) -> None:
         """There is no consumer, or another one."""
@@ -104,16 +104,16 @@ class ConsumerChecks:
                     pause = DENIED_CHECK_EVERY
             else:
                 before = self._before
-                self._compare(state)
                 if cursor is self._pending.cursor:
                     # As it was when the server was asked: else a delivery that came meanwhile has shown it.
                     if deliveries <= cursor.deliveries and deliveries and 2 * state.deliveries <= deliveries:
                         self._pending.consumer_was_reset(state.passed + 1)
                     cursor.learn(state.passed, state.delivered, state.deliveries)
                     # What was delivered by the last look, and has not come since, went to somebody else.
-                    self.shared |= before is not None and cursor.lacks(before.deliveries)
+                    self.shared |= before is not None and cursor.lacks(before.state.deliveries)
                     if self.shared or cursor.lacks(state.deliveries):
                         pause = self._shared_pause
+                self._compare(state)
                 again = self._payloads.confirm(doubtful)
                 if again and not await consumer.again(again):
                     # What is new would come before them: opened again, the consumer is asked for nothing for so long.
@@ -125,10 +125,12 @@ class ConsumerChecks:
 
     def _compare(self, state: ConsumerState) -> None:
         pending = self._pending
+        now = Look(state, len(pending.open), pending.order.held_for_redeliveries)
         stopped = state.paused or state.cut_off
-        if stopped is None and (found := standstill(self._before, state, pending.cursor, len(pending.open))):
-            stopped = found + self._last_failure()
-        self._before = state
+        if stopped is None:
+            failure = self._last_failure()
+            stopped = standstill(self._before, now, pending.cursor, alone=not self.shared, last_failure=failure)
+        self._before = now
         if stopped != self.stopped:
             self.stopped = stopped
             self._changed()

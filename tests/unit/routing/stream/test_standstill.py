@@ -1,4 +1,4 @@
-"""A route to which nothing new is delivered, since too much of what failed has no ack: `/readyz` says so."""
+"""A route to which nothing new is delivered, since too much has no ack: `/readyz` says so."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from trio.testing import MockClock
 
 from router_trio.link import ConsumerState
 from router_trio.message import Message
-from router_trio.routing.stream.consumer.standstill import standstill
+from router_trio.routing.stream.consumer.standstill import Look, standstill
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.states import PAUSED, RUNNING
 from router_trio.telemetry.http.status import readiness
 from tests.support.eventually import eventually
-from tests.support.world import World, fill, handled, one_broker, world
+from tests.support.world import LOCAL, World, fill, handled, numbers, one_broker, world
 
 SOURCE: dict[str, Any] = {"stream": "IN", "durable": "router", "filter": "in.*"}
 FULL = ConsumerState(None, unacked=3, max_ack_pending=3, delivered=9, undelivered=5)
+WAITS = "have no ack, and the consumer may have 3 (max_ack_pending): nothing new is delivered, 2 wait in the stream; "
 
 
 def reasons(w: World) -> list[str]:
@@ -51,6 +52,41 @@ async def test_it_says_so_until_something_new_is_delivered(autojump_clock: MockC
         assert reasons(w) == []
 
 
+@pytest.mark.parametrize("why", ["lost", "refused"])
+async def test_acks_that_do_not_count_stop_it_until_their_ack_wait_is_over(autojump_clock: MockClock, why: str) -> None:
+    async with world([LOCAL], brokers=one_broker()) as w:
+        w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=3)
+        if why == "lost":
+            w.broker.trouble.lose("ack", 3)
+        else:
+            w.broker.deny_publish("$JS.ACK.>")
+        fill(w.broker, 5)
+        await eventually(lambda: w.payloads("OUT") == numbers(3))
+        if why == "refused":
+            w.broker.allow_publish("$JS.ACK.>")
+        await trio.sleep(12.0)
+        (told,) = reasons(w)
+        assert told.startswith(f"3 messages {WAITS}3 are settled here and their acks were refused or lost")
+        assert w.route.state == PAUSED
+        await eventually(lambda: w.payloads("OUT") == numbers(5), 30.0)
+        await eventually(lambda: w.route.state == RUNNING, 6.0)
+        assert reasons(w) == []
+
+
+async def test_what_is_held_behind_a_message_that_failed_is_not_worked_on(autojump_clock: MockClock) -> None:
+    async with world([LOCAL | {"retry": {"initial": "1m", "max": "1m"}}], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.x")
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.x")
+        w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=3)
+        fill(w.broker, 4, first=1)
+        await trio.sleep(12.0)
+        assert w.route.in_hand == 2
+        assert [told for told in reasons(w) if f"3 messages {WAITS}message 1, the first without an ack, failed" in told]
+        await eventually(lambda: w.payloads("OUT") == numbers(5), 60.0)
+
+
 async def test_a_handler_that_takes_its_time_is_no_standstill(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         await trio.sleep(20.0)
@@ -72,30 +108,42 @@ def cursor_with(*sequences: int) -> StreamCursor:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "in_hand"),
+    ("before", "now", "in_hand", "held"),
     [
-        pytest.param(None, FULL, 0, id="the first look"),
-        pytest.param(replace(FULL, delivered=8), FULL, 0, id="it went on"),
-        pytest.param(FULL, replace(FULL, unacked=2), 0, id="there is room"),
-        pytest.param(FULL, replace(FULL, max_ack_pending=-1), 0, id="there is no limit"),
-        pytest.param(FULL, FULL, 2, id="most of it is worked on"),
-        pytest.param(FULL, FULL, 3, id="all of it is worked on"),
+        pytest.param(replace(FULL, delivered=8), FULL, 0, 0, id="it went on"),
+        pytest.param(FULL, replace(FULL, unacked=2), 0, 0, id="there is room"),
+        pytest.param(FULL, replace(FULL, max_ack_pending=-1), 0, 0, id="there is no limit"),
+        pytest.param(FULL, FULL, 2, 0, id="most of it is worked on"),
+        pytest.param(FULL, FULL, 3, 0, id="all of it is worked on"),
+        pytest.param(FULL, FULL, 3, 2, id="others wait for a message that another destination has yet to answer"),
     ],
 )
-def test_it_is_none(before: ConsumerState | None, now: ConsumerState, in_hand: int) -> None:
-    assert standstill(FULL, FULL, cursor_with(7, 8, 9), 0) is not None
-    assert standstill(before, now, cursor_with(7, 8, 9), in_hand) is None
+def test_it_is_none(before: ConsumerState, now: ConsumerState, in_hand: int, held: int) -> None:
+    assert standstill(Look(FULL, 0), Look(FULL, 0), cursor_with(7, 8, 9)) is not None
+    assert standstill(Look(before, 0), Look(now, in_hand, held), cursor_with(7, 8, 9)) is None
+
+
+def test_one_look_shows_nothing() -> None:
+    assert standstill(None, Look(FULL, 0), cursor_with(7, 8, 9)) is None
 
 
 def test_what_others_have_in_hand_is_not_ours_to_tell() -> None:
-    assert standstill(FULL, FULL, StreamCursor("s"), 0) is None
+    assert standstill(Look(FULL, 0), Look(FULL, 0), StreamCursor("s"), alone=False) is None
+
+
+@pytest.mark.parametrize("before", [Look(FULL, 2), Look(replace(FULL, unacked=2), 0)], ids=["worked on", "room"])
+def test_an_ack_may_be_under_way_at_one_look(before: Look) -> None:
+    assert standstill(Look(FULL, 1), Look(FULL, 1), StreamCursor("s")) is not None
+    assert standstill(before, Look(FULL, 1), StreamCursor("s")) is None
 
 
 @pytest.mark.parametrize(
     ("attempts", "told"), [(0, "is to be redelivered"), (1, "failed"), (5, "has failed 5 times")], ids=str
 )
-def test_the_first_message_is_named(attempts: int, told: str) -> None:
+@pytest.mark.parametrize("look", [Look(FULL, 1), Look(FULL, 2, held=1)], ids=["in hand", "held"])
+def test_the_first_message_is_named(attempts: int, told: str, look: Look) -> None:
     cursor = cursor_with(7, 8, 9)
     for _ in range(attempts):
         cursor.failures.add(7)
-    assert str(standstill(FULL, FULL, cursor, 1)).endswith(f"message 7, the first without an ack, {told}")
+    said = str(standstill(Look(FULL, 0), look, cursor, last_failure="; why"))
+    assert said.endswith(f"message 7, the first without an ack, {told}; why")
