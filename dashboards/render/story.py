@@ -21,7 +21,7 @@ import trio
 from router_trio import Router, Settings
 from router_trio.client.live import Live
 from router_trio.embedded import HOST, EmbeddedServer, open_embedded_server, reserve_port
-from router_trio.nats.jetstream.streams import add_streams
+from router_trio.nats.other_client import add_streams
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN = 15.0

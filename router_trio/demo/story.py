@@ -15,7 +15,7 @@ from router_trio.demo.traffic import STREAMS, Traffic, demo_settings
 from router_trio.demo.verdict import Verdict, judge
 from router_trio.embedded import EmbeddedServer, open_embedded_server
 from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending, StatusPageReady
-from router_trio.nats.jetstream.streams import add_streams, count_messages, stream_messages
+from router_trio.nats.other_client import add_streams, count_messages, stream_messages
 
 KILLED_AT = 0.35
 OUTAGE = 0.15

@@ -42,7 +42,7 @@ NO_BOUNDS = {
     "_ENTRY_BYTES routing/outlets/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",
     "NAME_BYTES embedded.py": "how long a name of ours is",
-    "_ANSWER_WITHIN nats/jetstream/streams.py": "of the demo, which reads streams of its own server",
+    "_ANSWER_WITHIN nats/other_client.py": "of the demo, which reads streams of its own server",
     "ANSWER_WITHIN nats/requests.py": "of `router-trio dead-letters`, no router has it",
     "MOST_REPORTED cli/dead_letters/work.py": "lines that it prints",
     "_DIGEST_BYTES cli/dead_letters/letter.py": "the length of a digest",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router_trio.errors import LinkError, SourceError
-from router_trio.nats.jetstream.streams import StoredMessage, add_streams, count_messages, stream_messages
+from router_trio.nats.other_client import StoredMessage, add_streams, count_messages, stream_messages
 from tests.support.odd_answers import BODIES
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
