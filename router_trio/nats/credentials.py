@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from pydantic import SecretStr
 
 from router_trio.errors import AuthorizationError
-from router_trio.nats.dial import out_of_resources
+from router_trio.nats.transport import out_of_resources
 from router_trio.settings import ConnectionSettings
 
 if TYPE_CHECKING:

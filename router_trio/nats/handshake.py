@@ -17,8 +17,8 @@ import trio
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, reasons
 from router_trio.nats.credentials import Login, login
-from router_trio.nats.dial import address, refused_ours, tls_context, tls_demand, unforeseen, upgrade
 from router_trio.nats.info import ServerInfo, parse_info, quote
+from router_trio.nats.transport import address, refused_ours, tls_context, tls_demand, unforeseen, upgrade
 from router_trio.protocol.framing import MAX_INFO, PING, PONG
 from router_trio.settings import ConnectionSettings
 

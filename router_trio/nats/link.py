@@ -1,27 +1,30 @@
-"""A real link: one socket, its wire, and nats-py for requests, all gone when any of them fails."""
+"""Real links, and the `Dialer` that opens them: one socket, its wire, and nats-py for requests.
+
+All of a link is gone when any of these fails.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from operator import attrgetter
+from socket import gethostname
 from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.errors import LinkError, SourceError, reasons
+from router_trio.errors import LinkError, SourceError, innermost, reasons
 from router_trio.link import ConsumerSpec, Deliver, Learn, LinkListener, Operation, Refusal, SharedDelivery, StreamState
 from router_trio.nats.control_plane.plane import ControlPlane
-from router_trio.nats.denials import Denials
-from router_trio.nats.dial import address
 from router_trio.nats.handshake import Handshake
 from router_trio.nats.info import ServerInfo, parse_info
-from router_trio.nats.jetstream.ask import API, Api
+from router_trio.nats.jetstream.api import API, Api, Denials
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
-from router_trio.nats.subscribing import Subscribing
 from router_trio.nats.subscriptions import WireSubscription
-from router_trio.nats.tcp import BeforeWrite, stream_for_wire
+from router_trio.nats.transport import BeforeWrite, abandon, address, failed_attempt, open_stream, stream_for_wire
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.protocol import framing
 from router_trio.protocol.refusals import PUBLISH, REPLY, Denied
@@ -30,9 +33,9 @@ from router_trio.settings import ConnectionSettings
 
 if TYPE_CHECKING:
     from router_trio.nats.jetstream.consumers import WirePullConsumer
-    from router_trio.nats.jetstream.lookups import Lookups
+    from router_trio.nats.jetstream.streams import Lookups
 
-_ASK = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "ensuring", "leading", "lookups", "unacked")]
+_ASK = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "standby", "streams", "unacked")]
 """What asks the JetStream API."""
 
 _frame = attrgetter("frame")
@@ -81,10 +84,9 @@ class NatsLink:
             denied=self._was_denied,
             read_begins=listener.read_begins,
             read_done=listener.read_done,
-            too_many_subscriptions=lambda told: self._subscribing.had_too_many(told),
         )
         self.wire.unread = handshake.rest
-        self._subscribing = Subscribing(self.wire.subscriptions, self.wire.fence)
+        self._subscriptions = self.wire.subscriptions
         asking = f"{framing.text(inbox)}-api"
         control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, _ASK)
         self._denials = Denials()
@@ -95,7 +97,7 @@ class NatsLink:
         self._absent_until: dict[StreamName, float] = {}
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
-        self._answers = self.wire.subscriptions.subscribe(inbox + b".*", self._pubacks.read)
+        self._answers = self._subscriptions.add(inbox + b".*", self._pubacks.read)
         self._pins: set[str] = set()  # the leads that were taken on this link
 
     @property
@@ -105,7 +107,7 @@ class NatsLink:
 
     @cached_property
     def _lookups(self) -> Lookups:
-        from router_trio.nats.jetstream.lookups import Lookups
+        from router_trio.nats.jetstream.streams import Lookups
 
         return Lookups(self.api)
 
@@ -168,8 +170,8 @@ class NatsLink:
     async def _listen_again(self) -> None:
         if trio.current_time() >= self._listen_at:
             self._inbox_denied = None
-            self.wire.subscriptions.unsubscribe(self._answers)
-            self._answers = self.wire.subscriptions.subscribe(self._inbox + b".*", self._pubacks.read)
+            self._subscriptions.remove(self._answers)
+            self._answers = self._subscriptions.add(self._inbox + b".*", self._pubacks.read)
             await self.wire.fence()
 
     def _ask_about(self, stream: StreamName) -> None:
@@ -219,7 +221,7 @@ class NatsLink:
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> WireSubscription:
         """See `link.Link.subscribe`."""
-        return await self._subscribing.subscribe(subject, deliver, queue=queue)
+        return await self._subscriptions.subscribe(subject, deliver, queue=queue)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         """See `link.Link.open_consumer`."""
@@ -227,15 +229,15 @@ class NatsLink:
         from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
 
         self._let_client_listen()
-        refused = self._subscribing.too_many
+        refused = self._subscriptions.too_many
         try:
             found = await ensure_consumer(self.api, spec, self.subscribe)
         except SourceError as error:
-            if error.reason != reasons.TIMEOUT or self._subscribing.too_many == refused:
+            if error.reason != reasons.TIMEOUT or self._subscriptions.too_many == refused:
                 raise
             # What nats-py subscribes to for its answers may be among what was refused.
             self._client_deaf = True
-            raise self._subscribing.no_room("the answers of the JetStream API") from error
+            raise self._subscriptions.no_room("the answers of the JetStream API") from error
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
@@ -248,7 +250,7 @@ class NatsLink:
         """See `link.Link.take_the_lead`."""
         await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import ensure_consumer
-        from router_trio.nats.jetstream.leading import check_version, learning, wait_for_pin
+        from router_trio.nats.jetstream.standby import check_version, learning, wait_for_pin
 
         check_version(self.info)
         self._let_client_listen()
@@ -289,10 +291,8 @@ class NatsLink:
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """See `link.Link.ensure_stream`."""
         await self.api.control.ready_client()
-        from router_trio.nats.jetstream.ensuring import ensure_stream
-
         self._let_client_listen()
-        return await ensure_stream(self._lookups, wanted)
+        return await self._lookups.ensure_stream(wanted)
 
     def _let_client_listen(self) -> None:
         if self._client_deaf:
@@ -350,9 +350,9 @@ class NatsLink:
                 f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"
             )
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
-        elif self._subscribing.was_denied(subject, queue, told):
+        elif self._subscriptions.was_denied(subject, queue, told):
             pass  # who subscribes raises it
-        elif self.wire.subscriptions.subscribed(subject, queue, denied.sid):
+        elif self._subscriptions.subscribed(subject, queue, denied.sid):
             # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
             raise LinkError(f"the server ended a subscription: {told}", reason=reasons.PERMISSION_DENIED)
         elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
@@ -371,6 +371,56 @@ class NatsLink:
             self._listener.discovered(self.info.connect_urls)
         if self.info.lame_duck:
             self._listener.lame_duck()
+
+
+def client_name(router: str, connection: str) -> str:
+    """Return the name of a client in a server's reports: router, connection, and host and id of the process."""
+    return f"{router} {connection} {gethostname()}:{os.getpid()}"
+
+
+class Dialer:
+    """Open links with the credentials of one connection: the `link.Connect` of the real network."""
+
+    def __init__(self, settings: ConnectionSettings, name: str, before_write: BeforeWrite | None = None) -> None:
+        """`name` is the client's in the server's reports. `before_write` is called each time before bytes leave."""
+        self._settings = settings
+        self._name = name
+        self._before_write = before_write
+        self._files = trio.CapacityLimiter(1)
+
+    @asynccontextmanager
+    async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
+        """Open a link, as `link.Connect` says, and run what it needs for as long as it is used."""
+        handshake: Handshake | None = None
+        opened = False
+        try:
+            handshake = Handshake(await open_stream(server), server, self._settings, self._name, self._files)
+            await handshake.shake_hands()
+            async with trio.open_nursery() as nursery:
+                link = NatsLink(server, handshake, self._settings, inbox, listener, self._before_write)
+                nursery.start_soon(link.wire.read)
+                nursery.start_soon(link.wire.write)
+                nursery.start_soon(link.api.control.run)
+                nursery.start_soon(link.answer_pubacks)
+                await link.fence()
+                link.announce()
+                opened = True
+                try:
+                    yield link
+                finally:
+                    link.ended = True
+                nursery.cancel_scope.cancel()
+        except BaseException as error:
+            bare = innermost(error, LinkError)
+            if not opened:
+                # What failed is the attempt, whatever it failed by.
+                bare = failed_attempt(server, bare)
+            if bare is error:
+                raise
+            raise bare from bare.__cause__
+        finally:
+            if handshake is not None:
+                await abandon(handshake.stream)
 
 
 def _prefix(inbox: bytes) -> str:

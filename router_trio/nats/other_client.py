@@ -1,4 +1,4 @@
-"""Streams of a server, made and read from outside of any router: what the demo needs to check a router's work.
+"""Make and read streams with a client of its own, outside of any router: so the demo checks a router's work.
 
 Each function opens a nats-py client of its own, does its job, and closes it. Nothing here carries a router's messages.
 """

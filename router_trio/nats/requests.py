@@ -46,19 +46,19 @@ class Request:
         return self.answer
 
     def forget(self) -> None:
-        """No answer is waited for any more."""
+        """Wait for no answer any more."""
         self._requests.waiting.pop(self.number, None)
 
 
 class Requests:
-    """Those of one link. `inbox` is below the connection's inbox prefix."""
+    """The requests of one link. `inbox` is below the connection's inbox prefix."""
 
     def __init__(self, wire: Wire, inbox: bytes) -> None:
         self.waiting: dict[int, Request] = {}
         self._wire = wire
         self._inbox = inbox
         self._numbers = 0
-        wire.subscriptions.subscribe(inbox + b".*", self._arrived)
+        wire.subscriptions.add(inbox + b".*", self._arrived)
 
     def send(self, subject: bytes, body: bytes = b"", headers: bytes = b"") -> Request:
         """Send a request; does not wait."""
@@ -69,14 +69,14 @@ class Requests:
         return request
 
     def deny(self, subject: bytes, detail: str) -> None:
-        """The server refused a publish to this subject: see `link.LinkListener`."""
+        """Fail the requests to `subject`, a publish to which the server refused."""
         for request in self.waiting.values():
             if request.subject == subject:
                 request.denied = f"this user may not publish to {framing.text(subject)}: {detail}"
                 request.arrived.set()
 
     def deny_all(self, detail: str) -> None:
-        """The server refused something, and nobody knows which of these it was."""
+        """Fail every request: the server refused something, and does not say what."""
         for request in self.waiting.values():
             request.denied = f"the server refused this or another request: {detail}"
             request.arrived.set()

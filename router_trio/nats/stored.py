@@ -13,17 +13,18 @@ from typing import TypeVar
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import (
+    NOT_FOUND,
+    STREAM_NOT_FOUND,
     ApiError,
     ConsumerInfo,
     StoredMessage,
     StreamInfo,
     consumer_list,
     done,
+    no_jetstream,
     stored_message,
     stream_info,
 )
-from router_trio.nats.jetstream.ask import no_jetstream
-from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND
 from router_trio.nats.requests import Request, Requests
 from router_trio.protocol import framing, headers
 
@@ -51,7 +52,7 @@ class StoredMessages:
         self._api = api
 
     async def info(self) -> StreamInfo:
-        """Return what it is now."""
+        """Return the configuration and state of the stream."""
         return await self._answer(self._ask("STREAM.INFO"), stream_info)
 
     async def get(self, sequence: int) -> StoredMessage | None:
@@ -138,4 +139,4 @@ class StoredMessages:
 
 
 class _NotFound(SourceError):
-    """There is no such message."""
+    """Raised where there is no such message."""

@@ -1,10 +1,18 @@
-"""The subscriptions that a wire itself reads: who gets the messages of each."""
+"""The subscriptions that a wire itself reads: who gets the messages of each, and whether the server refused it.
+
+A server answers a SUB only if it refuses it, and of one that is too many it does not say which it was.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import trio
+
+from router_trio.errors import SourceError, reasons
+from router_trio.errors.quotes import quoted
 from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
 from router_trio.protocol import framing
 
@@ -13,7 +21,7 @@ FIRST_SID = 1_000_000
 
 
 class _Group(list[SubscriptionBatch]):
-    """Of subscriptions that are delivered together, those for which something came."""
+    """The subscriptions that received something, of those that are delivered together."""
 
     __slots__ = ("deliver",)
 
@@ -33,7 +41,7 @@ class _Buffer(SubscriptionBatch):
 
 
 class Subscriptions:
-    """Those of one wire. They fill the buffers of its parser, from which it delivers."""
+    """The subscriptions of one wire. They fill the buffers of its parser, from which it delivers."""
 
     def __init__(
         self, parser: framing.FrameParser, send: Callable[[bytes], None], fence: Callable[[], Awaitable[None]]
@@ -45,8 +53,58 @@ class Subscriptions:
         self._subjects: dict[bytes, tuple[bytes, bytes]] = {}
         """Subject and queue of each, by its id."""
         self._next_sid = FIRST_SID
+        self._asked: Counter[tuple[bytes, bytes]] = Counter()
+        self._denied: dict[tuple[bytes, bytes], list[str]] = {}
+        self.too_many: int = 0
+        """How often the server refused a subscription because there were too many."""
+        self._told_too_many = ""
+        self._one_at_a_time = trio.Lock()
 
-    def subscribe(self, subject: bytes, deliver: Deliver | SharedDelivery, queue: bytes = b"") -> bytes:
+    async def subscribe(
+        self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
+    ) -> WireSubscription:
+        """Subscribe as `link.Link.subscribe` does: return when the server has it, raise if it refuses."""
+        asked = raw, group = framing.wire(subject), framing.wire(queue or "")
+        refused = self.too_many
+        sid = self.add(raw, deliver, group)
+        self._asked[asked] += 1
+        try:
+            await self._fence()
+            if self.too_many > refused:
+                # Which SUB it was the server doesn't say: once more, alone.
+                async with self._one_at_a_time:
+                    refused = self.too_many
+                    self.remove(sid)
+                    sid = self.add(raw, deliver, group)
+                    await self._fence()
+                    if self.too_many > refused:
+                        raise self.no_room(repr(subject))
+            denied = self._denied.get(asked)
+            if denied:
+                told = denied.pop()
+                raise SourceError(
+                    f"the server refused the subscription to {quoted(subject)}: {told}; give this user the permission",
+                    reason=reasons.PERMISSION_DENIED,
+                )
+        except BaseException:
+            self.remove(sid)
+            raise
+        finally:
+            self._asked[asked] -= 1
+            if not self._asked[asked]:
+                del self._asked[asked]
+                self._denied.pop(asked, None)
+        return WireSubscription(self, sid)
+
+    def no_room(self, what: str) -> SourceError:
+        """Return the error of a subscription that was one too many."""
+        return SourceError(
+            f"the server refused the subscription to {what}: {self._told_too_many}; raise max_subscriptions of the "
+            "server or of the account",
+            reason=reasons.MAX_SUBSCRIPTIONS,
+        )
+
+    def add(self, subject: bytes, deliver: Deliver | SharedDelivery, queue: bytes = b"") -> bytes:
         """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
         self._next_sid += 1
         sid = b"%d" % self._next_sid
@@ -65,17 +123,11 @@ class Subscriptions:
             return _Buffer(deliver.key, self._groups.setdefault(deliver.deliver, _Group(deliver.deliver)))
         return _Buffer(deliver, _Group(_deliver_each))
 
-    def unsubscribe(self, sid: bytes) -> None:
+    def remove(self, sid: bytes) -> None:
         """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
         if sid in self._subjects:
             self._forget(sid)
             self._send(framing.unsubscribe(sid))
-
-    def subscribed(self, subject: bytes, queue: bytes, sid: bytes | None) -> bool:
-        """Return True if there is a subscription of ours to exactly this, with this id if it is known."""
-        if sid is not None:
-            return sid in self._subjects
-        return (subject, queue) in self._subjects.values()
 
     async def drain(self, sid: bytes) -> None:
         """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
@@ -89,6 +141,26 @@ class Subscriptions:
         if buffer is not None:
             buffer.clear()
             del self._subjects[sid]
+
+    # --- what the server says ---
+
+    def was_denied(self, subject: bytes, queue: bytes, told: str) -> bool:
+        """Note that the server refused a subscription. Return True if that is for one that is being made."""
+        if not self._asked[subject, queue]:
+            return False
+        self._denied.setdefault((subject, queue), []).append(told)
+        return True
+
+    def had_too_many(self, told: str) -> None:
+        """Note that the server refused a subscription because there are too many."""
+        self.too_many += 1
+        self._told_too_many = told
+
+    def subscribed(self, subject: bytes, queue: bytes, sid: bytes | None) -> bool:
+        """Return True if there is a subscription of ours to exactly this, with this id if it is known."""
+        if sid is not None:
+            return sid in self._subjects
+        return (subject, queue) in self._subjects.values()
 
 
 class WireSubscription:
@@ -104,7 +176,7 @@ class WireSubscription:
 
     def close(self) -> None:
         """See `link.Subscription.close`."""
-        self._subscriptions.unsubscribe(self._sid)
+        self._subscriptions.remove(self._sid)
 
     async def drain(self) -> None:
         """See `link.Subscription.drain`."""

@@ -14,11 +14,10 @@ import trio
 
 from router_trio.errors import LinkError, ProtocolError, reasons
 from router_trio.errors.quotes import told_by
-from router_trio.nats.control_plane.foreign import is_for_nats_py
-from router_trio.nats.dial import unforeseen
+from router_trio.nats.control_plane.plane import is_for_nats_py
 from router_trio.nats.info import quote
 from router_trio.nats.subscriptions import Subscriptions
-from router_trio.nats.tcp import NotedStream, TCPStream
+from router_trio.nats.transport import NotedStream, TCPStream, unforeseen
 from router_trio.protocol import framing
 from router_trio.protocol.refusals import Denied, read_denied
 
@@ -56,13 +55,11 @@ class Wire:
         denied: Callable[[Denied | None, str], None],
         read_begins: Callable[[], None] = lambda: None,
         read_done: Callable[[], None],
-        too_many_subscriptions: Callable[[str], None] = lambda told: None,
     ) -> None:
         """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO.
 
         `denied` gets what the server refused, None if that can't be read, and the server's words. `read_begins` is
-        called before the messages of each read are delivered, `read_done` after it. `too_many_subscriptions` gets the
-        server's words when it refused a SUB, of which it does not say which.
+        called before the messages of each read are delivered, `read_done` after it.
         """
         self._stream = stream
         self._write_some = stream.write_some if isinstance(stream, TCPStream) else None
@@ -76,7 +73,6 @@ class Wire:
         self._denied = denied
         self._read_begins = read_begins
         self._read_done = read_done
-        self._too_many_subscriptions = too_many_subscriptions
         self._last_words: tuple[float, str] | None = None
         self._parser = framing.FrameParser()
         self.subscriptions: Subscriptions = Subscriptions(self._parser, self.send, self.fence)
@@ -309,7 +305,7 @@ class Wire:
         if words.lower().startswith(_REFUSED):
             self._denied(read_denied(words), told)
         elif words.lower().startswith(_TOO_MANY_SUBSCRIPTIONS):
-            self._too_many_subscriptions(told)
+            self.subscriptions.had_too_many(told)
         elif not words.lower().startswith(_HARMLESS):
             reason = _reason(words.lower())
             if reason != reasons.SERVER_ERROR:

@@ -15,7 +15,7 @@ from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.events import Emit
 from router_trio.link import Connect
-from router_trio.nats.dialer import Dialer, client_name
+from router_trio.nats.link import Dialer, client_name
 from router_trio.router.reloads import Reloads
 from router_trio.router.run import ConnectFactory, Pages, Run
 from router_trio.routing.handlers import Handler, unfit

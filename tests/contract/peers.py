@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from router_trio.link import Connect, Link
-from router_trio.nats.dialer import Dialer
+from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
 from tests.support.raw_jetstream import JetStream

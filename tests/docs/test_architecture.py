@@ -68,7 +68,7 @@ def test_nothing_is_started_but_in_a_nursery() -> None:
 def test_locks_are_off_the_path_of_a_message() -> None:
     locking = {path for path in PACKAGE.rglob("*.py") if re.search(r"\bR?Lock\(", path.read_text(encoding="utf-8"))}
     elsewhere = {str(one) for path in locking if (one := path.relative_to(PACKAGE)).parts[0] != "telemetry"}
-    assert elsewhere == {"nats/subscribing.py", "connection/shared_subscription.py"}
+    assert elsewhere == {"nats/subscriptions.py", "connection/shared_subscription.py"}
 
 
 def _names(statement: ast.stmt) -> Iterator[str]:

@@ -11,8 +11,7 @@ import pytest
 import trio
 
 from router_trio.errors import LinkError
-from router_trio.nats.dialer import Dialer
-from router_trio.nats.link import NatsLink
+from router_trio.nats.link import Dialer, NatsLink
 from router_trio.protocol.framing import payload
 from router_trio.settings import ConnectionSettings
 from tests.support.eventually import eventually

@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from router_trio.nats.dialer import Dialer
-from router_trio.nats.link import NatsLink
+from router_trio.nats.link import Dialer, NatsLink
 from router_trio.settings import ConnectionSettings
 from tests.support.impostors import Caller, info
 from tests.support.recorder import INBOX, Recorder

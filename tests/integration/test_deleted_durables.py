@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 
 from router_trio import Message, Router
-from router_trio.nats.jetstream.leading import LOOK_EVERY
+from router_trio.nats.jetstream.standby import LOOK_EVERY
 from router_trio.routing.stream.pulling.checks import SHARED_CHECK_EVERY
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy

@@ -25,7 +25,7 @@ OTHERS = {
     "router_trio.expressions",
     "router_trio.faults",
     "router_trio.nats.jetstream.consumers",
-    "router_trio.nats.jetstream.lookups",
+    "router_trio.nats.jetstream.streams",
     "router_trio.router.reload",
     "router_trio.routing.content.routing",
     "router_trio.routing.core.kept_route",

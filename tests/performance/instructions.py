@@ -164,7 +164,7 @@ class Bench:
     def core(self, messages: int) -> Callable[[], None]:
         """What comes for the routes in turn, is forwarded, written and fenced."""
         _, routes = self.core_routes()
-        sids = [self.wire.subscriptions.subscribe(b"in", route._deliver) for route in routes]
+        sids = [self.wire.subscriptions.add(b"in", route._deliver) for route in routes]
         data = b"".join(
             b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
             for number in range(messages)

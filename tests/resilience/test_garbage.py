@@ -11,7 +11,7 @@ import trio
 
 from router_trio import Message, Router, Settings
 from router_trio.errors import LinkError, SourceError, UnexpectedError
-from router_trio.nats.dialer import Dialer
+from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
 from tests.support.eventually import eventually
 from tests.support.garbage import session

@@ -13,8 +13,7 @@ from secrets import token_hex
 import trio
 
 from router_trio.errors import LinkError
-from router_trio.nats.dialer import Dialer, client_name
-from router_trio.nats.link import NatsLink
+from router_trio.nats.link import Dialer, NatsLink, client_name
 from router_trio.nats.requests import Requests
 from router_trio.settings import Settings
 from router_trio.subjects.inboxes import new_inbox

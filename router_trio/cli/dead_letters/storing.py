@@ -14,8 +14,8 @@ from router_trio.cli.dead_letters.links import CommandLink
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
-from router_trio.nats.jetstream.lookups import is_name
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
+from router_trio.nats.jetstream.streams import is_name
 from router_trio.nats.requests import Request
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, headers, message_ids

@@ -1,4 +1,4 @@
-"""nats-py on the wire of a link: what asks the JetStream management API.
+"""nats-py on the wire of a link: it asks the JetStream management API.
 
 nats-py never owns the socket, and sees no handshake but a made-up one: the link has done its own. What nats-py writes
 is appended to the wire, and what the wire leaves for it arrives in `feed`. Its own pings and reconnects are off. One
@@ -46,10 +46,10 @@ class WireTransport(Transport):
         self._fed.put_nowait(data)
 
     async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:
-        """The wire is connected already."""
+        """Do nothing: the wire is connected already."""
 
     async def connect_tls(self, uri: Any, ssl_context: Any, buffer_size: int, connect_timeout: int) -> None:
-        """The wire has TLS already, if any."""
+        """Do nothing: the wire has TLS already, if any."""
 
     def write(self, payload: bytes) -> None:
         """Send bytes of nats-py, but for its handshake."""
@@ -60,12 +60,12 @@ class WireTransport(Transport):
         self._send(bytes(payload))
 
     def writelines(self, payload: list[bytes]) -> None:
-        """See `write`."""
+        """Send each as `write` does."""
         for one in payload:
             self.write(one)
 
     async def drain(self) -> None:
-        """The wire sends by itself."""
+        """Do nothing: the wire sends by itself."""
 
     async def readline(self) -> bytes:
         """Return the next line of the handshake."""
@@ -76,10 +76,10 @@ class WireTransport(Transport):
         return await self._fed.get()
 
     async def wait_closed(self) -> None:
-        """Closing is the link's business."""
+        """Do nothing: the link closes its socket."""
 
     def close(self) -> None:
-        """Closing is the link's business."""
+        """Do nothing: the link closes its socket."""
 
     def at_eof(self) -> bool:
         """Return False: that the stream has ended is for the wire to find."""
@@ -115,13 +115,13 @@ class RunningClient:
         raise LinkError("the control plane of the connection ended", reason=reasons.CONTROL_PLANE)
 
     def forget_inbox(self) -> None:
-        """Have nats-py subscribe to an inbox for its answers anew: the server refused the one that it thinks it has."""
+        """Have nats-py subscribe to an inbox for its answers again: the server refused the one it believes it has."""
         self.client._resp_sub_prefix = None
 
 
 @asynccontextmanager
 async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncIterator[RunningClient]:
-    """A nats-py client on a wire; it ends with the context. Raises `LinkError`."""
+    """Open a nats-py client on a wire; it ends with the context. Raises `LinkError`."""
     async with open_loop() as loop:
         loop.set_exception_handler(lambda _loop, context: None)  # its tasks are watched: see `RunningClient.died`
         client = Client()
@@ -150,4 +150,4 @@ async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncItera
 
 
 async def _ignore(error: Exception) -> None:
-    """nats-py tells of errors by callback; the wire has seen them before it."""
+    """Ignore what nats-py reports by callback: the wire has seen it before."""

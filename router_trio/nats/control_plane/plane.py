@@ -6,6 +6,7 @@ made, while messages pass.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.errors import LinkError, SourceError, innermost
-from router_trio.nats.dial import out_of_resources
-from router_trio.nats.info import ServerInfo
+from router_trio.errors import LinkError, ProtocolError, SourceError, innermost
+from router_trio.nats.info import ServerInfo, quote
+from router_trio.nats.transport import out_of_resources
 
 if TYPE_CHECKING:
     from router_trio.nats.control_plane.client import RunningClient, WireTransport
@@ -25,8 +26,15 @@ if "asyncio" in sys.modules:
     import_module("router_trio.nats.control_plane.asyncio_loop")
 
 
+_STATUS = b"NATS/1.0"
+_FOREIGN = re.compile(rb"H?MSG [!-~]+ [0-9]{1,6}(?: [!-~]+)? [0-9 ]+")
+"""What nats-py reads as our parser does."""
+
+_SID = re.compile(rb"[0-9]{1,20}")
+
+
 class ControlPlane:
-    """Requests of one link to the JetStream API. `run` is its lifetime."""
+    """The nats-py client of one link. `run` is its lifetime."""
 
     def __init__(
         self,
@@ -36,7 +44,7 @@ class ControlPlane:
         pinged: Callable[[], None],
         modules: Sequence[str] = (),
     ) -> None:
-        """See `WireTransport`. `modules` are imported first, too: what asks by this, and needs nats-py."""
+        """`send` and `pinged` are for `WireTransport`. `modules` ask by this, and are imported with nats-py."""
         self._modules = ("router_trio.nats.control_plane.client", *modules)
         self._info = info
         self._inbox_prefix = inbox_prefix
@@ -82,7 +90,7 @@ class ControlPlane:
             self._transport.feed(data)
 
     def forget_inbox(self) -> None:
-        """See `RunningClient.forget_inbox`."""
+        """Have nats-py subscribe to an inbox for its answers again, if it runs: see `RunningClient`."""
         if self._running is not None:
             self._running.forget_inbox()
 
@@ -100,3 +108,19 @@ class ControlPlane:
     def _import_modules(self) -> None:
         for name in self._modules:
             import_module(name)
+
+
+def is_for_nats_py(frame: bytes) -> bool:
+    """Return True if nats-py should see a frame: a late message of a subscription that we ended is nobody's.
+
+    And what no JetStream API answers, but a server relays, would end nats-py's reader: a subject or a status that is no
+    UTF-8, a vertical tab in a subject, a header block without an end. Raises `ProtocolError` for what no server sends.
+    """
+    line, _, body = frame.partition(b"\r\n")
+    arguments = line.split(b" ")
+    if not _SID.fullmatch(arguments[2]):
+        raise ProtocolError(f"a message for an unknown subscription: {quote(line)}")
+    if not _FOREIGN.fullmatch(line):
+        return False
+    block = body[: int(arguments[-2])] if arguments[0] == b"HMSG" else b""
+    return not block or (len(block) > len(_STATUS) and block.isascii())

@@ -1,19 +1,49 @@
-"""Answers of the JetStream API, read into values: what a stream and a consumer are, and how far they are. Pure.
+"""The JetStream API: requests, refusals, and answers read into values.
 
-The forms are those of the JetStream API reference. Fields that a server of an older version does not have are at the
-values that mean the same.
+Requests go through nats-py, which knows who may hear the answer. The forms of the answers are those of the JetStream
+API reference. Fields that a server of an older version does not have are at the values that mean the same.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from router_trio.nats.jetstream.answers import Object, read
+import trio
+
+from router_trio.errors import SourceError, reasons
+from router_trio.errors.quotes import quoted
+from router_trio.nats.control_plane.plane import ControlPlane
+from router_trio.nats.jetstream.bounded_json import AnswerError, Object, read
+from router_trio.protocol import framing, permissions
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.protocol.stream_config import StreamSubjects
+
+T = TypeVar("T")
+
+API_TIMEOUT = 5.0
+"""Seconds for an answer."""
+
+API = permissions.API
+"""What its subjects begin with where a connection says nothing else."""
+
+NOT_FOUND = 404
+UNAVAILABLE = 503
+"""Codes of an answer, as in HTTP."""
+
+CONSUMER_NOT_FOUND = 10014
+STREAM_NOT_FOUND = 10059
+TOO_MANY_ACK_PENDING = 10121
+NAME_IN_USE = 10058
+"""There is such a stream, and it is configured otherwise."""
+SUBJECTS_OVERLAP = 10065
+"""Another stream has subjects of this one."""
+NOT_ENABLED = frozenset({10039, 10076})
+"""JetStream is not enabled for the account, or on the server."""
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: one names subjects, metadata and replicas."""
@@ -39,7 +69,6 @@ MAX_NAMES = 1024
 NEVER = "0001-01-01T00:00:00Z"
 """The time of a message that there is not."""
 
-
 _TIME = re.compile(r"([^.Z+]{19})(?:\.([0-9]+))?(Z|[+-][0-9:]{5})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -52,6 +81,103 @@ class ApiError(Exception):
         self.code = code
         self.error_code = error_code
         self.description = description
+
+
+class Api:
+    """The JetStream API of one link. `prefix` is what its subjects begin with, as for a domain or an import."""
+
+    __slots__ = ("control", "deaf", "denials", "prefix")
+
+    def __init__(self, control: ControlPlane, denials: Denials, prefix: str = API) -> None:
+        self.control: ControlPlane = control
+        self.denials: Denials = denials
+        self.prefix: str = prefix
+        self.deaf: str | None = None
+        """Why no answer can be received, None if nothing speaks against it."""
+
+    def subject_of(self, request: str) -> str:
+        """Return the subject of a request."""
+        return f"{self.prefix}.{request}"
+
+    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], within: float = API_TIMEOUT) -> T:
+        """Send a request and read its answer. Can be cancelled.
+
+        Raises what `read` does, with the request named, `TimeoutError` without an answer within so many seconds,
+        `SourceError` (`permission_denied`) if the server refuses the request or the subscription to its answer, and
+        `nats.errors.Error`.
+        """
+        subject = self.subject_of(request)
+        client = await self.control.ready_client()
+        try:
+            with self.denials.raised(framing.wire(subject)):
+                answer = await client.request(subject, body, within)
+        except TimeoutError:
+            if self.deaf is None:
+                raise
+            told = f"the answer to {subject} can't be received: {self.deaf}"
+            raise SourceError(told, reason=reasons.PERMISSION_DENIED) from None
+        try:
+            return read(answer)
+        except AnswerError as error:
+            raise SourceError(
+                f"the answer to {subject} is not an answer of JetStream: {error}", reason=reasons.BAD_ANSWER
+            ) from error
+
+
+def no_jetstream(prefix: str) -> str:
+    """Return the text for a request that nobody answers."""
+    if prefix == API:
+        return "JetStream is not enabled on this server or for this account"
+    return (
+        f"nobody answers below {prefix}; correct `domain` or `api_prefix` of the connection, or enable JetStream there"
+    )
+
+
+class _WaitingRequest:
+    __slots__ = ("scope", "told")
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.scope = scope
+        self.told = ""
+
+
+class Denials:
+    """The requests of one link that wait for an answer, by subject, and that the server may refuse."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, list[_WaitingRequest]] = {}
+
+    @contextmanager
+    def raised(self, subject: bytes) -> Iterator[None]:
+        """Cancel the block if the server refuses a publish to `subject`, and raise `SourceError` in its place."""
+        scope = trio.CancelScope()
+        one = _WaitingRequest(scope)
+        with scope:
+            self._waiting.setdefault(subject, []).append(one)
+            try:
+                yield
+            finally:
+                waiting = self._waiting[subject]
+                waiting.remove(one)
+                if not waiting:
+                    del self._waiting[subject]
+        if scope.cancelled_caught:
+            name = quoted(framing.text(subject))
+            raise SourceError(
+                f"this user may not publish to {name}: {one.told}; give this user the permission",
+                reason=reasons.PERMISSION_DENIED,
+            )
+
+    def denied(self, subject: bytes, told: str) -> bool:
+        """End the requests to `subject`, which the server refused. Return False if there is none."""
+        waiting = self._waiting.get(subject, ())
+        for one in waiting:
+            one.told = told
+            one.scope.cancel()
+        return bool(waiting)
+
+
+# --- answers ---
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -18,9 +18,24 @@ import trio
 
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import LOOKUP_WITHIN, ConsumerSpec, ConsumerState, Limits, Progress, Subscription
-from router_trio.nats.jetstream import past
+from router_trio.link import (
+    LISTEN_FOR,
+    LOOKUP_WITHIN,
+    ConsumerSpec,
+    ConsumerState,
+    Deliver,
+    Limits,
+    Progress,
+    Subscription,
+)
 from router_trio.nats.jetstream.api import (
+    API_TIMEOUT,
+    CONSUMER_NOT_FOUND,
+    NOT_FOUND,
+    STREAM_NOT_FOUND,
+    TOO_MANY_ACK_PENDING,
+    UNAVAILABLE,
+    Api,
     ApiError,
     ConsumerConfig,
     ConsumerInfo,
@@ -28,18 +43,21 @@ from router_trio.nats.jetstream.api import (
     config_fields,
     consumer_info,
     nanoseconds,
+    no_jetstream,
     stream_info,
 )
-from router_trio.nats.jetstream.ask import API_TIMEOUT, Api, no_jetstream
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of, state_of
-from router_trio.nats.jetstream.lookups import NOT_FOUND, STREAM_NOT_FOUND, UNAVAILABLE, Lookups, is_name
-from router_trio.nats.jetstream.other_processes import Subscribe, others_answer
+from router_trio.nats.jetstream.streams import (
+    Lookups,
+    evidence_of_going_back,
+    is_doubtful,
+    is_name,
+    look_up,
+    other_message,
+)
 from router_trio.nats.jetstream.unacked import find_between
 from router_trio.protocol import ack_reply, framing
-
-CONSUMER_NOT_FOUND = 10014
-TOO_MANY_ACK_PENDING = 10121
-"""Error codes of the JetStream API."""
+from router_trio.protocol.framing import RawMessage
 
 STALE_PULLS_END_WITHIN = 0.5
 STALE_PULLS_POLL = 0.05
@@ -62,6 +80,9 @@ HOLD_EVERY = 1.0
 
 IDLE_HEARTBEAT = 5.0
 """Seconds between signs of life of a pull request that has nothing to give."""
+
+
+Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +178,7 @@ class WirePullConsumer:
             found = {sequence for sequence in awaited if sequence <= answered}
             for sequence in [one for one in awaited if one not in found][:MOST_LOOKED_FOR]:
                 try:
-                    stored = await past.look_up(self._api, self._spec.stream, {"seq": sequence})
+                    stored = await look_up(self._api, self._spec.stream, {"seq": sequence})
                     if awaited[sequence].isdigit() and nanoseconds(stored.time) != int(awaited[sequence][:20]):
                         found.add(sequence)  # the stream is another one by now
                 except ApiError as error:
@@ -247,10 +268,10 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             raise SourceError(
                 f"the answer about stream {spec.stream!r} is about another one", reason=reasons.BAD_ANSWER
             )
-        doubtful = past.is_doubtful(spec, stream)
-        went_back = past.went_back(spec, stream)
+        doubtful = is_doubtful(spec, stream)
+        went_back = evidence_of_going_back(spec, stream)
         if went_back is None and doubtful:
-            went_back = await past.other_message(api, spec, doubtful=True)
+            went_back = await other_message(api, spec, doubtful=True)
         began_behind = 0
         try:
             info = await _consumer(api, spec)
@@ -259,7 +280,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
                 raise
             if went_back is None and not doubtful and spec.last_sequence:
                 # Where it starts must not be wrong: what is before that is never delivered.
-                went_back = await past.other_message(api, spec, doubtful=False)
+                went_back = await other_message(api, spec, doubtful=False)
             resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
             info = await _create(api, spec, resumes=resumes)
             if began(info.config) == "new":
@@ -430,3 +451,37 @@ async def _progress(
 
 def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:
     return info.delivered, info.ack_floor, info.num_ack_pending
+
+
+# --- does another process have messages in hand? ---
+#
+# Its answers are heard, and nothing else tells: a process whose hands are full waits for no messages, and may ack
+# nothing for long. Every route that has messages in hand gives a sign of work every `link.SIGN_OF_WORK_EVERY` seconds,
+# at a subject where anybody may listen who has the permission.
+
+
+async def others_answer(subscribe: Subscribe, spec: ConsumerSpec) -> bool | None:
+    """Return True if somebody answers deliveries of a consumer; None if this user may not listen.
+
+    Blocks for `LISTEN_FOR` seconds at most. Can be cancelled.
+    """
+    heard = trio.Event()
+
+    def hear(batch: list[RawMessage]) -> None:
+        heard.set()
+
+    try:
+        older_form, newer_form = ack_reply.subscriptions(spec.stream, spec.durable)
+        answers = await subscribe(older_form, hear)
+        try:
+            of_domain = await subscribe(newer_form, hear)
+            try:
+                with trio.move_on_after(LISTEN_FOR):
+                    await heard.wait()
+            finally:
+                of_domain.close()
+        finally:
+            answers.close()
+    except SourceError:
+        return None
+    return heard.is_set()

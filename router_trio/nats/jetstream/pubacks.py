@@ -13,7 +13,7 @@ from operator import itemgetter
 from router_trio.errors import reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LinkListener, PubAck, stored, stored_each
-from router_trio.nats.jetstream.answers import AnswerError, Object, read
+from router_trio.nats.jetstream.bounded_json import AnswerError, Object, read
 from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import LAST_SEQUENCE
 

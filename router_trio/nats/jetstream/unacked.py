@@ -14,10 +14,8 @@ import nats.errors
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.nats.jetstream.api import ApiError
-from router_trio.nats.jetstream.ask import Api
-from router_trio.nats.jetstream.lookups import NOT_FOUND
-from router_trio.nats.jetstream.past import look_up
+from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError
+from router_trio.nats.jetstream.streams import look_up
 
 MOST = 16_384
 """Messages: four times what a route without a `max_in_flight` leaves behind. More are left to the ack wait."""

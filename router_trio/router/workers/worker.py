@@ -18,7 +18,7 @@ from router_trio.connection.supervisor import ConnectionCounts
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.events import Emit
 from router_trio.link import Connect
-from router_trio.nats.dialer import Dialer, client_name
+from router_trio.nats.link import Dialer, client_name
 from router_trio.router import no_pages
 from router_trio.router.garbage_collection import begin_collecting
 from router_trio.router.reloads import Reloads

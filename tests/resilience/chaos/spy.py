@@ -27,7 +27,7 @@ from router_trio.link import (
     SubscriptionBatch,
 )
 from router_trio.message import PubAck
-from router_trio.nats.dialer import Dialer
+from router_trio.nats.link import Dialer
 from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import RawMessage
 from router_trio.settings import ConnectionSettings

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.nats.jetstream import api
-from router_trio.nats.jetstream.answers import AnswerError
 from router_trio.nats.jetstream.api import ApiError, ConsumerInfo, Group, Reached, StreamInfo
+from router_trio.nats.jetstream.bounded_json import AnswerError
 from router_trio.protocol.stream_config import StreamSubjects
 from tests.support.odd_answers import BODIES, VALUES, json_values
 from tests.support.raw_server import consumer_answer, stream_answer

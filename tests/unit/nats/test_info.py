@@ -21,7 +21,7 @@ from router_trio.nats.info import (
     parse_info,
     quote,
 )
-from router_trio.nats.jetstream.leading import check_version
+from router_trio.nats.jetstream.standby import check_version
 from router_trio.protocol.framing import MAX_INFO, MAX_MESSAGE
 
 MAX_ERROR = 4 * LONGEST_QUOTE

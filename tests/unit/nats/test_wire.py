@@ -15,7 +15,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from router_trio.errors import LinkError, ProtocolError
 from router_trio.link import SharedDelivery, SubscriptionBatch
-from router_trio.nats.control_plane.foreign import is_for_nats_py
+from router_trio.nats.control_plane.plane import is_for_nats_py
 from router_trio.nats.wire import MAX_PONGS_OWED, Wire
 from router_trio.protocol.framing import PING, PONG, RawMessage
 
@@ -165,10 +165,10 @@ def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delive
 
     def first(batch: list[RawMessage]) -> None:
         got.extend(raw[0] for raw in batch)
-        wire.subscriptions.unsubscribe(second)
+        wire.subscriptions.remove(second)
 
-    sid = wire.subscriptions.subscribe(b"one", first)
-    second = wire.subscriptions.subscribe(b"two", first)
+    sid = wire.subscriptions.add(b"one", first)
+    second = wire.subscriptions.add(b"two", first)
     wire._parser.feed(b"MSG one %b 0\r\n\r\nMSG two %b 0\r\n\r\n" % (sid, second))
     wire._deliver()
     assert got == [b"one"]
@@ -182,13 +182,13 @@ def test_of_what_is_delivered_together_a_subscription_that_has_ended_gets_nothin
     got: list[list[tuple[str, list[bytes]]]] = []
 
     def ends_second(batch: list[RawMessage]) -> None:
-        wire.subscriptions.unsubscribe(sids[1])
+        wire.subscriptions.remove(sids[1])
 
     def together(touched: Sequence[SubscriptionBatch]) -> None:
         got.append([(one.key, [raw[0] for raw in one]) for one in touched])
 
-    sids = [wire.subscriptions.subscribe(b"x", SharedDelivery(together, key)) for key in ("first", "second", "third")]
-    ender = wire.subscriptions.subscribe(b"end", ends_second)
+    sids = [wire.subscriptions.add(b"x", SharedDelivery(together, key)) for key in ("first", "second", "third")]
+    ender = wire.subscriptions.add(b"end", ends_second)
     frames = [b"MSG end %b 0\r\n\r\n" % ender, *(b"MSG %d %b 0\r\n\r\n" % one for one in enumerate(sids))]
     wire._parser.feed(b"".join([*frames, frames[1]]))
     wire._deliver()

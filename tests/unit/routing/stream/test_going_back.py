@@ -13,8 +13,8 @@ from trio.testing import MockClock
 
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
-from router_trio.nats.jetstream import past
 from router_trio.nats.jetstream.api import nanoseconds, stream_info
+from router_trio.nats.jetstream.streams import evidence_of_going_back, is_doubtful
 from tests.support.eventually import eventually
 from tests.support.raw_server import CREATED, stream_answer
 from tests.support.world import (
@@ -201,7 +201,7 @@ def stream_of(first: int, first_at: int, last: int, last_at: int, **changes: Any
     ],
 )
 def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
-    assert past.went_back(SPEC, now) is None
+    assert evidence_of_going_back(SPEC, now) is None
 
 
 @pytest.mark.parametrize(
@@ -215,14 +215,14 @@ def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
     ],
 )
 def test_a_stream_shows_that_it_went_back(now: Any, told: str) -> None:
-    assert told in (past.went_back(SPEC, now) or "")
-    assert past.went_back(replace(SPEC, stream_created=None), now) is None, "nothing was known"
+    assert told in (evidence_of_going_back(SPEC, now) or "")
+    assert evidence_of_going_back(replace(SPEC, stream_created=None), now) is None, "nothing was known"
 
 
 def test_a_stream_that_has_only_younger_messages_than_one_that_it_should_have_is_doubtful() -> None:
-    assert past.is_doubtful(SPEC, stream_of(1, 8, 20, 20))
-    assert not past.is_doubtful(SPEC, stream_of(8, 8, 20, 20)), "purged or aged"
-    assert not past.is_doubtful(SPEC, stream_of(1, 7, 20, 20))
+    assert is_doubtful(SPEC, stream_of(1, 8, 20, 20))
+    assert not is_doubtful(SPEC, stream_of(8, 8, 20, 20)), "purged or aged"
+    assert not is_doubtful(SPEC, stream_of(1, 7, 20, 20))
 
 
 @pytest.mark.parametrize(

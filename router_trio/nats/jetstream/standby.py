@@ -19,12 +19,10 @@ from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import ConsumerSpec
 from router_trio.nats.info import ServerInfo
-from router_trio.nats.jetstream.api import ApiError, consumer_info
-from router_trio.nats.jetstream.ask import Api
+from router_trio.nats.jetstream.api import Api, ApiError, consumer_info
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare
-from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT, FoundConsumer
-from router_trio.nats.jetstream.lookups import Lookups
-from router_trio.nats.jetstream.other_processes import Subscribe
+from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT, FoundConsumer, Subscribe
+from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol import framing, headers
 
 SINCE = (2, 11)

@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from router_trio.errors import LinkError
-from router_trio.nats.tcp import TCPStream, stream_for_wire
+from router_trio.nats.transport import TCPStream, stream_for_wire
 from router_trio.nats.wire import Wire
 from router_trio.protocol.framing import PING, PONG, RawMessage
 
@@ -120,7 +120,7 @@ async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_ord
                 wire.send_in_this_turn(b"copy ", fenced=True)
                 log.append(f"{len(wire._out)} left")
 
-        sid = wire.subscriptions.subscribe(b"in", deliver)
+        sid = wire.subscriptions.add(b"in", deliver)
         # Nobody runs `write`: whatever leaves was written in the turn of the reader.
         nursery.start_soon(wire.read)
         await theirs.send_all(b"MSG in %b 1\r\nx\r\n" % sid + PING)
@@ -135,7 +135,7 @@ async def test_what_the_socket_does_not_take_is_written_by_the_writer_behind_it_
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         wire = wire_on(ours)
         large = b"%b" % bytes(range(256)) * 20_000
-        sid = wire.subscriptions.subscribe(b"in", lambda batch: wire.send(large))
+        sid = wire.subscriptions.add(b"in", lambda batch: wire.send(large))
         nursery.start_soon(wire.write)
         await wait_all_tasks_blocked()
         head = await received(theirs, len(b"SUB in %b\r\n" % sid))
@@ -153,7 +153,7 @@ async def test_what_the_socket_does_not_take_is_written_by_the_writer_behind_it_
 async def test_a_socket_that_breaks_in_the_turn_of_a_read_ends_the_link_by_its_writer() -> None:
     async with connected() as (ours, theirs):
         wire = wire_on(ours)
-        sid = wire.subscriptions.subscribe(b"in", lambda batch: wire.send(b"x"))
+        sid = wire.subscriptions.add(b"in", lambda batch: wire.send(b"x"))
         wire._write_some = _broken
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wire.read)

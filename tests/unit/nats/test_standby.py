@@ -6,7 +6,7 @@ import pytest
 
 from router_trio.errors import SourceError
 from router_trio.nats.info import ServerInfo
-from router_trio.nats.jetstream.leading import check_version
+from router_trio.nats.jetstream.standby import check_version
 
 
 @pytest.mark.parametrize("version", ["2.11.0", "2.11.0-RC.1", "2.15.1", "3.0.0", "", "dev", "2"])

@@ -1,15 +1,17 @@
-"""TCP and TLS streams to a server, opened by Trio: resolving and connecting cancel at once.
+"""TCP and TLS streams to a server: opened by Trio, and read and written with as few turns of its scheduler as can be.
 
-Errors of the operating system and of TLS are translated here, and nowhere else.
+Resolving and connecting cancel at once. Errors of the operating system and of TLS are translated here, and nowhere
+else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
@@ -110,7 +112,7 @@ def failed_attempt(server: str, error: BaseException) -> BaseException:
 
 
 def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
-    """The client's TLS context: verified always, with the configured authority and certificate.
+    """Return the client's TLS context: verified always, with the configured authority and certificate.
 
     Raises `CertificateError` if a file can't be used.
     """
@@ -156,7 +158,7 @@ async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: 
 
 
 def refused_ours(error: trio.BrokenResourceError) -> CertificateError | None:
-    """The error, if the stream broke because the server wants a certificate of ours, or another one.
+    """Return the error if the stream broke because the server wants a certificate of ours, or another one.
 
     With TLS 1.3 that is heard only after the handshake.
     """
@@ -174,3 +176,84 @@ async def abandon(stream: trio.abc.AsyncResource) -> None:
     """Close without waiting for anybody, also when cancelled."""
     with contextlib.suppress(Exception), trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)
+
+
+# --- the stream of a wire ---
+#
+# Trio tries to read before it waits, and yields after each write that did not block. For a lone message that is a
+# system call and a turn too many: here a read waits first, and a task writes in its own turn what it has to write.
+# Streams with TLS are read and written as Trio does it.
+
+BeforeWrite = Callable[[], None]
+"""Called each time before bytes leave. Must not raise."""
+
+
+class TCPStream:
+    """A connected stream of Trio's, which still owns the socket."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = stream.socket
+        self.send_all: Callable[[bytes], Awaitable[None]] = stream.send_all
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return bytes that came, `b""` at the end. Blocks until there are some: others always have a turn before.
+
+        Raises `trio.BrokenResourceError`, or `trio.ClosedResourceError` if somebody has closed the stream.
+        """
+        while True:
+            number = self._socket.fileno()
+            if number < 0:
+                raise trio.ClosedResourceError("the stream is closed")
+            await trio.lowlevel.wait_readable(number)
+            try:
+                return os.read(number, max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+
+    def write_some(self, data: bytes) -> int:
+        """Write what the socket takes now. Return how many bytes that is. Raises `trio.BrokenResourceError`."""
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
+
+class NotedTCPStream(TCPStream):
+    """A `TCPStream` that calls `before_write` each time before bytes leave."""
+
+    def __init__(self, stream: trio.SocketStream, before_write: BeforeWrite) -> None:
+        super().__init__(stream)
+        self._before_write = before_write
+        self.send_all: Callable[[bytes], Awaitable[None]] = NotedStream(stream, before_write).send_all
+
+    def write_some(self, data: bytes) -> int:
+        """Call `before_write`, and write what the socket takes now, as `TCPStream` does."""
+        self._before_write()
+        return super().write_some(data)
+
+
+class NotedStream:
+    """Any stream, as one with TLS, that calls `before_write` each time before bytes leave."""
+
+    def __init__(self, stream: trio.abc.Stream, before_write: BeforeWrite) -> None:
+        self._stream = stream
+        self._before_write = before_write
+        self.receive_some: Callable[[int], Awaitable[bytes | bytearray]] = stream.receive_some
+
+    async def send_all(self, data: bytes) -> None:
+        """Call `before_write`, and send as the stream does."""
+        self._before_write()
+        await self._stream.send_all(data)
+
+
+def stream_for_wire(
+    stream: trio.abc.Stream, before_write: BeforeWrite | None
+) -> trio.abc.Stream | TCPStream | NotedStream:
+    """Return how a wire reads and writes this stream."""
+    if isinstance(stream, trio.SocketStream):
+        return TCPStream(stream) if before_write is None else NotedTCPStream(stream, before_write)
+    return stream if before_write is None else NotedStream(stream, before_write)

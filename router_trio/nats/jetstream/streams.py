@@ -1,0 +1,312 @@
+"""Streams: look them up, make one that is absent, and notice that one went back in time.
+
+A question that this user may not ask, or that nobody answers in time, is a `SourceError` with a reason of
+`reasons.LOOKUP_FAILED`: it says nothing of what was looked up. Nothing here is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TypeVar
+
+import nats.errors
+
+from router_trio.errors import SourceError, reasons
+from router_trio.errors.quotes import excerpt
+from router_trio.link import LOOKUP_WITHIN, ConsumerSpec, StreamState
+from router_trio.nats.jetstream.api import (
+    API,
+    NAME_IN_USE,
+    NOT_ENABLED,
+    NOT_FOUND,
+    STREAM_NOT_FOUND,
+    SUBJECTS_OVERLAP,
+    UNAVAILABLE,
+    Api,
+    ApiError,
+    Stored,
+    StreamInfo,
+    nanoseconds,
+    no_jetstream,
+    stored,
+    stream_info,
+    stream_names,
+)
+from router_trio.nats.jetstream.consumer_config import cut_off
+from router_trio.protocol.stream_config import StreamConfig
+
+T = TypeVar("T")
+
+LOOK_UP_WITHIN = 2.0
+"""Seconds for the answer to one look at a message."""
+
+_NAME = re.compile(r"[^\s.*>/\\]{1,255}")
+
+
+def is_name(name: str) -> bool:
+    """Return True if a stream or a consumer can have this name: only then it may be a token of a request's subject."""
+    return _NAME.fullmatch(name) is not None and name.isprintable()
+
+
+class Lookups:
+    """Look things up over one link. Nothing that is there is changed."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], api: Api | None = None) -> T:
+        """Send a request, and read its answer. Raises `SourceError`, or `ApiError` for an answer that is an error.
+
+        `api` asks another JetStream than that of the connection.
+        """
+        api = api or self._api
+        named = api.subject_of(request)
+        try:
+            return await api.ask(request, body, read, LOOKUP_WITHIN)
+        except nats.errors.NoRespondersError as error:
+            raise _not_enabled(api.prefix) from error
+        except TimeoutError as error:
+            told = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
+            raise SourceError(told, reason=reasons.TIMEOUT) from error
+        except nats.errors.Error as error:
+            raise SourceError(f"{named} could not be asked", reason=reasons.JETSTREAM_UNAVAILABLE) from error
+
+    async def find_streams(self, subject: str) -> Sequence[str]:
+        """See `link.Link.find_streams`."""
+        try:
+            return await self.ask("STREAM.NAMES", json.dumps({"subject": subject}).encode(), stream_names)
+        except ApiError as error:
+            raise said(error) from error
+
+    async def may_exist(self, name: str, domain: str = "") -> bool:
+        """Return False if the server says that there is no stream of this name; True also if it does not say.
+
+        With an API of the connection's own, that is asked as well: the domain is that of another account's server.
+        """
+        if not is_name(name) or not (domain == "" or is_name(domain)):
+            return False
+        prefixes = {self._api.prefix} - {API} | {f"$JS.{domain}.API" if domain else API}
+        for prefix in sorted(prefixes):
+            try:
+                await self.ask(
+                    f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.control, self._api.denials, prefix)
+                )
+            except ApiError as error:
+                if error.error_code == STREAM_NOT_FOUND:
+                    continue
+            except SourceError:
+                pass
+            return True
+        return False
+
+    async def stream_state(self, name: str, domain: str = "") -> StreamState | None:
+        """See `link.Link.stream_state`. One that the connection's JetStream lacks is looked for in `domain` as well."""
+        if not is_name(name):
+            return None
+        try:
+            info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info)
+        except ApiError as error:
+            if error.code != NOT_FOUND:
+                raise said(error) from error
+            if not is_name(domain):
+                return None
+            try:
+                other = Api(self._api.control, self._api.denials, f"$JS.{domain}.API")
+                info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info, other)
+            except ApiError as error:
+                if error.code == NOT_FOUND:
+                    return None
+                raise said(error) from error
+        if info.name != name:
+            raise SourceError(f"the answer about stream {name!r} is about another one", reason=reasons.BAD_ANSWER)
+        limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)
+        return StreamState(
+            info.name,
+            info.subjects,
+            _refuses(info),
+            _room(info),
+            info.messages,
+            limits,
+            info.duplicate_window,
+            info.persist_mode == "async",
+            info.created,
+            info.stores,
+        )
+
+    async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
+        """Make a stream if there is none of that name, as `link.Link.ensure_stream` does."""
+        if not is_name(wanted.name):
+            raise SourceError(f"{excerpt(wanted.name)!r} is not a valid name of a stream", reason=reasons.INVALID_NAME)
+        found = await self._find(wanted.name)
+        if found is not None:
+            return _config(found), False
+        body = json.dumps(_request(wanted)).encode()
+        try:
+            made = await self.ask(f"STREAM.CREATE.{wanted.name}", body, stream_info)
+        except ApiError as error:
+            # Somebody else was faster.
+            found = await self._find(wanted.name) if error.error_code == NAME_IN_USE else None
+            if found is not None:
+                return _config(found), False
+            if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
+                raise said(error) from error
+            told = f"the server refused to make the stream {wanted.name!r}: {excerpt(error.description)}"
+            if error.error_code == SUBJECTS_OVERLAP:
+                told += await self._overlapping(wanted)
+            raise SourceError(told, reason=reasons.STREAM_REFUSED) from error
+        return _config(made), True
+
+    async def _overlapping(self, wanted: StreamConfig) -> str:
+        """Return which stream has subjects of the wanted one, as far as the server says."""
+        for subject in wanted.subjects:
+            try:
+                names = await self.find_streams(subject)
+            except SourceError:
+                break
+            if names:
+                return f"; stream {excerpt(names[0])!r} takes {excerpt(subject)!r} already"
+        return ""
+
+    async def _find(self, name: str) -> StreamInfo | None:
+        try:
+            return await self.ask(f"STREAM.INFO.{name}", b"", stream_info)
+        except ApiError as error:
+            if error.code == NOT_FOUND:
+                return None
+            raise said(error) from error
+
+
+def said(error: ApiError) -> SourceError:
+    """Return the error for an answer that is one, and says nothing of what was asked about."""
+    if error.error_code in NOT_ENABLED:
+        return _not_enabled(API)
+    return SourceError(f"JetStream answered: {error.description}", reason=reasons.JETSTREAM_UNAVAILABLE)
+
+
+def _not_enabled(prefix: str) -> SourceError:
+    return SourceError(no_jetstream(prefix), reason=reasons.NO_JETSTREAM)
+
+
+def _refuses(info: StreamInfo) -> tuple[str, str] | None:
+    if info.sealed:
+        return "stream_sealed", f"stream {info.name!r} is sealed and takes no messages; send to another stream"
+    if info.no_ack:
+        told = f"stream {info.name!r} confirms nothing (no_ack), so nothing counts as stored; switch its acks on"
+        return "stream_without_acks", told
+    if info.group.trouble is not None:
+        return "stream_cut_off", cut_off("stream", info.name, info.group.trouble)
+    messages, octets = _room(info)
+    if messages <= 0:
+        limit = f"{info.max_messages} messages (max_messages, or max_msgs for nats)"
+    elif octets <= 0:
+        limit = f"{info.max_bytes} bytes (max_bytes)"
+    else:
+        return None
+    told = f"stream {info.name!r} is full and refuses new messages: it has its {limit}; raise the limit, or delete some"
+    return "stream_full", told
+
+
+def _room(info: StreamInfo) -> tuple[float, float]:
+    """Return how many messages and bytes there is room for, as far as limits refuse new messages."""
+    if info.discard != "new":
+        return inf, inf
+    messages = info.max_messages - info.messages if info.max_messages > 0 else inf
+    octets = info.max_bytes - info.bytes if info.max_bytes > 0 else inf
+    return messages, octets
+
+
+def _request(wanted: StreamConfig) -> dict[str, object]:
+    request: dict[str, object] = {
+        "name": wanted.name,
+        "subjects": list(wanted.subjects),
+        "storage": wanted.storage,
+        "retention": wanted.retention,
+        "num_replicas": wanted.replicas,
+        "max_age": round(wanted.max_age * 1e9),
+        "max_bytes": wanted.max_bytes,
+        "max_msgs": wanted.max_messages,
+        "discard": wanted.discard,
+    }
+    if wanted.duplicate_window is not None:
+        request["duplicate_window"] = round(wanted.duplicate_window * 1e9)
+    # Only where it is wanted: an older server that is strict refuses a field that it does not know.
+    if wanted.allow_batched:
+        request["allow_batched"] = True
+    if wanted.allow_message_ttl:
+        request["allow_msg_ttl"] = True
+    return request
+
+
+def _config(info: StreamInfo) -> StreamConfig:
+    return StreamConfig(
+        name=info.name,
+        subjects=info.subjects,
+        storage=info.storage,
+        retention=info.retention,
+        replicas=info.replicas,
+        max_age=info.max_age,
+        max_bytes=_limit(info.max_bytes),
+        max_messages=_limit(info.max_messages),
+        discard=info.discard,
+        duplicate_window=info.duplicate_window,
+        allow_batched=info.allow_batched,
+        allow_message_ttl=info.allow_message_ttl,
+    )
+
+
+def _limit(number: int) -> int:
+    return number if number > 0 else -1
+
+
+# --- is it still the same stream? ---
+#
+# A stream that is put back from a backup, comes back empty, or is deleted and made again numbers its messages from the
+# start, often under the same name and time of creation. A message that a stream still has is the same one if it has the
+# same time. Times alone prove nothing: the clock of a server may be set back.
+
+
+def evidence_of_going_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None:
+    """Return how a stream shows that it went back in time; None if nothing shows it."""
+    if spec.stream_created is None:
+        return None
+    if stream.created != spec.stream_created:
+        return f"it was created again at {stream.created}"
+    if stream.last_sequence < spec.last_sequence:
+        return f"its last sequence is {stream.last_sequence}, but message {spec.last_sequence} was received before"
+    for sequence, time in (
+        (stream.first_sequence, stream.first_time),
+        (stream.last_sequence, stream.last_time),
+    ):
+        if stream.messages and sequence == spec.last_sequence and nanoseconds(time) != spec.last_time:
+            return _another(sequence)
+    return None
+
+
+def is_doubtful(spec: ConsumerSpec, stream: StreamInfo) -> bool:
+    """Return True if all that a stream has seems to be younger than a message that it should have."""
+    return stream.first_sequence <= spec.last_sequence and spec.last_time < nanoseconds(stream.first_time)
+
+
+async def other_message(api: Api, spec: ConsumerSpec, *, doubtful: bool) -> str | None:
+    """Look whether a stream has another message under the last sequence that is known. Can be cancelled.
+
+    Returns how that shows that the stream went back; None if nothing shows it. A message that can't be read proves
+    nothing, unless the stream is `doubtful`.
+    """
+    try:
+        found = await look_up(api, spec.stream, {"seq": spec.last_sequence})
+    except (ApiError, SourceError, TimeoutError, nats.errors.Error):
+        return "all its messages are newer than those received before" if doubtful else None
+    return None if nanoseconds(found.time) == spec.last_time else _another(spec.last_sequence)
+
+
+async def look_up(api: Api, stream: str, which: dict[str, object]) -> Stored:
+    """Return where and when a stream stored a message. Raises as `Api.ask` does, `ApiError` if there is none."""
+    return await api.ask(f"STREAM.MSG.GET.{stream}", json.dumps(which).encode(), stored, LOOK_UP_WITHIN)
+
+
+def _another(sequence: int) -> str:
+    return f"it has another message under sequence {sequence}"
