@@ -35,13 +35,6 @@ class RouteOwner(Owner, Protocol):
         ...
 
 
-class NumberedOwner(Owner, Protocol):
-    """An owner of several publishes that knows them by their numbers."""
-
-    first: int | None
-    """The number of the first of them; None until one is accepted."""
-
-
 class CountedOwner:
     """An owner that is not called for what is fenced: `fenced` gets how many that is, and how long it took.
 
@@ -61,6 +54,20 @@ class CountedOwner:
 def _route_of(owner: Owner | None) -> str | None:
     destination: tuple[str, str] | None = getattr(owner, "destination", None)
     return None if destination is None else destination[0]
+
+
+class NumberedOwner:
+    """An owner of several publishes that has to know which of them have a fate, unless they are fenced."""
+
+    __slots__ = ()
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `Owner`. Of a batch only if it was fenced: the numbers of its frames are not the operation's."""
+        raise NotImplementedError
+
+    def settle_up_to(self, last: int, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """Settle `count` publishes with consecutive numbers, of which `last` is the highest."""
+        raise NotImplementedError
 
 
 class FrameOwners:
@@ -104,8 +111,14 @@ class FrameOwners:
     def settle(self, operation: Operation, fate: Fate, now: float) -> None:
         """Tell all owners the fate of the batch that they have frames of."""
         if fate is not FENCED:
+            last = operation.order - operation.count
             for owner, count in zip(self.owners, self.counts, strict=True):
-                owner.settle(operation, count, fate, now)
+                last += count
+                if isinstance(owner, NumberedOwner):
+                    owner.settle_up_to(last, operation, count, fate, now)
+                else:
+                    owner.settle(operation, count, fate, now)
+            assert last == operation.order, "each frame of a batch has one owner"
             return
         seconds = now - operation.accepted_at
         bucket, nanoseconds = bisect_left(DURATION_BOUNDS, seconds), int(seconds * NANO)

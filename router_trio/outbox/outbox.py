@@ -17,7 +17,7 @@ from router_trio.outbox.belief import AckRefusal, Belief
 from router_trio.outbox.capacity import Capacity, TakenOut
 from router_trio.outbox.fences import Fences
 from router_trio.outbox.ledger import Counters, Ledger
-from router_trio.outbox.operation import CoreOperation, FrameOwners, NumberedOwner, Operation, OperationWithAck, Owner
+from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, OperationWithAck, Owner
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.refusals import Refusals
 from router_trio.outbox.retries import Retries
@@ -185,29 +185,30 @@ class Outbox:
         self._wake()
         return "queued" if self.settlement.drain_left else "sent", order
 
-    def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners, numbered: NumberedOwner | None = None) -> None:
+    def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners) -> int:
         """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
 
-        While connected they stay together: one operation, for as long as nothing happens to them. `numbered` is told
-        the number of the first before any of them has a fate.
+        While connected they stay together, as one operation for as long as nothing happens to them: none has a fate
+        when this returns, and they are numbered from the number on that is returned. While not connected neither is so.
         """
+        first = self._order + 1
         if not frames:
-            return
-        if numbered is not None:
-            numbered.first = self._order + 1
+            return first
         if self.connected:
             self._order += len(frames)
             self.ledger.accepted += len(frames)
             self.queue.append_frames(self._order, frames, owners, self._same_time())
             self._wake()
-            return
+            return first
         for frame, owner in zip(frames, owners.each(), strict=True):
+            operation = CoreOperation(self._order + 1, frame, owner, 0.0, False)
             try:
-                self.offer(frame, owner=owner)
+                self._keep(operation, blocked=False)
             except PublishError as error:
-                now = self._clock()
-                refused = CoreOperation(0, frame, owner=owner, accepted_at=now, clean=False)
-                refused.settle(fate_with_detail("failed", error.reason, str(error)), now)
+                self._order = operation.order  # which nobody else gets
+                operation.accepted_at = now = self._clock()
+                operation.settle(fate_with_detail("failed", error.reason, str(error)), now)
+        return first
 
     def take_numbers(self, count: int) -> int:
         """Return the first of so many numbers, for the frames that `offer_each` gets next. Some may stay unused."""

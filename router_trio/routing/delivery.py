@@ -6,13 +6,15 @@ messages from a core subscription are followed by the batch (`BatchDelivery`): t
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from sys import maxsize
 from typing import Any, ClassVar
 
 import trio
 
-from router_trio.message import Fate, fate_with_detail
-from router_trio.outbox.operation import Operation, OperationWithAck, RouteOwner
+from router_trio.message import FENCED, Fate, fate_with_detail
+from router_trio.outbox.operation import NumberedOwner, Operation, OperationWithAck, RouteOwner
 from router_trio.protocol.framing import RawMessage, text
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import MessageTrace, Tracing
@@ -244,7 +246,11 @@ class DestinationTracker:
 
 
 class BatchDelivery:
-    """Messages that came together and have nothing to ack, to all destinations of a route. Their numbers begin at 0."""
+    """Messages that came together and have nothing to ack, to all destinations of a route. Their numbers begin at 0.
+
+    With several destinations all of them are connected while the messages are offered: none has a fate before its
+    number is known.
+    """
 
     __slots__ = ("_count", "_outcomes", "_received_at", "_recorded", "_settled", "route")
 
@@ -258,18 +264,30 @@ class BatchDelivery:
         """By number, the fates of those that were not routed to all of several destinations."""
 
     def owner_for(self, template: str) -> BatchTracker:
-        """The owner of the batch's operations to one destination."""
+        """Return the owner of the batch's operations to one more destination. Before anything is offered."""
         self._settled.append(0)
         return BatchTracker(self, template, len(self._settled) - 1)
 
-    def settled_at(self, place: int) -> int:
-        """How many messages are settled at one destination."""
-        return self._settled[place]
+    @property
+    def has_several(self) -> bool:
+        """Return True if there are several destinations: then it matters which messages are settled at each."""
+        return len(self._settled) > 1
 
     def settle(
-        self, place: int, template: str, first: int, count: int, fate: Fate, now: float, *, resent: bool = False
+        self,
+        place: int,
+        template: str,
+        count: int,
+        fate: Fate,
+        now: float,
+        numbers: Sequence[int] = (),
+        *,
+        resent: bool = False,
     ) -> None:
-        """`count` messages from number `first` on are settled at one destination. One is done when it is at all."""
+        """Settle `count` messages at one destination. Each is done when it is settled at all of them.
+
+        `numbers` says which they are, unless they were routed or there is one destination.
+        """
         route = self.route
         outcome = "routed"
         if fate.duplicate and not route.own_ids and not resent:
@@ -291,12 +309,15 @@ class BatchDelivery:
             return
         outcomes = self._outcomes
         if outcome != "routed":
-            for number in range(first, first + count):
+            assert len(numbers) == count, "which messages these are is known"
+            for number in numbers:
                 if outcome == "lost" or number not in outcomes:
                     outcomes[number] = outcome
         everywhere = min(settled)
         if outcomes and everywhere < self._count:
             return  # which of them are done is not known until all are
+        assert everywhere <= self._count, "no message is settled twice at one destination"
+        assert len(outcomes) <= self._count, "no message is counted that is not of this batch"
         done = everywhere - self._recorded
         if done > 0:
             route.elapsed.record(now - self._received_at, done)
@@ -306,10 +327,10 @@ class BatchDelivery:
             route.fates["routed"] += done - len(outcomes)
 
 
-class BatchTracker:
+class BatchTracker(NumberedOwner):
     """One destination of a batch: the owner of its operations, and what its messages have in common."""
 
-    __slots__ = ("_batch", "_place", "_refused", "_template", "first")
+    __slots__ = ("_batch", "_offered", "_place", "_template")
 
     reply = b""
     message_id = None
@@ -318,42 +339,44 @@ class BatchTracker:
         self._batch = batch
         self._template = template
         self._place = place
-        self.first: int | None = None
-        """See `NumberedOwner`."""
-        self._refused: list[int] = []
+        self._offered: list[tuple[int, int]] = []
+        """The number of a publish, and which message it is of. The messages behind it are those of the next numbers."""
 
     @property
     def destination(self) -> tuple[str, str]:
         """See `Delivery.destination`."""
         return self._batch.route.name, self._template
 
+    def offered(self, order: int, number: int) -> None:
+        """Note that messages from `number` on have the publishes from `order` on, until another call says otherwise."""
+        offered = self._offered
+        if not offered or offered[-1][0] - offered[-1][1] != order - number:
+            offered.append((order, number))
+
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        if operation.count == count:
-            number = operation.order - count + 1
-            if self.first is None:
-                self.first = number  # settled by the call that offers it
-            number -= self.first
-            if self._refused:
-                number = self._number_of(number)
+        if fate is FENCED:
+            self._batch.settle(self._place, self._template, count, fate, now)
         else:
-            # Together with others, whose numbers are not known: such an operation is settled as a whole, in order.
-            number = self._batch.settled_at(self._place)
-        self._batch.settle(self._place, self._template, number, count, fate, now, resent=was_resent(operation))
+            self.settle_up_to(operation.order, operation, count, fate, now)
 
-    def _number_of(self, place: int) -> int:
-        """The number of the message whose operation is this one of those that were offered."""
-        for refused in self._refused:
-            if refused > place:
-                break
-            place += 1
-        return place
+    def settle_up_to(self, last: int, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `NumberedOwner`."""
+        numbers: Sequence[int] = ()
+        if (not fate.delivered or fate.duplicate) and self._batch.has_several:
+            numbers = [self._number_of(order) for order in range(last - count + 1, last + 1)]
+        self._batch.settle(self._place, self._template, count, fate, now, numbers, resent=was_resent(operation))
+
+    def _number_of(self, order: int) -> int:
+        """Return which message of the batch has the publish with this number."""
+        at = bisect_right(self._offered, (order, maxsize)) - 1
+        assert at >= 0, "a message of several destinations has its fates after it was offered"
+        first, number = self._offered[at]
+        return number + order - first
 
     def refuse(self, number: int, reason: str) -> None:
-        """The message with this number never became an operation here."""
-        self._refused.append(number)
-        fate = Fate("failed", reason)
-        self._batch.settle(self._place, self._template, number, 1, fate, trio.current_time())
+        """Settle the message with this number, which never became an operation here."""
+        self._batch.settle(self._place, self._template, 1, Fate("failed", reason), trio.current_time(), (number,))
 
 
 def sampled(tracing: Tracing, deliveries: Sequence[Delivery]) -> Sequence[int]:

@@ -120,7 +120,7 @@ class ContentBatch:
                 routing.emit_failure(reason, detail, subject=raws[number][0])
             raws.clear()
         elif frames:
-            outlet.outbox.offer_frames(frames[:], FrameOwners([owner], [len(frames)]), owner)
+            outlet.outbox.offer_frames(frames[:], FrameOwners([owner], [len(frames)]))
             frames.clear()
 
 

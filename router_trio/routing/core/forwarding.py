@@ -95,8 +95,8 @@ def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMe
     for number, raw in enumerate(batch):
         try:
             order = outlet.forward(raw, owner, owner)
-            if owner.first is None:
-                owner.first = order
+            assert order is not None, "a stream's destination answers"
+            owner.offered(order, number)
         except (MappingError, PublishError) as error:
             refused.append((number, error.reason, str(error)))
     return refused

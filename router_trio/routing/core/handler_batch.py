@@ -218,6 +218,6 @@ class HandlerBatch:
             shared = FrameOwners([owner], [len(frames)])
             followers = {place: owners[index] for place, owners in self._followed.items()}
             shared.single_out([*followers], followers.get)
-            outlet.outbox.offer_frames(frames, shared, owner)
+            owner.offered(outlet.outbox.offer_frames(frames, shared), 0)
             frames.clear()
         self._followed.clear()

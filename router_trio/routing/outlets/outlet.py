@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.outbox.operation import FrameOwners, NumberedOwner, Owner
+from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol import framing, headers, message_ids
-from router_trio.routing.delivery import Delivery
+from router_trio.routing.delivery import BatchTracker, Delivery
 from router_trio.routing.outlets.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.outlets.contents import CopyContents, chosen_id, measure
 from router_trio.routing.outlets.protocols import Origin, OutletBreaker
@@ -56,7 +56,7 @@ class Outlet:
         self.breaker: OutletBreaker | None = None
         """See `FlowControl`."""
 
-    def forward_core(self, batch: Sequence[framing.RawMessage], owner: NumberedOwner) -> list[tuple[int, str, str]]:
+    def forward_core(self, batch: Sequence[framing.RawMessage], owner: BatchTracker) -> list[tuple[int, str, str]]:
         """Publish a batch from a core subscription: what carries nothing along is its untouched tail.
 
         Returns number, reason and detail of each message that has no subject here, or is too large.
@@ -77,7 +77,10 @@ class Outlet:
                     frames.append(prefix + tail)
             except (MappingError, PublishError) as error:
                 refused.append((number, error.reason, str(error)))
-        self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]), owner)
+        first = self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
+        owner.offered(first, 0)
+        for offered_before, (number, _, _) in enumerate(refused):
+            owner.offered(first + number - offered_before, number + 1)
         return refused
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:

@@ -170,9 +170,9 @@ class OutboxModel(RuleBasedStateMachine):
             self._told(order, fate)
 
     def _told(self, order: int, fate: Fate) -> None:
-        if order == 0:
-            assert fate == Fate("failed", "queue_full")
+        if fate == Fate("failed", "queue_full"):
             self.refused_frames += 1
+            del self.publishes[order]
             return
         publish = self.publishes[order]
         assert publish.fate is None, f"told {fate} after {publish.fate}"

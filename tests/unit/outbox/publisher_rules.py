@@ -132,10 +132,7 @@ class PublisherRules(LinkSteps):
         if refused:
             assert not connected
             assert self.on_full != "drop_oldest"
-        # The queue only fills up here, so those refused are the last ones.
-        for order in range(first + accepted, first + len(frames)):
-            del self.publishes[order]
-            self.not_accepted_without_link["publish"] += 1
+        self.not_accepted_without_link["publish"] += refused
         if not connected and not outbox.fail_open:
             self.queued += accepted
 

@@ -9,8 +9,9 @@ import pytest
 from router_trio.events import PublishFailed, PublishWithAckFailed
 from router_trio.message import FATES, FENCED, Fate, stored
 from router_trio.outbox.ledger import Ledger
-from router_trio.outbox.operation import FrameOwners, Operation
+from router_trio.outbox.operation import FrameOwners, NumberedOwner, Operation
 from router_trio.protocol import framing
+from tests.support.compiled import looks_inside
 from tests.unit.outbox.desk import Desk, connected, offer_frames
 
 # --- connected ---
@@ -118,25 +119,49 @@ def test_a_publish_with_ack_gets_its_number_from_the_call_that_offers_it() -> No
         assert operation.frame == b"PUB a _INBOX.b.%d 1\r\nx\r\n" % number
 
 
-@pytest.mark.parametrize("options", [{}, {"fail_open": True}])
-@pytest.mark.parametrize("up", [True, False])
-def test_the_owner_of_a_batch_knows_its_first_number_before_any_fate(options: dict[str, bool], up: bool) -> None:
-    class Numbered:
-        def __init__(self) -> None:
-            self.first: int | None = None
-            self.seen: list[int | None] = []
+class Numbered(NumberedOwner):
+    """An owner that notes which of its publishes have a fate."""
 
-        def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-            self.seen.append(self.first)
+    def __init__(self) -> None:
+        self.told: list[tuple[int, Fate]] = []
 
-    desk = Desk(**options)
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        self.settle_up_to(operation.order, operation, count, fate, now)
+
+    def settle_up_to(self, last: int, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        self.told += [(order, fate) for order in range(last - count + 1, last + 1)]
+
+
+def frames(count: int) -> list[bytes]:
+    return [framing.publish(b"a", b"")] * count
+
+
+@looks_inside
+def test_an_owner_knows_which_of_its_publishes_failed_whoever_else_has_some_of_their_batch() -> None:
+    desk = connected()
     desk.offer()
-    if up:
-        desk.outbox.link_up()
+    one, between, other = Numbered(), Numbered(), Numbered()
+    assert desk.outbox.offer_frames(frames(5), FrameOwners([one, between, other], [2, 1, 2])) == 2
+    assert desk.outbox.offer_frames(frames(3), FrameOwners([other, one], [1, 2])) == 7
+    assert desk.outbox.offer_frames([], FrameOwners([], [])) == 10
+    assert len(desk.outbox.sender.next_batch()) == 2
+    assert (one.told, other.told) == ([], [])
+    desk.outbox.refusals.something_denied("Permissions Violation")
+    denied = Fate("failed", "permission_denied")
+    assert one.told == [(order, denied) for order in (2, 3, 8, 9)]
+    assert other.told == [(order, denied) for order in (5, 6, 7)]
+    assert between.told == [(4, denied)]
+
+
+@looks_inside
+def test_a_frame_that_is_refused_has_a_number_like_every_other() -> None:
+    desk = Desk(max_operations=1, on_full="reject")
     owner = Numbered()
-    desk.outbox.offer_frames([framing.publish(b"a", b"")] * 2, FrameOwners([owner], [2]), owner)
+    desk.outbox.offer_frames(frames(3), FrameOwners([owner], [3]))
+    full = Fate("failed", "queue_full")
+    assert owner.told == [(2, full), (3, full)]
     desk.outbox.shut_down()
-    assert set(owner.seen) == {2}
+    assert owner.told[2:] == [(1, Fate("dropped", "shutdown"))]
 
 
 def test_numbers_that_were_taken_are_given_to_nobody_else_and_may_stay_unused() -> None:

@@ -114,7 +114,7 @@ def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
 def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
     desk = Desk(max_operations=2, on_full="reject")
     offer_frames(desk, [framing.publish(b"a", b"")] * 3)
-    assert desk.told == {0: [Fate("failed", "queue_full")]}
+    assert desk.told == {3: [Fate("failed", "queue_full")]}
     assert desk.books() == (2, 2, 0, {})
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 3}
 

@@ -234,14 +234,20 @@ BATCH = st.lists(
 ONE_STREAM = [here("stored.{{wildcard(1)}}", jetstream=True)]
 STORED = [*ONE, *ONE_STREAM]
 TWO_STREAMS = [*STORED, here("copy.{{wildcard(1)}}", jetstream=True)]
+TWO_OF_CORE = [*ONE, here("copy.{{wildcard(1)}}")]
 
 
 @looks_inside
-@given(batch=BATCH, to=st.sampled_from([ONE_STREAM, STORED, TWO_STREAMS]), data=st.data())
+@given(
+    batch=BATCH,
+    to=st.sampled_from([ONE_STREAM, STORED, TWO_STREAMS, TWO_OF_CORE]),
+    fate_of_core=st.sampled_from(["fenced", "all denied", "each denied"]),
+    data=st.data(),
+)
 def test_a_batch_of_good_and_failing_messages(
-    batch: list[tuple[bytes, int, str]], to: list[dict[str, Any]], data: st.DataObject
+    batch: list[tuple[bytes, int, str]], to: list[dict[str, Any]], fate_of_core: str, data: st.DataObject
 ) -> None:
-    """It is forwarded together; PubAcks come in any order, and the fence at any time between them."""
+    """It is forwarded together; PubAcks come in any order, and what becomes of core publishes at any time."""
 
     async def run() -> None:
         made = bench(to)
@@ -261,7 +267,7 @@ def test_a_batch_of_good_and_failing_messages(
         answers: dict[int, str] = {}
         for step in steps:
             if step is None:
-                made.outbox.fenced(made.outbox.fences.sent)
+                settle_core(made, fate_of_core)
             else:
                 number = int(step.frame.rpartition(b"\r\n\r\n")[2].partition(b":")[0])
                 answers[number] = batch[number][2]
@@ -275,13 +281,23 @@ def test_a_batch_of_good_and_failing_messages(
         for number, (subject, size, _) in enumerate(batch):
             unmapped = subject == b"in.--x" and to != ONE_STREAM
             answer = answers.get(number)
-            if unmapped or size == 500 or answer == "refused":
+            denied = fate_of_core != "fenced" and to != ONE_STREAM
+            if unmapped or size == 500 or answer == "refused" or denied:
                 expected["lost"] += 1
             else:
                 expected["duplicate" if answer == "duplicate" else "routed"] += 1
         assert (state.in_hand, state.settled) == (0, expected)
 
     trio.run(run, clock=MockClock())
+
+
+def settle_core(made: Bench, fate: str) -> None:
+    if fate == "all denied":
+        made.outbox.refusals.something_denied("Permissions Violation")
+    for subject in (b"out.a", b"out.b.c"):
+        if fate == "each denied":
+            made.outbox.refusals.publish_denied(subject, "Permissions Violation")
+    made.outbox.fenced(made.outbox.fences.sent)
 
 
 def check(made: Bench) -> None:
