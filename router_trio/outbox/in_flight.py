@@ -47,7 +47,7 @@ class InFlight:
         self._apart: OrderedDict[int, Operation] = OrderedDict()
         """Core publishes that were taken apart because something was denied: older than those in `_core`."""
         self._to: dict[bytes, dict[int, Operation]] = {}
-        """The same ones by subject, and by ` ` and reply subject: a flood of denials costs as much as it is long."""
+        """The same ones by their `denial_keys`: a flood of denials costs as much as it is long."""
         self._core: deque[Operation] = deque()
         self._unacked_to: dict[bytes, deque[OperationWithAck]] | None = None
         """JetStream publishes by subject since the first denial; some have left meanwhile."""
@@ -138,13 +138,13 @@ class InFlight:
 
     def take_core_with_reply(self, reply: bytes) -> list[Operation]:
         """Take out the core publishes with that reply subject."""
-        return self._take_core(b" " + reply)
+        return self._take_core(reply_key(reply))
 
     def _take_core(self, key: bytes) -> list[Operation]:
         for operation in self._core:
             for one in operation.split():
                 self._apart[one.order] = one
-                for name in _keys(one):
+                for name in denial_keys(one):
                     self._to.setdefault(name, {})[one.order] = one
         self._core.clear()
         return [self._take_apart(order) for order in [*self._to.get(key, ())]]
@@ -177,7 +177,7 @@ class InFlight:
     def _take_apart(self, order: int) -> Operation:
         """Take out one of those that were taken apart."""
         operation = self._apart.pop(order)
-        for key in _keys(operation):
+        for key in denial_keys(operation):
             others = self._to[key]
             del others[order]
             if not others:
@@ -243,6 +243,12 @@ class InFlight:
         yield from self._core
 
 
-def _keys(operation: Operation) -> list[bytes]:
+def denial_keys(operation: Operation) -> list[bytes]:
+    """Return what a server may refuse one publish by: its subject, and the key of its reply subject if it has one."""
     subject, reply = addresses(operation.frame)
-    return [subject, b" " + reply] if reply else [subject]
+    return [subject, reply_key(reply)] if reply else [subject]
+
+
+def reply_key(reply: bytes) -> bytes:
+    """Return a reply subject as a key that no subject is equal to."""
+    return b" " + reply

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from router_trio.errors import reasons
 from router_trio.outbox.belief import Belief, does_not_count
 from router_trio.outbox.capacity import Capacity
+from router_trio.outbox.in_flight import denial_keys, reply_key
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, ASK_AFTER, ASKED_WITHIN, RETRY_REFUSED_AFTER, Retries
@@ -50,8 +51,8 @@ class Refusals:
         """True if a refusal decides only when the publish was sent again and refused again: see `ack_refused`."""
         self._listeners: dict[Hashable, list[TriedAgain]] = {}
         self.accounted_for: dict[bytes, tuple[int, int]] = {}
-        """Refusals that may yet come for publishes that have failed already, by subject: how many, and the position
-        behind the last core publish when that was found out."""
+        """Refusals that may yet come for publishes that have failed already: how many, and the position behind the last
+        core publish when that was found out. By `in_flight.denial_keys`."""
 
     def when_tried_again(self, key: Hashable, tell: TriedAgain) -> None:
         """Call `tell` each time that a publish of this destination (see `capacity_key`) is to be tried again."""
@@ -105,38 +106,53 @@ class Refusals:
                 return False
             denied = [operation]
             more = int(operation.resent)
-        if more:
-            before = self.accounted_for.get(subject, (0, 0))[0]
-            self.accounted_for[subject] = before + more, self._in_flight.written
+        self._account_for(subject, more)
         self._fail(denied, reasons.PERMISSION_DENIED, detail)
         self._wake()
         return True
 
     def reply_denied(self, reply: bytes, detail: str) -> bool:
-        """The server refused a core publish because of its reply subject. Return False if none has it."""
+        """The server refused a core publish because of its reply subject. Return False if none can be meant.
+
+        All that have it fail, and as many refusals of it are then accounted for.
+        """
         denied = self._in_flight.take_core_with_reply(reply)
-        if denied:
-            self._fail(denied, reasons.PERMISSION_DENIED, detail)
-            self._wake()
-        return bool(denied)
+        if not denied:
+            return self._is_accounted_for(reply_key(reply))
+        self._account_for(reply_key(reply), len(denied) - 1)
+        self._fail(denied, reasons.PERMISSION_DENIED, detail)
+        self._wake()
+        return True
 
     def something_denied(self, detail: str) -> list[bytes]:
         """The server refused something, and nobody knows what: no core publish in flight counts as sent.
 
-        JetStream publishes are told by their PubAcks. Returns the subjects of what has failed.
+        JetStream publishes are told by their PubAcks. Returns the subjects of what has failed. Each may be refused by
+        its name as well, which then is accounted for.
         """
         denied = self._in_flight.take_all_core()
+        subjects: dict[bytes, None] = {}
+        for together in denied:
+            for one in together.split():
+                for key in denial_keys(one):
+                    self._account_for(key, 1)
+                subjects[one.subject] = None
         if denied:
             self._fail(denied, reasons.PERMISSION_DENIED, detail)
             self._wake()
-        return [*dict.fromkeys(one.subject for together in denied for one in together.split())]
+        return [*subjects]
 
-    def _is_accounted_for(self, subject: bytes) -> bool:
-        more, written = self.accounted_for.get(subject, (0, 0))
+    def _account_for(self, key: bytes, more: int) -> None:
+        if more:
+            before, _ = self.accounted_for.get(key, (0, 0))
+            self.accounted_for[key] = before + more, self._in_flight.written
+
+    def _is_accounted_for(self, key: bytes) -> bool:
+        more, written = self.accounted_for.get(key, (0, 0))
         if more > 1:
-            self.accounted_for[subject] = more - 1, written
+            self.accounted_for[key] = more - 1, written
         elif more:
-            del self.accounted_for[subject]
+            del self.accounted_for[key]
         return more > 0
 
     def fence_answered(self, mark: int) -> None:
