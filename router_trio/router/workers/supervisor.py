@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -293,7 +294,9 @@ class Supervisor:
             return
         try:
             settings, needed = await trio.to_thread.run_sync(
-                _loaded, load, before, len(self._slots), limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
+                partial(_loaded, load, in_force=self.config.settings, workers=len(self._slots)),
+                limiter=trio.CapacityLimiter(1),
+                abandon_on_cancel=True,
             )
         except ConfigurationError as error:
             self._refused(tuple(str(error).splitlines()), len(error.problems))
@@ -432,9 +435,12 @@ def _is_any(slot: Slot) -> bool:
     return True
 
 
-def _loaded(load: Callable[[], Settings], before: Settings, workers: int) -> tuple[Settings, tuple[str, ...]]:
-    """Return new settings for so many workers, and which of their keys need a restart. Raises ConfigurationError."""
+def _loaded(load: Callable[[], Settings], in_force: Settings, workers: int) -> tuple[Settings, tuple[str, ...]]:
+    """Return new settings for `workers` workers, and which of their keys take effect only after a restart.
+
+    Raises `ConfigurationError`.
+    """
     settings = load()
     settings.require_servers()
     _ = settings.content_hash  # computed in this thread, so that no page has to
-    return settings.with_workers(workers), difference(before, settings).needs_restart
+    return settings.with_workers(workers), difference(in_force, settings).needs_restart

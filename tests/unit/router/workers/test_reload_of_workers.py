@@ -1,0 +1,85 @@
+"""Reloads of workers: what is said of keys that need a restart, and in which order a worker makes them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import trio
+import trio.testing
+
+from router_trio.events import Event, RestartNeeded
+from router_trio.router.workers.channel import Channel
+from router_trio.router.workers.supervisor import Supervisor
+from router_trio.router.workers.worker import Worker, channel_of
+from router_trio.settings import Settings
+from tests.unit.router.workers.counted import block
+
+
+def settings(*, workers: int = 2, **telemetry: Any) -> Settings:
+    return Settings(
+        router={"workers": workers},
+        connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
+        routes=[{"name": "r", "from": {"subject": "in", "queue": "q"}, "to": [{"subject": "out"}]}],
+        telemetry=telemetry,
+    )
+
+
+async def test_each_reload_names_the_keys_that_still_need_a_restart() -> None:
+    events: list[Event] = []
+    supervisor = Supervisor(settings(), emit=events.append, recent=None, lock=0, uniform=lambda low, high: low)
+
+    async def named_by_reload_to(new: Settings) -> list[tuple[str, ...]]:
+        events.clear()
+        await supervisor.reload_all(lambda: new)
+        return [event.keys for event in events if isinstance(event, RestartNeeded)]
+
+    for _ in range(2):
+        assert await named_by_reload_to(settings(workers=3, listen="127.0.0.1:1")) == [
+            ("router.workers", "telemetry.listen")
+        ]
+    assert await named_by_reload_to(settings(listen="127.0.0.1:1")) == [("telemetry.listen",)]
+    assert await named_by_reload_to(settings()) == []
+
+
+async def test_a_worker_makes_one_reload_after_the_other_and_of_those_asked_for_meanwhile_the_last() -> None:
+    made: list[str] = []
+    under_way, go_on = trio.Event(), trio.Event()
+
+    async def reload(new: Settings) -> None:
+        under_way.set()
+        await go_on.wait()
+        made.append(new.telemetry.log_level)
+
+    live = SimpleNamespace(reload=reload)
+    run = cast(Any, SimpleNamespace(live=live, telemetry=SimpleNamespace(recent=None)))
+    async with channels() as (ours, theirs), trio.open_nursery() as nursery:
+        with block() as (counts, _):
+            worker = Worker(1, theirs, counts, lambda line: None)
+            worker._opened.set()
+            nursery.start_soon(worker._hear, run)
+            nursery.start_soon(worker._reload_when_asked, run)
+            ours.post("reload", 1, settings(log_level="debug"))
+            await under_way.wait()
+            ours.post("reload", 2, settings(log_level="warning"))
+            ours.post("reload", 3, settings(log_level="error"))
+            ours.post("suspects", {})
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            go_on.set()
+            assert [await ours.next_message() for _ in range(2)] == [("reloaded", 1, ()), ("reloaded", 3, ())]
+            assert made == ["debug", "error"]
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def channels() -> AsyncIterator[tuple[Channel, Channel]]:
+    """Both ends of a channel, of which each sends what is posted there."""
+    ends = [channel_of(end) for end in socket.socketpair()]
+    async with trio.open_nursery() as nursery:
+        for end in ends:
+            nursery.start_soon(end.write)
+        yield ends[0], ends[1]
+        nursery.cancel_scope.cancel()
