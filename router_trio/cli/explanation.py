@@ -199,7 +199,10 @@ class RouteExplanation(Told):
     def lines(self) -> Iterator[str]:
         """The same for people."""
         plan = self.plan
-        holds = f", if stream {plan.stream} holds this subject" if _depends_on_stream(plan) else ""
+        source = plan.settings.source
+        # What is named is expected there; without it only the server knows.
+        known = bool(source.subjects) or not source.kind.is_stored
+        holds = "" if known else f", if {source.kind.described(source)} holds this subject"
         yield f"route {plan.name} takes it from {source_of(plan)}{holds}"
         if told := guarantee(plan.settings, self.workers):
             yield f"  {told}"
@@ -304,14 +307,7 @@ def _can_be(copies: Sequence[Sequence[str | None]], left: Counter[str]) -> bool:
     return False
 
 
-def _depends_on_stream(plan: RoutePlan) -> bool:
-    # A filter names subjects that whoever wrote it expects in the stream; without one only the server knows them.
-    return plan.stream is not None and not plan.settings.source.filters
-
-
 def source_of(plan: RoutePlan) -> str:
     """Return where a route reads, for people."""
     source = plan.settings.source
-    if source.stream is not None:
-        return f"{plan.connection}: stream {source.stream}" + (f", filter {source.pattern}" if source.filters else "")
-    return f"{plan.connection}: {plan.pattern}" + (f", queue group {source.queue}" if source.queue else "")
+    return f"{plan.connection}: {source.kind.described(source)}"

@@ -326,7 +326,7 @@ class Destinations:
 
         Only where streams matter already: a router without any asks nothing of JetStream.
         """
-        if not any(one.jetstream or "stream" in one.route.source for one in self._all):
+        if not any(one.jetstream or one.route.redelivers for one in self._all):
             return
         for one in [one for one in self._all if not one.jetstream and one not in self._core_looked_up]:
             self._core_looked_up.add(one)

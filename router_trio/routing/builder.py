@@ -63,7 +63,7 @@ class RouteBuilder:
             from router_trio.routing.dead_letters import DeadLetters
 
             letters = DeadLetters(dead, connections[dead.connection], state)
-        if plan.stream is not None:
+        if state.redelivers:
             return _stream_route(routing, connection, self._emit, letters, before)
         if plan.settings.respond:
             from router_trio.routing.responder import Responder
@@ -130,8 +130,7 @@ def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState
     templates = [destination.template for destination in plan.destinations] + [REPLY] * plan.settings.respond
     state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
     source = plan.settings.source
-    keys = ("subject", "queue") if plan.stream is None else ("stream", "durable", "filter")
-    state.source = {key: value for key in keys if (value := getattr(source, key)) is not None}
+    state.source, state.redelivers = source.kind.reads(source), source.kind.redelivers
     for one in plan.destinations:
         to = DestinationState(
             state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream, stream=one.stream

@@ -77,6 +77,7 @@ class Routing:
         self.turn: Turn = Turn(perf_counter)
         """For the calls of its handler; on the clock of the platform once it is built."""
         self._emit = emit
+        self._named_in_spans = plan.settings.source.kind.named_in_spans(plan.settings.source)
         self._full_errors = handler_errors == "full"
         state.suppressed = self.suppressed
         self._with_ack = [
@@ -224,9 +225,9 @@ class Routing:
             self.state.name,
             self.plan.pattern,
             delivery.raw,
-            stream=origin.get("stream"),
+            source=self._named_in_spans,
             sequence=origin.get("sequence"),
-            deliveries=origin.get("deliveries", 1),
+            deliveries=origin.get("deliveries"),
         )
 
     def forward(self, delivery: Delivery) -> None:

@@ -212,8 +212,8 @@ class RoutePlan:
 
     @property
     def stream(self) -> str | None:
-        """The stream that it reads, or None for a core subscription."""
-        return self.settings.source.stream
+        """The stream that it reads, None if it reads none."""
+        return self.settings.source.kind.stream(self.settings.source)
 
     @property
     def connections(self) -> frozenset[str]:
@@ -292,7 +292,7 @@ def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expressio
 
 
 def _compile(text: str, purpose: str, route: RouteSettings) -> Expression:
-    return compile_for(text, purpose, from_stream=route.source.stream is not None)
+    return compile_for(text, purpose, from_stream=route.source.kind.is_stored)
 
 
 def routes_for(plans: Sequence[RoutePlan], subject: str) -> list[RoutePlan]:

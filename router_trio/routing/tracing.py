@@ -13,6 +13,9 @@ from typing import Protocol
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 
+Attributes = tuple[tuple[str, str], ...]
+"""Attributes of a span, by name. They are compared as a whole, so they can be hashed."""
+
 
 class MessageTrace(Protocol):
     """The spans of one sampled message: a CONSUMER span `process ROUTE` and a PRODUCER span for each destination."""
@@ -58,13 +61,14 @@ class Tracing(Protocol):
         template: str,
         raw: RawMessage,
         *,
-        stream: str | None = None,
+        source: Attributes = (),
         sequence: int | None = None,
-        deliveries: int = 1,
+        deliveries: int | None = None,
     ) -> MessageTrace | None:
         """The trace of a message that is sampled. `template` is the source's subject pattern, never a raw subject.
 
-        None if tracing has ended since.
+        `source` names the source. `sequence` and `deliveries` are None for a message that has neither. Returns None if
+        tracing has ended since.
         """
 
 
@@ -91,9 +95,9 @@ class NoTracing:
         template: str,
         raw: RawMessage,
         *,
-        stream: str | None = None,
+        source: Attributes = (),
         sequence: int | None = None,
-        deliveries: int = 1,
+        deliveries: int | None = None,
     ) -> MessageTrace | None:
         """Nothing is sampled."""
         return None

@@ -47,7 +47,7 @@ def whole(state: RouteState) -> RouteState:
     both = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
     both.delivered = dict.fromkeys(state.delivered, 0)
     both.enter(state.state, state.reason)
-    both.source = state.source
+    both.source, both.redelivers = state.source, state.redelivers
     both.standby, both.is_leaving = state.standby, state.is_leaving
     both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
     both.breakers, both.left_behind = state.breakers, state.left_behind
@@ -66,7 +66,8 @@ def whole(state: RouteState) -> RouteState:
 def counts_of(state: RouteState) -> RouteState:
     """Return the counts of a route that is over, and nothing else that it holds on to."""
     alone = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
-    alone.source, alone.is_leaving, alone.is_over = state.source, state.is_leaving, state.is_over
+    alone.source, alone.redelivers = state.source, state.redelivers
+    alone.is_leaving, alone.is_over = state.is_leaving, state.is_over
     alone.breakers = state.breakers
     count_on(alone, state)
     return alone

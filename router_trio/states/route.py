@@ -164,8 +164,10 @@ class RouteState(RouteCounts):
         self.name = name
         self.connection = connection
         self.destinations: tuple[str, ...] = tuple(destinations)
-        self.source: Mapping[str, str] = {}
-        """Where its messages come from, as configured: `subject` and `queue`, or `stream`, `durable` and `filter`."""
+        self.source: Mapping[str, str | list[str]] = {}
+        """Where its messages come from, by the keys of the configuration; the first of them says what kind it is."""
+        self.redelivers: bool = False
+        """True if its source delivers a message again that was not acked; else that is lost with the router."""
         self.state: str = STARTING
         self.reason: str | None = None
         self.obstacles: dict[str, str] = {}

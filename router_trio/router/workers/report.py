@@ -61,7 +61,8 @@ class RouteReport:
     name: str
     connection: str
     destinations: tuple[str, ...]
-    source: Mapping[str, str]
+    source: Mapping[str, str | list[str]]
+    redelivers: bool
     state: str
     reason: str | None
     ready: bool
@@ -142,6 +143,7 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
         state.connection,
         state.destinations,
         dict(state.source),
+        state.redelivers,
         state.state,
         state.reason or next(iter(state.obstacles.values()), None),
         ready,

@@ -202,7 +202,7 @@ def _route(
     shape: RouteReport, reports: Mapping[int, RouteReport], settings: RouteSettings | None, counts: Counts
 ) -> RouteState:
     state = RouteState(shape.name, shape.connection, shape.destinations)
-    state.source = shape.source
+    state.source, state.redelivers = shape.source, shape.redelivers
     state.is_leaving = settings is None
     state.breakers = _breakers(shape, reports)
     state.add_numbers(counts.get((ROUTE, shape.name), {}))

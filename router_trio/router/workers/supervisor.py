@@ -187,7 +187,7 @@ class Supervisor:
 
     def died(self, worker: int, pid: int, in_handlers: Sequence[InHandler], *, by_itself: bool) -> None:
         """See `slot.Router`."""
-        streams = {route.name: route.source.stream for route in self.settings.routes}
+        streams = {route.name: route.source.kind.stream(route.source) for route in self.settings.routes}
         told = self._suspects.died(in_handlers) if by_itself else [(one, 0) for one in in_handlers]
         for one, deaths in told[:MOST_NAMES]:
             self.emit(

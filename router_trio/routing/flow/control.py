@@ -78,11 +78,11 @@ class FlowControl:
             self._rate = format_rate(rate)
             state.limit = LimitState(self._rate, burst, settings.limit.per)
             self._horizon = min(HORIZON, settings.source.ack_wait / 2)
-        several, breakers = len(outlets) > 1, []
+        several, kept, breakers = len(outlets) > 1, settings.source.kind.redelivers, []
         for outlet, to in zip(outlets, settings.to, strict=True):
             if to.breaker is not None:
                 outlet.breaker = breaker = DestinationBreaker(
-                    to.breaker, state, outlet, emit, self.wake, several=several, kept=plan.stream is not None
+                    to.breaker, state, outlet, emit, self.wake, several=several, kept=kept
                 )
                 breakers.append(breaker)
         self.breakers: tuple[DestinationBreaker, ...] = tuple(breakers)

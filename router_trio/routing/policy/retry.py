@@ -91,11 +91,8 @@ class RetryPolicy:
 
 
 def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
-    """Return a new policy of a route: without `[routes.retry]` a stream has no end of attempts, a subject one alone."""
-    settings = route.retry
-    if settings is None:
-        settings = RetrySettings(attempts=0 if route.source.stream is not None else 1)
-    return RetryPolicy(settings, route.source.max_in_flight, uniform)
+    """Return a new policy of a route: without `[routes.retry]` as its source has it."""
+    return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform)
 
 
 def _is_among(failure: Failure, reasons: Collection[str]) -> bool:

@@ -18,12 +18,15 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from random import getrandbits
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from router_trio.errors.quotes import bounded, excerpt
 from router_trio.message import Fate
 from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.traces.traceparent import SAMPLED, TraceParent, write
+
+if TYPE_CHECKING:
+    from router_trio.routing.tracing import Attributes
 
 SYSTEM = ("messaging.system", "nats")
 SIZE = "messaging.message.body.size"
@@ -58,9 +61,9 @@ class SpanForm:
 
 
 @lru_cache(maxsize=MAX_FORMS)
-def _process(route: str, template: str, stream: str | None) -> SpanForm:
-    of_stream = {} if stream is None else {"messaging.nats.stream": excerpt(stream)}
-    return SpanForm(f"process {route}", "CONSUMER", "process", template, **{"router.route": route}, **of_stream)
+def _process(route: str, template: str, source: Attributes) -> SpanForm:
+    named = {name: excerpt(value) for name, value in source}
+    return SpanForm(f"process {route}", "CONSUMER", "process", template, **{"router.route": route}, **named)
 
 
 @lru_cache(maxsize=MAX_FORMS)
@@ -107,17 +110,17 @@ class MessageSpans:
         size: int,
         parent: TraceParent | None,
         *,
-        stream: str | None,
+        source: Attributes,
         sequence: int | None,
-        deliveries: int,
+        deliveries: int | None,
     ) -> SpansOfMessage:
-        """Begin `process ROUTE`, as a child of `parent` or as the root of a trace."""
+        """Begin `process ROUTE`, as a child of `parent` or as the root of a trace. `source` names the source."""
         attributes = {SIZE: size}
-        if stream is not None:
+        if deliveries is not None:
             attributes["messaging.nats.delivery_count"] = deliveries
         if sequence is not None:
             attributes["messaging.nats.sequence"] = sequence
-        return SpansOfMessage(self, MessageSpan(_process(route, template, stream), parent, attributes))
+        return SpansOfMessage(self, MessageSpan(_process(route, template, source), parent, attributes))
 
     def end_span(self, span: MessageSpan) -> None:
         """A span has ended now."""

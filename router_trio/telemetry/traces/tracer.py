@@ -34,7 +34,7 @@ from router_trio.telemetry.view import package_version
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from router_trio.routing.tracing import MessageTrace
+    from router_trio.routing.tracing import Attributes, MessageTrace
     from router_trio.telemetry.traces.export import Pipeline
     from router_trio.telemetry.traces.outage import Outages
 
@@ -173,16 +173,16 @@ class Traces:
         template: str,
         raw: RawMessage,
         *,
-        stream: str | None = None,
+        source: Attributes = (),
         sequence: int | None = None,
-        deliveries: int = 1,
+        deliveries: int | None = None,
     ) -> MessageTrace | None:
         """The trace of a message that is sampled; None outside of `running`."""
         if self._spans is None:
             return None
         parent = _parent(raw) if raw[2] else None
         return self._spans.begin(
-            route, template, raw[3] - raw[2], parent, stream=stream, sequence=sequence, deliveries=deliveries
+            route, template, raw[3] - raw[2], parent, source=source, sequence=sequence, deliveries=deliveries
         )
 
     def note_event(self, event: Event) -> tuple[str, str] | None:

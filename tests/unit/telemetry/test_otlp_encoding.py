@@ -94,7 +94,8 @@ class Deal:
             trace.failed("handler_error", self.failure)
 
 
-STREAM: dict[str, Any] = {"stream": "ORDERS", "sequence": 1, "deliveries": 1}
+ORDERS = (("messaging.nats.stream", "ORDERS"),)
+STREAM: dict[str, Any] = {"source": ORDERS, "sequence": 1, "deliveries": 1}
 MESSAGES = [
     (WITHOUT, Deal(FENCED)),
     (WITH_PARENT, Deal(FENCED, stored("COPIES", 1 << 40, duplicate=True))),
@@ -128,7 +129,7 @@ async def test_the_spans_of_messages_are_encoded_as_by_the_sdk() -> None:
 
 @pytest.mark.parametrize("sequence", [0, 1, 127, 128, (1 << 14) - 1, 1 << 14, (1 << 63) - 1])
 async def test_numbers_of_every_length(sequence: int) -> None:
-    deal = Deal(stored("COPIES", sequence), stream="ORDERS", sequence=sequence, deliveries=sequence)
+    deal = Deal(stored("COPIES", sequence), source=ORDERS, sequence=sequence, deliveries=sequence)
     kept = await spans_of((WITHOUT, deal))
     assert kept.encoded() == kept.encoded_by_the_sdk()
     assert str(sequence) in str(kept.encoded())

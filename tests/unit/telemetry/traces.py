@@ -59,6 +59,8 @@ async def recording(ratio: float = 1.0, max_per_second: float = 100.0) -> AsyncI
 
 
 def begin(traces: Tracing, raw: RawMessage) -> MessageTrace:
-    trace = traces.begin("eu", "orders.*", raw, stream="ORDERS", sequence=12, deliveries=2)
+    trace = traces.begin(
+        "eu", "orders.*", raw, source=(("messaging.nats.stream", "ORDERS"),), sequence=12, deliveries=2
+    )
     assert trace is not None
     return trace

@@ -39,12 +39,12 @@ def ledger_numbers(ledger: Ledger) -> tuple[int, ...]:
 
 def route_fields(state: RouteState) -> tuple[str, ...]:
     """Return the names of `route_numbers`."""
-    return ("from_stream", *state.fields())
+    return ("redelivers", *state.fields())
 
 
 def route_numbers(state: RouteState) -> tuple[int, ...]:
-    """Return the numbers of a route's ledger and durations, and whether its messages are from a stream."""
-    return ("stream" in state.source, *state.numbers())
+    """Return the numbers of a route's ledger and durations, and whether its source redelivers."""
+    return (state.redelivers, *state.numbers())
 
 
 def rest_of_connection(state: ConnectionState, counters: Counters) -> dict[str, int]:
@@ -103,7 +103,7 @@ def settle(counts: Counts) -> Left:
             dropped += left
         elif kind == ROUTE:
             left = numbers.get("received", 0) - _sum(numbers, "fates.") - _sum(numbers, "forwarded.")
-            if numbers.get("from_stream"):
+            if numbers.get("redelivers"):
                 _count(numbers, left, "fates.returned")
                 returned += left
             else:

@@ -69,6 +69,10 @@ class SourceKind(ABC):
         """Return the subject and the queue group that a reload can hand on to another route, None if there are none."""
         return None
 
+    def named_in_spans(self, source: SourceKeys) -> tuple[tuple[str, str], ...]:
+        """Return the attributes that name it in the spans of its messages, besides their subject."""
+        return ()
+
     # --- what it promises ---
 
     promise: ClassVar[str]

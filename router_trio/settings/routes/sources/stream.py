@@ -51,6 +51,9 @@ class _Stream(SourceKind):
     def consumer(self, source: SourceKeys) -> tuple[str, str] | None:
         return None if source.stream is None or source.durable is None else (source.stream, source.durable)
 
+    def named_in_spans(self, source: SourceKeys) -> tuple[tuple[str, str], ...]:
+        return () if source.stream is None else (("messaging.nats.stream", source.stream),)
+
     def is_shared(self, source: SourceKeys) -> bool:
         # Among all that have the durable, but not while they stand by.
         return not source.standby

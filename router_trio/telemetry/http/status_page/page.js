@@ -145,10 +145,11 @@ function moment(iso, prefix = "") {
 
 // --- routes ---
 
+// The first key says what kind of source it is; a subject goes without saying.
 function source(from) {
-  const what = from.stream === undefined ? from.subject || "" : "stream " + from.stream;
-  const more = ["durable", "filter", "queue"].filter((key) => from[key] !== undefined).map((key) => ", " + key + " " + from[key]);
-  return what + more.join("");
+  const [first, ...more] = Object.entries(from).filter(([key]) => key !== "connection");
+  if (first === undefined) return "";
+  return [first[0] === "subject" ? first[1] : first.join(" "), ...more.map((one) => one.join(" "))].join(", ");
 }
 
 function path(route) {

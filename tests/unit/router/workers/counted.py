@@ -29,6 +29,7 @@ def router(*, streams: bool = True) -> View:
         route.breakers = [BreakerState("edge", "copy")]
     if streams:
         view.routes[0].source = {"stream": "ORDERS", "durable": "router"}
+        view.routes[0].redelivers = True
         view.routes[0].holder = Hand()
     view.routes[1].source = {"subject": "in.*", "queue": "routers"}
     return view
