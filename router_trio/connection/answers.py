@@ -44,6 +44,9 @@ class Answering(Protocol):
     def passed(self, cause: str) -> None:
         """The server has taken all acks, or pulls, between two fences."""
 
+    def not_taken(self, acks: Sequence[bytes], *, refused: bool) -> None:
+        """The server `refused` these acks, or the link is gone, and it may not have got them."""
+
 
 _Batch = tuple[Kind, Answering, Sequence[bytes]]
 """What was sent together. It is known by its identity, and what is said of one stands beside it: few are refused."""
@@ -129,8 +132,11 @@ class Answers:
         return all_taken
 
     def link_down(self) -> None:
-        """The link is gone: what was written on it counts as sent. Whether it was taken shows on the next one."""
+        """The link is gone: what was written on it counts as sent, and who sent acks is told that they may be lost."""
         self.fence_follows()
+        for kind, answering, subjects in self._fenced:
+            if kind == "ack":
+                answering.not_taken(subjects, refused=False)
         self._count_fenced()
 
     # --- refused ---
@@ -148,6 +154,8 @@ class Answers:
                 self._doubt(answering, cause.kind)
             fresh = answering.refused(cause.kind, cause.pattern, detail)
         kind = None if batch is None else batch[0]
+        if answering is not None and kind == "ack":
+            answering.not_taken((subject,), refused=True)
         if kind in ("ack", "nak"):
             self._counters.failed[kind, reasons.PERMISSION_DENIED] += 1
             self._tell(AckFailed if kind == "ack" else NakFailed, answering, cause)

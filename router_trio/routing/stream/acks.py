@@ -1,7 +1,10 @@
 """Acks and naks of one route: sent on the link that is there, and counted.
 
 The subject of an ack outlives the connection that its message came on. An ack that meets no link is owed, and paid on
-the next one; a nak is not: the message comes again all the same. Only where others wait for it, it is said again.
+the next one. So is one that was written to a link and not confirmed before that died. One that the server refused is
+owed until it takes acks again: else it would count the message as delivered and unsettled for the whole ack wait.
+
+A nak is not owed: the message comes again all the same. Only where others wait for it, it is said again.
 """
 
 from __future__ import annotations
@@ -17,9 +20,13 @@ from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.link import ConsumerSpec, Link
+from router_trio.protocol import ack_reply
 from router_trio.protocol.permissions import ACK, PULL
 from router_trio.routing.stream.subject_order import Awaited
 from router_trio.states import RouteState
+
+MOST_REFUSED = 65_536
+"""Acks that a server refused, and that are sent again when it takes acks. Of more, the oldest are forgotten."""
 
 
 class Acks:
@@ -31,6 +38,8 @@ class Acks:
         self._answers = connection.listener.answers
         self._emit = emit
         self._unsent: list[bytes] = []
+        self._refused: dict[bytes, bytes] = {}
+        """By the sequence of its message, each ack that the server refused."""
 
     def on(self, connection: Connection) -> Acks:
         """Answer on this connection from now on, which may be the same: what is owed is sent there."""
@@ -55,6 +64,9 @@ class Acks:
             replies = [reply for reply in replies if reply not in unsent]
         if replies:
             self._answers.sent("ack", self, replies)
+        if self._refused:
+            for reply in replies:
+                self._refused.pop(_sequence(reply), None)  # this one counts now, or is refused in its turn
         for reply, error in failed:
             self._unsent.append(reply)
             self._failed("ack", AckFailed, error)
@@ -85,7 +97,7 @@ class Acks:
             self._answers.sent("nak", self, (reply,))
 
     def flush_unsent(self, link: Link) -> None:
-        """Send the acks that are owed: they were counted, as failed, when they met no link.
+        """Send the acks that are owed: they were counted when they met no link, as failed, or one that died.
 
         Those that this link does not take either are for the next one: it is not for a route to end a link.
         """
@@ -101,6 +113,7 @@ class Acks:
     def clear(self) -> None:
         """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
         self._unsent.clear()
+        self._refused.clear()
 
     # --- what the server says ---
 
@@ -128,6 +141,19 @@ class Acks:
         self._state.obstacles.pop(cause, None)
         if cause == PULL and self.when_pulls_pass is not None:
             self.when_pulls_pass()
+        if cause == ACK and self._refused:
+            refused, self._refused = self._refused, {}
+            self.ack([*refused.values()])
+
+    def not_taken(self, acks: Sequence[bytes], *, refused: bool) -> None:
+        """See `answers.Answering`."""
+        if not refused:
+            self._unsent += acks
+            return
+        for reply in acks:
+            self._refused[_sequence(reply)] = reply
+            if len(self._refused) > MOST_REFUSED:
+                del self._refused[next(iter(self._refused))]
 
     def nothing_asked(self) -> None:
         """No pull is to be sent now, so none can be refused."""
@@ -139,6 +165,10 @@ class Acks:
         self._emit(
             event(at=trio.current_time(), connection=self.connection.name, route=self.route, reason=error.reason)
         )
+
+
+def _sequence(reply: bytes) -> bytes:
+    return ack_reply.tokens(reply)[ack_reply.SEQUENCE]
 
 
 def _not_connected() -> LinkError:
