@@ -260,3 +260,18 @@ async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> No
             ended = trio.current_time()
         assert trio.current_time() - ended < 1.0
         assert w.route.settled["lost"] == 0
+
+
+async def test_what_waits_behind_a_limited_message_is_returned_with_it_at_the_end(autojump_clock: MockClock) -> None:
+    async with world([limited("6/m", burst=1, per="subject", retry={"initial": "50ms"})], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 1, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.a")
+        await trio.sleep(1)
+        fill(w.broker, 2, first=1, subjects="a")
+        await trio.sleep(1)
+        assert w.route.in_hand == 3
+        ended = trio.current_time()
+    assert trio.current_time() - ended < 1
+    assert w.route.fates["returned"] == 4

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.errors import Retry
 from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.states import PAUSED, RUNNING
@@ -238,6 +239,38 @@ async def test_what_one_destination_refuses_holds_up_the_rest_before_another_has
         fill(w.broker, 5, first=1, subjects="a")
         await all_acked(w, 6)
         assert w.payloads("COPY") == arrived(w, "a", "edge") == numbers(6)
+
+
+async def test_what_a_refusal_releases_is_routed_before_another_destination_has_answered(
+    autojump_clock: MockClock,
+) -> None:
+    """An older message that its handler failed comes again while a refused one is tried, and waits for that."""
+    brokers = two_brokers()
+    brokers["main"].add_stream("COPY", ["copy.*"])
+    brokers["edge"].trouble.travel(lambda: 0.5)
+    calls: list[bytes] = []
+
+    def handler(message: Message) -> Message:
+        calls.append(message.payload)
+        if len(calls) == 1:
+            raise Retry(2.5)
+        return message
+
+    both: Any = [to("out.x", "edge", jetstream=True), to("copy.x", jetstream=True)]
+    made = handled(handler, to=both, connection="main", stream="IN", durable="router", retry={"initial": "1s"})
+    async with world(handlers=[made], brokers=brokers) as w:
+        brokers["edge"].deny_publish("out.x")
+        w.broker.deny_publish("copy.x")
+        fill(w.broker, 2)
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("copy.x")
+        w.broker.trouble.slow_down("COPY", 3.0)
+        await eventually(lambda: w.failures("publish_with_ack", "edge") == {"permission_denied": 2})
+        await trio.sleep(0.1)
+        assert calls == [b"0", b"1", b"1", b"0"]
+        assert w.entry()["in_flight"] == 2, "the other one has not answered"
+        brokers["edge"].allow_publish("out.x")
+        await eventually(lambda: w.payloads("OUT", "edge") == numbers(2), 30)
 
 
 async def test_what_is_let_go_while_a_handler_works_is_neither_lost_nor_routed_twice(autojump_clock: MockClock) -> None:
