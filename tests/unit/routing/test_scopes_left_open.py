@@ -383,6 +383,61 @@ async def test_what_is_in_handlers_of_other_routes_is_counted_then(
     assert worlds[0].route_ledger() == (4, 0, {fate: 4})
 
 
+@pytest.mark.parametrize("source", [{"subject": "in.*"}, FROM_A_STREAM], ids=["core", "stream"])
+@pytest.mark.parametrize("order", ["bad", "dba", "abd"])
+@pytest.mark.parametrize("leave", [leaves_what_it_has_not_entered, leaves_that_later_and_hides_it])
+async def test_calls_for_other_keys_end_with_their_route(
+    autojump_clock: MockClock, leave: Leave, order: str, source: dict[str, Any]
+) -> None:
+    """A task leaves the scopes of another one: the first of the route's, the last, or one in between."""
+
+    async def handler(message: Message) -> Any:
+        if message.subject != "in.b":
+            await trio.sleep_forever()
+        return await leave(message)
+
+    fate = "lost" if "subject" in source else "returned"
+    worlds: list[World] = []
+
+    async def route_them() -> None:
+        route = handled(handler, to=to("out.x"), key="subject", concurrency=4, **({"retry": {}} | source))
+        async with world(handlers=[route], brokers=one_broker()) as w:
+            worlds.append(w)
+            fill(w.broker, 1, subjects=order)
+            await trio.sleep_forever()
+
+    with trio.fail_after(5), pytest.raises(ScopesLostError):
+        await route_them()
+    assert worlds[0].route_ledger() == (3, 0, {fate: 3})
+
+
+@pytest.mark.parametrize("source", [{"subject": "in.*"}, FROM_A_STREAM], ids=["core", "stream"])
+@pytest.mark.parametrize("ends", ["router", "route", "life of the route"])
+async def test_scopes_may_be_lost_while_a_route_ends(
+    autojump_clock: MockClock, ends: str, source: dict[str, Any]
+) -> None:
+    async def handler(message: Message) -> Message:
+        await trio.sleep(2)
+        return await leaves_that_later_and_hides_it(message) if message.subject == "in.b" else message
+
+    worlds: list[World] = []
+
+    async def route_them() -> None:
+        route = handled(handler, to=to("out.x"), key="subject", concurrency=4, **({"retry": {}} | source))
+        async with world(handlers=[route], brokers=one_broker()) as w:
+            worlds.append(w)
+            fill(w.broker, 2, subjects="bad")
+            await eventually(lambda: w.route.handling == 3)
+            if ends != "router":
+                after = [] if ends == "route" else [core("in.*", "out.y")]
+                await w.live.reload(w.configuration(*after))
+                await trio.sleep_forever()
+
+    with trio.fail_after(8), pytest.raises(ScopesLostError):
+        await route_them()
+    assert worlds[0].route_ledger()[1] == 0
+
+
 async def test_only_what_was_entered_since_is_closed() -> None:
     with trio.CancelScope() as outer:
         async with trio.open_nursery() as around:
