@@ -71,7 +71,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     forgeries = forged(names, HORIZON, Random(f"forged {seed}"))
     more += [*ends, *forgeries]
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
-    denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load))
+    forgers = {one.what["broker"] for one in forgeries}
+    denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load), forgers)
     steps = [*load, *more, *denials]
     for kind in faults:
         for _ in range(random.randint(1, 3)):

@@ -25,3 +25,10 @@ def test_messages_are_lost_if_every_stream_is_believed(monkeypatch: pytest.Monke
     monkeypatch.setattr(Belief, "covered_by", lambda belief, stream: None)
     broken = [outcome.promises for outcome in map(simulate, SEEDS[:12])]
     assert any("source ack" in promises for promises in broken)
+
+
+def test_none_is_where_every_stream_is_believed_since_none_can_be_looked_up() -> None:
+    for steps in [draw(seed).steps for seed in (*range(1000, 1200), 50261)]:
+        forged_at = {step.what["broker"] for step in steps if step.kind == FORGED}
+        denied_at = {step.what["broker"] for step in steps if step.what.get("what") == "$JS.API.>"}
+        assert not forged_at & denied_at
