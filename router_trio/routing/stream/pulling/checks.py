@@ -75,6 +75,12 @@ class ConsumerChecks:
         """Look at the consumer now, and not when it is time."""
         self._now.set()
 
+    def received(self) -> None:
+        """Something came while the consumer was `stopped`: look now if it delivers something new."""
+        before = self._before
+        if before is not None and self._pending.cursor.highest > before.state.delivered:
+            self._now.set()
+
     def share(self) -> None:
         """Other processes take from the consumer as well: look more often from now on."""
         if not self.shared:

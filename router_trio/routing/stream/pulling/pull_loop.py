@@ -146,6 +146,8 @@ class PullLoop:
         """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
         self._credit.count_received(count, size)
         self._comes_again = again
+        if self._checks.stopped is not None:
+            self._checks.received()
 
     def look(self) -> None:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""

@@ -48,7 +48,7 @@ async def test_it_says_so_until_something_new_is_delivered(autojump_clock: MockC
         assert w.route.state == PAUSED
         mended = True
         await eventually(lambda: w.route.settled["routed"] == 5, 10.0)
-        await eventually(lambda: w.route.state == RUNNING, 6.0)
+        await eventually(lambda: w.route.state == RUNNING, 0.5)
         assert reasons(w) == []
 
 
@@ -63,7 +63,7 @@ async def test_acks_that_were_lost_stop_it_until_their_ack_wait_is_over(autojump
         assert told.startswith(f"3 messages {WAITS}3 are settled here and their acks were refused or lost")
         assert w.route.state == PAUSED
         await eventually(lambda: w.payloads("OUT") == numbers(5), 30.0)
-        await eventually(lambda: w.route.state == RUNNING, 6.0)
+        await eventually(lambda: w.route.state == RUNNING, 0.5)
         assert reasons(w) == []
 
 
