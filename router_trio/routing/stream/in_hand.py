@@ -228,7 +228,10 @@ class InHand:
     def next(self, now: float) -> StreamDelivery | None:
         """Take out the next message to route, which is active from then on; None if none may go now."""
         while (delivery := self.limits.pop_due(now)) is not None:
-            if self._is_in_turn(delivery):
+            if self.order.lines and self.order.follows_run(delivery):
+                self.schedule.finished(delivery)
+                self._release([delivery])
+            elif self._is_in_turn(delivery):
                 delivery.route.limited += 1
                 return delivery
         while (delivery := self.schedule.take()) is not None:

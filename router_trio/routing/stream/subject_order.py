@@ -76,20 +76,28 @@ class _BySequence(dict[int, V]):
 
 
 class _Line(Generic[D]):
-    """One subject. `tried` is the one that is under way alone, `run` those that were let go and not yet looked at."""
+    """One subject. `tried` is the one that is under way alone, `run` those that were let go and not yet looked at.
+
+    Without anything but a run nothing is waited for: it is there since what is under way may be behind it.
+    """
 
     __slots__ = ("awaited", "held", "run", "tried")
 
     def __init__(self) -> None:
         self.awaited: _BySequence[Awaited] = _BySequence()
         self.held: _BySequence[D] = _BySequence()
-        self.run: set[int] = set()
+        self.run: _BySequence[None] = _BySequence()
         self.tried: int | None = None
 
     @property
     def first_awaited(self) -> float:
         """The first that is awaited: nothing from there on may go."""
         return self.awaited.first
+
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether messages pass as if it were not there."""
+        return not self.awaited and not self.held and self.tried is None
 
 
 class SubjectOrder(Generic[D]):
@@ -118,6 +126,8 @@ class SubjectOrder(Generic[D]):
 
     def describe(self) -> str:
         """Say how many messages wait, and what for. For who looks, while there are `lines`."""
+        if not self.awaited and not self.held and all(line.waits_for_nothing for line in self.lines.values()):
+            return "what waited for a message that failed is about to be routed"
         if not self.awaited:
             again = "a message that failed is being tried again"
             behind = f", and {_messages(self.held)} of its subject {_wait(self.held)} behind it"
@@ -127,9 +137,19 @@ class SubjectOrder(Generic[D]):
         return again + behind if self.held else again
 
     def pass_by(self, delivery: D) -> bool:
-        """Return True if a message under way is behind one that has to come again, or has and is tried or waits."""
+        """Return True if a message under way is behind one that has to come again, or has and is tried or waits.
+
+        Or behind one that waits no more and is not routed yet.
+        """
         line = self.lines.get(delivery.order_key)
-        return line is not None and delivery.sequence > min(line.first_awaited, line.tried or inf, line.held.first)
+        if line is None:
+            return False
+        return delivery.sequence > min(line.first_awaited, line.tried or inf, line.held.first, line.run.first)
+
+    def follows_run(self, delivery: D) -> bool:
+        """Return True if a message is behind one that waits no more and is not looked at yet."""
+        line = self.lines.get(delivery.order_key)
+        return line is not None and delivery.sequence > line.run.first
 
     # --- what comes and goes ---
 
@@ -142,10 +162,14 @@ class SubjectOrder(Generic[D]):
         if line is None:
             return delivery
         sequence = delivery.sequence
+        may_go = sequence == line.tried or sequence in line.run
+        line.run.pop(sequence, None)
+        if line.waits_for_nothing:
+            if not line.run:
+                del self.lines[delivery.order_key]
+            return delivery
         if line.awaited.pop(sequence, None) is not None:
             self.awaited -= 1
-        may_go = sequence == line.tried or sequence in line.run
-        line.run.discard(sequence)
         # One before it may have been refused since, and have come again: then that waits in hand, or is tried.
         alone = line.tried is None or sequence <= line.tried
         if may_go and alone and sequence < min(line.held.first, line.first_awaited):
@@ -190,9 +214,10 @@ class SubjectOrder(Generic[D]):
         end = line.first_awaited
         run = sorted(sequence for sequence in line.held if sequence < end)
         self.held -= len(run)
-        if not line.awaited:
+        for sequence in run:
+            line.run[sequence] = None
+        if not line.awaited and not line.run:
             del self.lines[subject]
-        line.run.update(run)
         return [line.held.pop(sequence) for sequence in run]
 
     # --- what has to come again ---

@@ -566,3 +566,25 @@ def test_what_is_released_goes_before_what_came_behind_it_and_waits_still() -> N
     assert [one for one in routed if one in (2, 4)] == [2, 4]
     assert [one for one in routed if one in (3, 5)] == [3, 5]
     machine.teardown()
+
+
+def test_what_waited_for_its_limit_does_not_pass_what_was_released_before_it() -> None:
+    machine = StreamMachine()
+    machine.begin((False, True))
+    machine.store([(b"a", b"none"), (b"a", b"none"), (b"a", b"x"), (b"a", b"x")])
+    for _ in range(3):
+        machine.route(handled=False)
+    assert machine.hand.next(machine.now) is None
+    assert machine.hand.limits.count == 1
+    refused, *behind = machine.active
+    machine.hand.hold_back_behind(refused, machine.now)
+    for delivery in behind:
+        machine.hand.remove(machine.taken(1))
+        machine.hand.take_back(delivery)
+    machine.give_up(0)
+    for _ in range(6):
+        machine.time_passes(1.0)
+        machine.route(handled=False)
+        machine.each_message_is_in_one_place()
+    assert [one.sequence for one in machine.active] == [2, 3, 4]
+    machine.teardown()

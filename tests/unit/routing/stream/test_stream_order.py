@@ -141,6 +141,28 @@ async def test_what_was_held_behind_one_that_is_given_up_goes_before_what_waits_
         assert list(dict.fromkeys(got)) == numbers(30)
 
 
+@pytest.mark.parametrize(
+    "limit", [{}, {"limit": {"rate": "100/s", "burst": 10, "per": "subject"}}], ids=["", "limited"]
+)
+async def test_what_is_in_a_handler_does_not_pass_what_was_released_behind_a_message_that_was_given_up(
+    autojump_clock: MockClock, limit: dict[str, Any]
+) -> None:
+    async def handler(message: Message) -> Message:
+        if message.payload == b"2":
+            await trio.sleep(1)
+        return message
+
+    both: Any = [to("got.x"), to("out.x", jetstream=True)]
+    made = handled(handler, to=both, stream="IN", durable="router", retry={"attempts": 1}, **limit)
+    async with world(handlers=[made], brokers=one_broker()) as w:
+        w.broker.trouble.limit("OUT", 0)
+        fill(w.broker, 5)
+        await eventually(lambda: w.route.fates["given_up"] == 1, 0.5)
+        w.broker.trouble.limit("OUT", None)
+        await eventually(lambda: len(w.payloads("OUT")) == 4, 30)
+        assert w.payloads("OUT") == numbers(4, first=1)
+
+
 async def test_one_that_fails_for_what_it_is_holds_up_nobody(autojump_clock: MockClock) -> None:
     broker = FakeBroker(max_payload=1000)
     broker.add_stream("IN", ["in.*"])

@@ -44,6 +44,7 @@ def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> Non
     assert admitted(turns, [one]) == [1], "it came again"
     assert (turns.held, turns.awaited) == (2, 0)
     assert sequences(turns.release_behind(one)) == [2, 3]
+    assert admitted(turns, [two, three]) == [2, 3]
     assert not turns.lines
     assert turns.aside == 0
 
@@ -75,6 +76,7 @@ def test_what_waited_goes_up_to_the_next_one_that_has_to_come_again() -> None:
     assert admitted(turns, run) == [2, 3], "looked at again before they are routed"
     assert admitted(turns, [four]) == [4]
     assert sequences(turns.release_behind(four)) == [5]
+    assert admitted(turns, [five]) == [5]
     assert not turns.lines
 
 
@@ -124,6 +126,7 @@ def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
     assert turns.late(3.0 + LATE) == [1, 2]
     assert turns.give_up_waiting([2]) == [], "the first is still awaited"
     assert sequences(turns.give_up_waiting([1])) == [3]
+    assert admitted(turns, [three]) == [3]
     assert not turns.lines
 
 
@@ -149,6 +152,7 @@ def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
     assert turns.late(1.0 + LATE) == [2]
     assert turns.give_up_waiting([2]) == []
     assert sequences(turns.release_behind(one)) == [3]
+    assert admitted(turns, [three]) == [3]
     assert not turns.lines
 
 
@@ -182,6 +186,7 @@ def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is
     assert admitted(turns, [one, three]) == [1]
     assert turns.await_redelivery(one) is None
     assert sequences(turns.release_behind(one)) == [2, 3], "it was given up"
+    assert admitted(turns, [two, three]) == [2, 3]
     assert not turns.lines
     assert turns.aside == 0
 
@@ -203,6 +208,29 @@ def test_what_is_under_way_would_pass_by_what_waits() -> None:
     refuse(turns, one, three)
     assert admitted(turns, [three, two, one]) == [1]
     assert [turns.pass_by(message) for message in (one, two, four)] == [False, True, True]
+
+
+def test_what_is_under_way_would_pass_by_what_was_let_go_until_that_is_looked_at() -> None:
+    turns, (one, two, three, four, five) = SubjectOrder[Message](), messages(5)
+    assert turns.await_redelivery(one) is None
+    assert admitted(turns, [three, two]) == []
+    assert sequences(turns.release_behind(one)) == [2, 3]
+    assert turns.describe() == "what waited for a message that failed is about to be routed"
+    assert turns.pass_by(four), "it is in a handler"
+    assert not turns.pass_by(two)
+    assert admitted(turns, [five]) == [5], "it came behind them"
+    assert turns.lines
+    assert [turns.follows_run(message) for message in (one, two, three, Message(9, b"b"))] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert admitted(turns, [two]) == [2]
+    assert turns.pass_by(four)
+    assert admitted(turns, [three]) == [3]
+    assert not turns.pass_by(four)
+    assert not turns.lines
 
 
 def test_all_is_forgotten_in_the_order_of_the_stream() -> None:
