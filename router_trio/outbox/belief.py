@@ -87,7 +87,7 @@ class Belief:
         Those of the last time that are not among them are forgotten.
         """
         self._covered = {stream: frozenset((stream, *each)) for stream, each in covered.items()}
-        for gone in self._looked_up - streams.keys():
+        for gone in self._looked_up.difference(streams):  # minus `keys()` would give a set, not a frozenset
             self._forget(gone)
         self._looked_up = frozenset(streams)
         for stream, subjects in streams.items():
