@@ -155,6 +155,11 @@ class Acks:
             if len(self._refused) > MOST_REFUSED:
                 del self._refused[next(iter(self._refused))]
 
+    def pull_answered(self) -> None:
+        """The consumer has sent something: the server has taken a pull, and no fence has to say so."""
+        if self.when_pulls_pass is not None:
+            self.passed(PULL)
+
     def nothing_asked(self) -> None:
         """No pull is to be sent now, so none can be refused."""
         if self.when_pulls_pass is not None and PULL not in self._state.obstacles:

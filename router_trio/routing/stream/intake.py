@@ -169,6 +169,11 @@ class StreamIntake:
         stream = self._spec.stream
         self._emit(StreamWentBack(at=trio.current_time(), route=self._state.name, stream=stream, detail=detail))
 
+    def _succeeded(self) -> None:
+        """Something came that the consumer sends only to who has asked for it."""
+        self._retry.succeeded()
+        self._acks.pull_answered()
+
     def _tell_moved(self, stood_at: int, goes_on_with: int) -> None:
         self._pending.moved = None
         self._emit(
@@ -197,7 +202,7 @@ class StreamIntake:
             return
         for raw in others:
             if pull_loop.read_status(raw):
-                self._retry.succeeded()
+                self._succeeded()
         taken = self._payloads.sift(deliveries, batch)
         if taken < len(deliveries):
             pull_loop.kept([delivery.raw for delivery in deliveries[taken:]])
@@ -217,7 +222,7 @@ class StreamIntake:
                 self._acks.ack([one.ack_subject for one in settled])
             came_again = bool(pending.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)
-            self._retry.succeeded()
+            self._succeeded()
         if route.forwards_on_arrival:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
             # So all that waits is in `waiting`.

@@ -214,6 +214,7 @@ class StreamRoute(Route):
     def _tell_ready(self) -> None:
         """Say that messages come from now on: the first pull was taken, or none is to be sent yet."""
         self._acks.when_pulls_pass = None
+        self._pull_loop.receives()
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     # --- routing ---

@@ -24,7 +24,7 @@ from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.in_hand import InHand
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
-from router_trio.states import PAUSED, RUNNING
+from router_trio.states import PAUSED, RUNNING, STARTING
 
 PULL_EXPIRES = 30.0
 
@@ -112,6 +112,9 @@ class PullLoop:
         self._late_since: dict[int, float] = {}
         self._not_told: str | None = None
         self._filters: Filters | None = None
+        self._receives = False
+        self._enters: tuple[str, str | None] | None = None
+        """What the route enters as soon as it `receives`."""
 
     # --- what the route tells ---
 
@@ -120,7 +123,14 @@ class PullLoop:
         self._credit.reopened(self._max_in_flight)
         self._payloads.reset()
         self._lost = None
+        self._receives, self._enters = False, None
         self._checks.look_anew()
+
+    def receives(self) -> None:
+        """A pull was taken, or none is to be sent yet: from now on the route may count as running."""
+        self._receives = True
+        if self._enters is not None:
+            self._enter(*self._enters)
 
     def kept(self, doubtful: Sequence[framing.RawMessage]) -> None:
         """These came, and may not be what was asked for: look at the consumer before they are taken."""
@@ -232,9 +242,9 @@ class PullLoop:
                     else:
                         told = "messages that were delivered before and are not acked are to be redelivered first: "
                         told += f"nothing is requested for {not_before - now:.0f} s"
-                        self._routing.state.enter(PAUSED, told)
+                        self._enter(PAUSED, told)
                 else:
-                    self._routing.state.enter(PAUSED, f"destination connection {away!r} is not connected")
+                    self._enter(PAUSED, f"destination connection {away!r} is not connected")
                 asked = away is None and held_up is None
                 if not self._credit.outstanding:
                     nothing_asked()
@@ -331,7 +341,18 @@ class PullLoop:
     def _tell_held_up(self, why: str) -> None:
         """A breaker is open: nothing is asked for."""
         state = self._routing.state
-        state.enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
+        self._enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
+
+    def _enter(self, state: str, reason: str | None = None) -> None:
+        """Enter a state of the route, which does not count as running before it `receives`."""
+        own = self._routing.state
+        if state != RUNNING or self._receives:
+            self._enters = None
+            own.enter(state, reason)
+            return
+        self._enters = state, reason
+        if own.state == STARTING:
+            own.enter(STARTING, "the server has not confirmed yet that it accepts its pulls")
 
     def _tell_state(self) -> None:
         order = self._pending.order
@@ -342,10 +363,10 @@ class PullLoop:
             stopped = f"nothing was heard of its consumer for {QUIET:g} s, neither a message nor a heartbeat: "
             stopped += "the server may be cut off from its cluster, or the consumer has no leader"
         if stopped is not None:
-            self._routing.state.enter(PAUSED, bounded(stopped))
+            self._enter(PAUSED, bounded(stopped))
             return
         if not order.lines:
-            self._routing.state.enter(RUNNING)
+            self._enter(RUNNING)
             return
         held, held_bytes = self._worked_on()
         full = held >= self._credit.window or held_bytes >= self._credit.window_bytes
@@ -358,7 +379,7 @@ class PullLoop:
                 "; the redelivery is overdue, and the lookup that would tell whether the stream still has them failed: "
                 f"{self._not_told}"
             )
-        self._routing.state.enter(PAUSED if stands else RUNNING, bounded(told + self._last_failure))
+        self._enter(PAUSED if stands else RUNNING, bounded(told + self._last_failure))
 
     @property
     def _last_failure(self) -> str:

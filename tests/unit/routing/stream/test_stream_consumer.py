@@ -12,9 +12,10 @@ from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.stream.pulling import pull_loop as module
-from router_trio.states import FAILED, PAUSED, RUNNING
+from router_trio.states import FAILED, PAUSED, RUNNING, STARTING
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
+from router_trio.testing.links import FakeLink
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
 from tests.support.world import (
@@ -359,6 +360,46 @@ async def test_a_route_whose_first_pull_is_refused_does_not_say_that_it_receives
         w.broker.allow_publish(pulls)
         await all_acked(w, 5)
         assert (w.watch.count("ROUTE_READY"), w.successes("subscribe")) == (1, 1)
+
+
+async def test_a_route_runs_from_the_first_pull_on_that_the_server_has_taken(autojump_clock: MockClock) -> None:
+    """On each link: whoever sees that it runs has seen ROUTE_READY, and it is not ready before."""
+    brokers = one_broker()
+    brokers["main"].trouble.travel(lambda: 0.1)
+    async with world([LOCAL], brokers=brokers) as w:
+        for link in (1, 2):
+            while w.route.state != RUNNING:
+                assert w.watch.count("ROUTE_READY") == link - 1
+                assert readiness(w.live, trio.current_time())[0] == 503
+                await trio.sleep(0.01)
+            assert w.watch.count("ROUTE_READY") == link
+            assert readiness(w.live, trio.current_time())[0] == 200
+            await w.lose()
+            await w.find()
+
+
+async def _no_answer(link: FakeLink) -> None:
+    await trio.sleep_forever()
+
+
+async def test_a_route_says_that_it_receives_before_its_first_message_is_handled(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message shows that a pull was taken, whenever a fence says so: its link may die before that."""
+    monkeypatch.setattr(FakeLink, "fence", _no_answer)
+    brokers = one_broker()
+    said: list[int] = []
+
+    def handle(message: Message) -> Message:
+        said.append(w.watch.count("ROUTE_READY"))
+        return message
+
+    async with world(handlers=[handled(handle, to=to("out.x"), stream="IN", durable="router")], brokers=brokers) as w:
+        assert (w.watch.count("ROUTE_READY"), w.route.state) == (0, STARTING)
+        fill(w.broker, 1)
+        await eventually(lambda: bool(said))
+        assert said == [1]
+        assert (w.watch.count("ROUTE_READY"), w.successes("subscribe"), w.route.state) == (1, 1, RUNNING)
 
 
 async def test_a_route_that_asks_for_nothing_yet_says_that_it_receives(autojump_clock: MockClock) -> None:
