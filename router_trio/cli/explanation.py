@@ -104,7 +104,7 @@ class Sending(Told):
         if self.problem is not None:
             yield f"  -> {self.destination.connection}: fails: {self.problem}"
         else:
-            notes = ["JetStream, waits for the PubAck" if self.destination.jetstream else "core publish"]
+            notes = [self.destination.kind.described]
             if not self.destination.mapping.deterministic:
                 notes.append("drawn at random for each message")
             if self.depends_on == "mirror":

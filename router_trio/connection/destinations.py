@@ -154,7 +154,7 @@ class Destinations:
                 self._tell(one)
 
     def _with(self, key: Hashable) -> list[DestinationState]:
-        return [one for one in self._all if one.jetstream and (one.route_name, one.template) == key]
+        return [one for one in self._all if one.waits_for_puback and (one.route_name, one.template) == key]
 
     def _look_early(self) -> None:
         """Look at once, but not each time that a destination takes one message and refuses the next."""
@@ -236,7 +236,7 @@ class Destinations:
         for one in self._all:
             if one.met is not None and one.met[0] in _OF_ONE_LINK:
                 one.met = None
-        if not any(one.jetstream for one in self._all):
+        if not any(one.waits_for_puback for one in self._all):
             self.first_look_over.set()
         while True:
             began = trio.current_time()
@@ -270,7 +270,7 @@ class Destinations:
 
     async def _look(self, link: Link) -> None:
         """Raises `SourceError` if the server does not tell, see `reasons.LOOKUP_FAILED`."""
-        stored = [one for one in self._all if one.jetstream]
+        stored = [one for one in self._all if one.waits_for_puback]
         patterns = dict.fromkeys(one.pattern for one in stored if one.stream is None)
         named: dict[str, list[str]] = {}
         for one in stored:
@@ -326,9 +326,9 @@ class Destinations:
 
         Only where streams matter already: a router without any asks nothing of JetStream.
         """
-        if not any(one.jetstream or one.route.redelivers for one in self._all):
+        if not any(one.waits_for_puback or one.route.redelivers for one in self._all):
             return
-        for one in [one for one in self._all if not one.jetstream and one not in self._core_looked_up]:
+        for one in [one for one in self._all if not one.waits_for_puback and one not in self._core_looked_up]:
             self._core_looked_up.add(one)
             try:
                 streams = await link.find_streams(one.pattern)
@@ -407,7 +407,7 @@ class Destinations:
 
     def _not_known(self, error: SourceError) -> None:
         for one in self._all:
-            if one.jetstream and one.looked_up is not None and one.looked_up[0] == "not_looked_up":
+            if one.waits_for_puback and one.looked_up is not None and one.looked_up[0] == "not_looked_up":
                 one.found(None)
         if not self._unknown:
             self._unknown = True

@@ -23,7 +23,7 @@ from router_trio.routing.plans import RoutePlan
 from router_trio.routing.route import Route
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.whole import count_on
-from router_trio.states import REPLY, DestinationState, RouteState
+from router_trio.states import REPLY, RouteState
 
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
@@ -132,9 +132,7 @@ def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState
     source = plan.settings.source
     state.source, state.redelivers = source.kind.reads(source), source.kind.redelivers
     for one in plan.destinations:
-        to = DestinationState(
-            state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream, stream=one.stream
-        )
+        to = one.state(state)
         state.to.append(to)
         connections[one.connection].destinations.add(to)
     return state

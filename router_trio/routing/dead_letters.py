@@ -19,7 +19,7 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.plans import Destination
 from router_trio.routing.policy.retry import GivenUp
-from router_trio.states import DestinationState, RouteState
+from router_trio.states import RouteState
 
 PREFIX = "Router-Dead-Letter-"
 """What the names of the headers begin with that a dead letter gets."""
@@ -69,15 +69,7 @@ class DeadLetters:
         self._outlet = Outlet(destination, connection)
         self._connection = connection
         self._destination = destination
-        to = DestinationState(
-            state,
-            connection.name,
-            destination.template,
-            destination.mapping.pattern,
-            jetstream=destination.jetstream,
-            dead_letters=True,
-            stream=destination.stream,
-        )
+        to = destination.state(state, dead_letters=True)
         state.to.append(to)
         connection.destinations.add(to)
 

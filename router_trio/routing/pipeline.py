@@ -83,7 +83,7 @@ class Routing:
         self._with_ack = [
             (outlet, (state.name, outlet.template))
             for outlet in outlets
-            if outlet.destination.jetstream and outlet.destination.mirror is None
+            if outlet.waits_for_puback and outlet.destination.mirror is None
         ]
         self.connections: tuple[Connection, ...] = connections_of(outlets)
         self.needed: tuple[Connection, ...] = connections_of(
@@ -263,7 +263,7 @@ class Routing:
                 self.begin_trace(deliveries[index])
         only = self.outlets[0]
         probing = self.flow is not None and self.flow.probing
-        if len(self.outlets) > 1 or not only.destination.jetstream or not self.as_it_comes or probing:
+        if len(self.outlets) > 1 or not only.waits_for_puback or not self.as_it_comes or probing:
             for delivery in deliveries:
                 self.forward(delivery)
             return

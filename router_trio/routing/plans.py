@@ -14,6 +14,9 @@ from router_trio.errors import MappingError, reasons
 from router_trio.errors.quotes import quoted
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
+from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.routes.destinations.kind import DestinationKind
+from router_trio.states import DestinationState, RouteState
 from router_trio.subjects.inboxes import never_replied_to
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import matches, reserved_namespace
@@ -35,7 +38,8 @@ _DIGEST_BYTES = 12
 class Destination:
     """One place that a route sends to. `template` is the configured subject; it labels metrics and spans.
 
-    `carries_reply`: the reply subject of a core message goes along. `keep` are the control headers that may pass.
+    `shown` is where it sends, by the keys of the configuration. `carries_reply`: the reply subject of a core message
+    goes along. `keep` are the control headers that may pass.
     `reserved` are prefixes of subjects to which only the configuration may send, `never_replied_to` those of the reply
     subjects that don't go along, whatever `carries_reply` says.
     `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
@@ -49,7 +53,8 @@ class Destination:
     route: str
     connection: str
     template: str
-    jetstream: bool
+    kind: DestinationKind
+    shown: dict[str, str | bool]
     mapping: Mapping
     carries_reply: bool
     keep: tuple[str, ...]
@@ -66,6 +71,24 @@ class Destination:
     breaker: BreakerSettings | None = None
     counts_hops: bool = False
     stream: str | None = None
+
+    @property
+    def waits_for_puback(self) -> bool:
+        """See `DestinationKind`."""
+        return self.kind.waits_for_puback
+
+    def state(self, route: RouteState, *, dead_letters: bool = False) -> DestinationState:
+        """Return its state in a route. `dead_letters`: it gets what the route gives up."""
+        return DestinationState(
+            route,
+            self.connection,
+            self.template,
+            self.mapping.pattern,
+            waits_for_puback=self.waits_for_puback,
+            shown=self.shown,
+            dead_letters=dead_letters,
+            stream=self.stream,
+        )
 
     @property
     def expressions(self) -> Iterator[Expression]:
@@ -246,13 +269,15 @@ def compile_routes(
 def _destination(
     settings: Settings, route: RouteSettings, to: DestinationSettings, random: Callable[[int], int]
 ) -> Destination:
-    source = route.source
+    source, kind = route.source, to.kind_for(route.source.kind)
+    template = kind.template(to)
     return Destination(
         route=route.name,
         connection=to.connection,
-        template=to.subject,
-        jetstream=to.waits_for_puback(source.stream is not None),
-        mapping=source.mapping(to.subject, random),
+        template=template,
+        kind=kind,
+        shown=kind.shown(to),
+        mapping=source.mapping(template, random),
         # A route that answers by itself has nobody else answer, unless that is asked for.
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
         keep=tuple(to.headers.keep),
@@ -269,7 +294,7 @@ def _destination(
         ttl=int(to.ttl),
         breaker=to.breaker,
         counts_hops=route.hop_limit is not None,
-        stream=to.stream,
+        stream=kind.stream(to),
     )
 
 
@@ -280,10 +305,7 @@ def _never_replied_to(settings: Settings) -> tuple[bytes, ...]:
 def _dead_letter(
     settings: Settings, route: RouteSettings, letter: DeadLetterSettings, random: Callable[[int], int]
 ) -> Destination:
-    connection = letter.connection or route.source.connection
-    to = DestinationSettings(
-        connection=connection, subject=letter.subject, jetstream=letter.jetstream, stream=letter.stream
-    )
+    to = destination_of(letter, route.source.connection)
     return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False)
 
 

@@ -28,7 +28,7 @@ from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.tracing import NoTracing
 from router_trio.settings import RouteSettings, Settings
-from router_trio.states import DestinationState, RouteState
+from router_trio.states import RouteState
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +200,7 @@ def _routing(plan: RoutePlan, connections: Mapping[str, Connection]) -> Routing:
         plan.name, plan.connection, [one.template for one in plan.destinations], own_ids=plan.settings.source.own_ids
     )
     for one in plan.destinations:
-        state.to.append(
-            DestinationState(state, one.connection, one.template, one.mapping.pattern, jetstream=one.jetstream)
-        )
+        state.to.append(one.state(state))
     outlets = [Outlet(one, connections[one.connection]) for one in plan.destinations]
     if plan.looks:
         from router_trio.routing.content.routing import ContentRouting

@@ -264,9 +264,9 @@ def _put_workers(data: dict[str, Any], workers: int) -> None:
 def _resolved(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:
     """Fill in what a route left out and the rest of the file decides: the only connection, and `jetstream`."""
     source = _with_connection(route.source, connections)
-    from_stream = source.kind.is_stored
+    kind = source.kind
     to = [
-        _with_connection(end, connections).model_copy(update={"jetstream": end.waits_for_puback(from_stream)})
+        _with_connection(end, connections).model_copy(update={"jetstream": end.kind_for(kind).waits_for_puback})
         for end in route.to
     ]
     update: dict[str, Any] = {"source": source, "to": to}

@@ -31,20 +31,23 @@ class DestinationState:
         template: str,
         pattern: str,
         *,
-        jetstream: bool,
+        waits_for_puback: bool,
+        shown: Mapping[str, str | bool],
         dead_letters: bool = False,
         stream: str | None = None,
     ) -> None:
         """`pattern` is what the subjects of its messages match. `dead_letters`: it gets what the route gives up.
 
-        `stream` stores its messages, if the configuration says which one does.
+        `waits_for_puback`: a stream takes its messages, and is looked up; `stream` if the configuration says which one
+        does. `shown` is where they go, by the keys of the configuration.
         """
         self.connection = connection
         self.template = template
         self.pattern = pattern
-        self.jetstream = jetstream
+        self.waits_for_puback = waits_for_puback
+        self.shown = shown
         self.stream = stream
-        self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if jetstream else None
+        self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if waits_for_puback else None
         self.met: tuple[str, str] | None = None
         self.route = route
         self._dead_letters = dead_letters

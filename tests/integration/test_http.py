@@ -88,9 +88,18 @@ async def test_status(view: View) -> None:
     route.received = 5
     route.source = {"stream": "ORDERS", "durable": "router"}
     route.destinations = (*route.destinations, REPLY)
+    shown: dict[str, str | bool] = {"subject": "", "jetstream": True}
     route.to += [
-        DestinationState(route, "main", "copy", "copy", jetstream=True),
-        DestinationState(route, "main", "dead", "dead", jetstream=True, dead_letters=True),
+        DestinationState(
+            route,
+            "main",
+            name,
+            name,
+            waits_for_puback=True,
+            shown=shown | {"subject": name},
+            dead_letters=name == "dead",
+        )
+        for name in ("copy", "dead")
     ]
     for one in route.to:
         one.found(None)

@@ -46,7 +46,10 @@ def lost(reason: str = "closed") -> ConnectionLost:
 
 
 def to(route: RouteState, connection: str, subject: str, *, jetstream: bool = True, dead: bool = False) -> None:
-    one = DestinationState(route, connection, subject, subject, jetstream=jetstream, dead_letters=dead)
+    shown: dict[str, str | bool] = {"subject": subject, "jetstream": jetstream}
+    one = DestinationState(
+        route, connection, subject, subject, waits_for_puback=jetstream, shown=shown, dead_letters=dead
+    )
     one.found(None)
     route.to.append(one)
 

@@ -42,6 +42,8 @@ class Origin:
     def __init__(self, route: RouteSettings, reserved: Sequence[str], streams: Streams, *, foreign: bool) -> None:
         """`foreign`: also those that do not look as if the route had written them."""
         self.source: SourceSettings = route.source
+        self.stream: str | None = route.source.kind.stream(route.source)
+        """The stream that the route reads, None if it reads none."""
         self._reserved = reserved
         self._streams = streams
         self._foreign = foreign
@@ -49,14 +51,14 @@ class Origin:
     async def check(self, letter: Letter) -> None:
         """Raise `Kept` for a dead letter that is not of a message of the route; `SourceError` if that isn't known."""
         source = self.source
-        stranger = None if self._foreign else foreign(letter, source.stream)
+        stranger = None if self._foreign else foreign(letter, self.stream)
         if stranger is not None:
             raise Kept(
                 f"it does not look like a dead letter of this route: {stranger}; --foreign sends it all the same"
             )
         taken = None
-        if source.stream is not None:
-            info = await self._streams.info(source.connection, source.stream)
+        if self.stream is not None:
+            info = await self._streams.info(source.connection, self.stream)
             taken = None if info.has_others else info.subjects
         why = why_not(letter, source.patterns, taken, *self._reserved)
         if why is not None:
@@ -90,12 +92,12 @@ class ThroughRoute:
 
     async def _check(self, letter: Letter) -> None:
         await self._origin.check(letter)
-        source = self._origin.source
-        if source.stream is None:
+        connection, stream = self._origin.source.connection, self._origin.stream
+        if stream is None:
             return
-        info = await self._streams.info(source.connection, source.stream)
+        info = await self._streams.info(connection, stream)
         if keeps_the_last(info):
-            last = await self._streams.stored(source.connection, source.stream).last(letter.origin)
+            last = await self._streams.stored(connection, stream).last(letter.origin)
             if last is not None and is_newer(last, letter, None, at_source=True):
                 raise Kept(
                     f"stream {info.name} has a newer message on {excerpt(letter.origin)} (sequence {last.sequence}), "
@@ -103,7 +105,7 @@ class ThroughRoute:
                 )
 
     async def _made_of(self, letter: Letter) -> Sequence[Copy]:
-        made = await self._rehearsal.run(as_received(letter, self._origin.source.stream, self._stream))
+        made = await self._rehearsal.run(as_received(letter, self._origin.stream, self._stream))
         if made.failed is not None:
             detail = excerpt(redact(made.failed.detail), 300)
             raise Kept(f"the route fails on it again: {made.failed.reason}{': ' if detail else ''}{detail}")
@@ -121,12 +123,11 @@ class ToSource:
         self._link = link
         self._streams = streams
         self._stream = stream
-        source = origin.source
-        if source.stream is None:
+        if origin.stream is None:
             self.warning: str | None = "each subscriber of the old subjects gets these messages, not this route alone"
         else:
             self.warning = (
-                f"each consumer of stream {source.stream} whose filter matches gets these messages once more, not this "
+                f"each consumer of stream {origin.stream} whose filter matches gets these messages once more, not this "
                 "route alone"
             )
 
@@ -137,12 +138,12 @@ class ToSource:
     async def copies(self, letter: Letter) -> Sequence[Copy]:
         """See `Way`."""
         await self._origin.check(letter)
-        source, limit = self._origin.source, self._link.max_payload
-        copy = for_source(letter, self._stream, source.connection, jetstream=source.stream is not None)
+        connection, limit = self._origin.source.connection, self._link.max_payload
+        copy = for_source(letter, self._stream, connection, jetstream=self._origin.stream is not None)
         if len(copy.payload) + len(copy.headers) > limit:
             raise Kept(f"it is larger than the max_payload of {limit} bytes of its source's server")
-        if source.stream is not None:
-            taking = await self._streams.taking(source.connection, letter.origin)
-            if taking.name != source.stream:
-                raise Kept(f"stream {taking.name} takes {excerpt(letter.origin)}, not {source.stream}")
+        if self._origin.stream is not None:
+            taking = await self._streams.taking(connection, letter.origin)
+            if taking.name != self._origin.stream:
+                raise Kept(f"stream {taking.name} takes {excerpt(letter.origin)}, not {self._origin.stream}")
         return (copy,)

@@ -129,7 +129,7 @@ class _Job:
             return [self._at]
         source, to_source = self._route.source, self._options.to_source
         names = [] if to_source else [to.connection for to in self._route.to]
-        if to_source or source.stream is not None:
+        if to_source or source.kind.is_stored:
             names.append(source.connection)
         return list(dict.fromkeys([self._at, *names]))
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
-from router_trio.settings import RouteSettings, Settings
+from router_trio.settings import RouteSettings, Settings, SourceSettings
 from router_trio.settings.examples import ExampleMessage
 from router_trio.subjects.patterns import matches, overlaps
 from router_trio.testing import FakeBroker
@@ -37,10 +38,10 @@ def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry 
         return None
     connection = takers[0].source.connection
     here = [route for route in takers if route.source.connection == connection]
-    streams = [route.source for route in here if route.source.stream is not None]
+    streams = [(not route.source.subjects, name) for route in here if (name := _stream(route.source)) is not None]
     # It is in one stream: the first with such subjects, else the first that might have any.
-    stream = next((one.stream for one in sorted(streams, key=lambda one: not one.filters)), None)
-    met = tuple(route.name for route in here if route.source.stream in (None, stream))
+    stream = next((name for _, name in sorted(streams, key=itemgetter(0))), None)
+    met = tuple(route.name for route in here if _stream(route.source) in (None, stream))
     return Entry(connection, stream, met)
 
 
@@ -70,15 +71,20 @@ def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
     streams = {one.name: list(one.subjects) for one in settings.streams if one.connection == connection}
     declared = frozenset(streams)
     for source in sorted((route.source for route in settings.routes), key=lambda source: not source.filters):
-        if source.stream is not None and source.stream not in declared and source.connection == connection:
-            subjects = streams.setdefault(source.stream, [])
+        name = _stream(source)
+        if name is not None and name not in declared and source.connection == connection:
+            subjects = streams.setdefault(name, [])
             subjects += [one for one in source.filters if one not in subjects]
     return streams
 
 
+def _stream(source: SourceSettings) -> str | None:
+    return source.kind.stream(source)
+
+
 def _rest(settings: Settings) -> str:
     """Return a name that no stream of the configuration has."""
-    taken = {route.source.stream for route in settings.routes} | {stream.name for stream in settings.streams}
+    taken = {_stream(route.source) for route in settings.routes} | {stream.name for stream in settings.streams}
     name = "REST"
     while name in taken:
         name += "_"

@@ -39,7 +39,8 @@ class DestinationReport:
     connection: str
     template: str
     pattern: str
-    jetstream: bool
+    waits_for_puback: bool
+    shown: Mapping[str, str | bool]
     dead_letters: bool
     trouble: tuple[str, str] | None
 
@@ -157,4 +158,6 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
 
 
 def _destination(one: DestinationState) -> DestinationReport:
-    return DestinationReport(one.connection, one.template, one.pattern, one.jetstream, one.dead_letters, one.trouble)
+    return DestinationReport(
+        one.connection, one.template, one.pattern, one.waits_for_puback, one.shown, one.dead_letters, one.trouble
+    )

@@ -243,7 +243,13 @@ def _destinations(state: RouteState, shape: RouteReport, reports: Mapping[int, R
     found = []
     for index, one in enumerate(shape.to):
         to = DestinationState(
-            state, one.connection, one.template, one.pattern, jetstream=one.jetstream, dead_letters=one.dead_letters
+            state,
+            one.connection,
+            one.template,
+            one.pattern,
+            waits_for_puback=one.waits_for_puback,
+            shown=one.shown,
+            dead_letters=one.dead_letters,
         )
         to.looked_up = None
         for number, report in reports.items():

@@ -136,7 +136,7 @@ class _Ways(dict[int, _Way]):
         """Begin to keep for a destination."""
         outlet = self._outlets[place]
         way: _Way = (None, None, _never)
-        if not outlet.destination.jetstream:
+        if not outlet.waits_for_puback:
             if outlet.changes:
                 frames = self.frames[place] = []
                 way = (None, outlet.frame_by_content, frames.append)

@@ -46,7 +46,7 @@ class BatchRoute(CoreRoute):
         self._forwarding = BatchForwarding(routing)
         self._passes: tuple[Passthrough, PassthroughRoute] | None = None
         """The way that what is forwarded as it comes takes, if it may."""
-        if as_it_comes and len(outlets) == 1 and not outlets[0].destination.jetstream:
+        if as_it_comes and len(outlets) == 1 and not outlets[0].waits_for_puback:
             self._passes = passthrough, PassthroughRoute(routing, self._intake, self._received)
             self._deliver = SharedDelivery(passthrough.deliver, self._passes[1])
         self._in_hand = 0

@@ -80,7 +80,7 @@ class BatchForwarding:
         delivery = BatchDelivery(self.state, received_at, len(batch))
         owners = [delivery.owner_for(outlet.template) for outlet in outlets]
         for outlet, owner in zip(outlets, owners, strict=True):
-            if outlet.destination.jetstream:
+            if outlet.waits_for_puback:
                 refused = _forward_each(outlet, owner, batch)
             else:
                 refused = outlet.forward_core(batch, owner)

@@ -41,7 +41,7 @@ class HandlerBatch:
         # One that stays empty if there is no destination.
         self._frames: list[list[bytes]] = [[] for _ in self._outlets] or [[]]
         self._followed: dict[int, list[Owner]] = {}
-        self._together = routing.as_it_comes and not any(outlet.destination.jetstream for outlet in self._outlets)
+        self._together = routing.as_it_comes and not any(outlet.waits_for_puback for outlet in self._outlets)
         self._only = self._outlets[0] if self._together and len(self._outlets) == 1 else None
         self._turn = routing.turn
         self._task: Any = current_task()

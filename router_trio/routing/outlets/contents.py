@@ -34,7 +34,7 @@ class CopyContents:
 
     def __init__(self, destination: Destination, connection: Connection, transform: Transform | None) -> None:
         self._connection = connection
-        self._jetstream = destination.jetstream
+        self._is_stored = destination.waits_for_puback
         self.control: ControlHeaders = ControlHeaders(destination.keep)
         """Those that do not go along."""
         self._transform = transform
@@ -46,7 +46,7 @@ class CopyContents:
         A stream knows a copy by its id. A core publish has one only if the message had one.
         """
         block = self.transformed(self.without_control(block), facts)
-        if self._jetstream or message_ids.HEADER in block:
+        if self._is_stored or message_ids.HEADER in block:
             return self.with_id(block, self.first_id(block, first_id), ending)
         return block
 
@@ -73,7 +73,7 @@ class CopyContents:
 
     def with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:
         """Return a header block with the id of a copy, or without one if there is nothing to know it by."""
-        if first_id is None and not self._jetstream:
+        if first_id is None and not self._is_stored:
             return message_ids.remove(block)
         return message_ids.replace(block, (first_id or self._connection.new_message_id()) + ending)
 

@@ -51,6 +51,8 @@ class Outlet:
         self.changes: bool = transform is not None
         """True if a copy is not what the message was when it came."""
         self._puback_from = destination.stream or (destination.route, self.template)
+        self.waits_for_puback: bool = destination.waits_for_puback
+        """See `DestinationKind`; asked for each message."""
         self._carries_reply = destination.carries_reply
         self._never_replied_to = destination.never_replied_to
         self.breaker: OutletBreaker | None = None
@@ -289,7 +291,7 @@ class Outlet:
         else:
             block = self.contents.without_control(framing.header_block(raw)) if raw[2] else b""
         block = self.contents.transformed(block, facts)
-        if self.destination.jetstream or message_ids.HEADER in block:
+        if self.waits_for_puback or message_ids.HEADER in block:
             block = self.contents.with_id(
                 block, chosen or self.contents.first_id(block, message_id), self.destination.copy_id(target)
             )
@@ -323,7 +325,7 @@ class Outlet:
         """
         if trace_parent is not None:
             block = self.contents.with_parent(block, trace_parent, len(body))
-        if not self.destination.jetstream:
+        if not self.waits_for_puback:
             self._check_size(target, block, len(body), reply)
             self.outbox.offer(framing.publish(target, body, reply=reply, headers=block), owner=owner)
             return None

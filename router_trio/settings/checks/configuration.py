@@ -24,11 +24,13 @@ from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_shared_source, check_source
 from router_trio.settings.checks.streams import valid_patterns
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.patterns import NOT_IN_NAMES, check_name
+from router_trio.settings.patterns import NOT_IN_NAMES
 from router_trio.settings.placeholders import misplaced_placeholder
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
+from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.routes.sources.stream import STREAM
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
 from router_trio.subjects.patterns import validate_subject
@@ -189,7 +191,9 @@ def _check_route(
         yield from _check_connection(f"{path}.from.connection", source.connection, connections)
         # A mapping from a source that is refused already would only repeat the complaint.
         pattern = None if source_problems else source.pattern
-    from_stream = source is None or source.kind.is_stored
+    # Where it is not known, a source is taken for one that may have every key.
+    kind = STREAM if source is None else source.kind
+    from_stream = kind.is_stored
     yield from check_content(
         path,
         when=route.when,
@@ -205,15 +209,16 @@ def _check_route(
         where = f"{path}.to[{index}]"
         yield from _check_connection(f"{where}.connection", destination.connection, connections)
         yield from _check_headers(f"{where}.headers", destination)
-        waits = destination.waits_for_puback(from_stream)
-        yield from _check_stream(f"{where}.stream", destination.stream, waits_for_puback=waits)
+        its_kind = destination.kind_for(kind)
+        yield from its_kind.check(where, destination)
         if source is not None and pattern is not None:
-            sent = (destination.connection, destination.subject)
-            yield from _check_subject(f"{where}.subject", route, source, sent, connections, streams)
+            sent = (destination.connection, its_kind.template(destination))
+            yield from _check_subject(f"{where}.{its_kind.key}", route, source, sent, connections, streams)
     yield from check_reasons(f"{path}.retry", route.retry)
     if route.dead_letter is not None:
         where, letter = f"{path}.dead_letter", route.dead_letter
-        yield from _check_stream(f"{where}.stream", letter.stream, waits_for_puback=letter.jetstream)
+        end = destination_of(letter, "")
+        yield from end.kind_for(kind).check(where, end)
         if letter.connection:
             yield from _check_connection(f"{where}.connection", letter.connection, connections)
         if source is not None and pattern is not None:
@@ -282,19 +287,6 @@ def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Prob
                 f"{name!r} is not a control header, so it passes anyway; remove it. Control headers are "
                 f"{', '.join(CONTROL_HEADERS)}",
             )
-    if destination.reply and destination.jetstream:
-        yield Problem(
-            f"{path.removesuffix('.headers')}.reply",
-            "can't be combined with jetstream, whose PubAck comes to the reply subject; remove one of them",
-        )
-
-
-def _check_stream(path: str, name: str | None, *, waits_for_puback: bool) -> Iterator[Problem]:
-    """Check the stream that a destination names."""
-    if name is not None:
-        yield from check_name(path, name)
-        if not waits_for_puback:
-            yield Problem(path, "only a JetStream publish has a PubAck; set jetstream = true, or remove it")
 
 
 def _check_connection(path: str, name: str, connections: Connections | None) -> Iterator[Problem]:

@@ -43,7 +43,7 @@ def check_content(
             for name, text in destination.headers.set.items():
                 yield from check_expression(f"{where}.headers.set.{name}", text, HEADER, from_stream)
             yield from _check_header_names(f"{where}.headers", destination.headers)
-            yield from _check_ttl(where, destination, from_stream)
+            yield from _check_ttl(where, destination)
             yield from _check_choice(where, destination, strategy)
     if all(to):
         yield from _check_destinations(path, [one for one in to if one is not None], strategy)
@@ -85,9 +85,7 @@ def _check_header_names(path: str, headers: HeaderSettings) -> Iterator[Problem]
                 yield Problem(where, str(error))
 
 
-def _check_ttl(path: str, destination: DestinationSettings, from_stream: bool) -> Iterator[Problem]:
-    if destination.ttl and not destination.waits_for_puback(from_stream):
-        yield Problem(f"{path}.ttl", "only a stream deletes messages; set jetstream = true, or remove it")
+def _check_ttl(path: str, destination: DestinationSettings) -> Iterator[Problem]:
     if not destination.ttl.is_integer():
         yield Problem(f"{path}.ttl", "a stream counts in whole seconds; leave out the fraction")
 

@@ -21,13 +21,9 @@ def check_flow(
     if limit is not None:
         yield from check_expression(f"{path}.limit.per", limit.per, PER, from_stream)
     for index, destination in enumerate(to):
-        if destination is None or destination.breaker is None:
-            continue
-        where = f"{path}.to[{index}].breaker"
-        if destination.mirror is not None:
-            yield Problem(where, "a mirror holds up nothing when it fails, so it needs none; remove it")
-        elif not destination.waits_for_puback(from_stream):
-            yield Problem(where, "only a stream says whether it took a message; set jetstream = true, or remove it")
+        if destination is not None and destination.breaker is not None and destination.mirror is not None:
+            told = "a mirror holds up nothing when it fails, so it needs none; remove it"
+            yield Problem(f"{path}.to[{index}].breaker", told)
 
 
 def check_shared_limit(path: str, limit: LimitSettings | None, workers: int) -> Iterator[Problem]:

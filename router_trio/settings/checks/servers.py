@@ -38,8 +38,9 @@ def newer_servers(routes: Sequence[RouteSettings], streams: Sequence[StreamSetti
         if route.source.standby:
             yield Problem(f"{path}.from.standby", "needs nats-server 2.11, for pinned consumers")
         for number, to in enumerate(route.to):
-            if told := newer_mapping(to.subject, route.source.pattern):
-                yield Problem(f"{path}.to[{number}].subject", told)
+            kind = to.kind_for(route.source.kind)
+            if told := newer_mapping(kind.template(to), route.source.pattern):
+                yield Problem(f"{path}.to[{number}].{kind.key}", told)
             if to.ttl:
                 yield Problem(f"{path}.to[{number}].ttl", "needs nats-server 2.11, and a stream with allow_msg_ttl")
         if route.dead_letter is not None and (told := newer_mapping(route.dead_letter.subject, route.source.pattern)):

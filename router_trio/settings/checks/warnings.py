@@ -80,11 +80,13 @@ def _hasty(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
 
 def _first_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
     for index, destination in enumerate(route.to):
-        first = destination.subject.split(".")[0]
+        kind = destination.kind_for(route.source.kind)
+        template = kind.template(destination)
+        first = template.split(".")[0]
         if chosen_by_sender(first):
             yield Problem(
-                f"{path}.to[{index}].subject",
-                f"the first token of {destination.subject!r} is {first!r}: the sender of a message chooses it, and "
+                f"{path}.to[{index}].{kind.key}",
+                f"the first token of {template!r} is {first!r}: the sender of a message chooses it, and "
                 "so where the message goes. A subject that begins with '$' or is an inbox fails, any other is sent; "
                 "begin with a token of your own",
             )
@@ -112,15 +114,17 @@ def _filters(
 def _dropped_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
     """Warn of a destination that keeps the rest of a subject and drops a token that may differ before it."""
     for index, destination in enumerate(route.to):
-        if not destination.subject.endswith(">"):
+        kind = destination.kind_for(route.source.kind)
+        template = kind.template(destination)
+        if not template.endswith(">"):
             continue
         for pattern in route.source.patterns:
-            dropped = unused_wildcards(pattern, destination.subject)
+            dropped = unused_wildcards(pattern, template)
             if dropped:
                 several = ", ".join(f"{{{{wildcard({number})}}}}" for number in dropped)
                 yield Problem(
-                    f"{path}.to[{index}].subject",
-                    f"{destination.subject!r} leaves out what stands for '*' in {pattern!r}, so that messages of "
+                    f"{path}.to[{index}].{kind.key}",
+                    f"{template!r} leaves out what stands for '*' in {pattern!r}, so that messages of "
                     f"different subjects get one; put {several} where it belongs",
                 )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from router_trio.settings.routes.destination import MAX_WEIGHT, DestinationSettings, HeaderSettings
+from router_trio.settings.routes.destination import DestinationSettings
+from router_trio.settings.routes.destinations.keys import MAX_WEIGHT, HeaderSettings
 from router_trio.settings.routes.flow import BreakerSettings, LimitSettings
 from router_trio.settings.routes.route import MAX_CONCURRENCY, RouteSettings, Strategy
 from router_trio.settings.routes.source import SourceSettings

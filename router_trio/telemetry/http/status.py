@@ -139,8 +139,7 @@ def _destinations(route: RouteState) -> list[dict[str, Any]]:
     known = [
         {
             "connection": one.connection,
-            "subject": one.template,
-            "jetstream": one.jetstream,
+            **one.shown,
             **({"dead_letters": True} if one.dead_letters else {}),
         }
         for one in route.to

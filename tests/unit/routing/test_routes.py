@@ -26,8 +26,8 @@ def test_a_plan_says_where_from_and_where_to() -> None:
     assert (plan.name, plan.connection, plan.pattern, plan.stream) == ("route", "main", "orders.*.*", None)
     assert plan.connections == {"main", "edge"}
     first, second = plan.destinations
-    assert (first.connection, first.template, first.jetstream) == ("main", "a.{{wildcard(2)}}", False)
-    assert (second.connection, second.template, second.jetstream) == ("edge", "b.{{wildcard(1)}}", True)
+    assert (first.connection, first.template, first.waits_for_puback) == ("main", "a.{{wildcard(2)}}", False)
+    assert (second.connection, second.template, second.waits_for_puback) == ("edge", "b.{{wildcard(1)}}", True)
     assert first.mapping.apply("orders.eu.7") == "a.7"
     assert second.mapping.apply("orders.eu.7") == "b.eu"
 

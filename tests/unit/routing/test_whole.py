@@ -146,8 +146,8 @@ def test_what_got_through_to_a_destination_before_says_nothing_of_now(over_by: s
     if over_by == "while it is built":
         settle(before)
     count_on(now, before)
-    to = DestinationState(now, "main", "a", "a", jetstream=True)
-    dead = DestinationState(now, "main", "dead", "dead", jetstream=True, dead_letters=True)
+    to = DestinationState(now, "main", "a", "a", waits_for_puback=True, shown={})
+    dead = DestinationState(now, "main", "dead", "dead", waits_for_puback=True, shown={}, dead_letters=True)
     if over_by == "later":
         settle(before)
     assert whole(now) is now

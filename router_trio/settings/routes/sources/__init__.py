@@ -1,1 +1,1 @@
-"""The kinds of source, each in a file of its own: what is asked of a source depends on nothing but its kind."""
+"""The kinds of source, each in a file of its own: what a source is asked depends on nothing but its kind."""

@@ -1,0 +1,34 @@
+"""A core publish: delivered when the server has read it, whoever subscribes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from router_trio.errors import Problem
+from router_trio.settings.patterns import check_name
+from router_trio.settings.routes.destinations.keys import DestinationKeys
+from router_trio.settings.routes.destinations.kind import DestinationKind
+
+_CURE = "set jetstream = true, or remove it"
+
+
+class _Core(DestinationKind):
+    key = "subject"
+    waits_for_puback = False
+    described = "core publish"
+
+    def template(self, to: DestinationKeys) -> str:
+        return to.subject
+
+    def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
+        yield from check_name(f"{path}.stream", to.stream)
+        if to.stream is not None:
+            yield Problem(f"{path}.stream", f"only a JetStream publish has a PubAck; {_CURE}")
+        if to.ttl:
+            yield Problem(f"{path}.ttl", f"only a stream deletes messages; {_CURE}")
+        if to.breaker is not None and to.mirror is None:
+            yield Problem(f"{path}.breaker", f"only a stream says whether it took a message; {_CURE}")
+
+
+CORE: DestinationKind = _Core()
+"""What a destination is that names a subject and no JetStream."""

@@ -1,0 +1,30 @@
+"""A JetStream publish: delivered when a stream has confirmed that it stored the message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from router_trio.errors import Problem
+from router_trio.settings.patterns import check_name
+from router_trio.settings.routes.destinations.keys import DestinationKeys
+from router_trio.settings.routes.destinations.kind import DestinationKind
+
+
+class _JetStream(DestinationKind):
+    key = "subject"
+    waits_for_puback = True
+    described = "JetStream, waits for the PubAck"
+
+    def template(self, to: DestinationKeys) -> str:
+        return to.subject
+
+    def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
+        yield from check_name(f"{path}.stream", to.stream)
+        # Where it is so only because the source is a stream, no message has a reply subject.
+        if to.reply and to.jetstream:
+            told = "can't be combined with jetstream, whose PubAck comes to the reply subject; remove one of them"
+            yield Problem(f"{path}.reply", told)
+
+
+JETSTREAM: DestinationKind = _JetStream()
+"""What a destination is that names a subject which a stream takes."""

@@ -1,0 +1,105 @@
+"""The keys of `[[routes.to]]`. Which of them belong together is up to the kinds of destination, beside this file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from router_trio.settings.routes.flow import BreakerSettings, Expression
+from router_trio.settings.sections import Section
+from router_trio.settings.units import DurationForm
+
+# A server counts it in whole seconds.
+TimeToLive = Annotated[float, DurationForm(minimum=1, or_zero=True)]
+
+MAX_WEIGHT = 1_000
+"""Of one destination: a round of a route is as long as the sum of its weights."""
+
+
+class HeaderSettings(Section, init=False):
+    """`[routes.to.headers]`: which headers are carried along."""
+
+    set: dict[str, Expression] = Field(
+        default={},
+        description="Headers that the destination gets, each with an expression for its value. They replace those of "
+        "that name, in any case, that the message has.",
+        examples=[{"X-Region": "body.region"}],
+    )
+    remove: list[str] = Field(
+        default=[],
+        description="Headers of the message that don't go along, in any case.",
+        examples=[["X-Internal"]],
+    )
+    keep: list[str] = Field(
+        default=[],
+        description="Control headers of the message that are carried along: those that steer the stream that stores "
+        "it. By default none is.",
+        examples=[["Nats-TTL"]],
+    )
+
+
+class DestinationKeys(Section, init=False):
+    """All keys that a `[[routes.to]]` may have, whatever its kind."""
+
+    connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
+    subject: str = Field(
+        description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
+        examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
+    )
+    jetstream: bool | None = Field(
+        None,
+        description="Publish to JetStream and wait for the PubAck; false: core publish, which counts as delivered "
+        "when the server has read it. By default true if the route reads a stream, else false.",
+        examples=[True],
+    )
+    stream: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of the stream that stores what goes here, where the server maps the subject to another one: "
+        "its PubAcks count though it does not take the subject. Absent: those of streams that take it.",
+        examples=["COPIES"],
+    )
+    reply: bool = Field(
+        False,
+        description="Carry the reply subject of a message to another connection as well. On its own connection a core "
+        "message always keeps it.",
+    )
+    when: Expression | None = Field(
+        None,
+        description="Expression for the messages that may go here, with the strategies all and first_match; absent: "
+        "any.",
+        examples=['body.priority == "high"'],
+    )
+    weight: int = Field(
+        1,
+        ge=1,
+        le=MAX_WEIGHT,
+        description="Share of the messages, in proportion to the other destinations, with the strategies weighted and "
+        "sticky.",
+    )
+    mirror: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the route's messages of which a copy goes here, besides where the strategy sends them. "
+        "Nothing fails if the copy does.",
+        examples=[0.1],
+    )
+    payload: Expression | None = Field(
+        None,
+        description="Expression for the payload: a string or bytes go as they are, all else as JSON; absent: the "
+        "payload that came.",
+        examples=['{"id": body.id}'],
+    )
+    ttl: TimeToLive = Field(
+        "0s",
+        validate_default=True,
+        description="Time after which the stream deletes the message (Nats-TTL), in whole seconds; 0s: as the stream "
+        "says.",
+    )
+    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers are carried along.")
+    breaker: BreakerSettings | None = Field(
+        None, description="When this destination is left alone because it fails; absent: never."
+    )

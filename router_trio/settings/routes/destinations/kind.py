@@ -1,0 +1,39 @@
+"""What is asked of a destination, whatever its kind. A kind is one object, and the destination is passed in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from router_trio.errors import Problem
+from router_trio.settings.routes.destinations.keys import DestinationKeys
+
+
+class DestinationKind(ABC):
+    """One kind of destination."""
+
+    key: ClassVar[str]
+    """The key of `[[routes.to]]` that says where messages go."""
+
+    waits_for_puback: ClassVar[bool]
+    """True if a stream confirms each message with a PubAck; False if it counts as delivered when a server has it."""
+
+    described: ClassVar[str]
+    """How a message is published, for people."""
+
+    @abstractmethod
+    def template(self, to: DestinationKeys) -> str:
+        """Return the subject that is published to, a mapping of the subjects of the source."""
+
+    def stream(self, to: DestinationKeys) -> str | None:
+        """Return the stream that stores what goes there, None if it is found by the subject."""
+        return to.stream
+
+    def shown(self, to: DestinationKeys) -> dict[str, str | bool]:
+        """Return where messages go, for programs."""
+        return {self.key: getattr(to, self.key), "jetstream": self.waits_for_puback}
+
+    @abstractmethod
+    def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
+        """Give everything that is wrong with the keys that depend on the kind."""
