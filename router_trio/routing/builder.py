@@ -84,12 +84,12 @@ class RouteBuilder:
 
     def _shared_by(self, plan: RoutePlan, connection: Connection) -> SharedSubscription:
         """Return the subscription that all routes share which read this subject, in this queue group if in any."""
-        source = plan.settings.source
-        assert source.subject is not None
-        key = (connection, source.subject, source.queue)
+        subscription = plan.settings.source.kind.subscription(plan.settings.source)
+        assert subscription is not None
+        key = (connection, *subscription)
         found = self._shared.get(key)
         if found is None:
-            found = self._shared[key] = SharedSubscription(source.subject, source.queue)
+            found = self._shared[key] = SharedSubscription(*subscription)
         return found
 
 

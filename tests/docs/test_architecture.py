@@ -71,6 +71,28 @@ def test_locks_are_off_the_path_of_a_message() -> None:
     assert elsewhere == {"nats/subscriptions.py", "connection/shared_subscription.py"}
 
 
+OF_KINDS = (
+    "settings/routes/sources/",
+    "settings/routes/destinations/",
+    "settings/routes/destination.py",
+    "routing/core/",
+    "routing/stream/",
+    "cli/dead_letters/",
+    "settings/checks/circles.py",
+)
+"""Where a kind is at home, or there is no other, as for dead letters; and what circles look at of patterns."""
+
+
+def test_what_a_source_or_a_destination_is_is_asked_of_its_kind() -> None:
+    """A KV bucket would be neither, so nothing else may look at the key that only one kind has."""
+    looking = re.compile(r"source\.(?:subject|stream)\b|\b(?:to|end|one|copy|destination)\.jetstream\b")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file = str(path.relative_to(PACKAGE))
+        if not file.startswith(OF_KINDS):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                assert not looking.search(line), f"{file}:{number}: ask `kind` instead"
+
+
 def _names(statement: ast.stmt) -> Iterator[str]:
     """What a statement of a module defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
