@@ -99,6 +99,49 @@ async def test_max_ack_pending_holds_back_until_something_is_acked(peer: Peer, c
     assert sequences([third]) == [3]
 
 
+async def test_what_takes_up_max_ack_pending_comes_again_before_what_is_new(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for n in range(4):
+        await peer.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(replace(SPEC, max_ack_pending=2), received)
+        consumer.pull(6, 5.0)
+        await received.until_delivered(2)
+        full = await consumer.check()
+        again = (await received.until_delivered(4))[2:]
+        after = await consumer.check()
+        assert not link.ack([raw[1] for raw in again])
+        new = (await received.until_delivered(6))[4:]
+        freed = await consumer.check()
+    assert (full.unacked, full.max_ack_pending, full.delivered, full.undelivered) == (2, 2, 2, 2)
+    assert sequences(again) == [1, 2]
+    assert (after.unacked, after.delivered, after.undelivered) == (2, 2, 2)
+    assert sequences(new) == [3, 4]
+    assert (freed.unacked, freed.delivered, freed.undelivered) == (2, 4, 0)
+
+
+async def test_an_ack_counts_on_another_link_and_of_an_earlier_delivery_and_twice(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for n in range(2):
+        await peer.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(3, 5.0)
+        earlier, _, again = (await received.until_delivered(3))[:3]
+        assert sequences([earlier, again]) == [1, 1]
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        for _ in range(2):
+            assert not link.ack([earlier[1]])
+            await link.fence()
+            with trio.fail_after(5):
+                while (await consumer.check()).unacked != 1:
+                    await trio.sleep(0.01)
+        assert (await consumer.check()).passed == 1
+
+
 async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
