@@ -109,7 +109,7 @@ class Reload:
         run, state = self._run, life.route.state
         run.routes[state.name] = life
         run.parts.put_route(state)
-        run.connections[state.connection].connection.attach(life.route)
+        run.connections[state.connection].connection.attach(life.route.source)
         run.run_life(life)
         return life
 

@@ -133,7 +133,7 @@ class Run:
             route = self.build(plan, here)
             self.routes[plan.name] = one = RouteLife(route)
             self.parts.put_route(route.state)
-            here[plan.connection].attach(route)
+            here[plan.connection].attach(route.source)
             one.begin_routing()
         self.streams: set[tuple[str, str]] = {(stream.connection, stream.name) for stream in settings.streams}
         """Connection and name of those that are looked after."""

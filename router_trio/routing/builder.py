@@ -6,8 +6,8 @@ does not wait for that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from router_trio.connection.shared_subscription import SharedSubscription
@@ -15,7 +15,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
 from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
-from router_trio.routing.core.route import CoreRoute
+from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.handlers import left_behind_by
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
@@ -63,14 +63,38 @@ class RouteBuilder:
             from router_trio.routing.dead_letters import DeadLetters
 
             letters = DeadLetters(dead, connections[dead.connection], state)
-        if state.redelivers:
-            return _stream_route(routing, connection, self._emit, letters, before)
         if plan.settings.respond:
             from router_trio.routing.responder import Responder
 
             routing.respond_with(Responder(state, connection, plan))
-        first = self._passthrough_to(outlets[0].connection if outlets else connection)
-        return _core_route(routing, connection, first, self._emit, letters, self._shared_by(plan, connection))
+        return self._route(routing, connection, outlets, letters, before)
+
+    def _route(
+        self,
+        routing: Routing,
+        connection: Connection,
+        outlets: Sequence[Outlet],
+        letters: DeadLetters | None,
+        before: Route | None,
+    ) -> Route:
+        """Return a route around its source, which goes on where the one before it was if it can."""
+        plan = routing.plan
+        source = None if before is None else before.source.go_on(routing, connection, letters)
+        if source is None and plan.stream is not None:
+            from router_trio.routing.stream.source import StreamSource
+
+            source = StreamSource(routing, connection, self._emit, letters)
+        if source is None:
+            shared = self._shared_by(plan, connection)
+            if not _keeps_messages(routing, letters):
+                passthrough = self._passthrough_to(outlets[0].connection if outlets else connection)
+                return BatchRoute(routing, SubjectSource(routing, connection, self._emit, shared), passthrough)
+            from router_trio.routing.core.keeper import KeptSubject
+
+            source = KeptSubject(routing, connection, self._emit, letters, shared)
+        from router_trio.routing.kept_route import KeptRoute
+
+        return KeptRoute(routing, source)
 
     def forget_connection(self, connection: Connection) -> None:
         """This connection has ended: no route is built on it any more."""
@@ -93,37 +117,10 @@ class RouteBuilder:
         return found
 
 
-def _stream_route(
-    routing: Routing,
-    connection: Connection,
-    emit: Emit,
-    dead_letters: DeadLetters | None,
-    before: Route | None,
-) -> Route:
-    """Return a route from a stream, which goes on where the one before it was, if that is the same consumer."""
-    from router_trio.routing.stream.route import StreamRoute
-
-    known: StreamRoute | None = None
-    if before is not None and before.has_consumer(connection, routing.plan.settings.source):
-        known = cast(StreamRoute, before)
-    return StreamRoute(routing, connection, emit, dead_letters, known)
-
-
-def _core_route(
-    routing: Routing,
-    connection: Connection,
-    passthrough: Passthrough,
-    emit: Emit,
-    dead_letters: DeadLetters | None,
-    shared: SharedSubscription,
-) -> CoreRoute:
-    """Return a route from a core subscription, which keeps its messages if its settings want that."""
+def _keeps_messages(routing: Routing, letters: DeadLetters | None) -> bool:
+    """Return True if messages of a subject are kept until they have their fate, for what the settings ask for."""
     plan = routing.plan
-    if plan.settings.retry is None and dead_letters is None and routing.flow is None and not plan.by_key:
-        return BatchRoute(routing, connection, passthrough, emit, shared)
-    from router_trio.routing.core.kept_route import KeptRoute
-
-    return KeptRoute(routing, connection, emit, dead_letters, shared)
+    return plan.settings.retry is not None or letters is not None or routing.flow is not None or plan.by_key
 
 
 def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState:

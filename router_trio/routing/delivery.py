@@ -20,6 +20,9 @@ from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import MessageTrace, Tracing
 from router_trio.states import RouteState
 
+Batches = list[tuple[float, list[RawMessage]]]
+"""Messages that were received together, each batch with its time, the oldest first."""
+
 
 def was_resent(operation: Operation) -> bool:
     """Return True for a publish that was written more than once: that a stream has it already is its own doing."""

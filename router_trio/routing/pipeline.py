@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -47,11 +47,13 @@ from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.raised import Raised, message_failed, place_of
 from router_trio.routing.responder import Responder
-from router_trio.routing.schedule import Limits, NoValueLimit
 from router_trio.routing.scopes import close_left_open, left_open, scopes_of_task
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.turns import Turn
 from router_trio.states import RouteState
+
+if TYPE_CHECKING:
+    from router_trio.routing.schedule import Limits
 
 D = TypeVar("D", bound=Delivery)
 
@@ -125,6 +127,9 @@ class Routing:
 
     def value_limits(self, place_of: Callable[[D], int]) -> Limits[D]:
         """Return the limits by value that the messages of this route wait for. `place_of` gives their order."""
+        # For routes that keep their messages: a plain core route does not wait for the import.
+        from router_trio.routing.schedule import NoValueLimit
+
         return NoValueLimit()
 
     @property
@@ -165,6 +170,14 @@ class Routing:
         return True
 
     @property
+    def has_capacity(self) -> bool:
+        """Return True if `wait_for_capacity` would not wait."""
+        for connection in self._awaited if self._one_is_enough else self.needed:
+            if connection.outbox.blocks:
+                return False
+        return not (self._with_ack and any(outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack))
+
+    @property
     def lacks_capacity(self) -> bool:
         """Return True if a destination has no room for what is forwarded as it comes, and waiting may make some."""
         return any(connection.outbox.over_limit for connection in self._awaited) or any(
@@ -194,6 +207,13 @@ class Routing:
     def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
         """The same of one message that is followed."""
         self.emit_failure(reason, detail, subject=delivery.raw[0], origin=delivery.origin(), raised=raised)
+
+    def lose_unrouted(self, reason: str, detail: str, count: int) -> None:
+        """Count messages of a subject that were received and are never routed: nobody else has them."""
+        self.state.failed[reason] += count
+        self.state.never_routed += count
+        self.state.fates["lost"] += count
+        self.emit_failure(reason, detail, count=count)
 
     def suppressed(self, count: int, stream: str | None) -> None:
         """A stream had messages with the ids that the senders gave to these: it has not stored these."""

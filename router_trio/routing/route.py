@@ -1,46 +1,31 @@
-"""What both kinds of route share: a life on one link after the other, and an end that leaves nothing uncounted."""
+"""One route: a source that receives, and what is done with its messages. Its end leaves nothing uncounted."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
-from router_trio.connection.shared_subscription import Member
-from router_trio.connection.supervisor import Connection
-from router_trio.events import Emit
-from router_trio.link import Link
-from router_trio.protocol.framing import RawMessage
+from router_trio.errors import reasons
+from router_trio.routing.delivery import Batches
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.resubscribe import SourceRetry
-from router_trio.settings import SourceSettings
-from router_trio.states import STARTING, RouteState
-
-Batches = list[tuple[float, list[RawMessage]]]
-"""Messages that were received together, each batch with its time, the oldest first."""
+from router_trio.routing.source import Source
+from router_trio.states import RouteState
 
 
 class Route(ABC):
-    """One route. `serve` receives, on each link; `run` routes, for as long as the router lives."""
+    """Routes what a source receives. `run` lasts as long as the router lives, or until `abandon`.
 
-    def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
+    Two kinds: a `KeptRoute` keeps each message until it has its fate; a `BatchRoute` keeps nothing, and is fast.
+    """
+
+    def __init__(self, routing: Routing, source: Source) -> None:
         self.routing = routing
         self.state: RouteState = routing.state
-        self._connection = connection
-        self._emit = emit
-        self._retry = SourceRetry(routing.state, connection, emit)
-        self.first_try_over: trio.Event = self._retry.first_try_over
-        """Set once the route has tried to receive, with or without success."""
-        self._closing = trio.Event()
-        self._intake_over = trio.Event()
-        self._intake_over.set()
+        self.source = source
+        self.first_try_over: trio.Event = source.first_try_over
+        """Set once the source has tried to receive, with or without success."""
         self._scope = trio.CancelScope()
-
-    async def serve(self, link: Link, tried: trio.Event) -> None:
-        """See `session.Source`: receive from this link, and again with growing delay when the source is lost."""
-        await self._retry.keep_receiving(self._receive, link, tried, self._closing)
 
     async def run(self) -> None:
         """Route what arrives, until cancelled or abandoned."""
@@ -48,72 +33,68 @@ class Route(ABC):
             self.routing.turn.begin()
             await self._route_arriving()
 
-    def close_intake(self) -> None:
-        """Receive nothing more; what came is still routed."""
-        self._closing.set()
-
-    async def idle(self) -> None:
-        """Wait until nothing more comes, and all that came is routed, or given back to its stream if it can't be."""
-        await self._intake_over.wait()
-        await self._all_routed()
-
-    # --- from one route to its successor ---
-
-    def hand_over(self, successor: Route) -> None:
-        """Hand what is received from now on, and what waits, to a route from the same subscription: see `CoreRoute`.
-
-        A route from a stream hands nothing over: it ends, and its successor goes on from there if it `has_consumer`.
-        """
-        raise NotImplementedError
-
-    def take_over(self, member: Member | None, waiting: Batches) -> None:
-        """Receive as this member from now on, unless the link is gone, and route first what waits. See `hand_over`."""
-        raise NotImplementedError
-
-    def has_consumer(self, connection: Connection, source: SourceSettings) -> bool:
-        """Return True if it receives from the consumer of this source: a `StreamRoute` can go on from there."""
-        return False
-
-    # --- the end ---
-
-    @abstractmethod
-    def abandon(self) -> int:
-        """End without waiting. Returns how many messages were received and never routed, and counts them as failed."""
-
-    @abstractmethod
-    def recall(self) -> None:
-        """Take back what the outboxes have not sent, before `abandon`: a stream delivers it again."""
-
-    def retire(self) -> None:
-        """The route is over, and the router goes on: read from no link, and listen to nothing any more."""
-        self._connection.detach(self)
-        if self.routing.flow is not None:
-            self.routing.flow.follow_no_more()
-            for breaker in self.routing.flow.breakers:
-                breaker.stop_listening()
-
-    @contextmanager
-    def _receiving(self, afterwards: str) -> Iterator[None]:
-        """While it is entered, more may come. `afterwards`: the reason why nothing comes then."""
-        self._intake_over = trio.Event()
-        try:
-            yield
-        finally:
-            self._intake_over.set()
-            self.state.enter(STARTING, afterwards)
-
-    @abstractmethod
-    async def _receive(self, link: Link, tried: trio.Event) -> None:
-        """Receive until the intake is closed, and then what was under way.
-
-        Raises `SourceError` if there is no source, or it is lost. `tried` is set (by `SourceRetry.tried`) when the link
-        need not wait for this route any more.
-        """
-
     @abstractmethod
     async def _route_arriving(self) -> None:
         """Route what arrives, for ever."""
 
+    # --- from one route to its successor ---
+
+    def hand_over(self, successor: Route) -> None:
+        """Hand the source, and everything that was not begun, to a route of the same subject. What was begun is routed.
+
+        Messages that arrive from now on wait for `run` of the successor, so that the order is kept. A route from a
+        stream hands nothing over: it ends, and the source of its successor goes on from there (`Source.go_on`).
+        """
+        waiting = self._take_back()
+        count = sum(len(batch) for _, batch in waiting)
+        self.state.received -= count
+        successor.state.received += count
+        self.source.hand_over(successor.source)
+        successor._go_on_with(waiting)
+        self.close_intake()
+
+    @abstractmethod
+    def _take_back(self) -> Batches:
+        """Take out all that was not begun."""
+
+    @abstractmethod
+    def _go_on_with(self, waiting: Batches) -> None:
+        """Route these first, which were received, and accepted, before anything else. Nothing passes them by."""
+
+    # --- the end ---
+
+    def close_intake(self) -> None:
+        """Receive nothing more; what was received is still routed."""
+        self.source.close()
+
+    async def idle(self) -> None:
+        """Wait until nothing more is received, and all that was is routed, or returned to its source if it can't be."""
+        await self.source.over()
+        await self._all_routed()
+        self.source.give_up_lead()
+
     @abstractmethod
     async def _all_routed(self) -> None:
-        """Wait until all that came is routed: nothing more comes."""
+        """Wait until all that was received is routed: nothing more is."""
+
+    @abstractmethod
+    def recall(self) -> None:
+        """Take back what the outboxes have not sent, before `abandon`, if the source redelivers it."""
+
+    def abandon(self) -> int:
+        """End without waiting. Return how many messages were received and never routed, and count them as failed."""
+        self._scope.cancel()
+        left = self._let_go()
+        if left:
+            self.routing.lose_unrouted(reasons.SHUTDOWN, "received, and not routed before the shutdown", left)
+        return left
+
+    @abstractmethod
+    def _let_go(self) -> int:
+        """Drop all that was not routed, or return it to its source. Return how many messages are lost."""
+
+    def retire(self) -> None:
+        """The route is over, and the router goes on: read from no link, and listen to nothing any more."""
+        self.source.retire()
+        if self.routing.flow is not None:
+            self.routing.flow.retire()

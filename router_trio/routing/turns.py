@@ -21,6 +21,9 @@ TURNS_BETWEEN = 16
 BETWEEN_TWO_LOOKS = 64
 """Messages with expressions between two looks at the clock."""
 
+BATCH = 256
+"""Messages that a route sends in one go, before it looks for room at its destinations: less than a usual limit."""
+
 
 class Turn:
     """The turn of one route. `until` is when it has lasted long enough, on `clock`."""

@@ -28,9 +28,9 @@ OTHERS = {
     "router_trio.nats.jetstream.streams",
     "router_trio.router.reload",
     "router_trio.routing.content.routing",
-    "router_trio.routing.core.kept_route",
+    "router_trio.routing.core.keeper",
     "router_trio.routing.schedule",
-    "router_trio.routing.stream.route",
+    "router_trio.routing.stream.source",
     "router_trio.telemetry.metrics.readers",
     "router_trio.telemetry.metrics.table",
     "router_trio.testing",
@@ -72,5 +72,5 @@ async def test_what_waits_is_not_imported_before_the_first_route_is_subscribed(
     done = command(config, cwd=tmp_path, python=[sys.executable, "-c", PROBE])
     assert done.returncode == 0, done.stderr
     imported = set(done.stdout.split())
-    assert "router_trio.routing.core.route" in imported
+    assert "router_trio.routing.core.source" in imported
     assert sorted(imported & (OBSERVERS | COMMAND_LINE | LOGIN | CONTROL_PLANE | OTHERS)) == []

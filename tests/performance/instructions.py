@@ -28,12 +28,14 @@ from router_trio.protocol import framing
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
+from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.handlers import Handler
+from router_trio.routing.kept_route import KeptRoute
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.route import StreamRoute
+from router_trio.routing.stream.source import StreamSource
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.states import RouteState
 from tests.support.offers import next_order
@@ -152,19 +154,21 @@ class Bench:
         passthrough = Passthrough(self.connection, self._tracing)
         shared = SharedSubscription("in.>", None)
         return passthrough, [
-            BatchRoute(routing, self.connection, passthrough, lambda event: None, shared) for routing in self.routings
+            BatchRoute(routing, SubjectSource(routing, self.connection, _nothing, shared), passthrough)
+            for routing in self.routings
         ]
 
-    def stream_route(self) -> StreamRoute:
-        """The first route, from a stream, with a consumer."""
-        route = StreamRoute(self.routings[0], self.connection, lambda event: None)
-        route._pending.cursor = StreamCursor("x")
-        return route
+    def stream_source(self) -> StreamSource:
+        """The source of the first route, from a stream, with a consumer."""
+        source = StreamSource(self.routings[0], self.connection, _nothing)
+        KeptRoute(self.routings[0], source)
+        source.keeper.hand.cursor = StreamCursor("x")
+        return source
 
     def core(self, messages: int) -> Callable[[], None]:
         """What comes for the routes in turn, is forwarded, written and fenced."""
         _, routes = self.core_routes()
-        sids = [self.wire.subscriptions.add(b"in", route._deliver) for route in routes]
+        sids = [self.wire.subscriptions.add(b"in", route.source.deliver) for route in routes]
         data = b"".join(
             b"MSG in.%04d.%d %b 128\r\n%b\r\n" % (number % len(sids), number % 7, sids[number % len(sids)], BODY)
             for number in range(messages)
@@ -213,7 +217,8 @@ class Bench:
 
     def stream(self, messages: int) -> Callable[[], None]:
         """What a stream delivers is forwarded, written, acked by the destination, and acked to its source."""
-        route = self.stream_route()
+        source = self.stream_source()
+        keeper = source.keeper
         acks = PubAcks(self.connection.listener)
         first = 1
 
@@ -222,9 +227,9 @@ class Bench:
             numbers = range(first, first + messages)
             first += messages
             order = next_order(self.outbox)
-            route._intake.received([delivered(number) for number in numbers])
-            while route._pending.waiting:
-                assert route.forward_some()
+            source.received([delivered(number) for number in numbers])
+            while keeper.hand.waiting:
+                assert keeper.forward_some()
             assert sum(frames.count(b"HPUB out.") for frames in self.written()) == messages
             orders = range(order, order + messages)
             acks.read([puback(one) for one in orders])

@@ -16,9 +16,10 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.nats.jetstream.pubacks import PubAcks
+from router_trio.routing.kept_route import KeptRoute
 from router_trio.routing.policy.key_queues import KeyQueues
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.route import StreamRoute
+from router_trio.routing.stream.source import StreamSource
 from tests.performance.instructions import Bench, delivered, instructions, puback, stream_route
 from tests.support.compiled import looks_inside
 from tests.support.measured import needs_full_speed
@@ -67,8 +68,9 @@ def run_of(concurrency: int) -> Callable[[], None]:
     bench = Bench(1, routes=[stream_route() | {"concurrency": concurrency}])
     (routing,) = bench.routings
     routing.plan = replace(routing.plan, handler=shout)
-    route = StreamRoute(routing, bench.connection, lambda event: None)
-    route._pending.cursor = StreamCursor("x")
+    source = StreamSource(routing, bench.connection, lambda event: None)
+    route, hand = KeptRoute(routing, source), source.keeper.hand
+    hand.cursor = StreamCursor("x")
     acks = PubAcks(bench.connection.listener)
     first = 1
 
@@ -76,8 +78,8 @@ def run_of(concurrency: int) -> Callable[[], None]:
         nonlocal first
         numbers = range(first, first + MESSAGES)
         first += MESSAGES
-        route._intake.received([delivered(number, KEYS) for number in numbers])
-        while route._pending.count:
+        source.received([delivered(number, KEYS) for number in numbers])
+        while hand.count:
             order = next_order(bench.outbox)
             assert route._begin_some() is None
             bench.written()

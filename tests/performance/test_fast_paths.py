@@ -27,8 +27,8 @@ from router_trio.routing.handler_messages import as_messages
 from router_trio.routing.handlers import begin
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries
-from router_trio.routing.stream.delivery import Source, StreamDelivery, columns_of, delivery_of
-from router_trio.routing.stream.in_hand import InHand
+from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of
+from router_trio.routing.stream.in_hand import StreamInHand
 from tests.performance.instructions import BODY, Bench, delivered, finish, instructions, puback, raw
 from tests.support.compiled import looks_inside
 
@@ -80,7 +80,7 @@ async def test_pubacks_that_are_read_together() -> None:
 
 
 async def test_deliveries_that_are_read_together() -> None:
-    deliveries, cursor = Deliveries(cast(Source, Bench(1, stream=True).stream_route()), "IN", "router"), StreamCursor()
+    deliveries, cursor = Deliveries(Bench(1, stream=True).stream_source().keeper, "IN", "router"), StreamCursor()
     batch = [delivered(number) for number in range(1, 1 + MESSAGES)]
     assert (
         saved(lambda: deliveries.read(batch, cursor, 0.0), lambda: deliveries.one_by_one(batch, cursor, 0.0)) >= 90
@@ -88,11 +88,11 @@ async def test_deliveries_that_are_read_together() -> None:
 
 
 async def test_deliveries_that_follow_are_taken_together() -> None:
-    fast, slow = InHand(), InHand()
-    source = cast(Source, Bench(1, stream=True).stream_route())
+    fast, slow = StreamInHand(), StreamInHand()
+    keeper = Bench(1, stream=True).stream_source().keeper
 
-    def came(pending: InHand) -> list[StreamDelivery]:
-        return [delivery_of(source, pending.cursor, delivered(number), 0.0) for number in range(1, 1 + MESSAGES)]
+    def came(pending: StreamInHand) -> list[StreamDelivery]:
+        return [delivery_of(keeper, pending.cursor, delivered(number), 0.0) for number in range(1, 1 + MESSAGES)]
 
     together, singly = came(fast), came(slow)
     columns = columns_of(together)
@@ -107,7 +107,7 @@ async def test_deliveries_that_follow_are_taken_together() -> None:
 async def test_messages_that_are_stored_together() -> None:
     def under_way() -> tuple[Bench, list[Operation]]:
         bench = Bench(1, stream=True)
-        bench.stream_route()._intake.received([delivered(number) for number in range(1, 1 + MESSAGES)])
+        bench.stream_source().received([delivered(number) for number in range(1, 1 + MESSAGES)])
         bench.written()
         return bench, [*bench.outbox.queue.in_flight.unacked.values()]
 
@@ -129,10 +129,10 @@ async def test_messages_that_are_stored_together() -> None:
 async def test_messages_of_a_stream_that_are_forwarded_together() -> None:
     def came() -> tuple[Bench, list[StreamDelivery]]:
         bench = Bench(1, stream=True)
-        route = bench.stream_route()
+        keeper = bench.stream_source().keeper
         numbers = range(1, 1 + MESSAGES)
         bench.stream(MESSAGES)()
-        return bench, [delivery_of(route, StreamCursor(), delivered(number), 0.0) for number in numbers]
+        return bench, [delivery_of(keeper, StreamCursor(), delivered(number), 0.0) for number in numbers]
 
     (fast, together), (slow, singly) = came(), came()
 
@@ -172,7 +172,7 @@ async def test_what_comes_at_one_time_for_many_routes() -> None:
     bench = Bench(MESSAGES)
     passthrough, routes = bench.core_routes()
     came = [(route, [raw(b"in.%04d.7" % number, b"")]) for number, route in enumerate(routes)]
-    touched = [SubscriptionBatch(cast(Any, route)._deliver.key, batch) for route, batch in came]
+    touched = [SubscriptionBatch(cast(Any, route.source.deliver).key, batch) for route, batch in came]
 
     def together() -> None:
         passthrough.deliver(touched)

@@ -18,12 +18,12 @@ MODULES = (
     *("connection.supervisor", "connection.session", "connection.attempts", "connection.backoff"),
     *("connection.listener", "connection.dialing", "outbox.refusals", "outbox.sending.sender"),
     *("outbox.outbox", "outbox.settlement", "outbox.capacity", "outbox.queue", "outbox.retry_lanes", "outbox.retries"),
-    *("connection.pull_credit", "routing.stream.route", "routing.stream.pulling.pull_loop"),
-    *("routing.schedule", "routing.failures", "routing.stream.intake", "routing.stream.retrying"),
+    *("connection.pull_credit", "routing.stream.source", "routing.stream.pulling.pull_loop"),
+    *("routing.schedule", "routing.failures", "routing.stream.keeper", "routing.kept_route"),
     *("routing.stream.in_hand", "routing.stream.cursor"),  # the place in a stream
     *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
-    *("routing.handler_tasks", "routing.core.kept_route", "routing.core.in_hand", "routing.core.batch_route"),
-    *("routing.core.route", "routing.core.forwarding", "routing.core.passthrough", "routing.core.intake_queue"),
+    *("routing.handler_tasks", "routing.core.keeper", "routing.core.in_hand", "routing.core.batch_route"),
+    *("routing.core.source", "routing.core.forwarding", "routing.core.passthrough", "routing.core.intake_queue"),
     *("routing.pipeline", "routing.core.handler_batch"),
     *("client.publisher", "client.ack_deadlines", "client.receipt", "router"),
 )

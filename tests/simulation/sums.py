@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router_trio import Live
-from router_trio.routing.stream.route import StreamRoute
+from router_trio.routing.stream.source import StreamSource
 
 
 def ledgers(live: Live) -> Iterator[str]:
@@ -32,8 +32,8 @@ def bounds(live: Live) -> Iterator[str]:
     """A route has no more of a stream in hand than twice what its settings say."""
     for connection in live.connections.values():
         for source in connection._sources:
-            if isinstance(source, StreamRoute):
-                bound = 2 * source.routing.plan.settings.source.max_in_flight
-                in_hand = source._pending.count
+            if isinstance(source, StreamSource):
+                bound = 2 * source._routing.plan.settings.source.max_in_flight
+                in_hand = source.keeper.hand.count
                 if in_hand > bound:
                     yield f"{source.state.name} has {in_hand} in hand, more than {bound}"

@@ -1,4 +1,4 @@
-"""Routes from a core subscription that keep nothing: what is received is forwarded, or handled, batch by batch.
+"""Routes from a subject that keep nothing: what is received is forwarded, or handled, batch by batch.
 
 A message that nobody changes and nobody looks at goes through as part of a batch, untouched but for its subject.
 """
@@ -10,45 +10,43 @@ from operator import length_hint
 
 import trio
 
-from router_trio.connection.shared_subscription import SharedSubscription
-from router_trio.connection.supervisor import Connection
-from router_trio.events import Emit
+from router_trio.errors import reasons
 from router_trio.link import SharedDelivery
 from router_trio.protocol import framing
 from router_trio.routing.core.forwarding import BatchForwarding
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
-from router_trio.routing.core.route import CoreRoute
+from router_trio.routing.core.source import SubjectSource
+from router_trio.routing.delivery import Batches
 from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_messages
 from router_trio.routing.handlers import Handler
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.route import Batches
+from router_trio.routing.route import Route
 
 
-class BatchRoute(CoreRoute):
-    """Route messages of a subject without keeping them: without retries, keys, limits and breakers."""
+class BatchRoute(Route):
+    """Route messages of a subject without keeping them: without retries, keys, limits and breakers.
 
-    def __init__(
-        self,
-        routing: Routing,
-        connection: Connection,
-        passthrough: Passthrough,
-        emit: Emit,
-        shared: SharedSubscription,
-    ) -> None:
+    What a `KeptRoute` would do with each of them is done with batches, as `BatchForwarding` and `HandlerBatch` say.
+    """
+
+    source: SubjectSource
+
+    def __init__(self, routing: Routing, source: SubjectSource, passthrough: Passthrough) -> None:
         """`passthrough` leads to the connection of the first destination, if there is one."""
-        super().__init__(routing, connection, emit, shared)
+        super().__init__(routing, source)
         outlets = routing.outlets
         as_it_comes = routing.plan.handler is None and routing.as_it_comes
         self._intake = IntakeQueue(self._overflow, routing.turn.begin)
         self._forwarding = BatchForwarding(routing)
+        source.deliver = self._received
         self._passes: tuple[Passthrough, PassthroughRoute] | None = None
         """The way that what is forwarded as it comes takes, if it may."""
         if as_it_comes and len(outlets) == 1 and not outlets[0].waits_for_puback:
             self._passes = passthrough, PassthroughRoute(routing, self._intake, self._received)
-            self._deliver = SharedDelivery(passthrough.deliver, self._passes[1])
+            source.deliver = SharedDelivery(passthrough.deliver, self._passes[1])
         self._in_hand = 0
         """How many messages of the batch that was taken from the queue last are not routed."""
         self._batch: tuple[float, list[framing.RawMessage]] = (0.0, [])
@@ -57,7 +55,7 @@ class BatchRoute(CoreRoute):
         """How many of that have not been begun: they may be taken back while the route waits for something."""
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
-        """See `CoreRoute`."""
+        """See `link.Deliver`."""
         self.state.received += len(batch)
         routing = self.routing
         if self._intake.busy or routing.plan.handler is not None or routing.lacks_capacity:
@@ -68,6 +66,9 @@ class BatchRoute(CoreRoute):
             routing.turn.begin()
         if rest := self._forwarding.forward(trio.current_time(), batch):
             self._intake.deliver(rest)
+
+    def _overflow(self, count: int) -> None:
+        self.routing.lose_unrouted(reasons.SLOW_CONSUMER, "more came than the destinations took", count)
 
     async def _route_arriving(self) -> None:
         """See `Route`."""
@@ -132,7 +133,7 @@ class BatchRoute(CoreRoute):
     # --- the end ---
 
     def _take_back(self) -> Batches:
-        """See `CoreRoute`."""
+        """See `Route`."""
         taken = []
         if self._not_begun:
             received_at, batch = self._batch
@@ -144,7 +145,7 @@ class BatchRoute(CoreRoute):
         return taken + self._intake.take_waiting()
 
     def _go_on_with(self, waiting: Batches) -> None:
-        """See `CoreRoute`."""
+        """See `Route`."""
         self._intake.let_nothing_pass()
         if self._passes is not None:
             passthrough, route = self._passes
@@ -155,8 +156,11 @@ class BatchRoute(CoreRoute):
         """See `Route`."""
         await self._intake.empty()
 
-    def _drop_unrouted(self) -> int:
-        """See `CoreRoute`."""
+    def recall(self) -> None:
+        """See `Route`. Nothing is redelivered: what the outboxes have is still sent."""
+
+    def _let_go(self) -> int:
+        """See `Route`."""
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
         self._not_begun = 0
         self._intake.finish()

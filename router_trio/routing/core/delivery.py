@@ -13,7 +13,7 @@ from router_trio.states import RouteState
 
 
 class Keeper(Protocol):
-    """Who keeps it until it has its fate."""
+    """What a delivery asks of who keeps it: see `routing.keeper`."""
 
     def finished(self, delivery: CoreDelivery) -> None:
         """All destinations of a message are settled."""

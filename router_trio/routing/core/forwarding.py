@@ -11,7 +11,7 @@ from router_trio.routing.turns import BETWEEN_TWO_LOOKS
 
 
 class BatchForwarding:
-    """Forwards batches of one route without a handler. What fails is lost: see `kept_route` for what is tried again."""
+    """Forwards batches of one route without a handler. What fails is lost: see `keeper` for what is tried again."""
 
     def __init__(self, routing: Routing) -> None:
         self.routing: Routing = routing

@@ -1,4 +1,4 @@
-"""Every message that a route from a core subscription keeps, and where it is.
+"""Every message that a route from a subject keeps, and where it is.
 
                      received
                         │ add (what there is no room for is refused)
@@ -13,21 +13,21 @@
                         ▼
                      settled
 
-`count` is all of it. WAITING is `schedule`, LIMITED is `limits`, RETRYING is `retries`; what is in none of them is
-ACTIVE: in a handler (`in_handler`), sent, or being dead-lettered. Only this module changes them. What waits, or is
-limited, uses the room of an intake queue; what waits for its next attempt has room of its own.
+What is the same for every source, and what is ACTIVE, is in `routing/in_hand.py`. RETRYING is `retries`. What waits, or
+is limited, uses the room of an intake queue; what waits for its next attempt has room of its own.
 
-A message of a core subscription is nowhere else: what is dropped from here is lost.
+A message of a subject is nowhere else: what is dropped from here is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core import intake_queue
 from router_trio.routing.core.delivery import CoreDelivery, Keeper
+from router_trio.routing.in_hand import InHand
 from router_trio.routing.policy.retry_queue import RetryQueue
 from router_trio.routing.schedule import Limits, Order
 from router_trio.states import RouteState
@@ -35,45 +35,40 @@ from router_trio.states import RouteState
 _place = attrgetter("place")
 
 
-class InHand:
+class SubjectInHand(InHand[CoreDelivery]):
     """The messages of one route."""
 
-    def __init__(self, schedule: Order[CoreDelivery], limits: Limits[CoreDelivery]) -> None:
-        self.schedule: Order[CoreDelivery] = schedule
-        self.limits: Limits[CoreDelivery] = limits
+    def __init__(
+        self,
+        schedule: Order[CoreDelivery],
+        limits: Limits[CoreDelivery],
+        new_message_id: Callable[[], bytes],
+    ) -> None:
+        """`new_message_id` is called for each message that is about to be routed, and has no id yet."""
+        super().__init__(schedule, limits)
         self.retries: RetryQueue[CoreDelivery] = RetryQueue()
-        self.in_handler: dict[CoreDelivery, None] = {}
-        """Messages in a handler that has not returned. Nothing of them was sent."""
-        self.count: int = 0
+        self._new_message_id = new_message_id
         self._bytes = 0
         self._last = 0
         self._first = 0
         self._retry_next = True
 
     @property
-    def waiting(self) -> int:
-        """Return how many messages wait for their turn or for the limit of their value."""
-        return self.schedule.count + self.limits.count
-
-    @property
-    def active(self) -> int:
-        """Return how many messages are in a handler, sent, or being dead-lettered."""
-        return self.count - self.waiting - len(self.retries)
+    def held(self) -> int:
+        """See `InHand`."""
+        return len(self.retries)
 
     @property
     def due_at(self) -> float:
-        """Return when a message may go that waits for a limit, or for its next attempt; infinite if none does."""
+        """See `InHand`. What waits for its next attempt is due as well."""
         return min(self.limits.due_at, self.retries.first_due)
-
-    def ready(self, now: float) -> bool:
-        """Return True if `next` may return a message."""
-        return self.schedule.ready or self.due_at <= now
 
     # --- received ---
 
     def add(self, keeper: Keeper, state: RouteState, batch: Sequence[RawMessage], now: float) -> int:
         """Let messages wait, as many as there is room for. Return how many were refused."""
-        room = intake_queue.MAX_MESSAGES - self.waiting if self._bytes < intake_queue.MAX_BYTES else 0
+        waiting = self.schedule.count + self.limits.count
+        room = intake_queue.MAX_MESSAGES - waiting if self._bytes < intake_queue.MAX_BYTES else 0
         accepted = batch[: max(room, 0)]
         for raw in accepted:
             self._last += 1
@@ -94,7 +89,7 @@ class InHand:
     # --- routed ---
 
     def next(self, now: float) -> CoreDelivery | None:
-        """Take out the next message to route, which is active from then on; None if none may go now."""
+        """See `InHand`."""
         limits = self.limits
         delivery = limits.pop_due(now)
         if delivery is not None:
@@ -127,6 +122,8 @@ class InHand:
         delivery = self.schedule.take()
         if delivery is not None:
             self._bytes -= len(delivery.raw[4])
+            if delivery.message_id is None:
+                delivery.message_id = self._new_message_id()
         return delivery
 
     # --- not routed any more ---
@@ -142,6 +139,11 @@ class InHand:
         """Remove an active message, which has its fate. Return True if others may be routed now that it has."""
         self.count -= 1
         return self.schedule.finished(delivery)
+
+    def put_back(self, delivery: CoreDelivery) -> None:
+        """See `InHand`."""
+        super().put_back(delivery)
+        self._bytes += len(delivery.raw[4])
 
     def refuse(self, delivery: CoreDelivery) -> None:
         """Remove a message that a schedule had no room for."""

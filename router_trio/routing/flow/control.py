@@ -105,10 +105,12 @@ class FlowControl:
         for connection in destinations:
             connection.when_changed(self.wake)
 
-    def follow_no_more(self) -> None:
-        """Undo `follow`."""
+    def retire(self) -> None:
+        """The route is over, and the router goes on: listen to nothing any more."""
         for connection in self._destinations:
             connection.tell_no_more(self.wake)
+        for breaker in self.breakers:
+            breaker.stop_listening()
 
     @property
     def is_away(self) -> bool:

@@ -13,7 +13,7 @@ from operator import itemgetter
 from router_trio.protocol import ack_reply, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.delivery import Columns, Source, StreamDelivery, delivery_of
+from router_trio.routing.stream.delivery import Columns, Keeper, StreamDelivery, delivery_of
 
 FEW = 3
 """Messages that are read one by one: it takes no longer."""
@@ -27,8 +27,8 @@ Read = tuple[list[StreamDelivery], Columns, Sequence[framing.RawMessage]]
 class Deliveries:
     """Tells deliveries of one durable from everything else. Its methods do not raise."""
 
-    def __init__(self, source: Source, stream: str, durable: str) -> None:
-        self._source = source
+    def __init__(self, keeper: Keeper, stream: str, durable: str) -> None:
+        self._keeper = keeper
         self._stream = framing.wire(stream)
         consumer = framing.wire(durable)
         self._acked_at = ack_reply.prefix(self._stream, consumer)
@@ -57,7 +57,7 @@ class Deliveries:
         self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float
     ) -> tuple[list[StreamDelivery], Columns] | None:
         """All as deliveries, if each has a reply subject with our beginning and five numbers that a stream has."""
-        count, source = len(batch), self._source
+        count, keeper = len(batch), self._keeper
         replies = b".".join(map(_reply, batch))
         joined = replies.replace(self._acked_at, b"")
         if len(replies) - len(joined) != count * len(self._acked_at):
@@ -74,7 +74,7 @@ class Deliveries:
         times = tokens[3::5]
         ids = map(b":".join, zip(repeat(self._stream), tokens[1::5], times))
         return [
-            StreamDelivery(source, cursor, raw, now, sequence, number, time, message_id)
+            StreamDelivery(keeper, cursor, raw, now, sequence, number, time, message_id)
             for raw, sequence, number, time, message_id in zip(batch, sequences, numbers, times, ids, strict=True)
         ], (sequences, numbers, times)
 
@@ -88,7 +88,7 @@ class Deliveries:
         for raw in batch:
             if self._delivered.fullmatch(raw[1]):
                 try:
-                    delivery = delivery_of(self._source, cursor, raw, now)
+                    delivery = delivery_of(self._keeper, cursor, raw, now)
                 except ValueError:
                     pass  # a number that no stream has
                 else:

@@ -20,8 +20,8 @@ Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
 """Of several deliveries: the sequences, the consumer's numbers, the times. See `StreamDelivery`."""
 
 
-class Source(Protocol):
-    """Who took it from the stream."""
+class Keeper(Protocol):
+    """What a delivery asks of who keeps it: see `routing.keeper`."""
 
     state: RouteState
     stored: list[StreamDelivery]
@@ -56,7 +56,7 @@ class StreamDelivery(Delivery):
     """
 
     __slots__ = (
-        "_source",
+        "_keeper",
         "ack_subject",
         "choices",
         "cursor",
@@ -75,7 +75,7 @@ class StreamDelivery(Delivery):
 
     def __init__(
         self,
-        source: Source,
+        keeper: Keeper,
         cursor: StreamCursor,
         raw: framing.RawMessage,
         received_at: float,
@@ -85,7 +85,7 @@ class StreamDelivery(Delivery):
         message_id: bytes,
     ) -> None:
         # Not by the constructor above: one call more would be felt by each message.
-        self.route: RouteState = source.state
+        self.route: RouteState = keeper.state
         self.raw = raw
         self.received_at = received_at
         self.remaining: int = 1
@@ -98,7 +98,7 @@ class StreamDelivery(Delivery):
         self.ack_subject: bytes = raw[1]
         self.choices: dict[int, Sequence[int]] | None = None
         self.key: bytes | None = None
-        self._source = source
+        self._keeper = keeper
         self.sequence: int = sequence
         self.number: int = number
         self.time: bytes = time
@@ -121,17 +121,17 @@ class StreamDelivery(Delivery):
             if self.trace is not None:
                 self.trace.sent(self.route.destinations[0], fate)
                 self.trace.end()
-            source = self._source
-            if not source.stored:
-                source.first_stored()
-            source.stored.append(self)
+            keeper = self._keeper
+            if not keeper.stored:
+                keeper.first_stored()
+            keeper.stored.append(self)
         else:
             super().settle(operation, count, fate, now)
 
     @property
     def order_key(self) -> bytes:
-        """See `Source.order_key`."""
-        return self._source.order_key(self)
+        """See `Keeper.order_key`."""
+        return self._keeper.order_key(self)
 
     @property
     def deliveries(self) -> int:
@@ -166,7 +166,7 @@ class StreamDelivery(Delivery):
             super().fail(reason, failure)
         if reason not in OF_THE_MESSAGE and not self.refused:
             self.refused = True
-            self._source.destination_refused(self)
+            self._keeper.destination_refused(self)
 
     @property
     def place_in_stream(self) -> int:
@@ -190,7 +190,7 @@ class StreamDelivery(Delivery):
     @property
     def out_of_turn(self) -> bool:
         """See `Delivery.out_of_turn`."""
-        return self._source.passes_by(self)
+        return self._keeper.passes_by(self)
 
     def copied(self, copy: int) -> None:
         """See `Delivery.copied`."""
@@ -225,10 +225,10 @@ class StreamDelivery(Delivery):
 
     def finished(self) -> None:
         """See `Delivery.finished`."""
-        self._source.finished(self)
+        self._keeper.finished(self)
 
 
-def delivery_of(source: Source, cursor: StreamCursor, raw: framing.RawMessage, received_at: float) -> StreamDelivery:
+def delivery_of(keeper: Keeper, cursor: StreamCursor, raw: framing.RawMessage, received_at: float) -> StreamDelivery:
     """Read the reply subject of a delivery. Raises `ValueError` or `IndexError` for one that no stream gives."""
     tokens = ack_reply.tokens(raw[1])
     sequence, number = int(tokens[ack_reply.SEQUENCE]), int(tokens[ack_reply.NUMBER])
@@ -236,7 +236,7 @@ def delivery_of(source: Source, cursor: StreamCursor, raw: framing.RawMessage, r
         raise ValueError("a sequence that no stream has")
     time = tokens[ack_reply.TIME]
     message_id = b"%b:%b:%b" % (tokens[ack_reply.STREAM], tokens[ack_reply.SEQUENCE], time)
-    return StreamDelivery(source, cursor, raw, received_at, sequence, number, time, message_id)
+    return StreamDelivery(keeper, cursor, raw, received_at, sequence, number, time, message_id)
 
 
 def columns_of(deliveries: Sequence[StreamDelivery]) -> Columns:

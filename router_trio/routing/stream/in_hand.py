@@ -18,11 +18,9 @@
                            ▼
        settled: delivered, given up, or returned to the stream
 
-`count` is all of it. WAITING is `schedule`, LIMITED is `limits`, HELD is `order`, ROUTING is `in_handler`; what is in
-none of them is ACTIVE. Only this module changes them. `open` has what belongs to the stream as it is now, by sequence:
-after a stream was replaced, older messages are still routed, and not answered.
-
-Synchronous and without I/O: the route acks, naks and requests more.
+What is the same for every source is in `routing/in_hand.py`. HELD is `order`, ROUTING is `in_handler`. `open` has what
+belongs to the stream as it is now, by sequence: after a stream was replaced, older messages are still routed, and not
+answered. Acks, naks and requests for more are not sent here.
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ from typing import Protocol
 from router_trio.outbox.operation import CoreOperation, Operation
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import DestinationTracker
+from router_trio.routing.in_hand import InHand
 from router_trio.routing.schedule import ArrivalOrder, Limits, NoValueLimit, Order
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
@@ -52,43 +51,40 @@ class HandOwner(Protocol):
         """Recall what must wait, from the outboxes."""
 
 
-class InHand:
+class StreamInHand(InHand[StreamDelivery]):
     """The messages of one route. It outlives the route if its successor reads the same consumer."""
 
     def __init__(self) -> None:
+        super().__init__(ArrivalOrder(), NoValueLimit())
         self.cursor: StreamCursor = StreamCursor()
         self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
         self.others: OtherProcesses = OtherProcesses()
         self.open: dict[int, StreamDelivery] = {}
-        self.count: int = 0
         self.bytes: int = 0
         """Size of the headers and payloads of what is in hand."""
-        self.in_handler: dict[StreamDelivery, None] = {}
-        """Messages in a handler that has not returned, in the order of its calls. Nothing of them was sent."""
-        self.schedule: Order[StreamDelivery] = ArrivalOrder()
-        self.limits: Limits[StreamDelivery] = NoValueLimit()
         self.holds_back: Callable[[StreamDelivery], bool] = was_refused
         self._left: Counter[RouteState] = Counter()
         """How many of `count` are of earlier lives of the route, which had sent them and got no answer yet."""
-        self.route: HandOwner | None = None
+        self.owner: HandOwner
         """The life of the route that has all this in hand now."""
-        self.moved: tuple[int, int] | None = None
-        """Which message the consumer would have delivered next, and which it goes on with, if somebody has moved it."""
+        self._reset: tuple[int, int] | None = None
 
     def go_by(
         self,
+        owner: HandOwner,
         schedule: Order[StreamDelivery],
         limits: Limits[StreamDelivery],
         holds_back: Callable[[StreamDelivery], bool],
         *,
         same_order: bool,
     ) -> None:
-        """Schedule messages for a route, which is the first, or takes the place of one that has ended.
+        """Schedule messages for the route of `owner`, which is the first, or takes the place of one that has ended.
 
         `holds_back` tells of a failed message whether the ones behind it wait until it was redelivered. Without
         `same_order`, the route before it knew what it waited for by other keys: that is not waited for.
         """
         assert not self.schedule.count + self.limits.count, "a route returns what it has not routed before it ends"
+        self.owner = owner
         self.schedule, self.limits, self.holds_back = schedule, limits, holds_back
         if not same_order:
             self.order.clear()
@@ -124,8 +120,16 @@ class InHand:
 
     def consumer_was_reset(self, goes_on_with: int) -> None:
         """Record that somebody has reset the consumer, or made it again: it goes on with that message."""
-        self.moved = self.cursor.highest + 1, goes_on_with
+        self._reset = self.cursor.highest + 1, goes_on_with
         self.cursor.number_anew()
+
+    def take_reset(self) -> tuple[int, int] | None:
+        """Return once which message the consumer would have delivered next, and which it goes on with, if it was reset.
+
+        None if it was not.
+        """
+        reset, self._reset = self._reset, None
+        return reset
 
     def stream_replaced(self, stream_created: str) -> None:
         """Start over with another stream of that name. What is in hand of the old one is routed, and not answered."""
@@ -136,7 +140,7 @@ class InHand:
         self.open.clear()
         cursor.streams_before = self.cursor.streams_before + 1
         self.cursor = cursor
-        self.moved = None  # the stream says more
+        self._reset = None  # the stream says more
 
     def add(
         self,
@@ -211,14 +215,9 @@ class InHand:
     # --- routed ---
 
     @property
-    def waiting(self) -> int:
-        """Return how many messages wait for their turn to be routed, apart from those held or limited."""
-        return self.schedule.count
-
-    @property
-    def active(self) -> int:
-        """Return how many messages were sent, or are being dead-lettered, and have no fate."""
-        return self.count - self.schedule.count - self.limits.count - self.order.held - len(self.in_handler)
+    def held(self) -> int:
+        """See `InHand`."""
+        return self.order.held
 
     @property
     def apart(self) -> int:
@@ -226,7 +225,7 @@ class InHand:
         return self.limits.count + self.schedule.behind
 
     def next(self, now: float) -> StreamDelivery | None:
-        """Take out the next message to route, which is active from then on; None if none may go now."""
+        """See `InHand`."""
         while (delivery := self.limits.pop_due(now)) is not None:
             if self.order.lines and self.order.follows_run(delivery):
                 self.schedule.finished(delivery)
@@ -410,11 +409,6 @@ class InHand:
         if not self.others.take(now):
             for delivery in deliveries:
                 self._let_wait(self.order.await_redelivery(delivery, 0.0, 0.0))
-
-    def put_back(self, delivery: StreamDelivery) -> None:
-        """Let a message wait whose handler has ended its route: `take_unrouted` returns it with the others."""
-        delivery.start_again()
-        self.schedule.waiting.append(delivery)
 
 
 class LeftInHand:

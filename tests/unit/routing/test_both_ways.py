@@ -114,7 +114,7 @@ def test_what_passes_through_is_what_its_routes_would_forward(messages: list[tup
 
 
 def key(route: Any) -> PassthroughRoute:
-    deliver = route._deliver
+    deliver = route.source.deliver
     assert isinstance(deliver, SharedDelivery)
     return cast(PassthroughRoute, deliver.key)
 

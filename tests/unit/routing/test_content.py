@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio.message import Message
-from router_trio.routing.core.batch_route import BatchRoute
+from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.delivery import Delivery
 from router_trio.testing import FakeBroker
 from tests.support.compiled import looks_inside
@@ -279,7 +279,8 @@ async def test_a_batch_goes_where_its_messages_would_go_one_by_one(strategy: str
     counts: list[Any] = []
     for together in (True, False):
         async with world([core("in", *places) | {"strategy": strategy, "when": "body.n != 5"}]) as w:
-            (route,) = (one for one in w.live.connections["main"]._sources if isinstance(one, BatchRoute))
+            (source,) = (one for one in w.live.connections["main"]._sources if isinstance(one, SubjectSource))
+            route = cast(Any, source.deliver).__self__
             recorder = Recorder()
             async with w.broker.connect("nats://fake:4222", b"_INBOX.x", recorder) as link:
                 await link.subscribe("in", recorder)

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.errors import Retry
-from router_trio.routing.core import kept_route
+from router_trio.routing.core import keeper
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import Publish
 from tests.support.eventually import eventually
@@ -148,7 +148,7 @@ async def test_requests_are_answered_several_at_a_time(autojump_clock: MockClock
 
 
 async def test_one_key_leaves_room_for_others(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_route, "MOST_OF_A_KEY", 10)
+    monkeypatch.setattr(keeper, "MOST_OF_A_KEY", 10)
     calls = Calls()
     async with world(handlers=[by_key(calls)]) as w:
         publish(w.broker, *(f"hot:{number}" for number in range(20)), "cold:x")
@@ -230,8 +230,8 @@ async def test_any_number_of_keys_may_come(autojump_clock: MockClock) -> None:
             publish(w.broker, f"k{number}:{number}")
         await all_out(w, 2_000)
         await eventually(lambda: w.route.in_hand == 0)
-        route: Any = w.live.connections["main"]._sources[-1]
-        assert route._hand.schedule.keys == 0
+        source: Any = w.live.connections["main"]._sources[-1]
+        assert source.keeper.hand.schedule.keys == 0
 
 
 async def test_a_key_that_is_hashed_is_never_taken_for_none(autojump_clock: MockClock) -> None:

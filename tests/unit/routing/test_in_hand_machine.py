@@ -106,7 +106,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.hand = self.made(kind)
         self.active: list[CoreDelivery] = []
 
-    def made(self, kind: tuple[bool, bool]) -> core.InHand:
+    def made(self, kind: tuple[bool, bool]) -> core.SubjectInHand:
         self.by_key, limited = kind
 
         def place(delivery: CoreDelivery) -> int:
@@ -123,7 +123,7 @@ class CoreMachine(RuleBasedStateMachine):
         order: Order[CoreDelivery] = ArrivalOrder()
         if self.by_key:
             order = KeyOrder(lambda delivery: delivery.raw[0], place, OF_A_KEY, too_many)
-        hand = core.InHand(order, limits_of(no_value, place) if limited else NoValueLimit())
+        hand = core.SubjectInHand(order, limits_of(no_value, place) if limited else NoValueLimit(), lambda: b"")
         return hand
 
     # --- what happens ---
@@ -184,7 +184,7 @@ class CoreMachine(RuleBasedStateMachine):
         route: Any = SimpleNamespace(limited=0)
         self.hand.add_first(route, route, [(one.received_at, [one.raw]) for one in taken])
 
-    def finish(self, hand: core.InHand, active: list[CoreDelivery]) -> None:
+    def finish(self, hand: core.SubjectInHand, active: list[CoreDelivery]) -> None:
         """Route what is left to the end; nothing fails any more."""
         current = self.hand, self.active
         self.hand, self.active = hand, active
@@ -223,7 +223,7 @@ class CoreMachine(RuleBasedStateMachine):
         retried = [one for _, _, _, one in hand.retries._waiting]
         assert_in_one_place([*waits, *limited, *retried, *self.active])
         assert hand.count == len(waits) + len(limited) + len(retried) + len(self.active)
-        assert (hand.waiting, hand.active) == (len(waits) + len(limited), len(self.active))
+        assert (hand.waiting, hand.active + len(hand.in_handler)) == (len(waits), len(self.active))
         assert {*map(id, hand.in_handler)} <= {*map(id, self.active)}
         assert self.received == hand.count + self.settled + self.refused
         assert hand._bytes == sum(len(one.raw[4]) for one in [*waits, *limited])
@@ -269,7 +269,7 @@ class StreamMachine(RuleBasedStateMachine):
     @initialize(kind=KINDS)
     def begin(self, kind: tuple[bool, bool]) -> None:
         self.now = 1.0
-        self.hand = stream.InHand()
+        self.hand = stream.StreamInHand()
         self.life: Any = Life()
         self.lives: list[Any] = []
         self.kind = kind
@@ -292,7 +292,7 @@ class StreamMachine(RuleBasedStateMachine):
             order = KeyOrder(lambda delivery: delivery.raw[0], stream.place_of)
         limits = limits_of(self.has_no_value, stream.place_of) if limited else NoValueLimit[StreamDelivery]()
         holds_back = (lambda delivery: True) if self.by_key else stream.was_refused
-        self.hand.go_by(order, limits, holds_back, same_order=same_order)
+        self.hand.go_by(self.life, order, limits, holds_back, same_order=same_order)
 
     def has_no_value(self, delivery: StreamDelivery, error: EvaluationError) -> None:
         """It fails, and is given up."""
@@ -482,6 +482,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert hand.count == len(everything)
         assert hand.bytes == sum(one.raw[3] for one in everything)
         assert (hand.waiting, hand.limits.count) == (len(waits), len(limited))
+        assert hand.active + len(hand.in_handler) == len(self.active)
         assert {*map(id, hand.in_handler)} <= {*map(id, self.active)}
         assert hand.count == hand.in_hand + sum(one.in_hand for one in self.lives)
         ours = {one.sequence: one for one in everything if one.cursor is hand.cursor}

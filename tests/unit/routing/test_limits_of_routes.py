@@ -93,7 +93,7 @@ async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(autoj
         for _ in range(1500):
             await trio.sleep(1)
             oldest = max(
-                (trio.current_time() - one.received_at for one in w.route.holder._pending.open.values()),  # type: ignore[union-attr]
+                (trio.current_time() - one.received_at for one in w.route.holder.open.values()),  # type: ignore[union-attr]
                 default=0.0,
             )
             assert oldest <= 2.0

@@ -16,6 +16,7 @@ from router_trio.outbox.operation import FrameOwners
 from router_trio.outbox.outbox import Outbox
 from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
+from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.tracing import NoTracing
 from router_trio.testing import FakeBroker
 from tests.performance.instructions import Bench
@@ -64,16 +65,18 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
     passthrough = Passthrough(bench.connection, NoTracing())
     shared = SharedSubscription("in.>", None)
     first, second = (
-        BatchRoute(one, bench.connection, passthrough, lambda event: None, shared) for one in bench.routings
+        BatchRoute(one, SubjectSource(one, bench.connection, lambda event: None, shared), passthrough)
+        for one in bench.routings
     )
     inbox = first._intake
 
     def deliver(numbers: dict[BatchRoute, int]) -> None:
         touched = []
         for route, number in numbers.items():
-            assert isinstance(route._deliver, SharedDelivery)
+            deliver = route.source.deliver
+            assert isinstance(deliver, SharedDelivery)
             subject = b"in.%04d.%d" % (number // 100, number)
-            touched.append(SubscriptionBatch(route._deliver.key, [(subject, b"", 0, 0, b"0\r\n\r\n")]))
+            touched.append(SubscriptionBatch(deliver.key, [(subject, b"", 0, 0, b"0\r\n\r\n")]))
         passthrough.deliver(touched)
 
     def left() -> list[int]:

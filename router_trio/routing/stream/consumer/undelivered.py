@@ -5,14 +5,14 @@ from __future__ import annotations
 import trio
 
 from router_trio.link import PullConsumer
-from router_trio.routing.stream.in_hand import InHand
+from router_trio.routing.stream.in_hand import StreamInHand
 
 OVERDUE = 0.1
 """Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give
 a new one instead."""
 
 
-async def ask_again(consumer: PullConsumer, pending: InHand, patience: float) -> float:
+async def ask_again(consumer: PullConsumer, pending: StreamInHand, patience: float) -> float:
     """Have what the lost link did not deliver delivered again: so it keeps its order, and comes without the ack wait.
 
     Where it can't be known which messages that are, or whether somebody else has them, and where the server takes no

@@ -14,7 +14,7 @@ from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerState, PullConsumer
 from router_trio.routing.stream.consumer.standstill import Look, standstill
-from router_trio.routing.stream.in_hand import InHand
+from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
 CHECK_EVERY = 5.0
@@ -44,7 +44,7 @@ class ConsumerChecks:
 
     def __init__(
         self,
-        pending: InHand,
+        pending: StreamInHand,
         payloads: Payloads,
         *,
         lost: Callable[[SourceError], None],

@@ -21,7 +21,7 @@ from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.consumer.filters import Filters
-from router_trio.routing.stream.in_hand import InHand
+from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.states import PAUSED, RUNNING, STARTING
@@ -69,7 +69,7 @@ class PullLoop:
     def __init__(
         self,
         routing: Routing,
-        pending: InHand,
+        pending: StreamInHand,
         max_in_flight: int,
         max_in_flight_bytes: int,
         budget: PullBudget,

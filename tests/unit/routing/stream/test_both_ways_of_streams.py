@@ -15,7 +15,7 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of
-from router_trio.routing.stream.in_hand import InHand
+from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.states import RouteState
 from router_trio.testing.frames import raw
 from tests.performance.instructions import Bench
@@ -54,10 +54,10 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
 
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
         async def run(made: Bench) -> None:
-            route = made.stream_route()
-            deliveries = [delivery_of(route, StreamCursor("x"), one, 0.0) for one in messages]
-            route._pending.count = len(deliveries)
-            route._pending.cursor = StreamCursor("other")
+            keeper = made.stream_source().keeper
+            deliveries = [delivery_of(keeper, StreamCursor("x"), one, 0.0) for one in messages]
+            keeper.hand.count = len(deliveries)
+            keeper.hand.cursor = StreamCursor("other")
             if together:
                 made.routings[0].forward_each(deliveries)
             else:
@@ -101,10 +101,8 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
 
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
         async def run(made: Bench) -> None:
-            route = made.stream_route()
-            route._intake.received(
-                [delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)]
-            )
+            source = made.stream_source()
+            source.received([delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)])
             made.written()
             told_traces: list[tuple[Any, ...]] = []
             operations = [*made.outbox.queue.in_flight.unacked.values()]
@@ -119,7 +117,7 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
                     Delivery.settle(owner, operation, 1, fate, 0.0)
             made.connection.listener.read_done()
             made.answers.sort()  # what is stored and nothing else is acked at the end of the read
-            pending = route._pending
+            pending = source.keeper.hand
             told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.schedule.waiting]]
             made.events.append(cast(Any, [told, of_cursor(pending.cursor), told_traces]))
 
@@ -136,8 +134,8 @@ def of_cursor(cursor: StreamCursor) -> dict[str, object]:
 @pytest.mark.parametrize("seed", range(40))
 def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) -> None:
     choose = random.Random(seed)
-    fast, slow = InHand(), InHand()
-    source = cast(Any, _Source())
+    fast, slow = StreamInHand(), StreamInHand()
+    keeper = cast(Any, _Keeper())
     told: dict[bool, list[Any]] = {True: [], False: []}
     highest = number = taken = 0
     for now in range(30):
@@ -153,7 +151,7 @@ def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) ->
             )
         refused, done = choose.random() < 0.1, choose.random()
         for pending, together in ((fast, True), (slow, False)):
-            deliveries = [delivery_of(source, pending.cursor, one, float(now)) for one in batch]
+            deliveries = [delivery_of(keeper, pending.cursor, one, float(now)) for one in batch]
             back = told[together].append
             if together:
                 again = pending.add(deliveries, columns_of(deliveries), 5.0, back)
@@ -173,8 +171,8 @@ def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) ->
     assert taken > 50
 
 
-class _Source:
-    """Who took them from the stream."""
+class _Keeper:
+    """Who keeps them."""
 
     state = RouteState("r", "main", ("out",))
 
@@ -186,7 +184,7 @@ def choose_count(share: float, waiting: int) -> int:
     return int(share * (waiting + 1))
 
 
-def of_hand(pending: InHand) -> list[Any]:
+def of_hand(pending: StreamInHand) -> list[Any]:
     waiting = [(one.sequence, one.number) for one in pending.schedule.waiting]
     ours = [one.cursor is pending.cursor for one in pending.schedule.waiting]
     order = pending.order

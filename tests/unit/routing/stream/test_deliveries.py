@@ -14,7 +14,7 @@ from router_trio.link import ConsumerSpec
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import FEW, Deliveries, Read
-from router_trio.routing.stream.delivery import Source
+from router_trio.routing.stream.delivery import Keeper
 from router_trio.states import RUNNING, RouteState
 from router_trio.testing.frames import raw
 from tests.support.world import LOCAL, all_acked, another_link, fill, hear, one_broker, unacked, world
@@ -22,7 +22,7 @@ from tests.support.world import LOCAL, all_acked, another_link, fill, hear, one_
 STATUS = raw(b"_INBOX.x", b"", b"NATS/1.0 409 Batch Completed\r\n\r\n", b"")
 
 
-SOURCE = cast(Source, SimpleNamespace(state=RouteState("r", "main", ("out",))))
+SOURCE = cast(Keeper, SimpleNamespace(state=RouteState("r", "main", ("out",))))
 
 
 def read(batch: list[RawMessage], stream: str = "IN", durable: str = "router") -> Read:

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from router_trio.message import Message
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.delivery import Source, delivery_of
+from router_trio.routing.stream.delivery import Keeper, delivery_of
 from router_trio.states import RouteState
 from router_trio.testing.frames import raw
 from tests.support.eventually import eventually
@@ -211,7 +211,7 @@ async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock
 
 
 def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
-    source = cast(Source, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
+    source = cast(Keeper, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
     message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
     delivery = delivery_of(source, StreamCursor(), message, 0.0)
     assert delivery.deliveries == 0

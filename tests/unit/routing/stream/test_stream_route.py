@@ -233,15 +233,15 @@ async def test_what_is_announced_as_in_progress_stays_before_what_came_after_it(
 
 
 async def test_what_was_taken_back_is_announced_though_younger_ones_are_before_it(autojump_clock: MockClock) -> None:
-    route = Bench(1, stream=True).stream_route()
-    taken_back, young = (delivery_of(route, StreamCursor("x"), delivered(number), number) for number in (1, 4))
-    route._pending.open = {4: young, 1: taken_back}
+    source = Bench(1, stream=True).stream_source()
+    taken_back, young = (delivery_of(source.keeper, StreamCursor("x"), delivered(number), number) for number in (1, 4))
+    source.keeper.hand.open = {4: young, 1: taken_back}
     told: list[bytes] = []
     link = cast(Any, SimpleNamespace(in_progress=told.append))
     consumer = cast(Any, SimpleNamespace(ack_wait=3.0, hold_lead=lambda: None))
     await trio.sleep_until(4.5)
     with trio.move_on_after(0.1):
-        await route._pull_loop._tell_progress(link, consumer)
+        await source._pull_loop._tell_progress(link, consumer)
     assert told == [young.ack_subject, taken_back.ack_subject]
 
 

@@ -1,0 +1,251 @@
+"""Keeps the messages of a subject. No one else has them: one that failed waits here for its next attempt.
+
+It is lost if the router ends before that, unless its dead letter is stored. While nothing waits, a limit or a breaker
+alone keeps nothing: messages are forwarded as by a `BatchRoute`.
+
+By key, a message that waits for its next attempt holds back its key. Of one key at most half of the room is used, so
+that there is room for others.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import trio
+
+from router_trio.connection.shared_subscription import SharedSubscription
+from router_trio.connection.supervisor import Connection
+from router_trio.errors import reasons
+from router_trio.events import Emit, MessageGivenUp
+from router_trio.protocol.framing import RawMessage
+from router_trio.routing.core.delivery import CoreDelivery
+from router_trio.routing.core.forwarding import BatchForwarding
+from router_trio.routing.core.in_hand import SubjectInHand
+from router_trio.routing.core.intake_queue import MAX_MESSAGES
+from router_trio.routing.core.source import SubjectSource
+from router_trio.routing.dead_letters import DeadLetters
+from router_trio.routing.delivery import Batches
+from router_trio.routing.failures import Failures
+from router_trio.routing.keeper import Keeper
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
+from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
+from router_trio.routing.source import KeptSource
+from router_trio.states import BeingRetried
+
+MOST_OF_A_KEY = MAX_MESSAGES // 2
+"""Messages of one key that wait: what is more fails, as what there is no room for at all."""
+
+_place = attrgetter("place")
+
+
+class KeptSubject(SubjectSource, KeptSource[CoreDelivery]):
+    """A subject of which the messages are kept until they have their fate."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        connection: Connection,
+        emit: Emit,
+        dead_letters: DeadLetters | None,
+        shared: SharedSubscription,
+    ) -> None:
+        super().__init__(routing, connection, emit, shared)
+        keeper = SubjectKeeper(routing, connection, emit, dead_letters, self)
+        self.keeper: SubjectKeeper = keeper
+        self.deliver = keeper.received
+
+
+class SubjectKeeper(Keeper[CoreDelivery]):
+    """The messages of one route, and what becomes of those that fail: the `Recovery` of a subject."""
+
+    redelivers = False
+
+    def __init__(
+        self,
+        routing: Routing,
+        connection: Connection,
+        emit: Emit,
+        dead_letters: DeadLetters | None,
+        source: SubjectSource,
+    ) -> None:
+        super().__init__(routing)
+        plan, flow = routing.plan, routing.flow
+        self._source = source
+        policy = policy_for(plan.settings, connection.platform.random.uniform)
+        self._failures: Failures[CoreDelivery] = Failures(self.state, policy, dead_letters, self, emit)
+        order: Order[CoreDelivery] = ArrivalOrder()
+        if plan.by_key:
+            order = KeyOrder(self.order_key, _place, MOST_OF_A_KEY, self._too_many_of_a_key)
+        self.hand: SubjectInHand = SubjectInHand(order, routing.value_limits(_place), connection.new_message_id)
+        self._handed_over = False
+        self._forwarding: BatchForwarding | None = None
+        """Forwards what has to wait for nothing, and is not tried again, as it comes."""
+        tried_again = plan.settings.retry is not None or dead_letters is not None or plan.by_key
+        if not tried_again and plan.handler is None and flow is not None and flow.values is None:
+            self._forwarding = BatchForwarding(routing)
+        self._retried = BeingRetried()
+        self.state.retried = lambda: (self._retried,)
+
+    # --- received ---
+
+    def received(self, batch: list[RawMessage]) -> None:
+        """See `link.Deliver`."""
+        self.state.received += len(batch)
+        if self._forwarding is not None and self._may_pass(len(batch)):
+            batch = self._pass_on(self._forwarding, batch)
+            if not batch:
+                return
+        refused = self.hand.add(self, self.state, batch, trio.current_time())
+        if refused:
+            self._overflow(refused)
+        self.route.something_waits()
+
+    def _may_pass(self, count: int) -> bool:
+        """Return True if messages that were just received go now: nothing waits, and the limit lets all of them go."""
+        flow, routing = self._routing.flow, self._routing
+        assert flow is not None
+        waits = not self.routes or self.hand.waiting or routing.lacks_capacity
+        return not waits and flow.may_go(count, arriving=True) >= count
+
+    def _pass_on(self, forwarding: BatchForwarding, batch: list[RawMessage]) -> list[RawMessage]:
+        """Forward messages as they come. Return what is left of them, which waits for the next turn of the loop.
+
+        Fast path of `KeptRoute._begin`; held equal by
+        tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth what
+        tests/performance/test_instructions.py::test_a_limit_or_a_breaker_that_is_not_at_work_costs_nothing asks for.
+        """
+        flow = self._routing.flow
+        assert flow is not None
+        flow.going(len(batch), 0)
+        if not self._routing.as_it_comes:
+            self._routing.turn.begin()
+        rest = forwarding.forward(trio.current_time(), batch)
+        flow.filtered(len(rest))
+        return rest
+
+    def _too_many_of_a_key(self, delivery: CoreDelivery) -> None:
+        self.hand.refuse(delivery)
+        self._overflow(1)
+
+    def _overflow(self, count: int) -> None:
+        self._routing.lose_unrouted(reasons.SLOW_CONSUMER, "more came than the destinations took", count)
+
+    # --- routed ---
+
+    @property
+    def has_room(self) -> bool:
+        """See `Keeper`."""
+        return self._routing.has_capacity
+
+    async def room(self) -> None:
+        """See `Keeper`. What is for a destination that is away waits in its outbox, as long as that has room."""
+        await self._routing.wait_for_capacity()
+
+    def order_key(self, delivery: CoreDelivery) -> bytes:
+        """See `Keeper`."""
+        key = delivery.key
+        if key is None:
+            key = delivery.key = self._routing.order_key(delivery, delivery.place)
+        return key
+
+    def forward(self, delivery: CoreDelivery) -> None:
+        """See `Keeper`."""
+        routing = self._routing
+        if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
+            routing.begin_trace(delivery)
+        routing.forward(delivery)
+
+    @property
+    def sent(self) -> int:
+        """See `Keeper`. What passes by is not in hand."""
+        return self.state.in_hand - self.hand.count + self.hand.active
+
+    # --- settled, or tried again ---
+
+    def finished(self, delivery: CoreDelivery) -> None:
+        """See `Keeper`."""
+        if delivery.failure is None:
+            self._settled(delivery, delivery.outcome)
+        else:
+            delivery.attempts += 1
+            self._failures.failed(delivery, delivery.failure, delivery.attempts)
+
+    def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
+        """See `Recovery`."""
+        return self._source.closed or failure.reason in reasons.DECIDED_BY_QUEUE
+
+    def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
+        """See `Recovery`."""
+        if self.hand.retry(delivery, now + delay):
+            self._retried.add(delivery, now)
+            self.route.look()
+            return True
+        self.state.failed[reasons.RETRY_FULL] += 1
+        self._routing.emit_failure_of(
+            delivery, reasons.RETRY_FULL, "more messages failed than are kept for another attempt"
+        )
+        return False
+
+    def dead_lettered(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+        """See `Recovery`."""
+        self._settled(delivery, "dead_lettered")
+
+    def dropped(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+        """See `Recovery`."""
+        if self._routing.plan.settings.retry is not None:
+            self._failures.count(MessageGivenUp, delivery, dead)
+        self._settled(delivery, "lost")
+
+    def not_stored(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+        """See `Recovery`: no one else has the message."""
+        self._settled(delivery, "lost")
+
+    def place(self, delivery: CoreDelivery) -> dict[str, Any]:
+        """See `Recovery`."""
+        return {}
+
+    def _settled(self, delivery: CoreDelivery, fate: str) -> None:
+        self._retried.discard(delivery)
+        delivery.settle_as(fate)
+        self.hand.settle(delivery)
+        self.route.look()
+
+    # --- the end ---
+
+    def settle_rest(self) -> bool:
+        """See `Keeper`. What waits for another attempt is dead-lettered now, or lost when the route is abandoned."""
+        hand = self.hand
+        if hand.waiting or hand.limits.count or hand.in_handler or (self._handed_over and hand.held):
+            return False
+        if self._failures.has_dead_letters:
+            for delivery in hand.retries.take_all():
+                assert delivery.failure is not None
+                self._failures.give_up(delivery, GivenUp(delivery.failure, delivery.attempts))
+        return not hand.active
+
+    def not_sent(self, delivery: CoreDelivery) -> None:
+        """See `Keeper`. Of a route that is over, it was dropped with the others."""
+        if not self._is_over:
+            self.hand.put_back(delivery)
+
+    def let_go(self) -> int:
+        """See `Keeper`. What is in a handler is lost: what it answers is not sent any more."""
+        self.routes, self._is_over = False, True
+        self._retried.clear()
+        return len(self.hand.take_unrouted())
+
+    # --- from one route to its successor ---
+
+    def take_back(self) -> Batches:
+        """See `Keeper`."""
+        taken = self.hand.take_back(trio.current_time())
+        for delivery in taken:
+            self._retried.discard(delivery)
+        self._handed_over = True
+        return [(delivery.received_at, [delivery.raw]) for delivery in taken]
+
+    def go_on_with(self, waiting: Batches) -> None:
+        """See `Keeper`."""
+        self.hand.add_first(self, self.state, waiting)

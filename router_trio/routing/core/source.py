@@ -1,0 +1,69 @@
+"""A subject as the source of a route: a core subscription, shared with other routes of the same subject.
+
+What is received is nowhere else: nothing is acked, and nothing redelivered. A route whose subscription stays hands it
+to its successor from one message to the next.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from router_trio.connection.shared_subscription import Member, SharedSubscription
+from router_trio.connection.supervisor import Connection
+from router_trio.events import Emit
+from router_trio.link import Deliver, Link, SharedDelivery
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.source import Source
+from router_trio.states import RUNNING
+
+
+class SubjectSource(Source):
+    """The subscription of one route."""
+
+    def __init__(self, routing: Routing, connection: Connection, emit: Emit, shared: SharedSubscription) -> None:
+        """`shared` is with routes of the same subject."""
+        super().__init__(routing, connection, emit)
+        self._shared = shared
+        self._member: Member | None = None
+        self._subscribing = trio.CancelScope()
+        self.deliver: Deliver | SharedDelivery
+        """Where messages go; set by the route when it is made."""
+
+    async def _receive(self, link: Link, tried: trio.Event) -> None:
+        """See `Source`."""
+        source = self._routing.plan.settings.source
+        assert source.subject is not None
+        self._subscribing = trio.CancelScope()
+        with self._receiving("no subscription: the connection is away"):
+            if self._member is None or self._member.link is not link:
+                self._member = None
+                # A server that doesn't answer must not hold up the end.
+                with self._subscribing:
+                    self._member = await self._shared.take_part(link, self.deliver)
+            if self._member is None:
+                self._retry.tried(tried)
+                return
+            self._retry.succeeded()
+            self.state.enter(RUNNING)
+            self._retry.ready(source.subject)
+            self._retry.tried(tried)
+            await self._closing.wait()
+            if self._member is not None:
+                await self._member.drain()
+
+    def close(self) -> None:
+        """See `Source`."""
+        super().close()
+        self._subscribing.cancel()
+
+    def hand_over(self, successor: Source) -> None:
+        """See `Source`. Without a link there is nothing to hand over: the successor subscribes on the next one."""
+        member, self._member = self._member, None
+        if member is not None and member.link is self._connection.link:
+            successor.take_over(member)
+
+    def take_over(self, member: Member) -> None:
+        """See `Source`."""
+        self._member = member
+        member.deliver_to(self.deliver)
+        self.state.enter(RUNNING)

@@ -1,0 +1,130 @@
+"""Who keeps the messages of a route until they have their fate, and what settling one means at its source.
+
+The other half of the seam of `source.py`. A `KeptRoute` asks its keeper what it may route, and says what came of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from router_trio.routing.delivery import Batches, Delivery
+from router_trio.routing.in_hand import InHand
+from router_trio.routing.pipeline import Routing
+from router_trio.states import RouteState
+
+D = TypeVar("D", bound=Delivery)
+
+
+class RouteToWake(Protocol):
+    """The route of a keeper."""
+
+    def something_waits(self) -> None:
+        """Go on: there is something to route."""
+
+    def look(self) -> None:
+        """Go on with what there is room for: something has left its place."""
+
+
+class Keeper(ABC, Generic[D]):
+    """Keeps the messages of one route until they have their fate, and says what that means at their source."""
+
+    redelivers: ClassVar[bool]
+    """True if what is returned is redelivered: then nothing is kept that can't be routed before the end."""
+
+    hand: InHand[D]
+
+    def __init__(self, routing: Routing) -> None:
+        self.state: RouteState = routing.state
+        self._routing = routing
+        self.routes: bool = False
+        """True while its route runs."""
+        self._is_over = False
+        self.route: RouteToWake
+        """Set by the route when it is made."""
+
+    # --- routed ---
+
+    @property
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Return True if `room` would not wait."""
+
+    @abstractmethod
+    async def room(self) -> None:
+        """Wait until a message may be sent: where it waits while a destination is away is for the source to say."""
+
+    def next(self, now: float) -> D | None:
+        """Take out the next message to route; None if none may go now."""
+        return self.hand.next(now)
+
+    @abstractmethod
+    def order_key(self, delivery: D) -> bytes:
+        """Return what a message is in order with: its subject, or the value of the route's key. Does not raise."""
+
+    @abstractmethod
+    def forward(self, delivery: D) -> None:
+        """Take a message to its destinations, without a handler. `has_room` holds."""
+
+    def forward_waiting(self) -> bool:
+        """Forward what waits in one go. Return False if messages are to be routed one by one.
+
+        A fast path of a source: see who implements it for what it equals.
+        """
+        return False
+
+    @property
+    @abstractmethod
+    def sent(self) -> int:
+        """Return how many messages were sent, or are being dead-lettered, and have no fate."""
+
+    @property
+    def limited(self) -> int:
+        """Return how many messages wait for the limit of the route, or of their value."""
+        flow = self._routing.flow
+        if flow is None or flow.values is not None:
+            return self.hand.limits.count
+        return self.hand.waiting if flow.holds else 0
+
+    # --- settled ---
+
+    @abstractmethod
+    def finished(self, delivery: D) -> None:
+        """Settle a message that all its destinations have settled, or have it tried again."""
+
+    # --- the end ---
+
+    @abstractmethod
+    def settle_rest(self) -> bool:
+        """Settle what waits for something that will not happen: nothing more is received.
+
+        Return True if there is nothing left to wait for.
+        """
+
+    def return_unrouted(self) -> None:
+        """Return everything that waits, if it `redelivers`: nothing more is received, and nothing may go."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def not_sent(self, delivery: D) -> None:
+        """Keep a message whose handler was cancelled, or has ended the route, until `let_go`."""
+
+    @abstractmethod
+    def let_go(self) -> int:
+        """End without waiting: drop what was not routed, or return it. Return how many messages are lost."""
+
+    def recall(self) -> None:
+        """Take back what the outboxes have not sent, before `let_go`, if it `redelivers`."""
+
+    def retire(self) -> None:
+        """The route is over, and the router goes on: listen to nothing any more."""
+
+    # --- from one route to its successor ---
+
+    def take_back(self) -> Batches:
+        """Take out all that was not begun, for a route that receives in this one's place: see `Route.hand_over`."""
+        raise NotImplementedError
+
+    def go_on_with(self, waiting: Batches) -> None:
+        """Route these before anything else: a route before this one has accepted them."""
+        raise NotImplementedError

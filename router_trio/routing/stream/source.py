@@ -1,0 +1,319 @@
+"""A stream as the source of a route: its durable consumer, on one link after the other, and what that delivers.
+
+A pull loop asks for messages ahead, bounded in number and bytes. What is in hand outlives the link, and the route if
+its successor has the same consumer: see `keeper.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from router_trio.connection.supervisor import Connection
+from router_trio.errors import SourceError, reasons
+from router_trio.events import ConsumerDiffers, ConsumerReset, Emit, StreamWentBack
+from router_trio.link import ConsumerSpec, Link, PullConsumer
+from router_trio.protocol import framing
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.source import KeptSource
+from router_trio.routing.stream.consumer.feeding import Feeding
+from router_trio.routing.stream.consumer.filters import Filters
+from router_trio.routing.stream.consumer.lead import Lead
+from router_trio.routing.stream.consumer.limits import check_expiry, check_retention, consumer_spec, differences
+from router_trio.routing.stream.consumer.undelivered import ask_again
+from router_trio.routing.stream.deliveries import Deliveries
+from router_trio.routing.stream.delivery import StreamDelivery, columns_of
+from router_trio.routing.stream.in_hand import StreamInHand
+from router_trio.routing.stream.keeper import StreamKeeper
+from router_trio.routing.stream.pulling.payloads import Payloads
+from router_trio.routing.stream.pulling.pull_loop import PullLoop
+
+if TYPE_CHECKING:
+    from router_trio.routing.dead_letters import DeadLetters
+
+GIVES_WAY_FOR = 1.0
+"""Seconds more, before a durable that was deleted is made again by a process that shared it."""
+
+
+class StreamSource(KeptSource[StreamDelivery]):
+    """The consumer of one route."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        connection: Connection,
+        emit: Emit,
+        dead_letters: DeadLetters | None = None,
+        before: StreamKeeper | None = None,
+    ) -> None:
+        """`before` is the keeper of the source whose place this one takes: what it has not settled goes on here."""
+        super().__init__(routing, connection, emit)
+        source = routing.plan.settings.source
+        spec = self._spec = consumer_spec(source)
+        keeper = StreamKeeper(routing, connection, emit, dead_letters, before)
+        self.keeper: StreamKeeper = keeper
+        self._hand: StreamInHand = keeper.hand
+        self._acks = keeper.acks
+        self._max_in_flight = source.max_in_flight
+        self.state.in_flight_limit = source.max_in_flight
+        self._payloads = Payloads()
+        connection.pull_budget.join()
+        self._pull_loop: PullLoop = PullLoop(
+            routing,
+            keeper.hand,
+            source.max_in_flight,
+            source.max_in_flight_bytes,
+            connection.pull_budget,
+            self._closing,
+            keeper.never_come,
+            keeper.elsewhere,
+            keeper.make_room,
+            self._payloads,
+            keeper.acks.asked,
+        )
+        keeper.acks.belong_to(self.state, spec, self._pull_loop.lose)
+        if routing.flow is not None:
+            routing.flow.when_changed(self._pull_loop.look_again)
+        for destination in routing.connections:
+            destination.when_changed(self._pull_loop.look_again)
+        self._lead = Lead(self._retry, self.state, emit)
+        letters = () if dead_letters is None else (dead_letters.connection,)
+        self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), self._pull_loop.lose)
+        self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
+        self._patience = 0.0
+        """Seconds within which whatever is to be redelivered is: naks of another process are not known here."""
+        self._told_differences: list[str] = []
+        self._filters: Filters = Filters(self.state.name, spec, emit)
+
+    # --- on one link ---
+
+    async def _receive(self, link: Link, tried: trio.Event) -> None:
+        """See `Source`."""
+        spec = self._next_spec()
+        if spec.standby:
+            try:
+                spec = await self._lead.taken(link, spec, tried, self._learn)
+            except SourceError as error:
+                if error.reason in (reasons.CONSUMER_DELETED, reasons.NO_RESPONDERS):
+                    # The process with the lead knows best where the next durable begins: it goes first.
+                    self._retry.wait_longer(GIVES_WAY_FOR)
+                raise
+            if self.closed:
+                return
+            spec = replace(self._next_spec(), pin=spec.pin)  # more is known of the stream by now
+        consumer = await link.open_consumer(spec, self.received)
+        self._lead.holds(consumer)
+        try:
+            await self._receive_from(link, consumer, tried)
+        except SourceError as error:
+            if error.reason == reasons.CONSUMER_DELETED and self._pull_loop.shared:
+                # A process that took all there was knows best where the next durable begins: it goes first.
+                self._retry.wait_longer(GIVES_WAY_FOR)
+            raise
+
+    async def _receive_from(self, link: Link, consumer: PullConsumer, tried: trio.Event) -> None:
+        with self._receiving("no consumer: the connection is away"):
+            try:
+                self._pull_loop.reset()
+                self._go_by(link, consumer)
+                self._feeding.check(consumer)
+                self._acks.when_pulls_pass = self._tell_ready
+                self._retry.tried(tried)
+                not_before = await ask_again(consumer, self._hand, self._patience)
+                await self._pull_loop.keep_asking(
+                    link, consumer, self.keeper.late, not_before, self._filters, self._acks.nothing_asked
+                )
+                # What is under way is still routed: a restart has not to wait for it to be delivered again.
+                await consumer.drain()
+            finally:
+                self._acks.when_pulls_pass = None
+                consumer.close()
+                self._pull_loop.reset()  # what was borrowed from others is theirs again
+
+    def _tell_ready(self) -> None:
+        """Say that messages come from now on: the first pull was taken, or none is to be sent yet."""
+        self._acks.when_pulls_pass = None
+        self._pull_loop.receives()
+        self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
+
+    def look(self) -> None:
+        """See `Source`."""
+        self._pull_loop.look()
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """See `Source`."""
+        super().close()
+        self._pull_loop.look_again()
+        self._lead.stop_waiting()
+
+    def keep_lead(self) -> float:
+        """See `Source`."""
+        return self._lead.held_for
+
+    def give_up_lead(self) -> None:
+        """See `Source`."""
+        self._lead.give_up()
+
+    def retire(self) -> None:
+        """See `Source`."""
+        super().retire()
+        self._connection.pull_budget.consumer_gone()
+        self._feeding.end()
+        for destination in self._routing.connections:
+            destination.tell_no_more(self._pull_loop.look_again)
+
+    def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
+        """See `Source`. It goes on if it has the same consumer, though the connection may have been made anew."""
+        source = routing.plan.settings.source
+        same = (source.stream, source.durable) == (self._spec.stream, self._spec.durable)
+        if not same or not connection.leads_where(self._connection):
+            return None
+        return StreamSource(routing, connection, self._emit, dead_letters, self.keeper)
+
+    # --- the consumer ---
+
+    def _next_spec(self) -> ConsumerSpec:
+        """Return the consumer that is wanted on the next link: it goes on behind what is known of the stream."""
+        cursor, others, now = self._hand.cursor, self._hand.others, trio.current_time()
+        last_sequence, last_time = cursor.last_known
+        return replace(
+            self._spec,
+            stream_created=cursor.stream_created or None,
+            start_sequence=cursor.start,
+            last_sequence=last_sequence,
+            last_time=last_time,
+            others_seen=others.met and not others.take(now),
+        )
+
+    def _go_by(self, link: Link, consumer: PullConsumer) -> None:
+        """A consumer is open on a link: go by what it says, and tell it what could not be told before."""
+        hand, keeper = self._hand, self.keeper
+        keeper.ack_wait = hand.others.ack_wait = consumer.ack_wait
+        self._patience = max(2 * consumer.ack_wait, keeper.policy.longest)
+        self._compare(consumer)
+        if consumer.went_back is not None:
+            self._tell_went_back(consumer.went_back)
+        if consumer.went_back is not None or consumer.stream_created != hand.cursor.stream_created:
+            hand.stream_replaced(consumer.stream_created)
+            self._reset_sequences()
+        # One that takes its place must not begin where the stream does.
+        hand.cursor.begin_behind(consumer.progress.passed)
+        if not consumer.progress.deliveries:
+            hand.order.all_due(trio.current_time())
+        self._acks.flush_unsent(link)
+        self._acks.renak(link, hand.order.expected())
+
+    def _learn(self, stream_created: str, passed: int) -> None:
+        """Another process has the lead: see `link.Learn`. If the durable is deleted, the next one begins behind that.
+
+        What shows that the stream is another one than this process knows is for `_go_by`.
+        """
+        hand = self._hand
+        if not hand.cursor.stream_created:
+            hand.stream_replaced(stream_created)
+        if hand.cursor.stream_created == stream_created:
+            hand.cursor.begin_behind(passed)
+
+    def _compare(self, consumer: PullConsumer) -> None:
+        """Go by what the server's consumer says, and log where the route says otherwise."""
+        spec = self._spec
+        self.keeper.server_limit = consumer.limits.max_deliver
+        if not self.keeper.has_dead_letters:
+            check_retention(self.keeper.policy, spec, consumer)
+        check_expiry(spec, consumer)
+        self._filters.compare(consumer.limits.subjects)
+        found = differences(spec, consumer, 2 * self._max_in_flight)
+        if found and found != self._told_differences:
+            self._emit(
+                ConsumerDiffers(
+                    at=trio.current_time(),
+                    route=self.state.name,
+                    stream=spec.stream,
+                    durable=spec.durable,
+                    detail="; ".join(found),
+                )
+            )
+        self._told_differences = found
+
+    def _other_message(self, delivery: StreamDelivery) -> None:
+        """See `StreamInHand.add`."""
+        self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
+        self._reset_sequences()
+
+    def _reset_sequences(self) -> None:
+        """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
+        self.keeper.route.something_waits()
+        self._acks.clear()
+
+    def _tell_went_back(self, detail: str) -> None:
+        stream = self._spec.stream
+        self._emit(StreamWentBack(at=trio.current_time(), route=self.state.name, stream=stream, detail=detail))
+
+    def _tell_reset(self, stood_at: int, goes_on_with: int) -> None:
+        self._emit(
+            ConsumerReset(
+                at=trio.current_time(),
+                route=self.state.name,
+                stream=self._spec.stream,
+                durable=self._spec.durable,
+                from_sequence=stood_at,
+                to_sequence=goes_on_with,
+            )
+        )
+
+    # --- its messages ---
+
+    def _succeeded(self) -> None:
+        """Something came that the consumer sends only to who has asked for it."""
+        self._retry.succeeded()
+        self._acks.pull_answered()
+
+    def received(self, batch: Sequence[framing.RawMessage]) -> None:
+        """See `link.Deliver`."""
+        now = trio.current_time()
+        keeper, pull_loop = self.keeper, self._pull_loop
+        pull_loop.heard(now)
+        hand, schedule = self._hand, self._hand.schedule
+        deliveries, columns, others = self._deliveries.read(batch, hand.cursor, now)
+        if keeper.is_over:
+            for delivery in deliveries:
+                self._acks.nak(delivery.ack_subject, 0)
+            return
+        for raw in others:
+            if pull_loop.read_status(raw):
+                self._succeeded()
+        taken = self._payloads.sift(deliveries, batch)
+        if taken < len(deliveries):
+            pull_loop.kept([delivery.raw for delivery in deliveries[taken:]])
+            deliveries = deliveries[:taken]
+            columns = columns_of(deliveries)
+        if deliveries:
+            alone = len(deliveries) == len(batch)
+            size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
+            again = hand.add(deliveries, columns, self._patience, self._other_message)
+            if hand.others.missing and hand.others.seen(now):
+                pull_loop.share()
+            self.state.received += len(deliveries) - len(again)
+            if again:
+                self.state.duplicates += len(again)
+                cursor, in_hand = hand.cursor, hand.open
+                settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
+                self._acks.ack([one.ack_subject for one in settled])
+            came_again = bool(hand.order.lines) and deliveries[-1].deliveries > 1
+            pull_loop.count_received(len(deliveries), size, again=came_again)
+            self._succeeded()
+        if keeper.forwards_on_arrival:
+            # Without a turn of the route's own task.
+            keeper.forward_on_arrival()
+        if schedule.waiting or schedule.may_begin:
+            keeper.route.something_waits()
+        # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
+        pull_loop.look()
+        reset = hand.take_reset()
+        if reset is not None:
+            self._tell_reset(*reset)
