@@ -78,9 +78,9 @@ class RouteBuilder:
         before: Route | None,
     ) -> Route:
         """Return a route around its source, which goes on where the one before it was if it can."""
-        plan = routing.plan
+        plan, settings = routing.plan, routing.plan.settings.source
         source = None if before is None else before.source.go_on(routing, connection, letters)
-        if source is None and plan.stream is not None:
+        if source is None and settings.kind.consumer(settings) is not None:
             from router_trio.routing.stream.source import StreamSource
 
             source = StreamSource(routing, connection, self._emit, letters)

@@ -31,7 +31,7 @@ from router_trio.routing.keeper import Keeper
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
-from router_trio.routing.source import KeptSource
+from router_trio.routing.source import KeptSource, Source
 from router_trio.states import BeingRetried
 
 MOST_OF_A_KEY = MAX_MESSAGES // 2
@@ -68,8 +68,9 @@ class SubjectKeeper(Keeper[CoreDelivery]):
         connection: Connection,
         emit: Emit,
         dead_letters: DeadLetters | None,
-        source: SubjectSource,
+        source: Source,
     ) -> None:
+        """Once `source` is closed, nothing is tried again."""
         super().__init__(routing)
         plan, flow = routing.plan, routing.flow
         self._source = source

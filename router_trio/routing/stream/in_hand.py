@@ -264,6 +264,10 @@ class StreamInHand(InHand[StreamDelivery]):
             self.schedule.waiting.appendleft(in_turn)
         return False
 
+    def let_next_go(self, delivery: StreamDelivery) -> None:
+        """Let the next message of its key be routed, though this one is active: both go the same way."""
+        self.schedule.finished(delivery)
+
     # --- settled, or redelivered later ---
 
     def remove(self, delivery: StreamDelivery) -> bool:

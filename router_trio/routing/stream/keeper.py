@@ -80,7 +80,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
         self.server_limit: int = UNLIMITED
         """Deliveries after which the server delivers no message again, though the route wants it to."""
         self.policy: RetryPolicy = policy_for(plan.settings, connection.platform.random.uniform)
-        self._stream = source.stream or ""
+        self._stream = source.kind.stream(source) or ""
         self._failures: Failures[StreamDelivery] = Failures(self.state, self.policy, dead_letters, self, emit)
         self.state.retried = lambda: (self.hand.cursor.failures.retried,)
         self.stored: list[StreamDelivery] = []
@@ -154,7 +154,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
         """See `Keeper`."""
         self._routing.forward_each([delivery])
         if self._follows_at_once:
-            self.hand.schedule.finished(delivery)
+            self.hand.let_next_go(delivery)
 
     def forward_waiting(self) -> bool:
         """See `Keeper`. For routes without a handler, keys and limits of values."""

@@ -170,7 +170,7 @@ class StreamSource(KeptSource[StreamDelivery]):
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
         """See `Source`. It goes on if it has the same consumer, though the connection may have been made anew."""
         source = routing.plan.settings.source
-        same = (source.stream, source.durable) == (self._spec.stream, self._spec.durable)
+        same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
         if not same or not connection.leads_where(self._connection):
             return None
         return StreamSource(routing, connection, self._emit, dead_letters, self.keeper)

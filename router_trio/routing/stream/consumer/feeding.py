@@ -49,8 +49,9 @@ class Feeding:
     ) -> None:
         """`others` are the connections that the route sends to. `lose` is called when the stream was edited."""
         self._route = plan.name
-        self._stream = plan.settings.source.stream or ""
-        self._filters = plan.settings.source.filters
+        source = plan.settings.source
+        self._stream = source.kind.stream(source) or ""
+        self._filters = source.subjects
         self._own = own.name
         self._lose = lose
         sent = [] if plan.counts_hops else [_Sent(one.connection, one.template, False) for one in plan.destinations]

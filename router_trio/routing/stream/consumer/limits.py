@@ -16,13 +16,12 @@ UNLIMITED = -1
 
 
 def consumer_spec(source: SourceSettings) -> ConsumerSpec:
-    """Return the consumer that a route from a stream wants."""
-    assert source.stream is not None
-    assert source.durable is not None
+    """Return the consumer that a route wants whose source has a durable one."""
+    consumer = source.kind.consumer(source)
+    assert consumer is not None
     return ConsumerSpec(
-        source.stream,
-        source.durable,
-        source.filters,
+        *consumer,
+        source.subjects,
         source.ack_wait,
         UNLIMITED,
         # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that failed
