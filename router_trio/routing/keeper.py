@@ -6,7 +6,7 @@ The other half of the seam of `source.py`. A `KeptRoute` asks its keeper what it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from router_trio.routing.delivery import Batches, Delivery
 from router_trio.routing.in_hand import InHand
@@ -28,9 +28,6 @@ class RouteToWake(Protocol):
 
 class Keeper(ABC, Generic[D]):
     """Keeps the messages of one route until they have their fate, and says what that means at their source."""
-
-    redelivers: ClassVar[bool]
-    """True if what is returned is redelivered: then nothing is kept that can't be routed before the end."""
 
     hand: InHand[D]
 
@@ -101,9 +98,12 @@ class Keeper(ABC, Generic[D]):
         Return True if there is nothing left to wait for.
         """
 
-    def return_unrouted(self) -> None:
-        """Return everything that waits, if it `redelivers`: nothing more is received, and nothing may go."""
-        raise NotImplementedError
+    @abstractmethod
+    def return_unrouted(self) -> bool:
+        """Return everything that waits to the source: nothing more is received, and nothing may go.
+
+        Return False if the source takes nothing back.
+        """
 
     @abstractmethod
     def not_sent(self, delivery: D) -> None:
@@ -114,7 +114,7 @@ class Keeper(ABC, Generic[D]):
         """End without waiting: drop what was not routed, or return it. Return how many messages are lost."""
 
     def recall(self) -> None:
-        """Take back what the outboxes have not sent, before `let_go`, if it `redelivers`."""
+        """Take back what the outboxes have not sent, before `let_go`, if the source takes it back."""
 
     def retire(self) -> None:
         """The route is over, and the router goes on: listen to nothing any more."""

@@ -88,9 +88,7 @@ class KeptRoute(Route, Generic[D]):
         await self._keeper.room()  # last: what is routed in one go relies on it
         if self._flow is None or self._flow.may_go(1):
             return True
-        if self._nothing_comes and self._keeper.redelivers:
-            self._keeper.return_unrouted()
-        else:
+        if not (self._nothing_comes and self._keeper.return_unrouted()):
             await self._flow.wait_to_go(self._hand.waiting or 1)  # if none waits, it is one that is due
         return False
 
@@ -176,7 +174,7 @@ class KeptRoute(Route, Generic[D]):
     # --- the end ---
 
     async def _all_routed(self) -> None:
-        """See `Route`. What waits for its turn is routed, unless nothing lets it go and the source redelivers it."""
+        """See `Route`. What waits for its turn is routed, unless nothing lets it go and the source takes it back."""
         self._nothing_comes = True
         self._arrived.set()
         if self._flow is not None:

@@ -60,8 +60,6 @@ class KeptSubject(SubjectSource, KeptSource[CoreDelivery]):
 class SubjectKeeper(Keeper[CoreDelivery]):
     """The messages of one route, and what becomes of those that fail: the `Recovery` of a subject."""
 
-    redelivers = False
-
     def __init__(
         self,
         routing: Routing,
@@ -225,6 +223,10 @@ class SubjectKeeper(Keeper[CoreDelivery]):
                 assert delivery.failure is not None
                 self._failures.give_up(delivery, GivenUp(delivery.failure, delivery.attempts))
         return not hand.active
+
+    def return_unrouted(self) -> bool:
+        """See `Keeper`."""
+        return False
 
     def not_sent(self, delivery: CoreDelivery) -> None:
         """See `Keeper`. Of a route that is over, it was dropped with the others."""

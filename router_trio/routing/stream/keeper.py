@@ -47,8 +47,6 @@ class StreamKeeper(Keeper[StreamDelivery]):
     What it has in hand, and its acks, outlive it: the keeper of the next life of the route goes on with them.
     """
 
-    redelivers = True
-
     def __init__(
         self,
         routing: Routing,
@@ -366,9 +364,10 @@ class StreamKeeper(Keeper[StreamDelivery]):
             self._return(stuck)
         return not self.hand.count
 
-    def return_unrouted(self) -> None:
+    def return_unrouted(self) -> bool:
         """See `Keeper`."""
         self._return(self.hand.take_unrouted())
+        return True
 
     def _return(self, deliveries: Iterable[StreamDelivery]) -> None:
         """Return messages that are in hand and wait for nothing. Those of a stream before this one are lost."""
