@@ -38,8 +38,12 @@ def check(
         envsubst < router.toml.in | router-trio check -
         router-trio check base.toml routes.d/
     """
+    from router_trio.settings.checks.circles import certain_circles, possible_circles
+
     try:
         settings = load_with_handlers(config, *more)
+        if circles := list(certain_circles(settings.connections, settings.routes, settings.streams)):
+            raise ConfigurationError(list(map(settings.located, circles)), str(config))
     except ConfigurationError as error:
         print(error)
         return outcome.INVALID_CONFIGURATION
@@ -56,6 +60,7 @@ def check(
     for warning in (
         *settings.without_effect,
         *warnings(settings.connections, settings.routes, settings.streams),
+        *possible_circles(settings.connections, settings.routes, settings.streams),
     ):
         print(line("warning", warning))
     for note in newer_servers(settings.routes, settings.streams):

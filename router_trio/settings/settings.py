@@ -15,7 +15,6 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
-from router_trio.settings.checks.circles import circles_for_sure
 from router_trio.settings.checks.configuration import RouteParts, check, check_shared
 from router_trio.settings.checks.meeting import Connections, resolve_connection
 from router_trio.settings.checks.streams import check_streams
@@ -102,12 +101,10 @@ class Settings(Section, init=False):
             workers = 1 if router is None else router.workers
             problems = problems_from(error, type(self)) + check(*parts, workers, streams)
             problems += check_streams(streams, parts[0])
-            problems += circles_for_sure(parts[0] or {}, parts[1], streams)
             raise ConfigurationError(problems) from None
         routes = [RouteParts.of(route) for route in self.routes]
         problems = check(self.connections, routes, self.tests, self.router.workers, self.streams)
         problems += check_streams(self.streams, self.connections)
-        problems += circles_for_sure(self.connections, routes, self.streams)
         if problems:
             raise ConfigurationError(problems)
         # Frozen for everyone but this constructor.

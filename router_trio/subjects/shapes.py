@@ -31,36 +31,48 @@ def meet(ours: Shape, theirs: Shape) -> Shape | None:
 class Patterns:
     """Numbered patterns, among which those that meet a shape are found without a look at the others."""
 
-    __slots__ = ("_below", "_here")
+    __slots__ = ("_below", "_here", "looked_at")
 
     def __init__(self) -> None:
+        self.looked_at: int = 0
+        """Tokens that `meeting` has compared so far: what its answers have cost."""
         self._below: dict[str, Patterns] = {}
         self._here: set[int] = set()
 
-    def add(self, pattern: str, number: int) -> None:
+    def add(self, pattern: Shape, number: int) -> None:
         """Add a pattern; several may have one number."""
         at = self
-        for token in pattern.split("."):
+        for token in pattern:
             at = at._below.setdefault(token, Patterns())
         at._here.add(number)
 
     def meeting(self, shape: Shape) -> set[int]:
         """Return the numbers of the patterns that some subject of this shape matches."""
-        if not shape:
-            return self._here
-        if shape[0] == ">":
-            return {number for below in self._below.values() for number in below._all()}
-        found = set(self._below[">"]._here) if ">" in self._below else set()
-        for token, below in self._below.items() if shape[0] == "*" else self._named(shape[0]):
-            if token != ">":
-                found |= below.meeting(shape[1:])
-        return found
+        found: set[int] = set()
+        at = [self]
+        for token in shape:
+            if token == ">":
+                for below in [one for node in at for one in node._below.values()]:
+                    below._collect(found)
+                self.looked_at += len(found)
+                return found
+            for node in at:
+                if ">" in node._below:
+                    found |= node._below[">"]._here
+            at = [below for node in at for below in node._matching(token)]
+            self.looked_at += len(at) + 1
+        return found.union(*(node._here for node in at))
 
-    def _named(self, token: str) -> list[tuple[str, Patterns]]:
-        return [(one, self._below[one]) for one in {token, "*"} if one in self._below]
+    def _matching(self, token: str) -> list[Patterns]:
+        """Return what is below a token that may be the one given: ">" is not among them."""
+        if token == "*":
+            return [below for one, below in self._below.items() if one != ">"]
+        return [self._below[one] for one in {token, "*"} if one in self._below]
 
-    def _all(self) -> set[int]:
-        return self._here.union(*(below._all() for below in self._below.values()))
+    def _collect(self, found: set[int]) -> None:
+        found |= self._here
+        for below in self._below.values():
+            below._collect(found)
 
 
 def mapped(source: str, destination: str, shape: Shape) -> Shape:

@@ -62,6 +62,8 @@ NO_BOUNDS = {
     "MAX_DURATION expressions/functions/times.py": "the range of a type",
     "HASTY_CONNECT_TIMEOUT settings/checks/warnings.py": "below it `check` warns",
     "MOST_SHAPES settings/checks/circles.py": "of a search in the configuration, none that a message brings",
+    "MOST_LOOKS settings/checks/circles.py": "of a search in the configuration, none that a message brings",
+    "MOST_NAMED settings/checks/circles.py": "of one line that `check` prints",
     "HASTY_MAX_RECONNECT_DELAY settings/checks/warnings.py": "below it `check` warns",
     "LONGEST_SHOWN cli/explanation.py": "of the user's own message, on the user's screen",
     "_READ_BYTES telemetry/http/connection.py": "read at once, within MAX_HEADER_BYTES and MAX_BODY_BYTES",

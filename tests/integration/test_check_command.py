@@ -182,3 +182,36 @@ def test_what_needs_a_newer_server_is_noted(config: Path) -> None:
     assert f"{config}: routes[0].to[0].subject: note: {told} (line 8, route 'eu-orders')\n" in done.stdout
     explained = command("explain", config, "orders.777.new", cwd=config.parent)
     assert f"     note: {told}\n" in explained.stdout
+
+
+CIRCLE = """
+[connections.main]
+servers = ["nats://127.0.0.1:4222"]
+[[routes]]
+name = "there"
+from = { subject = "a.*" }
+to = [ { subject = "b.{{wildcard(1)}}" } ]
+[[routes]]
+name = "back"
+from = { subject = "b.*" }
+to = [ { subject = "a.{{wildcard(1)}}" } ]
+"""
+
+
+def test_check_refuses_a_circle_that_a_start_does_not_look_for(config: Path) -> None:
+    config.write_text(CIRCLE)
+    done = command("check", "router.toml", cwd=config.parent)
+    assert (done.returncode, done.stderr) == (78, "")
+    assert done.stdout == (
+        "router.toml: routes[0].to[0].subject: what route 'there' takes comes back to it: it sends 'b.*' to route "
+        "'back', which sends 'a.*' to route 'there'; send to other subjects, narrow a source, or set hop_limit on one "
+        "of these routes (line 7, route 'there')\n"
+    )
+    config.write_text(CIRCLE.replace('name = "back"', 'name = "back"\nwhen = "size > 7"'))
+    done = command("check", "router.toml", cwd=config.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(
+        "router.toml: routes[0].to[0].subject: warning: what route 'there' takes may come back to it: "
+    )
+    config.write_text(CIRCLE)
+    assert command("explain", "router.toml", "a.x", cwd=config.parent).returncode == 0

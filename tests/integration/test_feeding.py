@@ -120,3 +120,56 @@ async def test_a_circle_that_is_meant_ends_at_its_limit(server: NatsServer) -> N
         async with watched(settings(server.url, routes=[route])):
             await until_stored(stream, "SINK", 10)
             assert await stored(stream) == 40
+
+
+LIMITED: dict[str, Any] = {"hop_limit": 3, "retry": {"attempts": 1}, "dead_letter": {"subject": "dead.letter"}}
+"""What a route needs so that a circle that nothing has found ends, and so does each of its messages."""
+
+
+async def ended(watch: Watch) -> None:
+    """Wait until ten messages have gone round three times and are given up."""
+    settled = watch.router.routes[0].settled
+    await eventually(lambda: settled["dead_lettered"] == 10)
+    assert settled["routed"] == 30
+
+
+async def test_a_circle_over_two_streams_that_only_the_server_knows_ends_at_its_limit(server: NatsServer) -> None:
+    async with connect(server.url) as client:
+        stream = await source_and_sink(client, 10)
+        await stream.create_stream("DEAD", ["dead.*"])
+        back = whole("source.back", name="back") | {"from": {"stream": "SINK", "durable": "router"}}
+        async with watched(settings(server.url, routes=[whole("sink.copy", **LIMITED), back])) as watch:
+            await until_stored(stream, "DEAD", 10)
+            await ended(watch)
+            assert (await stored(stream), await stored(stream, "SINK")) == (40, 30)
+
+
+COPIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "the source copies from the sink": ({"sources": [{"name": "SINK"}], "subjects": ["source.*"]}, {}, "source.a"),
+    "the source is a mirror of the sink": (
+        {"mirror": {"name": "SINK"}, "subjects": [], "duplicate_window": 0},
+        {},
+        "sink.a",
+    ),
+    "the sink republishes to the source": (
+        {"subjects": ["source.*"]},
+        {"republish": {"src": "sink.*", "dest": "source.{{wildcard(1)}}"}},
+        "source.a",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_a_circle_over_what_a_server_copies_ends_at_its_limit(server: NatsServer, way: str) -> None:
+    source, sink, subject = COPIES[way]
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SINK", ["sink.*"], **sink)
+        await stream.create_stream("SOURCE", **source)
+        await stream.create_stream("DEAD", ["dead.*"])
+        for number in range(10):
+            await stream.publish(subject, b"%d" % number)
+        async with watched(settings(server.url, routes=[whole("sink.copy", **LIMITED)])) as watch:
+            await until_stored(stream, "DEAD", 10)
+            await ended(watch)
+            assert await stored(stream) == 40

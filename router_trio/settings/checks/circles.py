@@ -1,23 +1,26 @@
 """Circles of routes: what one sends comes back to it over others, and every message is sent for ever.
 
-A route that feeds itself is refused by `loops`. Here routes are followed over all connections to one server, with the
-subjects that are left of what began: what surely comes back is refused, and what may come back is warned about. A route
-with a `hop_limit` ends every circle that it is in, unless that goes over its dead letters, which nothing counts.
+Only `router-trio check` looks for them; at run time a `hop_limit` ends them (see docs/decisions/circles.md). A route
+that feeds itself is refused by `loops`. Here routes are followed over all connections to one server, with the subjects
+that are left of those that it began with. A route with a `hop_limit` ends every circle that it is in, unless that goes
+over its dead letters, which are not counted.
+
+The time grows with the number of routes and of the ways between them, up to `MOST_LOOKS`: ways are followed only among
+routes that reach each other, and each route is reported in one circle at most.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from router_trio.errors import MappingError, Problem, SubjectError
-from router_trio.settings.checks.configuration import RouteParts
-from router_trio.settings.checks.meeting import Connections, meet_at, resolve_connection, stream_read
-from router_trio.settings.checks.streams import valid_patterns
-from router_trio.settings.routes import SourceSettings
+from router_trio.errors import MappingError, Problem
+from router_trio.settings.checks.meeting import meet_at, servers_of, stream_read
+from router_trio.settings.routes import RouteSettings, SourceSettings
+from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
+from router_trio.subjects.mapping import Mapping as SubjectMapping
 from router_trio.subjects.patterns import is_valid_subject, matches
 from router_trio.subjects.shapes import Patterns, Shape, example, mapped, meet
 
@@ -25,21 +28,29 @@ ROUNDS = 3
 """How often an example has to come back to count as one that always does."""
 
 MOST_SHAPES = 64
-"""Of one route, in the search from one route: more are not followed."""
+"""Of the messages that a search brings to one route: with more, it follows no further ones there."""
+
+MOST_LOOKS = 1_000_000
+"""Tokens and ways that are looked at, for some seconds: then `check` says that it has not followed all."""
+
+MOST_NAMED = 8
+"""Routes of one circle that its problem names."""
+
+Connections = Mapping[str, ConnectionSettings]
 
 
-class Way(NamedTuple):
-    """One way through a route: in by a pattern of its source, out by a destination.
-
-    `entry` is what `subject` maps from: the pattern, or `>` for a whole stream, whose subjects are kept as they are.
-    """
+class _Way(NamedTuple):
+    """One way out of a route, for messages that match one pattern of its source."""
 
     route: int
+    name: str
     pattern: str
-    entry: str
+    mapped_from: str
+    """The pattern that `subject` maps from: `>` for a whole stream, whose subjects are kept as they are."""
     key: str
     subject: str
     connection: str
+    mapping: SubjectMapping
     always: bool
     """True if every message that matches goes there, as the configuration has it."""
     dead: bool
@@ -47,213 +58,273 @@ class Way(NamedTuple):
 
     def sends(self, shape: Shape) -> Shape:
         """Return the shape of what it makes of messages that match its pattern and have this shape."""
-        return mapped(self.entry, self.subject, shape)
+        return mapped(self.mapped_from, self.subject, shape)
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A route, or what is usable of one."""
+class _Entry(NamedTuple):
+    """One pattern of a route's source, and the ways that lead on from there."""
 
-    name: str
+    route: int
     connection: str
-    source: SourceSettings
-    patterns: Sequence[str]
-    ways: Sequence[Way]
-
-
-class Circle(NamedTuple):
-    """A circle: the ways around it, the shape with which it begins, and True if it surely is one."""
-
-    ways: Sequence[Way]
     shape: Shape
-    surely: bool
+    ways: Sequence[_Way]
 
 
-def circles(
-    connections: Connections, routes: Sequence[RouteParts], streams: Sequence[StreamSettings | None] = ()
-) -> Iterator[tuple[Problem, bool]]:
-    """Yield a problem for each circle, and True if every message that is in it stays in it.
-
-    What is absent of them is passed over.
-    """
-    nodes = {index: node for index, route in enumerate(routes) if (node := _node(index, route, connections, streams))}
-    followed = _in_circles(_follow(nodes, connections))
-    told: set[frozenset[int]] = set()
-    refused: set[int] = set()
-    for start in sorted(followed):
-        if start in refused:
-            continue  # when that circle is mended, the others are found
-        for circle in _from(start, nodes, followed, connections):
-            routes_in_it = frozenset(way.route for way in circle.ways)
-            if routes_in_it not in told:
-                told.add(routes_in_it)
-                refused |= routes_in_it if circle.surely else set()
-                yield _problem(circle, nodes), circle.surely
+class _Circle(NamedTuple):
+    ways: Sequence[_Way]
+    shape: Shape
+    """With which it begins."""
 
 
-def circles_for_sure(
-    connections: Connections, routes: Sequence[RouteParts], streams: Sequence[StreamSettings | None]
-) -> list[Problem]:
-    """Return a problem for each circle that every message in it stays in."""
-    return [problem for problem, surely in circles(connections, routes, streams) if surely]
+def certain_circles(
+    connections: Connections, routes: Sequence[RouteSettings], streams: Sequence[StreamSettings] = ()
+) -> Iterator[Problem]:
+    """Yield a problem for each circle that every message in it stays in. The configuration must be valid otherwise."""
+    return CircleSearch(connections, routes, streams, certain=True).problems()
 
 
-def _problem(circle: Circle, nodes: Mapping[int, _Node]) -> Problem:
-    first, shape = circle.ways[0], circle.shape
-    told = (
-        f"what route {nodes[first.route].name!r} takes {'comes' if circle.surely else 'may come'} back to it: it sends "
-    )
-    for way, following in zip(circle.ways, [*circle.ways[1:], first], strict=True):
-        shape = way.sends(shape)
-        told += f"{'.'.join(shape)!r} to route {nodes[following.route].name!r}"
-        told += ", which sends " if following is not first else ""
-        shape = meet(shape, tuple(following.pattern.split("."))) or shape
-    return Problem(f"routes[{first.route}].{first.key}", f"{told}; {_cure(circle, nodes)}")
+def possible_circles(
+    connections: Connections, routes: Sequence[RouteSettings], streams: Sequence[StreamSettings] = ()
+) -> Iterator[Problem]:
+    """Yield a problem for each circle that messages may stay in, of a configuration without certain ones."""
+    return CircleSearch(connections, routes, streams, certain=False).problems()
 
 
-def _cure(circle: Circle, nodes: Mapping[int, _Node]) -> str:
-    counting = [f"route {nodes[way.route].name!r}" for way in circle.ways if not way.dead]
+class CircleSearch:
+    """Looks for circles: `certain` ones over ways that every message takes, or others."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        routes: Sequence[RouteSettings],
+        streams: Sequence[StreamSettings],
+        *,
+        certain: bool,
+    ) -> None:
+        self._connections = connections
+        self._certain = certain
+        self._entries = [
+            entry
+            for index, route in enumerate(routes)
+            for entry in _entries(index, route, connections, streams, certain=certain)
+        ]
+        self._servers = {name: servers_of(connection) for name, connection in connections.items()}
+        self._index = Patterns()
+        for number, entry in enumerate(self._entries):
+            for server in self._servers[entry.connection]:
+                self._index.add((server, *entry.shape), number)
+        self._known: dict[tuple[str, Shape], frozenset[int]] = {}
+        self._meets: dict[tuple[str, str], bool] = {}
+        self._followed = 0
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a problem for each circle, each route in one at most, and one if not all ways were followed."""
+        reported: set[int] = set()
+        for within in _components(self._links(), len(self._entries)):
+            for start in sorted(within):
+                if self._entries[start].route in reported:
+                    continue  # when that circle is mended, the others are found
+                circle = self._circle_from(start, within)
+                if circle is None:
+                    within.discard(start)  # what goes round over others never comes through here
+                    continue
+                reported.update(way.route for way in circle.ways)
+                yield self._problem(circle)
+        if self._is_exhausted and not self._certain:
+            told = "so many lead to each other that not all ways were followed, and a circle may be missed; send to "
+            yield Problem("routes", f"{told}subjects that begin with a token of their own, or set hop_limit")
+
+    def _links(self) -> list[list[int]]:
+        """Return for each entry what its ways may lead to: shared by those that send the same, it has a number too."""
+        links: list[list[int]] = [[] for _ in self._entries]
+        numbers: dict[tuple[str, Shape], int] = {}
+        for number, entry in enumerate(self._entries):
+            for way in entry.ways:
+                sent = (way.connection, way.sends(entry.shape))
+                if sent not in numbers:
+                    numbers[sent] = len(links)
+                    links.append(sorted(self._reached(*sent)))
+                links[number].append(numbers[sent])
+        return links
+
+    def _reached(self, connection: str, sent: Shape) -> frozenset[int]:
+        """Return the entries that may get messages of a shape that are sent on a connection."""
+        found = self._known.get((connection, sent))
+        if found is None:
+            if self._is_exhausted:
+                return frozenset()
+            found = frozenset().union(*(self._index.meeting((one, *sent)) for one in self._servers[connection]))
+            self._followed += len(found)
+            self._known[connection, sent] = found
+        return found
+
+    def _circle_from(self, start: int, within: set[int]) -> _Circle | None:
+        """Return the shortest circle that begins with an entry and stays among these, if there is one."""
+        waiting: deque[tuple[int, Shape, _Trail | None]] = deque([(start, self._entries[start].shape, None)])
+        seen: dict[int, set[Shape]] = defaultdict(set)
+        while waiting and not self._is_exhausted:
+            number, shape, before = waiting.popleft()
+            for way in self._entries[number].ways:
+                sent, trail = way.sends(shape), _Trail(way, before)
+                for other in sorted(self._reached(way.connection, sent) & within):
+                    self._followed += 1
+                    entry = self._entries[other]
+                    met = meet(sent, entry.shape) if self._leads(way, entry) else None
+                    if met is None:
+                        continue
+                    if other == start:
+                        circle = _Circle(trail.ways(), met)
+                        if not self._certain or _stays(circle):
+                            return circle
+                    elif met not in seen[other] and len(seen[other]) < MOST_SHAPES:
+                        seen[other].add(met)
+                        waiting.append((other, met, trail))
+        return None
+
+    def _leads(self, way: _Way, entry: _Entry) -> bool:
+        if way.route == entry.route and way.connection == entry.connection:
+            return False  # that it would feed itself was refused, or is meant
+        key = (way.connection, entry.connection)
+        if key not in self._meets:
+            together = meet_at(*key, self._connections)
+            self._meets[key] = together is True or (together is None and not self._certain)
+        return self._meets[key]
+
+    @property
+    def looked_at(self) -> int:
+        """Tokens and ways that were looked at: the cost so far."""
+        return self._followed + self._index.looked_at
+
+    @property
+    def _is_exhausted(self) -> bool:
+        return self.looked_at > MOST_LOOKS
+
+    def _problem(self, circle: _Circle) -> Problem:
+        first, shape = circle.ways[0], circle.shape
+        told = f"what route {first.name!r} takes {'comes' if self._certain else 'may come'} back to it: it sends "
+        left_out = len(circle.ways) - MOST_NAMED
+        for place, (way, following) in enumerate(zip(circle.ways, [*circle.ways[1:], first], strict=True)):
+            shape = way.sends(shape)
+            if place < MOST_NAMED - 1 or following is first:
+                told += f"{'.'.join(shape)!r} to route {following.name!r}"
+                told += ", which sends " if following is not first else ""
+            elif place == MOST_NAMED - 1:
+                told += f"on over {left_out} more, the last of which sends "
+            shape = meet(shape, tuple(following.pattern.split("."))) or shape
+        return Problem(f"routes[{first.route}].{first.key}", f"{told}; {_cure(circle)}")
+
+
+class _Trail(NamedTuple):
+    """The ways that a search has come, the last one first."""
+
+    way: _Way
+    before: _Trail | None
+
+    def ways(self) -> Sequence[_Way]:
+        found: list[_Way] = []
+        at: _Trail | None = self
+        while at is not None:
+            found.append(at.way)
+            at = at.before
+        return found[::-1]
+
+
+def _stays(circle: _Circle) -> bool:
+    """Return True if an example goes round again and again."""
+    subject = example(circle.shape)
+    for way in [*circle.ways] * ROUNDS:
+        if not matches(way.pattern, subject):
+            return False
+        try:
+            subject = way.mapping.apply(subject)
+        except MappingError:
+            return False
+    return is_valid_subject(subject) and matches(circle.ways[0].pattern, subject)
+
+
+def _cure(circle: _Circle) -> str:
+    counting = list(dict.fromkeys(f"route {way.name!r}" for way in circle.ways if not way.dead))
     if not counting:
         return "send to other subjects, or narrow a source"
-    on = "one of these routes" if len(counting) == len(circle.ways) else " or ".join(counting)
+    on = " or ".join(counting) if any(way.dead for way in circle.ways) else "one of these routes"
     return f"send to other subjects, narrow a source, or set hop_limit on {on}"
+
+
+def _components(links: Sequence[Sequence[int]], entries: int) -> list[set[int]]:
+    """Return the sets of entries that reach each other over these links, in order: Tarjan's algorithm, with a stack."""
+    found: list[set[int]] = []
+    place: dict[int, int] = {}
+    lowest: dict[int, int] = {}
+    path: list[int] = []
+    finished: set[int] = set()
+    for root in range(entries):
+        following = [(root, iter(links[root]))] if root not in place else []
+        while following:
+            at, rest = following[-1]
+            if at not in place:
+                place[at] = lowest[at] = len(place)
+                path.append(at)
+            for other in rest:
+                if other not in place:
+                    following.append((other, iter(links[other])))
+                    break
+                if other not in finished:
+                    lowest[at] = min(lowest[at], place[other])
+            else:
+                following.pop()
+                if following:
+                    above = following[-1][0]
+                    lowest[above] = min(lowest[above], lowest[at])
+                if lowest[at] == place[at]:
+                    component = [path.pop()]
+                    while component[-1] != at:
+                        component.append(path.pop())
+                    finished.update(component)
+                    if len(component) > 1:
+                        found.append({one for one in component if one < entries})
+    return sorted(found, key=min)
 
 
 # --- the routes ------------------------------------------------------------------------------------------------------
 
 
-def _node(
-    index: int, route: RouteParts, connections: Connections, streams: Sequence[StreamSettings | None]
-) -> _Node | None:
-    source = route.source
-    if source is None:
-        return None
-    connection = resolve_connection(source.connection, connections)
-    patterns = [one for _, one in valid_patterns(_patterns(source, connections, streams))]
-    choosing = route.when is not None or route.handler is not None
-    choosing |= route.strategy not in (None, "all") and len(route.to) > 1
-    ways: list[Way] = []
-    for number, to in enumerate(route.to if route.hop_limit is None else ()):
-        if to is not None:
-            always = not choosing and to.when is None and to.mirror in (None, 1)
-            ways += _ways(
-                index,
-                source,
-                patterns,
-                f"to[{number}].subject",
-                to.subject,
-                resolve_connection(to.connection, connections),
-                always,
-            )
-    if route.dead_letter is not None:
-        letter = route.dead_letter
-        at = resolve_connection(letter.connection or source.connection, connections)
-        ways += _ways(index, source, patterns, "dead_letter.subject", letter.subject, at, always=False, dead=True)
-    return _Node(route.name or "", connection, source, patterns, ways)
-
-
-def _ways(
+def _entries(
     index: int,
-    source: SourceSettings,
-    patterns: Sequence[str],
-    key: str,
-    subject: str,
-    connection: str,
-    always: bool,
-    dead: bool = False,
-) -> Iterator[Way]:
-    try:
+    route: RouteSettings,
+    connections: Connections,
+    streams: Sequence[StreamSettings],
+    *,
+    certain: bool,
+) -> Iterator[_Entry]:
+    source = route.source
+    choosing = route.when is not None or route.handler is not None
+    choosing |= route.strategy != "all" and len(route.to) > 1
+    sent = [
+        (
+            f"to[{number}].subject",
+            to.subject,
+            to.connection,
+            not choosing and to.when is None and to.mirror in (None, 1),
+        )
+        for number, to in enumerate(route.to if route.hop_limit is None else ())
+    ]
+    if (letter := route.dead_letter) is not None:
+        sent.append(("dead_letter.subject", letter.subject, letter.connection, False))
+    ways = []
+    for key, subject, connection, always in sent:
         mapping = source.mapping(subject)
-    except (MappingError, SubjectError):
-        return
-    for pattern in patterns:
-        entry = pattern if source.subject or source.filters else ">"
-        yield Way(index, pattern, entry, key, subject, connection, always and mapping.deterministic, dead)
+        always = always and mapping.deterministic
+        if always or not certain:
+            ways.append((key, subject, connection, mapping, always, key.startswith("dead_letter")))
+    for pattern in _patterns(source, connections, streams):
+        mapped_from = pattern if source.subject or source.filters else ">"
+        leading = [_Way(index, route.name, pattern, mapped_from, *way) for way in ways]
+        yield _Entry(index, source.connection, tuple(pattern.split(".")), leading)
 
 
-def _patterns(
-    source: SourceSettings, connections: Connections, streams: Sequence[StreamSettings | None]
-) -> Sequence[str]:
+def _patterns(source: SourceSettings, connections: Connections, streams: Sequence[StreamSettings]) -> Sequence[str]:
     """Return what a route takes. Of a whole stream only `[[streams]]` knows what is in it."""
     if source.stream is None or source.filters:
-        return source.patterns if source.subject or source.filters else ()
+        return source.patterns
     found = stream_read(source, connections, streams)
     return () if found is None else found[1].subjects
-
-
-# --- the search ------------------------------------------------------------------------------------------------------
-
-
-def _follow(nodes: Mapping[int, _Node], connections: Connections) -> dict[int, set[int]]:
-    """Return which routes may get what a route sends, itself only over another connection: `loops` has the rest."""
-    sources = Patterns()
-    for index, node in nodes.items():
-        for pattern in node.patterns:
-            sources.add(pattern, index)
-    after: dict[int, set[int]] = {index: set() for index in nodes}
-    for index, node in nodes.items():
-        for way in node.ways:
-            for other in sources.meeting(way.sends(tuple(way.pattern.split(".")))):
-                at = nodes[other].connection
-                if (other, at) != (index, way.connection) and meet_at(way.connection, at, connections) is not False:
-                    after[index].add(other)
-    return after
-
-
-def _in_circles(after: Mapping[int, set[int]]) -> dict[int, set[int]]:
-    """Leave out the routes that nothing comes to, or that send to none: they are in no circle."""
-    left = set(after)
-    while True:
-        sent_to = {other for index in left for other in after[index] & left}
-        kept = {index for index in left & sent_to if after[index] & left}
-        if kept == left:
-            return {index: after[index] & left for index in left}
-        left = kept
-
-
-def _from(
-    start: int,
-    nodes: Mapping[int, _Node],
-    after: Mapping[int, set[int]],
-    connections: Connections,
-) -> Iterator[Circle]:
-    """Find the circles of which this route is the first: the shortest for each way that leaves it."""
-    for pattern in nodes[start].patterns:
-        begun = tuple(pattern.split("."))
-        waiting: list[tuple[int, str, Shape, tuple[Way, ...], bool]] = [(start, pattern, begun, (), True)]
-        seen: dict[int, set[tuple[str, Shape]]] = defaultdict(set)
-        while waiting:
-            index, entry, shape, path, sure = waiting.pop(0)
-            for way in nodes[index].ways:
-                if way.pattern != entry:
-                    continue
-                sent = way.sends(shape)
-                for other in sorted(one for one in after[index] if one >= start):
-                    node = nodes[other]
-                    together = meet_at(way.connection, node.connection, connections)
-                    if together is False or (other == index and way.connection == node.connection):
-                        continue
-                    for taken in node.patterns:
-                        met = meet(sent, tuple(taken.split(".")))
-                        if met is None:
-                            continue
-                        step = (*path, way)
-                        known = sure and way.always and together is True
-                        if other == start and taken == pattern:
-                            yield Circle(step, met, known and _stays(step, nodes, met))
-                        elif (taken, met) not in seen[other] and len(seen[other]) < MOST_SHAPES:
-                            seen[other].add((taken, met))
-                            waiting.append((other, taken, met, step, known))
-
-
-def _stays(path: Sequence[Way], nodes: Mapping[int, _Node], shape: Shape) -> bool:
-    """Return True if an example goes round again and again."""
-    subject = example(shape)
-    for way in [*path] * ROUNDS:
-        if not matches(way.pattern, subject):
-            return False
-        try:
-            subject = nodes[way.route].source.mapping(way.subject).apply(subject)
-        except MappingError:
-            return False
-    return is_valid_subject(subject) and matches(path[0].pattern, subject)

@@ -72,7 +72,7 @@ def _index(shapes: Iterable[Shape]) -> Patterns:
     """Return shapes by their place in the list."""
     found = Patterns()
     for number, shape in enumerate(shapes):
-        found.add(".".join(shape), number)
+        found.add(shape, number)
     return found
 
 

@@ -27,11 +27,14 @@ def meet_at(one: str, other: str, connections: Connections) -> bool | None:
     ours, theirs = connections.get(one), connections.get(other)
     if ours is None or theirs is None:
         return False
-    if ours.servers or theirs.servers:
-        here, there = ({(url.host.lower(), url.port) for url in each.servers} for each in (ours, theirs))
-        if here.isdisjoint(there):
-            return False
+    if servers_of(ours).isdisjoint(servers_of(theirs)):
+        return False
     return True if _login(ours) == _login(theirs) else None
+
+
+def servers_of(connection: ConnectionSettings) -> frozenset[str]:
+    """Return the servers of a connection, each as one text: without any it is connected to the embedded one."""
+    return frozenset(f"{url.host.lower()}:{url.port}" for url in connection.servers) or frozenset(("embedded",))
 
 
 def stream_read(

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from router_trio.errors import Problem
 from router_trio.errors.quotes import excerpt
-from router_trio.settings.checks.circles import circles
-from router_trio.settings.checks.configuration import RouteParts
 from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
 from router_trio.settings.checks.meeting import resolve_connection
@@ -27,8 +25,6 @@ def warnings(
     """Yield every warning about a valid configuration, with the path of its key."""
     if not routes:
         yield Problem("routes", "there are none, so nothing is routed; add [[routes]], or routes in code")
-    for problem, _ in circles(connections, [RouteParts.of(route) for route in routes], streams):
-        yield problem
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
         yield from empty_files(f"connections.{name}", connection)

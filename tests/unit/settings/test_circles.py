@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from router_trio.errors import ConfigurationError
 from router_trio.settings import Settings
-from router_trio.settings.checks.warnings import warnings
+from router_trio.settings.checks import circles
+from router_trio.settings.checks.circles import CircleSearch, certain_circles, possible_circles
 from tests.unit.settings.problems import problems
 
 ONE = "nats://127.0.0.1:4222"
@@ -28,14 +31,15 @@ def chain(*steps: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 def found(routes: list[dict[str, Any]], **more: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """What is refused, and if nothing is, what is warned about."""
+    """What is refused, by the settings or by `check`, and if nothing is, what is warned about."""
     connections = more.pop("connections", {"main": {"servers": [ONE]}})
     try:
         settings = Settings(connections=connections, routes=routes, **more)
-    except Exception:
+    except ConfigurationError:
         return problems(lambda: Settings(connections=connections, routes=routes, **more)), {}
-    told = list(warnings(settings.connections, settings.routes, settings.streams))
-    return {}, {one.path: one.message for one in told if "back to it" in one.message}
+    whole = (settings.connections, settings.routes, settings.streams)
+    refused = {one.path: one.message for one in certain_circles(*whole)}
+    return refused, {} if refused else {one.path: one.message for one in possible_circles(*whole)}
 
 
 SURE = [
@@ -151,18 +155,64 @@ def test_what_is_in_a_stream_is_known_if_the_configuration_makes_it() -> None:
     assert found(routes, streams=[streams[0] | {"subjects": ["t.>"]}]) == ({}, {})
 
 
-def test_a_circle_is_found_beside_other_mistakes_and_once() -> None:
-    routes = chain(("a", "b"), ("b", "a"), ("c.>", "d.>"), ("d.>", "c.>"))
-    refused, _ = found([*routes, {"name": "broken"}])
-    assert {"routes[0].to[0].subject", "routes[2].to[0].subject"} < set(refused)
-    assert sum("back to it" in message for message in refused.values()) == 2
+def test_each_circle_is_found_once() -> None:
+    refused, _ = found(chain(("a", "b"), ("b", "a"), ("c.>", "d.>"), ("d.>", "c.>")))
+    assert set(refused) == {"routes[0].to[0].subject", "routes[2].to[0].subject"}
+
+
+def test_a_certain_circle_is_found_behind_a_possible_one() -> None:
+    routes = [route("a", "a", "b", when="size > 7"), route("b", "b", "c"), route("c", "c", "a", "b")]
+    refused, _ = found(routes)
+    assert set(refused) == {"routes[1].to[0].subject"}
+
+
+def test_settings_are_made_of_routes_in_a_circle() -> None:
+    assert Settings(connections={"main": {"servers": [ONE]}}, routes=chain(("a", "b"), ("b", "a"))).routes
 
 
 def test_many_routes_are_checked_quickly() -> None:
     routes = [route(f"r{number}", f"in.{number}.*", f"in.{number + 1}.$1") for number in range(300)]
     assert found(routes) == ({}, {})
     refused, _ = found([*routes, route("last", "in.300.*", "in.0.$1")])
-    assert list(refused) == ["routes[0].to[0].subject"]
+    told = refused.pop("routes[0].to[0].subject")
+    assert not refused
+    assert "to route 'r7', which sends on over 293 more, the last of which sends 'in.0.*' to route 'r0'" in told
+
+
+MANY: dict[str, Callable[[int, int], tuple[str, str]]] = {
+    "a chain": lambda i, n: (f"in.{i}.*", f"in.{i + 1}.$1"),
+    "a ring": lambda i, n: (f"in.{i}.*", f"in.{(i + 1) % n}.$1"),
+    "pairs that lead on": lambda i, n: (f"p{i}", f"p{i - 1 if i % 2 else i + 1}"),
+    "rings that share a token": lambda i, n: (f"*.x{i}", f"$1.x{(i + 1) % n}"),
+    "tokens that change places": lambda i, n: (f"t{i}.*.in", f"$1.t{i}.out"),
+    "half to half": lambda i, n: (f"{'ab'[i % 2]}.s{i}.*", f"{'ba'[i % 2]}.$1.{i}"),
+    "one to all": lambda i, n: ("in.*", f"out.{i}.$1"),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_the_search_grows_with_the_routes_and_not_with_their_square(name: str) -> None:
+    def looked_at(number: int) -> int:
+        routes = [
+            route(f"r{i}", *MANY[name](i, number), when="size > 7" if i % 50 == 0 else None) for i in range(number)
+        ]
+        settings = Settings(connections={"main": {"servers": [ONE]}}, routes=routes)
+        search = CircleSearch(settings.connections, settings.routes, settings.streams, certain=False)
+        list(search.problems())
+        return search.looked_at
+
+    few, many = looked_at(100), looked_at(400)
+    if name in ("tokens that change places", "half to half"):
+        assert few > 100 * 25, "each of them is compared with each other, up to a bound"
+    else:
+        assert many <= 4.5 * few
+
+
+def test_a_search_that_is_cut_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circles, "MOST_LOOKS", 10_000)
+    refused, warned = found([route(f"r{i}", *MANY["half to half"](i, 400), when="size > 7") for i in range(400)])
+    assert refused == {}
+    assert warned["routes"].startswith("so many lead to each other that not all ways were followed, and a circle may")
 
 
 # --- a route from a whole stream -------------------------------------------------------------------------------------
