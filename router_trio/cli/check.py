@@ -29,6 +29,8 @@ def check(
     each route that has a retry, dead letters, a key, a concurrency or a
     thread: what it promises of order, of calls of its handler and of
     messages that fail; and one for each limit and breaker: what it does.
+    The last line has the hash that /status shows of a router with this
+    configuration.
     Variables ROUTER_TRIO_... are taken into account, and handlers are
     imported.
 
@@ -79,7 +81,8 @@ def check(
     connections, routes = len(settings.connections), len(settings.routes)
     streams = f", {_counted(len(settings.streams), 'stream')}" if settings.streams else ""
     files = " ".join(map(str, (config, *more)))
-    print(f"{files}: ok ({_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams})")
+    counted = f"{_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams}"
+    print(f"{files}: ok ({counted}), config hash {settings.content_hash}")
     return outcome.DONE
 
 

@@ -31,7 +31,7 @@ def free_address() -> dict[str, str]:
 async def run_it(reader: Reader) -> None:
     """What the page says under "Run it"; its `router.toml` is in place."""
     async with reader.starts() as router:
-        await router.has_printed(r"ok \(1 connection, 1 route, 2 streams\)\n")
+        await router.has_printed(r"ok \(1 connection, 1 route, 2 streams\), config hash [0-9a-f]+\n")
         await router.has_printed(r"-> main: eu\.7\.created")
         await router.has_printed(r"nats://router:\S+@127\.0\.0\.1:\d+\n")
         await router.has_logged("ROUTE_READY", route="eu-orders")

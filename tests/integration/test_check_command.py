@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from router_trio import Settings
 from tests.integration.test_commands import CONFIG
 from tests.support.command import COMMAND, command, environment
 
@@ -20,10 +21,15 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def ok(config: Path, what: str = "1 connection, 1 route") -> str:
+    """What `check` says at the end of a configuration, with the hash that `/status` shows."""
+    return f"ok ({what}), config hash {Settings.load(config, environ={}).content_hash}"
+
+
 def test_check_of_a_good_configuration(config: Path) -> None:
     done = command("check", config, cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{config}: ok (1 connection, 1 route)\n"
+    assert done.stdout == f"{config}: {ok(config)}\n"
 
 
 def test_check_says_what_becomes_of_messages_that_fail(config: Path) -> None:
@@ -39,10 +45,10 @@ dead_letter = { subject = "dead.{{wildcard(1)}}" }
 """)
     done = command("check", config, cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
-    warning, told, ok = done.stdout.splitlines()
+    warning, told, last = done.stdout.splitlines()
     assert warning.startswith(f"{config}: routes[0].from.max_deliver: warning: is ignored")
     assert told == f"{config}: route orders: at least once; tried 5 times; dead letters in dead.*"
-    assert ok == f"{config}: ok (1 connection, 1 route)"
+    assert last == f"{config}: {ok(config)}"
 
 
 def test_check_prints_every_problem_on_a_line(config: Path) -> None:
@@ -97,7 +103,7 @@ def test_check_imports_handlers_from_the_working_directory(config: Path) -> None
     start.parent.mkdir()
     start.write_text("import sys\nfrom router_trio.cli import main\nsys.exit(main())\n")
     done = command("check", config, cwd=config.parent, python=[sys.executable, str(start)])
-    assert (done.returncode, done.stdout) == (0, f"{config}: ok (1 connection, 1 route)\n")
+    assert (done.returncode, done.stdout) == (0, f"{config}: {ok(config)}\n")
 
 
 @pytest.mark.parametrize(
@@ -127,11 +133,14 @@ def test_check_names_a_handler_that_can_not_be_had(module: str | None, told: str
 
 def test_check_takes_router_toml_unless_told_otherwise(config: Path) -> None:
     done = command("check", cwd=config.parent)
-    assert (done.returncode, done.stdout) == (0, "router.toml: ok (1 connection, 1 route)\n")
+    assert (done.returncode, done.stdout) == (0, f"router.toml: {ok(config)}\n")
 
 
 @pytest.mark.parametrize("text", [CONFIG, CONFIG.replace("wildcard(2)", "wildcard(3)")])
 def test_a_configuration_from_standard_input(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "same.toml"
+    path.write_text(text)
+
     def given(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *arguments],
@@ -147,7 +156,7 @@ def test_a_configuration_from_standard_input(text: str, tmp_path: Path) -> None:
     checked = given("check", "-")
     explained = given("explain", "-", "orders.7.new", "--json")
     if text == CONFIG:
-        assert (checked.returncode, checked.stdout) == (0, "<stdin>: ok (1 connection, 1 route)\n")
+        assert (checked.returncode, checked.stdout) == (0, f"<stdin>: {ok(path)}\n")
         assert json.loads(explained.stdout)["routes"][0]["destinations"][0]["subject"] == "eu.7.new"
     else:
         assert checked.returncode == explained.returncode == 78
@@ -169,7 +178,7 @@ def test_check_warns_of_no_routes_and_of_a_variable_with_one_underscore_too_few(
         f"{config}: ROUTER_TRIO_ROUTER_NAME: warning: is ignored, since it has no '__'; write "
         "ROUTER_TRIO_ROUTER__NAME to set that key",
         f"{config}: routes: warning: there are none, so nothing is routed; add [[routes]], or routes in code",
-        f"{config}: ok (1 connection, 0 routes)",
+        f"{config}: {ok(config, '1 connection, 0 routes')}",
     ]
 
 

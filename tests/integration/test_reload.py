@@ -138,6 +138,8 @@ async def test_pages_show_that_a_reload_was_refused_and_which_configuration_is_i
         before, successful, loaded_at = await shown()
         assert before["files"] == [str(config)]
         assert before["hash"] == Settings.load(config, environ={}).content_hash
+        checked = await trio.to_thread.run_sync(lambda: command("check", config, cwd=tmp_path))
+        assert checked.stdout.splitlines()[-1].endswith(f", config hash {before['hash']}")
         assert (before["last_error"], successful) == (None, 1)
         assert began < loaded_at < time.time()
 
