@@ -307,9 +307,9 @@ def _commands() -> Iterator[str]:
 
 def command_names() -> list[str]:
     """The commands that there are, in the order of `--help`."""
-    from router_trio.cli.command_line.application import app
+    from router_trio.cli.command_line.application import COMMANDS
 
-    return [name for name in app if not name.startswith("-")]
+    return [*COMMANDS]
 
 
 def help_of(*command: str) -> str:

@@ -1,8 +1,7 @@
 """The `router-trio` command.
 
 Guarantees: results go to stdout, errors and logs to stderr; exit codes are those of `outcome`. What is heavy (trio,
-nats, OpenTelemetry, pydantic) is imported by the command that needs it, so that `--help` and `check` start fast, and
-what reads command lines only for one that is more than the names of files and flags (see `running.plain`).
+nats, OpenTelemetry, pydantic) is imported by the command that needs it, so that `--help` and `check` start fast.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from router_trio.cli import outcome
-from router_trio.cli.running.plain import plain_run
+from router_trio.cli.command_line.application import command
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.errors.quotes import redact
 
@@ -40,22 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"can't write the output: {error.strerror}", outcome.FAILED)
     except KeyboardInterrupt:
         return outcome.INTERRUPTED
-    return code if isinstance(code, int) else outcome.DONE
+    return code
 
 
-def _run(arguments: Sequence[str]) -> object:
-    plain = plain_run(arguments)
-    if plain is not None:
-        from router_trio.cli.running.launch import launch
+def _run(arguments: Sequence[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how a line may go on
+        from router_trio.cli.command_line.completion import complete
 
-        return launch(
-            *plain.files,
-            embedded_nats=plain.embedded_nats,
-            watch=plain.watch,
-            enable_fault_injection=plain.enable_fault_injection,
-        )
-    from router_trio.cli.command_line.application import command
-
+        complete()
     return command(arguments)
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser
 from router_trio.cli.configuration import load_with_handlers
 from router_trio.errors import ConfigurationError, Problem
 
 
-def check(
-    config: Annotated[
-        Path, Parameter(help="The configuration, a TOML file or a folder of them; - reads standard input.")
-    ] = Path("router.toml"),
-    /,
-    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
-) -> int:
+def add_arguments(parser: Parser) -> None:
+    """Add what `check` takes."""
+    parser.add_configurations(required=False)
+
+
+def check(configs: Sequence[Path]) -> int:
     """Validate a configuration without connecting.
 
     Prints one line for each problem, FILE: key.path: what is wrong (the
@@ -43,9 +41,9 @@ def check(
     from router_trio.settings.checks.circles import certain_circles, possible_circles
 
     try:
-        settings = load_with_handlers(config, *more)
+        settings = load_with_handlers(*configs)
         if circles := list(certain_circles(settings.connections, settings.routes, settings.streams)):
-            raise ConfigurationError(list(map(settings.located, circles)), str(config))
+            raise ConfigurationError(list(map(settings.located, circles)), str(configs[0]))
     except ConfigurationError as error:
         print(error)
         return outcome.INVALID_CONFIGURATION
@@ -54,7 +52,7 @@ def check(
 
     def place(path: str) -> str:
         found = settings.located(Problem(path, ""))
-        return f"{found.source or config}: {found.path}"
+        return f"{found.source or configs[0]}: {found.path}"
 
     def line(kind: str, problem: Problem) -> str:
         return f"{place(problem.path)}: {kind}: {settings.located(problem).told}"
@@ -80,7 +78,7 @@ def check(
                 print(f"{place(f'routes[{index}].to[{number}].breaker')}: {to.breaker.sentence}")
     connections, routes = len(settings.connections), len(settings.routes)
     streams = f", {_counted(len(settings.streams), 'stream')}" if settings.streams else ""
-    files = " ".join(map(str, (config, *more)))
+    files = " ".join(map(str, configs))
     counted = f"{_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams}"
     print(f"{files}: ok ({counted}), config hash {settings.content_hash}")
     return outcome.DONE

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from router_trio.settings import Settings
 
 
+CONFIG = Path("router.toml")
+"""Where the configuration is, unless it is said."""
+
 STDIN = "<stdin>"
 """What errors call standard input, and commands get for a lone `-`."""
 

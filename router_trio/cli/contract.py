@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json as encoder
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser
 
 
-def contract(*, json: Annotated[bool, Parameter(help="Print JSON.", show_default=False)] = False) -> int:
+def add_arguments(parser: Parser) -> None:
+    """Add what `contract` takes."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def contract(*, json: bool) -> int:
     """List the metrics and the log codes of this version.
 
     For example:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser
 
 
-def demo(*, duration: Annotated[str, Parameter(help="How long the traffic lasts; at least 3s.")] = "20s") -> int:
+def add_arguments(parser: Parser) -> None:
+    """Add what `demo` takes."""
+    parser.add_argument("--duration", default="20s", help="how long the traffic lasts, at least 3s; default: 20s")
+
+
+def demo(*, duration: str) -> int:
     """Watch a router lose its server and lose nothing else.
 
     Starts a nats-server and a router, publishes, kills the server once and

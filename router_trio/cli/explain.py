@@ -6,38 +6,33 @@ import json as encoder
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser
 from router_trio.cli.configuration import load
 from router_trio.errors import PublishError, SubjectError
 
 
+def add_arguments(parser: Parser) -> None:
+    """Add what `explain` takes."""
+    parser.add_configurations(required=True)
+    parser.add_argument("subject", metavar="SUBJECT", help="the subject of the message")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="K=V", help="a header of the message; may be repeated"
+    )
+    parser.add_argument("--data", default="", metavar="TEXT", help="the payload of the message")
+    parser.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="SUBJECT",
+        help="a subject that it must go to; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def explain(
-    config: Annotated[
-        Path, Parameter(help="The configuration, a TOML file or a folder of them; - reads standard input.")
-    ],
-    subject: Annotated[str, Parameter(help="The subject of the message.")],
-    /,
-    *more: Annotated[str, Parameter(help="With more files and folders, the subject is the last.", show_default=False)],
-    header: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="A header of the message, K=V; may be repeated.",
-            show_default=False,
-            allow_leading_hyphen=True,
-        ),
-    ] = (),
-    data: Annotated[
-        str, Parameter(help="The payload of the message.", show_default=False, allow_leading_hyphen=True)
-    ] = "",
-    expect: Annotated[
-        tuple[str, ...],
-        Parameter(help="A subject that it must go to; may be repeated.", show_default=False),
-    ] = (),
-    json: Annotated[bool, Parameter(help="Print JSON.", show_default=False)] = False,
+    configs: Sequence[Path], subject: str, *, header: Sequence[str], data: str, expect: Sequence[str], json: bool
 ) -> int:
     r"""Show what would happen to a message, and why.
 
@@ -65,7 +60,6 @@ def explain(
     from router_trio.routing.plans import compile_routes
     from router_trio.subjects.patterns import validate_subject
 
-    *files, subject = subject, *more
     if subject.endswith(".toml") and Path(subject).is_file():
         raise outcome.UsageError(f"SUBJECT is missing: it is the last argument, and {subject} is a file")
     try:
@@ -74,7 +68,7 @@ def explain(
     except (SubjectError, PublishError) as error:
         raise outcome.UsageError(str(error)) from None
     payload = data.encode("utf-8", "surrogateescape")
-    settings = load(config, *map(Path, files))
+    settings = load(*configs)
     plans, workers = compile_routes(settings), settings.router.workers
     explanation = explain_message(plans, subject, block, payload, workers=workers)
     if json:

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
-
-from router_trio.cli.running.launch import CONFIG, launch
+from router_trio.cli.command_line.parser import Parser, number
+from router_trio.cli.running.launch import launch
 
 MOST_WORKERS = 256
 """As `[router] workers` has it, which is not imported yet."""
 
 
+def add_arguments(parser: Parser) -> None:
+    """Add what `run` takes."""
+    parser.add_configurations(required=False)
+    parser.add_argument(
+        "--embedded-nats", action="store_true", help="use a nats-server of its own, and print its URL and pid"
+    )
+    parser.add_argument("--watch", action="store_true", help="reload the configuration when its file changes")
+    parser.add_argument(
+        "--workers",
+        type=number(1, MOST_WORKERS),
+        metavar="N",
+        help="processes that share the messages, in place of [router] workers",
+    )
+    parser.add_argument(
+        "--enable-fault-injection",
+        action="store_true",
+        help="inject faults on request at /faults; not for production",
+    )
+
+
 def run(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file or a folder of them; - is stdin.")] = CONFIG,
-    /,
-    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
-    embedded_nats: Annotated[
-        bool,
-        Parameter(
-            show_default=False,
-            help="Use a nats-server of its own, and print its URL and pid.",
-        ),
-    ] = False,
-    watch: Annotated[
-        bool,
-        Parameter(
-            show_default=False,
-            help="Reload the configuration when its file changes.",
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        Parameter(
-            show_default=False,
-            help="Processes that share the messages, in place of [router] workers.",
-            validator=Number(gte=1, lte=MOST_WORKERS),
-        ),
-    ] = None,
-    enable_fault_injection: Annotated[
-        bool,
-        Parameter(
-            show_default=False,
-            help="Inject faults on request at /faults. Not for production.",
-        ),
-    ] = False,
+    configs: Sequence[Path],
+    *,
+    embedded_nats: bool,
+    watch: bool,
+    workers: int | None,
+    enable_fault_injection: bool,
 ) -> int:
     """Route messages until a signal arrives.
 
@@ -87,8 +79,7 @@ def run(
         router-trio run --workers 4 router.toml
     """
     return launch(
-        config,
-        *more,
+        *configs,
         embedded_nats=embedded_nats,
         watch=watch,
         workers=workers,

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what `schema` takes: nothing."""
 
 
 def schema() -> int:

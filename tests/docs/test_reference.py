@@ -7,7 +7,7 @@ import runpy
 import pytest
 
 import router_trio
-from router_trio.cli.command_line.application import app
+from router_trio.cli.command_line.application import COMMANDS
 from router_trio.cli.contract import collect
 from router_trio.settings import json_schema
 from tests.docs.pages import DOCS
@@ -37,5 +37,5 @@ def test_every_key_metric_code_public_name_and_command_is_in_the_reference() -> 
     assert all(f"| `{log['code']}` |" in PAGES["logs.md"] for log in contract["logs"])
     python = PAGES["python.md"].splitlines()
     assert all(any(f"class {name}" in line for line in python) for name in router_trio.__all__)
-    names = [name for name in app if not name.startswith("-")]
+    names = list(COMMANDS)
     assert all(f"## `router-trio {name}`" in PAGES["commands.md"] for name in names)

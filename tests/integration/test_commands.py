@@ -47,7 +47,7 @@ def test_help_lists_every_command_and_the_exit_codes(tmp_path: Path) -> None:
     done = command("--help", cwd=tmp_path)
     assert done.returncode == 0
     for name in COMMANDS:
-        assert f"\n  {name}: " in done.stdout
+        assert f"\n  {name} " in done.stdout
     assert "78 invalid configuration" in done.stdout
 
 
@@ -60,8 +60,8 @@ def test_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["serve"], 'Unknown command "serve"'),
-        (["check", "router.toml", "--fast"], "Unknown option: --fast"),
+        (["serve"], "there is no command 'serve'"),
+        (["check", "router.toml", "--fast"], "there is no option --fast"),
         (["run", "--embedded-nats=perhaps"], "--embedded-nats"),
         (["explain"], "explain needs CONFIG; router-trio explain --help shows an example"),
         (["explain", "router.toml"], "explain needs SUBJECT; router-trio explain --help shows an example"),
@@ -80,8 +80,7 @@ def test_wrong_usage(arguments: list[str], told: str, config: Path) -> None:
     done = command(*arguments, cwd=config.parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("router-trio: error: ")
-    # Before version 5, cyclopts put what it does not know in quotes everywhere.
-    assert told.replace('"', "") in done.stderr.replace('"', "")
+    assert told in done.stderr
 
 
 # --- test ---

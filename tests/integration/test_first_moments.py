@@ -41,9 +41,9 @@ runpy.run_module("router_trio", run_name="__main__", alter_sys=True)
 """
 
 
-BOTH = ["router_trio.cli", "pydantic"]
+BOTH = ["router_trio.cli", "argparse", "pydantic"]
 ONLY_RUN = ["router_trio.cli.running.launch", "trio", "router_trio.nats"]
-ONLY_CHECK = ["cyclopts", "router_trio.cli.schema"]
+ONLY_CHECK = ["router_trio.settings.checks.circles"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.support.servers import NatsServer
 
 OBSERVERS = {"opentelemetry", "google.protobuf", "requests", "prometheus_client", "starlette", "h11", "anyio"}
 """What serves HTTP and exports spans."""
-COMMAND_LINE = {"cyclopts", "rich", "docstring_parser", "argparse"}
+COMMAND_LINE = {"rich", "argcomplete", "difflib", "router_trio.cli.explain"}
 LOGIN = {"nkeys", "nacl", "cffi"}
 CONTROL_PLANE = {"nats", "asyncio", "trio_asyncio"}
 """What asks the JetStream API: no core route does at its start."""

@@ -68,7 +68,7 @@ def _optional_imports() -> set[str]:
             "starlette",
             "h11",
             "pydantic",
-            "cyclopts",
+            "argcomplete",
             "requests",
             "urllib3",
         ):

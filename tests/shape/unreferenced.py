@@ -29,8 +29,6 @@ _KNOWN_BASES = {"Protocol", "Generic", "NamedTuple", "StrEnum", "IntEnum", "Enum
 
 USED_ELSEWHERE = {
     "Headers.get_all": "users, of Message.headers",
-    "_PlainHelp.render_description": "cyclopts",
-    "_PlainHelp.render_usage": "cyclopts",
     "TraceParent.trace_flags": "the SDK's queue of spans, of what is in it",
     "_WorkingDirectory.find_spec": "the interpreter, of sys.meta_path",
 }

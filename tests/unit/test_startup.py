@@ -44,9 +44,9 @@ to = [ { subject = "eu.{{wildcard(1)}}" } ]
         (["--help"], {"pydantic"}),
         (["run", "--help"], {"pydantic"}),
         (["--version"], {"pydantic"}),
-        (["check", "CONFIG"], {"msgspec", "rich", "pydantic_settings", "cyclopts.help", "difflib"}),
-        (["explain", "CONFIG", "orders.7"], {"msgspec", "rich", "pydantic_settings", "cyclopts.help", "difflib"}),
-        (["schema"], {"msgspec", "rich", "pydantic_settings", "cyclopts.help"}),
+        (["check", "CONFIG"], {"msgspec", "rich", "pydantic_settings", "argcomplete", "difflib"}),
+        (["explain", "CONFIG", "orders.7"], {"msgspec", "rich", "pydantic_settings", "argcomplete", "difflib"}),
+        (["schema"], {"msgspec", "rich", "pydantic_settings", "argcomplete"}),
     ],
 )
 def test_heavy_packages_are_not_imported(arguments: list[str], more: set[str], tmp_path: Path) -> None:

@@ -1,30 +1,19 @@
-"""The commands as cyclopts knows them: their arguments, their help, and what is told of a wrong one."""
+"""The commands, and what each takes of a command line: read by argparse.
+
+A command is a function and, in the same module, `add_arguments`, which adds to a parser what that function is called
+with. Only the module of the command that is named is imported. Each command has a parser of its own and none is below
+another, since only then argparse takes options between arguments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from inspect import cleandoc
+from typing import Any
 
 from router_trio.cli import outcome
-from router_trio.cli.check import check
-from router_trio.cli.configuration import STDIN
-from router_trio.cli.contract import contract
-from router_trio.cli.dead_letters.command import dead_letters
-from router_trio.cli.demo import demo
-from router_trio.cli.explain import explain
-from router_trio.cli.reload.diff import diff
-from router_trio.cli.run import run
-from router_trio.cli.schema import schema
-from router_trio.cli.setup.init import init
-from router_trio.cli.test.command import run_tests
-
-if TYPE_CHECKING:
-    from cyclopts.help import HelpPanel
-    from cyclopts.help.formatters import PlainFormatter
-    from rich.console import Console, ConsoleOptions
+from router_trio.cli.command_line.parser import Parser, did_you_mean
 
 _ABOUT = """\
 Route messages between NATS subjects and JetStream streams, and never
@@ -39,6 +28,90 @@ For example:
 Exit codes: 0 done; 1 failed while running, or messages were left
 unsettled at shutdown; 2 wrong usage; 78 invalid configuration."""
 
+COMMANDS = {
+    "init": "router_trio.cli.setup.init:init",
+    "run": "router_trio.cli.run:run",
+    "demo": "router_trio.cli.demo:demo",
+    "check": "router_trio.cli.check:check",
+    "diff": "router_trio.cli.reload.diff:diff",
+    "explain": "router_trio.cli.explain:explain",
+    "test": "router_trio.cli.test.command:run_tests",
+    "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
+    "contract": "router_trio.cli.contract:contract",
+    "schema": "router_trio.cli.schema:schema",
+    "completion": "router_trio.cli.command_line.completion:completion",
+}
+"""The function of each, in the order of `--help`."""
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name and return its exit code. Blocks until it is done.
+
+    Raises `UsageError` for arguments that no command takes, and what the command raises.
+    """
+    name = arguments[0] if arguments else "--help"
+    if name in COMMANDS:
+        parsed = parse(name, arguments[1:])
+        if parsed is None:
+            return outcome.DONE
+        function, given = parsed
+        return function(**given)
+    if name in ("-h", "--help"):
+        _parser_of_help().print_help()
+    elif name == "--version":
+        print(_version())
+    else:
+        cure = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        raise outcome.UsageError(f"there is no command {name!r}{cure}\nrouter-trio --help shows what there is.")
+    return outcome.DONE
+
+
+def parse(name: str, arguments: Sequence[str]) -> tuple[Callable[..., int], dict[str, Any]] | None:
+    """Return the function of a command and what to call it with; None if help was asked for, and is printed.
+
+    Raises `UsageError` for arguments that the command does not take.
+    """
+    parser = Parser(prog=f"router-trio {name}")
+    function = _describe(name, parser)
+    given = parser.read(arguments)
+    return None if given is None else (function, given)
+
+
+def whole_parser() -> Parser:
+    """Return the parser of all commands, for a shell that completes them."""
+    parser = _parser_of_help()
+    commands = parser.add_subparsers()
+    for name in COMMANDS:
+        _describe(name, commands.add_parser(name))
+    return parser
+
+
+def _parser_of_help() -> Parser:
+    width = max(map(len, COMMANDS))
+    lines = (f"  {name:{width}}  {_docstring(_function(name)).splitlines()[0]}" for name in COMMANDS)
+    listed = "\n".join(("commands:", *lines))
+    parser = Parser(prog="router-trio", usage="router-trio COMMAND", description=_ABOUT, epilog=listed)
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    return parser
+
+
+def _describe(name: str, parser: Parser) -> Callable[..., int]:
+    """Give a parser the arguments and the help of a command; return the function of the command."""
+    function = _function(name)
+    parser.description = _docstring(function)
+    import_module(function.__module__).add_arguments(parser)
+    return function
+
+
+def _function(name: str) -> Callable[..., int]:
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[..., int] = getattr(import_module(module), function)
+    return found
+
+
+def _docstring(function: Callable[..., int]) -> str:
+    return cleandoc(function.__doc__ or "")
+
 
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
@@ -50,90 +123,3 @@ def _version() -> str:
         return f"router-trio {version('router-trio')}{compiled}"
     except PackageNotFoundError:
         return "router-trio, not installed: running from its source tree"
-
-
-class _PlainHelp:
-    """Plain text reads the same in a terminal, a pipe and a bug report, and costs less than panels.
-
-    It is imported for whoever asks for help; `help_formatter="plain"` would import it for every command.
-    """
-
-    @cached_property
-    def _formatter(self) -> PlainFormatter:
-        from cyclopts.help.formatters import PlainFormatter
-
-        return PlainFormatter()
-
-    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        self._formatter(console, options, panel)
-
-    def render_usage(self, console: Console, options: ConsoleOptions, usage: object) -> None:
-        self._formatter.render_usage(console, options, usage)
-
-    def render_description(self, console: Console, options: ConsoleOptions, description: object) -> None:
-        self._formatter.render_description(console, options, description)
-
-
-app: App = App(
-    name="router-trio",
-    help=_ABOUT,
-    version=_version,
-    help_formatter=_PlainHelp(),
-    help_format="plaintext",
-    default_parameter=Parameter(negative="", json_list=False, json_dict=False),
-    result_action="return_value",
-    exit_on_error=False,
-    print_error=False,
-    suppress_keyboard_interrupt=False,
-)
-
-
-def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="The shell.")], /) -> int:
-    """Print the script that completes commands and options in a shell.
-
-    For example:
-
-        router-trio completion zsh > ~/.zfunc/_router-trio
-        eval "$(router-trio completion bash)"
-    """
-    print(app.generate_completion(shell=shell), end="")
-    return outcome.DONE
-
-
-for _command in (init, run, demo, check, diff, explain, contract, schema, completion):
-    app.command(_command)
-app.command(run_tests, name="test")
-app.command(dead_letters, name="dead-letters")
-
-
-def command(arguments: Sequence[str]) -> object:
-    """Run the command that the arguments name and return what it returns. Blocks until it is done.
-
-    Raises `UsageError` for arguments that no command takes, and what the command raises.
-    """
-    try:
-        return app(_with_stdin(arguments))
-    except CycloptsError as error:
-        raise outcome.UsageError(_told(error)) from None
-
-
-def _with_stdin(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with a name in place of the `-` that stands for a configuration: cyclopts takes no `-`."""
-    given = list(arguments)
-    if given[:1] == ["run"]:
-        return [STDIN if one == "-" else one for one in given]  # it has an option with a value, which is never that
-    place = next((number for number, one in enumerate(given[1:], 1) if one == "-" or not one.startswith("-")), None)
-    if place is not None and given[place] == "-":
-        given[place] = STDIN
-    return given
-
-
-def _told(error: CycloptsError) -> str:
-    """Return what is wrong with the arguments, and where to look."""
-    command = " ".join(error.command_chain or ())
-    if isinstance(error, MissingArgumentError) and error.argument is not None:
-        name = error.argument.name
-        told = f"{name} needs a value" if name.startswith("-") else f"{command} needs {name}"
-        return f"{told}; router-trio {command} --help shows an example."
-    page = f"router-trio {command} --help" if command else "router-trio --help"
-    return f"{str(error).strip()}\n{page} shows what there is."

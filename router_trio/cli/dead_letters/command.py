@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal, get_args
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser, configuration, number, one_of
 from router_trio.errors import ExpressionError
 
 Action = Literal["list", "show", "redrive", "purge"]
+ACTIONS = get_args(Action)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what `dead-letters` takes."""
+    parser.add_argument("config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file")
+    parser.add_argument("route", metavar="ROUTE", help="the name of the route")
+    parser.add_argument(
+        "action", type=one_of(*ACTIONS), choices=ACTIONS, metavar="ACTION", help=f"one of {', '.join(ACTIONS)}"
+    )
+    parser.add_argument(
+        "sequence",
+        nargs="*",
+        type=number(),
+        metavar="SEQUENCE",
+        help="only these dead letters, by the number that list prints",
+    )
+    parser.add_argument("--where", metavar="EXPR", help="only those of which this expression holds")
+    parser.add_argument("--limit", type=number(1), metavar="N", help="at most so many, the oldest first")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--yes", action="store_true", help="purge without asking")
+    parser.add_argument("--stream", metavar="NAME", help="the stream that has them, if there are several")
+    parser.add_argument(
+        "--to-source",
+        action="store_true",
+        help="redrive to the old subjects: all consumers of the source get them",
+    )
+    parser.add_argument(
+        "--foreign",
+        action="store_true",
+        help="redrive also those that do not look as if this route had written them",
+    )
+    parser.add_argument("--hex", action="store_true", help="show the payload in hexadecimal")
+    parser.add_argument("--json", action="store_true", help="print JSON; a list as one line for each")
 
 
 def dead_letters(
-    config: Annotated[Path, Parameter(help="The configuration, a TOML file.")],
-    route: Annotated[str, Parameter(help="The name of the route.")],
-    action: Annotated[Action, Parameter(help="What to do with them.")],
-    /,
-    *sequence: Annotated[int, Parameter(help="Only these, by the number that list prints.", show_default=False)],
-    where: Annotated[
-        str | None, Parameter(help="Only those of which this expression holds.", show_default=False)
-    ] = None,
-    limit: Annotated[int | None, Parameter(help="At most so many, the oldest first.", show_default=False)] = None,
-    dry_run: Annotated[bool, Parameter(help="Only say what would be done.", show_default=False)] = False,
-    yes: Annotated[bool, Parameter(help="Purge without asking.", show_default=False)] = False,
-    stream: Annotated[
-        str | None, Parameter(help="The stream that has them, if there are several.", show_default=False)
-    ] = None,
-    to_source: Annotated[
-        bool,
-        Parameter(help="Redrive to the old subjects: all consumers of the source get them.", show_default=False),
-    ] = False,
-    foreign: Annotated[
-        bool,
-        Parameter(help="Redrive also those that do not look as if this route had written them.", show_default=False),
-    ] = False,
-    hex: Annotated[bool, Parameter(help="Show the payload in hexadecimal.", show_default=False)] = False,
-    json: Annotated[bool, Parameter(help="Print JSON; a list as one line for each.", show_default=False)] = False,
+    config: Path,
+    route: str,
+    action: Action,
+    sequence: Sequence[int],
+    *,
+    where: str | None,
+    limit: int | None,
+    dry_run: bool,
+    yes: bool,
+    stream: str | None,
+    to_source: bool,
+    foreign: bool,
+    hex: bool,
+    json: bool,
 ) -> int:
     r"""Look at what a route has given up, send it again, or delete it.
 
@@ -78,8 +102,6 @@ def dead_letters(
         raise outcome.UsageError(f"SEQUENCE {min(sequence)}: must be at least 1, as list prints it")
     if (to_source or foreign) and action != "redrive":
         raise outcome.UsageError(f"{'--to-source' if to_source else '--foreign'} is for redrive alone")
-    if limit is not None and limit < 1:
-        raise outcome.UsageError(f"--limit {limit}: must be at least 1")
     settings = Settings.load(config)
     settings.require_servers()
     try:
@@ -93,5 +115,5 @@ def dead_letters(
         settings,
         route,
         action,
-        Options(sequence, condition, limit, dry_run, yes, stream, hex, json, to_source, foreign),
+        Options(tuple(sequence), condition, limit, dry_run, yes, stream, hex, json, to_source, foreign),
     )

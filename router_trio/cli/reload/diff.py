@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser, configuration
 from router_trio.cli.configuration import load_with_handlers
 
 if TYPE_CHECKING:
     from router_trio.settings.reload.difference import Change, Difference, Names
 
 
-def diff(
-    old: Annotated[Path, Parameter(help="The configuration that runs, a TOML file.")],
-    new: Annotated[Path, Parameter(help="The configuration to reload.")],
-    /,
-) -> int:
+def add_arguments(parser: Parser) -> None:
+    """Add what `diff` takes."""
+    parser.add_argument("old", type=configuration, metavar="OLD", help="the configuration that runs, a TOML file")
+    parser.add_argument("new", type=configuration, metavar="NEW", help="the configuration to reload")
+
+
+def diff(old: Path, new: Path) -> int:
     """Show what a reload from one configuration to another would do.
 
     Prints one line for each connection, route and stream: added, removed,

@@ -15,12 +15,9 @@ from router_trio.errors import ConfigurationError, Problem
 if TYPE_CHECKING:
     from router_trio.settings import Settings
 
-CONFIG = Path("router.toml")
-"""Where the configuration is, unless it is said."""
-
 
 def launch(
-    config: Path = CONFIG,
+    config: Path,
     *more: Path,
     embedded_nats: bool = False,
     watch: bool = False,

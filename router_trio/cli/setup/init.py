@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.configuration import CONFIG
 
 _NEXT = """\
 {file} is written. It runs as it is:
@@ -23,10 +22,19 @@ For an editor that checks keys while you write:
     router-trio schema > {schema}"""
 
 
-def init(
-    file: Annotated[Path, Parameter(help="The file to write; there must be none of that name.")] = Path("router.toml"),
-    /,
-) -> int:
+def add_arguments(parser: Parser) -> None:
+    """Add what `init` takes."""
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=CONFIG,
+        metavar="FILE",
+        help="the file to write; there must be none of that name; default: router.toml",
+    )
+
+
+def init(file: Path) -> int:
     """Write a configuration to start from.
 
     It has a connection, the streams that it needs, a route with retry and

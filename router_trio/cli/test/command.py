@@ -7,11 +7,10 @@ import json as encoder
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser
 from router_trio.cli.configuration import load_with_handlers
 
 if TYPE_CHECKING:
@@ -29,15 +28,14 @@ there are no [[tests]] in {config}. Write one, such as
 _STYLES = {"ok": "green", "FAILED": "red", "-": "red", "+": "green"}
 
 
-def run_tests(
-    config: Annotated[
-        Path, Parameter(help="The configuration, a TOML file or a folder of them; - reads standard input.")
-    ],
-    /,
-    *more: Annotated[Path, Parameter(help="More files and folders, which make one configuration.", show_default=False)],
-    only: Annotated[str | None, Parameter(help="The name of the one test to run.", show_default=False)] = None,
-    json: Annotated[bool, Parameter(help="Print JSON.", show_default=False)] = False,
-) -> int:
+def add_arguments(parser: Parser) -> None:
+    """Add what `test` takes."""
+    parser.add_configurations(required=True)
+    parser.add_argument("--only", metavar="NAME", help="the name of the one test to run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_tests(configs: Sequence[Path], *, only: str | None, json: bool) -> int:
     """Run the [[tests]] of a configuration.
 
     For each, a router with all routes runs on fake brokers in memory, gets
@@ -52,8 +50,8 @@ def run_tests(
         router-trio test router.toml
         router-trio test router.toml --only "an order goes to Europe"
     """
-    settings = load_with_handlers(config, *more)
-    examples = _chosen(config, settings.tests, only)
+    settings = load_with_handlers(*configs)
+    examples = _chosen(configs[0], settings.tests, only)
     from router_trio.cli.test.example_run import run_examples
 
     gc.enable()  # see `__main__`

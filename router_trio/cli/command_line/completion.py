@@ -1,0 +1,36 @@
+"""`router-trio completion`, and what a shell asks for with its script."""
+
+from __future__ import annotations
+
+from router_trio.cli import outcome
+from router_trio.cli.command_line.parser import Parser, one_of
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what `completion` takes."""
+    parser.add_argument("shell", type=one_of(*SHELLS), choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+
+
+def completion(shell: str) -> int:
+    """Print the script that completes commands and options in a shell.
+
+    For example:
+
+        router-trio completion zsh > ~/.zfunc/_router-trio
+        eval "$(router-trio completion bash)"
+    """
+    from argcomplete.shell_integration import shellcode
+
+    print(shellcode(["router-trio"], shell=shell))
+    return outcome.DONE
+
+
+def complete() -> None:
+    """Tell the shell how the line in its variables may go on, and end the process."""
+    from argcomplete import autocomplete
+
+    from router_trio.cli.command_line.application import whole_parser
+
+    autocomplete(whole_parser(), always_complete_options=False)

@@ -1,0 +1,114 @@
+"""What the commands take of a command line, and what is said of arguments that none takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router_trio.cli import main, outcome, run
+from router_trio.cli.command_line.application import COMMANDS, command, parse
+from router_trio.cli.configuration import CONFIG, STDIN
+
+FLAGS = {"embedded_nats": False, "watch": False, "workers": None, "enable_fault_injection": False}
+
+
+def given(*arguments: str) -> dict[str, Any]:
+    """What the function of a command is called with."""
+    parsed = parse(arguments[0], arguments[1:])
+    assert parsed is not None
+    return parsed[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "configs", "flags"),
+    [
+        ([], [CONFIG], {}),
+        (["a.toml"], [Path("a.toml")], {}),
+        (["a.toml", "--watch", "b.d"], [Path("a.toml"), Path("b.d")], {"watch": True}),
+        (["--watch", "-"], [Path(STDIN)], {"watch": True}),
+        (["--workers", "4", "a.toml"], [Path("a.toml")], {"workers": 4}),
+        (["a.toml", "--workers=256"], [Path("a.toml")], {"workers": 256}),
+        (["--", "--watch"], [Path("--watch")], {}),
+        (
+            ["--enable-fault-injection", "--embedded-nats"],
+            [CONFIG],
+            {"enable_fault_injection": True} | {"embedded_nats": True},
+        ),
+    ],
+)
+def test_run_takes_files_and_options_in_any_order(
+    arguments: list[str], configs: list[Path], flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[Any, ...]] = []
+
+    def launch(*configs: Path, **flags: Any) -> int:
+        called.append(([*configs], flags))
+        return 7
+
+    monkeypatch.setattr(run, "launch", launch)
+    assert command(["run", *arguments]) == 7
+    assert called == [(configs, FLAGS | flags)]
+
+
+def test_the_last_argument_of_explain_is_the_subject() -> None:
+    assert given("explain", "a.toml", "b.d", "--json", "in.x")["subject"] == "in.x"
+    assert given("explain", "a.toml", "--", "-")["subject"] == "-"
+    assert given("explain", "-", "in.x")["configs"] == [Path(STDIN)]
+
+
+def test_a_value_may_begin_with_a_hyphen() -> None:
+    told = given("explain", "a.toml", "in.x", "--data", "-x", "--header", "-A=b", "--header=C=--", "--expect", "")
+    assert (told["data"], told["header"], told["expect"]) == ("-x", ["-A=b", "C=--"], [""])
+
+
+def test_sequences_may_come_before_and_behind_options() -> None:
+    told = given("dead-letters", "a.toml", "orders", "--dry-run", "redrive", "7", "9")
+    assert (told["action"], told["sequence"], told["dry_run"]) == ("redrive", [7, 9], True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == outcome.DONE
+    assert f"For example:\n\n    router-trio {name}" in capsys.readouterr().out
+
+
+def test_no_arguments_print_the_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == outcome.DONE
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("chek a.toml", "there is no command 'chek'; did you mean check?\nrouter-trio --help shows what there is."),
+        ("serve", "there is no command 'serve'; there are init, run, demo, "),
+        ("--watch", "there is no command '--watch'; there are init, "),
+        ("run --wath", "there is no option --wath; did you mean --watch?\nrouter-trio run --help shows what there is."),
+        ("run --wat", "there is no option --wat; did you mean --watch?"),
+        ("explain a.toml in.x --heder x=1", "there is no option --heder; did you mean --header?"),
+        ("contract extra", "'extra' is one argument too many\nrouter-trio contract --help shows what there is."),
+        ("diff a.toml", "diff needs NEW; router-trio diff --help shows an example."),
+        ("explain", "explain needs CONFIG; router-trio explain --help shows an example."),
+        ("explain a.toml", "explain needs SUBJECT; router-trio explain --help shows an example."),
+        ("run --workers", "--workers needs a value; router-trio run --help shows an example."),
+        ("run --workers --watch", "--workers needs a value; router-trio run --help shows an example."),
+        ("run --workers 0", "--workers: 0 is too small; give at least 1\n"),
+        ("run --workers 257", "--workers: 257 is too large; give at most 256\n"),
+        ("run --workers=two", "--workers: 'two' is not a whole number\n"),
+        ("run --workers 2 --workers 3", "--workers is given twice\n"),
+        ("run --watch=yes", "--watch takes no value, and got 'yes'\n"),
+        ("dead-letters a.toml r lits", "ACTION: 'lits' is none of list, show, redrive, purge; did you mean list?\n"),
+        ("dead-letters a.toml r show x", "SEQUENCE: 'x' is not a whole number\n"),
+        ("dead-letters a.toml r show -1", "SEQUENCE -1: must be at least 1, as list prints it"),
+        ("dead-letters a.toml r list --limit 0", "--limit: 0 is too small; give at least 1\n"),
+        ("completion tcsh", "SHELL: 'tcsh' is none of bash, zsh, fish\n"),
+    ],
+)
+def test_a_wrong_line_is_refused_with_what_would_do(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == outcome.WRONG_USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"router-trio: error: {told}")
