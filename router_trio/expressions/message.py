@@ -167,7 +167,6 @@ class Arrived(Facts):
 
     @property
     def record(self) -> Any:
-        """See `Facts`."""
         record = self._record
         if record is self._reader:
             _, _, header_size, size, tail = self._raw
@@ -175,7 +174,6 @@ class Arrived(Facts):
         return record
 
     def __getattr__(self, name: str) -> Value:
-        """See `Facts`."""
         if name == "subject":
             self.subject: str = text(self._raw[0])
             return self.subject

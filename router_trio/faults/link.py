@@ -63,7 +63,7 @@ async def open_faulty(
 
 
 class FaultyLink:
-    """See `link.Link`. Lives inside the context that `open_faulty` gives."""
+    """A `link.Link` around another one. Lives inside the context that `open_faulty` gives."""
 
     def __init__(self, link: Link, listener: LinkListener, strike: Strike, nursery: trio.Nursery) -> None:
         self._link = link
@@ -77,23 +77,20 @@ class FaultyLink:
 
     @property
     def server(self) -> str:
-        """See `link.Link.server`."""
         return self._link.server
 
     @property
     def max_payload(self) -> int:
-        """See `link.Link.max_payload`."""
         return self._link.max_payload
 
     @property
     def max_control_line(self) -> int:
-        """See `link.Link.max_control_line`."""
         return self._link.max_control_line
 
     # --- publishing ---
 
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """See `link.Link.send`. Blocks also for as long as delays, and timeouts of core publishes, say.
+        """Send operations. Blocks also for as long as delays, and timeouts of core publishes, say.
 
         No fence goes along: what is delayed would be behind it.
         """
@@ -134,19 +131,17 @@ class FaultyLink:
 
     @property
     def can_send_at_once(self) -> bool:
-        """See `link.Link.can_send_at_once`: faults may block."""
+        """Return False: faults may block."""
         return False
 
     def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """See `link.Link.send_at_once`."""
         raise NotImplementedError
 
     async def fence(self) -> None:
-        """See `link.Link.fence`. An ack that is delayed has not been sent yet."""
+        """Wait for the server. An ack that is delayed has not been sent yet."""
         await self._link.fence()
 
     async def ping(self) -> None:
-        """See `link.Link.ping`."""
         await self._link.ping()
 
     async def _write(self, operations: Sequence[Operation]) -> Sequence[Refusal]:
@@ -162,29 +157,27 @@ class FaultyLink:
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> CoreSubscription:
-        """See `link.Link.subscribe`."""
         await self._before_subscribing()
         return await self._link.subscribe(subject, deliver, queue=queue)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
-        """See `link.Link.open_consumer`."""
         await self._before_subscribing()
         return await self._link.open_consumer(spec, deliver)
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
-        """See `link.Link.take_the_lead`. Never struck: what is behind it is."""
+        """Wait for the lead. Never struck: what follows is."""
         return await self._link.take_the_lead(spec, learn)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
-        """See `link.Link.find_streams`. Never struck."""
+        """Look up streams. Never struck."""
         return await self._link.find_streams(subject)
 
     async def stream_state(self, name: str) -> StreamState | None:
-        """See `link.Link.stream_state`. Never struck."""
+        """Look up a stream. Never struck."""
         return await self._link.stream_state(name)
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
-        """See `link.Link.ensure_stream`. Never struck."""
+        """Make a stream if there is none. Never struck."""
         return await self._link.ensure_stream(wanted)
 
     async def _before_subscribing(self) -> None:
@@ -200,7 +193,7 @@ class FaultyLink:
     # --- answering a stream ---
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
-        """See `link.Link.ack`. Each is struck by itself."""
+        """Ack messages. Each is struck by itself."""
         failed: list[tuple[bytes, LinkError]] = []
         for reply in replies:
             try:
@@ -210,15 +203,13 @@ class FaultyLink:
         return failed
 
     def nak(self, reply: bytes, delay: float) -> None:
-        """See `link.Link.nak`."""
         self._answer("nak", partial(self._link.nak, reply, delay))
 
     def term(self, reply: bytes, reason: str) -> None:
-        """See `link.Link.term`. Struck by what is injected for naks."""
+        """Terminate a message. Struck by what is injected for naks."""
         self._answer("nak", partial(self._link.term, reply, reason))
 
     def in_progress(self, reply: bytes) -> None:
-        """See `link.Link.in_progress`."""
         self._link.in_progress(reply)
 
     def _answer(self, name: str, write: Callable[[], T]) -> T | None:

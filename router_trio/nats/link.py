@@ -52,7 +52,7 @@ MAX_ABSENT = 1024
 
 
 class NatsLink:
-    """See `link.Link`. Lives inside the context that `Dialer` opens.
+    """A `link.Link` to a server. Lives inside the context that `Dialer` opens.
 
     What asks the JetStream API is imported with the control plane, when that is wanted: no core route waits for it.
     """
@@ -120,7 +120,6 @@ class NatsLink:
     # --- publishing ---
 
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """See `link.Link.send`."""
         if self._inbox_denied is not None and any(one.with_ack for one in operations):
             await self._listen_again()
         frames, refusals = self._frames(operations)
@@ -129,11 +128,9 @@ class NatsLink:
 
     @property
     def can_send_at_once(self) -> bool:
-        """See `link.Link.can_send_at_once`."""
         return self.wire.clear and self._inbox_denied is None
 
     def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """See `link.Link.send_at_once`."""
         frames, refusals = self._frames(operations)
         if frames:
             self.wire.send_in_this_turn(frames, fenced=fenced and not operations[-1].with_ack)
@@ -208,11 +205,9 @@ class NatsLink:
         return exists
 
     async def fence(self) -> None:
-        """See `link.Link.fence`."""
         await self.wire.fence()
 
     async def ping(self) -> None:
-        """See `link.Link.ping`."""
         await self.wire.ping()
 
     # --- receiving ---
@@ -220,11 +215,9 @@ class NatsLink:
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> WireSubscription:
-        """See `link.Link.subscribe`."""
         return await self._subscriptions.subscribe(subject, deliver, queue=queue)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
-        """See `link.Link.open_consumer`."""
         await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
 
@@ -247,7 +240,6 @@ class NatsLink:
         )
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
-        """See `link.Link.take_the_lead`."""
         await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import ensure_consumer
         from router_trio.nats.jetstream.standby import check_version, learning, wait_for_pin
@@ -273,13 +265,11 @@ class NatsLink:
         raise AssertionError("unreachable: the block returns or raises")
 
     async def find_streams(self, subject: str) -> Sequence[str]:
-        """See `link.Link.find_streams`."""
         await self.api.control.ready_client()
         self._let_client_listen()
         return await self._lookups.find_streams(subject)
 
     async def stream_state(self, name: str) -> StreamState | None:
-        """See `link.Link.stream_state`."""
         await self.api.control.ready_client()
         self._let_client_listen()
         state = await self._lookups.stream_state(name, self._domains.get(name, ""))
@@ -289,7 +279,6 @@ class NatsLink:
         return state
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
-        """See `link.Link.ensure_stream`."""
         await self.api.control.ready_client()
         self._let_client_listen()
         return await self._lookups.ensure_stream(wanted)
@@ -301,7 +290,6 @@ class NatsLink:
             self.api.control.forget_inbox()
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
-        """See `link.Link.ack`."""
         if self.ended:
             return [(reply, _not_connected()) for reply in replies]
         if replies:
@@ -309,15 +297,12 @@ class NatsLink:
         return ()
 
     def nak(self, reply: bytes, delay: float) -> None:
-        """See `link.Link.nak`."""
         self._answer(reply, b'-NAK {"delay": %d}' % int(delay * 1e9))
 
     def term(self, reply: bytes, reason: str) -> None:
-        """See `link.Link.term`."""
         self._answer(reply, b"+TERM " + reason.encode())
 
     def in_progress(self, reply: bytes) -> None:
-        """See `link.Link.in_progress`."""
         self._answer(reply, b"+WPI")
 
     def _answer(self, reply: bytes, body: bytes) -> None:

@@ -31,7 +31,7 @@ class _Group(list[SubscriptionBatch]):
 
 
 class _Buffer(SubscriptionBatch):
-    """See `framing.MessageBuffer`."""
+    """A `framing.MessageBuffer` that knows the group it is delivered with."""
 
     __slots__ = ("group",)
 
@@ -164,22 +164,19 @@ class Subscriptions:
 
 
 class WireSubscription:
-    """See `link.Subscription`."""
+    """One subscription on the wire, a `link.CoreSubscription`."""
 
     def __init__(self, subscriptions: Subscriptions, sid: bytes) -> None:
         self._subscriptions = subscriptions
         self._sid = sid
 
     def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
-        """See `link.Subscription.deliver_to`."""
         self._subscriptions.deliver_to(self._sid, deliver)
 
     def close(self) -> None:
-        """See `link.Subscription.close`."""
         self._subscriptions.remove(self._sid)
 
     async def drain(self) -> None:
-        """See `link.Subscription.drain`."""
         await self._subscriptions.drain(self._sid)
 
 

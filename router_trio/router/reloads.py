@@ -34,7 +34,10 @@ class _Request:
 
 
 class Reloads:
-    """Those of one run. `in_code` are the routes that each of them keeps, though its settings do not have them."""
+    """The reloads of one run, as its `Changes`.
+
+    `in_code` are the routes that each of them keeps, though its settings do not have them.
+    """
 
     def __init__(self, run: Run, in_code: Sequence[Mapping[str, Any]]) -> None:
         self._run = run
@@ -46,7 +49,6 @@ class Reloads:
         self._stopped = False
 
     async def want(self, settings: Settings | Callable[[], Settings]) -> None:
-        """See `Live.reload`."""
         try:
             if not isinstance(settings, Settings):
                 # Left behind when the router ends: the file system may hang.
@@ -70,7 +72,6 @@ class Reloads:
         await self._next.over.wait()
 
     async def run(self) -> None:
-        """See `Changes`."""
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
@@ -91,7 +92,7 @@ class Reloads:
                 request.over.set()
 
     async def cut_short(self) -> None:
-        """See `Changes`. The shutdown goes first."""
+        """Cancel the reload that is being made, and make no more: the shutdown goes first."""
         self._stopped = True
         self._scope.cancel()
         for request in (self._under_way, self._next):

@@ -64,7 +64,7 @@ class Changes(Protocol):
         """Make the changes that are asked for, until cancelled."""
 
     async def want(self, settings: Settings | Callable[[], Settings]) -> None:
-        """See `Live.reload`."""
+        """Change to these settings, as `Live.reload` does."""
 
     async def cut_short(self) -> None:
         """Cancel the one that is being made, and make no more."""
@@ -184,7 +184,7 @@ class Run:
         return self._builder.build(plan, connections, before)
 
     def forget_connection(self, connection: Connection) -> None:
-        """See `RouteBuilder.forget_connection`."""
+        """Forget what was built for a connection that has ended, as `RouteBuilder.forget_connection` does."""
         self._builder.forget_connection(connection)
 
     def run_life(self, life: ConnectionLife | RouteLife) -> None:

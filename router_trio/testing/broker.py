@@ -49,7 +49,7 @@ class FakeBroker:
 
     @asynccontextmanager
     async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:
-        """See `link.Connect`. Any server URL leads here. Blocks while nothing gets through; can be cancelled then."""
+        """Connect, as `link.Connect` says, to this broker, whatever the URL. Can be cancelled."""
         self.connect_attempts += 1
         await self._network.until_it_flows()
         where = _without_credentials(server)

@@ -81,7 +81,7 @@ class Consumer:
         return self._stream.created
 
     def differs(self, spec: ConsumerSpec) -> str | None:
-        """See `streams.Stream.differs`."""
+        """Return how the stream contradicts what the spec knows of it: see `streams.Stream.differs`."""
         return self._stream.differs(spec)
 
     @property
@@ -91,7 +91,7 @@ class Consumer:
 
     @property
     def stream_stores(self) -> StreamSubjects:
-        """See `streams.Stream.stores`."""
+        """The subjects that the stream takes and stores: see `streams.Stream.stores`."""
         return self._stream.stores
 
     @property

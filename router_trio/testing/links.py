@@ -55,7 +55,10 @@ SOCKET_BUFFER = 256 * 1024
 
 
 class FakeLink(FakeSocket):
-    """See `link.Link`. Lives inside the context that `FakeBroker.connect` gives."""
+    """A `link.Link` to the fake broker, and the `Line` of its subscriptions.
+
+    Lives inside the context that `FakeBroker.connect` gives.
+    """
 
     def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
         super().__init__(network, server, listener)
@@ -71,7 +74,7 @@ class FakeLink(FakeSocket):
     # --- publishing ---
 
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """See `link.Link.send`. A frame that would make a server end the connection ends the link."""
+        """Send operations. A frame that would make a server end the connection ends the link."""
         self._check_alive()
         refusals = self._take(operations)
         self._network.settle()
@@ -84,11 +87,10 @@ class FakeLink(FakeSocket):
 
     @property
     def can_send_at_once(self) -> bool:
-        """See `link.Link.can_send_at_once`."""
         return self.death is None and self._out_bytes <= SOCKET_BUFFER
 
     def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """See `link.Link.send_at_once`. What is sent so is with the server in the next turn of the link's task."""
+        """Send operations, which reach the server in the next turn of the link's task."""
         refusals = self._take(operations)
         self.wake()
         return refusals
@@ -116,11 +118,11 @@ class FakeLink(FakeSocket):
         return refusals
 
     async def fence(self) -> None:
-        """See `link.Link.fence`. Raises `LinkError` on a dead link, for who still waits outside of its context."""
+        """Wait for the server. Raises `LinkError` on a dead link, for a task that waits outside of its context."""
         await self.request(lambda _: None)
 
     async def ping(self) -> None:
-        """See `link.Link.ping`. Raises as `fence` does."""
+        """Wait for the server. Raises as `fence` does."""
         await self.request(lambda _: None)
 
     def _publishing(self, publish: Publish) -> Callable[[float], None]:
@@ -141,7 +143,6 @@ class FakeLink(FakeSocket):
         self._tell(lambda: self._listener.publish_denied(subject, told))
 
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
-        """See `subscriptions.Line.publishing`."""
 
         def arrive(now: float) -> None:
             if self._network.server.may_publish(text(subject)):
@@ -156,13 +157,11 @@ class FakeLink(FakeSocket):
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> FakeSubscription:
-        """See `link.Link.subscribe`."""
         subscription = FakeSubscription(self, deliver)
         await self._open(subscription, lambda _: self._network.server.subscribe(subject, queue, subscription.receive))
         return subscription
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> FakePullConsumer:
-        """See `link.Link.open_consumer`."""
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = FakePullConsumer(self, deliver, inbox)
@@ -179,7 +178,7 @@ class FakeLink(FakeSocket):
         return subscription
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
-        """See `link.Link.take_the_lead`. Here it needs no message."""
+        """Wait for the lead, which needs no message here."""
         if spec.pin is not None and spec.pin not in self._pins:
             subject = f"$JS.API.CONSUMER.UNPIN.{spec.stream}.{spec.durable}".encode()
             self.publishing(subject, lambda now: self._network.server.unpin(spec, now))
@@ -204,23 +203,18 @@ class FakeLink(FakeSocket):
                     learn(consumer.stream_created, (await self.check_consumer(spec)).passed)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
-        """See `link.Link.find_streams`."""
         return await self.look_up(lambda _: self._network.server.streams_of(subject))
 
     async def stream_state(self, name: str) -> StreamState | None:
-        """See `link.Link.stream_state`."""
         return await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
-        """See `link.Link.ensure_stream`."""
         return await self.look_up(lambda now: self._network.server.ensure_stream(wanted, now))
 
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
-        """See `subscriptions.Line.check_consumer`."""
         return await self.look_up(lambda now: self._network.server.check_consumer(spec, now))
 
     async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
-        """See `subscriptions.Line.asking`."""
         server = self._network.server
 
         def ask(now: float) -> T | SourceError:
@@ -250,7 +244,7 @@ class FakeLink(FakeSocket):
         return answer
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
-        """See `link.Link.ack`. Raises `ValueError` if one is no reply subject of a JetStream message."""
+        """Ack messages. Raises `ValueError` if one is no reply subject of a JetStream message."""
         try:
             self._check_alive()
         except LinkError as error:
@@ -263,28 +257,24 @@ class FakeLink(FakeSocket):
         self._network.server.ack(reply, now)
 
     def nak(self, reply: bytes, delay: float) -> None:
-        """See `link.Link.nak`."""
         self._check_alive()
         self.publishing(reply, lambda now: self._network.server.nak(reply, now, delay))
 
     def term(self, reply: bytes, reason: str) -> None:
-        """See `link.Link.term`."""
         self._check_alive()
         self.publishing(reply, lambda now: self._network.server.term(reply, now))
 
     def in_progress(self, reply: bytes) -> None:
-        """See `link.Link.in_progress`."""
         self._check_alive()
         self.publishing(reply, lambda now: self._network.server.in_progress(reply, now))
 
     # --- the end of a subscription ---
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:
-        """See `subscriptions.Line.unsubscribe`."""
         self.act(lambda _: self._gone(subscription))
 
     async def unsubscribed(self, subscription: FakeSubscription) -> None:
-        """See `subscriptions.Line.unsubscribed`: the server's answer comes behind that message."""
+        """Unsubscribe, and wait for the server's answer, which comes behind the last message."""
         await self.request(lambda _: self._gone(subscription))
 
     def _gone(self, subscription: FakeSubscription) -> None:

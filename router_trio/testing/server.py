@@ -183,7 +183,7 @@ class Server:
         self._streams_created += 1
 
     def set_clock(self, seconds: float) -> None:
-        """See `trouble.Trouble.set_clock`."""
+        """Set the clock of the server forward, or back by a negative number: see `trouble.Trouble.set_clock`."""
         self._epoch += seconds
         for stream in self.streams.values():
             stream.epoch += seconds

@@ -25,7 +25,10 @@ _News = tuple[FakeSubscription, RawMessage] | Callable[[], None]
 
 
 class FakeSocket:
-    """See `network.Endpoint`. It begins with nothing subscribed; the first error that ends it counts."""
+    """A `network.Endpoint`, and the `subscriptions.Line` of what is subscribed on it.
+
+    It begins with nothing subscribed; the first error that ends it counts.
+    """
 
     def __init__(self, network: Network, server: str, listener: LinkListener) -> None:
         self.server = server
@@ -45,13 +48,11 @@ class FakeSocket:
     # --- to the server ---
 
     def act(self, action: Callable[[float], object]) -> None:
-        """See `subscriptions.Line.act`."""
         self._enqueue(action, 0)
         self._network.settle()
         self.wake()
 
     def flush(self) -> None:
-        """See `network.Endpoint.flush`."""
         now = trio.current_time()
         while self._out and self._out[0][0] <= now:
             if self._left_out <= 0:
@@ -64,11 +65,9 @@ class FakeSocket:
         self._progress.unpark_all()
 
     def next_arrival(self) -> float:
-        """See `network.Endpoint.next_arrival`."""
         return min((queue[0][0] for queue in (self._out, self._in) if queue), default=inf)
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
-        """See `network.Endpoint.break_after`."""
         self._left_out = inf if to_server is None else to_server
         self._left_in = inf if from_server is None else from_server
 
@@ -79,7 +78,6 @@ class FakeSocket:
             self._out_bytes += size
 
     async def request(self, question: Callable[[float], T]) -> T:
-        """See `subscriptions.Line.request`."""
         self._check_alive()
         answers: list[T] = []
 
@@ -96,16 +94,13 @@ class FakeSocket:
     # --- from the server ---
 
     def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
-        """See `subscriptions.Line.receive`."""
         if self.death is None:
             self._on_its_way((subscription, message))
 
     def announce_lame_duck(self) -> None:
-        """See `network.Endpoint.announce_lame_duck`."""
         self._tell(self._listener.lame_duck)
 
     def announce_servers(self, servers: list[str]) -> None:
-        """See `network.Endpoint.announce_servers`."""
         self._tell(lambda: self._listener.discovered(servers))
 
     def _tell(self, news: Callable[[], None]) -> None:
@@ -128,7 +123,6 @@ class FakeSocket:
                 await self._wake.wait()
 
     def wake(self) -> None:
-        """See `network.Endpoint.wake`."""
         self._wake.set()
 
     def _hand_out(self) -> None:
@@ -173,7 +167,7 @@ class FakeSocket:
     # --- the end ---
 
     def die(self, error: LinkError) -> None:
-        """See `network.Endpoint.die`. The first error counts."""
+        """End the connection. The first error counts."""
         if self.death is not None:
             return
         self.death = error

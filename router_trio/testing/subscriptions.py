@@ -41,7 +41,7 @@ class Line(Protocol):
         """As `act`, if this user may publish to a subject; else the link is told that it may not."""
 
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
-        """See `link.PullConsumer.check`."""
+        """Return how the consumer is now, as `link.PullConsumer.check` does."""
         ...
 
     async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
@@ -54,7 +54,7 @@ class Line(Protocol):
 
 
 class FakeSubscription:
-    """See `link.Subscription`."""
+    """A `link.CoreSubscription` on a fake link."""
 
     def __init__(self, link: Line, deliver: Deliver | SharedDelivery) -> None:
         self.closed: bool = False
@@ -66,24 +66,22 @@ class FakeSubscription:
         self._link.receive(self, message)
 
     def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
-        """See `link.Subscription.deliver_to`."""
         self.deliver = deliver
 
     def close(self) -> None:
-        """See `link.Subscription.close`."""
         if not self.closed:
             self.closed = True
             self._link.unsubscribe(self)
 
     async def drain(self) -> None:
-        """See `link.Subscription.drain`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        """End it without a loss. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
         if not self.closed:
             await self._link.unsubscribed(self)
             self.close()
 
 
 class FakePullConsumer(FakeSubscription):
-    """See `link.PullConsumer`."""
+    """A `link.PullConsumer` on a fake link."""
 
     def __init__(self, link: Line, deliver: Deliver, inbox: bytes) -> None:
         super().__init__(link, deliver)
@@ -117,12 +115,10 @@ class FakePullConsumer(FakeSubscription):
 
     @property
     def ack_wait(self) -> float:
-        """See `link.PullConsumer.ack_wait`."""
         return self._opened().spec.ack_wait
 
     @property
     def limits(self) -> Limits:
-        """See `link.PullConsumer.limits`."""
         consumer = self._opened()
         spec = consumer.spec
         return Limits(
@@ -136,11 +132,10 @@ class FakePullConsumer(FakeSubscription):
 
     @property
     def stream_created(self) -> str:
-        """See `link.PullConsumer.stream_created`."""
         return self._opened().stream_created
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
-        """See `link.PullConsumer.pull`. Does nothing on a dead link or when closed."""
+        """Ask for messages. Does nothing on a dead link or when closed."""
         heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
         if not self.closed:
             self._link.publishing(
@@ -167,17 +162,14 @@ class FakePullConsumer(FakeSubscription):
         return None if self.spec is None else self.spec.pin
 
     def say_at_work(self) -> None:
-        """See `link.PullConsumer.say_at_work`."""
         self._link.publishing(self._ack_subject(0), lambda now: self._named().say_at_work(now))
 
     def hold_lead(self) -> None:
-        """See `link.PullConsumer.hold_lead`."""
         pin = self._pin
         if pin is not None:
             self._link.publishing(self._next_subject, lambda now: self._named().keep_pin(pin, now))
 
     def release_lead(self) -> None:
-        """See `link.PullConsumer.release_lead`."""
         pin = self._pin
         if pin is not None:
             spec = self._opened().spec
@@ -185,16 +177,14 @@ class FakePullConsumer(FakeSubscription):
             self._link.publishing(subject, lambda now: self._named().drop_pin(pin, now))
 
     async def check(self) -> ConsumerState:
-        """See `link.PullConsumer.check`."""
         assert self.spec is not None, "whoever makes one sets it"
         return await self._link.check_consumer(self.spec)
 
     async def unacked(self, first: int) -> Sequence[int] | None:
-        """See `link.PullConsumer.unacked`."""
         return [sequence for sequence in self.left_unacked if sequence >= first]
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
-        """See `link.PullConsumer.gone`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        """Return which of these never come again. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
         spec = self._opened().spec
         asked = [f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}", f"$JS.API.STREAM.MSG.GET.{spec.stream}"]
         answer = await self._link.asking(asked, lambda now: self._named().gone(awaited, now))
@@ -203,7 +193,7 @@ class FakePullConsumer(FakeSubscription):
         return answer
 
     async def again(self, sequences: Sequence[int]) -> bool:
-        """See `link.PullConsumer.again`. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        """Have these redelivered. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
         noted: list[int] = []
 
         def note(sequence: int, now: float) -> None:

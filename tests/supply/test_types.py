@@ -18,6 +18,8 @@ import pytest
 from tests.supply.locks import ROOT
 
 PATH = os.pathsep.join([str(ROOT / ".venv-tools" / "bin"), os.environ["PATH"]])
+NO_DOCSTRING = "No docstring found for function"
+
 PYRIGHT = shutil.which("basedpyright", path=PATH)
 
 pytestmark = [
@@ -53,9 +55,14 @@ def test_pyright_has_nothing_to_say_of_the_package() -> None:
     assert places(told["generalDiagnostics"]) == []
 
 
-def test_the_type_of_every_public_name_is_known_and_each_function_has_a_docstring() -> None:
+def test_the_type_of_every_public_name_is_known() -> None:
     told = pyright("--verifytypes", "router_trio", "--ignoreexternal")["typeCompleteness"]
     assert Path(told["pyTypedPath"]) == ROOT / "router_trio" / "py.typed"
     assert told["exportedSymbolCounts"]["withKnownType"] >= 3000
-    assert {one["name"]: one["diagnostics"] for one in told["symbols"] if one["diagnostics"]} == {}
+    # Docstrings are asked for by tests/docs/test_docstrings.py, which knows interfaces.
+    wrong = {
+        one["name"]: [said for said in one["diagnostics"] if not said["message"].startswith(NO_DOCSTRING)]
+        for one in told["symbols"]
+    }
+    assert {name: said for name, said in wrong.items() if said} == {}
     assert told["completenessScore"] == 1

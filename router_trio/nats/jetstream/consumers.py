@@ -101,7 +101,7 @@ class FoundConsumer:
 
 
 class WirePullConsumer:
-    """A consumer whose messages come to an inbox on the wire. Made by `open_consumer` of a link."""
+    """A `link.PullConsumer` whose messages come to an inbox on the wire. Made by `open_consumer` of a link."""
 
     def __init__(
         self,
@@ -134,7 +134,6 @@ class WirePullConsumer:
         self._look_ups = look_ups
 
     async def check(self) -> ConsumerState:
-        """See `link.PullConsumer.check`."""
         spec = self._spec
         try:
             info = await self._lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
@@ -156,7 +155,6 @@ class WirePullConsumer:
         return replace(state, passed=0) if self._ahead else state
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
-        """See `link.PullConsumer.pull`."""
         request: dict[str, object] = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
         request |= self._lead
         if expires > 2 * IDLE_HEARTBEAT:
@@ -164,13 +162,11 @@ class WirePullConsumer:
         self._send(framing.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
 
     async def unacked(self, first: int) -> Sequence[int] | None:
-        """See `link.PullConsumer.unacked`."""
         between = range(max(first, self._unacked.start), self._unacked.stop)
         spec = self._spec
         return await find_between(self._api, spec.stream, spec.filters, between, self._num_unacked, self._look_ups)
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
-        """See `link.PullConsumer.gone`."""
         with api_errors(self._spec, self._api):
             info = await _consumer(self._api, self._spec)
             nothing_else = info.num_ack_pending <= in_hand
@@ -188,7 +184,6 @@ class WirePullConsumer:
             return found
 
     async def again(self, sequences: Sequence[int]) -> bool:
-        """See `link.PullConsumer.again`."""
         subjects = [self._ack_subject(sequence) for sequence in sequences]
         *most, last = subjects
         # Some are queued for redelivery already: those that the server was about to send when the dead link was closed.
@@ -214,11 +209,9 @@ class WirePullConsumer:
         return False
 
     def say_at_work(self) -> None:
-        """See `link.PullConsumer.say_at_work`."""
         self._send(framing.publish(self._ack_subject(NOT_DELIVERED), b"+WPI"))
 
     def hold_lead(self) -> None:
-        """See `link.PullConsumer.hold_lead`."""
         now = trio.current_time()
         if self._lead and now >= self._held_at + HOLD_EVERY:
             # A request with the pin keeps it, whatever comes of it: this one has no room for any message, and no ear.
@@ -228,7 +221,6 @@ class WirePullConsumer:
             self._send(framing.publish(self._request_subject, body, reply=self._inbox + b"-hold"))
 
     def release_lead(self) -> None:
-        """See `link.PullConsumer.release_lead`."""
         if self._lead:
             self._lead = {}
             subject = self._api.subject_of(f"CONSUMER.UNPIN.{self._spec.stream}.{self._spec.durable}")

@@ -195,7 +195,7 @@ class PubAcks:
             return None  # one is empty
 
     def one_by_one(self, batch: Sequence[framing.RawMessage]) -> None:
-        """See `read`."""
+        """Read each answer by itself, as `read` does for all of them."""
         streams = self._streams
         acked: list[PubAck] = []
         for raw in batch:

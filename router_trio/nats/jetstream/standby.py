@@ -155,7 +155,7 @@ async def _look_often(lookups: Lookups, spec: ConsumerSpec, learn: Callable[[int
 
 
 class _Waiting:
-    """What came for the last request: a pin, or the status that ended it."""
+    """The answer to the last request: a pin, or the status that ended it."""
 
     def __init__(self) -> None:
         self.pin: str | None = None
@@ -164,11 +164,11 @@ class _Waiting:
         self.heard = trio.Event()
 
     def forget_status(self) -> None:
-        """A new request is sent."""
+        """Forget the status of the request before, since a new one is sent."""
         self.code, self.words = 0, ""
 
     def receive(self, batch: list[framing.RawMessage]) -> None:
-        """See `link.Deliver`."""
+        """Note the pin or the status that came, as a `link.Deliver`."""
         for raw in batch:
             block = framing.header_block(raw)
             code, description = headers.status(block)

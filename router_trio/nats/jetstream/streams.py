@@ -52,7 +52,7 @@ def is_name(name: str) -> bool:
 
 
 class Lookups:
-    """Look things up over one link. Nothing that is there is changed."""
+    """Look things up for a `link.Link`. Nothing that is there is changed."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -75,7 +75,6 @@ class Lookups:
             raise SourceError(f"{named} could not be asked", reason=reasons.JETSTREAM_UNAVAILABLE) from error
 
     async def find_streams(self, subject: str) -> Sequence[str]:
-        """See `link.Link.find_streams`."""
         try:
             return await self.ask("STREAM.NAMES", json.dumps({"subject": subject}).encode(), stream_names)
         except ApiError as error:
@@ -103,7 +102,10 @@ class Lookups:
         return False
 
     async def stream_state(self, name: str, domain: str = "") -> StreamState | None:
-        """See `link.Link.stream_state`. One that the connection's JetStream lacks is looked for in `domain` as well."""
+        """Return a stream of the connection's own JetStream, or else of `domain`, as it is now; None if there is none.
+
+        Raises as `link.Link.stream_state`.
+        """
         if not is_name(name):
             return None
         try:

@@ -1,4 +1,4 @@
-"""What the pages say of all workers together: see `telemetry.http.application.Answers`."""
+"""Answer for all workers together on the pages: see `telemetry.http.application.Answers`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MICRO = 1_000_000
 
 
 class WorkersAnswers:
-    """Those of a supervisor. `own` are the sources of its own process, which routes nothing."""
+    """The `Answers` of a supervisor. `own` are the sources of its own process, which routes nothing."""
 
     def __init__(self, supervisor: Supervisor, own: Sources, clock: Callable[[], float]) -> None:
         self._supervisor = supervisor
@@ -32,26 +32,24 @@ class WorkersAnswers:
         self._started_at = clock()
 
     async def refresh(self) -> None:
-        """See `Answers`."""
         await self._supervisor.refresh()
 
     def health(self) -> Answer:
-        """See `Answers`. It works if the event loop of each worker turns."""
+        """Return what `/healthz` says: it works if the event loop of each worker turns."""
         fatal, name = self._supervisor.fatal, self._supervisor.settings.router.name
         own = [] if fatal is None else [{"router": name, "reason": fatal}]
         return answer([*own, *self._supervisor.blocked()])
 
     def readiness(self) -> Answer:
-        """See `Answers`. Ready if every worker is."""
+        """Return what `/readyz` says: ready if every worker is."""
         return answer(self._supervisor.unready())
 
     def status(self) -> dict[str, Any]:
-        """See `Answers`. With each worker beside."""
+        """Return what `/status` says, with each worker beside."""
         workers = {str(slot.number): slot.shown for slot in self._supervisor.slots}
         return {**status(self._supervisor.sum(), self._clock() - self._started_at), "workers": workers}
 
     def metrics(self) -> bytes:
-        """See `Answers`."""
         found = self._supervisor.sum()
         counted, own = found.counts.get(PROCESS, {}), self._own
         lags = Histogram(LAG_BOUNDS)

@@ -39,22 +39,21 @@ NO_WORKER = "no worker is running"
 
 @dataclass(slots=True)
 class QueueSum:
-    """See `view.QueueView`."""
+    """A `view.QueueView` of all workers."""
 
     pending_bytes: int = 0
 
 
 class NothingUnanswered:
-    """See `view.CapacityView`: what is not confirmed is among the reasons of its worker."""
+    """A `view.CapacityView` of all workers: what is not confirmed is among the reasons of its worker."""
 
     def unanswered(self) -> list[str]:
-        """See `view.CapacityView`."""
         return []
 
 
 @dataclass(slots=True)
 class OutboxSum:
-    """See `view.OutboxView`."""
+    """A `view.OutboxView` of all workers."""
 
     pending: int = 0
     in_flight: int = 0
@@ -69,7 +68,7 @@ class OutboxSum:
 
 @dataclass(slots=True)
 class ConnectionSum:
-    """See `view.ConnectionView`."""
+    """A `view.ConnectionView` of all workers."""
 
     state: ConnectionState
     outbox: OutboxSum
@@ -77,7 +76,7 @@ class ConnectionSum:
 
 @dataclass(slots=True)
 class ConfigSum:
-    """See `view.ConfigView`. The configuration of the supervisor, with the hashes of its workers."""
+    """A `view.ConfigView`: the configuration of the supervisor, with the hashes of its workers."""
 
     hash: str = ""
     hashes: Sequence[str] = ()
@@ -88,7 +87,7 @@ class ConfigSum:
 
 @dataclass(slots=True)
 class RouterSum:
-    """See `view.RouterView`. `counts` has all that was counted."""
+    """A `view.RouterView` of all workers. `counts` has all that was counted."""
 
     name: str
     connections: Mapping[str, ConnectionSum] = field(default_factory=dict)
@@ -176,14 +175,14 @@ def _connection(name: str, reports: Mapping[int, ConnectionReport], counts: Coun
 
 
 class _InHand:
-    """See `states.InHand`."""
+    """A `states.InHand` of several workers."""
 
     def __init__(self, count: int) -> None:
         self.in_hand: int = count
 
 
 class _Retried(BeingRetried):
-    """What one worker has to try again."""
+    """The messages that one worker has to retry, as `BeingRetried`."""
 
     def __init__(self, count: int, oldest: float) -> None:
         super().__init__()
@@ -194,7 +193,6 @@ class _Retried(BeingRetried):
         return self._count
 
     def oldest(self, now: float) -> float:
-        """See `BeingRetried.oldest`."""
         return self._oldest
 
 

@@ -60,7 +60,7 @@ LATE = "still has the settings from before reload {}"
 
 
 class Supervisor:
-    """The workers of one router. Building it starts nothing: `run` is its life."""
+    """The workers of one router, and the `slot.Router` of their places. Building it starts nothing: `run` does."""
 
     def __init__(
         self,
@@ -166,7 +166,6 @@ class Supervisor:
     # --- what workers tell (see `slot.Router`) ---
 
     def ended(self, counts: Counts, unsettled: int) -> None:
-        """See `slot.Router`."""
         add(self._gone, counts)
         forget_removed(
             self._gone,
@@ -182,11 +181,9 @@ class Supervisor:
 
     @property
     def suspects(self) -> Mapping[InHandler, int]:
-        """See `slot.Router`."""
         return self._suspects.table
 
     def died(self, worker: int, pid: int, in_handlers: Sequence[InHandler], *, by_itself: bool) -> None:
-        """See `slot.Router`."""
         streams = {route.name: route.source.kind.stream(route.source) for route in self.settings.routes}
         told = self._suspects.died(in_handlers) if by_itself else [(one, 0) for one in in_handlers]
         for one, deaths in told[:MOST_NAMES]:
@@ -206,7 +203,6 @@ class Supervisor:
             self._tell_suspects()
 
     def survived(self, one: InHandler) -> None:
-        """See `slot.Router`."""
         self._suspects.survived(one)
         self._tell_suspects()
 
@@ -215,7 +211,6 @@ class Supervisor:
             slot.tell_suspects(self._suspects.table)
 
     def reported(self, worker: int, report: Report) -> None:
-        """See `slot.Router`."""
         self._shapes |= {route.name: route for route in report.routes}
         if self._recent is not None:
             for entry in report.news:
@@ -223,7 +218,6 @@ class Supervisor:
         self.changed()
 
     def changed(self) -> None:
-        """See `slot.Router`."""
         self._sum = None
         self._changed.set()
         self._changed = trio.Event()

@@ -168,13 +168,12 @@ class Worker:
 
 
 class WhileBlocked:
-    """Says in the shared block what blocks the event loop, for as long as it does: see `watchdog.Answers`."""
+    """Say in the shared block what blocks the event loop, for as long as it does, as `watchdog.Answers`."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
 
     def answer_while(self, blocked: Callable[[], str | None]) -> None:
-        """See `watchdog.Answers`."""
         try:
             while (why := blocked()) is not None:
                 self._block.say_blocked(why)
@@ -184,17 +183,15 @@ class WhileBlocked:
 
 
 class _Past:
-    """See `Past`: what the reloads of a run have removed."""
+    """The `Past` of a run: what its reloads have removed."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
     def connection(self, name: str) -> ConnectionCounts | None:
-        """See `Past`."""
         return self._run.past_connections.get(name)
 
     def route(self, name: str) -> RouteState | None:
-        """See `Past`."""
         return self._run.parts.past_route(name)
 
 

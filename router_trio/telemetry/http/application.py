@@ -52,7 +52,7 @@ class Answers(Protocol):
 
 
 class RouterAnswers:
-    """Those of the one router of this process. `clock` is the one of the fences, `started_at` its start on it."""
+    """The `Answers` of the one router of this process. `clock` is that of the fences, `started_at` its start."""
 
     def __init__(self, sources: Sources, clock: Callable[[], float], started_at: float) -> None:
         self._view = sources.view
@@ -61,22 +61,18 @@ class RouterAnswers:
         self._started_at = started_at
 
     async def refresh(self) -> None:
-        """See `Answers`. All is here."""
+        """Do nothing: all is here."""
 
     def health(self) -> Answer:
-        """See `Answers`."""
         return health(self._view)
 
     def readiness(self) -> Answer:
-        """See `Answers`."""
         return readiness(self._view, self._clock())
 
     def status(self) -> dict[str, Any]:
-        """See `Answers`."""
         return status(self._view, self._clock() - self._started_at)
 
     def metrics(self) -> bytes:
-        """See `Answers`."""
         return self._page.render()
 
 

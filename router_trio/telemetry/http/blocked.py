@@ -82,7 +82,7 @@ class ProbesWhileBlocked:
         self._hand_over = hand_over
 
     def answer_while(self, blocked: Callable[[], str | None]) -> None:
-        """See `watchdog.Answers`. Blocks for as long as the loop does, and never raises `OSError`."""
+        """Answer probes until `blocked` returns None, for as long as the loop is blocked. Never raises `OSError`."""
         with suppress(OSError):
             listening = [socket.socket(fileno=os.dup(one.socket.fileno())) for one in self._listeners]
             for one in listening:

@@ -61,10 +61,10 @@ _flags = Struct(f"<{len(_FLAGS)}sI").pack
 
 
 class MessageSpanExporter(OTLPSpanExporter):
-    """The SDK's exporter of spans over HTTP."""
+    """The SDK's exporter of spans over HTTP, which is an `export.MessageExporter`, too."""
 
     def export_with(self, spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> SpanExportResult:
-        """See `export.MessageExporter`. Blocks until the collector has answered, or for all of its tries."""
+        """Export the spans. Blocks until the collector has answered, or for all of its tries."""
         # A private attribute of the exporter. One that has none (before 1.45) encodes in its own way.
         client = getattr(self, "_client", None)
         if client is None:

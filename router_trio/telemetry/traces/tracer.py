@@ -134,7 +134,7 @@ class Traces:
         return self._among(_parent(raw) if raw[2] else None for raw in batch)
 
     def sampled_plain(self, count: int) -> Sequence[int]:
-        """See `Tracing`. Decides as `sampled` does."""
+        """Decide as `sampled` does."""
         if not self.active:
             return ()
         chosen = self._skip.among(count)
@@ -145,7 +145,7 @@ class Traces:
         return begun
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
-        """See `Tracing`. Decides as `sampled` does."""
+        """Decide as `sampled` does."""
         if not self.active:
             return ()
         return self._among(_parent_of_frame(frame) for frame in frames)

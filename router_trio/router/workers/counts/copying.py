@@ -55,14 +55,12 @@ class Past(Protocol):
 
 
 class _NoPast:
-    """See `Past`: nothing was removed."""
+    """A `Past` in which nothing was removed."""
 
     def connection(self, name: str) -> ConnectionCounts | None:
-        """See `Past`."""
         return None
 
     def route(self, name: str) -> RouteState | None:
-        """See `Past`."""
         return None
 
 
