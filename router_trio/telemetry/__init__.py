@@ -1,4 +1,4 @@
-"""What people on call see of a router: logs, metrics, traces and the HTTP side, behind one object.
+"""Logs, metrics, traces and the HTTP side of a router, behind one object: all that people on call see of it.
 
 Telemetry listens and never decides. An event goes to the outage spans, the log and the listeners of an embedding
 program; one that fails costs its own output and nothing else. Whatever is not switched on is not even imported: without
@@ -101,7 +101,7 @@ class Telemetry:
 
     @property
     def tracing(self) -> Tracing:
-        """What routing asks about each message. Active only inside of `serve`, with an endpoint."""
+        """The tracer that routing asks about each message. Active only inside of `serve`, with an endpoint."""
         return self._traces if self._traces is not None else NoTracing()
 
     @property
@@ -256,12 +256,11 @@ class Telemetry:
         # In a thread, so that messages pass meanwhile. Waited for also when cancelled: it takes a moment, and nothing
         # of it is left behind.
         await trio.to_thread.run_sync(_prepare_pages, view, limiter=imports)
-        from router_trio.telemetry.http.application import RouterAnswers
-        from router_trio.telemetry.http.site import serve_site
+        from router_trio.telemetry.http.application import RouterAnswers, serve_pages
 
         allowed_hosts, sources = frozenset(self._settings.allowed_hosts), self.sources(view, clock)
         own = RouterAnswers(sources, clock, started_at) if answers is None else answers(sources)
-        await serve_site(listeners, own, recent, allowed_hosts, pages, sources.loop_lags, self._handed_over)
+        await serve_pages(listeners, own, recent, allowed_hosts, pages, sources.loop_lags, self._handed_over)
 
     async def _export_spans(
         self, traces: Traces, first: Callable[[], Awaitable[object]], imports: trio.CapacityLimiter
@@ -298,5 +297,5 @@ class Telemetry:
 
 def _prepare_pages(view: RouterView) -> None:
     """Import the modules that serve pages and compute the hash of the configuration: both would hold up the loop."""
-    import_module("router_trio.telemetry.http.site")
+    import_module("router_trio.telemetry.http.application")
     _ = view.config.hash

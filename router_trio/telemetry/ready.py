@@ -1,4 +1,4 @@
-"""Tells when a router becomes ready, and when it no longer is: the log's side of `/readyz`.
+"""Log when a router becomes ready, and when it no longer is: the log's side of `/readyz`.
 
 A task looks every second, whether or not anybody asks for a page. A line is due when the set of connections, routes and
 workers that hold the router up has changed; that one of them says it in other words, as with a number of seconds that
@@ -15,8 +15,8 @@ import trio
 
 from router_trio.events import Emit, Event, RouterNotReady, RouterReady
 from router_trio.events.router import MOST_REASONS
+from router_trio.telemetry.http.rendering import REST
 from router_trio.telemetry.logs.redact import shown_text
-from router_trio.telemetry.metrics.rendering import REST
 
 LOOK_EVERY = 1.0
 """Seconds between two looks."""
@@ -29,7 +29,7 @@ Reasons = Iterable[Sequence[Mapping[str, Any]]]
 
 
 class Readiness:
-    """Whether a router was ready at the last look, and since when."""
+    """The readiness of a router at the last look, and since when."""
 
     def __init__(self) -> None:
         self._held_up_by: frozenset[tuple[tuple[str, Any], ...]] | None = None

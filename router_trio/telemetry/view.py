@@ -1,4 +1,4 @@
-"""What telemetry sees of a router: its plain state, read and never changed.
+"""The view that telemetry has of a router: its plain state, read and never changed.
 
 Telemetry is below the router and must not import it, so the shape that it reads is a protocol here. Everything behind
 it is an attribute read: a scrape or a status page never waits for the tasks that do the work.
@@ -15,16 +15,16 @@ from router_trio.states import ConnectionState, RouteState
 
 
 class QueueView(Protocol):
-    """What waits to be sent."""
+    """The queue of pending operations."""
 
     @property
     def pending_bytes(self) -> int:
-        """Its bytes."""
+        """Bytes of pending operations."""
         ...
 
 
 class CapacityView(Protocol):
-    """How much may wait."""
+    """The limits of pending operations."""
 
     def unanswered(self) -> list[str]:
         """Return the destinations that do not confirm what they are sent."""
@@ -61,27 +61,27 @@ class OutboxView(Protocol):
 
     @property
     def ledger(self) -> Ledger:
-        """What was accepted and settled."""
+        """The counts of accepted and settled operations."""
         ...
 
     @property
     def counters(self) -> Counters:
-        """What became of operations."""
+        """The counts of operations by outcome."""
         ...
 
     @property
     def queue(self) -> QueueView:
-        """What waits to be sent."""
+        """The queue of pending operations."""
         ...
 
     @property
     def capacity(self) -> CapacityView:
-        """How much may wait."""
+        """The limits of pending operations."""
         ...
 
 
 class ConnectionView(Protocol):
-    """One named connection."""
+    """A named connection."""
 
     @property
     def state(self) -> ConnectionState:

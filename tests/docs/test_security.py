@@ -8,7 +8,7 @@ from pathlib import Path
 from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.protocol.control_headers import CONTROL_HEADERS
 from router_trio.settings.sections import TelemetrySettings
-from router_trio.telemetry.metrics.rendering import REST
+from router_trio.telemetry.http.rendering import REST
 from tests.docs.pages import DOCS, page
 from tests.docs.test_configurations import load
 

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from router_trio import Router, Settings
 from router_trio.cli.fault_pages import fault_pages
 from router_trio.faults import Faults
-from router_trio.telemetry.http import connection, server, watching
-from router_trio.telemetry.http import exchange as exchange_module
+from router_trio.telemetry.http import asgi, connection, event_stream, server
 from router_trio.testing import FakeBroker
 from tests.integration.pages import Address, exchange, get, make_page_large, read_all, served, split
 from tests.support.eventually import eventually
@@ -219,7 +218,7 @@ async def test_who_says_nothing_is_cut_off(view: View, monkeypatch: pytest.Monke
 
 
 async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange_module, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(asgi, "BODY_SECONDS", 0.2)
     async with with_faults(Faults()) as address, await trio.open_tcp_stream(*address) as stream:
         await stream.send_all(JSON + b"Content-Length: 100\r\n\r\n{")
         assert split(await read_all(stream))[0] == 408
@@ -227,8 +226,8 @@ async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_a_watcher_that_takes_nothing_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SEND_SECONDS", 0.2)
-    monkeypatch.setattr(watching, "INTERVAL", 0.01)
-    monkeypatch.setattr(watching, "MAX_CLIENTS", 1)
+    monkeypatch.setattr(event_stream, "INTERVAL", 0.01)
+    monkeypatch.setattr(event_stream, "MAX_CLIENTS", 1)
     make_page_large(view)
     async with served(view) as address:
         with trio.socket.socket() as deaf:

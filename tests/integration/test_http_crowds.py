@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from router_trio.states import PAUSED
-from router_trio.telemetry.http import application, server, watching
+from router_trio.telemetry.http import application, event_stream, server
 from router_trio.telemetry.metrics.page import MetricsPage
 from tests.integration.pages import Address, get, make_page_large, read_all, served, split
 from tests.integration.test_http_attacks import ELSEWHERE, connect, held, probe
@@ -120,14 +120,14 @@ async def test_a_thousand_watchers_are_refused_and_harm_nobody(view: View) -> No
             while len(codes) < 1000:
                 assert (await get(address, "/healthz"))[0] == 200
         assert await probe(address) == 200
-        assert codes.count(200) == watching.MAX_CLIENTS_PER_PEER
+        assert codes.count(200) == event_stream.MAX_CLIENTS_PER_PEER
         assert set(codes) == {200, 503}
         over.set()
 
 
 async def test_watchers_of_one_address_leave_places_for_others(view: View) -> None:
     request = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with served(view) as address, held(address, watching.MAX_CLIENTS_PER_PEER, request) as streams:
+    async with served(view) as address, held(address, event_stream.MAX_CLIENTS_PER_PEER, request) as streams:
         for stream in streams:
             assert b" 200 " in await stream.receive_some()
         code, headers, body = await get(address, "/events")

@@ -51,10 +51,10 @@ async def test_what_goes_first_holds_up_the_pages_for_a_moment_only(view: View) 
 
 
 async def test_pages_that_can_not_be_imported_end_the_router_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "router_trio.telemetry.http.site", None)
+    monkeypatch.setitem(sys.modules, "router_trio.telemetry.http.application", None)
     broker = FakeBroker()
     router = Router(telemetry_settings(), connect=lambda name, _: broker.connect)
-    with no_descriptor_left(), pytest.raises(ImportError, match=r"router_trio\.telemetry\.http\.site"):
+    with no_descriptor_left(), pytest.raises(ImportError, match=r"router_trio\.telemetry\.http\.application"):
         async with router.open():
             await trio.sleep_forever()
 

@@ -15,7 +15,7 @@ import trio
 
 from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
 from router_trio.telemetry import Telemetry
-from router_trio.telemetry.http import connection, server, watching
+from router_trio.telemetry.http import connection, event_stream, server
 from router_trio.telemetry.logs.recent import KEPT, LONGEST_TEXT, Recent
 from tests.integration.pages import Address, get, no_descriptor_left, telemetry_settings
 from tests.support.eventually import eventually
@@ -131,14 +131,14 @@ async def test_an_open_stream_does_not_delay_the_end() -> None:
 
 
 async def test_a_stream_ends_in_order_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "LIFETIME", 0.2)
+    monkeypatch.setattr(event_stream, "LIFETIME", 0.2)
     async with served() as (_, address), watching_at(address) as watcher:
         assert (await watcher.rest()).endswith(b"0\r\n\r\n")
 
 
 async def test_a_stream_outlives_the_patience_with_idle_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "IDLE_SECONDS", 0.3)
-    monkeypatch.setattr(watching, "INTERVAL", 0.1)
+    monkeypatch.setattr(event_stream, "INTERVAL", 0.1)
     async with served() as (_, address), watching_at(address) as watcher:
         opened_at = time.perf_counter()
         while time.perf_counter() - opened_at < 1.0:
@@ -146,7 +146,7 @@ async def test_a_stream_outlives_the_patience_with_idle_clients(monkeypatch: pyt
 
 
 async def test_watchers_are_bounded_and_a_place_becomes_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "MAX_CLIENTS", 2)
+    monkeypatch.setattr(event_stream, "MAX_CLIENTS", 2)
     async with served() as (_, address):
         async with watching_at(address) as first, watching_at(address) as second:
             await first.next()
@@ -162,8 +162,8 @@ async def test_watchers_are_bounded_and_a_place_becomes_free(monkeypatch: pytest
 
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SEND_SECONDS", 0.3)
-    monkeypatch.setattr(watching, "INTERVAL", 0.001)
-    monkeypatch.setattr(watching, "MAX_CLIENTS", 1)
+    monkeypatch.setattr(event_stream, "INTERVAL", 0.001)
+    monkeypatch.setattr(event_stream, "MAX_CLIENTS", 1)
     view = make_view(["main"], [f"route-{number}" for number in range(500)])
     async with served(view) as (_, address):
         with trio.socket.socket() as slow:
@@ -174,7 +174,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
             while b"data: " not in received:  # then its own lifetime is decided
                 received += await slow.recv(100)
             # Of those who come later a stream is over at once.
-            monkeypatch.setattr(watching, "LIFETIME", 0.0)
+            monkeypatch.setattr(event_stream, "LIFETIME", 0.0)
             assert (await get(address, "/events"))[0] == 503
 
             async def is_taken() -> bool:

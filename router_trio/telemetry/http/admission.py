@@ -1,4 +1,4 @@
-"""Who may be connected, and whose request may be answered: decisions about numbers, no I/O.
+"""Decide which clients may stay connected, and whose requests are answered: by numbers, without I/O.
 
 A connection either waits (for its headers to arrive, or for its next request) or is being answered. One that waits can
 be closed at any time: HTTP allows it, and nothing is lost. So a new connection is always taken in, and where there are
@@ -43,7 +43,7 @@ class _Peer(Generic[C]):
 
 
 class Admission(Generic[C]):
-    """The connections of one server."""
+    """The connections of one server, admitted within limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -81,13 +81,13 @@ class Admission(Generic[C]):
         return True
 
     def wait(self, connection: C) -> None:
-        """The connection waits: for its first request, or for the next one."""
+        """Record that the connection waits for its first request, or for the next one."""
         self.leave(connection)
         self._peers.setdefault(connection.peer, _Peer()).waiting[connection] = None
         self._count += 1
 
     def leave(self, connection: C) -> None:
-        """The connection is gone. Does nothing if it was evicted."""
+        """Record that the connection is gone. Does nothing if it was evicted."""
         peer = self._peers.get(connection.peer)
         if peer is None:
             return

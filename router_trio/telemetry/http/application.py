@@ -1,4 +1,8 @@
-"""The pages of the HTTP side, as a Starlette application. It knows no server."""
+"""The pages of the HTTP side, as a Starlette application, and their server.
+
+Importing this imports Starlette, h11 and prometheus_client, which takes as long as all the rest of the router: it is
+imported later, and in a thread (see `telemetry`).
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,34 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
+import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router_trio.telemetry.http import watching
+from router_trio.states import Histogram
+from router_trio.telemetry.http.blocked import HandedOver
+from router_trio.telemetry.http.event_stream import EventStream
 from router_trio.telemetry.http.hosts import may_read, refusal
+from router_trio.telemetry.http.rendering import Rendering, SharedPage
+from router_trio.telemetry.http.server import serve_http
 from router_trio.telemetry.http.status import Answer, health, readiness, status
 from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.lag import measure_lag
 from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
-from router_trio.telemetry.metrics.rendering import Rendering, SharedPage
 
 HIDDEN = "reasons are shown to requests by an IP address, a loopback name, or a name in telemetry.allowed_hosts"
-"""Said in place of reasons to a Host that is not allowed."""
+"""Shown in place of reasons to a Host that is not allowed."""
 
 _FRESH = {"cache-control": "no-store"}
 
 
 class Answers(Protocol):
-    """What the pages are made of. Making one blocks on nothing."""
+    """The contents of the pages. Making one blocks on nothing."""
 
     async def refresh(self) -> None:
         """Find out how things are now, for pages that are made next. For a moment at most; can be cancelled."""
@@ -79,7 +88,7 @@ class RouterAnswers:
 def application(
     answers: Answers, recent: Recent, allowed_hosts: AbstractSet[str], pages: Sequence[BaseRoute] = ()
 ) -> ASGIApp:
-    """`/`, `/events`, `/metrics`, `/healthz`, `/readyz` and `/status` of a router, and `pages`.
+    """Return an application with `/`, `/events`, `/metrics`, `/healthz`, `/readyz`, `/status`, and `pages`.
 
     All answer only to IP addresses, loopback names and `allowed_hosts`; `/healthz` and `/readyz` give others their code
     and status. What grows with the number of routes is made one at a time, for all who wait for it.
@@ -123,7 +132,7 @@ def application(
 
     routes = [
         Route("/", front),
-        Route("/events", watching.EventStream(look_now, recent), methods=["GET"]),
+        Route("/events", EventStream(look_now, recent), methods=["GET"]),
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
@@ -133,8 +142,24 @@ def application(
     return _Guard(Starlette(routes=routes), allowed_hosts)
 
 
+async def serve_pages(
+    listeners: Sequence[trio.SocketListener],
+    answers: Answers,
+    recent: Recent,
+    allowed_hosts: AbstractSet[str],
+    pages: Sequence[BaseRoute],
+    loop_lags: Histogram,
+    handed_over: HandedOver,
+) -> None:
+    """Answer requests on `listeners` with the pages of `application` until cancelled; measure the loop's lag."""
+    app = application(answers, recent, allowed_hosts, pages)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(measure_lag, loop_lags)
+        await serve_http(listeners, app, handed_over)
+
+
 class _Guard:
-    """Refuses what does not name this router, or comes from another site, before anything else is done."""
+    """Refuse what does not name this router, or comes from another site, before anything else is done."""
 
     def __init__(self, app: ASGIApp, allowed_hosts: AbstractSet[str]) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Answers `/healthz` while the event loop is blocked: in the thread of the watchdog, on the router's own sockets.
+"""Answer `/healthz` while the event loop is blocked: in the thread of the watchdog, on the router's own sockets.
 
 A connection is accepted, and what it asks for is looked at without taking it: `GET /healthz` is answered with 503 and
 what blocks the loop; any other connection is handed to the loop as it is, which answers when it turns. So a page that
@@ -66,7 +66,10 @@ class HandedOver:
 
 
 class ProbesWhileBlocked:
-    """`hand_over` takes the connections that are for the loop, in the loop's own thread."""
+    """Answer probes on the router's sockets while its loop is blocked.
+
+    `hand_over` takes the connections that are for the loop, in the loop's own thread.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One connection of the HTTP side: h11 reads and writes HTTP/1.1 on a stream.
+"""A connection of the HTTP side: h11 reads and writes HTTP/1.1 on a stream.
 
 HTTP/1.1 and 1.0 only: a request to upgrade is answered as if it had not asked, HTTP/2 is refused. One request is worked
 on at a time; what a client sends ahead stays in the kernel, but for one read.
@@ -29,7 +29,7 @@ Header = tuple[bytes, bytes]
 
 
 class RequestRefused(Exception):
-    """What the client sent is not answered, but refused with this status."""
+    """The request is not answered, but refused with this status."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -37,7 +37,7 @@ class RequestRefused(Exception):
 
 
 class HTTPConnection:
-    """One client, whose address is `peer`.
+    """The connection of one client, whose address is `peer`.
 
     Reading and writing raise `trio.BrokenResourceError` when the client is gone, or does not take what is written.
     """

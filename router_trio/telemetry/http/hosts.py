@@ -1,4 +1,4 @@
-"""Which requests are answered, by the names that they carry: pure functions of headers.
+"""Decide which requests are answered, by the hosts that they name: pure functions of headers.
 
 The pages have no login. What keeps a web page in somebody's browser from reading them is the Host header: a page that
 points a name of its own at this router (DNS rebinding) still sends that name. Answered are IP addresses, the names of

@@ -17,9 +17,9 @@ from starlette.types import ASGIApp
 
 from router_trio.forked import close_in_children
 from router_trio.telemetry.http.admission import Admission, Limits
+from router_trio.telemetry.http.asgi import answer, path_of
 from router_trio.telemetry.http.blocked import HandedOver
 from router_trio.telemetry.http.connection import HTTPConnection, RequestRefused
-from router_trio.telemetry.http.exchange import answer, path_of
 from router_trio.telemetry.http.hosts import PROBES, peer_of
 
 GRACE_SECONDS = 1.0

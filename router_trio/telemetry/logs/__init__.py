@@ -1,1 +1,1 @@
-"""What is logged, and how: lines, their sentences, what is left out of them."""
+"""The log: lines, their sentences, and the secrets that are left out of them."""

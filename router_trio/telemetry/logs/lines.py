@@ -1,4 +1,4 @@
-"""Turns events into log lines: one JSON object a line, or text for a console.
+"""Turn events into log lines: one JSON object a line, or text for a console.
 
 Logs are a listener: they say what the events say and decide nothing. What can happen for every message is merged to one
 line a second for each code and connection, with the number of what it stands for. Warnings of the libraries below take
@@ -41,7 +41,7 @@ Render = Callable[[dict[str, Any]], str]
 
 @dataclass(frozen=True, slots=True)
 class LogCode:
-    """One error code that a line can carry."""
+    """An error code that a line can carry."""
 
     code: str
     level: str
@@ -225,7 +225,7 @@ def _level_of(record: logging.LogRecord) -> Level:
 
 
 def _where(error: BaseException) -> str | None:
-    """File and line that raised: a whole traceback may quote a payload in its last line."""
+    """Return the file and line that raised: a whole traceback may quote a payload in its last line."""
     traceback = error.__traceback__
     if traceback is None:
         return None

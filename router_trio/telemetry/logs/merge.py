@@ -1,4 +1,4 @@
-"""Merges what can happen for every message: at most one line an interval for each key, and every count kept.
+"""Merge events that can happen for every message: at most one line an interval for each key, with all counts.
 
 The first of a key passes at once. What follows within the interval is summed, and comes out with the next one after
 it, or when `due` is asked. Pure and synchronous; the clock is given.
@@ -19,7 +19,7 @@ INTERVAL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Merged(Generic[T]):
-    """The latest of what was merged, how many it stands for, and how many of them had which reason."""
+    """The latest of several merged items, their number, and how many of them had which reason."""
 
     latest: T
     count: int
@@ -44,7 +44,7 @@ class _Window(Generic[T]):
 
 
 class Merger(Generic[T]):
-    """Keeps one window for each key that was seen in the last interval."""
+    """Merge items by key. Keeps one window for each key that was seen in the last interval."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

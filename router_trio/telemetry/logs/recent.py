@@ -1,4 +1,4 @@
-"""The last events, for whoever looks at the status page.
+"""The last events, for the status page.
 
 Guarantees: never more than `KEPT` entries of bounded size, whatever happens; what can happen for every message is one
 entry a second for each code and connection, with its count; nothing that may not be logged is kept (see `shown`).

@@ -1,4 +1,4 @@
-"""The last look at whatever leaves the process as a log line, a span or a page: credentials out, lengths bounded.
+"""Redact everything that leaves the process as a log line, a span or a page: no credentials, bounded lengths.
 
 The router's own texts hold no secret and quote nothing at length. But an error message of a library or a server may
 repeat a URL with its user part, and whoever writes the next event may forget to cut.

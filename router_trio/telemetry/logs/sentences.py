@@ -1,4 +1,4 @@
-"""What a log line says: one sentence for each kind of event.
+"""The sentences of log lines: one for each kind of event.
 
 The fields of an event go into the line by name as well; the sentence is for the person who reads it at night. It holds
 no free text of other programs: that is in `detail`, where it may be shown at all (see `shown`). An attempt to connect
@@ -222,7 +222,7 @@ def _raised(fields: Mapping[str, Any]) -> str:
 
 
 def _problem(fields: Mapping[str, Any]) -> str:
-    """What is wrong, with the server's address: of the text of the error, what is before the cure."""
+    """Return the problem, with the server's address: the text of the error up to its cure."""
     problem, address = fields["detail"].partition("; ")[0], fields["server"].rpartition("://")[2]
     return str(problem) if address in problem else f"{problem}, at {address}"
 

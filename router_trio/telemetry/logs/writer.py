@@ -1,4 +1,4 @@
-"""Writes log lines from a thread, so that a stalled stderr never stalls the router.
+"""Write log lines from a thread, so that a stalled stderr never stalls the router.
 
 A pipe that nobody reads blocks the write that fills it, for as long as its reader likes. So lines go into a bounded
 buffer, a daemon thread writes them, and what finds the buffer full is counted and let go. The thread writes to the
@@ -100,7 +100,7 @@ def write_to_stderr(data: bytes) -> None:
 
 
 class WholeLines:
-    """Writes to stderr, each batch as a whole, also where several processes do. Blocks as long as stderr does.
+    """Write to stderr, each batch as a whole, also where several processes do. Blocks as long as stderr does.
 
     A pipe takes 4 KiB in one piece, and no more. So whoever writes holds a record lock on the file of `descriptor`,
     which the processes share and which has no other use. The system releases it when its holder ends, however it ends.

@@ -1,4 +1,4 @@
-"""Measures how late the event loop is: what a handler that never awaits, or a machine without CPU, does to everyone.
+"""Measure how late the event loop is: a handler that never awaits, or a machine without CPU, delays everyone.
 
 A task that is due has to wait until the others give it its turn. This one is due ten times a second and notes how much
 later it ran; it costs nothing for a message. Trio's timer itself is up to a millisecond late.

@@ -1,4 +1,4 @@
-"""What a metric is: its name, type, labels and help, and how it is read."""
+"""Define metrics: name, type, labels, help, and how each is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router_trio.telemetry.view import RouterView
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the numbers come from: the router, and telemetry's own counts of what it dropped."""
+    """The sources of all numbers: the router, and telemetry's own counts of what it dropped."""
 
     view: RouterView
     log_lines_dropped: Callable[[], int] = lambda: 0

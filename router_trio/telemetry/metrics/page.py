@@ -1,4 +1,4 @@
-"""Renders `/metrics`: the table of metrics in the Prometheus text format.
+"""Render `/metrics`: the table of metrics in the Prometheus text format.
 
 A scrape holds the event loop, so it has to be cheap with hundreds of routes: the numbers are read where they are
 counted, and what stands before each number is written once and kept. The OpenTelemetry SDK and prometheus_client took
@@ -37,7 +37,7 @@ class MetricsPage:
                 self._families.append(_Histograms(metric, sources))
 
     def render(self) -> bytes:
-        """The text of one scrape, in Prometheus text format 0.0.4. One at a time, whichever threads ask."""
+        """Return the text of one scrape, in Prometheus text format 0.0.4. One at a time, whichever threads ask."""
         with self._lock:
             parts: list[str] = []
             for family in self._families:
@@ -101,7 +101,7 @@ class _Histograms:
             known.clear()
 
     def _prefixes(self, values: Labels, histogram: Histogram) -> list[str]:
-        """Of each bucket, of the count and of the sum."""
+        """Return the prefixes of each bucket, of the count and of the sum."""
         name, labels = self._metric.name, self._metric.labels
         bounds = [*map(str, histogram.bounds), "+Inf"]
         own = _labels(labels, values)

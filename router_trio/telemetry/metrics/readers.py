@@ -1,4 +1,4 @@
-"""How metrics are read: a walk over plain integers that the data plane counts anyway.
+"""Read metrics, by a walk over plain integers that the data plane counts anyway.
 
 Every series whose labels are known exists from the start, at zero: one that is born at one is invisible to
 `increase()`.

@@ -42,7 +42,7 @@ Readable = Callable[[MessageSpan], ReadableSpan]
 
 
 def all_readable(spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> list[ReadableSpan]:
-    """All of them as the SDK's."""
+    """Return all of them as the SDK's."""
     return [readable(span) if isinstance(span, MessageSpan) else span for span in spans]
 
 
@@ -51,7 +51,7 @@ class MessageExporter(Protocol):
     """An exporter that takes spans of messages as they are."""
 
     def export_with(self, spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> SpanExportResult:
-        """As `SpanExporter.export`."""
+        """Export spans, as `SpanExporter.export` does."""
         ...
 
 

@@ -37,7 +37,7 @@ def _tag(field: str, wire_type: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """A number of at least 0 in groups of seven bits, the lowest first."""
+    """Encode a number of at least 0 in groups of seven bits, the lowest first."""
     if number < 1 << 7:
         return bytes((number,))
     if number < 1 << 14:
@@ -74,7 +74,7 @@ class MessageSpanExporter(OTLPSpanExporter):
 
 
 def encode(spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> bytes:
-    """The `ExportTraceServiceRequest` that exports these spans of one router, encoded."""
+    """Return the encoded `ExportTraceServiceRequest` that exports these spans of one router."""
     ours = [span for span in spans if isinstance(span, MessageSpan)]
     others = [span for span in spans if not isinstance(span, MessageSpan)]
     # What an encoded request is merged with comes behind it.
@@ -106,7 +106,7 @@ def _span(span: MessageSpan) -> bytes:
 
 @lru_cache(maxsize=MAX_FORMS)
 def _form(form: SpanForm) -> bytes:
-    """An encoded span that has what all with this form have."""
+    """Return an encoded span with the fields that all of this form have in common."""
     attributes = [KeyValue(key=key, value=AnyValue(string_value=text)) for key, text in form.attributes.items()]
     encoded = trace_pb2.Span(name=form.name, kind=_KINDS[form.kind], attributes=attributes)
     return bytes(encoded.SerializeToString())
@@ -118,7 +118,7 @@ def _error(detail: str) -> bytes:
 
 
 def _attribute(key: str, value: str | bool | int) -> bytes:
-    """An encoded span that has this attribute and nothing else."""
+    """Return an encoded span with this attribute and nothing else."""
     if type(value) is int and value >= 1 << 14:  # hardly the same for two messages
         number = _varint(value)
         return _number(key, len(number)) + number
@@ -127,7 +127,7 @@ def _attribute(key: str, value: str | bool | int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _number(key: str, length: int) -> bytes:
-    """What an attribute begins with that is a number of so many bytes."""
+    """Return the beginning of an attribute whose value is a number of `length` bytes."""
     # The number is the last field of all that it is in.
     of_length = trace_pb2.Span(attributes=[KeyValue(key=key, value=AnyValue(int_value=1 << 7 * (length - 1)))])
     return bytes(of_length.SerializeToString())[:-length]

@@ -1,4 +1,4 @@
-"""Makes a trace of each outage, out of the events of its connection.
+"""Trace outages: make a trace of each, out of the events of its connection.
 
 A span `nats outage` lasts from the loss to the reconnect, or until what was kept has been sent, with an event for each
 attempt and for the reconnect; its child `drain` is the time of that sending. Outages are rare and are what people look

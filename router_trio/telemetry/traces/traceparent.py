@@ -20,7 +20,7 @@ _EVEN = frozenset(b"02468ace")
 
 
 class TraceParent(NamedTuple):
-    """What a valid header says."""
+    """The fields of a valid header."""
 
     trace_id: int
     span_id: int
@@ -33,12 +33,12 @@ class TraceParent(NamedTuple):
 
     @property
     def trace_flags(self) -> TraceParent:
-        """What tells `sampled`: the SDK asks its own contexts for it in this way."""
+        """The value that has `sampled`: the SDK asks its own contexts for it in this way."""
         return self
 
 
 def lookup(block: bytes) -> bytes | None:
-    """The header's value in a raw block. Names are case-sensitive in NATS, and Go's carriers write a capital T."""
+    """Return the header's value in a raw block. NATS tells case apart, and Go's carriers write a capital T."""
     return find(block, b"traceparent") or find(block, b"Traceparent")
 
 
@@ -48,7 +48,7 @@ def says_unsampled(value: bytes) -> bool:
 
 
 def parse(value: bytes) -> TraceParent | None:
-    """The fields of a header's value; None if it is not valid and has to be ignored."""
+    """Return the fields of a header's value; None if it is not valid and has to be ignored."""
     found = _FORM.fullmatch(value)
     if found is None:
         return None
@@ -60,5 +60,5 @@ def parse(value: bytes) -> TraceParent | None:
 
 
 def write(trace_id: int, span_id: int, flags: int) -> bytes:
-    """A header's value, of version 00."""
+    """Return a header's value, of version 00."""
     return b"00-%032x-%016x-%02x" % (trace_id, span_id, flags)

@@ -26,7 +26,6 @@ import trio
 from router_trio.events import ConnectionEvent, ConnectionLost, Event
 from router_trio.protocol.framing import RawMessage, header_block, published
 from router_trio.protocol.headers import END
-from router_trio.telemetry.traces.bucket import TokenBucket
 from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan, MessageSpans
 from router_trio.telemetry.traces.traceparent import TraceParent, lookup, parse, says_unsampled
 from router_trio.telemetry.view import package_version
@@ -69,7 +68,7 @@ def traces_wanted(endpoint: str) -> bool:
 
 
 def otlp_exporter(endpoint: str) -> SpanExporter:
-    """The OTLP/HTTP exporter for a base URL; for an empty one OpenTelemetry's variables decide."""
+    """Return the OTLP/HTTP exporter for a base URL; for an empty one OpenTelemetry's variables decide."""
     from router_trio.telemetry.traces.otlp import MessageSpanExporter
 
     url = endpoint.rstrip("/")
@@ -120,7 +119,7 @@ class Traces:
         return self._dropped + (self._pipeline.dropped if self._pipeline is not None else 0)
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
-        """The indexes of the sampled messages of a batch.
+        """Return the indexes of the sampled messages of a batch.
 
         A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
         caller does not record, and to at most `max_per_second` of those that it does. Without one, `sample_ratio` of
@@ -177,7 +176,7 @@ class Traces:
         sequence: int | None = None,
         deliveries: int | None = None,
     ) -> MessageTrace | None:
-        """The trace of a message that is sampled; None outside of `running`."""
+        """Begin the trace of a message that is sampled; None outside of `running`."""
         if self._spans is None:
             return None
         parent = _parent(raw) if raw[2] else None
@@ -239,7 +238,7 @@ class Traces:
             self._dropped += 1
 
     def _opened(self) -> tuple[Pipeline, Outages] | None:
-        """What takes spans; None, which is logged, if there can be none. Runs in a thread."""
+        """Return what takes spans; None, which is logged, if there can be none. Runs in a thread."""
         from router_trio.telemetry.traces.export import SCOPE, Pipeline, quote_no_variables
         from router_trio.telemetry.traces.outage import Outages
 
@@ -298,14 +297,41 @@ def _parent(raw: RawMessage) -> TraceParent | None:
 
 
 def _parent_of_frame(frame: bytes) -> TraceParent | None:
-    """The same of a PUB or HPUB frame."""
+    """Return the same of a PUB or HPUB frame."""
     if not frame.startswith(b"H") or frame.find(_PART_OF_NAME, 0, frame.find(END)) < 0:
         return None
     return _parent(published(frame))
 
 
+class TokenBucket:
+    """Let `rate` through in a second, and `burst` at once after a time of quiet: at most burst + rate x t in any t.
+
+    `clock` gives monotonic seconds; it is asked first when something wants through.
+    """
+
+    __slots__ = ("_burst", "_clock", "_left", "_rate", "_seen_at")
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._left = burst
+        self._seen_at: float | None = None
+
+    def take(self) -> bool:
+        """Return True if one more may pass now."""
+        now = self._clock()
+        if self._seen_at is not None:
+            self._left = min(self._burst, self._left + (now - self._seen_at) * self._rate)
+        self._seen_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class _Skips:
-    """Samples a share of what comes, at random, with one random number for each that is sampled.
+    """Sample a share of messages at random, with one random number for each that is sampled.
 
     The number of messages between two sampled ones is drawn beforehand, from the geometric distribution; that is the
     same as tossing a coin for each.
@@ -322,7 +348,7 @@ class _Skips:
         self._left = self._draw()
 
     def among(self, count: int) -> list[int]:
-        """The indexes of those of the next `count` that are sampled, in one step."""
+        """Return the indexes of those of the next `count` that are sampled, in one step."""
         found = []
         at = self._left
         while at < count:

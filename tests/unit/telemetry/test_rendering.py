@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from router_trio.telemetry.metrics.rendering import REST, Rendering, SharedPage
+from router_trio.telemetry.http.rendering import REST, Rendering, SharedPage
 
 
 class Page:

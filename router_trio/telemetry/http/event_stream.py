@@ -1,4 +1,4 @@
-"""What keeps the status page live: server-sent events at `/events`.
+"""Server-sent events at `/events`, which keep the status page live.
 
 Follows the HTML standard, https://html.spec.whatwg.org/multipage/server-sent-events.html. Every second a client gets
 the state of the router as a whole and the events that it has not seen; nothing is queued for it, so one that reads

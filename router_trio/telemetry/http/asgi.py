@@ -1,4 +1,4 @@
-"""One request and its answer: an ASGI application on an `HTTPConnection`.
+"""Run an ASGI application on an `HTTPConnection`: one request, and its answer.
 
 A body is read only when the application asks for it, within bounds of size and time, and never kept here. What can't be
 read is an `HTTPException`, which the application turns into its answer.

@@ -1,4 +1,4 @@
-"""Pages that cost time to make are made one at a time, and shared by those who wait for them.
+"""Make expensive pages one at a time, and share each with all requests that wait for it.
 
 Whatever is asked for, and by however many, the event loop is held for one page at a time, and is left to the data plane
 for `REST` times as long before the next one.
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Rendering:
-    """Whose turn it is to make a page: in the order of asking."""
+    """Take turns in making pages, in the order of asking."""
 
     def __init__(self) -> None:
         self.turn: trio.Lock = trio.Lock()
