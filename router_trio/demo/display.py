@@ -1,4 +1,4 @@
-"""How the demo shows itself: live in a terminal, as plain lines everywhere else."""
+"""Show the demo: live in a terminal, as plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STYLES = {"connected": "green", "reconnecting": "yellow", "disconnected": "red"
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What there is to see at one moment. Times in seconds."""
+    """The numbers of one moment. Times in seconds."""
 
     elapsed: float
     duration: float
@@ -43,7 +43,7 @@ class Display(Protocol):
 
 
 class PlainDisplay:
-    """One line for each thing said or shown."""
+    """Prints a line for each thing said or shown."""
 
     interval: float = 2.0
 
@@ -64,7 +64,7 @@ class PlainDisplay:
 
 
 class ScreenDisplay:
-    """What is said scrolls, and below it the numbers are kept up to date."""
+    """Scrolls the lines, and keeps the numbers below them up to date."""
 
     interval: float = 0.2
 
@@ -77,7 +77,7 @@ class ScreenDisplay:
         self._screen.console.print(line, highlight=False)
 
     def show(self, moment: Moment) -> None:
-        """Draw the numbers anew."""
+        """Redraw the numbers."""
         done = round(_BAR * min(1.0, moment.elapsed / moment.duration))
         table = Table.grid(padding=(0, 2))
         table.add_row("connection", Text(moment.state, style=_STYLES.get(moment.state, "")))
@@ -89,7 +89,7 @@ class ScreenDisplay:
 
 @contextmanager
 def open_display(file: TextIO) -> Iterator[Display]:
-    """A display on `file`: live if that is a terminal. The terminal is as before afterwards."""
+    """Open a display on `file`: live if that is a terminal. The terminal is as before afterwards."""
     console = Console(file=file)
     if not console.is_terminal:
         yield PlainDisplay(file)

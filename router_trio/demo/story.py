@@ -26,7 +26,7 @@ _POLL_INTERVAL = 0.1
 
 
 class Story:
-    """One run of the demo. `duration` is the time of its traffic in seconds, at least `demo.SHORTEST`."""
+    """A run of the demo. `duration` is the time of its traffic in seconds, at least `demo.SHORTEST`."""
 
     def __init__(self, duration: float, display: Display) -> None:
         self._duration = duration

@@ -1,4 +1,4 @@
-"""Compares what was published with what a stream holds. Pure, so that the demo's verdict can itself be tested."""
+"""Compare what was published with what a stream holds. Pure, so that the demo's verdict can itself be tested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How numbered messages arrived. `strange` arrived but were never sent, or on another subject."""
+    """The result of comparing numbered messages. `strange` arrived but were never sent, or on another subject."""
 
     sent: int
     stored: int

@@ -102,7 +102,7 @@ def watched_by(run: Closure, node: Node, watch: Watch) -> Closure:
 
 
 def both(first: Closure, second: Closure) -> Closure:
-    """`first && second`: what is false decides, also if the other one fails."""
+    """Return `first && second`: what is false decides, also if the other one fails."""
 
     def run(message: Any) -> Value:
         try:
@@ -119,7 +119,7 @@ def both(first: Closure, second: Closure) -> Closure:
 
 
 def either(first: Closure, second: Closure) -> Closure:
-    """`first || second`: what is true decides, also if the other one fails."""
+    """Return `first || second`: what is true decides, also if the other one fails."""
 
     def run(message: Any) -> Value:
         try:
@@ -136,7 +136,7 @@ def either(first: Closure, second: Closure) -> Closure:
 
 
 def every(parts: list[Closure], all_hold: bool) -> Closure:
-    """A longer chain of `&&`, or of `||`."""
+    """Return a longer chain of `&&`, or of `||`."""
 
     def run(message: Any) -> bool:
         failed = None

@@ -21,7 +21,7 @@ _REASON = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to an operation that is struck. Made by `error`, `timeout`, `close_connection` and `delay`."""
+    """The fault that strikes an operation. Made by `error`, `timeout`, `close_connection` and `delay`."""
 
     kind: str
     reason: str = ""
@@ -53,7 +53,7 @@ def timeout(after: float) -> Fault:
 
 
 def close_connection() -> Fault:
-    """The link dies before the operation is done. What was sent before it is with the server."""
+    """End the link before the operation is done. What was sent before it is with the server."""
     return Fault(CLOSE_CONNECTION, reason=reasons.CLOSED)
 
 

@@ -1,4 +1,4 @@
-"""Which faults are in force, and whom they strike: a table that anyone changes while routers run.
+"""The registry of faults in force, which may be changed while routers run.
 
 Guarantees: with the same seed and the same order of operations the same ones are struck. One fault an operation is in
 force at a time; injecting another replaces it. Synchronous: a change holds for the next operation, on every link.
@@ -78,11 +78,11 @@ class Faults:
             self._active.pop(operation, None)
 
     def active(self) -> tuple[Injection, ...]:
-        """The faults that are in force, in the order in which they were injected first."""
+        """Return the faults that are in force, in the order in which they were injected first."""
         return tuple(self._active.values())
 
     def around(self, connect: Connect) -> Connect:
-        """A `Connect` whose links meet these faults. They pass the contract of links as those of `connect` do."""
+        """Return a `Connect` whose links meet these faults, and pass the contract of links as those of `connect`."""
 
         def opened(server: str, inbox: bytes, listener: LinkListener) -> AbstractAsyncContextManager[Link]:
             return open_faulty(connect, self._strike, server, inbox, listener)
@@ -90,7 +90,7 @@ class Faults:
         return opened
 
     def around_factory(self, factory: Callable[P, Connect]) -> Callable[P, Connect]:
-        """The same for what makes a `Connect` for each connection: `Router(..., connect=...)` takes the answer."""
+        """Return a factory of such a `Connect` for each connection: `Router(..., connect=...)` takes it."""
 
         def made(*args: P.args, **kwargs: P.kwargs) -> Connect:
             return self.around(factory(*args, **kwargs))

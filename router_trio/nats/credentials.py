@@ -1,4 +1,4 @@
-"""What a connection logs in with, and what it answers to the nonce of a server.
+"""The credentials that a connection logs in with, and its answer to the nonce of a server.
 
 Files are read here, anew for each connect, so that a renewed file is used. Keys are read and used by `nkeys`, the
 library of nats-py.

@@ -64,7 +64,7 @@ class Handshake:
 
     @property
     def rest(self) -> bytes:
-        """What was read beyond the handshake."""
+        """The bytes that were read beyond the handshake."""
         return bytes(self._buffer)
 
     async def shake_hands(self) -> None:

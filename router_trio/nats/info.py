@@ -1,4 +1,4 @@
-"""What a server says of itself: the JSON of an INFO, read at this one place into a typed, bounded value.
+"""Read INFO, a server's description of itself: its JSON becomes a typed, bounded value here and nowhere else.
 
 Nothing behind it sees the JSON of a peer, nats-py included: that gets an INFO of ours, made of what was read here
 (`for_client`). A field that is absent has its default. A field that is there and wrong is a `ProtocolError` that names

@@ -84,7 +84,7 @@ async def _ask(context: JetStreamContext, request: str, body: Mapping[str, objec
 
 async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]) -> T:
     async def ignore(error: Exception) -> None:
-        """What matters is raised as well; without this nats-py prints a traceback."""
+        """Ignore errors that are raised as well: without this nats-py prints a traceback."""
 
     async def work() -> T:
         client = Client()

@@ -164,7 +164,7 @@ class Subscriptions:
 
 
 class WireSubscription:
-    """One subscription on the wire, a `link.CoreSubscription`."""
+    """A subscription on the wire, as `link.CoreSubscription`."""
 
     def __init__(self, subscriptions: Subscriptions, sid: bytes) -> None:
         self._subscriptions = subscriptions

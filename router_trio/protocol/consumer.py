@@ -1,4 +1,4 @@
-"""What a route wants of a durable consumer, and what a server says of one."""
+"""A durable consumer as a route wants it, and as the server reports it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ConsumerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a durable was when it was opened.
+    """The position of a durable when it was opened.
 
     `deliveries` counts those so far. `in_use`: somebody else seems to take from it too; None if that can't be told.
     Nothing up to the sequence `passed` is delivered by it any more.
@@ -71,7 +71,7 @@ class ConsumerState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server does of its own accord with what a durable delivers, -1 for no limit.
+    """Limits by which the server acts by itself on what a durable delivers, -1 for no limit.
 
     `retention` is the stream's: with any but `limits` it deletes what its consumers are done with. `subjects` are all
     that the stream holds, none if that is not known, and `stores` says what it takes. `deliver` says where the durable

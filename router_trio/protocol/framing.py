@@ -78,7 +78,7 @@ class MessageBuffer(Protocol):
         """Empty it."""
 
     def __len__(self) -> int:
-        """How many are in it."""
+        """The number of messages in it."""
         ...
 
 

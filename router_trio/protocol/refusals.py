@@ -42,7 +42,7 @@ _KINDS = {b"publish": PUBLISH, b"publish with reply": REPLY, b"subscription": SU
 
 
 class Denied(NamedTuple):
-    """What a server refused. `queue` and `sid` are those of a subscription, if it named them."""
+    """A refusal of a server. `queue` and `sid` are those of a subscription, if it named them."""
 
     kind: str
     subject: bytes

@@ -1,4 +1,4 @@
-"""What a JetStream stream is made as, of what a configuration can say, and how one is now. Pure."""
+"""The configuration of a JetStream stream, as far as settings can say it, and its state. Pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _shown(name: str, value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StreamSubjects:
-    """Which subjects a stream takes, and as which it stores them.
+    """The subjects that a stream takes, and those that it stores them under.
 
     `transform` is the source and the destination of its own mapping, or None: what matches is stored under the mapped
     subject, everything else as it is. `has_others`: it also holds what was not published to it, but copied from other

@@ -1,4 +1,4 @@
-"""Ends a forked child that comes back from the handler that has forked it.
+"""End a forked child that returns from the handler that has forked it.
 
 One that returns, or raises, as where the program that it should execute is missing, would be a second router: it would
 connect again, receive each message once more, and take the parent's epoll for its own. It ends as soon as code of the

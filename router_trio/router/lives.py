@@ -103,6 +103,6 @@ class RouteLife:
 
     @property
     def left_behind(self) -> int:
-        """How many calls of its handler have not returned, though it was ended."""
+        """The number of calls of its handler that have not returned, though it was ended."""
         state = self.route.state
         return sum(map(len, state.left_behind)) + (0 if self._ended.is_set() else state.handling)

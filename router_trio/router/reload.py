@@ -1,4 +1,4 @@
-"""A reload: from the settings that a run has to others, while messages pass.
+"""Carry out a reload: change a run from its settings to others, while messages pass.
 
 What is unchanged is not touched. Each route that ends, and each that begins, waits for nothing but what it needs: a
 route begins when the one before it has ended and its connections are there; a connection ends when the routes that used
@@ -22,7 +22,7 @@ from router_trio.settings.reload.difference import Change, Difference, connectio
 
 
 class Reload:
-    """One reload. `carry_out` is to be called once."""
+    """A reload. `carry_out` is to be called once."""
 
     def __init__(self, run: Run, settings: Settings, found: Difference) -> None:
         """`found` is the difference between the settings of the run and these."""
@@ -48,7 +48,7 @@ class Reload:
         self._unsettled = 0
 
     async def carry_out(self) -> None:
-        """Do it. Cancelled, what has not begun is left as it is: the router ends."""
+        """Carry out the reload. Cancelled, what has not begun is left as it is: the router ends."""
         run, found = self._run, self._found
         fresh = {*found.routes.added, *found.routes.changed_names}
         changed = [route for route in self._settings.routes if route.name in fresh]

@@ -1,4 +1,4 @@
-"""One run of a router: its objects, their lifetimes, the start and the shutdown.
+"""A run of a router: its objects, their lifetimes, the start and the shutdown.
 
 `Run.live` is a lifetime: connections, routes and telemetry run inside it and nothing outlives it. Leaving it drains:
 intake stops, what is in hand is routed, what is accepted is settled, and a deadline bounds all of that.
@@ -58,7 +58,7 @@ SOURCES_WITHIN = 10.0
 
 
 class Changes(Protocol):
-    """What changes a run while it lasts."""
+    """The source of changes to a run while it lasts."""
 
     async def run(self) -> None:
         """Make the changes that are asked for, until cancelled."""
@@ -75,7 +75,7 @@ MOST_PAST_CONNECTIONS = 1000
 
 
 class Run:
-    """One run of a router: what there is, and how it begins and ends. A `Reload` changes what there is."""
+    """A run of a router: its connections and routes, and how it begins and ends. A `Reload` changes these."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class Run:
 
     @asynccontextmanager
     async def run(self, pages: Pages, stop: trio.Event | None, changes: Changes) -> AsyncIterator[Live]:
-        """The nursery tree."""
+        """Run the nursery tree while this is entered."""
         live = self.live
         self._changes = changes
         async with (

@@ -1,4 +1,4 @@
-"""Watches the event loop from a thread of its own: says when it does not turn, and whose handler is in the way.
+"""Watch the event loop from a thread of its own: report when it does not turn, and whose handler is in the way.
 
 A handler that never returns, or takes long, stops everything that runs in the loop: pages, fences, reloads, the drain.
 So nothing in the loop can say so. The thread asks the loop for a sign of life, and waits for it. It costs one switch of
@@ -55,7 +55,7 @@ class Answers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """What the loop is at: the code, and as far as it is known the route and its message."""
+    """The place where the loop is stuck: the code, and as far as it is known the route and its message."""
 
     place: str | None = None
     route: str | None = None

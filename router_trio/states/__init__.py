@@ -1,4 +1,4 @@
-"""What a connection and a route are doing right now, and what they have counted: plain values that anyone reads.
+"""The current state and the counts of connections and routes: plain values that anyone reads.
 
 Written by the tasks that own them, read by metrics, `/status` and `/readyz` without a lock or an await.
 """

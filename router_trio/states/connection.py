@@ -1,4 +1,4 @@
-"""What a connection is doing right now, and what it has counted."""
+"""The current state of a connection, and its counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a route counts. A number is defined here, and read by pages, by the sum over a route's lives, and by workers.
+"""The counts of a route. A number is defined here, and read by pages, by the sum over a route's lives, by workers.
 
 The data plane adds to plain integers, in place. `add` sums two lives of a route, or two workers. `numbers` and `rest`
 are the same as integers by name, in a fixed order, for memory that processes share.

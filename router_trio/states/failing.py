@@ -1,4 +1,4 @@
-"""What a route knows of messages that failed: the last failure, and what is to be tried again."""
+"""The failed messages of a route: the last failure, and the messages that are being retried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a route and each of its destinations are doing right now, and what they have counted."""
+"""The current state of a route and of each of its destinations, and their counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
 
 class DestinationState:
-    """Whether one destination of a route would take a message now, as far as anybody knows.
+    """The state of one destination of a route: whether it would take a message now, as far as is known.
 
     Two things tell: what a lookup found (`looked_up`: `found`), and what the last publish met (`met`: `mark_refused`).
     Each is a reason and its detail, or None. A message that gets through since is stronger than both: it is seen in the
@@ -118,11 +118,11 @@ UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
 
 
 class InHand(Protocol):
-    """Who holds what a route has received and not settled."""
+    """The owner of the messages that a route has received and not settled."""
 
     @property
     def in_hand(self) -> int:
-        """How many messages that are."""
+        """The number of these messages."""
         ...
 
 
@@ -245,13 +245,13 @@ class RouteState(RouteCounts):
 
     @property
     def retrying(self) -> tuple[int, float]:
-        """How many messages failed and are to be tried again, and the seconds since the oldest of them failed first."""
+        """The number of messages that are being retried, and the seconds since the oldest of them failed first."""
         parts = {id(part): part for part in self.retried()}.values()
         now = self.clock()
         return sum(map(len, parts)), max((part.oldest(now) for part in parts), default=0.0)
 
     def filter_out(self, reason: str, count: int) -> None:
-        """So many messages go nowhere, for that reason."""
+        """Count messages that are filtered, for that reason."""
         self.filtered[reason] += count
         self.fates["filtered"] += count
 

@@ -1,4 +1,4 @@
-"""What a token of a mapping's destination calls: from text to a function with its arguments."""
+"""Parse the function calls in the destination of a mapping."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One function with its arguments, as written."""
+    """A function call, with its arguments as written."""
 
     name: str
     indexes: tuple[int, ...]
@@ -128,7 +128,7 @@ def positions(call: Call, wildcards: list[int], source: str, plain_source: bool)
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """How a function is written: the first letter of each of its words in either case, whitespace around its name."""
+    """Return a pattern for a function's name: the first letter of each word in either case, whitespace around it."""
     words = re.sub("^[a-z]|[A-Z]", lambda letter: f"[{letter[0].lower()}{letter[0].upper()}]", name)
     space = r"[\t\n\f\r ]*"
     return re.compile(rf"\{{\{{{space}{words}{space}\((.*)\){space}\}}\}}")

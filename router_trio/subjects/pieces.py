@@ -1,4 +1,4 @@
-"""What each function of a mapping makes of the tokens of a subject. Lengths count bytes of UTF-8."""
+"""Compute the parts of a mapped subject from the tokens of a subject. Lengths count bytes of UTF-8."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rest(first: int, tokens: Tokens) -> str:
 
 
 def from_token(position: int, change: Callable[[str], str], tokens: Tokens) -> str:
-    """One token, changed."""
+    """Return one token, changed."""
     return change(tokens[position])
 
 

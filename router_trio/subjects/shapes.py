@@ -1,4 +1,4 @@
-"""What becomes of a whole set of subjects: patterns that meet, and what a mapping makes of one.
+"""Reason about whole sets of subjects: whether patterns overlap, and which subjects a mapping can produce.
 
 A shape is the tokens of a pattern. It stands for all subjects that match it, and is at least as wide as what it is said
 to be: where a token is computed, any token will do. Pure.

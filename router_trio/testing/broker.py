@@ -93,12 +93,12 @@ class FakeBroker:
 
     @property
     def published(self) -> list[PublishedMessage]:
-        """What it accepted from links, in order, as (subject, headers, payload), without what was denied."""
+        """The publishes that it accepted from links, in order, as (subject, headers, payload), without denied ones."""
         return self._server.published
 
     @property
     def links(self) -> int:
-        """How many links are open."""
+        """The number of open links."""
         return len(self._network.links)
 
     def messages(self, stream: str) -> list[StoredMessage]:
@@ -146,7 +146,7 @@ class FakeBroker:
                 link.die(LinkError("the connection was cut"))
 
     def blackhole(self) -> None:
-        """Nothing gets through in either direction, and nobody is told, until `up`. Links stay open.
+        """Let nothing through in either direction, without a word, until `up`. Links stay open.
 
         What is sent goes into a socket buffer and, when that is full, blocks. Connecting blocks.
         """

@@ -46,7 +46,7 @@ class _Unacked:
 
 
 class Consumer:
-    """One durable consumer of one stream. A new one starts where its spec says, if that means this very stream."""
+    """A durable consumer of one stream. A new one starts where its spec says, if that means this very stream."""
 
     def __init__(self, spec: ConsumerSpec, stream: Stream, losses: Losses) -> None:
         resumes = spec.start_sequence is not None and spec.stream_created is not None and not stream.differs(spec)
@@ -77,7 +77,7 @@ class Consumer:
 
     @property
     def stream_created(self) -> str:
-        """Which incarnation of its stream it belongs to."""
+        """The time at which its stream was made: it belongs to that incarnation."""
         return self._stream.created
 
     def differs(self, spec: ConsumerSpec) -> str | None:
@@ -96,7 +96,7 @@ class Consumer:
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
+        """The position of the consumer."""
         delivered = self._matching[self._position - 1] if self._position else self._first - 1
         passed = min(min(self._unacked, default=delivered + 1) - 1, len(self._stream.stored))
         return Progress(self._sequence, bool(self._requests), passed)
@@ -206,7 +206,7 @@ class Consumer:
             self._postpone(self._unacked[sequence], due)
 
     def say_at_work(self, now: float) -> None:
-        """Whoever listens hears it, unless it is lost on its way: it is about a message that there is none of."""
+        """Let whoever listens hear a sign of work, unless it is lost on its way: it acks no message."""
         self._losses.meets("in_progress", now, lambda: self.extend_ack_wait(0, now))
 
     def extend_ack_wait(self, sequence: int, now: float) -> None:
@@ -243,7 +243,7 @@ class Consumer:
         return taken
 
     def delete(self) -> None:
-        """Nothing comes from here any more; whoever waits is told."""
+        """End all requests: nothing is delivered any more."""
         self.deleted = True
         self.end_requests("409 Consumer Deleted")
 

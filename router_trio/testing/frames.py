@@ -50,7 +50,7 @@ def parse(frame: bytes) -> Publish:
 
 
 def raw(subject: bytes, reply: bytes, header: bytes, payload: bytes) -> RawMessage:
-    """A message as a link's reader delivers it."""
+    """Return a message as a link's reader delivers it."""
     size = len(header) + len(payload)
     words = [reply] if reply else []
     words += [b"%d" % len(header)] if header else []
@@ -59,5 +59,5 @@ def raw(subject: bytes, reply: bytes, header: bytes, payload: bytes) -> RawMessa
 
 
 def status(subject: bytes, line: str, fields: str = "") -> RawMessage:
-    """A status message: `line` is the code with its description, `fields` are header lines that end with CRLF."""
+    """Return a status message: `line` is code and description, `fields` are header lines that end with CRLF."""
     return raw(subject, b"", f"NATS/1.0 {line}\r\n{fields}\r\n".encode(), b"")

@@ -1,4 +1,4 @@
-"""What gets lost between the parts of a server, or comes late: counted down, one kind at a time. Synchronous, pure."""
+"""Lose or delay what goes between the parts of a server: counted down, one kind at a time. Synchronous, pure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Timed(Protocol):
         """Do what is due."""
 
     def next_due(self) -> float:
-        """When `poll` may have something to do if nothing else happens before; infinity for never."""
+        """Return when `poll` may have something to do if nothing else happens before; infinity for never."""
         ...
 
 
 class Losses:
-    """Strikes the next few of a kind. What is late is done by `poll`."""
+    """Strike the next few of a kind. What is late is done by `poll`."""
 
     def __init__(self) -> None:
         self._left: dict[str, int] = {}
@@ -33,14 +33,14 @@ class Losses:
         self._numbers = count()
 
     def strike(self, kind: str, times: int, late: float = inf) -> None:
-        """The next `times` of this kind come `late` seconds later, or never. Raises `ValueError` for another kind."""
+        """Delay the next `times` of this kind by `late` seconds, or lose them. Raises `ValueError` for another kind."""
         if kind not in KINDS:
             raise ValueError(f"nothing of the kind {kind!r} can be lost; there are {', '.join(KINDS)}")
         self._left[kind] = times
         self._late[kind] = late
 
     def clear(self) -> None:
-        """Nothing more is struck; what is late already stays so."""
+        """Strike nothing more; what is late already stays so."""
         self._left.clear()
 
     def meets(self, kind: str, now: float, action: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from router_trio.testing.server import Server
 
 
 class Endpoint(Protocol):
-    """What the network sees of a link."""
+    """A link as the network sees it."""
 
     server: str
 
@@ -22,7 +22,7 @@ class Endpoint(Protocol):
         """Deliver to the server what was sent long enough ago."""
 
     def next_arrival(self) -> float:
-        """When something that is on its way arrives."""
+        """Return when something that is on its way arrives."""
         ...
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
@@ -35,10 +35,10 @@ class Endpoint(Protocol):
         """Announce that the server will shut down."""
 
     def announce_servers(self, servers: list[str]) -> None:
-        """The server says who else is in its cluster."""
+        """Tell the link which other servers are in the cluster."""
 
     def die(self, error: LinkError) -> None:
-        """The connection is gone."""
+        """End the connection."""
 
 
 def at_once() -> float:
@@ -47,7 +47,7 @@ def at_once() -> float:
 
 
 class Network:
-    """Who is connected, whether anything gets through, and how long that takes.
+    """The open links, whether anything gets through, and how long that takes.
 
     `travel` gives the seconds that something takes one way; what is behind it on the same link is no sooner there.
     """

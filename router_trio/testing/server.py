@@ -30,7 +30,7 @@ DUPLICATE_WINDOW = 120.0
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Interest:
-    """One subscription as the server sees it."""
+    """A subscription as the server sees it."""
 
     pattern: str
     queue: str | None
@@ -339,7 +339,7 @@ class Server:
             part.poll(now)
 
     def next_due(self) -> float:
-        """When `poll` has something to do if nothing else happens before; infinity for never."""
+        """Return when `poll` has something to do if nothing else happens before; infinity for never."""
         return min(part.next_due() for part in self._timed())
 
     def _timed(self) -> Iterator[Timed]:
@@ -348,7 +348,7 @@ class Server:
 
 
 def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
-    """As on a real link: waits and limits may differ, they tune a consumer; what it delivers is what it is."""
+    """Refuse what a real link would: waits and limits may differ, but not what a consumer delivers."""
     has, wanted = (", ".join(sorted(one.filters)) or ">" for one in (consumer.spec, spec))
     differences = [f"its filter is {has}, the route's is {wanted}"] if has != wanted else []
     if spec.standby is not consumer.spec.standby:

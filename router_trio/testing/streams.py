@@ -59,7 +59,7 @@ class Stored(NamedTuple):
 
 
 class Stream:
-    """One stream. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses.
+    """A stream in memory. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses.
 
     `epoch` is what the zero of Trio's clock is for its server, in Unix seconds; `answers_after` the seconds that a
     PubAck takes; without a leader it takes nothing, and `sealed` it refuses everything. A `fallback` takes what no
@@ -107,7 +107,7 @@ class Stream:
 
     @property
     def config(self) -> StreamConfig:
-        """What it was made as, and edited to."""
+        """Its configuration, as made or edited."""
         made_as = self._config or StreamConfig(
             self.name, (), discard="old" if self.max_messages is None else "new", max_messages=self.max_messages or -1
         )
@@ -115,12 +115,12 @@ class Stream:
 
     @property
     def stores(self) -> StreamSubjects:
-        """What it takes. What a `fallback` takes depends on the others: nothing is said of it."""
+        """The subjects that it takes; none of a `fallback`, which depend on the other streams."""
         return StreamSubjects(() if self.fallback or self.sealed else self.subjects)
 
     @property
     def state(self) -> StreamState:
-        """What a look-up returns."""
+        """Return what a look-up of the stream returns."""
         room = inf if self.max_messages is None else self.max_messages - len(self.stored)
         refuses = None
         if self.cut_off:
@@ -182,7 +182,7 @@ class Stream:
         return next((one.sequence for one in self.stored if one.timestamp >= since), len(self.stored) + 1)
 
     def forget_after(self, sequence: int) -> None:
-        """Nothing behind this sequence was ever stored, as when a disk had not kept it: sequences go on from there."""
+        """Forget all messages after this sequence, as a disk that had not kept them: sequences go on from there."""
         del self.stored[sequence:]
         self._seen = {one: seen for one, seen in self._seen.items() if seen[1] <= sequence}
 

@@ -1,4 +1,4 @@
-"""What is subscribed to on a fake link: the link's side of what the fake server keeps."""
+"""Subscriptions and consumers of a fake link: its side of what the fake server keeps."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ IDLE_HEARTBEAT = 5.0
 
 
 class Line(Protocol):
-    """What a subscription sees of its link."""
+    """The link as one of its subscriptions sees it."""
 
     def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
-        """A message of the server is under way to the subscription."""
+        """Take a message of the server that is under way to the subscription."""
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:
-        """The subscription is closed."""
+        """End the subscription at the server."""
 
     async def unsubscribed(self, subscription: FakeSubscription) -> None:
-        """Returns when the last message to a subscription that is drained has come."""
+        """Return when the last message to a subscription that is drained has come."""
 
     def act(self, action: Callable[[float], object]) -> None:
         """Have something done at the server when the network gets it there; nothing on a dead link."""
 
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
-        """As `act`, if this user may publish to a subject; else the link is told that it may not."""
+        """Do as `act`, if this user may publish to a subject; else the link is told that it may not."""
 
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
         """Return how the consumer is now, as `link.PullConsumer.check` does."""
         ...
 
     async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
-        """As `request`, if this user may publish to these subjects of the API."""
+        """Ask as `request` does, if this user may publish to these subjects of the API."""
         ...
 
     async def request(self, question: Callable[[float], T]) -> T:

@@ -21,7 +21,7 @@ from router_trio.testing.watch import Watch
 
 
 class Trouble:
-    """What can happen to one broker. Names of streams and durables that are unknown raise `KeyError`."""
+    """The troubles of one broker. Names of streams and durables that are unknown raise `KeyError`."""
 
     def __init__(self, server: Server, network: Network) -> None:
         self._server = server
@@ -52,7 +52,7 @@ class Trouble:
         self._network.wake_links()
 
     def stay_lame(self, is_lame: bool) -> None:
-        """Whoever connects is told at once that the server will shut down, or is told so no more."""
+        """Tell each client that connects at once that the server will shut down, or no longer."""
         self._network.is_lame = is_lame
 
     def limit_control_line(self, size: int) -> None:
@@ -149,7 +149,7 @@ class Trouble:
         self._network.wake_links()
 
     def fix_consumer(self, stream: str, durable: str) -> None:
-        """Whoever opens a durable may not change it any more."""
+        """Forbid all clients to change a durable that they open."""
         self._server.consumers[stream, durable].is_fixed = True
 
     def pause_consumer(self, stream: str, durable: str, seconds: float = inf) -> None:

@@ -1,4 +1,4 @@
-"""What a test sees of the fake server: what it took from links, and what happens there."""
+"""Watch the fake server in a test: what it took from links, and what happens there."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class PublishedMessage(NamedTuple):
 
 
 class Watch:
-    """Told what happens at a server, for assertions at each step. Nothing here; a test overrides what it looks at."""
+    """Hears what happens at a server, for assertions at each step. Does nothing; a test overrides what it looks at."""
 
     def received(self, publish: Publish, now: float) -> None:
-        """A publish came from a link."""
+        """Called when a publish came from a link."""
 
     def stored(self, stream: Stream, stored: Stored, now: float) -> None:
-        """A stream took a message."""
+        """Called when a stream took a message."""
 
     def refused(self, publish: Publish, why: str, now: float) -> None:
-        """A publish that wanted an answer was not taken."""
+        """Called when a publish that wanted an answer was not taken."""
 
     def answered(self, kind: str) -> None:
-        """An answer to a delivery came from a link, an `ack` or a `nak`, and was not refused."""
+        """Called when an `ack` or a `nak` came from a link, and was not refused."""
 
     def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """A consumer took an ack."""
+        """Called when a consumer took an ack."""
 
     def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """A consumer was told that a message is given up."""
+        """Called when a consumer was told that a message is given up."""

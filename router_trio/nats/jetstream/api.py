@@ -249,7 +249,7 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where and when a stream stored a message: the time is as the server writes it."""
+    """The place and time at which a stream stored a message: the time is as the server writes it."""
 
     sequence: int
     time: str
@@ -268,7 +268,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerConfig:
-    """How a consumer delivers. Limits are -1 or 0 where it has none of its own."""
+    """The configuration of a consumer. Limits are -1 or 0 where it has none of its own."""
 
     durable: str
     deliver_policy: str
@@ -296,7 +296,7 @@ class ConsumerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far a consumer is: the number of its delivery, and the sequence of that message in the stream."""
+    """The position of a consumer: the number of its delivery, and the sequence of that message in the stream."""
 
     delivery: int
     sequence: int

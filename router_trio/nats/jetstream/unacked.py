@@ -1,4 +1,4 @@
-"""Which messages a consumer has delivered and has no ack for: the server only says between which sequences they are.
+"""Find the unacked messages of a consumer: the server only says between which sequences they are.
 
 Of a stream with filters most messages in between may not be the consumer's. They are passed over by asking the stream
 for the next one that a filter takes, again and again, from a few places at a time. But a consumer ignores what is said

@@ -1,4 +1,4 @@
-"""Notes in the shared block which messages are in handlers, so that a worker that one of them ends names it.
+"""Note in the shared block which messages are in handlers, so that a worker that one of them ends names it.
 
 A call costs two stores into the block. A message that is suspected (see `suspects`) is handled while no other one is,
 and after what was made before it has left; or no longer, if it has ended too many processes.

@@ -1,4 +1,4 @@
-"""What a worker tells its supervisor when it is asked how it is: plain values, all of one moment."""
+"""The report of a worker to its supervisor: plain values, all of one moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from router_trio.telemetry.view import ConnectionView, RouterView
 
 @dataclass(frozen=True, slots=True)
 class ConnectionReport:
-    """How a connection is. What it counts is among the counts."""
+    """The state of a connection. Its counts are among the counts."""
 
     state: str
     since: float
@@ -57,7 +57,7 @@ class BreakerReport:
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
-    """How a route is. What it counts is among the counts."""
+    """The state of a route. Its counts are among the counts."""
 
     name: str
     connection: str
@@ -77,7 +77,7 @@ class RouteReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a worker is. `news`: what happened since the last one. `waiting_for`: what keeps it from being ready.
+    """The state of a worker. `news`: what happened since the last one. `waiting_for`: what keeps it from being ready.
 
     `seconds` is how long it took to say it.
     """

@@ -1,4 +1,4 @@
-"""When a worker that ended by itself is started again, and when its end is that of the router. Pure."""
+"""Decide when a worker that ended by itself is restarted, and when its end is that of the router. Pure."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ from router_trio.settings import Settings
 from router_trio.settings.content import OF_THE_PLACE
 from router_trio.settings.reload.difference import difference, in_effect
 from router_trio.settings.reload.state import ConfigState
+from router_trio.telemetry.http.rendering import REST
 from router_trio.telemetry.logs.recent import Recent
-from router_trio.telemetry.metrics.rendering import REST
 from router_trio.telemetry.ready import watch_readiness
 
 ASK_EVERY = 1.0
@@ -121,7 +121,7 @@ class Supervisor:
 
     @property
     def waiting_for(self) -> str | None:
-        """What keeps the router from being ready: of the first worker that is not, and why. None if all are."""
+        """The first worker that is not ready, and why; None if all are."""
         for slot in self._slots:
             if slot.is_late:
                 return f"worker {slot.number}: {LATE.format(self.settings_number)}"

@@ -1,4 +1,4 @@
-"""Which messages end the processes that handle them: what a handler had when its worker was lost. Pure.
+"""Find the messages that end the processes handling them: those in handlers when a worker was lost. Pure.
 
 A process that ends by itself, as by a segmentation fault, takes along all that it had in handlers. Of several messages
 each is suspected, and tried alone when it is redelivered, so that the next end is the fault of one. What has ended so

@@ -65,7 +65,7 @@ class Worker:
 
     @property
     def emit(self) -> Emit | None:
-        """What tells of events; None before there is a router."""
+        """The emitter of events; None before there is a router."""
         return None if self._run is None else self._run.emit
 
     def begin_drain(self) -> None:

@@ -1,1 +1,1 @@
-"""What a worker counts, where it outlives the worker, and how counts are added."""
+"""The counts of workers: where they outlive a worker, and how they are added."""

@@ -1,4 +1,4 @@
-"""Keeps the shared block of a worker as its router counts: nothing is acked that the block does not know of.
+"""Copy the counts of a worker's router into its shared block: nothing is acked that the block does not know of.
 
 `write` is called before bytes leave. What is acked, or published, in these bytes was counted in this turn of the loop
 or before it, so it is in the block by then. It copies the ledgers of connections, and those of routes that have had
@@ -43,7 +43,7 @@ _duplicates = attrgetter("duplicates")
 
 
 class Past(Protocol):
-    """Where the counts are of what a reload has removed."""
+    """The counts of connections and routes that reloads have removed."""
 
     def connection(self, name: str) -> ConnectionCounts | None:
         """Return a connection that was removed, None if there is none of that name."""

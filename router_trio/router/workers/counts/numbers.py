@@ -1,4 +1,4 @@
-"""What a router counts, as plain integers by name: how a worker tells its counts, and how they are added. Pure.
+"""The counts of a router as plain integers by name: as a worker reports them, and added. Pure.
 
 The numbers that a ledger is made of come in a fixed order, so that they are copied in one go. What a route counts is
 defined in `states/counts.py`.
@@ -79,14 +79,14 @@ def with_removed(before: Counts, now: Counts) -> Counts:
 
 
 def forget_removed(counts: Counts, present: Collection[Key]) -> None:
-    """Of connections and routes that are not among the `present`, keep the counts of the last `MOST_REMOVED`."""
+    """Keep the counts of the last `MOST_REMOVED` connections and routes that are not among the `present`."""
     for key in [key for key in counts if key not in present][:-MOST_REMOVED]:
         del counts[key]
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a worker has left unsettled: publishes, messages of streams, messages of core subscriptions."""
+    """The messages that a worker has left unsettled: publishes, messages of streams, messages of core subscriptions."""
 
     dropped: int
     returned: int

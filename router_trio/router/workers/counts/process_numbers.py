@@ -1,4 +1,4 @@
-"""What the system knows of a process, and of several together: the metrics that begin with `process_`."""
+"""The metrics that begin with `process_`, of one process and of several together, as the system tells them."""
 
 from __future__ import annotations
 
