@@ -6,6 +6,6 @@ An expression is checked and compiled to closures once (`compile_expression`) an
 - `language/`: from text to a checked tree; `signatures` is the table of all operators and functions
 - `compiler`: from the tree to closures; `operators`, `macros`, `access` carry them out
 - `values`, `conversions`, `times`, `strings`, `patterns`: what the values are and do
-- `message`, `body`: what of a message is decoded, and when
+- `message`, `headers`, `body`: what of a message is decoded, and when
 - `output`: from a value to a payload or a header
 """

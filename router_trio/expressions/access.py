@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import UNSET
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.header_lines import FREE_HEADERS, line_start
+from router_trio.expressions.headers import FREE_HEADERS, line_start
 from router_trio.expressions.language.usage import Path
 from router_trio.expressions.operators import COMPARISONS, compare, field, has_field
 from router_trio.expressions.values import Value

@@ -8,13 +8,13 @@ from typing import Any
 
 from router_trio.errors import EvaluationError
 from router_trio.expressions.compiler import compiled
+from router_trio.expressions.headers import header_test, header_value
 from router_trio.expressions.language.checker import check
 from router_trio.expressions.language.parser import parse
 from router_trio.expressions.language.source import Source
 from router_trio.expressions.language.syntax import Node
 from router_trio.expressions.language.types import Type, spelled
 from router_trio.expressions.language.usage import Path, body_fields, reads
-from router_trio.expressions.raw import header_test, header_value
 from router_trio.expressions.values import CLASSES, Value, kind_name
 from router_trio.protocol.framing import RawMessage
 

@@ -8,7 +8,7 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions.body import FREE, WHOLE, BodyReader, decode
 from router_trio.expressions.functions.times import timestamp
-from router_trio.expressions.header_lines import FREE_HEADERS, first_value
+from router_trio.expressions.headers import FREE_HEADERS, first_value
 from router_trio.expressions.language.types import BYTES, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
 from router_trio.expressions.values import Budget, Value
 from router_trio.protocol.framing import RawMessage, payload, text

@@ -53,7 +53,7 @@ NO_BOUNDS = {
     "MAX_ORDER client/publisher.py": "the longest number, to measure a line with",
     "_DIGEST_BYTES routing/plans.py": "how long an id of ours is",
     "LONGEST_LINE expressions/language/source.py": "of the configuration, shown in an error",
-    "MAX_NAMES expressions/header_lines.py": "of the configuration, none that a message brings",
+    "MAX_NAMES expressions/headers.py": "of the configuration, none that a message brings",
     "MAX_INT expressions/values.py": "the range of a type",
     "MIN_INT expressions/values.py": "the range of a type",
     "MAX_UINT expressions/values.py": "the range of a type",
