@@ -14,7 +14,7 @@ import trio
 from router_trio.connection.session import STREAMS_FIRST_WITHIN
 from router_trio.connection.supervisor import Connection
 from router_trio.events import RestartNeeded, RouterReloaded
-from router_trio.router.lives import ConnectionLife, RouteLife
+from router_trio.router.generations import ConnectionGeneration, RouteGeneration
 from router_trio.router.run import Run
 from router_trio.routing.plans import RoutePlan
 from router_trio.settings import Settings
@@ -31,7 +31,7 @@ class Reload:
         self._found = found
         routes, connections = self._found.routes, self._found.connections
         ending = {*routes.removed, *routes.changed_names}
-        self._before: dict[str, RouteLife] = {name: run.routes[name] for name in run.routes if name in ending}
+        self._before: dict[str, RouteGeneration] = {name: run.routes[name] for name in run.routes if name in ending}
         self._route_ended: dict[str, trio.Event] = {name: trio.Event() for name in self._before}
         old_routes = [route for route in run.settings.routes if route.name in ending]
         self._users: dict[str, list[str]] = {
@@ -39,10 +39,10 @@ class Reload:
             for name in (*connections.removed, *connections.changed_names)
         }
         """Of each connection that ends, the routes that end before it."""
-        self._coming: dict[str, ConnectionLife] = {}
+        self._coming: dict[str, ConnectionGeneration] = {}
         self._connection_up: dict[str, trio.Event] = {}
         self._streams_tried: dict[str, trio.Event] = {}
-        self._handed_over: dict[str, RouteLife] = {}
+        self._handed_over: dict[str, RouteGeneration] = {}
         self._plans: Mapping[str, RoutePlan] = {}
         self._deadline = 0.0
         self._unsettled = 0
@@ -54,7 +54,7 @@ class Reload:
         changed = [route for route in self._settings.routes if route.name in fresh]
         self._plans = {plan.name: plan for plan in run.plans(self._settings, changed)}
         for name in (*found.connections.added, *found.connections.changed_names):
-            self._coming[name] = ConnectionLife(run.make_connection(name, self._settings, refusal_ends=False))
+            self._coming[name] = ConnectionGeneration(run.make_connection(name, self._settings, refusal_ends=False))
             self._connection_up[name] = trio.Event()
         run.put_in_force(in_effect(run.settings, self._settings))
         self._deadline = trio.current_time() + run.settings.router.shutdown_timeout
@@ -69,22 +69,23 @@ class Reload:
                 nursery.start_soon(self._change_connection, name)
         await self._streams_first(self._streams_tried)
         run.parts.put_in_order([route.name for route in self._settings.routes])
-        run.tell_ignored(changed)
+        run.emit_ignored(changed)
         await run.tried(
-            [life.connection for life in self._coming.values()], [run.routes[name].route for name in self._plans]
+            [generation.connection for generation in self._coming.values()],
+            [run.routes[name].route for name in self._plans],
         )
-        self._tell()
+        self._emit_reloaded()
 
     # --- routes ---
 
     def _hand_over(self, change: Change) -> None:
         """Exchange a route of which the subscription stays: what comes from now on is its successor's."""
         run, before = self._run, self._before[change.name]
-        here = self._connections() | {name: life.connection for name, life in self._coming.items()}
+        here = self._connections() | {name: generation.connection for name, generation in self._coming.items()}
         route = run.build(self._plans[change.name], here, before.route)
         before.route.hand_over(route)
         run.leaving[before] = None
-        self._handed_over[change.name] = self._put(RouteLife(route))
+        self._handed_over[change.name] = self._put(RouteGeneration(route))
 
     async def _change_route(self, name: str) -> None:
         """End a route, if there is one of that name that differs, and begin the next one, if there is one."""
@@ -97,34 +98,34 @@ class Reload:
         for needed in connections_of(plan.settings):
             if needed in self._connection_up:
                 await self._connection_up[needed].wait()
-        life = self._handed_over.get(name)
-        if life is None:
+        generation = self._handed_over.get(name)
+        if generation is None:
             await self._streams_first(connections_of(plan.settings))
             route = run.build(plan, self._connections(), None if before is None else before.route)
             run.parts.count_on(route.state)
-            life = self._put(RouteLife(route))
-        life.begin_routing()
+            generation = self._put(RouteGeneration(route))
+        generation.begin_routing()
 
-    def _put(self, life: RouteLife) -> RouteLife:
-        run, state = self._run, life.route.state
-        run.routes[state.name] = life
+    def _put(self, generation: RouteGeneration) -> RouteGeneration:
+        run, state = self._run, generation.route.state
+        run.routes[state.name] = generation
         run.parts.put_route(state)
-        run.connections[state.connection].connection.attach(life.route.source)
-        run.run_life(life)
-        return life
+        run.connections[state.connection].connection.attach(generation.route.source)
+        run.run_generation(generation)
+        return generation
 
-    async def _end_route(self, name: str, life: RouteLife) -> None:
+    async def _end_route(self, name: str, generation: RouteGeneration) -> None:
         run = self._run
-        run.leaving[life] = None
-        if run.routes.get(name) is life:
+        run.leaving[generation] = None
+        if run.routes.get(name) is generation:
             del run.routes[name]
         if name not in self._plans:
             run.parts.remove_route(name)
-        self._unsettled += await life.end_route(self._deadline)
-        run.tell_left_behind(life)
-        run.leaving.pop(life, None)
+        self._unsettled += await generation.end_route(self._deadline)
+        run.emit_left_behind(generation)
+        run.leaving.pop(generation, None)
         for connection in run.connections.values():
-            connection.connection.destinations.forget_route(life.route.state)
+            connection.connection.destinations.forget_route(generation.route.state)
         self._route_ended[name].set()
 
     # --- connections ---
@@ -148,11 +149,11 @@ class Reload:
             coming.connection.continue_counts(past)
         run.connections[name] = coming
         run.parts.put_connection(name, coming.connection, coming.publisher)
-        run.run_life(coming)
+        run.run_generation(coming)
         self._connection_up[name].set()
 
     def _connections(self) -> dict[str, Connection]:
-        return {name: life.connection for name, life in self._run.connections.items()}
+        return {name: generation.connection for name, generation in self._run.connections.items()}
 
     async def _streams_first(self, connections: Iterable[str]) -> None:
         """Wait until each new stream on these connections was tried; not for long."""
@@ -181,9 +182,9 @@ class Reload:
             if tried is not None:
                 self._streams_tried[name] = tried
 
-    # --- what is told ---
+    # --- events ---
 
-    def _tell(self) -> None:
+    def _emit_reloaded(self) -> None:
         run, found = self._run, self._found
         kinds = (("connection", found.connections), ("stream", found.streams), ("route", found.routes))
         run.emit(

@@ -16,7 +16,7 @@ from router_trio.errors import ConfigurationError, Problem
 from router_trio.events import Emit
 from router_trio.link import Connect
 from router_trio.nats.link import Dialer, client_name
-from router_trio.router.reloads import Reloads
+from router_trio.router.reload_queue import ReloadQueue
 from router_trio.router.run import ConnectFactory, Pages, Run
 from router_trio.routing.handlers import Handler, unfit
 from router_trio.settings import ConnectionSettings, Settings
@@ -139,7 +139,7 @@ class Router:
         failure: BaseException | None = None
         run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)
         try:
-            async with run.run(self._pages, stop, Reloads(run, self._in_code)) as live:
+            async with run.run(self._pages, stop, ReloadQueue(run, self._in_code)) as live:
                 try:
                     yield live
                 except BaseException as error:

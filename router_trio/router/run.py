@@ -29,7 +29,7 @@ from router_trio.events import (
 )
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.router.forks import ending_children_that_come_back
-from router_trio.router.lives import CLEAN_UP_WITHIN, ConnectionLife, RouteLife, clean_up
+from router_trio.router.generations import CLEAN_UP_WITHIN, ConnectionGeneration, RouteGeneration, clean_up
 from router_trio.router.watchdog import Answers, Watchdog
 from router_trio.routing.builder import RouteBuilder
 from router_trio.routing.handlers import Handler, load_handlers
@@ -117,21 +117,21 @@ class Run:
         self._builder = RouteBuilder(
             self.emit, self.telemetry.tracing, handler_errors=settings.telemetry.handler_errors
         )
-        self.connections: dict[str, ConnectionLife] = {
-            name: ConnectionLife(self.make_connection(name, settings)) for name in settings.connections
+        self.connections: dict[str, ConnectionGeneration] = {
+            name: ConnectionGeneration(self.make_connection(name, settings)) for name in settings.connections
         }
-        self.routes: dict[str, RouteLife] = {}
+        self.routes: dict[str, RouteGeneration] = {}
         """By name, those that the settings name."""
-        self.leaving: dict[RouteLife, None] = {}
+        self.leaving: dict[RouteGeneration, None] = {}
         """Those that are ending, or that another with other settings follows."""
-        here = {name: life.connection for name, life in self.connections.items()}
+        here = {name: generation.connection for name, generation in self.connections.items()}
         self.parts: Parts = Parts()
         self.live: Live = Live(settings.router.name, self.parts, self._ask, self.config)
-        for name, life in self.connections.items():
-            self.parts.put_connection(name, life.connection, life.publisher)
+        for name, generation in self.connections.items():
+            self.parts.put_connection(name, generation.connection, generation.publisher)
         for plan in self.plans(settings, settings.routes):
             route = self.build(plan, here)
-            self.routes[plan.name] = one = RouteLife(route)
+            self.routes[plan.name] = one = RouteGeneration(route)
             self.parts.put_route(route.state)
             here[plan.connection].attach(route.source)
             one.begin_routing()
@@ -187,10 +187,10 @@ class Run:
         """Forget what was built for a connection that has ended, as `RouteBuilder.forget_connection` does."""
         self._builder.forget_connection(connection)
 
-    def run_life(self, life: ConnectionLife | RouteLife) -> None:
+    def run_generation(self, generation: ConnectionGeneration | RouteGeneration) -> None:
         """Run one more."""
         assert self._nursery is not None
-        self._nursery.start_soon(life.run)
+        self._nursery.start_soon(generation.run)
 
     def remember_connection(self, connection: Connection) -> None:
         """Keep the counts of a connection that is removed."""
@@ -202,7 +202,7 @@ class Run:
         assert self._changes is not None
         await self._changes.want(settings)
 
-    def tell_ignored(self, routes: Sequence[RouteSettings]) -> None:
+    def emit_ignored(self, routes: Sequence[RouteSettings]) -> None:
         """Tell which keys of these routes have no effect."""
         for route in routes:
             index = self.settings.routes.index(route)
@@ -254,7 +254,7 @@ class Run:
         token = trio.lowlevel.current_trio_token()
         return Watchdog(
             lambda event: self.telemetry.emit_from_thread(event, token),
-            lambda: [life.route.routing for life in self._all_routes],
+            lambda: [generation.route.routing for generation in self._all_routes],
             lambda: self._while_blocked or self.telemetry.probes,
         ).watching()
 
@@ -269,9 +269,9 @@ class Run:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     for connection in self.connections.values():
-                        self.run_life(connection)
+                        self.run_generation(connection)
                     for route in self.routes.values():
-                        self.run_life(route)
+                        self.run_generation(route)
                     await changes.run()
         finally:
             # One that failed took the others along: there is nobody left to wait for.
@@ -282,7 +282,8 @@ class Run:
             if stop is not None:
                 nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
             await self.tried(
-                [life.connection for life in self.connections.values()], [life.route for life in self.routes.values()]
+                [generation.connection for generation in self.connections.values()],
+                [generation.route for generation in self.routes.values()],
             )
             nursery.cancel_scope.cancel()
         for problem in self.settings.without_effect:
@@ -290,7 +291,7 @@ class Run:
         if self._worker is None and self.settings.router.workers > 1:
             told = "has no effect in a program, whose router is one process; run `router-trio run`, or remove it"
             self.emit(SettingIgnored(at=trio.current_time(), key="router.workers", detail=told))
-        self.tell_ignored(self.settings.routes)
+        self.emit_ignored(self.settings.routes)
         self.emit(
             RouterStarted(
                 at=trio.current_time(),
@@ -312,20 +313,24 @@ class Run:
                 if connection.connected:
                     await connection.destinations.first_look_over.wait()
 
-    def tell_left_behind(self, life: RouteLife) -> None:
+    def emit_left_behind(self, generation: RouteGeneration) -> None:
         """Tell which calls of a route's handler hang, now that it was ended."""
-        if life.left_behind:
-            self.emit(HandlerLeftBehind(at=trio.current_time(), route=life.route.state.name, count=life.left_behind))
+        if generation.left_behind:
+            self.emit(
+                HandlerLeftBehind(
+                    at=trio.current_time(), route=generation.route.state.name, count=generation.left_behind
+                )
+            )
 
     async def _tried(self, route: Route) -> None:
         """Wait until a route has tried to subscribe, or its connection is gone."""
-        life = self.connections.get(route.state.connection)
-        if life is None:
+        generation = self.connections.get(route.state.connection)
+        if generation is None:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, route.first_try_over, nursery.cancel_scope)
-            while life.connection.connected:
-                await life.connection.changed()
+            while generation.connection.connected:
+                await generation.connection.changed()
             nursery.cancel_scope.cancel()
 
     def cause_of(self, group: BaseExceptionGroup) -> BaseException:
@@ -333,7 +338,7 @@ class Run:
 
         A handler that has left scopes of the router's makes Trio raise in many places, none of which names it.
         """
-        lost = (life.route.routing.lost for life in self._all_routes)
+        lost = (generation.route.routing.lost for generation in self._all_routes)
         return next((one for one in lost if one is not None), None) or innermost(group)
 
     # --- the end ---
@@ -345,8 +350,8 @@ class Run:
             await self._changes.cut_short()
         timeout = self.settings.router.shutdown_timeout
         self._begin_what_can()
-        connections = [life.connection for life in self.connections.values()]
-        routes = [life.route for life in self._all_routes]
+        connections = [generation.connection for generation in self.connections.values()]
+        routes = [generation.route for generation in self._all_routes]
         pending = sum(connection.outbox.ledger.unsettled for connection in connections)
         self._returned_before = self._returned
         self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
@@ -362,31 +367,31 @@ class Run:
         async with trio.open_nursery() as nursery:
             for connection in connections:
                 nursery.start_soon(clean_up, connection, min(timeout, CLEAN_UP_WITHIN))
-        for life in self._all_routes:
-            if life.route.state.handling:
-                self.tell_left_behind(life)
+        for generation in self._all_routes:
+            if generation.route.state.handling:
+                self.emit_left_behind(generation)
 
     def _begin_what_can(self) -> None:
         """A reload was cut short: what waits for a connection that never comes is given up."""
-        for life in self._all_routes:
-            if not life.begun:
-                if all(one is self._of(one.name) for one in life.route.routing.connections):
-                    life.begin_routing()
+        for generation in self._all_routes:
+            if not generation.begun:
+                if all(one is self._of(one.name) for one in generation.route.routing.connections):
+                    generation.begin_routing()
                 else:
-                    self.live.unsettled += life.route.abandon()
+                    self.live.unsettled += generation.route.abandon()
         self.parts.release_publishers()
 
     def _of(self, name: str) -> Connection | None:
-        life = self.connections.get(name)
-        return None if life is None else life.connection
+        generation = self.connections.get(name)
+        return None if generation is None else generation.connection
 
     @property
-    def _all_routes(self) -> list[RouteLife]:
+    def _all_routes(self) -> list[RouteGeneration]:
         return [*self.leaving, *self.routes.values()]
 
     def _abandon(self) -> None:
-        for life in self._all_routes:
-            self.live.unsettled += life.route.abandon()
+        for generation in self._all_routes:
+            self.live.unsettled += generation.route.abandon()
 
     @property
     def _returned(self) -> int:
@@ -397,8 +402,8 @@ class Run:
         if self._returned_before is None:
             self._returned_before = self._returned
         self._abandon()
-        for life in self.connections.values():
-            self.live.unsettled += life.connection.shut_down()
+        for generation in self.connections.values():
+            self.live.unsettled += generation.connection.shut_down()
         self.emit(
             RouterStopped(
                 at=trio.current_time(),

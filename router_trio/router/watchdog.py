@@ -63,20 +63,20 @@ class Blocker:
 
 
 class Watchdog:
-    """The watchdog of one loop. `watching` is its life.
+    """The watchdog of one event loop, for as long as `watching` is entered.
 
-    `tell` is called in the thread, with what blocks the loop. `routings` gives the routes that there are.
+    `notify` is called in the thread, with the event of a loop that is blocked. `routings` gives the routes.
     """
 
     def __init__(
         self,
-        tell: Callable[[LoopBlocked], object],
+        notify: Callable[[LoopBlocked], object],
         routings: Callable[[], Iterable[Routing]],
         answers: Callable[[], Answers | None] = lambda: None,
         *,
         blocked_after: float = BLOCKED_AFTER,
     ) -> None:
-        self._tell = tell
+        self._notify = notify
         self._routings = routings
         self._answers = answers
         self._blocked_after = blocked_after
@@ -121,7 +121,7 @@ class Watchdog:
         blocker = who_blocks(loop, self._routings)
         if self._said_at is None or now - self._said_at >= SAID_EVERY:
             self._said_at = now
-            self._tell(self._event(blocker, now))
+            self._notify(self._event(blocker, now))
         answers = self._answers()
         if answers is not None:
             answers.answer_while(partial(self._what_is_wrong, blocker))

@@ -147,9 +147,9 @@ class Telemetry:
                 self._logs.write(event, ids)
             except Exception:
                 self._failed(self._logs)
-        self._tell_others(event)
+        self._notify_others(event)
 
-    def _tell_others(self, event: Event) -> None:
+    def _notify_others(self, event: Event) -> None:
         if self._recent is not None:
             try:
                 self._recent.observe(event)
@@ -166,7 +166,7 @@ class Telemetry:
         try:
             if self._logs is not None:
                 self._logs.write(event)
-            token.run_sync_soon(self._tell_others, event)
+            token.run_sync_soon(self._notify_others, event)
         except Exception:
             self._failed(self._logs)
 

@@ -46,12 +46,12 @@ class Readiness:
         if held_up_by:
             if self._not_ready_since is None:
                 self._not_ready_since = now
-            return RouterNotReady(at=now, count=len(reasons), reasons=tuple(map(_told, reasons[:MOST_REASONS])))
+            return RouterNotReady(at=now, count=len(reasons), reasons=tuple(map(_text, reasons[:MOST_REASONS])))
         since, self._not_ready_since = self._not_ready_since, None
         return RouterReady(at=now, reasons=(), not_ready_seconds=0.0 if since is None else round(now - since, 3))
 
 
-def _told(reason: Mapping[str, Any]) -> str:
+def _text(reason: Mapping[str, Any]) -> str:
     """Return which connection, route or worker is not ready, and why, as one text."""
     place = " ".join(f"{name} {value}" for name, value in reason.items() if name != "reason")
     return shown_text(f"{place}: {reason['reason']}")

@@ -140,7 +140,7 @@ class FakeLink(FakeSocket):
 
     def _refuse(self, subject: bytes) -> None:
         told = f'Permissions Violation for Publish to "{text(subject)}"'
-        self._tell(lambda: self._listener.publish_denied(subject, told))
+        self._notify(lambda: self._listener.publish_denied(subject, told))
 
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
 

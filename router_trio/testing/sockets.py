@@ -83,7 +83,7 @@ class FakeSocket:
 
         def arrive(now: float) -> None:
             answer = question(now)
-            self._tell(lambda: answers.append(answer))
+            self._notify(lambda: answers.append(answer))
 
         self.act(arrive)
         while not answers:
@@ -98,12 +98,12 @@ class FakeSocket:
             self._on_its_way((subscription, message))
 
     def announce_lame_duck(self) -> None:
-        self._tell(self._listener.lame_duck)
+        self._notify(self._listener.lame_duck)
 
     def announce_servers(self, servers: list[str]) -> None:
-        self._tell(lambda: self._listener.discovered(servers))
+        self._notify(lambda: self._listener.discovered(servers))
 
-    def _tell(self, news: Callable[[], None]) -> None:
+    def _notify(self, news: Callable[[], None]) -> None:
         self._on_its_way(news)
 
     def _on_its_way(self, news: _News) -> None:

@@ -118,7 +118,7 @@ class Trouble:
         """A stream is put back from a snapshot that has its first `count` messages, and its consumers with it."""
         self._go_back(self._server.streams[stream], count)
 
-    def make_anew(self, stream: str, *durables: str) -> None:
+    def recreate(self, stream: str, *durables: str) -> None:
         """A stream is deleted and made again, empty, and so are these of its durables."""
         old = self._server.streams[stream]
         specs = [self._server.consumers[stream, durable].spec for durable in durables]

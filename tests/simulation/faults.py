@@ -149,7 +149,7 @@ def _full(broker: FakeBroker, more: int) -> None:
 
 
 def _sink_made_anew(broker: FakeBroker) -> None:
-    broker.trouble.make_anew("OUT")
+    broker.trouble.recreate("OUT")
 
 
 def _refused(*seconds: float, what: Sequence[str]) -> Fault:
@@ -269,9 +269,9 @@ FAULTS: dict[str, Fault] = {
     "restored stream": Fault(
         _lasting(0.0, count=(0, 5, 30)), _at(lambda broker, count: broker.trouble.restore("IN", count))
     ),
-    "source made anew": Fault(_lasting(0.0), _at(lambda broker: broker.trouble.make_anew("IN"))),
+    "source made anew": Fault(_lasting(0.0), _at(lambda broker: broker.trouble.recreate("IN"))),
     "source and durable made anew": Fault(
-        _at_durable(0.0), _at(lambda broker, durable: broker.trouble.make_anew("IN", durable))
+        _at_durable(0.0), _at(lambda broker, durable: broker.trouble.recreate("IN", durable))
     ),
     # --- consumers ---
     "delivered twice": Fault(

@@ -64,7 +64,7 @@ class Channel:
 
     async def next_message(self) -> tuple[Any, ...] | None:
         """Return the next message; None if the other end is gone."""
-        while (message := self._whole()) is None:
+        while (message := self._take_first()) is None:
             try:
                 data = await self._stream.receive_some(_READ)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -77,7 +77,7 @@ class Channel:
     def rest(self) -> Iterator[tuple[Any, ...]]:
         """Yield the messages that have arrived and were not read. Never blocks, also if the other end is still open."""
         while True:
-            while (message := self._whole()) is not None:
+            while (message := self._take_first()) is not None:
                 yield message
             try:
                 data = os.read(self._stream.socket.fileno(), _READ)
@@ -87,7 +87,7 @@ class Channel:
                 return
             self._received += data
 
-    def _whole(self) -> tuple[Any, ...] | None:
+    def _take_first(self) -> tuple[Any, ...] | None:
         """Take the first message out of what was received; None if it is not whole yet."""
         received = self._received
         if len(received) < _SIZE.size:

@@ -200,13 +200,13 @@ class Supervisor:
                 )
             )
         if told:
-            self._tell_suspects()
+            self._send_suspects()
 
     def survived(self, one: InHandler) -> None:
         self._suspects.survived(one)
-        self._tell_suspects()
+        self._send_suspects()
 
-    def _tell_suspects(self) -> None:
+    def _send_suspects(self) -> None:
         for slot in self._slots:
             slot.tell_suspects(self._suspects.table)
 
@@ -236,7 +236,7 @@ class Supervisor:
         async with trio.open_nursery() as asking:
             self._watching = asking
             asking.start_soon(self._ask_regularly)
-            asking.start_soon(self._tell_started)
+            asking.start_soon(self._emit_started)
             asking.start_soon(self._watch_readiness)
             asking.start_soon(self._kill_late)
             async with trio.open_nursery() as nursery:
@@ -399,7 +399,7 @@ class Supervisor:
             with trio.move_on_after(ASK_EVERY):
                 await self._ask.wait()
 
-    async def _tell_started(self) -> None:
+    async def _emit_started(self) -> None:
         while not all(slot.has_started for slot in self._slots):
             await self._changed.wait()
         self.emit(

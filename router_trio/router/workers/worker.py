@@ -21,7 +21,7 @@ from router_trio.link import Connect
 from router_trio.nats.link import Dialer, client_name
 from router_trio.router import no_pages
 from router_trio.router.garbage_collection import begin_collecting
-from router_trio.router.reloads import Reloads
+from router_trio.router.reload_queue import ReloadQueue
 from router_trio.router.run import Run
 from router_trio.router.workers.channel import Channel
 from router_trio.router.workers.counts.block import Block
@@ -114,7 +114,7 @@ class Worker:
         nursery.start_soon(measure_lag, self._counting.lags)
         try:
             with self._everything:
-                async with run.run(no_pages, self._stop, Reloads(run, ())):
+                async with run.run(no_pages, self._stop, ReloadQueue(run, ())):
                     begin_collecting()
                     self._opened.set()
                     self._channel.post("started")

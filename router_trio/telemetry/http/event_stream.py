@@ -63,7 +63,7 @@ class EventStream:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-                await self._tell(send, _number(request.headers.get("last-event-id")))
+                await self._send_events(send, _number(request.headers.get("last-event-id")))
                 nursery.cancel_scope.cancel()
             await send({"type": "http.response.body", "body": b""})
         finally:
@@ -77,7 +77,7 @@ class EventStream:
             return f"{MAX_CLIENTS_PER_PEER} clients of this address are watching already"
         return None
 
-    async def _tell(self, send: Send, seen: int) -> None:
+    async def _send_events(self, send: Send, seen: int) -> None:
         await _write(send, f"retry: {COME_BACK_AFTER_MS}\n\n")
         with trio.move_on_after(LIFETIME):
             while not self._recent.closing.is_set():

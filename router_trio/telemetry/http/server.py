@@ -174,11 +174,11 @@ class _Server:
         Raises `RequestRefused`.
         """
         request = None
-        patience = HEADER_SECONDS if first else IDLE_SECONDS
-        with client.waiting(trio.current_time() + patience) as scope:
+        timeout = HEADER_SECONDS if first else IDLE_SECONDS
+        with client.waiting(trio.current_time() + timeout) as scope:
             request = await connection.next_request()
         if scope.cancelled_caught and connection.begun and not client.evicted:
-            raise RequestRefused(408, f"the headers must arrive within {patience:g} s")
+            raise RequestRefused(408, f"the headers must arrive within {timeout:g} s")
         if request is None:
             return False
         if not first:

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.message import Message
-from router_trio.router.reloads import FEW_ROUTES
+from router_trio.router.reload_queue import FEW_ROUTES
 from router_trio.states import RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually

@@ -155,7 +155,7 @@ async def test_a_stream_made_anew_is_another_one_and_keeps_what_it_is_asked_to(b
     broker.publish("in.a", b"a")
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
         before = await link.open_consumer(SPEC, Recorder())
-        broker.trouble.make_anew("IN", "router")
+        broker.trouble.recreate("IN", "router")
         after = await link.open_consumer(SPEC, Recorder())
         assert before.stream_created != after.stream_created
     assert broker.messages("IN") == []

@@ -1,7 +1,7 @@
-"""The reloads that are asked for: one at a time, and of those that wait only the last.
+"""Queue reloads: one is carried out at a time, and of those that wait only the last is kept.
 
 A configuration that can't be used is refused before anything is changed. One that waits is replaced by the next one,
-and whoever asked for it waits for that.
+and its caller waits for that one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Request:
         self.over = trio.Event()
 
 
-class Reloads:
+class ReloadQueue:
     """The reloads of one run, as its `Changes`.
 
     `in_code` are the routes that each of them keeps, though its settings do not have them.

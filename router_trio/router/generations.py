@@ -1,4 +1,4 @@
-"""A connection, a route: each has a life of its own within the router, so that a reload ends some of them alone."""
+"""Generations of connections and routes: a reload ends one of them, and begins the next, while the others go on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CLEAN_UP_WITHIN = 1.0
 """Seconds for the last fence, in which acks that were just written reach their server."""
 
 
-class ConnectionLife:
-    """A connection, and what publishes to it for programs."""
+class ConnectionGeneration:
+    """A connection from its start, or a reload, until a reload or the shutdown ends it; with its publisher."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -57,8 +57,11 @@ async def clean_up(connection: Connection, within: float = CLEAN_UP_WITHIN) -> N
             await link.fence()
 
 
-class RouteLife:
-    """A route. `run` may be started before `begin_routing`: until then what arrives waits."""
+class RouteGeneration:
+    """A route from its start, or a reload, until a reload or the shutdown ends it.
+
+    `run` may be started before `begin_routing`: until then messages that arrive wait.
+    """
 
     def __init__(self, route: Route) -> None:
         self.route = route
