@@ -10,9 +10,8 @@ import trio
 
 from router_trio import Live, Router
 from router_trio.demo.display import Display, Moment
-from router_trio.demo.tally import tally
 from router_trio.demo.traffic import STREAMS, Traffic, demo_settings
-from router_trio.demo.verdict import Verdict, judge
+from router_trio.demo.verdict import Verdict, judge, tally
 from router_trio.embedded import EmbeddedServer, open_embedded_server
 from router_trio.events import ConnectionLost, ConnectionRestored, Event, RetryComplete, RetryPending, StatusPageReady
 from router_trio.nats.other_client import add_streams, count_messages, stream_messages

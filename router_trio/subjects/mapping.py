@@ -29,19 +29,22 @@ from random import randrange
 
 from router_trio.errors import MappingError
 from router_trio.errors.quotes import quoted
-from router_trio.subjects.functions import Call, Refusal, parse, positions
-from router_trio.subjects.patterns import CONTROL, is_valid_subject, matches_tokens
-from router_trio.subjects.pieces import (
+from router_trio.subjects.functions import (
     CUTS,
+    Call,
     Piece,
+    Refusal,
     constant,
     from_token,
+    parse,
     partition,
+    positions,
     random_number,
     rest,
     sized,
     split_at,
 )
+from router_trio.subjects.patterns import CONTROL, is_valid_subject, matches_tokens
 
 _MAKE_SEVERAL = frozenset({"split", "splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight"})
 """Functions that may make several tokens of one."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router_trio.demo.tally import Tally, tally
-from router_trio.demo.verdict import judge
+from router_trio.demo.verdict import Tally, judge, tally
 
 SENT = {"a": [1, 2, 3], "b": [1, 2]}
 ARRIVED = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
