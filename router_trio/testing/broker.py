@@ -49,7 +49,10 @@ class FakeBroker:
 
     @asynccontextmanager
     async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:
-        """Connect, as `link.Connect` says, to this broker, whatever the URL. Can be cancelled."""
+        """Connect to this broker, whatever the server URL, as `link.Connect` says.
+
+        Blocks while nothing gets through; can be cancelled then.
+        """
         self.connect_attempts += 1
         await self._network.until_it_flows()
         where = _without_credentials(server)
