@@ -45,7 +45,7 @@ _TOLD = "a fault was injected here"
 async def open_faulty(
     connect: Connect, strike: Strike, server: str, inbox: bytes, listener: LinkListener
 ) -> AsyncIterator[FaultyLink]:
-    """See `link.Connect`. Blocks also for as long as a fault of `connect` says; can be cancelled then."""
+    """Connect, as `link.Connect` says. Blocks also for as long as a fault of `connect` says; can be cancelled then."""
     fault = strike("connect")
     if fault is not None:
         await trio.sleep(fault.seconds)

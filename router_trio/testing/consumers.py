@@ -64,7 +64,7 @@ class Consumer:
         self._matching: list[int] = []
         again = spec.stream_created is not None
         self.began: str = "" if resumes or (again and spec.deliver == "new") else spec.deliver
-        """See `link.Limits`."""
+        """Where the consumer began, as `link.Limits` has it."""
         self._first = (spec.start_sequence or 1) if resumes else stream.first_since(self.began)
         self._next_to_scan = self._first
         self._position = 0

@@ -131,10 +131,6 @@ class FakeLink:
             elif line_size(operation.frame) > self.max_control_line:
                 detail = f"more than the server's max_control_line of {self.max_control_line} bytes"
                 refusals.append(Refusal(operation, reasons.TOO_LARGE, detail))
-            elif line_size(operation.frame) > self._network.max_control_line:
-                told = "the server ended the connection: maximum control line exceeded"
-                self.die(LinkError(told, reason=reasons.SERVER_ERROR))
-                break
             else:
                 self._enqueue(self._publishing(publish), len(operation.frame))
         return refusals

@@ -9,7 +9,6 @@ from typing import Protocol
 import trio
 
 from router_trio.errors import LinkError
-from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
 from router_trio.testing.server import Server
 
 
@@ -55,7 +54,6 @@ class Network:
     def __init__(self, server: Server, *, max_payload: int) -> None:
         self.server = server
         self.max_payload = max_payload
-        self.max_control_line = DEFAULT_CONTROL_LINE
         self.travel: Callable[[], float] = at_once
         self.is_lame = False
         self.links: list[Endpoint] = []

@@ -55,10 +55,6 @@ class Trouble:
         """Tell each client that connects at once that the server will shut down, or no longer."""
         self._network.is_lame = is_lame
 
-    def limit_control_line(self, size: int) -> None:
-        """A publish whose subjects and sizes take more bytes than this ends its link."""
-        self._network.max_control_line = size
-
     # --- answers ---
 
     def lose(self, kind: str, times: int = 1) -> None:
