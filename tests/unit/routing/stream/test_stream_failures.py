@@ -100,7 +100,7 @@ async def test_refused_acks_of_a_stream_that_is_gone_are_not_paid(autojump_clock
         w.broker.deny_publish("$JS.ACK.>")
         fill(w.broker, 5)
         await eventually(lambda: w.failures("ack") == {"permission_denied": 5})
-        w.broker.trouble.make_anew("IN", "router")
+        w.broker.trouble.recreate("IN", "router")
         await eventually(lambda: w.watch.count("STREAM_WENT_BACK") == 1, 60.0)
         before = w.failures("ack")["permission_denied"]
         w.broker.allow_publish("$JS.ACK.>")
