@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,22 @@ PREFIXES = {
 """Of the environment variables, in the order of the sections; what else the schema has comes after them."""
 
 
-def pages() -> dict[str, str]:
-    """Every reference page, by file name."""
-    contract = collect()
-    return {
-        "commands.md": _page(_commands()),
-        "configuration.md": _page(_configuration(json_schema())),
-        "expressions.md": _page(_expressions()),
-        "logs.md": _page(_logs(contract["logs"])),
-        "metrics.md": _page(_metrics(contract["metrics"])),
-        "permissions.md": _page(_permissions()),
-        "python.md": _page(runpy.run_path(str(HERE / "python_api.py"))["lines"]()),
+def pages() -> dict[str, Callable[[], str]]:
+    """Every reference page, by file name: a call makes it, which for some takes a while."""
+    made: dict[str, Callable[[], Iterable[str]]] = {
+        "commands.md": _commands,
+        "configuration.md": lambda: _configuration(json_schema()),
+        "expressions.md": _expressions,
+        "logs.md": lambda: _logs(collect()["logs"]),
+        "metrics.md": lambda: _metrics(collect()["metrics"]),
+        "permissions.md": _permissions,
+        "python.md": lambda: runpy.run_path(str(HERE / "python_api.py"))["lines"](),
     }
+    return {name: partial(_page, lines) for name, lines in made.items()}
 
 
-def _page(lines: Iterable[str]) -> str:
-    title, *rest = lines
+def _page(lines: Callable[[], Iterable[str]]) -> str:
+    title, *rest = lines()
     return "\n".join([title, "", MADE_BY, "", *rest]).rstrip() + "\n"
 
 
@@ -329,6 +330,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for file_name, text in pages().items():
-        (HERE / file_name).write_text(text, encoding="utf-8")
+    for file_name, make in pages().items():
+        (HERE / file_name).write_text(make(), encoding="utf-8")
         print(HERE / file_name)

@@ -11,12 +11,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
 from router_trio import Settings
-from tests.deploy.test_kubernetes import MANIFESTS, VERSIONS
+from tests.deploy.test_kubernetes import MANIFESTS, VERSIONS, check_valid
 from tests.docs.pages import DOCS
 from tests.supply.locks import project
 from tests.support.tools import tool
@@ -112,7 +111,7 @@ def test_what_is_made_is_valid(values: dict[str, Any], version: str, tmp_path: P
     monitor = made.pop("PodMonitor", None)  # of the Prometheus Operator: its schema is not one of Kubernetes
     assert (monitor is not None) == (values is EVERYTHING)
     for manifest in made.values():
-        kubernetes_validate.validate(manifest, version, strict=True)
+        check_valid(manifest, version)
     expected = {"ConfigMap", "Deployment", "ServiceAccount"}
     assert set(made) == expected | (set() if values is NOTHING else {"NetworkPolicy", "PodDisruptionBudget"})
 
