@@ -19,7 +19,9 @@ from tests.support.eventually import eventually
 from tests.support.world import World, core, one_broker, stream, to, world
 from tests.unit.router.traffic import by_name
 
-WARM_UP, RELOADS = 20, 100
+WARM_UP, RELOADS = 20, 60
+MANY = 1100
+"""More than Python calls within one another."""
 
 KINDS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "a destination": lambda n: [core("b.*", f"new{n % 2}.$1")],
@@ -92,14 +94,14 @@ async def test_connections_that_change_and_go_leave_nothing_behind(autojump_cloc
 
 async def test_pages_answer_after_thousands_of_reloads_that_nobody_looked_at(autojump_clock: MockClock) -> None:
     async with world([core("b.*", "new.$1")]) as w:
-        for number in range(1, 1501):
+        for number in range(1, MANY + 1):
             w.broker.publish("b.x", b"x")
             await reload(w, core("b.*", f"{('old', 'new')[number % 2]}.$1"))
         status(w.live, 0.0)
         readiness(w.live, 0.0)
         await eventually(lambda: w.route.in_hand == 0)
-        assert w.route.received == 1500
-        assert w.route.settled["routed"] == sum(w.route.routed.values()) == 1500
+        assert w.route.received == MANY
+        assert w.route.settled["routed"] == sum(w.route.routed.values()) == MANY
 
 
 async def test_messages_that_wait_from_before_many_reloads_are_counted_until_they_are_settled(
@@ -108,23 +110,22 @@ async def test_messages_that_wait_from_before_many_reloads_are_counted_until_the
     def changed(number: int) -> dict[str, Any]:
         return core("b.*", to(f"{('old', 'new')[number % 2]}.$1", "edge"), connection="main")
 
-    changes = 1200  # more than Python calls within one another
     async with world([changed(0)], brokers=two(), max_pending_operations=10_000) as w:
 
         def waits(count: int) -> bool:
             return w.live.connections["edge"].outbox.pending == count
 
         await w.lose("edge")
-        for number in range(1, changes + 1):
+        for number in range(1, MANY + 1):
             w.broker.publish("b.x", b"x")
             await eventually(partial(waits, number))
             await reload(w, changed(number))
-        assert w.route.received == w.route.in_hand == changes
+        assert w.route.received == w.route.in_hand == MANY
         status(w.live, 0.0)
         readiness(w.live, 0.0)
         await w.find("edge")
         await eventually(lambda: w.route.in_hand == 0)
-        assert w.route.settled["routed"] == sum(w.route.routed.values()) == changes
+        assert w.route.settled["routed"] == sum(w.route.routed.values()) == MANY
 
 
 async def test_a_route_has_a_bounded_number_of_destinations_that_are_gone(autojump_clock: MockClock) -> None:

@@ -6,14 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 
+from router_trio.outbox import capacity
+from router_trio.outbox.sending import sender
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import World, core, overhearing, stream, to, world
 
-MESSAGES = 40_000
+MESSAGES = 10_000
 SUBJECTS = 1_000
+
+PART = 4
+"""What may be in flight, and what is forwarded at once, is a quarter of what a router allows: a quarter of the messages
+then exceeds it as many times."""
 
 HEALTHY = [
     core("core.*", "fine.{{wildcard(1)}}", name="core"),
@@ -25,7 +32,7 @@ REFUSED = core("bad.*", to("bad.copy.{{wildcard(1)}}", jetstream=True), name="re
 
 
 @asynccontextmanager
-async def beside(kind: str, *routes: dict[str, Any], **options: Any) -> AsyncIterator[World]:
+async def beside(kind: str, *routes: dict[str, Any], part: int = PART, **options: Any) -> AsyncIterator[World]:
     """Routes that work and `routes`, whose destination `bad.copy.>` takes nothing: no stream, no leader, no answer."""
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
@@ -34,12 +41,15 @@ async def beside(kind: str, *routes: dict[str, Any], **options: Any) -> AsyncIte
     if kind == "leaderless":
         broker.add_stream("BAD", ["bad.copy.>"])
         broker.trouble.elect("BAD", 1e6)
-    async with world([*HEALTHY, *routes], brokers={"main": broker}, shutdown_timeout=1.0, **options) as w:
-        if kind == "silent":
-            async with overhearing(broker, "bad.copy.>"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sender, "MAX_UNACKED", sender.MAX_UNACKED // part)
+        patch.setattr(capacity, "FORWARDED", capacity.FORWARDED // part)
+        async with world([*HEALTHY, *routes], brokers={"main": broker}, shutdown_timeout=1.0, **options) as w:
+            if kind == "silent":
+                async with overhearing(broker, "bad.copy.>"):
+                    yield w
+            else:
                 yield w
-        else:
-            yield w
 
 
 def flood(w: World, count: int = MESSAGES, subjects: int = SUBJECTS) -> None:
