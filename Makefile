@@ -17,7 +17,10 @@ PACKAGING := .venv-dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help demo tools test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint \
+# What a run of the tests imports, the programs that it starts import again: from bytecode, which has to be written once.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo tools quick suite test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint \
 	format types shape peers bench docs docs-serve lock audit dist clean
 
 help:  ## Show this help
@@ -81,8 +84,15 @@ $(GO_TOOLS)/%: tests/tools/%/go.mod tests/tools/%/go.sum
 # Many tests wait for servers: four at a time keep two processors busy.
 WORKERS ?= 4
 
-test: lint  ## All checks and tests that are quick, WORKERS=4 at a time
-	$(BIN)/pytest -n $(WORKERS)
+test: lint suite  ## All checks and tests but the nightly ones, WORKERS=4 at a time
+
+# What `types` runs is not run twice.
+suite: $(READY)  ## The tests without the checks; TESTS="tests/unit tests/docs" for some of them
+	$(BIN)/pytest -n $(WORKERS) $(if $(filter types,$(MAKECMDGOALS)),--ignore tests/supply/test_types.py) $(TESTS)
+
+# They wait for nothing: one at a time for each of two processors.
+quick: lint  ## For each commit: checks, unit tests, the contract on the fake broker, documents; within 90 seconds
+	$(BIN)/pytest -n 2 -m 'not nightly and not slow' tests/unit tests/contract tests/docs
 
 SUITES := tests/unit tests/contract tests/integration tests/resilience
 

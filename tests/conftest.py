@@ -25,7 +25,16 @@ hypothesis.settings.load_profile("router_trio")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _THREADS_END_WITHIN = 2.0
+_SERVERS = {"server", "core_server"}
 _IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a busy one has the name of its job
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what starts a server; before `-m` looks at the marks."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

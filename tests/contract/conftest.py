@@ -16,7 +16,7 @@ from tests.contract.peers import Peer, open_peer
 from tests.support.server_version import why_not
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.slow)])
 def kind(request: pytest.FixtureRequest) -> str:
     mark = request.node.get_closest_marker("real_needs_server")
     if request.param == "real" and mark is not None and (reason := why_not(*mark.args, **mark.kwargs)):

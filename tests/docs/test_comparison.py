@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.docs.pages import DOCS, page
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
+
+pytestmark = pytest.mark.slow
 
 PAGE = page(DOCS / "explanation" / "comparison.md")
 

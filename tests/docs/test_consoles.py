@@ -15,6 +15,8 @@ import pytest
 from tests.docs.pages import Block, blocks
 from tests.support.command import command
 
+pytestmark = pytest.mark.slow
+
 CONSOLES = blocks("console")
 _STEP = re.compile(r"^\$ (router-trio|cat) (.+)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 

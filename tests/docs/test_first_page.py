@@ -17,6 +17,8 @@ from tests.docs.pages import DOCS, README, ROOT, page
 from tests.docs.typed import Reader
 from tests.support.eventually import eventually
 
+pytestmark = pytest.mark.slow
+
 PAGE = page(README)
 REPOSITORY = "https://github.com/router-trio/router-trio"
 INSTALLED_WITHIN = 900.0

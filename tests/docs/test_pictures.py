@@ -14,6 +14,8 @@ from rich.text import Text
 from tests.docs.pages import DOCS
 from tests.support.command import command
 
+pytestmark = pytest.mark.slow
+
 TERMINAL = runpy.run_path(str(DOCS / "terminal.py"))
 PICTURES = TERMINAL["PICTURES"]
 _PIECE = re.compile(r'<text class="\w+-r\d+".*?clip-path="url\(#\w+-line-(\d+)\)">(.*?)</text>', re.DOTALL)

@@ -16,6 +16,8 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import nats_server
 
+pytestmark = pytest.mark.slow
+
 NOT_RUN_HERE = {"run": "it is what the other commands are for", "demo": "it takes a minute, and has a test of its own"}
 
 CONFIG = """

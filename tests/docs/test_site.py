@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.docs.pages import DOCS, ROOT, blocks
 from tests.support.command import environment
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ TUTORIAL = page(DOCS / "tutorial.md")
 URL = re.compile(r"nats://router:\S+@127\.0\.0\.1:\d+")
 LISTEN = "127.0.0.1:9001"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a stopped process is another thing elsewhere")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="a stopped process is another thing elsewhere"),
+]
 
 
 async def test_the_tutorial_from_the_first_route_to_the_first_outage(tmp_path: Path) -> None:

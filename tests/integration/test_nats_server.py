@@ -39,6 +39,12 @@ async def _answered(
                 await trio.sleep(0.02)
 
 
+async def test_make_quick_leaves_out_what_takes_servers(
+    core_server: NatsServer, request: pytest.FixtureRequest
+) -> None:
+    assert request.node.get_closest_marker("slow")
+
+
 def test_what_a_test_leaves_behind_fails_it(tmp_path: Path) -> None:
     (tmp_path / "test_careless.py").write_text(
         "import subprocess, threading, trio\n"

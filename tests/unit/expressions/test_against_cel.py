@@ -73,6 +73,7 @@ def check(seed: int, cases: int) -> None:
     assert not differences, "\n".join(differences[:20])
 
 
+@pytest.mark.slow
 def test_ten_thousand_cases_are_the_same() -> None:
     check(1, 10_000)
 

@@ -135,6 +135,7 @@ def payloads(draw: st.DrawFn) -> bytes:
     return payload
 
 
+@pytest.mark.slow
 @given(payloads())
 @settings(max_examples=500, deadline=None)
 @example(b'{"total": 1e400, "x": "\xff"}')

@@ -131,6 +131,7 @@ def survives(text: str, payload: bytes) -> None:
     trace(expression, message)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(WORDS_OF_THE_LANGUAGE), max_size=14), st.sampled_from(["", " "]), BODIES)
 @settings(max_examples=2000, deadline=None)
 def test_nothing_else_leaves_for_words_of_the_language(words: list[str], between: str, payload: bytes) -> None:

@@ -104,6 +104,7 @@ HEADER_TEXTS = (
 )
 
 
+@pytest.mark.slow
 @given(HEADERS, st.sampled_from(["", "\r\n", "no colon\r\n", "x\r\n\r\n", ": y\r\n"]))
 @settings(max_examples=300, deadline=None)
 def test_a_header_is_found_in_the_raw_block_as_in_the_decoded_one(pairs: list[tuple[str, str]], odd: str) -> None:
@@ -123,6 +124,7 @@ RAW_TEXTS = ("headers['region']", "headers.region", "headers['Region']", "header
 RAW_TESTS = (*HEADER_TEXTS[:3], *HEADER_TEXTS[7:11], "headers.region == headers.x", "headers.region == 'us'", "true")
 
 
+@pytest.mark.slow
 @given(HEADERS, st.sampled_from(["", "\r\n", "no colon\r\n", "x\r\n\r\n", ": y\r\n"]), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_a_header_is_found_in_a_raw_message_as_in_its_block(
@@ -177,6 +179,7 @@ NUMBERS = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     NUMBERS,
     st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),

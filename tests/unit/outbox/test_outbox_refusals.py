@@ -332,6 +332,7 @@ def test_what_failed_because_it_could_be_meant_is_not_taken_for_a_jetstream_publ
     assert desk.told[1] == [Fate("failed", "permission_denied")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subjects", ["equal", "distinct"])
 @pytest.mark.parametrize("kind", ["core", "jetstream", "both"])
 def test_a_flood_of_denials_costs_as_much_as_it_is_long(kind: str, subjects: str) -> None:

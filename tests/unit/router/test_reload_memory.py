@@ -19,6 +19,8 @@ from tests.support.eventually import eventually
 from tests.support.world import World, core, one_broker, stream, to, world
 from tests.unit.router.traffic import by_name
 
+pytestmark = pytest.mark.slow
+
 WARM_UP, RELOADS = 20, 60
 MANY = 1100
 """More than Python calls within one another."""

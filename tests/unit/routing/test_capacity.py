@@ -24,7 +24,7 @@ from tests.unit.routing.neighbours import (
 
 PUBLISHERS = 2_500
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 """One moves 40,000 messages: some ten seconds of one processor, several times that where it is shared."""
 
 KINDS = ["missing", "leaderless", "silent"]

@@ -15,6 +15,8 @@ from tests.support.eventually import eventually
 from tests.support.world import World, core, to
 from tests.unit.routing.neighbours import REFUSED, assert_neighbours_go_on, beside, flood, in_order, routed
 
+pytestmark = pytest.mark.slow
+
 # --- shares ----------------------------------------------------------------------------------------------------------
 
 

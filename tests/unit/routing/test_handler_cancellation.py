@@ -121,6 +121,7 @@ async def handle(message):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", [SYNCHRONOUS, BLOCKED, IN_A_NURSERY])
 @pytest.mark.parametrize(
     ("number", "prepare", "code", "told"),

@@ -15,6 +15,8 @@ from tests.support.eventually import eventually
 from tests.support.world import World, core, stream, world
 from tests.unit.routing.test_limits_of_routes import Times
 
+pytestmark = pytest.mark.slow
+
 RATE, BURST = 50, 50
 KINDS: dict[str, dict[str, Any]] = {
     "passed on": {},

@@ -131,6 +131,7 @@ async def test_what_fails_is_counted_and_what_came_with_it_goes_on(
         assert w.entry("edge")["accepted"] == 2
 
 
+@pytest.mark.slow
 async def test_what_a_crowded_outbox_has_no_room_for_waits_and_what_comes_later_stays_behind_it(
     autojump_clock: MockClock,
 ) -> None:

@@ -97,6 +97,7 @@ def counted(seed: int) -> View:
 SEEDS = st.lists(st.integers(0, 2**32), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_each_counter_is_the_sum_of_those_of_the_workers(seeds: list[int]) -> None:
     views = [counted(seed) for seed in seeds]
@@ -106,6 +107,7 @@ def test_each_counter_is_the_sum_of_those_of_the_workers(seeds: list[int]) -> No
         assert page.get(key, 0) == pytest.approx(sum(one.get(key, 0) for one in apart), abs=1e-6), key
 
 
+@pytest.mark.slow
 @given(SEEDS, SEEDS)
 def test_what_the_dead_have_left_is_settled_and_every_ledger_adds_up(alive: list[int], dead: list[int]) -> None:
     views, died = [counted(seed) for seed in alive], [counted(seed) for seed in dead]

@@ -161,6 +161,7 @@ def test_other_values_pass_one_that_waits() -> None:
     assert limits.charge(b"b", 0.0) == 0
 
 
+@pytest.mark.slow
 def test_a_million_values_take_a_bounded_memory() -> None:
     """Those of a minute, each twice in a row: a bucket is full again after a second, and forgotten."""
     limits = ValueLimits(1, 1, 1)

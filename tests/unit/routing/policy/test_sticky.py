@@ -48,6 +48,7 @@ def test_keys_stay_where_they_are_in_each_version(key: bytes, alike: str, weighe
     assert owners({"a": 1, "b": 2, "c": 7}, [key]) == [weighed]
 
 
+@pytest.mark.slow
 def test_removing_one_of_ten_moves_only_its_own_keys() -> None:
     keys = [b"s%d" % number for number in range(100_000)]
     ten = {f"d{number}": 1 for number in range(10)}

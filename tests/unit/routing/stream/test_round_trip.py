@@ -29,6 +29,7 @@ async def copied(count: int, **source: Any) -> tuple[float, int]:
         return (count - first) / (trio.current_time() - began), int(limit)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_more_is_in_flight_where_the_round_trip_is_long(autojump_clock: MockClock) -> None:
     fixed, limit = await copied(COUNT // 4, max_in_flight=1024)
