@@ -88,10 +88,31 @@ def commands(node: Any) -> Iterator[str]:
             yield from commands(value)
 
 
+PARTS = ["unit", "integration", "resilience", "documents"]
+"""Of the standard suites, as .ci/run has them."""
+
+
+def matrix(node: Any) -> Iterator[list[str]]:
+    """The values of a matrix, by which a job stands once and runs once for each."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("part", "PART"):
+                yield value
+            else:
+                yield from matrix(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from matrix(value)
+
+
 @pytest.mark.parametrize("pipeline", SCHEMAS, ids=lambda path: path.name)
-def test_a_pipeline_runs_the_standard_suites_and_the_nightly_ones(pipeline: Path) -> None:
-    found = [one for document in yaml.safe_load_all(pipeline.read_text()) for one in commands(document)]
-    assert found == [".ci/run", ".ci/run nightly"]
+def test_a_pipeline_runs_each_part_of_the_standard_suites_and_the_nightly_ones(pipeline: Path) -> None:
+    documents = list(yaml.safe_load_all(pipeline.read_text()))
+    found = [one for document in documents for one in commands(document)]
+    for parts in matrix(documents):
+        job = next(one for one in found if "$" in one)
+        found[found.index(job) : found.index(job) + 1] = [f".ci/run {part}" for part in parts]
+    assert found == [f".ci/run {part}" for part in [*PARTS, "nightly"]]
 
 
 def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -106,7 +127,24 @@ def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_an_argument_the_standard_suites_run(tmp_path: Path) -> None:
-    assert ci_run(tmp_path).stdout.split() == ["tools", "test", "types", "WORKERS=2"]
+    assert ci_run(tmp_path).stdout.split() == ["tools", "WORKERS=2", "test", "types"]
+
+
+def test_the_parts_together_run_every_check_and_every_test_once(tmp_path: Path) -> None:
+    targets: list[str] = []
+    folders: list[str] = []
+    for part in PARTS:
+        _, run = ci_run(tmp_path, part).stdout.splitlines()
+        before, _, tests = run.partition("TESTS=")
+        targets += [word for word in before.split() if "=" not in word]
+        folders += tests.split()
+    assert sorted(targets) == ["lint", *["suite"] * len(PARTS), "types"]
+    with_tests = {path.relative_to(ROOT).parts[1] for path in (ROOT / "tests").rglob("test_*.py")}
+    assert sorted(folders) == sorted(f"tests/{name}" for name in with_tests)
+
+
+def test_the_usage_names_each_part(tmp_path: Path) -> None:
+    assert re.findall(r"\w+", ci_run(tmp_path, "?").stderr)[3:] == [*PARTS, "nightly"]
 
 
 def test_the_nightly_suites_are_targets_of_make(tmp_path: Path) -> None:
