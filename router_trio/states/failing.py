@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Protocol
 
 MOST_RETRIED = 65_536
 """Messages whose first failure is remembered, for each route; of more, the oldest are forgotten."""
@@ -31,6 +32,18 @@ class LastFailure:
         """The reason, with what more is known of it."""
         told = self.reason if self.place is None else f"{self.reason} at {self.place}"
         return told if self.detail is None else f"{told}: {self.detail}"
+
+
+class ToBeRetried(Protocol):
+    """What is known of messages that failed and are to be tried again."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def oldest(self, now: float) -> float:
+        """Return the seconds since the first failure of the message that has been retried for longest, 0 for none."""
+        ...
 
 
 class BeingRetried:

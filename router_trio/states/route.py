@@ -10,7 +10,7 @@ from typing import Protocol
 from router_trio.errors import reasons
 from router_trio.errors.quotes import bounded
 from router_trio.states.counts import RouteCounts
-from router_trio.states.failing import BeingRetried, LastFailure
+from router_trio.states.failing import LastFailure, ToBeRetried
 from router_trio.states.histogram import Histogram
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
@@ -187,7 +187,7 @@ class RouteState(RouteCounts):
         """Called with the reason when the only destination did not take a message. Returns the reason that counts."""
         self.limit: LimitState | None = None
         self.last_failure: LastFailure | None = None
-        self.retried: Callable[[], Sequence[BeingRetried]] = tuple
+        self.retried: Callable[[], Sequence[ToBeRetried]] = tuple
         """Gives what failed and is to be tried again; more than one where settings have changed meanwhile."""
         self.clock: Callable[[], float] = float
         """The clock of `retried`, which the route sets together with it."""

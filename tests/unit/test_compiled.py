@@ -6,6 +6,7 @@ import importlib
 import os
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -28,3 +29,63 @@ def test_all_that_is_to_be_compiled_is(pattern: str) -> None:
     for path in found:
         module = importlib.import_module(".".join(path.with_suffix("").parts))
         assert str(module.__file__).endswith(".so" if COMPILED else ".py")
+
+
+REFERRED_TO_WEAKLY = {
+    "connection/answers.py": ["routing/stream/acks.py"],
+    "forked.py": ["router/forks.py", "router/workers/counts/block.py", "router/workers/worker.py"],
+    "router/workers/counts/block.py": ["router/workers/counts/block.py"],
+    "routing/builder.py": ["connection/shared_subscription.py"],
+}
+"""Each module that refers to something weakly, and those that have the classes of what it refers to."""
+
+
+def test_no_class_that_is_referred_to_weakly_is_compiled() -> None:
+    """Its objects have no room for weak references."""
+    found = {name for name in all_modules() if "weakref import" in (ROOT / "router_trio" / name).read_text()}
+    assert found == REFERRED_TO_WEAKLY.keys(), "say which classes it refers to"
+    assert not {one for classes in REFERRED_TO_WEAKLY.values() for one in classes} & to_be_compiled()
+
+
+def test_no_class_that_is_not_compiled_inherits_from_one_that_is() -> None:
+    """It could not be instantiated."""
+    for name in all_modules():
+        if not name.endswith("__main__.py"):
+            module_of(name)
+    compiled = {module_of(name).__name__ for name in to_be_compiled()}
+    for parent in classes_to_be_compiled():
+        if not issubclass(parent, BaseException | tuple) and not getattr(parent, "_is_protocol", False):
+            children = {one for one in parent.__subclasses__() if one.__module__.startswith("router_trio.")}
+            assert {one for one in children if one.__module__ not in compiled} == set(), parent
+
+
+def test_no_error_that_is_compiled_has_its_defaults_in_its_class() -> None:
+    """Its objects would not have them."""
+    errors = [one for one in classes_to_be_compiled() if issubclass(one, BaseException)]
+    assert errors
+    assert [(one, name) for one in errors for name in one.__annotations__ if name in vars(one)] == []
+
+
+def all_modules() -> set[str]:
+    """Return the path of each module below `router_trio`."""
+    package = ROOT / "router_trio"
+    return {str(path.relative_to(package)) for path in package.rglob("*.py")}
+
+
+def to_be_compiled() -> set[str]:
+    """Return the paths of those that are to be compiled."""
+    found = [path for pattern in HOOKS["mypyc"]["include"] for path in ROOT.glob(pattern)]
+    return {str(path.relative_to(ROOT / "router_trio")) for path in found}
+
+
+def module_of(name: str) -> ModuleType:
+    """Return the module that has this path below `router_trio`."""
+    parts = Path("router_trio", name).with_suffix("").parts
+    return importlib.import_module(".".join(parts).removesuffix(".__init__"))
+
+
+def classes_to_be_compiled() -> list[type]:
+    """Return the classes of the modules that are to be compiled."""
+    modules = map(module_of, sorted(to_be_compiled()))
+    found = [(module, one) for module in modules for one in vars(module).values() if isinstance(one, type)]
+    return [one for module, one in found if one.__module__ == module.__name__]

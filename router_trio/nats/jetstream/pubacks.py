@@ -66,10 +66,9 @@ class Refused(Exception):
     `stream` is the name of the stream that says so, `""` if it is not named.
     """
 
-    stream: str = ""
-
     def __init__(self, reason: str, detail: str, retriable: bool = False) -> None:
         super().__init__(detail)
+        self.stream: str = ""
         self.reason: str = reason
         self.detail: str = detail
         self.retriable: bool = retriable

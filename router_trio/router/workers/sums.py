@@ -23,7 +23,6 @@ from router_trio.states import (
     PAUSED,
     RUNNING,
     STARTING,
-    BeingRetried,
     BreakerState,
     ConnectionState,
     DestinationState,
@@ -181,11 +180,10 @@ class _InHand:
         self.in_hand: int = count
 
 
-class _Retried(BeingRetried):
-    """The messages that one worker has to retry, as `BeingRetried`."""
+class _Retried:
+    """The messages that one worker has to retry, as `ToBeRetried`."""
 
     def __init__(self, count: int, oldest: float) -> None:
-        super().__init__()
         self._count = count
         self._oldest = oldest
 
