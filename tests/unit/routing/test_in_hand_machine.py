@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from math import inf
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -28,6 +27,7 @@ from router_trio.routing.policy.limit import ValueLimits
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
 from router_trio.routing.stream import in_hand as stream
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
+from router_trio.states import RouteState
 
 KEYS = st.sampled_from([b"a", b"a", b"b", b"c"])
 VALUES = st.sampled_from([b"none", b"fails", b"x", b"x", b"y"])
@@ -130,7 +130,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule(messages=st.lists(st.tuples(KEYS, VALUES), max_size=6))
     def receive(self, messages: list[tuple[bytes, bytes]]) -> None:
-        route: Any = SimpleNamespace(limited=0)
+        route: Any = RouteState("route", "main", ("out",))
         self.received += len(messages)
         self.refused += self.hand.add(route, route, [raw(key, value) for key, value in messages], self.now)
 
@@ -181,7 +181,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert before.count == len(active) + len(before.retries)
         self.finish(before, active)
         self.hand, self.active = self.made(kind), []
-        route: Any = SimpleNamespace(limited=0)
+        route: Any = RouteState("route", "main", ("out",))
         self.hand.add_first(route, route, [(one.received_at, [one.raw]) for one in taken])
 
     def finish(self, hand: core.SubjectInHand, active: list[CoreDelivery]) -> None:
@@ -252,9 +252,7 @@ class Life:
     """A life of a route from a stream: the source of its deliveries, and their state."""
 
     def __init__(self) -> None:
-        self.state = self
-        self.limited = 0
-        self.name = "route"
+        self.state = RouteState("route", "main", ("out",))
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
         return delivery.raw[0]
@@ -466,7 +464,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert hand.count == len(self.active)
         before, self.life = self.life, Life()
         self.go_by((self.by_key, limited), same_order=True)
-        self.lives.append(hand.goes_on(before, self.now))
+        self.lives.append(hand.goes_on(before.state, self.now))
 
     # --- what must be true ---
 

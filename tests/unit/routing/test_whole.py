@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from router_trio.routing.whole import MOST_PAST_DESTINATIONS, count_on, whole
 from router_trio.states import NOT_LOOKED_UP, BreakerState, DestinationState, RouteState
+from tests.support.compiled import looks_inside
 
 COUNTS = st.lists(st.integers(0, 50), min_size=6, max_size=6)
 
@@ -169,6 +170,7 @@ OF_ONE_LIFE = {"suppressed", "refused", "holder", "earlier", "is_over", "mirrors
 """What nobody asks the whole for, or what it has of all lives."""
 
 
+@looks_inside
 def test_beside_its_counts_the_whole_is_what_the_route_is_now() -> None:
     now, before = counted([1] * 6), counted([1] * 6)
     for number, name in enumerate(vars(now).keys() - COUNTED - OF_ONE_LIFE):

@@ -18,6 +18,7 @@ from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.metrics.table import TABLE
+from tests.support.compiled import looks_inside
 from tests.support.measured import needs_full_speed
 from tests.support.offers import offer_with_ack
 from tests.support.telemetry_views import View, make_view
@@ -341,6 +342,7 @@ def test_what_was_written_once_is_forgotten_with_what_it_belonged_to(page: Metri
         assert max(len(family._known) for family in page._families) <= 3 * 102
 
 
+@looks_inside
 def test_numbers_that_are_not_finite_and_labels_that_are_no_text_are_written(page: MetricsPage, view: View) -> None:
     view.routes[0].delivered["odd\nline \ud800"] = 3
     view.routes[0].in_flight_limit = float("inf")  # type: ignore[assignment]
