@@ -21,8 +21,11 @@ from tests.support.servers import NatsServer, nats_server
 hypothesis.settings.register_profile("router_trio", deadline=None)
 hypothesis.settings.load_profile("router_trio")
 
-# Programs that are started under nohup ignore it, as those that the tests start would with the tests themselves.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# What is ignored, as under nohup and in the background of a script, is ignored by each program that is started as well.
+# What is handled is not, so those that the tests start have the default. The tests themselves go on ignoring it.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 _THREADS_END_WITHIN = 2.0
 _SERVERS = {"server", "core_server"}

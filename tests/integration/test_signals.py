@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import trio
 
 from router_trio import Router
 from router_trio.router import run as router_run
-from tests.support.command import COMMAND, running
+from tests.support.command import COMMAND, ROOT, running
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 from tests.support.settings import core_route, settings
@@ -59,11 +60,11 @@ async def test_every_signal_drains_and_says_the_ledger(
     assert "main" in run.logged("ROUTER_STOPPED")[0]["ledger"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 async def test_a_signal_that_is_ignored_stays_ignored(
     server: NatsServer, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """As by `nohup`."""
+    """As by `nohup`, and in the background of a script: Ctrl-C is for what runs in the foreground there."""
     ignoring = f"import os, signal, sys; signal.signal({number}, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     python = [sys.executable, "-c", ignoring, *COMMAND]
     async with running("run", configuration(tmp_path, server.url), cwd=tmp_path, python=python) as run:
@@ -208,3 +209,20 @@ async def test_the_start_is_over_when_the_server_falls_silent_in_it(monkeypatch:
             async with router.open() as live:
                 assert 0.5 <= trio.current_time() - began < 3
                 assert live.routes[0].state == "starting"
+
+
+def test_the_tests_hold_when_they_are_started_with_signals_ignored() -> None:
+    """As in the background of a script: what they start has to hear these signals all the same."""
+    test = f"{__file__}::{test_every_signal_drains_and_says_the_ledger.__name__}"
+    some = [f"{test}[{number:d}]" for number in (signal.SIGINT, signal.SIGQUIT)]
+    pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *some]
+    ended = subprocess.run(
+        ["sh", "-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh", *pytest_],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=50,
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert "2 passed" in ended.stdout
