@@ -11,13 +11,12 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Message
-from router_trio.errors import Retry
 from router_trio.routing.core import keeper
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import Publish
 from tests.support.eventually import eventually
 from tests.support.world import World, core, handled, numbers, overhearing, to, world
-from tests.unit.routing.by_key import HASHED_TO_NUL, KEY, Calls, publish, unchanged
+from tests.unit.routing.by_key import KEY, Calls, publish, unchanged
 
 SUBJECT = "in.*"
 OUT = to("out.{{wildcard(1)}}")
@@ -34,49 +33,6 @@ def sent(w: World, key: str) -> list[bytes]:
 
 async def all_out(w: World, count: int, within: float = 60) -> None:
     await eventually(lambda: len(w.broker.published) == count, within)
-
-
-async def test_so_many_calls_at_a_time_and_one_of_each_key(autojump_clock: MockClock) -> None:
-    calls = Calls()
-    async with world(handlers=[by_key(calls, concurrency=3)]) as w:
-        publish(w.broker, "a:1", "a:2", "b:3", "c:4", "d:5")
-        await eventually(lambda: len(calls.at_work) == 3)
-        await trio.sleep(5)
-        assert calls.at_work == ["a", "b", "c"]
-        assert w.route.in_hand == 5
-        calls.let_go("b")
-        await eventually(lambda: calls.at_work == ["a", "c", "d"])
-        calls.let_go("a", "c", "d")
-        await all_out(w, 5)
-        assert (calls.most, sent(w, "a")) == (3, [b"1", b"2"])
-        await eventually(lambda: w.route_ledger() == (5, 0, {"routed": 5}))
-
-
-async def test_without_a_key_it_is_the_subject(autojump_clock: MockClock) -> None:
-    calls = Calls()
-    async with world(handlers=[by_key(calls, key=None)]) as w:
-        for subject in ("in.a", "in.b", "in.a"):
-            publish(w.broker, ":x", subject=subject)
-        await eventually(lambda: calls.at_work == ["in.a", "in.b"])
-        calls.let_go("in.a", "in.b")
-        await all_out(w, 3)
-
-
-async def test_one_that_waits_for_its_next_attempt_holds_back_its_key_alone(autojump_clock: MockClock) -> None:
-    failed: list[bytes] = []
-
-    def handler(message: Message) -> Message:
-        if message.payload == b"1" and len(failed) < 2:
-            failed.append(message.payload)
-            raise Retry(after=5)
-        return message
-
-    async with world(handlers=[by_key(handler, retry={"attempts": 5})]) as w:
-        publish(w.broker, "a:1", "a:2", "b:3")
-        await eventually(lambda: sent(w, "b") == [b"3"], 1)
-        await all_out(w, 3)
-        assert sent(w, "a") == [b"1", b"2"]
-        assert len(failed) == 2
 
 
 async def test_a_route_without_handler_holds_back_the_key_of_what_is_tried_again(autojump_clock: MockClock) -> None:
@@ -161,22 +117,6 @@ async def test_one_key_leaves_room_for_others(autojump_clock: MockClock, monkeyp
         await eventually(lambda: w.route_ledger() == (21, 0, {"routed": 11, "lost": 10}))
 
 
-async def test_a_limit_counts_messages_of_all_keys(autojump_clock: MockClock) -> None:
-    async with world([core(SUBJECT, OUT, retry={"attempts": 2}) | {"key": KEY, "limit": {"rate": "1/s"}}]) as w:
-        publish(w.broker, "a:1", "b:2", "a:3", "b:4")
-        began = trio.current_time()
-        await all_out(w, 4)
-        assert 3 <= trio.current_time() - began < 4
-
-
-async def test_a_limit_for_each_value_holds_back_the_key(autojump_clock: MockClock) -> None:
-    limit = {"rate": "1/s", "burst": 1, "per": "string(size)"}
-    async with world([core(SUBJECT, OUT) | {"key": KEY, "limit": limit}]) as w:
-        publish(w.broker, "a:1", "a:2", "a:33", "b:44", "b:555")
-        await all_out(w, 5)
-        assert (sent(w, "a"), sent(w, "b")) == ([b"1", b"2", b"33"], [b"44", b"555"])
-
-
 async def test_the_end_counts_what_is_in_the_handler_and_what_waits(autojump_clock: MockClock) -> None:
     calls = Calls()
     async with world(handlers=[by_key(calls)], shutdown_timeout=1.0) as w:
@@ -184,20 +124,6 @@ async def test_the_end_counts_what_is_in_the_handler_and_what_waits(autojump_clo
         await eventually(lambda: len(calls.at_work) == 3)
         route = w.route
     assert route.settled["lost"] == route.failed["shutdown"] == 5
-
-
-async def test_the_end_waits_for_what_can_still_be_handled(autojump_clock: MockClock) -> None:
-    calls = Calls()
-
-    async def takes(message: Message) -> None:
-        await trio.sleep(1)
-
-    calls.takes = takes
-    async with world(handlers=[by_key(calls, concurrency=2)]) as w:
-        publish(w.broker, "a:1", "a:2", "b:3", "c:4")
-        await eventually(lambda: w.route.in_hand == 4)
-        route = w.route
-    assert route.settled["routed"] == 4
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -232,13 +158,6 @@ async def test_any_number_of_keys_may_come(autojump_clock: MockClock) -> None:
         await eventually(lambda: w.route.in_hand == 0)
         source: Any = w.live.connections["main"]._sources[-1]
         assert source.keeper.hand.schedule.keys == 0
-
-
-async def test_a_key_that_is_hashed_is_never_taken_for_none(autojump_clock: MockClock) -> None:
-    async with world(handlers=[by_key(unchanged)]) as w:
-        publish(w.broker, f"{HASHED_TO_NUL}:1")
-        await all_out(w, 1)
-        assert w.route_ledger() == (1, 0, {"routed": 1})
 
 
 async def test_a_subject_that_begins_with_nul_is_a_key_as_any_other(autojump_clock: MockClock) -> None:

@@ -10,27 +10,11 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Message
-from router_trio.errors import Retry
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import LOCAL, all_acked, fill, handled, numbers, one_broker, unacked, world
-from tests.unit.routing.by_key import HASHED_TO_NUL, KEY, OUT, Calls, by_key, payloads_of, publish, unchanged
+from tests.support.world import LOCAL, all_acked, handled, numbers, one_broker, unacked, world
+from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish, unchanged
 from tests.unit.routing.stream.giving_up import FROM, NAME, brokers, dead
-
-
-async def test_so_many_calls_at_a_time_and_one_of_each_key(autojump_clock: MockClock) -> None:
-    calls = Calls()
-    async with world(handlers=[by_key(calls, concurrency=3)], brokers=one_broker()) as w:
-        publish(w.broker, "a:1", "a:2", "b:3", "c:4", "d:5")
-        await eventually(lambda: len(calls.at_work) == 3)
-        await trio.sleep(5)
-        assert calls.at_work == ["a", "b", "c"]
-        calls.let_go("b")
-        await eventually(lambda: calls.at_work == ["a", "c", "d"])
-        calls.let_go("a", "c", "d")
-        await all_acked(w, 5)
-        assert calls.most == 3
-        assert payloads_of(w, "a") == [b"1", b"2"]
 
 
 async def test_a_key_that_is_slow_holds_up_no_other(autojump_clock: MockClock) -> None:
@@ -61,15 +45,6 @@ async def test_what_waits_behind_its_key_has_room_of_its_own(autojump_clock: Moc
         assert payloads_of(w, "hot") == numbers(200)
 
 
-async def test_without_a_key_it_is_the_subject(autojump_clock: MockClock) -> None:
-    calls = Calls()
-    async with world(handlers=[by_key(calls, key=None)], brokers=one_broker()) as w:
-        fill(w.broker, 3, subjects="ab")
-        await eventually(lambda: calls.at_work == ["in.a", "in.b"])
-        calls.let_go("in.a", "in.b")
-        await all_acked(w, 6)
-
-
 async def test_the_next_of_a_key_begins_when_the_stream_has_the_one_before(autojump_clock: MockClock) -> None:
     calls = Calls()
     calls.let_go("a", "b")
@@ -81,24 +56,6 @@ async def test_the_next_of_a_key_begins_when_the_stream_has_the_one_before(autoj
         w.broker.allow_publish("out.x")
         await all_acked(w, 3)
         assert payloads_of(w, "a") == [b"1", b"2"]
-
-
-async def test_a_message_that_failed_holds_back_its_key_alone(autojump_clock: MockClock) -> None:
-    failed: list[bytes] = []
-
-    def handler(message: Message) -> Message:
-        if message.payload == b"1" and len(failed) < 3:
-            failed.append(message.payload)
-            raise Retry(after=5)
-        return message
-
-    async with world(handlers=[by_key(handler)], brokers=one_broker()) as w:
-        publish(w.broker, "a:1", "a:2", "b:3", "a:4")
-        await eventually(lambda: payloads_of(w, "b") == [b"3"], 1)
-        await eventually(lambda: len(failed) == 3, 60)
-        assert payloads_of(w, "a") == []
-        await all_acked(w, 4)
-        assert payloads_of(w, "a") == [b"1", b"2", b"4"]
 
 
 async def test_with_a_key_and_one_call_at_a_time_it_is_the_same(autojump_clock: MockClock) -> None:
@@ -166,14 +123,6 @@ async def test_nobody_waits_for_a_message_without_a_key(autojump_clock: MockCloc
         publish(w.broker, "a:2", "a:3")
         await eventually(lambda: payloads_of(w, "a") == [b"2", b"3"])
         assert (w.route.state, unacked(w)) == ("running", 1), "it is still tried"
-
-
-async def test_what_the_route_does_not_take_needs_no_key(autojump_clock: MockClock) -> None:
-    route = LOCAL | {"key": KEY, "when": '"key" in headers'}
-    async with world([route], brokers=one_broker()) as w:
-        publish(w.broker, "a:1", ":2")
-        await all_acked(w, 2)
-        assert w.route_ledger() == (2, 0, {"routed": 1, "filtered": 1})
 
 
 async def test_a_route_without_handler_goes_by_its_key_too(autojump_clock: MockClock) -> None:
@@ -265,10 +214,3 @@ async def test_the_order_of_each_key_survives_failures_and_links_that_die(autoju
             order = [int(payload) for payload in payloads_of(w, key)]
             assert order == sorted(order)
         assert calls.most == 8
-
-
-async def test_a_key_that_is_hashed_is_never_taken_for_none(autojump_clock: MockClock) -> None:
-    async with world(handlers=[by_key(unchanged)], brokers=one_broker()) as w:
-        publish(w.broker, f"{HASHED_TO_NUL}:1")
-        await all_acked(w, 1)
-        assert w.payloads("OUT") == [b"1"]

@@ -10,7 +10,7 @@ from router_trio import Message
 from router_trio.errors import ConfigurationError
 from tests.support.eventually import eventually
 from tests.support.world import LOCAL, all_acked, numbers, one_broker, world
-from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish, takes_a_second
+from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish
 
 
 async def test_the_end_gives_back_what_is_in_the_handler_and_what_waits(autojump_clock: MockClock) -> None:
@@ -26,37 +26,6 @@ async def test_the_end_gives_back_what_is_in_the_handler_and_what_waits(autojump
         await all_acked(w, 5)
         assert payloads_of(w, "a") == [b"1", b"2"]
         assert payloads_of(w, "c") == [b"4", b"5"]
-
-
-async def test_the_end_waits_for_what_can_still_be_handled(autojump_clock: MockClock) -> None:
-    calls = Calls()
-    calls.takes = takes_a_second
-    async with world(handlers=[by_key(calls, concurrency=2)], brokers=one_broker()) as w:
-        publish(w.broker, "a:1", "a:2", "b:3", "c:4")
-        await eventually(lambda: w.route.in_hand == 4)
-    assert w.route.settled["routed"] == 4
-
-
-async def test_a_limit_counts_messages_of_all_keys(autojump_clock: MockClock) -> None:
-    calls = Calls()
-    calls.let_go("a", "b")
-    route = LOCAL | {"key": KEY, "limit": {"rate": "1/s", "burst": 1}}
-    async with world([route], brokers=one_broker()) as w:
-        publish(w.broker, "a:1", "b:2", "a:3", "b:4")
-        began = trio.current_time()
-        await all_acked(w, 4)
-        assert 3 <= trio.current_time() - began < 5
-
-
-async def test_a_limit_for_each_value_holds_back_the_key(autojump_clock: MockClock) -> None:
-    """What the limit of its value holds back is passed by no message of its key, whatever value that has."""
-    limit = {"rate": "1/s", "burst": 1, "per": "string(size)"}
-    async with world([LOCAL | {"key": KEY, "limit": limit}], brokers=one_broker()) as w:
-        publish(w.broker, "a:1", "a:2", "a:33", "b:44", "b:555")
-        await all_acked(w, 5)
-        assert payloads_of(w, "a") == [b"1", b"2", b"33"]
-        assert payloads_of(w, "b") == [b"44", b"555"]
-        assert w.route.limited == 1
 
 
 async def test_what_waited_for_its_limit_and_then_for_its_turn_holds_up_nothing_else(autojump_clock: MockClock) -> None:
