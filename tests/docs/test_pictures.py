@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 import runpy
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,6 @@ def kinds(lines: list[str]) -> set[str]:
         text = re.sub(r"islost\(\w+\)", "islost(REASON)", text)
         found.add(re.sub(r"[\d.]+", "N", text))
     return found - {""}
-
-
-_TICK = re.compile(r'<g id="xtick_\d+">.*?<!-- ([\d,.]+) -->.*?translate\(([\d.]+) ', re.DOTALL)
-WIDEST_DIGIT = 6.4
-"""Units of a picture for each character of a label, as these are drawn."""
-
-
-@pytest.mark.parametrize("chart", sorted((DOCS / "img").glob("performance-*.svg")), ids=lambda path: path.stem)
-def test_the_labels_of_a_chart_do_not_overlap(chart: Path) -> None:
-    ticks = [(label, float(left)) for label, left in _TICK.findall(chart.read_text(encoding="utf-8"))]
-    assert len(ticks) >= 4
-    for (label, left), (_, next_left) in pairwise(ticks):
-        assert left + WIDEST_DIGIT * len(label) < next_left, f"{label} and what is behind it"
 
 
 def test_the_picture_of_the_demo_shows_what_it_prints(tmp_path: Path) -> None:

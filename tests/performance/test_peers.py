@@ -11,15 +11,14 @@ import pytest
 
 from tests.performance.benchmarks import contestants, environment, report
 from tests.performance.benchmarks.contestants import CORE, HANDLED, STREAM, Contestant, taking_part
-from tests.performance.benchmarks.measure import SubjectOrder
+from tests.performance.benchmarks.measure import Turns
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 
 
 def section(**rates: float) -> Section:
     """One turn for each contestant, with 3 messages lost, and another one with 2."""
     turns = {
-        name: SubjectOrder([{"rate": rate, "cpu_us": 1.0, "lost": lost} for lost in (3, 2)])
-        for name, rate in rates.items()
+        name: Turns([{"rate": rate, "cpu_us": 1.0, "lost": lost} for lost in (3, 2)]) for name, rate in rates.items()
     }
     return Section("core", "Core", "", (RATE, COST, LOST), turns)
 
@@ -57,6 +56,6 @@ def test_the_page_says_if_python_was_built_with_pgo_and_warns_if_not(
 ) -> None:
     monkeypatch.setattr(sys, "base_prefix", "/opt/python")  # Debian tells of its own otherwise
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _: configured)
-    page = report.document([], {"Python": environment.python_build()}, {})
+    page = report.page([], {"Python": environment.python_build()})
     assert f", {told} PGO\n" in page
     assert ("This Python was built without PGO" in page) == (told == "without")

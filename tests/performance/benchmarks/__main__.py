@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -20,13 +19,11 @@ import trio
 from tests.performance.benchmarks import report
 from tests.performance.benchmarks.contestants import CONTESTANTS, QUICK
 from tests.performance.benchmarks.environment import (
-    HERE,
     ROOT,
     WITHOUT_PGO,
     WORK,
     build_go_peers,
     install_peers,
-    peer_python,
     python_build,
 )
 from tests.performance.benchmarks.processor import load_average
@@ -35,8 +32,8 @@ from tests.performance.benchmarks.setting import setting
 from tests.performance.benchmarks.workloads import ESSENTIAL, WORKLOADS
 
 RESULTS = WORK / "results.json"
+LONG_FORM = WORK / "results.md"
 DOCUMENT = ROOT / "docs" / "performance.md"
-IMAGES = ROOT / "docs" / "img"
 
 
 async def measure(names: list[str], quick: bool) -> list[Section]:
@@ -91,16 +88,11 @@ def _version(package: str) -> str:
 
 
 def write(results: dict[str, Any]) -> None:
-    """Regenerate the document and its images."""
-    command = [str(peer_python()), str(HERE / "plots.py"), str(RESULTS), str(IMAGES)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"no plots: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-    images = {name: f"img/performance-{name}.svg" for name in done.stdout.split()}
+    """Write the long form and the document."""
     sections = [Section.from_json(stored) for stored in results["sections"]]
-    DOCUMENT.parent.mkdir(exist_ok=True)
-    DOCUMENT.write_text(report.document(sections, results["about"], images))
-    print(f"written: {DOCUMENT.relative_to(ROOT)}", file=sys.stderr)
+    LONG_FORM.write_text(report.results(sections, results["about"]))
+    DOCUMENT.write_text(report.page(sections, results["about"]))
+    print(f"written: {LONG_FORM.relative_to(ROOT)}, {DOCUMENT.relative_to(ROOT)}", file=sys.stderr)
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ class MeasurementError(Exception):
 
 
 @dataclass
-class SubjectOrder:
-    """What was measured of one contestant."""
+class Turns:
+    """The measurements of one contestant, a turn each."""
 
     figures: list[Figures] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -49,9 +49,9 @@ class SubjectOrder:
         return min(values), max(values)
 
 
-async def in_turns(rounds: int, turns: Mapping[str, Turn], *, say: Callable[[str], None]) -> dict[str, SubjectOrder]:
+async def in_turns(rounds: int, turns: Mapping[str, Turn], *, say: Callable[[str], None]) -> dict[str, Turns]:
     """Take each turn once a round. One that fails twice is not asked again."""
-    results = {name: SubjectOrder() for name in turns}
+    results = {name: Turns() for name in turns}
     for number in range(rounds):
         for name, turn in turns.items():
             mine = results[name]

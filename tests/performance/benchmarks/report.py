@@ -1,38 +1,41 @@
-"""Tables: on the terminal after each workload, and in `docs/performance.md` on demand."""
+"""Tables: on the terminal after each workload, the long form of a run, and `docs/performance.md` on demand."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tests.performance.benchmarks.environment import WITHOUT_PGO
-from tests.performance.benchmarks.measure import SubjectOrder
-from tests.performance.benchmarks.section import Column, Section
+from tests.performance.benchmarks.measure import Turns
+from tests.performance.benchmarks.section import COST, RATE, Column, Section
 
 INTRODUCTION = """# Performance
 
-This page is written by `make bench`, from one run on one machine. Trust the ratios: all figures of a table were taken
-in turns (A B C A B C ...) on the same server, so that what slows one slows all. A rate is the median of the turns,
-with the least and the greatest behind it; `CPU us/msg` is user and system time of the contestant's process divided by
-the messages it routed.
+Compare the ratios, not the rates: all figures of a row were measured in turns (A B C A B C ...) against the same
+server, and the load generator, nats-server and the program under test shared the processors of one machine. `x nats-py`
+and `x nats.go` say how many times as good the router is: above 1 is better, for rates and for times. Every rate is the
+median of the turns. `make bench` repeats all of it and writes the long form, with every contestant, into
+`.bench/results.md`.
 
-Everything shares the processors of this machine: load generator, nats-server and contestant. Where a rate comes near
-`(no router)`, the server is what is measured, and the processor time a message is the better figure.
-
-- `router_trio` is the real command, with metrics on, 1 % of the messages sampled (100 a second at most) and their spans
-  sent to a collector on this machine, the default configuration otherwise, and every message in the ledger: fenced or
-  acked.
-- `router_trio_compiled` is the same with [its data plane compiled](how-to/compile.md).
-- `raw` is no router: a Trio loop on a socket, without books, fences, errors or headers. It is the limit.
-- `nats_py` is nats-py on asyncio, a callback that publishes; for streams `fetch(500)`, `publish_async`, ack.
-  It confirms no core publish.
-- `nats_go` is a loop on nats.go: a callback that publishes; for streams a pull consumer, `PublishMsgAsync`, ack.
-- `watermill` (Go), `faststream`, `natsio` and `mq_bridge` (Rust) are used as their documentation shows. watermill has
-  one message under way at a time. natsio loses messages from some 2,000 under way, so it gets 512 where the others get
-  16,384. mq_bridge can't map subjects and sends all to one. Whoever could not be installed is in no table.
-- `x NAME` says how many times as good as NAME: above 1 is better, for rates as for times.
-- `lost` counts messages that went in and never came out, over all turns.
 """
+
+HOW_IT_IS_MEASURED = """## How it is measured
+
+- The router is the command that you install, pure Python, with metrics on, traces exported for 1 % of the messages
+  (100 a second at most), and every message confirmed by a fence or a PubAck. *Compiled* is the same with
+  [its data plane compiled](how-to/compile.md).
+- nats-py and nats.go are loops as their documentation shows them: a callback that publishes; for streams a pull
+  consumer, an asynchronous publish, and an ack after the PubAck. They confirm no core publish, and count nothing.
+- *CPU* is the user and system time of the program per message. Where the server is the bottleneck, compare that.
+- Messages have 128 B unless a row says otherwise. Streams are on file, on one server.
+- No message was lost in any of these runs. [The README](../README.md#when-it-is-killed) has what happens when servers
+  and programs are killed.
+"""
+
+IN_FLIGHT_TEXT = "Stream to stream, by `max_in_flight`, which is 4,096 by default.\n\n"
+
+LATENCY_TEXT = "5,000 messages a second, evenly spaced: the time from when a message was due to when it arrived.\n\n"
 
 SLOW_PYTHON = """**This Python was built without PGO.** What is written in Python is 10 to 25 % slower than with one
 that has it, such as Debian's; what is written in Go or Rust is not affected.
@@ -58,34 +61,101 @@ def table(section: Section) -> str:
             cells.append(told)
         cells += [_ratio(section.ratio(name, other)) for other in against]
         rows.append(cells)
-    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
-    lines = [_line(rows[0], widths), _line(["-" * width for width in widths], widths)]
-    lines += [_line(row, widths) for row in rows[1:]]
     failures = [f"- `{name}` failed: {_last_words(turns.failures[-1])}" for name, turns in failed(section).items()]
-    return "\n".join(lines + (["", *failures] if failures else []))
+    return "\n".join([_aligned(rows), *(["", *failures] if failures else [])])
 
 
 def _last_words(text: str) -> str:
-    """The last line that says something: groups of exceptions end in a rule."""
+    """Return the last line that says something: groups of exceptions end in a rule."""
     lines = [line.strip(" |+-^") for line in text.splitlines()]
     return next((line for line in reversed(lines) if line), "no reason given")
 
 
-def failed(section: Section) -> Mapping[str, SubjectOrder]:
-    """The turns of those who failed, by name."""
+def failed(section: Section) -> Mapping[str, Turns]:
+    """Return the turns of the contestants that failed, by name."""
     return {name: turns for name, turns in section.turns.items() if turns.failures}
 
 
-def document(sections: Sequence[Section], about: Mapping[str, str], images: Mapping[str, str]) -> str:
-    """`docs/performance.md`. `about` describes the run, `images` are paths by the section's name."""
+def results(sections: Sequence[Section], about: Mapping[str, str]) -> str:
+    """Return the long form of a run: every contestant of every section."""
+    parts = ["# Results of `make bench`\n", "".join(f"- {name}: {value}\n" for name, value in about.items())]
+    for section in sections:
+        text = f"{section.text}\n\n" if section.text else ""
+        parts.append(f"## {section.title}\n\n{text}{table(section)}\n\nTaken {section.taken}.\n")
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of the page: one contestant of a section, whose name there is `ours`."""
+
+    section: str
+    title: str
+    ours: str = "router_trio"
+
+
+THROUGHPUT = (
+    Row("core-128", "core to core"),
+    Row("core-128", "core to core, compiled", "router_trio_compiled"),
+    Row("core-4096", "core to core, 4,096 B"),
+    Row("handler", "core to core through a Python handler"),
+    Row("handler", "the same, compiled", "router_trio_compiled"),
+    Row("stream", "stream to stream"),
+    Row("stream", "stream to stream, compiled", "router_trio_compiled"),
+    Row("distance", "stream to stream, both 80 ms away"),
+    Row("distance-destination", "stream to stream, the destination 80 ms away"),
+    Row("content-header", "core to core, `when` on a header"),
+    Row("content-body", "core to core, `when` on a field of 200 B of JSON"),
+    Row("content-first-match", "core to core, the first match of ten destinations"),
+    Row("content-weighted", "core to core, three destinations by weight"),
+    Row("content-payload", "core to core, a new payload of two fields of JSON"),
+    Row("publish-64", "`publish_with_ack`, 64 at a time"),
+)
+
+IN_FLIGHT = tuple(Row("in-flight", count, f"router_trio, {count}") for count in ("64", "256", "1,024", "4,096"))
+
+LATENCY = (Row("latency-core", "core to core"), Row("latency-stream", "stream to stream"))
+
+
+def page(sections: Sequence[Section], about: Mapping[str, str]) -> str:
+    """Return `docs/performance.md`: a table for each question that a user has. `about` describes the run."""
+    found = {section.name: section for section in sections}
     parts = [INTRODUCTION, "".join(f"- {name}: {value}\n" for name, value in about.items())]
     if about.get("Python", "").endswith(WITHOUT_PGO):
-        parts.append(SLOW_PYTHON)
-    for section in sections:
-        image = f"![{section.title}]({images[section.name]})\n\n" if section.name in images else ""
-        text = f"{section.text}\n\n" if section.text else ""
-        parts.append(f"## {section.title}\n\n{text}{image}{table(section)}\n\nTaken {section.taken}.\n")
-    return "\n".join(parts)
+        parts.append("\n" + SLOW_PYTHON)
+    columns = [RATE, COST]
+    for title, text, rows, shown in (
+        ("Throughput", "", THROUGHPUT, columns),
+        ("Messages in flight", IN_FLIGHT_TEXT, IN_FLIGHT, columns),
+        ("Latency", LATENCY_TEXT, LATENCY, [Column(key, f"{key} us") for key in ("p50", "p99")]),
+    ):
+        if any(row.section in found for row in rows):
+            parts.append(f"\n## {title}\n\n{text}{_rows(found, rows, shown)}\n")
+    if "first" in found:
+        parts.append(f"\n## First message routed\n\n{found['first'].text}\n\n{table(found['first'])}\n")
+    parts.append("\n" + HOW_IT_IS_MEASURED)
+    return "".join(parts)
+
+
+def _rows(found: Mapping[str, Section], rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    lines = [["", *[column.title for column in columns], "x nats-py", "x nats.go"]]
+    for row in rows:
+        section = found.get(row.section)
+        if section is None or row.ours not in section.turns:
+            continue
+        turns = section.turns[row.ours]
+        against = [
+            _ratio(section.ratio(row.ours, other)) if other in section.turns else "-"
+            for other in ("nats_py", "nats_go")
+        ]
+        lines.append([row.title, *[_number(turns.median(column.key), column) for column in columns], *against])
+    return _aligned(lines)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines = [_line(rows[0], widths), _line(["-" * width for width in widths], widths)]
+    return "\n".join(lines + [_line(row, widths) for row in rows[1:]])
 
 
 def _number(value: float, column: Column) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.performance.benchmarks.measure import SubjectOrder
+from tests.performance.benchmarks.measure import Turns
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Section:
     title: str
     text: str
     columns: tuple[Column, ...]
-    turns: Mapping[str, SubjectOrder]
+    turns: Mapping[str, Turns]
     against: tuple[str, ...] = ("nats_py", "nats_go", "raw")
     more_is_better: bool = True
     workload: str = ""
@@ -60,7 +60,7 @@ class Section:
             stored["title"],
             stored["text"],
             tuple(Column(**column) for column in stored["columns"]),
-            {name: SubjectOrder(**turns) for name, turns in stored["turns"].items()},
+            {name: Turns(**turns) for name, turns in stored["turns"].items()},
             tuple(stored["against"]),
             stored["more_is_better"],
             stored["workload"],

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.performance.benchmarks.contestants import CONTESTANTS, STREAM, Contestant, taking_part
-from tests.performance.benchmarks.measure import SubjectOrder, Turn, in_turns
+from tests.performance.benchmarks.measure import Turn, Turns, in_turns
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting, listening
 from tests.performance.benchmarks.workloads.routing import stream_turn
@@ -50,7 +50,7 @@ async def distance(setting: Setting) -> list[Section]:
     ]
 
 
-async def _measured(setting: Setting, contestants: Iterable[Contestant], **ways: Any) -> dict[str, SubjectOrder]:
+async def _measured(setting: Setting, contestants: Iterable[Contestant], **ways: Any) -> dict[str, Turns]:
     patient = replace(setting, seconds=SECONDS)
     turns: dict[str, Turn] = {
         contestant.name: partial(stream_turn, patient, contestant, warm_up=SECONDS / 2, most=MOST, **ways)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from tests.performance.benchmarks.contestants import CORE, QUICK, STREAM, Contestant, taking_part
-from tests.performance.benchmarks.measure import Figures, SubjectOrder, Turn, in_turns, routed
+from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, Column, Section
 from tests.performance.benchmarks.setting import Setting
 from tests.performance.benchmarks.workloads.routing import CEILING
@@ -60,7 +60,7 @@ async def _turn(setting: Setting, contestant: Contestant | None, kind: str) -> F
     return await routed(spec, contestant, setting.job(kind, options=NATS_PY_OPTIONS))
 
 
-def _add_what_was_added(results: dict[str, SubjectOrder]) -> None:
+def _add_what_was_added(results: dict[str, Turns]) -> None:
     direct = results[CEILING]
     for name, turns in results.items():
         if name != CEILING:

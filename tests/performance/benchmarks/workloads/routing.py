@@ -14,7 +14,7 @@ from tests.performance.benchmarks.contestants import (
     route_of,
     taking_part,
 )
-from tests.performance.benchmarks.measure import Figures, SubjectOrder, Turn, in_turns, routed
+from tests.performance.benchmarks.measure import Figures, Turn, Turns, in_turns, routed
 from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting
 
@@ -117,7 +117,7 @@ async def stream_turn(
     return await routed(spec, contestant, setting.job(STREAM, **changes))
 
 
-async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, SubjectOrder]:
+async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, Turns]:
     spec = closed_spec(setting, payload)
     turns: dict[str, Turn] = {}
     if kind == CORE:
