@@ -78,9 +78,8 @@ OF_KINDS = (
     "routing/core/",
     "routing/stream/",
     "cli/dead_letters/",
-    "settings/checks/circles.py",
 )
-"""Where a kind is at home, or there is no other, as for dead letters; and what circles look at of patterns."""
+"""Where a kind is at home, or there is no other, as for dead letters."""
 
 
 def test_what_a_source_or_a_destination_is_is_asked_of_its_kind() -> None:

@@ -302,7 +302,7 @@ def _entries(
     sent = [
         (
             f"to[{number}].subject",
-            to.subject,
+            to.kind_for(source.kind).template(to),
             to.connection,
             not choosing and to.when is None and to.mirror in (None, 1),
         )
@@ -317,14 +317,14 @@ def _entries(
         if always or not certain:
             ways.append((key, subject, connection, mapping, always, key.startswith("dead_letter")))
     for pattern in _patterns(source, connections, streams):
-        mapped_from = pattern if source.subject or source.filters else ">"
+        mapped_from = pattern if source.subjects else ">"
         leading = [_Way(index, route.name, pattern, mapped_from, *way) for way in ways]
         yield _Entry(index, source.connection, tuple(pattern.split(".")), leading)
 
 
 def _patterns(source: SourceSettings, connections: Connections, streams: Sequence[StreamSettings]) -> Sequence[str]:
     """Return what a route takes. Of a whole stream only `[[streams]]` knows what is in it."""
-    if source.stream is None or source.filters:
+    if source.subjects or not source.kind.is_stored:
         return source.patterns
     found = stream_read(source, connections, streams)
     return () if found is None else found[1].subjects
