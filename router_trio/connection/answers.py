@@ -20,7 +20,11 @@ from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.outbox.ledger import Counters
 from router_trio.protocol.permissions import ACK, PULL, Cause
 
-Kind = Literal["ack", "nak", "in_progress", "pull"]
+Kind = Literal["ack", "nak", "term", "in_progress", "pull"]
+
+COUNTS_AS: dict[Kind, Literal["ack", "nak"]] = {"ack": "ack", "nak": "nak", "term": "nak"}
+SETTLE: frozenset[Kind] = frozenset({"ack", "term"})
+"""Those after which a message is not delivered again: they are owed until the server has taken them."""
 
 CONFIRMED_EVERY = 0.2
 """Seconds between two fences of answers: one for each would be felt by every message."""
@@ -44,8 +48,8 @@ class Answering(Protocol):
     def passed(self, cause: str) -> None:
         """The server has taken all acks, or pulls, between two fences."""
 
-    def not_taken(self, acks: Sequence[bytes], *, refused: bool) -> None:
-        """The server `refused` these acks, or the link is gone, and it may not have got them."""
+    def not_taken(self, replies: Sequence[bytes], *, refused: bool) -> None:
+        """The server `refused` what was to settle these messages, or the link is gone, and it may not have got that."""
 
 
 _Batch = tuple[Kind, Answering, Sequence[bytes]]
@@ -94,7 +98,7 @@ class Answers:
 
     def unconfirmed(self, kind: Kind) -> int:
         """Return how many were sent that may yet be refused."""
-        sent = [one for one in (*self._fenced, *self._sent) if one[0] == kind]
+        sent = [one for one in (*self._fenced, *self._sent) if COUNTS_AS.get(one[0], one[0]) == kind]
         return sum(len(one[2]) - self._refused[id(one)] for one in sent)
 
     async def wait(self) -> None:
@@ -122,8 +126,8 @@ class Answers:
         for batch in fenced:
             kind, answering, subjects = batch
             refused = self._refused.pop(id(batch), 0)
-            if kind in ("ack", "nak"):
-                succeeded[kind] += len(subjects) - refused
+            if kind in COUNTS_AS:
+                succeeded[COUNTS_AS[kind]] += len(subjects) - refused
             key = answering, _cause(kind)
             all_taken[key] = all_taken.get(key, True) and not (refused or id(batch) in self._doubtful)
             self._doubtful.discard(id(batch))
@@ -132,10 +136,10 @@ class Answers:
         return all_taken
 
     def link_down(self) -> None:
-        """The link is gone: what was written on it counts as sent, and who sent acks is told that they may be lost."""
+        """The link is gone: what was written on it counts as sent, and who settled messages is told of that."""
         self.fence_follows()
         for kind, answering, subjects in self._fenced:
-            if kind == "ack":
+            if kind in SETTLE:
                 answering.not_taken(subjects, refused=False)
         self._count_fenced()
 
@@ -154,10 +158,10 @@ class Answers:
                 self._doubt(answering, cause.kind)
             fresh = answering.refused(cause.kind, cause.pattern, detail)
         kind = None if batch is None else batch[0]
-        if answering is not None and kind == "ack":
+        if answering is not None and kind in SETTLE:
             answering.not_taken((subject,), refused=True)
-        if kind in ("ack", "nak"):
-            self._counters.failed[kind, reasons.PERMISSION_DENIED] += 1
+        if kind is not None and kind in COUNTS_AS:
+            self._counters.failed[COUNTS_AS[kind], reasons.PERMISSION_DENIED] += 1
             self._tell(AckFailed if kind == "ack" else NakFailed, answering, cause)
         elif cause.kind == ACK and (fresh or answering is None):
             self._tell(AckFailed, answering, cause)

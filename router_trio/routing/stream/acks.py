@@ -94,7 +94,7 @@ class Acks:
             self._unsent.append(reply)  # an ack ends its deliveries as well
             self._failed("nak", NakFailed, error)
         else:
-            self._answers.sent("nak", self, (reply,))
+            self._answers.sent("term", self, (reply,))
 
     def flush_unsent(self, link: Link) -> None:
         """Send the acks that are owed: they were counted when they met no link, as failed, or one that died.
@@ -145,12 +145,12 @@ class Acks:
             refused, self._refused = self._refused, {}
             self.ack([*refused.values()])
 
-    def not_taken(self, acks: Sequence[bytes], *, refused: bool) -> None:
-        """See `answers.Answering`."""
+    def not_taken(self, replies: Sequence[bytes], *, refused: bool) -> None:
+        """See `answers.Answering`. An ack settles what was given up as well."""
         if not refused:
-            self._unsent += acks
+            self._unsent += replies
             return
-        for reply in acks:
+        for reply in replies:
             self._refused[_sequence(reply)] = reply
             if len(self._refused) > MOST_REFUSED:
                 del self._refused[next(iter(self._refused))]

@@ -81,6 +81,31 @@ async def test_acks_that_the_server_refused_are_paid_when_it_takes_them(autojump
         assert (w.route.received, w.route.duplicates) == (10, 6)
 
 
+@pytest.mark.parametrize("lost_with", ["a refusal", "its link"])
+async def test_what_was_given_up_is_settled_though_that_was_not_taken(
+    autojump_clock: MockClock, lost_with: str
+) -> None:
+    def fail(message: Message) -> Message:
+        raise ValueError("always")
+
+    made = handled(fail, to="out.x", stream="IN", durable="router", ack_wait="2m", retry={"attempts": 1})
+    async with world(handlers=[made], brokers=one_broker()) as w:
+        if lost_with == "a refusal":
+            w.broker.deny_publish("$JS.ACK.>")
+            fill(w.broker, 3)
+            await eventually(lambda: w.failures("nak") == {"permission_denied": 3})
+            w.broker.allow_publish("$JS.ACK.>")
+        else:
+            w.broker.trouble.travel(lambda: 0.05)
+            fill(w.broker, 3)
+            await eventually(lambda: w.route.fates["given_up"] == 3)
+            await w.lose()
+            await w.find()
+        await eventually(lambda: unacked(w) == 0, 7.0)
+        await trio.sleep(130)
+        assert (w.route.received, w.route.duplicates) == (3, 0)
+
+
 async def test_of_too_many_refused_acks_the_newest_are_paid(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
