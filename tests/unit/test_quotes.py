@@ -69,6 +69,7 @@ def recent(text: str) -> str:
     return json.dumps(kept.since(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_the_work_grows_with_the_text_and_not_faster(unit: str) -> None:
     # Quadratic work would grow 16 times, cubic work 64 times.
@@ -235,6 +236,7 @@ def test_a_span_says_no_more_than_a_log_line() -> None:
     assert text.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [":", "a.", "a-", "@", "%", "[", "://", "?", "nats://a:b@"])
 def test_an_address_that_a_server_announces_is_refused_in_linear_time(unit: str) -> None:
     def parse(text: str) -> None:

@@ -142,6 +142,7 @@ async def test_readiness_agrees_with_a_probe(state: State, autojump_clock: MockC
         await probe_arrives(w)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["core", "stream"])
 async def test_a_handler_that_does_not_return_is_not_ready_until_it_moves(
     source: str, autojump_clock: MockClock

@@ -126,6 +126,7 @@ async def test_the_end_counts_what_is_in_the_handler_and_what_waits(autojump_clo
     assert route.settled["lost"] == route.failed["shutdown"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 async def test_order_and_ledger_hold_with_failures(autojump_clock: MockClock, seed: int) -> None:
     random, calls = Random(seed), Calls()

@@ -61,6 +61,7 @@ def route_of(handler: Callable[[Message], Any], **more: Any) -> Any:
     return handled(handler, to=to("out.x", jetstream=from_stream or jetstream), **source, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", [blocks, never_awaits, raises, new_payload])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_loop_turns_between_two_slow_calls(kind: str, handler: Callable[[Message], Any]) -> None:

@@ -53,6 +53,7 @@ def test_a_mapping_of_the_stream_counts(
     assert feeds_itself_through(StreamSubjects(taken, TO_B), filters, destination) == by
 
 
+@pytest.mark.slow
 def test_thousands_of_subjects_are_compared_quickly() -> None:
     stream = StreamSubjects(tuple(f"s.{number}.*" for number in range(10_000)))
     began = perf_counter()

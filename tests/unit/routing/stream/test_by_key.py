@@ -186,6 +186,7 @@ async def test_a_sticky_message_that_fails_for_what_it_is_holds_up_nothing(autoj
         assert (w.route.state, unacked(w)) == ("running", 1), "it is still tried"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 async def test_the_order_of_each_key_survives_failures_and_links_that_die(autojump_clock: MockClock, seed: int) -> None:
     random = Random(seed)

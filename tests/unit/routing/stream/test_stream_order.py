@@ -89,6 +89,7 @@ async def test_while_a_destination_refuses_one_message_of_a_subject_is_tried_at_
         assert arrived(w, "a") == numbers(100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_ack_pending", [4, 1000])
 @pytest.mark.parametrize("max_in_flight", [1, 2, 3])
 async def test_what_waits_never_uses_up_the_room_of_what_has_to_come_again(
