@@ -38,7 +38,7 @@ class Publisher:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._outbox = outbox = connection.outbox
-        self._capacity, self._settlement = outbox.capacity, outbox.settlement
+        self._capacity, self._refusals, self._settlement = outbox.capacity, outbox.refusals, outbox.settlement
         self._waiting: set[trio.Event] = set()
         self._deadlines = Deadlines(self._give_up)
         self.run: Callable[[], Awaitable[None]] = self._deadlines.run
@@ -104,13 +104,8 @@ class Publisher:
             raise _failure(fate)
 
     def _give_up(self, order: int, limit: float) -> None:
-        """The time of a publish is over."""
-        operation = self._outbox.queue.find(order)
-        if operation is not None:
-            # What it was refused for all the time says more than that the time is over.
-            reason, detail = operation.refused_for or (_reason(self._capacity.refuses(operation.subject)), "")
-            refusals = self._outbox.refusals
-            refusals.give_up(operation, reason, refusals.no_puback(operation, limit, detail))
+        """Fail a publish whose time is over."""
+        self._refusals.time_over(order, limit)
 
     async def _room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""
@@ -134,9 +129,8 @@ class Publisher:
         destination = target.partition(b".")[0]
         with trio.move_on_after(limit):
             await self._connection.shares.wait(destination)
-        reason = self._capacity.refuses(target)
-        if reason is not None and self._capacity.waits_for(destination):
-            reason = _reason(reason)
+        if self._capacity.refuses(target) and self._capacity.waits_for(destination):
+            reason = self._capacity.reason_late(target)
             told = f"the queue of its destination is full, and within {limit:g} s nothing of it was sent"
             self._settlement.not_accepted(True, reason, told, framing.text(target))
             raise PublishError(f"{told} ({reason})", reason=reason)
@@ -194,11 +188,6 @@ def _headers(given: HeadersLike) -> Headers:
     except (TypeError, ValueError) as error:
         told = f"headers must be a mapping of strings, or pairs of strings; got {type(given).__name__}: {error}"
         raise PublishError(told, reason=reasons.INVALID_HEADER) from error
-
-
-def _reason(refused_for: str | None) -> str:
-    """Return why a publish fails whose time is over, if this is why its subject is held back."""
-    return reasons.TIMEOUT if refused_for is None or refused_for == reasons.UNANSWERED else refused_for
 
 
 def _failure(fate: Fate) -> PublishError:

@@ -121,13 +121,12 @@ class Answers:
 
     def _count_fenced(self) -> dict[tuple[Answering, str], bool]:
         fenced, self._fenced = self._fenced, []
-        succeeded = self._counters.succeeded
         all_taken: dict[tuple[Answering, str], bool] = {}
         for batch in fenced:
             kind, answering, subjects = batch
             refused = self._refused.pop(id(batch), 0)
             if kind in COUNTS_AS:
-                succeeded[COUNTS_AS[kind]] += len(subjects) - refused
+                self._counters.succeed(COUNTS_AS[kind], len(subjects) - refused)
             key = answering, _cause(kind)
             all_taken[key] = all_taken.get(key, True) and not (refused or id(batch) in self._doubtful)
             self._doubtful.discard(id(batch))
@@ -161,7 +160,7 @@ class Answers:
         if answering is not None and kind in SETTLE:
             answering.not_taken((subject,), refused=True)
         if kind is not None and kind in COUNTS_AS:
-            self._counters.failed[COUNTS_AS[kind], reasons.PERMISSION_DENIED] += 1
+            self._counters.fail(COUNTS_AS[kind], reasons.PERMISSION_DENIED)
             self._tell(AckFailed if kind == "ack" else NakFailed, answering, cause)
         elif cause.kind == ACK and (fresh or answering is None):
             self._tell(AckFailed, answering, cause)

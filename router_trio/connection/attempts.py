@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from router_trio.connection.backoff import Attempt, ReconnectPlan
 from router_trio.errors import AuthorizationError, CertificateError, ConnectionExhaustedError, LinkError
-from router_trio.errors.quotes import bounded
 from router_trio.events import ConnectionFailed, Emit, ReconnectAttempt, ReconnectExhausted
 from router_trio.settings import ConnectionSettings
 from router_trio.states import DISCONNECTED, ConnectionState
@@ -68,7 +67,7 @@ class Attempts:
         """It is made now."""
         if not self._first_over:
             return
-        self._state.reconnect_attempts += 1
+        self._state.reconnect_begins()
         self._emit(
             ReconnectAttempt(
                 at=self._clock(),
@@ -84,8 +83,7 @@ class Attempts:
         """It led to a link. Returns how many before it had failed."""
         self._first_over = True
         self._plan.connected(server)
-        failed, self._state.attempts = self._state.attempts, 0
-        return failed
+        return self._state.attempt_succeeded()
 
     def failed(self, attempt: Attempt, error: LinkError) -> None:
         """It led to nothing.
@@ -94,11 +92,7 @@ class Attempts:
         the router goes on without this connection.
         """
         state = self._state
-        state.failures += 1
-        state.attempts += 1
-        state.last_error = bounded(str(error))
-        if self._first_over:
-            state.reconnect_failures += 1
+        state.attempt_failed(str(error), reconnect=self._first_over)
         self._first_over = True
         self._emit(
             ConnectionFailed(
@@ -126,7 +120,7 @@ class Attempts:
         if not self._plan.exhausted:
             return
         state = self._state
-        state.exhausted += 1
+        state.attempts_exhausted()
         self._emit(
             ReconnectExhausted(
                 at=self._clock(),

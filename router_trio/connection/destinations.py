@@ -178,6 +178,10 @@ class Destinations:
         """The link is back after `outage` seconds. What was unanswered is sent again: see `Duplicates`."""
         self._duplicates.reconnected(trio.current_time(), outage, unanswered, self._streams.values())
 
+    def matches(self, pattern: str, subject: str) -> bool:
+        """See `belief.Lookups`."""
+        return matches(pattern, subject)
+
     def look_up(self, stream: str) -> None:
         """Find out which subjects a stream takes, whose answers wait for that: see `Outbox.stream_found`."""
         if stream not in self._asked:

@@ -21,7 +21,6 @@ from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import text
 from router_trio.protocol.permissions import REQUEST, cause_of
 from router_trio.settings import ConnectionSettings
-from router_trio.subjects.patterns import matches
 
 
 class Listener:
@@ -52,9 +51,7 @@ class Listener:
         self._api = settings.api
         belief = self.outbox.belief
         self.destinations: Destinations = Destinations(name, emit, belief.learn, self._stream_found)
-        belief.ask, belief.matches = self.destinations.look_up, matches
-        belief.tell_passed_over = self.destinations.puback_passed_over
-        belief.tell_answered = self.destinations.answered
+        belief.ask(self.destinations)
         self._tell_when_read_done: list[Callable[[], None]] = []
         self._reading = self._woken = False
 

@@ -12,15 +12,19 @@ from router_trio.outbox.capacity import Capacity
 class Shares:
     """All that wait for destinations of one connection: none for another's, and nobody else is held up by them."""
 
-    def __init__(self, room: Capacity) -> None:
-        self._room = room
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
         self.waiting: dict[Hashable, trio.lowlevel.ParkingLot] = {}
         """Destinations for which somebody waits."""
 
+    def is_used_up(self, destination: Hashable) -> bool:
+        """Return True while this destination refuses, no more may wait for it, and waiting makes sense."""
+        return self._capacity.waits_for(destination)
+
     async def wait(self, destination: Hashable) -> None:
-        """Wait while this destination refuses and its share is used up, as long as waiting makes sense."""
+        """Wait while the share of this destination `is_used_up`."""
         try:
-            while self._room.waits_for(destination):
+            while self.is_used_up(destination):
                 await self.waiting.setdefault(destination, trio.lowlevel.ParkingLot()).park()
         finally:
             # One is woken at a time, and each wakes the next: also if it was woken and cancelled at once.
@@ -33,7 +37,7 @@ class Shares:
     def look(self) -> None:
         """Something was taken, refused or given up: there may be a place."""
         for destination, waiting in self.waiting.items():
-            if not self._room.waits_for(destination):
+            if not self.is_used_up(destination):
                 waiting.unpark()
 
     def wake_all(self) -> None:

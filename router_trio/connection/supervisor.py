@@ -15,27 +15,26 @@ import trio
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.backoff import Attempt
 from router_trio.connection.destinations import Destinations
-from router_trio.connection.dialing import Dialing, cancel_when, either
 from router_trio.connection.listener import Listener
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.connection.session import Session, Source
 from router_trio.connection.shares import Shares
 from router_trio.connection.streams import Streams
-from router_trio.errors import LinkError, reasons
-from router_trio.errors.quotes import bounded
+from router_trio.errors import LinkError, UnexpectedError, reasons
 from router_trio.events import (
     ConnectionEstablished,
     ConnectionLost,
     ConnectionRestored,
     Emit,
+    UnexpectedLinkError,
 )
 from router_trio.link import Connect, Link
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
 from router_trio.settings import ConnectionSettings
-from router_trio.states import CONNECTED, RECONNECTING, ConnectionState
+from router_trio.states import ConnectionState
 from router_trio.subjects.inboxes import new_inbox
 
 HAND_OVER_WITHIN = 2.0
@@ -74,8 +73,9 @@ class Connection:
         self.name = name
         self.settings = settings
         self.platform = platform
-        self.state: ConnectionState = ConnectionState(name, platform.wall_clock)
-        self.state.fence_bound = 2 * settings.liveness_interval
+        self.state: ConnectionState = ConnectionState(
+            name, platform.wall_clock, fence_bound=2 * settings.liveness_interval
+        )
         self._attempts = Attempts(
             settings,
             self.state,
@@ -87,6 +87,8 @@ class Connection:
         self.listener: Listener = Listener(name, settings, self._attempts, emit)
         """What each link is given, to tell what it meets."""
         self.outbox: Outbox = self.listener.outbox
+        self.counters: Counters = self.outbox.counters
+        """What became of publishes, acks, naks and subscriptions."""
         self.destinations: Destinations = self.listener.destinations
         self.streams: Streams = Streams(self.state, emit)
         self._message_ids = platform.token_hex(8).encode()
@@ -97,6 +99,7 @@ class Connection:
         self.max_control_line: int = DEFAULT_CONTROL_LINE
         self.pull_budget: PullBudget = PullBudget(trio.current_time)
         self.first_attempt_over: trio.Event = trio.Event()
+        self._connect = connect
         self._emit = emit
         self._sources: list[Source] = [self.destinations]
         self._changed = trio.Event()
@@ -104,20 +107,6 @@ class Connection:
         self._room = trio.lowlevel.ParkingLot()
         self.shares: Shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
-        self._dialing = Dialing(
-            name,
-            settings,
-            connect,
-            self.listener,
-            self._attempts,
-            emit,
-            sources=self._sources,
-            streams=self.streams,
-            first_attempt_over=self.first_attempt_over,
-            new_inbox=self._new_inbox,
-            fenced=self._fenced,
-            progress=self._progress,
-        )
 
     # --- for everybody ---
 
@@ -182,13 +171,12 @@ class Connection:
     @property
     def counts(self) -> ConnectionCounts:
         """Return what it has counted, which outlives it."""
-        return ConnectionCounts(self.name, self.state, self.outbox.ledger, self.outbox.counters)
+        return ConnectionCounts(self.name, self.state, self.outbox.ledger, self.counters)
 
     def continue_counts(self, before: ConnectionCounts) -> None:
         """Count on from where the connection that had this name before ended: all of its operations are settled."""
         self.state.add_counts(before.state)
-        self.outbox.ledger.add(before.ledger)
-        self.outbox.counters.add(before.counters)
+        self.outbox.add_counts(before.ledger, before.counters)
 
     # --- the supervisor ---
 
@@ -202,7 +190,7 @@ class Connection:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
             while True:
-                session: Session | None = await self._dialing.establish(nursery)
+                session: Session | None = await self._establish(nursery)
                 while session is not None:
                     session = await self._serve(session, nursery)
 
@@ -216,9 +204,9 @@ class Connection:
         self._up(session, session.link)
         successor: Session | None = None
         async with trio.open_nursery() as race:
-            race.start_soon(cancel_when, session.ended, race.cancel_scope)
+            race.start_soon(_cancel_when, session.ended, race.cancel_scope)
             await self.listener.moving.wait()
-            successor = await self._dialing.move_from(session, nursery)
+            successor = await self._move_from(session, nursery)
             race.cancel_scope.cancel()
         if successor is None:
             await session.ended.wait()
@@ -229,6 +217,75 @@ class Connection:
         self._down(session, session.error or why)
         return successor
 
+    # --- attempts to connect: each is a session of its own, which runs in the nursery of `run` ---
+
+    async def _establish(self, nursery: trio.Nursery) -> Session:
+        """Try to connect until a server accepts the connection."""
+        while True:
+            attempt = self._attempts.next()
+            await trio.sleep(attempt.delay)
+            self._attempts.begins(attempt)
+            session = await self._dial(attempt.server, nursery)
+            if session.error is None:
+                return session
+            self._attempts.failed(attempt, session.error)
+            self.outbox.server_unreachable()
+            self.first_attempt_over.set()
+            self._attempts.end_of_round(attempt)
+
+    async def _move_from(self, session: Session, nursery: trio.Nursery) -> Session | None:
+        """Connect to another server while the old link still works. None if there is none, or none accepts."""
+        self._attempts.lost(trio.current_time() - session.connected_at)  # as good as
+        for attempt in self._attempts.elsewhere(session.server):
+            await trio.sleep(attempt.delay)
+            self._attempts.begins(attempt)
+            successor = await self._dial(attempt.server, nursery)
+            if successor.error is None:
+                return successor
+            self._attempts.failed(attempt, successor.error)
+        return None
+
+    async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
+        """Make one attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
+        session = Session(
+            server,
+            self._new_inbox(),
+            self.outbox,
+            fenced=self.state.fenced,
+            progress=self._progress,
+            refused=self.listener.not_written,
+            answers=self.listener.answers,
+        )
+        nursery.start_soon(self._run_session, session)
+        try:
+            await _either(session.connected, session.ended)
+        except BaseException:
+            session.end()
+            raise
+        if session.ended.is_set() and session.error is None:
+            session.error = LinkError("closed while connecting")
+        return session
+
+    async def _run_session(self, session: Session) -> None:
+        await session.run(
+            self._connect,
+            self.listener,
+            self._sources,
+            first=[self.streams] if self.streams else (),
+            connect_timeout=self.settings.connect_timeout,
+            liveness_interval=self.settings.liveness_interval,
+        )
+        if isinstance(session.error, UnexpectedError):
+            self._emit(
+                UnexpectedLinkError(
+                    at=trio.current_time(),
+                    connection=self.name,
+                    server=session.server,
+                    error_type=session.error.error_type,
+                    place=session.error.place,
+                )
+            )
+
     # --- coming and going ---
 
     def _up(self, session: Session, link: Link) -> None:
@@ -238,17 +295,13 @@ class Connection:
         self.inbox = session.inbox
         self.max_payload = link.max_payload
         self.max_control_line = link.max_control_line
-        state = self.state
-        state.enter(CONNECTED, server=link.server)
-        state.last_error = None
-        state.fenced_at = session.fenced_at
+        first = self._lost_at is None
+        self.state.link_up(link.server, session.fenced_at, first=first)
         # An address without a scheme is shown as nats://.
         server = session.server if session.server.startswith("tls://") else link.server
         if self._lost_at is None:
-            state.established += 1
             self._emit(ConnectionEstablished(at=now, connection=self.name, server=server))
         else:
-            state.restored += 1
             self._emit(
                 ConnectionRestored(
                     at=now,
@@ -259,7 +312,7 @@ class Connection:
                     pending_count=self.outbox.pending,
                 )
             )
-            self.destinations.reconnected(now - self._lost_at, self.outbox.queue.unanswered())
+            self.destinations.reconnected(now - self._lost_at, self.outbox.unanswered())
         self.outbox.link_up(session.inbox)
         session.serve()
         self._tell_changed()
@@ -270,7 +323,7 @@ class Connection:
         session.leave()
         with trio.move_on_after(HAND_OVER_WITHIN):
             while self.outbox.in_flight and not session.ended.is_set():
-                await either(session.ended, self._when_nothing_in_flight())
+                await _either(session.ended, self._when_nothing_in_flight())
         session.end()
         await session.ended.wait()
 
@@ -284,9 +337,7 @@ class Connection:
         if error.reason in (reasons.CLOSED, reasons.SLOW_CONSUMER):
             # A server says nothing to a client that it cuts for being slow.
             self.pull_budget.cut()
-        self.state.lost += 1
-        self.state.last_error = bounded(str(error))
-        self.state.enter(RECONNECTING)
+        self.state.link_down(str(error))
         self._emit(
             ConnectionLost(
                 at=now,
@@ -336,14 +387,24 @@ class Connection:
         self._tell_changed()
         return left
 
-    def _fenced(self, at: float) -> None:
-        self.state.fenced_at = at
-
     async def _sweep(self) -> None:
         """Look after what has waited for long, also while no link is there."""
-        max_age = self.settings.pending_max_age
+        refusals, max_age = self.outbox.refusals, self.settings.pending_max_age
         while True:
             await trio.sleep(min(SWEEP_EVERY, max_age / 4) if max_age else SWEEP_EVERY)
-            self.outbox.refusals.sweep()
+            refusals.sweep()
             if max_age:
                 self._room.unpark_all()
+
+
+async def _either(*events: trio.Event) -> None:
+    """Return when one of the events has happened."""
+    async with trio.open_nursery() as race:
+        for event in events:
+            race.start_soon(_cancel_when, event, race.cancel_scope)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    """Cancel the scope when the event happens."""
+    await event.wait()
+    scope.cancel()

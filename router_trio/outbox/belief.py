@@ -14,6 +14,7 @@ synchronous; the clock is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from router_trio.errors.quotes import excerpt
 from router_trio.message import PubAck
@@ -42,20 +43,46 @@ AckRefusal = tuple[int, str, str, bool]
 """The arguments of `Refusals.ack_refused`: number of the publish, reason, detail, and True if a later try may help."""
 
 
+class Lookups(Protocol):
+    """Looks up streams for a `Belief`, and is told of answers that were passed over."""
+
+    def matches(self, pattern: str, subject: str) -> bool:
+        """Return True if a pattern of a stream's subjects takes a subject."""
+        ...
+
+    def look_up(self, stream: str) -> None:
+        """Find out which subjects a stream takes, for `Outbox.stream_found`."""
+
+    def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
+        """A publish is sent again, since the answers of that stream to it were passed over."""
+
+    def answered(self, key: Hashable) -> None:
+        """Each publish with this `capacity_key` of which that was told has its fate."""
+
+
+class _NoLookups:
+    """Nothing is looked up, as where no link is."""
+
+    def matches(self, pattern: str, subject: str) -> bool:
+        return pattern == subject
+
+    def look_up(self, stream: str) -> None:
+        pass
+
+    def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
+        pass
+
+    def answered(self, key: Hashable) -> None:
+        pass
+
+
 class Belief:
     """Of one outbox, on one link. Inactive, which it is without a link, it believes every stream."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.active: bool = False
-        self.matches: Callable[[str, str], bool] = lambda pattern, subject: pattern == subject
-        """Says whether a pattern of a stream's subjects takes a subject: given, as are all rules of subjects here."""
-        self.ask: Callable[[str], None] = lambda stream: None
-        """Called with a stream that is to be looked up: see `Outbox.stream_found`."""
-        self.tell_passed_over: Callable[[OperationWithAck, str], None] = lambda operation, stream: None
-        """Called with a publish that is sent again, and a stream whose answers to it were passed over."""
-        self.tell_answered: Callable[[Hashable], None] = lambda key: None
-        """Called with a `capacity_key` when each publish with it of which that was told has its fate."""
+        self._lookups: Lookups = _NoLookups()
         self._looked_up: frozenset[str] = frozenset()
         self._covered: dict[str, frozenset[Hashable]] = {}
         self._streams: dict[str, tuple[str, ...]] = {}
@@ -70,6 +97,10 @@ class Belief:
         """By the number of a publish, its `capacity_key`, where `tell_passed_over` was called."""
         self._kept: dict[str, tuple[list[PubAck], list[AckRefusal]]] = {}
         self._kept_count = 0
+
+    def ask(self, lookups: Lookups) -> None:
+        """Have streams looked up by `lookups`."""
+        self._lookups = lookups
 
     def begin_link(self) -> None:
         """A link is there. Nothing is known of its streams: rights may have changed, and it may be another server."""
@@ -118,7 +149,7 @@ class Belief:
             if len(taken) >= MAX_SUBJECTS:
                 taken.clear()
             name = text(subject)
-            found = taken[subject] = any(self.matches(pattern, name) for pattern in subjects)
+            found = taken[subject] = any(self._lookups.matches(pattern, name) for pattern in subjects)
         return found
 
     # --- what is not ---
@@ -190,13 +221,13 @@ class Belief:
                 self._told[operation.order] = operation.capacity_key
                 of_whom[operation.capacity_key] = operation, stream
         for operation, stream in of_whom.values():
-            self.tell_passed_over(operation, stream)
+            self._lookups.puback_passed_over(operation, stream)
         before = {*self._told.values()}
         for order in [order for order in self._passed_over if has_fate(order)]:
             del self._passed_over[order]
             self._told.pop(order, None)
         for key in before.difference(self._told.values()):
-            self.tell_answered(key)
+            self._lookups.answered(key)
 
     def _kept_of(self, stream: str) -> tuple[list[PubAck], list[AckRefusal]] | None:
         """Return where one more answer of a stream is kept; None if too many are."""
@@ -207,7 +238,7 @@ class Belief:
             if len(self._kept) >= MAX_STREAMS:
                 return None
             kept = self._kept[stream] = ([], [])
-            self.ask(stream)
+            self._lookups.look_up(stream)
         self._kept_count += 1
         return kept
 

@@ -158,6 +158,11 @@ class Capacity:
         lane = self._lanes.lanes.get(subject)
         return None if lane is None else lane.destination.reason
 
+    def reason_late(self, subject: bytes) -> str:
+        """Return why a publish with ack to this subject fails whose time is over now."""
+        refuses = self.refuses(subject)
+        return reasons.TIMEOUT if refuses is None or refuses == reasons.UNANSWERED else refuses
+
     def make_share(self, operation: OperationWithAck) -> TakenOut | None:
         """Make room in the share of a destination for a publish of a lane that it refuses, if it has none.
 

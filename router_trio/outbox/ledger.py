@@ -60,8 +60,16 @@ class Counters:
         self.retry_succeeded: int = 0
         self.retry_failed: int = 0
 
+    def succeed(self, operation: str, count: int = 1) -> None:
+        """Count operations of one kind that succeeded."""
+        self.succeeded[operation] += count
+
+    def fail(self, operation: str, reason: str, count: int = 1) -> None:
+        """Count operations of one kind that failed, for that reason."""
+        self.failed[operation, reason] += count
+
     def add(self, other: Counters) -> None:
-        """Count what others have counted as well."""
+        """Add what others have counted."""
         self.succeeded.update(other.succeeded)
         self.failed.update(other.failed)
         self.dropped.update(other.dropped)

@@ -58,14 +58,12 @@ class Outbox:
         self._clock = clock
         self._wake = wake
         queue = SendQueue()
-        self.queue: SendQueue = queue
-        """What is pending and in flight: for who looks. It is changed in this folder alone."""
+        self._queue = queue
         self._lanes = queue.lanes
         self._in_flight = queue.in_flight
         self.fences: Fences = Fences(self._in_flight)
         """For who asks the server to confirm core publishes."""
-        self.suspects: Suspects = Suspects()
-        """For who finds that no server can be reached."""
+        self._suspects = Suspects()
         self._retries = Retries(queue, clock=clock)
         self.capacity: Capacity = Capacity(
             connection,
@@ -95,16 +93,27 @@ class Outbox:
         )
         """For who is told what was refused, and who gives something up."""
         self.sender: Sender = Sender(
-            queue, self.fences, self.suspects, self._retries, self.refusals, clock=clock, wake=wake
+            queue, self.fences, self._suspects, self._retries, self.refusals, clock=clock, wake=wake
         )
         """For who writes."""
+
+    def add_counts(self, ledger: Ledger, counters: Counters) -> None:
+        """Add the counts of an earlier outbox, of which every publish is settled."""
+        assert not ledger.unsettled, "an outbox ends with a fate for each publish"
+        self.ledger.add(ledger)
+        self.counters.add(counters)
 
     # --- what there is ---
 
     @property
     def pending(self) -> int:
         """Operations accepted and not written."""
-        return self.queue.pending
+        return self._queue.pending
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the frames of what is pending."""
+        return self._queue.pending_bytes
 
     @property
     def in_flight(self) -> int:
@@ -114,13 +123,28 @@ class Outbox:
     @property
     def oldest_age(self) -> float:
         """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
-        oldest = self.queue.oldest_accepted_at
+        oldest = self._queue.oldest_accepted_at
         return 0.0 if oldest is None else self._clock() - oldest
 
     @property
     def silent_since(self) -> float:
         """Since when the server has confirmed nothing, though something is on its way; infinite if nothing is."""
-        return max(self.queue.oldest_on_its_way_at, self._confirmed_at)
+        return max(self._queue.oldest_on_its_way_at, self._confirmed_at)
+
+    def undelivered_since(self, round_trip: float) -> float:
+        """Since when what was sent may not have reached the server; infinite if nothing is on its way.
+
+        What was confirmed last was answered a `round_trip` after the server had it, at most.
+        """
+        return max(self._queue.oldest_on_its_way_at, self.silent_since - round_trip)
+
+    def unanswered(self) -> list[OperationWithAck]:
+        """Return the pending JetStream publishes that were sent on an earlier link and got no PubAck."""
+        return self._queue.unanswered()
+
+    def unanswered_destinations(self) -> list[str]:
+        """Return the destinations that do not confirm what they are sent."""
+        return self.capacity.unanswered()
 
     @property
     def blocks(self) -> bool:
@@ -148,9 +172,9 @@ class Outbox:
         self.fences.behind = order
         self.ledger.accepted += 1
         if together and owner is not None and not blocked:
-            self.queue.append_frame(order, frame, owner, self._same_time())
+            self._queue.append_frame(order, frame, owner, self._same_time())
         else:
-            self.queue.append(CoreOperation(order, frame, owner, self._clock(), not blocked))
+            self._queue.append(CoreOperation(order, frame, owner, self._clock(), not blocked))
         self._wake()
         return "queued" if self.settlement.drain_left else "sent"
 
@@ -179,7 +203,7 @@ class Outbox:
             taken_out = self.capacity.make_share(operation)
         self._order = order
         self.ledger.accepted += 1
-        self.queue.append(operation)
+        self._queue.append(operation)
         if taken_out is not None:
             self.capacity.drop(taken_out)
         self._wake()
@@ -197,7 +221,7 @@ class Outbox:
         if self.connected:
             self._order += len(frames)
             self.ledger.accepted += len(frames)
-            self.queue.append_frames(self._order, frames, owners, self._same_time())
+            self._queue.append_frames(self._order, frames, owners, self._same_time())
             self._wake()
             return first
         for frame, owner in zip(frames, owners.each(), strict=True):
@@ -229,7 +253,7 @@ class Outbox:
             for order, (frame, owner) in enumerate(zip(frames, owners, strict=True), first)
         ]
         self.ledger.accepted += len(frames)
-        self.queue.append_each(operations, sum(map(len, frames)))
+        self._queue.append_each(operations, sum(map(len, frames)))
         self._wake()
 
     # --- the life of the link ---
@@ -240,12 +264,12 @@ class Outbox:
         Other clients may publish there as well: see `Belief`, and `Refusals.ack_refused`.
         """
         if inbox:
-            self.queue.readdress(inbox)
+            self._queue.readdress(inbox)
             self.belief.begin_link()
-            self.refusals.asks_after = True
+            self.refusals.ask_after()
         self.connected = True
         self.sender.begin_link()
-        self.suspects.link_up(self.ledger.settled_count)
+        self._suspects.link_up(self.ledger.settled_count)
         kept = self.pending
         if kept:
             self.settlement.drain_begins(kept, self._order)
@@ -257,18 +281,22 @@ class Outbox:
         `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
         """
         self.connected = False
-        self.refusals.accounted_for.clear()
+        self.refusals.link_down()
         self.settlement.drain_ends()
-        queue, settled, now = self.queue, self.ledger.settled_count, self._clock()
+        queue, settled, now = self._queue, self.ledger.settled_count, self._clock()
         only = self._in_flight.only()
-        blamed = self.suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
+        blamed = self._suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
         queue.requeue_all()
         self._retries.clear()
         if blamed and only is not None and self.refusals.ended_links(only):
-            self.suspects.remember(only)
+            self._suspects.remember(only)
         if self.fail_open:
-            self.settlement.let_go(self.queue.drop_all(), reasons.NOT_CONNECTED)
+            self.settlement.let_go(self._queue.drop_all(), reasons.NOT_CONNECTED)
             self._in_flight.tell_if_none()
+
+    def server_unreachable(self) -> None:
+        """Record that no server could be reached: no publish is to blame for that."""
+        self._suspects.unreachable()
 
     def when_nothing_in_flight(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, when an operation is confirmed, refused or gone and nothing is in flight any more."""
@@ -285,7 +313,7 @@ class Outbox:
         if not confirmed:
             return
         self._confirmed_at = self._clock()
-        if held_up or self.suspects.careful:
+        if held_up or self._suspects.careful:
             self._wake()
         self.settlement.settle_fenced(confirmed)
         if self._in_flight.when_none:
@@ -332,7 +360,7 @@ class Outbox:
         self.settlement.settle_acked(acked)
         if self._in_flight.when_none:
             self._in_flight.tell_if_none()
-        if self._lanes.lanes or self.queue.waiting:
+        if self._lanes.lanes or self._queue.waiting:
             self._wake()  # there is room in flight, or a lane goes on
 
     def stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> list[AckRefusal]:
@@ -352,7 +380,7 @@ class Outbox:
         PubAcks do: see `stream_found`.
         """
         order = refusal[0]
-        operation = self.queue.find(order)
+        operation = self._queue.find(order)
         may_answer = self.belief.may_answer(stream, operation) if operation is not None and stream else True
         if may_answer:
             return operation
@@ -381,7 +409,7 @@ class Outbox:
 
         May be called by an owner that is told a fate: nothing here is in the middle of anything then.
         """
-        recalled = self.queue.take_out(out_of_turn)
+        recalled = self._queue.take_out(out_of_turn)
         if recalled:
             self.settlement.fail(recalled, reasons.OUT_OF_TURN, why)
             self._in_flight.tell_if_none()
@@ -391,9 +419,9 @@ class Outbox:
         """Drop whatever has no fate yet, at the end. Return how many messages no stream will redeliver."""
         self.connected = False
         self._closed = True
-        self.queue.requeue_all()
+        self._queue.requeue_all()
         self._retries.clear()
-        left = self.queue.drop_all()
+        left = self._queue.drop_all()
         redelivered = sum(operation.redelivered for operation in left)
         dropped = self.settlement.drop(left, reasons.SHUTDOWN)
         self._in_flight.tell_if_none()
@@ -416,7 +444,7 @@ class Outbox:
         if self.fail_open:
             self.settlement.let_go([operation], reasons.NOT_CONNECTED)
             return "failed_open"
-        self.queue.append(operation)
+        self._queue.append(operation)
         if taken_out is not None:
             self.capacity.drop(taken_out)
         self.settlement.queued(operation.with_ack, self.pending)

@@ -66,6 +66,14 @@ class Refusals:
         if not listeners:
             self._listeners.pop(key, None)
 
+    def ask_after(self) -> None:
+        """Let a refusal decide only when the publish was sent again and refused again, from now on."""
+        self.asks_after = True
+
+    def link_down(self) -> None:
+        """Forget refusals that may yet have come on the link."""
+        self.accounted_for.clear()
+
     # --- refused ---
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
@@ -184,6 +192,16 @@ class Refusals:
         self._fail([operation], reason, detail)
         self._wake()
         return True
+
+    def time_over(self, order: int, seconds: float) -> None:
+        """Fail the JetStream publish with this number, whose publisher has waited so long, unless it has a fate.
+
+        What it was refused for all the time says more than that the time is over.
+        """
+        operation = self._queue.find(order)
+        if operation is not None:
+            reason, detail = operation.refused_for or (self._capacity.reason_late(operation.subject), "")
+            self.give_up(operation, reason, self.no_puback(operation, seconds, detail))
 
     def sweep(self) -> None:
         """Send again what has been without a PubAck for long on this link, and fail what is over its budget.

@@ -46,12 +46,12 @@ class Settlement:
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str, subject: str | None = None) -> None:
         """A publish was refused for what it is, before it was accepted."""
-        self.counters.failed[_kind(with_ack), reason] += 1
+        self.counters.fail(_kind(with_ack), reason)
         self._tell_failure(with_ack, reason, detail, subject=subject)
 
     def not_connected(self, with_ack: bool) -> None:
         """An operation met no connection: counted once for each, before its caller gets an answer."""
-        self.counters.failed[_kind(with_ack), reasons.NOT_CONNECTED] += 1
+        self.counters.fail(_kind(with_ack), reasons.NOT_CONNECTED)
 
     def queued(self, with_ack: bool, pending: int) -> None:
         """An operation was accepted while not connected."""
@@ -181,7 +181,7 @@ class Settlement:
 
     def _count_failure(self, operation: Operation, reason: str) -> None:
         if operation.clean:
-            self.counters.failed[_kind(operation.with_ack), reason] += operation.count
+            self.counters.fail(_kind(operation.with_ack), reason, operation.count)
             operation.clean = False
 
     def _tell_let_go(self, operations: Sequence[Operation], reason: str) -> None:

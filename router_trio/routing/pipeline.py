@@ -82,8 +82,8 @@ class Routing:
         self._named_in_spans = plan.settings.source.kind.named_in_spans(plan.settings.source)
         self._full_errors = handler_errors == "full"
         state.suppressed = self.suppressed
-        self._with_ack = [
-            (outlet, (state.name, outlet.template))
+        self._shares = [
+            (outlet.connection.shares, (state.name, outlet.template))
             for outlet in outlets
             if outlet.waits_for_puback and outlet.destination.mirror is None
         ]
@@ -175,20 +175,20 @@ class Routing:
         for connection in self._awaited if self._one_is_enough else self.needed:
             if connection.outbox.blocks:
                 return False
-        return not (self._with_ack and any(outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack))
+        return not (self._shares and any(shares.is_used_up(destination) for shares, destination in self._shares))
 
     @property
     def lacks_capacity(self) -> bool:
         """Return True if a destination has no room for what is forwarded as it comes, and waiting may make some."""
         return any(connection.outbox.over_limit for connection in self._awaited) or any(
-            outlet.outbox.capacity.waits_for(key) for outlet, key in self._with_ack
+            shares.is_used_up(destination) for shares, destination in self._shares
         )
 
     async def wait_for_capacity(self) -> None:
         """Wait until every destination has room, or waiting would not make any. For routes that no stream holds up."""
-        for outlet, key in self._with_ack:
-            if outlet.outbox.capacity.waits_for(key):
-                await outlet.connection.shares.wait(key)
+        for shares, destination in self._shares:
+            if shares.is_used_up(destination):
+                await shares.wait(destination)
         for connection in self._awaited:
             if connection.outbox.blocks:
                 await connection.wait_for_capacity()

@@ -44,7 +44,7 @@ class SourceRetry:
 
     def ready(self, source: str) -> None:
         """The source is there: count it and say so."""
-        self._connection.outbox.counters.succeeded["subscribe"] += 1
+        self._connection.counters.succeed("subscribe")
         self._emit(
             RouteReady(at=trio.current_time(), route=self._state.name, connection=self._connection.name, source=source)
         )
@@ -62,7 +62,7 @@ class SourceRetry:
             if self._silent > 1:
                 told = f"{error}, {self._silent} times in a row: it was opened again each time, and delivers nothing"
                 self._state.obstacles[reasons.CONSUMER_SILENT] = bounded(told)
-        self._connection.outbox.counters.failed["subscribe", error.reason] += 1
+        self._connection.counters.fail("subscribe", error.reason)
         self._emit(
             SubscribeFailed(
                 at=trio.current_time(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from router_trio.errors.quotes import bounded
+
 DISCONNECTED = "disconnected"
 RECONNECTING = "reconnecting"
 CONNECTED = "connected"
@@ -19,7 +21,10 @@ LIFE_COUNTS = ("established", "lost", "restored", "failures", "reconnect_attempt
 class ConnectionState:
     """State and lifecycle counters of one named connection. `since` is Unix time in seconds."""
 
-    def __init__(self, name: str, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, name: str, wall_clock: Callable[[], float] = time.time, *, fence_bound: float = float("inf")
+    ) -> None:
+        """`fence_bound`: seconds without an answered fence after which a link is not trusted."""
         self.name = name
         self.state: str = DISCONNECTED
         self.since: float = wall_clock()
@@ -28,7 +33,7 @@ class ConnectionState:
         self.attempts: int = 0
         self.last_error: str | None = None
         self.fenced_at: float | None = None
-        self.fence_bound: float = float("inf")
+        self.fence_bound = fence_bound
         self.established: int = 0
         self.lost: int = 0
         self.restored: int = 0
@@ -51,8 +56,53 @@ class ConnectionState:
         self.state = state
         self.server = server
 
+    # --- attempts to connect ---
+
+    def reconnect_begins(self) -> None:
+        """Count an attempt to connect again."""
+        self.reconnect_attempts += 1
+
+    def attempt_failed(self, error: str, *, reconnect: bool) -> None:
+        """Count a failed attempt to connect, and remember why it failed."""
+        self.failures += 1
+        self.attempts += 1
+        self.last_error = bounded(error)
+        if reconnect:
+            self.reconnect_failures += 1
+
+    def attempt_succeeded(self) -> int:
+        """Return how many attempts failed before this one."""
+        failed, self.attempts = self.attempts, 0
+        return failed
+
+    def attempts_exhausted(self) -> None:
+        """Count that all attempts that the settings allow have failed."""
+        self.exhausted += 1
+
+    # --- links ---
+
+    def link_up(self, server: str, now: float, *, first: bool) -> None:
+        """Record a new link to `server`. `first`: there was none before; `now` is by the clock of its fences."""
+        self.enter(CONNECTED, server=server)
+        self.last_error = None
+        self.fenced_at = now
+        if first:
+            self.established += 1
+        else:
+            self.restored += 1
+
+    def fenced(self, now: float) -> None:
+        """Record that a fence was answered now."""
+        self.fenced_at = now
+
+    def link_down(self, error: str) -> None:
+        """Record the loss of the link, and its reason."""
+        self.lost += 1
+        self.last_error = bounded(error)
+        self.enter(RECONNECTING)
+
     def add_counts(self, other: ConnectionState) -> None:
-        """Count what the connection that had this name before has counted as well."""
+        """Add the counts of the connection that had this name before."""
         for name in LIFE_COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 

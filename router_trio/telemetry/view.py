@@ -14,29 +14,17 @@ from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.states import ConnectionState, RouteState
 
 
-class QueueView(Protocol):
-    """The queue of pending operations."""
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of pending operations."""
-        ...
-
-
-class CapacityView(Protocol):
-    """The limits of pending operations."""
-
-    def unanswered(self) -> list[str]:
-        """Return the destinations that do not confirm what they are sent."""
-        ...
-
-
 class OutboxView(Protocol):
     """The publishes of one connection: an `Outbox`, or those of several processes together."""
 
     @property
     def pending(self) -> int:
         """Operations accepted and not written."""
+        ...
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of their frames."""
         ...
 
     @property
@@ -69,14 +57,8 @@ class OutboxView(Protocol):
         """The counts of operations by outcome."""
         ...
 
-    @property
-    def queue(self) -> QueueView:
-        """The queue of pending operations."""
-        ...
-
-    @property
-    def capacity(self) -> CapacityView:
-        """The limits of pending operations."""
+    def unanswered_destinations(self) -> list[str]:
+        """Return the destinations that do not confirm what they are sent."""
         ...
 
 

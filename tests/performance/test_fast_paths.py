@@ -109,7 +109,7 @@ async def test_messages_that_are_stored_together() -> None:
         bench = Bench(1, stream=True)
         bench.stream_source().received([delivered(number) for number in range(1, 1 + MESSAGES)])
         bench.written()
-        return bench, [*bench.outbox.queue.in_flight.unacked.values()]
+        return bench, [*bench.outbox._queue.in_flight.unacked.values()]
 
     (bench, together), (_, singly) = under_way(), under_way()
     fate = Fate("acked", None, "OUT", 7)

@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from trio.testing import MockClock
 
 from router_trio import Message
-from router_trio.subjects.patterns import matches
 from router_trio.telemetry.traces.tracer import Traces
 from tests.performance.instructions import Bench, core_route, instructions, stream_route
 from tests.support.compiled import looks_inside
@@ -67,7 +66,6 @@ async def test_whether_a_puback_counts_costs_a_lookup_where_a_stream_takes_all_o
     """Else the subject is looked up, of which is remembered whether the stream takes it."""
     believing, asking = Bench(1, stream=True), Bench(1, stream=True)
     (to,) = stream_route()["to"]
-    asking.outbox.belief.matches = matches
     asking.outbox.belief.begin_link()
     asking.outbox.belief.learn({"OUT": ("out.>",)}, {"OUT": [("r", to["subject"])] if covers else []})
     assert a_message(asking.stream(MESSAGES)) < a_message(believing.stream(MESSAGES)) + more

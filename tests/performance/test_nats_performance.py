@@ -60,7 +60,7 @@ async def test_queue_limit_adequacy(proxy: TcpProxy) -> None:
         await cut_off(proxy, watch)
         await publish_many(watch, 1000)
         kept = watch.metric("router_nats_pending_operations_count")
-        assert watch.router.connections["main"].outbox.queue.pending_bytes <= 64 * 1024
+        assert watch.router.connections["main"].outbox.pending_bytes <= 64 * 1024
         assert 64 * 1024 / (len(PAYLOAD) + 64) < kept < 64 * 1024 / len(PAYLOAD)
         await let_in(proxy, watch)
         await assert_survived(watch, seen=["NATS_QUEUE_FULL"])

@@ -14,7 +14,7 @@ def ledgers(live: Live) -> Iterator[str]:
     What is pending has bytes, and nothing else.
     """
     for name, entry in live.ledger().items():
-        waiting = live.connections[name].outbox.queue.pending_bytes
+        waiting = live.connections[name].outbox.pending_bytes
         if waiting < 0 or (waiting and not entry["pending"]):
             yield f"{name} {entry}, and {waiting} bytes are pending"
         if entry["accepted"] != entry["pending"] + entry["in_flight"] + sum(entry["settled"].values()):

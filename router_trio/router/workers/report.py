@@ -133,7 +133,7 @@ def _connection(connection: ConnectionView) -> ConnectionReport:
         outbox.in_flight,
         outbox.max_operations,
         outbox.max_bytes,
-        outbox.queue.pending_bytes,
+        outbox.pending_bytes,
         outbox.oldest_age,
     )
 

@@ -37,32 +37,21 @@ NO_WORKER = "no worker is running"
 
 
 @dataclass(slots=True)
-class QueueSum:
-    """A `view.QueueView` of all workers."""
-
-    pending_bytes: int = 0
-
-
-class NothingUnanswered:
-    """A `view.CapacityView` of all workers: what is not confirmed is among the reasons of its worker."""
-
-    def unanswered(self) -> list[str]:
-        return []
-
-
-@dataclass(slots=True)
 class OutboxSum:
     """A `view.OutboxView` of all workers."""
 
     pending: int = 0
+    pending_bytes: int = 0
     in_flight: int = 0
     oldest_age: float = 0.0
     max_operations: int = 0
     max_bytes: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     counters: Counters = field(default_factory=Counters)
-    queue: QueueSum = field(default_factory=QueueSum)
-    capacity: NothingUnanswered = field(default_factory=NothingUnanswered)
+
+    def unanswered_destinations(self) -> list[str]:
+        """Return none: they are among the reasons of their worker."""
+        return []
 
 
 @dataclass(slots=True)
@@ -169,7 +158,7 @@ def _connection(name: str, reports: Mapping[int, ConnectionReport], counts: Coun
         outbox.oldest_age = max(outbox.oldest_age, one.oldest_age)
         outbox.max_operations += one.max_operations
         outbox.max_bytes += one.max_bytes
-        outbox.queue.pending_bytes += one.pending_bytes
+        outbox.pending_bytes += one.pending_bytes
     return ConnectionSum(state, outbox)
 
 

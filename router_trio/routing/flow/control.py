@@ -137,9 +137,7 @@ class FlowControl:
         if self.is_away or silent or (self.limit is not None and under_way >= self._most_under_way):
             self._stuck = max(under_way, self._stuck or 0)
             for outbox in silent:
-                # What it was sent within a round trip before may not have come to the server either.
-                sent_at = max(outbox.queue.oldest_on_its_way_at, outbox.silent_since - UNDER_WAY_FOR)
-                self._stuck_since = min(self._stuck_since, sent_at)
+                self._stuck_since = min(self._stuck_since, outbox.undelivered_since(UNDER_WAY_FOR))
             return True
         if self._stuck is not None:
             if self.limit is not None:

@@ -166,7 +166,7 @@ class Acks:
             self.when_pulls_pass()
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
-        self._counters.failed[operation, error.reason] += 1
+        self._counters.fail(operation, error.reason)
         self._emit(
             event(at=trio.current_time(), connection=self.connection.name, route=self.route, reason=error.reason)
         )

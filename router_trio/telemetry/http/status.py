@@ -45,7 +45,7 @@ def unready_parts(view: RouterView, clock: Callable[[], float]) -> Iterator[list
         why = connection.state.unready(clock())
         found = [] if why is None else [{"connection": name, "reason": why}]
         found += [{"connection": name, "reason": why} for why in connection.state.missing_streams.values()]
-        for destination in connection.outbox.capacity.unanswered():
+        for destination in connection.outbox.unanswered_destinations():
             why = f"{destination} does not confirm what it receives (no PubAck)"
             found.append({"connection": name, "reason": why})
         yield found

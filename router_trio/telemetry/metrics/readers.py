@@ -112,7 +112,7 @@ def succeeded(operation: str) -> Callable[[ConnectionView], float]:
 
 def pending_bytes(connection: ConnectionView) -> float:
     """Return the bytes of pending operations."""
-    return connection.outbox.queue.pending_bytes
+    return connection.outbox.pending_bytes
 
 
 def oldest_age(connection: ConnectionView) -> float:

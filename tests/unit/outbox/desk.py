@@ -80,6 +80,6 @@ def singles(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def find(desk: Desk, order: int) -> Operation:
-    found = desk.outbox.queue.find(order)
+    found = desk.outbox._queue.find(order)
     assert found is not None
     return found

@@ -151,7 +151,7 @@ class LinkSteps(OutboxModel):
             self.outbox.acked([(order, stored("S", order))])
             assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
             return
-        may_hold = self._may_hold(self.outbox.queue.find(order))
+        may_hold = self._may_hold(self.outbox._queue.find(order))
         self.outbox.refusals.ack_refused(order, "no_responders", "nobody", answer == "later")
         if not flew:
             assert publish.fate == had

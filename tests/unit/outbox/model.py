@@ -200,10 +200,10 @@ class OutboxModel(RuleBasedStateMachine):
     def find(self, order: int) -> Operation | None:
         """The operation itself, wherever the outbox keeps it; None if it is one with others."""
         if self.publishes[order].with_ack:
-            found = self.outbox.queue.find(order)
+            found = self.outbox._queue.find(order)
             assert found is not None
             return found
-        queue = self.outbox.queue
+        queue = self.outbox._queue
         return next((o for o in (*queue._waiting, *queue.in_flight.core()) if o.order == order and o.count == 1), None)
 
 

@@ -205,7 +205,7 @@ class PublisherRules(LinkSteps):
         order = self.pick(list(self.publishes), at)
         publish = self.publishes[order]
         had = publish.fate
-        assert had is None or self.outbox.queue.find(order) is None
+        assert had is None or self.outbox._queue.find(order) is None
         operation = (
             self.find(order)
             if had is None

@@ -17,11 +17,33 @@ from router_trio.subjects.patterns import matches
 INBOX = b"_INBOX.a"
 
 
+class Asked:
+    """See `belief.Lookups`: what was to be looked up, and what was told."""
+
+    def __init__(self) -> None:
+        self.streams: list[str] = []
+        self.passed_over: list[tuple[int, str]] = []
+        self.destinations: list[Hashable] = []
+
+    def matches(self, pattern: str, subject: str) -> bool:
+        return matches(pattern, subject)
+
+    def look_up(self, stream: str) -> None:
+        self.streams.append(stream)
+
+    def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
+        self.passed_over.append((operation.order, stream))
+
+    def answered(self, key: Hashable) -> None:
+        self.destinations.append(key)
+
+
 class Desk:
     """An outbox with a link, of which everything is written at once."""
 
     def __init__(self, emit: Callable[[Any], None] = lambda event: None) -> None:
-        self.asked: list[str] = []
+        self.lookups = Asked()
+        self.asked = self.lookups.streams
         self.found = 0
         self.now = 0.0
         self.outbox = Outbox(
@@ -35,7 +57,7 @@ class Desk:
             on_full="reject",
             max_age=0.0,
         )
-        self.outbox.belief.ask, self.outbox.belief.matches = self.asked.append, matches
+        self.outbox.belief.ask(self.lookups)
         self.outbox.link_up(INBOX)
 
     def publish(self, subject: bytes = b"out.x", puback_from: Hashable | None = None) -> int:
@@ -58,7 +80,7 @@ class Desk:
 
 def held(desk: Desk, order: int) -> OperationWithAck:
     """The publish with this number, which has no fate."""
-    found = desk.outbox.queue.find(order)
+    found = desk.outbox._queue.find(order)
     assert found is not None
     return found
 
@@ -155,10 +177,7 @@ def test_a_stream_that_a_publish_names_confirms_it_though_its_subjects_are_known
 
 def test_a_publish_is_told_of_when_only_answers_came_that_do_not_count() -> None:
     desk = Desk()
-    told: list[tuple[int, str]] = []
-    answered: list[Hashable] = []
-    desk.outbox.belief.tell_answered = answered.append
-    desk.outbox.belief.tell_passed_over = lambda operation, stream: told.append((operation.order, stream))
+    told, answered = desk.lookups.passed_over, desk.lookups.destinations
     right, wrong, silent = desk.publish(b"out.x"), desk.publish(b"out.y"), desk.publish(b"out.z")
     desk.outbox.acked([puback(right, "STORED"), puback(wrong, "STORED")])
     desk.outbox.stream_found("STORED", ("stored.*",))
@@ -249,8 +268,9 @@ def test_what_a_client_can_have_us_keep_is_bounded(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(belief_module, name, 3)
     belief = Belief(lambda: now)
     now = 0.0
-    asked: list[str] = []
-    belief.ask, belief.matches = asked.append, matches
+    lookups = Asked()
+    asked = lookups.streams
+    belief.ask(lookups)
     belief.begin_link()
     belief.keep([puback(1, "S"), puback(2, "S"), puback(3, "T"), puback(4, "T"), puback(5, "U")])
     belief.keep_refusal("V", (6, "limit", "full", False))

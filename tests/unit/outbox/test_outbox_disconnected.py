@@ -155,7 +155,7 @@ def test_publishes_that_wait_share_the_time_of_the_first_of_their_millisecond() 
     for at in (1.0, 1.0 + SAME_TIME / 2, 1.0 + SAME_TIME * 2):
         desk.now = at
         desk.offer()
-    assert desk.outbox.queue.oldest_accepted_at == 1.0
+    assert desk.outbox._queue.oldest_accepted_at == 1.0
     desk.now = 11.0 + SAME_TIME / 4
     desk.outbox.refusals.sweep()
     assert sorted(desk.told) == [1, 2]

@@ -98,7 +98,7 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     offer_frames(desk, [framing.publish(b"a", b"")] * 2)
     desk.outbox.link_down()
     assert desk.books() == (6, 6, 0, {})
-    assert desk.outbox.refusals.give_up(desk.outbox.queue._waiting[2], "timeout", "its time is over")
+    assert desk.outbox.refusals.give_up(desk.outbox._queue._waiting[2], "timeout", "its time is over")
     desk.outbox.link_up()
     assert [one.order for one in desk.outbox.sender.next_batch()] == [1, 2, 4, 5, 6]
     desk.batch()
@@ -118,7 +118,7 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
     assert sum(len(fates) for fates in desk.told.values()) == 3
     assert sum(len(fates) for fates in other.told.values()) == 1
     desk.outbox.link_down()
-    assert [(one.order, one.count) for one in desk.outbox.queue._waiting] == [(5, 1), (6, 1)]
+    assert [(one.order, one.count) for one in desk.outbox._queue._waiting] == [(5, 1), (6, 1)]
     desk.outbox.link_up()
     desk.batch()
     desk.batch()

@@ -29,7 +29,7 @@ def test_give_up_fails_an_operation_wherever_it_is_and_once(where: str) -> None:
     desk.outbox.acked([(1, stored("S", 1))])
     assert desk.told == {1: [Fate("failed", "timeout")]}
     assert desk.books() == (1, 0, 0, {"failed": 1})
-    assert desk.outbox.queue.find(1) is None
+    assert desk.outbox._queue.find(1) is None
     assert desk.outbox.sender.next_batch_at() is None
 
 
@@ -94,7 +94,7 @@ def test_what_is_pending_can_be_taken_back_and_what_is_in_flight_can_not() -> No
     assert desk.told == {4: [out_of_turn], 5: [out_of_turn]}
     assert desk.wakes == wakes + 1
     assert desk.books() == (5, 1, 2, {"failed": 2})
-    assert desk.outbox.queue.pending_bytes == len(framing.publish(b"a", b"", INBOX + b".3"))
+    assert desk.outbox.pending_bytes == len(framing.publish(b"a", b"", INBOX + b".3"))
     assert desk.kinds() == [PublishFailed, PublishWithAckFailed]
     assert desk.outbox.counters.failed == {("publish", "out_of_turn"): 1, ("publish_with_ack", "out_of_turn"): 1}
     assert desk.batch() == [3]

@@ -138,7 +138,7 @@ def test_a_server_that_was_away_in_between_accuses_nobody() -> None:
     desk.offer()
     for _ in range(20):
         lose(desk)
-        desk.outbox.suspects.unreachable()
+        desk.outbox.server_unreachable()
     assert desk.books() == (1, 1, 0, {})
 
 

@@ -251,7 +251,7 @@ def test_what_a_program_publishes_together_is_accepted_as_each_by_itself(script:
                 outbox.link_up()
             else:
                 cast(MockClock, trio.lowlevel.current_clock()).jump(0.002)
-            told.append((outbox.pending, outbox.in_flight, outbox.fences.unfenced, outbox.queue.pending_bytes))
+            told.append((outbox.pending, outbox.in_flight, outbox.fences.unfenced, outbox.pending_bytes))
             told.append([receipt.fate for receipt in receipts])
         counters = outbox.counters
         return [*told, outbox.ledger.settled, outbox.ledger.accepted, counters.succeeded, +counters.failed]

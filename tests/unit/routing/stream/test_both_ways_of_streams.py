@@ -64,7 +64,7 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
                 for one in deliveries:
                     made.routings[0].forward(one)
             made.events.append(cast(Any, [(one.remaining, one.failure, one.refused) for one in deliveries]))
-            unacked = made.outbox.queue.in_flight.unacked
+            unacked = made.outbox._queue.in_flight.unacked
             made.events.append(cast(Any, [(order, one.puback_from) for order, one in unacked.items()]))
 
         return run
@@ -105,7 +105,7 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
             source.received([delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)])
             made.written()
             told_traces: list[tuple[Any, ...]] = []
-            operations = [*made.outbox.queue.in_flight.unacked.values()]
+            operations = [*made.outbox._queue.in_flight.unacked.values()]
             for number, (operation, fate) in enumerate(zip(operations, fates, strict=True)):
                 owner = operation.owner
                 assert isinstance(owner, StreamDelivery)
