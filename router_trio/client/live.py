@@ -7,8 +7,8 @@ from typing import Any
 
 import trio
 
-from router_trio.client.parts import Parts
 from router_trio.client.receipt import Receipt
+from router_trio.client.registry import Registry
 from router_trio.connection.supervisor import Connection
 from router_trio.protocol.headers import HeadersLike
 from router_trio.settings import Settings
@@ -23,13 +23,13 @@ class Live:
     def __init__(
         self,
         name: str,
-        parts: Parts,
+        registry: Registry,
         reload: Callable[[Settings | Callable[[], Settings]], Awaitable[None]],
         config: ConfigState,
     ) -> None:
         """`reload` carries `Live.reload` out."""
         self.name = name
-        self.connections: dict[str, Connection] = parts.connections
+        self.connections: dict[str, Connection] = registry.connections
         self.config: ConfigState = config
         """The configuration in force, and the problems of the last reload if it was refused."""
         self.fatal: str | None = None
@@ -40,13 +40,13 @@ class Live:
         Messages of streams are not among them: what the shutdown gave back is redelivered.
         """
         self._opened_at = trio.current_time()
-        self._parts = parts
+        self._registry = registry
         self._reload = reload
 
     @property
     def routes(self) -> tuple[RouteState, ...]:
         """The routes, as in the settings; behind them those that were removed and have something in hand."""
-        return self._parts.routes
+        return self._registry.routes
 
     async def publish(
         self, subject: str, payload: bytes, headers: HeadersLike = None, connection: str | None = None
@@ -58,7 +58,7 @@ class Live:
 
         Raises `PublishError`: too large, an invalid subject or header, a full queue that rejects.
         """
-        return await self._parts.publisher(connection).publish(subject, payload, headers)
+        return await self._registry.publisher(connection).publish(subject, payload, headers)
 
     async def publish_with_ack(
         self,
@@ -81,7 +81,7 @@ class Live:
         Raises `PublishError` as `publish` does, and when the stream refuses or nobody answers in time; `ValueError` for
         a negative timeout, before anything is accepted.
         """
-        return await self._parts.publisher(connection).publish_with_ack(subject, payload, headers, timeout, stream)
+        return await self._registry.publisher(connection).publish_with_ack(subject, payload, headers, timeout, stream)
 
     async def reload(self, settings: Settings | Callable[[], Settings]) -> None:
         """Change to other settings while messages pass: only what differs is stopped, drained and started again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from typing import Protocol
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
@@ -27,6 +28,25 @@ SHORT_SUBJECT = 512
 
 MAX_ORDER = 2**64
 """No operation gets a higher number."""
+
+
+class ConnectionPublisher(Protocol):
+    """Publishes on one connection."""
+
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
+        """See `Live.publish`."""
+        ...
+
+    async def publish_with_ack(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: HeadersLike,
+        timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
+        stream: str | None = None,
+    ) -> Receipt:
+        """See `Live.publish_with_ack`."""
+        ...
 
 
 class Publisher:
@@ -163,6 +183,41 @@ class Publisher:
                 f"(max_control_line) that the server of connection {self._connection.name!r} takes; shorten it",
                 reason=reasons.TOO_LARGE,
             )
+
+
+class HeldPublisher:
+    """In the place of a connection's `Publisher` while the connection is exchanged: publishes on the next one."""
+
+    def __init__(self, publisher: Callable[[], ConnectionPublisher]) -> None:
+        """`publisher` returns who publishes on the connection now. Raises `ConfigurationError` if nobody does."""
+        self._publisher = publisher
+        self._released = trio.Event()
+
+    def release(self) -> None:
+        """The next one is there, or none comes."""
+        self._released.set()
+
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
+        """See `Live.publish`."""
+        return await (await self._next()).publish(subject, payload, headers)
+
+    async def publish_with_ack(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: HeadersLike,
+        timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
+        stream: str | None = None,
+    ) -> Receipt:
+        """See `Live.publish_with_ack`. The time counts from when there is a connection."""
+        return await (await self._next()).publish_with_ack(subject, payload, headers, timeout, stream)
+
+    async def _next(self) -> ConnectionPublisher:
+        await self._released.wait()
+        publisher = self._publisher()
+        if publisher is self:
+            raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
+        return publisher
 
 
 @lru_cache(REMEMBERED_SUBJECTS)

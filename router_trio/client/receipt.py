@@ -65,7 +65,8 @@ class Receipt:
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         waiting, self._outcome = self._outcome, fate
-        if waiting is not None and isinstance(waiting, trio.Event):
+        if waiting is not None:
+            assert isinstance(waiting, trio.Event), "a message has one fate"
             waiting.set()
 
     def __repr__(self) -> str:

@@ -49,6 +49,7 @@ class ReconnectPlan:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """`tls`: servers that are announced are to be asked for TLS, as they are if any configured one is."""
+        assert servers, "a connection has a server"
         self._configured = list(servers)
         tls = tls or any(server.startswith("tls://") for server in servers)
         self._scheme = "tls://" if tls else "nats://"

@@ -56,7 +56,8 @@ class Listener:
         self._reading = self._woken = False
 
     def use(self, session: Session | None) -> None:
-        """Send through this session from now on."""
+        """Send through this session from now on; None: through none."""
+        assert session is None or self.session is None, "one link is used at a time"
         self.session = session
         self.moving = trio.Event()
 

@@ -85,6 +85,7 @@ class PullBudget:
 
     def consumer_gone(self) -> None:
         """One consumer less."""
+        assert self.consumers > 0, "each consumer joined"
         self.consumers -= 1
 
     @property
@@ -114,6 +115,7 @@ class PullBudget:
 
     def give_back(self, amount: int) -> None:
         """So many of the bytes that were lent are not asked for any more."""
+        assert 0 < amount <= self.lent, "no more is given back than was lent"
         self.lent -= amount
         waiting, self._waiting = self._waiting, deque()
         for tell in waiting:

@@ -106,6 +106,8 @@ class Session:
         `first` are served before `sources`, which wait for them for a bounded time. Sources that come later are served
         by `serve_also`.
         """
+        assert not self.connected.is_set(), "a session has one life"
+        assert not self.ended.is_set(), "a session has one life"
         deadline = trio.current_time() + connect_timeout
         try:
             with self._scope:

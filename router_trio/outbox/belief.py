@@ -188,6 +188,7 @@ class Belief:
         self._outdated.pop(stream, None)
         pubacks, refusals = self._kept.pop(stream, ([], []))
         self._kept_count -= len(pubacks) + len(refusals)
+        assert self._kept_count >= 0
         return pubacks, refusals
 
     def pass_over(self, order: int, stream: str) -> None:

@@ -79,6 +79,7 @@ class InFlight:
 
     def take_fenced(self, mark: int) -> list[Operation]:
         """Take out the core publishes that were written before `mark` was read from `written`."""
+        assert mark <= self.written, "a mark is read from what was written"
         core = self._core
         count = mark - (self.written - self.unfenced)
         confirmed: list[Operation] = []

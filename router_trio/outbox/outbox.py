@@ -13,6 +13,7 @@ from math import inf
 from router_trio.errors import PublishError, reasons
 from router_trio.events import Emit
 from router_trio.message import Fate, PubAck, fate_with_detail
+from router_trio.outbox import sender
 from router_trio.outbox.belief import AckRefusal, Belief
 from router_trio.outbox.capacity import Capacity, TakenOut
 from router_trio.outbox.fences import Fences
@@ -21,10 +22,9 @@ from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, 
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.refusals import Refusals
 from router_trio.outbox.retries import Retries
-from router_trio.outbox.sending import sender
-from router_trio.outbox.sending.sender import Sender
-from router_trio.outbox.sending.suspects import Suspects
+from router_trio.outbox.sender import Sender
 from router_trio.outbox.settlement import Settlement
+from router_trio.outbox.suspects import Suspects
 from router_trio.protocol.framing import publish
 
 SAME_TIME = 0.001
@@ -247,6 +247,7 @@ class Outbox:
 
         `Outlet.forward_each`'s tests hold this equal.
         """
+        assert self.connected
         now = self._clock()
         operations = [
             OperationWithAck(order, frame, owner, now, True, puback_from)

@@ -131,7 +131,8 @@ class Retries:
             if isinstance(operation, OperationWithAck) and (
                 operation.lane in lanes or (slow and operation.capacity_key in slow)
             ):
-                self._in_flight.take_acked(operation.order)
+                taken = self._in_flight.take_acked(operation.order)
+                assert taken is operation, "what was taken for the wire is in flight"
                 lanes.hold(operation, now=operation.written_at)
             else:
                 going.append(operation)

@@ -221,7 +221,7 @@ class RetryLanes:
             return []
         released = self._release(lane)
         if accepted and not destination.lanes and not destination.slow:
-            del self.destinations[destination.key]
+            self._forget(destination)
         return released
 
     # --- out ---
@@ -286,8 +286,10 @@ class RetryLanes:
     # --- inside ---
 
     def _not_under_way(self, lane: _Lane) -> None:
+        assert lane.probing is not None
         lane.probing = None
         lane.destination.trying -= 1
+        assert lane.destination.trying >= 0
 
     def _remove(self, lane: _Lane, operation: OperationWithAck) -> None:
         size = len(operation.frame)
@@ -305,10 +307,16 @@ class RetryLanes:
         return released
 
     def _dissolve(self, lane: _Lane) -> None:
+        assert not lane.operations, "what is held is released before its lane dissolves"
+        assert lane.probing is None, "the lane stays while one of it is under way"
         destination = lane.destination
         del self.lanes[lane.key]
         destination.ready.pop(lane.key, None)
         destination.lanes -= 1
+
+    def _forget(self, destination: Destination) -> None:
+        assert not destination.held + destination.held_bytes + destination.trying, "what it has is in lanes"
+        del self.destinations[destination.key]
 
     def not_slow(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
         """These destinations answer again, or have too little unanswered to be in anybody's way.
@@ -334,6 +342,6 @@ class RetryLanes:
             if destination.lanes or destination.slow:
                 destination.idle = False
             elif destination.idle:
-                del self.destinations[destination.key]
+                self._forget(destination)
             else:
                 destination.idle = True

@@ -88,6 +88,7 @@ class Settlement:
     def _drained(self, count: int, *, success: bool) -> None:
         if not count:
             return
+        assert count <= self.drain_left, "each publish of the drain has one fate"
         self.drain_left -= count
         if success:
             self._drain_success += count

@@ -68,7 +68,7 @@ class Reload:
             for name in (*self._users, *found.connections.added):
                 nursery.start_soon(self._change_connection, name)
         await self._streams_first(self._streams_tried)
-        run.parts.put_in_order([route.name for route in self._settings.routes])
+        run.registry.put_in_order([route.name for route in self._settings.routes])
         run.emit_ignored(changed)
         await run.tried(
             [generation.connection for generation in self._coming.values()],
@@ -102,14 +102,14 @@ class Reload:
         if generation is None:
             await self._streams_first(connections_of(plan.settings))
             route = run.build(plan, self._connections(), None if before is None else before.route)
-            run.parts.count_on(route.state)
+            run.registry.count_on(route.state)
             generation = self._put(RouteGeneration(route))
         generation.begin_routing()
 
     def _put(self, generation: RouteGeneration) -> RouteGeneration:
         run, state = self._run, generation.route.state
         run.routes[state.name] = generation
-        run.parts.put_route(state)
+        run.registry.put_route(state)
         run.connections[state.connection].connection.attach(generation.route.source)
         run.run_generation(generation)
         return generation
@@ -120,7 +120,7 @@ class Reload:
         if run.routes.get(name) is generation:
             del run.routes[name]
         if name not in self._plans:
-            run.parts.remove_route(name)
+            run.registry.remove_route(name)
         self._unsettled += await generation.end_route(self._deadline)
         run.emit_left_behind(generation)
         run.leaving.pop(generation, None)
@@ -135,20 +135,20 @@ class Reload:
         run = self._run
         before, coming = run.connections.get(name), self._coming.get(name)
         if before is not None:
-            run.parts.hold_publishers(name)
+            run.registry.hold_publishers(name)
             for route in self._users[name]:
                 await self._route_ended[route].wait()
             self._unsettled += await before.end_connection(self._deadline)
             run.forget_connection(before.connection)
         if coming is None:
             run.remember_connection(run.connections.pop(name).connection)
-            run.parts.remove_connection(name)
+            run.registry.remove_connection(name)
             return
         past = before.connection.counts if before is not None else run.past_connections.pop(name, None)
         if past is not None:
             coming.connection.continue_counts(past)
         run.connections[name] = coming
-        run.parts.put_connection(name, coming.connection, coming.publisher)
+        run.registry.put_connection(name, coming.connection, coming.publisher)
         run.run_generation(coming)
         self._connection_up[name].set()
 

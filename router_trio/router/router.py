@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from router_trio.client.live import Live
-from router_trio.client.surroundings import require_trio
+from router_trio.client.require_trio import require_trio
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.events import Emit

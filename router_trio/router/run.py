@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from router_trio.client.live import Live
-from router_trio.client.parts import Parts
+from router_trio.client.registry import Registry
 from router_trio.connection.platform import Platform
 from router_trio.connection.supervisor import Connection, ConnectionCounts
 from router_trio.errors import innermost
@@ -125,14 +125,14 @@ class Run:
         self.leaving: dict[RouteGeneration, None] = {}
         """Those that are ending, or that another with other settings follows."""
         here = {name: generation.connection for name, generation in self.connections.items()}
-        self.parts: Parts = Parts()
-        self.live: Live = Live(settings.router.name, self.parts, self._ask, self.config)
+        self.registry: Registry = Registry()
+        self.live: Live = Live(settings.router.name, self.registry, self._ask, self.config)
         for name, generation in self.connections.items():
-            self.parts.put_connection(name, generation.connection, generation.publisher)
+            self.registry.put_connection(name, generation.connection, generation.publisher)
         for plan in self.plans(settings, settings.routes):
             route = self.build(plan, here)
             self.routes[plan.name] = one = RouteGeneration(route)
-            self.parts.put_route(route.state)
+            self.registry.put_route(route.state)
             here[plan.connection].attach(route.source)
             one.begin_routing()
         self.streams: set[tuple[str, str]] = {(stream.connection, stream.name) for stream in settings.streams}
@@ -379,7 +379,7 @@ class Run:
                     generation.begin_routing()
                 else:
                     self.live.unsettled += generation.route.abandon()
-        self.parts.release_publishers()
+        self.registry.release_publishers()
 
     def _of(self, name: str) -> Connection | None:
         generation = self.connections.get(name)

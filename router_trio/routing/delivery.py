@@ -206,6 +206,7 @@ class Delivery:
         """One thing less to wait for."""
         self.remaining -= 1
         if self.remaining:
+            assert self.remaining > 0, "a message is settled once at each destination"
             return
         route = self.route
         route.elapsed.record((trio.current_time() if now is None else now) - self.received_at)

@@ -16,7 +16,7 @@ from typing import Any
 
 MODULES = (
     *("connection.supervisor", "connection.session", "connection.attempts", "connection.backoff"),
-    *("connection.listener", "outbox.refusals", "outbox.sending.sender"),
+    *("connection.listener", "outbox.refusals", "outbox.sender"),
     *("outbox.outbox", "outbox.settlement", "outbox.capacity", "outbox.queue", "outbox.retry_lanes", "outbox.retries"),
     *("connection.pull_credit", "routing.stream.source", "routing.stream.pulling.pull_loop"),
     *("routing.schedule", "routing.failures", "routing.stream.keeper", "routing.kept_route"),

@@ -192,7 +192,7 @@ class _Past:
         return self._run.past_connections.get(name)
 
     def route(self, name: str) -> RouteState | None:
-        return self._run.parts.past_route(name)
+        return self._run.registry.past_route(name)
 
 
 def channel_of(stream: Any) -> Channel:

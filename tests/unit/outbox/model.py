@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize
 from router_trio.events import Event
 from router_trio.message import Fate
 from router_trio.outbox import queue as pending_module
+from router_trio.outbox import sender as sender_module
 from router_trio.outbox.operation import Operation
 from router_trio.outbox.outbox import Outbox
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
-from router_trio.outbox.sending import sender as sender_module
 from tests.support.settled import Settled
 
 SUBJECTS = st.sampled_from([b"a", b"b", b"r.1", b"r.2"])

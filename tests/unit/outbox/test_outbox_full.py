@@ -7,9 +7,9 @@ import pytest
 from router_trio.errors import PublishError
 from router_trio.events import PublishQueued, QueueFull
 from router_trio.message import Fate, stored
+from router_trio.outbox import sender as sender_module
 from router_trio.outbox.capacity import FORWARDED, REFUSES_FOR_LONG
 from router_trio.outbox.operation import Operation
-from router_trio.outbox.sending import sender as sender_module
 from router_trio.protocol import framing
 from tests.support.offers import next_order, offer_with_ack
 from tests.unit.outbox.desk import Desk, connected, find, offer_frames

@@ -8,9 +8,9 @@ import pytest
 
 from router_trio.events import PublishWithAckFailed
 from router_trio.message import FENCED, Fate, stored
+from router_trio.outbox import sender as sender_module
 from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER, RETRY_REFUSED_AFTER
-from router_trio.outbox.sending import sender as sender_module
-from router_trio.outbox.sending.sender import MAX_UNFENCED
+from router_trio.outbox.sender import MAX_UNFENCED
 from router_trio.protocol.framing import publish
 from tests.unit.outbox.desk import connected, find
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router_trio.message import Fate, stored
 from router_trio.outbox.operation import FrameOwners, Operation
-from router_trio.outbox.sending.suspects import ANSWERED_WITHIN
+from router_trio.outbox.suspects import ANSWERED_WITHIN
 from router_trio.protocol import framing
 from tests.support.offers import offer_with_ack
 from tests.unit.outbox.desk import Desk

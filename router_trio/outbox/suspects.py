@@ -49,6 +49,7 @@ class Suspects:
 
     def send_limit(self, in_flight: int, now: float) -> int:
         """Return how many operations may be sent now beside those that are unconfirmed. Only while `careful`."""
+        assert self.careful
         if not in_flight:
             self._window = max(1, 2 * self._window)
             self._sent_at = now

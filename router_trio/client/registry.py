@@ -6,42 +6,19 @@ A program looks at them by `Live`; whoever opens the router puts them in, and ex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from functools import partial
 
-import trio
-
-from router_trio.client.receipt import Receipt
+from router_trio.client.publisher import ConnectionPublisher, HeldPublisher
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import ConfigurationError, Problem, PublishError, reasons
-from router_trio.protocol.headers import HeadersLike
+from router_trio.errors import ConfigurationError, Problem
 from router_trio.routing.whole import count_on, counts_of, fold, whole
 from router_trio.states import RouteState
-
-
-class ConnectionPublisher(Protocol):
-    """Publishes on one connection."""
-
-    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
-        """See `Live.publish`."""
-        ...
-
-    async def publish_with_ack(
-        self,
-        subject: str,
-        payload: bytes,
-        headers: HeadersLike,
-        timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
-        stream: str | None = None,
-    ) -> Receipt:
-        """See `Live.publish_with_ack`."""
-        ...
-
 
 MOST_PAST_ROUTES = 1000
 """Routes that were removed and of which the counts are kept."""
 
 
-class Parts:
+class Registry:
     """Connections and publishers by name, and routes in the order of the settings."""
 
     def __init__(self) -> None:
@@ -85,7 +62,7 @@ class Parts:
 
     def hold_publishers(self, name: str) -> None:
         """Let programs that publish on a connection wait: until another is put in its place, or it is removed."""
-        self._put_publisher(name, HeldPublisher(self, name))
+        self._put_publisher(name, HeldPublisher(partial(self.publisher, name)))
 
     def remove_connection(self, name: str) -> None:
         """There is no connection of that name any more."""
@@ -148,38 +125,3 @@ class Parts:
         self._only = next(iter(self._publishers.values())) if len(self._publishers) == 1 else None
         if isinstance(before, HeldPublisher):
             before.release()
-
-
-class HeldPublisher:
-    """In the place of a connection's `Publisher` while the connection is exchanged: publishes on the next one."""
-
-    def __init__(self, parts: Parts, connection: str) -> None:
-        self._parts = parts
-        self._connection = connection
-        self._released = trio.Event()
-
-    def release(self) -> None:
-        """The next one is there, or none comes."""
-        self._released.set()
-
-    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
-        """See `Live.publish`."""
-        return await (await self._next()).publish(subject, payload, headers)
-
-    async def publish_with_ack(
-        self,
-        subject: str,
-        payload: bytes,
-        headers: HeadersLike,
-        timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
-        stream: str | None = None,
-    ) -> Receipt:
-        """See `Live.publish_with_ack`. The time counts from when there is a connection."""
-        return await (await self._next()).publish_with_ack(subject, payload, headers, timeout, stream)
-
-    async def _next(self) -> ConnectionPublisher:
-        await self._released.wait()
-        publisher = self._parts.publisher(self._connection)
-        if publisher is self:
-            raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
-        return publisher

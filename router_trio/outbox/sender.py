@@ -13,7 +13,7 @@ from router_trio.outbox.operation import Operation
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.refusals import Refusals
 from router_trio.outbox.retries import Retries
-from router_trio.outbox.sending.suspects import Suspects
+from router_trio.outbox.suspects import Suspects
 
 MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
