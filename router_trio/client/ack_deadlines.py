@@ -27,7 +27,7 @@ class Deadlines:
         self._earlier = trio.Event()
 
     def add(self, number: int, seconds: float) -> None:
-        """The publish with this number is waited for, for so long from now."""
+        """Set the deadline of the publish with this number, in seconds from now."""
         at = trio.current_time() + seconds
         self._given[number] = seconds
         heappush(self._heap, (at, number))
@@ -45,11 +45,11 @@ class Deadlines:
             heapify(self._heap)
 
     def clear(self) -> None:
-        """Nobody waits any more."""
+        """Remove all deadlines."""
         self._given.clear()
 
     async def run(self) -> None:
-        """Tell of what is over, until cancelled."""
+        """Report publishes whose deadline passes, until cancelled."""
         while True:
             self._earlier = trio.Event()
             self._next = self._heap[0][0] if self._heap else inf

@@ -65,7 +65,7 @@ class Publisher:
         connection.when_changed(self._look)
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
-        """A core publish."""
+        """Publish to core NATS."""
         target, block, body = self._checked(subject, payload, headers, False)
         frame = framing.publish(target, body, b"", block)
         receipt = Receipt()
@@ -84,7 +84,7 @@ class Publisher:
         timeout: float,  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
         stream: str | None = None,
     ) -> Receipt:
-        """A JetStream publish."""
+        """Publish to JetStream and wait for the PubAck."""
         if not timeout >= 0:
             raise ValueError(f"timeout must be a number of seconds, 0 or more; got {timeout}")
         target, block, body = self._checked(subject, payload, headers, True)
@@ -100,7 +100,7 @@ class Publisher:
         return receipt
 
     def _look(self) -> None:
-        """The link came or went: whoever waits for a PubAck looks again, and waits for it no more."""
+        """Stop waiting for PubAcks: the connection came or went."""
         self._deadlines.clear()
         for waiting in self._waiting:
             waiting.set()
@@ -156,7 +156,7 @@ class Publisher:
             raise PublishError(f"{told} ({reason})", reason=reason)
 
     def _checked(self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool) -> tuple[bytes, bytes, bytes]:
-        """Subject, header block and payload, fit for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
+        """Return subject, header block and payload for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
         try:
             target = _target(subject)
             body = payload if type(payload) is bytes else _body(payload)
@@ -186,7 +186,7 @@ class Publisher:
 
 
 class HeldPublisher:
-    """In the place of a connection's `Publisher` while the connection is exchanged: publishes on the next one."""
+    """Stands in for the `Publisher` of a connection that is being replaced, and publishes on the next one."""
 
     def __init__(self, publisher: Callable[[], ConnectionPublisher]) -> None:
         """`publisher` returns who publishes on the connection now. Raises `ConfigurationError` if nobody does."""
@@ -194,7 +194,7 @@ class HeldPublisher:
         self._released = trio.Event()
 
     def release(self) -> None:
-        """The next one is there, or none comes."""
+        """Let publishers go on: the next connection is there, or none comes."""
         self._released.set()
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:

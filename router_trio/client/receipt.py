@@ -23,7 +23,7 @@ class Receipt:
 
     @property
     def fate(self) -> Fate | None:
-        """What finally became of the message; None as long as that is open."""
+        """The final fate of the message; None while it has none."""
         outcome = self._outcome
         return outcome if isinstance(outcome, Fate) else None
 
@@ -36,7 +36,7 @@ class Receipt:
         return fate
 
     def event(self) -> trio.Event:
-        """Set when the fate is there. May be set before that: whoever waits for it then has to look again."""
+        """Return an event that is set with the fate. It may be set before that: check `fate` again then."""
         outcome = self._outcome
         if isinstance(outcome, trio.Event) and not outcome.is_set():
             return outcome

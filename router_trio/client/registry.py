@@ -56,7 +56,7 @@ class Registry:
         return publisher
 
     def put_connection(self, name: str, connection: Connection, publisher: ConnectionPublisher) -> None:
-        """From now on this is the connection of that name."""
+        """Use this connection under that name from now on."""
         self.connections[name] = connection
         self._put_publisher(name, publisher)
 
@@ -65,23 +65,23 @@ class Registry:
         self._put_publisher(name, HeldPublisher(partial(self.publisher, name)))
 
     def remove_connection(self, name: str) -> None:
-        """There is no connection of that name any more."""
+        """Remove the connection of that name."""
         del self.connections[name]
         self._put_publisher(name, None)
 
     def release_publishers(self) -> None:
-        """The router ends: who waits, waits for nothing."""
+        """Release all held publishers, since the router ends."""
         for publisher in self._publishers.values():
             if isinstance(publisher, HeldPublisher):
                 publisher.release()
 
     def put_route(self, state: RouteState) -> None:
-        """From now on this is the route of its name."""
+        """Show this route under its name from now on."""
         self._routes[state.name] = state
         self._as_they_are = None
 
     def remove_route(self, name: str) -> None:
-        """There is no route of that name any more; what it has in hand is shown until it is settled."""
+        """Remove the route of that name; what it has in hand is shown until it is settled."""
         state = self._routes.pop(name)
         state.is_leaving = True
         self._as_they_are = None

@@ -31,7 +31,7 @@ CONFIRMED_EVERY = 0.2
 
 
 class Answering(Protocol):
-    """Whose answers and pulls are sent: a route from a stream."""
+    """A route from a stream, which sends acks and pulls."""
 
     @property
     def route(self) -> str:
@@ -39,17 +39,17 @@ class Answering(Protocol):
         ...
 
     def refused(self, cause: str, subject: str, detail: str) -> bool:
-        """The server refuses its acks (`permissions.ACK`) or its pulls, which need that permission.
+        """Record that the server refuses its acks (`permissions.ACK`) or its pulls, for lack of a permission.
 
         Return True if that is new.
         """
         ...
 
     def passed(self, cause: str) -> None:
-        """The server has taken all acks, or pulls, between two fences."""
+        """Record that the server has accepted all acks, or pulls, between two fences."""
 
     def not_taken(self, replies: Sequence[bytes], *, refused: bool) -> None:
-        """The server `refused` what was to settle these messages, or the link is gone, and it may not have got that."""
+        """Note that what settles these messages was `refused`, or was perhaps lost with the link."""
 
 
 _Batch = tuple[Kind, Answering, Sequence[bytes]]
@@ -61,7 +61,7 @@ def _cause(kind: Kind) -> str:
 
 
 class Answers:
-    """Those of one connection. All is synchronous but `wait`; nothing raises."""
+    """Confirm the acks, naks and pulls of one connection. All is synchronous but `wait`; nothing raises."""
 
     def __init__(self, connection: str, counters: Counters, emit: Emit) -> None:
         self._connection = connection
@@ -84,7 +84,7 @@ class Answers:
         self._of[stream, durable] = answering
 
     def sent(self, kind: Kind, answering: Answering, subjects: Sequence[bytes]) -> None:
-        """These were written. The sequence is not copied, and must not be changed.
+        """Note that these were written. The sequence is not copied, and must not be changed.
 
         Pulls, and what is sent to find out whether acks are taken, are told by the name of their durable alone.
         """
@@ -108,7 +108,7 @@ class Answers:
         self._next_at = trio.current_time() + CONFIRMED_EVERY
 
     def fence_follows(self) -> None:
-        """What was sent until now is confirmed by the next call of `fence_answered`."""
+        """Let the next call of `fence_answered` confirm what was sent until now."""
         self._fenced += self._sent
         self._sent = []
         self._some_sent = trio.Event()
@@ -135,7 +135,7 @@ class Answers:
         return all_taken
 
     def link_down(self) -> None:
-        """The link is gone: what was written on it counts as sent, and who settled messages is told of that."""
+        """Count what was written on a lost link as sent, and say what may be lost of what settles messages."""
         self.fence_follows()
         for kind, answering, subjects in self._fenced:
             if kind in SETTLE:
@@ -145,7 +145,7 @@ class Answers:
     # --- refused ---
 
     def refused(self, subject: bytes, cause: Cause, detail: str) -> None:
-        """The server refused this.
+        """Attribute a refusal to what was sent.
 
         Signs that somebody works on a message are not counted; they need the permission that acks need.
         """
@@ -171,7 +171,7 @@ class Answers:
         self._emit(event(at=now, connection=self._connection, route=route, reason=reason, subject=cause.pattern))
 
     def _doubt(self, answering: Answering, cause: str) -> None:
-        """Something that was not written down by its subject was refused: no such thing counts as taken."""
+        """Let nothing of that cause count as accepted: one was refused that is not known by its subject."""
         for batch in (*self._fenced, *self._sent):
             if batch[1] is answering and _cause(batch[0]) == cause:
                 self._doubtful.add(id(batch))

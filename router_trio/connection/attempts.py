@@ -16,7 +16,7 @@ from router_trio.states import DISCONNECTED, ConnectionState
 
 
 class Attempts:
-    """All attempts of one connection; the very first one is no attempt to connect again, and is not told as one."""
+    """Count, emit and judge the attempts of one connection to connect. The very first is no reconnect."""
 
     def __init__(
         self,
@@ -49,22 +49,22 @@ class Attempts:
     # --- which ---
 
     def next(self) -> Attempt:
-        """The next one, and after which delay."""
+        """Return the next attempt, with its delay."""
         return self._plan.next()
 
     def elsewhere(self, server: str) -> Iterator[Attempt]:
-        """One for each server but this one, and after which delay: at once if the link was stable."""
+        """Yield an attempt for each other server, with its delay: none if the link was stable."""
         return self._plan.elsewhere(server)
 
     def discovered(self, servers: Sequence[str]) -> None:
-        """A server told of these, which are tried as well, unless the settings say otherwise."""
+        """Try servers that another one announced as well, unless the settings say otherwise."""
         if not self._ignore_announced:
             self._plan.set_discovered(servers)
 
     # --- what becomes of them ---
 
     def begins(self, attempt: Attempt) -> None:
-        """It is made now."""
+        """Count and emit that a reconnect attempt begins."""
         if not self._first_over:
             return
         self._state.reconnect_begins()
@@ -80,13 +80,13 @@ class Attempts:
         )
 
     def succeeded(self, server: str) -> int:
-        """It led to a link. Returns how many before it had failed."""
+        """Record that an attempt led to a link. Return how many before it had failed."""
         self._first_over = True
         self._plan.connected(server)
         return self._state.attempt_succeeded()
 
     def failed(self, attempt: Attempt, error: LinkError) -> None:
-        """It led to nothing.
+        """Record that an attempt failed.
 
         Raises `AuthorizationError` or `CertificateError` if no link was ever had: those are mistakes to mend. Not if
         the router goes on without this connection.
@@ -109,11 +109,11 @@ class Attempts:
             raise type(error)(f"connection {state.name!r} to {attempt.server}: {error}") from error
 
     def lost(self, lived: float) -> None:
-        """The link that one led to is gone, after so many seconds."""
+        """Record the loss of a link that lived for so many seconds."""
         self._plan.lost(lived)
 
     def end_of_round(self, attempt: Attempt) -> None:
-        """If a failed one was the last of its round, the next round begins.
+        """Begin the next round if the failed attempt was the last of its round.
 
         Raises `ConnectionExhaustedError` if the settings say to stop then.
         """

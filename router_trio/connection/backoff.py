@@ -28,14 +28,14 @@ class Attempt:
 
 
 def full_jitter(step: int, base: float, maximum: float, uniform: Callable[[float, float], float]) -> float:
-    """Seconds before the attempt after `step` fruitless rounds through the servers: uniform below a doubling bound."""
+    """Return the delay after `step` failed rounds through the servers: uniform below a bound that doubles."""
     if step <= 0:
         return uniform(0, min(FIRST_RETRY_WITHIN, maximum))
     return uniform(0, min(maximum, base * 2.0 ** min(step - 1, LAST_DOUBLING)))
 
 
 class ReconnectPlan:
-    """Which attempt comes next on one connection. Knows its servers, configured and discovered."""
+    """Decide which server one connection tries next, and when: of the configured and the discovered ones."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class ReconnectPlan:
             self._next_server = self._servers.index(coming)
 
     def new_round(self) -> None:
-        """The round is exhausted and trying goes on: the next attempts come at the longest delay."""
+        """Begin a new round after an exhausted one: the next attempts come at the longest delay."""
         self._number = 0
         self._steps = max(self._steps, (LAST_DOUBLING + 1) * len(self._servers))
 
     def next(self) -> Attempt:
-        """The next attempt. The very first comes at once."""
+        """Return the next attempt. The very first comes at once."""
         delay = 0.0
         if not self._first:
             delay = full_jitter(self._steps // len(self._servers), self._base, self._maximum, self._uniform)
@@ -105,13 +105,13 @@ class ReconnectPlan:
         return Attempt(self._number, delay, server)
 
     def connected(self, server: str) -> None:
-        """An attempt succeeded: the round is over. The next loss tries this server first."""
+        """End the round after a successful attempt. After the next loss this server is tried first."""
         self._number = 0
         if server in self._servers:
             self._next_server = self._servers.index(server)
 
     def lost(self, lived: float) -> None:
-        """The link died after `lived` seconds: if it was stable, backoff starts anew."""
+        """Start the backoff again after the loss of a link that was stable, by the seconds that it lived."""
         if lived >= self._stable_after:
             self._steps = 0
 

@@ -63,7 +63,7 @@ MAX_REMEMBERED = 4096
 
 
 class Destinations:
-    """The destinations of a connection. `serve` looks them up, on each link: see `session.Source`."""
+    """Watch whether the destinations of a connection take messages. A `session.Source`: `serve` looks them up."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Destinations:
     # --- what publishes meet ---
 
     def publish_refused(self, subject: bytes, reason: str, detail: str, retriable: bool = False) -> None:
-        """A publish to this subject was refused. Passes over what was the message's own fault."""
+        """Note that a publish to this subject was refused. Passes over what was the message's own fault."""
         if reason not in reasons.OF_ALL_ALIKE and not retriable:
             return
         for one in self._of(subject):
@@ -140,14 +140,14 @@ class Destinations:
         return "" if name is None else f": stream {name!r}, which did, is gone or has other subjects"
 
     def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
-        """A publish has had no PubAck but one of a stream that does not take its subject. Tell its destination."""
+        """Note for its destination that a publish has only had a PubAck of a stream that does not take its subject."""
         for one in self._with(operation.capacity_key):
             if one.met is None or one.met[0] == reasons.OTHER_STREAM or one.got_through:
                 one.mark_refused(reasons.OTHER_STREAM, does_not_count(stream, quoted(text(operation.subject))))
                 self._tell(one)
 
     def answered(self, key: Hashable) -> None:
-        """No publish with this `capacity_key` is left to which only such a PubAck has come."""
+        """Note that no publish with this `capacity_key` is left that has only had such a PubAck."""
         for one in self._with(key):
             if one.met is not None and one.met[0] == reasons.OTHER_STREAM:
                 one.met = None
@@ -175,7 +175,7 @@ class Destinations:
     # --- what lookups find ---
 
     def reconnected(self, outage: float, unanswered: Sequence[OperationWithAck]) -> None:
-        """The link is back after `outage` seconds. What was unanswered is sent again: see `Duplicates`."""
+        """Note that the link is back after `outage` seconds. What was unanswered is sent again: see `Duplicates`."""
         self._duplicates.reconnected(trio.current_time(), outage, unanswered, self._streams.values())
 
     def matches(self, pattern: str, subject: str) -> bool:
@@ -223,7 +223,7 @@ class Destinations:
         return None
 
     def _note_secret(self, stream: str, error: SourceError) -> None:
-        """A server logs each question that is not permitted: ask no more, on this link."""
+        """Ask no more about a stream on this link if that is not permitted: a server logs each such request."""
         if error.reason == reasons.PERMISSION_DENIED and len(self._secret) < MAX_SECRET:
             self._secret.add(stream)
 
@@ -273,7 +273,7 @@ class Destinations:
                 return
 
     async def _look(self, link: Link) -> None:
-        """Raises `SourceError` if the server does not tell, see `reasons.LOOKUP_FAILED`."""
+        """Look up the streams behind all destinations. Raises `SourceError` (`reasons.LOOKUP_FAILED`)."""
         stored = [one for one in self._all if one.waits_for_puback]
         patterns = dict.fromkeys(one.pattern for one in stored if one.stream is None)
         named: dict[str, list[str]] = {}

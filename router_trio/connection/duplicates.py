@@ -44,7 +44,7 @@ class _Doubled:
 
 
 class Duplicates:
-    """Of one connection."""
+    """Warn of possible duplicates on one connection."""
 
     def __init__(self, connection: str, emit: Emit) -> None:
         self._connection = connection

@@ -62,7 +62,7 @@ class Listener:
         self.moving = trio.Event()
 
     def more_to_send(self) -> None:
-        """There is something to send: at the end of the read that is being delivered, or by the sender's own task."""
+        """Have pending publishes sent: at the end of the read that is being delivered, or by the sender's own task."""
         if self._reading:
             self._woken = True
         elif self.session is not None:
@@ -73,7 +73,7 @@ class Listener:
         self._tell_when_read_done.append(tell)
 
     def not_written(self, refusal: Refusal) -> None:
-        """The link did not write a publish: its destination is told why."""
+        """Note for its destination why the link did not write a publish."""
         operation = refusal.operation
         if operation.with_ack:
             self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)

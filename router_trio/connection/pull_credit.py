@@ -47,7 +47,7 @@ ASSUMED_SIZE = 1024
 
 
 class Verdict(Enum):
-    """What to do after a status."""
+    """The reaction to a status."""
 
     GO_ON = "go on"
     ASK_AGAIN = "ask again"
@@ -56,7 +56,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a status means; `reason` and `detail` say why for `REOPEN`."""
+    """The meaning of a status; `reason` and `detail` say why for `REOPEN`."""
 
     verdict: Verdict
     reason: str = ""
@@ -80,11 +80,11 @@ class PullBudget:
         self._waiting: deque[Callable[[], None]] = deque()
 
     def join(self) -> None:
-        """One consumer more."""
+        """Add a consumer."""
         self.consumers += 1
 
     def consumer_gone(self) -> None:
-        """One consumer less."""
+        """Remove a consumer."""
         assert self.consumers > 0, "each consumer joined"
         self.consumers -= 1
 
@@ -98,7 +98,7 @@ class PullBudget:
 
     @property
     def share(self) -> int:
-        """What each consumer may have asked for without borrowing."""
+        """The bytes that each consumer may have asked for without borrowing."""
         return max(1, self.limit // 2 // max(1, self.consumers))
 
     def borrow(self, amount: int, tell: Callable[[], None]) -> bool:
@@ -114,7 +114,7 @@ class PullBudget:
         return True
 
     def give_back(self, amount: int) -> None:
-        """So many of the bytes that were lent are not asked for any more."""
+        """Return borrowed bytes that are no longer asked for."""
         assert 0 < amount <= self.lent, "no more is given back than was lent"
         self.lent -= amount
         waiting, self._waiting = self._waiting, deque()
@@ -122,15 +122,16 @@ class PullBudget:
             tell()
 
     def cut(self) -> None:
-        """The server ended the connection, perhaps because too much piled up: half is asked for, for a while."""
+        """Halve the budget for a while: the server ended the connection, perhaps because too much piled up."""
         self._limit = max(self.limit // 2, LEAST_CONNECTION_BYTES)
         self._grows_at = self._clock() + self._grows_after
         self._grows_after = min(2 * self._grows_after, LONGEST_UNTIL_GROWTH)
 
 
 class PullCredit:
-    """What was asked for and not yet received: at most `window` messages and `window_bytes` are asked for or held.
+    """Account for what was asked for and not yet received.
 
+    At most `window` messages and `window_bytes` are asked for or held.
     A size is what the server counts: subject, reply subject, headers and payload. A message that alone is larger than
     `window_bytes` is asked for when nothing else is held. `tell` is called when more may be asked for, after `size`
     has said 0.
@@ -170,7 +171,7 @@ class PullCredit:
         self._most = LARGEST_REQUEST
 
     def want(self, held: int, held_bytes: int) -> int:
-        """How many to ask for now, when `held` are being worked on: 0 until half of the window is free."""
+        """Return how many to ask for now, when `held` are being worked on: 0 until half of the window is free."""
         free = self.window - held - self.outstanding
         if self.outstanding and free * 2 < self.window:
             return 0  # as nearly always
@@ -187,11 +188,11 @@ class PullCredit:
         return max(free, 0)
 
     def want_again(self, due: int) -> int:
-        """How many to ask for when so many are due again, and come before anything new."""
+        """Return how many to ask for when `due` redeliveries come before anything new."""
         return 0 if self._is_full else max(min(due, self.window) - self.outstanding, 0)
 
     def size(self, wanted: int, held_bytes: int) -> int:
-        """How many bytes to ask for, in a request for `wanted` messages. 0 if there is nothing to borrow now."""
+        """Return how many bytes to ask for in a request for `wanted` messages; 0 if nothing can be borrowed now."""
         share = self._budget.share
         free = min(self.window_bytes - held_bytes, share) - self.outstanding_bytes
         if free <= 0:  # what has to come again is asked for though there is no room
@@ -215,7 +216,7 @@ class PullCredit:
         return 0 < self.most_requests <= FEW_REQUESTS and self._requests >= self.most_requests and self.outstanding > 0
 
     def asked(self, count: int, size: int) -> None:
-        """A request for `count` messages, of `size` bytes at most, was sent."""
+        """Note that a request for `count` messages, of `size` bytes at most, was sent."""
         self._requests = 1 if not self.outstanding else self._requests + 1
         self.outstanding += count
         self.outstanding_bytes += size
@@ -226,7 +227,7 @@ class PullCredit:
         return self._borrowed > 0
 
     def count_received(self, count: int, size: int) -> None:
-        """That many messages came, at least one, of so many bytes."""
+        """Note that `count` messages, at least one, were received, of `size` bytes."""
         self._average = size // count
         self._least = 1
         self._ended(count, size)
@@ -248,13 +249,13 @@ class PullCredit:
             self._budget.give_back(returned)
 
     def clear(self) -> None:
-        """No request is under way any more: the link is new, or the consumer moved."""
+        """Forget all requests: the link is new, or the consumer moved."""
         self.outstanding = self.outstanding_bytes = self._untold = 0
         self._least = 1
         self._give_back()
 
     def reopened(self, window: int) -> None:
-        """The link is new, or the consumer: what statuses have said before of the size of requests is forgotten.
+        """Forget what statuses said of the size of requests: the link is new, or the consumer.
 
         A client that may publish to the inbox can make them up.
         """
@@ -306,7 +307,7 @@ class PullCredit:
         return Reading(Verdict.REOPEN, reasons.CONSUMER_LOST, f"{code} {excerpt(description)}")
 
     def _too_large_for(self, left: int) -> Reading:
-        """The next message is larger than what was left of a request: the next request is to have room for it."""
+        """Make the next request large enough for a message that was larger than what was left of a request."""
         if left >= self._most:
             told = f"the next message is larger than the {self._most} bytes that may be asked for at once"
             return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, f"{told}; raise max_bytes of the consumer")

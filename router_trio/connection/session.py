@@ -47,7 +47,7 @@ class Source(Protocol):
 
 
 class Session:
-    """A link from dial to death. `run` does all of it; the others look and wait."""
+    """Run one link from dial to death. `run` does all of it; the other methods look and wait."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class Session:
         return self._context.run(self._start_serving, source, self.link, self._nursery)
 
     def serve_no_more(self, source: Source) -> None:
-        """Serve this source no more."""
+        """Stop serving this source."""
         scope = self._served.pop(source, None)
         if scope is not None:
             scope.cancel()
@@ -201,7 +201,7 @@ class Session:
         return tried
 
     async def _send(self, link: Link) -> None:
-        """Pending queue to wire, in batches as large as what has gathered while the last one was written."""
+        """Write pending publishes, in batches as large as what has gathered while the last one was written."""
         sender, fences = self._sender, self._fences
         while True:
             batch = sender.next_batch()
@@ -255,7 +255,7 @@ class Session:
             self._refusals.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
 
     async def _confirm(self, link: Link) -> None:
-        """Fence behind fence while core publishes are unconfirmed: each confirms all that were written before it."""
+        """Send fences while core publishes are unconfirmed: each confirms all that were written before it."""
         fences = self._fences
         while True:
             if not fences.unfenced:
@@ -281,7 +281,7 @@ class Session:
             answers.fence_answered()
 
     async def _watch(self, link: Link, interval: float) -> None:
-        """The liveness fence: a peer that answers none of two is gone, whatever the socket says.
+        """Send liveness fences: a peer that answers none of two is gone, whatever the socket says.
 
         A missed fence is still waited for: on a slow link the answer to the first may come while the second is out.
         """

@@ -42,7 +42,7 @@ class SharedSubscription:
             return member
 
     def deliver_to_members(self) -> None:
-        """Members have come or gone, or one has another taker: see `link.CoreSubscription.deliver_to`."""
+        """Deliver to the members as they are now, by `link.CoreSubscription.deliver_to`."""
         if self._subscription is not None and self._members:
             alone = len(self._members) == 1
             self._subscription.deliver_to(self._members[0].deliver if alone else self._deliver)
@@ -56,7 +56,7 @@ class SharedSubscription:
                 deliver(batch)
 
     def _leave(self, member: Member) -> None:
-        """It gets nothing more; nothing comes any more if it was the last."""
+        """Deliver nothing more to a member; unsubscribe if it was the last."""
         if member in self._members:
             self._members.remove(member)
             if not self._members and self._subscription is not None:
@@ -65,7 +65,7 @@ class SharedSubscription:
             self.deliver_to_members()
 
     async def _drain(self, member: Member) -> None:
-        """The same, once it has what the server has sent before this call. Those that drain last do so together."""
+        """Remove a member once it has what the server sent before this call. The last ones drain together."""
         if member not in self._members:
             return
         member.leaving = True

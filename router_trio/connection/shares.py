@@ -10,12 +10,12 @@ from router_trio.outbox.capacity import Capacity
 
 
 class Shares:
-    """All that wait for destinations of one connection: none for another's, and nobody else is held up by them."""
+    """Let publishers wait for the destination that they publish to, and hold up nobody else."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self.waiting: dict[Hashable, trio.lowlevel.ParkingLot] = {}
-        """Destinations for which somebody waits."""
+        """Publishers that wait, by destination."""
 
     def is_used_up(self, destination: Hashable) -> bool:
         """Return True while this destination refuses, no more may wait for it, and waiting makes sense."""
@@ -35,12 +35,12 @@ class Shares:
                     del self.waiting[destination]
 
     def look(self) -> None:
-        """Something was taken, refused or given up: there may be a place."""
+        """Wake those for whom there may be room: something was accepted, refused or given up."""
         for destination, waiting in self.waiting.items():
             if not self.is_used_up(destination):
                 waiting.unpark()
 
     def wake_all(self) -> None:
-        """The link came or went: all look again."""
+        """Wake all: the connection came or went."""
         for waiting in self.waiting.values():
             waiting.unpark_all()

@@ -19,7 +19,7 @@ Seen = Callable[[StreamState | None], None]
 
 
 class SourceStreams:
-    """The streams that are looked at on one connection, and who is told of them."""
+    """Look at streams for the routes that read them, on one connection."""
 
     def __init__(self) -> None:
         self._readers: dict[str, dict[Seen, bool]] = {}
@@ -46,7 +46,7 @@ class SourceStreams:
         return LOOK_EVERY if self._readers else inf
 
     def link_is_new(self) -> None:
-        """This user may be allowed to look at other streams than on the link before."""
+        """Forget which streams this user may not look at: the new link may have other permissions."""
         self._secret.clear()
 
     async def look(self, link: Link, known: Mapping[str, StreamState] | None) -> None:

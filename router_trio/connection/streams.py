@@ -55,7 +55,7 @@ class Streams:
         self._all[stream.name] = stream
 
     def leave_alone(self, name: str) -> None:
-        """Look after this one no more. On the server it stays as it is."""
+        """Stop looking after this stream. On the server it stays as it is."""
         self._all.pop(name, None)
         self._told.pop(name, None)
         self._state.missing_streams.pop(name, None)

@@ -48,7 +48,7 @@ _WHERE = ("servers", "credentials_file", "nkey_seed_file", "user", "token", "dom
 
 @dataclass(frozen=True, slots=True)
 class ConnectionCounts:
-    """Everything that a connection of this name has counted."""
+    """The counts of a connection, which outlive it."""
 
     name: str
     state: ConnectionState
@@ -85,7 +85,7 @@ class Connection:
             refusal_ends=refusal_ends,
         )
         self.listener: Listener = Listener(name, settings, self._attempts, emit)
-        """What each link is given, to tell what it meets."""
+        """Hears what each link meets."""
         self.outbox: Outbox = self.listener.outbox
         self.counters: Counters = self.outbox.counters
         """What became of publishes, acks, naks and subscriptions."""
@@ -135,7 +135,7 @@ class Connection:
 
     @property
     def link(self) -> Link | None:
-        """The live link, or None."""
+        """Return the live link, or None."""
         return self.listener.session.link if self.listener.session is not None else None
 
     @property
@@ -376,13 +376,13 @@ class Connection:
         self.shares.wake_all()
 
     def _progress(self) -> None:
-        """There may be room."""
+        """Wake those who wait for room."""
         self._room.unpark()
         if self.shares.waiting:
             self.shares.look()
 
     def shut_down(self) -> int:
-        """The end: see `Outbox.shut_down`. Whoever waits for room is told."""
+        """Drop what has no fate, as `Outbox.shut_down` does, and wake those who wait for room."""
         left = self.outbox.shut_down()
         self._tell_changed()
         return left

@@ -54,14 +54,14 @@ class Lookups(Protocol):
         """Find out which subjects a stream takes, for `Outbox.stream_found`."""
 
     def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
-        """A publish is sent again, since the answers of that stream to it were passed over."""
+        """Note that a publish is sent again, since the answers of that stream to it were passed over."""
 
     def answered(self, key: Hashable) -> None:
-        """Each publish with this `capacity_key` of which that was told has its fate."""
+        """Note that each publish with this `capacity_key` that was noted so has its fate."""
 
 
 class _NoLookups:
-    """Nothing is looked up, as where no link is."""
+    """Look nothing up, as without a link."""
 
     def matches(self, pattern: str, subject: str) -> bool:
         return pattern == subject
@@ -77,7 +77,7 @@ class _NoLookups:
 
 
 class Belief:
-    """Of one outbox, on one link. Inactive, which it is without a link, it believes every stream."""
+    """Decide which PubAcks of one outbox count, on one link. Without a link it is inactive: all streams are believed."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -88,13 +88,13 @@ class Belief:
         self._streams: dict[str, tuple[str, ...]] = {}
         self._taken: dict[str, dict[bytes, bool]] = {}
         self._asked_at: dict[str, float] = {}
-        """When those of `_streams` were looked up that `ask` was called with."""
+        """When those of `_streams` were looked up that an answer named."""
         self._outdated: dict[str, tuple[str, ...]] = {}
         """Subjects of streams that are to be asked about again. They count if nobody answers."""
         self._passed_over: dict[int, str] = {}
         """By the number of a publish, the last stream whose answer to it was passed over."""
         self._told: dict[int, Hashable] = {}
-        """By the number of a publish, its `capacity_key`, where `tell_passed_over` was called."""
+        """By the number of a publish, its `capacity_key`, where `Lookups.puback_passed_over` was called."""
         self._kept: dict[str, tuple[list[PubAck], list[AckRefusal]]] = {}
         self._kept_count = 0
 
@@ -103,7 +103,7 @@ class Belief:
         self._lookups = lookups
 
     def begin_link(self) -> None:
-        """A link is there. Nothing is known of its streams: rights may have changed, and it may be another server."""
+        """Begin on a new link, and forget all streams: permissions may differ, and it may be another server."""
         self.active = True
         self._forget_streams()
         for known in (self._covered, self._passed_over, self._told, self._kept):
@@ -174,7 +174,7 @@ class Belief:
             kept[1].append(refusal)
 
     def found(self, stream: str, subjects: tuple[str, ...] | None) -> tuple[list[PubAck], list[AckRefusal]]:
-        """A stream takes these subjects: `()` if there is no such stream, `(">",)` if nobody may know.
+        """Record which subjects a stream takes: `()` if there is no such stream, `(">",)` if nobody may know.
 
         None if nobody has answered: then what was known of it before goes on to count. Return the PubAcks and the
         errors that have waited for that.
@@ -192,7 +192,7 @@ class Belief:
         return pubacks, refusals
 
     def pass_over(self, order: int, stream: str) -> None:
-        """An answer of a stream that does not take a publish decides nothing. Remember that it came."""
+        """Record an answer of a stream that does not take the publish: it decides nothing."""
         if order in self._passed_over or len(self._passed_over) < MAX_KEPT:
             self._passed_over[order] = stream
 

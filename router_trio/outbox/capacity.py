@@ -49,7 +49,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class TakenOut:
-    """What was taken out of `size` operations to make room where `limit` is the most, and whose owners are not told."""
+    """Operations taken out of `size` pending ones to make room below `limit`; their owners do not know yet."""
 
     operations: Sequence[Operation]
     size: int
@@ -139,7 +139,7 @@ class Capacity:
         self._settlement.queue_full(reasons.DROPPED_OLDEST, taken_out.size, taken_out.limit, count)
 
     def blocked(self, with_ack: bool) -> None:
-        """A publisher has to wait for room while not connected: counts its failure, before it waits."""
+        """Count the failure of a publisher that has to wait for room while not connected, before it waits."""
         self._settlement.not_connected(with_ack)
         self._settlement.queue_full(reasons.BLOCKED, self._queue.pending, self._max_operations, 1)
 
@@ -223,7 +223,7 @@ class Capacity:
         ]
 
     def _refusing(self) -> Iterable[tuple[bytes, Destination]]:
-        """Each destination of which something is held back, with one of its subjects."""
+        """Return each destination of which something is held back, with one of its subjects."""
         found: dict[Hashable, tuple[bytes, Destination]] = {}
         for lane in self._lanes.lanes.values():
             found.setdefault(lane.destination.key, (lane.subject, lane.destination))
@@ -244,7 +244,7 @@ class Capacity:
 
     @property
     def _share_of_operations(self) -> int:
-        """What all destinations that refuse may hold together."""
+        """Most operations that all destinations that refuse may hold together."""
         return self._max_operations // 2
 
 

@@ -20,7 +20,7 @@ published again: this and the bound above say how much of it the server may have
 
 
 class Fences:
-    """The core publishes of one outbox that were sent and are not confirmed."""
+    """Track which core publishes of one outbox were sent and are not confirmed."""
 
     __slots__ = ("_confirmed", "_in_flight", "_next_at", "behind", "sent")
 
@@ -53,11 +53,11 @@ class Fences:
             self.behind, self._next_at = order, now + FENCE_INTERVAL
 
     def batch_sent(self) -> None:
-        """The batch that was taken last was sent, and what the link refused of it was told."""
+        """Record that the batch taken last was sent, and that what the link refused of it was reported."""
         self.sent = self._in_flight.written
 
     def take_confirmed(self, mark: int) -> list[Operation]:
-        """A fence behind `mark`, as `sent` was then, was answered: take out what it confirms."""
+        """Take out what a fence confirms that was written when `sent` was `mark`."""
         confirmed = self._in_flight.take_fenced(mark)
         if confirmed:
             self._confirmed = confirmed[-1].order

@@ -55,19 +55,19 @@ class InFlight:
 
     @property
     def count(self) -> int:
-        """How many there are of both."""
+        """Number of publishes of both kinds."""
         return self.unfenced + len(self.unacked)
 
     # --- in ---
 
     def add(self, operation: Operation) -> None:
-        """A core publish, or a batch of them, is about to be written."""
+        """Add a core publish, or a batch of them, that is about to be written."""
         self._core.append(operation)
         self.written += operation.count
         self.unfenced += operation.count
 
     def add_with_ack(self, operation: OperationWithAck, now: float) -> None:
-        """A JetStream publish is about to be written."""
+        """Add a JetStream publish that is about to be written."""
         operation.written_at = now
         if operation.first_written_at is None:
             operation.first_written_at = now
@@ -99,7 +99,7 @@ class InFlight:
     # --- out, otherwise ---
 
     def clear(self) -> list[Operation]:
-        """The link died: take out everything, core publishes first.
+        """Take out everything after the loss of the link, core publishes first.
 
         Batches are taken apart: what happens to their publishes from now on happens to each by itself.
         """
@@ -194,7 +194,7 @@ class InFlight:
     # --- what there is ---
 
     def tell_if_none(self) -> None:
-        """Call who waits for that, if nothing is in flight any more."""
+        """Call those who wait for it if nothing is in flight any more."""
         if self.when_none and not self.count:
             waiting, self.when_none = self.when_none, []
             for tell in waiting:
@@ -202,24 +202,24 @@ class InFlight:
 
     @property
     def first_accepted_at(self) -> float:
-        """When the one was accepted that was written first, the older one of both kinds; infinite if there is none."""
+        """When the publish written first was accepted, of the older kind; infinite if nothing is in flight."""
         first = next(self.core(), None)
         core = inf if first is None else first.accepted_at
         unacked = next(iter(self.unacked.values()), None)
         return core if unacked is None else min(core, unacked.accepted_at)
 
     def only(self) -> Operation | None:
-        """The one publish that is in flight; None if there are none or several."""
+        """Return the publish in flight if there is exactly one, else None."""
         if self.count != 1:
             return None
         return next(iter(self.unacked.values())) if self.unacked else next(self.core())
 
     def unacked_since(self, written_at: float) -> list[OperationWithAck]:
-        """JetStream publishes written at or before that time and still without a PubAck."""
+        """Return the JetStream publishes written at or before that time that have no PubAck."""
         return [one for one in self.unacked.values() if one.written_at <= written_at]
 
     def parts(self, operation: Operation) -> list[Operation]:
-        """What is here of an operation that was written, or of one of its parts: either may be in parts by now."""
+        """Return what is in flight of an operation, or of one of its parts: either may have been taken apart since."""
         if operation.with_ack or self._apart.get(operation.order) is operation or operation in self._core:
             return [operation]
         first, last = operation.order - operation.count + 1, operation.order
@@ -231,7 +231,7 @@ class InFlight:
         return [one for one in self.core() if first <= one.order <= last]
 
     def single_parts(self, operation: Operation) -> list[Operation]:
-        """The same, and each is one publish."""
+        """Return the same, split into single publishes."""
         if operation.count == 1:
             return [operation]
         first, last = operation.order - operation.count + 1, operation.order
@@ -239,7 +239,7 @@ class InFlight:
         return [one for one in self.core() if first <= one.order <= last]
 
     def core(self) -> Iterator[Operation]:
-        """All core publishes, in the order of writing; some together as one operation."""
+        """Yield all core publishes in the order of writing; some together as one operation."""
         yield from self._apart.values()
         yield from self._core
 

@@ -34,12 +34,12 @@ class Ledger:
 
     @property
     def settled_count(self) -> int:
-        """How many messages have a fate."""
+        """Number of messages that have a fate."""
         return sum(self.settled.values())
 
     @property
     def unsettled(self) -> int:
-        """How many accepted messages have no fate yet. Equals pending + in flight, or messages were lost track of."""
+        """Number of accepted messages without a fate. Equals pending + in flight, or messages were lost track of."""
         return self.accepted - self.settled_count
 
 

@@ -17,10 +17,10 @@ from router_trio.states import DURATION_BOUNDS, NANO, Histogram
 
 
 class Owner(Protocol):
-    """Who is told the fate of an operation. Must not raise or block."""
+    """The owner of an operation, which is notified of its fate. Must not raise or block."""
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """`count` messages of this operation are the owner's, and met their final fate.
+        """Take note of the final fate of `count` messages of this operation, which are the owner's.
 
         Called exactly once for each message. `now` is the time of the outbox's clock, in seconds.
         """
@@ -47,7 +47,7 @@ class CountedOwner:
         self.fenced: Histogram = fenced
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `Owner`. For what has another fate."""
+        """Settle what has another fate than fenced."""
         raise NotImplementedError
 
 
@@ -62,7 +62,7 @@ class NumberedOwner:
     __slots__ = ()
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `Owner`. Of a batch only if it was fenced: the numbers of its frames are not the operation's."""
+        """Settle what was fenced, or a single publish."""
         raise NotImplementedError
 
     def settle_up_to(self, last: int, operation: Operation, count: int, fate: Fate, now: float) -> None:
@@ -71,7 +71,7 @@ class NumberedOwner:
 
 
 class FrameOwners:
-    """Whose the frames of a batch are: `owners[i]` has the next `counts[i]` of them."""
+    """The owners of the frames of a batch: `owners[i]` has the next `counts[i]` of them."""
 
     __slots__ = ("counts", "owners")
 
@@ -80,12 +80,12 @@ class FrameOwners:
         self.counts: list[int] = counts
 
     def extend(self, others: FrameOwners) -> None:
-        """Those of further frames."""
+        """Add the owners of further frames."""
         self.owners += others.owners
         self.counts += others.counts
 
     def each(self) -> Iterator[Owner]:
-        """The owner of each frame."""
+        """Yield the owner of each frame."""
         return (owner for owner, count in zip(self.owners, self.counts, strict=True) for _ in range(count))
 
     def single_out(self, indexes: Sequence[int], replaced: Callable[[int, Owner], Owner]) -> None:
@@ -133,7 +133,7 @@ class FrameOwners:
 
 
 class Operation:
-    """What all kinds have. `order` numbers acceptance on this connection, `accepted_at` is the time of it.
+    """One accepted publish, or several. `order` numbers acceptance on this connection, `accepted_at` is the time of it.
 
     `with_ack` says which confirmation it waits for. `clean` is false once it met a failure (accepted while not
     connected), so that it is counted as failed or as succeeded, never as both.
@@ -144,7 +144,7 @@ class Operation:
 
     with_ack: ClassVar[bool] = False
     count: int
-    """How many messages it is. `order` is the number of the last."""
+    """Number of messages. `order` is the number of the last."""
 
     order: int
     accepted_at: float
@@ -169,21 +169,21 @@ class Operation:
 
     @property
     def lane(self) -> Hashable:
-        """What it keeps its order with has the same, as all publishes to one subject."""
+        """Key of the publishes that keep their order with each other: the subject, unless a kind says otherwise."""
         return self.subject
 
     @property
     def origin(self) -> tuple[bytes, str | None]:
-        """The subject that it is published to, and the name of the route that does so: of a batch, of its first."""
+        """Return the subject of the first message, and the name of the route that publishes it, if a route does."""
         raise NotImplementedError
 
     @property
     def redelivered(self) -> int:
-        """How many of its messages come from a stream, which redelivers them if they are not confirmed."""
+        """Number of its messages that come from a stream, which redelivers them if they are not confirmed."""
         return 0
 
     def split(self) -> Sequence[Operation]:
-        """One operation for each message."""
+        """Return one operation for each message."""
         return (self,)
 
     def settle(self, fate: Fate, now: float) -> None:
@@ -273,24 +273,24 @@ class OperationWithAck(CoreOperation):
         self.puback_from: Hashable | None = puback_from
 
     def send_again(self) -> None:
-        """It is written once more, though a stream may have it: its PubAck tells."""
+        """Mark it to be written once more, though a stream may have stored it: its PubAck says which."""
         self.resent = True
         if self.unanswered_since is None:
             self.unanswered_since = self.written_at
 
     def expect_puback_at(self, inbox: bytes) -> None:
-        """Have the PubAck come to an inbox, from which it has its number."""
+        """Direct the PubAck to `inbox`, with the number of the publish as its last token."""
         self.frame = readdressed(self.frame, b"%b.%d" % (inbox, self.order))
 
     @property
     def lane(self) -> Hashable:
-        """See `Operation`. Of a route by key it is the value of that, whatever the subject."""
+        """Key of the publishes that keep their order: on a route by key the value of the key, whatever the subject."""
         key: bytes | None = getattr(self.owner, "key", None)
         return (self.capacity_key, key) if key else self.subject
 
     @property
     def capacity_key(self) -> Hashable:
-        """Whose capacity it uses: its owner's, if that is a route's, else that of its subject's first token."""
+        """Key of the capacity that it uses: the destination of a route, else the first token of its subject."""
         own: Hashable = getattr(self.owner, "destination", None)
         if own is not None:
             return own
@@ -309,7 +309,7 @@ class OperationBatch(Operation):
     size: int
 
     def __init__(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners, accepted_at: float) -> None:
-        """Frames of `size` bytes in all, the last of which has this number. `owners` is the batch's from now on."""
+        """Make a batch of frames of `size` bytes in all; the last has the number `order`. Takes over `owners`."""
         self.order = order
         self.accepted_at = accepted_at
         self.clean = True

@@ -32,7 +32,7 @@ SAME_TIME = 0.001
 
 
 class Outbox:
-    """All publishes of one connection, from acceptance to fate."""
+    """Carry the publishes of one connection from acceptance to their fate."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Outbox:
         self._lanes = queue.lanes
         self._in_flight = queue.in_flight
         self.fences: Fences = Fences(self._in_flight)
-        """For who asks the server to confirm core publishes."""
+        """For the task that asks the server to confirm core publishes."""
         self._suspects = Suspects()
         self._retries = Retries(queue, clock=clock)
         self.capacity: Capacity = Capacity(
@@ -74,9 +74,9 @@ class Outbox:
             on_full=on_full,
             clock=clock,
         )
-        """Also for who asks before it publishes, and for who asks which destinations refuse."""
+        """For callers that ask before they publish, or which destinations refuse."""
         self.belief: Belief = Belief(clock)
-        """For who looks streams up."""
+        """For the code that looks up streams."""
         self._order = 0
         self._accepted_at = -inf
         self._confirmed_at = -inf
@@ -91,11 +91,11 @@ class Outbox:
             clock=clock,
             wake=wake,
         )
-        """For who is told what was refused, and who gives something up."""
+        """For callers that hear what was refused, or give something up."""
         self.sender: Sender = Sender(
             queue, self.fences, self._suspects, self._retries, self.refusals, clock=clock, wake=wake
         )
-        """For who writes."""
+        """For the task that writes."""
 
     def add_counts(self, ledger: Ledger, counters: Counters) -> None:
         """Add the counts of an earlier outbox, of which every publish is settled."""
@@ -153,7 +153,7 @@ class Outbox:
 
     @property
     def over_limit(self) -> bool:
-        """The same for who forwards what a reader has in hand: it may go beyond `max_operations` while connected."""
+        """Return the same for what a reader forwards at once, which may exceed `max_operations` while connected."""
         return self.blocks and (not self.connected or self.capacity.over_limit)
 
     # --- in ---
@@ -260,7 +260,7 @@ class Outbox:
     # --- the life of the link ---
 
     def link_up(self, inbox: bytes = b"") -> None:
-        """A link is there, whose PubAcks come to `inbox`: what was kept is drained first, in order.
+        """Use a new link, whose PubAcks come to `inbox`: what was kept is drained first, in order.
 
         Other clients may publish there as well: see `Belief`, and `Refusals.ack_refused`.
         """
@@ -277,7 +277,7 @@ class Outbox:
         self._wake()
 
     def link_down(self, reason: str = "") -> None:
-        """The link is gone: everything unconfirmed returns to the head; in fail-open mode it is let go.
+        """Return everything unconfirmed to the head after the loss of the link; in fail-open mode, let it go.
 
         `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
         """
@@ -306,7 +306,7 @@ class Outbox:
     # --- confirmations ---
 
     def fenced(self, mark: int) -> None:
-        """A fence behind `mark`, as `Fences.sent` was then, was answered: the server has what was published before."""
+        """Settle what an answered fence confirms: what was written when `Fences.sent` was `mark`."""
         held_up = self._in_flight.unfenced >= sender.MAX_UNFENCED
         if self.refusals.accounted_for:
             self.refusals.fence_answered(mark)
@@ -321,7 +321,7 @@ class Outbox:
             self._in_flight.tell_if_none()
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
-        """PubAcks came. One for an operation that has a fate, or will be sent again, is ignored.
+        """Settle what PubAcks confirm. One for an operation that has a fate, or will be sent again, is ignored.
 
         A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail. One of a
         stream that is not known to take the subject waits until that was looked up: see `Belief`.
@@ -365,7 +365,7 @@ class Outbox:
             self._wake()  # there is room in flight, or a lane goes on
 
     def stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> list[AckRefusal]:
-        """A lookup says which subjects a stream takes: see `Belief.found`.
+        """Record which subjects a stream takes, by a lookup: see `Belief.found`.
 
         PubAcks that have waited for that count, if the stream takes the subjects of their publishes. Returns the
         errors that have waited.
@@ -452,7 +452,7 @@ class Outbox:
         return "queued"
 
     def _same_time(self) -> float:
-        """The time now, or that of an operation before that counts as accepted at the same time."""
+        """Return the time now, or that of an earlier operation that counts as accepted at the same time."""
         now = self._clock()
         if now - self._accepted_at >= SAME_TIME:
             self._accepted_at = now

@@ -69,7 +69,7 @@ class SendQueue:
         return min(head, self.in_flight.first_accepted_at)
 
     def find(self, order: int) -> OperationWithAck | None:
-        """The JetStream publish with this number, pending or in flight."""
+        """Return the JetStream publish with this number, pending or in flight, or None."""
         found = self.lanes.find(order) or self.in_flight.unacked.get(order)
         if found is not None:
             return found
@@ -118,7 +118,7 @@ class SendQueue:
         self.waiting += len(frames)
 
     def append_frame(self, order: int, frame: bytes, owner: Owner, accepted_at: float) -> None:
-        """The same for one."""
+        """Put one newly accepted core publish at the tail, as `append_frames` does."""
         size = len(frame)
         last = self._batch_at_tail(order - 1, accepted_at)
         if last is None:
@@ -129,7 +129,7 @@ class SendQueue:
         self.waiting += 1
 
     def _batch_at_tail(self, behind: int, accepted_at: float) -> OperationBatch | None:
-        """The batch at the tail that takes what was accepted at this time, right behind that number.
+        """Return the batch at the tail if it can take what was accepted at this time, right behind that number.
 
         What was accepted in between may be here no more: taken back, or held elsewhere.
         """
@@ -181,7 +181,7 @@ class SendQueue:
     # --- back, to the head ---
 
     def requeue_all(self) -> None:
-        """The link died: everything in flight or held goes back to the head."""
+        """Return everything in flight or held to the head, after the loss of the link."""
         back = self.in_flight.clear()
         for operation in back:
             if isinstance(operation, OperationWithAck):
@@ -260,7 +260,7 @@ class SendQueue:
         return False
 
     def remains(self, operation: Operation) -> list[Operation]:
-        """What is still here of an operation that was taken, or of one of its parts."""
+        """Return what is left here of an operation that was taken, or of one of its parts."""
         written = self.in_flight.parts(operation)
         first, last = operation.order - operation.count + 1, operation.order
         if operation.with_ack or operation in written:

@@ -23,7 +23,7 @@ POISON = "the server ended the connection each time that this was sent"
 
 
 class Refusals:
-    """Of one outbox. It decides on each publish that is not confirmed on its way."""
+    """Decide what becomes of each publish of one outbox that is not confirmed on its way."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Refusals:
     # --- refused ---
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        """A publish was answered with an error: tried again within its budget if that may help, else failed.
+        """Retry a publish that was answered with an error, within its budget and if that may help; else fail it.
 
         Any client that reads the reply subject can have some stream answer there with an error, or answer itself. So
         with `asks_after` the first one that is final has the publish sent again, under its id: a stream that has it
@@ -96,7 +96,7 @@ class Refusals:
             self._wake()
 
     def publish_denied(self, subject: bytes, detail: str) -> bool:
-        """The server refused a publish to `subject`. Return False if none of the publishes in flight can be meant.
+        """Fail what a refused publish to `subject` may have been. Return False if nothing in flight can be meant.
 
         It names no more than the subject, and may have taken others if a permission was given or taken in between. Of
         core publishes nobody knows which one it was: all to the subject have failed, since one that is published once
@@ -120,7 +120,7 @@ class Refusals:
         return True
 
     def reply_denied(self, reply: bytes, detail: str) -> bool:
-        """The server refused a core publish because of its reply subject. Return False if none can be meant.
+        """Fail the core publishes with a refused reply subject. Return False if none can be meant.
 
         All that have it fail, and as many refusals of it are then accounted for.
         """
@@ -133,7 +133,7 @@ class Refusals:
         return True
 
     def something_denied(self, detail: str) -> list[bytes]:
-        """The server refused something, and nobody knows what: no core publish in flight counts as sent.
+        """Fail all core publishes in flight, since the server refused something and does not say what.
 
         JetStream publishes are told by their PubAcks. Returns the subjects of what has failed. Each may be refused by
         its name as well, which then is accounted for.
@@ -164,20 +164,20 @@ class Refusals:
         return more > 0
 
     def fence_answered(self, mark: int) -> None:
-        """All refusals of what was written before `mark` have come."""
+        """Expect no more refusals of what was written before `mark`."""
         for subject, (_, written) in [*self.accounted_for.items()]:
             if written <= mark:
                 del self.accounted_for[subject]
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
-        """The link did not write this operation, or this part of one, though it was taken."""
+        """Hold or fail an operation, or a part of one, that the link took and did not write."""
         for one in self._queue.remains(operation):
             if self._queue.withdraw(one):
                 self._hold_or_fail(one, reason, detail, retriable)
         self._wake()
 
     def ended_links(self, operation: Operation) -> bool:
-        """Links end because of this one: it fails, as `poison`. False if it has a fate already."""
+        """Fail an operation because of which links end, as `poison`. Return False if it has a fate already."""
         if not self._queue.withdraw(operation):
             return False
         self._fail([operation], reasons.POISON, POISON)
@@ -186,7 +186,7 @@ class Refusals:
     # --- not in time ---
 
     def give_up(self, operation: Operation, reason: str, detail: str) -> bool:
-        """Fail an operation wherever it is, as when its publisher's time is over. False if it has a fate already."""
+        """Fail an operation wherever it is. Return False if it has a fate already."""
         if not self._queue.withdraw(operation):
             return False
         self._fail([operation], reason, detail)

@@ -57,7 +57,7 @@ class Retries:
         self._look_at = 0.0
 
     def take_due(self, now: float) -> list[OperationWithAck]:
-        """Those whose time has come, in flight from now on."""
+        """Return the held publishes whose time has come, which are in flight from now on."""
         if not self._lanes.lanes:
             return []
         due = self._lanes.take_due(now, self._queue.older_waits)
@@ -66,7 +66,7 @@ class Retries:
         return due
 
     def next_try_at(self, window: int) -> float | None:
-        """When a held publish should be tried again, or the window looked at; None if nothing waits for a time."""
+        """Return when to try a held publish again, or to look at the window; None if nothing waits for a time."""
         due = self._lanes.next_try_at(self._queue.older_waits) if self._lanes.lanes else None
         unacked = self._in_flight.unacked
         if self._queue.waiting and len(unacked) >= window + self._unanswered:
@@ -78,7 +78,7 @@ class Retries:
     # --- the window: what may be in flight ---
 
     def window(self, most: int, now: float) -> int:
-        """How many JetStream publishes may be in flight: `most`, and those of destinations that answer nothing."""
+        """Return how many JetStream publishes may be in flight: `most`, and those of silent destinations."""
         if len(self._in_flight.unacked) * 2 <= most:
             if self._slow:
                 self._found_slow({}, now)
@@ -101,7 +101,7 @@ class Retries:
         return most + self._unanswered
 
     def _found_slow(self, slow: dict[Hashable, float], now: float) -> None:
-        """These destinations are slow, and since when they answer nothing; the others are not."""
+        """Mark these destinations as slow since the given times, and all others as not slow."""
         self._queue.put_back(self._lanes.not_slow([key for key in self._slow if key not in slow]))
         for key, since in slow.items():
             destination = self._lanes.destination_for(key, now)
@@ -111,7 +111,7 @@ class Retries:
         self._slow = set(slow)
 
     def clear(self) -> None:
-        """Nothing is in flight any more. Whatever was held is taken out by now."""
+        """Forget slow destinations, when nothing is in flight or held any more."""
         self._slow.clear()
         self._unanswered = 0
         self._look_at = 0.0
@@ -119,9 +119,9 @@ class Retries:
     # --- in and out of lanes ---
 
     def without_held(self, batch: list[Operation]) -> list[Operation]:
-        """Of a batch that was taken, what may go.
+        """Return the operations of `batch` that may be sent now.
 
-        Held is what is behind a refused publish in its lane, and what is for a slow destination.
+        Hold back those behind a refused publish in their lane, and those for a slow destination.
         """
         lanes, slow = self._lanes, self._slow
         if not lanes.lanes and not slow:
@@ -178,7 +178,7 @@ class Retries:
         return operation
 
     def left(self, operations: Sequence[Operation], *, accepted: bool) -> None:
-        """These left, acked or given up: what was held behind one may go, if it was acked or was the last of its lane.
+        """Release what was held behind operations that were acked, or given up as the last of their lane.
 
         All at once: each return to the queue costs as much as there is in it.
         """

@@ -79,7 +79,7 @@ class Destination:
 
     @property
     def to_try(self) -> Iterable[_Lane]:
-        """The lanes that may be tried, if their time has come."""
+        """Return the lanes that may be tried, if their time has come."""
         return () if self.slow or self.trying >= TRIED_AT_ONCE else self.ready.values()
 
 
@@ -142,7 +142,7 @@ class RetryLanes:
             destination.ready[key] = lane
 
     def destination_for(self, key: Hashable, now: float) -> Destination:
-        """The destination with this key, made if nothing of it is held."""
+        """Return the destination with this key, a new one if nothing of it is held."""
         destination = self.destinations.get(key)
         if destination is None:
             destination = self.destinations[key] = Destination(key, now)
@@ -151,7 +151,7 @@ class RetryLanes:
     # --- tries ---
 
     def take_due(self, now: float, must_wait: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
-        """The oldest operations of lanes whose time has come and that have none under way, marked as under way.
+        """Take the oldest operations of lanes whose time has come and that have none under way.
 
         `must_wait` says that one would overtake an older one elsewhere: that one will come to the lane first.
         """
@@ -189,7 +189,7 @@ class RetryLanes:
         return None
 
     def next_try_at(self, must_wait: Callable[[OperationWithAck], bool]) -> float | None:
-        """When `take_due` would give something; None if nothing waits for its time."""
+        """Return when `take_due` will return something; None if nothing waits for a time."""
         first = None
         for destination in self.destinations.values():
             for lane in destination.to_try:
@@ -201,7 +201,7 @@ class RetryLanes:
         return first if self._tries > 0 else max(first, self._turn_ends)
 
     def release(self, operation: Operation, *, accepted: bool, now: float = 0.0) -> list[OperationWithAck]:
-        """An operation left: acked, or given up. Returns what its lane releases: all if acked, else nothing."""
+        """Return what the lane of an operation releases that was acked or given up: all if acked, else nothing."""
         lane = self.lanes.get(operation.lane)
         if lane is None or not (accepted or lane.probing == operation.order):
             return []
@@ -227,7 +227,7 @@ class RetryLanes:
     # --- out ---
 
     def find(self, order: int) -> OperationWithAck | None:
-        """The held operation with this number."""
+        """Return the held operation with this number, or None."""
         return self._held.get(order)
 
     def withdraw(self, operation: Operation) -> bool:
@@ -319,9 +319,9 @@ class RetryLanes:
         del self.destinations[destination.key]
 
     def not_slow(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
-        """These destinations answer again, or have too little unanswered to be in anybody's way.
+        """Mark destinations as not slow: they answer again, or too little of them is unanswered.
 
-        Returns what was held for that alone.
+        Returns what was held because they were slow.
         """
         released = []
         for key in keys:

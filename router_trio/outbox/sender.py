@@ -55,7 +55,7 @@ class Sender:
         self._held_back = False
 
     def begin_link(self) -> None:
-        """A link is there, to which all may be written."""
+        """Write to a new link."""
         self._held_back = False
 
     def hold_back(self) -> None:
@@ -71,7 +71,7 @@ class Sender:
         return [] if self._held_back else self._take_batch()
 
     def next_batch_at(self) -> float | None:
-        """When to ask for a batch again though nothing has happened; None if there is no need to."""
+        """Return when to ask for a batch again though nothing has happened; None if there is no need to."""
         if self._held_back or not (self._queue.waiting or self._lanes.lanes):
             return None
         return self._retries.next_try_at(MAX_UNACKED)

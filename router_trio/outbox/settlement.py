@@ -45,21 +45,21 @@ class Settlement:
     # --- before a fate ---
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str, subject: str | None = None) -> None:
-        """A publish was refused for what it is, before it was accepted."""
+        """Count a publish that was refused for what it is, before it was accepted."""
         self.counters.fail(_kind(with_ack), reason)
         self._tell_failure(with_ack, reason, detail, subject=subject)
 
     def not_connected(self, with_ack: bool) -> None:
-        """An operation met no connection: counted once for each, before its caller gets an answer."""
+        """Count an operation that was offered while not connected, once, before its caller gets an answer."""
         self.counters.fail(_kind(with_ack), reasons.NOT_CONNECTED)
 
     def queued(self, with_ack: bool, pending: int) -> None:
-        """An operation was accepted while not connected."""
+        """Emit that an operation was accepted while not connected."""
         event = PublishWithAckQueued if with_ack else PublishQueued
         self._emit(event(at=self._clock(), connection=self._connection, pending_count=pending))
 
     def queue_full(self, reason: str, queue_size: int, max_size: int, count: int) -> None:
-        """The queue is full, and `reason` is what that did to so many operations."""
+        """Emit that the queue is full; `reason` says what became of `count` operations because of that."""
         self._emit(
             QueueFull(
                 at=self._clock(),
@@ -74,7 +74,7 @@ class Settlement:
     # --- the drain after a reconnect ---
 
     def drain_begins(self, kept: int, until: int) -> None:
-        """The `kept` operations up to number `until` are sent first."""
+        """Begin a drain of the `kept` operations up to number `until`, which are sent first."""
         self._drain_until = until
         self.drain_left = kept
         self._drain_success = self._drain_failed = 0
@@ -82,7 +82,7 @@ class Settlement:
         self._emit(RetryPending(at=self._clock(), connection=self._connection, pending_count=kept))
 
     def drain_ends(self) -> None:
-        """The link is gone: whatever is left of the drain is part of the next one."""
+        """End the drain at the loss of the link: what is left is part of the next one."""
         self.drain_left = 0
 
     def _drained(self, count: int, *, success: bool) -> None:
@@ -109,7 +109,7 @@ class Settlement:
     # --- fates ---
 
     def settle_fenced(self, operations: Sequence[Operation]) -> None:
-        """A fence confirmed these."""
+        """Settle operations that a fence confirmed."""
         count = clean = 0
         for operation in operations:
             count += operation.count
@@ -125,7 +125,7 @@ class Settlement:
             self._drained(sum([operation.count for operation in operations if operation.order <= until]), success=True)
 
     def settle_acked(self, operations: Sequence[tuple[OperationWithAck, Fate]]) -> None:
-        """Streams have stored these."""
+        """Settle operations that streams have stored."""
         clean = 0
         for operation, _ in operations:
             clean += operation.clean
@@ -141,7 +141,7 @@ class Settlement:
             self._drained(sum([operation.order <= until for operation, _ in operations]), success=True)
 
     def fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
-        """These failed while connected: their fate is `failed`, or `failed_open` in that mode."""
+        """Settle operations that failed while connected, as `failed`, or `failed_open` in that mode."""
         for operation in operations:
             self._count_failure(operation, reason)
         self._finish(operations, fate_with_detail("failed_open" if self._fail_open else "failed", reason, detail))
@@ -153,14 +153,14 @@ class Settlement:
             self._tell_let_go(operations, reason)
 
     def let_go(self, operations: Sequence[Operation], reason: str) -> None:
-        """These are let go in fail-open mode."""
+        """Settle operations that fail-open mode lets go."""
         for operation in operations:
             self._count_failure(operation, reason)
         self._finish(operations, Fate("failed_open", reason))
         self._tell_let_go(operations, reason)
 
     def drop(self, operations: Sequence[Operation], reason: str) -> int:
-        """These are dropped, having waited too long or to the end. Returns how many messages that were."""
+        """Settle operations that are dropped. Return how many messages that were."""
         self._finish(operations, Fate("dropped", reason))
         count = sum(operation.count for operation in operations)
         if count and reason != reasons.QUEUE_FULL:  # that one is told by the queue that is full
@@ -168,7 +168,7 @@ class Settlement:
         return count
 
     def _finish(self, operations: Sequence[Operation], fate: Fate) -> None:
-        """These have their fate. All are counted before anybody is told: whoever looks then sees a right sum."""
+        """Settle operations. All are counted before any owner is notified: at each callback the sum is right."""
         count = sum(operation.count for operation in operations)
         self.ledger.settle(fate.name, count)
         if fate.name == "dropped":

@@ -28,13 +28,13 @@ MOST_KNOWN = 1024
 
 
 class Suspects:
-    """How much may be sent at once on a link, and which publish is to blame for its end."""
+    """Decide how much may be sent at once on a link, and which publish is to blame for its end."""
 
     def __init__(self) -> None:
         self.careful: bool = False
         """True while what is sent is limited by `send_limit`."""
         self.known: set[int] = set()
-        """Hashes of what was remembered."""
+        """Hashes of the publishes that ended links."""
         self._window = 0
         self._suspected = 0
         self._settled = 0
@@ -43,7 +43,7 @@ class Suspects:
         self._times = 0
 
     def link_up(self, settled: int) -> None:
-        """A link is there; so many operations of this connection have their fate by now."""
+        """Begin on a new link; `settled` operations of this connection have their fate by now."""
         self._settled = settled
         self._window = 0
 
@@ -57,7 +57,7 @@ class Suspects:
         return max(0, self._window - in_flight)
 
     def link_down(self, reason: str, settled: int, in_flight: int, only: int | None, now: float) -> bool:
-        """The link ended, with so many operations unconfirmed; `only` is the number of the one, if it is one.
+        """Judge the loss of a link with `in_flight` unconfirmed operations; `only` is the number of a single one.
 
         Return True if that one is to blame.
         """
@@ -76,7 +76,7 @@ class Suspects:
         return blamed
 
     def remember(self, operation: Operation) -> None:
-        """What a server ends links for is not sent to it again, also when its stream delivers it again."""
+        """Remember a publish that ends links, so that it is not sent again when its stream redelivers the message."""
         if len(self.known) >= MOST_KNOWN:
             self.known.clear()
         self.known.add(_hash(operation))
@@ -86,12 +86,12 @@ class Suspects:
         return _hash(operation) in self.known
 
     def unreachable(self) -> None:
-        """There is no server, or it is not what was sent that it ended the link for: nothing is suspected."""
+        """Suspect nothing: no server could be reached, or the link ended for another reason."""
         self.careful = False
         self._suspected = 0
         self._accused = None
 
 
 def _hash(operation: Operation) -> int:
-    """The same each time that it is sent: the reply subject is another one then."""
+    """Return a hash that is the same each time it is sent, though the reply subject differs."""
     return hash((operation.subject, operation.frame.partition(b"\r\n")[2]))

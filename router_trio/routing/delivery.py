@@ -59,7 +59,7 @@ class Delivery:
 
     @property
     def reply(self) -> bytes:
-        """What a destination is to answer to, `b""` for nobody."""
+        """The subject that a destination may reply to, `b""` for none."""
         return self.raw[1]
 
     @property
@@ -68,15 +68,15 @@ class Delivery:
         return self.route.name, self.route.destinations[0]
 
     def origin(self) -> dict[str, Any]:
-        """The fields of a `Message` that tell of the stream that it came from."""
+        """Return the fields of a `Message` about the stream that it came from."""
         return {}
 
     def in_stream(self) -> dict[str, Any]:
-        """The same for expressions: see `Facts`."""
+        """Return the same for expressions: see `Facts`."""
         return {}
 
     def start_again(self) -> None:
-        """It will be routed once more, as if it had just come."""
+        """Reset it, to be routed again as if it had just arrived."""
         self.remaining = 1
         self.failure = None
         self.outcome = "routed"
@@ -87,14 +87,14 @@ class Delivery:
         self.route.fates[self.outcome if self.failure is None else "lost"] += 1
 
     def when_given_up(self, tell: Callable[[], None]) -> None:
-        """It failed: call `tell` if it is not tried again."""
+        """Call `tell` if it is not tried again after this failure."""
         tell()
 
     def tell_given_up(self) -> None:
         """Call what `when_given_up` was given, if the message keeps that until now."""
 
     def owner_for(self, template: str) -> RouteOwner:
-        """The owner of the operation to the destination with this template, which is the only one there."""
+        """Return the owner of the only operation to the destination with this template."""
         self.remaining += 1
         # Of a route with one destination the message itself is the owner: no object more for most messages.
         return self if len(self.route.destinations) == 1 else self._tracked(template)
@@ -103,7 +103,7 @@ class Delivery:
         return DestinationTracker(self, template, self.route.destinations.index(template))
 
     def copy(self, template: str, number: int) -> RouteOwner:
-        """The owner of one of several operations, each of which sends a copy with a number of its own."""
+        """Return the owner of one of several operations, each of which sends a copy with a number of its own."""
         self.remaining += 1
         return DestinationTracker(self, template, number)
 
@@ -140,11 +140,11 @@ class Delivery:
 
     @property
     def out_of_turn(self) -> bool:
-        """True if a message before it has to come again first: nothing of it may be sent now."""
+        """True if an earlier message has to be redelivered first: nothing of it may be sent now."""
         return False
 
     def copied(self, copy: int) -> None:
-        """One of several copies was delivered."""
+        """Note that one of several copies was delivered."""
 
     def has_copied(self, copy: int) -> bool:
         """Return True if one of several copies was delivered before, and only others are still to be."""
@@ -156,17 +156,17 @@ class Delivery:
         return False
 
     def choice(self, number: int) -> Sequence[int] | None:
-        """The places of the destinations that were chosen for it before, None if none were.
+        """Return the places of the destinations that were chosen for it before, None if none were.
 
         `number` is 0, or that of one of several messages which a handler made of it.
         """
         return None
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        """These destinations were chosen for it; a message that does not come again forgets them."""
+        """Remember which destinations were chosen for it, if it may be redelivered."""
 
     def mark_tried(self) -> None:
-        """Copies of it may be stored, though it did not fail."""
+        """Note that copies of it may be stored, though it did not fail."""
 
     def counted_fate(self, fate: Fate, refused: Callable[[str], str]) -> Fate:
         """Return the fate that counts of a copy that was not delivered: see `RouteState.refused`."""
@@ -184,7 +184,7 @@ class Delivery:
         self.operation_settled(self.route.destinations[0], operation, fate, now)
 
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
-        """An operation to the destination with this template has its fate."""
+        """Settle an operation to the destination with this template."""
         if not fate.delivered:
             reason = fate.reason or fate.name
             self.fail(reason, Failure(reason, self.route.not_taken(template, fate.detail)))
@@ -198,12 +198,12 @@ class Delivery:
         self.done(now)
 
     def fail(self, reason: str, failure: Failure | None = None) -> None:
-        """The message failed; the first reason stands. `failure` tells more of it."""
+        """Fail the message; the first reason stands. `failure` says more about it."""
         if self.failure is None:
             self.failure = Failure(reason) if failure is None else failure
 
     def done(self, now: float | None = None) -> None:
-        """One thing less to wait for."""
+        """Settle the message if nothing else of it is under way."""
         self.remaining -= 1
         if self.remaining:
             assert self.remaining > 0, "a message is settled once at each destination"
@@ -384,7 +384,7 @@ class BatchTracker(NumberedOwner):
 
 
 def sampled(tracing: Tracing, deliveries: Sequence[Delivery]) -> Sequence[int]:
-    """The indexes of those whose messages are sampled, in order. Looks at each of them only if one has headers."""
+    """Return the indexes of sampled messages, in order. Looks at each message only if one has headers."""
     for delivery in deliveries:
         if delivery.raw[2]:
             return tracing.sampled([one.raw for one in deliveries])

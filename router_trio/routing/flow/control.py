@@ -194,7 +194,7 @@ class FlowControl:
         return max(0, min(most, self.limit.available(trio.current_time())))
 
     def going(self, count: int, left: int) -> None:
-        """So many messages go now, not more than `may_go` said, without anything in between; and so many wait."""
+        """Take `count` tokens, not more than `may_go` said, without a checkpoint in between; `left` messages wait."""
         if self.limit is None:
             return
         now = trio.current_time()
@@ -209,18 +209,18 @@ class FlowControl:
             self._tell()  # what waited has made room for others, before it has its fate
 
     def filtered(self, count: int) -> None:
-        """So many of those that were just said to go are not the route's messages: they do not count."""
+        """Return the tokens of `count` messages that turned out not to be the route's."""
         if self.limit is not None:
             self.limit.give_back(count)
 
     def hold_back(self, count: int) -> None:
-        """So many messages have to wait for the limit."""
+        """Note that `count` messages have to wait for the limit."""
         if not self.holds:
             self.holds = True
             self._emit(RouteLimited(at=trio.current_time(), route=self._state.name, rate=self._rate, count=count))
 
     def nothing_waits(self) -> None:
-        """No message waits for the limit of its value any more."""
+        """Note that no message waits for the limit of its value any more."""
         self.holds = False
 
     async def wait_to_go(self, count: int) -> None:
@@ -251,7 +251,7 @@ class FlowControl:
         self._listeners.append(tell)
 
     def wake(self) -> None:
-        """Whoever waits asks again."""
+        """Wake those who wait, to ask again."""
         self._changed.set()
         self._changed = trio.Event()
         self._tell()

@@ -25,7 +25,7 @@ _LEFT_ALONE = "the breaker of its destination is open"
 
 
 class DestinationBreaker:
-    """One destination's. `changed` is called when it opens, closes, or lets a message probe.
+    """The circuit breaker of one destination. `changed` is called when it opens, closes, or lets a message probe.
 
     `several`: the route has other destinations, so that what this one takes is counted here.
     """
@@ -43,7 +43,7 @@ class DestinationBreaker:
     ) -> None:
         """`kept`: a stream has the messages until they are acked, so that they can wait in hand."""
         self.told: BreakerState = BreakerState(outlet.connection.name, outlet.template)
-        """For who looks."""
+        """For pages and readiness."""
         self.untold: Callable[[], int] = lambda: 0
         """Gives how many messages the destination has taken that its route has not counted yet."""
         self._breaker = Breaker(settings.failures, settings.pause)
@@ -59,7 +59,7 @@ class DestinationBreaker:
         self._refusals.when_tried_again((route.name, outlet.template), self._tried_again)
 
     def stop_listening(self) -> None:
-        """Its route is gone: listen no more."""
+        """Stop listening, since the route is gone."""
         self._refusals.tell_no_more((self._route.name, self._outlet.template), self._tried_again)
 
     @property
@@ -82,7 +82,7 @@ class DestinationBreaker:
         return self._breaker.admits(now)
 
     def _tell(self) -> None:
-        """The breaker has changed: whoever looks sees it, and whoever waits asks again."""
+        """Publish a change of the breaker, and wake those who wait."""
         breaker, told = self._breaker, self.told
         told.state, told.probe_at, told.why_open = breaker.state, breaker.probe_at, None
         if breaker.state != CLOSED:
@@ -95,7 +95,7 @@ class DestinationBreaker:
 
     @property
     def _said(self) -> str:
-        """What the server said of the last failure, for the end of its reason."""
+        """Return what the server said about the last failure, for the end of a text."""
         told = self.told
         for one in self._route.to:
             if (one.connection, one.template) == (told.connection, told.template) and one.met is not None:
@@ -106,7 +106,7 @@ class DestinationBreaker:
     # --- what happens ---
 
     def follow(self, delivery: Delivery, copy: int) -> BreakerTracker:
-        """A message goes there now. Return the owner of its operation."""
+        """Note that a message is sent there now. Return the owner of its operation."""
         self._breaker.message_goes(trio.current_time())
         self.told.state = self._breaker.state
         delivery.remaining += 1
@@ -145,7 +145,7 @@ class DestinationBreaker:
         return reason if self.closed or not self._kept else OUT_OF_TURN
 
     def spare(self) -> None:
-        """What went there was no probe after all: another one may be."""
+        """Allow another probe: what was sent there was none after all."""
         if self._breaker.state == HALF_OPEN:
             self._breaker.said_nothing(trio.current_time())
             self._tell()

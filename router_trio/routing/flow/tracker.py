@@ -10,13 +10,13 @@ from router_trio.routing.delivery import Delivery, DestinationTracker
 
 
 class BreakerWatch(Protocol):
-    """Who is told what becomes of operations to one destination: its breaker."""
+    """Hears what becomes of operations to one destination: its breaker."""
 
     def copy_passed(self) -> None:
-        """The destination took a message."""
+        """Note that the destination accepted a message."""
 
     def copy_refused(self, reason: str) -> str:
-        """The destination did not take a message. Return the reason that counts."""
+        """Note that the destination did not accept a message. Return the reason that counts."""
         ...
 
 
