@@ -25,7 +25,7 @@ STREAMS_FIRST_WITHIN = 2.0
 """Seconds for which the streams that are to be made may hold up the sources."""
 
 FENCE_EVERY = 0.75
-FENCE_PATIENCE = 0.5
+FENCE_TIMEOUT = 0.5
 """In liveness intervals. A fence is sent after 0.75 of silence and missed after 0.5; the second missed one ends the
 link, at most 1.75 intervals after the peer fell silent, which leaves a margin below two."""
 
@@ -164,7 +164,7 @@ class Session:
         # Whoever adds it has surroundings of its own.
         return self._context.run(self._start_serving, source, self.link, self._nursery)
 
-    def serve_no_more(self, source: Source) -> None:
+    def stop_serving(self, source: Source) -> None:
         """Stop serving this source."""
         scope = self._served.pop(source, None)
         if scope is not None:
@@ -292,7 +292,7 @@ class Session:
                 for _ in range(FENCES):
                     if self.fenced_at == last:
                         waiting.start_soon(self._ping, link)
-                        await trio.sleep(FENCE_PATIENCE * interval)
+                        await trio.sleep(FENCE_TIMEOUT * interval)
                 if self.fenced_at == last:
                     silent = trio.current_time() - last
                     raise LinkError(

@@ -24,8 +24,8 @@ class SharedSubscription:
         self._subscription: CoreSubscription | None = None
         self._one_at_a_time = trio.Lock()
 
-    async def take_part(self, link: Link, deliver: Deliver | SharedDelivery) -> Member:
-        """Subscribe, or take part in what another has subscribed to on this link. Raises as `Link.subscribe`."""
+    async def join(self, link: Link, deliver: Deliver | SharedDelivery) -> Member:
+        """Subscribe, or join what another has subscribed to on this link. Raises as `Link.subscribe`."""
         async with self._one_at_a_time:
             if link is not self._link:
                 self._link, self._members, self._subscription = link, [], None

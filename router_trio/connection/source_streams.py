@@ -33,7 +33,7 @@ class SourceStreams:
         """
         self._readers.setdefault(stream, {})[seen] = ask
 
-    def watch_no_more(self, stream: str, seen: Seen) -> None:
+    def unwatch(self, stream: str, seen: Seen) -> None:
         """Undo `watch`."""
         readers = self._readers[stream]
         del readers[seen]

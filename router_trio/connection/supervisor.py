@@ -121,7 +121,7 @@ class Connection:
         if source in self._sources:
             self._sources.remove(source)
         if self.listener.session is not None:
-            self.listener.session.serve_no_more(source)
+            self.listener.session.stop_serving(source)
 
     def make_streams(self) -> trio.Event | None:
         """Make what is absent of `streams`, which have changed. Returns what is set once each was tried; None: no link.
@@ -130,7 +130,7 @@ class Connection:
         """
         if self.listener.session is None:
             return None
-        self.listener.session.serve_no_more(self.streams)
+        self.listener.session.stop_serving(self.streams)
         return self.listener.session.serve_also(self.streams)
 
     @property
@@ -362,7 +362,7 @@ class Connection:
         """Call `tell` each time that the connection comes or goes."""
         self._tell_of_changes.append(tell)
 
-    def tell_no_more(self, tell: Callable[[], None]) -> None:
+    def stop_notifying(self, tell: Callable[[], None]) -> None:
         """Undo `when_changed`."""
         if tell in self._tell_of_changes:
             self._tell_of_changes.remove(tell)

@@ -77,7 +77,7 @@ class _NoLookups:
 
 
 class Belief:
-    """Decide which PubAcks of one outbox count, on one link. Without a link it is inactive: all streams are believed."""
+    """Decide which PubAcks of one outbox count, on one link. Inactive, as without a link, it believes all streams."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -58,7 +58,7 @@ class Refusals:
         """Call `tell` each time that a publish of this destination (see `capacity_key`) is to be tried again."""
         self._listeners.setdefault(key, []).append(tell)
 
-    def tell_no_more(self, key: Hashable, tell: TriedAgain) -> None:
+    def stop_notifying(self, key: Hashable, tell: TriedAgain) -> None:
         """Undo one `when_tried_again`."""
         listeners = self._listeners.get(key, [])
         if tell in listeners:

@@ -25,4 +25,4 @@ async def first_change(connections: Sequence[Connection]) -> None:
         await change.wait()
     finally:
         for connection in connections:
-            connection.tell_no_more(change.set)
+            connection.stop_notifying(change.set)

@@ -60,6 +60,7 @@ NO_BOUNDS = {
     "MAX_TIMESTAMP expressions/functions/times.py": "the range of a type",
     "MIN_TIMESTAMP expressions/functions/times.py": "the range of a type",
     "MAX_DURATION expressions/functions/times.py": "the range of a type",
+    "FENCE_TIMEOUT connection/session.py": "a part of liveness_interval",
     "HASTY_CONNECT_TIMEOUT settings/checks/warnings.py": "below it `check` warns",
     "MOST_SHAPES settings/checks/circles.py": "of a search in the configuration, none that a message brings",
     "MOST_LOOKS settings/checks/circles.py": "of a search in the configuration, none that a message brings",

@@ -39,7 +39,7 @@ class SubjectSource(Source):
                 self._member = None
                 # A server that doesn't answer must not hold up the end.
                 with self._subscribing:
-                    self._member = await self._shared.take_part(link, self.deliver)
+                    self._member = await self._shared.join(link, self.deliver)
             if self._member is None:
                 self._retry.tried(tried)
                 return

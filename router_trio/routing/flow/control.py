@@ -108,7 +108,7 @@ class FlowControl:
     def retire(self) -> None:
         """The route is over, and the router goes on: listen to nothing any more."""
         for connection in self._destinations:
-            connection.tell_no_more(self.wake)
+            connection.stop_notifying(self.wake)
         for breaker in self.breakers:
             breaker.stop_listening()
 

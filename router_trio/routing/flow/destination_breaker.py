@@ -60,7 +60,7 @@ class DestinationBreaker:
 
     def stop_listening(self) -> None:
         """Stop listening, since the route is gone."""
-        self._refusals.tell_no_more((self._route.name, self._outlet.template), self._tried_again)
+        self._refusals.stop_notifying((self._route.name, self._outlet.template), self._tried_again)
 
     @property
     def state(self) -> str:

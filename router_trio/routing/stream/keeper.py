@@ -423,7 +423,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
         """See `Keeper`."""
         self._retired = True
         for destination in self._routing.connections:
-            destination.tell_no_more(self.recall_out_of_turn)
+            destination.stop_notifying(self.recall_out_of_turn)
             if self.hand.in_hand:
                 # What a link that dies leaves unconfirmed would be sent when there is another one, and waited for.
                 destination.when_changed(self.recall)
@@ -432,7 +432,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
         """Something that was sent before the end has its fate."""
         if not self.state.in_hand:
             for destination in self._routing.connections:
-                destination.tell_no_more(self.recall)
+                destination.stop_notifying(self.recall)
         if self.hand.owner is not self:
             self.hand.owner.look()
 

@@ -165,7 +165,7 @@ class StreamSource(KeptSource[StreamDelivery]):
         self._connection.pull_budget.consumer_gone()
         self._feeding.end()
         for destination in self._routing.connections:
-            destination.tell_no_more(self._pull_loop.look_again)
+            destination.stop_notifying(self._pull_loop.look_again)
 
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
         """See `Source`. It goes on if it has the same consumer, though the connection may have been made anew."""

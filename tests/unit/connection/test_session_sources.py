@@ -59,7 +59,7 @@ async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_li
         assert tried is not None
         await tried.wait()
         assert (first.surroundings, later.surroundings) == ("of the link", "of the link")
-        session.serve_no_more(first)
+        session.stop_serving(first)
         await trio.testing.wait_all_tasks_blocked()
         assert (first.ended, later.ended) == (1, 0)
         setup.die(LinkError("gone"))

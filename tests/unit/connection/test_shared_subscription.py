@@ -73,8 +73,8 @@ async def test_all_get_what_comes_to_the_one_subscription(autojump_clock: MockCl
             take_second(batch)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(shared.take_part, link_of(stub), take_first)
-        nursery.start_soon(shared.take_part, link_of(stub), SharedDelivery(take_together, "route"))
+        nursery.start_soon(shared.join, link_of(stub), take_first)
+        nursery.start_soon(shared.join, link_of(stub), SharedDelivery(take_together, "route"))
     assert stub.log == ["SUB in group"]
     stub.receive(b"1", b"2")
     assert first == second == [b"1\r\n1\r\n", b"1\r\n2\r\n"]
@@ -86,8 +86,8 @@ async def test_one_that_leaves_gets_what_was_sent_before_and_the_last_one_unsubs
     stub, shared = StubLink(), SharedSubscription("in", None)
     first, take_first = taking()
     second, take_second = taking()
-    leaving = await shared.take_part(link_of(stub), take_first)
-    staying = await shared.take_part(link_of(stub), take_second)
+    leaving = await shared.join(link_of(stub), take_first)
+    staying = await shared.join(link_of(stub), take_second)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(leaving.drain)
         await wait_all_tasks_blocked()
@@ -105,7 +105,7 @@ async def test_one_that_leaves_gets_what_was_sent_before_and_the_last_one_unsubs
 
 async def test_both_may_leave_at_once(autojump_clock: MockClock) -> None:
     stub, shared = StubLink(), SharedSubscription("in", None)
-    members = [await shared.take_part(link_of(stub), taking()[1]) for _ in range(2)]
+    members = [await shared.join(link_of(stub), taking()[1]) for _ in range(2)]
     async with trio.open_nursery() as nursery:
         for member in members:
             nursery.start_soon(member.drain)
@@ -116,7 +116,7 @@ async def test_what_comes_while_the_last_ones_drain_is_for_all_of_them(autojump_
     stub, shared = StubLink(), SharedSubscription("in", None)
     first, take_first = taking()
     second, take_second = taking()
-    members = [await shared.take_part(link_of(stub), take) for take in (take_first, take_second)]
+    members = [await shared.join(link_of(stub), take) for take in (take_first, take_second)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(members[0].drain)
         await trio.sleep(0.5)
@@ -133,8 +133,8 @@ async def test_what_comes_while_the_last_ones_drain_is_for_all_of_them(autojump_
 async def test_each_link_has_a_subscription_and_members_of_its_own(autojump_clock: MockClock) -> None:
     old, new, shared = StubLink(), StubLink(), SharedSubscription("in", None)
     taken, take = taking()
-    before = await shared.take_part(link_of(old), take)
-    await shared.take_part(link_of(new), take)
+    before = await shared.join(link_of(old), take)
+    await shared.join(link_of(new), take)
     new.receive(b"1")
     assert len(taken) == 1
     before.close()
@@ -149,10 +149,10 @@ async def test_a_refusal_is_everybodys_and_the_next_try_is_a_new_one(autojump_cl
     stub.refused = SourceError("no", reason="permission_denied")
     for _ in range(2):
         with pytest.raises(SourceError):
-            await shared.take_part(link_of(stub), taking()[1])
+            await shared.join(link_of(stub), taking()[1])
     stub.refused = None
     taken, take = taking()
-    await shared.take_part(link_of(stub), take)
+    await shared.join(link_of(stub), take)
     stub.receive(b"1")
     assert len(taken) == 1
     assert stub.log == ["SUB in None"] * 3
@@ -164,9 +164,9 @@ async def test_one_that_is_alone_gets_what_comes_directly_and_with_others_by_way
     stub, shared = StubLink(), SharedSubscription("in", None)
     first, take_first = taking()
     second, take_second = taking()
-    staying = await shared.take_part(link_of(stub), take_first)
+    staying = await shared.join(link_of(stub), take_first)
     assert stub.delivers == [take_first]
-    other = await shared.take_part(link_of(stub), take_second)
+    other = await shared.join(link_of(stub), take_second)
     assert stub.delivers != [take_first]
     stub.receive(b"1")
     await other.drain()
@@ -181,12 +181,12 @@ async def test_what_comes_goes_to_another_taker_from_one_message_to_the_next(aut
     old, take_old = taking()
     new, take_new = taking()
     others, take_other = taking()
-    member = await shared.take_part(link_of(stub), take_old)
+    member = await shared.join(link_of(stub), take_old)
     stub.receive(b"1")
     member.deliver_to(take_new)
     assert stub.delivers == [take_new]
     stub.receive(b"2")
-    await shared.take_part(link_of(stub), take_other)
+    await shared.join(link_of(stub), take_other)
     member.deliver_to(take_old)
     stub.receive(b"3")
     assert (old, new, others) == ([b"1\r\n1\r\n", b"1\r\n3\r\n"], [b"1\r\n2\r\n"], [b"1\r\n3\r\n"])

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio.outbox import capacity
-from router_trio.outbox.sending import sender
+from router_trio.outbox import capacity, sender
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import World, core, overhearing, stream, to, world

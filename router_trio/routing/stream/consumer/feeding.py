@@ -77,7 +77,7 @@ class Feeding:
     def end(self) -> None:
         """Listen no more: the route is over."""
         for connection, seen in self._watched:
-            connection.destinations.sources.watch_no_more(self._stream, seen)
+            connection.destinations.sources.unwatch(self._stream, seen)
         self._watched.clear()
 
     def _seen(self, connection: str, state: StreamState | None) -> None:
