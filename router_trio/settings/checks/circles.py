@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from router_trio.errors import MappingError, Problem
-from router_trio.settings.checks.meeting import meet_at, servers_of, stream_read
+from router_trio.settings.checks.meeting import Streams, by_name, meet_at, servers_of, stream_read
 from router_trio.settings.routes import RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
@@ -103,10 +103,11 @@ class CircleSearch:
     ) -> None:
         self._connections = connections
         self._certain = certain
+        named = by_name(streams)
         self._entries = [
             entry
             for index, route in enumerate(routes)
-            for entry in _entries(index, route, connections, streams, certain=certain)
+            for entry in _entries(index, route, connections, named, certain=certain)
         ]
         self._servers = {name: servers_of(connection) for name, connection in connections.items()}
         self._index = Patterns()
@@ -292,7 +293,7 @@ def _entries(
     index: int,
     route: RouteSettings,
     connections: Connections,
-    streams: Sequence[StreamSettings],
+    streams: Streams,
     *,
     certain: bool,
 ) -> Iterator[_Entry]:
@@ -322,7 +323,7 @@ def _entries(
         yield _Entry(index, source.connection, tuple(pattern.split(".")), leading)
 
 
-def _patterns(source: SourceSettings, connections: Connections, streams: Sequence[StreamSettings]) -> Sequence[str]:
+def _patterns(source: SourceSettings, connections: Connections, streams: Streams) -> Sequence[str]:
     """Return what a route takes. Of a whole stream only `[[streams]]` knows what is in it."""
     if source.subjects or not source.kind.is_stored:
         return source.patterns

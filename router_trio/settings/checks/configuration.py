@@ -19,7 +19,7 @@ from router_trio.settings.checks.files import check_files
 from router_trio.settings.checks.flow import check_flow, check_shared_limit
 from router_trio.settings.checks.handlers import check_reply_to, check_respond
 from router_trio.settings.checks.loops import feeds_itself, feeds_itself_through
-from router_trio.settings.checks.meeting import Connections, resolve_connection, stream_read
+from router_trio.settings.checks.meeting import Connections, Streams, by_name, resolve_connection, stream_read
 from router_trio.settings.checks.retry import check_reasons
 from router_trio.settings.checks.sources import check_shared_source, check_source
 from router_trio.settings.checks.streams import valid_patterns
@@ -95,8 +95,9 @@ def check(
     problems: list[Problem] = []
     if connections is not None:
         problems += _check_connections(connections)
+    named = by_name(streams)
     for index, route in enumerate(routes):
-        problems += _check_route(f"routes[{index}]", route, connections, streams)
+        problems += _check_route(f"routes[{index}]", route, connections, named)
         problems += check_shared(f"routes[{index}]", route.source, route.limit, workers)
     problems += _check_uniqueness(routes, connections or {})
     problems += _check_examples(examples, connections)
@@ -174,9 +175,7 @@ def _check_authentication(path: str, connection: ConnectionSettings) -> Iterator
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
-def _check_route(
-    path: str, route: RouteParts, connections: Connections | None, streams: Sequence[StreamSettings | None]
-) -> Iterator[Problem]:
+def _check_route(path: str, route: RouteParts, connections: Connections | None, streams: Streams) -> Iterator[Problem]:
     if route.name is not None and not route.name.isprintable():
         yield Problem(f"{path}.name", "has control characters; give it a name that can be printed")
     if route.handler is not None and not _is_handler(route.handler):
@@ -232,7 +231,7 @@ def _check_subject(
     source: SourceSettings,
     sent: tuple[str, str],
     connections: Connections | None,
-    streams: Sequence[StreamSettings | None],
+    streams: Streams,
     *,
     dead: bool = False,
 ) -> Iterator[Problem]:
@@ -262,7 +261,7 @@ def _feeding(
     source: SourceSettings,
     subject: str,
     connections: Connections,
-    streams: Sequence[StreamSettings | None],
+    streams: Streams,
 ) -> tuple[str, str]:
     """Return how what a route sends comes back to it, and how to narrow its source; two empty texts if it does not."""
     if source.subjects:

@@ -37,19 +37,31 @@ def servers_of(connection: ConnectionSettings) -> frozenset[str]:
     return frozenset(f"{url.host.lower()}:{url.port}" for url in connection.servers) or frozenset(("embedded",))
 
 
+Streams = Mapping[str, Sequence[tuple[int, StreamSettings]]]
+"""The entries of `[[streams]]` with each name, and their numbers."""
+
+
+def by_name(streams: Sequence[StreamSettings | None]) -> Streams:
+    """Return entries by the name of their stream, so that none has to be looked for among thousands."""
+    found: dict[str, list[tuple[int, StreamSettings]]] = {}
+    for number, stream in enumerate(streams):
+        if stream is not None:
+            found.setdefault(stream.name, []).append((number, stream))
+    return found
+
+
 def stream_read(
-    source: SourceSettings, connections: Connections, streams: Sequence[StreamSettings | None]
+    source: SourceSettings, connections: Connections, streams: Streams
 ) -> tuple[int, StreamSettings] | None:
     """Return the entry of `[[streams]]` that makes the stream of a source, with its number; or None.
 
     It may be that of another connection which leads to the same JetStream.
     """
-    at, read = resolve_connection(source.connection, connections), source.kind.stream(source)
-    for number, stream in enumerate(streams):
-        if stream is not None and stream.name == read:
-            made_at = resolve_connection(stream.connection, connections)
-            if meet_at(made_at, at, connections) and _api(connections.get(made_at)) == _api(connections.get(at)):
-                return number, stream
+    at = resolve_connection(source.connection, connections)
+    for number, stream in streams.get(source.kind.stream(source) or "", ()):
+        made_at = resolve_connection(stream.connection, connections)
+        if meet_at(made_at, at, connections) and _api(connections.get(made_at)) == _api(connections.get(at)):
+            return number, stream
     return None
 
 

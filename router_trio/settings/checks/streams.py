@@ -10,6 +10,7 @@ from router_trio.settings.problems import suggestion
 from router_trio.settings.streams import StreamSettings
 from router_trio.settings.units import format_duration
 from router_trio.subjects.patterns import overlaps, validate_pattern
+from router_trio.subjects.shapes import Patterns
 
 API_SUBJECTS = "$JS.API.>"
 
@@ -63,27 +64,34 @@ def valid_patterns(patterns: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 def _together(streams: Sequence[StreamSettings | None], connections: Mapping[str, object]) -> Iterator[Problem]:
     only = next(iter(connections)) if len(connections) == 1 else ""
-    before: list[tuple[int, str, StreamSettings]] = []
+    taken: dict[str, Patterns] = {}
+    names: dict[tuple[str, str], int] = {}
     for index, stream in enumerate(streams):
         if stream is None:
             continue
         connection = stream.connection or only
-        for first, other_connection, other in before:
-            if connection != other_connection:
-                continue
-            if other.name == stream.name:
-                told = f"{stream.name!r} is the name of streams[{first}] already, on the same connection"
-                told += "; remove one of them, or choose another name"
-                yield Problem(f"streams[{index}].name", told, other=f"streams[{first}]")
-                break
-            shared = _shared(stream, other)
-            if shared is not None:
-                number, theirs = shared
-                told = f"{stream.subjects[number]!r} overlaps with {theirs!r} of streams[{first}] ({other.name})"
-                told += ", and a subject can be in one stream; narrow one"
-                yield Problem(f"streams[{index}].subjects[{number}]", told, other=f"streams[{first}]")
-                break
-        before.append((index, connection, stream))
+        before = taken.setdefault(connection, Patterns())
+        shapes = [tuple(subject.split(".")) for _, subject in valid_patterns(stream.subjects)]
+        same = names.setdefault((connection, stream.name), index)
+        overlapping = min((one for shape in shapes for one in before.meeting(shape)), default=index)
+        for shape in shapes:
+            before.add(shape, index)
+        if same != index and same <= overlapping:
+            told = f"{stream.name!r} is the name of streams[{same}] already, on the same connection"
+            told += "; remove one of them, or choose another name"
+            yield Problem(f"streams[{index}].name", told, other=f"streams[{same}]")
+        elif overlapping != index:
+            yield _overlap(index, stream, overlapping, streams[overlapping])
+
+
+def _overlap(index: int, stream: StreamSettings, first: int, other: StreamSettings | None) -> Problem:
+    shared = None if other is None else _shared(stream, other)
+    assert other is not None
+    assert shared is not None
+    number, theirs = shared
+    told = f"{stream.subjects[number]!r} overlaps with {theirs!r} of streams[{first}] ({other.name})"
+    told += ", and a subject can be in one stream; narrow one"
+    return Problem(f"streams[{index}].subjects[{number}]", told, other=f"streams[{first}]")
 
 
 def _shared(stream: StreamSettings, other: StreamSettings) -> tuple[int, str] | None:

@@ -8,7 +8,7 @@ from router_trio.errors import Problem
 from router_trio.errors.quotes import excerpt
 from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
-from router_trio.settings.checks.meeting import resolve_connection
+from router_trio.settings.checks.meeting import Streams, by_name, resolve_connection
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
@@ -28,11 +28,12 @@ def warnings(
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
         yield from empty_files(f"connections.{name}", connection)
+    named = by_name(streams)
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
         yield from _dropped_tokens(f"routes[{index}]", route)
         yield from ignored(f"routes[{index}]", route)
-        yield from _filters(f"routes[{index}]", route, connections, streams)
+        yield from _filters(f"routes[{index}]", route, connections, named)
         if route.concurrency > 1 and route.handler is None:
             yield Problem(
                 f"routes[{index}].concurrency",
@@ -89,13 +90,12 @@ def _first_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
 
 
 def _filters(
-    path: str, route: RouteSettings, connections: Mapping[str, ConnectionSettings], streams: Sequence[StreamSettings]
+    path: str, route: RouteSettings, connections: Mapping[str, ConnectionSettings], streams: Streams
 ) -> Iterator[Problem]:
     """Yield a warning if a filter matches nothing of the stream as `[[streams]]` makes it."""
     source = route.source
-    for index, stream in enumerate(streams):
-        place = (stream.name, resolve_connection(stream.connection, connections))
-        if place != (source.kind.stream(source), resolve_connection(source.connection, connections)):
+    for index, stream in streams.get(source.kind.stream(source) or "", ()):
+        if resolve_connection(stream.connection, connections) != resolve_connection(source.connection, connections):
             continue
         for one in source.filters:
             if not any(overlaps(one, subject) for subject in stream.subjects):

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from router_trio.protocol.stream_config import StreamConfig
-from router_trio.settings import Settings
+from router_trio.settings import Settings, patterns
+from router_trio.settings.checks import streams as checks_of_streams
+from router_trio.settings.checks import warnings
+from router_trio.subjects.patterns import overlaps
 from tests.unit.settings.problems import MAIN, Load, problems
 
 TWO = {**MAIN, "edge": {"servers": ["nats://127.0.0.1:4223"]}}
@@ -116,3 +119,24 @@ def test_what_differs_is_named(found: dict[str, Any], differences: list[str]) ->
         assert window.differences(StreamConfig("S", ("a", "b"), duplicate_window=120.0)) == [
             "duplicate_window is 120s there and 60s here"
         ]
+
+
+def test_thousands_of_streams_are_not_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return overlaps(one, other)
+
+    monkeypatch.setattr(checks_of_streams, "overlaps", compare)
+    monkeypatch.setattr(patterns, "overlaps", compare)
+    monkeypatch.setattr(warnings, "overlaps", compare)
+    count = 300
+    streams = [{"name": f"S{number}", "subjects": [f"s{number}.>"]} for number in range(count)]
+    routes = [
+        {"name": f"r{n}", "from": {"stream": f"S{n}", "durable": "d", "filter": f"s{n}.a.*"}, "to": [{"subject": "x"}]}
+        for n in range(count)
+    ]
+    settings = Settings(connections={"main": {"servers": ["nats://h"]}}, routes=routes, streams=streams)
+    assert list(warnings.warnings(settings.connections, settings.routes, settings.streams)) == []
+    assert len(compared) <= 3 * count
