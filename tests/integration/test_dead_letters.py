@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.command import COMMAND, command, environment
+from tests.support.command import COMMAND, command, dead_letters, environment
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
@@ -97,6 +97,10 @@ class Place:
 
     async def run(self, *arguments: str, route: str = "orders") -> Result:
         """The command, to its end."""
+        return await dead_letters(route, *arguments, cwd=self.folder)
+
+    async def process(self, *arguments: str, route: str = "orders") -> Result:
+        """The same, in a process of its own, beside which another one may run."""
         return await trio.to_thread.run_sync(
             lambda: command("dead-letters", "router.toml", route, *arguments, cwd=self.folder)
         )
@@ -264,7 +268,7 @@ async def test_two_redrives_at_the_same_time_store_each_message_once(
         done: list[Result] = []
 
         async def run() -> None:
-            done.append(await p.run("redrive", *way))
+            done.append(await p.process("redrive", *way))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
@@ -415,7 +419,7 @@ async def test_wrong_usage_is_told(tmp_path: Path) -> None:
         (("show",), "orders", 2, "show needs the SEQUENCE of one, as list prints it"),
         (("show", "1", "2"), "orders", 2, "show takes one SEQUENCE"),
         (("purge", "0"), "orders", 2, "SEQUENCE 0: must be at least 1"),
-        (("list", "--limit", "0"), "orders", 2, "must be at least 1"),
+        (("list", "--limit", "0"), "orders", 2, "--limit: 0 is too small; give at least 1"),
         (("list", "--where", "body.x =="), "orders", 2, "--where: "),
         (("list",), "order", 2, "did you mean 'orders'?"),
         (("purge", "--to-source"), "orders", 2, "--to-source is for redrive alone"),

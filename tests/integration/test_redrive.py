@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from router_trio.cli.dead_letters.letter import for_source, read_letter
 from router_trio.nats.jetstream.api import stored_message
 from router_trio.protocol import message_ids
 from router_trio.protocol.headers import Headers
-from tests.support.command import command
+from tests.support.command import command, dead_letters
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
@@ -105,9 +106,12 @@ class Place:
         await self.streams.publish(at, payload or b'{"number": %d}' % number, letter(number, **changes))
 
     async def run(self, *arguments: str, action: str = "redrive") -> Result:
-        return await trio.to_thread.run_sync(
-            lambda: command("dead-letters", "router.toml", "orders", action, *arguments, cwd=self.folder)
-        )
+        return await dead_letters("orders", action, *arguments, cwd=self.folder)
+
+    async def process(self, *arguments: str) -> Result:
+        """The same in a process of its own, which finds the handlers of its working directory."""
+        run = partial(command, "dead-letters", "router.toml", "orders", "redrive", *arguments, cwd=self.folder)
+        return await trio.to_thread.run_sync(run)
 
     async def give_up(self, count: int, to: str = ONE, **more: str) -> None:
         """Have a router give up all messages of ORDERS, so many: the last destination fails. Then mend that."""
@@ -212,10 +216,10 @@ async def test_a_handler_is_called_and_what_it_makes_is_stored(tmp_path: Path) -
         await p.create(OUT={"subjects": ["out.*"]})
         for number, payload in enumerate((b"a", b"bad", b"none"), 1):
             await p.bury(number, payload)
-        dry = await p.run("--dry-run")
+        dry = await p.process("--dry-run")
         assert dry.stdout.splitlines()[0] == "1 would go through the handler of the route"
         assert await p.count("OUT") == 0
-        done = await p.run()
+        done = await p.process()
         assert done.returncode == 1
         assert done.stdout == "1 redriven, 2 failed; 1 of the failed are filtered out by the route\n"
         assert "dead letter 2: the route fails on it again: handler_error: KeyError: 'total'" in done.stderr
@@ -385,7 +389,7 @@ async def test_of_several_values_that_a_handler_makes_of_one_the_last_has_to_be_
         p.configure(more='handler = "values:several"')
         await p.create(OUT={"subjects": ["out.*"], "max_msgs_per_subject": 1})
         await p.bury(1)
-        done = await p.run()
+        done = await p.process()
         assert (done.returncode, done.stdout) == (0, "1 redriven, 0 failed\n"), done.stderr
         assert await p.payloads("OUT") == [b"2"]
 

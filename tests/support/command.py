@@ -8,12 +8,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
+
+from router_trio.cli import main
+from router_trio.cli.dead_letters import work
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "router_trio"]
@@ -43,6 +48,24 @@ def command(
         cwd=cwd,
         env=environment(env),
     )
+
+
+async def dead_letters(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `dead-letters router.toml ARGUMENTS` to its end, one at a time, in a thread of this process.
+
+    All but what only a process has, signals and its start, is the command's own; a process would take half a second of
+    a processor for its imports.
+    """
+
+    async def without_signals(job: Callable[[], Awaitable[int]], on_signal: Callable[[int], None]) -> int:
+        return await job()
+
+    output, errors = StringIO(), StringIO()
+    command_line = ["dead-letters", str(cwd / "router.toml"), *arguments]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.setattr(work, "run_with_signals", without_signals)
+        code = await trio.to_thread.run_sync(main, command_line)
+    return subprocess.CompletedProcess(command_line, code, output.getvalue(), errors.getvalue())
 
 
 class RunningCommand:
