@@ -328,7 +328,7 @@ class Run:
         if generation is None:
             return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when, route.first_try_over, nursery.cancel_scope)
+            nursery.start_soon(_cancel_when, route.source.first_try_over, nursery.cancel_scope)
             while generation.connection.connected:
                 await generation.connection.changed()
             nursery.cancel_scope.cancel()

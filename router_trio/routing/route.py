@@ -23,8 +23,6 @@ class Route(ABC):
         self.routing = routing
         self.state: RouteState = routing.state
         self.source = source
-        self.first_try_over: trio.Event = source.first_try_over
-        """Set once the source has tried to receive, with or without success."""
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:

@@ -17,12 +17,14 @@ from tests.support.eventually import eventually
 from tests.support.world import (
     all_acked,
     fill,
+    handled,
     numbers,
     one_broker,
     stream,
     unacked,
     world,
 )
+from tests.unit.routing.by_key import IN, KEY, OUT, payloads_of, publish, unchanged
 from tests.unit.routing.policy.test_limit import assert_bounded
 from tests.unit.routing.stream.refusing import arrived
 
@@ -53,12 +55,22 @@ class Times(Watch):
         return sorted(at for times in self.of.values() for at in times)
 
 
-def limited(rate: str, burst: int | None = None, per: str | None = None, **source: Any) -> dict[str, Any]:
-    limit = {"rate": rate} | ({} if burst is None else {"burst": burst}) | ({} if per is None else {"per": per})
-    return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **source) | {"limit": limit}
+def limited(
+    rate: str, burst: int | None = None, per: str | None = None, **source: Any
+) -> dict[str, Any]:
+    limit = (
+        {"rate": rate}
+        | ({} if burst is None else {"burst": burst})
+        | ({} if per is None else {"per": per})
+    )
+    return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **source) | {
+        "limit": limit
+    }
 
 
-async def test_a_stream_is_paced_and_little_waits_in_hand(autojump_clock: MockClock) -> None:
+async def test_a_stream_is_paced_and_little_waits_in_hand(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     times = Times(broker)
     async with world([limited("50/s", burst=20)], brokers={"main": broker}) as w:
@@ -73,7 +85,9 @@ async def test_a_stream_is_paced_and_little_waits_in_hand(autojump_clock: MockCl
         assert most <= 20 + 50
         assert_bounded(times.all, 50, 1, 20)
         assert arrived(w, "x") == numbers(400)
-        assert w.route_ledger() == (400, 0, {"routed": 400}), "nothing was delivered again"
+        assert w.route_ledger() == (400, 0, {"routed": 400}), (
+            "nothing was delivered again"
+        )
         assert w.route.limited >= 370
         [limit] = {event.rate for event in w.watch.of("ROUTE_LIMITED")}
         assert limit == "50/s"
@@ -85,7 +99,9 @@ async def test_a_stream_is_paced_and_little_waits_in_hand(autojump_clock: MockCl
         assert w.route.limited == waited
 
 
-async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(autojump_clock: MockClock) -> None:
+async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     times = Times(broker)
     async with world([limited("10/h", ack_wait="2s")], brokers={"main": broker}) as w:
@@ -93,7 +109,10 @@ async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(autoj
         for _ in range(1500):
             await trio.sleep(1)
             oldest = max(
-                (trio.current_time() - one.received_at for one in w.route.holder.open.values()),  # type: ignore[union-attr]
+                (
+                    trio.current_time() - one.received_at
+                    for one in w.route.holder.open.values()
+                ),  # type: ignore[union-attr]
                 default=0.0,
             )
             assert oldest <= 2.0
@@ -119,7 +138,9 @@ async def test_it_holds_over_lost_links(autojump_clock: MockClock) -> None:
         assert_bounded(times.all, 20, 1, 10 + 4 * 10)
 
 
-async def test_what_the_route_does_not_take_does_not_count(autojump_clock: MockClock) -> None:
+async def test_what_the_route_does_not_take_does_not_count(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     times = Times(broker)
     settings = limited("10/s", burst=5) | {"when": 'string(payload).endsWith("0")'}
@@ -132,7 +153,9 @@ async def test_what_the_route_does_not_take_does_not_count(autojump_clock: MockC
         assert w.route_ledger()[2] == {"routed": 100, "filtered": 900}
 
 
-async def test_a_handler_is_called_as_often_as_the_limit_says(autojump_clock: MockClock) -> None:
+async def test_a_handler_is_called_as_often_as_the_limit_says(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     async with world(
         [
@@ -161,7 +184,9 @@ async def test_what_uses_up_the_burst_and_leaves_nothing_is_not_called_limited(
         assert w.watch.of("ROUTE_LIMITED") == []
 
 
-async def test_what_goes_at_once_is_not_called_limited(autojump_clock: MockClock) -> None:
+async def test_what_goes_at_once_is_not_called_limited(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     settings = limited("20/s", burst=60) | {"handler": f"{__name__}:passes"}
     async with world([settings], brokers={"main": broker}) as w:
@@ -180,10 +205,26 @@ async def passes(message: Message) -> Message:
     return message
 
 
+@pytest.mark.parametrize("source", [IN, {"subject": "in.*"}], ids=["stream", "subject"])
+async def test_a_message_without_a_key_uses_up_nothing_of_the_limit(
+    autojump_clock: MockClock, source: dict[str, Any]
+) -> None:
+    limit = {"rate": "1/h", "burst": 1}
+    route = handled(
+        unchanged, to=OUT, key=KEY, limit=limit, retry={"attempts": 1}, **source
+    )
+    async with world(handlers=[route], brokers=one_broker()) as w:
+        publish(w.broker, ":1", ":2", "a:3")
+        await eventually(lambda: payloads_of(w, "a") == [b"3"], 5)
+        assert sum(w.route.failed.values()) == 2
+
+
 # --- a limit for each value ---
 
 
-async def test_each_value_has_its_limit_and_others_pass(autojump_clock: MockClock) -> None:
+async def test_each_value_has_its_limit_and_others_pass(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     times = Times(broker)
     settings = limited("10/s", burst=5, per="tokens[1]", max_in_flight=100)
@@ -205,9 +246,13 @@ async def test_each_value_has_its_limit_and_others_pass(autojump_clock: MockCloc
         assert w.watch.of("ROUTE_LIMITED")
 
 
-async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(autojump_clock: MockClock) -> None:
+async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
-    settings = limited("10/s", burst=1, per="tokens[1]", max_in_flight=10, ack_wait="2s")
+    settings = limited(
+        "10/s", burst=1, per="tokens[1]", max_in_flight=10, ack_wait="2s"
+    )
     async with world([settings], brokers={"main": broker}) as w:
         fill(broker, 100, subjects="a")
         fill(broker, 1, subjects="b")
@@ -216,10 +261,14 @@ async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(aut
             assert w.route.in_hand <= 20
         await all_acked(w, 101)
         assert arrived(w, "a") == numbers(100)
-        assert w.route_ledger() == (101, 0, {"routed": 101}), "nothing was given back or delivered again"
+        assert w.route_ledger() == (101, 0, {"routed": 101}), (
+            "nothing was given back or delivered again"
+        )
 
 
-async def test_a_message_without_the_value_fails_and_holds_up_nobody(autojump_clock: MockClock) -> None:
+async def test_a_message_without_the_value_fails_and_holds_up_nobody(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     settings = limited("10/s", per="body.tenant") | {"retry": {"attempts": 1}}
     async with world([settings], brokers={"main": broker}) as w:
@@ -227,10 +276,14 @@ async def test_a_message_without_the_value_fails_and_holds_up_nobody(autojump_cl
         broker.publish("in.x", b'{"tenant": 7}')
         await eventually(lambda: arrived(w, "x") == [b'{"tenant": 7}'])
         assert w.route.failed["expression"] == 1
-        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 1, "given_up": 1}))
+        await eventually(
+            lambda: w.route_ledger() == (2, 0, {"routed": 1, "given_up": 1})
+        )
 
 
-async def test_what_the_route_does_not_take_needs_no_value(autojump_clock: MockClock) -> None:
+async def test_what_the_route_does_not_take_needs_no_value(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
     settings = limited("1/s", per="body.tenant") | {"when": 'subject == "in.x"'}
     async with world([settings], brokers={"main": broker}) as w:
@@ -240,9 +293,13 @@ async def test_what_the_route_does_not_take_needs_no_value(autojump_clock: MockC
         assert w.route_ledger() == (2, 0, {"routed": 1, "filtered": 1})
 
 
-async def test_order_of_a_value_holds_when_its_destination_refuses(autojump_clock: MockClock) -> None:
+async def test_order_of_a_value_holds_when_its_destination_refuses(
+    autojump_clock: MockClock,
+) -> None:
     broker = one_broker()["main"]
-    async with world([limited("20/s", burst=4, per="tokens[1]")], brokers={"main": broker}) as w:
+    async with world(
+        [limited("20/s", burst=4, per="tokens[1]")], brokers={"main": broker}
+    ) as w:
         broker.deny_publish("out.a")
         fill(broker, 30, subjects="ab")
         await trio.sleep(3)
@@ -254,7 +311,9 @@ async def test_order_of_a_value_holds_when_its_destination_refuses(autojump_cloc
 async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     for per in (None, "tokens[1]"):
-        async with world([limited("1/h", burst=2, per=per)], brokers={"main": broker}) as w:
+        async with world(
+            [limited("1/h", burst=2, per=per)], brokers={"main": broker}
+        ) as w:
             fill(broker, 10)
             await eventually(lambda: w.successes("ack") == 2)
             ended = trio.current_time()
@@ -262,8 +321,13 @@ async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> No
         assert w.route.settled["lost"] == 0
 
 
-async def test_what_waits_behind_a_limited_message_is_returned_with_it_at_the_end(autojump_clock: MockClock) -> None:
-    async with world([limited("6/m", burst=1, per="subject", retry={"initial": "50ms"})], brokers=one_broker()) as w:
+async def test_what_waits_behind_a_limited_message_is_returned_with_it_at_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    async with world(
+        [limited("6/m", burst=1, per="subject", retry={"initial": "50ms"})],
+        brokers=one_broker(),
+    ) as w:
         w.broker.deny_publish("out.a")
         fill(w.broker, 1, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 1)
