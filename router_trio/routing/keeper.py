@@ -36,7 +36,8 @@ class Keeper(ABC, Generic[D]):
         self._routing = routing
         self.routes: bool = False
         """True while its route runs."""
-        self._is_over = False
+        self.is_over: bool = False
+        """True from `let_go` on: nobody routes any more."""
         self.route: RouteToWake
         """Set by the route when it is made."""
 

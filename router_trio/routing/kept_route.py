@@ -65,13 +65,15 @@ class KeptRoute(Route, Generic[D]):
                 blocked = self._begin_some()
                 if blocked is not None:
                     return blocked
-            self._go_on()
+            self._left_hand.unpark_all()
             await self.routing.turn.pass_on()
 
     def _begin_at_once(self) -> Awaitable[None] | None:
         """See `HandlerTasks`."""
         blocked = self._begin_some() if self._keeper.has_room else None
-        self._go_on()
+        if self._hand.due_at < inf:
+            self._arrived.set()  # what was found to be over its limit is due at another time
+        self._left_hand.unpark_all()
         return blocked
 
     async def _something_waits(self) -> None:
@@ -147,20 +149,18 @@ class KeptRoute(Route, Generic[D]):
 
     def look(self) -> None:
         """See `RouteToWake`."""
-        self._go_on()
-        self.source.look()
-
-    def _go_on(self) -> None:
-        """Wake who waits for what the hand has, or for its end."""
-        if self._hand.schedule.ready or self._hand.due_at < inf:
+        schedule = self._hand.schedule
+        if schedule.waiting or schedule.may_begin:
             self._arrived.set()
         self._left_hand.unpark_all()
+        self.source.look()
 
     # --- from one route to its successor ---
 
     def _take_back(self) -> Batches:
         """See `Route`."""
         taken = self._keeper.take_back()
+        self._arrived.set()
         self.look()
         if self._flow is not None:
             self._flow.wake()

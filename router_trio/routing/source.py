@@ -8,7 +8,7 @@ the route mean.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -42,6 +42,8 @@ class Source(ABC):
         self._retry = SourceRetry(routing.state, connection, emit)
         self.first_try_over: trio.Event = self._retry.first_try_over
         """Set once it has tried to receive, with or without success."""
+        self.look: Callable[[], object] = _nothing
+        """Ask for more if there is room: something has left the hand. An attribute, so that no call comes between."""
         self._closing = trio.Event()
         self._over = trio.Event()
         self._over.set()
@@ -67,9 +69,6 @@ class Source(ABC):
         finally:
             self._over.set()
             self.state.enter(STARTING, afterwards)
-
-    def look(self) -> None:  # noqa: B027 - most sources have nothing to do
-        """Ask for more if there is room: something has left the hand."""
 
     # --- the end ---
 
@@ -121,3 +120,7 @@ class KeptSource(Source, Generic[D]):
     """A source of messages that are kept until they have their fate."""
 
     keeper: Keeper[D]
+
+
+def _nothing() -> None:
+    """For a source that asks for nothing."""

@@ -179,6 +179,7 @@ class SubjectKeeper(Keeper[CoreDelivery]):
         """See `Recovery`."""
         if self.hand.retry(delivery, now + delay):
             self._retried.add(delivery, now)
+            self.route.something_waits()  # until it is due, which may be before anything else is
             self.route.look()
             return True
         self.state.failed[reasons.RETRY_FULL] += 1
@@ -230,12 +231,12 @@ class SubjectKeeper(Keeper[CoreDelivery]):
 
     def not_sent(self, delivery: CoreDelivery) -> None:
         """See `Keeper`. Of a route that is over, it was dropped with the others."""
-        if not self._is_over:
+        if not self.is_over:
             self.hand.put_back(delivery)
 
     def let_go(self) -> int:
         """See `Keeper`. What is in a handler is lost: what it answers is not sent any more."""
-        self.routes, self._is_over = False, True
+        self.routes, self.is_over = False, True
         self._retried.clear()
         return len(self.hand.take_unrouted())
 

@@ -67,7 +67,8 @@ class StreamInHand(InHand[StreamDelivery]):
         """How many of `count` are of earlier lives of the route, which had sent them and got no answer yet."""
         self.owner: HandOwner
         """The life of the route that has all this in hand now."""
-        self._reset: tuple[int, int] | None = None
+        self.reset: tuple[int, int] | None = None
+        """Which message the consumer would have delivered next, and which it goes on with, if somebody has moved it."""
 
     def go_by(
         self,
@@ -120,7 +121,7 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def consumer_was_reset(self, goes_on_with: int) -> None:
         """Record that somebody has reset the consumer, or made it again: it goes on with that message."""
-        self._reset = self.cursor.highest + 1, goes_on_with
+        self.reset = self.cursor.highest + 1, goes_on_with
         self.cursor.number_anew()
 
     def take_reset(self) -> tuple[int, int] | None:
@@ -128,7 +129,7 @@ class StreamInHand(InHand[StreamDelivery]):
 
         None if it was not.
         """
-        reset, self._reset = self._reset, None
+        reset, self.reset = self.reset, None
         return reset
 
     def stream_replaced(self, stream_created: str) -> None:
@@ -140,7 +141,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self.open.clear()
         cursor.streams_before = self.cursor.streams_before + 1
         self.cursor = cursor
-        self._reset = None  # the stream says more
+        self.reset = None  # the stream says more
 
     def add(
         self,

@@ -88,14 +88,8 @@ class StreamKeeper(Keeper[StreamDelivery]):
         limited_by_value = flow is not None and flow.values is not None
         self.forwards_on_arrival: bool = plan.handler is None and not limited_by_value and not plan.by_key
         """True if what has to wait for nothing is forwarded in the turn of the read that brought it."""
-        self._retired = False
         for destination in routing.connections:
             destination.when_changed(self.recall_out_of_turn)
-
-    @property
-    def is_over(self) -> bool:
-        """Return True if what is received goes back at once: nobody routes it any more."""
-        return self._is_over
 
     @property
     def late(self) -> float:
@@ -164,15 +158,6 @@ class StreamKeeper(Keeper[StreamDelivery]):
                 break
         return True
 
-    def forward_on_arrival(self) -> None:
-        """Forward what was received just now, and has to wait for nothing: all that waits is in `waiting` then."""
-        routing, waiting = self._routing, self.hand.schedule.waiting
-        if not routing.as_it_comes:
-            routing.turn.begin()
-        while waiting and routing.is_ready and self.forward_some():
-            if not routing.as_it_comes and routing.turn.over:
-                break
-
     def forward_some(self) -> bool:
         """Forward messages that may go now, in one go. Return False if the limit or a breaker lets nothing go."""
         flow, hand = self._flow, self.hand
@@ -204,7 +189,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
             self._delivered([delivery])
         elif failure is not None and delivery.cursor is hand.cursor:
             self._failed(delivery, failure)
-        elif failure is None and self._is_over:
+        elif failure is None and self.is_over:
             self._return((delivery,))  # nobody routes it any more
         else:
             hand.remove(delivery)
@@ -212,7 +197,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
                 hand.take_back(delivery)
             else:
                 self.state.fates["lost"] += 1  # its stream is gone
-        self.look()
+        self.route.look()
 
     def first_stored(self) -> None:
         """See `Keeper.first_stored`. What is stored is acked with all others that the link tells of now."""
@@ -226,17 +211,14 @@ class StreamKeeper(Keeper[StreamDelivery]):
         for received_at, together in groupby(stored, _received_at):
             state.elapsed.record(now - received_at, len(list(together)))
         self._delivered(stored)
-        self.look()
+        self.route.look()
 
     def _delivered(self, deliveries: list[StreamDelivery]) -> None:
         self.acks.ack(self.hand.delivered(deliveries))
 
     def look(self) -> None:
         """See `HandOwner`."""
-        if self._retired:
-            self._look_after_end()
-        else:
-            self.route.look()
+        self.route.look()
 
     # --- failed ---
 
@@ -264,7 +246,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
         dead = delivery.cursor.failures.given_up[delivery.sequence]
         delivery.refused = dead.refused
         self._failures.give_up(delivery, dead)
-        self.look()
+        self.route.look()
 
     def is_last_attempt(self, delivery: StreamDelivery, failure: Failure) -> bool:
         """See `Recovery`: somebody has limited the deliveries of the consumer, and nobody may change that."""
@@ -288,7 +270,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
         self.state.fates["dead_lettered"] += 1
         if is_open:
             self.acks.term(delivery.ack_subject, dead.failure.reason)
-        self.look()
+        self.route.look()
 
     def dropped(self, delivery: StreamDelivery, dead: GivenUp) -> None:
         """See `Recovery`. A stream with limits retention keeps the message."""
@@ -312,7 +294,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
             now = trio.current_time()
             delivery.cursor.failures.keep_given_up(delivery.sequence, dead)
             self.try_again(delivery, self.policy.backoff(dead.tries, now), now)
-        self.look()
+        self.route.look()
 
     def place(self, delivery: StreamDelivery) -> dict[str, Any]:
         """See `Recovery`."""
@@ -394,15 +376,15 @@ class StreamKeeper(Keeper[StreamDelivery]):
 
     def not_sent(self, delivery: StreamDelivery) -> None:
         """See `Keeper`. Of a route that is over, it was nakked with the others."""
-        if self._is_over:
+        if self.is_over:
             self._count_returned(delivery)
         else:
             self.hand.put_back(delivery)
 
     def let_go(self) -> int:
         """See `Keeper`. What was not routed is returned to the stream: none of it is lost, so it counts as nothing."""
-        if not self._is_over:
-            self.routes, self._is_over = False, True
+        if not self.is_over:
+            self.routes, self.is_over = False, True
             unrouted = self.hand.take_unrouted()
             # What is in a handler has its fate when that returns, or was cancelled; the stream redelivers it first.
             self._nak_at_once((*self.hand.in_handler, *unrouted))
@@ -421,14 +403,14 @@ class StreamKeeper(Keeper[StreamDelivery]):
 
     def retire(self) -> None:
         """See `Keeper`."""
-        self._retired = True
+        self.route = _AfterEnd(self)
         for destination in self._routing.connections:
             destination.stop_notifying(self.recall_out_of_turn)
             if self.hand.in_hand:
                 # What a link that dies leaves unconfirmed would be sent when there is another one, and waited for.
                 destination.when_changed(self.recall)
 
-    def _look_after_end(self) -> None:
+    def look_after_end(self) -> None:
         """Something that was sent before the end has its fate."""
         if not self.state.in_hand:
             for destination in self._routing.connections:
@@ -443,3 +425,17 @@ class StreamKeeper(Keeper[StreamDelivery]):
         """
         is_over = self.state.is_over and self._routing.plan.ordered_by == routing.plan.ordered_by
         return not self.hand.in_hand or is_over
+
+
+class _AfterEnd:
+    """In place of a route that is over and retired, of which something that was sent has no fate yet."""
+
+    def __init__(self, keeper: StreamKeeper) -> None:
+        self._keeper = keeper
+
+    def something_waits(self) -> None:
+        """See `RouteToWake`: for a route after this one, which is told by its own keeper."""
+
+    def look(self) -> None:
+        """See `RouteToWake`."""
+        self._keeper.look_after_end()

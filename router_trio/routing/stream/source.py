@@ -79,6 +79,7 @@ class StreamSource(KeptSource[StreamDelivery]):
             routing.flow.when_changed(self._pull_loop.look_again)
         for destination in routing.connections:
             destination.when_changed(self._pull_loop.look_again)
+        self.look = self._pull_loop.look
         self._lead = Lead(self._retry, self.state, emit)
         letters = () if dead_letters is None else (dead_letters.connection,)
         self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), self._pull_loop.lose)
@@ -138,10 +139,6 @@ class StreamSource(KeptSource[StreamDelivery]):
         self._acks.when_pulls_pass = None
         self._pull_loop.receives()
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
-
-    def look(self) -> None:
-        """See `Source`."""
-        self._pull_loop.look()
 
     # --- the end ---
 
@@ -254,7 +251,11 @@ class StreamSource(KeptSource[StreamDelivery]):
         stream = self._spec.stream
         self._emit(StreamWentBack(at=trio.current_time(), route=self.state.name, stream=stream, detail=detail))
 
-    def _tell_reset(self, stood_at: int, goes_on_with: int) -> None:
+    def _tell_reset(self) -> None:
+        reset = self._hand.take_reset()
+        if reset is None:
+            return
+        stood_at, goes_on_with = reset
         self._emit(
             ConsumerReset(
                 at=trio.current_time(),
@@ -268,11 +269,6 @@ class StreamSource(KeptSource[StreamDelivery]):
 
     # --- its messages ---
 
-    def _succeeded(self) -> None:
-        """Something came that the consumer sends only to who has asked for it."""
-        self._retry.succeeded()
-        self._acks.pull_answered()
-
     def received(self, batch: Sequence[framing.RawMessage]) -> None:
         """See `link.Deliver`."""
         now = trio.current_time()
@@ -284,9 +280,9 @@ class StreamSource(KeptSource[StreamDelivery]):
             for delivery in deliveries:
                 self._acks.nak(delivery.ack_subject, 0)
             return
+        answered = False
         for raw in others:
-            if pull_loop.read_status(raw):
-                self._succeeded()
+            answered |= pull_loop.read_status(raw)
         taken = self._payloads.sift(deliveries, batch)
         if taken < len(deliveries):
             pull_loop.kept([delivery.raw for delivery in deliveries[taken:]])
@@ -306,14 +302,23 @@ class StreamSource(KeptSource[StreamDelivery]):
                 self._acks.ack([one.ack_subject for one in settled])
             came_again = bool(hand.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)
-            self._succeeded()
+        if answered or deliveries:
+            # The consumer sends that only to who has asked for it.
+            self._retry.succeeded()
+            if self._acks.when_pulls_pass is not None:
+                self._acks.pull_answered()
         if keeper.forwards_on_arrival:
-            # Without a turn of the route's own task.
-            keeper.forward_on_arrival()
+            # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
+            # So all that waits is in `waiting`.
+            routing = self._routing
+            if not routing.as_it_comes:
+                routing.turn.begin()
+            while schedule.waiting and routing.is_ready and keeper.forward_some():
+                if not routing.as_it_comes and routing.turn.over:
+                    break
         if schedule.waiting or schedule.may_begin:
             keeper.route.something_waits()
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         pull_loop.look()
-        reset = hand.take_reset()
-        if reset is not None:
-            self._tell_reset(*reset)
+        if hand.reset is not None:
+            self._tell_reset()

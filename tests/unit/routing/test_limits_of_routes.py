@@ -55,17 +55,9 @@ class Times(Watch):
         return sorted(at for times in self.of.values() for at in times)
 
 
-def limited(
-    rate: str, burst: int | None = None, per: str | None = None, **source: Any
-) -> dict[str, Any]:
-    limit = (
-        {"rate": rate}
-        | ({} if burst is None else {"burst": burst})
-        | ({} if per is None else {"per": per})
-    )
-    return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **source) | {
-        "limit": limit
-    }
+def limited(rate: str, burst: int | None = None, per: str | None = None, **source: Any) -> dict[str, Any]:
+    limit = {"rate": rate} | ({} if burst is None else {"burst": burst}) | ({} if per is None else {"per": per})
+    return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **source) | {"limit": limit}
 
 
 async def test_a_stream_is_paced_and_little_waits_in_hand(
@@ -85,9 +77,7 @@ async def test_a_stream_is_paced_and_little_waits_in_hand(
         assert most <= 20 + 50
         assert_bounded(times.all, 50, 1, 20)
         assert arrived(w, "x") == numbers(400)
-        assert w.route_ledger() == (400, 0, {"routed": 400}), (
-            "nothing was delivered again"
-        )
+        assert w.route_ledger() == (400, 0, {"routed": 400}), "nothing was delivered again"
         assert w.route.limited >= 370
         [limit] = {event.rate for event in w.watch.of("ROUTE_LIMITED")}
         assert limit == "50/s"
@@ -108,13 +98,8 @@ async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(
         fill(broker, 5)
         for _ in range(1500):
             await trio.sleep(1)
-            oldest = max(
-                (
-                    trio.current_time() - one.received_at
-                    for one in w.route.holder.open.values()
-                ),  # type: ignore[union-attr]
-                default=0.0,
-            )
+            in_hand: Any = w.route.holder
+            oldest = max((trio.current_time() - one.received_at for one in in_hand.open.values()), default=0.0)
             assert oldest <= 2.0
         assert_bounded(times.all, 10, 3600, 1)
         assert len(times.all) == 5
@@ -210,9 +195,7 @@ async def test_a_message_without_a_key_uses_up_nothing_of_the_limit(
     autojump_clock: MockClock, source: dict[str, Any]
 ) -> None:
     limit = {"rate": "1/h", "burst": 1}
-    route = handled(
-        unchanged, to=OUT, key=KEY, limit=limit, retry={"attempts": 1}, **source
-    )
+    route = handled(unchanged, to=OUT, key=KEY, limit=limit, retry={"attempts": 1}, **source)
     async with world(handlers=[route], brokers=one_broker()) as w:
         publish(w.broker, ":1", ":2", "a:3")
         await eventually(lambda: payloads_of(w, "a") == [b"3"], 5)
@@ -250,9 +233,7 @@ async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
-    settings = limited(
-        "10/s", burst=1, per="tokens[1]", max_in_flight=10, ack_wait="2s"
-    )
+    settings = limited("10/s", burst=1, per="tokens[1]", max_in_flight=10, ack_wait="2s")
     async with world([settings], brokers={"main": broker}) as w:
         fill(broker, 100, subjects="a")
         fill(broker, 1, subjects="b")
@@ -261,9 +242,7 @@ async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(
             assert w.route.in_hand <= 20
         await all_acked(w, 101)
         assert arrived(w, "a") == numbers(100)
-        assert w.route_ledger() == (101, 0, {"routed": 101}), (
-            "nothing was given back or delivered again"
-        )
+        assert w.route_ledger() == (101, 0, {"routed": 101}), "nothing was given back or delivered again"
 
 
 async def test_a_message_without_the_value_fails_and_holds_up_nobody(
@@ -276,9 +255,7 @@ async def test_a_message_without_the_value_fails_and_holds_up_nobody(
         broker.publish("in.x", b'{"tenant": 7}')
         await eventually(lambda: arrived(w, "x") == [b'{"tenant": 7}'])
         assert w.route.failed["expression"] == 1
-        await eventually(
-            lambda: w.route_ledger() == (2, 0, {"routed": 1, "given_up": 1})
-        )
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 1, "given_up": 1}))
 
 
 async def test_what_the_route_does_not_take_needs_no_value(
@@ -297,9 +274,7 @@ async def test_order_of_a_value_holds_when_its_destination_refuses(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
-    async with world(
-        [limited("20/s", burst=4, per="tokens[1]")], brokers={"main": broker}
-    ) as w:
+    async with world([limited("20/s", burst=4, per="tokens[1]")], brokers={"main": broker}) as w:
         broker.deny_publish("out.a")
         fill(broker, 30, subjects="ab")
         await trio.sleep(3)
@@ -311,9 +286,7 @@ async def test_order_of_a_value_holds_when_its_destination_refuses(
 async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     for per in (None, "tokens[1]"):
-        async with world(
-            [limited("1/h", burst=2, per=per)], brokers={"main": broker}
-        ) as w:
+        async with world([limited("1/h", burst=2, per=per)], brokers={"main": broker}) as w:
             fill(broker, 10)
             await eventually(lambda: w.successes("ack") == 2)
             ended = trio.current_time()
