@@ -65,10 +65,7 @@ class Keeper(ABC, Generic[D]):
         """Take a message to its destinations, without a handler. `has_room` holds."""
 
     def forward_waiting(self) -> bool:
-        """Forward what waits in one go. Return False if messages are to be routed one by one.
-
-        A fast path of a source: see who implements it for what it equals.
-        """
+        """Forward what waits in one go, if the source has a fast path. Return False if messages go one by one."""
         return False
 
     @property

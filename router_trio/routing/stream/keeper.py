@@ -149,7 +149,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
             self.hand.let_next_go(delivery)
 
     def forward_waiting(self) -> bool:
-        """See `Keeper`. For routes without a handler, keys and limits of values."""
+        """See `Keeper`."""
         if not self.forwards_on_arrival:
             return False
         routing, hand = self._routing, self.hand
@@ -159,7 +159,11 @@ class StreamKeeper(Keeper[StreamDelivery]):
         return True
 
     def forward_some(self) -> bool:
-        """Forward messages that may go now, in one go. Return False if the limit or a breaker lets nothing go."""
+        """Forward messages that may go now, in one go. Return False if the limit or a breaker lets nothing go.
+
+        Fast path of `KeptRoute._begin_some`, for routes without a handler, keys and limits of values; held equal by
+        test_both_ways_of_streams.py::test_what_waits_is_forwarded_together_as_it_would_be_one_by_one.
+        """
         flow, hand = self._flow, self.hand
         most = BATCH if self._routing.as_it_comes else BETWEEN_TWO_LOOKS
         if flow is not None:

@@ -72,6 +72,30 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
     both(lambda: bench(STORED, source=source), way(together=True), way(together=False))
 
 
+SENT = st.lists(st.tuples(st.sampled_from([b"in.a", b"in.b-c"]), BLOCKS, st.binary(max_size=6)), max_size=6).map(
+    lambda many: [delivery(number, *one) for number, one in enumerate(many, 1)]
+)
+"""Messages that no destination refuses: a refused one uses up a number if it is alone."""
+
+
+@given(messages=SENT)
+def test_what_waits_is_forwarded_together_as_it_would_be_one_by_one(messages: list[RawMessage]) -> None:
+    def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
+        async def run(made: Bench) -> None:
+            source = made.stream_source()
+            keeper, hand, route = source.keeper, source.keeper.hand, cast(Any, source.keeper.route)
+            keeper.forwards_on_arrival = False
+            source.received(messages)
+            keeper.forwards_on_arrival = together
+            while hand.waiting:
+                assert route._begin_some() is None
+            made.events.append(cast(Any, [hand.active, [*hand.open], made.naks]))
+
+        return run
+
+    both(lambda: bench(STORED, source=STREAM), way(together=True), way(together=False))
+
+
 FATES = st.sampled_from([
     Fate("acked", None, "OUT", 7),
     Fate("acked", None, "OUT", 8),
