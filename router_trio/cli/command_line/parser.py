@@ -24,6 +24,8 @@ _MISSING = "the following arguments are required: "
 class Parser(ArgumentParser):
     """Reads the arguments of one command. Raises `UsageError` where argparse would end the process."""
 
+    usage: str | None
+
     def __init__(self, **keywords: Any) -> None:
         self._flags: set[str] = set()
         self._valued: set[str] = set()
