@@ -50,10 +50,16 @@ ASK_AGAIN_AFTER = 0.5
 _OF_ONE_LINK = frozenset({reasons.PERMISSION_DENIED, reasons.OTHER_STREAM})
 """What publishes met and no lookup can show to be gone. The next link may have other rights, and other mappings."""
 
+_NO_LEADER = frozenset({reasons.TIMEOUT, reasons.JETSTREAM_UNAVAILABLE})
+"""What becomes of a question about a stream that only its leader would answer."""
+
 _NO_ANSWER = reasons.LOOKUP_FAILED - {reasons.PERMISSION_DENIED}
 
 MOST_STREAMS = 64
 """Streams that are looked at for one destination, whose wildcards may take in any number of them."""
+
+ASKED_AT_ONCE = 16
+"""Streams that are looked up at the same time: one that has no leader holds up no more of the others than this."""
 
 MAX_SECRET = 1024
 """Streams of which is remembered that this user may not look at them. Others are asked about again."""
@@ -91,6 +97,7 @@ class Destinations:
         self._streams: dict[str, StreamState] = {}
         self._secret: set[str] = set()
         """Streams that this user may not look at, by what the server said on this link."""
+        self._may_not_list = False
         self._refusing: dict[DestinationState, dict[str, StreamState]] = {}
         self._elsewhere: set[DestinationState] = set()
         self._last_stream: dict[DestinationState, str] = {}
@@ -236,6 +243,7 @@ class Destinations:
     async def _look_often(self, link: Link, tried: trio.Event) -> None:
         tried.set()  # nothing has to wait for it
         self._secret.clear()
+        self._may_not_list = False
         self.sources.link_is_new()
         for one in self._all:
             if one.met is not None and one.met[0] in _OF_ONE_LINK:
@@ -282,8 +290,10 @@ class Destinations:
                 named.setdefault(one.stream, []).append(one.pattern)
         streams: dict[str, StreamState] = {}
         try:
-            for name in self._streams:
-                await self._take(link, name, None, streams)
+            answers = await _ask_for(link, self._streams)
+            for name, answer in answers.items():
+                if answer is not None:
+                    await self._take(link, name, None, streams, answer)
             for name, its_patterns in named.items():
                 for pattern in its_patterns:
                     await self._take(link, name, pattern, streams)
@@ -349,10 +359,17 @@ class Destinations:
                     )
                 )
 
-    async def _take(self, link: Link, name: str, pattern: str | None, streams: dict[str, StreamState]) -> None:
-        """Look at a stream, which was found by `pattern`. One that we may not look at counts as fine.
+    async def _take(
+        self,
+        link: Link,
+        name: str,
+        pattern: str | None,
+        streams: dict[str, StreamState],
+        answer: StreamState | SourceError | None = None,
+    ) -> None:
+        """Look at a stream, which was found by `pattern`, unless `answer` says how it is.
 
-        Of its subjects the patterns that it was found by are known.
+        One that we may not look at counts as fine. Of its subjects the patterns that it was found by are known.
         """
         if name in streams:
             if name in self._secret and pattern is not None:
@@ -360,16 +377,40 @@ class Destinations:
             return
         state = None
         if name not in self._secret:
-            try:
-                state = await link.stream_state(name)
-            except SourceError as error:
-                if error.reason != reasons.PERMISSION_DENIED:
-                    raise
+            if answer is None:
+                answer = (await _ask_for(link, [name]))[name]
+            if not isinstance(answer, SourceError):
+                state = answer
+            elif answer.reason == reasons.PERMISSION_DENIED:
                 self._secret.add(name)
+            else:
+                state = await self._without_leader(link, name, pattern, answer)
         if name in self._secret and pattern is not None:
             state = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)
         if state is not None:
             streams[name] = state
+
+    async def _without_leader(
+        self, link: Link, name: str, pattern: str | None, error: SourceError
+    ) -> StreamState | None:
+        """Return a stream that JetStream has, and for which nobody answers: its leader would. Else raise `error`."""
+        known = self._streams.get(name)
+        if known is None and pattern is not None:
+            known = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)
+        if error.reason not in _NO_LEADER or self._may_not_list or known is None or not known.subjects:
+            raise error
+        try:
+            names = await link.find_streams(known.subjects[0])
+        except SourceError as of_all:
+            self._may_not_list = of_all.reason == reasons.PERMISSION_DENIED
+            raise error from None
+        if name not in names:
+            raise error
+        told = (
+            f"the stream {name!r} is not available: JetStream has it, and nobody answers for it, as if it had no "
+            "leader; look at `nats server report jetstream`"
+        )
+        return replace(known, refuses=("stream_cut_off", told))
 
     def _found(self, one: DestinationState, streams: list[StreamState]) -> None:
         if not streams:
@@ -448,6 +489,25 @@ class Destinations:
                     at=trio.current_time(), route=one.route_name, connection=self._connection, subject=one.template
                 )
             )
+
+
+async def _ask_for(link: Link, names: Iterable[str]) -> dict[str, StreamState | SourceError | None]:
+    """Look these up. Returns for each what was found, None if there is no such stream, or why it is not known."""
+    answers: dict[str, StreamState | SourceError | None] = dict.fromkeys(names)
+
+    async def ask(name: str) -> None:
+        try:
+            answers[name] = await link.stream_state(name)
+        except SourceError as error:
+            answers[name] = error
+
+    left = list(answers)
+    while left:
+        async with trio.open_nursery() as nursery:
+            for name in left[:ASKED_AT_ONCE]:
+                nursery.start_soon(ask, name)
+        left = left[ASKED_AT_ONCE:]
+    return answers
 
 
 def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:

@@ -257,7 +257,7 @@ class Server:
             return denied
         stream = self.streams.get(name)
         if stream is not None and now < stream.leaderless_until:
-            return SourceError(f"the stream {name!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
+            return SourceError(f"the stream {name!r} has no leader, and only that answers", reason=reasons.TIMEOUT)
         return None if stream is None else stream.state
 
     def ensure_stream(self, wanted: StreamConfig, now: float) -> tuple[StreamConfig, bool] | SourceError:

@@ -299,3 +299,34 @@ async def test_a_router_without_streams_asks_nothing_of_jetstream(autojump_clock
     async with world([core("in.>", "out.>")], brokers=one_broker()) as w:
         await trio.sleep(60)
         assert not w.watch.of("NATS_DESTINATION_UNCONFIRMED")
+
+
+async def test_a_stream_without_a_leader_does_not_hide_how_others_are(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    brokers["main"].add_stream("OTHER", ["other.>"])
+    other = core("in.>", to("other.>", jetstream=True), name="other")
+    async with world([TO_STREAM, other], brokers=brokers) as w:
+        await until_ready(w)
+        w.broker.trouble.elect("OUT", 1e6)
+        w.broker.trouble.seal("OTHER")
+        await until_unready(w, "nobody answers for it")
+        assert "'OTHER' is sealed" in why(w)
+        assert not w.watch.of("NATS_DESTINATIONS_UNKNOWN")
+        w.broker.trouble.elect("OUT", 0)
+
+
+async def test_a_stream_is_not_without_a_leader_where_this_user_may_not_ask_which_there_are(
+    autojump_clock: MockClock,
+) -> None:
+    """Whether JetStream answers at all is not known then: publishes tell. It is asked once on a link."""
+    brokers = one_broker()
+    brokers["main"].deny_publish("$JS.API.STREAM.NAMES")
+    named = core("in.>", to("out.>", jetstream=True) | {"stream": "OUT"}, name="stored")
+    async with world([named], brokers=brokers) as w:
+        await until_ready(w)
+        w.broker.trouble.elect("OUT", 1e6)
+        await trio.sleep(60)
+        assert not why(w)
+        assert [event.reason for event in w.watch.of("NATS_DESTINATIONS_UNKNOWN")] == ["timeout"]
+        w.broker.trouble.elect("OUT", 0)
+        await probe_arrives(w)

@@ -76,6 +76,10 @@ def pause(seconds: float) -> Callable[[World], None]:
     return lambda w: w.broker.trouble.pause_consumer("IN", "router", seconds)
 
 
+def elect(stream: str, seconds: float) -> Callable[[World], None]:
+    return lambda w: w.broker.trouble.elect(stream, seconds)
+
+
 def cut_off(stream: str, is_cut_off: bool) -> Callable[[World], None]:
     return lambda w: w.broker.trouble.cut_off(stream, is_cut_off)
 
@@ -111,6 +115,7 @@ STATES = {
     "source cut off from its cluster": State(
         [STREAM], cut_off("IN", True), cut_off("IN", False), "durable is not avail"
     ),
+    "destination without a leader": State([TO_STREAM], elect("OUT", 1e6), elect("OUT", 0), "as if it had no leader"),
     "destination cut off from its cluster": State([TO_STREAM], cut_off("OUT", True), cut_off("OUT", False), "cut off"),
     "consumer delivers only headers": State([STREAM], headers_only(True), headers_only(False), "headers_only"),
     "connection away": State([CORE], lambda w: w.broker.down(), lambda w: w.broker.up(), "main"),
