@@ -44,6 +44,7 @@ class SourceRetry:
 
     def ready(self, source: str) -> None:
         """The source is there: count it and say so."""
+        self.first_try_over.set()
         self._connection.counters.succeed("subscribe")
         self._emit(
             RouteReady(at=trio.current_time(), route=self._state.name, connection=self._connection.name, source=source)

@@ -122,7 +122,7 @@ class StreamSource(KeptSource[StreamDelivery]):
                 self._go_by(link, consumer)
                 self._feeding.check(consumer)
                 self._acks.when_pulls_pass = self._tell_ready
-                self._retry.tried(tried)
+                tried.set()  # the link need not wait until a pull was taken; the start of the router does
                 not_before = await ask_again(consumer, self._hand, self._patience)
                 await self._pull_loop.keep_asking(
                     link, consumer, self.keeper.late, not_before, self._filters, self._acks.nothing_asked
@@ -131,6 +131,7 @@ class StreamSource(KeptSource[StreamDelivery]):
                 await consumer.drain()
             finally:
                 self._acks.when_pulls_pass = None
+                self._retry.first_try_over.set()
                 consumer.close()
                 self._pull_loop.reset()  # what was borrowed from others is theirs again
 

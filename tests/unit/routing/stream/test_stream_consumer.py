@@ -12,7 +12,7 @@ from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.stream.pulling import pull_loop as module
-from router_trio.states import FAILED, PAUSED, RUNNING, STARTING
+from router_trio.states import FAILED, PAUSED, RUNNING
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
 from router_trio.testing.links import FakeLink
@@ -378,6 +378,20 @@ async def test_a_route_runs_from_the_first_pull_on_that_the_server_has_taken(aut
             await w.find()
 
 
+async def test_a_router_is_ready_when_it_is_open(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its log would begin with a warning that it is not ready yet."""
+    fence = FakeLink.fence
+
+    async def late(link: FakeLink) -> None:
+        await trio.sleep(0.5)
+        await fence(link)
+
+    monkeypatch.setattr(FakeLink, "fence", late)
+    async with world([LOCAL], brokers=one_broker()) as w:
+        assert w.route.state == RUNNING
+        assert readiness(w.live, trio.current_time())[0] == 200
+
+
 async def _no_answer(link: FakeLink) -> None:
     await trio.sleep_forever()
 
@@ -388,18 +402,16 @@ async def test_a_route_says_that_it_receives_before_its_first_message_is_handled
     """A message shows that a pull was taken, whenever a fence says so: its link may die before that."""
     monkeypatch.setattr(FakeLink, "fence", _no_answer)
     brokers = one_broker()
-    said: list[int] = []
+    handled_at: list[float] = []
 
     def handle(message: Message) -> Message:
-        said.append(w.watch.count("ROUTE_READY"))
+        handled_at.append(trio.current_time())
         return message
 
+    fill(brokers["main"], 1)
     async with world(handlers=[handled(handle, to=to("out.x"), stream="IN", durable="router")], brokers=brokers) as w:
-        assert (w.watch.count("ROUTE_READY"), w.route.state) == (0, STARTING)
-        fill(w.broker, 1)
-        await eventually(lambda: bool(said))
-        assert said == [1]
         assert (w.watch.count("ROUTE_READY"), w.successes("subscribe"), w.route.state) == (1, 1, RUNNING)
+        assert w.watch.of("ROUTE_READY")[0].at <= handled_at[0] < 1
 
 
 async def test_a_route_that_asks_for_nothing_yet_says_that_it_receives(autojump_clock: MockClock) -> None:
