@@ -306,9 +306,10 @@ class Destinations:
         except SourceError as error:
             if error.reason in reasons.LOOKUP_FAILED:
                 raise
-            for one in stored:
+            for one in self._still_watched(stored):
                 self._missing(one, (error.reason, str(error)))
             return
+        stored = self._still_watched(stored)
         self._unknown = False
         self._streams = {
             name: stream
@@ -327,6 +328,11 @@ class Destinations:
                     covered.setdefault(stream.name, set()).add((one.route_name, one.template))
             self._found(one, behind)
         self._learned({stream.name: stream.subjects for stream in streams.values()}, covered)
+
+    def _still_watched(self, some: Iterable[DestinationState]) -> list[DestinationState]:
+        """Return those that were not forgotten meanwhile, and of which nothing is to be remembered then."""
+        watched = set(self._all)
+        return [one for one in some if one in watched]
 
     def _note_early_acks(self) -> None:
         """Warn once of each stream that confirms what it may still lose, as long as it does."""
