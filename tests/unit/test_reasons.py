@@ -70,6 +70,7 @@ def _text(node: ast.AST) -> str:
 
 ELSEWHERE = {
     "settings/retry.py": {"mapping", "too_large"},  # an example in the documentation
+    "routing/resubscribe.py": {"subscribe"},  # the operation that failed
     "routing/stream/delivery.py": {"refused"},
     "settings/checks/files.py": {"KEY_VALUES_MISMATCH", "utf-8"},  # of OpenSSL, and an encoding
     "telemetry/traces/outage.py": {"router_stopped", "reconnect_exhausted", "interrupted", "retry_failed"},
