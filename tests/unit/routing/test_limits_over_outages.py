@@ -76,7 +76,7 @@ def outages() -> Iterator[Any]:
                 yield pytest.param(source, kind, per, silent, offered, id=", ".join((*words, str(offered))))
 
 
-@pytest.mark.parametrize(("source", "kind", "per", "silent", "offered"), outages())
+@pytest.mark.parametrize(("source", "kind", "per", "silent", "offered"), list(outages()))
 async def test_the_limit_holds_when_a_destination_is_back(
     source: str, kind: str, per: str | None, silent: bool, offered: int, autojump_clock: MockClock
 ) -> None:
