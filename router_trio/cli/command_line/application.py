@@ -1,8 +1,7 @@
 """The commands, and what each takes of a command line: read by argparse.
 
 A command is a function and, in the same module, `add_arguments`, which adds to a parser what that function is called
-with. Only the module of the command that is named is imported. Each command has a parser of its own and none is below
-another, since only then argparse takes options between arguments.
+with. Only the module of the command that is named is imported, and each command has a parser of its own.
 """
 
 from __future__ import annotations

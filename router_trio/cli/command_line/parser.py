@@ -10,7 +10,7 @@ from argparse import (
     HelpFormatter,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,18 +54,16 @@ class Parser(ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> dict[str, Any] | None:
         """Return what the arguments say, by name; None if they ask for help, which is then printed."""
-        # What is behind `--` is no option, which argparse forgets where it takes options between arguments.
-        parse = self.parse_known_args if "--" in arguments else self.parse_known_intermixed_args
-        if not {"-h", "--help"} & {*arguments}:
-            self.usage = ""  # it would be written for errors that argparse prints itself
+        options, others = self._divided(arguments)
         try:
-            given, more = parse([*self._with_values(arguments)])
+            # Options first: between others argparse takes them only in a mode that forgets what `--` means.
+            given, more = self.parse_known_args([*options, *(("--", *others) if others else ())])
         except SystemExit:  # its help does that
             return None
         except ArgumentError as error:
             self.error(error.message if error.argument_name is None else f"{error.argument_name}: {error.message}")
         if more:
-            self._refuse(more)
+            self._refuse([one for one in options if one in more], [one for one in others if one in more])
         return vars(given)
 
     def error(self, message: str) -> NoReturn:
@@ -75,22 +73,29 @@ class Parser(ArgumentParser):
             self._incomplete(f"{self.prog.removeprefix('router-trio ')} needs {missing}")
         raise outcome.UsageError(f"{message}\n{self.prog} --help shows what there is.")
 
-    def _refuse(self, more: Sequence[str]) -> NoReturn:
-        option = next((one.partition("=")[0] for one in more if one.startswith("-") and len(one) > 1), None)
-        if option is None:
-            self.error(f"{more[0]!r} is one argument too many")
+    def _refuse(self, options: Sequence[str], others: Sequence[str]) -> NoReturn:
+        if not options:
+            self.error(f"{others[0]!r} is one argument too many")
+        option = options[0].partition("=")[0]
         self.error(f"there is no option {option}{did_you_mean(option, self._flags | self._valued)}")
 
     def _incomplete(self, message: str) -> NoReturn:
         raise outcome.UsageError(f"{message}; {self.prog} --help shows an example.")
 
-    def _with_values(self, arguments: Sequence[str]) -> Iterator[str]:
-        """Yield the arguments, each option joined with its value: argparse takes `--data=-x`, and not `--data -x`."""
+    def _divided(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the options, each joined with its value, and all others.
+
+        argparse takes `--data=-x`, and not `--data -x`. What is behind `--` is no option.
+        """
+        options, others = list[str](), list[str]()
         rest, seen = iter(arguments), set[str]()
         for one in rest:
             if one == "--":
-                yield from (one, *rest)
-                return
+                others.extend(rest)
+                break
+            if not _looks_like_an_option(one):
+                others.append(one)
+                continue
             name, has_value, value = one.partition("=")
             if name in self._flags and has_value:
                 self.error(f"{name} takes no value, and got {value!r}")
@@ -103,7 +108,13 @@ class Parser(ArgumentParser):
                     if following is None or following in self._flags | self._valued:
                         self._incomplete(f"{name} needs a value")
                     one = f"{name}={following}"
-            yield one
+            options.append(one)
+        return options, others
+
+
+def _looks_like_an_option(argument: str) -> bool:
+    """Return False also for a lone hyphen, which is standard input, and for a negative number."""
+    return argument.startswith("-") and not argument[1:2].isdecimal() and argument != "-"
 
 
 def _help(prog: str) -> HelpFormatter:

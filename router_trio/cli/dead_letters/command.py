@@ -16,7 +16,9 @@ ACTIONS = get_args(Action)
 
 def add_arguments(parser: Parser) -> None:
     """Add what `dead-letters` takes."""
-    parser.add_argument("config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file")
+    parser.add_argument(
+        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
+    )
     parser.add_argument("route", metavar="ROUTE", help="the name of the route")
     parser.add_argument(
         "action", type=one_of(*ACTIONS), choices=ACTIONS, metavar="ACTION", help=f"one of {', '.join(ACTIONS)}"
@@ -92,7 +94,7 @@ def dead_letters(
         router-trio dead-letters router.toml orders purge \
             --where 'body.total < 1.0' --dry-run
     """
-    from router_trio.settings import Settings
+    from router_trio.cli.configuration import load
     from router_trio.settings.expressions import WHEN, compile_for
 
     if action == "show" and len(sequence) != 1:
@@ -102,7 +104,7 @@ def dead_letters(
         raise outcome.UsageError(f"SEQUENCE {min(sequence)}: must be at least 1, as list prints it")
     if (to_source or foreign) and action != "redrive":
         raise outcome.UsageError(f"{'--to-source' if to_source else '--foreign'} is for redrive alone")
-    settings = Settings.load(config)
+    settings = load(config)
     settings.require_servers()
     try:
         condition = None if where is None else compile_for(where, WHEN, from_stream=True)

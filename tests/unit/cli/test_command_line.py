@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ def given(*arguments: str) -> dict[str, Any]:
         (["--workers", "4", "a.toml"], [Path("a.toml")], {"workers": 4}),
         (["a.toml", "--workers=256"], [Path("a.toml")], {"workers": 256}),
         (["--", "--watch"], [Path("--watch")], {}),
+        (["--watch", "--", "a.toml"], [Path("a.toml")], {"watch": True}),
+        (["a.toml", "--watch", "--"], [Path("a.toml")], {"watch": True}),
+        (["a.toml", "--watch", "--", "-b.toml"], [Path("a.toml"), Path("-b.toml")], {"watch": True}),
+        (["a.toml", "--", "b.toml", "--watch"], [Path("a.toml"), Path("b.toml"), Path("--watch")], {}),
         (
             ["--enable-fault-injection", "--embedded-nats"],
             [CONFIG],
@@ -56,6 +61,12 @@ def test_the_last_argument_of_explain_is_the_subject() -> None:
     assert given("explain", "a.toml", "b.d", "--json", "in.x")["subject"] == "in.x"
     assert given("explain", "a.toml", "--", "-")["subject"] == "-"
     assert given("explain", "-", "in.x")["configs"] == [Path(STDIN)]
+    assert given("explain", "a.toml", "--json", "b.d", "--", "-x")["configs"] == [Path("a.toml"), Path("b.d")]
+
+
+def test_no_argument_is_needed_where_none_is_taken() -> None:
+    assert given("demo", "--duration", "4s") == {"duration": "4s"}
+    assert given("schema", "--") == {}
 
 
 def test_a_value_may_begin_with_a_hyphen() -> None:
@@ -66,6 +77,18 @@ def test_a_value_may_begin_with_a_hyphen() -> None:
 def test_sequences_may_come_before_and_behind_options() -> None:
     told = given("dead-letters", "a.toml", "orders", "--dry-run", "redrive", "7", "9")
     assert (told["action"], told["sequence"], told["dry_run"]) == ("redrive", [7, 9], True)
+
+
+@pytest.mark.parametrize(
+    "line", ["run -", "check -", "explain - in.x", "test -", "diff - -", "dead-letters - orders list"]
+)
+def test_a_lone_hyphen_is_standard_input_for_each_command(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"[rooter]\n")))
+    assert main(line.split()) == outcome.INVALID_CONFIGURATION
+    printed = capsys.readouterr()
+    assert "<stdin>: rooter: unknown key; did you mean 'router'? (line 1)\n" in printed.out + printed.err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -90,6 +113,8 @@ def test_no_arguments_print_the_help_of_all(capsys: pytest.CaptureFixture[str]) 
         ("run --wat", "there is no option --wat; did you mean --watch?"),
         ("explain a.toml in.x --heder x=1", "there is no option --heder; did you mean --header?"),
         ("contract extra", "'extra' is one argument too many\nrouter-trio contract --help shows what there is."),
+        ("contract -- -x", "'-x' is one argument too many\n"),
+        ("contract --jsn -- -x", "there is no option --jsn; did you mean --json?\n"),
         ("diff a.toml", "diff needs NEW; router-trio diff --help shows an example."),
         ("explain", "explain needs CONFIG; router-trio explain --help shows an example."),
         ("explain a.toml", "explain needs SUBJECT; router-trio explain --help shows an example."),
