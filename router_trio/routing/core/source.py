@@ -56,6 +56,12 @@ class SubjectSource(Source):
         super().close()
         self._subscribing.cancel()
 
+    def retire(self) -> None:
+        """See `Source`. A drain that was cut short, because the server did not answer, leaves the subscription open."""
+        super().retire()
+        if self._member is not None:
+            self._member.close()
+
     def hand_over(self, successor: Source) -> None:
         """See `Source`. Without a link there is nothing to hand over: the successor subscribes on the next one."""
         member, self._member = self._member, None

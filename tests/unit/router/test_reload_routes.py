@@ -278,6 +278,27 @@ async def test_routes_of_one_subject_share_a_subscription_that_lasts(autojump_cl
         assert seconds == numbers(len(seconds), first=sent[0] - len(seconds))
 
 
+@pytest.mark.parametrize("subject", ["in.*", "other.*"], ids=["shared", "alone"])
+@pytest.mark.parametrize("way", ["plain", "kept"])
+async def test_a_route_that_is_removed_while_its_server_is_silent_receives_nothing_any_more(
+    way: str, subject: str, autojump_clock: MockClock
+) -> None:
+    goes, stays = core("in.*", "gone.$1", name="goes") | WAYS[way], core(subject, "stays.$1", name="stays")
+    async with world([stays, goes], shutdown_timeout=2.0) as w:
+        ended = by_name(w)["goes"]
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: ended.settled["routed"] == 1)
+        w.broker.stall(5)
+        await w.live.reload(w.configuration(stays))
+        for payload in (b"while it is silent", b"when it answers again"):
+            w.broker.publish("in.1", payload)
+            w.broker.publish("other.1", payload)
+            await trio.sleep(5)
+        assert received(w, "stays.1")[-2:] == [b"while it is silent", b"when it answers again"]
+        assert received(w, "gone.1") == [b"0"]
+        assert (ended.received, ended.in_hand) == (1, 0)
+
+
 async def test_a_change_while_the_link_is_away_subscribes_when_it_is_back(autojump_clock: MockClock) -> None:
     async with world([core("in.*", "old.$1")]) as w:
         await w.lose()
