@@ -6,7 +6,7 @@ The other half of the seam of `source.py`. A `KeptRoute` asks its keeper what it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from router_trio.routing.delivery import Batches, Delivery
 from router_trio.routing.in_hand import InHand
@@ -14,6 +14,7 @@ from router_trio.routing.pipeline import Routing
 from router_trio.states import RouteState
 
 D = TypeVar("D", bound=Delivery)
+H = TypeVar("H", bound=InHand[Any], covariant=True)
 
 
 class RouteToWake(Protocol):
@@ -26,10 +27,10 @@ class RouteToWake(Protocol):
         """Go on with what there is room for: something has left its place."""
 
 
-class Keeper(ABC, Generic[D]):
+class Keeper(ABC, Generic[D, H]):
     """Keeps the messages of one route until they have their fate, and says what that means at their source."""
 
-    hand: InHand[D]
+    hand: H
 
     def __init__(self, routing: Routing) -> None:
         self.state: RouteState = routing.state
@@ -54,7 +55,8 @@ class Keeper(ABC, Generic[D]):
 
     def next(self, now: float) -> D | None:
         """Take out the next message to route; None if none may go now."""
-        return self.hand.next(now)
+        delivery: D | None = self.hand.next(now)
+        return delivery
 
     @abstractmethod
     def order_key(self, delivery: D) -> bytes:
@@ -88,6 +90,10 @@ class Keeper(ABC, Generic[D]):
         """Settle a message that all its destinations have settled, or have it tried again."""
 
     # --- the end ---
+
+    def _end(self) -> None:
+        """Record that nobody routes any more."""
+        self.routes, self.is_over = False, True
 
     @abstractmethod
     def settle_rest(self) -> bool:

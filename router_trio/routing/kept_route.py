@@ -32,10 +32,10 @@ D = TypeVar("D", bound=Delivery)
 class KeptRoute(Route, Generic[D]):
     """One route and its hand."""
 
-    def __init__(self, routing: Routing, source: KeptSource[D]) -> None:
+    def __init__(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> None:
         super().__init__(routing, source)
         plan, flow, keeper = routing.plan, routing.flow, source.keeper
-        self._keeper: Keeper[D] = keeper
+        self._keeper: Keeper[D, InHand[D]] = keeper
         self._hand: InHand[D] = keeper.hand
         self._flow = flow
         self._keyed = plan.by_key

@@ -19,7 +19,6 @@ from router_trio.connection.shared_subscription import Member
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
 from router_trio.link import Link
-from router_trio.routing.delivery import Delivery
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.resubscribe import SourceRetry
 from router_trio.states import STARTING, RouteState
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
     from router_trio.routing.keeper import Keeper
 
-D = TypeVar("D", bound=Delivery)
+K = TypeVar("K", bound="Keeper[Any, Any]", covariant=True)
 
 
 class Source(ABC):
@@ -116,10 +115,10 @@ class Source(ABC):
         return None
 
 
-class KeptSource(Source, Generic[D]):
+class KeptSource(Source, Generic[K]):
     """A source of messages that are kept until they have their fate."""
 
-    keeper: Keeper[D]
+    keeper: K
 
 
 def _nothing() -> None:

@@ -8,6 +8,7 @@ from router_trio.routing.delivery import BatchDelivery, BatchTracker, Delivery
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.turns import BETWEEN_TWO_LOOKS
+from router_trio.states import RouteState
 
 
 class BatchForwarding:
@@ -15,7 +16,7 @@ class BatchForwarding:
 
     def __init__(self, routing: Routing) -> None:
         self.routing: Routing = routing
-        self.state = routing.state
+        self.state: RouteState = routing.state
 
     def forward(self, received_at: float, batch: list[framing.RawMessage]) -> list[framing.RawMessage]:
         """Forward a batch. Return what is left of it if the loop should turn before the rest."""

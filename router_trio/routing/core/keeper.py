@@ -18,6 +18,7 @@ from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
+from router_trio.link import Deliver, SharedDelivery
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
@@ -40,7 +41,7 @@ MOST_OF_A_KEY = MAX_MESSAGES // 2
 _place = attrgetter("place")
 
 
-class KeptSubject(SubjectSource, KeptSource[CoreDelivery]):
+class KeptSubject(SubjectSource, KeptSource["SubjectKeeper"]):
     """A subject of which the messages are kept until they have their fate."""
 
     def __init__(
@@ -54,10 +55,10 @@ class KeptSubject(SubjectSource, KeptSource[CoreDelivery]):
         super().__init__(routing, connection, emit, shared)
         keeper = SubjectKeeper(routing, connection, emit, dead_letters, self)
         self.keeper: SubjectKeeper = keeper
-        self.deliver = keeper.received
+        self.deliver: Deliver | SharedDelivery = keeper.received
 
 
-class SubjectKeeper(Keeper[CoreDelivery]):
+class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     """The messages of one route, and what becomes of those that fail: the `Recovery` of a subject."""
 
     def __init__(
@@ -236,7 +237,7 @@ class SubjectKeeper(Keeper[CoreDelivery]):
 
     def let_go(self) -> int:
         """See `Keeper`. What is in a handler is lost: what it answers is not sent any more."""
-        self.routes, self.is_over = False, True
+        self._end()
         self._retried.clear()
         return len(self.hand.take_unrouted())
 

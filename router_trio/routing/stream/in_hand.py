@@ -54,6 +54,10 @@ class HandOwner(Protocol):
 class StreamInHand(InHand[StreamDelivery]):
     """The messages of one route. It outlives the route if its successor reads the same consumer."""
 
+    schedule: Order[StreamDelivery]
+    limits: Limits[StreamDelivery]
+    count: int
+
     def __init__(self) -> None:
         super().__init__(ArrivalOrder(), NoValueLimit())
         self.cursor: StreamCursor = StreamCursor()

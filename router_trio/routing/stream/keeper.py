@@ -27,7 +27,7 @@ from router_trio.events import Emit, MessageGivenUp
 from router_trio.outbox.operation import Operation
 from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.failures import Failures
-from router_trio.routing.keeper import Keeper
+from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy, policy_for
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
@@ -41,7 +41,7 @@ from router_trio.routing.turns import BATCH, BETWEEN_TWO_LOOKS
 _received_at = attrgetter("received_at")
 
 
-class StreamKeeper(Keeper[StreamDelivery]):
+class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     """The messages of one route, and the `Recovery` of a stream. Every method is synchronous, but `room`.
 
     What it has in hand, and its acks, outlive it: the keeper of the next life of the route goes on with them.
@@ -388,7 +388,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
     def let_go(self) -> int:
         """See `Keeper`. What was not routed is returned to the stream: none of it is lost, so it counts as nothing."""
         if not self.is_over:
-            self.routes, self.is_over = False, True
+            self._end()
             unrouted = self.hand.take_unrouted()
             # What is in a handler has its fate when that returns, or was cancelled; the stream redelivers it first.
             self._nak_at_once((*self.hand.in_handler, *unrouted))
@@ -407,7 +407,7 @@ class StreamKeeper(Keeper[StreamDelivery]):
 
     def retire(self) -> None:
         """See `Keeper`."""
-        self.route = _AfterEnd(self)
+        self.route: RouteToWake = _AfterEnd(self)
         for destination in self._routing.connections:
             destination.stop_notifying(self.recall_out_of_turn)
             if self.hand.in_hand:

@@ -6,7 +6,7 @@ its successor has the same consumer: see `keeper.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ GIVES_WAY_FOR = 1.0
 """Seconds more, before a durable that was deleted is made again by a process that shared it."""
 
 
-class StreamSource(KeptSource[StreamDelivery]):
+class StreamSource(KeptSource[StreamKeeper]):
     """The consumer of one route."""
 
     def __init__(
@@ -79,7 +79,7 @@ class StreamSource(KeptSource[StreamDelivery]):
             routing.flow.when_changed(self._pull_loop.look_again)
         for destination in routing.connections:
             destination.when_changed(self._pull_loop.look_again)
-        self.look = self._pull_loop.look
+        self.look: Callable[[], object] = self._pull_loop.look
         self._lead = Lead(self._retry, self.state, emit)
         letters = () if dead_letters is None else (dead_letters.connection,)
         self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), self._pull_loop.lose)

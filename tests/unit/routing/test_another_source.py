@@ -13,7 +13,6 @@ from router_trio.events import Emit
 from router_trio.link import Link
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core import keeper
-from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.core.keeper import SubjectKeeper
 from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.pipeline import Routing
@@ -25,7 +24,7 @@ from tests.support.world import handled, to, world
 BUCKET = "$KV.prices."
 
 
-class Watch(KeptSource[CoreDelivery]):
+class Watch(KeptSource[SubjectKeeper]):
     """The keys of a bucket, as subjects, from a link on. Nothing is redelivered."""
 
     def __init__(
