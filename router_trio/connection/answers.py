@@ -20,10 +20,11 @@ from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.outbox.ledger import Counters
 from router_trio.protocol.permissions import ACK, PULL, Cause
 
-Kind = Literal["ack", "nak", "term", "in_progress", "pull"]
+Kind = Literal["ack", "owed", "nak", "term", "in_progress", "pull"]
+"""`owed` is an ack that was counted when it could not be sent, or was lost with its link, and is sent again."""
 
 COUNTS_AS: dict[Kind, Literal["ack", "nak"]] = {"ack": "ack", "nak": "nak", "term": "nak"}
-SETTLE: frozenset[Kind] = frozenset({"ack", "term"})
+SETTLE: frozenset[Kind] = frozenset({"ack", "owed", "term"})
 """Those after which a message is not delivered again: they are owed until the server has taken them."""
 
 CONFIRMED_EVERY = 0.2

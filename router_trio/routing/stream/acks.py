@@ -99,9 +99,15 @@ class Acks:
     def flush_unsent(self, link: Link) -> None:
         """Send the acks that are owed: they were counted when they met no link, as failed, or one that died.
 
-        Those that this link does not take either are for the next one: it is not for a route to end a link.
+        Those that this link does not take either are for the next one: it is not for a route to end a link. So are
+        those that are lost with it, and those that the server refuses are sent again when it takes acks.
         """
-        self._unsent = [reply for reply, _ in link.ack(self._unsent)]
+        owed, self._unsent = self._unsent, [reply for reply, _ in link.ack(self._unsent)]
+        if self._unsent:
+            unsent = {*self._unsent}
+            owed = [reply for reply in owed if reply not in unsent]
+        if owed:
+            self._answers.sent("owed", self, owed)
 
     def renak(self, link: Link, awaited: Iterable[Awaited]) -> None:
         """Say again on a new link which messages are to come again, and when: they are waited for."""

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.link import Link
 from router_trio.message import Message
 from router_trio.routing.stream import acks
 from router_trio.testing import FakeBroker
@@ -63,6 +64,60 @@ async def test_acks_that_were_lost_with_a_link_are_paid_on_the_next_one(autojump
         await trio.sleep(120)
         assert (w.route.received, w.route.duplicates) == (10, 0)
         assert w.successes("ack") == 10, "an operation counts once"
+
+
+async def test_acks_that_are_lost_with_several_links_are_paid_on_the_first_one_that_lives(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Link] = []
+    flush = acks.Acks.flush_unsent
+
+    def flush_unsent(self: acks.Acks, link: Link) -> None:
+        flush(self, link)
+        written.append(link)
+
+    def wrote() -> bool:
+        return written[-1] is w.live.connections["main"].link
+
+    monkeypatch.setattr(acks.Acks, "flush_unsent", flush_unsent)
+    brokers = two_brokers()
+    brokers["main"].trouble.travel(lambda: 0.05)
+    async with world([REMOTE | {"from": REMOTE["from"] | {"ack_wait": "10m"}}], brokers=brokers) as w:
+        fill(w.broker, 10)
+        await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 10)
+        for _ in range(3):
+            await w.lose("main")
+            assert unacked(w) == 10
+            await w.find("main")
+            await eventually(wrote)
+        await w.lose("main")
+        assert unacked(w) == 10
+        await w.find("main")
+        await eventually(lambda: unacked(w) == 0, 20.0)
+        await trio.sleep(120)
+        assert (w.route.received, w.route.duplicates) == (10, 0)
+        assert w.successes("ack") == 10, "an operation counts once"
+
+
+async def test_acks_that_met_no_link_and_are_refused_on_the_next_one_are_paid_when_it_takes_them(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE | {"from": REMOTE["from"] | {"ack_wait": "10m"}}], brokers=brokers) as w:
+        brokers["edge"].stall(1.0)
+        fill(w.broker, 10)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 10)
+        await w.lose("main")
+        await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 10)
+        w.broker.deny_publish("$JS.ACK.>")
+        await w.find("main")
+        await eventually(lambda: "ack" in w.route.obstacles, 5.0)
+        assert w.failures("ack") == {"not_connected": 10}, "an operation counts once"
+        w.broker.allow_publish("$JS.ACK.>")
+        await eventually(lambda: unacked(w) == 0, 7.0)
+        await eventually(lambda: "ack" not in w.route.obstacles, 7.0)
+        await trio.sleep(120)
+        assert (w.route.received, w.route.duplicates) == (10, 0)
 
 
 async def test_acks_that_the_server_refused_are_paid_when_it_takes_them(autojump_clock: MockClock) -> None:
