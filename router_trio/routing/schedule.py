@@ -64,9 +64,8 @@ class Order(Protocol[D]):
         """Add messages that were held back, sorted by place. Each goes before the later ones of its key."""
         ...
 
-    def finished(self, message: D) -> bool:
-        """Record that a message is no longer active. Return True if others waited for that."""
-        ...
+    def finished(self, message: D) -> None:
+        """Record that a message is no longer active: the next one of its key may be."""
 
     def all_finished(self, messages: Sequence[D]) -> None:
         """Record the same for several messages, which may be most of what passes through a route."""
@@ -116,9 +115,8 @@ class ArrivalOrder(Generic[D]):
             messages = sorted((*messages, *later), key=place_of)
         waiting += messages
 
-    def finished(self, message: D) -> bool:
+    def finished(self, message: D) -> None:
         """See `Order`."""
-        return False
 
     def all_finished(self, messages: Sequence[D]) -> None:
         """See `Order`."""
@@ -185,9 +183,9 @@ class KeyOrder(Generic[D]):
         """See `Order`. All messages of a key are sorted by their places."""
         self.waiting += messages
 
-    def finished(self, message: D) -> bool:
+    def finished(self, message: D) -> None:
         """See `Order`."""
-        return self._keys.finished(self._key_of(message), message) and bool(self._keys.may_begin)
+        self._keys.finished(self._key_of(message), message)
 
     def all_finished(self, messages: Sequence[D]) -> None:
         """See `Order`."""
