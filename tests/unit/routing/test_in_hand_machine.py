@@ -182,7 +182,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.finish(before, active)
         self.hand, self.active = self.made(kind), []
         route: Any = RouteState("route", "main", ("out",))
-        self.hand.add_first(route, route, [(one.received_at, [one.raw]) for one in taken])
+        half = len(taken) // 2
+        together = [(self.now, [one.raw for one in some]) for some in (taken[:half], taken[half:])]
+        self.hand.add_first(route, route, together)
+        assert [id(one.raw) for one in waiting_in(self.hand.schedule)] == [id(one.raw) for one in taken]
+        places_now = [one.place for one in waiting_in(self.hand.schedule)]
+        assert places_now == sorted(places_now)
 
     def finish(self, hand: core.SubjectInHand, active: list[CoreDelivery]) -> None:
         """Route what is left to the end; nothing fails any more."""

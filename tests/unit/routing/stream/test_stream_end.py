@@ -128,6 +128,20 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_comes_ag
         await eventually(lambda: unacked(w) == 0)
 
 
+async def test_what_is_in_a_handler_that_can_not_be_cancelled_is_returned_once(autojump_clock: MockClock) -> None:
+    async def shielded(message: Message) -> Message:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        return message
+
+    route = handled(shielded, to=to("out.x", jetstream=True), stream="IN", durable="router")
+    async with world(handlers=[route], brokers=one_broker(), shutdown_timeout=1) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: w.route.received == 3)
+    assert w.successes("nak") == 3
+    assert w.route_ledger() == (3, 0, {"returned": 3})
+
+
 async def test_what_waits_for_a_destination_at_the_end_is_given_back(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     async with world([REMOTE], brokers=brokers, shutdown_timeout=2) as w:
