@@ -72,7 +72,6 @@ class InHand(Generic[D]):
     def put_back(self, delivery: D) -> None:
         """Let a message wait whose handler has ended its route: at the end it is dropped or returned with the others.
 
-        Nothing of it was sent.
+        Nothing of it was sent, and it is not routed again.
         """
-        delivery.start_again()
         self.schedule.waiting.append(delivery)

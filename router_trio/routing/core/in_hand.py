@@ -46,7 +46,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         limits: Limits[CoreDelivery],
         new_message_id: Callable[[], bytes],
     ) -> None:
-        """`new_message_id` is called for each message that is about to be routed, and has no id yet."""
+        """`new_message_id` is called for each message that is about to be routed for the first time."""
         super().__init__(schedule, limits)
         self.retries: RetryQueue[CoreDelivery] = RetryQueue()
         self._new_message_id = new_message_id
@@ -124,8 +124,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         delivery = self.schedule.take()
         if delivery is not None:
             self._bytes -= len(delivery.raw[4])
-            if delivery.message_id is None:
-                delivery.message_id = self._new_message_id()
+            delivery.message_id = self._new_message_id()
         return delivery
 
     # --- not routed any more ---
@@ -137,10 +136,10 @@ class SubjectInHand(InHand[CoreDelivery]):
         """
         return self.retries.add(delivery, delivery.raw[3], due)
 
-    def settle(self, delivery: CoreDelivery) -> bool:
-        """Remove an active message, which has its fate. Return True if others may be routed now that it has."""
+    def settle(self, delivery: CoreDelivery) -> None:
+        """Remove an active message, which has its fate. Others of its key may be routed now."""
         self.count -= 1
-        return self.schedule.finished(delivery)
+        self.schedule.finished(delivery)
 
     def put_back(self, delivery: CoreDelivery) -> None:
         """See `InHand`."""

@@ -47,9 +47,6 @@ class HandOwner(Protocol):
     def look(self) -> None:
         """Go on with what there is room for: something has left the hand."""
 
-    def recall_out_of_turn(self) -> None:
-        """Recall what must wait, from the outboxes."""
-
 
 class StreamInHand(InHand[StreamDelivery]):
     """The messages of one route. It outlives the route if its successor reads the same consumer."""

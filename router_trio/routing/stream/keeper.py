@@ -331,8 +331,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if self.hand.order.lines:
             for destination in self._routing.connections:
                 destination.outbox.recall(self.hand.out_of_turn)
-        if self.hand.owner is not self:
-            self.hand.owner.recall_out_of_turn()
 
     # --- returned to the stream, which redelivers it ---
 
