@@ -20,12 +20,11 @@ from router_trio.events import Emit
 
 T = TypeVar("T")
 
-OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""What process managers and terminals also send, and what would end the process without a word."""
+ASKED_FOR = (signal.SIGINT, signal.SIGTERM)
 
-_UNLESS_IGNORED = (signal.SIGINT, *OTHERS)
-"""Whoever has these ignored wants them ignored, as `nohup` does, and a shell for what a script runs in the background:
-Ctrl-C is then for what the script runs in the foreground."""
+OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""What process managers and terminals also send, and what would end the process without a word. Whoever has it ignored
+(`nohup`) wants it ignored."""
 
 
 async def run_with_signals(
@@ -55,8 +54,7 @@ async def run_with_signals(
             if last_resort is not None:
                 last_resort.heed(number)
 
-    heeded = [one for one in _UNLESS_IGNORED if signal.getsignal(one) is not signal.SIG_IGN]
-    heeded.insert(0, signal.SIGTERM)
+    heeded = [*ASKED_FOR, *(number for number in OTHERS if signal.getsignal(number) is not signal.SIG_IGN)]
     ends = [one for one in heeded if one != signal.SIGHUP or on_hangup is None]
     watching = nullcontext() if last_resort is None else last_resort.watching(ends)
     with trio.open_signal_receiver(*heeded) as signals, watching:
