@@ -37,6 +37,14 @@ def at_once(message: Message) -> Message:
     return message
 
 
+async def fails_or_stays(message: Message) -> Message:
+    if message.payload == b"fails":
+        raise RuntimeError
+    with trio.CancelScope(shield=True):
+        await trio.sleep(20)
+    return message
+
+
 def called(handler: Callable[..., Any]) -> dict[str, Any]:
     return {"handler": f"{handler.__module__}:{handler.__name__}"}
 
@@ -124,6 +132,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "kept": {"retry": {"attempts": 2}},
     "by key": {"key": "subject", "concurrency": 1},
 }
+
+
+HOURLY = {"initial": "1h", "max": "1h", "attempts": 9}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -229,14 +240,71 @@ async def test_what_waits_for_the_limit_of_its_value_goes_by_the_new_one(autojum
 
 
 async def test_what_waits_for_another_attempt_is_tried_by_the_new_route(autojump_clock: MockClock) -> None:
-    retry = {"initial": "1h", "max": "1h", "attempts": 9}
-    old = core("in.*", "old.$1", retry=retry) | {"handler": f"{never.__module__}:never"}
+    old = core("in.*", "old.$1", retry=HOURLY) | {"handler": f"{never.__module__}:never"}
     async with world([old]) as w:
         w.broker.publish("in.1", b"0")
         await eventually(lambda: by_name(w)["route"].failed["handler_error"] == 1)
         await w.live.reload(w.configuration(core("in.*", "new.$1")))
         await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
         assert received(w, "new.1") == [b"0"]
+
+
+async def test_what_the_new_route_tries_is_not_being_retried_by_the_old_one(autojump_clock: MockClock) -> None:
+    old = core("in.*", "old.$1", retry=HOURLY) | called(fails_or_stays)
+    async with world([old]) as w, trio.open_nursery() as nursery:
+        for payload in (b"fails", b"stays"):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: by_name(w)["route"].retrying[0] == 1 and by_name(w)["route"].handling == 1)
+        nursery.start_soon(w.live.reload, w.configuration(core("in.*", "new.$1") | called(slow)))
+        await trio.sleep(1)
+        assert by_name(w)["route"].in_hand == 2
+        assert by_name(w)["route"].retrying == (0, 0.0)
+
+
+async def test_what_was_lost_at_the_end_is_not_being_retried_any_more(autojump_clock: MockClock) -> None:
+    old = core("in.*", "old.$1", retry=HOURLY) | called(fails_or_stays)
+    async with world([old], shutdown_timeout=2.0) as w:
+        for payload in (b"fails", b"stays"):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: by_name(w)["route"].retrying[0] == 1 and by_name(w)["route"].handling == 1)
+        await w.live.reload(w.configuration(core("other.*", "new.$1")))
+        assert w.route_ledger() == (2, 0, {"lost": 2})
+        assert by_name(w)["route"].retrying == (0, 0.0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_comes_while_the_old_route_is_in_its_handler_waits_for_that(
+    way: str, autojump_clock: MockClock
+) -> None:
+    CALLS.clear()
+    async with world([core("in.*", "old.$1") | called(slow)]) as w, trio.open_nursery() as nursery:
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: len(CALLS) == 1)
+        nursery.start_soon(w.live.reload, w.configuration(core("in.*", "new.$1") | WAYS[way]))
+        await trio.sleep(0.5)
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}))
+        assert received(w, "old.1", "new.1") == numbers(2)
+
+
+async def test_by_key_what_the_old_route_has_sent_is_confirmed_before_the_next_of_its_key_goes(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    by_key = called(at_once) | WAYS["by key"]
+    old = core("in.*", to("old.$1", "edge"), connection="main") | by_key
+    new = core("in.*", to("new.$1"), connection="main") | by_key
+    async with world([old], brokers=brokers) as w, trio.open_nursery() as nursery:
+        w.brokers["edge"].stall(3)
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: by_name(w)["route"].in_hand == 1)
+        nursery.start_soon(w.live.reload, w.configuration(new))
+        await trio.sleep(1)
+        w.broker.publish("in.1", b"1")
+        await trio.sleep(1)
+        assert received(w, "new.1") == []
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}))
+        assert (received(w, "old.1", connection="edge"), received(w, "new.1")) == ([b"0"], [b"1"])
 
 
 async def test_what_waits_for_room_goes_by_the_new_route(autojump_clock: MockClock) -> None:
@@ -320,13 +388,13 @@ async def test_many_routes_are_compared_while_messages_pass(autojump_clock: Mock
         await eventually(lambda: (received(w, "new.0"), received(w, "out.1")) == ([b"0"], [b"1"]))
 
 
+@pytest.mark.parametrize("more", [{}, {"limit": {"rate": "30/m", "burst": 1}}], ids=["at once", "within the limit"])
 async def test_a_message_of_which_a_copy_was_delivered_is_tried_once_more_by_the_old_route(
-    autojump_clock: MockClock,
+    more: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     brokers["edge"].deny_publish("denied.*")
-    retry = {"initial": "1h", "max": "1h", "attempts": 9}
-    old = core("in.*", to("taken.$1"), to("denied.$1", "edge"), connection="main", retry=retry)
+    old = core("in.*", to("taken.$1"), to("denied.$1", "edge"), connection="main", retry=HOURLY) | more
     async with world([old], brokers=brokers) as w:
         w.broker.publish("in.1", b"0")
         await eventually(lambda: by_name(w)["route"].failed["permission_denied"] == 1)
@@ -336,3 +404,18 @@ async def test_a_message_of_which_a_copy_was_delivered_is_tried_once_more_by_the
         assert received(w, "taken.1") == [b"0"]
         assert received(w, "denied.1", connection="edge") == [b"0"]
         assert received(w, "new.1") == []
+
+
+async def test_a_message_of_which_a_copy_was_delivered_is_given_up_if_it_fails_once_more(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    brokers["edge"].deny_publish("denied.*")
+    old = core("in.*", to("taken.$1"), to("denied.$1", "edge"), connection="main", retry=HOURLY)
+    async with world([old], brokers=brokers) as w:
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: by_name(w)["route"].failed["permission_denied"] == 1)
+        await w.live.reload(w.configuration(core("in.*", to("new.$1"), connection="main")))
+        assert w.route_ledger() == (1, 0, {"lost": 1})
+        assert dict(by_name(w)["route"].failed) == {"permission_denied": 2}
+        assert reloaded(w).unsettled == 0

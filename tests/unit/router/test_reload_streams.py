@@ -163,6 +163,27 @@ async def test_a_route_that_is_removed_takes_nothing_of_another_from_its_destina
         assert calls == numbers(5)
 
 
+async def test_what_is_returned_without_a_link_is_waited_for_by_the_next_route(autojump_clock: MockClock) -> None:
+    calls: list[bytes] = []
+
+    async def stuck_at_first(message: Message) -> Message:
+        calls.append(message.payload)
+        if len(calls) == 1:
+            await trio.sleep_forever()
+        return message
+
+    handlers = [handled(stuck_at_first, to="out.x", stream="IN", durable="router", filter="in.*")]
+    async with world(handlers=handlers, brokers=one_broker(), shutdown_timeout=2.0) as w:
+        fill(w.broker, 5)
+        await eventually(lambda: calls == numbers(1))
+        await w.lose()
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", max_in_flight=10)))
+        fill(w.broker, 5, first=5)
+        await w.find()
+        await eventually(lambda: len(w.payloads("OUT")) == 10)
+        assert w.payloads("OUT") == numbers(10)
+
+
 async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: MockClock) -> None:
     async with world([stream("IN", "out.$1", filter="in.*")], brokers=one_broker()) as w:
         fill(w.broker, 5)

@@ -469,7 +469,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert hand.count == len(self.active)
         before, self.life = self.life, Life()
         self.go_by((self.by_key, limited), same_order=True)
-        self.lives.append(hand.goes_on(before.state, self.now))
+        self.lives.append((before.state, hand.goes_on(before.state, self.now)))
 
     # --- what must be true ---
 
@@ -487,7 +487,9 @@ class StreamMachine(RuleBasedStateMachine):
         assert (hand.waiting, hand.limits.count) == (len(waits), len(limited))
         assert hand.active + len(hand.in_handler) == len(self.active)
         assert {*map(id, hand.in_handler)} <= {*map(id, self.active)}
-        assert hand.count == hand.in_hand + sum(one.in_hand for one in self.lives)
+        for state, life in self.lives:
+            assert life.in_hand == sum(one.route is state for one in self.active)
+        assert hand.in_hand == sum(one.route is self.life.state for one in everything)
         ours = {one.sequence: one for one in everything if one.cursor is hand.cursor}
         assert ours == hand.open
         assert sorted([*ours, *self.again]) == sorted(self.messages), "the stream has what is not in hand"
