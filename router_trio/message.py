@@ -96,7 +96,6 @@ class _FateWithDetail(Fate):
 
     @property
     def detail(self) -> str:
-        """See `Fate`."""
         return self.text
 
     def __repr__(self) -> str:

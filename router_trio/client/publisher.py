@@ -198,7 +198,6 @@ class HeldPublisher:
         self._released.set()
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
-        """See `Live.publish`."""
         return await (await self._next()).publish(subject, payload, headers)
 
     async def publish_with_ack(

@@ -86,7 +86,6 @@ class Listener:
     # --- what the link tells ---
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
-        """See `link.LinkListener`."""
         self.outbox.acked(pubacks)
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
@@ -105,7 +104,6 @@ class Listener:
         self._refusals.ack_refused(order, reason, detail, retriable)
 
     def expects(self, stream: str) -> bool:
-        """See `link.LinkListener`."""
         return self.outbox.expects(stream)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
@@ -122,7 +120,6 @@ class Listener:
             self.answers.refused(subject, cause, detail)
 
     def reply_denied(self, reply: bytes, detail: str) -> None:
-        """See `link.LinkListener`."""
         if not self._refusals.reply_denied(reply, detail):
             self.something_denied(detail)
 
@@ -133,7 +130,6 @@ class Listener:
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
 
     def read_begins(self) -> None:
-        """See `LinkListener.read_begins`."""
         self._reading = True
 
     def read_done(self) -> None:
@@ -149,11 +145,9 @@ class Listener:
                 self.session.send_at_once()
 
     def lame_duck(self) -> None:
-        """See `LinkListener.lame_duck`."""
         if self.session is not None and not self.moving.is_set():
             self._emit(LameDuck(at=trio.current_time(), connection=self._name, server=self.session.server))
             self.moving.set()
 
     def discovered(self, servers: Sequence[str]) -> None:
-        """See `LinkListener.discovered`."""
         self._attempts.discovered(servers)

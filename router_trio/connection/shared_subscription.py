@@ -99,9 +99,7 @@ class Member:
         self._shared.deliver_to_members()
 
     def close(self) -> None:
-        """See `link.Subscription.close`."""
         self._shared._leave(self)
 
     async def drain(self) -> None:
-        """See `link.Subscription.drain`."""
         await self._shared._drain(self)

@@ -209,16 +209,13 @@ class CoreOperation(Operation):
 
     @property
     def origin(self) -> tuple[bytes, str | None]:
-        """See `Operation`."""
         return self.subject, _route_of(self.owner)
 
     @property
     def redelivered(self) -> int:
-        """See `Operation`."""
         return int(getattr(self.owner, "from_stream", False))
 
     def settle(self, fate: Fate, now: float) -> None:
-        """See `Operation`."""
         owner = self.owner
         if fate is FENCED and isinstance(owner, CountedOwner):
             owner.fenced.record(now - self.accepted_at)
@@ -342,18 +339,15 @@ class OperationBatch(Operation):
 
     @property
     def origin(self) -> tuple[bytes, str | None]:
-        """See `Operation`."""
         frame = self._frames[0]
         start = frame.find(b" ") + 1
         return frame[start : frame.find(b" ", start)], _route_of(self._owners.owners[0])
 
     @property
     def redelivered(self) -> int:
-        """See `Operation`."""
         return sum(getattr(owner, "from_stream", False) for owner in self._owners.each())
 
     def split(self) -> list[Operation]:
-        """See `Operation`."""
         first = self.order - self.count + 1
         return [
             CoreOperation(first + index, frame, owner=owner, accepted_at=self.accepted_at, clean=self.clean)
@@ -361,5 +355,4 @@ class OperationBatch(Operation):
         ]
 
     def settle(self, fate: Fate, now: float) -> None:
-        """See `Operation`."""
         self._owners.settle(self, fate, now)

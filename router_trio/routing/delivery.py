@@ -358,14 +358,12 @@ class BatchTracker(NumberedOwner):
             offered.append((order, number))
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         if fate is FENCED:
             self._batch.settle(self._place, self._template, count, fate, now)
         else:
             self.settle_up_to(operation.order, operation, count, fate, now)
 
     def settle_up_to(self, last: int, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `NumberedOwner`."""
         numbers: Sequence[int] = ()
         if (not fate.delivered or fate.duplicate) and self._batch.has_several:
             numbers = [self._number_of(order) for order in range(last - count + 1, last + 1)]

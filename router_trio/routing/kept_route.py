@@ -30,7 +30,7 @@ D = TypeVar("D", bound=Delivery)
 
 
 class KeptRoute(Route, Generic[D]):
-    """One route and its hand."""
+    """One route and its hand: the `RouteToWake` of its keeper."""
 
     def __init__(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> None:
         super().__init__(routing, source)
@@ -53,7 +53,6 @@ class KeptRoute(Route, Generic[D]):
     # --- routed ---
 
     async def _route_arriving(self) -> None:
-        """See `Route`."""
         self._keeper.routes = True
         await self._tasks.run()
 
@@ -144,11 +143,9 @@ class KeptRoute(Route, Generic[D]):
             self._hand.handler_returned(delivery)
 
     def something_waits(self) -> None:
-        """See `RouteToWake`."""
         self._arrived.set()
 
     def look(self) -> None:
-        """See `RouteToWake`."""
         schedule = self._hand.schedule
         if schedule.waiting or schedule.may_begin:
             self._arrived.set()
@@ -158,7 +155,6 @@ class KeptRoute(Route, Generic[D]):
     # --- from one route to its successor ---
 
     def _take_back(self) -> Batches:
-        """See `Route`."""
         taken = self._keeper.take_back()
         self._arrived.set()
         self.look()
@@ -167,7 +163,6 @@ class KeptRoute(Route, Generic[D]):
         return taken
 
     def _go_on_with(self, waiting: Batches) -> None:
-        """See `Route`."""
         self._keeper.go_on_with(waiting)
         self._arrived.set()
 
@@ -184,14 +179,11 @@ class KeptRoute(Route, Generic[D]):
                 await self._left_hand.park()
 
     def recall(self) -> None:
-        """See `Route`."""
         self._keeper.recall()
 
     def _let_go(self) -> int:
-        """See `Route`."""
         return self._keeper.let_go()
 
     def retire(self) -> None:
-        """See `Route`."""
         super().retire()
         self._keeper.retire()

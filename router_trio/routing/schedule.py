@@ -77,7 +77,7 @@ class Order(Protocol[D]):
 
 
 class ArrivalOrder(Generic[D]):
-    """The message that arrived first goes first; any number may be active."""
+    """An `Order` in which the message that arrived first goes first; any number may be active."""
 
     # Asked for each message, so no properties.
     behind = 0
@@ -89,16 +89,13 @@ class ArrivalOrder(Generic[D]):
 
     @property
     def ready(self) -> bool:
-        """See `Order`."""
         return bool(self.waiting)
 
     @property
     def count(self) -> int:
-        """See `Order`."""
         return len(self.waiting)
 
     def take(self) -> D | None:
-        """See `Order`."""
         return self.waiting.popleft() if self.waiting else None
 
     def release(self, messages: Sequence[D], key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
@@ -122,14 +119,13 @@ class ArrivalOrder(Generic[D]):
         """See `Order`."""
 
     def clear(self) -> list[D]:
-        """See `Order`."""
         waiting = list(self.waiting)
         self.waiting.clear()
         return waiting
 
 
 class KeyOrder(Generic[D]):
-    """One message of each key is active at a time. Keys that have something to begin with take turns."""
+    """An `Order` with one active message of each key. Keys that have something to begin with take turns."""
 
     def __init__(
         self,
@@ -156,7 +152,6 @@ class KeyOrder(Generic[D]):
 
     @property
     def count(self) -> int:
-        """See `Order`."""
         return len(self.waiting) + self._keys.count
 
     @property
@@ -166,16 +161,13 @@ class KeyOrder(Generic[D]):
 
     @property
     def may_begin(self) -> int:
-        """See `Order`."""
         return self._keys.may_begin
 
     @property
     def keys(self) -> int:
-        """See `Order`."""
         return len(self._keys)
 
     def take(self) -> D | None:
-        """See `Order`."""
         self._sort()
         return self._keys.take_next()
 
@@ -184,11 +176,9 @@ class KeyOrder(Generic[D]):
         self.waiting += messages
 
     def finished(self, message: D) -> None:
-        """See `Order`."""
         self._keys.finished(self._key_of(message), message)
 
     def all_finished(self, messages: Sequence[D]) -> None:
-        """See `Order`."""
         for message in messages:
             self._keys.finished(self._key_of(message), message)
 
@@ -237,26 +227,23 @@ class Limits(Protocol[D]):
 
 
 class NoValueLimit(Generic[D]):
-    """The limit of a route whose values have none: lets everything go."""
+    """The `Limits` of a route whose values have none: lets everything go."""
 
     count = 0
     due_at = inf
 
     def admits(self, message: D, now: float) -> bool:
-        """See `Limits`."""
         return True
 
     def pop_due(self, now: float) -> D | None:
-        """See `Limits`."""
         return None
 
     def clear(self) -> list[D]:
-        """See `Limits`."""
         return []
 
 
 class ValueLimit(Generic[D]):
-    """A limit for each value: messages over it wait, and messages of other values pass them."""
+    """The `Limits` of each value: messages over it wait, and messages of other values pass them."""
 
     def __init__(
         self,
@@ -281,16 +268,13 @@ class ValueLimit(Generic[D]):
 
     @property
     def count(self) -> int:
-        """See `Limits`."""
         return self._queues.count
 
     @property
     def due_at(self) -> float:
-        """See `Limits`."""
         return self._queues.due_at
 
     def admits(self, message: D, now: float) -> bool:
-        """See `Limits`."""
         try:
             value = self._value_of(message)
         except EvaluationError as error:
@@ -302,12 +286,10 @@ class ValueLimit(Generic[D]):
         return False
 
     def pop_due(self, now: float) -> D | None:
-        """See `Limits`."""
         message = self._queues.pop_due(now)
         if message is None and not self._queues.count:
             self._none_waits()
         return message
 
     def clear(self) -> list[D]:
-        """See `Limits`."""
         return self._queues.clear()

@@ -80,7 +80,6 @@ class Redrive(Purge):
         self._streams = streams
 
     async def would(self, letter: Letter) -> str:
-        """See `Purge`."""
         told, copies = await self._way.would(letter)
         await self._streams_for(letter, copies)
         return told

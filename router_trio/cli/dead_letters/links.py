@@ -33,12 +33,10 @@ class CommandLink:
         self.is_open = True
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
-        """See `link.LinkListener`."""
         if self.is_open:
             self.requests.deny(subject, detail)
 
     def reply_denied(self, reply: bytes, detail: str) -> None:
-        """See `link.LinkListener`."""
         self.something_denied(detail)
 
     def something_denied(self, detail: str) -> None:
@@ -53,7 +51,6 @@ class CommandLink:
         """See `link.LinkListener`."""
 
     def expects(self, stream: str) -> bool:
-        """See `link.LinkListener`."""
         return False
 
     def read_begins(self) -> None:

@@ -51,7 +51,6 @@ class ContentRouting(Routing):
         *,
         handler_errors: str = "type",
     ) -> None:
-        """See `Routing`."""
         super().__init__(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
         self.content: Content = Content(plan, self._is_healthy)
         self.as_it_comes: bool = False
@@ -67,7 +66,6 @@ class ContentRouting(Routing):
         return outlet.connection.connected and (trouble is None or trouble == NOT_LOOKED_UP)
 
     def takes_message(self, delivery: Delivery) -> bool:
-        """See `Routing`."""
         if delivery.choice(0) is not None:
             return True  # it was taken before: that is not asked twice
         try:
@@ -115,7 +113,6 @@ class ContentRouting(Routing):
         return ValueLimit(flow.values, value_of, place_of, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
 
     def order_key(self, delivery: Delivery, place: int) -> bytes:
-        """See `Routing.order_key`."""
         if not self._has_key:
             return super().order_key(delivery, place)
         try:
@@ -124,11 +121,9 @@ class ContentRouting(Routing):
             return b"%b%d" % (_NO_KEY, place)
 
     def lacks_key(self, key: bytes) -> bool:
-        """See `Routing.lacks_key`."""
         return self._has_key and key.startswith(_NO_KEY)
 
     def fail_without_key(self, delivery: Delivery) -> None:
-        """See `Routing.fail_without_key`."""
         if self.takes_message(delivery):
             try:
                 self.value_of_key(delivery.raw, delivery)

@@ -71,7 +71,6 @@ class BatchRoute(Route):
         self.routing.lose_unrouted(reasons.SLOW_CONSUMER, "more came than the destinations took", count)
 
     async def _route_arriving(self) -> None:
-        """See `Route`."""
         while True:
             received_at, batch = await self._intake.take()
             await self._route_batch(received_at, batch)
@@ -133,7 +132,6 @@ class BatchRoute(Route):
     # --- the end ---
 
     def _take_back(self) -> Batches:
-        """See `Route`."""
         taken = []
         if self._not_begun:
             received_at, batch = self._batch
@@ -145,7 +143,6 @@ class BatchRoute(Route):
         return taken + self._intake.take_waiting()
 
     def _go_on_with(self, waiting: Batches) -> None:
-        """See `Route`."""
         self._intake.let_nothing_pass()
         if self._passes is not None:
             passthrough, route = self._passes
@@ -153,21 +150,18 @@ class BatchRoute(Route):
         self._intake.put_first(waiting)
 
     async def _all_routed(self) -> None:
-        """See `Route`."""
         await self._intake.empty()
 
     def recall(self) -> None:
         """See `Route`. Nothing is redelivered: what the outboxes have is still sent."""
 
     def _let_go(self) -> int:
-        """See `Route`."""
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
         self._not_begun = 0
         self._intake.finish()
         return left
 
     def retire(self) -> None:
-        """See `Route`."""
         super().retire()
         if self._passes is not None:
             passthrough, route = self._passes

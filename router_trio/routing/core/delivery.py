@@ -43,50 +43,40 @@ class CoreDelivery(Delivery):
         self.place: int = place
 
     def start_again(self) -> None:
-        """See `Delivery.start_again`."""
         super().start_again()
         self._tell_given_up = None
 
     def when_given_up(self, tell: Callable[[], None]) -> None:
-        """See `Delivery.when_given_up`."""
         self._tell_given_up = tell
 
     def tell_given_up(self) -> None:
-        """See `Delivery.tell_given_up`."""
         if self._tell_given_up is not None:
             self._tell_given_up()
 
     @property
     def attempt(self) -> int:
-        """See `Delivery.attempt`."""
         return self.attempts + 1
 
     @property
     def was_tried(self) -> bool:
-        """See `Delivery.was_tried`."""
         return self.attempts > 0
 
     def copied(self, copy: int) -> None:
-        """See `Delivery.copied`."""
         if self._copies is None:
             self._copies = set()
         self._copies.add(copy)
 
     def has_copied(self, copy: int) -> bool:
-        """See `Delivery.has_copied`."""
         return self._copies is not None and copy in self._copies
 
     @property
     def has_copies(self) -> bool:
-        """See `Delivery.has_copies`."""
         return bool(self._copies)
 
     def choice(self, number: int) -> Sequence[int] | None:
-        """See `Delivery.choice`."""
         return None if self._choices is None else self._choices.get(number)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        """See `Delivery.keep_choice`."""
         if self._choices is None:
             self._choices = {}
         self._choices[number] = chosen

@@ -57,7 +57,6 @@ class SubjectInHand(InHand[CoreDelivery]):
 
     @property
     def held(self) -> int:
-        """See `InHand`."""
         return len(self.retries)
 
     @property
@@ -91,7 +90,6 @@ class SubjectInHand(InHand[CoreDelivery]):
     # --- routed ---
 
     def next(self, now: float) -> CoreDelivery | None:
-        """See `InHand`."""
         limits = self.limits
         delivery = limits.pop_due(now)
         if delivery is not None:
@@ -142,7 +140,6 @@ class SubjectInHand(InHand[CoreDelivery]):
         self.schedule.finished(delivery)
 
     def put_back(self, delivery: CoreDelivery) -> None:
-        """See `InHand`."""
         super().put_back(delivery)
         self._bytes += len(delivery.raw[4])
 

@@ -136,7 +136,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     @property
     def has_room(self) -> bool:
-        """See `Keeper`."""
         return self._routing.has_capacity
 
     async def room(self) -> None:
@@ -144,14 +143,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         await self._routing.wait_for_capacity()
 
     def order_key(self, delivery: CoreDelivery) -> bytes:
-        """See `Keeper`."""
         key = delivery.key
         if key is None:
             key = delivery.key = self._routing.order_key(delivery, delivery.place)
         return key
 
     def forward(self, delivery: CoreDelivery) -> None:
-        """See `Keeper`."""
         routing = self._routing
         if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):
             routing.begin_trace(delivery)
@@ -165,7 +162,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- settled, or tried again ---
 
     def finished(self, delivery: CoreDelivery) -> None:
-        """See `Keeper`."""
         if delivery.failure is None:
             self._settled(delivery, delivery.outcome)
         else:
@@ -173,11 +169,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             self._failures.failed(delivery, delivery.failure, delivery.attempts)
 
     def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
-        """See `Recovery`."""
         return self._source.closed or failure.reason in reasons.DECIDED_BY_QUEUE
 
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
-        """See `Recovery`."""
         if self.hand.retry(delivery, now + delay):
             self._retried.add(delivery, now)
             self.route.something_waits()  # until it is due, which may be before anything else is
@@ -190,11 +184,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return False
 
     def dead_lettered(self, delivery: CoreDelivery, dead: GivenUp) -> None:
-        """See `Recovery`."""
         self._settled(delivery, "dead_lettered")
 
     def dropped(self, delivery: CoreDelivery, dead: GivenUp) -> None:
-        """See `Recovery`."""
         if self._routing.plan.settings.retry is not None:
             self._failures.count(MessageGivenUp, delivery, dead)
         self._settled(delivery, "lost")
@@ -204,7 +196,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self._settled(delivery, "lost")
 
     def place(self, delivery: CoreDelivery) -> dict[str, Any]:
-        """See `Recovery`."""
         return {}
 
     def _settled(self, delivery: CoreDelivery, fate: str) -> None:
@@ -227,7 +218,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return not hand.active
 
     def return_unrouted(self) -> bool:
-        """See `Keeper`."""
         return False
 
     def not_sent(self, delivery: CoreDelivery) -> None:
@@ -244,7 +234,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- from one route to its successor ---
 
     def take_back(self) -> Batches:
-        """See `Keeper`."""
         taken = self.hand.take_back(trio.current_time())
         for delivery in taken:
             self._retried.discard(delivery)
@@ -252,5 +241,4 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return [(delivery.received_at, [delivery.raw]) for delivery in taken]
 
     def go_on_with(self, waiting: Batches) -> None:
-        """See `Keeper`."""
         self.hand.add_first(self, self.state, waiting)

@@ -123,7 +123,6 @@ class PassthroughRoute(CountedOwner):
         return self.state.name, self.outlet.template
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         self.state.failed[fate.reason or fate.name] += count
         told = self.state.not_taken(self.outlet.template, fate.detail)
         self.state.failed_at_last(fate.reason or fate.name, detail=told)

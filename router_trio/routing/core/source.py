@@ -30,7 +30,6 @@ class SubjectSource(Source):
         """Where messages go; set by the route when it is made."""
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
-        """See `Source`."""
         source = self._routing.plan.settings.source
         assert source.subject is not None
         self._subscribing = trio.CancelScope()
@@ -52,7 +51,6 @@ class SubjectSource(Source):
                 await self._member.drain()
 
     def close(self) -> None:
-        """See `Source`."""
         super().close()
         self._subscribing.cancel()
 
@@ -69,7 +67,6 @@ class SubjectSource(Source):
             successor.take_over(member)
 
     def take_over(self, member: Member) -> None:
-        """See `Source`."""
         self._member = member
         member.deliver_to(self.deliver)
         self.state.enter(RUNNING)

@@ -101,7 +101,6 @@ class Fixed(Strategy):
         self._chosen = tuple(chosen)
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`."""
         return self._chosen
 
 
@@ -127,7 +126,6 @@ class FirstMatch(Strategy):
         self._tests = tuple(((index,), holds) for index, holds in tests)
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`."""
         for chosen, holds in self._tests:
             if holds is None or holds(facts):
                 return chosen
@@ -150,7 +148,6 @@ class Weighted(Strategy):
         self._next = 0
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`."""
         at = self._next
         chosen = self._round[at]
         at += 1
@@ -159,7 +156,6 @@ class Weighted(Strategy):
 
     @property
     def choose_raw(self) -> Callable[[RawMessage], Choice]:
-        """See `Strategy`."""
         return self.choose
 
 
@@ -197,7 +193,6 @@ class Sticky(Strategy):
         self._destination_of: Callable[[bytes], Choice] = Rendezvous(members).owner_of
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`."""
         return self._destination_of(key_of(self._key(facts)))
 
     @property
@@ -229,7 +224,6 @@ class Fallback(Strategy):
         self._healthy = healthy
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`."""
         healthy = self._healthy
         for index, chosen in self._places:
             if healthy(index):
@@ -238,7 +232,6 @@ class Fallback(Strategy):
 
     @property
     def choose_raw(self) -> Callable[[RawMessage], Choice]:
-        """See `Strategy`."""
         return self.choose
 
     def choose_again(self, chosen: Choice) -> Choice:
@@ -260,7 +253,6 @@ class Mirrored(Strategy):
         self._owed = [0] * len(shares)
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`."""
         chosen = self._strategy.choose(facts)
         if not chosen:
             return chosen

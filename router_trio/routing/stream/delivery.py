@@ -139,7 +139,6 @@ class StreamDelivery(Delivery):
         return _number(ack_reply.tokens(self.ack_subject)[ack_reply.DELIVERIES])
 
     def origin(self) -> dict[str, Any]:
-        """See `Delivery.origin`."""
         tokens = ack_reply.tokens(self.ack_subject)
         return {
             "stream": framing.text(tokens[ack_reply.STREAM]),
@@ -149,7 +148,6 @@ class StreamDelivery(Delivery):
         }
 
     def in_stream(self) -> dict[str, Any]:
-        """See `Delivery.in_stream`."""
         tokens = ack_reply.tokens(self.ack_subject)
         return {
             "stream": framing.text(tokens[ack_reply.STREAM]),
@@ -159,7 +157,6 @@ class StreamDelivery(Delivery):
         }
 
     def fail(self, reason: str, failure: Failure | None = None) -> None:
-        """See `Delivery.fail`."""
         if reason == OUT_OF_TURN:
             self.recalled = True
         else:
@@ -170,43 +167,34 @@ class StreamDelivery(Delivery):
 
     @property
     def place_in_stream(self) -> int:
-        """See `Delivery.place_in_stream`."""
         return self.sequence
 
     @property
     def attempt(self) -> int:
-        """See `Delivery.attempt`."""
         return self.cursor.failures.attempts(self.sequence) + 1
 
     @property
     def was_tried(self) -> bool:
-        """See `Delivery.was_tried`."""
         return self.cursor.failures.was_tried(self.sequence)
 
     def mark_tried(self) -> None:
-        """See `Delivery.mark_tried`."""
         self.cursor.failures.mark_tried(self.sequence)
 
     @property
     def out_of_turn(self) -> bool:
-        """See `Delivery.out_of_turn`."""
         return self._keeper.passes_by(self)
 
     def copied(self, copy: int) -> None:
-        """See `Delivery.copied`."""
         self.cursor.failures.copied(self.sequence, copy)
 
     def has_copied(self, copy: int) -> bool:
-        """See `Delivery.has_copied`."""
         return copy in self.cursor.failures.copies(self.sequence)
 
     @property
     def has_copies(self) -> bool:
-        """See `Delivery.has_copies`."""
         return bool(self.cursor.failures.copies(self.sequence))
 
     def choice(self, number: int) -> Sequence[int] | None:
-        """See `Delivery.choice`."""
         if self.choices is not None and number in self.choices:
             return self.choices[number]
         return self.cursor.failures.choice(self.sequence, number)
@@ -218,13 +206,11 @@ class StreamDelivery(Delivery):
         self.choices[number] = chosen
 
     def start_again(self) -> None:
-        """See `Delivery.start_again`."""
         super().start_again()
         self.recalled = False
         self.refused = False
 
     def finished(self) -> None:
-        """See `Delivery.finished`."""
         self._keeper.finished(self)
 
 

@@ -218,7 +218,6 @@ class StreamInHand(InHand[StreamDelivery]):
 
     @property
     def held(self) -> int:
-        """See `InHand`."""
         return self.order.held
 
     @property
@@ -227,7 +226,6 @@ class StreamInHand(InHand[StreamDelivery]):
         return self.limits.count + self.schedule.behind
 
     def next(self, now: float) -> StreamDelivery | None:
-        """See `InHand`."""
         while (delivery := self.limits.pop_due(now)) is not None:
             if self.order.lines and self.order.follows_run(delivery):
                 self.schedule.finished(delivery)
@@ -426,7 +424,6 @@ class LeftInHand:
 
     @property
     def in_hand(self) -> int:
-        """See `states.InHand`."""
         return self._left[self._route]
 
 

@@ -104,7 +104,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- what is in order with what ---
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
-        """See `Keeper`."""
         if not self._keyed:
             return delivery.raw[0]
         key = delivery.key
@@ -125,7 +124,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     @property
     def has_room(self) -> bool:
-        """See `Keeper`."""
         return self._routing.is_ready
 
     async def room(self) -> None:
@@ -143,13 +141,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return delivery
 
     def forward(self, delivery: StreamDelivery) -> None:
-        """See `Keeper`."""
         self._routing.forward_each([delivery])
         if self._follows_at_once:
             self.hand.let_next_go(delivery)
 
     def forward_waiting(self) -> bool:
-        """See `Keeper`."""
         if not self.forwards_on_arrival:
             return False
         routing, hand = self._routing, self.hand
@@ -180,7 +176,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     @property
     def sent(self) -> int:
-        """See `Keeper`."""
         return self.hand.active
 
     # --- settled ---
@@ -257,7 +252,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return self._is_last_delivery(delivery)
 
     def try_again(self, delivery: StreamDelivery, delay: float, now: float) -> bool:
-        """See `Recovery`."""
         delivery.cursor.failures.retried.add(delivery.sequence, now)
         self.hand.remove(delivery)
         self.state.fates["returned"] += 1
@@ -266,7 +260,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return True
 
     def dead_lettered(self, delivery: StreamDelivery, dead: GivenUp) -> None:
-        """See `Recovery`."""
         is_open = self.hand.remove(delivery)
         if is_open:
             self.hand.given_up(delivery)
@@ -301,7 +294,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route.look()
 
     def place(self, delivery: StreamDelivery) -> dict[str, Any]:
-        """See `Recovery`."""
         return {"stream": self._stream, "sequence": delivery.sequence}
 
     def _is_last_delivery(self, delivery: StreamDelivery) -> bool:
@@ -349,7 +341,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return not self.hand.count
 
     def return_unrouted(self) -> bool:
-        """See `Keeper`."""
         self._return(self.hand.take_unrouted())
         return True
 
@@ -404,7 +395,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return delivery is not None and delivery.route is self.state
 
     def retire(self) -> None:
-        """See `Keeper`."""
         self.route: RouteToWake = _AfterEnd(self)
         for destination in self._routing.connections:
             destination.stop_notifying(self.recall_out_of_turn)

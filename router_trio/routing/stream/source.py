@@ -92,7 +92,6 @@ class StreamSource(KeptSource[StreamKeeper]):
     # --- on one link ---
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
-        """See `Source`."""
         spec = self._next_spec()
         if spec.standby:
             try:
@@ -144,21 +143,17 @@ class StreamSource(KeptSource[StreamKeeper]):
     # --- the end ---
 
     def close(self) -> None:
-        """See `Source`."""
         super().close()
         self._pull_loop.look_again()
         self._lead.stop_waiting()
 
     def keep_lead(self) -> float:
-        """See `Source`."""
         return self._lead.held_for
 
     def give_up_lead(self) -> None:
-        """See `Source`."""
         self._lead.give_up()
 
     def retire(self) -> None:
-        """See `Source`."""
         super().retire()
         self._connection.pull_budget.consumer_gone()
         self._feeding.end()
