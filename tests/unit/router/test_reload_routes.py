@@ -371,6 +371,7 @@ async def test_a_change_while_the_link_is_away_subscribes_when_it_is_back(autoju
     async with world([core("in.*", "old.$1")]) as w:
         await w.lose()
         await w.live.reload(w.configuration(core("in.*", "new.$1")))
+        assert by_name(w)["route"].state != RUNNING
         await w.find()
         await eventually(lambda: by_name(w)["route"].state == RUNNING)
         w.broker.publish("in.1", b"1")

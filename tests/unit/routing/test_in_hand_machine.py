@@ -27,6 +27,7 @@ from router_trio.routing.policy.limit import ValueLimits
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
 from router_trio.routing.stream import in_hand as stream
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
+from router_trio.routing.stream.other_processes import TAKE_FOR
 from router_trio.states import RouteState
 
 KEYS = st.sampled_from([b"a", b"a", b"b", b"c"])
@@ -461,7 +462,10 @@ class StreamMachine(RuleBasedStateMachine):
         """All that was not sent is returned, and another life of the route goes on."""
         hand = self.hand
         in_handler = [*hand.in_handler]
-        self.return_(hand.take_unrouted(), in_handler)
+        unrouted = hand.take_unrouted()
+        ours = [one.sequence for one in unrouted if one.cursor is hand.cursor]
+        assert ours == sorted(ours), "returned in the order of the stream"
+        self.return_(unrouted, in_handler)
         for delivery in in_handler:
             self.taken(self.active.index(delivery))
             if hand.remove(delivery):
@@ -593,4 +597,46 @@ def test_what_waited_for_its_limit_does_not_pass_what_was_released_before_it() -
         machine.route(handled=False)
         machine.each_message_is_in_one_place()
     assert [one.sequence for one in machine.active] == [2, 3, 4]
+    machine.teardown()
+
+
+def test_what_came_after_all_and_is_said_to_be_gone_may_still_fail_and_come_again() -> None:
+    """The answer of the stream is older than the redelivery."""
+    machine = StreamMachine()
+    machine.begin((False, False))
+    machine.store([(b"a", b"none")])
+    machine.route(handled=False)
+    machine.fail(0, refused=True)
+    machine.redeliver(0)
+    machine.hand.give_up_waiting([1])
+    machine.route(handled=False)
+    machine.fail(0, refused=True)
+    machine.redeliver(0)
+    machine.each_message_is_in_one_place()
+    machine.teardown()
+
+
+def test_where_others_take_from_the_durable_nobody_waits_for_what_is_returned() -> None:
+    machine = StreamMachine()
+    machine.begin((False, False))
+    machine.store([(b"a", b"none"), (b"a", b"none")])
+    others = machine.hand.others
+    others.ack_wait = TAKE_FOR - 5
+    for _ in range(2):
+        others.missed(1, machine.now)
+        machine.now += TAKE_FOR
+    machine.reload(limited=False, handlers_end=True)
+    assert not machine.hand.order.lines
+    machine.teardown()
+
+
+def test_a_route_with_another_key_does_not_wait_for_what_was_awaited_by_the_old_one() -> None:
+    machine = StreamMachine()
+    machine.begin((False, False))
+    machine.store([(b"a", b"none")])
+    machine.route(handled=False)
+    machine.fail(0, refused=True)
+    assert machine.hand.order.awaited == 1
+    machine.go_by((True, False), same_order=False)
+    assert machine.hand.order.awaited == 0
     machine.teardown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,8 @@ from router_trio.outbox.capacity import REFUSES_FOR_LONG
 from router_trio.routing.policy import retry_queue
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import World, core, handled, one_broker, to, two_brokers, world
+from tests.support.world import World, core, handled, numbers, one_broker, to, two_brokers, world
+from tests.unit.routing.by_key import unchanged
 
 DEAD: dict[str, Any] = {"subject": "dead.{{wildcard(1)}}"}
 NAME = "Router-Dead-Letter-"
@@ -261,6 +263,41 @@ async def test_what_fails_while_the_router_ends_is_not_tried_again(autojump_cloc
         publish(w, b"1", b"2")
         await eventually(lambda: w.route.handling == 1)
     assert w.route_ledger() == (2, 0, {"dead_lettered": 2})
+
+
+@pytest.mark.parametrize("handles", [True, False])
+async def test_no_more_is_routed_than_its_destination_has_room_for(autojump_clock: MockClock, handles: bool) -> None:
+    limits = {"edge": {"max_pending_operations": 2, "on_pending_full": "block"}}
+    route = core("core.*", to("out.x", "edge"), connection="main", retry={})
+    if handles:
+        route |= {"handler": f"{unchanged.__module__}:{unchanged.__name__}"}
+    async with world([route], brokers={"main": FakeBroker(), "edge": FakeBroker()}, connections=limits) as w:
+        await w.lose("edge")
+        publish(w, *numbers(10))
+        await eventually(lambda: w.route.received == 10)
+        assert w.entry("edge")["pending"] == 2
+        await w.find("edge")
+        await eventually(lambda: w.route_ledger() == (10, 0, {"routed": 10}))
+        assert dict(w.route.failed) == {}
+
+
+async def test_a_message_is_lost_of_which_the_handler_is_interrupted(autojump_clock: MockClock) -> None:
+    def interrupted(message: Message) -> Message:
+        signal.raise_signal(signal.SIGINT)
+        return message
+
+    w: World | None = None
+    try:
+        async with world(handlers=[handled(interrupted, subject="core.*", to=to("out.x"), retry={})]) as w:
+            publish(w, b"1", b"2")
+            await trio.sleep(5)
+    except KeyboardInterrupt:
+        pass
+    else:
+        pytest.fail("the signal was lost")
+    assert w is not None
+    assert w.route_ledger() == (2, 0, {"lost": 2})
+    assert w.live.unsettled == 2
 
 
 async def test_retries_do_not_keep_out_what_is_new(autojump_clock: MockClock) -> None:

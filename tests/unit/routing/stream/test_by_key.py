@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from router_trio import Message
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import LOCAL, all_acked, handled, numbers, one_broker, unacked, world
+from tests.support.world import LOCAL, all_acked, handled, numbers, one_broker, two_brokers, unacked, world
 from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish, unchanged
 from tests.unit.routing.stream.giving_up import FROM, NAME, brokers, dead
 
@@ -153,6 +153,17 @@ async def test_sticky_messages_of_a_key_follow_each_other_at_once(autojump_clock
         w.broker.allow_publish("out.more.x")
         await all_acked(w, 60)
         assert payloads_of(w, "a") == numbers(60)
+
+
+async def test_sticky_messages_of_a_key_do_not_wait_for_each_others_answers(autojump_clock: MockClock) -> None:
+    there = {"key": KEY, "strategy": "sticky", "to": [OUT | {"connection": "edge"}]}
+    route = LOCAL | {"from": LOCAL["from"] | {"connection": "main"}} | there
+    async with world([route], brokers=two_brokers()) as w:
+        w.brokers["edge"].stall(2)
+        publish(w.broker, *(f"a:{number}" for number in range(10)))
+        await eventually(lambda: w.entry("edge")["in_flight"] == 10, 1)
+        await all_acked(w, 10)
+        assert w.payloads("OUT", "edge") == numbers(10)
 
 
 async def test_sticky_messages_of_a_key_wait_behind_what_is_refused_for_now(autojump_clock: MockClock) -> None:
