@@ -155,12 +155,8 @@ class KeptRoute(Route, Generic[D]):
     # --- from one route to its successor ---
 
     def _take_back(self) -> Batches:
-        taken = self._keeper.take_back()
-        self._arrived.set()
-        self.look()
-        if self._flow is not None:
-            self._flow.wake()
-        return taken
+        # What is left here is looked at when nothing more is received: see `_all_routed`.
+        return self._keeper.take_back()
 
     def _go_on_with(self, waiting: Batches) -> None:
         self._keeper.go_on_with(waiting)
