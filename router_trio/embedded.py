@@ -124,7 +124,7 @@ def _reserved(port: int = 0) -> Iterator[_Reservation]:
 
 
 class EmbeddedServer:
-    """One nats-server process, used as `async with EmbeddedServer(...) as server`.
+    """A nats-server process, used as `async with EmbeddedServer(...) as server`.
 
     `directory` takes its configuration and its logs, `port` is the client port (see `reserve_port`), `config` is
     nats-server configuration text. `greets=False` is for a server whose clients must speak TLS first: then an
@@ -160,7 +160,7 @@ class EmbeddedServer:
 
     @property
     def address(self) -> str:
-        """The same without the password: for texts that others may read."""
+        """Return the URL without the password: for texts that others may read."""
         return f"nats://{HOST}:{self.port}"
 
     @property

@@ -1,4 +1,4 @@
-"""What a forked child must not hold: the sockets and the shared memory of the process that forked it.
+"""Close in a forked child what it must not hold: sockets and shared memory of the process that forked it.
 
 A handler may fork, by `ProcessPoolExecutor` or `os.fork()`, and its child may outlive the process. A child that held a
 socket to NATS would keep the connection alive, and the server would go on delivering to a queue group's dead member;

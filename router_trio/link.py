@@ -40,7 +40,7 @@ The list is the link's, which empties it afterwards.
 
 
 class SubscriptionBatch(list[RawMessage]):
-    """What came for one subscription and has yet to be delivered. `key` is what the subscription was made with."""
+    """Messages of one subscription that are yet to be delivered. `key` is what the subscription was made with."""
 
     __slots__ = ("key",)
 
@@ -115,10 +115,10 @@ class LinkListener(Protocol):
         """The server refused something, in words that can't be read. Comes before the next fence is answered."""
 
     def read_begins(self) -> None:
-        """One read is about to be delivered: what is to be sent meanwhile can wait for its end."""
+        """Record that a read is about to be delivered: what is sent meanwhile can wait for its end."""
 
     def read_done(self) -> None:
-        """One read has been delivered, to all its subscriptions."""
+        """Record that a read was delivered to all its subscriptions."""
 
     def lame_duck(self) -> None:
         """The server announced that it will shut down."""
@@ -154,7 +154,7 @@ class PullConsumer(Subscription, Protocol):
 
     @property
     def limits(self) -> Limits:
-        """What the server goes by, after `open_consumer` has lifted what it could."""
+        """The limits of the server, after `open_consumer` has lifted what it could."""
         ...
 
     @property

@@ -17,7 +17,7 @@ _new = tuple.__new__
 
 
 class Changes(TypedDict, total=False):
-    """What `Message.replace` changes besides the payload."""
+    """The keyword arguments of `Message.replace` besides the payload."""
 
     subject: str
     headers: Mapping[str, str | list[str]] | Iterable[tuple[str, str]]
@@ -62,7 +62,7 @@ class Message(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """What finally became of an accepted message. Exactly one a message.
+    """The final fate of an accepted message. Each message has exactly one.
 
     `name` is one of `fenced` (the server received it, in order), `acked` (a stream stored it: `stream`, `sequence`,
     `duplicate`), `dropped` (`reason`: queue_full, expired, shutdown, worker_lost), `failed` (with its `reason`),
@@ -77,7 +77,7 @@ class Fate(NamedTuple):
 
     @property
     def detail(self) -> str:
-        """What the server, or the router, said of a failure, `""` if nothing. Two fates are equal whatever it is."""
+        """The words of the server or the router about a failure, `""` if none. Fates are compared without it."""
         return ""
 
     @property

@@ -23,7 +23,7 @@ CONFIG = Path("router.toml")
 """Where the configuration is, unless it is said."""
 
 STDIN = "<stdin>"
-"""What errors call standard input, and commands get for a lone `-`."""
+"""The name of standard input in errors, and the value that commands get for a lone `-`."""
 
 
 def load(path: Path, *more: Path, workers: int | None = None) -> Settings:

@@ -21,7 +21,7 @@ LONGEST_SHOWN = 200
 
 
 class Told(Protocol):
-    """What can be told to programs and to people."""
+    """An explanation for programs and for people."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what is known, as JSON has it."""
@@ -48,7 +48,7 @@ class Evaluated:
         return {"expression": self.expression, **result, **parts}
 
     def lines_behind(self, start: str) -> Iterator[str]:
-        """The same for people: a line that begins with `start`, and one for each part."""
+        """Yield the lines for people: one that begins with `start`, and one for each part."""
         found = dumps(self.value, ensure_ascii=False) if self.error is None else f"fails: {self.error}"
         yield f"{start}{' '.join(self.expression.split())}: {excerpt(found, LONGEST_SHOWN)}"
         indent = " " * (len(start) - len(start.lstrip()) + 4)
@@ -58,7 +58,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Sending(Told):
-    """One copy of a message. `subject` is None when it fails; then `problem` says why.
+    """A copy of a message. `subject` is None when it fails; then `problem` says why.
 
     `depends_on` is what decides whether there is this copy: the `key` of the message, which is certain, or the
     `weight`, the `health` or the `mirror` share of destinations. None: what is said of the message.
@@ -100,7 +100,7 @@ class Sending(Told):
         return newer_mapping(self.destination.template, self.destination.mapping.source)
 
     def lines(self) -> Iterator[str]:
-        """The same for people."""
+        """Yield the lines for people."""
         if self.problem is not None:
             yield f"  -> {self.destination.connection}: fails: {self.problem}"
         else:
@@ -143,7 +143,7 @@ class NotTaken(Told):
         return found | {"why": self.why} | ({} if self.when is None else {"when": self.when.as_json()})
 
     def lines(self) -> Iterator[str]:
-        """The same for people."""
+        """Yield the lines for people."""
         yield f"  not to {self.destination.connection}: {self.destination.template}: {self.why}"
         if self.when is not None:
             yield from self.when.lines_behind("     when ")
@@ -151,7 +151,7 @@ class NotTaken(Told):
 
 @dataclass(slots=True)
 class RouteExplanation(Told):
-    """What one route would do, with so many `workers`. `error`: the message fails; `filtered`: why it goes nowhere."""
+    """The outcome at one route, with `workers`. `error`: the message fails; `filtered`: why it goes nowhere."""
 
     plan: RoutePlan
     sendings: list[Sending] = field(default_factory=list)
@@ -197,7 +197,7 @@ class RouteExplanation(Told):
         return found
 
     def lines(self) -> Iterator[str]:
-        """The same for people."""
+        """Yield the lines for people."""
         plan = self.plan
         source = plan.settings.source
         # What is named is expected there; without it only the server knows.
@@ -238,7 +238,7 @@ class RouteExplanation(Told):
 
 @dataclass(frozen=True, slots=True)
 class Explanation(Told):
-    """What would happen to a message with this subject. `plans` are all routes there are."""
+    """The outcome of a message with this subject. `plans` are all routes there are."""
 
     subject: str
     plans: Sequence[RoutePlan]
@@ -249,7 +249,7 @@ class Explanation(Told):
         return {"subject": self.subject, "routes": [route.as_json() for route in self.routes]}
 
     def lines(self) -> Iterator[str]:
-        """The same for people."""
+        """Yield the lines for people."""
         if not self.routes:
             yield "no route takes it; these routes take:" if self.plans else "no route takes it: there are no routes"
             for plan in self.plans:

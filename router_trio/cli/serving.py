@@ -1,4 +1,4 @@
-"""What `router-trio run` does once it knows its settings.
+"""Run `router-trio run` once it knows its settings.
 
 Guarantees: the first signal lets the router drain, also if it has only begun to start; a second one cuts that short.
 SIGHUP reloads the configuration, once the router is up; a signal that ends goes before a reload that is under way.

@@ -1,1 +1,1 @@
-"""What a program has of an open router: to publish, and to read its state."""
+"""Let a program publish through an open router, and read its state."""

@@ -1,4 +1,4 @@
-"""What a router is made of at the moment: its connections, who publishes on them, and its routes.
+"""Keep the parts of an open router: its connections, their publishers, and its routes.
 
 A program looks at them by `Live`; whoever opens the router puts them in, and exchanges them in a reload.
 """

@@ -1,1 +1,1 @@
-"""One connection: its supervisor, its sessions, how it comes back, and what its links have in common."""
+"""Keep one connection: its supervisor, its sessions, how it reconnects, and what its links share."""

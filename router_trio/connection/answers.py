@@ -1,4 +1,4 @@
-"""What routes answer to their streams, and ask of them, on one connection: whether the server has taken it.
+"""Confirm that the server has taken the acks, naks and pulls of the routes of one connection.
 
 Acks, naks and pulls are publishes that nobody confirms. The server says only if it refuses one, by its subject, and a
 fence behind it says that it has not. So they are written down when they are sent, in batches and without a look at any
@@ -25,7 +25,7 @@ Kind = Literal["ack", "owed", "nak", "term", "in_progress", "pull"]
 
 COUNTS_AS: dict[Kind, Literal["ack", "nak"]] = {"ack": "ack", "nak": "nak", "term": "nak"}
 SETTLE: frozenset[Kind] = frozenset({"ack", "owed", "term"})
-"""Those after which a message is not delivered again: they are owed until the server has taken them."""
+"""Answers after which a message is not redelivered: they are owed until the server has taken them."""
 
 CONFIRMED_EVERY = 0.2
 """Seconds between two fences of answers: one for each would be felt by every message."""
@@ -54,7 +54,7 @@ class Answering(Protocol):
 
 
 _Batch = tuple[Kind, Answering, Sequence[bytes]]
-"""What was sent together. It is known by its identity, and what is said of one stands beside it: few are refused."""
+"""Answers that were sent together, known by identity; refusals are kept beside them, since few are refused."""
 
 
 def _cause(kind: Kind) -> str:

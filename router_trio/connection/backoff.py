@@ -20,7 +20,7 @@ LAST_DOUBLING = 32
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt to connect: `number` in its round from 1, after `delay` seconds, to `server`."""
+    """An attempt to connect: `number` in its round from 1, after `delay` seconds, to `server`."""
 
     number: int
     delay: float

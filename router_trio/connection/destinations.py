@@ -39,7 +39,7 @@ LOOK_EVERY = 5.0
 """Seconds between two lookups of the streams behind the destinations."""
 
 DENIED_LOOK_EVERY = 60.0
-"""The same while this user may not ask: a server logs each of these."""
+"""Seconds between two lookups while this user may not ask: a server logs each of these."""
 
 ASKED_TIMES = 3
 """Times that a stream is looked up whose answer to a publish is in doubt, while the server does not say."""
@@ -48,10 +48,10 @@ ASK_AGAIN_AFTER = 0.5
 """Seconds between them."""
 
 _OF_ONE_LINK = frozenset({reasons.PERMISSION_DENIED, reasons.OTHER_STREAM})
-"""What publishes met and no lookup can show to be gone. The next link may have other rights, and other mappings."""
+"""Reasons that publishes met and no lookup can clear. The next link may have other rights and mappings."""
 
 _NO_LEADER = frozenset({reasons.TIMEOUT, reasons.JETSTREAM_UNAVAILABLE})
-"""What becomes of a question about a stream that only its leader would answer."""
+"""The errors of a question about a stream that only its leader would answer."""
 
 _NO_ANSWER = reasons.LOOKUP_FAILED - {reasons.PERMISSION_DENIED}
 
@@ -92,7 +92,7 @@ class Destinations:
         self._emit = emit
         self._all: list[DestinationState] = []
         self._told: dict[DestinationState, str] = {}
-        """Those of which was told that they are in trouble, and the reason."""
+        """Destinations that were reported to be in trouble, with the reason."""
         self._unknown = False
         self._streams: dict[str, StreamState] = {}
         self._secret: set[str] = set()

@@ -27,7 +27,7 @@ MOST_LOOKED_UP = 64
 
 @dataclass(slots=True)
 class _Outage:
-    """One outage that is over, and the publishes that were unanswered in it."""
+    """An outage that is over, and the publishes that were unanswered in it."""
 
     ended_at: float
     seconds: float

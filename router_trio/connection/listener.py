@@ -1,4 +1,4 @@
-"""What a link tells of, passed on to who decides: PubAcks and refusals to the outbox, reasons to the destinations.
+"""Pass on what a link reports: PubAcks and refusals to the outbox, reasons to the destinations.
 
 What is to be sent while a read is delivered is sent at its end, in the same turn.
 """

@@ -1,4 +1,4 @@
-"""What a router takes from the platform that it runs on: the wall clock and random bits.
+"""Provide what a router takes from its platform: the wall clock and random bits.
 
 Given to `Router` and handed down, never looked up: a simulation gives its own, and each of its runs is like the last.
 The monotonic clock is not here, since it is Trio's.

@@ -23,7 +23,7 @@ CONNECTION_BYTES = 32 * 1024 * 1024
 """Most bytes that the consumers of one connection have asked for at a time: half of a server's usual `max_pending`."""
 
 LEAST_CONNECTION_BYTES = 1024 * 1024
-"""The same where servers cut the connection again and again."""
+"""The least credit of a connection that servers cut again and again, in bytes."""
 
 GROWS_AFTER = 60.0
 """Seconds until twice as much is tried on a connection that was cut; doubled with each time that it was."""

@@ -1,4 +1,4 @@
-"""One link's life: born at connect, dies at loss, never revives.
+"""Serve one link: from its connect to its loss; a session is never used again.
 
 All tasks that need this link run in its nursery: the sender, the confirmer, the liveness fence, and one
 for each source that reads from it. When the link dies they are all gone before `run` returns.

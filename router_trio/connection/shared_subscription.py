@@ -1,4 +1,4 @@
-"""One subscription for all routes of a connection that read the same subject, in the same queue group if in any.
+"""Share one subscription among routes of a connection that read the same subject in the same queue group.
 
 A server would send each of them a copy of every message; and of a queue group it would send each message to one of them
 alone, though the others may be the ones that take it. Routes come and go while it lasts: one that is alone gets what

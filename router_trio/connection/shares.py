@@ -1,4 +1,4 @@
-"""Who waits for a destination that refuses, until its share of the room has a place again."""
+"""Let publishers to a destination that refuses wait until its share of the room has a place again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One named connection: connect, serve, lost, wait, again, for as long as the router lives.
+"""Supervise one connection: connect, serve, lose, wait, reconnect, for as long as the router lives.
 
 The supervisor decides with pure code (`attempts`) and keeps one session at a time, two only while it moves away from a
 server in lame duck mode. Everything that goes out passes the outbox, which outlives every link.
@@ -43,7 +43,7 @@ HAND_OVER_WITHIN = 2.0
 SWEEP_EVERY = 1.0
 
 _WHERE = ("servers", "credentials_file", "nkey_seed_file", "user", "token", "domain", "api_prefix")
-"""What decides to which servers and account a connection leads."""
+"""The settings that decide to which servers and account a connection leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Connection:
         """Hears what each link meets."""
         self.outbox: Outbox = self.listener.outbox
         self.counters: Counters = self.outbox.counters
-        """What became of publishes, acks, naks and subscriptions."""
+        """The results of publishes, acks, naks and subscriptions."""
         self.destinations: Destinations = self.listener.destinations
         self.streams: Streams = Streams(self.state, emit)
         self._message_ids = platform.token_hex(8).encode()

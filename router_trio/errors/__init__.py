@@ -24,7 +24,7 @@ class RouterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a configuration: the key's path and what to do about it.
+    """A problem of a configuration: the key's path and what to do about it.
 
     `picture` shows the place of a mistake in an expression, on lines of its own, each indented. `place` says where the
     key stands in the file, and of which route it is. `source` is the file, if it is not that of the error. `other` is
@@ -144,7 +144,7 @@ class ProtocolError(LinkError):
 
 
 class UnexpectedError(ProtocolError):
-    """What a peer sent raised an error that this package does not expect: a bug to report. It ends the link alone.
+    """A peer's data raised an error that this package does not expect: a bug to report. It ends the link alone.
 
     `error_type` and `place` tell what was raised where; its text is left out, since it may quote a payload.
     """

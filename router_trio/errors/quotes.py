@@ -29,7 +29,7 @@ _ASSIGNED = re.compile(
 _JWT = re.compile(r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_.-]{16,}")
 _SEED = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{50,}(?![A-Za-z0-9])")
 _KEY_MATERIAL = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{24,}(?![A-Za-z0-9])")
-"""The same, also of a seed that lost its end: for places where nothing else looks like that."""
+"""A seed, also one that lost its end: for places where nothing else looks like that."""
 _BEARER = re.compile(r"(?i)(?<![a-z])((?:bearer|basic) )[A-Za-z0-9+/=._~-]{8,}")
 _PEM, _PEM_END = "-----BEGIN", "-----END"
 _AUTHORITY_END = re.compile(r"[/?#,'\")>]")

@@ -150,7 +150,7 @@ UNANSWERED_MESSAGES: Final = "unanswered_messages"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One reason. `cause` and `cure` are the sentences of the troubleshooting page, `advice` is what a log line adds.
+    """A reason. `cause` and `cure` are the sentences of the troubleshooting page, `advice` is what a log line adds.
 
     `labels`: the counters that have it as a label from the start; it appears in others once it has happened. `to_name`:
     `[routes.retry] not` knows it, so that a misspelt one can be corrected.

@@ -1,4 +1,4 @@
-"""What happens on a connection: its links, and the streams that it has."""
+"""Events of a connection: its links, and the streams that it has."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ConnectionFailed(ConnectionEvent):
 
 
 class UnexpectedLinkError(ConnectionEvent):
-    """What a server sent raised an error that router_trio does not expect, and ended the link. Please report it."""
+    """A server's data raised an error that router_trio does not expect, and ended the link. Please report it."""
 
     code = "NATS_UNEXPECTED_ERROR"
     level = Level.ERROR

@@ -1,4 +1,4 @@
-"""What an event is: a frozen value with a code and a level, bounded when it is made."""
+"""Define events: frozen values with a code and a level, bounded when they are made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Level(IntEnum):
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class _Fields:
-    """What a frozen dataclass with keyword arguments is, for the annotations of each subclass.
+    """Make each subclass a frozen dataclass with keyword arguments.
 
     Not a dataclass: Python would compile six methods for each of some fifty kinds of events at each start.
     """

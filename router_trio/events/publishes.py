@@ -1,4 +1,4 @@
-"""What can happen for every message on a connection, and is counted: publishes, acks, subscriptions."""
+"""Events that can happen for every message on a connection, and are counted: publishes, acks, subscriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to the router as a whole: its start and end, its workers, reloads, faults that are injected."""
+"""Events of the router as a whole: its start and end, its workers, reloads, injected faults."""
 
 from __future__ import annotations
 

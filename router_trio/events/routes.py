@@ -1,4 +1,4 @@
-"""What happens on a route: its source, its messages, its destinations."""
+"""Events of a route: its source, its messages, its destinations."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from router_trio.expressions.operators import COMPARISONS, compare, field, has_f
 from router_trio.expressions.values import Value
 
 Closure = Callable[[Any], Value]
-"""What an expression becomes: the activation in, the value out."""
+"""A compiled expression: takes the activation and returns the value."""
 
 
 def variable(name: str) -> Closure:

@@ -139,7 +139,7 @@ def _shortened(payload: bytes, budget: Budget) -> bytes:
 
 _BEFORE = frozenset({b".", b"e", b"E", b"+", b"e-", b"E-"})
 _BEHIND = frozenset({b".", b"e", b"E"})
-"""What stands before, or behind, digits of a double."""
+"""The characters before or after the digits of a double."""
 
 
 def _fitted(value: Value, budget: Budget) -> Value:

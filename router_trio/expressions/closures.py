@@ -37,7 +37,7 @@ def truth(run: Closure) -> Closure:
 
 
 ERROR = 12
-"""What an error costs that another part makes good: it is raised and caught."""
+"""The cost of an error that another part of the expression makes good: it is raised and caught."""
 
 
 def pay(function: Callable[..., Value], cost: Cost, free: int, message: Any, values: Sequence[Value]) -> Value:

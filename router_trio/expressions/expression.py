@@ -26,7 +26,7 @@ class Expression:
     text: str
     name: str
     type: Type
-    """What it gives; `dyn` if only a message tells."""
+    """The type of its value; `dyn` if only a message tells."""
     reads: frozenset[str]
     """The variables that it reads."""
     body_fields: Mapping[Path, bool] | None

@@ -30,7 +30,7 @@ STREAM_VARIABLES: Mapping[str, Type] = {
     "deliveries": INT,
     "time": TIMESTAMP,
 }
-"""Those of a message from a stream."""
+"""The variables of a message from a stream."""
 
 
 class Facts:

@@ -36,7 +36,7 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "_>=_": operator.ge,
 }
 ORDERED_CLASSES = frozenset({bool, str, bytes, Timestamp, Duration})
-"""What is compared only with its like. Numbers are compared with each other."""
+"""Types that are compared only with themselves. Numbers of all types are compared with each other."""
 
 
 # --- arithmetic ---

@@ -18,7 +18,7 @@ MAX_INT: Final = 2**63 - 1
 MAX_UINT: Final = 2**64 - 1
 
 MAX_COST = 140_000
-"""What the expressions on one message may spend, in tenths of a microsecond: on its decoding, macros, comparisons and
+"""The budget of the expressions on one message, in tenths of a microsecond: for decoding, macros, comparisons and
 each function whose time depends on what it is given. So a message costs some 14 ms at most, whatever it holds."""
 MAX_SIZE = 1024**2
 """Characters, bytes or elements of what an expression makes: as much as most servers take for a payload."""

@@ -49,10 +49,10 @@ class Handshake:
         self._settings = settings
         self._name = name
         self._demand = tls_demand(server, settings)
-        """What of the configuration insists on TLS, or None."""
+        """The setting that requires TLS, or None."""
         self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
         self.info: ServerInfo = ServerInfo()
-        """What the server has said of itself, as far as that may be believed."""
+        """The server's INFO, as far as that may be believed."""
         self._buffer = bytearray()
         self._searched = 0
         self._plain = stream

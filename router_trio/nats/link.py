@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from router_trio.nats.jetstream.streams import Lookups
 
 _ASK = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "standby", "streams", "unacked")]
-"""What asks the JetStream API."""
+"""Asks the JetStream API."""
 
 _frame = attrgetter("frame")
 

@@ -21,7 +21,7 @@ from router_trio.settings import ConnectionSettings, ServerURL
 from router_trio.settings.checks.files import load_certificate
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC})
-"""What the system says when it has no descriptor, memory or thread left: that may be otherwise the next time."""
+"""Errors of a system without a free descriptor, memory or thread: the next attempt may succeed."""
 
 
 def address(server: str) -> ServerURL:

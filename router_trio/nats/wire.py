@@ -25,17 +25,17 @@ READ_SIZE = 256 * 1024
 """Bytes that are read at once, at most."""
 
 READ_SIZE_WITH_CONSUMERS = 64 * 1024
-"""The same where messages of streams come in: the server works on what becomes of one read while the next is routed.
+"""Bytes of one read with messages of streams: the server works on what becomes of it while the next is routed.
 That makes streams some 5 % faster. Core messages, which a server does little for, are 3 to 10 % slower."""
 
 MAX_PONGS_OWED = 1000
 """PINGs that may wait for their PONG. A peer that sends more, and reads nothing, would fill the memory."""
 
 _HARMLESS = (b"invalid subject", b"invalid publish subject")
-"""What a server says of one frame alone, and takes that all the same."""
+"""Errors of a server about one frame which it takes all the same."""
 
 _REFUSED = (b"permissions violation", b"permission violation")
-"""What it says of one frame that it does not take."""
+"""Errors of a server about one frame which it does not take."""
 
 _TOO_MANY_SUBSCRIPTIONS = b"maximum subscriptions exceeded"
 
@@ -67,7 +67,7 @@ class Wire:
         """True if what is appended in the turn of a read can be written in that turn."""
         self.read_size = READ_SIZE
         self.unread: bytes | bytearray = b""
-        """What was read from the stream already, behind the handshake."""
+        """Bytes that were already read from the stream, behind the handshake."""
         self._pass_to_client = pass_to_client
         self._on_info = on_info
         self._denied = denied

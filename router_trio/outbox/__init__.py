@@ -1,1 +1,1 @@
-"""What a connection has accepted and not settled: queue, retries, capacity, fates, ledger. Pure."""
+"""Keep what a connection has accepted and not settled: queue, retries, capacity, fates, ledger. Pure."""

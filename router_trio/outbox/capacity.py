@@ -22,7 +22,7 @@ to read for a moment must not send what follows on the slow way: with a thousand
 a message or two, that takes three times as long, and what came meanwhile would keep it there."""
 
 LEAST_SHARE = 16
-"""One part in so many of the room for what is refused is each destination's, whatever the others hold."""
+"""Parts of the room for what is refused: one of them is each destination's, whatever the others hold."""
 
 SLOW_FOR_LONG = 5.0
 """Seconds after which a destination with much unanswered counts as one that does not answer."""

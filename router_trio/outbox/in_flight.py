@@ -1,4 +1,4 @@
-"""What was written and is not confirmed: core publishes, by position, and JetStream publishes, by number.
+"""Keep what was written and is not confirmed: core publishes by position, JetStream publishes by number.
 
 A core publish is confirmed by a fence, and with it everything that was written before. A JetStream publish is confirmed
 by its PubAck, whose subject ends with its number. Pure and synchronous.
@@ -43,11 +43,11 @@ class InFlight:
         self.unacked: dict[int, OperationWithAck] = {}
         """JetStream publishes without a PubAck, from the one that was written first."""
         self.when_none: list[Callable[[], None]] = []
-        """Who is called, once, by `tell_if_none`."""
+        """The callback of `tell_if_none`, called once."""
         self._apart: OrderedDict[int, Operation] = OrderedDict()
         """Core publishes that were taken apart because something was denied: older than those in `_core`."""
         self._to: dict[bytes, dict[int, Operation]] = {}
-        """The same ones by their `denial_keys`: a flood of denials costs as much as it is long."""
+        """These operations by their `denial_keys`, so that a flood of denials costs linear time."""
         self._core: deque[Operation] = deque()
         self._unacked_to: dict[bytes, deque[OperationWithAck]] | None = None
         """JetStream publishes by subject since the first denial; some have left meanwhile."""

@@ -1,4 +1,4 @@
-"""One accepted publish on its way to a server, and who is told its fate.
+"""An accepted publish on its way to a server, and the owner that is notified of its fate.
 
 `CoreOperation` waits for a fence, `OperationWithAck` for a PubAck. `OperationBatch` is core publishes that were
 accepted one after the other: they stay together for as long as nothing happens to them, which makes forwarding cheap.
@@ -133,7 +133,7 @@ class FrameOwners:
 
 
 class Operation:
-    """One accepted publish, or several. `order` numbers acceptance on this connection, `accepted_at` is the time of it.
+    """An accepted publish, or several. `order` numbers acceptance on this connection, `accepted_at` is its time.
 
     `with_ack` says which confirmation it waits for. `clean` is false once it met a failure (accepted while not
     connected), so that it is counted as failed or as succeeded, never as both.
@@ -192,7 +192,7 @@ class Operation:
 
 
 class CoreOperation(Operation):
-    """One core publish."""
+    """A core publish."""
 
     __slots__ = ("frame", "owner")
 
@@ -224,7 +224,7 @@ class CoreOperation(Operation):
 
 
 class OperationWithAck(CoreOperation):
-    """One JetStream publish.
+    """A JetStream publish.
 
     `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
     reason and detail of the last refusal, while it is tried again. `resent`: it was written before, and no answer came.

@@ -33,9 +33,9 @@ class SendQueue:
         self.waiting_bytes: int = 0
         """Bytes of their frames."""
         self.lanes: RetryLanes = RetryLanes()
-        """What is held back."""
+        """Operations that are held back."""
         self.in_flight: InFlight = InFlight()
-        """What was written."""
+        """Operations that were written."""
         self._waiting: deque[Operation] = deque()
 
     # --- what there is ---

@@ -1,4 +1,4 @@
-"""What a server or a link refused, what it leaves unanswered, and what is too old: held for another try, or failed.
+"""Retry or fail what a server or a link refused, what stays unanswered, and what is too old.
 
 Pure and synchronous; clock and `wake` are given.
 """

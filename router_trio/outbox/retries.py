@@ -38,10 +38,10 @@ LOOK_EVERY = 0.05
 """Seconds between two looks for slow destinations, while the window is half used up."""
 
 SLOW_SHARE = 64
-"""One part in so many of the window that is unanswered for that long makes a destination slow."""
+"""A destination is slow if one in this many parts of the window is unanswered for that long."""
 
 UNANSWERED_WINDOWS = 4
-"""What slow destinations leave unanswered uses up none of the window, up to so many windows."""
+"""Windows that slow destinations may leave unanswered without using up the window of the others."""
 
 
 class Retries:

@@ -1,4 +1,4 @@
-"""What of an outbox may be written now, and when to ask again.
+"""Choose what of an outbox may be written now, and when to ask again.
 
 Decides how much goes at once, and what has to wait: for room in flight, for a lane, or for the next link. Pure and
 synchronous; the clock is given.

@@ -29,7 +29,7 @@ class ConsumerSpec:
     """Of all that open it one gets messages: whoever has the lead, by `pin`. See `Link.take_the_lead`."""
     pin: str | None = None
     others_seen: bool = False
-    """Whoever opens it had it before, and missed deliveries: only listening tells if somebody else has them in hand."""
+    """True if the opener had it before and missed deliveries: only listening tells if another process has them."""
     deliver: str = "all"
     """Where it begins if it is made, and nothing is known of its stream: `all`, `new` or a time in UTC (RFC 3339)."""
     least_ack_pending: int = 0

@@ -100,7 +100,7 @@ class Headers(Mapping[str, str]):
 EMPTY = Headers()
 
 HeadersLike = Headers | Mapping[str, str | list[str]] | Iterable[tuple[str, str]] | None
-"""What may be given for headers."""
+"""The types that may be given for headers."""
 
 
 def encode(headers: Headers) -> bytes:

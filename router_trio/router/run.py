@@ -99,7 +99,7 @@ class Run:
         self._while_blocked = while_blocked
         self.config: ConfigState = ConfigState(settings, platform.wall_clock())
         self.handlers = handlers
-        """Those that were given in code, by the names of their routes."""
+        """The handlers that were given in code, by the names of their routes."""
         warnings = None if log else Level.WARN
         self.telemetry: Telemetry = Telemetry(
             settings,
@@ -123,7 +123,7 @@ class Run:
         self.routes: dict[str, RouteGeneration] = {}
         """By name, those that the settings name."""
         self.leaving: dict[RouteGeneration, None] = {}
-        """Those that are ending, or that another with other settings follows."""
+        """Return the generations that are ending, or that are replaced by one with other settings."""
         here = {name: generation.connection for name, generation in self.connections.items()}
         self.registry: Registry = Registry()
         self.live: Live = Live(settings.router.name, self.registry, self._ask, self.config)

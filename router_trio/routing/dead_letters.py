@@ -22,7 +22,7 @@ from router_trio.routing.policy.retry import GivenUp
 from router_trio.states import RouteState
 
 PREFIX = "Router-Dead-Letter-"
-"""What the names of the headers begin with that a dead letter gets."""
+"""The prefix of the headers that a dead letter gets."""
 
 ID_PART = b":dead"
 """Between the id of a message and what tells its copies apart: a dead letter is none of them."""
@@ -35,7 +35,7 @@ OWN_LINES = headers.lines_of([PREFIX + field for field in FIELDS])
 
 
 class DeadLetter:
-    """One dead letter on its way: the owner of its publish. `tell` is called with its fate."""
+    """A dead letter that is being published: the owner of its publish. `tell` is called with its fate."""
 
     __slots__ = ("_tell", "dead", "delivery", "destination")
 

@@ -1,4 +1,4 @@
-"""One message on its way through a route: followed until every destination is settled.
+"""Follow a message through its route until every destination is settled.
 
 `Delivery` is for messages that somebody waits for or looks at: from a stream, through a handler, in a trace. Plain
 messages from a core subscription are followed by the batch (`BatchDelivery`): they have nothing to ack.
@@ -218,7 +218,7 @@ class Delivery:
 
 
 class DestinationTracker:
-    """One of several copies of one message, by its number: the owner of its operation."""
+    """The owner of one of several copies of a message, by its number."""
 
     __slots__ = ("_copy", "_template", "delivery")
 
@@ -332,7 +332,7 @@ class BatchDelivery:
 
 
 class BatchTracker(NumberedOwner):
-    """One destination of a batch: the owner of its operations, and what its messages have in common."""
+    """The owner of a batch's operations to one destination."""
 
     __slots__ = ("_batch", "_offered", "_place", "_template")
 

@@ -1,4 +1,4 @@
-"""What becomes of a message that failed: it is tried again, or it is given up and its dead letter stored.
+"""Retry a message that failed, or give it up and store its dead letter.
 
 The same for every source. A source says what trying again and giving up mean there: see `Recovery`.
 """

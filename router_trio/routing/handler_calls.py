@@ -1,4 +1,4 @@
-"""One handler, called for one message after another."""
+"""Call one handler for one message after another."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Lead = Callable[[], Awaitable[Awaitable[None]]]
 """Waits for messages and calls the handler until it blocks. Returns what to await then, in the same task."""
 
 Begin = Callable[[], Awaitable[None] | None]
-"""The same for messages that are there already, without waiting: None if no call blocks."""
+"""Route messages that have arrived, without waiting. Return what a call blocks on, None if none does."""
 
 
 class HandlerTasks:
@@ -36,7 +36,7 @@ class HandlerTasks:
             await self._work(nursery)
 
     async def _work(self, nursery: trio.Nursery) -> None:
-        """One task: it leads, until a call blocks; when that is over, it leads again if nobody does."""
+        """Lead until a call blocks; lead again after that call, unless another task does."""
         while True:
             blocked: Awaitable[None] | None = await self._lead()
             self._waits += 1

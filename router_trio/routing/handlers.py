@@ -300,7 +300,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def answers_of(answer: Any) -> list[Message]:
-    """What a handler returned as a list of messages. Raises `HandlerError` if it is something else."""
+    """Return what a handler returned as a list of messages. Raises `HandlerError` if it is something else."""
     if isinstance(answer, Message):
         _check(answer)
         return [answer]

@@ -1,4 +1,4 @@
-"""Who keeps the messages of a route until they have their fate, and what settling one means at its source.
+"""Keep the messages of a route until they have their fate, and say what settling one means at its source.
 
 The other half of the seam of `source.py`. A `KeptRoute` asks its keeper what it may route, and says what came of it.
 """

@@ -30,7 +30,7 @@ D = TypeVar("D", bound=Delivery)
 
 
 class KeptRoute(Route, Generic[D]):
-    """One route and its hand: the `RouteToWake` of its keeper."""
+    """A route that keeps its messages in hand: the `RouteToWake` of its keeper."""
 
     def __init__(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> None:
         super().__init__(routing, source)

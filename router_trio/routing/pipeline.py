@@ -1,4 +1,4 @@
-"""What happens to one message, whatever kind of source it came from: the handler, the trace, every destination."""
+"""Take one message through the handler, the trace and every destination, whatever its source."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ D = TypeVar("D", bound=Delivery)
 
 
 class Routing:
-    """One route's way from a message to its destinations."""
+    """The way of one route from a message to its destinations."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Routing:
         self._emit(event)
 
     def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
-        """The same of one message that is followed."""
+        """Emit the failure of one message that is followed."""
         self.emit_failure(reason, detail, subject=delivery.raw[0], origin=delivery.origin(), raised=raised)
 
     def lose_unrouted(self, reason: str, detail: str, count: int) -> None:

@@ -36,7 +36,7 @@ _DIGEST_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One place that a route sends to. `template` is the configured subject; it labels metrics and spans.
+    """A destination of a route. `template` is the configured subject; it labels metrics and spans.
 
     `shown` is where it sends, by the keys of the configuration. `carries_reply`: the reply subject of a core message
     goes along. `keep` are the control headers that may pass.
@@ -148,7 +148,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """One route, compiled. `pattern` is what its subjects match: the subscription, or a stream's filters or `>`.
+    """A compiled route. `pattern` is what its subjects match: the subscription, or a stream's filters or `>`.
 
     `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
     together, `dead_letter` where those go that are given up, `per` what has a limit of its own. `never_replied_to`: see

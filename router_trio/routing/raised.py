@@ -1,4 +1,4 @@
-"""What a handler raised, and where: fit for a log line, since nothing of it quotes a payload."""
+"""Describe what a handler raised, and where, for a log line: nothing of it quotes a payload."""
 
 from __future__ import annotations
 

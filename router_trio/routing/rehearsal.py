@@ -33,7 +33,7 @@ from router_trio.states import RouteState
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What a route would publish. `mirror`: nothing depends on whether it arrives.
+    """A publish that a route would make. `mirror`: nothing depends on whether it arrives.
 
     `stream` is the one that its destination names: it may not take the subject.
     """
@@ -72,7 +72,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """What a route makes of a message: copies, or why it `failed`, or the reason for which it was `filtered` out."""
+    """The outcome of a message in a route: copies, why it `failed`, or the reason for which it was `filtered` out."""
 
     copies: tuple[Copy, ...]
     failed: Failure | None = None
@@ -88,7 +88,7 @@ class Limits:
 
 
 class Rehearsal:
-    """One route, and a connection without a link for each that it sends to."""
+    """A route with a connection without a link for each that it sends to."""
 
     def __init__(
         self, settings: Settings, route: RouteSettings, handlers: dict[str, Handler], limits: Mapping[str, Limits]

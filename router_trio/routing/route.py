@@ -1,4 +1,4 @@
-"""One route: a source that receives, and what is done with its messages. Its end leaves nothing uncounted."""
+"""Route the messages of one source. The end of a route leaves nothing uncounted."""
 
 from __future__ import annotations
 

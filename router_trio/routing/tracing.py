@@ -48,11 +48,11 @@ class Tracing(Protocol):
         ...
 
     def sampled_plain(self, count: int) -> Sequence[int]:
-        """The same of so many messages without headers, at which there is nothing to look."""
+        """Return the same for messages without headers, of which only the number matters."""
         ...
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
-        """The same of messages that are PUB and HPUB frames already."""
+        """Return the same for messages that are PUB and HPUB frames already."""
         ...
 
     def begin(

@@ -110,7 +110,7 @@ def _label(state: RouteState, template: str) -> str:
 
 
 class _Sum:
-    """What several hold: see `states.InHand`."""
+    """The messages in hand of several lives of a route: see `states.InHand`."""
 
     def __init__(self, in_hand: int) -> None:
         self.in_hand: int = in_hand

@@ -17,7 +17,7 @@ MAX_COMPILED = 4_096
 """Expressions that are remembered compiled: many routes of one file have the same."""
 
 WHEN, KEY, PAYLOAD, HEADER, PER = "when", "key", "payload", "header", "per"
-"""What an expression is for."""
+"""The purpose of an expression."""
 
 _IDENTIFIER = re.compile(r"\w+")
 _PLAIN_TEXT = re.compile(r"[\w ./:-]{1,64}")

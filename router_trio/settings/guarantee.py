@@ -1,4 +1,4 @@
-"""What a route promises of each message, in one sentence: for `check` and `explain`."""
+"""Say in one sentence what a route promises of each message: for `check` and `explain`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of names and of patterns of subjects, in whatever section they are."""
+"""Check names and patterns of subjects, in whatever section they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router_trio.settings.placeholders import placeholder_in
 from router_trio.subjects.patterns import overlaps, validate_pattern
 
 NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
-"""What nats-server refuses in the name of a stream or a consumer."""
+"""Characters that nats-server refuses in the name of a stream or a consumer."""
 
 
 def check_name(path: str, name: str | None, refused: re.Pattern[str] = NOT_IN_NAMES) -> Iterator[Problem]:

@@ -49,7 +49,7 @@ _REMOVED = {
 _UNKNOWN_IN = {
     "HeaderSettings": "a header is set below set, and its value is an expression: write set = {{ {key} = \"'...'\" }}",
 }
-"""What to write for an unknown key of some sections, where a list of the known ones would not help."""
+"""Advice for an unknown key of some sections, where a list of the known ones would not help."""
 
 _TEXT_OF = {
     "SourceSettings": "subject",

@@ -270,7 +270,7 @@ class ConnectionSettings(Section, init=False):
 
     @property
     def api(self) -> str:
-        """What the subjects of the JetStream API begin with."""
+        """The prefix of the subjects of the JetStream API."""
         return self.api_prefix or (f"$JS.{self.domain}.API" if self.domain else "$JS.API")
 
     @property

@@ -167,12 +167,12 @@ class Settings(Section, init=False):
 
     @property
     def source(self) -> str:
-        """What errors call the file that these settings were read from."""
+        """The name in errors of the file that these settings were read from."""
         return self._source
 
     @property
     def without_effect(self) -> tuple[Problem, ...]:
-        """What was given and has no effect: variables that set nothing and were probably meant to, options."""
+        """Values that were given and have no effect: variables that were probably meant to set something, options."""
         return self._ignored
 
     @property

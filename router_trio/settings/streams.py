@@ -58,7 +58,7 @@ class StreamSettings(Section, init=False):
 
     @property
     def config(self) -> StreamConfig:
-        """What it is made as."""
+        """Return the configuration that the stream is created with."""
         return StreamConfig(
             name=self.name,
             subjects=tuple(self.subjects),

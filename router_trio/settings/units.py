@@ -119,7 +119,7 @@ def format_size(size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many messages in so many seconds."""
+    """A rate: `messages` in `seconds`."""
 
     messages: int
     seconds: int

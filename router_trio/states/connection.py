@@ -15,7 +15,7 @@ GAUGE = {DISCONNECTED: 0.0, RECONNECTING: 0.5, CONNECTED: 1.0}
 
 
 LIFE_COUNTS = ("established", "lost", "restored", "failures", "reconnect_attempts", "reconnect_failures", "exhausted")
-"""What a connection counts of its links: attributes of `ConnectionState`."""
+"""The counts of a connection about its links: attributes of `ConnectionState`."""
 
 
 class ConnectionState:

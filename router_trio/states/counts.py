@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from router_trio.states.histogram import DURATION_BOUNDS, Histogram
 
 ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost")
-"""What becomes of a message that a route received; each gets one of these. See `RouteState.settled`."""
+"""The fates of a message that a route received; each gets exactly one. See `RouteState.settled`."""
 
 _SUMS = ("received", "duplicates")
 """Plain integers of the ledger."""

@@ -35,7 +35,7 @@ class LastFailure:
 
 
 class ToBeRetried(Protocol):
-    """What is known of messages that failed and are to be tried again."""
+    """The messages that failed and are to be tried again, with their first failures."""
 
     def __len__(self) -> int:
         """Return how many there are."""

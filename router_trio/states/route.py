@@ -178,7 +178,7 @@ class RouteState(RouteCounts):
         self.standby: bool = False
         """True while another process, or none yet, has the lead of its consumer."""
         self.to: list[DestinationState] = []
-        """What is known of its destinations, in order."""
+        """The states of its destinations, in order."""
         self.breakers: Sequence[BreakerState] = ()
         """Of the destinations that have one."""
         self.most_open: int = 0
@@ -202,11 +202,11 @@ class RouteState(RouteCounts):
         self.delivered_earlier: Counter[str] = Counter()
         """Of `delivered`, what earlier lives of the route have counted: nothing that this one has met."""
         self.dead_lettered_earlier: int = 0
-        """The same of `dead_lettered`."""
+        """Of those, the ones that were dead-lettered."""
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
         self.holder: InHand | None = None
-        """Who holds what is in hand: a route from a stream, which counts it by itself."""
+        """The hand of a route from a stream, which counts its messages by itself."""
         self.earlier: list[RouteState] = []
         """The lives of the route before its settings changed of which something has no fate: see `routing.whole`."""
         self.is_over: bool = False

@@ -16,7 +16,7 @@ MARK = "rt-"
 hyphen: each router knows its own inboxes by it, those of its workers, and those of all other routers."""
 
 SHARED = b"%b." % INBOX_PREFIX.encode()
-"""What the inboxes of clients begin with, unless they are configured otherwise."""
+"""The prefix of the inboxes of clients, unless they are configured otherwise."""
 
 
 def new_inbox(prefix: str, token: str) -> bytes:

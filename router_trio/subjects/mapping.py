@@ -63,7 +63,7 @@ class Mapping:
     literal_start: tuple[str, ...]
     """The tokens at the start of the destination that stand there as they are, before the first placeholder."""
     pattern: str
-    """What every result matches: the destination with a wildcard in place of each placeholder."""
+    """The pattern that every result matches: the destination with a wildcard for each placeholder."""
     _source_tokens: tuple[str, ...] = field(repr=False, compare=False)
     _pieces: tuple[Piece, ...] = field(repr=False, compare=False)
     _others: tuple[Mapping, ...] = field(default=(), repr=False)

@@ -18,7 +18,7 @@ from router_trio.errors import SubjectError
 from router_trio.errors.quotes import quoted
 
 CONTROL = re.compile("[\x00-\x20\x7f]")
-"""One character that no subject may hold: a space, NUL or another ASCII control character."""
+"""Matches a character that no subject may hold: a space, NUL or another ASCII control character."""
 
 WILDCARDS = frozenset({"*", ">"})
 

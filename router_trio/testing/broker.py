@@ -43,7 +43,7 @@ class FakeBroker:
         self._server = Server(epoch)
         self._network = Network(self._server, max_payload=max_payload)
         self.trouble: Trouble = Trouble(self._server, self._network)
-        """What happens to a server and its streams in the long run."""
+        """Faults of the server and its streams that last."""
         self._is_down = False
         self._refuses_credentials = False
 

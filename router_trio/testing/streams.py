@@ -19,11 +19,11 @@ from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 
 EPOCH = 1_700_000_000
-"""What the zero of Trio's clock is in Unix seconds: timestamps look like real ones, and no real time is read."""
+"""Unix seconds at the zero of Trio's clock: timestamps look like real ones, and no real time is read."""
 
 
 FULL = {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}
-"""What a stream that takes no more (discard policy `new`) answers."""
+"""The answer of a stream that takes no more (discard policy `new`)."""
 
 SEALED = {"code": 400, "err_code": 10109, "description": "invalid operation on sealed stream"}
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.docs.pages import ROOT
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -20,6 +22,22 @@ MODULES = sorted((ROOT / "router_trio").rglob("*.py"))
 
 def test_each_public_method_is_described_where_it_stands_or_by_the_interface_that_its_class_names() -> None:
     assert list(undescribed(MODULES)) == []
+
+
+NO_SUBJECT = re.compile(r"(?:What|Who|Whoever|Those|One|So many|The same)\b")
+"""Begins a noun clause for "the thing": a docstring says what the function does or returns, or names the thing."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_docstring_begins_with_a_clause_that_names_nothing(module: Path) -> None:
+    assert [text for text in _docstrings(module) if NO_SUBJECT.match(text)] == []
+
+
+def _docstrings(module: Path) -> Iterator[str]:
+    """Yield the docstrings of a module, and of its classes, functions and attributes."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
 
 
 def undescribed(modules: list[Path]) -> Iterator[str]:

@@ -70,7 +70,7 @@ class Letter:
 
     @property
     def first_id(self) -> bytes | None:
-        """What the ids of copies of the message begin with; None if the letter's own id does not say.
+        """Return what the ids of copies of the message begin with; None if the letter's own id does not say.
 
         The letter was stored under an id that begins with the same: see `DeadLetters.store`.
         """

@@ -1,4 +1,4 @@
-"""What `router-trio dead-letters` does, over links of its own. A first signal ends it behind what is under way."""
+"""Run `router-trio dead-letters` over links of its own. A first signal ends it behind what is under way."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MOST_REPORTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for."""
+    """The request of one call of the command."""
 
     sequences: tuple[int, ...]
     where: Expression | None
@@ -80,7 +80,7 @@ def _route(settings: Settings, name: str) -> RouteSettings:
 
 
 class _Job:
-    """One call of the command."""
+    """A call of the command."""
 
     def __init__(
         self, settings: Settings, route: RouteSettings, options: Options, handlers: dict[str, Handler]

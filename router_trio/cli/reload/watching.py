@@ -24,7 +24,7 @@ LOOKS = 2
 """Looks in a row that find the same before a change counts."""
 
 LOOKS_IF_LESS = 6
-"""The same if something is missing that was there before, or the files can't be read."""
+"""Seconds to wait if a file is missing that was there before, or the files can't be read."""
 
 Content = tuple[tuple[str, bytes], ...]
 """Each file with what it holds."""

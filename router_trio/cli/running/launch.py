@@ -1,4 +1,4 @@
-"""What `router-trio run` does before anything runs: read the configuration, and refuse what can't be."""
+"""Read the configuration of `router-trio run`, and refuse what can't run."""
 
 from __future__ import annotations
 

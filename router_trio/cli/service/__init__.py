@@ -1,1 +1,1 @@
-"""What a process manager is told of `router-trio run`, and the signals that it sends."""
+"""Notify the process manager of `router-trio run`, and handle the signals that it sends."""

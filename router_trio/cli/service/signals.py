@@ -23,8 +23,8 @@ T = TypeVar("T")
 ASKED_FOR = (signal.SIGINT, signal.SIGTERM)
 
 OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""What process managers and terminals also send, and what would end the process without a word. Whoever has it ignored
-(`nohup`) wants it ignored."""
+"""Signals that process managers and terminals also send, which would end the process silently. One that was ignored at
+the start (`nohup`) stays ignored."""
 
 
 async def run_with_signals(

@@ -1,4 +1,4 @@
-"""What systemd wants to hear of a service with `Type=notify`: ready, alive, stopping (sd_notify(3)).
+"""Notify systemd of a service with `Type=notify`: ready, alive, stopping (sd_notify(3)).
 
 Each is a small datagram to the socket that NOTIFY_SOCKET names; without that variable nothing is sent. Guarantees:
 nothing here blocks or fails, whatever is at the other end. A datagram that is not taken, as when too many others wait
@@ -44,7 +44,7 @@ class Systemd:
             self.notify("STOPPING=1", "STATUS=draining")
 
     def moved(self) -> None:
-        """What was waited for may be there."""
+        """Record that what was waited for may be there."""
         self._moved.set()
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What was expected against what came, in any order. Pure."""
+"""Compare expected with actual messages, in any order. Pure."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _OTEL_OFF = "OTEL_SDK_DISABLED"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of an example: `difference` is empty if that is what was expected, `failures` say what failed."""
+    """The result of an example: `difference` is empty if it met its expectation, `failures` say what failed."""
 
     example: ExampleSettings
     came: tuple[Came, ...]

@@ -1,4 +1,4 @@
-"""What `router-trio run` does with several workers: see `serving` for one process, whose guarantees hold here too.
+"""Run `router-trio run` with several workers: see `serving` for one process, whose guarantees hold here too.
 
 The supervisor routes nothing. It has the HTTP side, the signals, systemd and the reloads; the workers have the rest.
 """

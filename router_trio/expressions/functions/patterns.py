@@ -21,7 +21,7 @@ MAX_SEARCHED = 65_536
 MAX_PATTERNS = 64
 """Patterns of messages that are remembered compiled."""
 PATTERN_COST = 17_000
-"""What a pattern from a message costs of MAX_COST, if it is not remembered: up to 1.7 ms."""
+"""The part of MAX_COST for a pattern from a message that is not remembered: up to 1.7 ms."""
 
 _SEARCHED_FREELY = 64
 """Characters of a text that is searched at no cost."""

@@ -25,7 +25,7 @@ MAX_TIME_TEXT = 200
 MAX_ZONES = 1024
 """Time zones that are remembered, more than there are: a message may name one after the other."""
 ZONE_COST = 800
-"""What one costs that is not remembered: some 60 µs."""
+"""The cost of a time zone that is not remembered: some 60 µs."""
 
 _TIMESTAMP = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"

@@ -13,7 +13,7 @@ RESERVED = frozenset({
     "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
     "namespace", "return", "var", "void", "while",
 })  # fmt: skip
-"""What CEL keeps free for the languages around it: no name of a variable or function."""
+"""Words that CEL reserves for the languages around it: they can't name a variable or function."""
 
 _TOKEN = re.compile(
     r"""

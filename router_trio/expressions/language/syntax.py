@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from router_trio.expressions.language.types import DYN, Type
 
 LOCAL, VARIABLE, TYPE_VALUE = "local", "variable", "type"
-"""What a name means: the variable of a macro, a variable of the message, or a type."""
+"""The meaning of a name: the variable of a macro, a variable of the message, or a type."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -39,7 +39,7 @@ SPELLED = {TIMESTAMP.name: "timestamp", DURATION.name: "duration", NULL.name: "n
 NUMBERS = frozenset({INT, UINT, DOUBLE})
 SCALARS = frozenset({INT, UINT, DOUBLE, BOOL, STRING, BYTES, NULL, TIMESTAMP, DURATION})
 KEYS = frozenset({INT, UINT, BOOL, STRING})
-"""What may be the key of a map."""
+"""Types of the keys of a map."""
 
 
 def list_of(element: Type) -> Type:

@@ -28,7 +28,7 @@ if "asyncio" in sys.modules:
 
 _STATUS = b"NATS/1.0"
 _FOREIGN = re.compile(rb"H?MSG [!-~]+ [0-9]{1,6}(?: [!-~]+)? [0-9 ]+")
-"""What nats-py reads as our parser does."""
+"""Lines that nats-py reads as our parser does."""
 
 _SID = re.compile(rb"[0-9]{1,20}")
 

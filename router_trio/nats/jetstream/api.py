@@ -29,7 +29,7 @@ API_TIMEOUT = 5.0
 """Seconds for an answer."""
 
 API = permissions.API
-"""What its subjects begin with where a connection says nothing else."""
+"""The prefix of its subjects where a connection says nothing else."""
 
 NOT_FOUND = 404
 UNAVAILABLE = 503

@@ -43,7 +43,7 @@ LOOK_EVERY = 5.0
 """Seconds between two looks at how far a consumer is whose lead is waited for."""
 
 DENIED_LOOK_EVERY = 60.0
-"""The same while this user may not ask: a server logs each of these."""
+"""Seconds between two questions while this user may not ask: a server logs each of these."""
 
 UNPIN = json.dumps({"group": LEAD_GROUP}).encode()
 """The request that takes the pin from whoever has it."""

@@ -23,7 +23,7 @@ _READ = 65536
 
 
 class Channel:
-    """One end of the channel. `write` is to be run as a task; messages that are posted before wait for it."""
+    """An end of the channel. `write` is to be run as a task; messages that are posted before wait for it."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream

@@ -9,13 +9,13 @@ LONGEST_DELAY = 30.0
 """Seconds. What ends at once, again and again, is started twice a minute."""
 
 LONGEST_NAMED_DELAY = 1.0
-"""The same of what ends with a message in a handler: that message is tried so often and no more."""
+"""Seconds before a worker that ended with a message in a handler starts: that message has few attempts."""
 
 LIVES_WELL = 5.0
 """Seconds of routing after which the end of a worker has nothing to do with the one before it."""
 
 ALWAYS_FATAL = frozenset({"ConnectionExhaustedError"})
-"""What the settings ask for: `on_reconnect_exhausted = "stop"`."""
+"""The exit that the settings ask for: `on_reconnect_exhausted = "stop"`."""
 
 
 class Restarts:

@@ -40,7 +40,7 @@ LOOK_EVERY = 0.1
 
 
 class Router(Protocol):
-    """What a worker's place belongs to."""
+    """The supervisor of a worker's slot."""
 
     settings: Settings
     settings_number: int
@@ -71,7 +71,7 @@ class Router(Protocol):
 
 @dataclass(slots=True)
 class _Life:
-    """What one process has said of itself."""
+    """The last reports of one process about itself."""
 
     up_at: float | None = None
     unsettled: int | None = None
@@ -111,13 +111,13 @@ class Slot:
         """When it should go by the settings of the router."""
         self._stuck: str | None = None
         self._in_handlers: Sequence[InHandler] = ()
-        """What the process that has ended had in handlers."""
+        """The messages that were in handlers when the process ended."""
 
     # --- for everybody ---
 
     @property
     def phase(self) -> str:
-        """What the worker does: `starting`, `running`, `silent`, `draining`, `waiting` for its start, `ended`."""
+        """Return the state: `starting`, `running`, `silent`, `draining`, `waiting` for its start, or `ended`."""
         return SILENT if self._phase == RUNNING and self.is_silent else self._phase
 
     @property
@@ -133,7 +133,7 @@ class Slot:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What `/status` says of it."""
+        """Return the entry of the worker in `/status`."""
         pid = None if self._process is None else self._process.pid
         config_hash = None if self.report is None else self.report.config_hash
         return {"pid": pid, "state": self.phase, "restarts": self._restarts.count, "config_hash": config_hash}

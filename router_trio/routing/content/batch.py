@@ -20,13 +20,13 @@ from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.outlets.outlet import Outlet
 
 _Way = tuple[Callable[[RawMessage], None] | None, Callable[[RawMessage, Facts], bytes] | None, Callable[[bytes], None]]
-"""What keeps a message as it comes; or what makes its frame, and what keeps that; neither: it goes by itself."""
+"""Functions that keep a message as it is, or make its frame and keep that; without either it is sent alone."""
 _NOTHING = cast(Facts, None)
 """The facts of a message that no expression looks at."""
 
 
 class ContentBatch:
-    """One batch of a route that decides by content, or changes what it sends. `offer_kept` is called at the end.
+    """A batch of a route that decides by content, or changes what it sends. `offer_kept` is called at the end.
 
     Fast path of `ContentRouting.forward`; held equal by
     tests/unit/routing/test_content.py::test_a_batch_goes_where_its_messages_would_go_one_by_one, worth 660 instructions

@@ -1,4 +1,4 @@
-"""What a route decides by the content of a message: whether it takes it, and which destinations get it."""
+"""Decide by the content of a message whether a route takes it, and which destinations get it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router_trio.routing.policy.strategies import Choice, Fixed
 
 
 class Parts(NamedTuple):
-    """What is asked for each message of a core subscription, in order.
+    """The questions about each message of a core subscription, in order.
 
     `when` and `choose` are asked about `Arrived` with this `reader`, or without one about the raw message. Without
     `choose`, all messages go to what is `chosen`.
@@ -41,7 +41,7 @@ class Content:
         """True if expressions or transforms look at messages: then they have facts."""
         self._reader = plan.reader()
         self.parts: Parts = self._parts(plan)
-        """The same, for who asks in a loop."""
+        """As an attribute, for callers in a loop."""
         self.mirrors: frozenset[int] = frozenset(
             place for place, one in enumerate(plan.destinations) if one.mirror is not None
         )

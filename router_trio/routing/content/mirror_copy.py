@@ -1,4 +1,4 @@
-"""Who is told what became of the copy of a message for a mirror."""
+"""Count the copy of a message for a mirror apart from its message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One message on its way to the destinations that its content chooses."""
+"""Take a message to the destinations that its content chooses."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from router_trio.states import RouteState
 
 
 class Keeper(Protocol):
-    """What a delivery asks of who keeps it: see `routing.keeper`."""
+    """The keeper of a delivery, as far as the delivery needs it: see `routing.keeper`."""
 
     def finished(self, delivery: CoreDelivery) -> None:
         """All destinations of a message are settled."""

@@ -1,4 +1,4 @@
-"""What a handler makes of the messages of one batch, sent together: the cheap way for answers to core subjects.
+"""Send what a handler makes of the messages of one batch together: the cheap way to core subjects.
 
 Answers are kept until the batch ends or a handler is about to block, whichever comes first, so that none waits for
 another message's I/O. Whatever is not one plain answer (none, several, an error, a refusal) takes the way of single
@@ -26,7 +26,7 @@ from router_trio.routing.scopes import scopes_of_task
 
 
 class HandlerBatch:
-    """One batch on its way through a handler. `offer_kept` is called at the end.
+    """A batch on its way through a handler. `offer_kept` is called at the end.
 
     Fast path of `Routing.route`; held equal by
     tests/unit/routing/test_both_ways.py::test_what_is_handled_together_is_what_each_would_be_by_itself, worth 650
@@ -112,7 +112,7 @@ class HandlerBatch:
         return self._turn.give_way()
 
     def handle_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
-        """The same for one message that is sampled."""
+        """Call the handler with one message that is sampled."""
         self.between_calls = False
         delivery = self._delivery(raw)
         self.routing.begin_trace(delivery)

@@ -85,7 +85,7 @@ class Passthrough:
         self._behind.discard(route)
 
     def _let_wait(self, touched: Sequence[SubscriptionBatch], *, everything: bool) -> list[SubscriptionBatch]:
-        """What can't be forwarded now goes into the inboxes of its routes. Returns what can be."""
+        """Queue messages that can't be forwarded now at their routes. Return the ones that can."""
         behind = {route for route in self._behind if route.intake.busy}
         rest = []
         for arrivals in touched:
@@ -102,7 +102,7 @@ class Passthrough:
 
 
 class PassthroughRoute(CountedOwner):
-    """One core route to a core subject that only passes on: the owner of all that passes through."""
+    """A core route to a core subject without content rules: the owner of all that it forwards."""
 
     __slots__ = ("_routing", "intake", "otherwise", "outlet", "prefixes", "state")
 

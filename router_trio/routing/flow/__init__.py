@@ -1,1 +1,1 @@
-"""What a route waits for: its limit, and the breakers of its destinations."""
+"""Hold a route back: by its limit, and by the breakers of its destinations."""

@@ -1,4 +1,4 @@
-"""What a copy carries of the message that it is made of, and what it gets: headers, its id, its payload.
+"""Make the contents of a copy from its message: headers, id, payload.
 
 It carries no control headers, unless the destination keeps them. Its `Nats-Msg-Id` tells which copy it is.
 """
@@ -30,13 +30,13 @@ def measure(connection: Connection, size: int) -> None:
 
 
 class CopyContents:
-    """What copies for one destination carry."""
+    """The contents of copies for one destination."""
 
     def __init__(self, destination: Destination, connection: Connection, transform: Transform | None) -> None:
         self._connection = connection
         self._is_stored = destination.waits_for_puback
         self.control: ControlHeaders = ControlHeaders(destination.keep)
-        """Those that do not go along."""
+        """Headers that are not carried along."""
         self._transform = transform
         self._own_ids = destination.own_ids
 
@@ -68,7 +68,7 @@ class CopyContents:
         return block if self.control.search(block) is None else self.control.removed(block)
 
     def first_id(self, block: bytes, own: bytes | None) -> bytes | None:
-        """What the id of a copy begins with; None if there is nothing to know the message by."""
+        """Return what the id of a copy begins with; None if nothing identifies the message."""
         return own if self._own_ids else message_ids.find(block) or own
 
     def with_id(self, block: bytes, first_id: bytes | None, ending: bytes) -> bytes:

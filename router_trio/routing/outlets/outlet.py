@@ -1,4 +1,4 @@
-"""One destination of a route, at work: new subjects for old tails, and frames into its connection's outbox.
+"""Send to one destination of a route: map subjects, and offer frames to the outbox of its connection.
 
 Of what a message came with, a copy carries neither a status nor the control headers, unless the destination keeps
 them, nor a reply subject of another connection, of a server or of a router (`subjects.inboxes`). Its `Nats-Msg-Id`
@@ -30,7 +30,7 @@ _MORE_DIGITS = 24
 """Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
 
 _LONGEST_NUMBER = b".%d" % 2**64
-"""What the reply subject for a PubAck has behind the inbox, at most."""
+"""The longest part of the reply subject for a PubAck behind the inbox."""
 
 _MORE_WITH_ACK = _MORE_DIGITS + len(_LONGEST_NUMBER) + 1
 """As `_MORE_DIGITS`, with a reply subject for the PubAck, besides the inbox."""

@@ -1,4 +1,4 @@
-"""What an outlet sees of others: a message's origin, and the breaker of its destination."""
+"""The views of an outlet: a message's origin, and the breaker of its destination."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from router_trio.routing.delivery import Delivery
 
 
 class Origin(Protocol):
-    """What a message came with: who to answer to, and the id of its copies if it has none of its own."""
+    """The origin of a message: its reply subject, and the id of its copies if it has none of its own."""
 
     @property
     def reply(self) -> bytes:
@@ -38,4 +38,4 @@ class OutletBreaker(Protocol):
         ...
 
     def spare(self) -> None:
-        """What went there was no probe after all: another one may be."""
+        """Record that a probe was not sent after all: another one may be."""

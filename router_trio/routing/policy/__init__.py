@@ -1,1 +1,1 @@
-"""What routes decide by content, pure and synchronous: which destinations get a message, and what a copy carries."""
+"""Decide, purely and synchronously, which destinations get a message, what a copy carries, and when to retry."""

@@ -20,7 +20,7 @@ _NONE: frozenset[int] = frozenset()
 
 @dataclass(slots=True)
 class Failed:
-    """One message that failed: how often, and which of its copies are stored or sent. `tried`: some may be."""
+    """How often one message failed, and which of its copies are stored or sent. `tried`: some may be."""
 
     attempts: int = 0
     tried: bool = False
@@ -29,16 +29,16 @@ class Failed:
 
 
 class FailedMessages:
-    """What failed of one stream, as it is now, and may be tried again. Messages are known by their sequences."""
+    """The failed messages of one incarnation of a stream, by sequence."""
 
     __slots__ = ("failed", "given_up", "retried")
 
     def __init__(self) -> None:
         self.failed: dict[int, Failed] = {}
-        """Those that failed, or may be stored, and may be tried again. Changed here alone."""
+        """Messages that failed, or may be stored, and may be tried again. Changed only here."""
         self.retried: BeingRetried = BeingRetried()
         self.given_up: dict[int, GivenUp] = {}
-        """Those that are not tried again, and come again until their dead letters are stored."""
+        """Messages that were given up and are redelivered until their dead letters are stored."""
 
     def attempts(self, sequence: int) -> int:
         """Return how often the message failed."""
@@ -60,7 +60,7 @@ class FailedMessages:
         return _NONE if found is None else found.delivered
 
     def copied(self, sequence: int, copy: int) -> None:
-        """One of several copies of a message is delivered; others may fail."""
+        """Record that one of several copies of a message is delivered; others may fail."""
         self._of(sequence).delivered.add(copy)
 
     def choice(self, sequence: int, number: int) -> Sequence[int] | None:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class _Key(Generic[T]):
-    """One key: what waits, with its place and the number of its coming, and what is at work."""
+    """The queue of one key: waiting items, each with its place and arrival number, and the active one."""
 
     __slots__ = ("at_work", "waiting")
 
@@ -25,7 +25,7 @@ class _Key(Generic[T]):
 
 
 class KeyQueues(Generic[T]):
-    """What waits, by key. `count` is all of it; what is at work is none of it.
+    """Queues by key with at most one active item per key. `count` excludes active items.
 
     Whoever adds something gives its place: the order is that of the places, and that of adding for the same place.
     """

@@ -21,7 +21,7 @@ _NANOSECONDS = 1_000_000_000
 
 
 class Limit:
-    """One bucket: `messages` in `seconds`, and `burst` of them at once."""
+    """A token bucket: `messages` in `seconds`, and `burst` of them at once."""
 
     __slots__ = ("_full_at", "_most", "_scale", "_step")
 
@@ -36,11 +36,11 @@ class Limit:
         return (self._most - max(0, self._full_at - self._ticks(now))) // self._step
 
     def charge(self, count: int, now: float) -> None:
-        """So many go now: no more than `available`."""
+        """Take `count` tokens: no more than `available`."""
         self._full_at = max(self._full_at, self._ticks(now)) + count * self._step
 
     def give_back(self, count: int) -> None:
-        """So many of those that were just taken did not go, and none was taken since."""
+        """Return `count` of the tokens that were just taken and not used. None was taken since."""
         self._full_at -= count * self._step
 
     def free_at(self, count: int = 1) -> float:
@@ -77,7 +77,7 @@ class ValueLimits:
         return len(self._full_at)
 
     def charge(self, value: bytes, now: float) -> float:
-        """One message of a value goes now, if it may: then return 0, else when the next one of it may."""
+        """Take the token of one message of a value and return 0; without a token, return when there will be one."""
         ticks = int(now * _NANOSECONDS) * self._scale - self._stood_still
         known, value = self._full_at, _kept(value)
         full_at = known.pop(value, None)

@@ -17,7 +17,7 @@ M = TypeVar("M")
 
 
 class RetryQueue(Generic[M]):
-    """What waits, for one route. Its length is how many messages that are."""
+    """The messages of one route that wait for another attempt. Its length is their number."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[float, int, int, M]] = []

@@ -57,7 +57,7 @@ class Strategy:
 
     @property
     def choose_raw(self) -> Callable[[RawMessage], Choice] | None:
-        """The same as `choose` for a message as it came, of which nothing was made; None if there has to be."""
+        """Return what `choose` would for a message that was not decoded; None if it has to be decoded."""
         return None
 
 
@@ -93,7 +93,7 @@ def strategy_for(
 
 
 class Fixed(Strategy):
-    """The same destinations for each message."""
+    """Choose the same destinations for every message."""
 
     __slots__ = ("_chosen",)
 
@@ -133,7 +133,7 @@ class FirstMatch(Strategy):
 
 
 class Weighted(Strategy):
-    """One destination after the other, each as often as its weight says.
+    """Choose one destination after the other, each as often as its weight says.
 
     As many messages in a row as the weights add up to go to each destination exactly as often as its weight, wherever
     one begins to count, and those of one destination are spread among them (smooth weighted round robin). The order is
@@ -240,7 +240,7 @@ class Fallback(Strategy):
 
 
 class Mirrored(Strategy):
-    """What another strategy chooses, and for a share of the messages the mirrors behind it.
+    """Choose what another strategy does, and for a share of the messages the mirrors as well.
 
     Of any n messages in a row that go anywhere, a mirror with the share p gets n x p, rounded up or down.
     """

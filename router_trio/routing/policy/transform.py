@@ -1,4 +1,4 @@
-"""What a copy carries in place of what its message came with: payload, headers, and the time that a stream keeps it."""
+"""Replace the payload and headers of a copy, and set how long a stream keeps it."""
 
 from __future__ import annotations
 

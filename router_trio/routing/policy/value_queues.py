@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class ValueQueues(Generic[T]):
-    """What waits, by value. `count` is all of it.
+    """Queues of waiting messages, by value. `count` is all of them.
 
     Whoever adds something gives its place: the order is that of the places, and that of adding for the same place.
     """

@@ -31,7 +31,7 @@ In bytes: some 130 for each, of three times as many at most, for each route: 26 
 
 
 class StreamCursor:
-    """One route's place in one incarnation of a stream. `stream_created` names the incarnation, `""` for none yet.
+    """The position of a route in one incarnation of a stream. `stream_created` names it, `""` for none yet.
 
     `not_ours`: what was delivered before the first link was delivered to others. `next_delivery`: the consumer's number
     of the first delivery that is meant here. `failures`: what failed of it.
@@ -121,7 +121,7 @@ class StreamCursor:
         return behind if self._doubt is None else min(behind, self._doubt)
 
     def doubt_before(self, until: float) -> None:
-        """What was delivered before the first delivery that is meant here may be of this incarnation after all.
+        """Allow deliveries from before the first one that is meant here to be of this incarnation.
 
         It was taken for messages of the one before, and comes again until then if it is not.
         """
@@ -233,7 +233,7 @@ class StreamCursor:
             self._unsettled.clear()
 
     def _count(self, deliveries: int, now: float, patience: float) -> bool:
-        """So many deliveries are behind. Returns True if all of them came here, or the consumer is a new one."""
+        """Return True if all `deliveries` so far were made here, or the consumer is a new one."""
         complete = deliveries in (0, self._next_delivery - 1)
         if not complete:
             self._doubt, self._doubt_until = self.start, max(self._doubt_until, now + patience)

@@ -1,4 +1,4 @@
-"""One delivery of a message from a stream: what its reply subject tells, and who is told when it is finished."""
+"""A delivery of a message from a stream, as its reply subject describes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
 
 
 class Keeper(Protocol):
-    """What a delivery asks of who keeps it: see `routing.keeper`."""
+    """The keeper of a delivery, as far as the delivery needs it: see `routing.keeper`."""
 
     state: RouteState
     stored: list[StreamDelivery]

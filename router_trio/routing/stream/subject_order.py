@@ -54,7 +54,7 @@ class Awaited:
 
 
 class _BySequence(dict[int, V]):
-    """What belongs to sequences; `first` is the lowest of them, infinite if there is none."""
+    """A value for each sequence; `first` is the lowest sequence, infinite if there is none."""
 
     __slots__ = ("_heap",)
 
@@ -76,7 +76,7 @@ class _BySequence(dict[int, V]):
 
 
 class _Line(Generic[D]):
-    """One subject. `tried` is the one that is under way alone, `run` those that were let go and not yet looked at.
+    """The line of a subject. `tried` is the message that is sent alone, `run` those released and not yet looked at.
 
     Without anything but a run nothing is waited for: it is there since what is under way may be behind it.
     """
@@ -116,7 +116,7 @@ class SubjectOrder(Generic[D]):
 
     @property
     def aside(self) -> int:
-        """What neither is worked on nor makes room by itself."""
+        """Return how many messages are held or awaited: neither makes room by itself."""
         return self.held + self.awaited
 
     @property

@@ -1,1 +1,1 @@
-"""What must hold between the values of a configuration, and what may be meant otherwise."""
+"""Check the values of a configuration against each other, and warn of what is probably a mistake."""

@@ -40,7 +40,7 @@ Connections = Mapping[str, ConnectionSettings]
 
 
 class _Way(NamedTuple):
-    """One way out of a route, for messages that match one pattern of its source."""
+    """A way out of a route, for messages that match one pattern of its source."""
 
     route: int
     name: str
@@ -62,7 +62,7 @@ class _Way(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """One pattern of a route's source, and the ways that lead on from there."""
+    """A pattern of a route's source, and the ways that lead on from there."""
 
     route: int
     connection: str

@@ -1,4 +1,4 @@
-"""What must hold between the values of a configuration, beyond the type of each.
+"""Check the values of a configuration against each other, beyond the type of each.
 
 Every check looks only at what it is given and skips what is absent: sections that pydantic refused arrive as None, so
 that one mistake doesn't hide the others. Nothing here connects anywhere; files are only looked for.

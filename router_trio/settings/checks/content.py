@@ -1,4 +1,4 @@
-"""What must hold between the expressions, the strategy and the destinations of a route."""
+"""Check the expressions, the strategy and the destinations of a route against each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold between a limit or a breaker and the rest of its route, and how workers share a limit."""
+"""Check a limit or a breaker against the rest of its route, and divide limits among workers."""
 
 from __future__ import annotations
 

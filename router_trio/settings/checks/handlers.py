@@ -1,4 +1,4 @@
-"""What must hold for routes with settings that are about a handler."""
+"""Check routes with settings that are about a handler."""
 
 from __future__ import annotations
 

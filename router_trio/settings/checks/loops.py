@@ -21,7 +21,7 @@ _FUNCTION = re.compile(r"\{\{\s*([A-Za-z]+)")
 
 
 class _Produced(Enum):
-    """What a placeholder of a destination turns into."""
+    """The tokens that a placeholder of a destination can turn into."""
 
     TOKEN = "one token, any text"
     NUMBER = "one token of digits"

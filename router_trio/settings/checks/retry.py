@@ -1,4 +1,4 @@
-"""What must hold of the reasons for which a message is given up at once."""
+"""Check the reasons for which a message is given up at once."""
 
 from __future__ import annotations
 

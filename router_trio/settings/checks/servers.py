@@ -1,4 +1,4 @@
-"""What of a configuration needs a newer nats-server than the oldest supported one, 2.10."""
+"""Find what needs a newer nats-server than the oldest supported one, 2.10."""
 
 from __future__ import annotations
 

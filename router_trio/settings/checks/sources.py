@@ -1,4 +1,4 @@
-"""What must hold between the keys of a `[routes.from]`, whatever the kind of its source; each kind has the rest."""
+"""Check the keys of a `[routes.from]`, whatever the kind of its source; each kind checks the rest."""
 
 from __future__ import annotations
 

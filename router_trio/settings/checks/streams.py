@@ -1,4 +1,4 @@
-"""What must hold between the `[[streams]]` of a configuration."""
+"""Check the `[[streams]]` of a configuration against each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration may mean, and probably does not: it runs, and `check` says so."""
+"""Warn of what a configuration probably does not mean: it runs, and `check` says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a configuration while it is read: its data, its problems, and where each value came from."""
+"""Collect the data of a configuration while it is read, its problems, and where each value came from."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a reload goes by."""
+"""Compare two configurations, for a reload."""

@@ -1,4 +1,4 @@
-"""What differs between two configurations: what a reload from one to the other would do. Pure.
+"""Compare two configurations: what would a reload from one to the other do? Pure.
 
 A route or connection is known by its name. One that has the same values is unchanged, whether they stand in the file or
 are defaults. A route is changed too if a connection is that it reads from or sends to.
@@ -30,7 +30,7 @@ _HIDDEN = "not shown"
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """One key that differs, by its path, with both values as text. Credentials are not shown."""
+    """A key that differs, by its path, with both values as text. Credentials are not shown."""
 
     path: str
     old: str

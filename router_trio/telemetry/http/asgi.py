@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message
 from router_trio.telemetry.http.connection import Header, HTTPConnection, RequestRefused
 
 MAX_BODY_BYTES = 64 * 1024
-"""What an application can read of a body; what is longer is refused with 413."""
+"""Bytes of a body that an application can read; a longer body is refused with 413."""
 
 BODY_SECONDS = 5.0
 """How long a body may take to arrive, refused with 408."""

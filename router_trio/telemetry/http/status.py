@@ -1,4 +1,4 @@
-"""What `/healthz`, `/readyz` and `/status` say, as plain values: pure functions of a router's state.
+"""Compute the answers of `/healthz`, `/readyz` and `/status`: pure functions of a router's state.
 
 Each answer is read in one go, without an await in between, so the ledger on a status page adds up.
 """

@@ -15,7 +15,7 @@ from typing import Any
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARN": "33", "ERROR": "31"}
 _FIRST = ("timestamp", "level", "message", "error_code")
 _IMPLIED = frozenset({"error_tag", "attempt", "max_attempts", "trace_id", "span_id"})
-"""What the code or the message says, and what no person reads."""
+"""Fields that the code or the sentence already says, or that only programs read."""
 
 
 def stderr_is_terminal() -> bool:

@@ -167,7 +167,7 @@ IN_A_THREAD = (
     "; let a handler that blocks be called in a thread: a plain def with `thread = true` of its route, what an async "
     "def calls with trio.to_thread.run_sync"
 )
-"""What to do about a handler that blocks the loop."""
+"""Advice for a handler that blocks the loop."""
 
 
 def sentence(event: Event) -> str:

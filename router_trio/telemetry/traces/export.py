@@ -21,7 +21,7 @@ from router_trio.errors.quotes import REDACTED, redact, told_by
 from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan
 
 SCOPE = "router_trio"
-"""What made the spans, as OpenTelemetry names it."""
+"""The instrumentation scope of the spans."""
 
 _logger = logging.getLogger("router_trio.telemetry")
 _READERS_OF_VARIABLES = (

@@ -43,7 +43,7 @@ MAX_FORMS = 4096
 
 
 class SpanForm:
-    """What all spans of one route's messages, or of their sends to one destination, have in common."""
+    """The attributes that all spans of one route's messages, or of their sends to one destination, share."""
 
     __slots__ = ("attributes", "kind", "name")
 
@@ -92,7 +92,7 @@ class MessageSpan:
         self.start_time: int = time.time_ns()
 
     def mark_failed(self, error_type: str, detail: str) -> None:
-        """What the span is about has failed."""
+        """Record that the operation of the span failed."""
         self.attributes["error.type"] = shown_text(error_type)
         self.error = error_text(detail)
 
@@ -129,7 +129,7 @@ class MessageSpans:
 
 
 class SpansOfMessage:
-    """One message's spans, from `MessageSpans.begin` to `end`."""
+    """The spans of one message, from `MessageSpans.begin` to `end`."""
 
     __slots__ = ("_failure", "_process", "_sends", "_spans")
 

@@ -79,10 +79,10 @@ class Counting:
         self._states: dict[str, RouteState] = {}
         self._rest: dict[Key, dict[str, tuple[Record, int]]] = {}
         self._removed: dict[Key, None] = {}
-        """What reloads have removed and not brought back, the oldest first."""
+        """Routes that reloads have removed and not added again, the oldest first."""
         self._routes: Sequence[RouteState] = ()
         self._came: tuple[list[int], list[int]] = [], []
-        """What each route has received, and how much of a stream came again: when the routes were last looked at."""
+        """The messages received and redelivered of each route at the last look."""
         self._active: set[int] = set()
         self._touched: set[int] = set()
         self.lags: Histogram = Histogram(LAG_BOUNDS)

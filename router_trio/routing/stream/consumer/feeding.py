@@ -22,7 +22,7 @@ from router_trio.settings.checks.loops import feeds_itself_through
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What a route sends somewhere. Dead letters are not counted, so no `hop_limit` ends their rounds."""
+    """A subject that a route sends to. Dead letters are not counted, so no `hop_limit` ends their rounds."""
 
     connection: str
     template: str
@@ -39,7 +39,7 @@ class _Found:
 
 
 class Feeding:
-    """What one route sends, compared with what its stream takes.
+    """Compares the subjects that one route sends with those that its stream takes.
 
     A stream that is found over another connection is the same one if it was created at the same moment.
     """

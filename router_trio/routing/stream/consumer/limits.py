@@ -1,4 +1,4 @@
-"""What a server's consumer says of its limits, beside what the route is configured to."""
+"""Compare the limits of a server's consumer with the configuration of its route."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from router_trio.routing.stream.cursor import StreamCursor
 
 
 class Look(NamedTuple):
-    """What a look at the consumer found, and how many messages were in hand then: `held` of them wait for others."""
+    """A look at the consumer, and the number of messages in hand then: `held` of them wait for others."""
 
     state: ConsumerState
     in_hand: int

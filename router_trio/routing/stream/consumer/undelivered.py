@@ -1,4 +1,4 @@
-"""What went to a link that died, or to a process before this one, is asked for before anything new."""
+"""Ask for messages that a dead link or an earlier process did not settle, before anything new."""
 
 from __future__ import annotations
 

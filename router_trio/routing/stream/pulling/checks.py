@@ -21,7 +21,7 @@ CHECK_EVERY = 5.0
 """Seconds between two looks at what the consumer is on the server."""
 
 SHARED_CHECK_EVERY = 1.0
-"""The same of a durable that other processes take from as well.
+"""Seconds between two looks at a durable that other processes take from as well.
 
 If it is deleted, the next one starts at the ack floor as it was last seen: what others have settled since then would be
 routed once more.
@@ -31,7 +31,7 @@ SHARED_CHECKS_A_SECOND = 50
 """Such looks a second on one connection: of more routes, each is looked at less often."""
 
 DENIED_CHECK_EVERY = 60.0
-"""The same while this user may not ask: a server logs each of these."""
+"""Seconds between two looks while this user may not ask: a server logs each of these."""
 
 _NOT_AGAIN = "the server did not take note that messages have to be redelivered, which it had delivered without payload"
 

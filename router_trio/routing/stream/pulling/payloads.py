@@ -21,7 +21,7 @@ _header_size, _size = itemgetter(2), itemgetter(3)
 
 
 class Payloads:
-    """What one durable has delivered and is not taken yet: `doubtful`, no more than was asked for."""
+    """The deliveries of one durable that are not taken yet: `doubtful`, no more than were asked for."""
 
     def __init__(self) -> None:
         self.doubtful: list[StreamDelivery] = []

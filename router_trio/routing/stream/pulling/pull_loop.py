@@ -29,7 +29,7 @@ from router_trio.states import PAUSED, RUNNING, STARTING
 PULL_EXPIRES = 30.0
 
 BORROWED_EXPIRES = 5.0
-"""The same of a request for more than a consumer's share of its connection: others may wait for what it borrows."""
+"""Seconds of a request for more than a consumer's share of its connection: others may wait for what it borrows."""
 
 SILENCE = 15.0
 """Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
@@ -114,7 +114,7 @@ class PullLoop:
         self._filters: Filters | None = None
         self._receives = False
         self._enters: tuple[str, str | None] | None = None
-        """What the route enters as soon as it `receives`."""
+        """The state that the route enters as soon as it `receives`."""
 
     # --- what the route tells ---
 
@@ -328,7 +328,7 @@ class PullLoop:
         return self._made_room_at + (0.0 if self._comes_again else self._patience)
 
     def _worked_on(self) -> tuple[int, int]:
-        """What uses up room, in messages and bytes: what waits for its turn has as much room of its own."""
+        """Return the messages and bytes that use up room: those that wait for their turn have as much of their own."""
         pending, order = self._pending, self._pending.order
         apart = pending.apart
         if not order.lines and not apart:

@@ -31,4 +31,4 @@ class _Core(DestinationKind):
 
 
 CORE: DestinationKind = _Core()
-"""What a destination is that names a subject and no JetStream."""
+"""The kind of a destination that names a core subject."""

@@ -27,4 +27,4 @@ class _JetStream(DestinationKind):
 
 
 JETSTREAM: DestinationKind = _JetStream()
-"""What a destination is that names a subject which a stream takes."""
+"""The kind of a destination that names a subject which a stream takes."""

@@ -1,4 +1,4 @@
-"""What is asked of a destination, whatever its kind. A kind is one object, and the destination is passed in."""
+"""The questions that each kind of destination answers. A kind is one object; the destination is passed in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router_trio.settings.routes.destinations.keys import DestinationKeys
 
 
 class DestinationKind(ABC):
-    """One kind of destination."""
+    """A kind of destination."""
 
     key: ClassVar[str]
     """The key of `[[routes.to]]` that says where messages go."""

@@ -1,4 +1,4 @@
-"""What is asked of a source, whatever its kind. A kind is one object, and the source it is asked about is passed in."""
+"""The questions that each kind of source answers. A kind is one object; the source is passed in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router_trio.settings.routes.sources.keys import SourceKeys
 
 
 class SourceKind(ABC):
-    """One kind of source.
+    """A kind of source.
 
     The sections of a configuration that is not valid are asked as well, so a method may find that any key is missing.
     """
@@ -23,7 +23,7 @@ class SourceKind(ABC):
     """The kind in messages, with its article."""
 
     needed: ClassVar[str]
-    """What has to be given for a source of this kind."""
+    """The key that has to be given for a source of this kind."""
 
     keys: ClassVar[tuple[str, ...]]
     """The keys that it has besides `key` and those that every source has."""
@@ -82,10 +82,10 @@ class SourceKind(ABC):
     """Where a message waits for its next attempt: the words behind `tried`, with a space before them."""
 
     given_up: ClassVar[str]
-    """What becomes of a message after its last attempt, if there are no dead letters."""
+    """The fate of a message after its last attempt, if there are no dead letters."""
 
     shared_by: ClassVar[str]
-    """What workers share to divide the messages among them."""
+    """The thing that workers share to divide the messages among them."""
 
     @abstractmethod
     def is_shared(self, source: SourceKeys) -> bool:

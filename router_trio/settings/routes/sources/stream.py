@@ -93,4 +93,4 @@ def check_consumer(path: str, source: SourceKeys) -> Iterator[Problem]:
 
 
 STREAM: SourceKind = _Stream()
-"""What a source is that names a stream."""
+"""The kind of a source that names a stream."""

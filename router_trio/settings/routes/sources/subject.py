@@ -58,4 +58,4 @@ class _Subject(SourceKind):
 
 
 SUBJECT: SourceKind = _Subject()
-"""What a source is that names a subject."""
+"""The kind of a source that names a subject."""
