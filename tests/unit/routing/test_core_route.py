@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from router_trio.message import Message
 from router_trio.protocol.headers import Headers
-from router_trio.states import FAILED, RUNNING
+from router_trio.states import FAILED, RUNNING, STARTING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import core, handled, overhearing, to, world
@@ -238,3 +238,23 @@ async def test_a_route_that_waits_for_room_at_the_end_counts_what_it_holds(autoj
     assert w.route.failed["shutdown"] == 10
     assert w.live.unsettled == 10
     assert w.entry("edge")["settled"] == {"dropped": accepted}
+
+
+async def test_the_end_waits_for_no_server_that_was_never_there(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.down()
+    async with world([core("in.*", "out.$1"), core("in.*", "out.$1", name="kept", retry={})], brokers={"main": broker}):
+        began = trio.current_time()
+    assert trio.current_time() - began < 2
+
+
+async def test_the_end_waits_for_no_answer_to_a_subscription(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        async with world() as w:
+            w.broker.stall(1000)
+            nursery.start_soon(w.live.reload, w.configuration(core("in.*", "out.$1")))
+            await trio.sleep(1)
+            assert [route.state for route in w.live.routes] == [STARTING]
+            nursery.cancel_scope.cancel()
+            began = trio.current_time()
+        assert trio.current_time() - began < 2

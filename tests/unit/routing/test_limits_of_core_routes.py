@@ -10,8 +10,11 @@ import trio.lowlevel
 from trio.testing import MockClock
 
 from router_trio.message import Message
+from router_trio.routing import turns
 from router_trio.routing.core import intake_queue
+from router_trio.routing.core.keeper import KeptSubject
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import raw
 from tests.support.eventually import eventually
 from tests.support.world import core, numbers, overhearing, world
 from tests.unit.routing.policy.test_limit import assert_bounded
@@ -142,3 +145,14 @@ async def test_a_message_without_the_value_is_tried_again_as_others(autojump_clo
         broker.publish("in.a", b"has none")
         await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}), within=20)
         assert dict(w.route.failed) == {"expression": 3}
+
+
+async def test_what_is_left_for_the_next_turn_counts_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST_TURN", -1.0)  # each turn is over at once
+    count = 2 * turns.BETWEEN_TWO_LOOKS
+    async with world([limited_core({"when": "size > 0"}, "1/h", count)]) as w:
+        (source,) = [one for one in w.live.connections["main"]._sources if isinstance(one, KeptSubject)]
+        source.keeper.received([raw(b"in.x", b"", b"", b"1")] * count)
+        await eventually(lambda: w.route_ledger() == (count, 0, {"routed": count}))

@@ -150,6 +150,19 @@ async def test_dead_letters_alone_need_no_retry(autojump_clock: MockClock) -> No
         assert dict(w.route.failed) == {"mapping": 1}
 
 
+async def test_a_dead_letter_waits_for_its_connection(autojump_clock: MockClock) -> None:
+    there = broker() | {"main": FakeBroker(), "edge": broker()["main"]}
+    route = core(
+        "core.*", to("out.{{split(1,-)}}", "main"), connection="main", dead_letter=DEAD | {"connection": "edge"}
+    )
+    async with world([route], brokers=there) as w:
+        await w.lose("edge")
+        publish(w, b"x", subject="core.--")
+        await eventually(lambda: w.entry("edge")["pending"] == 1)
+        await w.find("edge")
+        await eventually(lambda: w.route_ledger() == (1, 0, {"dead_lettered": 1}))
+
+
 async def test_a_dead_letter_that_nobody_stores_is_lost_and_said(autojump_clock: MockClock) -> None:
     there = broker()
     there["main"].deny_publish("dead.>")

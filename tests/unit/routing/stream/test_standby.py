@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio import Router, Settings
+from router_trio import Message, Router, Settings
 from router_trio.link import LEAD_ENDS_AFTER
 from router_trio.routing.stream.pulling.checks import CHECK_EVERY
 from router_trio.telemetry.http.status import readiness, status
 from tests.support.eventually import eventually
 from tests.support.links import close_link
 from tests.support.watch import Watch
-from tests.support.world import LOCAL, fill, numbers, one_broker, stream, to, two_brokers, world
+from tests.support.world import LOCAL, fill, handled, numbers, one_broker, stream, to, two_brokers, world
 
 STANDBY = stream("IN", "out.{{wildcard(1)}}", filter="in.*", standby=True)
 
@@ -120,3 +122,37 @@ async def test_a_process_that_never_led_makes_a_deleted_durable_again_where_the_
             await trio.sleep(60)
     arrived = [int(message.payload) for message in brokers["edge"].published]
     assert sorted(arrived) == list(range(310))
+
+
+async def test_the_lead_is_kept_while_what_is_in_hand_is_routed_and_given_up_right_behind(
+    autojump_clock: MockClock,
+) -> None:
+    began: dict[str, float] = {}
+    ends = trio.Event()
+    brokers = one_broker()
+
+    def process(name: str) -> Any:
+        async def handle(message: Message) -> Message:
+            began[name] = trio.current_time()
+            await trio.sleep(20)
+            return message
+
+        source = {"stream": "IN", "durable": "router", "filter": "in.*", "standby": True}
+        route = handled(handle, to=to("out.x", jetstream=True), **source)
+        return world(handlers=[route], brokers=brokers, shutdown_timeout=30)
+
+    async def first() -> None:
+        async with process("first"):
+            fill(brokers["main"], 1)
+            await ends.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await eventually(lambda: "first" in began)
+        async with process("second") as w:
+            await eventually(lambda: w.route.standby)
+            ends.set()
+            await trio.sleep(1)
+            fill(brokers["main"], 1, first=1)
+            await eventually(lambda: "second" in began, 60)
+    assert 20 <= began["second"] - began["first"] < 20 + LEAD_ENDS_AFTER / 2

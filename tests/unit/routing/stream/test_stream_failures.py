@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio import Reject
+from router_trio.errors import LinkError
 from router_trio.link import Link
 from router_trio.message import Message
 from router_trio.routing.stream import acks
+from router_trio.routing.stream.source import StreamSource
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import (
@@ -377,3 +382,40 @@ async def test_a_destination_that_connects_after_a_route_found_its_consumer_is_n
         await w.find("edge")
         fill(w.broker, 1)
         await eventually(lambda: w.payloads("OUT", "edge") == [b"0"], 30)
+
+
+async def test_what_was_given_up_without_a_link_is_not_redelivered_on_the_next_one(autojump_clock: MockClock) -> None:
+    async def slow(message: Message) -> Message:
+        await trio.sleep(1)
+        raise Reject("no")
+
+    route = handled(slow, to=to("out.x", jetstream=True), stream="IN", durable="router", ack_wait="5s")
+    async with world(handlers=[route], brokers=one_broker()) as w:
+        fill(w.broker, 1)
+        await eventually(lambda: w.route.received == 1)
+        await w.lose()
+        await eventually(lambda: w.route_ledger() == (1, 0, {"given_up": 1}))
+        await w.find()
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0, 1)
+        await trio.sleep(10)
+        assert w.route_ledger() == (1, 0, {"given_up": 1})
+
+
+async def test_an_ack_that_the_next_link_does_not_take_is_for_the_one_behind_it(autojump_clock: MockClock) -> None:
+    class Dead:
+        def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
+            return [(reply, LinkError("it died just now")) for reply in replies]
+
+    dead: Any = Dead()
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        brokers["edge"].stall(1.0)
+        fill(w.broker, 3)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 3)
+        await w.lose("main")
+        await eventually(lambda: w.failures("ack") == {"not_connected": 3})
+        (source,) = [one for one in w.live.connections["main"]._sources if isinstance(one, StreamSource)]
+        source.keeper.acks.flush_unsent(dead)
+        await w.find("main")
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0, 2)
+        assert w.route_ledger() == (3, 0, {"routed": 3})
