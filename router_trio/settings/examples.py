@@ -52,9 +52,9 @@ class ExampleMessage(Section, init=False):
     """`[tests.message]`: the message that comes."""
 
     connection: str | None = Field(
-        None, description="Name of the connection that it comes on; by default that of the first route that takes it."
+        None, description="Connection that receives the message; by default that of the first route that takes it."
     )
-    subject: Subject = Field(description="Subject that it comes on.", examples=["orders.7.created"])
+    subject: Subject = Field(description="Subject of the message.", examples=["orders.7.created"])
     headers: HeaderValues = Field(default={}, description="Its headers.", examples=[{"region": "eu"}])
     body: JSON = Field(
         None, validation_alias="json", serialization_alias="json", description="Its payload, which is sent as JSON."
@@ -67,9 +67,9 @@ class ExampleMessage(Section, init=False):
 class ExpectedMessage(Section, init=False):
     """`[[tests.expect]]`: a message that must come out. What is left out is not compared."""
 
-    connection: str | None = Field(None, description="Name of the connection that it leaves on.")
-    subject: Subject = Field(description="Subject that it leaves on.", examples=["fast.7"])
-    headers: HeaderValues | None = Field(None, description="Headers that it must have; it may have others.")
+    connection: str | None = Field(None, description="Connection that the message is published on.")
+    subject: Subject = Field(description="Subject that the message is published on.", examples=["fast.7"])
+    headers: HeaderValues | None = Field(None, description="Headers that the message must have; it may have others.")
     body: JSON = Field(
         None, validation_alias="json", serialization_alias="json", description="Its payload, compared as JSON."
     )
@@ -81,8 +81,8 @@ class ExpectedMessage(Section, init=False):
 class ExampleSettings(Section, init=False):
     """`[[tests]]`: a message, and what must become of it."""
 
-    name: str = Field(min_length=1, description="What it shows; unique.")
-    message: ExampleMessage = Field(description="The message that comes.")
+    name: str = Field(min_length=1, description="Name of the example; unique.")
+    message: ExampleMessage = Field(description="The message to route.")
     expect: list[ExpectedMessage] = Field(
-        description="All messages that must come out, in any order; []: nothing may come out."
+        description="All messages that must be published, in any order; []: none may be."
     )

@@ -18,21 +18,21 @@ class RetrySettings(Section, init=False):
     initial: RetryDelay = Field(
         "1s",
         validate_default=True,
-        description="Longest delay before the second attempt. Each delay is drawn between zero and the longest one.",
+        description="Maximum delay before the second attempt. Each delay is drawn between zero and its maximum.",
     )
     factor: float = Field(
-        2.0, ge=1, le=100, allow_inf_nan=False, description="By how much the longest delay grows with each attempt."
+        2.0, ge=1, le=100, allow_inf_nan=False, description="Factor by which the maximum delay grows with each attempt."
     )
-    max: RetryDelay = Field("1m", validate_default=True, description="What it grows to.")
+    max: RetryDelay = Field("1m", validate_default=True, description="Upper bound of the maximum delay.")
     attempts: int = Field(
-        0, ge=0, description="Attempts after which a message is given up; the first one counts. 0: no end."
+        0, ge=0, description="Number of attempts after which a message is given up, the first one included. 0: never."
     )
     never: list[str] = Field(
         default=[],
         validation_alias="not",
         serialization_alias="not",
-        description="Reasons of failures after which there is no further attempt, as in router_messages_failed_total; "
-        "handler_error:ValueError stands for what a handler raises of that class.",
+        description="Reasons of failures that are not retried, as in router_messages_failed_total. "
+        "handler_error:ValueError stands for errors of that class raised by a handler.",
         examples=[["handler_error:ValueError", "mapping", "too_large"]],
     )
 

@@ -122,14 +122,14 @@ class RouterSettings(Section, init=False):
     shutdown_timeout: Duration = Field(
         "10s",
         validate_default=True,
-        description="Longest drain at a shutdown; what is unsettled then is dropped and counted.",
+        description="Maximum time to drain at a shutdown. Operations that are unsettled then are dropped and counted.",
     )
     workers: int = Field(
         1,
         ge=1,
         le=MOST_WORKERS,
-        description="Processes of `router-trio run`, each a whole router, which share the messages; a core route needs "
-        "a queue then. A router that a program opens is one process, whatever this says.",
+        description="Number of processes of `router-trio run`, each a whole router, which share the messages; a core "
+        "route then needs a queue. Ignored by a router that a program opens.",
     )
 
 
@@ -154,8 +154,8 @@ class TelemetrySettings(Section, init=False):
     )
     handler_errors: HandlerErrors = Field(
         "type",
-        description="What logs and spans show of an error that a handler raises: its type, or also its text, which may "
-        "quote the payload.",
+        description="Show only the type of an error that a handler raises in logs and spans, or its full text too, "
+        "which may quote the payload.",
     )
     otlp_endpoint: Annotated[str, AfterValidator(_checked_endpoint)] = Field(
         "",
@@ -168,8 +168,8 @@ class TelemetrySettings(Section, init=False):
     max_traces_per_second: int = Field(
         100,
         ge=1,
-        description="Most new traces a second, counted over ten seconds, that a trace_sample_ratio below 1 begins, and "
-        "most that are followed because the sender samples them.",
+        description="Maximum number of new traces a second, counted over ten seconds, with a trace_sample_ratio "
+        "below 1; also the maximum of traces that are followed because their sender samples them.",
     )
 
     @property
@@ -220,14 +220,14 @@ class ConnectionSettings(Section, init=False):
     domain: str | None = Field(
         None,
         min_length=1,
-        description="JetStream domain whose streams and consumers are meant, as that of a hub behind a leaf node.",
+        description="JetStream domain of the streams and consumers, for example that of a hub behind a leaf node.",
         examples=["hub"],
     )
     api_prefix: str | None = Field(
         None,
         min_length=1,
-        description="What the subjects of the JetStream API begin with, in place of $JS.API: for an API that is "
-        "imported from another account.",
+        description="Prefix of the subjects of the JetStream API, instead of $JS.API: for an API that is imported "
+        "from another account.",
         examples=["JS.orders.API"],
     )
     ignore_announced: bool = Field(
@@ -238,28 +238,28 @@ class ConnectionSettings(Section, init=False):
     connect_timeout: ConnectTimeout = Field(
         "2s",
         validate_default=True,
-        description="Longest time of one attempt to connect, with its handshake; 50ms or more.",
+        description="Timeout of an attempt to connect, including its handshake; 50ms or more.",
     )
     liveness_interval: LivenessInterval = Field(
         "5s",
         validate_default=True,
-        description="Time between two fences; two missed ones mean that the link is lost. 100ms or more.",
+        description="Interval between fences. Two missed ones mean that the link is lost. 100ms or more.",
     )
     reconnect_attempts: int = Field(10, ge=1, description="Attempts of one round of reconnecting.")
     reconnect_delay: ReconnectDelay = Field(
         "1s", validate_default=True, description="Base of the exponential backoff with full jitter; 10ms or more."
     )
     max_reconnect_delay: MaxReconnectDelay = Field(
-        "30s", validate_default=True, description="Longest delay between two attempts; 50ms or more."
+        "30s", validate_default=True, description="Maximum delay between two attempts; 50ms or more."
     )
     on_reconnect_exhausted: OnReconnectExhausted = Field(
         "keep_trying",
         description="After a round without success: keep trying at max_reconnect_delay, or stop the router.",
     )
     fail_open: bool = Field(False, description="While not connected, discard publishes instead of queueing them.")
-    max_pending_operations: int = Field(1000, ge=1, description="Most operations that may wait to be sent.")
+    max_pending_operations: int = Field(1000, ge=1, description="Maximum number of operations that wait to be sent.")
     max_pending_bytes: PendingBytes = Field(
-        "64MiB", validate_default=True, description="Most bytes that may wait to be sent."
+        "64MiB", validate_default=True, description="Maximum size of the operations that wait to be sent."
     )
     on_pending_full: OnPendingFull = Field(
         "drop_oldest", description="When the queue is full: drop the oldest, reject the new one, or wait for room."

@@ -20,12 +20,14 @@ class LimitSettings(Section, init=False):
     What is more waits: in its stream, or of a subject in the route's intake queue.
     """
 
-    rate: LimitRate = Field(description="Messages in a second, a minute or an hour.", examples=["500/s", "30000/m"])
+    rate: LimitRate = Field(
+        description="Maximum number of messages a second, minute or hour.", examples=["500/s", "30000/m"]
+    )
     burst: int | None = Field(
         None,
         ge=1,
         le=MOST_MESSAGES,
-        description="Messages that may go at once; by default what goes in a second, at least 1.",
+        description="Number of messages that may be sent at once; by default those of one second, at least 1.",
     )
     per: Expression | None = Field(
         None,
@@ -55,7 +57,7 @@ class BreakerSettings(Section, init=False):
     pause: BreakerPause = Field(
         "10s",
         validate_default=True,
-        description="Time until one message tries whether the destination takes it; if so the breaker closes.",
+        description="Time until one message probes the destination; if it is accepted, the breaker closes.",
     )
 
     @property

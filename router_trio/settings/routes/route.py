@@ -23,7 +23,7 @@ class RouteSettings(Section, init=False):
 
     name: str = Field(min_length=1, description="Name of the route, unique; a label in metrics.")
     source: SourceSettings = Field(
-        validation_alias="from", serialization_alias="from", description="Where the messages come from."
+        validation_alias="from", serialization_alias="from", description="Source of the messages."
     )
     when: Expression | None = Field(
         None,
@@ -32,21 +32,22 @@ class RouteSettings(Section, init=False):
     )
     key: Expression | None = Field(
         None,
-        description="Expression for what belongs together: messages with one value keep the order of their source, one "
-        "at a time, and the strategy sticky sends them to one destination. By default the subject of the message.",
+        description="Expression for the key of a message. Messages with the same key keep their order and are "
+        "handled one at a time, and the strategy sticky sends them to one destination. By default the subject.",
         examples=["body.customer.id"],
     )
     concurrency: int = Field(
         1,
         ge=1,
         le=MAX_CONCURRENCY,
-        description="Most calls of the handler at a time, never two for one `key`.",
+        description="Maximum number of concurrent handler calls. Messages with the same `key` are never handled "
+        "concurrently.",
         examples=[32],
     )
     thread: bool = Field(
         False,
-        description="Call the handler, a plain def, in a thread, so that it may block: as many threads as "
-        "`concurrency` says.",
+        description="Call the handler, a plain def, in a thread, so that it may block. `concurrency` is the number "
+        "of threads.",
     )
     strategy: Strategy = Field(
         "all",
@@ -57,25 +58,25 @@ class RouteSettings(Section, init=False):
         None,
         ge=1,
         le=1_000,
-        description="Routes that a message may have passed, of those with a limit: its header Router-Hops counts "
-        "them. One that has passed so many fails with the reason loop. Absent: nothing is counted.",
+        description="Maximum number of routes with a hop limit that a message may pass, counted in its header "
+        "Router-Hops. A message beyond it fails with the reason loop. Absent: not counted.",
         examples=[5],
     )
     retry: RetrySettings | None = Field(
         None,
-        description="When a message that failed is tried again. By default one of a stream without end, one of a "
-        "subject never.",
+        description="When a failed message is retried. By default, messages from a stream are retried without end, "
+        "messages from a subject never.",
     )
-    dead_letter: DeadLetterSettings | None = Field(None, description="Where a message goes that is given up.")
-    limit: LimitSettings | None = Field(None, description="How many messages may go; absent: as many as there are.")
+    dead_letter: DeadLetterSettings | None = Field(None, description="Where messages that are given up are stored.")
+    limit: LimitSettings | None = Field(None, description="Rate limit of the route; absent: none.")
     to: list[DestinationSettings] = Field(
         default=[],
-        description="Where the messages go to, as `strategy` says. May be left out only with `respond`.",
+        description="Destinations of the messages, chosen by `strategy`. May be left out only with `respond`.",
     )
     respond: bool = Field(
         False,
-        description="Send what the handler returns to the reply subject of the message as well, which then does not go "
-        "along to the destinations; only for a subject.",
+        description="Also send what the handler returns to the reply subject of the message, which is then not "
+        "carried to the destinations. Only for a source that is a subject.",
     )
     reply_to: list[str] = Field(
         default=[],
@@ -85,8 +86,8 @@ class RouteSettings(Section, init=False):
     )
     handler: str | None = Field(
         None,
-        description="Function that is called with each message before it is sent, as package.module:function. It is "
-        "imported from installed packages, then from the working directory.",
+        description="Function to call with each message before it is sent, as package.module:function. Imported from "
+        "installed packages, then from the working directory.",
         examples=["orders.handlers:enrich"],
     )
 

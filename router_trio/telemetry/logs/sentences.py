@@ -132,7 +132,7 @@ SENTENCES: Mapping[type[Event], str] = {
     events.ReloadRefused: (
         "The configuration was not reloaded, and nothing has changed: it has {count:count problem|problems}"
     ),
-    events.RestartNeeded: "The configuration was reloaded, but for {keys}: restart the router to change that",
+    events.RestartNeeded: "Configuration reloaded. Changes to {keys} take effect only after a restart",
     events.WorkerStarted: "Worker {worker} has started, as process {pid}",
     events.WorkerLost: (
         "Worker {worker} (process {pid}) {reason}, and is started again in {delay_ms} ms; it left "

@@ -22,19 +22,19 @@ class HeaderSettings(Section, init=False):
 
     set: dict[str, Expression] = Field(
         default={},
-        description="Headers that the destination gets, each with an expression for its value. They replace those of "
-        "that name, in any case, that the message has.",
+        description="Headers to set, each with an expression for its value. They replace headers of the same name, "
+        "in any case.",
         examples=[{"X-Region": "body.region"}],
     )
     remove: list[str] = Field(
         default=[],
-        description="Headers of the message that don't go along, in any case.",
+        description="Headers of the message to leave out; their case does not matter.",
         examples=[["X-Internal"]],
     )
     keep: list[str] = Field(
         default=[],
-        description="Control headers of the message that are carried along: those that steer the stream that stores "
-        "it. By default none is.",
+        description="Control headers of the message to carry along, which steer the stream that stores it. By "
+        "default none.",
         examples=[["Nats-TTL"]],
     )
 
@@ -56,8 +56,8 @@ class DestinationKeys(Section, init=False):
     stream: str | None = Field(
         None,
         min_length=1,
-        description="Name of the stream that stores what goes here, where the server maps the subject to another one: "
-        "its PubAcks count though it does not take the subject. Absent: those of streams that take it.",
+        description="Name of the stream that stores the messages, if the server maps the subject to another one: its "
+        "PubAcks then count although its subjects do not match. Absent: any stream whose subjects match.",
         examples=["COPIES"],
     )
     reply: bool = Field(
@@ -67,8 +67,8 @@ class DestinationKeys(Section, init=False):
     )
     when: Expression | None = Field(
         None,
-        description="Expression for the messages that may go here, with the strategies all and first_match; absent: "
-        "any.",
+        description="Expression for the messages that this destination takes, with the strategies all and "
+        "first_match; absent: all.",
         examples=['body.priority == "high"'],
     )
     weight: int = Field(
@@ -83,14 +83,14 @@ class DestinationKeys(Section, init=False):
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of the route's messages of which a copy goes here, besides where the strategy sends them. "
-        "Nothing fails if the copy does.",
+        description="Share of the route's messages that are also copied here, apart from the strategy. A failed copy "
+        "does not fail its message.",
         examples=[0.1],
     )
     payload: Expression | None = Field(
         None,
-        description="Expression for the payload: a string or bytes go as they are, all else as JSON; absent: the "
-        "payload that came.",
+        description="Expression for the payload: a string or bytes are sent as they are, anything else as JSON; "
+        "absent: the original payload.",
         examples=['{"id": body.id}'],
     )
     ttl: TimeToLive = Field(
@@ -99,7 +99,7 @@ class DestinationKeys(Section, init=False):
         description="Time after which the stream deletes the message (Nats-TTL), in whole seconds; 0s: as the stream "
         "says.",
     )
-    headers: HeaderSettings = Field({}, validate_default=True, description="Which headers are carried along.")
+    headers: HeaderSettings = Field({}, validate_default=True, description="Headers of the copies.")
     breaker: BreakerSettings | None = Field(
-        None, description="When this destination is left alone because it fails; absent: never."
+        None, description="Stop sending to this destination for a while after repeated failures; absent: never."
     )

@@ -63,29 +63,31 @@ class SourceKeys(Section, init=False):
     )
     standby: bool = Field(
         False,
-        description="Of all processes with this durable one routes, and another takes over when it is gone: order is "
-        "kept. Needs nats-server 2.11.",
+        description="Let one of all processes with this durable route, and another take over when it is gone, so "
+        "that order is kept. Needs nats-server 2.11.",
     )
     filter: Filter = Field(
         None,
-        description="Only messages of the stream whose subject matches: one pattern, or a list of several that don't "
-        "overlap.",
+        description="Route only messages of the stream whose subject matches: one pattern, or a list of several that "
+        "don't overlap.",
         examples=["orders.*.*", ["orders.*.created", "returns.>"]],
     )
     deliver: Deliver = Field(
         "all",
-        description="Where a durable begins that is made: with all of the stream, with what is new, or with what was "
-        "stored at a time or later. One that is there goes on where it is.",
+        description="Where a newly created durable starts: at the first message (all), with new messages only (new), "
+        "or at a given time. An existing durable continues from its position.",
         examples=["new", "2026-01-01T00:00:00Z"],
     )
     max_in_flight: int = Field(
         4096,
         ge=1,
         description="Maximum number of messages of the stream that are processed at a time. As many again may wait "
-        "behind refused ones, or behind others of their key.",
+        "behind refused messages, or behind others with their key.",
     )
     max_in_flight_bytes: PositiveSize = Field(
-        "16MiB", validate_default=True, description="The same in bytes; a larger message is processed alone."
+        "16MiB",
+        validate_default=True,
+        description="Maximum size of these messages. A larger message is processed alone.",
     )
     ack_wait: AckWait = Field(
         "30s",
@@ -103,7 +105,7 @@ class SourceKeys(Section, init=False):
     )
     message_id: MessageIdOf | None = Field(
         None,
-        description="What the Nats-Msg-Id of a copy begins with: the message's place in its source (own), or the id "
+        description="First part of the Nats-Msg-Id of a copy: the message's position in its source (own), or the id "
         "that the sender gave it, if any (sender). By default own for streams, sender for subjects.",
         examples=["own"],
     )
