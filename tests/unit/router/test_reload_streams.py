@@ -48,6 +48,7 @@ async def test_a_route_from_a_stream_changes_and_each_message_is_stored_once(aut
         assert len(was) > 50 < len(is_now)
         assert w.route_ledger() == (sent[0], 0, {"routed": sent[0]})
         assert reloaded(w).unsettled == 0
+        assert w.live.connections["main"].pull_budget.consumers == 1
 
 
 async def test_what_the_destination_of_the_old_route_does_not_take_goes_back_to_the_stream(

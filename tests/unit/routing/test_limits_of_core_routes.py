@@ -156,3 +156,13 @@ async def test_what_is_left_for_the_next_turn_counts_once(
         (source,) = [one for one in w.live.connections["main"]._sources if isinstance(one, KeptSubject)]
         source.keeper.received([raw(b"in.x", b"", b"", b"1")] * count)
         await eventually(lambda: w.route_ledger() == (count, 0, {"routed": count}))
+
+
+async def test_a_limit_of_values_is_told_of_again_when_nothing_has_waited_meanwhile(autojump_clock: MockClock) -> None:
+    async with world([limited_core({}, "1/s", 1, "subject")]) as w:
+        for times in (1, 2):
+            for number in numbers(3):
+                w.broker.publish("in.x", number)
+            await eventually(lambda: w.route_ledger()[2].get("routed") == 3 * times)  # noqa: B023
+            assert len(w.watch.of("ROUTE_LIMITED")) == times
+            await trio.sleep(5)

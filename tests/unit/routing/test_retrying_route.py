@@ -300,6 +300,7 @@ async def test_a_message_is_lost_of_which_the_handler_is_interrupted(autojump_cl
         return message
 
     w: World | None = None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         async with world(handlers=[handled(interrupted, subject="core.*", to=to("out.x"), retry={})]) as w:
             publish(w, b"1", b"2")
@@ -308,6 +309,8 @@ async def test_a_message_is_lost_of_which_the_handler_is_interrupted(autojump_cl
         pass
     else:
         pytest.fail("the signal was lost")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert w is not None
     assert w.route_ledger() == (2, 0, {"lost": 2})
     assert w.live.unsettled == 2
