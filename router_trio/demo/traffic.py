@@ -35,7 +35,8 @@ CANCELLED_EVERY = 5
 def demo_settings(url: str) -> Settings:
     """The settings of the demo's router; what a file would say, in code."""
     return Settings(
-        router={"name": "demo"},
+        # Only a demo that is interrupted has something to drain, and its server may never come back.
+        router={"name": "demo", "shutdown_timeout": "2s"},
         telemetry={"listen": "127.0.0.1:0"},
         connections={
             "main": {

@@ -295,6 +295,15 @@ async def test_the_demo_loses_nothing(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
+async def test_the_demo_can_be_interrupted_while_its_server_is_away(tmp_path: Path) -> None:
+    async with running("demo", "--duration", "8s", cwd=tmp_path) as demo:
+        await demo.has_printed("the connection is lost")
+        demo.send(signal.SIGINT)
+        with trio.fail_after(6):  # less than routers drain for by default
+            assert await demo.ended() == 1
+    assert demo.errors == "router-trio: interrupted before the end: no verdict\n"
+
+
 async def test_the_demo_can_be_interrupted(tmp_path: Path) -> None:
     async with running("demo", "--duration", "1m", cwd=tmp_path) as demo:
         url = (await demo.has_printed(r"nats-server with JetStream: nats://127\.0\.0\.1:(\d+)"))[1]
