@@ -17,6 +17,8 @@ from router_trio.link import ConsumerSpec
 from router_trio.routing.stream.pulling.checks import CHECK_EVERY, SHARED_CHECK_EVERY
 from router_trio.states import RUNNING
 from router_trio.testing import FakeBroker
+from router_trio.testing.consumers import Consumer
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
 from tests.support.recorder import Recorder
 from tests.support.world import (
@@ -62,6 +64,28 @@ async def test_one_deleted_soon_after_a_restart_begins_behind_what_was_settled(
         fill(w.broker, 10, first=300)
         await all_acked(w, 10)
     assert arrived(brokers) == list(range(310))
+
+
+async def test_one_deleted_right_behind_a_restart_begins_behind_what_was_settled(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brokers = two_brokers()
+    async with world([ROUTE], brokers=brokers) as w:
+        fill(w.broker, 30)
+        await all_acked(w, 30)
+    opened, left = FakePullConsumer.opened, [1]
+
+    async def opened_and_deleted(self: FakePullConsumer, spec: ConsumerSpec, consumer: Consumer) -> None:
+        await opened(self, spec, consumer)
+        if left:
+            left.pop()
+            brokers["main"].delete_consumer("IN", "router")
+
+    monkeypatch.setattr(FakePullConsumer, "opened", opened_and_deleted)
+    async with world([ROUTE], brokers=brokers) as w:
+        fill(w.broker, 10, first=30)
+        await all_acked(w, 10)
+    assert arrived(brokers) == list(range(40))
 
 
 async def test_one_deleted_after_a_restart_with_messages_unsettled_delivers_those(autojump_clock: MockClock) -> None:
