@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -78,8 +79,18 @@ async def test_a_stream_that_went_back_while_the_link_was_away(
         assert w.watch.count("STREAM_WENT_BACK") == 1
 
 
-async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(autojump_clock: MockClock) -> None:
+async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     brokers = two_brokers()
+    server, sent = brokers["main"]._server, Counter[bytes]()
+    ack = server.ack
+
+    def count_acks(reply: bytes, now: float) -> None:
+        sent[reply] += 1
+        ack(reply, now)
+
+    monkeypatch.setattr(server, "ack", count_acks)
     async with world([REMOTE], brokers=brokers) as w:
         brokers["edge"].stall(1.0)
         fill(w.broker, 5)
@@ -91,6 +102,7 @@ async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(autoju
         await w.find("main")
         await all_acked(w, 5)
         assert w.payloads("OUT", "edge") == numbers(10)
+        assert sent.total() == 5
 
 
 async def test_a_clock_that_is_set_back_is_no_stream_that_went_back(autojump_clock: MockClock) -> None:

@@ -52,6 +52,20 @@ async def test_a_consumer_made_again_brings_what_is_awaited_first(
         await eventually(lambda: unacked(w) == 0)
 
 
+async def test_a_consumer_made_again_while_the_link_is_away_brings_what_is_awaited_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with world([route(retry={"initial": "60s"}, max_in_flight=2)], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 10, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 2)
+        w.broker.allow_publish("out.a")
+        await w.lose()
+        w.broker.delete_consumer("IN", "router")
+        await w.find()
+        await eventually(lambda: arrived(w, "a") == numbers(10), 5)
+
+
 async def test_what_waits_is_routed_when_its_stream_is_another_one(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:

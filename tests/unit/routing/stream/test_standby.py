@@ -9,9 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Message, Router, Settings
-from router_trio.link import LEAD_ENDS_AFTER
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec
 from router_trio.routing.stream.pulling.checks import CHECK_EVERY
+from router_trio.states import RUNNING
 from router_trio.telemetry.http.status import readiness, status
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
 from tests.support.links import close_link
 from tests.support.watch import Watch
@@ -156,3 +158,16 @@ async def test_the_lead_is_kept_while_what_is_in_hand_is_routed_and_given_up_rig
             fill(brokers["main"], 1, first=1)
             await eventually(lambda: "second" in began, 60)
     assert 20 <= began["second"] - began["first"] < 20 + LEAD_ENDS_AFTER / 2
+
+
+async def test_a_process_that_ends_while_it_waits_opens_no_consumer(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brokers = one_broker()
+    async with world([STANDBY], brokers=brokers) as first:
+        await eventually(lambda: first.route.state == RUNNING and not first.route.standby)
+        async with world([STANDBY], brokers=brokers) as second:
+            await eventually(lambda: second.route.standby)
+            opened: list[ConsumerSpec] = []
+            monkeypatch.setattr(FakePullConsumer, "opened", lambda self, spec, consumer: opened.append(spec))
+        assert opened == []
