@@ -12,7 +12,6 @@ confirmed it. One that failed holds back its key until it was tried again or is 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from math import inf
 from typing import Generic, TypeVar
 
 import trio
@@ -70,8 +69,6 @@ class KeptRoute(Route, Generic[D]):
     def _begin_at_once(self) -> Awaitable[None] | None:
         """See `HandlerTasks`."""
         blocked = self._begin_some() if self._keeper.has_room else None
-        if self._hand.due_at < inf:
-            self._arrived.set()  # what was found to be over its limit is due at another time
         self._left_hand.unpark_all()
         return blocked
 

@@ -350,8 +350,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self._nak_at_once(deliveries)
         for delivery in deliveries:
             self._count_returned(delivery)
-        if self.hand.schedule.ready:
-            self.route.something_waits()
 
     def _nak_at_once(self, deliveries: Iterable[StreamDelivery]) -> None:
         """Have messages redelivered now; the route that takes this one's place waits for them."""

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from router_trio.message import Message
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Keeper, delivery_of
+from router_trio.routing.stream.source import StreamSource
 from router_trio.states import RouteState
 from router_trio.testing.frames import raw
 from tests.support.eventually import eventually
@@ -292,3 +293,20 @@ async def test_what_a_limit_holds_back_at_the_end_is_returned_at_once(
         ended = trio.current_time()
     assert trio.current_time() - ended < 5
     assert w.route.settled["filtered"] == 2
+
+
+async def test_what_goes_on_when_another_is_returned_at_the_end_is_not_waited_for(autojump_clock: MockClock) -> None:
+    """The older of two refused messages comes last, while the other one is tried and waits for the limit."""
+    route = stream("IN", "out.$1", filter="in.*", retry={"initial": "1s"}, ack_wait="5s")
+    route |= {"limit": {"rate": "1/h", "burst": 1, "per": "headers.key"}}
+    async with world([route], brokers=one_broker()) as w:
+        w.broker.deny_publish("out.a")
+        w.broker.trouble.lose("nak")
+        for key in ("1", "2"):
+            w.broker.publish("in.a", key.encode(), headers={"key": key})
+        await eventually(lambda: w.route.failed["permission_denied"] == 2)
+        (source,) = [one for one in w.live.connections["main"]._sources if isinstance(one, StreamSource)]
+        source.keeper.elsewhere([1])
+        await eventually(lambda: (source.keeper.hand.limits.count, source.keeper.hand.held) == (1, 1))
+        began = trio.current_time()
+    assert trio.current_time() - began < 2
