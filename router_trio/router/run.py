@@ -404,12 +404,15 @@ class Run:
         self._abandon()
         for generation in self.connections.values():
             self.live.unsettled += generation.connection.shut_down()
+        # When the drain was cut short, handlers have not ended yet: their messages were nakked with the others.
+        kept = [one.route for one in self._all_routes if one.route.routing.plan.settings.source.kind.redelivers]
+        in_handlers = sum(route.state.in_hand for route in kept)
         self.emit(
             RouterStopped(
                 at=trio.current_time(),
                 ledger=self.live.ledger(),
                 unsettled=self.live.unsettled,
-                redelivered=self._returned - self._returned_before,
+                redelivered=self._returned - self._returned_before + in_handlers,
             )
         )
 

@@ -158,6 +158,25 @@ async def test_what_waits_for_a_destination_at_the_end_is_given_back(autojump_cl
         assert trio.current_time() - began < 1.0
 
 
+async def test_what_is_in_handlers_when_the_end_is_cut_short_counts_as_to_be_redelivered(
+    autojump_clock: MockClock,
+) -> None:
+    async def wait(message: Message) -> Message:
+        await trio.sleep(60)
+        return message
+
+    brokers = one_broker()
+    made = handled(wait, to="out.x", stream="IN", durable="router", key="string(sequence)", concurrency=3)
+    with trio.CancelScope() as cut_short:
+        async with world(handlers=[made], brokers=brokers) as w:
+            fill(brokers["main"], 8)
+            await eventually(lambda: w.route.received == 8)
+            cut_short.deadline = trio.current_time() + 0.5
+    assert w.live.unsettled == 0
+    (stopped,) = w.watch.of("ROUTER_STOPPED")
+    assert stopped.redelivered == 8
+
+
 async def test_what_is_accepted_and_unconfirmed_at_the_end_is_redelivered(
     autojump_clock: MockClock,
 ) -> None:
