@@ -166,3 +166,13 @@ async def test_a_limit_of_values_is_told_of_again_when_nothing_has_waited_meanwh
             await eventually(lambda: w.route_ledger()[2].get("routed") == 3 * times)  # noqa: B023
             assert len(w.watch.of("ROUTE_LIMITED")) == times
             await trio.sleep(5)
+
+
+async def test_what_comes_next_does_not_pass_what_waits_for_the_limit(autojump_clock: MockClock) -> None:
+    async with world([limited_core({}, "10/s", 2)]) as w:
+        (source,) = [one for one in w.live.connections["main"]._sources if isinstance(one, KeptSubject)]
+        first, next_one = numbers(3), numbers(1, first=3)
+        for batch in (first, next_one):  # before the route has looked at the first one
+            source.keeper.received([raw(b"in.x", b"", b"", payload) for payload in batch])
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
+        assert [one.payload for one in w.broker.published] == numbers(4)
