@@ -275,6 +275,11 @@ class OperationWithAck(CoreOperation):
         if self.unanswered_since is None:
             self.unanswered_since = self.written_at
 
+    @property
+    def written_again(self) -> bool:
+        """Return True if it was written more than once on this link: the server may refuse it as often."""
+        return self.first_written_at != self.written_at
+
     def expect_puback_at(self, inbox: bytes) -> None:
         """Direct the PubAck to `inbox`, with the number of the publish as its last token."""
         self.frame = readdressed(self.frame, b"%b.%d" % (inbox, self.order))

@@ -113,7 +113,7 @@ class Refusals:
             if operation is None:
                 return False
             denied = [operation]
-            more = int(operation.resent)
+            more = int(operation.written_again)
         self._account_for(subject, more)
         self._fail(denied, reasons.PERMISSION_DENIED, detail)
         self._wake()

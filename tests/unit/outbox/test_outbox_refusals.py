@@ -356,3 +356,20 @@ def test_a_flood_of_denials_costs_as_much_as_it_is_long(kind: str, subjects: str
 
     # Quadratic work would take 16 times as long.
     assert min(flood(4000) / flood(1000) for _ in range(5)) < 9
+
+
+def test_a_publish_that_is_refused_on_the_next_link_is_refused_once_there() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    assert desk.batch() == [1]
+    desk.outbox.link_down()  # what the server said of it is lost with the link
+    desk.now = 1.0
+    desk.outbox.link_up()
+    assert desk.batch() == [1]
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    desk.now = 2.0
+    desk.offer(with_ack=True)
+    assert desk.batch() == [2]
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    denied = [Fate("failed", "permission_denied")]
+    assert desk.told == {1: denied, 2: denied}, "the second refusal is of the second publish"
