@@ -6,6 +6,7 @@ from random import Random
 
 import trio
 
+from router_trio.connection.destinations import DENIED_LOOK_EVERY
 from router_trio.connection.platform import Platform
 from router_trio.routing.policy.retry import LONGEST_SPREAD
 from router_trio.routing.stream.pulling.pull_loop import SILENCE
@@ -273,8 +274,11 @@ class Simulation:
 
     async def _until_ready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> None:
         told = self.oracles.unready(process, of, but_breakers=but_breakers)
-        lost = LOSES & {step.kind for step in self.schedule.steps}
-        with trio.move_on_after(LOOKED_UP_WITHIN + SILENCE * bool(lost)):
+        kinds = {step.kind for step in self.schedule.steps}
+        patience = LOOKED_UP_WITHIN + SILENCE * bool(LOSES & kinds)
+        if "requests refused" in kinds:
+            patience += DENIED_LOOK_EVERY  # what was found before is known no better until the next lookup
+        with trio.move_on_after(patience):
             while told is not None:
                 await trio.sleep(0.5)
                 told = self.oracles.unready(process, of, but_breakers=but_breakers)
