@@ -17,9 +17,6 @@ class _Core(DestinationKind):
     waits_for_puback = False
     described = "core publish"
 
-    def template(self, to: DestinationKeys) -> str:
-        return to.subject
-
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
         yield from check_name(f"{path}.stream", to.stream)
         if to.stream is not None:

@@ -15,9 +15,6 @@ class _JetStream(DestinationKind):
     waits_for_puback = True
     described = "JetStream, waits for the PubAck"
 
-    def template(self, to: DestinationKeys) -> str:
-        return to.subject
-
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
         yield from check_name(f"{path}.stream", to.stream)
         # Where it is so only because the source is a stream, no message has a reply subject.

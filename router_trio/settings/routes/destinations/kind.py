@@ -22,9 +22,9 @@ class DestinationKind(ABC):
     described: ClassVar[str]
     """How a message is published, for people."""
 
-    @abstractmethod
     def template(self, to: DestinationKeys) -> str:
         """Return the subject that is published to, a mapping of the subjects of the source."""
+        return to.subject
 
     def stream(self, to: DestinationKeys) -> str | None:
         """Return the stream that stores what goes there, None if it is found by the subject."""
