@@ -223,12 +223,9 @@ class Connection:
         """Try to connect until a server accepts the connection."""
         while True:
             attempt = self._attempts.next()
-            await trio.sleep(attempt.delay)
-            self._attempts.begins(attempt)
-            session = await self._dial(attempt.server, nursery)
+            session = await self._try(attempt, nursery)
             if session.error is None:
                 return session
-            self._attempts.failed(attempt, session.error)
             self.outbox.server_unreachable()
             self.first_attempt_over.set()
             self._attempts.end_of_round(attempt)
@@ -237,13 +234,19 @@ class Connection:
         """Connect to another server while the old link still works. None if there is none, or none accepts."""
         self._attempts.lost(trio.current_time() - session.connected_at)  # as good as
         for attempt in self._attempts.elsewhere(session.server):
-            await trio.sleep(attempt.delay)
-            self._attempts.begins(attempt)
-            successor = await self._dial(attempt.server, nursery)
+            successor = await self._try(attempt, nursery)
             if successor.error is None:
                 return successor
-            self._attempts.failed(attempt, successor.error)
         return None
+
+    async def _try(self, attempt: Attempt, nursery: trio.Nursery) -> Session:
+        """Make an attempt once it is due. Return its session, which has an `error` if it failed."""
+        await trio.sleep(attempt.delay)
+        self._attempts.begins(attempt)
+        session = await self._dial(attempt.server, nursery)
+        if session.error is not None:
+            self._attempts.failed(attempt, session.error)
+        return session
 
     async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
         """Make one attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
