@@ -189,7 +189,7 @@ class HeldPublisher:
     """Stands in for the `Publisher` of a connection that is being replaced, and publishes on the next one."""
 
     def __init__(self, publisher: Callable[[], ConnectionPublisher]) -> None:
-        """`publisher` returns who publishes on the connection now. Raises `ConfigurationError` if nobody does."""
+        """`publisher` returns the current publisher of the connection. Raises `ConfigurationError` without one."""
         self._publisher = publisher
         self._released = trio.Event()
 

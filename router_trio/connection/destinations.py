@@ -399,7 +399,7 @@ class Destinations:
     async def _without_leader(
         self, link: Link, name: str, pattern: str | None, error: SourceError
     ) -> StreamState | None:
-        """Return a stream that JetStream has, and for which nobody answers: its leader would. Else raise `error`."""
+        """Return a stream that JetStream lists without a leader to answer for it. Raise `error` if it does not."""
         known = self._streams.get(name)
         if known is None and pattern is not None:
             known = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)

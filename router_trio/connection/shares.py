@@ -10,7 +10,7 @@ from router_trio.outbox.capacity import Capacity
 
 
 class Shares:
-    """Let publishers wait for the destination that they publish to, and hold up nobody else."""
+    """Let publishers wait for their own destination without holding up publishers to another one."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity

@@ -111,10 +111,11 @@ class ControlPlane:
 
 
 def is_for_nats_py(frame: bytes) -> bool:
-    """Return True if nats-py should see a frame: a late message of a subscription that we ended is nobody's.
+    """Return True if nats-py should see a frame: not a late message of a subscription that we have ended.
 
-    And what no JetStream API answers, but a server relays, would end nats-py's reader: a subject or a status that is no
-    UTF-8, a vertical tab in a subject, a header block without an end. Raises `ProtocolError` for what no server sends.
+    Nor a frame that a server relays and no JetStream API sends, which would end nats-py's reader: a subject or a status
+    that is no UTF-8, a vertical tab in a subject, a header block without an end. Raises `ProtocolError` for a
+    frame that no server sends.
     """
     line, _, body = frame.partition(b"\r\n")
     arguments = line.split(b" ")

@@ -125,7 +125,7 @@ class Api:
 
 
 def no_jetstream(prefix: str) -> str:
-    """Return the text for a request that nobody answers."""
+    """Return the text for a request without a responder."""
     if prefix == API:
         return "JetStream is not enabled on this server or for this account"
     return (

@@ -366,7 +366,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- the end ---
 
     def not_sent(self, delivery: StreamDelivery) -> None:
-        """See `Keeper`. Of a route that is over, it was nakked with the others."""
+        """See `Keeper`. Of a route that is over, it was nak'ed with the others."""
         if self.is_over:
             self._count_returned(delivery)
         else:
