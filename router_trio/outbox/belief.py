@@ -1,14 +1,14 @@
-"""Which streams may answer a JetStream publish: those that take its subject, as lookups say, and the one that it names.
+"""Decides which streams may answer a JetStream publish: those taking its subject, and the stream that it names.
 
-A PubAck comes to a reply subject that every client can read that hears the destination. A client that publishes with
-that subject as its own reply, to a subject that some stream takes, has a server send us a PubAck of that stream. So a
-PubAck counts only if the stream that it names takes the subject of the publish. One of a stream of which that is not
-known waits until the stream was looked up. If the stream does not take the subject, the PubAck is passed over, and the
-publish still waits for its own.
+Every client that receives the messages of the destination can read the reply subject, where the PubAck is sent. If such
+a client publishes with it as its own reply subject, to a subject that some stream takes, a server sends us a PubAck of
+that stream. So a PubAck counts only if the stream that it names takes the subject of the publish. If the stream's
+subjects are not known, the PubAck is kept until they have been looked up. If the stream does not take the subject, the
+PubAck is passed over, and the publish still waits for its own.
 
-Where a server maps the subject on its way, the stream that answers does not take it, and what it stored tells nothing:
-whoever hears the destination can store a copy elsewhere, id and all. So somebody has to name that stream. Pure and
-synchronous; the clock is given.
+Where a server maps the subject on its way, the stream that answers does not take it. What that stream has stored proves
+nothing either: any client that receives the destination's messages can store a copy elsewhere, with the same id. So the
+configuration has to name that stream. Pure and synchronous; the clock is passed in.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from router_trio.outbox.operation import OperationWithAck
 from router_trio.protocol.framing import text
 
 MAX_KEPT = 8192
-"""PubAcks and errors that wait for a lookup, more than may be in flight. The publishes of others are sent again."""
+"""PubAcks and errors kept until a lookup, which is more than may be in flight. Publishes with further ones are sent
+again."""
 
 MAX_STREAMS = 1024
-"""Streams that are known, or asked about, at a time. With one more the memory starts afresh."""
+"""Streams that are known, or being looked up, at a time. Beyond that all are forgotten."""
 
 MAX_SUBJECTS = 4096
-"""Subjects of one stream of which is remembered whether it takes them. With one more the memory starts afresh."""
+"""Subjects for which it is remembered whether one stream takes them. Beyond that all are forgotten."""
 
 NO_FOR = 1.0
-"""Seconds after a lookup in which a stream that does not take a subject is not looked up again."""
+"""Seconds after a lookup during which a stream that does not take a subject is not looked up again."""
 
 YES_FOR = 4.0
-"""Seconds after a lookup from which on, at the next `sweep`, a stream is looked up again before its PubAcks count.
+"""Seconds after which a stream is looked up again before its PubAcks count; checked at each `sweep`.
 
-Not for streams that `learn` tells of, which are looked up as often anyway.
+Does not apply to the streams passed to `learn`, which are looked up as often anyway.
 """
 
 AckRefusal = tuple[int, str, str, bool]
@@ -44,24 +45,24 @@ AckRefusal = tuple[int, str, str, bool]
 
 
 class Lookups(Protocol):
-    """Looks up streams for a `Belief`, and is told of answers that were passed over."""
+    """Looks up streams for a `Belief`, and is notified of answers that were passed over."""
 
     def matches(self, pattern: str, subject: str) -> bool:
         """Return True if a pattern of a stream's subjects takes a subject."""
         ...
 
     def look_up(self, stream: str) -> None:
-        """Find out which subjects a stream takes, for `Outbox.stream_found`."""
+        """Look up the subjects of a stream, and pass them to `Outbox.stream_found`."""
 
     def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
-        """Note that a publish is sent again, since the answers of that stream to it were passed over."""
+        """Record that a publish is sent again because answers of that stream to it were passed over."""
 
     def answered(self, key: Hashable) -> None:
-        """Note that each publish with this `capacity_key` that was noted so has its fate."""
+        """Record that all publishes with this `capacity_key` that `puback_passed_over` reported have their fate."""
 
 
 class _NoLookups:
-    """Look nothing up, as without a link."""
+    """`Lookups` for the time without a link: looks nothing up."""
 
     def matches(self, pattern: str, subject: str) -> bool:
         return pattern == subject
@@ -77,7 +78,7 @@ class _NoLookups:
 
 
 class Belief:
-    """Decide which PubAcks of one outbox count, on one link. Inactive, as without a link, it believes all streams."""
+    """Decide which PubAcks of one outbox count, on one link. While inactive, as without a link, all of them count."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -88,34 +89,34 @@ class Belief:
         self._streams: dict[str, tuple[str, ...]] = {}
         self._taken: dict[str, dict[bytes, bool]] = {}
         self._asked_at: dict[str, float] = {}
-        """When those of `_streams` were looked up that an answer named."""
+        """When streams that an answer named were looked up. Only for keys of `_streams`."""
         self._outdated: dict[str, tuple[str, ...]] = {}
-        """Subjects of streams that are to be asked about again. They count if nobody answers."""
+        """Subjects of streams that have to be looked up again. They still count if the lookup gets no answer."""
         self._passed_over: dict[int, str] = {}
-        """By the number of a publish, the last stream whose answer to it was passed over."""
-        self._told: dict[int, Hashable] = {}
-        """By the number of a publish, its `capacity_key`, where `Lookups.puback_passed_over` was called."""
+        """The last stream whose answer to a publish was passed over, by the publish's number."""
+        self._reported: dict[int, Hashable] = {}
+        """`capacity_key` of the publishes reported to `Lookups.puback_passed_over`, by number."""
         self._kept: dict[str, tuple[list[PubAck], list[AckRefusal]]] = {}
         self._kept_count = 0
 
     def ask(self, lookups: Lookups) -> None:
-        """Have streams looked up by `lookups`."""
+        """Use `lookups` to look up streams."""
         self._lookups = lookups
 
     def begin_link(self) -> None:
-        """Begin on a new link, and forget all streams: permissions may differ, and it may be another server."""
+        """Start on a new link with no known streams: permissions may differ, and it may be another server."""
         self.active = True
         self._forget_streams()
-        for known in (self._covered, self._passed_over, self._told, self._kept):
+        for known in (self._covered, self._passed_over, self._reported, self._kept):
             known.clear()
         self._kept_count = 0
 
-    # --- what is known ---
+    # --- known streams ---
 
     def learn(self, streams: Mapping[str, tuple[str, ...]], covered: Mapping[str, Iterable[Hashable]]) -> None:
-        """Know the subjects of these streams, and the destinations (see `capacity_key`) of which each takes all.
+        """Record the subjects of these streams, and the destinations (see `capacity_key`) that each one covers.
 
-        Those of the last time that are not among them are forgotten.
+        Forgets the streams of the previous call that are not among them.
         """
         self._covered = {stream: frozenset((stream, *each)) for stream, each in covered.items()}
         for gone in self._looked_up.difference(streams):  # minus `keys()` would give a set, not a frozenset
@@ -125,14 +126,14 @@ class Belief:
             self._know(stream, subjects)
 
     def covered_by(self, stream: str | None) -> frozenset[Hashable] | None:
-        """Return the `puback_from` of all publishes that a stream may answer whatever their subject is; None: any."""
+        """Return the `puback_from` of publishes that a stream may answer regardless of their subject; None for all."""
         if not self.active or stream is None:
             return None
         covered = self._covered.get(stream)
         return frozenset((stream,)) if covered is None else covered
 
     def may_answer(self, stream: str, operation: OperationWithAck) -> bool | None:
-        """Return True if a stream takes a publish, False if it does not, and None until it was looked up."""
+        """Return True if a stream takes a publish, False if it does not, None if it has to be looked up first."""
         covered = self.covered_by(stream)
         if covered is None or operation.puback_from in covered:
             return True
@@ -152,10 +153,10 @@ class Belief:
             found = taken[subject] = any(self._lookups.matches(pattern, name) for pattern in subjects)
         return found
 
-    # --- what is not ---
+    # --- answers of unknown streams ---
 
     def keep(self, pubacks: Sequence[PubAck]) -> None:
-        """Keep PubAcks until their streams are looked up. Passes over those of streams that were a moment ago."""
+        """Keep PubAcks until their streams are looked up. Pass over those of streams looked up a moment ago."""
         recent = self._clock() - NO_FOR
         for puback in pubacks:
             stream = puback[1].stream
@@ -168,16 +169,16 @@ class Belief:
                 kept[0].append(puback)
 
     def keep_refusal(self, stream: str, refusal: AckRefusal) -> None:
-        """Keep an error that names a stream until that is looked up."""
+        """Keep an error that names a stream until the stream is looked up."""
         kept = self._kept_of(stream)
         if kept is not None:
             kept[1].append(refusal)
 
     def found(self, stream: str, subjects: tuple[str, ...] | None) -> tuple[list[PubAck], list[AckRefusal]]:
-        """Record which subjects a stream takes: `()` if there is no such stream, `(">",)` if nobody may know.
+        """Record the subjects of a stream: `()` if there is no such stream, `(">",)` if looking it up is not permitted.
 
-        None if nobody has answered: then what was known of it before goes on to count. Return the PubAcks and the
-        errors that have waited for that.
+        None means that the lookup was not answered: the subjects known before still count. Returns the PubAcks and the
+        errors that were kept for this lookup.
         """
         if subjects is None:
             subjects = self._streams.get(stream) or self._outdated.get(stream, ())
@@ -192,18 +193,19 @@ class Belief:
         return pubacks, refusals
 
     def pass_over(self, order: int, stream: str) -> None:
-        """Record an answer of a stream that does not take the publish: it decides nothing."""
+        """Record an answer of a stream that does not take the publish. It decides nothing."""
         if order in self._passed_over or len(self._passed_over) < MAX_KEPT:
             self._passed_over[order] = stream
 
     def passed_over(self, order: int) -> str | None:
-        """Return a stream whose answer to this publish was passed over, None if there was none."""
+        """Return a stream whose answer to this publish was passed over; None if there is none."""
         return self._passed_over.get(order)
 
     def sweep(self, sent_again: Iterable[OperationWithAck], has_fate: Callable[[int], bool]) -> None:
-        """Have streams looked up again that were asked about some time ago, as soon as another answer names them.
+        """Forget outdated lookups, and report publishes that are sent again after their answers were passed over.
 
-        Tell of what is sent again since the answers to it were passed over, and when none of that is left.
+        A stream whose lookup is outdated is looked up again when another answer names it. `Lookups.puback_passed_over`
+        is called for the publishes, and `Lookups.answered` when none of them is left.
         """
         old = self._clock() - YES_FOR
         for stream in [stream for stream, at in self._asked_at.items() if at <= old]:
@@ -215,23 +217,23 @@ class Belief:
                 self._outdated[stream] = subjects
         if not self._passed_over:
             return
-        of_whom: dict[Hashable, tuple[OperationWithAck, str]] = {}
+        latest: dict[Hashable, tuple[OperationWithAck, str]] = {}
         for operation in sent_again:
             stream = self._passed_over.get(operation.order, "")
             if stream:
-                self._told[operation.order] = operation.capacity_key
-                of_whom[operation.capacity_key] = operation, stream
-        for operation, stream in of_whom.values():
+                self._reported[operation.order] = operation.capacity_key
+                latest[operation.capacity_key] = operation, stream
+        for operation, stream in latest.values():
             self._lookups.puback_passed_over(operation, stream)
-        before = {*self._told.values()}
+        before = {*self._reported.values()}
         for order in [order for order in self._passed_over if has_fate(order)]:
             del self._passed_over[order]
-            self._told.pop(order, None)
-        for key in before.difference(self._told.values()):
+            self._reported.pop(order, None)
+        for key in before.difference(self._reported.values()):
             self._lookups.answered(key)
 
     def _kept_of(self, stream: str) -> tuple[list[PubAck], list[AckRefusal]] | None:
-        """Return where one more answer of a stream is kept; None if too many are."""
+        """Return the lists that keep one more answer of a stream; None if too many are kept."""
         if self._kept_count >= MAX_KEPT:
             return None
         kept = self._kept.get(stream)
@@ -261,7 +263,7 @@ class Belief:
 
 
 def does_not_count(stream: str, subject: str = "its subject") -> str:
-    """Return why the PubAcks of a stream don't count for a subject, and what to do about it."""
+    """Return why PubAcks of a stream don't count for a subject, and what to do about it."""
     name = excerpt(stream)
     return (
         f"PubAcks from stream {name!r} for {subject} don't count: {name!r} does not take it; if the server maps it to "

@@ -1,8 +1,8 @@
-"""The capacity of one connection's outbox: how much may wait, and what becomes of a publish when there is no more.
+"""The capacity of one connection's outbox: how much may wait, and what happens to a publish when there is no room.
 
-What waits for the link or the wire is bounded by `max_pending_operations` and `max_pending_bytes`. What a destination
-refuses has room of its own, half as much, of which each destination has its share: as much as the others leave free.
-So what can't be sent never takes the room of what can.
+Operations that wait for the link or the wire are bounded by `max_pending_operations` and `max_pending_bytes`.
+Operations refused by a destination have room of their own, half as much, and each destination has a share of it: as
+much as the others leave free. So publishes that can't be sent never take the room of those that can.
 """
 
 from __future__ import annotations
@@ -17,26 +17,30 @@ from router_trio.outbox.retry_lanes import Destination
 from router_trio.outbox.settlement import Settlement
 
 FORWARDED = 32_768
-"""Operations that may be pending while connected before routes stop to forward what comes at once. A server that stops
-to read for a moment must not send what follows on the slow way: with a thousand routes, each with a task of its own for
-a message or two, that takes three times as long, and what came meanwhile would keep it there."""
+"""Operations that may be pending while connected before routes stop forwarding messages straight from the reader. A
+server that stops reading for a moment must not push the following messages onto the slow path: with a thousand routes,
+each with a task of its own for a message or two, it takes three times as long, and the messages that arrive meanwhile
+would keep routing on it."""
 
 LEAST_SHARE = 16
-"""Parts of the room for what is refused: one of them is each destination's, whatever the others hold."""
+"""Each destination may use this part (one in `LEAST_SHARE`) of the room for refused publishes, however much others
+hold."""
 
 SLOW_FOR_LONG = 5.0
-"""Seconds after which a destination with much unanswered counts as one that does not answer."""
+"""Seconds after which a destination with many unanswered publishes is reported as unresponsive."""
 
 REFUSES_FOR_LONG = 10.0
-"""Seconds after which a destination that refuses is not taken for one that elects a leader: nobody waits for it."""
+"""Seconds after which a destination that refuses is no longer assumed to be electing a leader, and publishers stop
+waiting for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A destination that takes nothing of what it is sent, or not all, now.
+    """A destination that currently refuses its publishes, all or some of them.
 
-    `destination` is route and template, or the first token of the subjects; `subject` one of `subjects` that are held.
-    `since` is a time of Trio's clock, `reason` that of the last refusal, `unanswered` if there was no answer.
+    `destination` is its route and template, or the first token of its subjects. `subject` is one of its `subjects`
+    (their number) with held publishes. `since` is a time of Trio's clock. `reason` is that of the last refusal,
+    `unanswered` if there was no answer.
     """
 
     destination: str
@@ -49,7 +53,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class TakenOut:
-    """Operations taken out of `size` pending ones to make room below `limit`; their owners do not know yet."""
+    """Operations taken out of `size` pending ones to get below `limit`. Their owners have not been notified yet."""
 
     operations: Sequence[Operation]
     size: int
@@ -57,7 +61,7 @@ class TakenOut:
 
 
 class Capacity:
-    """Limits of what is pending, in the queue and in lanes, and the policy for when it is full."""
+    """The limits of what is pending, in the queue and in lanes, and the policy for when they are reached."""
 
     def __init__(
         self,
@@ -80,12 +84,12 @@ class Capacity:
         self._on_full = on_full
         self._clock = clock
 
-    # --- what waits for the link or the wire ---
+    # --- pending operations that wait for the link or the wire ---
 
     @property
     def full(self) -> bool:
-        """Return True if what waits for the link or the wire is at its limit of operations or bytes."""
-        # What is held counts for a half of the bytes at most: below that, it need not be asked.
+        """Return True if the operations that wait for the link or the wire are at their limit of number or bytes."""
+        # Held operations count for at most half of the bytes, so below that half they need not be checked.
         queue = self._queue
         return queue.waiting >= self._max_operations or (
             queue.waiting_bytes >= self._half_of_bytes and self._too_many_bytes
@@ -93,7 +97,7 @@ class Capacity:
 
     @property
     def over_limit(self) -> bool:
-        """Return True if it is too full even for what is forwarded at once while connected."""
+        """Return True if even publishes forwarded by a reader while connected exceed the limit."""
         return self._queue.waiting >= max(self._max_operations, FORWARDED) or self._too_many_bytes
 
     @property
@@ -102,13 +106,14 @@ class Capacity:
 
     @property
     def is_waited_for(self) -> bool:
-        """Return True if the policy is that a publisher waits while it is full and nothing leaves."""
+        """Return True if publishers wait for room when the limit is reached (policy `block`)."""
         return self._on_full == "block"
 
     def make_space(self, size: int) -> TakenOut | None:
-        """Make room for a frame of that size, if there is none and the policy is to drop the oldest.
+        """Make room for a frame of `size` bytes if there is none and the policy is to drop the oldest.
 
-        Return what was taken out, for `drop`. Raises `PublishError` (queue_full) when the policy is to refuse.
+        Returns the operations taken out, to be passed to `drop`. Raises `PublishError` (queue_full) if the policy is to
+        refuse.
         """
         if not self.full:
             return None
@@ -130,44 +135,44 @@ class Capacity:
         return TakenOut(dropped, pending, self._max_operations)
 
     def drop(self, taken_out: TakenOut) -> None:
-        """Settle what was taken out.
+        """Settle operations that were taken out.
 
-        What it made room for is accepted before: an owner that is told of its fate may publish something else at once,
-        which must not get the number that the publish has in its reply subject.
+        Call it after accepting the publish that they made room for: an owner that is notified may publish at once, and
+        must not get the number that is already part of that publish's reply subject.
         """
         count = self._settlement.drop(taken_out.operations, reasons.QUEUE_FULL)
         self._settlement.queue_full(reasons.DROPPED_OLDEST, taken_out.size, taken_out.limit, count)
 
     def blocked(self, with_ack: bool) -> None:
-        """Count the failure of a publisher that has to wait for room while not connected, before it waits."""
+        """Count the failure of a publisher that has to wait for room while not connected, before it starts waiting."""
         self._settlement.not_connected(with_ack)
         self._settlement.queue_full(reasons.BLOCKED, self._queue.pending, self._max_operations, 1)
 
-    # --- what a destination refuses ---
+    # --- publishes that a destination refuses ---
 
     def waits_for(self, key: Hashable) -> bool:
-        """Return True if who publishes to this destination should wait: it refuses, and its share is used up.
+        """Return True if a publisher to this destination should wait: it refuses, and its share is used up.
 
-        Not if it has refused for long, unless the policy is to wait: then `make_share` decides.
+        False if it has refused for long, unless the policy is to wait: `make_share` then decides.
         """
         destination = self._over_its_share(key) if self._lanes.lanes else None
         return destination is not None and (self.is_waited_for or not self._for_long(destination))
 
     def refuses(self, subject: bytes) -> str | None:
-        """Return why a publish with ack to this subject would be held back now; None if it would not."""
+        """Return why a publish with ack to this subject would be held back now; None if it would not be."""
         lane = self._lanes.lanes.get(subject)
         return None if lane is None else lane.destination.reason
 
     def reason_late(self, subject: bytes) -> str:
-        """Return why a publish with ack to this subject fails whose time is over now."""
+        """Return the reason with which a publish with ack to this subject fails when its time is up."""
         refuses = self.refuses(subject)
         return reasons.TIMEOUT if refuses is None or refuses == reasons.UNANSWERED else refuses
 
     def make_share(self, operation: OperationWithAck) -> TakenOut | None:
-        """Make room in the share of a destination for a publish of a lane that it refuses, if it has none.
+        """Make room in the share of a destination for a publish of a lane that it refuses, if there is none.
 
-        Return what was taken out, for `drop`. Raises `PublishError` (queue_full) when the policy is to refuse. Where
-        the policy is to wait, and while the destination may be electing a leader, there is nothing to make.
+        Returns the operations taken out, to be passed to `drop`. Raises `PublishError` (queue_full) if the policy is to
+        refuse. Does nothing if the policy is to wait, or while the destination may be electing a leader.
         """
         lane = operation.lane
         destination = self._over_its_share(operation.capacity_key)
@@ -182,21 +187,22 @@ class Capacity:
                 dropped.append(oldest)
             return TakenOut(dropped, held, self._share_of_operations) if dropped else None
         seconds = self._clock() - destination.since
-        told = (
+        detail = (
             f"{_name(destination.key)} on connection {self._connection!r} has taken nothing for {seconds:.0f} s "
             f"({destination.reason}), and {held} publishes wait for it already"
         )
         self._settlement.queue_full(reasons.REJECTED, held, self._share_of_operations, 1)
         self._settlement.not_accepted(
-            True, reasons.QUEUE_FULL, told, operation.subject.decode("utf-8", "surrogateescape")
+            True, reasons.QUEUE_FULL, detail, operation.subject.decode("utf-8", "surrogateescape")
         )
-        raise PublishError(told, reason=reasons.QUEUE_FULL)
+        raise PublishError(detail, reason=reasons.QUEUE_FULL)
 
     def may_hold(self, operation: OperationWithAck) -> bool:
-        """Return True if one that was refused for now may be held; else the refusal is its end.
+        """Return True if an operation that was refused for now may be held; otherwise the refusal is its fate.
 
-        What is held already, or behind something held, always may, and so may what a stream's route keeps in bounds.
-        The first of a lane may not when the share of its destination has been used up for long, or by far.
+        An operation whose lane exists may always be held, and so may one of a stream's route, which is bounded by the
+        route. The first operation of a new lane may not be held if the share of its destination has been used up for
+        long, or is exceeded by far.
         """
         if operation.lane in self._lanes or getattr(operation.owner, "from_stream", False):
             return True
@@ -207,14 +213,14 @@ class Capacity:
         return not (by_far or self._for_long(destination))
 
     def refusals(self) -> list[Refusal]:
-        """Return the destinations of which something is held back now: which, since when, and why."""
+        """Return the destinations with held publishes: which, since when, and why."""
         return [
             Refusal(_name(one.key), subject.decode("utf-8", "replace"), one.lanes, one.held, one.since, one.reason)
             for subject, one in self._refusing()
         ]
 
     def unanswered(self) -> list[str]:
-        """Return the destinations that do not confirm what they are sent: publishes were sent again, or wait for it."""
+        """Return the destinations that do not confirm their publishes, which are sent again or wait to be."""
         now = self._clock()
         return [
             _name(one.key)
@@ -223,7 +229,7 @@ class Capacity:
         ]
 
     def _refusing(self) -> Iterable[tuple[bytes, Destination]]:
-        """Return each destination of which something is held back, with one of its subjects."""
+        """Return each destination with held publishes, and one of its subjects."""
         found: dict[Hashable, tuple[bytes, Destination]] = {}
         for lane in self._lanes.lanes.values():
             found.setdefault(lane.destination.key, (lane.subject, lane.destination))
@@ -244,7 +250,7 @@ class Capacity:
 
     @property
     def _share_of_operations(self) -> int:
-        """Most operations that all destinations that refuse may hold together."""
+        """Maximum number of operations held for all refusing destinations together."""
         return self._max_operations // 2
 
 

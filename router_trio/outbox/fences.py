@@ -1,7 +1,7 @@
-"""Which core publishes wait for a fence, and whether one has to follow them at once. Pure.
+"""Tracks which core publishes wait for a fence, and whether one has to follow them at once. Pure.
 
-Nobody waits for the fates of messages that routes forward from subjects: a few of them, accepted at about one time,
-share the fence of the next. One for each would be half of what a message costs.
+No caller waits for the fates of messages that routes forward from subjects. A few of them that were accepted at about
+the same time share the next fence: a fence for each would be half of what a message costs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from router_trio.outbox.in_flight import InFlight
 from router_trio.outbox.operation import Operation
 
 SHARED_FENCE = 32
-"""Core publishes in flight that are fenced at once, whoever waits for them or not."""
+"""Core publishes in flight at which a fence follows at once, whether or not a caller waits for one."""
 
 FENCE_INTERVAL = 0.002
-"""Seconds after one of them that had a fence of its own until the next one has. What has none when its link is lost is
-published again: this and the bound above say how much of it the server may have had."""
+"""Seconds between fences that follow at once for publishes that no caller waits for. Publishes without a fence are
+published again after a link is lost: this and the bound above limit how many of them the server may have received."""
 
 
 class Fences:
@@ -29,35 +29,35 @@ class Fences:
         self._confirmed = 0
         self._next_at = -inf
         self.behind: int = 0
-        """The number of the last publish that a fence has to follow at once."""
+        """Number of the last publish that a fence has to follow at once."""
         self.sent: int = 0
-        """The position behind the last core publish that was sent, for `Outbox.fenced`.
+        """Position behind the last core publish that was sent, for `Outbox.fenced`.
 
-        A batch that the link has in hand is not behind it: a fence that overtakes it, or what is refused of it, would
-        confirm what was never written.
+        A batch that the link is still writing is not included: a fence that overtook it, or parts of it that the link
+        refuses, would confirm publishes that were never written.
         """
 
     @property
     def unfenced(self) -> int:
-        """Core publishes that wait for a fence: those of a batch that the link still has in hand don't yet."""
+        """Core publishes that wait for a fence, without those of a batch that the link is still writing."""
         return max(0, self.sent - self._in_flight.written + self._in_flight.unfenced)
 
     @property
     def due(self) -> bool:
-        """Return True if a fence has to follow what is written at once; else it may be shared."""
+        """Return True if a fence has to follow at once behind what is written; otherwise it may be shared."""
         return self.behind > self._confirmed or self._in_flight.unfenced >= SHARED_FENCE
 
     def follow_at_times(self, order: int, now: float) -> None:
-        """Have a fence follow this publish at once, which nobody waits for, if the last such fence is long ago."""
+        """Let a fence follow this publish, which no caller waits for, at once, unless there was one a moment ago."""
         if now >= self._next_at:
             self.behind, self._next_at = order, now + FENCE_INTERVAL
 
     def batch_sent(self) -> None:
-        """Record that the batch taken last was sent, and that what the link refused of it was reported."""
+        """Record that the last batch taken was sent, and that what the link refused of it was reported."""
         self.sent = self._in_flight.written
 
     def take_confirmed(self, mark: int) -> list[Operation]:
-        """Take out what a fence confirms that was written when `sent` was `mark`."""
+        """Take out the publishes that a fence confirms: those written when `sent` was `mark`."""
         confirmed = self._in_flight.take_fenced(mark)
         if confirmed:
             self._confirmed = confirmed[-1].order

@@ -1,7 +1,7 @@
-"""Keep what was written and is not confirmed: core publishes by position, JetStream publishes by number.
+"""Keeps what was written and is not confirmed: core publishes by position, JetStream publishes by number.
 
-A core publish is confirmed by a fence, and with it everything that was written before. A JetStream publish is confirmed
-by its PubAck, whose subject ends with its number. Pure and synchronous.
+A fence confirms a core publish, and all core publishes written before it. A PubAck, whose subject ends with the number
+of the publish, confirms a JetStream publish. Pure and synchronous.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from router_trio.protocol.framing import addresses
 by_order: Callable[[Operation], int] = attrgetter("order")
 
 SPARE = 1000
-"""Entries of the index of JetStream publishes that may be of such that have left, beside as many as there are."""
+"""Stale entries allowed in the index of JetStream publishes, in addition to as many as there are publishes in
+flight."""
 
 
 class InFlight:
-    """Operations that a link has taken, of one connection. Nothing of it outlives the link."""
+    """The operations of one connection that its link has taken. They are in flight only as long as the link lasts."""
 
     __slots__ = (
         "_apart",
@@ -37,20 +38,20 @@ class InFlight:
 
     def __init__(self) -> None:
         self.unfenced: int = 0
-        """Core publishes that no fence has confirmed."""
+        """Core publishes not yet confirmed by a fence."""
         self.written: int = 0
-        """Core publishes that were ever written: the position behind the last one, for `take_fenced`."""
+        """Core publishes written in total: the position behind the last one, for `take_fenced`."""
         self.unacked: dict[int, OperationWithAck] = {}
-        """JetStream publishes without a PubAck, from the one that was written first."""
+        """JetStream publishes without a PubAck, in the order in which they were written."""
         self.when_none: list[Callable[[], None]] = []
-        """The callback of `tell_if_none`, called once."""
+        """Callbacks of `notify_if_none`, each called once."""
         self._apart: OrderedDict[int, Operation] = OrderedDict()
-        """Core publishes that were taken apart because something was denied: older than those in `_core`."""
+        """Core publishes split from their batches after a denial. All are older than those in `_core`."""
         self._to: dict[bytes, dict[int, Operation]] = {}
-        """These operations by their `denial_keys`, so that a flood of denials costs linear time."""
+        """The operations of `_apart` by their `denial_keys`, so that a flood of denials costs linear time."""
         self._core: deque[Operation] = deque()
         self._unacked_to: dict[bytes, deque[OperationWithAck]] | None = None
-        """JetStream publishes by subject since the first denial; some have left meanwhile."""
+        """JetStream publishes by subject, indexed at the first denial; some are no longer in flight."""
         self._unacked_indexed = 0
 
     @property
@@ -58,7 +59,7 @@ class InFlight:
         """Number of publishes of both kinds."""
         return self.unfenced + len(self.unacked)
 
-    # --- in ---
+    # --- adding ---
 
     def add(self, operation: Operation) -> None:
         """Add a core publish, or a batch of them, that is about to be written."""
@@ -75,7 +76,7 @@ class InFlight:
         if self._unacked_to is not None:
             self._index(operation)
 
-    # --- out, confirmed ---
+    # --- taking out what is confirmed ---
 
     def take_fenced(self, mark: int) -> list[Operation]:
         """Take out the core publishes that were written before `mark` was read from `written`."""
@@ -93,19 +94,19 @@ class InFlight:
         return confirmed
 
     def take_acked(self, order: int) -> OperationWithAck | None:
-        """Take out the JetStream publish with this number; None if it is not here (a late or doubled PubAck)."""
+        """Take out the JetStream publish with this number; None if it is not here (a late or duplicate PubAck)."""
         return self.unacked.pop(order, None)
 
-    # --- out, otherwise ---
+    # --- taking out for other reasons ---
 
     def clear(self) -> list[Operation]:
         """Take out everything after the loss of the link, core publishes first.
 
-        Batches are taken apart: what happens to their publishes from now on happens to each by itself.
+        Batches are split: from now on each publish has its own fate.
         """
         left: list[Operation] = [part for operation in self.core() for part in operation.split()]
         left += self.unacked.values()
-        # `written` goes on: a mark that was read on this link confirms nothing on the next one.
+        # `written` is not reset: a mark read on this link confirms nothing on the next one.
         self._apart.clear()
         self._to.clear()
         self._core.clear()
@@ -118,8 +119,8 @@ class InFlight:
         """Take out one operation. Returns True if it was here."""
         if self.unacked.pop(operation.order, None) is not None:
             return True
-        # Leaving the middle of the core publishes makes an older mark confirm one too few, never one too many: the next
-        # fence confirms it.
+        # Taking one from the middle of the core publishes makes an older mark confirm one too few, never one too many.
+        # The next fence confirms it.
         if self._apart.get(operation.order) is operation:
             self._take_apart(operation.order)
             return True
@@ -130,15 +131,15 @@ class InFlight:
         return False
 
     def take_core_to(self, subject: bytes) -> list[Operation]:
-        """Take out the core publishes to that subject, in the order of writing.
+        """Take out the core publishes to `subject`, in the order of writing.
 
-        What was written as one operation is taken apart, each once: so denials cost as much as there is in flight, and
-        not as much for each of them.
+        Batches are split, each one once. So the total cost of denials is linear in what is in flight, not that for each
+        denial.
         """
         return self._take_core(subject)
 
     def take_core_with_reply(self, reply: bytes) -> list[Operation]:
-        """Take out the core publishes with that reply subject."""
+        """Take out the core publishes with this reply subject."""
         return self._take_core(reply_key(reply))
 
     def _take_core(self, key: bytes) -> list[Operation]:
@@ -160,7 +161,7 @@ class InFlight:
         return taken
 
     def take_unacked_to(self, subject: bytes) -> OperationWithAck | None:
-        """Take out the JetStream publish to that subject that was written first; None if there is none."""
+        """Take out the JetStream publish to `subject` that was written first; None if there is none."""
         if self._unacked_to is None or self._unacked_indexed > 2 * len(self.unacked) + SPARE:
             self._unacked_to, self._unacked_indexed = {}, 0
             for operation in self.unacked.values():
@@ -176,7 +177,7 @@ class InFlight:
         return None
 
     def _take_apart(self, order: int) -> Operation:
-        """Take out one of those that were taken apart."""
+        """Take one operation out of `_apart`."""
         operation = self._apart.pop(order)
         for key in denial_keys(operation):
             others = self._to[key]
@@ -191,18 +192,18 @@ class InFlight:
         self._unacked_to.setdefault(operation.subject, deque()).append(operation)
         self._unacked_indexed += 1
 
-    # --- what there is ---
+    # --- state ---
 
-    def tell_if_none(self) -> None:
-        """Call those who wait for it if nothing is in flight any more."""
+    def notify_if_none(self) -> None:
+        """Call the callbacks that wait for it if nothing is in flight any more."""
         if self.when_none and not self.count:
             waiting, self.when_none = self.when_none, []
-            for tell in waiting:
-                tell()
+            for notify in waiting:
+                notify()
 
     @property
     def first_accepted_at(self) -> float:
-        """When the publish written first was accepted, of the older kind; infinite if nothing is in flight."""
+        """When the publish written first was accepted, the older of both kinds; infinite if nothing is in flight."""
         first = next(self.core(), None)
         core = inf if first is None else first.accepted_at
         unacked = next(iter(self.unacked.values()), None)
@@ -215,11 +216,11 @@ class InFlight:
         return next(iter(self.unacked.values())) if self.unacked else next(self.core())
 
     def unacked_since(self, written_at: float) -> list[OperationWithAck]:
-        """Return the JetStream publishes written at or before that time that have no PubAck."""
+        """Return the JetStream publishes without a PubAck that were written at or before that time."""
         return [one for one in self.unacked.values() if one.written_at <= written_at]
 
     def parts(self, operation: Operation) -> list[Operation]:
-        """Return what is in flight of an operation, or of one of its parts: either may have been taken apart since."""
+        """Return the parts in flight of an operation, or of a part of one. Either may have been split since."""
         if operation.with_ack or self._apart.get(operation.order) is operation or operation in self._core:
             return [operation]
         first, last = operation.order - operation.count + 1, operation.order
@@ -231,7 +232,7 @@ class InFlight:
         return [one for one in self.core() if first <= one.order <= last]
 
     def single_parts(self, operation: Operation) -> list[Operation]:
-        """Return the same, split into single publishes."""
+        """Return the parts in flight of an operation, split into single publishes."""
         if operation.count == 1:
             return [operation]
         first, last = operation.order - operation.count + 1, operation.order
@@ -239,17 +240,17 @@ class InFlight:
         return [one for one in self.core() if first <= one.order <= last]
 
     def core(self) -> Iterator[Operation]:
-        """Yield all core publishes in the order of writing; some together as one operation."""
+        """Yield all core publishes in the order of writing; some of them as batches."""
         yield from self._apart.values()
         yield from self._core
 
 
 def denial_keys(operation: Operation) -> list[bytes]:
-    """Return what a server may refuse one publish by: its subject, and the key of its reply subject if it has one."""
+    """Return the keys by which a server may deny a publish: its subject, and the key of its reply subject."""
     subject, reply = addresses(operation.frame)
     return [subject, reply_key(reply)] if reply else [subject]
 
 
 def reply_key(reply: bytes) -> bytes:
-    """Return a reply subject as a key that no subject is equal to."""
+    """Return the key of a reply subject, which is different from every subject."""
     return b" " + reply

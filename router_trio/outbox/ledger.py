@@ -1,8 +1,8 @@
-"""The ledger of one connection: what was accepted, and what became of it.
+"""The ledger of one connection: how many publishes were accepted, and how many got each fate.
 
-`accepted` and `settled` are counted here, one place each. What is pending and in flight is *not* counted here: those
-are the lengths of the queue that holds them, so the sum `accepted = pending + in_flight + settled` is a real check of
-two independent books and not an identity.
+`accepted` and `settled` are counted here, each in one place. What is pending and in flight is *not* counted here: those
+are lengths of the queue that holds the operations. So `accepted = pending + in_flight + settled` is a real check of two
+independent counts and not an identity.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Ledger:
         self.settled: dict[str, int] = dict.fromkeys(FATES, 0)
 
     def settle(self, fate: str, count: int = 1) -> None:
-        """Count `count` messages that met their final fate."""
+        """Count `count` messages that got their final fate."""
         self.settled[fate] += count
 
     def add(self, other: Ledger) -> None:
-        """Count what another ledger has counted as well."""
+        """Add the counts of another ledger."""
         self.accepted += other.accepted
         for fate, count in other.settled.items():
             self.settled[fate] += count
@@ -39,7 +39,7 @@ class Ledger:
 
     @property
     def unsettled(self) -> int:
-        """Number of accepted messages without a fate. Equals pending + in flight, or messages were lost track of."""
+        """Number of accepted messages without a fate. If it differs from pending + in flight, messages were lost."""
         return self.accepted - self.settled_count
 
 
@@ -61,15 +61,15 @@ class Counters:
         self.retry_failed: int = 0
 
     def succeed(self, operation: str, count: int = 1) -> None:
-        """Count operations of one kind that succeeded."""
+        """Count operations of one kind as succeeded."""
         self.succeeded[operation] += count
 
     def fail(self, operation: str, reason: str, count: int = 1) -> None:
-        """Count operations of one kind that failed, for that reason."""
+        """Count operations of one kind as failed for `reason`."""
         self.failed[operation, reason] += count
 
     def add(self, other: Counters) -> None:
-        """Add what others have counted."""
+        """Add the counts of another connection or generation."""
         self.succeeded.update(other.succeeded)
         self.failed.update(other.failed)
         self.dropped.update(other.dropped)

@@ -1,7 +1,7 @@
-"""An accepted publish on its way to a server, and the owner that is notified of its fate.
+"""Accepted publishes on their way to a server, and the owners that are notified of their fate.
 
-`CoreOperation` waits for a fence, `OperationWithAck` for a PubAck. `OperationBatch` is core publishes that were
-accepted one after the other: they stay together for as long as nothing happens to them, which makes forwarding cheap.
+`CoreOperation` waits for a fence, `OperationWithAck` for a PubAck. An `OperationBatch` is core publishes that were
+accepted one after the other: they stay together until something happens to one of them, which makes forwarding cheap.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ class Owner(Protocol):
     """The owner of an operation, which is notified of its fate. Must not raise or block."""
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """Take note of the final fate of `count` messages of this operation, which are the owner's.
+        """Record the final fate of `count` messages of this operation that belong to the owner.
 
         Called exactly once for each message. `now` is the time of the outbox's clock, in seconds.
         """
 
 
 class RouteOwner(Owner, Protocol):
-    """An owner of operations of a route: what they hold counts for their destination."""
+    """The owner of a route's operations, which use the capacity of their destination."""
 
     @property
     def destination(self) -> tuple[str, str]:
-        """The destination's route and template."""
+        """The route and the template of the destination."""
         ...
 
 
 class CountedOwner:
-    """An owner that is not called for what is fenced: `fenced` gets how many that is, and how long it took.
+    """An owner whose fenced messages are recorded in the histogram `fenced` instead of by a call.
 
-    With a thousand routes each owns about one frame of a batch, and the call would cost more than what it does.
+    With a thousand routes each one owns about one frame of a batch, and the call would cost more than what it does.
     """
 
     __slots__ = ("fenced",)
@@ -47,7 +47,7 @@ class CountedOwner:
         self.fenced: Histogram = fenced
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """Settle what has another fate than fenced."""
+        """Record a fate other than fenced."""
         raise NotImplementedError
 
 
@@ -57,16 +57,16 @@ def _route_of(owner: Owner | None) -> str | None:
 
 
 class NumberedOwner:
-    """An owner of several publishes that has to know which of them have a fate, unless they are fenced."""
+    """An owner of several publishes that needs the numbers of those that have a fate other than fenced."""
 
     __slots__ = ()
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """Settle what was fenced, or a single publish."""
+        """Record that publishes were fenced, or the fate of a single one."""
         raise NotImplementedError
 
     def settle_up_to(self, last: int, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """Settle `count` publishes with consecutive numbers, of which `last` is the highest."""
+        """Record the fate of `count` publishes with consecutive numbers, `last` being the highest."""
         raise NotImplementedError
 
 
@@ -89,12 +89,12 @@ class FrameOwners:
         return (owner for owner, count in zip(self.owners, self.counts, strict=True) for _ in range(count))
 
     def single_out(self, indexes: Sequence[int], replaced: Callable[[int, Owner], Owner]) -> None:
-        """Give some frames owners of their own: of each, `replaced` is told index and owner. `indexes` are in order."""
+        """Give some frames owners of their own, made by `replaced(index, owner)`. `indexes` are in ascending order."""
         if not indexes:
             return
         owners, counts = self.owners, self.counts
         ends = [*accumulate(counts)]
-        # From the last one on, so that the places before it stay what they are.
+        # Go backwards, so that the positions of the earlier runs stay valid.
         for index in reversed(indexes):
             run = bisect_right(ends, index)
             owner = owners[run]
@@ -109,7 +109,7 @@ class FrameOwners:
             ends[run] = index
 
     def settle(self, operation: Operation, fate: Fate, now: float) -> None:
-        """Tell all owners the fate of the batch that they have frames of."""
+        """Notify each owner of the fate of the batch."""
         if fate is not FENCED:
             last = operation.order - operation.count
             for owner, count in zip(self.owners, self.counts, strict=True):
@@ -124,7 +124,7 @@ class FrameOwners:
         bucket, nanoseconds = bisect_left(DURATION_BOUNDS, seconds), int(seconds * NANO)
         for owner, count in zip(self.owners, self.counts, strict=True):
             if isinstance(owner, CountedOwner):
-                # `Histogram.record`, of which the bucket is the same for all: see `CountedOwner`.
+                # `Histogram.record`, inlined, with the same bucket for all: see `CountedOwner`.
                 fenced = owner.fenced
                 fenced.counts[bucket] += count
                 fenced.nanoseconds += nanoseconds * count
@@ -133,18 +133,18 @@ class FrameOwners:
 
 
 class Operation:
-    """An accepted publish, or several. `order` numbers acceptance on this connection, `accepted_at` is its time.
+    """An accepted publish, or several. `order` is its number on this connection, `accepted_at` when it was accepted.
 
-    `with_ack` says which confirmation it waits for. `clean` is false once it met a failure (accepted while not
-    connected), so that it is counted as failed or as succeeded, never as both.
+    `with_ack` is True if it waits for a PubAck, False if for a fence. `clean` becomes False when a failure is counted
+    for it (such as being accepted while not connected), so that it is counted as failed or as succeeded, never as both.
     """
 
-    # Hundreds of thousands of them may wait: each kind has only the fields that it needs.
+    # Hundreds of thousands may wait, so each kind has only the fields that it needs.
     __slots__ = ("accepted_at", "clean", "order")
 
     with_ack: ClassVar[bool] = False
     count: int
-    """Number of messages. `order` is the number of the last."""
+    """Number of messages. `order` is the number of the last one."""
 
     order: int
     accepted_at: float
@@ -152,34 +152,34 @@ class Operation:
 
     @property
     def frame(self) -> bytes:
-        """The whole protocol frame."""
+        """The complete protocol frame."""
         raise NotImplementedError
 
     @property
     def size(self) -> int:
-        """The bytes of `frame`."""
+        """Length of `frame`, in bytes."""
         return len(self.frame)
 
     @property
     def subject(self) -> bytes:
-        """The subject that it is published to."""
+        """The subject of the publish."""
         frame = self.frame
         start = frame.find(b" ") + 1
         return frame[start : frame.find(b" ", start)]
 
     @property
     def lane(self) -> Hashable:
-        """Key of the publishes that keep their order with each other: the subject, unless a kind says otherwise."""
+        """Key of the publishes that keep their order with each other: the subject, unless a subclass overrides it."""
         return self.subject
 
     @property
     def origin(self) -> tuple[bytes, str | None]:
-        """Return the subject of the first message, and the name of the route that publishes it, if a route does."""
+        """The subject of the first message, and the name of the route that publishes it, or None if no route does."""
         raise NotImplementedError
 
     @property
     def redelivered(self) -> int:
-        """Number of its messages that come from a stream, which redelivers them if they are not confirmed."""
+        """Number of messages that came from a stream, which redelivers them if they are not confirmed."""
         return 0
 
     def split(self) -> Sequence[Operation]:
@@ -187,7 +187,7 @@ class Operation:
         return (self,)
 
     def settle(self, fate: Fate, now: float) -> None:
-        """Tell the owner."""
+        """Notify the owner of the fate."""
         raise NotImplementedError
 
 
@@ -201,7 +201,7 @@ class CoreOperation(Operation):
 
     def __init__(self, order: int, frame: bytes, owner: Owner | None, accepted_at: float, clean: bool) -> None:
         self.order = order
-        # A field is read faster than the property that it stands for, here and in `OperationBatch`.
+        # A field is faster to read than the property that it overrides, here and in `OperationBatch`.
         self.frame = frame  # pyright: ignore[reportIncompatibleMethodOverride]
         self.owner: Owner | None = owner
         self.accepted_at = accepted_at
@@ -226,12 +226,14 @@ class CoreOperation(Operation):
 class OperationWithAck(CoreOperation):
     """A JetStream publish.
 
-    `written_at` is when it was written last, `first_written_at` when for the first time on this link; `refused_for` is
-    reason and detail of the last refusal, while it is tried again. `resent`: it was written before, and no answer came.
-    `refused_with`: reason and detail of a refusal that would be final, and is asked after. `puback_from`: whose PubAcks
-    count whatever the subject is. The name of a stream, or a destination (see `capacity_key`), which stands for the
-    streams that take all that its mapping makes. None: of the streams that take the subject alone.
-    `unanswered_since` is when it was first written without an answer: a stream may have stored it from then on.
+    - `written_at`: when it was last written; `first_written_at`: when it was first written on this link.
+    - `refused_for`: reason and detail of the last refusal, while it is being retried.
+    - `refused_with`: reason and detail of a refusal that will be final unless the next answer differs.
+    - `resent`: it was written before and not answered.
+    - `unanswered_since`: when it was first written without being answered; a stream may have stored it since.
+    - `puback_from`: whose PubAcks count regardless of the subject. Either the name of a stream, or a destination (see
+      `capacity_key`), which stands for the streams that take every subject of its mapping. With None only the streams
+      that take the subject count.
     """
 
     __slots__ = (
@@ -255,7 +257,7 @@ class OperationWithAck(CoreOperation):
         clean: bool,
         puback_from: Hashable | None = None,
     ) -> None:
-        # Not by the constructor above: one call more would be felt by each publish.
+        # Does not call the constructor above: each publish would notice one more call.
         self.order = order
         self.frame: bytes = frame  # pyright: ignore[reportIncompatibleMethodOverride]
         self.owner = owner
@@ -270,14 +272,14 @@ class OperationWithAck(CoreOperation):
         self.puback_from: Hashable | None = puback_from
 
     def send_again(self) -> None:
-        """Mark it to be written once more, though a stream may have stored it: its PubAck says which."""
+        """Mark it to be written again although a stream may have stored it; the PubAck shows which."""
         self.resent = True
         if self.unanswered_since is None:
             self.unanswered_since = self.written_at
 
     @property
     def written_again(self) -> bool:
-        """Return True if it was written more than once on this link: the server may refuse it as often."""
+        """Return True if it was written more than once on this link, so that the server may deny it more than once."""
         return self.first_written_at != self.written_at
 
     def expect_puback_at(self, inbox: bytes) -> None:
@@ -286,13 +288,13 @@ class OperationWithAck(CoreOperation):
 
     @property
     def lane(self) -> Hashable:
-        """Key of the publishes that keep their order: on a route by key the value of the key, whatever the subject."""
+        """Key of the publishes that keep their order: on a route by key the key's value, regardless of the subject."""
         key: bytes | None = getattr(self.owner, "key", None)
         return (self.capacity_key, key) if key else self.subject
 
     @property
     def capacity_key(self) -> Hashable:
-        """Key of the capacity that it uses: the destination of a route, else the first token of its subject."""
+        """Key of the capacity that it uses: the destination of its route, else the first token of its subject."""
         own: Hashable = getattr(self.owner, "destination", None)
         if own is not None:
             return own
@@ -311,7 +313,7 @@ class OperationBatch(Operation):
     size: int
 
     def __init__(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners, accepted_at: float) -> None:
-        """Make a batch of frames of `size` bytes in all; the last has the number `order`. Takes over `owners`."""
+        """Create a batch of frames of `size` bytes in total, the last one with number `order`. Takes over `owners`."""
         self.order = order
         self.accepted_at = accepted_at
         self.clean = True
@@ -321,7 +323,7 @@ class OperationBatch(Operation):
         self._owners = owners
 
     def extend(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners) -> None:
-        """Add frames of `size` bytes in all, the last of which has this number."""
+        """Add frames of `size` bytes in total, the last one with number `order`."""
         self.order = order
         self.count += len(frames)
         self.size += size  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -329,7 +331,7 @@ class OperationBatch(Operation):
         self._owners.extend(owners)
 
     def append(self, order: int, frame: bytes, size: int, owner: Owner) -> None:
-        """Add one frame of `size` bytes, which has this number."""
+        """Add one frame of `size` bytes, with number `order`."""
         self.order = order
         self.count += 1
         self.size += size  # pyright: ignore[reportIncompatibleMethodOverride]

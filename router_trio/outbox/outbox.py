@@ -1,8 +1,8 @@
-"""The outbox of one connection: decides what becomes of every publish.
+"""The outbox of one connection: accepts publishes, keeps them until they are confirmed, and gives each one fate.
 
-Queue, retries, capacity and settlement meet here: publishes are accepted, confirmed and taken back. What may be written
-is for `sending/sender.py`, and what is refused or not in time for `refusals.py`, both of which work on the same queue.
-Synchronous and pure but for `emit`, `clock` and `wake`, which are given.
+`Outbox` joins queue, retries, capacity and settlement. `sender.py` decides what may be written now, and `refusals.py`
+what happens to a publish that is refused or not confirmed in time; both work on the same queue. Synchronous and pure,
+except for `emit`, `clock` and `wake`, which are passed in.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from router_trio.outbox.suspects import Suspects
 from router_trio.protocol.framing import publish
 
 SAME_TIME = 0.001
-"""Seconds within which publishes count as accepted at one time: it saves memory."""
+"""Seconds within which publishes count as accepted at the same time, which saves memory."""
 
 
 class Outbox:
@@ -74,7 +74,7 @@ class Outbox:
             on_full=on_full,
             clock=clock,
         )
-        """For callers that ask before they publish, or which destinations refuse."""
+        """For callers that ask before they publish, or that report which destinations refuse."""
         self.belief: Belief = Belief(clock)
         """For the code that looks up streams."""
         self._order = 0
@@ -91,33 +91,33 @@ class Outbox:
             clock=clock,
             wake=wake,
         )
-        """For callers that hear what was refused, or give something up."""
+        """For callers that report a refusal, or give up a publish."""
         self.sender: Sender = Sender(
             queue, self.fences, self._suspects, self._retries, self.refusals, clock=clock, wake=wake
         )
         """For the task that writes."""
 
     def add_counts(self, ledger: Ledger, counters: Counters) -> None:
-        """Add the counts of an earlier outbox, of which every publish is settled."""
+        """Add the counts of an earlier outbox, whose publishes are all settled."""
         assert not ledger.unsettled, "an outbox ends with a fate for each publish"
         self.ledger.add(ledger)
         self.counters.add(counters)
 
-    # --- what there is ---
+    # --- state ---
 
     @property
     def pending(self) -> int:
-        """Operations accepted and not written."""
+        """Number of operations that are accepted and not written."""
         return self._queue.pending
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes of the frames of what is pending."""
+        """Bytes of the frames of pending operations."""
         return self._queue.pending_bytes
 
     @property
     def in_flight(self) -> int:
-        """Operations written and not confirmed."""
+        """Number of operations that are written and not confirmed."""
         return self._in_flight.count
 
     @property
@@ -128,13 +128,13 @@ class Outbox:
 
     @property
     def silent_since(self) -> float:
-        """Since when the server has confirmed nothing, though something is on its way; infinite if nothing is."""
+        """Time since which the server has confirmed nothing, though something is on its way; infinite if nothing is."""
         return max(self._queue.oldest_on_its_way_at, self._confirmed_at)
 
     def undelivered_since(self, round_trip: float) -> float:
-        """Since when what was sent may not have reached the server; infinite if nothing is on its way.
+        """Return the time since which publishes may not have reached the server; infinite if nothing is on its way.
 
-        What was confirmed last was answered a `round_trip` after the server had it, at most.
+        The server received the publish that was confirmed last at most a `round_trip` before its confirmation.
         """
         return max(self._queue.oldest_on_its_way_at, self.silent_since - round_trip)
 
@@ -143,7 +143,7 @@ class Outbox:
         return self._queue.unanswered()
 
     def unanswered_destinations(self) -> list[str]:
-        """Return the destinations that do not confirm what they are sent."""
+        """Return the destinations that do not confirm what is sent to them."""
         return self.capacity.unanswered()
 
     @property
@@ -153,18 +153,18 @@ class Outbox:
 
     @property
     def over_limit(self) -> bool:
-        """Return the same for what a reader forwards at once, which may exceed `max_operations` while connected."""
+        """Return the same as `blocks` for publishes of a reader, which may exceed `max_operations` while connected."""
         return self.blocks and (not self.connected or self.capacity.over_limit)
 
-    # --- in ---
+    # --- accepting ---
 
     def offer(self, frame: bytes, *, owner: Owner | None = None, blocked: bool = False, together: bool = False) -> str:
         """Accept one core publish. Returns its status: `sent` (on its way), `queued` or `failed_open`.
 
-        `blocked` says that the caller waited for room while not connected: its failure is counted already.
-        `together`: nobody takes it back, and it may be one operation with those that were accepted at the same time.
-        Raises `PublishError` (queue_full) when the policy is to refuse. Never blocks: a caller that can wait asks
-        `blocks` and `capacity.waits_for`.
+        With `blocked` the caller has waited for room while not connected, so the failure is counted already. With
+        `together` the publish is never recalled, and may be merged with others accepted at the same time into one
+        operation. Raises `PublishError` (queue_full) if the policy is to refuse. Never blocks: a caller that can wait
+        checks `blocks` and `capacity.waits_for` first.
         """
         if not self.connected:
             return self._keep(CoreOperation(self._order + 1, frame, owner, 0.0, False), blocked)
@@ -189,9 +189,9 @@ class Outbox:
         blocked: bool = False,
         puback_from: Hashable | None = None,
     ) -> tuple[str, int]:
-        """Accept one JetStream publish, whose PubAck comes to `inbox`, as `offer` does. Returns status and number.
+        """Accept one JetStream publish as `offer` does, with its PubAck directed to `inbox`. Returns status and number.
 
-        `puback_from`: see `OperationWithAck`.
+        `puback_from` selects the streams whose PubAck counts, as described at `OperationWithAck`.
         """
         order = self._order + 1
         frame = publish(subject, body, b"%b.%d" % (inbox, order), headers)
@@ -210,10 +210,10 @@ class Outbox:
         return "queued" if self.settlement.drain_left else "sent", order
 
     def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners) -> int:
-        """Accept core publishes, as `offer` does for each; one that is refused fails at its owner.
+        """Accept core publishes as `offer` does for each; the owner of one that is refused is notified of its failure.
 
-        While connected they stay together, as one operation for as long as nothing happens to them: none has a fate
-        when this returns, and they are numbered from the number on that is returned. While not connected neither is so.
+        While connected they are one operation until a loss or a denial takes it apart: none has a fate when this
+        returns, and they are numbered consecutively from the returned number on. While not connected neither holds.
         """
         first = self._order + 1
         if not frames:
@@ -229,13 +229,13 @@ class Outbox:
             try:
                 self._keep(operation, blocked=False)
             except PublishError as error:
-                self._order = operation.order  # which nobody else gets
+                self._order = operation.order  # this number is used up
                 operation.accepted_at = now = self._clock()
                 operation.settle(fate_with_detail("failed", error.reason, str(error)), now)
         return first
 
     def take_numbers(self, count: int) -> int:
-        """Return the first of so many numbers, for the frames that `offer_each` gets next. Some may stay unused."""
+        """Reserve `count` numbers for the next `offer_each`, and return the first. Some may stay unused."""
         first = self._order + 1
         self._order += count
         return first
@@ -243,9 +243,9 @@ class Outbox:
     def offer_each(
         self, first: int, frames: Sequence[bytes], owners: Sequence[Owner], puback_from: Hashable | None
     ) -> None:
-        """Accept JetStream publishes while connected, with the numbers from `first` on, as `offer_with_ack` does.
+        """Accept JetStream publishes while connected, numbered from `first` on, as `offer_with_ack` does for one.
 
-        `Outlet.forward_each`'s tests hold this equal.
+        The tests of `Outlet.forward_each` verify that the two are equivalent.
         """
         assert self.connected
         now = self._clock()
@@ -257,12 +257,12 @@ class Outbox:
         self._queue.append_each(operations, sum(map(len, frames)))
         self._wake()
 
-    # --- the life of the link ---
+    # --- link up and down ---
 
     def link_up(self, inbox: bytes = b"") -> None:
-        """Use a new link, whose PubAcks come to `inbox`: what was kept is drained first, in order.
+        """Use a new link, whose PubAcks are directed to `inbox`. Pending operations are sent first, in order.
 
-        Other clients may publish there as well: see `Belief`, and `Refusals.ack_refused`.
+        Other clients may be able to publish to that inbox: see `Belief`, and `Refusals.ack_refused`.
         """
         if inbox:
             self._queue.readdress(inbox)
@@ -279,7 +279,7 @@ class Outbox:
     def link_down(self, reason: str = "") -> None:
         """Return everything unconfirmed to the head after the loss of the link; in fail-open mode, let it go.
 
-        `reason` is that of the `LinkError`. A publish that ends one link after the other fails, as `poison`.
+        `reason` is that of the `LinkError`. A publish that ends one link after another fails as `poison`.
         """
         self.connected = False
         self.refusals.link_down()
@@ -293,20 +293,20 @@ class Outbox:
             self._suspects.remember(only)
         if self.fail_open:
             self.settlement.let_go(self._queue.drop_all(), reasons.NOT_CONNECTED)
-            self._in_flight.tell_if_none()
+            self._in_flight.notify_if_none()
 
     def server_unreachable(self) -> None:
-        """Record that no server could be reached: no publish is to blame for that."""
+        """Record that no server could be reached, which is no publish's fault."""
         self._suspects.unreachable()
 
-    def when_nothing_in_flight(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once, when an operation is confirmed, refused or gone and nothing is in flight any more."""
-        self._in_flight.when_none.append(tell)
+    def when_nothing_in_flight(self, notify: Callable[[], None]) -> None:
+        """Call `notify` once, when an operation is confirmed, refused or withdrawn and none is in flight any more."""
+        self._in_flight.when_none.append(notify)
 
     # --- confirmations ---
 
     def fenced(self, mark: int) -> None:
-        """Settle what an answered fence confirms: what was written when `Fences.sent` was `mark`."""
+        """Settle the publishes confirmed by an answered fence: those written when `Fences.sent` was `mark`."""
         held_up = self._in_flight.unfenced >= sender.MAX_UNFENCED
         if self.refusals.accounted_for:
             self.refusals.fence_answered(mark)
@@ -318,41 +318,42 @@ class Outbox:
             self._wake()
         self.settlement.settle_fenced(confirmed)
         if self._in_flight.when_none:
-            self._in_flight.tell_if_none()
+            self._in_flight.notify_if_none()
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
-        """Settle what PubAcks confirm. One for an operation that has a fate, or will be sent again, is ignored.
+        """Settle the publishes that PubAcks confirm. Ignore those whose publish has a fate or will be sent again.
 
-        A late one, for a publish that is held by now, counts: the stream has it, and a held one may yet fail. One of a
-        stream that is not known to take the subject waits until that was looked up: see `Belief`.
+        A late PubAck for a publish that is held by now counts: the stream has stored it, and a held publish may still
+        fail. A PubAck of a stream that is not known to take the subject is kept until the stream has been looked up
+        (`Belief`).
         """
         acked: list[tuple[OperationWithAck, Fate]] = []
-        doubted: list[PubAck] = []
+        unknown: list[PubAck] = []
         unacked, belief = self._in_flight.unacked, self.belief
         stream: str | None = None
         covered: frozenset[Hashable] | None = None
         for order, fate in pubacks:
-            # Held: seldom, and a late PubAck. One that is doubled is not found at all.
+            # A held publish with a late PubAck is rare. A duplicate PubAck finds nothing.
             operation = unacked.get(order) or self._lanes.find(order)
             if operation is None:
                 continue
             if fate[2] is not stream:
                 stream = fate[2]
                 covered = belief.covered_by(stream)
-            # The destination tells at once; where it is not covered, and of subjects that no destination mapped, the
-            # subject does.
+            # The destination decides at once. The subject decides if the stream does not cover the destination, or if
+            # no destination mapped the subject.
             if (
                 covered is not None
                 and operation.puback_from not in covered
                 and not belief.takes(stream, operation.subject)
             ):
-                doubted.append((order, fate))
+                unknown.append((order, fate))
                 continue
             if unacked.pop(order, None) is None:
                 self._retries.take_held(order)
             acked.append((operation, fate))
-        if doubted:
-            belief.keep(doubted)
+        if unknown:
+            belief.keep(unknown)
         if not acked:
             return
         self._confirmed_at = self._clock()
@@ -360,15 +361,15 @@ class Outbox:
             self._retries.left([operation for operation, _ in acked], accepted=True)
         self.settlement.settle_acked(acked)
         if self._in_flight.when_none:
-            self._in_flight.tell_if_none()
+            self._in_flight.notify_if_none()
         if self._lanes.lanes or self._queue.waiting:
-            self._wake()  # there is room in flight, or a lane goes on
+            self._wake()  # there is room in flight, or the next publish of a lane may be tried
 
     def stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> list[AckRefusal]:
-        """Record which subjects a stream takes, by a lookup: see `Belief.found`.
+        """Record the result of a lookup: the subjects that a stream takes, as in `Belief.found`.
 
-        PubAcks that have waited for that count, if the stream takes the subjects of their publishes. Returns the
-        errors that have waited.
+        PubAcks kept for this lookup count if the stream takes the subjects of their publishes. Returns the errors that
+        were kept for it.
         """
         pubacks, refusals = self.belief.found(stream, subjects)
         self.acked(pubacks)
@@ -377,8 +378,8 @@ class Outbox:
     def answered_by(self, stream: str, refusal: AckRefusal) -> OperationWithAck | None:
         """Return the publish that an error answers; None if it has a fate, or the stream does not take its subject.
 
-        `stream` is `""` if the error names none. An error of a stream that was not looked up yet waits for that, as
-        PubAcks do: see `stream_found`.
+        `stream` is `""` if the error does not name one. An error of a stream that has not been looked up yet is kept
+        until it has been, as PubAcks are; `stream_found` then returns it.
         """
         order = refusal[0]
         operation = self._queue.find(order)
@@ -392,7 +393,7 @@ class Outbox:
         return None
 
     def expects(self, stream: str) -> bool:
-        """Return True if a publish that was written and has no fate names this stream: see `puback_from`."""
+        """Return True if a written publish without a fate names this stream in its `puback_from`."""
 
         def names(operation: OperationWithAck) -> bool:
             return operation.puback_from == stream
@@ -406,18 +407,18 @@ class Outbox:
         out_of_turn: Callable[[Operation], bool],
         why: str = "an earlier message of its subject was refused, and is to be redelivered first",
     ) -> None:
-        """Fail of what is pending all that must not be sent now. What is in flight can't be taken back.
+        """Fail the pending operations that must not be sent now. Operations in flight can't be recalled.
 
-        May be called by an owner that is told a fate: nothing here is in the middle of anything then.
+        An owner may call this while it is notified of a fate: the outbox is in a consistent state then.
         """
         recalled = self._queue.take_out(out_of_turn)
         if recalled:
             self.settlement.fail(recalled, reasons.OUT_OF_TURN, why)
-            self._in_flight.tell_if_none()
+            self._in_flight.notify_if_none()
             self._wake()
 
     def shut_down(self) -> int:
-        """Drop whatever has no fate yet, at the end. Return how many messages no stream will redeliver."""
+        """Drop everything that has no fate yet, at the end. Returns how many messages no stream will redeliver."""
         self.connected = False
         self._closed = True
         self._queue.requeue_all()
@@ -425,13 +426,13 @@ class Outbox:
         left = self._queue.drop_all()
         redelivered = sum(operation.redelivered for operation in left)
         dropped = self.settlement.drop(left, reasons.SHUTDOWN)
-        self._in_flight.tell_if_none()
+        self._in_flight.notify_if_none()
         return dropped - redelivered
 
-    # --- inside ---
+    # --- internals ---
 
     def _keep(self, operation: CoreOperation, blocked: bool) -> str:
-        """Accept an operation while not connected, as of now. Returns its status, see `offer`."""
+        """Accept an operation at the current time while not connected. Returns its status, as `offer` does."""
         if self._closed:
             raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
         if not blocked:
@@ -452,7 +453,7 @@ class Outbox:
         return "queued"
 
     def _same_time(self) -> float:
-        """Return the time now, or that of an earlier operation that counts as accepted at the same time."""
+        """Return the current time, or that of a recent operation that counts as accepted at the same time."""
         now = self._clock()
         if now - self._accepted_at >= SAME_TIME:
             self._accepted_at = now

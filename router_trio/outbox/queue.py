@@ -1,11 +1,11 @@
-"""The queue of one connection: what was accepted and has no fate, wherever it is.
+"""The queue of one connection: every operation that was accepted and has no fate, wherever it is.
 
-An operation is *pending* from when it is accepted until it is written, *in flight* from then until it is confirmed, and
-gone once it has a fate. Pending is what waits for the link or the wire, and what is held back in lanes because a stream
-refuses it for now. When the link dies, everything in flight or held goes back to the head, in the order of acceptance,
-and is sent again first.
+An operation is *pending* from its acceptance until it is written, *in flight* from then until it is confirmed, and
+removed once it has a fate. A pending operation waits for the link or the wire, or is held back in a lane because a
+stream refuses it for now. When the link is lost, everything in flight or held returns to the head, in the order of
+acceptance, and is sent first on the next link.
 
-Pure and synchronous: no I/O, no clock of its own, no policy. Who decides what to do when it is full is `outbox`.
+Pure and synchronous: no I/O, no clock of its own, no policy. `Outbox` decides what to do when the queue is full.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from router_trio.outbox.operation import FrameOwners, Operation, OperationBatch,
 from router_trio.outbox.retry_lanes import RetryLanes
 
 MOST_TOGETHER = 2048
-"""Core publishes in one batch, before the last that is added to it."""
+"""Core publishes in a batch at which nothing more is added to it."""
 
 
 class SendQueue:
@@ -29,25 +29,25 @@ class SendQueue:
 
     def __init__(self) -> None:
         self.waiting: int = 0
-        """Operations that wait for the link or the wire."""
+        """Number of operations that wait for the link or the wire."""
         self.waiting_bytes: int = 0
         """Bytes of their frames."""
         self.lanes: RetryLanes = RetryLanes()
         """Operations that are held back."""
         self.in_flight: InFlight = InFlight()
-        """Operations that were written."""
+        """Operations that were written and are not confirmed."""
         self._waiting: deque[Operation] = deque()
 
-    # --- what there is ---
+    # --- state ---
 
     @property
     def pending(self) -> int:
-        """Operations accepted and not written."""
+        """Number of operations that are accepted and not written."""
         return self.waiting + self.lanes.held
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes of their frames."""
+        """Bytes of the frames of pending operations."""
         return self.waiting_bytes + self.lanes.held_bytes
 
     @property
@@ -61,9 +61,10 @@ class SendQueue:
 
     @property
     def oldest_on_its_way_at(self) -> float:
-        """When the oldest was accepted that waits for the wire or is in flight; infinite if nothing is.
+        """When the oldest operation that waits for the wire or is in flight was accepted; infinite if there is none.
 
-        Not of what a stream refuses for now. Of JetStream publishes in flight, the one that was written first counts.
+        Excludes operations held in lanes. Of the JetStream publishes in flight, only the one written first is
+        considered.
         """
         head = self._waiting[0].accepted_at if self._waiting else inf
         return min(head, self.in_flight.first_accepted_at)
@@ -76,7 +77,7 @@ class SendQueue:
         return next((one for one in self._waiting if one.order == order and isinstance(one, OperationWithAck)), None)
 
     def unanswered(self) -> list[OperationWithAck]:
-        """Return the JetStream publishes that wait for the link and were sent before, and got no answer."""
+        """Return the JetStream publishes that wait for the link, and were sent before without an answer."""
         return [one for one in self._waiting if isinstance(one, OperationWithAck) and one.unanswered_since is not None]
 
     def older_waits(self, operation: Operation) -> bool:
@@ -89,24 +90,24 @@ class SendQueue:
                 return True
         return False
 
-    # --- in, at the tail ---
+    # --- appending at the tail ---
 
     def append(self, operation: Operation) -> None:
-        """Put a newly accepted operation at the tail."""
+        """Append a newly accepted operation."""
         self._waiting.append(operation)
         self.waiting_bytes += operation.size
         self.waiting += operation.count
 
     def append_each(self, operations: Sequence[OperationWithAck], size: int) -> None:
-        """Put newly accepted JetStream publishes of `size` bytes in all at the tail."""
+        """Append newly accepted JetStream publishes, whose frames have `size` bytes in total."""
         self._waiting.extend(operations)
         self.waiting_bytes += size
         self.waiting += len(operations)
 
     def append_frames(self, order: int, frames: Sequence[bytes], owners: FrameOwners, accepted_at: float) -> None:
-        """Put newly accepted core publishes at the tail, the last of them with this number.
+        """Append newly accepted core publishes, the last one with number `order`.
 
-        What was accepted at the same time just before them is one operation with them.
+        They are merged into the batch at the tail if it was accepted at the same time, just before them.
         """
         size = sum(map(len, frames))
         last = self._batch_at_tail(order - len(frames), accepted_at)
@@ -118,7 +119,7 @@ class SendQueue:
         self.waiting += len(frames)
 
     def append_frame(self, order: int, frame: bytes, owner: Owner, accepted_at: float) -> None:
-        """Put one newly accepted core publish at the tail, as `append_frames` does."""
+        """Append one newly accepted core publish, as `append_frames` does."""
         size = len(frame)
         last = self._batch_at_tail(order - 1, accepted_at)
         if last is None:
@@ -129,9 +130,9 @@ class SendQueue:
         self.waiting += 1
 
     def _batch_at_tail(self, behind: int, accepted_at: float) -> OperationBatch | None:
-        """Return the batch at the tail if it can take what was accepted at this time, right behind that number.
+        """Return the batch at the tail if publishes accepted at this time, right behind that number, may join it.
 
-        What was accepted in between may be here no more: taken back, or held elsewhere.
+        Operations accepted in between may have left the queue: they were recalled, or are held in lanes.
         """
         waiting = self._waiting
         if waiting:
@@ -145,10 +146,10 @@ class SendQueue:
                 return last
         return None
 
-    # --- out, over the wire ---
+    # --- taking from the head, to be written ---
 
     def take_batch(self, now: float, *, max_operations: int, max_bytes: int, max_unacked: int) -> list[Operation]:
-        """Move operations from the head into flight and return them: at least one if any may go."""
+        """Move operations from the head into flight and return them: at least one if any may be sent."""
         waiting, in_flight = self._waiting, self.in_flight
         taken: list[Operation] = []
         size = count = 0
@@ -160,7 +161,7 @@ class SendQueue:
                     break
                 room -= 1
                 in_flight.add_with_ack(operation, now)
-                size += len(operation.frame)  # its `size`, without a call for each
+                size += len(operation.frame)  # the same as its `size`, without a property call
             else:
                 in_flight.add(operation)
                 size += operation.size
@@ -172,13 +173,13 @@ class SendQueue:
         return taken
 
     def split_first(self, most: int) -> None:
-        """Take apart the batches among the first `most` publishes, so that `take_batch` can stop within one."""
+        """Split the batches among the first `most` publishes, so that `take_batch` can stop within one."""
         first: list[Operation] = []
         while self._waiting and len(first) < most:
             first += self._waiting.popleft().split()
         self._waiting.extendleft(reversed(first))
 
-    # --- back, to the head ---
+    # --- returning to the head ---
 
     def requeue_all(self) -> None:
         """Return everything in flight or held to the head, after the loss of the link."""
@@ -194,12 +195,12 @@ class SendQueue:
         assert not self.in_flight.count + self.lanes.held, "all that has no fate goes back"
         for operation in back:
             if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
-                operation.first_written_at = None  # each gets its whole time on the next link
+                operation.first_written_at = None  # each one gets its full budget on the next link
                 operation.resent = True
         self.put_back(back)
 
     def put_back(self, operations: Sequence[Operation]) -> None:
-        """Put operations that were taken out before back to the head, in the order of acceptance."""
+        """Return operations that were taken out to the head, in the order of acceptance."""
         if not operations:
             return
         back = sorted(operations, key=by_order)
@@ -213,12 +214,12 @@ class SendQueue:
         waiting.extendleft(reversed(back))
 
     def readdress(self, inbox: bytes) -> None:
-        """Have the PubAcks of all that waits come to another inbox, whose name is as long."""
+        """Direct the PubAcks of all waiting operations to another inbox, whose name has the same length."""
         for operation in self._waiting:
             if isinstance(operation, OperationWithAck):
                 operation.expect_puback_at(inbox)
 
-    # --- out, without being sent ---
+    # --- taking out without sending ---
 
     def drop_oldest(self) -> Operation | None:
         """Take out the head."""
@@ -229,11 +230,11 @@ class SendQueue:
         return operation
 
     def drop_all(self) -> list[Operation]:
-        """Take out everything that waits."""
+        """Take out all operations that wait for the link or the wire."""
         return self.drop_older_than(inf)
 
     def drop_older_than(self, accepted_at: float) -> list[Operation]:
-        """Take out from the head what was accepted before that time."""
+        """Take out the operations at the head that were accepted before that time."""
         dropped = []
         while self._waiting and self._waiting[0].accepted_at < accepted_at:
             dropped.append(self._waiting.popleft())
@@ -241,7 +242,7 @@ class SendQueue:
         return dropped
 
     def take_out(self, wanted: Callable[[Operation], bool]) -> list[Operation]:
-        """Take out from what is pending all that is wanted."""
+        """Take out the pending operations for which `wanted` returns True."""
         found = {operation: None for operation in self._waiting if wanted(operation)}
         if found:
             self._waiting = deque(operation for operation in self._waiting if operation not in found)
@@ -260,7 +261,7 @@ class SendQueue:
         return False
 
     def remains(self, operation: Operation) -> list[Operation]:
-        """Return what is left here of an operation that was taken, or of one of its parts."""
+        """Return the parts still here of an operation that was taken, or of a part of one."""
         written = self.in_flight.parts(operation)
         first, last = operation.order - operation.count + 1, operation.order
         if operation.with_ack or operation in written:

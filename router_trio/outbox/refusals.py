@@ -1,6 +1,6 @@
-"""Retry or fail what a server or a link refused, what stays unanswered, and what is too old.
+"""Decides whether publishes that were refused, not answered or kept for too long are retried or fail.
 
-Pure and synchronous; clock and `wake` are given.
+Pure and synchronous; clock and `wake` are passed in.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from router_trio.outbox.retries import ACK_BUDGET, ASK_AFTER, ASKED_WITHIN, RETR
 from router_trio.outbox.settlement import Settlement
 
 TriedAgain = Callable[[OperationWithAck, str], None]
-"""Is told that a publish was refused for now, or not answered for long, and why. It is held, and may be given up."""
+"""Called with a publish that was refused for now, or not answered for long, and the reason. The publish is held then,
+and may be given up."""
 
 POISON = "the server ended the connection each time that this was sent"
 
 
 class Refusals:
-    """Decide what becomes of each publish of one outbox that is not confirmed on its way."""
+    """Decide what happens to each publish of one outbox that is not confirmed the first time it is sent."""
 
     def __init__(
         self,
@@ -44,45 +45,45 @@ class Refusals:
         self._capacity = capacity
         self._belief = belief
         self.max_age = max_age
-        """Seconds after which a pending publish is dropped; 0 for no end."""
+        """Seconds after which a pending publish is dropped; 0 for no limit."""
         self._clock = clock
         self._wake = wake
         self.asks_after: bool = False
-        """True if a refusal decides only when the publish was sent again and refused again: see `ack_refused`."""
+        """True if a refusal is final only after the publish was sent again and refused again: see `ack_refused`."""
         self._listeners: dict[Hashable, list[TriedAgain]] = {}
         self.accounted_for: dict[bytes, tuple[int, int]] = {}
-        """Refusals that may yet come for publishes that have failed already: how many, and the position behind the last
-        core publish when that was found out. By `in_flight.denial_keys`."""
+        """Denials that may still arrive for publishes that have failed already, by `in_flight.denial_keys`: their
+        number, and the position behind the last core publish when the failure was recorded."""
 
-    def when_tried_again(self, key: Hashable, tell: TriedAgain) -> None:
-        """Call `tell` each time that a publish of this destination (see `capacity_key`) is to be tried again."""
-        self._listeners.setdefault(key, []).append(tell)
+    def when_tried_again(self, key: Hashable, notify: TriedAgain) -> None:
+        """Call `notify` each time a publish of this destination (see `capacity_key`) is about to be retried."""
+        self._listeners.setdefault(key, []).append(notify)
 
-    def stop_notifying(self, key: Hashable, tell: TriedAgain) -> None:
-        """Undo one `when_tried_again`."""
+    def stop_notifying(self, key: Hashable, notify: TriedAgain) -> None:
+        """Undo one call of `when_tried_again`."""
         listeners = self._listeners.get(key, [])
-        if tell in listeners:
-            listeners.remove(tell)
+        if notify in listeners:
+            listeners.remove(notify)
         if not listeners:
             self._listeners.pop(key, None)
 
     def ask_after(self) -> None:
-        """Let a refusal decide only when the publish was sent again and refused again, from now on."""
+        """From now on, treat a refusal as final only after the publish was sent again and refused again."""
         self.asks_after = True
 
     def link_down(self) -> None:
-        """Forget refusals that may yet have come on the link."""
+        """Forget the denials still expected on the link that was lost."""
         self.accounted_for.clear()
 
-    # --- refused ---
+    # --- refused or denied ---
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
-        """Retry a publish that was answered with an error, within its budget and if that may help; else fail it.
+        """Retry a publish that was answered with an error, if that may help and its budget allows it; else fail it.
 
-        Any client that reads the reply subject can have some stream answer there with an error, or answer itself. So
-        with `asks_after` the first one that is final has the publish sent again, under its id: a stream that has it
-        says so, and its PubAck counts whenever it comes. The next error decides. `timeout` decides at once: no answer
-        says that, but the link itself, which has waited for one.
+        Any client that can read the reply subject can make some stream answer there with an error, or send one itself.
+        So with `asks_after` the first final error only makes the publish be sent again, with the same id: a stream that
+        has stored it answers with a PubAck, which counts whenever it arrives. The next error is final. `timeout` is
+        final at once, because it is not an answer: the link itself reports it after waiting for one.
         """
         operation = self._in_flight.take_acked(order)
         if operation is not None:
@@ -96,13 +97,13 @@ class Refusals:
             self._wake()
 
     def publish_denied(self, subject: bytes, detail: str) -> bool:
-        """Fail what a refused publish to `subject` may have been. Return False if nothing in flight can be meant.
+        """Fail the publishes that a denial of `subject` may be about. Return False if nothing in flight matches.
 
-        It names no more than the subject, and may have taken others if a permission was given or taken in between. Of
-        core publishes nobody knows which one it was: all to the subject have failed, since one that is published once
-        too often is better than one that is lost. As many refusals of the subject as that are then accounted for. A
-        JetStream publish tells by its PubAck whether it was taken: the first one fails when no core publish can be
-        meant, and one that was meant all the same is sent again, and refused again.
+        A denial contains only the subject, and the server may have accepted other publishes to it if the permission was
+        granted or revoked in between. Which of the core publishes was denied is unknown, so all of them to the subject
+        fail: publishing one twice is better than losing one. As many denials of the subject are then accounted for. A
+        JetStream publish shows by its PubAck whether it was accepted, so one fails only if no core publish matches, and
+        only the first. If the denial was about a later one, that one is sent again and denied again.
         """
         denied: list[Operation] = [*self._in_flight.take_core_to(subject)]
         more = len(denied) - 1
@@ -120,9 +121,9 @@ class Refusals:
         return True
 
     def reply_denied(self, reply: bytes, detail: str) -> bool:
-        """Fail the core publishes with a refused reply subject. Return False if none can be meant.
+        """Fail the core publishes with a denied reply subject. Return False if the denial matches none.
 
-        All that have it fail, and as many refusals of it are then accounted for.
+        All that have this reply subject fail, and as many further denials of it are accounted for.
         """
         denied = self._in_flight.take_core_with_reply(reply)
         if not denied:
@@ -133,10 +134,10 @@ class Refusals:
         return True
 
     def something_denied(self, detail: str) -> list[bytes]:
-        """Fail all core publishes in flight, since the server refused something and does not say what.
+        """Fail all core publishes in flight after a denial that names no subject.
 
-        JetStream publishes are told by their PubAcks. Returns the subjects of what has failed. Each may be refused by
-        its name as well, which then is accounted for.
+        JetStream publishes are decided by their PubAcks. Returns the subjects of the failed publishes. Each may also be
+        denied by name, which is then accounted for.
         """
         denied = self._in_flight.take_all_core()
         subjects: dict[bytes, None] = {}
@@ -164,26 +165,26 @@ class Refusals:
         return more > 0
 
     def fence_answered(self, mark: int) -> None:
-        """Expect no more refusals of what was written before `mark`."""
+        """Stop expecting denials of publishes that were written before `mark`."""
         for subject, (_, written) in [*self.accounted_for.items()]:
             if written <= mark:
                 del self.accounted_for[subject]
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
-        """Hold or fail an operation, or a part of one, that the link took and did not write."""
+        """Hold or fail an operation, or a part of one, that the link was given and did not write."""
         for one in self._queue.remains(operation):
             if self._queue.withdraw(one):
                 self._hold_or_fail(one, reason, detail, retriable)
         self._wake()
 
     def ended_links(self, operation: Operation) -> bool:
-        """Fail an operation because of which links end, as `poison`. Return False if it has a fate already."""
+        """Fail an operation that makes links end, as `poison`. Return False if it has a fate already."""
         if not self._queue.withdraw(operation):
             return False
         self._fail([operation], reasons.POISON, POISON)
         return True
 
-    # --- not in time ---
+    # --- too late ---
 
     def give_up(self, operation: Operation, reason: str, detail: str) -> bool:
         """Fail an operation wherever it is. Return False if it has a fate already."""
@@ -194,9 +195,9 @@ class Refusals:
         return True
 
     def time_over(self, order: int, seconds: float) -> None:
-        """Fail the JetStream publish with this number, whose publisher has waited so long, unless it has a fate.
+        """Fail the JetStream publish with this number after its publisher waited for `seconds`, unless it has a fate.
 
-        What it was refused for all the time says more than that the time is over.
+        If it was refused all the time, that refusal is the reason, which explains more than a timeout.
         """
         operation = self._queue.find(order)
         if operation is not None:
@@ -204,9 +205,9 @@ class Refusals:
             self.give_up(operation, reason, self.no_puback(operation, seconds, detail))
 
     def sweep(self) -> None:
-        """Send again what has been without a PubAck for long on this link, and fail what is over its budget.
+        """Resend publishes that have had no PubAck for long on this link, and fail those over their budget.
 
-        Drop what has waited longer than `pending_max_age`.
+        Also drops publishes pending for longer than `pending_max_age`.
         """
         if self.max_age:
             self.expire()
@@ -219,31 +220,31 @@ class Refusals:
             for detail, alike in over.items():
                 self._fail([one for one in alike if self._queue.withdraw(one)], reason, detail)
         for operation in again:
-            self._tell_tried_again(operation, reasons.TIMEOUT)
+            self._notify_of_retry(operation, reasons.TIMEOUT)
         self._belief.sweep(again, self._has_fate)
         self._wake()
 
     def no_puback(self, operation: Operation, seconds: float, refused_with: str = "") -> str:
-        """Return why a publish is given up after so many seconds.
+        """Return the text for a publish that is given up after `seconds`.
 
-        It may have been refused and tried again, and PubAcks that came may not have counted.
+        It mentions the last refusal of a publish that was retried, and the stream whose PubAcks did not count.
         """
         stream = self._belief.passed_over(operation.order)
-        told = f"no PubAck within {seconds:g} s"
-        told += f", and the last answer was: {refused_with}" if refused_with else ""
-        return told if stream is None else f"{told}; {does_not_count(stream)}"
+        text = f"no PubAck within {seconds:g} s"
+        text += f", and the last answer was: {refused_with}" if refused_with else ""
+        return text if stream is None else f"{text}; {does_not_count(stream)}"
 
     def expire(self) -> None:
-        """Drop what has been pending for longer than `max_age`."""
+        """Drop publishes that have been pending for longer than `max_age`."""
         dropped = self._queue.drop_older_than(self._clock() - self.max_age)
         if dropped:
             self._settlement.drop(dropped, reasons.EXPIRED)
-            self._in_flight.tell_if_none()
+            self._in_flight.notify_if_none()
 
-    # --- inside ---
+    # --- internals ---
 
     def _fail_refused(self, written_at: float) -> None:
-        """Fail what was refused for good, was sent again at or before that time, and has had no answer since."""
+        """Fail publishes that were refused for good, sent again at or before `written_at`, and not answered since."""
         if not self.asks_after:
             return
         by_refusal: dict[tuple[str, str], list[Operation]] = {}
@@ -254,7 +255,7 @@ class Refusals:
             self._fail([one for one in operations if self._queue.withdraw(one)], reason, detail)
 
     def _has_fate(self, order: int) -> bool:
-        """Return True unless a JetStream publish was written and waits for its PubAck, or to be sent again."""
+        """Return False for a JetStream publish that was written and waits for its PubAck, or to be sent again."""
         return order not in self._in_flight.unacked and self._queue.lanes.find(order) is None
 
     def _hold_or_fail(
@@ -267,18 +268,18 @@ class Refusals:
             and self._retries.hold(operation, reason, detail, after)
         )
         if held:
-            self._in_flight.tell_if_none()
+            self._in_flight.notify_if_none()
             assert isinstance(operation, OperationWithAck)
-            self._tell_tried_again(operation, reason)
+            self._notify_of_retry(operation, reason)
         else:
             self._fail([operation], reason, detail)
 
-    def _tell_tried_again(self, operation: OperationWithAck, reason: str) -> None:
+    def _notify_of_retry(self, operation: OperationWithAck, reason: str) -> None:
         if self._listeners:
-            for tell in self._listeners.get(operation.capacity_key, ()):
-                tell(operation, reason)
+            for notify in self._listeners.get(operation.capacity_key, ()):
+                notify(operation, reason)
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
         self._retries.left(operations, accepted=False)
         self._settlement.fail(operations, reason, detail)
-        self._in_flight.tell_if_none()
+        self._in_flight.notify_if_none()

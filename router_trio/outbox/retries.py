@@ -1,7 +1,7 @@
-"""JetStream publishes that are tried again: refused for now, or without a PubAck for long.
+"""Retries of JetStream publishes that were refused for now, or have had no PubAck for long.
 
-Decides which, when, and for how long; what becomes of one whose time is over is the outbox's business. Pure and
-synchronous; the clock is given.
+Decides which are retried, when, and for how long. What happens to a publish whose time is up is decided elsewhere in
+the outbox. Pure and synchronous; the clock is passed in.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
 
 RETRY_REFUSED_AFTER = 0.25
-"""Seconds until a publish that nobody took is tried again."""
+"""Seconds until a publish that was refused for now is tried again."""
 
 ASK_AFTER = 0.05
-"""Seconds until a publish that was refused for good is sent once more, since the refusal may not be its stream's."""
+"""Seconds until a publish that was refused for good is sent once more, since the refusal may not come from its
+stream."""
 
 ASKED_WITHIN = 0.75
-"""Seconds for an answer to that; then the refusal decides."""
+"""Seconds to wait for the answer to that; without one the refusal is final."""
 
 RESEND_UNACKED_AFTER = 5.0
 """Seconds without a PubAck on a live link after which a publish is sent again; its Msg-Id makes that harmless."""
@@ -29,23 +30,23 @@ ACK_BUDGET = 30.0
 """Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
 
 _NO_ANSWER = (reasons.TIMEOUT, "")
-"""Reason and detail of a publish that nothing refused."""
+"""Reason and detail of a publish that was not refused."""
 
 SLOW_AFTER = 0.25
-"""Seconds without a PubAck after which a publish speaks against its destination, if the window is half used up."""
+"""Seconds without a PubAck after which a publish counts against its destination, while the window is half used up."""
 
 LOOK_EVERY = 0.05
-"""Seconds between two looks for slow destinations, while the window is half used up."""
+"""Seconds between checks for slow destinations, while the window is half used up."""
 
 SLOW_SHARE = 64
-"""A destination is slow if one in this many parts of the window is unanswered for that long."""
+"""A destination is slow if one in `SLOW_SHARE` publishes of the window has been unanswered by it for that long."""
 
 UNANSWERED_WINDOWS = 4
-"""Windows that slow destinations may leave unanswered without using up the window of the others."""
+"""Windows of publishes that slow destinations may leave unanswered without using up the window of the others."""
 
 
 class Retries:
-    """Moves publishes between the queue of a connection and its lanes, in which they wait for their next try."""
+    """Moves publishes between the queue of a connection and its lanes, where they wait for their next try."""
 
     def __init__(self, queue: SendQueue, *, clock: Callable[[], float]) -> None:
         self._queue = queue
@@ -57,7 +58,7 @@ class Retries:
         self._look_at = 0.0
 
     def take_due(self, now: float) -> list[OperationWithAck]:
-        """Return the held publishes whose time has come, which are in flight from now on."""
+        """Return the held publishes whose time has come. They are in flight from now on."""
         if not self._lanes.lanes:
             return []
         due = self._lanes.take_due(now, self._queue.older_waits)
@@ -66,7 +67,7 @@ class Retries:
         return due
 
     def next_try_at(self, window: int) -> float | None:
-        """Return when to try a held publish again, or to look at the window; None if nothing waits for a time."""
+        """Return when to try a held publish again, or to check the window; None if nothing waits for a time."""
         due = self._lanes.next_try_at(self._queue.older_waits) if self._lanes.lanes else None
         unacked = self._in_flight.unacked
         if self._queue.waiting and len(unacked) >= window + self._unanswered:
@@ -75,10 +76,10 @@ class Retries:
             return look if due is None else min(due, look)
         return due
 
-    # --- the window: what may be in flight ---
+    # --- the window: how much may be in flight ---
 
     def window(self, most: int, now: float) -> int:
-        """Return how many JetStream publishes may be in flight: `most`, and those of silent destinations."""
+        """Return how many JetStream publishes may be in flight: `most`, plus those of unresponsive destinations."""
         if len(self._in_flight.unacked) * 2 <= most:
             if self._slow:
                 self._found_slow({}, now)
@@ -111,12 +112,12 @@ class Retries:
         self._slow = set(slow)
 
     def clear(self) -> None:
-        """Forget slow destinations, when nothing is in flight or held any more."""
+        """Forget slow destinations when nothing is in flight or held any more."""
         self._slow.clear()
         self._unanswered = 0
         self._look_at = 0.0
 
-    # --- in and out of lanes ---
+    # --- holding and releasing ---
 
     def without_held(self, batch: list[Operation]) -> list[Operation]:
         """Return the operations of `batch` that may be sent now.
@@ -126,7 +127,7 @@ class Retries:
         lanes, slow = self._lanes, self._slow
         if not lanes.lanes and not slow:
             return batch
-        going = []
+        sendable = []
         for operation in batch:
             if isinstance(operation, OperationWithAck) and (
                 operation.lane in lanes or (slow and operation.capacity_key in slow)
@@ -135,11 +136,14 @@ class Retries:
                 assert taken is operation, "what was taken for the wire is in flight"
                 lanes.hold(operation, now=operation.written_at)
             else:
-                going.append(operation)
-        return going
+                sendable.append(operation)
+        return sendable
 
     def hold(self, operation: OperationWithAck, reason: str, detail: str, after: float = RETRY_REFUSED_AFTER) -> bool:
-        """Hold one that was refused for now and is in nobody's hands, for so long. False if its time is over."""
+        """Hold an operation that was refused for now, for `after` seconds. Return False if its time is up.
+
+        The operation must be neither in flight nor in the queue.
+        """
         now = self._clock()
         if self._over(operation, now):
             return False
@@ -148,10 +152,10 @@ class Retries:
         return True
 
     def sweep(self) -> tuple[dict[tuple[str, str], list[Operation]], list[OperationWithAck]]:
-        """Have sent again what has been without a PubAck for long.
+        """Schedule publishes that have had no PubAck for long to be sent again.
 
-        Returns by reason and detail what is over its budget instead, and what is sent again. What is over stays where
-        it is: who is told of one must not find another missing.
+        Returns the publishes over their budget instead, by reason and detail, and those that are sent again. The former
+        stay where they are: an owner that is notified of one must not find that another is missing.
         """
         now = self._clock()
         self._lanes.clear_idle()
@@ -171,16 +175,16 @@ class Retries:
         return over, again
 
     def take_held(self, order: int) -> OperationWithAck | None:
-        """Take out the held one with this number: the PubAck that it did not wait for has come after all."""
+        """Take out the held operation with this number, whose PubAck arrived after all."""
         operation = self._lanes.find(order)
         if operation is not None:
             self._lanes.withdraw(operation)
         return operation
 
     def left(self, operations: Sequence[Operation], *, accepted: bool) -> None:
-        """Release what was held behind operations that were acked, or given up as the last of their lane.
+        """Release what was held behind operations that were acked, or that failed as the last of their lane.
 
-        All at once: each return to the queue costs as much as there is in it.
+        Takes all of them at once, because each return to the queue costs as much as the queue is long.
         """
         lanes = self._lanes
         if not lanes.lanes:

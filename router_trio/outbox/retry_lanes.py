@@ -1,13 +1,14 @@
-"""Lanes: JetStream publishes that a stream can't take right now, held back with what is in order with them.
+"""Retry lanes: JetStream publishes that a stream can't take right now, held back in order.
 
-When a stream has no leader (or doesn't exist) its publishes are answered "no responders". Trying the whole queue again
-would lose the order, and waiting at its head would stop every other stream. So its subject gets a lane, or on a route
-by key the value of that: its later publishes queue behind the refused one, everything else goes on. One publish a lane
-is tried at a time; when one is acked the lane dissolves and its operations return to the head of the queue.
+If a stream has no leader (or doesn't exist), its publishes are answered with "no responders". Retrying the entire queue
+would lose the order, and waiting at its head would stop every other stream. So the subject gets a lane, or on a route
+by key the value of the key does: later publishes of the lane queue behind the refused one, and everything else
+continues. One publish of a lane is retried at a time; when it is acked, the lane dissolves and its operations return to
+the head of the queue.
 
-Lanes belong to destinations: one of a route, or for what a program publishes the first token of the subject. However
-many subjects a destination has lanes for, only so many publishes are tried at a time, and destinations take turns: one
-with thousands of subjects holds up neither the others nor the wire.
+Each lane belongs to a destination: one of a route, or for the publishes of a program the first token of the subject.
+However many lanes a destination has, a bounded number of its publishes is retried at a time, and destinations take
+turns: one with thousands of subjects delays neither the others nor the wire.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
 
 TURN = 0.25
-"""Seconds of a turn of tries."""
+"""Length of a turn of retries, in seconds."""
 
 TRIES_A_TURN = 256
-"""Held publishes of one connection that are tried in one turn without being acked."""
+"""Held publishes of one connection that are retried in one turn without being acked."""
 
 TRIED_AT_ONCE = 64
-"""Held publishes of one destination that are under way at once: what does not answer has no more of the wire."""
+"""Held publishes of one destination that may be retried at once. One that does not answer gets no more of the wire."""
 
 
 class _Lane:
-    """`key` is the `lane` of what is in it, `subject` that of the publish for which it was made."""
+    """The lane with this `key`, shared by its operations; `subject` is that of the publish for which it was created."""
 
     __slots__ = ("_orders", "destination", "key", "operations", "probing", "refused", "retry_at", "subject")
 
@@ -49,7 +50,7 @@ class _Lane:
 
     @property
     def oldest(self) -> OperationWithAck:
-        # What was taken out leaves the heap when it gets to its top.
+        # Numbers of operations that were taken out leave the heap when they reach its top.
         orders, operations = self._orders, self.operations
         while orders[0] not in operations:
             heappop(orders)
@@ -57,9 +58,10 @@ class _Lane:
 
 
 class Destination:
-    """A destination of which something is held: `held` operations with frames of `held_bytes` bytes.
+    """A destination with held publishes: `held` operations, whose frames have `held_bytes` bytes.
 
-    It has refused since `since`, for `reason`. `slow`: it has so much unanswered that nothing more is tried.
+    It has refused publishes since `since`, for `reason`. While `slow`, too many of its publishes are unanswered, and no
+    more are tried.
     """
 
     __slots__ = ("held", "held_bytes", "idle", "key", "lanes", "ready", "reason", "since", "slow", "trying")
@@ -75,19 +77,19 @@ class Destination:
         self.slow: bool = False
         self.trying: int = 0
         self.ready: dict[Hashable, _Lane] = {}
-        """Lanes that hold something and have nothing under way, in the order in which they are tried."""
+        """Lanes that hold operations and have none in flight, in the order in which they are tried."""
 
     @property
     def to_try(self) -> Iterable[_Lane]:
-        """Return the lanes that may be tried, if their time has come."""
+        """Return the lanes that may be tried once their time has come."""
         return () if self.slow or self.trying >= TRIED_AT_ONCE else self.ready.values()
 
 
 class RetryLanes:
-    """All lanes of one connection. `held` operations are in them and not being tried, frames of `held_bytes` bytes.
+    """All lanes of one connection. `held` operations wait in them for their turn, with frames of `held_bytes` bytes.
 
-    `lanes` are there, by their keys, also those whose only operation is under way; `destinations` have lanes, or had
-    some a moment ago.
+    `lanes` are all lanes by key, including those whose only operation is in flight; `destinations` are those that have
+    lanes, or had some a moment ago.
     """
 
     __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes")
@@ -102,7 +104,7 @@ class RetryLanes:
 
     @property
     def held(self) -> int:
-        """Operations that are held."""
+        """Number of held operations."""
         return len(self._held)
 
     @property
@@ -114,10 +116,10 @@ class RetryLanes:
     def __contains__(self, key: Hashable) -> bool:
         return key in self.lanes
 
-    # --- in ---
+    # --- holding ---
 
     def hold(self, operation: OperationWithAck, retry_at: float | None = None, *, now: float = 0.0) -> None:
-        """Hold an operation in its lane, made if there is none. A refused one says when to try again."""
+        """Hold an operation in its lane, creating the lane if necessary. `retry_at` is set if it was refused."""
         key = operation.lane
         lane = self.lanes.get(key)
         if lane is None:
@@ -142,32 +144,33 @@ class RetryLanes:
             destination.ready[key] = lane
 
     def destination_for(self, key: Hashable, now: float) -> Destination:
-        """Return the destination with this key, a new one if nothing of it is held."""
+        """Return the destination with this key, creating it if nothing of it is held."""
         destination = self.destinations.get(key)
         if destination is None:
             destination = self.destinations[key] = Destination(key, now)
         return destination
 
-    # --- tries ---
+    # --- retrying ---
 
     def take_due(self, now: float, must_wait: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
-        """Take the oldest operations of lanes whose time has come and that have none under way.
+        """Take the oldest operation of each lane whose time has come and that has none in flight.
 
-        `must_wait` says that one would overtake an older one elsewhere: that one will come to the lane first.
+        `must_wait` returns True for an operation that would overtake an older one still in the queue, which has to join
+        the lane first.
         """
         if now >= self._turn_ends:
             self._tries, self._turn_ends = TRIES_A_TURN, now + TURN
         due: list[OperationWithAck] = []
         destinations = [destination for destination in self.destinations.values() if destination.ready]
         while destinations and self._tries > 0:
-            # One of each, until none has any more or the tries are used up.
-            going_on = []
+            # Take one from each destination in turn, until none is due or the tries of this turn are used up.
+            continuing = []
             for destination in destinations:
                 operation = self._try(destination, now, must_wait) if self._tries > 0 else None
                 if operation is not None:
                     due.append(operation)
-                    going_on.append(destination)
-            destinations = going_on
+                    continuing.append(destination)
+            destinations = continuing
         return due
 
     def _try(
@@ -183,13 +186,13 @@ class RetryLanes:
                 destination.ready.pop(lane.key, None)
                 destination.trying += 1
                 self._tries -= 1
-                # Who had a try is the last to have one in the next turn.
+                # A destination that had a try is the last one in the next turn.
                 self.destinations[destination.key] = self.destinations.pop(destination.key)
                 return operation
         return None
 
     def next_try_at(self, must_wait: Callable[[OperationWithAck], bool]) -> float | None:
-        """Return when `take_due` will return something; None if nothing waits for a time."""
+        """Return when `take_due` will return an operation; None if none waits for a time."""
         first = None
         for destination in self.destinations.values():
             for lane in destination.to_try:
@@ -201,7 +204,7 @@ class RetryLanes:
         return first if self._tries > 0 else max(first, self._turn_ends)
 
     def release(self, operation: Operation, *, accepted: bool, now: float = 0.0) -> list[OperationWithAck]:
-        """Return what the lane of an operation releases that was acked or given up: all if acked, else nothing."""
+        """Record that an operation was acked or failed. Returns what its lane releases: all if acked, else nothing."""
         lane = self.lanes.get(operation.lane)
         if lane is None or not (accepted or lane.probing == operation.order):
             return []
@@ -212,7 +215,7 @@ class RetryLanes:
         if accepted:
             destination.since = now
             if destination.slow and lane.operations:
-                # Let go now, all of it would be back at once.
+                # Released now, all of these operations would be held again at once.
                 lane.refused = False
                 destination.ready[lane.key] = lane
                 return []
@@ -224,14 +227,14 @@ class RetryLanes:
             self._forget(destination)
         return released
 
-    # --- out ---
+    # --- taking out ---
 
     def find(self, order: int) -> OperationWithAck | None:
         """Return the held operation with this number, or None."""
         return self._held.get(order)
 
     def withdraw(self, operation: Operation) -> bool:
-        """Take out a held operation. Returns whether it was here."""
+        """Take out a held operation. Returns True if it was here."""
         held = self._held.get(operation.order)
         if held is None:
             return False
@@ -244,9 +247,9 @@ class RetryLanes:
         return True
 
     def drop_oldest(self, key: Hashable, destination: Destination) -> OperationWithAck | None:
-        """Take out the oldest that is held in a lane, or if there is no such lane in the one that waits longest.
+        """Take out the oldest operation of a lane; without such a lane, of the one that has waited longest.
 
-        None if there is none. The lane stays: another one is about to be held.
+        Returns None if there is no such operation. The lane stays, since another operation is about to be held in it.
         """
         lane = self.lanes.get(key)
         if lane is None:
@@ -264,18 +267,18 @@ class RetryLanes:
         return oldest
 
     def wanted(self, wanted: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
-        """Return of what is held all that is wanted."""
+        """Return the held operations for which `wanted` returns True."""
         return [held for held in self._held.values() if wanted(held)]
 
     def take_out(self, wanted: Callable[[OperationWithAck], bool]) -> list[OperationWithAck]:
-        """Take out from what is held all that is wanted."""
+        """Take out the held operations for which `wanted` returns True."""
         found = self.wanted(wanted)
         for operation in found:
             self.withdraw(operation)
         return found
 
     def clear(self) -> list[OperationWithAck]:
-        """Take out everything that is held: the link died, or the router stops."""
+        """Take out all held operations: the link was lost, or the router stops."""
         held = [*self._held.values()]
         self.lanes.clear()
         self.destinations.clear()
@@ -283,7 +286,7 @@ class RetryLanes:
         self.held_bytes = 0
         return held
 
-    # --- inside ---
+    # --- internals ---
 
     def _not_under_way(self, lane: _Lane) -> None:
         assert lane.probing is not None
@@ -319,9 +322,9 @@ class RetryLanes:
         del self.destinations[destination.key]
 
     def not_slow(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
-        """Mark destinations as not slow: they answer again, or too little of them is unanswered.
+        """Mark destinations as no longer slow: they answer again, or few of their publishes are unanswered.
 
-        Returns what was held because they were slow.
+        Returns the operations that were held only because their destination was slow.
         """
         released = []
         for key in keys:
@@ -334,9 +337,10 @@ class RetryLanes:
         return released
 
     def clear_idle(self) -> None:
-        """Forget destinations of which nothing was held when this was asked before: they refuse nothing any more.
+        """Forget destinations that held nothing at the previous call either: they no longer refuse anything.
 
-        What has failed there does not show that: the next publish is refused as well, and `since` stays what it is.
+        Holding nothing for a moment does not prove that, since publishes that fail are not held: the next one may be
+        refused as well, and `since` must not start over.
         """
         for destination in [*self.destinations.values()]:
             if destination.lanes or destination.slow:

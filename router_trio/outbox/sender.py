@@ -1,7 +1,7 @@
-"""Choose what of an outbox may be written now, and when to ask again.
+"""Chooses which operations of an outbox may be written now, and when to ask again.
 
-Decides how much goes at once, and what has to wait: for room in flight, for a lane, or for the next link. Pure and
-synchronous; the clock is given.
+Decides how much is written at once, and what has to wait: for room in flight, for a lane, or for the next link. Pure
+and synchronous; the clock is passed in.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ MAX_UNACKED = 4096
 """JetStream publishes in flight at once; a server refuses more than 10,000 waiting for one stream."""
 
 MAX_UNFENCED = 65_536
-"""Core publishes in flight at once: what a server that reads but never answers can make us keep."""
+"""Core publishes in flight at once: the most that a server that reads but never answers can make us keep."""
 
 BATCH_OPERATIONS = 2048
 BATCH_BYTES = 256 * 1024
 
 BATCHES_HELD = 8
-"""Batches of which all is held back that are taken one after the other, before others have their turn."""
+"""Batches held back completely that are taken one after the other before other tasks get their turn."""
 
 
 class Sender:
-    """Moves what may be written from pending into flight."""
+    """Moves pending operations that may be written into flight."""
 
     def __init__(
         self,
@@ -55,23 +55,24 @@ class Sender:
         self._held_back = False
 
     def begin_link(self) -> None:
-        """Write to a new link."""
+        """Start writing to a new link."""
         self._held_back = False
 
     def hold_back(self) -> None:
-        """Write nothing more on this link: it is being left. The next one takes what is pending."""
+        """Write nothing more on this link, which is being left. The next link gets the pending operations."""
         self._held_back = True
 
     def next_batch(self) -> list[Operation]:
-        """Move what may be written now from pending into flight, and return it.
+        """Move the operations that may be written now from pending into flight, and return them.
 
-        Asking says that the batch before was sent, and that what the link refused of it was told to `write_refused`.
+        A call implies that the previous batch was sent, and that each publish that the link refused was passed to
+        `Refusals.write_refused`.
         """
         self._fences.batch_sent()
         return [] if self._held_back else self._take_batch()
 
     def next_batch_at(self) -> float | None:
-        """Return when to ask for a batch again though nothing has happened; None if there is no need to."""
+        """Return when to ask for a batch again even if nothing happens until then; None if there is no need to."""
         if self._held_back or not (self._queue.waiting or self._lanes.lanes):
             return None
         return self._retries.next_try_at(MAX_UNACKED)
@@ -95,7 +96,7 @@ class Sender:
         written: list[Operation] = []
         for _ in range(BATCHES_HELD if most else 0):
             batch = self._queue.take_batch(now, max_operations=most, max_bytes=BATCH_BYTES, max_unacked=window)
-            # A whole batch may belong in lanes; nothing to write would then be a lie, and what is behind it would wait.
+            # An entire batch may belong in lanes. Returning nothing would then keep the operations behind it waiting.
             written = self._retries.without_held(batch)
             if self._suspects.known:
                 written = self._without_poison(written)
@@ -103,21 +104,21 @@ class Sender:
                 break
         else:
             if most:
-                self._wake()  # there may be more behind it, once others had their turn
-        # Those of lanes go with the others: however many are due, what is behind them in the queue does not wait.
+                self._wake()  # there may be more to write, once other tasks have had their turn
+        # Retries are sent with the others: however many are due, the operations behind them in the queue do not wait.
         return [*due, *written] if due else written
 
     def _without_poison(self, batch: list[Operation]) -> list[Operation]:
-        """Fail of what was taken whatever has ended links before. Seldom: only once there was such a publish."""
-        good = []
+        """Fail the operations of `batch` that have ended links before. Only called once there was such a publish."""
+        harmless = []
         for operation in batch:
             poison = [one for one in operation.split() if self._suspects.knows(one)]
             if not poison:
-                good.append(operation)
+                harmless.append(operation)
                 continue
             for one in self._in_flight.single_parts(operation):
                 if any(one.order == bad.order for bad in poison):
                     self._refusals.ended_links(one)
                 else:
-                    good.append(one)
-        return good
+                    harmless.append(one)
+        return harmless

@@ -1,7 +1,7 @@
-"""The settlement of one connection's publishes: what was accepted, what became of it, and who is told.
+"""Settles the publishes of one connection: the only place where a publish gets its fate.
 
-Every fate is given here and nowhere else: counted once in the ledger, once in the operation counters, told to the
-owner once, and said in an event. Decides nothing: who gets which fate is the outbox's business.
+Each fate is counted once in the ledger and once in the operation counters. The owner is notified once, and failures and
+drops are emitted as events. Which publish gets which fate is decided elsewhere in the outbox.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from router_trio.outbox.operation import Operation, OperationWithAck
 
 
 class Settlement:
-    """Ledger, counters and the progress of the drain after a reconnect."""
+    """The ledger, the counters and the progress of the drain after a reconnect."""
 
     def __init__(self, connection: str, *, emit: Emit, clock: Callable[[], float], fail_open: bool) -> None:
         self.ledger: Ledger = Ledger()
@@ -38,19 +38,19 @@ class Settlement:
         self._fail_open = fail_open
         self._drain_until = 0
         self.drain_left: int = 0
-        """How many publishes of the drain after a reconnect have no fate yet; 0 while none is running."""
+        """Publishes of the drain after a reconnect that have no fate yet; 0 if no drain is running."""
         self._drain_success = 0
         self._drain_failed = 0
 
     # --- before a fate ---
 
     def not_accepted(self, with_ack: bool, reason: str, detail: str, subject: str | None = None) -> None:
-        """Count a publish that was refused for what it is, before it was accepted."""
+        """Count a publish that was refused, because of what it is, before it was accepted."""
         self.counters.fail(_kind(with_ack), reason)
-        self._tell_failure(with_ack, reason, detail, subject=subject)
+        self._emit_failure(with_ack, reason, detail, subject=subject)
 
     def not_connected(self, with_ack: bool) -> None:
-        """Count an operation that was offered while not connected, once, before its caller gets an answer."""
+        """Count the failure of an operation offered while not connected: once, before its caller gets an answer."""
         self.counters.fail(_kind(with_ack), reasons.NOT_CONNECTED)
 
     def queued(self, with_ack: bool, pending: int) -> None:
@@ -59,7 +59,7 @@ class Settlement:
         self._emit(event(at=self._clock(), connection=self._connection, pending_count=pending))
 
     def queue_full(self, reason: str, queue_size: int, max_size: int, count: int) -> None:
-        """Emit that the queue is full; `reason` says what became of `count` operations because of that."""
+        """Emit that the queue is full; `reason` is what happened to `count` operations because of it."""
         self._emit(
             QueueFull(
                 at=self._clock(),
@@ -74,7 +74,7 @@ class Settlement:
     # --- the drain after a reconnect ---
 
     def drain_begins(self, kept: int, until: int) -> None:
-        """Begin a drain of the `kept` operations up to number `until`, which are sent first."""
+        """Start a drain of the `kept` operations up to number `until`, which are sent first."""
         self._drain_until = until
         self.drain_left = kept
         self._drain_success = self._drain_failed = 0
@@ -82,7 +82,7 @@ class Settlement:
         self._emit(RetryPending(at=self._clock(), connection=self._connection, pending_count=kept))
 
     def drain_ends(self) -> None:
-        """End the drain at the loss of the link: what is left is part of the next one."""
+        """End the drain at the loss of the link. Its remaining operations become part of the next drain."""
         self.drain_left = 0
 
     def _drained(self, count: int, *, success: bool) -> None:
@@ -109,7 +109,7 @@ class Settlement:
     # --- fates ---
 
     def settle_fenced(self, operations: Sequence[Operation]) -> None:
-        """Settle operations that a fence confirmed."""
+        """Settle operations confirmed by a fence."""
         count = clean = 0
         for operation in operations:
             count += operation.count
@@ -141,34 +141,34 @@ class Settlement:
             self._drained(sum([operation.order <= until for operation, _ in operations]), success=True)
 
     def fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
-        """Settle operations that failed while connected, as `failed`, or `failed_open` in that mode."""
+        """Settle operations that failed while connected: as `failed`, or in fail-open mode as `failed_open`."""
         for operation in operations:
             self._count_failure(operation, reason)
         self._finish(operations, fate_with_detail("failed_open" if self._fail_open else "failed", reason, detail))
         for operation in operations:
             subject, route = operation.origin
-            told = subject.decode("utf-8", "surrogateescape")
-            self._tell_failure(operation.with_ack, reason, detail, operation.count, told, route)
+            subject_text = subject.decode("utf-8", "surrogateescape")
+            self._emit_failure(operation.with_ack, reason, detail, operation.count, subject_text, route)
         if self._fail_open:
-            self._tell_let_go(operations, reason)
+            self._emit_failed_open(operations, reason)
 
     def let_go(self, operations: Sequence[Operation], reason: str) -> None:
-        """Settle operations that fail-open mode lets go."""
+        """Settle operations that are not kept in fail-open mode."""
         for operation in operations:
             self._count_failure(operation, reason)
         self._finish(operations, Fate("failed_open", reason))
-        self._tell_let_go(operations, reason)
+        self._emit_failed_open(operations, reason)
 
     def drop(self, operations: Sequence[Operation], reason: str) -> int:
-        """Settle operations that are dropped. Return how many messages that were."""
+        """Settle operations that are dropped. Returns the number of messages."""
         self._finish(operations, Fate("dropped", reason))
         count = sum(operation.count for operation in operations)
-        if count and reason != reasons.QUEUE_FULL:  # that one is told by the queue that is full
+        if count and reason != reasons.QUEUE_FULL:  # `queue_full` emits an event for it
             self._emit(PendingDropped(at=self._clock(), connection=self._connection, reason=reason, count=count))
         return count
 
     def _finish(self, operations: Sequence[Operation], fate: Fate) -> None:
-        """Settle operations. All are counted before any owner is notified: at each callback the sum is right."""
+        """Settle operations. All are counted before any owner is notified, so the ledger balances at each callback."""
         count = sum(operation.count for operation in operations)
         self.ledger.settle(fate.name, count)
         if fate.name == "dropped":
@@ -185,12 +185,12 @@ class Settlement:
             self.counters.fail(_kind(operation.with_ack), reason, operation.count)
             operation.clean = False
 
-    def _tell_let_go(self, operations: Sequence[Operation], reason: str) -> None:
+    def _emit_failed_open(self, operations: Sequence[Operation], reason: str) -> None:
         count = sum(operation.count for operation in operations)
         if count:
             self._emit(PublishFailedOpen(at=self._clock(), connection=self._connection, reason=reason, count=count))
 
-    def _tell_failure(
+    def _emit_failure(
         self,
         with_ack: bool,
         reason: str,

@@ -1,14 +1,14 @@
-"""Finds the publish that ends every link it is sent on, so that nothing else is held up by it for ever.
+"""Finds a publish that ends every link it is sent on, so that it does not block everything else for ever.
 
-What is unconfirmed when a link ends is sent again first on the next one. If the server ends the connection because of
-one of these publishes, it does so again and again, and nothing gets through. So when a link ended before anything on it
-was confirmed, the next one begins carefully: with one publish at a time, then two, four, and so on, as long as each is
-confirmed. What was alone on its way when the server ended two links in a row, and said so, is set aside (`poison`); if
-connections were closed without a word, which a network does as well, it takes five.
+Publishes that are unconfirmed when a link ends are sent first on the next one. If the server ends the connection
+because of one of them, this repeats and nothing gets through. So if a link ended before anything on it was confirmed,
+the next one starts carefully: with one publish at a time, then two, four, and so on, as long as each is confirmed. A
+publish that was the only one in flight when the server ended two links in a row with an error is set aside (`poison`).
+If the connections were closed without an error, which a network fault also causes, it takes five.
 
-A link that fell silent, or a server that could not be reached in between, says nothing against a publish.
+A link that went silent, or a server that could not be reached in between, is not counted against a publish.
 
-Pure and synchronous; the time is given.
+Pure and synchronous; the time is passed in.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation
 
 ENDED_BY_SERVER = {reasons.SERVER_ERROR: 2, reasons.TOO_LARGE: 2, reasons.CLOSED: 5}
-"""Reasons of a loss that what was sent may have caused, and how many links in a row prove it."""
+"""Reasons for the loss of a link that a publish may have caused, and how many links in a row prove it."""
 
 ANSWERED_WITHIN = 1.0
-"""Seconds from when a publish is sent to when the connection ends, if the server ends it because of that publish."""
+"""Seconds from sending a publish to the end of the connection, if the server ends it because of that publish."""
 
 
 MOST_KNOWN = 1024
-"""Publishes that are remembered; then the memory starts anew."""
+"""Publishes that are remembered. Beyond that all are forgotten."""
 
 
 class Suspects:
@@ -32,9 +32,9 @@ class Suspects:
 
     def __init__(self) -> None:
         self.careful: bool = False
-        """True while what is sent is limited by `send_limit`."""
+        """True while `send_limit` limits what is sent."""
         self.known: set[int] = set()
-        """Hashes of the publishes that ended links."""
+        """Hashes of publishes that ended links."""
         self._window = 0
         self._suspected = 0
         self._settled = 0
@@ -43,12 +43,12 @@ class Suspects:
         self._times = 0
 
     def link_up(self, settled: int) -> None:
-        """Begin on a new link; `settled` operations of this connection have their fate by now."""
+        """Start on a new link; `settled` operations of this connection have their fate by now."""
         self._settled = settled
         self._window = 0
 
     def send_limit(self, in_flight: int, now: float) -> int:
-        """Return how many operations may be sent now beside those that are unconfirmed. Only while `careful`."""
+        """Return how many operations may be sent in addition to the unconfirmed ones. Call only while `careful`."""
         assert self.careful
         if not in_flight:
             self._window = max(1, 2 * self._window)
@@ -57,7 +57,7 @@ class Suspects:
         return max(0, self._window - in_flight)
 
     def link_down(self, reason: str, settled: int, in_flight: int, only: int | None, now: float) -> bool:
-        """Judge the loss of a link with `in_flight` unconfirmed operations; `only` is the number of a single one.
+        """Evaluate the loss of a link with `in_flight` unconfirmed operations; `only` is the number of a single one.
 
         Return True if that one is to blame.
         """
@@ -82,16 +82,16 @@ class Suspects:
         self.known.add(_hash(operation))
 
     def knows(self, operation: Operation) -> bool:
-        """Return True if it was remembered."""
+        """Return True if the publish was remembered."""
         return _hash(operation) in self.known
 
     def unreachable(self) -> None:
-        """Suspect nothing: no server could be reached, or the link ended for another reason."""
+        """Clear all suspicion: no server could be reached, or the link ended for another reason."""
         self.careful = False
         self._suspected = 0
         self._accused = None
 
 
 def _hash(operation: Operation) -> int:
-    """Return a hash that is the same each time it is sent, though the reply subject differs."""
+    """Return a hash of a publish that stays the same when it is sent again with another reply subject."""
     return hash((operation.subject, operation.frame.partition(b"\r\n")[2]))
