@@ -1,8 +1,8 @@
 """Writes the reference pages from the code: `python docs/reference/generate.py`.
 
-Configuration, metrics, log codes, commands and the public API are known to the code already. A page that repeats them
-by hand would be wrong after the next change; these pages are made, committed, and compared with the code by a test.
-The page of the public API is made by `python_api.py`.
+Configuration, metrics, log codes, commands, limits and the public API are known to the code already. A page that
+repeats them by hand would be wrong after the next change; these pages are made, committed, and compared with the code
+by a test. The page of the public API is made by `python_api.py`, that of limits by `limits.py` from `limits.in`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "metrics.md": lambda: _metrics(collect()["metrics"]),
         "permissions.md": _permissions,
         "python.md": lambda: runpy.run_path(str(HERE / "python_api.py"))["lines"](),
+        "../explanation/limits.md": lambda: runpy.run_path(str(HERE / "limits.py"))["lines"](),
     }
     return {name: partial(_page, lines) for name, lines in made.items()}
 

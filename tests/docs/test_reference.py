@@ -30,7 +30,8 @@ BY_HAND = {"servers.md"}
 
 
 def test_the_reference_has_no_other_pages() -> None:
-    assert {path.name for path in GENERATE.parent.glob("*.md")} == set(PAGES) | BY_HAND
+    here = {name for name in PAGES if "/" not in name}
+    assert {path.name for path in GENERATE.parent.glob("*.md")} == here | BY_HAND
 
 
 def test_every_key_metric_code_public_name_and_command_is_in_the_reference() -> None:
