@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.docs.pages import DOCS, ROOT
 
@@ -20,11 +21,25 @@ def test_each_file_that_is_named_is_there() -> None:
     assert [path for path in sorted(named) if not ((PACKAGE / path).exists() or (ROOT / path).exists())] == []
 
 
+FLOORS = [set(re.findall(r"`(\w+)/?`", rooms)) for rooms in re.findall(r"^\| \d+ \| (.*?) \|", TEXT, flags=re.M)]
+"""The modules and folders of each floor, from the top."""
+
+
 def test_each_room_is_on_one_floor() -> None:
-    floors = re.findall(r"^\| \d \| (.*?) \|", TEXT, flags=re.M)
-    rooms = sorted(room.rstrip("/") for floor in floors for room in re.findall(r"`([\w/]+)`", floor))
     there = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_") and path.suffix in ("", ".py")}
-    assert rooms == sorted(there)
+    assert sorted(room for floor in FLOORS for room in floor) == sorted(there)
+
+
+def test_the_floors_are_the_layers_that_lint_imports_checks() -> None:
+    (layers,) = [contract["layers"] for contract in contracts() if contract["type"] == "layers"]
+    named = [{room.strip().removeprefix("router_trio.") for room in re.split("[|:]", layer)} for layer in layers]
+    assert [layer for layer in named if layer != {"__main__"}] == FLOORS
+
+
+def contracts() -> list[dict[str, Any]]:
+    """Return the contracts of import-linter."""
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return list(configuration["tool"]["importlinter"]["contracts"])
 
 
 _HEADING, *INVARIANTS = re.findall(r"^\| (.+?) \| (.+) \|$", TEXT.split("## Invariants")[1], flags=re.M)
@@ -47,11 +62,9 @@ def test_each_test_that_is_named_exists() -> None:
 
 
 def test_each_contract_of_imports_that_is_named_exists() -> None:
-    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = {contract["name"] for contract in configuration["tool"]["importlinter"]["contracts"]}
     named = [found[1] for _, held_by in INVARIANTS if (found := CONTRACT.fullmatch(held_by))]
     assert len(named) >= 3
-    assert set(named) <= contracts
+    assert set(named) <= {contract["name"] for contract in contracts()}
 
 
 def test_nothing_is_started_but_in_a_nursery() -> None:
