@@ -1,7 +1,7 @@
 """Every reason why something failed, in one table: its name, whose fault it is, and what to do.
 
 A reason is a short word: the `reason` of an error, an event or a fate, and the label of a counter. Nothing else in the
-package spells one out. What has to be decided by a reason is a column here, or derived from one.
+package spells one out. Each decision that depends on a reason is a column here, or derived from one.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ SERVER_TOO_OLD: Final = "server_too_old"
 NOT_FOUND: Final = "not_found"
 DENY_DELETE: Final = "deny_delete"
 
-# --- a message went nowhere, or got no answer, and that is no failure ---
+# --- a message was not sent, or not answered, and that is not a failure ---
 
 WHEN: Final = "when"
 HANDLER: Final = "handler"
@@ -106,16 +106,16 @@ class Fault(Enum):
     """Whose fault a reason is. The value completes "it is the fault of"."""
 
     MESSAGE = "the message"
-    """Others behind it would not fail: none waits for it."""
+    """Later messages would not fail for it, so none of them waits."""
 
     DESTINATION = "the destination"
-    """It refuses, or does not answer: it may take the message later, and would take what is behind it too early."""
+    """It refuses or does not answer. It may accept the message later, and would accept later messages too early."""
 
     WAY = "the way there"
-    """The destination was away and this router kept nothing: it says nothing of the message or the destination."""
+    """The message was not sent, and was not kept: neither it nor the destination is at fault."""
 
     ROUTER = "the router"
-    """More than it keeps, or it ends."""
+    """The router keeps no more, or is shutting down."""
 
     LINK = "the link"
     """A connection attempt failed, or a live link died."""
@@ -124,7 +124,7 @@ class Fault(Enum):
     """A route could not subscribe or open its consumer, or JetStream did not answer a question."""
 
     NONE = "none"
-    """A message went nowhere, as the configuration wants it."""
+    """The message was not sent, as the configuration wants it."""
 
 
 class Again(Enum):
@@ -132,7 +132,7 @@ class Again(Enum):
 
     YES = "yes"
     FROM_A_STREAM = "from a stream"
-    """A setting of the destination's queue wants a core message to be dropped; a stream still has its message."""
+    """The settings of the destination's queue drop a core message; a stream still has its message."""
 
     NO = "no"
 
@@ -152,8 +152,8 @@ UNANSWERED_MESSAGES: Final = "unanswered_messages"
 class Reason:
     """A reason. `cause` and `cure` are the sentences of the troubleshooting page, `advice` is what a log line adds.
 
-    `labels`: the counters that have it as a label from the start; it appears in others once it has happened. `to_name`:
-    `[routes.retry] not` knows it, so that a misspelt one can be corrected.
+    `labels`: the counters that have it as a label from the start; others get the label when it first occurs. `to_name`:
+    `[routes.retry] not` knows it, so that a misspelt name can be corrected.
     """
 
     name: str
@@ -199,28 +199,28 @@ TABLE: Final[Mapping[str, Reason]] = {
     for reason in (
         _message(
             EXPRESSION,
-            "a key is missing, a type is wrong, the body is no JSON",
-            "ask with `has(...)`; `explain --data` shows the part that fails",
+            "a key is missing, a type is wrong, or the body is not JSON",
+            "test for the key with `has(...)`; `explain --data` shows the part that fails",
             *(FAILURES, MIRRORS, GIVEN_UP),
         ),
         _way(
             NOT_CONNECTED,
-            "the destination's connection is away, and its queue keeps nothing (`fail_open`), or the link died",
-            "`/readyz` says why it is away; [Connections](../explanation/connections.md)",
+            "the destination's connection is down and its queue keeps nothing (`fail_open`), or the link was lost",
+            "`/readyz` says why it is down; [Connections](../explanation/connections.md)",
             *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK, ANSWERS),
             to_name=True,
         ),
         _message(
             HANDLER_ERROR,
-            "the handler raised, or returned something that is not a message, or too much, or within a cancel scope",
-            "[When it fails](../how-to/handlers.md#when-it-fails); "
-            'the text is logged with `telemetry.handler_errors = "full"`',
+            "the handler raised, returned an invalid value or too many messages, or returned inside a cancel scope",
+            "[When it fails](../how-to/handlers.md#when-it-fails); the error text is logged with "
+            '`telemetry.handler_errors = "full"`',
             *(FAILURES, GIVEN_UP),
         ),
         _message(
             REJECTED,
-            "the handler raised `Reject`; of a full queue: its newest message was refused",
-            "the detail of the dead letter says why",
+            "the handler raised `Reject`, or a full queue refused its newest message",
+            "see the detail of the dead letter",
             *(FAILURES, GIVEN_UP),
             again=Again.NO,
             to_name=False,
@@ -228,70 +228,77 @@ TABLE: Final[Mapping[str, Reason]] = {
         _message(
             RETRY,
             "the handler raised `Retry`",
-            "nothing to mend, unless it does so for ever: set `attempts`",
+            "no action needed; set `attempts` to bound the retries",
             *(FAILURES, GIVEN_UP),
         ),
         _message(
             MAPPING,
-            "the message has no subject at the destination",
-            "the mapping needs more tokens than the subject has",
+            "the destination's mapping gives no subject for the message",
+            "correct the mapping: it needs more tokens than the subject has",
             *(FAILURES, MIRRORS, GIVEN_UP),
         ),
         _message(
             RESERVED_SUBJECT,
-            "it would go to `$...` or below `_INBOX`",
+            "the message would be published to `$...` or below `_INBOX`",
             "begin the destination with a token of your own",
             *(FAILURES, UNANSWERED_MESSAGES),
         ),
         _message(
             INVALID_SUBJECT,
             "the handler returned a subject that can't be published to",
-            "no wildcards, spaces or empty tokens in the subject of an answer",
+            "return a subject without wildcards, spaces and empty tokens",
         ),
         _message(
             INVALID_HEADER,
             "the handler returned a header that can't be written",
-            "names of printable ASCII without spaces and colons, values that are strings without CR, LF and NUL",
+            "use names of printable ASCII without spaces and colons, and strings without CR, LF and NUL as values",
         ),
-        _message(INVALID_PAYLOAD, "a program published a payload that is not bytes", "encode it", to_name=False),
         _message(
-            LOOP, "it passed more routes than `hop_limit`", "two routes send to each other: one must leave it out"
+            INVALID_PAYLOAD,
+            "a program published a payload that is not bytes",
+            "encode the payload to bytes",
+            to_name=False,
         ),
-        _message(ERROR, "what it became can't be published", "the log has the detail"),
+        _message(
+            LOOP,
+            "the message passed more routes than `hop_limit` allows",
+            "two routes send to each other: exclude the message from one of them",
+        ),
+        _message(ERROR, "the message that the route made of it can't be published", "see `detail` in the log"),
         _message(
             POISON,
-            "the server ended every link on which it was sent",
-            "look at its size and headers, and at the log of the server",
+            "the server closed every link on which the message was sent",
+            "check the size and headers of the message, and the log of the server",
         ),
         _destination(
             PERMISSION_DENIED,
-            "the user may not publish there",
-            "[what the user must be allowed](../how-to/tls-and-credentials.md#what-the-user-must-be-allowed)",
+            "the user may not publish to the destination",
+            "[grant the permission](../how-to/tls-and-credentials.md#what-the-user-must-be-allowed)",
             *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK),
-            advice="let this user publish there",
+            advice="allow this user to publish there",
         ),
         _message(
             TOO_LARGE,
-            "larger than the server or the stream allows, with its headers",
-            "`max_payload` of the server, `max_msg_size` of the stream",
+            "the message with its headers is larger than the server or the stream allows",
+            "raise `max_payload` of the server or `max_msg_size` of the stream",
             *(FAILURES, MIRRORS, GIVEN_UP, PUBLISHES, PUBLISHES_WITH_ACK),
         ),
         _message(
             WRONG_EXPECTATION,
-            "its `Nats-Expected-...` headers do not fit the stream",
-            "remove them, or do not `keep` them at the destination",
+            "its `Nats-Expected-...` headers do not match the stream",
+            "remove them, or don't `keep` them at the destination",
         ),
         _message(
             DUPLICATE,
-            "the stream has another message with the `Nats-Msg-Id` that the sender gave to this one",
-            'ids that differ, or `message_id = "own"`',
+            "the stream already has another message with the `Nats-Msg-Id` that the sender gave this one",
+            'give each message an id of its own, or set `message_id = "own"`',
             again=Again.NO,
             to_name=False,
         ),
         _destination(
             NO_RESPONDERS,
             "no stream takes this subject",
-            "create one for it, or set `jetstream = false` for a core publish",
+            "create a stream for it, or set `jetstream = false` for a core publish",
             PUBLISHES_WITH_ACK,
             advice="create a stream for it, or correct the destination",
         ),
@@ -302,31 +309,35 @@ TABLE: Final[Mapping[str, Reason]] = {
             advice="the stream or the account is full; raise the limit, or delete messages",
             to_name=False,
         ),
-        _destination(BAD_ANSWER, "the answer to a JetStream publish is not one", "something else listens there"),
+        _destination(
+            BAD_ANSWER,
+            "the answer to a JetStream publish is not a PubAck",
+            "find the subscriber of this subject that answers in the stream's place",
+        ),
         _destination(
             TIMEOUT,
-            "no PubAck in time",
-            "the stream's leader, the disk; it may have been stored",
+            "no PubAck arrived in time",
+            "check the stream's leader and its disk; the message may have been stored",
             *(GIVEN_UP, PUBLISHES_WITH_ACK),
         ),
-        _destination(UNANSWERED, "no PubAck yet", "as of `timeout`", to_name=False),
+        _destination(UNANSWERED, "no PubAck has arrived yet", "as for `timeout`", to_name=False),
         _destination(
             OTHER_STREAM,
-            "no PubAck that counts: those that come are from a stream that does not take the subject",
+            "the only PubAcks came from a stream that does not take the subject",
             "[name that stream](../how-to/streams.md#subjects-that-the-server-maps) if the server maps the subject",
             to_name=False,
         ),
         _destination(
             JETSTREAM,
-            "the stream refused, or JetStream did not say why",
-            "what `detail` says",
+            "the stream refused the message, or JetStream did not say why",
+            "see `detail`",
             to_name=False,
         ),
-        _destination(SEALED, "the stream is sealed", "another stream", to_name=False),
-        _destination(INJECTED, "a test injected the failure", "nothing to mend", to_name=False),
+        _destination(SEALED, "the stream is sealed", "send to another stream", to_name=False),
+        _destination(INJECTED, "fault injection made the operation fail", "no action needed", to_name=False),
         _way(
             QUEUE_FULL,
-            "more comes than goes",
+            "messages arrive faster than the connection sends them",
             "[Tune the queue](../how-to/tune-the-queue.md)",
             *(FAILURES, MIRRORS, DROPS),
             again=Again.FROM_A_STREAM,
@@ -334,7 +345,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         ),
         _way(
             EXPIRED,
-            "it was in the queue longer than `pending_max_age`",
+            "the message was queued for longer than `pending_max_age`",
             "[Tune the queue](../how-to/tune-the-queue.md)",
             DROPS,
             again=Again.FROM_A_STREAM,
@@ -342,96 +353,126 @@ TABLE: Final[Mapping[str, Reason]] = {
         ),
         _way(
             SHUTDOWN,
-            "the router ended before it was delivered",
-            "a longer `shutdown_timeout`; [Operating](operating.md#stop-and-drain)",
+            "the router shut down before the message was delivered",
+            "raise `shutdown_timeout`; [Operating](operating.md#stop-and-drain)",
             *(FAILURES, DROPS),
             again=Again.FROM_A_STREAM,
         ),
         _way(
             WORKER_LOST,
-            "its worker ended before it was delivered",
-            "`ROUTER_WORKER_LOST` says why",
+            "the worker ended before the message was delivered",
+            "see `ROUTER_WORKER_LOST` in the log",
             *(FAILURES, DROPS),
         ),
-        _way(OUT_OF_TURN, "an earlier message of its subject has to be delivered first", "nothing to mend"),
-        _router(DROPPED_OLDEST, "the queue is full: its oldest messages were dropped", "as of `queue_full`"),
-        _router(BLOCKED, "the queue is full: its publishers wait", "as of `queue_full`"),
+        _way(OUT_OF_TURN, "an earlier message of its subject must be delivered first", "no action needed"),
+        _router(DROPPED_OLDEST, "the queue is full: its oldest messages were dropped", "as for `queue_full`"),
+        _router(BLOCKED, "the queue is full: publishers wait for room", "as for `queue_full`"),
         _router(
             SLOW_CONSUMER,
-            "more comes than goes",
+            "messages arrive faster than the route handles them",
             "[Tune the queue](../how-to/tune-the-queue.md)",
             FAILURES,
         ),
         _router(
             RETRY_FULL,
-            "more messages failed than are kept for another attempt",
-            "mend the destination, or read from a stream",
+            "more messages failed than the route keeps for another attempt",
+            "repair the destination, or read from a stream",
             FAILURES,
         ),
         _router(
             DEAD_LETTER,
-            "its dead letter could not be stored",
+            "the dead letter could not be stored",
             "[RouterDeadLettersNotStored](../runbooks/RouterDeadLettersNotStored.md)",
             FAILURES,
         ),
         _link(
             NETWORK,
-            "nothing listens there (`connection refused`), or the network is down",
-            "start the server, correct `servers`",
+            "nothing listens on the address (`connection refused`), or the network is down",
+            "start the server, or correct `servers`",
         ),
-        _link(DNS, "the name can't be resolved", "correct `servers`, or the resolver"),
-        _link(TLS, "the TLS handshake failed", "TLS on both sides or on none, a URL with `tls://`"),
-        _link(CERTIFICATE, "a certificate is not trusted or has another name", "`tls_ca_file`, `tls_hostname`"),
+        _link(DNS, "the host name can't be resolved", "correct `servers` or the resolver"),
+        _link(TLS, "the TLS handshake failed", "use TLS on both sides or on neither; `tls://` in the URL requires it"),
+        _link(
+            CERTIFICATE, "a certificate is not trusted, or is for another name", "set `tls_ca_file` or `tls_hostname`"
+        ),
         _link(
             AUTHORIZATION,
-            "the server refuses the credentials",
+            "the server refused the credentials",
             "[TLS and credentials](../how-to/tls-and-credentials.md)",
         ),
-        _link(PROTOCOL, "a peer sent what is not the NATS protocol", "correct `servers`"),
-        _link(HANDSHAKE, "the server refused the connection", "what `detail` says, and the log of the server"),
+        _link(PROTOCOL, "the peer does not speak the NATS protocol", "correct `servers`"),
+        _link(HANDSHAKE, "the server refused the connection", "see `detail` and the log of the server"),
         _link(RESOURCES, "the system has no descriptor, memory or thread left", "raise its limits (`ulimit -n`)"),
-        _link(CLOSED, "the connection was closed", "the log of the server says why"),
-        _link(SERVER_ERROR, "the server ended the connection", "what `detail` says, and the log of the server"),
-        _link(SERVER_SHUTDOWN, "the server shuts down", "nothing to mend if that is meant"),
-        _link(STALE, "the server got no answer to its pings", "the network, or a loop that is blocked by a handler"),
-        _link(MAX_CONNECTIONS, "the server is full", "`max_connections` of the server or the account"),
+        _link(CLOSED, "the connection was closed", "see the log of the server"),
+        _link(SERVER_ERROR, "the server ended the connection with an error", "see `detail` and the log of the server"),
+        _link(SERVER_SHUTDOWN, "the server is shutting down", "no action needed if that is planned"),
+        _link(
+            STALE,
+            "the server got no answer to its PINGs",
+            "check the network, and for a handler that blocks the event loop",
+        ),
+        _link(
+            MAX_CONNECTIONS,
+            "the server or the account allows no more connections",
+            "raise `max_connections` of the server or the account",
+        ),
         _link(
             LIVENESS,
-            "the server did not answer in time",
-            "the network, or a loop that is blocked by a handler: `router_event_loop_lag_seconds`",
+            "the server did not answer a fence in time",
+            "check the network, and for a handler that blocks the event loop: `router_event_loop_lag_seconds`",
         ),
-        _link(LAME_DUCK, "the server asked its clients to leave", "nothing to mend"),
-        _link(CONTROL_PLANE, "the JetStream client of the connection failed", "what `detail` says"),
+        _link(LAME_DUCK, "the server asked its clients to leave (lame duck mode)", "no action needed"),
+        _link(CONTROL_PLANE, "the JetStream client of the connection failed", "see `detail`"),
         _source(
-            STREAM_NOT_FOUND, "there is no such stream", "make it, or have the router [make it](../how-to/streams.md)"
+            STREAM_NOT_FOUND,
+            "the stream does not exist",
+            "create it, or have the router [create it](../how-to/streams.md)",
         ),
-        _source(STREAM_REFUSED, "the stream can't be made", "change it in `[[streams]]`, or the server"),
-        _source(SEVERAL_STREAMS, "more than one stream has these letters", "name the stream"),
-        _source(CONSUMER_NOT_FOUND, "there is no such consumer", "the route makes it again"),
-        _source(CONSUMER_DELETED, "the consumer was deleted", "the route makes it again"),
-        _source(CONSUMER_MISMATCH, "the durable exists with another filter", "another name, or delete the consumer"),
-        _source(CONSUMER_REFUSED, "JetStream refused the consumer", "what `detail` says"),
-        _source(CONSUMER_EXPIRES, "unused for a while, the durable is deleted", "raise `inactive_threshold`"),
         _source(
-            CONSUMER_SILENT, "the consumer gives nothing though its stream has messages", "the route opens it again"
+            STREAM_REFUSED,
+            "the server refused to create the stream",
+            "see `detail`; change `[[streams]]` or the limits of the account",
         ),
-        _source(CONSUMER_LIMIT, "the consumer allows too little", "raise its limits"),
-        _source(CONSUMER_LOST, "the server ended the request of the route", "the route opens the consumer again"),
-        _source(LEAD_LOST, "another process took over", "nothing to mend"),
-        _source(WOULD_DELETE, "giving up would delete messages", "set `[routes.dead_letter]`"),
-        _source(FEEDS_ITSELF, "the stream takes what the route sends", "[Circles](../how-to/circles.md)"),
+        _source(SEVERAL_STREAMS, "several streams store the dead letters", "choose one with `--stream`"),
+        _source(CONSUMER_NOT_FOUND, "the consumer does not exist", "no action needed: the route creates it again"),
+        _source(CONSUMER_DELETED, "the consumer was deleted", "no action needed: the route creates it again"),
         _source(
-            JETSTREAM_UNAVAILABLE, "JetStream does not answer", "look at its leader: `nats server report jetstream`"
+            CONSUMER_MISMATCH,
+            "the durable exists with a configuration that the route can't use, such as another filter",
+            "use another `durable`, or delete the consumer",
         ),
-        _source(NO_JETSTREAM, "the server or the account has no JetStream", "enable it"),
-        _source(MAX_SUBSCRIPTIONS, "the account allows no more subscriptions", "raise its limit"),
-        _source(INVALID_NAME, "that can't be the name of a stream or consumer", "correct it"),
-        _source(SERVER_TOO_OLD, "the server lacks what the route needs", "upgrade it"),
-        _source(NOT_FOUND, "the stream has no such message", "it was deleted meanwhile"),
-        _source(DENY_DELETE, "the stream lets nobody delete messages", "`deny_delete` of the stream"),
-        _none(WHEN, "the `when` of the route does not hold", FILTERED),
+        _source(CONSUMER_REFUSED, "JetStream refused the consumer", "see `detail`"),
+        _source(
+            CONSUMER_EXPIRES,
+            "the server deletes the durable after a time without use",
+            "remove `inactive_threshold`, or raise it",
+        ),
+        _source(
+            CONSUMER_SILENT,
+            "nothing was heard from the consumer, neither a message nor a heartbeat",
+            "no action needed: the route opens it again",
+        ),
+        _source(CONSUMER_LIMIT, "the consumer allows less than the route needs", "raise the limits of the consumer"),
+        _source(
+            CONSUMER_LOST,
+            "the server ended the pull request of the route",
+            "no action needed: the route opens the consumer again",
+        ),
+        _source(LEAD_LOST, "another process took over the lead", "no action needed"),
+        _source(WOULD_DELETE, "giving a message up would delete it from the stream", "set `[routes.dead_letter]`"),
+        _source(FEEDS_ITSELF, "the stream stores what the route sends", "[Circles](../how-to/circles.md)"),
+        _source(JETSTREAM_UNAVAILABLE, "JetStream does not answer", "check its leader: `nats server report jetstream`"),
+        _source(NO_JETSTREAM, "JetStream is not enabled on the server or for the account", "enable it"),
+        _source(
+            MAX_SUBSCRIPTIONS, "the server or the account allows no more subscriptions", "raise `max_subscriptions`"
+        ),
+        _source(INVALID_NAME, "the name is not valid for a stream or consumer", "correct it"),
+        _source(SERVER_TOO_OLD, "the server lacks a feature that the route needs", "upgrade the server"),
+        _source(NOT_FOUND, "the stream has no such message", "no action needed: it was deleted in the meantime"),
+        _source(DENY_DELETE, "the stream does not allow deleting messages", "`deny_delete` of the stream"),
+        _none(WHEN, "`when` of the route evaluated to false", FILTERED),
         _none(HANDLER, "the handler returned nothing", FILTERED),
-        _none(UNMATCHED, "no destination takes it", FILTERED),
+        _none(UNMATCHED, "no destination matched the message", FILTERED),
         _none(NO_REPLY, "the message has no reply subject", UNANSWERED_MESSAGES),
     )
 }
@@ -473,22 +514,22 @@ def _all(reasons: Iterable[Reason]) -> frozenset[str]:
 OF_THE_MESSAGE: Final = _all(one for one in TABLE.values() if one.fault is Fault.MESSAGE) | frozenset(
     map(of_code, _HEADERS_THAT_A_STREAM_DOES_NOT_TAKE)
 )
-"""Failures that are a message's own fault: what is behind it would not fail, so nothing waits for it."""
+"""Failures that are the message's own fault: later messages would not fail for it, so none of them waits."""
 
 OF_THE_WAY: Final = _all(one for one in TABLE.values() if one.fault is Fault.WAY)
-"""Failures that say nothing of a destination: it was away, and its queue kept nothing."""
+"""Failures before a message reached its destination, which is not at fault."""
 
 DECIDED_BY_QUEUE: Final = _all(one for one in TABLE.values() if one.again is Again.FROM_A_STREAM)
-"""Failures after which a core message is not tried again: a setting of the destination's queue wants that."""
+"""Failures after which a core message is not tried again, by the settings of the destination's queue."""
 
 NEVER_AGAIN: Final = _all(one for one in TABLE.values() if one.again is Again.NO)
 """Failures after which no message is tried again."""
 
 OF_ALL_ALIKE: Final = frozenset({NO_RESPONDERS, PERMISSION_DENIED, LIMIT, BAD_ANSWER, SEALED})
-"""Refusals that every publish to the same destination would meet."""
+"""Refusals that every publish to the same destination would get."""
 
 LOOKUP_FAILED: Final = frozenset({PERMISSION_DENIED, TIMEOUT, BAD_ANSWER, JETSTREAM_UNAVAILABLE, RESOURCES})
-"""Reasons why JetStream did not say what was asked: they say nothing of what was looked up."""
+"""Reasons why a lookup failed without an answer about the stream or consumer that was looked up."""
 
 TO_NAME: Final = tuple(one.name for one in TABLE.values() if one.to_name)
-"""Reasons that are known beforehand where one is named, as in `[routes.retry] not`."""
+"""Reasons that a configuration can name, as in `[routes.retry] not`."""

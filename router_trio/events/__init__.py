@@ -1,8 +1,8 @@
 """Everything that can happen, as frozen events: the one source of facts for logs, outage spans and tests.
 
-An event is emitted once, where the thing happens, by a call of an `Emit`. What can happen for every message carries a
-`count` and is marked `per_message`: listeners merge those. Texts of an event are bounded when it is made. `at` is the
-emitter's monotonic clock in seconds.
+An event is emitted once, where it happens, by a call of an `Emit`. Events that can happen for every message have a
+`count` and are marked `per_message`: listeners merge them. Texts of an event are bounded when it is created. `at` is
+the emitter's monotonic clock in seconds.
 The docstring of each class is its help text in `router-trio contract`.
 """
 

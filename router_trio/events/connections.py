@@ -1,4 +1,4 @@
-"""Events of a connection: its links, and the streams that it has."""
+"""Events of a connection: its links, and the streams on its server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from router_trio.events.event import Event, Level
 
 
 class ConnectionEvent(Event):
-    """The base of what happens on one named connection."""
+    """The base of events on one named connection."""
 
     connection: str
 
 
 class ConnectionEstablished(ConnectionEvent):
-    """First connect of the process."""
+    """The connection was established for the first time in this process."""
 
     code = "NATS_CONNECTION_ESTABLISHED"
     level = Level.INFO
@@ -22,7 +22,7 @@ class ConnectionEstablished(ConnectionEvent):
 
 
 class ConnectionRestored(ConnectionEvent):
-    """Connected again after a loss; says how long the outage was, and how much was kept that is sent now."""
+    """The connection was established again after a loss. `pending_count` operations were kept and are sent now."""
 
     code = "NATS_CONNECTION_RESTORED"
     level = Level.INFO
@@ -57,7 +57,7 @@ class ConnectionFailed(ConnectionEvent):
 
 
 class UnexpectedLinkError(ConnectionEvent):
-    """A server's data raised an error that router_trio does not expect, and ended the link. Please report it."""
+    """Data from a server raised an error that router_trio does not expect, and the link was closed: report the bug."""
 
     code = "NATS_UNEXPECTED_ERROR"
     level = Level.ERROR
@@ -67,7 +67,7 @@ class UnexpectedLinkError(ConnectionEvent):
 
 
 class ReconnectAttempt(ConnectionEvent):
-    """An attempt to reconnect starts, `delay_ms` after the last one ended."""
+    """An attempt to reconnect starts, `delay_ms` after the previous one ended."""
 
     code = "NATS_RECONNECT_ATTEMPT"
     level = Level.INFO
@@ -79,7 +79,7 @@ class ReconnectAttempt(ConnectionEvent):
 
 
 class ReconnectExhausted(ConnectionEvent):
-    """The round's attempts are used up; `action` says what happens now: keep_trying or stop."""
+    """All attempts of a round failed. `action` is what the router does next: keep_trying or stop."""
 
     code = "NATS_RECONNECT_EXHAUSTED"
     level = Level.ERROR
@@ -88,7 +88,7 @@ class ReconnectExhausted(ConnectionEvent):
 
 
 class LameDuck(ConnectionEvent):
-    """The server announced that it will shut down; the connection moves to another one."""
+    """The server announced that it will shut down (lame duck mode); the connection moves to another server."""
 
     code = "NATS_LAME_DUCK"
     level = Level.WARN
@@ -113,11 +113,11 @@ class RetryComplete(ConnectionEvent):
 
 
 class DuplicatesPossible(ConnectionEvent):
-    """After a reconnect, messages are sent again whose ids their stream may have forgotten: it may store them twice.
+    """After a reconnect, messages are sent again whose ids their stream may have forgotten, so it may store them twice.
 
     `count` messages had been sent and were unanswered for up to `unanswered_seconds`, longer than the duplicate window
-    of the stream. With `window_assumed` that could not be looked up: it counts as the server's default, and `count` is
-    the least number if it is shorter. `stream` is absent if that is not known either.
+    of the stream. With `window_assumed` the window could not be looked up and the server's default is assumed; if the
+    window is shorter, more messages than `count` are affected. `stream` is absent if the stream is not known.
     """
 
     code = "NATS_DUPLICATES_POSSIBLE"
@@ -131,7 +131,7 @@ class DuplicatesPossible(ConnectionEvent):
 
 
 class DestinationsUnknown(ConnectionEvent):
-    """The streams of the destinations can't be looked up; only publishes show whether they accept messages."""
+    """The streams of the destinations can't be looked up. Only failed publishes show that one accepts no messages."""
 
     code = "NATS_DESTINATIONS_UNKNOWN"
     level = Level.INFO
@@ -142,7 +142,7 @@ class DestinationsUnknown(ConnectionEvent):
 class StreamAcksEarly(ConnectionEvent):
     """The stream of a destination confirms messages before it has written them (`persist_mode` is `async`).
 
-    A crash of its server loses some that were confirmed, whose source is acked by then.
+    A crash of its server can lose confirmed messages, which are acked at their source by then.
     """
 
     code = "NATS_STREAM_ACKS_EARLY"
@@ -151,7 +151,7 @@ class StreamAcksEarly(ConnectionEvent):
 
 
 class StreamCreated(ConnectionEvent):
-    """A stream of the settings ([[streams]]) was absent, and was made."""
+    """A stream of `[[streams]]` did not exist and was created."""
 
     code = "NATS_STREAM_CREATED"
     level = Level.INFO
@@ -159,7 +159,7 @@ class StreamCreated(ConnectionEvent):
 
 
 class StreamDiffers(ConnectionEvent):
-    """A stream is not as the settings ([[streams]]) say. It is left as it is; change it, or the settings."""
+    """A stream differs from its `[[streams]]` section and was left unchanged: change the stream or the section."""
 
     code = "NATS_STREAM_DIFFERS"
     level = Level.WARN
@@ -168,7 +168,7 @@ class StreamDiffers(ConnectionEvent):
 
 
 class StreamNotMade(ConnectionEvent):
-    """A stream of the settings ([[streams]]) could not be looked up or made; it is tried again."""
+    """A stream of `[[streams]]` could not be looked up or created; the router retries."""
 
     code = "NATS_STREAM_NOT_MADE"
     level = Level.WARN

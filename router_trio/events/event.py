@@ -1,4 +1,4 @@
-"""Define events: frozen values with a code and a level, bounded when they are made."""
+"""Define events: frozen values with a code and a level, bounded when they are created."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Fields:
     """
 
     fields: ClassVar[dict[str, str]] = {}
-    """Names of the fields, with their types as they are written."""
+    """Names of the fields, with their type annotations as source text."""
     _defaults: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -46,13 +46,13 @@ class _Fields:
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        """Bring the fields into their final form, by `_set`."""
+        """Normalize the fields, by `_set`."""
 
     def _set(self, name: str, value: object) -> None:
         self.__dict__[name] = value
 
     def replace(self, **changes: Any) -> Self:
-        """Return the same with other values of some fields."""
+        """Return a copy with other values of some fields."""
         return type(self)(**self.__dict__ | changes)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -89,11 +89,11 @@ class Event(_Fields):
 
     @property
     def severity(self) -> Level:
-        """The level of this one: that of its kind, unless it is worse than others of it."""
+        """Return the level of this event: that of its kind, unless its fields make it more severe."""
         return self.level
 
     def details(self) -> Iterator[tuple[str, Any]]:
-        """Name and value of each field that is set, without the clock."""
+        """Yield name and value of each field that is set, without the clock."""
         for name in self.fields:
             value = getattr(self, name)
             if name != "at" and value is not None:

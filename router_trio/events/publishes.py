@@ -1,4 +1,4 @@
-"""Events that can happen for every message on a connection, and are counted: publishes, acks, subscriptions."""
+"""Events that can happen for every message on a connection, with a count: publishes, acks, subscriptions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from router_trio.events.event import Level
 
 
 class OperationEvent(ConnectionEvent):
-    """The base of what can happen for every message."""
+    """The base of events that can happen for every message."""
 
     per_message = True
     count: int = 1
 
 
 class PublishFailed(OperationEvent):
-    """A core publish was refused or failed while connected; `subject` and `route` are those of the last one."""
+    """A core publish was refused or failed while connected. `subject` and `route` are those of the last one."""
 
     code = "NATS_PUBLISH_ERROR"
     level = Level.WARN
@@ -25,7 +25,7 @@ class PublishFailed(OperationEvent):
 
 
 class PublishWithAckFailed(OperationEvent):
-    """A JetStream publish was refused or failed while connected; `subject` and `route` are those of the last one."""
+    """A JetStream publish was refused or failed while connected. `subject` and `route` are those of the last one."""
 
     code = "NATS_PUBLISH_WITH_ACK_ERROR"
     level = Level.WARN
@@ -60,7 +60,7 @@ class PublishFailedOpen(OperationEvent):
 
 
 class QueueFull(OperationEvent):
-    """The queue is at its limit; `reason` says whether the oldest was dropped or the newest was rejected or blocked."""
+    """The queue is full. `reason`: the oldest operations were dropped, or the newest were rejected or blocked."""
 
     code = "NATS_QUEUE_FULL"
     level = Level.WARN
@@ -70,7 +70,7 @@ class QueueFull(OperationEvent):
 
 
 class PendingDropped(OperationEvent):
-    """Queued messages were dropped; `reason` is expired or shutdown."""
+    """Queued messages were dropped; `reason` is `expired` or `shutdown`."""
 
     code = "NATS_PENDING_DROPPED"
     level = Level.WARN
@@ -80,7 +80,7 @@ class PendingDropped(OperationEvent):
 class AckFailed(OperationEvent):
     """The ack of a source message could not be sent, or was refused; the stream will redeliver the message.
 
-    `subject` is the permission that was missing.
+    `subject` is the subject that the user may not publish to.
     """
 
     code = "NATS_ACK_ERROR"
@@ -93,7 +93,7 @@ class AckFailed(OperationEvent):
 class NakFailed(OperationEvent):
     """The nak of a source message could not be sent, or was refused; the stream redelivers it after its ack wait.
 
-    `subject` is the permission that was missing.
+    `subject` is the subject that the user may not publish to.
     """
 
     code = "NATS_NAK_ERROR"
@@ -104,9 +104,9 @@ class NakFailed(OperationEvent):
 
 
 class RefusalNotAttributed(OperationEvent):
-    """The server refused something that can't be attributed, as where it maps subjects.
+    """The server refused an operation that can't be attributed, for example because the server maps subjects.
 
-    Core publishes that were on their way have failed: each of them may be meant.
+    All core publishes in flight have failed, since the refusal may be about any of them.
     """
 
     code = "NATS_REFUSAL_NOT_ATTRIBUTED"

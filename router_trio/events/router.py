@@ -1,4 +1,4 @@
-"""Events of the router as a whole: its start and end, its workers, reloads, injected faults."""
+"""Events of the router itself: start and end, workers, reloads, injected faults."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from router_trio.errors.quotes import bounded
 from router_trio.events.event import Event, Level
 
 MOST_NAMES = 100
-"""Names, or problems, that an event of a reload lists. `count` is of all."""
+"""Maximum number of names or problems that an event of a reload lists. `count` is the number of all."""
 
 MOST_REASONS = 20
-"""Reasons that `ROUTER_NOT_READY` lists. `count` is of all."""
+"""Maximum number of reasons that `ROUTER_NOT_READY` lists. `count` is the number of all."""
 
 
 class FaultInjectionEnabled(Event):
-    """This router injects faults on request, for rehearsals. Never leave that on in production."""
+    """This router injects faults on request, for rehearsals. Never leave it enabled in production."""
 
     code = "ROUTER_FAULT_INJECTION_ENABLED"
     level = Level.WARN
@@ -23,7 +23,7 @@ class FaultInjectionEnabled(Event):
 
 
 class FaultInjected(Event):
-    """A fault was set for an operation; it strikes `times` operations, or with 0 all of them until it is cleared."""
+    """A fault was injected into an operation; it affects `times` operations, or with 0 all of them until cleared."""
 
     code = "ROUTER_FAULT_INJECTED"
     level = Level.WARN
@@ -34,7 +34,7 @@ class FaultInjected(Event):
 
 
 class FaultsCleared(Event):
-    """The fault of an operation was cleared, or all faults were."""
+    """The fault injected into one operation was cleared, or all faults were."""
 
     code = "ROUTER_FAULTS_CLEARED"
     level = Level.WARN
@@ -42,7 +42,7 @@ class FaultsCleared(Event):
 
 
 class SettingIgnored(Event):
-    """A key of the configuration has no effect any more; `detail` says what to write instead."""
+    """A key of the configuration has no effect; `detail` says why, and what to write instead."""
 
     code = "ROUTER_SETTING_IGNORED"
     level = Level.WARN
@@ -51,14 +51,14 @@ class SettingIgnored(Event):
 
 
 class HangupIgnored(Event):
-    """SIGHUP reloads nothing, since it was ignored when the process was started, as under `nohup`."""
+    """SIGHUP does not reload the configuration, because it was ignored when the process started, as under `nohup`."""
 
     code = "ROUTER_HANGUP_IGNORED"
     level = Level.INFO
 
 
 class SignalRestored(Event):
-    """Code in this process, as of a handler or a library, has taken a signal from the router, which took it back.
+    """A handler or a library replaced a signal handler of the router, which restored its own.
 
     `taken_by` is what the signal was set to: `SIG_IGN`, `SIG_DFL`, or the place of a function, which is not called.
     """
@@ -70,7 +70,7 @@ class SignalRestored(Event):
 
 
 class StatusPageReady(Event):
-    """The HTTP side answers; `url` is that of the status page."""
+    """The HTTP server is listening; `url` is the address of the status page."""
 
     code = "ROUTER_STATUS_PAGE"
     level = Level.INFO
@@ -88,10 +88,10 @@ class RouterStarted(Event):
 
 
 class LoopBlocked(Event):
-    """The event loop has not turned for `blocked_seconds`: a handler at `place` blocks it, or the router's own code.
+    """The event loop has been blocked for `blocked_seconds` by a handler at `place`, or by the router's own code.
 
-    Nothing is sent, received or answered meanwhile. `route`, `subject`, `stream` and `sequence` say which message the
-    handler has, as far as that is known.
+    Nothing is sent, received or answered meanwhile. `route`, `subject`, `stream` and `sequence` name the message in the
+    handler, as far as it is known.
     """
 
     code = "ROUTER_LOOP_BLOCKED"
@@ -105,9 +105,9 @@ class LoopBlocked(Event):
 
 
 class RouterNotReady(Event):
-    """The router would not deliver every message now: `reasons` are those of `/readyz`, `count` of all of them.
+    """The router can't deliver every message now. `reasons` are those of `/readyz`, `count` is the number of all.
 
-    Emitted when the connections, routes and workers that hold it up are others than a second before.
+    Emitted when the set of connections, routes and workers that are not ready differs from that of a second before.
     """
 
     code = "ROUTER_NOT_READY"
@@ -120,7 +120,7 @@ class RouterNotReady(Event):
 
 
 class RouterReady(Event):
-    """Every connection and every route would deliver a message now: for the first time, or again.
+    """All connections and routes can deliver messages, for the first time or again.
 
     `reasons` is empty; `not_ready_seconds` is how long the router was not ready, 0 the first time.
     """
@@ -141,9 +141,9 @@ class RouterDraining(Event):
 
 
 class RouterStopped(Event):
-    """The router has stopped; `ledger` has the counts of every connection. WARN if something was left unsettled.
+    """The router has stopped; `ledger` has the counts of every connection. WARN if messages were left unsettled.
 
-    `redelivered`: messages that the shutdown gave back to their streams, which redeliver them.
+    `redelivered`: messages that the shutdown returned to their streams, which redeliver them.
     """
 
     code = "ROUTER_STOPPED"
@@ -154,12 +154,12 @@ class RouterStopped(Event):
 
     @property
     def severity(self) -> Level:
-        """WARN if something was left unsettled."""
+        """Return WARN if messages were left unsettled."""
         return Level.WARN if self.unsettled else Level.INFO
 
 
 class WorkerStarted(Event):
-    """A worker process has started, and takes its part of the messages. `restarts`: how often it was started again."""
+    """A worker process has started and receives its share of the messages. `restarts`: how often it was restarted."""
 
     code = "ROUTER_WORKER_STARTED"
     level = Level.INFO
@@ -169,10 +169,10 @@ class WorkerStarted(Event):
 
 
 class WorkerLost(Event):
-    """A worker process ended by itself, and is started again after `delay_ms`.
+    """A worker process ended unexpectedly and is restarted after `delay_ms`.
 
-    What it had accepted and not settled is settled now: `dropped` publishes; `returned` messages, which their stream
-    delivers again; `lost` messages of core subscriptions.
+    Its unsettled messages are settled now: `dropped` publishes; `returned` messages, which their stream redelivers;
+    `lost` messages of core subscriptions.
     """
 
     code = "ROUTER_WORKER_LOST"
@@ -187,10 +187,10 @@ class WorkerLost(Event):
 
 
 class WorkerLostInHandler(Event):
-    """A worker that was lost had this message in a handler: that may have ended the process.
+    """A worker ended while this message was in a handler, which may have ended the process.
 
-    `deaths` is how many processes have ended while no other message was in a handler. A message of a stream is tried
-    alone next, and no longer after so many as its route has `attempts`; a message of a core subscription is lost.
+    `deaths` is how many processes have ended with only this message in a handler. A message of a stream is next handled
+    alone, until the `attempts` of its route are used up; a message of a core subscription is lost.
     """
 
     code = "ROUTER_WORKER_LOST_IN_HANDLER"
@@ -208,8 +208,8 @@ class RouterReloaded(Event):
     """A reload is done: `added`, `removed` and `changed` name the connections, streams and routes that differ.
 
     `keys` has each key that differs, with its old and its new value as `router-trio diff` shows them. `unchanged` is
-    the number of connections and routes that noticed nothing, `unsettled` the number of messages that what has ended
-    could not settle in time.
+    the number of connections and routes that were not affected, `unsettled` the number of messages that the connections
+    and routes that ended could not settle in time.
     """
 
     code = "ROUTER_RELOADED"
@@ -228,7 +228,7 @@ class RouterReloaded(Event):
 
 
 class ReloadRefused(Event):
-    """A reload was refused and has changed nothing: `problems` says what is wrong with the configuration."""
+    """A reload was refused and nothing was changed: `problems` lists what is wrong with the configuration."""
 
     code = "ROUTER_RELOAD_REFUSED"
     level = Level.ERROR
@@ -240,7 +240,7 @@ class ReloadRefused(Event):
 
 
 class RestartNeeded(Event):
-    """Of a configuration that was reloaded, these `keys` have no effect before the process is started again."""
+    """The configuration was reloaded, but changes to these `keys` take effect only after a restart."""
 
     code = "ROUTER_RESTART_NEEDED"
     level = Level.WARN

@@ -6,13 +6,13 @@ from router_trio.events.event import Event, Level
 
 
 class RouteEvent(Event):
-    """The base of what happens on one route."""
+    """The base of events on one route."""
 
     route: str
 
 
 class RouteReady(RouteEvent):
-    """A route has its subscription or consumer, and receives messages."""
+    """A route has its subscription or consumer and is receiving messages."""
 
     code = "ROUTE_READY"
     level = Level.INFO
@@ -30,7 +30,7 @@ class RouteStandby(RouteEvent):
 
 
 class ConsumerDiffers(RouteEvent):
-    """The durable has other limits than the configuration, and may not be changed; its limits are in force."""
+    """The durable has other limits than the configuration and can't be changed; its own limits are in force."""
 
     code = "ROUTE_CONSUMER_DIFFERS"
     level = Level.WARN
@@ -40,10 +40,10 @@ class ConsumerDiffers(RouteEvent):
 
 
 class ConsumerReset(RouteEvent):
-    """Somebody has reset the durable, or made it again, while the route reads from it: it goes on elsewhere.
+    """The durable was reset or recreated while the route reads from it, and continues elsewhere.
 
-    It would have delivered `from_sequence` next, and goes on with `to_sequence`. What the route has settled is acked
-    when it is delivered again, and not routed again.
+    It would have delivered `from_sequence` next, and continues with `to_sequence`. Messages that the route has settled
+    are acked when they are redelivered, and not routed again.
     """
 
     code = "ROUTE_CONSUMER_RESET"
@@ -55,7 +55,7 @@ class ConsumerReset(RouteEvent):
 
 
 class FilterOutside(RouteEvent):
-    """The stream takes none of the subjects that the filter of this route matches: it gets no message, is not ready."""
+    """The filter of the route matches no subject of its stream: the route receives nothing and is not ready."""
 
     code = "ROUTE_FILTER_OUTSIDE_STREAM"
     level = Level.WARN
@@ -65,9 +65,10 @@ class FilterOutside(RouteEvent):
 
 
 class MessageFailed(RouteEvent):
-    """A message could not be routed. `subject`, `stream` and `sequence` say which; `place` is where its handler raised.
+    """A message could not be routed. `subject`, `stream` and `sequence` name it; `place` is where its handler raised.
 
-    `error_type`, `detail` and `traceback` are of that error, the last with `handler_errors = "full"` alone.
+    `error_type`, `detail` and `traceback` are those of the handler's error, `traceback` only with
+    `handler_errors = "full"`.
     """
 
     code = "ROUTE_MESSAGE_FAILED"
@@ -85,7 +86,7 @@ class MessageFailed(RouteEvent):
 
 
 class _LastFailure(RouteEvent):
-    """The base of what becomes of a message that is not tried again. `sequence` is its place in its `stream`."""
+    """The base of events about a message that is not retried. `sequence` is its position in its `stream`."""
 
     per_message = True
     reason: str
@@ -97,21 +98,21 @@ class _LastFailure(RouteEvent):
 
 
 class MessageDeadLettered(_LastFailure):
-    """A message is not tried again, and its dead letter is stored."""
+    """A message is not retried, and its dead letter is stored."""
 
     code = "ROUTE_MESSAGE_DEAD_LETTERED"
     level = Level.WARN
 
 
 class MessageGivenUp(_LastFailure):
-    """A message is not tried again, and its route has no dead letters. A stream may keep it under `sequence`."""
+    """A message is not retried, and its route has no dead letters. A stream may still have it under `sequence`."""
 
     code = "ROUTE_MESSAGE_GIVEN_UP"
     level = Level.WARN
 
 
 class DeadLetterNotStored(RouteEvent):
-    """A dead letter could not be stored. A message of a stream stays there and comes again; another one is lost."""
+    """A dead letter could not be stored. A message of a stream stays there and is redelivered; another one is lost."""
 
     code = "ROUTE_DEAD_LETTER_NOT_STORED"
     level = Level.WARN
@@ -125,9 +126,9 @@ class DeadLetterNotStored(RouteEvent):
 
 
 class HandlerLeftBehind(RouteEvent):
-    """Calls of a handler did not return before their route was ended: nothing waits for them any more.
+    """Calls of a handler did not return before their route ended, and were abandoned.
 
-    Their messages are redelivered by their stream, or are lost. A thread ends when its call returns.
+    Their messages are redelivered by their stream, or lost. A thread ends when its call returns.
     """
 
     code = "ROUTE_HANDLER_LEFT_BEHIND"
@@ -136,7 +137,7 @@ class HandlerLeftBehind(RouteEvent):
 
 
 class RouteLimited(RouteEvent):
-    """More messages came than the limit of a route allows: they wait."""
+    """Messages arrive faster than the rate limit of their route allows, and are delayed."""
 
     code = "ROUTE_LIMITED"
     level = Level.INFO
@@ -146,7 +147,7 @@ class RouteLimited(RouteEvent):
 
 
 class BreakerOpened(RouteEvent):
-    """A destination failed so often in a row that it is left alone; one message tries after `pause_seconds`."""
+    """A destination failed `failed_count` times in a row: it gets no messages, but one attempt per `pause_seconds`."""
 
     code = "ROUTE_BREAKER_OPENED"
     level = Level.WARN
@@ -158,7 +159,7 @@ class BreakerOpened(RouteEvent):
 
 
 class BreakerClosed(RouteEvent):
-    """A destination that was left alone has taken a message, and gets all others again."""
+    """A destination with an open breaker accepted a message, and receives all messages again."""
 
     code = "ROUTE_BREAKER_CLOSED"
     level = Level.INFO
@@ -168,7 +169,7 @@ class BreakerClosed(RouteEvent):
 
 
 class DestinationNotStored(RouteEvent):
-    """A destination does not accept what this route sends; `reason` and `detail` say why, and what to do."""
+    """A destination does not accept messages of this route; `reason` and `detail` say why, and what to do."""
 
     code = "NATS_DESTINATION_NOT_STORED"
     level = Level.WARN
@@ -179,7 +180,7 @@ class DestinationNotStored(RouteEvent):
 
 
 class DestinationStored(RouteEvent):
-    """A destination that accepted nothing accepts messages again."""
+    """A destination that refused messages accepts them again."""
 
     code = "NATS_DESTINATION_STORED"
     level = Level.INFO
@@ -188,7 +189,7 @@ class DestinationStored(RouteEvent):
 
 
 class DestinationUnconfirmed(RouteEvent):
-    """A stream stores the core publishes of this route, which have no PubAck: one that it refuses counts as routed."""
+    """A stream stores core publishes of this route, without a PubAck: a message that it refuses counts as routed."""
 
     code = "NATS_DESTINATION_UNCONFIRMED"
     level = Level.WARN
@@ -198,7 +199,7 @@ class DestinationUnconfirmed(RouteEvent):
 
 
 class StreamWentBack(RouteEvent):
-    """A stream was created again, emptied or restored: it gives known sequences to new messages, which are routed."""
+    """A stream was recreated, purged or restored: it reuses known sequences for new messages, which are routed."""
 
     code = "STREAM_WENT_BACK"
     level = Level.WARN

@@ -1,6 +1,6 @@
 """Log lines for people at a terminal: time, level and message, and behind them the facts that the message lacks.
 
-`16:08:44 WARN  main: connection refused by 127.0.0.1:4222 (attempt 1 of 10); is the server running?`
+`16:08:44 WARN  Connection main could not connect (attempt 1 of 10): connection refused by 127.0.0.1:4222; ...`
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from router_trio import events
+from router_trio.errors import reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.events import Event
 
@@ -20,152 +21,175 @@ NAMES = 5
 SENTENCES: Mapping[type[Event], str] = {
     events.ConnectionEstablished: "Connection {connection} is connected to {server}",
     events.ConnectionRestored: (
-        "Connection {connection} is connected again to {server}, after {outage_seconds:.1f} s "
+        "Connection {connection} reconnected to {server} after {outage_seconds:.1f} s "
         "and {reconnect_attempts:count attempt}"
     ),
     events.ConnectionLost: (
-        "Connection {connection} lost its link to {server}: {reason}; "
-        "{pending_count:count operation is|operations are} pending"
+        "Connection {connection} lost its link to {server}: {reason}; reconnecting, "
+        "{pending_count:count operation} pending"
     ),
-    events.ConnectionFailed: "{connection}: {problem} (attempt {attempt} of {max_attempts}){cure}",
+    events.ConnectionFailed: (
+        "Connection {connection} could not connect (attempt {attempt} of {max_attempts}): {problem}{cure}"
+    ),
     events.UnexpectedLinkError: (
-        "Connection {connection} ended its link to {server} because of {error_type} at {place}: "
-        "a bug of router_trio, please report it"
+        "Connection {connection} closed its link to {server} after an unexpected {error_type} at {place}: "
+        "this is a bug in router_trio, please report it"
     ),
-    events.ReconnectAttempt: "Connection {connection} is connecting to {server}, attempt {attempt} of {max_attempts}",
+    events.ReconnectAttempt: "Connection {connection} is reconnecting to {server}, attempt {attempt} of {max_attempts}",
     events.ReconnectExhausted: (
-        "Connection {connection} used up its {reconnect_attempts:count attempt} to reconnect; next: {action}"
+        "Connection {connection} failed to connect in {reconnect_attempts:count attempt}; {after_the_round}"
     ),
-    events.LameDuck: "Server {server} will shut down; connection {connection} is moving to another one",
+    events.LameDuck: (
+        "Server {server} is in lame duck mode and will shut down; connection {connection} is moving to another server"
+    ),
     events.RetryPending: (
         "Connection {connection} is sending "
-        "{pending_count:count operation that was|operations that were} queued or unconfirmed"
+        "{pending_count:count operation that was|operations that were} queued or unconfirmed during the outage"
     ),
     events.RetryComplete: (
-        "Connection {connection} has settled what was queued or unconfirmed: "
+        "Connection {connection} has settled all operations from before the reconnect: "
         "{success_count} succeeded, {failed_count} failed"
     ),
-    events.PublishFailed: "{by_route}Core publish{to_subject} on {connection} failed: {reason}",
-    events.PublishWithAckFailed: "{by_route}JetStream publish{to_subject} on {connection} failed: {reason}",
-    events.PublishQueued: "Core publishes on {connection} are queued while it is not connected",
-    events.PublishWithAckQueued: "JetStream publishes on {connection} are queued while it is not connected",
-    events.PublishFailedOpen: "Publishes on {connection} were discarded, because fail_open is set: {reason}",
-    events.QueueFull: "The queue of {connection} is full ({queue_size} of {max_size:count operation}): {reason}",
-    events.PendingDropped: "Pending operations of {connection} were dropped: {reason}",
+    events.PublishFailed: "{by_route}core publish{to_subject} on connection {connection} failed: {reason}{advice}",
+    events.PublishWithAckFailed: (
+        "{by_route}JetStream publish{to_subject} on connection {connection} failed: {reason}{advice}"
+    ),
+    events.PublishQueued: (
+        "Connection {connection} is not connected: core publishes are queued, {pending_count} pending"
+    ),
+    events.PublishWithAckQueued: (
+        "Connection {connection} is not connected: JetStream publishes are queued, {pending_count} pending"
+    ),
+    events.PublishFailedOpen: "Connection {connection} discarded publishes, because fail_open is set: {reason}",
+    events.QueueFull: (
+        "The queue of connection {connection} is full ({queue_size} of {max_size:count operation}): {when_full}"
+    ),
+    events.PendingDropped: "Connection {connection} dropped pending operations: {reason}",
     events.AckFailed: (
-        "{by_route}Acks{to_subject} on {connection} could not be sent: {reason}; "
+        "{by_route}acks{to_subject} on connection {connection} failed: {reason}; "
         "the stream will redeliver these messages"
     ),
     events.RefusalNotAttributed: (
-        "The server refused something on {connection} that names no publish, ack or request of the router: {detail}; "
-        "core publishes that were on their way count as failed"
+        "Connection {connection}: the server refused an operation that can't be matched to any publish, ack or request "
+        "of this router: {detail}; all core publishes in flight count as failed"
     ),
     events.NakFailed: (
-        "{by_route}Naks{to_subject} on {connection} could not be sent: {reason}; "
+        "{by_route}naks{to_subject} on connection {connection} failed: {reason}; "
         "the stream will redeliver these messages after its ack wait"
     ),
-    events.SubscribeFailed: "{by_route}Could not subscribe or open a consumer on {connection}: {reason}; retrying",
+    events.SubscribeFailed: (
+        "{by_route}could not subscribe or open the consumer on connection {connection}: {reason}; retrying"
+    ),
     events.ConsumerDiffers: (
-        "Route {route}: the consumer {durable} of stream {stream} differs from the configuration: {detail}; "
-        "change one of them"
+        "Route {route}: consumer {durable} of stream {stream} differs from the configuration and was left unchanged: "
+        "{detail}; change the consumer or the configuration"
     ),
     events.ConsumerReset: (
-        "Route {route}: the consumer {durable} of stream {stream} was reset, or made again: instead of message "
-        "{from_sequence} it goes on with {to_sequence}; {after_reset}"
+        "Route {route}: consumer {durable} of stream {stream} was reset or recreated and continues at message "
+        "{to_sequence} instead of {from_sequence}; {after_reset}"
     ),
     events.FilterOutside: (
-        "Route {route} gets nothing: its filter {filter} matches none of the subjects of stream {stream}, which are "
-        "{subjects}; correct the filter, or the stream"
+        "Route {route} receives nothing: its filter {filter} matches none of the subjects of stream {stream}, which "
+        "are {subjects}; correct the filter or the stream"
     ),
-    events.RouteStandby: "Route {route} waits for the lead of the consumer {durable} of stream {stream}",
-    events.RouteReady: "Route {route} receives from {source} on {connection}",
+    events.RouteStandby: "Route {route} is on standby, waiting for the lead of consumer {durable} of stream {stream}",
+    events.RouteReady: "Route {route} is receiving from {source} on connection {connection}",
     events.MessageFailed: "Route {route}: {which_message} failed: {reason}{raised}",
-    events.MessageDeadLettered: "Route {route}: {which_message} dead-lettered after {attempts:count attempt}: {reason}",
-    events.MessageGivenUp: "Route {route}: {which_message} given up after {attempts:count attempt}: {reason}",
-    events.DeadLetterNotStored: "Route {route}: the dead letter of {which_message} could not be stored: {reason}",
-    events.RouteLimited: "Route {route} holds messages back: its limit is {rate}",
+    events.MessageDeadLettered: (
+        "Route {route}: {which_message} was dead-lettered after {attempts:count attempt}: {reason}"
+    ),
+    events.MessageGivenUp: "Route {route}: {which_message} was given up after {attempts:count attempt}: {reason}",
+    events.DeadLetterNotStored: (
+        "Route {route}: the dead letter of {which_message} could not be stored: {reason}; {kept_or_lost}"
+    ),
+    events.RouteLimited: "Route {route} is delaying messages: its rate limit of {rate} is reached",
     events.BreakerOpened: (
-        "Route {route} leaves {subject} on {connection} alone for {pause_seconds:g} s: "
-        "{failed_count:count failure} in a row, the last one {reason}"
+        "Route {route} opened the circuit breaker of {subject} on connection {connection} after "
+        "{failed_count:count failure} in a row, the last one {reason}; next attempt in {pause_seconds:g} s"
     ),
-    events.BreakerClosed: "Route {route} sends to {subject} on {connection} again, after {open_seconds:.1f} s",
-    events.DestinationNotStored: "Route {route} can't deliver to {subject} on {connection}: {reason}",
+    events.BreakerClosed: (
+        "Route {route} closed the circuit breaker of {subject} on connection {connection} after {open_seconds:.1f} s"
+    ),
+    events.DestinationNotStored: (
+        "Route {route} can't deliver to {subject} on connection {connection}: {reason}{advice}"
+    ),
     events.DestinationUnconfirmed: (
-        "Route {route} sends core publishes to {subject} on {connection}, which stream {stream} stores: a message "
-        "that the stream refuses counts as routed; set jetstream = true there"
+        "Route {route} sends core publishes to {subject} on connection {connection}, which stream {stream} stores: "
+        "a message that the stream refuses counts as routed; set jetstream = true for this destination"
     ),
-    events.DestinationStored: "Route {route} can deliver to {subject} on {connection} again",
+    events.DestinationStored: "Route {route} can deliver to {subject} on connection {connection} again",
     events.DestinationsUnknown: (
-        "Could not look up the streams that {connection} publishes to: {reason}; "
-        "only publishes show whether they accept messages"
+        "Connection {connection} could not look up the streams of its destinations: {reason}; "
+        "a stream that accepts nothing is noticed only when a publish fails"
     ),
     events.DuplicatesPossible: (
-        "Connection {connection} is back after {outage_seconds:.1f} s: {this_stream} may store "
-        "{at_least}{count:count message} twice, sent without an answer up to {unanswered_seconds:.1f} s ago, "
-        "before its duplicate window of {window_seconds:g} s{assumed}"
+        "Connection {connection} reconnected after {outage_seconds:.1f} s: {this_stream} may store "
+        "{at_least}{count:count message} twice, sent up to {unanswered_seconds:.1f} s ago without a PubAck, "
+        "longer than its duplicate window of {window_seconds:g} s{assumed}"
     ),
     events.StreamAcksEarly: (
-        "Stream {stream} on {connection} confirms messages before it has written them (persist_mode is async): "
-        "a crash of its server loses some that count as routed"
+        "Stream {stream} on connection {connection} confirms messages before writing them (persist_mode is async): "
+        "a crash of its server can lose messages that count as routed"
     ),
-    events.StreamCreated: "Stream {stream} was made on {connection}",
+    events.StreamCreated: "Stream {stream} was created on connection {connection}",
     events.StreamDiffers: (
-        "Stream {stream} on {connection} is not as [[streams]] says, and is left as it is: {detail}; change one of them"
+        "Stream {stream} on connection {connection} differs from [[streams]] and was left unchanged: {detail}; "
+        "change the stream or the configuration"
     ),
-    events.StreamNotMade: "Stream {stream} could not be looked up or made on {connection}: {reason}; retrying",
+    events.StreamNotMade: (
+        "Stream {stream} could not be looked up or created on connection {connection}: {reason}; retrying"
+    ),
     events.StreamWentBack: (
-        "Stream {stream} of route {route} went back in time: {detail}; its messages are routed as new"
+        "Route {route}: stream {stream} was recreated, purged or restored: {detail}; its messages are routed as new"
     ),
     events.FaultInjectionEnabled: "FAULT INJECTION IS ENABLED: anyone who reaches {page} can make this router fail",
-    events.FaultInjected: "Fault {fault} is set for {operation}, with probability {probability:g}",
+    events.FaultInjected: "Injecting {fault} into {operation} with probability {probability:g}, {until_cleared}",
     events.FaultsCleared: "Injected faults were cleared: {operation}",
     events.SettingIgnored: "{key} {detail}",
     events.HangupIgnored: (
-        "SIGHUP is ignored, as it was when this process was started (nohup does that), and reloads nothing: "
+        "SIGHUP was ignored when this process started (as under nohup), so it does not reload the configuration; "
         "run with --watch to reload when a file changes"
     ),
     events.StatusPageReady: "Status page: {url}",
     events.RouterReloaded: (
-        "The configuration was reloaded: added {added}, removed {removed}, changed {changed}; "
-        "{unchanged} connections and routes are unchanged"
+        "Configuration reloaded: added {added}, removed {removed}, changed {changed}; "
+        "{unchanged} connections and routes unchanged{and_unsettled}"
     ),
-    events.ReloadRefused: (
-        "The configuration was not reloaded, and nothing has changed: it has {count:count problem|problems}"
-    ),
+    events.ReloadRefused: ("Configuration not reloaded, the previous one stays in force: {count:count problem} found"),
     events.RestartNeeded: "Configuration reloaded. Changes to {keys} take effect only after a restart",
-    events.WorkerStarted: "Worker {worker} has started, as process {pid}",
+    events.WorkerStarted: "Worker {worker} started, pid {pid}",
     events.WorkerLost: (
-        "Worker {worker} (process {pid}) {reason}, and is started again in {delay_ms} ms; it left "
-        "{dropped:count publish|publishes} dropped, {returned:count message} returned to streams and {lost} lost"
+        "Worker {worker} (pid {pid}) {reason}; restarting it in {delay_ms} ms. Unsettled when it ended: "
+        "{dropped:count publish|publishes} dropped, {returned:count message} returned to streams, "
+        "{lost:count message} lost"
     ),
     events.WorkerLostInHandler: (
-        "When worker {worker} was lost, the handler of route {route} had {which_message}; "
-        "{deaths:count process has|processes have} ended while it had that alone"
+        "Worker {worker} (pid {pid}) ended while the handler of route {route} had {which_message}; "
+        "{deaths:count process has|processes have} ended with only this message in a handler; {next_try}"
     ),
     events.RouterStarted: "Router {name} is running: {connections:count connection}, {routes:count route}",
     events.HandlerLeftBehind: (
-        "Route {route} was ended, and left behind {count:count call} of its handler that did not return"
+        "Route {route} ended before {count:count call} of its handler returned; "
+        "messages from a stream are redelivered, others are lost"
     ),
     events.SignalRestored: (
-        "{signal} was taken from the router, by {taken_by}: the router takes it back, or nothing would drain it; "
-        "leave signals alone in handlers"
+        "{signal} was set to {taken_by}; the router restored its own signal handler, without which it can't drain; "
+        "handlers and their libraries must leave signals alone"
     ),
     events.LoopBlocked: (
-        "{by_route}The event loop has not turned for {blocked_seconds:g} s{at_message}{raised}: "
+        "{by_route}the event loop has been blocked for {blocked_seconds:g} s{at_message}{raised}: "
         "nothing is sent, received or answered meanwhile{in_a_thread}"
     ),
-    events.RouterNotReady: "Router is not ready, for {count:count reason}: {reasons}",
-    events.RouterReady: "Router is ready: every connection and every route would deliver a message{again}",
+    events.RouterNotReady: "Router is not ready ({count:count reason}): {reasons}",
+    events.RouterReady: "Router is ready: all connections and routes can deliver messages{again}",
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
-    events.RouterStopped: (
-        "Router has stopped; {unsettled:count message was|messages were} left unsettled{and_redelivered}"
-    ),
+    events.RouterStopped: "Router stopped, {unsettled:count message} left unsettled{and_redelivered}",
 }
 
 
 IN_A_THREAD = (
-    "; let a handler that blocks be called in a thread: a plain def with `thread = true` of its route, what an async "
-    "def calls with trio.to_thread.run_sync"
+    "; run blocking code in a thread: a plain def with `thread = true` in its route, or trio.to_thread.run_sync in an "
+    "async def"
 )
 """Advice for a handler that blocks the loop."""
 
@@ -177,7 +201,8 @@ def sentence(event: Event) -> str:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
     fields = {"connection": None, "route": None, **_details(event)}
     counted = {name: _counted(value) for name, value in fields.items()}
-    return template.format_map(_Parts(counted))
+    told = template.format_map(_Parts(counted))
+    return told[:1].upper() + told[1:] if template.startswith("{by_route}") else told
 
 
 def _details(event: Event) -> dict[str, Any]:
@@ -232,24 +257,56 @@ def _cure(fields: Mapping[str, Any]) -> str:
     return f"{mark}{cure}"
 
 
+_AFTER_THE_ROUND: Mapping[str, str] = {
+    "keep_trying": "it keeps trying",
+    "stop": 'the router stops (on_reconnect_exhausted = "stop")',
+}
+
+_WHEN_FULL: Mapping[str, str] = {
+    reasons.DROPPED_OLDEST: "the oldest operations were dropped",
+    reasons.REJECTED: "new publishes are rejected",
+    reasons.BLOCKED: "publishers wait for room",
+}
+
+
+def _advice(fields: Mapping[str, Any]) -> str:
+    advice = reasons.advice(fields["reason"])
+    return f"; {advice}" if advice else ""
+
+
 _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "by_route": lambda fields: f"Route {fields['route']}: " if fields["route"] is not None else "",
     "to_subject": lambda fields: f" to {excerpt(fields['subject'])}" if "subject" in fields else "",
     "which_message": _which_message,
     "raised": _raised,
+    "advice": _advice,
+    "after_the_round": lambda fields: _AFTER_THE_ROUND.get(fields["action"], fields["action"]),
+    "when_full": lambda fields: _WHEN_FULL.get(fields["reason"], fields["reason"]),
+    "kept_or_lost": lambda fields: (
+        "it stays in its stream and will be redelivered" if "sequence" in fields else "the message is lost"
+    ),
+    "next_try": lambda fields: (
+        "its next attempt, if any is left, handles it alone" if "sequence" in fields else "the message is lost"
+    ),
+    "until_cleared": lambda fields: f"{fields['times']:count time}" if fields["times"] else "until cleared",
+    "and_unsettled": lambda fields: (
+        f", {fields['unsettled']:count message} left unsettled" if fields["unsettled"] else ""
+    ),
     "this_stream": lambda fields: f"stream {fields['stream']}" if "stream" in fields else "a stream",
-    "assumed": lambda fields: " (the default: it could not be looked up)" if fields["window_assumed"] else "",
+    "assumed": lambda fields: (
+        " (the server's default, since it could not be looked up)" if fields["window_assumed"] else ""
+    ),
     "at_least": lambda fields: "at least " if fields["window_assumed"] else "",
     "after_reset": lambda fields: (
-        "what the route has settled is acked and not routed again: reset it while the router is stopped for that"
+        "messages that the route has settled are acked, not routed again; to route them again, stop the router first"
         if fields["to_sequence"] < fields["from_sequence"]
-        else "what is between them is left out"
+        else "the messages between them are skipped"
     ),
     "at_message": lambda fields: f", with {_which_message(fields)} in the handler" if "subject" in fields else "",
     "in_a_thread": lambda fields: IN_A_THREAD if fields["route"] is not None else "",
     "and_redelivered": lambda fields: f", {fields['redelivered']} to be redelivered" if fields["redelivered"] else "",
     "again": lambda fields: (
-        f"; it was not for {fields['not_ready_seconds']:.1f} s" if fields["not_ready_seconds"] else ""
+        f"; it was not ready for {fields['not_ready_seconds']:.1f} s" if fields["not_ready_seconds"] else ""
     ),
     "problem": _problem,
     "cure": _cure,

@@ -52,8 +52,8 @@ async def written(*what: Event, form: str = "console") -> list[str]:
     [
         (
             REFUSED,
-            "WARN  main: connection refused by 127.0.0.1:4222 (attempt 1 of 10); is the server running?  "
-            "[reason=network NATS_CONNECTION_FAILED]",
+            "WARN  Connection main could not connect (attempt 1 of 10): connection refused by 127.0.0.1:4222; "
+            "is the server running?  [reason=network NATS_CONNECTION_FAILED]",
         ),
         (
             FAILED,
@@ -62,23 +62,23 @@ async def written(*what: Event, form: str = "console") -> list[str]:
         ),
         (
             events.RouteReady(at=0.0, route="orders", connection="main", source="orders.*"),
-            "INFO  Route orders receives from orders.* on main  [ROUTE_READY]",
+            "INFO  Route orders is receiving from orders.* on connection main  [ROUTE_READY]",
         ),
         (
             events.PublishQueued(at=0.0, connection="main", pending_count=4, count=3),
-            "WARN  Core publishes on main are queued while it is not connected  "
-            "[count=3 pending_count=4 NATS_PUBLISH_QUEUED]",
+            "WARN  Connection main is not connected: core publishes are queued, 4 pending  "
+            "[count=3 NATS_PUBLISH_QUEUED]",
         ),
         (
             events.ConnectionLost(
                 at=0.0, connection="main", server="nats://h:1", reason="closed", detail="end\nof file", pending_count=1
             ),
-            "ERROR Connection main lost its link to nats://h:1: closed; 1 operation is pending  "
+            "ERROR Connection main lost its link to nats://h:1: closed; reconnecting, 1 operation pending  "
             '[detail="end\\nof file" NATS_CONNECTION_LOST]',
         ),
         (
             events.RouterStopped(at=0.0, ledger={"main": {"accepted": 3}}, unsettled=0),
-            'INFO  Router has stopped; 0 messages were left unsettled  [ledger={"main":{"accepted":3}} ROUTER_STOPPED]',
+            'INFO  Router stopped, 0 messages left unsettled  [ledger={"main":{"accepted":3}} ROUTER_STOPPED]',
         ),
     ],
     ids=lambda one: type(one).__name__ if isinstance(one, Event) else "",
@@ -103,7 +103,7 @@ async def test_an_address_that_the_text_of_an_error_lacks_is_added() -> None:
         max_attempts=10,
     )
     [found] = await written(late)
-    assert "main: no connection within 2 s, at h:4222 (attempt 2 of 10)  [" in found
+    assert "(attempt 2 of 10): no connection within 2 s, at h:4222  [" in found
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def test_a_terminal_gets_the_console_format_by_itself_and_in_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal(monkeypatch):
         [found] = await written(REFUSED, form="auto")
-    assert "\x1b[33mWARN \x1b[0m main: connection refused by 127.0.0.1:4222" in found
+    assert "\x1b[33mWARN \x1b[0m Connection main could not connect" in found
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])

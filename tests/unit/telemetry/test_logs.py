@@ -59,7 +59,7 @@ async def test_a_line_has_the_keys_of_the_contract() -> None:
     assert written_at.utcoffset() == timedelta(0)
     assert line == {
         "level": "ERROR",
-        "message": "Connection main lost its link to nats://h:4222: closed; 7 operations are pending",
+        "message": "Connection main lost its link to nats://h:4222: closed; reconnecting, 7 operations pending",
         "error_code": "NATS_CONNECTION_LOST",
         "error_tag": "nats_connection_failure",
         "connection": "main",
@@ -110,14 +110,14 @@ async def test_level_filters() -> None:
 
 async def test_what_was_left_unsettled_makes_the_last_line_a_warning() -> None:
     [line] = await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=3), level="warning")
-    assert (line["level"], line["message"]) == ("WARN", "Router has stopped; 3 messages were left unsettled")
+    assert (line["level"], line["message"]) == ("WARN", "Router stopped, 3 messages left unsettled")
     assert await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0), level="warning") == []
 
 
 async def test_what_streams_redeliver_is_no_warning() -> None:
     [line] = await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0, redelivered=30))
     assert line["level"] == "INFO"
-    assert line["message"] == "Router has stopped; 0 messages were left unsettled, 30 to be redelivered"
+    assert line["message"] == "Router stopped, 0 messages left unsettled, 30 to be redelivered"
 
 
 async def test_a_server_has_its_scheme_in_every_line() -> None:
@@ -139,9 +139,9 @@ async def test_one_of_something_is_told_as_one() -> None:
     )
     assert [line["message"] for line in found] == [
         "Router r is running: 1 connection, 2 routes",
-        "Router has stopped; 1 message was left unsettled",
-        "Connection main is sending 1 operation that was queued or unconfirmed",
-        "Connection main used up its 1 attempt to reconnect; next: stop",
+        "Router stopped, 1 message left unsettled",
+        "Connection main is sending 1 operation that was queued or unconfirmed during the outage",
+        'Connection main failed to connect in 1 attempt; the router stops (on_reconnect_exhausted = "stop")',
     ]
 
 
@@ -173,7 +173,7 @@ async def test_a_line_of_a_blocked_loop_says_what_to_do_about_the_handler() -> N
         at=1.0, blocked_seconds=2.1, route="orders", subject="orders.7", place="shop.py:3 in f"
     )
     [line] = await logged(blocked)
-    assert line["message"].startswith("Route orders: The event loop has not turned for 2.1 s")
+    assert line["message"].startswith("Route orders: the event loop has been blocked for 2.1 s")
     assert "`thread = true`" in line["message"]
     assert "trio.to_thread.run_sync" in line["message"]
     [line] = await logged(events.LoopBlocked(at=1.0, blocked_seconds=2.1, place="router.py:3 in f"))
@@ -185,7 +185,10 @@ async def test_a_line_of_a_publish_names_route_and_subject() -> None:
         at=0.0, connection="main", reason="limit", subject="eu.7", route="orders", detail="maximum messages exceeded"
     )
     [line] = await logged(publish)
-    assert line["message"] == "Route orders: JetStream publish to eu.7 on main failed: limit"
+    assert line["message"] == (
+        "Route orders: JetStream publish to eu.7 on connection main failed: limit; the stream or the account is full; "
+        "raise the limit, or delete messages"
+    )
     assert (line["route"], line["subject"]) == ("orders", "eu.7")
 
 

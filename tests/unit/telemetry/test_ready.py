@@ -53,7 +53,7 @@ async def test_a_router_says_when_it_is_not_ready_and_when_it_is_again(autojump_
         event = told(w)[1]
         assert isinstance(event, RouterNotReady)
         assert event.count == len(event.reasons) == 1
-        assert sentence(event).startswith("Router is not ready, for 1 reason: connection edge: reconnecting")
+        assert sentence(event).startswith("Router is not ready (1 reason): connection edge: reconnecting")
         assert gauges(w, "router_ready") == {(): 0}
         assert gauges(w, "router_route_ready") == {("main", "core"): 0, ("main", "other"): 1}
         await trio.sleep(60)
@@ -97,7 +97,7 @@ def test_a_line_lists_some_of_many_reasons_and_counts_them_all() -> None:
     assert (event.count, len(event.reasons)) == (3000, 20)
     assert len(json.dumps(event.reasons)) < 20 * 600
     line = {"timestamp": "2026-01-01T00:00:00Z", "level": "WARN", "message": sentence(event), "error_code": event.code}
-    assert "for 3000 reasons: route route 0: xxx" in console_line(line, colours=False)
+    assert "(3000 reasons): route route 0: xxx" in console_line(line, colours=False)
 
 
 def test_no_secret_is_told_in_a_reason() -> None:

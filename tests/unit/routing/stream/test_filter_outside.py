@@ -29,7 +29,7 @@ async def test_a_filter_outside_of_its_stream_is_told(
         for one in found:
             assert isinstance(one, FilterOutside)
             assert (one.stream, one.filter, one.subjects) == ("IN", filter, "in.*")
-            assert "which are in.*; correct the filter, or the stream" in sentence(one)
+            assert "which are in.*; correct the filter or the stream" in sentence(one)
         w.broker.down()
         await trio.sleep(1)
         w.broker.up()
