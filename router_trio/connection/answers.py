@@ -1,8 +1,9 @@
-"""Confirm that the server has taken the acks, naks and pulls of the routes of one connection.
+"""Confirms that the server has accepted the acks, naks and pulls of one connection's routes.
 
-Acks, naks and pulls are publishes that nobody confirms. The server says only if it refuses one, by its subject, and a
-fence behind it says that it has not. So they are written down when they are sent, in batches and without a look at any
-of them, and count when a fence has passed. A refusal is looked up by its subject, which costs something only then.
+Acks, naks and pulls are publishes that are not confirmed. The server only reports a denial, by its subject, and the
+answer to a fence behind them proves that there was none. So they are recorded in batches when they are sent, without
+looking at any of them, and are counted when a fence behind them is answered. Only a denial has to be looked up by its
+subject, which takes time.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from router_trio.outbox.ledger import Counters
 from router_trio.protocol.permissions import ACK, PULL, Cause
 
 Kind = Literal["ack", "owed", "nak", "term", "in_progress", "pull"]
-"""`owed` is an ack that was counted when it could not be sent, or was lost with its link, and is sent again."""
+"""An `owed` ack has already been counted, when it could not be sent or was lost with its link, and is sent again."""
 
 COUNTS_AS: dict[Kind, Literal["ack", "nak"]] = {"ack": "ack", "nak": "nak", "term": "nak"}
 SETTLE: frozenset[Kind] = frozenset({"ack", "owed", "term"})
-"""Answers after which a message is not redelivered: they are owed until the server has taken them."""
+"""Answers after which a message is not redelivered. They are owed until the server has accepted them."""
 
 CONFIRMED_EVERY = 0.2
-"""Seconds between two fences of answers: one for each would be felt by every message."""
+"""Seconds between two fences behind answers. A fence for each answer would slow down every message."""
 
 
 class Answering(Protocol):
-    """A route from a stream, which sends acks and pulls."""
+    """A route from a stream, which sends acks, naks and pulls."""
 
     @property
     def route(self) -> str:
-        """Its name."""
+        """The name of the route."""
         ...
 
     def refused(self, cause: str, subject: str, detail: str) -> bool:
-        """Record that the server refuses its acks (`permissions.ACK`) or its pulls, for lack of a permission.
+        """Record that the server denies its acks (`permissions.ACK`) or its pulls.
 
-        Return True if that is new.
+        Returns True if that is new.
         """
         ...
 
@@ -50,11 +51,11 @@ class Answering(Protocol):
         """Record that the server has accepted all acks, or pulls, between two fences."""
 
     def not_taken(self, replies: Sequence[bytes], *, refused: bool) -> None:
-        """Note that what settles these messages was `refused`, or was perhaps lost with the link."""
+        """Record that answers that settle these messages were `refused`, or else may have been lost with the link."""
 
 
 _Batch = tuple[Kind, Answering, Sequence[bytes]]
-"""Answers that were sent together, known by identity; refusals are kept beside them, since few are refused."""
+"""Answers that were sent together. Denials are counted per batch, by its `id`, since there are few."""
 
 
 def _cause(kind: Kind) -> str:
@@ -62,7 +63,7 @@ def _cause(kind: Kind) -> str:
 
 
 class Answers:
-    """Confirm the acks, naks and pulls of one connection. All is synchronous but `wait`; nothing raises."""
+    """Confirm the acks, naks and pulls of one connection. All methods but `wait` are synchronous, and none raises."""
 
     def __init__(self, connection: str, counters: Counters, emit: Emit) -> None:
         self._connection = connection
@@ -71,23 +72,23 @@ class Answers:
         self._sent: list[_Batch] = []
         self._fenced: list[_Batch] = []
         self._refused: Counter[int] = Counter()
-        """By the `id` of a batch, how many of it were refused."""
+        """Number of denied answers of a batch, by the `id` of the batch."""
         self._doubtful: set[int] = set()
-        """The `id` of each batch of which it is not known whether something was refused."""
+        """`id` of each batch that may contain a denied answer, without it being known which."""
         self._to_index: list[_Batch] = []
         self._by_subject: dict[bytes, list[_Batch]] = {}
         self._some_sent = trio.Event()
         self._next_at = -inf
-        self._of: WeakValueDictionary[tuple[str, str], Answering] = WeakValueDictionary()
+        self._by_durable: WeakValueDictionary[tuple[str, str], Answering] = WeakValueDictionary()
 
     def belong_to(self, stream: str, durable: str, answering: Answering) -> None:
-        """Tell this one of refusals that name a durable, from now on."""
-        self._of[stream, durable] = answering
+        """Notify `answering` of denials that name this durable, from now on."""
+        self._by_durable[stream, durable] = answering
 
     def sent(self, kind: Kind, answering: Answering, subjects: Sequence[bytes]) -> None:
-        """Note that these were written. The sequence is not copied, and must not be changed.
+        """Record that these answers were written. The sequence is not copied, and must not be changed.
 
-        Pulls, and what is sent to find out whether acks are taken, are told by the name of their durable alone.
+        Pulls, and answers that test whether acks are accepted, are recognized by the name of their durable alone.
         """
         if not self._sent:
             self._some_sent.set()
@@ -98,24 +99,24 @@ class Answers:
     # --- confirmed ---
 
     def unconfirmed(self, kind: Kind) -> int:
-        """Return how many were sent that may yet be refused."""
+        """Return the number of answers of this kind that were sent and may still be denied."""
         sent = [one for one in (*self._fenced, *self._sent) if COUNTS_AS.get(one[0], one[0]) == kind]
         return sum(len(one[2]) - self._refused[id(one)] for one in sent)
 
     async def wait(self) -> None:
-        """Wait until something is to be confirmed: after a quiet time at once, else with what comes meanwhile."""
+        """Wait until there is something to confirm: at once after a quiet time, else when `CONFIRMED_EVERY` is over."""
         await self._some_sent.wait()
         await trio.sleep_until(self._next_at)
         self._next_at = trio.current_time() + CONFIRMED_EVERY
 
     def fence_follows(self) -> None:
-        """Let the next call of `fence_answered` confirm what was sent until now."""
+        """Let the next call of `fence_answered` confirm everything that was sent until now."""
         self._fenced += self._sent
         self._sent = []
         self._some_sent = trio.Event()
 
     def fence_answered(self) -> None:
-        """Count what the server has not refused, and say of what it has taken all."""
+        """Count the answers that were not denied, and notify routes when all of a kind were accepted."""
         for (answering, cause), passed in self._count_fenced().items():
             if passed:
                 answering.passed(cause)
@@ -128,7 +129,8 @@ class Answers:
             kind, answering, subjects = batch
             refused = self._refused.pop(id(batch), 0)
             if kind in COUNTS_AS:
-                succeeded[COUNTS_AS[kind]] += len(subjects) - refused  # no call, for each fence of a lone message
+                # no method call, since each lone message has a fence
+                succeeded[COUNTS_AS[kind]] += len(subjects) - refused
             key = answering, _cause(kind)
             all_taken[key] = all_taken.get(key, True) and not (refused or id(batch) in self._doubtful)
             self._doubtful.discard(id(batch))
@@ -137,49 +139,51 @@ class Answers:
         return all_taken
 
     def link_down(self) -> None:
-        """Count what was written on a lost link as sent, and say what may be lost of what settles messages."""
+        """Count what was written on a lost link as sent, and notify routes of acks and terms that may be lost."""
         self.fence_follows()
         for kind, answering, subjects in self._fenced:
             if kind in SETTLE:
                 answering.not_taken(subjects, refused=False)
         self._count_fenced()
 
-    # --- refused ---
+    # --- denied ---
 
     def refused(self, subject: bytes, cause: Cause, detail: str) -> None:
-        """Attribute a refusal to what was sent.
+        """Attribute a denial to the answer that caused it.
 
-        Signs that somebody works on a message are not counted; they need the permission that acks need.
+        `in_progress` answers are not counted. They need the same permission as acks.
         """
-        batch = self._take(subject)
-        answering = self._of.get((cause.stream, cause.durable)) if batch is None else batch[1]
+        batch = self._find_batch(subject)
+        answering = self._by_durable.get((cause.stream, cause.durable)) if batch is None else batch[1]
         fresh = False
         if answering is not None:
             if batch is None:
-                self._doubt(answering, cause.kind)
+                self._mark_doubtful(answering, cause.kind)
             fresh = answering.refused(cause.kind, cause.pattern, detail)
         kind = None if batch is None else batch[0]
         if answering is not None and kind in SETTLE:
             answering.not_taken((subject,), refused=True)
         if kind is not None and kind in COUNTS_AS:
             self._counters.fail(COUNTS_AS[kind], reasons.PERMISSION_DENIED)
-            self._tell(AckFailed if kind == "ack" else NakFailed, answering, cause)
+            self._emit_failure(AckFailed if kind == "ack" else NakFailed, answering, cause)
         elif cause.kind == ACK and (fresh or answering is None):
-            self._tell(AckFailed, answering, cause)
+            self._emit_failure(AckFailed, answering, cause)
 
-    def _tell(self, event: type[AckFailed] | type[NakFailed], answering: Answering | None, cause: Cause) -> None:
+    def _emit_failure(
+        self, event: type[AckFailed] | type[NakFailed], answering: Answering | None, cause: Cause
+    ) -> None:
         route = None if answering is None else answering.route
         now, reason = trio.current_time(), reasons.PERMISSION_DENIED
         self._emit(event(at=now, connection=self._connection, route=route, reason=reason, subject=cause.pattern))
 
-    def _doubt(self, answering: Answering, cause: str) -> None:
-        """Let nothing of that cause count as accepted: one was refused that is not known by its subject."""
+    def _mark_doubtful(self, answering: Answering, cause: str) -> None:
+        """Exclude everything of that cause from being accepted: a denial has a subject that was not found."""
         for batch in (*self._fenced, *self._sent):
             if batch[1] is answering and _cause(batch[0]) == cause:
                 self._doubtful.add(id(batch))
 
-    def _take(self, subject: bytes) -> _Batch | None:
-        """Find the batch that has this subject, as often as it was sent. Each batch is looked through once."""
+    def _find_batch(self, subject: bytes) -> _Batch | None:
+        """Return the batch with this subject, once for each time it was sent. Each batch is indexed once."""
         for batch in self._to_index:
             for one in batch[2]:
                 self._by_subject.setdefault(one, []).append(batch)

@@ -1,7 +1,7 @@
-"""The attempts to connect of one connection: which comes next, and what is counted, told and decided of each.
+"""The attempts of one connection to connect: chooses the next one, counts and reports each, and evaluates its result.
 
-Pure but for `emit`, `clock` and `uniform`, which are given: the supervisor in `connection` waits, dials and asks here
-what then.
+Pure except for `emit`, `clock` and `uniform`, which are passed in. The supervisor waits and dials, and reports the
+result here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router_trio.states import DISCONNECTED, ConnectionState
 
 
 class Attempts:
-    """Count, emit and judge the attempts of one connection to connect. The very first is no reconnect."""
+    """Count, emit and evaluate the attempts of one connection. The very first one is not a reconnect."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Attempts:
         uniform: Callable[[float, float], float],
         refusal_ends: bool = True,
     ) -> None:
-        """`refusal_ends`: the router ends if a server refuses before there was a link."""
+        """With `refusal_ends` the router ends if a server refuses before there has been a link."""
         self._refusal_ends = refusal_ends
         self._state = state
         self._emit = emit
@@ -46,25 +46,25 @@ class Attempts:
             tls=settings.tls_demanded_by is not None,
         )
 
-    # --- which ---
+    # --- choosing ---
 
     def next(self) -> Attempt:
         """Return the next attempt, with its delay."""
         return self._plan.next()
 
     def elsewhere(self, server: str) -> Iterator[Attempt]:
-        """Yield an attempt for each other server, with its delay: none if the link was stable."""
+        """Yield an attempt for each other server, with its delay: no delay if the link was stable."""
         return self._plan.elsewhere(server)
 
     def discovered(self, servers: Sequence[str]) -> None:
-        """Try servers that another one announced as well, unless the settings say otherwise."""
+        """Also try servers announced by another server, unless the settings disable that."""
         if not self._ignore_announced:
             self._plan.set_discovered(servers)
 
-    # --- what becomes of them ---
+    # --- results ---
 
     def begins(self, attempt: Attempt) -> None:
-        """Count and emit that a reconnect attempt begins."""
+        """Count and emit that a reconnect attempt starts."""
         if not self._first_over:
             return
         self._state.reconnect_begins()
@@ -80,7 +80,7 @@ class Attempts:
         )
 
     def succeeded(self, server: str) -> int:
-        """Record that an attempt led to a link. Return how many before it had failed."""
+        """Record that an attempt produced a link. Returns the number of failed attempts before it."""
         self._first_over = True
         self._plan.connected(server)
         return self._state.attempt_succeeded()
@@ -88,8 +88,8 @@ class Attempts:
     def failed(self, attempt: Attempt, error: LinkError) -> None:
         """Record that an attempt failed.
 
-        Raises `AuthorizationError` or `CertificateError` if no link was ever had: those are mistakes to mend. Not if
-        the router goes on without this connection.
+        Raises `AuthorizationError` or `CertificateError` if there has never been a link, since that is a mistake to
+        correct. Does not raise if the router continues without this connection.
         """
         state = self._state
         state.attempt_failed(str(error), reconnect=self._first_over)
@@ -109,11 +109,11 @@ class Attempts:
             raise type(error)(f"connection {state.name!r} to {attempt.server}: {error}") from error
 
     def lost(self, lived: float) -> None:
-        """Record the loss of a link that lived for so many seconds."""
+        """Record the loss of a link that lasted for `lived` seconds."""
         self._plan.lost(lived)
 
     def end_of_round(self, attempt: Attempt) -> None:
-        """Begin the next round if the failed attempt was the last of its round.
+        """Start the next round if the failed attempt was the last of its round.
 
         Raises `ConnectionExhaustedError` if the settings say to stop then.
         """

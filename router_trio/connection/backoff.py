@@ -1,8 +1,8 @@
-"""When to try to connect again, and where: exponential backoff with full jitter, over several servers.
+"""When and where to try to connect: exponential backoff with full jitter, over several servers.
 
-Pure: the clock and the dice are given. The first retry after a stable link comes within 100 ms, as does the first try
-of every other server; after each time through all of them the delay's bound doubles. A link that didn't live long
-resets nothing, so that a flapping server is not hammered.
+Pure: the source of randomness is passed in. The first retry after a stable link follows within 100 ms, as does the
+first attempt at every other server. After each pass through all servers the upper bound of the delay doubles. A link
+that did not last long does not reset this, so a flapping server is not hammered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FIRST_RETRY_WITHIN = 0.1
 """Seconds."""
 
 LAST_DOUBLING = 32
-"""Past that the bound is far above any maximum; the exponent must not grow into an overflow in a long outage."""
+"""Number of doublings after which the bound is far above any maximum. More would overflow in a long outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Attempt:
 
 
 def full_jitter(step: int, base: float, maximum: float, uniform: Callable[[float, float], float]) -> float:
-    """Return the delay after `step` failed rounds through the servers: uniform below a bound that doubles."""
+    """Return a random delay after `step` failed passes through the servers, uniform below a bound that doubles."""
     if step <= 0:
         return uniform(0, min(FIRST_RETRY_WITHIN, maximum))
     return uniform(0, min(maximum, base * 2.0 ** min(step - 1, LAST_DOUBLING)))
 
 
 class ReconnectPlan:
-    """Decide which server one connection tries next, and when: of the configured and the discovered ones."""
+    """Decide which of the configured and discovered servers one connection tries next, and when."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ReconnectPlan:
         tls: bool = False,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`tls`: servers that are announced are to be asked for TLS, as they are if any configured one is."""
+        """With `tls`, announced servers are connected to with TLS, as they are if any configured server is."""
         assert servers, "a connection has a server"
         self._configured = list(servers)
         tls = tls or any(server.startswith("tls://") for server in servers)
@@ -66,7 +66,7 @@ class ReconnectPlan:
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """All servers that are known, in the order in which they are tried."""
+        """All known servers, in the order in which they are tried."""
         return tuple(self._servers)
 
     @property
@@ -75,25 +75,25 @@ class ReconnectPlan:
         return self._number >= self.attempts_of_round
 
     def set_discovered(self, servers: Sequence[str]) -> None:
-        """Know the servers that a server told of, as `host:port`, beside the configured ones.
+        """Add the servers announced by a server, as `host:port`, to the configured ones.
 
-        They replace those that were told of before: a cluster whose members come and go would be a growing list of
-        addresses that nobody listens to any more.
+        They replace those announced before. Otherwise a cluster with changing members would leave a growing list of
+        addresses that are no longer in use.
         """
-        coming = self._servers[self._next_server % len(self._servers)]
+        upcoming = self._servers[self._next_server % len(self._servers)]
         known = {_bare(server) for server in self._configured}
-        told = dict.fromkeys(self._scheme + server for server in servers if _bare(server) not in known)
-        self._servers = [*self._configured, *told]
-        if coming in self._servers:
-            self._next_server = self._servers.index(coming)
+        announced = dict.fromkeys(self._scheme + server for server in servers if _bare(server) not in known)
+        self._servers = [*self._configured, *announced]
+        if upcoming in self._servers:
+            self._next_server = self._servers.index(upcoming)
 
     def new_round(self) -> None:
-        """Begin a new round after an exhausted one: the next attempts come at the longest delay."""
+        """Start a new round after an exhausted one. Its attempts have the longest delay."""
         self._number = 0
         self._steps = max(self._steps, (LAST_DOUBLING + 1) * len(self._servers))
 
     def next(self) -> Attempt:
-        """Return the next attempt. The very first comes at once."""
+        """Return the next attempt. The very first has no delay."""
         delay = 0.0
         if not self._first:
             delay = full_jitter(self._steps // len(self._servers), self._base, self._maximum, self._uniform)
@@ -111,15 +111,15 @@ class ReconnectPlan:
             self._next_server = self._servers.index(server)
 
     def lost(self, lived: float) -> None:
-        """Start the backoff again after the loss of a link that was stable, by the seconds that it lived."""
+        """Reset the backoff after the loss of a link, if the link was stable: it lasted for `lived` seconds."""
         if lived >= self._stable_after:
             self._steps = 0
 
     def elsewhere(self, server: str) -> Iterator[Attempt]:
-        """Give an attempt for each server but that one: for a link that is to be left while it still works.
+        """Yield an attempt for each server but `server`, to leave a link that still works.
 
-        At once, as long as no server was tried twice since the last stable link; from then on with the delays of all
-        other attempts, or servers that all want to be left would be hammered.
+        There is no delay until a server has been tried twice since the last stable link. From then on the delays are
+        those of all other attempts, or servers that all want to be left would be hammered.
         """
         others = [other for other in self._servers if _bare(other) != _bare(server)]
         for number, other in enumerate(others, 1):

@@ -1,10 +1,10 @@
-"""Whether the destinations of one connection take messages: looked up, and told by what publishes meet.
+"""Tracks whether the destinations of one connection accept messages: by lookups, and by the results of publishes.
 
-Each stream is looked up once a time, however many routes send to it. What is found is plain state (`DestinationState`),
-which `/readyz` reads. A message costs nothing here: only refusals are looked at, and they are rare.
+Each stream is looked up once per round, however many routes send to it. The result is plain state (`DestinationState`),
+which `/readyz` reads. Messages cost nothing here: only refusals are looked at, and they are rare.
 
-Where streams can't be looked up, what publishes meet decides alone. The same where no stream takes a destination's
-subject here and its messages are stored all the same, by a stream of another account or domain.
+Where streams can't be looked up, the results of publishes decide alone. They also do where no stream here takes a
+destination's subject and its messages are stored all the same, by a stream of another account or domain.
 """
 
 from __future__ import annotations
@@ -36,40 +36,43 @@ from router_trio.states import DestinationState, RouteState
 from router_trio.subjects.patterns import matches, matches_tokens, overlaps
 
 LOOK_EVERY = 5.0
-"""Seconds between two lookups of the streams behind the destinations."""
+"""Seconds between two lookups of the streams of destinations."""
 
 DENIED_LOOK_EVERY = 60.0
-"""Seconds between two lookups while this user may not ask: a server logs each of these."""
+"""Seconds between two lookups while this user has no permission for them: a server logs each of these."""
 
 ASKED_TIMES = 3
-"""Times that a stream is looked up whose answer to a publish is in doubt, while the server does not say."""
+"""Number of lookups of a stream that answered a publish, as long as the server does not reply to them."""
 
 ASK_AGAIN_AFTER = 0.5
 """Seconds between them."""
 
 _OF_ONE_LINK = frozenset({reasons.PERMISSION_DENIED, reasons.OTHER_STREAM})
-"""Reasons that publishes met and no lookup can clear. The next link may have other rights and mappings."""
+"""Reasons that publishes found and no lookup can clear. The next link may have other permissions and mappings."""
 
 _NO_LEADER = frozenset({reasons.TIMEOUT, reasons.JETSTREAM_UNAVAILABLE})
-"""The errors of a question about a stream that only its leader would answer."""
+"""Errors of a request about a stream that only its leader answers."""
 
 _NO_ANSWER = reasons.LOOKUP_FAILED - {reasons.PERMISSION_DENIED}
 
 MOST_STREAMS = 64
-"""Streams that are looked at for one destination, whose wildcards may take in any number of them."""
+"""Streams that are looked up for one destination, whose wildcards may overlap with any number of them."""
 
 ASKED_AT_ONCE = 16
-"""Streams that are looked up at the same time: one that has no leader holds up no more of the others than this."""
+"""Streams that are looked up at the same time, so that one without a leader delays only a few of the others."""
 
 MAX_SECRET = 1024
-"""Streams of which is remembered that this user may not look at them. Others are asked about again."""
+"""Streams that are remembered because this user may not look them up. Any others are requested again."""
 
 MAX_REMEMBERED = 4096
-"""Subjects of refused publishes of which is remembered whose they are. Then the memory starts anew."""
+"""Subjects of refused publishes whose destinations are remembered. Beyond that all are forgotten."""
 
 
 class Destinations:
-    """Watch whether the destinations of a connection take messages. A `session.Source`: `serve` looks them up."""
+    """Track whether the destinations of a connection accept messages. A `session.Source`: `serve` looks them up.
+
+    Also a `belief.Lookups`.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class Destinations:
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
         found: Callable[[str, tuple[str, ...] | None], None] = lambda *_: None,
     ) -> None:
-        """`learned` is told what takes which subjects: see `Belief.learn`; `found` the answer to `look_up`."""
+        """`learned` gets the subjects of streams (see `Belief.learn`), `found` the result of each `look_up`."""
         self._learned = learned
         self._stream_found = found
         self._asked: deque[str] = deque()
@@ -86,85 +89,85 @@ class Destinations:
         self.first_look_over: trio.Event = trio.Event()
         self._duplicates = Duplicates(connection, emit)
         self.sources: SourceStreams = SourceStreams()
-        """The streams that routes read which send to this connection."""
+        """The streams read by routes that send to this connection."""
         self._known_to_ack_early: set[str] = set()
         self._connection = connection
         self._emit = emit
         self._all: list[DestinationState] = []
-        self._told: dict[DestinationState, str] = {}
-        """Destinations that were reported to be in trouble, with the reason."""
+        self._reported: dict[DestinationState, str] = {}
+        """Destinations that were reported as not storing messages, with the reason."""
         self._unknown = False
         self._streams: dict[str, StreamState] = {}
-        self._secret: set[str] = set()
-        """Streams that this user may not look at, by what the server said on this link."""
+        self._denied: set[str] = set()
+        """Streams that this user may not look up, as the server reported on this link."""
         self._may_not_list = False
         self._refusing: dict[DestinationState, dict[str, StreamState]] = {}
         self._elsewhere: set[DestinationState] = set()
         self._last_stream: dict[DestinationState, str] = {}
-        """A stream that took the subject of a destination when it was last looked up."""
+        """A stream that took the subject of a destination at its last lookup."""
         self._core_looked_up: set[DestinationState] = set()
         self._by_subject: dict[bytes, list[DestinationState]] = {}
         self._look_now = trio.Event()
         self._early_at = -inf
 
     def add(self, destination: DestinationState) -> None:
-        """Watch this one too, from the next look on, which is now."""
+        """Also track this destination, beginning with a lookup now."""
         self._all.append(destination)
         self._by_subject.clear()
         self._look_now.set()
 
     def forget_route(self, route: RouteState) -> None:
-        """Watch those of this route no more."""
+        """Stop tracking the destinations of this route."""
         for one in [one for one in self._all if one.route is route]:
             self._all.remove(one)
-            self._told.pop(one, None)
+            self._reported.pop(one, None)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
             self._last_stream.pop(one, None)
             self._core_looked_up.discard(one)
         self._by_subject.clear()
 
-    # --- what publishes meet ---
+    # --- results of publishes ---
 
     def publish_refused(self, subject: bytes, reason: str, detail: str, retriable: bool = False) -> None:
-        """Note that a publish to this subject was refused. Passes over what was the message's own fault."""
+        """Record that a publish to this subject was refused. Ignores refusals that only concern the message itself."""
         if reason not in reasons.OF_ALL_ALIKE and not retriable:
             return
         for one in self._of(subject):
             fresh = one.met is None or one.met[0] != reason or one.got_through
             advice = reasons.advice(reason)
-            told = detail + self._gone(one) if reason == reasons.NO_RESPONDERS else detail
-            told = f"{told}; {advice}" if advice else told
-            one.mark_refused(reason, told)
+            message = detail + self._formerly(one) if reason == reasons.NO_RESPONDERS else detail
+            message = f"{message}; {advice}" if advice else message
+            one.mark_refused(reason, message)
             if fresh:
                 self._refusing.pop(one, None)
                 self._look_early()
-                self._tell(one)
+                self._report(one)
 
-    def _gone(self, one: DestinationState) -> str:
-        """Name the stream that took the subject of a destination before, for the end of a text that says none does."""
+    def _formerly(self, one: DestinationState) -> str:
+        """Return the end of the error text of a destination: the stream that used to take its subject, if known."""
         name = self._last_stream.get(one)
         return "" if name is None else f": stream {name!r}, which did, is gone or has other subjects"
 
     def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
-        """Note for its destination that a publish has only had a PubAck of a stream that does not take its subject."""
-        for one in self._with(operation.capacity_key):
+        """Record for its destination that a publish only got a PubAck of a stream that does not take its subject."""
+        for one in self._with_key(operation.capacity_key):
             if one.met is None or one.met[0] == reasons.OTHER_STREAM or one.got_through:
                 one.mark_refused(reasons.OTHER_STREAM, does_not_count(stream, quoted(text(operation.subject))))
-                self._tell(one)
+                self._report(one)
 
     def answered(self, key: Hashable) -> None:
-        """Note that no publish with this `capacity_key` is left that has only had such a PubAck."""
-        for one in self._with(key):
+        """Record that no publish with this `capacity_key` is left that only got such a PubAck."""
+        for one in self._with_key(key):
             if one.met is not None and one.met[0] == reasons.OTHER_STREAM:
                 one.met = None
-                self._tell(one)
+                self._report(one)
 
-    def _with(self, key: Hashable) -> list[DestinationState]:
+    def _with_key(self, key: Hashable) -> list[DestinationState]:
         return [one for one in self._all if one.waits_for_puback and (one.route_name, one.template) == key]
 
     def _look_early(self) -> None:
-        """Look at once, but not each time that a destination takes one message and refuses the next."""
+        """Look up at once, but not each time that a destination accepts one message and refuses the next."""
         now = trio.current_time()
         if now - self._early_at >= LOOK_EVERY:
             self._early_at = now
@@ -179,24 +182,23 @@ class Destinations:
             found = self._by_subject[subject] = [one for one in self._all if matches(one.pattern, name)]
         return found
 
-    # --- what lookups find ---
+    # --- lookups ---
 
     def reconnected(self, outage: float, unanswered: Sequence[OperationWithAck]) -> None:
-        """Note that the link is back after `outage` seconds. What was unanswered is sent again: see `Duplicates`."""
+        """Record that the link was restored after `outage` seconds. Unanswered publishes may be stored twice."""
         self._duplicates.reconnected(trio.current_time(), outage, unanswered, self._streams.values())
 
     def matches(self, pattern: str, subject: str) -> bool:
-        """See `belief.Lookups`."""
         return matches(pattern, subject)
 
     def look_up(self, stream: str) -> None:
-        """Find out which subjects a stream takes, whose answers wait for that: see `Outbox.stream_found`."""
+        """Look up the subjects of a stream whose answers are kept until then: see `Outbox.stream_found`."""
         if stream not in self._asked:
             self._asked.append(stream)
             self._some_asked.set()
 
     async def _answer(self, link: Link) -> None:
-        """Look up streams that are asked about, for as long as the link lives."""
+        """Carry out the lookups requested by `look_up`, for as long as the link lasts."""
         while True:
             while self._asked:
                 stream = self._asked.popleft()
@@ -211,38 +213,38 @@ class Destinations:
             await self._some_asked.wait()
 
     async def _subjects_of(self, link: Link, stream: str) -> tuple[str, ...] | None:
-        """Return the subjects that a stream takes, none if there is no such stream, None if nobody has answered.
+        """Return the subjects that a stream takes, `()` if there is no such stream, None if lookups are not answered.
 
-        Any subject where nobody may ask: then the answers of each stream are believed, as the security page says.
+        Returns any subject if lookups are not permitted: then PubAcks of every stream count, as the security page says.
         """
         for _ in range(ASKED_TIMES):
-            if stream in self._secret:
+            if stream in self._denied:
                 return (">",)
             try:
                 state = await link.stream_state(stream)
             except SourceError as error:
                 if error.reason not in _NO_ANSWER:
-                    self._note_secret(stream, error)
+                    self._note_denied(stream, error)
                     return (">",)
                 await trio.sleep(ASK_AGAIN_AFTER)
                 continue
             return () if state is None else state.subjects
         return None
 
-    def _note_secret(self, stream: str, error: SourceError) -> None:
-        """Ask no more about a stream on this link if that is not permitted: a server logs each such request."""
-        if error.reason == reasons.PERMISSION_DENIED and len(self._secret) < MAX_SECRET:
-            self._secret.add(stream)
+    def _note_denied(self, stream: str, error: SourceError) -> None:
+        """Stop looking up a stream on this link if that is not permitted: a server logs each such request."""
+        if error.reason == reasons.PERMISSION_DENIED and len(self._denied) < MAX_SECRET:
+            self._denied.add(stream)
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
-        """Look the destinations up at once and every `LOOK_EVERY` seconds, for as long as the link lives."""
+        """Look the destinations up now and every `LOOK_EVERY` seconds, for as long as the link lasts."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._answer, link)
             await self._look_often(link, tried)
 
     async def _look_often(self, link: Link, tried: trio.Event) -> None:
-        tried.set()  # nothing has to wait for it
-        self._secret.clear()
+        tried.set()  # sending need not wait for this source
+        self._denied.clear()
         self._may_not_list = False
         self.sources.link_is_new()
         for one in self._all:
@@ -262,15 +264,15 @@ class Destinations:
                     pause = DENIED_LOOK_EVERY
             self.first_look_over.set()
             for one in self._all:
-                self._tell(one)
+                self._report(one)
             await self._duplicates.warn(link, self._streams.values(), may_ask=not self._unknown)
             await self._find_unconfirmed(link)
             await self._look_at_sources(link, until=began + pause)
 
     async def _look_at_sources(self, link: Link, until: float) -> None:
-        """Look at the streams that are read until it is time to look at the destinations.
+        """Look up the streams of sources until it is time to look up the destinations.
 
-        They are looked at as often where this user may not look up those of destinations.
+        They are looked up as often where this user may not look up the streams of destinations.
         """
         while True:
             await self.sources.look(link, None if self._unknown else self._streams)
@@ -281,7 +283,7 @@ class Destinations:
                 return
 
     async def _look(self, link: Link) -> None:
-        """Look up the streams behind all destinations. Raises `SourceError` (`reasons.LOOKUP_FAILED`)."""
+        """Look up the streams of all destinations. Raises `SourceError` (`reasons.LOOKUP_FAILED`)."""
         stored = [one for one in self._all if one.waits_for_puback]
         patterns = dict.fromkeys(one.pattern for one in stored if one.stream is None)
         named: dict[str, list[str]] = {}
@@ -314,7 +316,7 @@ class Destinations:
         self._streams = {
             name: stream
             for name, stream in streams.items()
-            if name not in self._secret and (name in named or any(_behind(pattern, [stream]) for pattern in patterns))
+            if name not in self._denied and (name in named or any(_behind(pattern, [stream]) for pattern in patterns))
         }
         self._note_early_acks()
         covered: dict[str, set[Hashable]] = {}
@@ -330,12 +332,12 @@ class Destinations:
         self._learned({stream.name: stream.subjects for stream in streams.values()}, covered)
 
     def _still_watched(self, some: Iterable[DestinationState]) -> list[DestinationState]:
-        """Return those that were not forgotten meanwhile, and of which nothing is to be remembered then."""
+        """Return the destinations that were not forgotten in the meantime: nothing must be remembered of the others."""
         watched = set(self._all)
         return [one for one in some if one in watched]
 
     def _note_early_acks(self) -> None:
-        """Warn once of each stream that confirms what it may still lose, as long as it does."""
+        """Warn about each stream that confirms messages that it may still lose: once, for as long as it does."""
         early = {name for name, stream in self._streams.items() if stream.acks_before_writing}
         for name in sorted(early - self._known_to_ack_early):
             self._emit(StreamAcksEarly(at=trio.current_time(), connection=self._connection, stream=name))
@@ -344,7 +346,7 @@ class Destinations:
     async def _find_unconfirmed(self, link: Link) -> None:
         """Warn once of each core destination whose messages a stream stores.
 
-        Only where streams matter already: a router without any asks nothing of JetStream.
+        Only if streams are in use anyway: a router without any sends no requests to JetStream.
         """
         if not any(one.waits_for_puback or one.route.redelivers for one in self._all):
             return
@@ -353,7 +355,7 @@ class Destinations:
             try:
                 streams = await link.find_streams(one.pattern)
             except SourceError:
-                return  # as for any other look-up: only publishes show whether they are accepted
+                return  # as for any other lookup, only publishes show then whether they are accepted
             if streams:
                 self._emit(
                     DestinationUnconfirmed(
@@ -373,25 +375,25 @@ class Destinations:
         streams: dict[str, StreamState],
         answer: StreamState | SourceError | None = None,
     ) -> None:
-        """Look at a stream, which was found by `pattern`, unless `answer` says how it is.
+        """Look up a stream that was found by `pattern`, unless `answer` is its state already.
 
-        One that we may not look at counts as fine. Of its subjects the patterns that it was found by are known.
+        A stream that this user may not look up counts as fine. Its known subjects are the patterns that found it.
         """
         if name in streams:
-            if name in self._secret and pattern is not None:
+            if name in self._denied and pattern is not None:
                 streams[name] = replace(streams[name], subjects=(*streams[name].subjects, pattern))
             return
         state = None
-        if name not in self._secret:
+        if name not in self._denied:
             if answer is None:
                 answer = (await _ask_for(link, [name]))[name]
             if not isinstance(answer, SourceError):
                 state = answer
             elif answer.reason == reasons.PERMISSION_DENIED:
-                self._secret.add(name)
+                self._denied.add(name)
             else:
                 state = await self._without_leader(link, name, pattern, answer)
-        if name in self._secret and pattern is not None:
+        if name in self._denied and pattern is not None:
             state = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)
         if state is not None:
             streams[name] = state
@@ -399,7 +401,7 @@ class Destinations:
     async def _without_leader(
         self, link: Link, name: str, pattern: str | None, error: SourceError
     ) -> StreamState | None:
-        """Return a stream that JetStream lists without a leader to answer for it. Raise `error` if it does not."""
+        """Return a stream that JetStream lists without a leader to answer for it. Raise `error` if it is not listed."""
         known = self._streams.get(name)
         if known is None and pattern is not None:
             known = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)
@@ -412,25 +414,25 @@ class Destinations:
             raise error from None
         if name not in names:
             raise error
-        told = (
+        detail = (
             f"the stream {name!r} is not available: JetStream has it, and nobody answers for it, as if it had no "
             "leader; look at `nats server report jetstream`"
         )
-        return replace(known, refuses=("stream_cut_off", told))
+        return replace(known, refuses=("stream_cut_off", detail))
 
     def _found(self, one: DestinationState, streams: list[StreamState]) -> None:
         if not streams:
-            told = (
-                f"no stream takes {one.pattern!r}{self._gone(one)}; create one for it, or correct the destination; "
+            detail = (
+                f"no stream takes {one.pattern!r}{self._formerly(one)}; create one for it, or correct the destination; "
                 "where the server maps the subject to another one, name the stream that takes that in `stream`"
             )
             if one.stream is not None:
-                told = f"there is no stream {one.stream!r} here, which the destination names; create or correct it"
-            self._missing(one, ("no_stream", told))
+                detail = f"there is no stream {one.stream!r} here, which the destination names; create or correct it"
+            self._missing(one, ("no_stream", detail))
             return
         self._elsewhere.discard(one)
         self._last_stream[one] = streams[0].name
-        # Its messages may all be for one of several that does take them: else, publishes tell.
+        # If one of several streams takes messages, all messages may be for that one. Then publishes decide.
         refusals = [stream.refuses for stream in streams if stream.refuses is not None]
         trouble = refusals[0] if len(refusals) == len(streams) else None
         one.found(trouble)
@@ -438,13 +440,14 @@ class Destinations:
         if one.met is None or one.met[0] in _OF_ONE_LINK or trouble is not None:
             return
         if one.met[0] == reasons.LIMIT:
-            # One without room for a message may be short of its limit: it counts as full until it has got more room.
-            # That may have been before this first look at it: where the server named the limit, there may be none now.
+            # A stream without room for a message may be below its limit: it counts as full until it has more room. It
+            # may have got that before this first look at it: where the server named the limit, that limit may be gone
+            # by now.
             mended = any(s.name not in before or s.has_more_room_than(before[s.name]) for s in streams) or all(
                 stream.takes_again(one.met[1]) for stream in streams
             )
         else:
-            # What is not stored may be for those subjects that no stream takes.
+            # Messages that are not stored may have subjects that no stream takes.
             mended = one.stream is not None or any(
                 _covers(subject, one.pattern) for stream in streams for subject in stream.subjects
             )
@@ -468,16 +471,16 @@ class Destinations:
                 )
             )
 
-    def _tell(self, one: DestinationState) -> None:
+    def _report(self, one: DestinationState) -> None:
         if one.got_through:
             one.met = None
         trouble = one.trouble
-        before = self._told.get(one)
-        # Once: but what shows only with a message is told besides what was told before any.
+        before = self._reported.get(one)
+        # Report it once. But trouble that only a message can reveal is reported even after other trouble was.
         fresh = before is None or (trouble is not None and trouble[0] == reasons.OTHER_STREAM != before)
         if trouble is not None and fresh and trouble[0] != "not_looked_up":
             reason, detail = trouble
-            self._told[one] = reason
+            self._reported[one] = reason
             self._emit(
                 DestinationNotStored(
                     at=trio.current_time(),
@@ -488,8 +491,8 @@ class Destinations:
                     detail=detail,
                 )
             )
-        elif trouble is None and one in self._told:
-            del self._told[one]
+        elif trouble is None and one in self._reported:
+            del self._reported[one]
             self._emit(
                 DestinationStored(
                     at=trio.current_time(), route=one.route_name, connection=self._connection, subject=one.template
@@ -498,7 +501,7 @@ class Destinations:
 
 
 async def _ask_for(link: Link, names: Iterable[str]) -> dict[str, StreamState | SourceError | None]:
-    """Look these up. Returns for each what was found, None if there is no such stream, or why it is not known."""
+    """Look up these streams. Returns for each its state, None if it does not exist, or the error of the lookup."""
     answers: dict[str, StreamState | SourceError | None] = dict.fromkeys(names)
 
     async def ask(name: str) -> None:
@@ -521,5 +524,5 @@ def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:
 
 
 def _covers(subject: str, pattern: str) -> bool:
-    """Return True if whatever matches `pattern` matches `subject`, which may have wildcards too."""
+    """Return True if every subject that matches `pattern` matches `subject`, which may have wildcards too."""
     return matches_tokens(subject.split("."), pattern.split(".")) and (subject[-1] == ">" or pattern[-1] != ">")

@@ -1,8 +1,8 @@
 """Warns at a reconnect of publishes that a stream may store twice.
 
-A publish that was sent and got no PubAck before the link was lost is sent again on the next one, under the same id. The
-stream drops the copy if it still remembers that id, which it does for its duplicate window. Nobody can tell afterwards
-which of the older ones it had stored, so what may be doubled is said when the connection is back.
+A publish that was sent and got no PubAck before the link was lost is sent again on the next one, with the same id. The
+stream drops the copy if it still remembers that id, which it does for its duplicate window. Whether it had stored one
+of the older publishes can't be found out later, so possible duplicates are reported when the connection is restored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_WINDOW = 120.0
 """Seconds for which a stream of nats-server remembers ids, unless its configuration says otherwise."""
 
 MOST_LOOKED_UP = 64
-"""Subjects of no known stream that are looked up after one outage. The streams of further ones count as unknown."""
+"""Subjects without a known stream that are looked up after one outage. The streams of any others count as unknown."""
 
 
 @dataclass(slots=True)
@@ -54,15 +54,15 @@ class Duplicates:
     def reconnected(
         self, now: float, outage: float, unanswered: Sequence[OperationWithAck], known: Iterable[StreamState]
     ) -> None:
-        """Note what is about to be sent again, until `warn` is called. `known` are the streams of the last look-up."""
+        """Record what is about to be sent again, until `warn` is called. `known` are the streams of the last lookup."""
         self._warn(known, {})  # the link was lost again before its streams were looked up
         self._outage = _Outage(now, outage, unanswered) if unanswered else None
 
     async def warn(self, link: Link, known: Iterable[StreamState], *, may_ask: bool) -> None:
-        """Emit one event for each stream that may store messages twice. Asks for streams that are not `known`.
+        """Emit one event for each stream that may store messages twice. Look up streams that are not `known`.
 
-        Without `may_ask` these count as unknown. Returns at once if there is nothing to warn of. Blocks while streams
-        are looked up; can be cancelled, and then nothing is emitted yet.
+        Without `may_ask` these count as unknown. Returns at once if there is nothing to warn about. Blocks while
+        streams are looked up; if it is cancelled, nothing has been emitted yet.
         """
         if self._outage is None:
             return
@@ -105,7 +105,8 @@ class Duplicates:
                 of_stream.operations.append(operation)
         for (name, window), of_stream in doubled.items():
             for operation in of_stream.operations:
-                # Said: if the next link is lost as well, only a further window makes it news.
+                # This is reported now. If the next link is lost too, only a further window makes it worth reporting
+                # again.
                 operation.unanswered_since = outage.ended_at
             self._emit(
                 DuplicatesPossible(
@@ -122,7 +123,7 @@ class Duplicates:
 
 
 def _named_by(operation: OperationWithAck) -> str | None:
-    """Return the stream that a publish names, which need not take its subject; None if it names none."""
+    """Return the stream that a publish names, which may not take its subject; None if it names none."""
     return operation.puback_from if isinstance(operation.puback_from, str) else None
 
 
@@ -132,7 +133,7 @@ def _stream_of(subject: bytes, streams: Iterable[StreamState]) -> StreamState | 
 
 
 async def _look_up(link: Link, subject: str) -> StreamState | None:
-    """Return the stream that takes a subject, None if there is none here. Raises `SourceError`."""
+    """Return the stream that takes a subject; None if there is none here. Raises `SourceError`."""
     for name in await link.find_streams(subject):
         try:
             return await link.stream_state(name)

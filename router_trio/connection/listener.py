@@ -1,6 +1,6 @@
-"""Pass on what a link reports: PubAcks and refusals to the outbox, reasons to the destinations.
+"""Passes on what a link reports: PubAcks and refusals to the outbox, reasons to the destinations.
 
-What is to be sent while a read is delivered is sent at its end, in the same turn.
+Publishes that become due while a read is delivered are sent at the end of the read, in the same turn.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from router_trio.settings import ConnectionSettings
 
 
 class Listener:
-    """See `link.LinkListener`. One for all links of a connection, whose outbox it has."""
+    """The `link.LinkListener` of all links of a connection, and the owner of its outbox."""
 
     def __init__(self, name: str, settings: ConnectionSettings, attempts: Attempts, emit: Emit) -> None:
         self._name = name
         self._attempts = attempts
         self._emit = emit
         self.session: Session | None = None
-        """The one that is in use; None while there is no link."""
+        """The session in use; None while there is no link."""
         self.moving: trio.Event = trio.Event()
-        """Set when the server of `session` has said that it will shut down."""
+        """Set when the server of `session` announces that it will shut down."""
         self.outbox: Outbox = Outbox(
             name,
             emit=emit,
@@ -47,33 +47,33 @@ class Listener:
         )
         self._refusals = self.outbox.refusals
         self.answers: Answers = Answers(name, self.outbox.counters, emit)
-        """For routes that answer their streams, or ask them for messages."""
+        """For routes that send answers and pulls to their streams."""
         self._api = settings.api
         belief = self.outbox.belief
         self.destinations: Destinations = Destinations(name, emit, belief.learn, self._stream_found)
         belief.ask(self.destinations)
-        self._tell_when_read_done: list[Callable[[], None]] = []
+        self._read_done_listeners: list[Callable[[], None]] = []
         self._reading = self._woken = False
 
     def use(self, session: Session | None) -> None:
-        """Send through this session from now on; None: through none."""
+        """Send through this session from now on; None stops sending."""
         assert session is None or self.session is None, "one link is used at a time"
         self.session = session
         self.moving = trio.Event()
 
     def more_to_send(self) -> None:
-        """Have pending publishes sent: at the end of the read that is being delivered, or by the sender's own task."""
+        """Have pending publishes sent: at the end of the read being delivered, or else by the sender's task."""
         if self._reading:
             self._woken = True
         elif self.session is not None:
             self.session.work.set()
 
-    def when_read_done(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once, when all that came at one time has been delivered. For who is told something by a link."""
-        self._tell_when_read_done.append(tell)
+    def when_read_done(self, notify: Callable[[], None]) -> None:
+        """Call `notify` once, when everything that one read returned has been delivered. For callees of a link."""
+        self._read_done_listeners.append(notify)
 
     def not_written(self, refusal: Refusal) -> None:
-        """Note for its destination why the link did not write a publish."""
+        """Record for its destination why the link did not write a publish."""
         operation = refusal.operation
         if operation.with_ack:
             self.destinations.publish_refused(operation.subject, refusal.reason, refusal.detail, refusal.retriable)
@@ -81,18 +81,18 @@ class Listener:
     def _stream_found(self, stream: str, subjects: tuple[str, ...] | None) -> None:
         for order, reason, detail, retriable in self.outbox.stream_found(stream, subjects):
             self.ack_refused(order, reason, detail, retriable, stream=stream)
-        self.read_done()  # what may be sent for that is sent now
+        self.read_done()  # sends what may be sent now because of it
 
-    # --- what the link tells ---
+    # --- reports of the link ---
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         self.outbox.acked(pubacks)
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
-        """See `link.LinkListener`. An error of a stream that does not take the publish is not its answer.
+        """Pass on an error unless it names a stream that does not take the publish, whose answer does not count.
 
-        One of a stream that does names it from here on. What is no answer of a stream at all decides nothing either:
-        the publish is sent again, while there is time.
+        If its stream takes the publish, the detail names the stream. An answer that no stream sends decides nothing:
+        the publish is sent again while there is time.
         """
         retriable = retriable or reason == reasons.BAD_ANSWER
         operation = self.outbox.answered_by(stream, (order, reason, detail, retriable))
@@ -107,12 +107,12 @@ class Listener:
         return self.outbox.expects(stream)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
-        """See `link.LinkListener`. Here a refusal is attributed to what caused it: see `protocol.permissions`."""
+        """Attribute a denial to its cause, by `protocol.permissions`: a publish, or an answer or pull of a route."""
         cause = cause_of(text(subject), self._api)
         if cause is None:
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
             if not self._refusals.publish_denied(subject, detail):
-                # A server that maps subjects names another one than was published to.
+                # A server that maps subjects reports another subject than the publish has.
                 self.something_denied(detail)
         elif self._refusals.publish_denied(subject, detail):
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
@@ -124,7 +124,7 @@ class Listener:
             self.something_denied(detail)
 
     def something_denied(self, detail: str) -> None:
-        """See `link.LinkListener`. All that may be meant fails, and its destination is in doubt."""
+        """Fail everything that the denial may be about, and mark its destinations as refused."""
         self._emit(RefusalNotAttributed(at=trio.current_time(), connection=self._name, detail=detail))
         for subject in self._refusals.something_denied(detail):
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
@@ -133,11 +133,11 @@ class Listener:
         self._reading = True
 
     def read_done(self) -> None:
-        """See `LinkListener.read_done`. What is to be sent now is sent in this turn."""
-        if self._tell_when_read_done:
-            waiting, self._tell_when_read_done = self._tell_when_read_done, []
-            for tell in waiting:
-                tell()
+        """End the read, and send in this turn what is to be sent because of it."""
+        if self._read_done_listeners:
+            waiting, self._read_done_listeners = self._read_done_listeners, []
+            for notify in waiting:
+                notify()
         self._reading = False
         if self._woken:
             self._woken = False

@@ -1,7 +1,7 @@
-"""Provide what a router takes from its platform: the wall clock and random bits.
+"""Provides the parts of the platform that a router uses: the wall clock and random bits.
 
-Given to `Router` and handed down, never looked up: a simulation gives its own, and each of its runs is like the last.
-The monotonic clock is not here, since it is Trio's.
+Passed to `Router` and from there downwards, never looked up. A simulation passes its own, and so can repeat a run
+exactly.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """`wall_clock` gives Unix time in seconds; `random` is for jitter, sampling and the mapping function `random`.
+    """`wall_clock` returns Unix time in seconds; `random` is for jitter, sampling and the mapping function `random`.
 
-    `token_hex(n)` gives `n` bytes that nobody can guess, as hexadecimal digits.
-    `stopwatch` gives seconds that pass while code runs, which Trio's clock in a test does not.
-    `watch_loop` is false where the loop must have no thread beside it.
+    `token_hex(n)` returns `n` unguessable bytes as hexadecimal digits. `stopwatch` returns seconds that pass while code
+    runs, which is not true of Trio's clock in a test. `watch_loop` is False where no thread may run beside the event
+    loop.
     """
 
     wall_clock: Callable[[], float] = time.time
@@ -30,4 +30,4 @@ class Platform:
 
 
 REAL_PLATFORM = Platform()
-"""The machine's clock and its entropy."""
+"""The clock and the entropy of this machine."""

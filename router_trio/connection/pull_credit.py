@@ -1,12 +1,12 @@
-"""How much a pull consumer has been asked for, in messages and in bytes, and what its statuses mean. Pure.
+"""Accounts for how much a pull consumer was asked for, in messages and in bytes, and reads its statuses. Pure.
 
-Follows the pull consumer's statuses of ADR-13 and ADR-15. Requests are topped up before they are used up, so that the
-server always has something to fill; how much is asked for at once bounds what a route holds, and what all routes of a
-connection have asked for bounds what the server has to write to it: a server cuts a connection that lets more than its
-`max_pending` (64 MiB by default) pile up.
+Follows the statuses of pull consumers in ADR-13 and ADR-15. Requests are topped up before they are used up, so that the
+server always has one to fill. The size of a request bounds what a route holds, and the requests of all routes of a
+connection bound what the server has to write to it: a server cuts a connection with more than `max_pending` (64 MiB by
+default) unwritten bytes.
 
-A server ends a request as soon as the next message is larger than what is left of its bytes, and says how much that
-was. So nobody has to know beforehand how large the messages are: the next request is large enough.
+A server ends a request when the next message is larger than the rest of its bytes, and reports that rest. So the size
+of messages need not be known in advance: the next request is large enough.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from router_trio.errors import reasons
 from router_trio.errors.quotes import excerpt
 
 CONNECTION_BYTES = 32 * 1024 * 1024
-"""Most bytes that the consumers of one connection have asked for at a time: half of a server's usual `max_pending`."""
+"""Most bytes that the consumers of one connection may request at a time: half of a server's usual `max_pending`."""
 
 LEAST_CONNECTION_BYTES = 1024 * 1024
-"""The least credit of a connection that servers cut again and again, in bytes."""
+"""Smallest credit, in bytes, of a connection that servers cut again and again."""
 
 GROWS_AFTER = 60.0
-"""Seconds until twice as much is tried on a connection that was cut; doubled with each time that it was."""
+"""Seconds until the credit of a connection that was cut is doubled. This time is doubled each time it is cut."""
 
 LONGEST_UNTIL_GROWTH = 3600.0
 
 SMALLEST_REQUEST = 64 * 1024
-"""Bytes; less is asked for only where that is a consumer's share of its connection."""
+"""Bytes of the smallest request, unless a consumer's share of its connection is smaller."""
 
 LARGEST_REQUEST = 65 * 1024 * 1024
-"""Bytes; the largest message that any server takes has 64 MiB, and its subjects come on top."""
+"""Bytes of the largest request: the largest message that any server takes has 64 MiB, to which its subjects are
+added."""
 
 ALIKE = 1024
-"""Bytes by which the next message may be larger than those before it, and count as one of their kind."""
+"""Bytes by which the next message may exceed the average and still count as of the same size."""
 
 FEW_REQUESTS = 16
-"""More than this never wait at a time: each is for half of the window, or for all that is due again."""
+"""Requests waiting at the server never exceed this: each is for half of the window, or for all due redeliveries."""
 
 ASSUMED_SIZE = 1024
-"""Bytes of a message, before one came."""
+"""Bytes of a message, until one was received."""
 
 
 class Verdict(Enum):
-    """The reaction to a status."""
+    """How to react to a status."""
 
     GO_ON = "go on"
     ASK_AGAIN = "ask again"
@@ -56,7 +57,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The meaning of a status; `reason` and `detail` say why for `REOPEN`."""
+    """The meaning of a status. For `REOPEN`, `reason` and `detail` give the cause."""
 
     verdict: Verdict
     reason: str = ""
@@ -64,10 +65,10 @@ class Reading:
 
 
 class PullBudget:
-    """The bytes that all consumers of one connection may have asked for at a time.
+    """The bytes that all consumers of one connection may have requested at a time.
 
-    Half of it is shared equally, and always there for each. The other half is lent to whoever needs more than its
-    share for one message, which the server then has ready: it is given back at once.
+    Half of it is divided equally, and each consumer can always use its share. The other half is lent to consumers that
+    need more than their share for one message, which the server then has ready, so it is soon given back.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -90,7 +91,7 @@ class PullBudget:
 
     @property
     def limit(self) -> int:
-        """The bytes that all may have asked for."""
+        """The bytes that all consumers together may have requested."""
         if self._limit < CONNECTION_BYTES and self._clock() >= self._grows_at:
             self._limit = min(2 * self._limit, CONNECTION_BYTES)
             self._grows_at = self._clock() + self._grows_after
@@ -98,43 +99,42 @@ class PullBudget:
 
     @property
     def share(self) -> int:
-        """The bytes that each consumer may have asked for without borrowing."""
+        """The bytes that each consumer may have requested without borrowing."""
         return max(1, self.limit // 2 // max(1, self.consumers))
 
-    def borrow(self, amount: int, tell: Callable[[], None]) -> bool:
-        """Return True if so many bytes may be asked for now; else `tell` is called once, when some were given back.
+    def borrow(self, amount: int, notify: Callable[[], None]) -> bool:
+        """Return True if `amount` bytes may be requested now; else call `notify` once, when some have been given back.
 
-        More than there is at all is lent to one at a time.
+        More than the total is lent to one consumer at a time.
         """
         if self.lent and self.lent + amount > self.limit // 2:
-            if tell not in self._waiting:
-                self._waiting.append(tell)
+            if notify not in self._waiting:
+                self._waiting.append(notify)
             return False
         self.lent += amount
         return True
 
     def give_back(self, amount: int) -> None:
-        """Return borrowed bytes that are no longer asked for."""
+        """Give back borrowed bytes that are no longer requested."""
         assert 0 < amount <= self.lent, "no more is given back than was lent"
         self.lent -= amount
         waiting, self._waiting = self._waiting, deque()
-        for tell in waiting:
-            tell()
+        for notify in waiting:
+            notify()
 
     def cut(self) -> None:
-        """Halve the budget for a while: the server ended the connection, perhaps because too much piled up."""
+        """Halve the budget for a while: the server ended the connection, perhaps because too much was unwritten."""
         self._limit = max(self.limit // 2, LEAST_CONNECTION_BYTES)
         self._grows_at = self._clock() + self._grows_after
         self._grows_after = min(2 * self._grows_after, LONGEST_UNTIL_GROWTH)
 
 
 class PullCredit:
-    """Account for what was asked for and not yet received.
+    """Account for what was requested and not yet received.
 
-    At most `window` messages and `window_bytes` are asked for or held.
-    A size is what the server counts: subject, reply subject, headers and payload. A message that alone is larger than
-    `window_bytes` is asked for when nothing else is held. `tell` is called when more may be asked for, after `size`
-    has said 0.
+    At most `window` messages and `window_bytes` are requested or held. A size is what the server counts: subject, reply
+    subject, headers and payload. A message that alone is larger than `window_bytes` is requested when nothing else is
+    held. `notify` is called when more may be requested, after `size` has returned 0.
     """
 
     __slots__ = (
@@ -143,9 +143,9 @@ class PullCredit:
         "_budget",
         "_least",
         "_most",
+        "_notify",
         "_requests",
-        "_tell",
-        "_untold",
+        "_unreported",
         "most_requests",
         "outstanding",
         "outstanding_bytes",
@@ -153,28 +153,28 @@ class PullCredit:
         "window_bytes",
     )
 
-    def __init__(self, window: int, window_bytes: int, budget: PullBudget, tell: Callable[[], None]) -> None:
+    def __init__(self, window: int, window_bytes: int, budget: PullBudget, notify: Callable[[], None]) -> None:
         self.window: int = window
         self.window_bytes: int = window_bytes
         self.outstanding: int = 0
         self.outstanding_bytes: int = 0
         self.most_requests: int = 0
-        """Requests that may wait at the server at a time; 0: any number."""
+        """Requests that may wait at the server at a time; 0 for no limit."""
         self._requests = 0
         self._budget = budget
-        self._tell = tell
+        self._notify = notify
         self._borrowed = 0
-        self._untold = 0
-        """Bytes of requests that have brought all their messages, and whose status has yet to say so."""
+        self._unreported = 0
+        """Bytes of requests whose messages have all arrived, and whose final status has not."""
         self._average = ASSUMED_SIZE
         self._least = 1
         self._most = LARGEST_REQUEST
 
     def want(self, held: int, held_bytes: int) -> int:
-        """Return how many to ask for now, when `held` are being worked on: 0 until half of the window is free."""
+        """Return how many messages to request while `held` are being processed: 0 until half of the window is free."""
         free = self.window - held - self.outstanding
         if self.outstanding and free * 2 < self.window:
-            return 0  # as nearly always
+            return 0  # the usual case
         if self._is_full:
             return 0
         free_bytes = self.window_bytes - held_bytes
@@ -188,46 +188,46 @@ class PullCredit:
         return max(free, 0)
 
     def want_again(self, due: int) -> int:
-        """Return how many to ask for when `due` redeliveries come before anything new."""
+        """Return how many messages to request when `due` redeliveries precede anything new."""
         return 0 if self._is_full else max(min(due, self.window) - self.outstanding, 0)
 
     def size(self, wanted: int, held_bytes: int) -> int:
-        """Return how many bytes to ask for in a request for `wanted` messages; 0 if nothing can be borrowed now."""
+        """Return the bytes to request for `wanted` messages; 0 if they must be borrowed, and can't be now."""
         share = self._budget.share
         free = min(self.window_bytes - held_bytes, share) - self.outstanding_bytes
-        if free <= 0:  # what has to come again is asked for though there is no room
+        if free <= 0:  # redeliveries are requested even without room
             free = min(SMALLEST_REQUEST, self.window_bytes, share)
-        # Twice what is expected, so that it seldom ends before it has brought all messages.
+        # Twice the expected size, so that a request seldom ends before it has returned all of its messages.
         size = min(max(2 * wanted * self._average, SMALLEST_REQUEST), free)
         size = min(max(size, self._least), self._most)
         more = self.outstanding_bytes + size - share - self._borrowed
         if more > 0:
-            if not self._budget.borrow(more, self._tell):
+            if not self._budget.borrow(more, self._notify):
                 return 0
             self._borrowed += more
         return size
 
     @property
     def _is_full(self) -> bool:
-        """Return True if the server lets no other request wait before one of those that do is over.
+        """Return True if the server accepts no further request until one of the waiting ones is over.
 
-        Which of several is over is not known; where any number of ours may wait it is not counted.
+        Which of several is over is unknown. Where any number of them may wait, they are not counted.
         """
         return 0 < self.most_requests <= FEW_REQUESTS and self._requests >= self.most_requests and self.outstanding > 0
 
     def asked(self, count: int, size: int) -> None:
-        """Note that a request for `count` messages, of `size` bytes at most, was sent."""
+        """Record that a request for `count` messages, of `size` bytes at most, was sent."""
         self._requests = 1 if not self.outstanding else self._requests + 1
         self.outstanding += count
         self.outstanding_bytes += size
 
     @property
     def borrowed(self) -> bool:
-        """Return True if something that others may need is asked for: it should be given back soon."""
+        """Return True if borrowed bytes are requested, which others may need: they should be given back soon."""
         return self._borrowed > 0
 
     def count_received(self, count: int, size: int) -> None:
-        """Note that `count` messages, at least one, were received, of `size` bytes."""
+        """Record that `count` messages (at least one) of `size` bytes were received."""
         self._average = size // count
         self._least = 1
         self._ended(count, size)
@@ -235,8 +235,8 @@ class PullCredit:
     def _ended(self, count: int, size: int) -> None:
         outstanding, outstanding_bytes = self.outstanding - count, self.outstanding_bytes - size
         if outstanding <= 0 or outstanding_bytes <= 0:
-            # All requests are over: one that was filled to the last byte ends without a word.
-            self._untold += max(outstanding_bytes, 0)
+            # All requests are over: one that was filled to the last byte ends without a status.
+            self._unreported += max(outstanding_bytes, 0)
             outstanding = outstanding_bytes = 0
         self.outstanding, self.outstanding_bytes = outstanding, outstanding_bytes
         if self._borrowed:
@@ -249,24 +249,24 @@ class PullCredit:
             self._budget.give_back(returned)
 
     def clear(self) -> None:
-        """Forget all requests: the link is new, or the consumer moved."""
-        self.outstanding = self.outstanding_bytes = self._untold = 0
+        """Forget all requests: the link is new, or the consumer has moved."""
+        self.outstanding = self.outstanding_bytes = self._unreported = 0
         self._least = 1
         self._give_back()
 
     def reopened(self, window: int) -> None:
-        """Forget what statuses said of the size of requests: the link is new, or the consumer.
+        """Forget what statuses have revealed about request sizes: the link or the consumer is new.
 
-        A client that may publish to the inbox can make them up.
+        A client that may publish to the inbox can forge them.
         """
         self.clear()
         self.window, self._most = window, LARGEST_REQUEST
 
     def read_status(self, code: int, description: str, unfilled: int | None, unfilled_bytes: int | None) -> Reading:
-        """Read a status.
+        """Interpret a status.
 
-        `unfilled` and `unfilled_bytes` are its headers Nats-Pending-Messages and Nats-Pending-Bytes: what that request
-        will not bring.
+        `unfilled` and `unfilled_bytes` are its headers Nats-Pending-Messages and Nats-Pending-Bytes: the part of the
+        request that will not be filled.
         """
         if code == 100:
             return Reading(Verdict.GO_ON)
@@ -275,14 +275,15 @@ class PullCredit:
         if ended:
             left = self.outstanding_bytes if unfilled_bytes is None else unfilled_bytes
             if "batch completed" in words and not unfilled:
-                # Not of what was asked for since its last message came, which may have been a read ago.
-                late = min(left, self._untold)
-                self._untold -= late
+                # These bytes don't belong to requests made since its last message, which may have arrived in an earlier
+                # read.
+                late = min(left, self._unreported)
+                self._unreported -= late
                 left -= late
             self._ended(self.outstanding if unfilled is None else unfilled, left)
             if "exceeds maxbytes" in words:
                 return self._too_large_for(left)
-            self._least = 1  # if it was for a large message, that is gone
+            self._least = 1  # if it was for a large message, that one was taken
             return Reading(Verdict.ASK_AGAIN)
         self.clear()
         if code == 409 and ("leadership" in words or "shutdown" in words):
@@ -294,10 +295,10 @@ class PullCredit:
             self._most //= 2
             return Reading(Verdict.ASK_AGAIN)
         if code == 409 and "exceeded" in words:
-            # Asking again at once would be refused again at once.
+            # A new request would be refused at once.
             words = excerpt(description)
-            told = f"the server refuses to be asked for messages: {words}; raise that limit of the consumer"
-            return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, told)
+            detail = f"the server refuses to be asked for messages: {words}; raise that limit of the consumer"
+            return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, detail)
         if code == 423:
             return Reading(Verdict.REOPEN, reasons.LEAD_LOST, "another process has taken over")
         if code == 409 and "deleted" in words:
@@ -307,10 +308,10 @@ class PullCredit:
         return Reading(Verdict.REOPEN, reasons.CONSUMER_LOST, f"{code} {excerpt(description)}")
 
     def _too_large_for(self, left: int) -> Reading:
-        """Make the next request large enough for a message that was larger than what was left of a request."""
+        """Make the next request large enough for a message that exceeded the rest of a request."""
         if left >= self._most:
-            told = f"the next message is larger than the {self._most} bytes that may be asked for at once"
-            return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, f"{told}; raise max_bytes of the consumer")
+            detail = f"the next message is larger than the {self._most} bytes that may be asked for at once"
+            return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, f"{detail}; raise max_bytes of the consumer")
         alike = self._average + ALIKE
         guess = alike if alike > left else max(2 * left, SMALLEST_REQUEST)
         self._least = min(max(self._least, guess), self._most)

@@ -1,7 +1,7 @@
-"""Serve one link: from its connect to its loss; a session is never used again.
+"""Serves one link from its dial to its loss. A session is used for one link only.
 
-All tasks that need this link run in its nursery: the sender, the confirmer, the liveness fence, and one
-for each source that reads from it. When the link dies they are all gone before `run` returns.
+All tasks that need the link run in its nursery: the sender, the confirmer, the liveness fence, and one for each source
+that reads from it. When the link is lost, all of them have ended before `run` returns.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from router_trio.link import Connect, Link, LinkListener, Refusal
 from router_trio.outbox.outbox import Outbox
 
 SOURCES_FIRST_WITHIN = 1.0
-"""Seconds for which a new link's sources may hold up what is to be sent on it."""
+"""Seconds for which publishes wait on a new link until its sources have subscribed."""
 
 STREAMS_FIRST_WITHIN = 2.0
-"""Seconds for which the streams that are to be made may hold up the sources."""
+"""Seconds for which the sources wait on a new link until missing streams have been created."""
 
 FENCE_EVERY = 0.75
 FENCE_TIMEOUT = 0.5
-"""In liveness intervals. A fence is sent after 0.75 of silence and missed after 0.5; the second missed one ends the
-link, at most 1.75 intervals after the peer fell silent, which leaves a margin below two."""
+"""In liveness intervals. A fence is sent after 0.75 intervals of silence and missed after another 0.5. The second
+missed one ends the link, at most 1.75 intervals after the peer went silent, which leaves a margin below two."""
 
 FENCES = 2
 
 SHARED_WITHIN = 0.004
-"""Seconds for which core publishes whose fence is not due may wait for one that is: twice `fences.FENCE_INTERVAL`, so
-that at a thousand messages a second and more the next one brings it, and the timer is not needed."""
+"""Seconds for which core publishes without a fence of their own wait for one to share: twice `fences.FENCE_INTERVAL`,
+so that from a thousand messages a second on, the next one brings the fence, and this timeout is not needed."""
 
 
 class Source(Protocol):
-    """Something that reads from a connection: a route's subscription or consumer."""
+    """Reads from a connection, as the subscription or the consumer of a route does."""
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
-        """Read from this link until cancelled. Must not let errors of its own end the link.
+        """Read from this link until cancelled. Errors of its own must not end the link.
 
-        Sets `tried` when it has subscribed, or could not: what was kept for this link is sent after that.
+        Sets `tried` when it has subscribed, or could not: pending publishes are sent on this link after that.
         """
 
 
 class Session:
-    """Run one link from dial to death. `run` does all of it; the other methods look and wait."""
+    """Run one link from its dial to its end. `run` does all the work; other methods look, wait or request."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Session:
         refused: Callable[[Refusal], None] = lambda _: None,
         answers: Answers | None = None,
     ) -> None:
-        """`fenced` is told the time of each answered fence, `progress` that there may be room for who waits for it.
+        """`fenced` gets the time of each answered fence; `progress` is called when publishers may have room.
 
-        `refused` is told of each publish that the link did not write, before the outbox is. `answers` are confirmed by
+        `refused` gets each publish that the link did not write, before the outbox does. `answers` are confirmed by
         fences of their own.
         """
         self._answers = answers
@@ -88,7 +88,7 @@ class Session:
         self._leaving = False
         self._nursery: trio.Nursery | None = None
         self._context = copy_context()
-        """That of `run`, once it is connected: what the link needs of its surroundings is in it."""
+        """The context of `run` once it is connected, in which the link finds what it needs (as its asyncio loop)."""
         self._served: dict[Source, trio.CancelScope] = {}
 
     async def run(
@@ -101,17 +101,18 @@ class Session:
         connect_timeout: float,
         liveness_interval: float,
     ) -> None:
-        """Connect, then wait for `serve`, then live until the link dies or `end` is called. Raises nothing of it.
+        """Connect, wait for `serve`, then serve the link until it is lost or `end` is called. The loss is not raised.
 
-        `first` are served before `sources`, which wait for them for a bounded time. Sources that come later are served
-        by `serve_also`.
+        `first` are served before `sources`, which wait for them for a bounded time. Sources added later are served by
+        `serve_also`. The reason of a loss is in `error`.
         """
         assert not self.connected.is_set(), "a session has one life"
         assert not self.ended.is_set(), "a session has one life"
         deadline = trio.current_time() + connect_timeout
         try:
             with self._scope:
-                # One scope bounds the dial and then lives on: a nursery is opened in it and outlives the dial.
+                # The scope that bounds the dial stays open without a deadline, because the nursery inside outlives the
+                # dial.
                 with trio.CancelScope(deadline=deadline) as dialling:
                     async with connect(self.server, self.inbox, listener) as link:
                         dialling.deadline = math.inf
@@ -127,10 +128,11 @@ class Session:
                             await self._serve_each(link, first, nursery, STREAMS_FIRST_WITHIN)
                             self._nursery, self._context = nursery, copy_context()
                             try:
-                                # Before anything is sent: the kept publishes may be for routes of this very connection.
+                                # Before anything is sent: pending publishes may be for routes that read from this very
+                                # connection.
                                 await self._serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
                                 nursery.start_soon(self._send, link)
-                                # The tasks end with the link. The nursery is open as long as this waits.
+                                # The tasks end with the link. This keeps the nursery open.
                                 await trio.sleep_forever()
                             finally:
                                 self._nursery = None
@@ -139,7 +141,7 @@ class Session:
         except LinkError as error:
             self.error = error
         except BaseExceptionGroup as group:
-            # A link that dies while the router is cancelled is no more of an error than one that dies at any time.
+            # A link that is lost while the router is cancelled is an ordinary loss.
             dead, other = group.split(LinkError)
             self.error = None if dead is None else _first(dead)
             if other is not None:
@@ -151,27 +153,27 @@ class Session:
             self.ended.set()
 
     def serve(self) -> None:
-        """Let the tasks of the link begin."""
+        """Let the tasks of the link start."""
         self._go.set()
 
     def serve_also(self, source: Source) -> trio.Event | None:
-        """Serve a source that has just come. Returns what is set once it has tried.
+        """Serve a source that was added later. Returns an event that is set once it has tried.
 
-        None, and nothing is done, while `run` has not begun with the others, or when its link has died.
+        Returns None and does nothing if `run` does not serve the other sources yet, or if its link is lost.
         """
         if self.link is None or self._nursery is None:
             return None
-        # Whoever adds it has surroundings of its own.
+        # The caller has another context.
         return self._context.run(self._start_serving, source, self.link, self._nursery)
 
     def stop_serving(self, source: Source) -> None:
-        """Stop serving this source."""
+        """Cancel serving this source."""
         scope = self._served.pop(source, None)
         if scope is not None:
             scope.cancel()
 
     def leave(self) -> None:
-        """Write nothing more on this link, and let what is in flight be confirmed. The next link takes the rest."""
+        """Write nothing more on this link, and let what is in flight be confirmed. The next link gets the rest."""
         self._leaving = True
         self._sender.hold_back()
 
@@ -179,10 +181,10 @@ class Session:
         """Close the link now."""
         self._scope.cancel()
 
-    # --- the tasks ---
+    # --- tasks ---
 
     async def _serve_each(self, link: Link, sources: Sequence[Source], nursery: trio.Nursery, within: float) -> None:
-        """Serve these in the nursery; returns when each has tried, or that takes too long."""
+        """Serve sources in the nursery. Returns when each has tried, or after `within` seconds."""
         tries = [self._start_serving(source, link, nursery) for source in sources]
         with trio.move_on_after(within):
             for tried in tries:
@@ -195,17 +197,17 @@ class Session:
         async def serve() -> None:
             with scope:
                 await source.serve(link, tried)
-            tried.set()  # removed before that, it holds up nobody
+            tried.set()  # a source removed before that must not delay others
 
         nursery.start_soon(serve, name=source.serve)
         return tried
 
     async def _send(self, link: Link) -> None:
-        """Write pending publishes, in batches as large as what has gathered while the last one was written."""
+        """Write pending publishes, in batches of everything that was accepted while the last one was written."""
         sender, fences = self._sender, self._fences
         while True:
             batch = sender.next_batch()
-            # What was taken has made room, or what was failed or given up meanwhile.
+            # Taking a batch has made room, or operations that failed meanwhile have.
             self._progress()
             if fences.unfenced:
                 self._written.set()
@@ -214,7 +216,7 @@ class Session:
             if batch:
                 self._not_written(await link.send(batch, fenced=fences.due))
                 continue
-            # What is due on a link that is being left is for the next one: it must not wake us for ever.
+            # Retries that are due on a link being left are for the next one: they must not wake this task for ever.
             due = None if self._leaving else sender.next_batch_at()
             self._sender_waits = True
             if due is None:
@@ -226,9 +228,9 @@ class Session:
             self.work = trio.Event()
 
     def send_at_once(self) -> None:
-        """Write what is pending in the turn of who calls; what can't be written so is for the sender's task.
+        """Write pending publishes in the caller's turn. What can't be written now is left to the sender's task.
 
-        For what came with a read: a turn of that task costs more than what a lone message needs otherwise.
+        For publishes caused by a read: a turn of that task costs more than everything else that a lone message needs.
         """
         link, sender, fences = self.link, self._sender, self._fences
         if link is None or not self._sender_waits or not link.can_send_at_once:
@@ -255,7 +257,7 @@ class Session:
             self._refusals.write_refused(refusal.operation, refusal.reason, refusal.detail, refusal.retriable)
 
     async def _confirm(self, link: Link) -> None:
-        """Send fences while core publishes are unconfirmed: each confirms all that were written before it."""
+        """Send fences while core publishes are unconfirmed. Each one confirms everything that was written before it."""
         fences = self._fences
         while True:
             if not fences.unfenced:
@@ -272,7 +274,7 @@ class Session:
             self._confirmed(sent)
 
     async def _confirm_answers(self, link: Link, answers: Answers) -> None:
-        """Fence what routes answer to their streams and ask of them, a few times a second at most."""
+        """Send fences behind the answers and pulls of routes, a few times a second at most."""
         while True:
             await answers.wait()
             answers.fence_follows()
@@ -281,9 +283,9 @@ class Session:
             answers.fence_answered()
 
     async def _watch(self, link: Link, interval: float) -> None:
-        """Send liveness fences: a peer that answers none of two is gone, whatever the socket says.
+        """Send liveness fences. A peer that does not answer two of them is dead, even if the socket reports no error.
 
-        A missed fence is still waited for: on a slow link the answer to the first may come while the second is out.
+        A missed fence is still waited for: on a slow link its answer may arrive while the second is on its way.
         """
         async with trio.open_nursery() as waiting:
             while True:

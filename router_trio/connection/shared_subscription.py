@@ -1,8 +1,8 @@
-"""Share one subscription among routes of a connection that read the same subject in the same queue group.
+"""Shares one subscription among routes of a connection that read the same subject in the same queue group.
 
-A server would send each of them a copy of every message; and of a queue group it would send each message to one of them
-alone, though the others may be the ones that take it. Routes come and go while it lasts: one that is alone gets what
-comes directly, as from a subscription of its own.
+Without it a server would send a copy of every message to each of them. In a queue group it would send each message to
+only one of them, though others may be the ones that want it. Routes may join and leave while it lasts. A single route
+gets its messages directly, as from a subscription of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from router_trio.protocol.framing import RawMessage
 
 
 class SharedSubscription:
-    """Subscribes once on each link, for all who are there. Each of them gets every message, in the order they came."""
+    """Subscribes once on each link for all members. Each of them gets every message, in the order of arrival."""
 
     def __init__(self, subject: str, queue: str | None) -> None:
         self._subject = subject
@@ -25,7 +25,7 @@ class SharedSubscription:
         self._one_at_a_time = trio.Lock()
 
     async def join(self, link: Link, deliver: Deliver | SharedDelivery) -> Member:
-        """Subscribe, or join what another has subscribed to on this link. Raises as `Link.subscribe`."""
+        """Subscribe, or join the existing subscription on this link. Raises as `Link.subscribe` does."""
         async with self._one_at_a_time:
             if link is not self._link:
                 self._link, self._members, self._subscription = link, [], None
@@ -42,7 +42,7 @@ class SharedSubscription:
             return member
 
     def deliver_to_members(self) -> None:
-        """Deliver to the members as they are now, by `link.CoreSubscription.deliver_to`."""
+        """Deliver to the current members, by `link.CoreSubscription.deliver_to`."""
         if self._subscription is not None and self._members:
             alone = len(self._members) == 1
             self._subscription.deliver_to(self._members[0].deliver if alone else self._deliver)
@@ -56,7 +56,7 @@ class SharedSubscription:
                 deliver(batch)
 
     def _leave(self, member: Member) -> None:
-        """Deliver nothing more to a member; unsubscribe if it was the last."""
+        """Stop delivering to a member; unsubscribe if it was the last one."""
         if member in self._members:
             self._members.remove(member)
             if not self._members and self._subscription is not None:
@@ -65,7 +65,7 @@ class SharedSubscription:
             self.deliver_to_members()
 
     async def _drain(self, member: Member) -> None:
-        """Remove a member once it has what the server sent before this call. The last ones drain together."""
+        """Remove a member once it has everything that the server sent before now. The last ones drain together."""
         if member not in self._members:
             return
         member.leaving = True
@@ -73,7 +73,7 @@ class SharedSubscription:
             await member.link.fence()
         async with self._one_at_a_time:
             if member in self._members and self._all_are_leaving and self._subscription is not None:
-                # What comes until the server has unsubscribed is for all who are here.
+                # Messages that arrive until the server has unsubscribed are for all remaining members.
                 await self._subscription.drain()
                 for one in tuple(self._members):
                     self._leave(one)
@@ -85,7 +85,7 @@ class SharedSubscription:
 
 
 class Member:
-    """See `link.Subscription`: that of one route."""
+    """The subscription of one route to a `SharedSubscription`, as a `link.CoreSubscription`."""
 
     def __init__(self, shared: SharedSubscription, link: Link, deliver: Deliver | SharedDelivery) -> None:
         self.link = link
@@ -94,7 +94,6 @@ class Member:
         self._shared = shared
 
     def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
-        """See `link.CoreSubscription.deliver_to`."""
         self.deliver = deliver
         self._shared.deliver_to_members()
 

@@ -1,4 +1,4 @@
-"""Let publishers to a destination that refuses wait until its share of the room has a place again."""
+"""Lets publishers to a destination that refuses wait until its share of the room has space again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Shares:
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self.waiting: dict[Hashable, trio.lowlevel.ParkingLot] = {}
-        """Publishers that wait, by destination."""
+        """Waiting publishers, by destination."""
 
     def is_used_up(self, destination: Hashable) -> bool:
-        """Return True while this destination refuses, no more may wait for it, and waiting makes sense."""
+        """Return True while this destination refuses, its share is used up, and it makes sense to wait."""
         return self._capacity.waits_for(destination)
 
     async def wait(self, destination: Hashable) -> None:
@@ -27,7 +27,7 @@ class Shares:
             while self.is_used_up(destination):
                 await self.waiting.setdefault(destination, trio.lowlevel.ParkingLot()).park()
         finally:
-            # One is woken at a time, and each wakes the next: also if it was woken and cancelled at once.
+            # Publishers are woken one at a time and each wakes the next, even if it was cancelled when it was woken.
             waiting = self.waiting.get(destination)
             if waiting is not None:
                 waiting.unpark()
@@ -35,12 +35,12 @@ class Shares:
                     del self.waiting[destination]
 
     def look(self) -> None:
-        """Wake those for whom there may be room: something was accepted, refused or given up."""
+        """Wake publishers that may have room: something was accepted, refused or given up."""
         for destination, waiting in self.waiting.items():
             if not self.is_used_up(destination):
                 waiting.unpark()
 
     def wake_all(self) -> None:
-        """Wake all: the connection came or went."""
+        """Wake all publishers: the connection was established or lost."""
         for waiting in self.waiting.values():
             waiting.unpark_all()

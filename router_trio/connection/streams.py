@@ -1,7 +1,7 @@
-"""The streams that a connection is to have: made on a link where they are absent, before its routes begin.
+"""Creates the configured streams of a connection where they are missing, before its routes start.
 
-One that is there is compared with the settings, and never changed. What could not be made is tried again, more and more
-seldom, and on each new link. One that is deleted later is made again.
+A stream that exists is compared with the settings, and never changed. One that could not be created is tried again with
+growing delays, and on each new link. One that is deleted later is created again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from router_trio.states import ConnectionState
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
-"""Seconds between two tries to make what could not be made, on one link: doubled each time."""
+"""Seconds between two tries to create a stream on one link: doubled each time, up to `LONGEST_DELAY`."""
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at streams that were there."""
+"""Seconds between two lookups of a stream that existed."""
 
 _CURES = {
     reasons.PERMISSION_DENIED: "let this user do so, or make the stream yourself and remove it from [[streams]]",
@@ -34,7 +34,7 @@ _CURES = {
 
 @dataclass(frozen=True, slots=True)
 class _NextTry:
-    """When a stream is looked at next, and how much later again if that fails."""
+    """When a stream is looked up next, and the delay after that if it fails."""
 
     at: float = -inf
     delay: float = FIRST_DELAY
@@ -42,31 +42,31 @@ class _NextTry:
 
 
 class Streams:
-    """The streams of one connection. `serve` makes them, on each link: see `session.Source`."""
+    """The configured streams of one connection. A `session.Source`: `serve` creates them, on each link."""
 
     def __init__(self, state: ConnectionState, emit: Emit) -> None:
         self._state = state
         self._emit = emit
         self._all: dict[str, StreamConfig] = {}
-        self._told: dict[str, object] = {}
+        self._reported: dict[str, object] = {}
 
     def add(self, stream: StreamConfig) -> None:
-        """Make this one too, when they are served next."""
+        """Also create this stream, from the next `serve` on."""
         self._all[stream.name] = stream
 
     def leave_alone(self, name: str) -> None:
-        """Stop looking after this stream. On the server it stays as it is."""
+        """Stop looking after this stream. It stays on the server as it is."""
         self._all.pop(name, None)
-        self._told.pop(name, None)
+        self._reported.pop(name, None)
         self._state.missing_streams.pop(name, None)
 
     def __bool__(self) -> bool:
         return bool(self._all)
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
-        """Make what is absent, now and whenever it is deleted. `tried` is set when each was tried once.
+        """Create missing streams, now and whenever they are deleted. Sets `tried` when each has been tried once.
 
-        Returns when there is none to look after.
+        Returns when there is no stream to look after.
         """
         next_tries: defaultdict[str, _NextTry] = defaultdict(_NextTry)
         while self._all:
@@ -89,11 +89,11 @@ class Streams:
             found, made = await link.ensure_stream(wanted)
         except SourceError as error:
             if was_there and error.reason in reasons.LOOKUP_FAILED:
-                return True  # as far as is known: an election, for example, says nothing of it
+                return True  # as far as is known: during an election, for example, lookups fail
             cure = _CURES.get(error.reason)
             detail = f"{error}; {cure}" if cure else str(error)
             self._state.missing_streams[name] = f"stream {name!r} can't be made or looked up: {error.reason}: {detail}"
-            self._tell(
+            self._emit_once(
                 name,
                 (error.reason, detail),
                 StreamNotMade(
@@ -111,14 +111,14 @@ class Streams:
         differences = wanted.differences(found)
         if differences:
             detail = "; ".join(differences)
-            told = StreamDiffers(at=trio.current_time(), connection=self._state.name, stream=name, detail=detail)
-            self._tell(name, detail, told)
+            event = StreamDiffers(at=trio.current_time(), connection=self._state.name, stream=name, detail=detail)
+            self._emit_once(name, detail, event)
         else:
-            self._told.pop(name, None)
+            self._reported.pop(name, None)
         return True
 
-    def _tell(self, name: str, what: object, event: StreamDiffers | StreamNotMade) -> None:
-        """Tell it once, and again when it is something else."""
-        if self._told.get(name) != what:
-            self._told[name] = what
+    def _emit_once(self, name: str, what: object, event: StreamDiffers | StreamNotMade) -> None:
+        """Emit an event, unless the last one for this stream was about the same."""
+        if self._reported.get(name) != what:
+            self._reported[name] = what
             self._emit(event)

@@ -1,7 +1,7 @@
-"""Supervise one connection: connect, serve, lose, wait, reconnect, for as long as the router lives.
+"""Supervises one connection: connect, serve, lose, wait and reconnect, for as long as the router runs.
 
-The supervisor decides with pure code (`attempts`) and keeps one session at a time, two only while it moves away from a
-server in lame duck mode. Everything that goes out passes the outbox, which outlives every link.
+Decisions are made by pure code (`attempts`). There is one session at a time, and two only while moving away from a
+server in lame duck mode. Everything that is published passes through the outbox, which outlives every link.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from router_trio.states import ConnectionState
 from router_trio.subjects.inboxes import new_inbox
 
 HAND_OVER_WITHIN = 2.0
-"""Seconds in which what is in flight may still be confirmed on a link that is being left for another server."""
+"""Seconds in which operations in flight may still be confirmed on a link that is being left for another server."""
 
 SWEEP_EVERY = 1.0
 
 _WHERE = ("servers", "credentials_file", "nkey_seed_file", "user", "token", "domain", "api_prefix")
-"""The settings that decide to which servers and account a connection leads."""
+"""The settings that decide which servers and which account a connection uses."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionCounts:
-    """The counts of a connection, which outlive it."""
+    """The counts of a connection, which are kept after its end."""
 
     name: str
     state: ConnectionState
@@ -57,7 +57,7 @@ class ConnectionCounts:
 
 
 class Connection:
-    """A named connection. `run` is its life; everything else is synchronous or only waits."""
+    """A named connection. `run` keeps it up; all other methods are synchronous or only wait."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Connection:
         *,
         refusal_ends: bool = True,
     ) -> None:
-        """`refusal_ends`: see `run`."""
+        """`refusal_ends`: whether a refusal by a server ends `run`."""
         self.name = name
         self.settings = settings
         self.platform = platform
@@ -85,7 +85,7 @@ class Connection:
             refusal_ends=refusal_ends,
         )
         self.listener: Listener = Listener(name, settings, self._attempts, emit)
-        """Hears what each link meets."""
+        """Receives the reports of each link."""
         self.outbox: Outbox = self.listener.outbox
         self.counters: Counters = self.outbox.counters
         """The results of publishes, acks, naks and subscriptions."""
@@ -94,7 +94,7 @@ class Connection:
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
         self.inbox: bytes = self._new_inbox()
-        """Where the PubAcks of the link come to; another one for each link, which nobody can guess."""
+        """Where the PubAcks of the link are sent: an unguessable subject, different for each link."""
         self.max_payload: int = 1024 * 1024
         self.max_control_line: int = DEFAULT_CONTROL_LINE
         self.pull_budget: PullBudget = PullBudget(trio.current_time)
@@ -103,12 +103,12 @@ class Connection:
         self._emit = emit
         self._sources: list[Source] = [self.destinations]
         self._changed = trio.Event()
-        self._tell_of_changes: list[Callable[[], None]] = []
+        self._change_listeners: list[Callable[[], None]] = []
         self._room = trio.lowlevel.ParkingLot()
         self.shares: Shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
 
-    # --- for everybody ---
+    # --- for routes and publishers ---
 
     def attach(self, source: Source) -> None:
         """Add a source that reads from every link of this connection, from the next turn on."""
@@ -117,16 +117,16 @@ class Connection:
             self.listener.session.serve_also(source)
 
     def detach(self, source: Source) -> None:
-        """Remove a source: what serves it is cancelled."""
+        """Remove a source, and cancel serving it."""
         if source in self._sources:
             self._sources.remove(source)
         if self.listener.session is not None:
             self.listener.session.stop_serving(source)
 
     def make_streams(self) -> trio.Event | None:
-        """Make what is absent of `streams`, which have changed. Returns what is set once each was tried; None: no link.
+        """Create what is missing of `streams`, which have changed. Returns an event that is set once each was tried.
 
-        Without a link, the next one does that first of all.
+        Returns None without a link: the next link does it before anything else.
         """
         if self.listener.session is None:
             return None
@@ -135,23 +135,24 @@ class Connection:
 
     @property
     def link(self) -> Link | None:
-        """Return the live link, or None."""
+        """The current link, or None."""
         return self.listener.session.link if self.listener.session is not None else None
 
     @property
     def connected(self) -> bool:
-        """Return True if there is a live link."""
+        """True if there is a link."""
         return self.outbox.connected
 
     async def changed(self) -> None:
-        """Wait until the connection comes or goes."""
+        """Wait until the connection is established or lost."""
         await self._changed.wait()
 
     async def wait_for_capacity(self) -> None:
-        """Wait while the queue is full and may empty, whatever empties it; or until there is nothing to wait for."""
+        """Wait while the queue is full, until there is room or waiting makes no sense any more."""
         while self.outbox.blocks:
             await self._room.park()
-        # One is woken at a time, and each wakes the next: a thousand routes don't all look for one place.
+        # Publishers are woken one at a time and each wakes the next, so that a thousand routes don't compete for one
+        # place.
         self._room.unpark()
 
     async def idle(self) -> None:
@@ -160,21 +161,21 @@ class Connection:
             await self._when_nothing_in_flight().wait()
 
     def new_message_id(self) -> bytes:
-        """Return an id for a message that has none: no other one has it, in this process or another."""
+        """Return an id for a message that has none. It is unique across processes."""
         return b"%b-%d" % (self._message_ids, next(self._message_numbers))
 
     def leads_where(self, other: Connection) -> bool:
-        """Return True if it has the name of the other one, and leads to the same streams: nothing says otherwise."""
+        """Return True if both have the same name and their settings lead to the same streams."""
         ours, theirs = self.settings, other.settings
         return self.name == other.name and all(getattr(ours, key) == getattr(theirs, key) for key in _WHERE)
 
     @property
     def counts(self) -> ConnectionCounts:
-        """Return what it has counted, which outlives it."""
+        """Return the counts, which are kept after the end of the connection."""
         return ConnectionCounts(self.name, self.state, self.outbox.ledger, self.counters)
 
     def continue_counts(self, before: ConnectionCounts) -> None:
-        """Count on from where the connection that had this name before ended: all of its operations are settled."""
+        """Add the counts of the ended connection that had this name before. All of its operations are settled."""
         self.state.add_counts(before.state)
         self.outbox.add_counts(before.ledger, before.counters)
 
@@ -183,9 +184,9 @@ class Connection:
     async def run(self) -> None:
         """Keep the connection up until cancelled.
 
-        Raises `ConnectionExhaustedError` if the settings say to stop, and `AuthorizationError` or `CertificateError`
-        if the first server that answers refuses: those are mistakes to mend, not outages to wait out. With
-        `refusal_ends=False` it tries again all the same.
+        Raises `ConnectionExhaustedError` if the settings say to stop, and `AuthorizationError` or `CertificateError` if
+        the first server that answers refuses: those are mistakes to correct, not outages to wait for. With
+        `refusal_ends=False` it keeps trying instead.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
@@ -195,9 +196,9 @@ class Connection:
                     session = await self._serve(session, nursery)
 
     async def _serve(self, session: Session, nursery: trio.Nursery) -> Session | None:
-        """Live on this link until it dies (None), or until a link to another server takes over."""
+        """Serve this link until it is lost. Returns the session that takes over on another server, or else None."""
         if session.link is None:
-            # It died while the one before it was being left.
+            # It was lost while the previous link was being left.
             error = session.error or LinkError("closed before its use")
             self._attempts.failed(Attempt(1, 0.0, session.server), error)
             return None
@@ -231,8 +232,8 @@ class Connection:
             self._attempts.end_of_round(attempt)
 
     async def _move_from(self, session: Session, nursery: trio.Nursery) -> Session | None:
-        """Connect to another server while the old link still works. None if there is none, or none accepts."""
-        self._attempts.lost(trio.current_time() - session.connected_at)  # as good as
+        """Connect to another server while the old link still works. Returns None if no other server accepts."""
+        self._attempts.lost(trio.current_time() - session.connected_at)  # it is about to be
         for attempt in self._attempts.elsewhere(session.server):
             successor = await self._try(attempt, nursery)
             if successor.error is None:
@@ -240,7 +241,7 @@ class Connection:
         return None
 
     async def _try(self, attempt: Attempt, nursery: trio.Nursery) -> Session:
-        """Make an attempt once it is due. Return its session, which has an `error` if it failed."""
+        """Make an attempt once it is due. Returns its session, which has an `error` if it failed."""
         await trio.sleep(attempt.delay)
         self._attempts.begins(attempt)
         session = await self._dial(attempt.server, nursery)
@@ -249,7 +250,7 @@ class Connection:
         return session
 
     async def _dial(self, server: str, nursery: trio.Nursery) -> Session:
-        """Make one attempt: returns when it is connected or has failed. If cancelled, nothing of it is left."""
+        """Make one attempt. Returns when it is connected or has failed. If cancelled, it leaves nothing behind."""
         session = Session(
             server,
             self._new_inbox(),
@@ -289,7 +290,7 @@ class Connection:
                 )
             )
 
-    # --- coming and going ---
+    # --- link up and down ---
 
     def _up(self, session: Session, link: Link) -> None:
         now = trio.current_time()
@@ -318,11 +319,11 @@ class Connection:
             self.destinations.reconnected(now - self._lost_at, self.outbox.unanswered())
         self.outbox.link_up(session.inbox)
         session.serve()
-        self._tell_changed()
+        self._notify_changed()
         self.first_attempt_over.set()
 
     async def _leave(self, session: Session) -> None:
-        """Let what is in flight be confirmed before the link is closed; what isn't is sent again on the next one."""
+        """Let operations in flight be confirmed before the link is closed. The next link sends the others again."""
         session.leave()
         with trio.move_on_after(HAND_OVER_WITHIN):
             while self.outbox.in_flight and not session.ended.is_set():
@@ -333,12 +334,12 @@ class Connection:
     def _down(self, session: Session, error: LinkError) -> None:
         now = trio.current_time()
         self.listener.use(None)
-        self.listener.read_done()  # of a read that an error has ended
+        self.listener.read_done()  # for a read that was cut short by an error
         self._lost_at = now
         self._attempts.lost(now - session.connected_at)
         self.outbox.link_down(error.reason)
         if error.reason in (reasons.CLOSED, reasons.SLOW_CONSUMER):
-            # A server says nothing to a client that it cuts for being slow.
+            # A server sends no error to a client that it cuts for being slow.
             self.pull_budget.cut()
         self.state.link_down(str(error))
         self._emit(
@@ -351,7 +352,7 @@ class Connection:
                 pending_count=self.outbox.pending,
             )
         )
-        self._tell_changed()
+        self._notify_changed()
 
     def _new_inbox(self) -> bytes:
         return new_inbox(self.settings.inbox_prefix, self.platform.token_hex(11))
@@ -361,37 +362,37 @@ class Connection:
         self.outbox.when_nothing_in_flight(empty.set)
         return empty
 
-    def when_changed(self, tell: Callable[[], None]) -> None:
-        """Call `tell` each time that the connection comes or goes."""
-        self._tell_of_changes.append(tell)
+    def when_changed(self, notify: Callable[[], None]) -> None:
+        """Call `notify` each time the connection is established or lost."""
+        self._change_listeners.append(notify)
 
-    def stop_notifying(self, tell: Callable[[], None]) -> None:
+    def stop_notifying(self, notify: Callable[[], None]) -> None:
         """Undo `when_changed`."""
-        if tell in self._tell_of_changes:
-            self._tell_of_changes.remove(tell)
+        if notify in self._change_listeners:
+            self._change_listeners.remove(notify)
 
-    def _tell_changed(self) -> None:
+    def _notify_changed(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-        for tell in tuple(self._tell_of_changes):
-            tell()
+        for notify in tuple(self._change_listeners):
+            notify()
         self._room.unpark_all()
         self.shares.wake_all()
 
     def _progress(self) -> None:
-        """Wake those who wait for room."""
+        """Wake publishers that wait for room."""
         self._room.unpark()
         if self.shares.waiting:
             self.shares.look()
 
     def shut_down(self) -> int:
-        """Drop what has no fate, as `Outbox.shut_down` does, and wake those who wait for room."""
+        """Drop what has no fate, as `Outbox.shut_down` does, and wake publishers that wait for room."""
         left = self.outbox.shut_down()
-        self._tell_changed()
+        self._notify_changed()
         return left
 
     async def _sweep(self) -> None:
-        """Look after what has waited for long, also while no link is there."""
+        """Resend, fail or drop publishes that have waited for long, also while there is no link."""
         refusals, max_age = self.outbox.refusals, self.settings.pending_max_age
         while True:
             await trio.sleep(min(SWEEP_EVERY, max_age / 4) if max_age else SWEEP_EVERY)

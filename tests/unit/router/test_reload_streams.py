@@ -333,7 +333,7 @@ async def test_what_is_under_way_is_not_sent_any_more_when_its_link_dies(autojum
         await eventually(lambda: w.payloads("OUT") == numbers(6))
         await eventually(lambda: w.broker.unacked("IN", "router") == 0)
         assert w.route_ledger() == (9, 0, {"routed": 6, "returned": 3})
-        listening = [getattr(tell, "__self__", tell) for tell in w.live.connections["edge"]._tell_of_changes]
+        listening = [getattr(tell, "__self__", tell) for tell in w.live.connections["edge"]._change_listeners]
         assert not [one for one in listening if "routing" in type(one).__module__]
         await w.find("edge")
 

@@ -14,7 +14,7 @@ async def test_a_connection_that_comes_in_the_turn_after_the_wait_begins_is_noti
         both = [w.live.connections[name] for name in ("main", "edge")]
 
         async def come() -> None:
-            both[1]._tell_changed()
+            both[1]._notify_changed()
 
         for _ in range(20):  # tasks of one turn run in any order
             async with trio.open_nursery() as nursery:
@@ -26,7 +26,7 @@ async def test_a_connection_that_comes_in_the_turn_after_the_wait_begins_is_noti
 async def test_whoever_has_waited_is_told_no_more(autojump_clock: MockClock) -> None:
     async with world(brokers=two_brokers()) as w:
         both = [w.live.connections[name] for name in ("main", "edge")]
-        told = [len(one._tell_of_changes) for one in both]
+        told = [len(one._change_listeners) for one in both]
         with trio.move_on_after(1.0):
             await first_change(both)
-        assert [len(one._tell_of_changes) for one in both] == told
+        assert [len(one._change_listeners) for one in both] == told
