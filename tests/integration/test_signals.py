@@ -60,11 +60,11 @@ async def test_every_signal_drains_and_says_the_ledger(
     assert "main" in run.logged("ROUTER_STOPPED")[0]["ledger"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
 async def test_a_signal_that_is_ignored_stays_ignored(
     server: NatsServer, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """As by `nohup`."""
+    """As by `nohup`, or by `&` in a script."""
     ignoring = f"import os, signal, sys; signal.signal({number}, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     python = [sys.executable, "-c", ignoring, *COMMAND]
     async with running("run", configuration(tmp_path, server.url), cwd=tmp_path, python=python) as run:

@@ -20,11 +20,8 @@ from router_trio.events import Emit
 
 T = TypeVar("T")
 
-ASKED_FOR = (signal.SIGINT, signal.SIGTERM)
-
 OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that process managers and terminals also send, which would end the process silently. One that was ignored at
-the start (`nohup`) stays ignored."""
+"""Signals that process managers and terminals also send, which would end the process silently."""
 
 
 async def run_with_signals(
@@ -39,6 +36,9 @@ async def run_with_signals(
     `on_signal` is synchronous. It decides what a signal means: usually it sets an event or cancels a scope of the job.
     `last_resort` ends the process if signals are not heeded. With `on_hangup`, SIGHUP does not count as one: it calls
     that. With `emit`, signals that code in the job takes away are taken back, and that is told: see `KeptSignals`.
+
+    A signal that was ignored when the process started stays ignored (SIGHUP under `nohup`, SIGINT in the background of
+    a script), except SIGTERM: without it nothing but SIGKILL would end the process.
     """
     result: list[T] = []
     failure: RouterError | None = None
@@ -54,7 +54,8 @@ async def run_with_signals(
             if last_resort is not None:
                 last_resort.heed(number)
 
-    heeded = [*ASKED_FOR, *(number for number in OTHERS if signal.getsignal(number) is not signal.SIG_IGN)]
+    handled = (one for one in (signal.SIGINT, *OTHERS) if signal.getsignal(one) is not signal.SIG_IGN)
+    heeded = [signal.SIGTERM, *handled]
     ends = [one for one in heeded if one != signal.SIGHUP or on_hangup is None]
     watching = nullcontext() if last_resort is None else last_resort.watching(ends)
     with trio.open_signal_receiver(*heeded) as signals, watching:
