@@ -20,6 +20,10 @@ from router_trio.cli.configuration import CONFIG, STDIN
 _MISSING = "the following arguments are required: "
 """With which argparse begins to name them."""
 
+_HYPHENS = "\0--"
+"""Stands for an argument `--` behind the `--` that ends the options: argparse before Python 3.13 would remove it.
+No argument of a process contains NUL."""
+
 
 class Parser(ArgumentParser):
     """Reads the arguments of one command. Raises `UsageError` where argparse would end the process."""
@@ -34,6 +38,8 @@ class Parser(ArgumentParser):
 
     def add_argument(self, *names: str, **keywords: Any) -> Action:
         """See `argparse`. Of options it is remembered whether they take a value."""
+        if not names[0].startswith("-"):
+            keywords["type"] = _literal(keywords.get("type", str))
         action = super().add_argument(*names, **keywords)
         (self._flags if action.nargs == 0 else self._valued).update(action.option_strings)
         if keywords.get("action") == "append":
@@ -57,13 +63,15 @@ class Parser(ArgumentParser):
         options, others = self._divided(arguments)
         try:
             # Options first: between others argparse takes them only in a mode that forgets what `--` means.
-            given, more = self.parse_known_args([*options, *(("--", *others) if others else ())])
+            literal = [_HYPHENS if one == "--" else one for one in others]
+            given, more = self.parse_known_args([*options, *(("--", *literal) if others else ())])
         except SystemExit:  # its help does that
             return None
         except ArgumentError as error:
             self.error(error.message if error.argument_name is None else f"{error.argument_name}: {error.message}")
         if more:
-            self._refuse([one for one in options if one in more], [one for one in others if one in more])
+            unread = [one.replace(_HYPHENS, "--") for one in more]
+            self._refuse([one for one in options if one in unread], [one for one in others if one in unread])
         return vars(given)
 
     def error(self, message: str) -> NoReturn:
@@ -119,6 +127,11 @@ def _looks_like_an_option(argument: str) -> bool:
 
 def _help(prog: str) -> HelpFormatter:
     return RawDescriptionHelpFormatter(prog, max_help_position=30)
+
+
+def _literal(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return what reads an argument as `read` does, and `_HYPHENS` as `--`."""
+    return lambda text: read("--" if text == _HYPHENS else text)
 
 
 # --- kinds of values -------------------------------------------------------------------------------------------------

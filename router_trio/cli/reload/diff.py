@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli import outcome
 from router_trio.cli.command_line.parser import Parser, configuration
-from router_trio.cli.configuration import load_with_handlers
+from router_trio.cli.configuration import STDIN, load_with_handlers
 
 if TYPE_CHECKING:
     from router_trio.settings.reload.difference import Change, Difference, Names
@@ -33,6 +33,8 @@ def diff(old: Path, new: Path) -> int:
 
         router-trio diff /etc/router-trio/router.toml router.toml
     """
+    if str(old) == str(new) == STDIN:
+        raise outcome.UsageError("OLD and NEW can't both be -, since standard input is read once")
     before, after = load_with_handlers(old), load_with_handlers(new)
     from router_trio.settings.reload.difference import difference
 

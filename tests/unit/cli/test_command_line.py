@@ -60,6 +60,8 @@ def test_run_takes_files_and_options_in_any_order(
 def test_the_last_argument_of_explain_is_the_subject() -> None:
     assert given("explain", "a.toml", "b.d", "--json", "in.x")["subject"] == "in.x"
     assert given("explain", "a.toml", "--", "-")["subject"] == "-"
+    assert given("explain", "a.toml", "--", "--")["subject"] == "--"
+    assert given("explain", "--", "a.toml", "--", "in.x")["configs"] == [Path("a.toml"), Path("--")]
     assert given("explain", "-", "in.x")["configs"] == [Path(STDIN)]
     assert given("explain", "a.toml", "--json", "b.d", "--", "-x")["configs"] == [Path("a.toml"), Path("b.d")]
 
@@ -80,11 +82,14 @@ def test_sequences_may_come_before_and_behind_options() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["run -", "check -", "explain - in.x", "test -", "diff - -", "dead-letters - orders list"]
+    "line",
+    ["run -", "check -", "explain - in.x", "test -", "diff - b.toml", "diff a.toml -", "dead-letters - orders list"],
 )
 def test_a_lone_hyphen_is_standard_input_for_each_command(
-    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.toml").write_text('[connections.main]\nservers = ["nats://a"]\n')
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"[rooter]\n")))
     assert main(line.split()) == outcome.INVALID_CONFIGURATION
     printed = capsys.readouterr()
@@ -115,6 +120,8 @@ def test_no_arguments_print_the_help_of_all(capsys: pytest.CaptureFixture[str]) 
         ("contract extra", "'extra' is one argument too many\nrouter-trio contract --help shows what there is."),
         ("contract -- -x", "'-x' is one argument too many\n"),
         ("contract --jsn -- -x", "there is no option --jsn; did you mean --json?\n"),
+        ("contract -- --", "'--' is one argument too many\n"),
+        ("diff - -", "OLD and NEW can't both be -, since standard input is read once"),
         ("diff a.toml", "diff needs NEW; router-trio diff --help shows an example."),
         ("explain", "explain needs CONFIG; router-trio explain --help shows an example."),
         ("explain a.toml", "explain needs SUBJECT; router-trio explain --help shows an example."),
