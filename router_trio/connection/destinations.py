@@ -351,12 +351,14 @@ class Destinations:
         if not any(one.waits_for_puback or one.route.redelivers for one in self._all):
             return
         for one in [one for one in self._all if not one.waits_for_puback and one not in self._core_looked_up]:
+            if not self._still_watched([one]):
+                continue  # its route was removed while another one was looked up
             self._core_looked_up.add(one)
             try:
                 streams = await link.find_streams(one.pattern)
             except SourceError:
                 return  # as for any other lookup, only publishes show then whether they are accepted
-            if streams:
+            if streams and self._still_watched([one]):
                 self._emit(
                     DestinationUnconfirmed(
                         at=trio.current_time(),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from weakref import ref
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.connection.destinations import Destinations
+from router_trio.events import DestinationUnconfirmed, Event
+from router_trio.link import Link
+from router_trio.states import DestinationState, RouteState
 from router_trio.telemetry.logs.sentences import sentence
 from tests.support.eventually import eventually
 from tests.support.world import core, map_subjects, one_broker, to, two_brokers, world
@@ -279,6 +285,35 @@ async def test_a_core_destination_that_a_stream_takes_is_said_once(autojump_cloc
         await trio.sleep(60)
         (event,) = w.watch.of("NATS_DESTINATION_UNCONFIRMED")
         assert (event.subject, event.stream) == ("out.x", "OUT")
+
+
+async def test_a_destination_is_forgotten_whose_route_a_reload_removes_while_others_are_looked_up(
+    autojump_clock: MockClock,
+) -> None:
+    events: list[Event] = []
+    destinations = Destinations("main", events.append)
+    routes = {name: RouteState(name, "main", [name]) for name in ("a", "b", "c")}
+    for name, route in routes.items():
+        route.redelivers = True
+        destinations.add(DestinationState(route, "main", name, name, waits_for_puback=False, shown={}))
+    looked_up = []
+
+    async def find_streams(subject: str) -> list[str]:
+        looked_up.append(subject)
+        await trio.lowlevel.checkpoint()
+        for name in ("a", "b") if subject == "a" else ():
+            destinations.forget_route(routes[name])
+        return ["STREAM"]
+
+    async with trio.open_nursery() as nursery:
+        link = cast(Link, SimpleNamespace(find_streams=find_streams))
+        nursery.start_soon(destinations.serve, link, trio.Event())
+        await trio.sleep(1)
+        assert looked_up == ["a", "c"]
+        assert [one.route for one in events if isinstance(one, DestinationUnconfirmed)] == ["c"]
+        removed = ref(routes.pop("b"))
+        assert removed() is None, "nothing of a route that was removed is remembered"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stream_that_confirms_before_it_writes_is_named_once(autojump_clock: MockClock) -> None:
