@@ -158,6 +158,11 @@ class PullConsumer(Subscription, Protocol):
         ...
 
     @property
+    def lifted(self) -> Sequence[str]:
+        """The limits that `open_consumer` has lifted, as they were: `max_deliver = 3`."""
+        ...
+
+    @property
     def stream_created(self) -> str:
         """When the stream was created: another value means that it is another stream of the same name."""
         ...

@@ -39,6 +39,19 @@ class ConsumerDiffers(RouteEvent):
     detail: str
 
 
+class ConsumerLimitsRemoved(RouteEvent):
+    """The router removed limits of a durable with which the server would give up messages, or delete the durable.
+
+    `detail` says what they were.
+    """
+
+    code = "ROUTE_CONSUMER_LIMITS_REMOVED"
+    level = Level.INFO
+    stream: str
+    durable: str
+    detail: str
+
+
 class ConsumerReset(RouteEvent):
     """The durable was reset or recreated while the route reads from it, and continues elsewhere.
 

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from operator import attrgetter
 from socket import gethostname
@@ -99,6 +100,7 @@ class NatsLink:
         self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self._subscriptions.add(inbox + b".*", self._pubacks.read)
         self._pins: set[str] = set()  # the leads that were taken on this link
+        self._lifted: dict[tuple[str, str], Sequence[str]] = {}  # of consumers that were not opened since
 
     @property
     def server(self) -> str:
@@ -231,6 +233,7 @@ class NatsLink:
             # What nats-py subscribes to for its answers may be among what was refused.
             self._client_deaf = True
             raise self._subscriptions.no_room("the answers of the JetStream API") from error
+        found = replace(found, lifted=self._lifted.pop((spec.stream, spec.durable), found.lifted))
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
@@ -247,6 +250,8 @@ class NatsLink:
         check_version(self.info)
         self._let_client_listen()
         found = await ensure_consumer(self.api, spec, self.subscribe)
+        if found.lifted:
+            self._lifted[spec.stream, spec.durable] = found.lifted
         self._inboxes += 1
         inbox = b"%b-lead-%d" % (self._inbox, self._inboxes)
         asked = self.api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}")

@@ -74,6 +74,7 @@ class Consumer:
         self._sequence = 0
         self.answers: int = 0
         """How often somebody said what becomes of a delivery, or that they work on what was delivered."""
+        self._lifted: Sequence[str] = ()
 
     @property
     def stream_created(self) -> str:
@@ -259,6 +260,16 @@ class Consumer:
         self._position = bisect_left(self._matching, sequence)
         self._unacked.clear()
         self._earliest, self._sequence = inf, 0
+
+    def lift(self, max_deliver: int) -> None:
+        """Change the limit of deliveries as a router does, and remember how it was for `take_lifted`."""
+        self._lifted = [f"max_deliver = {self.spec.max_deliver}"]
+        self.edit(max_deliver=max_deliver)
+
+    def take_lifted(self) -> Sequence[str]:
+        """Return once what `lift` has changed."""
+        lifted, self._lifted = self._lifted, ()
+        return lifted
 
     def edit(self, **changes: Any) -> None:
         """Change fields of its spec, as an administrator would. What is delivered already keeps its ack wait."""

@@ -214,8 +214,8 @@ class Server:
         mismatch = _mismatch(spec, consumer)
         if mismatch is not None:
             return mismatch
-        if consumer.spec.max_deliver != spec.max_deliver and not consumer.is_fixed:
-            consumer.edit(max_deliver=spec.max_deliver)
+        if 0 < consumer.spec.max_deliver != spec.max_deliver and not consumer.is_fixed:
+            consumer.lift(spec.max_deliver)
         return consumer
 
     def pin_for(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:

@@ -92,12 +92,14 @@ class FakePullConsumer(FakeSubscription):
         self.progress: Progress = Progress(0, in_use=False)
         self.went_back: str | None = None
         self.left_unacked: Sequence[int] = ()
+        self.lifted: Sequence[str] = ()
         self._inbox = inbox
 
     async def opened(self, spec: ConsumerSpec, consumer: Consumer) -> None:
         """The consumer is there: look at how far it is, and listen for others if the spec is of a new process."""
         self.spec = spec
         self.consumer = consumer
+        self.lifted = consumer.take_lifted()
         answers = consumer.answers
         first = spec.stream_created is None and not consumer.progress.in_use
         listens = not spec.standby and (first or spec.others_seen) and bool(consumer.left_unacked())

@@ -250,10 +250,12 @@ async def test_a_limit_of_deliveries_is_lifted(peer: Peer, clock: object) -> Non
     async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, max_deliver=2), Recorder())
         assert consumer.limits == Limits(2, SPEC.max_ack_pending, "limits")
+        assert not consumer.lifted
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
         assert consumer.limits == Limits(-1, SPEC.max_ack_pending, "limits")
+        assert list(consumer.lifted) == ["max_deliver = 2"]
         consumer.pull(10, 5.0)
         for number in range(1, 6):
             link.nak((await received.until_delivered(number))[-1][1], 0.0)

@@ -53,6 +53,8 @@ async def test_a_durable_that_would_expire_does_not_any_more(server: NatsServer)
         async with watched(settings(server.url, routes=[stream_route(**ROUTE)])) as watch:
             await until_stored(stream, "SINK", 10)
             assert await lifted()
+            (event,) = watch.of("ROUTE_CONSUMER_LIMITS_REMOVED")
+            assert event.detail == "inactive_threshold = 2s"
             # So does one that is edited while the route runs.
             await stream.edit_consumer("SOURCE", "router", inactive_threshold=2 * 10**9)
             await eventually(lifted, 20)

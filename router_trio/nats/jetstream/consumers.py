@@ -96,6 +96,7 @@ class FoundConsumer:
     limits: Limits
     unacked: range
     num_unacked: int
+    lifted: Sequence[str]
     ahead: bool
     """Its ack floor is beyond the last message of the stream, which went back."""
 
@@ -119,6 +120,7 @@ class WirePullConsumer:
         self.went_back: str | None = found.went_back
         self.progress: Progress = found.progress
         self.limits: Limits = found.limits
+        self.lifted: Sequence[str] = found.lifted
         self._unacked = found.unacked
         self._num_unacked = found.num_unacked
         self._ahead = found.ahead
@@ -146,7 +148,7 @@ class WirePullConsumer:
         if _expires(info.config) and info.config.inactive_threshold != self.limits.expires_after:
             config = info.config
             with trio.move_on_after(LOOKUP_WITHIN):
-                config = await _lift(self._api, spec, config)
+                config, _ = await _lift(self._api, spec, config)
             if _expires(config):
                 told = f"the durable {spec.durable!r} of stream {spec.stream!r} now expires when it is unused for "
                 told += f"{config.inactive_threshold:g} s (inactive_threshold)"
@@ -289,7 +291,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
     progress = replace(progress, passed=passed)
     first = info.ack_floor.sequence + 1
     unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
-    config = await _lift(api, spec, info.config)
+    config, lifted = await _lift(api, spec, info.config)
     return FoundConsumer(
         ack_wait=config.ack_wait or spec.ack_wait,
         stream_created=stream.created,
@@ -307,6 +309,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
         ),
         unacked=unacked,
         num_unacked=info.num_ack_pending,
+        lifted=lifted,
         ahead=ahead,
     )
 
@@ -372,28 +375,33 @@ def _expires(config: ConsumerConfig) -> bool:
     return 0 < config.inactive_threshold < NEVER_UNUSED_FOR
 
 
-async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> ConsumerConfig:
-    """Lift what would end a durable or its messages without a word. Returns what the server goes by then.
+async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> tuple[ConsumerConfig, Sequence[str]]:
+    """Lift limits that would end a durable, or the deliveries of a message, without a log line.
+
+    Returns the configuration that is then in force, and each lifted limit as it was.
 
     A limit of deliveries counts what was delivered, to whomever, and not what failed. A durable that expires while the
     router is stopped takes along what was settled.
     """
     changes = {}
+    before = []
     if 0 < config.max_deliver != spec.max_deliver:
         changes["max_deliver"] = spec.max_deliver
+        before.append(f"max_deliver = {config.max_deliver}")
     if _expires(config):
         # Set to 0, the server's timer goes on, and deletes the durable (nats-server 2.15.1).
         changes["inactive_threshold"] = round(NEVER_UNUSED_FOR * 1e9)
+        before.append(f"inactive_threshold = {config.inactive_threshold:g}s")
     if not changes:
-        return config
+        return config, ()
     subject = f"{spec.stream}.{spec.durable}"
     try:
         fields = await api.ask(f"CONSUMER.INFO.{subject}", b"", config_fields)
         changed = {"stream_name": spec.stream, "config": fields | changes}
         body = json.dumps(changed).encode()
-        return (await api.ask(f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config
+        return (await api.ask(f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config, before
     except (ApiError, SourceError, nats.errors.Error, TimeoutError):
-        return config  # it goes on as it is, and the route says so
+        return config, ()  # it goes on as it is, and the route says so
 
 
 async def _consumer(api: Api, spec: ConsumerSpec) -> ConsumerInfo:

@@ -14,7 +14,7 @@ import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
-from router_trio.events import ConsumerDiffers, ConsumerReset, Emit, StreamWentBack
+from router_trio.events import ConsumerDiffers, ConsumerLimitsRemoved, ConsumerReset, Emit, StreamWentBack
 from router_trio.link import ConsumerSpec, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
@@ -220,6 +220,16 @@ class StreamSource(KeptSource[StreamKeeper]):
             check_retention(self.keeper.policy, spec, consumer)
         check_expiry(spec, consumer)
         self._filters.compare(consumer.limits.subjects)
+        if consumer.lifted:
+            self._emit(
+                ConsumerLimitsRemoved(
+                    at=trio.current_time(),
+                    route=self.state.name,
+                    stream=spec.stream,
+                    durable=spec.durable,
+                    detail=" and ".join(consumer.lifted),
+                )
+            )
         found = differences(spec, consumer, 2 * self._max_in_flight)
         if found and found != self._told_differences:
             self._emit(

@@ -84,6 +84,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route}: consumer {durable} of stream {stream} differs from the configuration and was left unchanged: "
         "{detail}; change the consumer or the configuration"
     ),
+    events.ConsumerLimitsRemoved: (
+        "Route {route}: the consumer {durable} of stream {stream} had {detail}, which the router has removed: a route "
+        "counts attempts itself, and its durable must outlast a stop"
+    ),
     events.ConsumerReset: (
         "Route {route}: consumer {durable} of stream {stream} was reset or recreated and continues at message "
         "{to_sequence} instead of {from_sequence}; {after_reset}"

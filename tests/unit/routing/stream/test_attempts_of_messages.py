@@ -112,6 +112,10 @@ async def test_a_message_is_given_up_once_whatever_its_durable_says(autojump_clo
         assert set(calls.values()) == {3}
         assert w.route.fates["given_up"] == 3
         assert w.broker.unacked("IN", "router") == 0, "they are terminated"
+        await w.lose()
+        await w.find()
+        (event,) = w.watch.of("ROUTE_CONSUMER_LIMITS_REMOVED")
+        assert (event.route, event.durable, event.detail) == (w.route.name, "router", "max_deliver = 10")
 
 
 async def test_deliveries_that_nobody_worked_on_are_no_attempts_of_what_fails_later(autojump_clock: MockClock) -> None:
