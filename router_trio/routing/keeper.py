@@ -6,6 +6,7 @@ The other half of the seam of `source.py`. A `KeptRoute` asks its keeper what it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from router_trio.routing.delivery import Batches, Delivery
@@ -32,9 +33,12 @@ class Keeper(ABC, Generic[D, H]):
 
     hand: H
 
-    def __init__(self, routing: Routing) -> None:
+    def __init__(self, routing: Routing, place_of: Callable[[D], int]) -> None:
+        """`place_of` gives the order of messages. No two that are in hand have the same place."""
         self.state: RouteState = routing.state
         self._routing = routing
+        self._place_of = place_of
+        self._keyed: bool = routing.plan.by_key
         self.routes: bool = False
         """True while its route runs."""
         self.is_over: bool = False
@@ -58,9 +62,14 @@ class Keeper(ABC, Generic[D, H]):
         delivery: D | None = self.hand.next(now)
         return delivery
 
-    @abstractmethod
     def order_key(self, delivery: D) -> bytes:
         """Return what a message is in order with: its subject, or the value of the route's key. Does not raise."""
+        if not self._keyed:
+            return delivery.raw[0]
+        key = delivery.key
+        if key is None:
+            key = delivery.key = self._routing.order_key(delivery, self._place_of(delivery))
+        return key
 
     @abstractmethod
     def forward(self, delivery: D) -> None:

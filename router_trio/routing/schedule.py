@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush, heappushpop
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from router_trio.errors import EvaluationError
 from router_trio.routing.policy.key_queues import KeyQueues
@@ -60,7 +61,12 @@ class Order(Protocol[D]):
         """Take out the message whose turn it is, which is active from then on."""
         ...
 
-    def release(self, messages: Sequence[D], key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
+    @property
+    def as_added(self) -> bool:
+        """Return True if `take` would return exactly `waiting`, from left to right."""
+        ...
+
+    def release(self, messages: Sequence[D]) -> None:
         """Add messages that were held back, sorted by place. Each goes before the later ones of its key."""
         ...
 
@@ -76,16 +82,35 @@ class Order(Protocol[D]):
         ...
 
 
+class _Turn:
+    """In place of a message that was released: a turn of its key, for the first of the key's messages by then."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: bytes) -> None:
+        self.key: bytes = key
+
+
 class ArrivalOrder(Generic[D]):
-    """An `Order` in which the message that arrived first goes first; any number may be active."""
+    """An `Order` in which the message that arrived first goes first; any number may be active.
+
+    Of the key of a released message, later messages may already be waiting. They are not searched for. Until every
+    message that was released has had a turn, each turn of its key is for the first of the released messages and of
+    those whose turn it would have been.
+    """
 
     # Asked for each message, so no properties.
     behind = 0
     may_begin = 0
     keys = 0
 
-    def __init__(self) -> None:
+    def __init__(self, key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
+        """`key_of` does not raise. No two messages of a key have the same place."""
         self.waiting: deque[D] = deque()
+        self._key_of = key_of
+        self._place_of = place_of
+        self._released: dict[bytes, list[tuple[int, D]]] = {}
+        """By key, a heap with as many messages as there are turns of that key in `waiting`."""
 
     @property
     def ready(self) -> bool:
@@ -95,22 +120,32 @@ class ArrivalOrder(Generic[D]):
     def count(self) -> int:
         return len(self.waiting)
 
-    def take(self) -> D | None:
-        return self.waiting.popleft() if self.waiting else None
+    @property
+    def as_added(self) -> bool:
+        return not self._released
 
-    def release(self, messages: Sequence[D], key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
-        """See `Order`. Later ones may have been added before anything was held back."""
-        waiting = self.waiting
-        first: dict[bytes, int] = {}
+    def take(self) -> D | None:
+        if not self.waiting:
+            return None
+        message = self.waiting.popleft()
+        return self._first_of_key(message) if self._released else message
+
+    def _first_of_key(self, turn: D) -> D:
+        """Return the message that goes now: `turn` is a message, or a turn of its key."""
+        if isinstance(turn, _Turn):
+            heap = self._released[turn.key]
+            _, message = heappop(heap)
+            if not heap:
+                del self._released[turn.key]
+            return message
+        released = self._released.get(self._key_of(turn))
+        return turn if released is None else heappushpop(released, (self._place_of(turn), turn))[1]
+
+    def release(self, messages: Sequence[D]) -> None:
         for message in messages:
-            first.setdefault(key_of(message), place_of(message))
-        later = {message for message in waiting if place_of(message) > first.get(key_of(message), inf)}
-        if later:
-            others = [message for message in waiting if message not in later]
-            waiting.clear()
-            waiting += others
-            messages = sorted((*messages, *later), key=place_of)
-        waiting += messages
+            key = self._key_of(message)
+            heappush(self._released.setdefault(key, []), (self._place_of(message), message))
+            self.waiting.append(cast(D, _Turn(key)))
 
     def finished(self, message: D) -> None:
         """See `Order`."""
@@ -119,8 +154,9 @@ class ArrivalOrder(Generic[D]):
         """See `Order`."""
 
     def clear(self) -> list[D]:
-        waiting = list(self.waiting)
-        self.waiting.clear()
+        waiting = []
+        while (message := self.take()) is not None:
+            waiting.append(message)
         return waiting
 
 
@@ -167,11 +203,15 @@ class KeyOrder(Generic[D]):
     def keys(self) -> int:
         return len(self._keys)
 
+    @property
+    def as_added(self) -> bool:
+        return False
+
     def take(self) -> D | None:
         self._sort()
         return self._keys.take_next()
 
-    def release(self, messages: Sequence[D], key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
+    def release(self, messages: Sequence[D]) -> None:
         """See `Order`. All messages of a key are sorted by their places."""
         self.waiting += messages
 

@@ -70,12 +70,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         source: Source,
     ) -> None:
         """Once `source` is closed, nothing is tried again."""
-        super().__init__(routing)
+        super().__init__(routing, _place)
         plan, flow = routing.plan, routing.flow
         self._source = source
         policy = policy_for(plan.settings, connection.platform.random.uniform)
         self._failures: Failures[CoreDelivery] = Failures(self.state, policy, dead_letters, self, emit)
-        order: Order[CoreDelivery] = ArrivalOrder()
+        order: Order[CoreDelivery] = ArrivalOrder(self.order_key, _place)
         if plan.by_key:
             order = KeyOrder(self.order_key, _place, MOST_OF_A_KEY, self._too_many_of_a_key)
         self.hand: SubjectInHand = SubjectInHand(order, routing.value_limits(_place), connection.new_message_id)
@@ -141,12 +141,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     async def room(self) -> None:
         """See `Keeper`. What is for a destination that is away waits in its outbox, as long as that has room."""
         await self._routing.wait_for_capacity()
-
-    def order_key(self, delivery: CoreDelivery) -> bytes:
-        key = delivery.key
-        if key is None:
-            key = delivery.key = self._routing.order_key(delivery, delivery.place)
-        return key
 
     def forward(self, delivery: CoreDelivery) -> None:
         routing = self._routing

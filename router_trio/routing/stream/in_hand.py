@@ -56,7 +56,7 @@ class StreamInHand(InHand[StreamDelivery]):
     count: int
 
     def __init__(self) -> None:
-        super().__init__(ArrivalOrder(), NoValueLimit())
+        super().__init__(ArrivalOrder(_order_key, place_of), NoValueLimit())
         self.cursor: StreamCursor = StreamCursor()
         self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
         self.others: OtherProcesses = OtherProcesses()
@@ -240,14 +240,16 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def next_together(self, most: int) -> list[StreamDelivery]:
         """Take out what `next` would return, up to `most` times. Not for routes with a limit for each value."""
-        waiting, order = self.schedule.waiting, self.order
-        if not order.lines and len(waiting) <= most:
+        schedule, order = self.schedule, self.order
+        if not order.lines and schedule.as_added:
+            waiting = schedule.waiting
+            if len(waiting) > most:
+                return [waiting.popleft() for _ in range(most)]
             taken = list(waiting)
             waiting.clear()
             return taken
         taken = []
-        while waiting and len(taken) < most:
-            delivery = waiting.popleft()
+        while len(taken) < most and (delivery := schedule.take()) is not None:
             if not order.lines or self._is_in_turn(delivery):
                 taken.append(delivery)
         return taken
@@ -331,7 +333,7 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def _release(self, deliveries: Sequence[StreamDelivery]) -> None:
         if deliveries:
-            self.schedule.release(deliveries, _order_key, place_of)
+            self.schedule.release(deliveries)
 
     def take_back(self, delivery: StreamDelivery) -> None:
         """Let a message wait again that was removed, and that was finished only because it was out of turn."""

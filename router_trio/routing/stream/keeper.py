@@ -56,7 +56,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         before: StreamKeeper | None,
     ) -> None:
         """`before` is the keeper of the same consumer in the life of the route that is over."""
-        super().__init__(routing)
+        super().__init__(routing, place_of)
         plan, source = routing.plan, routing.plan.settings.source
         self.acks: Acks = before.acks.on(connection) if before else Acks(connection, emit)
         self.hand: StreamInHand = StreamInHand()
@@ -64,10 +64,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if before is not None and before._leaves_hand_to(routing):
             self.hand = before.hand
             same_order = before._routing.plan.ordered_by == plan.ordered_by
-        self._keyed = plan.by_key
         follows_at_once = plan.handler is None and plan.settings.strategy == "sticky"
         self._follows_at_once = plan.by_key and follows_at_once
-        order: Order[StreamDelivery] = KeyOrder(self.order_key, place_of) if plan.by_key else ArrivalOrder()
+        order: Order[StreamDelivery] = ArrivalOrder(self.order_key, place_of)
+        if plan.by_key:
+            order = KeyOrder(self.order_key, place_of)
         holds_back = self._holds_back if plan.by_key else was_refused
         self.hand.go_by(self, order, routing.value_limits(place_of), holds_back, same_order=same_order)
         if before is not None and self.hand is before.hand:
@@ -102,14 +103,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return self._failures.has_dead_letters
 
     # --- what is in order with what ---
-
-    def order_key(self, delivery: StreamDelivery) -> bytes:
-        if not self._keyed:
-            return delivery.raw[0]
-        key = delivery.key
-        if key is None:
-            key = delivery.key = self._routing.order_key(delivery, delivery.sequence)
-        return key
 
     def _holds_back(self, delivery: StreamDelivery) -> bool:
         """See `StreamInHand.holds_back`. Nothing waits for a message without a key: it takes up no room."""

@@ -24,7 +24,7 @@ from router_trio.routing.core import intake_queue
 from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.policy.key_queues import KeyQueues
 from router_trio.routing.policy.limit import ValueLimits
-from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit
+from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit, _Turn
 from router_trio.routing.stream import in_hand as stream
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.other_processes import TAKE_FOR
@@ -60,7 +60,9 @@ def limits_of(has_no_value: Any, place_of: Any) -> Limits[Any]:
 
 def waiting_in(schedule: Order[Any]) -> list[Delivery]:
     """Return what waits in an order."""
-    found = list(schedule.waiting)
+    found = [one for one in schedule.waiting if not isinstance(one, _Turn)]
+    if isinstance(schedule, ArrivalOrder):
+        found += [delivery for released in schedule._released.values() for _, delivery in released]
     for _, one in keys_of(schedule):
         found += [delivery for _, _, delivery in one.waiting]
     return found
@@ -121,7 +123,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.refused += 1
             hand.refuse(delivery)
 
-        order: Order[CoreDelivery] = ArrivalOrder()
+        order: Order[CoreDelivery] = ArrivalOrder(lambda delivery: delivery.raw[0], place)
         if self.by_key:
             order = KeyOrder(lambda delivery: delivery.raw[0], place, OF_A_KEY, too_many)
         hand = core.SubjectInHand(order, limits_of(no_value, place) if limited else NoValueLimit(), lambda: b"")
@@ -291,7 +293,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     def go_by(self, kind: tuple[bool, bool], *, same_order: bool) -> None:
         self.by_key, limited = self.kind = kind
-        order: Order[StreamDelivery] = ArrivalOrder()
+        order: Order[StreamDelivery] = ArrivalOrder(lambda delivery: delivery.raw[0], stream.place_of)
         if self.by_key:
             order = KeyOrder(lambda delivery: delivery.raw[0], stream.place_of)
         limits = limits_of(self.has_no_value, stream.place_of) if limited else NoValueLimit[StreamDelivery]()

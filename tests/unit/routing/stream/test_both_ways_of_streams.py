@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.schedule import ArrivalOrder, _Turn
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of
 from router_trio.routing.stream.in_hand import StreamInHand
@@ -209,10 +210,15 @@ def choose_count(share: float, waiting: int) -> int:
 
 
 def of_hand(pending: StreamInHand) -> list[Any]:
-    waiting = [(one.sequence, one.number) for one in pending.schedule.waiting]
-    ours = [one.cursor is pending.cursor for one in pending.schedule.waiting]
-    order = pending.order
-    return [waiting, ours, [*pending.open], pending.count, pending.bytes, [*order.lines], of_cursor(pending.cursor)]
+    schedule, order = pending.schedule, pending.order
+    assert isinstance(schedule, ArrivalOrder)
+    waiting = [one.key if isinstance(one, _Turn) else of_waiting(pending, one) for one in schedule.waiting]
+    released = [of_waiting(pending, one) for heap in schedule._released.values() for _, one in heap]
+    return [waiting, released, [*pending.open], pending.count, pending.bytes, [*order.lines], of_cursor(pending.cursor)]
+
+
+def of_waiting(pending: StreamInHand, one: StreamDelivery) -> Any:
+    return one.sequence, one.number, one.cursor is pending.cursor
 
 
 def of_one(told: Any) -> Any:
