@@ -40,6 +40,11 @@ class Answering(Protocol):
         """The name of the route."""
         ...
 
+    @property
+    def incarnation(self) -> int:
+        """The number of the incarnation of its stream: in another one, an ack would be for another message."""
+        ...
+
     def refused(self, cause: str, subject: str, detail: str) -> bool:
         """Record that the server denies its acks (`permissions.ACK`) or its pulls.
 
@@ -50,12 +55,18 @@ class Answering(Protocol):
     def passed(self, cause: str) -> None:
         """Record that the server has accepted all acks, or pulls, between two fences."""
 
-    def not_taken(self, replies: Sequence[bytes], *, refused: bool) -> None:
-        """Record that answers that settle these messages were `refused`, or else may have been lost with the link."""
+    def not_taken(self, replies: Sequence[bytes], incarnation: int, *, refused: bool) -> None:
+        """Record that answers that settle these messages were `refused`, or else may have been lost with the link.
+
+        `incarnation` is that of the stream when they were sent.
+        """
 
 
-_Batch = tuple[Kind, Answering, Sequence[bytes]]
-"""Answers that were sent together. Denials are counted per batch, by its `id`, since there are few."""
+_Batch = tuple[Kind, Answering, Sequence[bytes], int]
+"""Answers that were sent together, and the incarnation of the stream that they were for.
+
+Denials are counted per batch, by its `id`, since there are few.
+"""
 
 
 def _cause(kind: Kind) -> str:
@@ -92,7 +103,7 @@ class Answers:
         """
         if not self._sent:
             self._some_sent.set()
-        batch = kind, answering, subjects
+        batch = kind, answering, subjects, answering.incarnation
         self._sent.append(batch)
         self._to_index.append(batch)
 
@@ -126,7 +137,7 @@ class Answers:
         succeeded = self._counters.succeeded
         all_taken: dict[tuple[Answering, str], bool] = {}
         for batch in fenced:
-            kind, answering, subjects = batch
+            kind, answering, subjects, _ = batch
             refused = self._refused.pop(id(batch), 0)
             if kind in COUNTS_AS:
                 # no method call, since each lone message has a fence
@@ -141,9 +152,9 @@ class Answers:
     def link_down(self) -> None:
         """Count what was written on a lost link as sent, and notify routes of acks and terms that may be lost."""
         self.fence_follows()
-        for kind, answering, subjects in self._fenced:
+        for kind, answering, subjects, incarnation in self._fenced:
             if kind in SETTLE:
-                answering.not_taken(subjects, refused=False)
+                answering.not_taken(subjects, incarnation, refused=False)
         self._count_fenced()
 
     # --- denied ---
@@ -161,8 +172,8 @@ class Answers:
                 self._mark_doubtful(answering, cause.kind)
             fresh = answering.refused(cause.kind, cause.pattern, detail)
         kind = None if batch is None else batch[0]
-        if answering is not None and kind in SETTLE:
-            answering.not_taken((subject,), refused=True)
+        if batch is not None and kind in SETTLE:
+            batch[1].not_taken((subject,), batch[3], refused=True)
         if kind is not None and kind in COUNTS_AS:
             self._counters.fail(COUNTS_AS[kind], reasons.PERMISSION_DENIED)
             self._emit_failure(AckFailed if kind == "ack" else NakFailed, answering, cause)

@@ -37,6 +37,8 @@ class Acks:
         self._counters = connection.outbox.counters
         self._answers = connection.listener.answers
         self._emit = emit
+        self.incarnation: int = 0
+        """See `answers.Answering`."""
         self._unsent: list[bytes] = []
         self._refused: dict[bytes, bytes] = {}
         """By the sequence of its message, each ack that the server refused."""
@@ -117,7 +119,11 @@ class Acks:
                 link.nak(one.ack_subject, max(0.0, one.due - now))
 
     def clear(self) -> None:
-        """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one."""
+        """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one.
+
+        Acks that were written before this call and are refused later, or lost with their link, are not sent again.
+        """
+        self.incarnation += 1
         self._unsent.clear()
         self._refused.clear()
 
@@ -151,9 +157,16 @@ class Acks:
             refused, self._refused = self._refused, {}
             self.ack([*refused.values()])
 
-    def not_taken(self, replies: Sequence[bytes], *, refused: bool) -> None:
-        """See `answers.Answering`. An ack settles what was given up as well."""
+    def not_taken(self, replies: Sequence[bytes], incarnation: int, *, refused: bool) -> None:
+        """See `answers.Answering`. An ack settles what was given up as well.
+
+        One that was refused before its link was lost is sent again once: when the server takes acks.
+        """
+        if incarnation != self.incarnation:
+            return
         if not refused:
+            if self._refused:
+                replies = [reply for reply in replies if _sequence(reply) not in self._refused]
             self._unsent += replies
             return
         for reply in replies:

@@ -209,6 +209,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         hand = self._hand
         if not hand.cursor.stream_created:
             hand.stream_replaced(stream_created)
+            self._acks.clear()
         if hand.cursor.stream_created == stream_created:
             hand.cursor.begin_behind(passed)
 
