@@ -96,12 +96,15 @@ class FakePullConsumer(FakeSubscription):
         self._inbox = inbox
 
     async def opened(self, spec: ConsumerSpec, consumer: Consumer) -> None:
-        """The consumer is there: look at how far it is, and listen for others if the spec is of a new process."""
+        """Look at how far a consumer is that was found or made.
+
+        Listen for others if the spec knows nothing of this incarnation of the stream.
+        """
         self.spec = spec
         self.consumer = consumer
         self.lifted = consumer.take_lifted()
         answers = consumer.answers
-        first = spec.stream_created is None and not consumer.progress.in_use
+        first = (spec.stream_created is None or consumer.differs(spec) is not None) and not consumer.progress.in_use
         listens = not spec.standby and (first or spec.others_seen) and bool(consumer.left_unacked())
         if listens:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import trio
 import trio.testing
 
@@ -199,11 +200,14 @@ async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(p
     assert sequences(raws) == [1, 2, 3, 4, 5]
 
 
-async def test_who_says_that_it_works_on_a_message_uses_the_consumer(peer: Peer, clock: object) -> None:
-    """Though it waits for no more, and acks nothing."""
+@pytest.mark.parametrize("known", [None, "1970-01-01T00:00:00Z"])
+async def test_who_says_that_it_works_on_a_message_uses_the_consumer(
+    known: str | None, peer: Peer, clock: object
+) -> None:
+    """Though it waits for no more, and acks nothing. Heard by who knows nothing of the stream, or another one."""
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
-    spec, received = replace(SPEC, ack_wait=30.0), Recorder()
+    spec, received = replace(SPEC, ack_wait=30.0, stream_created=known), Recorder()
     async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(spec, received)
         consumer.pull(1, 5.0)

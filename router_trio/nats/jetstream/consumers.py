@@ -279,7 +279,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             info = await _create(api, spec, resumes=resumes)
             if began(info.config) == "new":
                 began_behind = stream.last_sequence  # which a server before 2.14 doesn't say
-        progress, info = await _progress(api, spec, info, subscribe)
+        fresh = spec.stream_created is None or went_back is not None
+        progress, info = await _progress(api, spec, info, subscribe, fresh=fresh)
         last = stream.last_sequence
         if info.ack_floor.sequence > last:
             last = (await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)).last_sequence
@@ -424,9 +425,12 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
 
 
 async def _progress(
-    api: Api, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe
+    api: Api, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe, *, fresh: bool
 ) -> tuple[Progress, ConsumerInfo]:
-    """Return how far the consumer is, once the server has forgotten the requests of a dead link."""
+    """Return how far the consumer is, once the server has forgotten the requests of a dead link.
+
+    `fresh`: nothing is known of what it has delivered, since the process is new, or the stream was replaced.
+    """
     if spec.standby:
         return Progress(info.delivered.delivery, in_use=False), info  # who has the lead is alone
     with trio.move_on_after(STALE_PULLS_END_WITHIN):
@@ -438,9 +442,10 @@ async def _progress(
         # Who waits may be a link before this one, which the server takes for alive: that answers nothing.
         in_use = await others_answer(subscribe, spec)
         info = await _consumer(api, spec)
-    elif spec.stream_created is None and info.num_ack_pending and not in_use:
+    elif fresh and info.num_ack_pending and not in_use:
         # A process whose hands are full doesn't wait, but it says that it works. One that was there before us doesn't
-        # any more.
+        # any more. Where the durable was made again, its first deliveries may have answered a pull that we had sent to
+        # the earlier one of this name: then nobody works on them.
         before = info
         in_use = await others_answer(subscribe, spec)
         info = await _consumer(api, spec)

@@ -33,8 +33,7 @@ In bytes: some 130 for each, of three times as many at most, for each route: 26 
 class StreamCursor:
     """The position of a route in one incarnation of a stream. `stream_created` names it, `""` for none yet.
 
-    `not_ours`: what was delivered before the first link was delivered to others. `next_delivery`: the consumer's number
-    of the first delivery that is meant here. `failures`: what failed of it.
+    `next_delivery`: the consumer's number of the first delivery that is meant here. `failures`: what failed of it.
     """
 
     __slots__ = (
@@ -47,7 +46,6 @@ class StreamCursor:
         "_highest",
         "_highest_time",
         "_next_delivery",
-        "_not_ours",
         "_older",
         "_recent",
         "_unsettled",
@@ -56,7 +54,7 @@ class StreamCursor:
         "streams_before",
     )
 
-    def __init__(self, stream_created: str = "", *, not_ours: bool = False, next_delivery: int = 1) -> None:
+    def __init__(self, stream_created: str = "", *, next_delivery: int = 1) -> None:
         self.stream_created: str = stream_created
         self.streams_before: int = 0
         """How many streams of that name were replaced before this one."""
@@ -74,7 +72,6 @@ class StreamCursor:
         self._highest = 0
         self._highest_time = b""
         self._next_delivery = next_delivery
-        self._not_ours = not_ours
         self._doubt: int | None = None
         self._doubt_until = 0.0
 
@@ -157,11 +154,11 @@ class StreamCursor:
     def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool, others_seen: bool) -> bool:
         """The consumer was found, with so many deliveries behind it. Returns True if what is missing is ours alone.
 
-        It is not if the consumer is in use by others now, and may have been before: their deliveries were seen, or
-        there was no link before this one. Asking for those again would only have them delivered twice.
+        It is not if the consumer is in use by others now, and may have been before: their deliveries were seen, or this
+        process has received nothing of this incarnation of the stream. Asking for those again would only have them
+        delivered twice.
         """
-        alone = not self._not_ours and not (in_use and (others_seen or not self._highest))
-        self._not_ours = False
+        alone = not (in_use and (others_seen or not self._highest))
         self._count(deliveries, now, patience)
         return alone
 

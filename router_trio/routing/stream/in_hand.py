@@ -135,7 +135,7 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def stream_replaced(self, stream_created: str) -> None:
         """Start over with another stream of that name. What is in hand of the old one is routed, and not answered."""
-        self._start_at(StreamCursor(stream_created, not_ours=bool(self.cursor.stream_created)))
+        self._start_at(StreamCursor(stream_created))
 
     def _start_at(self, cursor: StreamCursor) -> None:
         self.schedule.waiting += self.order.clear()

@@ -267,10 +267,6 @@ def test_what_went_astray_is_behind_what_came_unless_something_was_missing_befor
     assert position.unseen_from == 2, "from the oldest that is unsettled: one between may be missing"
 
 
-def test_what_a_stream_of_the_same_name_delivered_before_is_not_ours() -> None:
-    assert not opened(StreamCursor("2", not_ours=True), 3)
-
-
 def test_what_was_found_delivered_holds_the_start_back_as_a_gap_does() -> None:
     position = StreamCursor()
     opened(position, 0)

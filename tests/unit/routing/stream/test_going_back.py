@@ -16,6 +16,7 @@ from router_trio.link import ConsumerSpec
 from router_trio.message import Message
 from router_trio.nats.jetstream.api import nanoseconds, stream_info
 from router_trio.nats.jetstream.streams import evidence_of_going_back, is_doubtful
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
 from tests.support.raw_server import CREATED, stream_answer
 from tests.support.world import (
@@ -103,6 +104,37 @@ async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(
         await all_acked(w, 5)
         assert w.payloads("OUT", "edge") == numbers(10)
         assert sent.total() == 5
+
+
+async def test_what_a_durable_that_was_made_again_delivered_to_an_earlier_pull_is_redelivered_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull that was on its way when the durable was made again is for the new one, as both have one name."""
+    pull = FakePullConsumer.pull
+    pulls = 0
+
+    def count_pulls(self: FakePullConsumer, *what: Any) -> None:
+        nonlocal pulls
+        pulls += 1
+        pull(self, *what)
+
+    monkeypatch.setattr(FakePullConsumer, "pull", count_pulls)
+    route = stream("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=10)
+    async with world([route], brokers=one_broker()) as w:
+        w.broker.trouble.travel(lambda: 0.05)
+        sent = 0
+        while pulls < 2:
+            fill(w.broker, 1, first=sent)
+            sent += 1
+            await trio.sleep(0.1)
+        made = trio.current_time()
+        w.broker.trouble.recreate("IN", "router")
+        fill(w.broker, 5, first=sent)
+        await w.watch.until("NATS_SUBSCRIBE_ERROR")
+        assert unacked(w) == 5, "they were delivered to a consumer that is closed by now"
+        await eventually(lambda: unacked(w) == 0 and w.payloads("OUT")[-1] == b"%d" % (sent + 4), 20.0)
+        assert trio.current_time() < made + 5.0
+        assert w.payloads("OUT") == numbers(sent + 5)
 
 
 async def test_a_clock_that_is_set_back_is_no_stream_that_went_back(autojump_clock: MockClock) -> None:

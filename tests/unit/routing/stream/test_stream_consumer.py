@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.link import ConsumerSpec
+from router_trio.link import SIGN_OF_WORK_EVERY, ConsumerSpec, PullConsumer
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.stream.pulling import pull_loop as module
@@ -251,7 +251,17 @@ async def test_what_is_in_hand_of_a_deleted_stream_acks_nothing_of_the_next_one(
 async def test_acks_owed_to_a_deleted_stream_are_not_paid_to_the_next_one(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     broker = brokers["main"]
-    async with world([REMOTE], brokers=brokers) as w, another_link(broker) as other:
+
+    async def work_on(consumer: PullConsumer) -> None:
+        while True:
+            consumer.say_at_work()
+            await trio.sleep(SIGN_OF_WORK_EVERY)
+
+    async with (
+        world([REMOTE], brokers=brokers) as w,
+        another_link(broker) as other,
+        trio.open_nursery() as nursery,
+    ):
         brokers["edge"].stall(1.0)
         fill(broker, 5)
         await eventually(lambda: w.entry("edge")["in_flight"] == 5)
@@ -264,11 +274,15 @@ async def test_acks_owed_to_a_deleted_stream_are_not_paid_to_the_next_one(autoju
         taken: list[RawMessage] = []
         consumer = await other.open_consumer(ConsumerSpec("IN", "router", ("in.*",), 30.0, -1, 100), taken.extend)
         consumer.pull(5, 30.0)
+        nursery.start_soon(work_on, consumer)
         fill(broker, 5, first=5)
         await eventually(lambda: len(taken) == 5)
         broker.accept_credentials()
         await eventually(lambda: w.route.state == RUNNING)
         assert unacked(w) == 5
+        await trio.sleep(5.0)
+        assert unacked(w) == 5, "they are being worked on"
+        nursery.cancel_scope.cancel()
         await all_acked(w, 5)  # when the other one has not acked them in time
         assert w.payloads("OUT", "edge") == numbers(10)
 
