@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from router_trio.connection.session import SHARED_WITHIN
+from router_trio.outbox.fences import FENCE_INTERVAL, SHARED_FENCE
 from tests.docs.pages import DOCS, ROOT, page
 from tests.docs.test_names import CODES, METRICS
 
@@ -86,6 +88,12 @@ def test_each_limit_of_the_text_has_its_value_on_the_page() -> None:
 )
 def test_values_are_written_as_people_read_them(value: float, unit: str, written: str) -> None:
     assert GENERATOR["written"](value, unit) == written
+
+
+def test_the_decision_on_fences_has_the_numbers_of_the_code() -> None:
+    text = " ".join(page(DOCS / "decisions" / "fences.md").text.split())
+    assert f"those within {FENCE_INTERVAL * 1000:g} ms share a fence" in text
+    assert f"Up to {SHARED_FENCE} forwarded messages are confirmed up to {SHARED_WITHIN * 1000:g} ms later" in text
 
 
 def test_what_shows_a_limit_is_a_metric_or_a_log_code() -> None:
