@@ -1,7 +1,7 @@
 """The credentials that a connection logs in with, and its answer to the nonce of a server.
 
-Files are read here, anew for each connect, so that a renewed file is used. Keys are read and used by `nkeys`, the
-library of nats-py.
+Files are read here for each connect, so that a renewed file is used. Keys are read and used by `nkeys`, the library of
+nats-py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SEED = re.compile(r"BEGIN USER NKEY SEED-*\s+(\S+)")
 
 @dataclass(frozen=True)
 class Login:
-    """The credentials of a connection. Never shown: its fields are secrets."""
+    """The credentials of a connection. Its fields are secrets, and never shown."""
 
     user: str | None = field(default=None, repr=False)
     password: str = field(default="", repr=False)
@@ -36,15 +36,15 @@ class Login:
     seed: str | None = field(default=None, repr=False)
 
     def answer_to(self, nonce: str) -> dict[str, str]:
-        """Return what CONNECT says of them to a server that wants this signed, if any."""
+        """Return the fields of CONNECT with which to log in. Signs `nonce` if there is one, and a key."""
         if self.seed is not None and nonce:
             pair = _key_pair(self.seed)
-            # The library types it as another class of its own, and gives bytes.
+            # The library declares another type, and returns bytes.
             public_key = cast("bytes", pair.public_key)
             name = {"nkey": public_key.decode()} if self.jwt is None else {"jwt": self.jwt}
             signed = name | {"sig": b64encode(pair.sign(nonce.encode())).decode()}
             pair.wipe()
-            # Beside a key, a token is for the auth callout of a server.
+            # A token in addition to a key is for the auth callout of a server.
             return signed if self.token is None else signed | {"auth_token": self.token}
         if self.user is not None:
             return {"user": self.user, "pass": self.password}
@@ -52,8 +52,8 @@ class Login:
 
 
 def login(settings: ConnectionSettings) -> Login:
-    """Return the credentials. Raises `AuthorizationError`, without the secret, for a file that holds none."""
-    # Credentials in the URL of one server serve the others that it tells of, too.
+    """Return the credentials. Raises `AuthorizationError`, without the secret, for a file that contains none."""
+    # Credentials in the URL of one server are used for the servers that it announces, too.
     user, password, token = settings.user, settings.password, settings.token
     for url in settings.servers:
         user, password, token = user or _shown(url.user), password or url.password, token or url.token
@@ -81,14 +81,14 @@ def _credentials(file: Path) -> tuple[str, str]:
 
 
 def _seed(key: str, file: Path, text: str) -> str:
-    # Imported here, with the cryptography that it brings: few log in with a key.
+    # Imported here, because it imports cryptography and few connections log in with a key.
     import nkeys
 
     seed = text.strip()
     try:
         _key_pair(seed).wipe()
     except (nkeys.NkeysError, ValueError, IndexError):
-        # Without its cause, which may show the seed.
+        # Raised without its cause, which may show the seed.
         raise AuthorizationError(f"{key} {file} holds no valid NKey seed; it begins with SU and is one line") from None
     return seed
 

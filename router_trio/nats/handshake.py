@@ -1,7 +1,7 @@
-"""The handshake of a link: INFO, TLS, CONNECT, and the PONG that says that the server has taken it. Trio only.
+"""The handshake of a link: INFO, TLS, CONNECT, and the PONG with which the server confirms it. Trio only.
 
-What the server says is understood here before anything is answered. It also holds the link to TLS: where the
-configuration asks for it, nothing is written in clear, and nothing that was read in clear is still there after the
+What the server sends is interpreted here before anything is answered. The handshake also enforces TLS: where the
+configuration requires it, nothing is written in clear text, and nothing that was read in clear text is used after the
 upgrade.
 """
 
@@ -26,14 +26,14 @@ MAX_LINES_BEFORE_PONG = 64
 """Lines between CONNECT and its PONG. A server sends one INFO there, or two, and perhaps a PING."""
 
 HANDSHAKE_SHARE = 0.9
-"""Part of `connect_timeout` after which a handshake fails by itself, and says how far it got."""
+"""Part of `connect_timeout` after which a handshake fails with an error that shows how far it got."""
 
 
 T = TypeVar("T")
 
 
 class Handshake:
-    """The handshake on a connected stream. `shake_hands` is to be called once."""
+    """The handshake on a connected stream. Call `shake_hands` once."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Handshake:
         name: str,
         files: trio.CapacityLimiter | None = None,
     ) -> None:
-        """`files` limits the threads that read files, over all handshakes of a connection."""
+        """`files` limits the threads that read files, across all handshakes of a connection."""
         self._files = files or trio.CapacityLimiter(1)
         self._server = server
         self._settings = settings
@@ -52,19 +52,19 @@ class Handshake:
         """The setting that requires TLS, or None."""
         self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
         self.info: ServerInfo = ServerInfo()
-        """The server's INFO, as far as that may be believed."""
+        """The server's INFO, as far as it can be trusted."""
         self._buffer = bytearray()
         self._searched = 0
         self._plain = stream
 
     @property
     def secured(self) -> bool:
-        """Return True if TLS is on."""
+        """True if TLS is on."""
         return self.stream is not self._plain
 
     @property
     def rest(self) -> bytes:
-        """The bytes that were read beyond the handshake."""
+        """Bytes that were read beyond the handshake."""
         return bytes(self._buffer)
 
     async def shake_hands(self) -> None:
@@ -73,8 +73,8 @@ class Handshake:
         Raises `LinkError`, `AuthorizationError` or `CertificateError`.
         """
         credentials = await self._login()
-        # Made only if a server asks for TLS where nothing else does: reading the system's authorities takes some 20 ms,
-        # too long for each of many connections that are made again at once.
+        # If nothing but the server requires TLS, the context is created later: reading the system's authorities takes
+        # some 20 ms, too long for each of many connections that reconnect at the same time.
         context = None if self._demand is None else await self._tls_context()
         try:
             with trio.fail_after(HANDSHAKE_SHARE * self._settings.connect_timeout):
@@ -92,15 +92,15 @@ class Handshake:
             raise unforeseen(error) from error
 
     async def send(self, data: bytes) -> None:
-        """Send bytes. Raises `LinkError` for what would leave in clear where TLS is a must."""
-        # The last word on what leaves in clear, whatever was read or understood before.
+        """Send bytes. Raises `LinkError` if they would leave in clear text although TLS is required."""
+        # This decides what leaves in clear text, whatever was read before.
         if self._demand is not None and not self.secured:
             raise self._no_tls(self._demand)
-        # A server that has hung up may have said why before: that is still to be read.
+        # A server that has closed the connection may have sent the reason before, which is still to be read.
         with suppress(trio.BrokenResourceError):
             await self.stream.send_all(data)
 
-    # --- inside ---
+    # --- internals ---
 
     async def _login(self) -> Login:
         settings = self._settings
@@ -112,7 +112,7 @@ class Handshake:
         return await self._read_files(tls_context, "tls_ca_file, tls_cert_file or tls_key_file")
 
     async def _read_files(self, read: Callable[[ConnectionSettings], T], keys: str) -> T:
-        """Read files in a thread, which is left behind if their file system hangs: at most one for a connection."""
+        """Read files in a thread. It is abandoned if their file system hangs: at most one for each connection."""
         limit = self._settings.connect_timeout / 2
         with trio.move_on_after(limit):
             return await trio.to_thread.run_sync(read, self._settings, abandon_on_cancel=True, limiter=self._files)
@@ -184,7 +184,7 @@ class Handshake:
         )
 
     def _refuse_to_upgrade(self) -> NoReturn:
-        """Raise for what follows INFO in clear: a server that is full says so there, and nothing else is its own."""
+        """Raise for bytes behind INFO in clear text. The only ones that a server sends are an -ERR when it is full."""
         if self._buffer.startswith(b"-ERR "):
             raise _refused(bytes(self._buffer[5:].partition(b"\n")[0]), logging_in=False)
         raise ProtocolError(
@@ -193,7 +193,7 @@ class Handshake:
         )
 
     async def _read_line(self) -> bytes:
-        """Return the next line, without its end."""
+        """Return the next line, without its line end."""
         while True:
             end = self._buffer.find(b"\n", self._searched)
             if end >= 0:
@@ -216,16 +216,16 @@ class Handshake:
 
 
 def _refused(words: bytes, *, logging_in: bool) -> LinkError:
-    """Return the error for an -ERR. Before we have tried to log in, none can be about our credentials."""
-    told = quote(words.strip().strip(b"'"))
-    known = told.lower()
+    """Return the error for an -ERR. One that arrives before we have tried to log in is not about our credentials."""
+    text = quote(words.strip().strip(b"'"))
+    known = text.lower()
     if "timeout" in known:
         return LinkError("the server did not finish the handshake in time", reason=reasons.TIMEOUT)
     if logging_in and ("auth" in known or "credential" in known):
         return AuthorizationError(
-            f"the server refused the credentials: {told}; check user and password, token, nkey_seed_file or "
+            f"the server refused the credentials: {text}; check user and password, token, nkey_seed_file or "
             "credentials_file of this connection"
         )
     if "maximum connections" in known:
-        return LinkError(f"the server is full: {told}", reason=reasons.MAX_CONNECTIONS)
-    return LinkError(f"the handshake failed: {told or 'the server says only -ERR'}", reason=reasons.HANDSHAKE)
+        return LinkError(f"the server is full: {text}", reason=reasons.MAX_CONNECTIONS)
+    return LinkError(f"the handshake failed: {text or 'the server says only -ERR'}", reason=reasons.HANDSHAKE)

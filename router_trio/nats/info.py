@@ -1,8 +1,8 @@
-"""Read INFO, a server's description of itself: its JSON becomes a typed, bounded value here and nowhere else.
+"""Reads INFO, a server's description of itself: its JSON becomes a typed, bounded value here and nowhere else.
 
-Nothing behind it sees the JSON of a peer, nats-py included: that gets an INFO of ours, made of what was read here
-(`for_client`). A field that is absent has its default. A field that is there and wrong is a `ProtocolError` that names
-it; only announced servers are dropped one by one, since a cluster with one bad `client_advertise` is a cluster still.
+No other code sees the JSON of a peer, not even nats-py: it gets an INFO of ours, made from the values read here
+(`for_client`). An absent field has its default. A field with a wrong value raises a `ProtocolError` that names it. Only
+announced servers are skipped one by one, so that one bad `client_advertise` in a cluster does no harm.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 DEFAULT_MAX_PAYLOAD = 1024 * 1024
 MIN_CONTROL_LINE = 64
-"""Bytes. A server that takes less can't be asked for anything."""
+"""Bytes. A server that accepts less can't receive any request."""
 
 MAX_TEXT = 256
 """Characters of a nonce, a version or a domain."""
 
 MAX_CONNECT_URLS = 256
-"""Announced servers that are read of one INFO; more are not looked at."""
+"""Announced servers that are read from one INFO; more are ignored."""
 
 MAX_HOST = 253
 """Characters of a host name, as in RFC 1035."""
@@ -40,10 +40,11 @@ _ADDRESS = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|({_HOST}(?:\.{_HOST})*\.
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """A vetted INFO.
+    """A validated INFO.
 
-    Sizes are bytes. `connect_urls` are `host:port`, with brackets around an IPv6 host. `tls_available` means that TLS
-    is the client's choice, `lame_duck` that the server will shut down, `nonce` is what a client with a key signs.
+    Sizes are in bytes. `connect_urls` are `host:port`, with brackets around an IPv6 host. `tls_available` means that
+    TLS is the client's choice, `lame_duck` that the server will shut down; `nonce` is what a client with a key has to
+    sign.
     """
 
     version: str = ""
@@ -61,26 +62,26 @@ class ServerInfo:
 
     @property
     def major_minor(self) -> tuple[int, int] | None:
-        """The major and minor number of the version, or None if it does not begin with them."""
+        """Major and minor number of the version, or None if it does not start with them."""
         found = _MAJOR_MINOR.match(self.version)
         return None if found is None else (int(found[1]), int(found[2]))
 
     def without_announcements(self) -> ServerInfo:
-        """Return what may still be used after an upgrade to TLS of what was read in clear.
+        """Return the part of an INFO read in clear text that may be used after the upgrade to TLS.
 
-        The nonce has to be signed, and limits are bounded whoever names them. Where to connect to, and when to leave,
-        is believed only if the server says it again over TLS.
+        The nonce has to be signed, and limits are bounded whatever their origin. Announced servers and lame duck mode
+        are trusted only if the server sends them again over TLS.
         """
         return replace(self, connect_urls=(), lame_duck=False)
 
     def for_client(self) -> bytes:
-        """Return an INFO line for nats-py, which knows nothing but this: it has nothing to log in for."""
+        """Return an INFO line for nats-py with only what it needs. It does not ask for a login."""
         shown = {"version": self.version, "proto": 1, "headers": self.headers, "max_payload": self.max_payload}
         return b"INFO %b\r\n" % json.dumps(shown).encode()
 
 
 def parse_info(text: bytes, before: ServerInfo | None = None) -> ServerInfo:
-    """Read the JSON of an INFO. Limits that it leaves out stay as they were `before`. Raises `ProtocolError`."""
+    """Parse the JSON of an INFO. Limits missing in it keep their values of `before`. Raises `ProtocolError`."""
     before = before or ServerInfo()
     fields = _object(text)
     return ServerInfo(
@@ -100,7 +101,7 @@ def parse_info(text: bytes, before: ServerInfo | None = None) -> ServerInfo:
 
 
 def parse_address(text: object) -> str | None:
-    """Return `host:port` in lower case, or None for what is no address of a server."""
+    """Return `host:port` in lower case, or None if `text` is not the address of a server."""
     if not isinstance(text, str) or len(text) > MAX_HOST + len(":65535"):
         return None
     found = _ADDRESS.fullmatch(text)
@@ -116,9 +117,9 @@ def parse_address(text: object) -> str | None:
     return text.lower()
 
 
-def quote(said: bytes | str) -> str:
-    """Return the beginning of what a peer said, printable, for an error."""
-    return excerpt(said if isinstance(said, str) else said[:LONGEST_TEXT].decode("utf-8", "backslashreplace"))
+def quote(text: bytes | str) -> str:
+    """Return the beginning of a text sent by a peer, printable, for an error."""
+    return excerpt(text if isinstance(text, str) else text[:LONGEST_TEXT].decode("utf-8", "backslashreplace"))
 
 
 # --- reading fields ---
@@ -130,7 +131,7 @@ def _object(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        # ValueError also stands for bytes that are no UTF-8, and for an integer with thousands of digits.
+        # ValueError is also raised for bytes that are not UTF-8, and for an integer with thousands of digits.
         raise ProtocolError(f"the server sent a malformed INFO: {quote(text)}: {quote(str(error))}") from None
     if not isinstance(found, dict):
         raise ProtocolError(f"the server sent an INFO that is not an object: {quote(text)}")
@@ -162,7 +163,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 
 def _size(fields: dict[str, Any], name: str, least: int, most: int, default: int) -> int:
-    """A larger one is as good as `most`: that is what this side takes at most."""
+    """Return a size, limited to `most`, which is what this side accepts at most."""
     found = _typed(fields, name, int, default)
     if found < least:
         raise _wrong(name, found, f"at least {least}")
@@ -171,7 +172,7 @@ def _size(fields: dict[str, Any], name: str, least: int, most: int, default: int
 
 def _addresses(fields: dict[str, Any], name: str) -> tuple[str, ...]:
     found = fields.get(name)
-    if found is None:  # as a server written in Go may write an empty list
+    if found is None:  # a server written in Go may write an empty list so
         return ()
     if not isinstance(found, list):
         raise _wrong(name, found, "a list")
@@ -183,7 +184,7 @@ def _typed(fields: dict[str, Any], name: str, kind: type[T], default: T) -> T:
     if name not in fields:
         return default
     found = fields[name]
-    if type(found) is not kind:  # a bool is no int here
+    if type(found) is not kind:  # a bool is not accepted as an int
         raise _wrong(name, found, {bool: "true or false", str: "text", int: "a whole number"}[kind])
     return found
 

@@ -1,6 +1,6 @@
 """Real links, and the `Dialer` that opens them: one socket, its wire, and nats-py for requests.
 
-All of a link is gone when any of these fails.
+If one of these fails, the entire link ends.
 """
 
 from __future__ import annotations
@@ -36,26 +36,27 @@ if TYPE_CHECKING:
     from router_trio.nats.jetstream.consumers import WirePullConsumer
     from router_trio.nats.jetstream.streams import Lookups
 
-_ASK = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "standby", "streams", "unacked")]
-"""Asks the JetStream API."""
+_API_MODULES = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "standby", "streams", "unacked")]
+"""Modules that send requests to the JetStream API."""
 
 _frame = attrgetter("frame")
 
 LISTEN_AGAIN_AFTER = 1.0
-"""Seconds from when the server refused us an inbox to when we ask for it again: the permission may have come back."""
+"""Seconds after the server denied the inbox until it is subscribed to again: the permission may have been granted."""
 
 
 ABSENT_FOR = 1.0
-"""Seconds for which a stream that a PubAck has named, and that the server does not have, is not looked up again."""
+"""Seconds for which a stream that a PubAck names, and that the server does not have, is not looked up again."""
 
 MAX_ABSENT = 1024
-"""Streams of which that is remembered. With one more the memory starts afresh."""
+"""Number of such streams that are remembered. Beyond that all are forgotten."""
 
 
 class NatsLink:
-    """A `link.Link` to a server. Lives inside the context that `Dialer` opens.
+    """A `link.Link` to a server. It is used inside the context that `Dialer` opens.
 
-    What asks the JetStream API is imported with the control plane, when that is wanted: no core route waits for it.
+    Modules that send requests to the JetStream API are imported with the control plane when they are needed, so that no
+    core route waits for them.
     """
 
     def __init__(
@@ -89,22 +90,22 @@ class NatsLink:
         self.wire.unread = handshake.rest
         self._subscriptions = self.wire.subscriptions
         asking = f"{framing.text(inbox)}-api"
-        control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, _ASK)
+        control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, _API_MODULES)
         self._denials = Denials()
         self.api: Api = Api(control, self._denials, settings.api)
         self._unknown: deque[StreamName] = deque()
         self._domains: dict[str, str] = {}
-        """The JetStream domains of streams that PubAcks have named, by their names."""
+        """The JetStream domains of streams that PubAcks have named, by name of the stream."""
         self._absent_until: dict[StreamName, float] = {}
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self._subscriptions.add(inbox + b".*", self._pubacks.read)
-        self._pins: set[str] = set()  # the leads that were taken on this link
-        self._lifted: dict[tuple[str, str], Sequence[str]] = {}  # of consumers that were not opened since
+        self._pins: set[str] = set()  # pins of leads taken on this link
+        self._lifted: dict[tuple[str, str], Sequence[str]] = {}  # limits that were lifted of consumers not opened since
 
     @property
     def server(self) -> str:
-        """`host:port`, without credentials."""
+        """The `host:port` of the server, without credentials."""
         return self._host
 
     @cached_property
@@ -114,7 +115,7 @@ class NatsLink:
         return Lookups(self.api)
 
     @cached_property
-    def _look_ups(self) -> trio.CapacityLimiter:
+    def _lookup_limit(self) -> trio.CapacityLimiter:
         from router_trio.nats.jetstream.unacked import AT_A_TIME
 
         return trio.CapacityLimiter(AT_A_TIME)
@@ -139,7 +140,7 @@ class NatsLink:
         return refusals
 
     def _frames(self, operations: Sequence[Operation]) -> tuple[bytes, list[Refusal]]:
-        """The bytes of what can be written of operations, and the rest."""
+        """Return the bytes of the operations that can be written, and the refusals of the others."""
         refusals: list[Refusal] = []
         small = min(self.max_payload, self.max_control_line)
         if self._inbox_denied is not None:
@@ -148,8 +149,8 @@ class NatsLink:
             ]
             operations = [one for one in operations if not one.with_ack]
         frames = [*map(_frame, operations)]
-        # A frame is longer than what the server counts: only one that looks too large is measured. Those that were
-        # joined were measured when they were accepted, on this link.
+        # A frame is longer than what the server counts, so only one that looks too large is measured. Joined frames
+        # were measured when they were accepted, on this link.
         if max(map(len, frames), default=0) > small:
             for index, (operation, frame) in enumerate(zip(operations, frames, strict=True)):
                 too_large = self._too_large(frame) if len(frame) > small and operation.count == 1 else None
@@ -159,7 +160,7 @@ class NatsLink:
         return b"".join(frames), refusals
 
     def _too_large(self, frame: bytes) -> str | None:
-        """Return why the server would not take a publish; None if it would."""
+        """Return why the server would refuse a publish as too large; None if it would accept it."""
         if framing.published_size(frame) > self.max_payload:
             return f"more than the server's max_payload of {self.max_payload} bytes"
         if framing.line_size(frame) > self.max_control_line:
@@ -178,7 +179,7 @@ class NatsLink:
         self._some_unknown.set()
 
     async def answer_pubacks(self) -> None:
-        """Find out whether the streams that PubAcks name exist, for as long as the link lives."""
+        """Look up whether the streams that PubAcks name exist, for as long as the link lasts."""
         while True:
             while self._unknown:
                 stream = self._unknown.popleft()
@@ -188,14 +189,14 @@ class NatsLink:
                     exists = self._listener.expects(stream[0]) or await self._may_exist(stream)
                     if exists and stream[1]:
                         self._domains[stream[0]] = stream[1]
-                except SourceError:  # nobody could be asked
+                except SourceError:  # no lookup was possible
                     exists = True
                 self._pubacks.found(stream, exists)
             self._some_unknown = trio.Event()
             await self._some_unknown.wait()
 
     async def _may_exist(self, stream: StreamName) -> bool:
-        """Return False if the server says that there is no such stream, or has said so a moment ago."""
+        """Return False if the server reports that there is no such stream, or did a moment ago."""
         now = trio.current_time()
         if now < self._absent_until.get(stream, 0.0):
             return False
@@ -230,7 +231,7 @@ class NatsLink:
         except SourceError as error:
             if error.reason != reasons.TIMEOUT or self._subscriptions.too_many == refused:
                 raise
-            # What nats-py subscribes to for its answers may be among what was refused.
+            # The inbox that nats-py subscribes to for its answers may be one of the refused subscriptions.
             self._client_deaf = True
             raise self._subscriptions.no_room("the answers of the JetStream API") from error
         found = replace(found, lifted=self._lifted.pop((spec.stream, spec.durable), found.lifted))
@@ -239,7 +240,7 @@ class NatsLink:
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(framing.text(inbox), deliver)
         return WirePullConsumer(
-            spec, found, inbox, self.api, self._lookups, self.wire.send, subscription, self._look_ups
+            spec, found, inbox, self.api, self._lookups, self.wire.send, subscription, self._lookup_limit
         )
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
@@ -278,7 +279,7 @@ class NatsLink:
         await self.api.control.ready_client()
         self._let_client_listen()
         state = await self._lookups.stream_state(name, self._domains.get(name, ""))
-        # What another JetStream does not have, this server's own may have.
+        # A stream that another JetStream does not have may exist on this server's own.
         if state is not None or self.api.prefix == API:
             self._pubacks.found((name, ""), state is not None)
         return state
@@ -315,39 +316,39 @@ class NatsLink:
             raise _not_connected()
         self.wire.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(body), body))
 
-    # --- what the wire tells ---
+    # --- reports of the wire ---
 
-    def _was_denied(self, denied: Denied | None, told: str) -> None:
-        """Pass on what the server refused, and `told` in which words: to whoever waits for it on this link, or above.
+    def _was_denied(self, denied: Denied | None, words: str) -> None:
+        """Pass on a denial, with the server's `words`: to the request on this link that caused it, or the listener.
 
-        `denied` is None if the words can't be read: then nobody knows what it was.
+        `denied` is None if the words can't be parsed, so that it is unknown what was denied.
         """
         if denied is None:
-            self._listener.something_denied(told)
+            self._listener.something_denied(words)
         elif denied.kind == PUBLISH:
-            # An ack may be asked for an answer, too; that all acks are refused is known above.
-            if not self._denials.denied(denied.subject, told) or denied.subject.startswith(b"$JS.ACK."):
-                self._listener.publish_denied(denied.subject, told)
+            # An ack may be sent as a request, too. The listener has to know that all acks are denied.
+            if not self._denials.denied(denied.subject, words) or denied.subject.startswith(b"$JS.ACK."):
+                self._listener.publish_denied(denied.subject, words)
         elif denied.kind == REPLY:
-            self._listener.reply_denied(denied.subject, told)
+            self._listener.reply_denied(denied.subject, words)
         else:
-            self._subscription_denied(denied, told)
+            self._subscription_denied(denied, words)
 
-    def _subscription_denied(self, denied: Denied, told: str) -> None:
+    def _subscription_denied(self, denied: Denied, words: str) -> None:
         subject, queue = denied.subject, denied.queue or b""
         if subject == self._inbox + b".*":
             self._inbox_denied = (
-                f"no PubAck can be received: {told}; let this user subscribe to {_prefix(self._inbox)}.>"
+                f"no PubAck can be received: {words}; let this user subscribe to {_prefix(self._inbox)}.>"
             )
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
-        elif self._subscriptions.was_denied(subject, queue, told):
-            pass  # who subscribes raises it
+        elif self._subscriptions.was_denied(subject, queue, words):
+            pass  # `subscribe` raises it
         elif self._subscriptions.subscribed(subject, queue, denied.sid):
-            # Permissions were taken away. A link whose subscription is silently gone would look alive for ever.
-            raise LinkError(f"the server ended a subscription: {told}", reason=reasons.PERMISSION_DENIED)
+            # Permissions were revoked. A link whose subscription ended silently would look alive for ever.
+            raise LinkError(f"the server ended a subscription: {words}", reason=reasons.PERMISSION_DENIED)
         elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_deaf = True
-            self.api.deaf = f"{told}; let this user subscribe to {_prefix(self._inbox)}.>"
+            self.api.deaf = f"{words}; let this user subscribe to {_prefix(self._inbox)}.>"
 
     def _on_info(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)
@@ -356,7 +357,7 @@ class NatsLink:
         self.announce()
 
     def announce(self) -> None:
-        """Tell the listener what the latest INFO announces."""
+        """Report to the listener what the latest INFO announces."""
         if self.info.connect_urls:
             self._listener.discovered(self.info.connect_urls)
         if self.info.lame_duck:
@@ -364,7 +365,7 @@ class NatsLink:
 
 
 def client_name(router: str, connection: str) -> str:
-    """Return the name of a client in a server's reports: router, connection, and host and id of the process."""
+    """Return the client name shown in a server's reports: router, connection, and host and id of the process."""
     return f"{router} {connection} {gethostname()}:{os.getpid()}"
 
 
@@ -372,7 +373,7 @@ class Dialer:
     """Open links with the credentials of one connection: the `link.Connect` of the real network."""
 
     def __init__(self, settings: ConnectionSettings, name: str, before_write: BeforeWrite | None = None) -> None:
-        """`name` is the client's in the server's reports. `before_write` is called each time before bytes leave."""
+        """`name` is the client's name in reports of the server. `before_write` is called before bytes leave."""
         self._settings = settings
         self._name = name
         self._before_write = before_write
@@ -380,7 +381,7 @@ class Dialer:
 
     @asynccontextmanager
     async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
-        """Open a link, as `link.Connect` says, and run what it needs for as long as it is used."""
+        """Open a link, as `link.Connect` does, and run its tasks for as long as it is used."""
         handshake: Handshake | None = None
         opened = False
         try:
@@ -403,7 +404,7 @@ class Dialer:
         except BaseException as error:
             bare = innermost(error, LinkError)
             if not opened:
-                # What failed is the attempt, whatever it failed by.
+                # The attempt failed, by any kind of error.
                 bare = failed_attempt(server, bare)
             if bare is error:
                 raise
@@ -414,7 +415,7 @@ class Dialer:
 
 
 def _prefix(inbox: bytes) -> str:
-    """The connection's `inbox_prefix`."""
+    """Return the connection's `inbox_prefix`."""
     return framing.text(inbox.rpartition(b".")[0])
 
 

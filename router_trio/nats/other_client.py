@@ -1,6 +1,6 @@
-"""Make and read streams with a client of its own, outside of any router: so the demo checks a router's work.
+"""Creates and reads streams with a client of its own, outside of any router: the demo checks a router with it.
 
-Each function opens a nats-py client of its own, does its job, and closes it. Nothing here carries a router's messages.
+Each function opens a nats-py client, does its job, and closes the client. No router's messages pass through here.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class StoredMessage(NamedTuple):
 
 
 async def add_streams(url: str, streams: Mapping[str, Sequence[str]]) -> None:
-    """Create streams, each with the subjects that it keeps, on the server at `url`.
+    """Create streams, each with its subjects, on the server at `url`.
 
     Raises `LinkError` if the server can't be reached, `SourceError` if it refuses a stream. Blocks for a few round
-    trips; can be cancelled, and then some streams may exist.
+    trips; if it is cancelled, some streams may exist.
     """
 
     async def add(context: JetStreamContext) -> None:
@@ -84,7 +84,7 @@ async def _ask(context: JetStreamContext, request: str, body: Mapping[str, objec
 
 async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]) -> T:
     async def ignore(error: Exception) -> None:
-        """Ignore errors that are raised as well: without this nats-py prints a traceback."""
+        """Ignore errors that are raised as well; without this callback nats-py prints a traceback."""
 
     async def work() -> T:
         client = Client()
@@ -104,13 +104,13 @@ async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]
             result: T = await aio_as_trio(work)()
             return result
         except nats.js.errors.Error as error:
-            told = f"JetStream at {redact(url)} refused: {told_by(error)}"
-            failure, cause = SourceError(told, reason=reasons.JETSTREAM), error
+            detail = f"JetStream at {redact(url)} refused: {told_by(error)}"
+            failure, cause = SourceError(detail, reason=reasons.JETSTREAM), error
         except (ApiError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            # But for the first, these are what comes of an answer that is none: ours is a ValueError, the others are
-            # nats-py's, which reads messages here.
-            told = f"JetStream at {redact(url)} refused: {told_by(error)}"
-            failure, cause = SourceError(told, reason=reasons.JETSTREAM), error
+            # Except for the first, these are raised for a malformed answer: ValueError by us, the others by nats-py,
+            # which parses messages here.
+            detail = f"JetStream at {redact(url)} refused: {told_by(error)}"
+            failure, cause = SourceError(detail, reason=reasons.JETSTREAM), error
         except (TimeoutError, nats.errors.Error, OSError) as error:
             failure, cause = LinkError(f"can't talk to the server at {redact(url)}: {told_by(error)}"), error
     raise failure from cause

@@ -1,7 +1,7 @@
 """Requests on the wire of a link, any number at a time, each with one answer.
 
-What is sent is sent in the order of the calls. For commands that read or send many messages: nothing here is tried
-again, and an answer that does not come is an error.
+They are sent in the order of the calls. For commands that read or send many messages: nothing is retried, and a missing
+answer is an error.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
 
 ANSWER_WITHIN = 10.0
-"""Seconds for the answer to a request of a command."""
+"""Seconds to wait for the answer to a request of a command."""
 
 
 class Request:
-    """A request that was sent. `answer` is what came for it, or None."""
+    """A request that was sent. `answer` is the answer once it has arrived, else None."""
 
     __slots__ = ("_requests", "answer", "arrived", "denied", "number", "subject")
 
@@ -41,17 +41,17 @@ class Request:
         if self.denied is not None:
             raise SourceError(self.denied, reason=reasons.PERMISSION_DENIED)
         if self.answer is None:
-            told = f"no answer to {framing.text(self.subject)} within {within:g} s"
-            raise SourceError(told, reason=reasons.TIMEOUT)
+            detail = f"no answer to {framing.text(self.subject)} within {within:g} s"
+            raise SourceError(detail, reason=reasons.TIMEOUT)
         return self.answer
 
     def forget(self) -> None:
-        """Wait for no answer any more."""
+        """Stop waiting for the answer."""
         self._requests.waiting.pop(self.number, None)
 
 
 class Requests:
-    """The requests of one link. `inbox` is below the connection's inbox prefix."""
+    """The requests of one link. Their answers are sent below `inbox`, which is below the connection's inbox prefix."""
 
     def __init__(self, wire: Wire, inbox: bytes) -> None:
         self.waiting: dict[int, Request] = {}
@@ -61,7 +61,7 @@ class Requests:
         wire.subscriptions.add(inbox + b".*", self._arrived)
 
     def send(self, subject: bytes, body: bytes = b"", headers: bytes = b"") -> Request:
-        """Send a request; does not wait."""
+        """Send a request without waiting for its answer."""
         self._numbers += 1
         request = self.waiting[self._numbers] = Request(self, self._numbers, subject)
         reply = b"%b.%d" % (self._inbox, self._numbers)
@@ -69,14 +69,14 @@ class Requests:
         return request
 
     def deny(self, subject: bytes, detail: str) -> None:
-        """Fail the requests to `subject`, a publish to which the server refused."""
+        """Fail the requests to `subject`, since the server denied a publish to it."""
         for request in self.waiting.values():
             if request.subject == subject:
                 request.denied = f"this user may not publish to {framing.text(subject)}: {detail}"
                 request.arrived.set()
 
     def deny_all(self, detail: str) -> None:
-        """Fail every request: the server refused something, and does not say what."""
+        """Fail every request: the server denied something without naming it."""
         for request in self.waiting.values():
             request.denied = f"the server refused this or another request: {detail}"
             request.arrived.set()

@@ -1,7 +1,7 @@
-"""The messages of one stream, read and deleted one by one: for commands, and for any kind of stream.
+"""Reads and deletes the messages of one stream one by one: for commands, and for any kind of stream.
 
-No consumer is made, since a consumer takes messages from a stream that is a work queue. Several are asked for at a
-time, as many as fit into a few MiB, so that a stream of millions takes no more memory than one of hundreds.
+No consumer is created, because a consumer would take messages from a work-queue stream. Several messages are requested
+at a time, as many as fit into a few MiB, so that a stream of millions takes no more memory than one of hundreds.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from router_trio.protocol import framing, headers
 T = TypeVar("T")
 
 MOST_TOGETHER = 64
-"""Messages that are asked for at a time."""
+"""Messages requested at a time."""
 
 MOST_CONSUMERS = 4096
-"""Consumers of one stream that are looked at."""
+"""Consumers of one stream that are listed."""
 
 TOGETHER_BYTES = 8 * 1024 * 1024
-"""Bytes that they may have, going by those before them."""
+"""Bytes that these messages may have, estimated from previous ones."""
 
 
 class StoredMessages:
-    """A stream as a command sees it. Every method raises `SourceError` for what the server refuses.
+    """A stream as a command sees it. Every method raises `SourceError` if the server refuses a request.
 
-    `api` is what the subjects of the JetStream API begin with.
+    `api` is the prefix of the subjects of the JetStream API.
     """
 
     def __init__(self, stream: str, requests: Requests, api: str) -> None:
@@ -56,19 +56,19 @@ class StoredMessages:
         return await self._answer(self._ask("STREAM.INFO"), stream_info)
 
     async def get(self, sequence: int) -> StoredMessage | None:
-        """Return one message, None if there is none of that sequence."""
+        """Return one message; None if there is none with that sequence."""
         return await self.found(self.ask_for(sequence))
 
     def ask_for(self, sequence: int) -> Request:
-        """Ask for one message. `found` returns it."""
+        """Request one message. `found` returns it."""
         return self._ask("STREAM.MSG.GET", {"seq": sequence})
 
     async def last(self, subject: str) -> StoredMessage | None:
-        """Return the newest message with this subject, None if there is none."""
+        """Return the newest message with this subject; None if there is none."""
         return await self.found(self._ask("STREAM.MSG.GET", {"last_by_subj": subject}))
 
     async def consumers(self) -> list[ConsumerInfo]:
-        """Return its consumers, the first `MOST_CONSUMERS` of them."""
+        """Return the consumers of the stream, the first `MOST_CONSUMERS` of them."""
         consumers: list[ConsumerInfo] = []
         while len(consumers) < MOST_CONSUMERS:
             page, total = await self._answer(self._ask("CONSUMER.LIST", {"offset": len(consumers)}), consumer_list)
@@ -80,11 +80,11 @@ class StoredMessages:
     async def batches(self, first: int, last: int, pattern: str) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Yield the messages from `first` to `last` whose subject matches, in order, several at a time.
 
-        Some with other subjects may be among them, and some that are deleted meanwhile.
+        A batch may also contain messages with other subjects, and some that have been deleted since.
         """
         sequence, together = first, 1
         while sequence <= last:
-            # The next one there is, then those right behind it, which are not asked for one after the other.
+            # Request the next matching message, then those right behind it, all at the same time.
             found = await self.found(self._ask("STREAM.MSG.GET", {"seq": sequence, "next_by_subj": pattern}))
             if found is None or not sequence <= found.sequence <= last:
                 return
@@ -95,12 +95,12 @@ class StoredMessages:
             yield there
             sequence = found.sequence + 1 + len(behind)
             size = sum(len(one.payload) + len(one.headers) for one in there) // len(there)
-            # Where many are missing, they are passed over one by one.
+            # Where many are missing, go on one by one.
             grown = 2 * together if 2 * len(there) >= together else len(there)
             together = max(1, min(grown, MOST_TOGETHER, TOGETHER_BYTES // (size + 1)))
 
     def delete(self, sequence: int) -> Request:
-        """Ask for the deletion of a message, without overwriting it. `deleted` tells what came of it."""
+        """Request the deletion of a message, without overwriting its data. `deleted` returns the result."""
         return self._ask("STREAM.MSG.DELETE", {"seq": sequence, "no_erase": True})
 
     async def deleted(self, request: Request) -> bool:
@@ -115,7 +115,7 @@ class StoredMessages:
         return self._requests.send(subject, b"" if body is None else json.dumps(body).encode())
 
     async def found(self, request: Request) -> StoredMessage | None:
-        """Return the message that was asked for, None if there is none."""
+        """Return the requested message; None if there is none."""
         try:
             return await self._answer(request, stored_message)
         except _NotFound:
@@ -124,19 +124,19 @@ class StoredMessages:
     async def _answer(self, request: Request, read: Callable[[bytes], T]) -> T:
         raw = await request.answered()
         if headers.status(framing.header_block(raw))[0] == 503:
-            told = no_jetstream(self._api)
-            raise SourceError(told, reason=reasons.NO_JETSTREAM)
+            detail = no_jetstream(self._api)
+            raise SourceError(detail, reason=reasons.NO_JETSTREAM)
         try:
             return read(framing.payload(raw))
         except ApiError as error:
             if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
                 raise _NotFound(f"stream {self.stream!r} has no such message", reason=reasons.NOT_FOUND) from error
-            told = f"JetStream answered for the stream {self.stream!r}: {excerpt(error.description)}"
-            raise SourceError(told, reason=reasons.JETSTREAM) from error
+            detail = f"JetStream answered for the stream {self.stream!r}: {excerpt(error.description)}"
+            raise SourceError(detail, reason=reasons.JETSTREAM) from error
         except ValueError as error:
-            told = f"the answer to {framing.text(request.subject)} is not an answer of JetStream: {error}"
-            raise SourceError(told, reason=reasons.BAD_ANSWER) from error
+            detail = f"the answer to {framing.text(request.subject)} is not an answer of JetStream: {error}"
+            raise SourceError(detail, reason=reasons.BAD_ANSWER) from error
 
 
 class _NotFound(SourceError):
-    """Raised where there is no such message."""
+    """Raised if there is no such message."""

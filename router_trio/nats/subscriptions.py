@@ -1,6 +1,6 @@
-"""The subscriptions that a wire itself reads: who gets the messages of each, and whether the server refused it.
+"""The subscriptions of a wire: where the messages of each are delivered, and whether the server denied it.
 
-A server answers a SUB only if it refuses it, and of one that is too many it does not say which it was.
+A server answers a SUB only if it refuses it, and if that was one too many it does not report which.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from router_trio.link import Deliver, DeliverShared, SharedDelivery, Subscriptio
 from router_trio.protocol import framing
 
 FIRST_SID = 1_000_000
-"""nats-py numbers its own subscriptions from 1."""
+"""nats-py numbers its own subscriptions from 1 on."""
 
 
 class _Group(list[SubscriptionBatch]):
-    """The subscriptions that received something, of those that are delivered together."""
+    """The subscriptions that received messages, out of those that are delivered together."""
 
     __slots__ = ("deliver",)
 
@@ -31,7 +31,7 @@ class _Group(list[SubscriptionBatch]):
 
 
 class _Buffer(SubscriptionBatch):
-    """A `framing.MessageBuffer` that knows the group it is delivered with."""
+    """A `framing.MessageBuffer` that knows the group with which it is delivered."""
 
     __slots__ = ("group",)
 
@@ -41,7 +41,7 @@ class _Buffer(SubscriptionBatch):
 
 
 class Subscriptions:
-    """The subscriptions of one wire. They fill the buffers of its parser, from which it delivers."""
+    """The subscriptions of one wire. They fill the buffers of its parser, from which the wire delivers."""
 
     def __init__(
         self, parser: framing.FrameParser, send: Callable[[bytes], None], fence: Callable[[], Awaitable[None]]
@@ -51,19 +51,19 @@ class Subscriptions:
         self._fence = fence
         self._groups: dict[DeliverShared, _Group] = {}
         self._subjects: dict[bytes, tuple[bytes, bytes]] = {}
-        """Subject and queue of each, by its id."""
+        """Subject and queue of each subscription, by its id."""
         self._next_sid = FIRST_SID
         self._asked: Counter[tuple[bytes, bytes]] = Counter()
         self._denied: dict[tuple[bytes, bytes], list[str]] = {}
         self.too_many: int = 0
-        """How often the server refused a subscription because there were too many."""
-        self._told_too_many = ""
+        """Number of times that the server refused a subscription because there were too many."""
+        self._too_many_words = ""
         self._one_at_a_time = trio.Lock()
 
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> WireSubscription:
-        """Subscribe as `link.Link.subscribe` does: return when the server has it, raise if it refuses."""
+        """Subscribe as `link.Link.subscribe` does: return when the server has accepted it, raise if it refuses."""
         asked = raw, group = framing.wire(subject), framing.wire(queue or "")
         refused = self.too_many
         sid = self.add(raw, deliver, group)
@@ -71,7 +71,7 @@ class Subscriptions:
         try:
             await self._fence()
             if self.too_many > refused:
-                # Which SUB it was the server doesn't say: once more, alone.
+                # The server does not report which SUB it refused: try this one again, alone.
                 async with self._one_at_a_time:
                     refused = self.too_many
                     self.remove(sid)
@@ -81,9 +81,9 @@ class Subscriptions:
                         raise self.no_room(repr(subject))
             denied = self._denied.get(asked)
             if denied:
-                told = denied.pop()
+                words = denied.pop()
                 raise SourceError(
-                    f"the server refused the subscription to {quoted(subject)}: {told}; give this user the permission",
+                    f"the server refused the subscription to {quoted(subject)}: {words}; give this user the permission",
                     reason=reasons.PERMISSION_DENIED,
                 )
         except BaseException:
@@ -97,15 +97,15 @@ class Subscriptions:
         return WireSubscription(self, sid)
 
     def no_room(self, what: str) -> SourceError:
-        """Return the error of a subscription that was one too many."""
+        """Return the error for a subscription refused because there are too many."""
         return SourceError(
-            f"the server refused the subscription to {what}: {self._told_too_many}; raise max_subscriptions of the "
+            f"the server refused the subscription to {what}: {self._too_many_words}; raise max_subscriptions of the "
             "server or of the account",
             reason=reasons.MAX_SUBSCRIPTIONS,
         )
 
     def add(self, subject: bytes, deliver: Deliver | SharedDelivery, queue: bytes = b"") -> bytes:
-        """Send a SUB and give its messages to `deliver` from now on. Returns the subscription id."""
+        """Send a SUB and deliver its messages to `deliver` from now on. Returns the subscription id."""
         self._next_sid += 1
         sid = b"%d" % self._next_sid
         self._buffers[sid] = self._buffer_for(deliver)
@@ -114,7 +114,7 @@ class Subscriptions:
         return sid
 
     def deliver_to(self, sid: bytes, deliver: Deliver | SharedDelivery) -> None:
-        """Give the messages of a subscription to `deliver` from now on. Between two reads: what came is delivered."""
+        """Deliver the messages of a subscription to `deliver` from now on. Called between reads."""
         if sid in self._subjects:
             self._buffers[sid] = self._buffer_for(deliver)
 
@@ -124,13 +124,13 @@ class Subscriptions:
         return _Buffer(deliver, _Group(_deliver_each))
 
     def remove(self, sid: bytes) -> None:
-        """Send an UNSUB; what is still under way for it is ignored. Does nothing for an ended subscription."""
+        """Send an UNSUB, and ignore messages still on their way. Does nothing for an ended subscription."""
         if sid in self._subjects:
             self._forget(sid)
             self._send(framing.unsubscribe(sid))
 
     async def drain(self, sid: bytes) -> None:
-        """Send an UNSUB and take what comes until the server has seen it. Can be cancelled."""
+        """Send an UNSUB and deliver messages until the server has processed it. Can be cancelled."""
         if sid in self._subjects:
             self._send(framing.unsubscribe(sid))
             await self._fence()
@@ -142,22 +142,22 @@ class Subscriptions:
             buffer.clear()
             del self._subjects[sid]
 
-    # --- what the server says ---
+    # --- reports of the server ---
 
-    def was_denied(self, subject: bytes, queue: bytes, told: str) -> bool:
-        """Note that the server refused a subscription. Return True if that is for one that is being made."""
+    def was_denied(self, subject: bytes, queue: bytes, words: str) -> bool:
+        """Record that the server denied a subscription. Return True if it is being made just now."""
         if not self._asked[subject, queue]:
             return False
-        self._denied.setdefault((subject, queue), []).append(told)
+        self._denied.setdefault((subject, queue), []).append(words)
         return True
 
-    def had_too_many(self, told: str) -> None:
-        """Note that the server refused a subscription because there are too many."""
+    def had_too_many(self, words: str) -> None:
+        """Record that the server refused a subscription because there are too many."""
         self.too_many += 1
-        self._told_too_many = told
+        self._too_many_words = words
 
     def subscribed(self, subject: bytes, queue: bytes, sid: bytes | None) -> bool:
-        """Return True if there is a subscription of ours to exactly this, with this id if it is known."""
+        """Return True if we have a subscription to exactly this subject and queue, with this id if it is known."""
         if sid is not None:
             return sid in self._subjects
         return (subject, queue) in self._subjects.values()
@@ -182,5 +182,5 @@ class WireSubscription:
 
 def _deliver_each(group: Sequence[SubscriptionBatch]) -> None:
     for arrivals in group:
-        if arrivals:  # or its subscription has ended meanwhile
+        if arrivals:  # empty if its subscription has ended in the meantime
             arrivals.key(arrivals)

@@ -1,7 +1,7 @@
-"""TCP and TLS streams to a server: opened by Trio, and read and written with as few turns of its scheduler as can be.
+"""TCP and TLS streams to a server: opened by Trio, and read and written with as few scheduler turns as possible.
 
-Resolving and connecting cancel at once. Errors of the operating system and of TLS are translated here, and nowhere
-else.
+Resolving and connecting can be cancelled at once. Errors of the operating system and of TLS are translated here, and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from router_trio.settings import ConnectionSettings, ServerURL
 from router_trio.settings.checks.files import load_certificate
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC})
-"""Errors of a system without a free descriptor, memory or thread: the next attempt may succeed."""
+"""Errors of a system that has run out of descriptors, memory or threads: the next attempt may succeed."""
 
 
 def address(server: str) -> ServerURL:
-    """Read a server URL or a bare `host:port`. Raises `LinkError`: reason `dns`."""
+    """Parse a server URL or a bare `host:port`. Raises `LinkError`: reason `dns`."""
     try:
         return ServerURL.parse(server)
     except ValueError as error:
@@ -33,7 +33,7 @@ def address(server: str) -> ServerURL:
 
 
 def tls_demand(server: str, settings: ConnectionSettings) -> str | None:
-    """Return what insists on TLS with this server, whatever it says itself; None: it decides."""
+    """Return the setting that requires TLS with this server, regardless of its INFO; None if the server decides."""
     return settings.tls_demanded_by or ("tls:// in its address" if server.startswith("tls://") else None)
 
 
@@ -44,7 +44,7 @@ async def open_stream(server: str) -> trio.SocketStream:
     try:
         stream = await trio.open_tcp_stream(host, port)
     except (socket.gaierror, UnicodeError) as error:
-        # UnicodeError: a name that no resolver is asked for, with an empty or an endless label for instance.
+        # UnicodeError: a name that can't be passed to a resolver, for instance with an empty or a too long label.
         detail = getattr(error, "strerror", None) or error
         raise LinkError(
             f"the name {host!r} can't be resolved: {detail}; check `servers` and the resolver", reason=reasons.DNS
@@ -61,8 +61,8 @@ async def open_stream(server: str) -> trio.SocketStream:
 
 
 def out_of_resources(error: BaseException) -> LinkError | None:
-    """Return the error to raise if the system had no descriptor, memory or thread left for an attempt to connect."""
-    # Trio tells of several failed addresses in a group, as the cause.
+    """Return the error to raise if an attempt failed for lack of a descriptor, memory or a thread; else None."""
+    # Trio puts the errors of several addresses into a group, as the cause.
     for one in _leaves(error):
         scarce = isinstance(one, OSError) and not isinstance(one, ssl.SSLError) and one.errno in _SCARCE
         if scarce or isinstance(one, MemoryError) or (isinstance(one, RuntimeError) and "new thread" in str(one)):
@@ -76,9 +76,9 @@ def out_of_resources(error: BaseException) -> LinkError | None:
 
 
 def unforeseen(error: Exception) -> LinkError:
-    """Return the error that ends a link over which something came that raised what this package does not expect.
+    """Return the error that ends a link after something received on it raised an unexpected exception.
 
-    To have no memory left is no bug: its reason is `resources`.
+    Running out of memory is not a bug: its reason is `resources`.
     """
     if isinstance(error, MemoryError) or (isinstance(error, ExceptionGroup) and error.subgroup(MemoryError)):
         return LinkError(
@@ -99,7 +99,7 @@ def _leaves(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def failed_attempt(server: str, error: BaseException) -> BaseException:
-    """Return the `LinkError` for what the system, or a library, raised during an attempt to connect; others as is."""
+    """Return the `LinkError` for an error of the system or of a library during an attempt to connect; others as is."""
     if isinstance(error, LinkError):
         return error
     lacking = out_of_resources(error)
@@ -112,7 +112,7 @@ def failed_attempt(server: str, error: BaseException) -> BaseException:
 
 
 def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
-    """Return the client's TLS context: verified always, with the configured authority and certificate.
+    """Return the client's TLS context: always verifying, with the configured authority and certificate.
 
     Raises `CertificateError` if a file can't be used.
     """
@@ -137,7 +137,7 @@ SecureStream = trio.SSLStream[trio.SocketStream]
 
 async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: str) -> SecureStream:
     """Do the TLS handshake on a connected stream. Raises `CertificateError` or `LinkError`; blocks on the peer."""
-    # Servers end TLS connections as NATS does, by closing the socket: no close_notify is waited for or sent.
+    # NATS servers end TLS connections by closing the socket, so no close_notify is awaited or sent.
     secured = trio.SSLStream(stream, context, server_hostname=hostname, https_compatible=True)
     try:
         await secured.do_handshake()
@@ -149,56 +149,56 @@ async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: 
                 "authority that signed it, or tls_hostname to the name it is for"
             ) from error
         if isinstance(cause, ssl.SSLError):
-            told = cause.reason or cause
+            alert = cause.reason or cause
             raise refused_ours(error) or LinkError(
-                f"the TLS handshake with {hostname} failed: {told}; {CURE}", reason=reasons.TLS
+                f"the TLS handshake with {hostname} failed: {alert}; {CURE}", reason=reasons.TLS
             ) from error
         raise LinkError(f"{hostname} closed the connection in the TLS handshake; {CURE}", reason=reasons.TLS) from error
     return secured
 
 
 def refused_ours(error: trio.BrokenResourceError) -> CertificateError | None:
-    """Return the error if the stream broke because the server wants a certificate of ours, or another one.
+    """Return the error if the stream broke because the server requires a client certificate, or another one.
 
-    With TLS 1.3 that is heard only after the handshake.
+    With TLS 1.3 this is noticed only after the handshake.
     """
     cause = error.__cause__
-    told = str(cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
-    if "ALERT" not in told or not ("CERTIFICATE" in told or "UNKNOWN_CA" in told):
+    alert = str(cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+    if "ALERT" not in alert or not ("CERTIFICATE" in alert or "UNKNOWN_CA" in alert):
         return None
     return CertificateError(
-        f"the server requires another client certificate: {told}; set tls_cert_file and tls_key_file to one that its "
+        f"the server requires another client certificate: {alert}; set tls_cert_file and tls_key_file to one that its "
         "authority signed"
     )
 
 
 async def abandon(stream: trio.abc.AsyncResource) -> None:
-    """Close without waiting for anybody, also when cancelled."""
+    """Close without waiting for the peer, also when cancelled."""
     with contextlib.suppress(Exception), trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)
 
 
 # --- the stream of a wire ---
 #
-# Trio tries to read before it waits, and yields after each write that did not block. For a lone message that is a
-# system call and a turn too many: here a read waits first, and a task writes in its own turn what it has to write.
-# Streams with TLS are read and written as Trio does it.
+# Trio tries to read before it waits, and yields after each write that did not block. For a lone message that is one
+# system call and one turn too many. Here a read waits first, and a task writes in its own turn. Streams with TLS are
+# read and written as Trio does it.
 
 BeforeWrite = Callable[[], None]
 """Called each time before bytes leave. Must not raise."""
 
 
 class TCPStream:
-    """A connected stream of Trio's, which still owns the socket."""
+    """A connected stream that is read and written directly. Trio's stream still owns the socket."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self.send_all: Callable[[bytes], Awaitable[None]] = stream.send_all
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return bytes that came, `b""` at the end. Blocks until there are some: others always have a turn before.
+        """Return received bytes, `b""` at the end. Blocks until there are some; always lets other tasks run first.
 
-        Raises `trio.BrokenResourceError`, or `trio.ClosedResourceError` if somebody has closed the stream.
+        Raises `trio.BrokenResourceError`, or `trio.ClosedResourceError` if the stream has been closed here.
         """
         while True:
             number = self._socket.fileno()
@@ -213,7 +213,7 @@ class TCPStream:
                 raise trio.BrokenResourceError(str(error)) from error
 
     def write_some(self, data: bytes) -> int:
-        """Write what the socket takes now. Return how many bytes that is. Raises `trio.BrokenResourceError`."""
+        """Write what the socket accepts now, and return the number of bytes. Raises `trio.BrokenResourceError`."""
         try:
             return os.write(self._socket.fileno(), data)
         except BlockingIOError:
@@ -231,13 +231,13 @@ class NotedTCPStream(TCPStream):
         self.send_all: Callable[[bytes], Awaitable[None]] = NotedStream(stream, before_write).send_all
 
     def write_some(self, data: bytes) -> int:
-        """Call `before_write`, and write what the socket takes now, as `TCPStream` does."""
+        """Call `before_write`, then write what the socket accepts now."""
         self._before_write()
         return super().write_some(data)
 
 
 class NotedStream:
-    """Any stream, as one with TLS, that calls `before_write` each time before bytes leave."""
+    """Any stream, such as one with TLS, that calls `before_write` each time before bytes leave."""
 
     def __init__(self, stream: trio.abc.Stream, before_write: BeforeWrite) -> None:
         self._stream = stream
@@ -245,7 +245,7 @@ class NotedStream:
         self.receive_some: Callable[[int], Awaitable[bytes | bytearray]] = stream.receive_some
 
     async def send_all(self, data: bytes) -> None:
-        """Call `before_write`, and send as the stream does."""
+        """Call `before_write`, then send as the stream does."""
         self._before_write()
         await self._stream.send_all(data)
 
@@ -253,7 +253,7 @@ class NotedStream:
 def stream_for_wire(
     stream: trio.abc.Stream, before_write: BeforeWrite | None
 ) -> trio.abc.Stream | TCPStream | NotedStream:
-    """Return how a wire reads and writes this stream."""
+    """Return the object by which a wire reads and writes this stream."""
     if isinstance(stream, trio.SocketStream):
         return TCPStream(stream) if before_write is None else NotedTCPStream(stream, before_write)
     return stream if before_write is None else NotedStream(stream, before_write)

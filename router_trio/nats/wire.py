@@ -1,8 +1,8 @@
-"""The wire: the one owner of a connected socket. One task reads, one writes; others append, and may write meanwhile.
+"""The wire: the only owner of a connected socket. One task reads, one writes; others append, and may write meanwhile.
 
-It parses frames in batches, gives messages of its own subscriptions to their takers, answers PING, keeps the order of
-PONGs for its fences, and hands what belongs to nats-py (frames of its subscriptions) on untouched. It dies by
-raising `LinkError` from `read` or `write`; it never revives.
+It parses frames in batches, delivers messages of its own subscriptions, answers PING, matches PONGs with its fences,
+and passes frames that belong to nats-py (those of its subscriptions) on untouched. It ends by raising `LinkError` from
+`read` or `write`, and is never used again.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from router_trio.protocol import framing
 from router_trio.protocol.refusals import Denied, read_denied
 
 READ_SIZE = 256 * 1024
-"""Bytes that are read at once, at most."""
+"""Maximum number of bytes of one read."""
 
 READ_SIZE_WITH_CONSUMERS = 64 * 1024
-"""Bytes of one read with messages of streams: the server works on what becomes of it while the next is routed.
-That makes streams some 5 % faster. Core messages, which a server does little for, are 3 to 10 % slower."""
+"""Bytes of one read with messages of streams: the server processes their acks and publishes while the next part is
+routed. That makes streams some 5 % faster. Core messages, which cost a server little, are 3 to 10 % slower with it."""
 
 MAX_PONGS_OWED = 1000
-"""PINGs that may wait for their PONG. A peer that sends more, and reads nothing, would fill the memory."""
+"""PINGs that may wait for their PONG. A peer that sends more, and reads nothing, would fill up the memory."""
 
 _HARMLESS = (b"invalid subject", b"invalid publish subject")
-"""Errors of a server about one frame which it takes all the same."""
+"""Errors of a server about a frame that it accepts nevertheless."""
 
 _REFUSED = (b"permissions violation", b"permission violation")
-"""Errors of a server about one frame which it does not take."""
+"""Errors of a server about a frame that it does not accept."""
 
 _TOO_MANY_SUBSCRIPTIONS = b"maximum subscriptions exceeded"
 
 SAID_BEFORE_THE_END = 5.0
-"""Seconds within which a server closes the connection that it has said an error about."""
+"""Seconds after an error within which a server closes the connection, if it does so because of it."""
 
 
 class Wire:
-    """Reads and writes one stream. `read` and `write` are to be run as tasks, each once."""
+    """Reads and writes one stream. `read` and `write` are to be run as tasks, once each."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class Wire:
     ) -> None:
         """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO.
 
-        `denied` gets what the server refused, None if that can't be read, and the server's words. `read_begins` is
+        `denied` gets what the server denied (None if that can't be parsed), and the server's words. `read_begins` is
         called before the messages of each read are delivered, `read_done` after it.
         """
         self._stream = stream
         self._write_some = stream.write_some if isinstance(stream, TCPStream) else None
         self.clear: bool = self._write_some is not None
-        """True if what is appended in the turn of a read can be written in that turn."""
+        """True if bytes appended during the turn of a read can be written in that turn."""
         self.read_size = READ_SIZE
         self.unread: bytes | bytearray = b""
-        """Bytes that were already read from the stream, behind the handshake."""
+        """Bytes that were read from the stream behind the handshake."""
         self._pass_to_client = pass_to_client
         self._on_info = on_info
         self._denied = denied
@@ -88,26 +88,26 @@ class Wire:
         self._fence = trio.Event()
         self._fence_ends = -1
 
-    # --- for everybody: append, wait ---
+    # --- appending and waiting ---
 
     def send(self, data: bytes) -> None:
-        """Append bytes for the writer; while a read is delivered, for its end."""
+        """Append bytes for the writer; during a read, for its end."""
         if not self._out and not self._reading:
             self._work.set()
         self._out.append(data)
         self._queued += len(data)
 
     async def send_now(self, data: bytes, *, fenced: bool = False) -> None:
-        """Append bytes; returns when the socket has taken them. Raises `LinkError`.
+        """Append bytes; returns when the socket has accepted them. Raises `LinkError`.
 
-        Who waits for the socket writes to it, unless somebody does already: that is two task switches less for each
-        write. Cancelled in the middle of one, the link is torn and ends.
+        The caller writes to the socket itself, unless another task is doing that, which saves two task switches per
+        write. If it is cancelled in the middle of a write, the link ends.
 
-        `fenced`: the PING of a fence goes with them if none is under way, and who then calls `fence` waits for that
-        one. A lone message is one write and one read less for it.
+        With `fenced`, the PING of a fence is sent along if none is on its way, and the next call of `fence` waits for
+        that one. This saves one write and one read for a lone message.
         """
         if not data:
-            return  # what is in `_out` has somebody to write it
+            return  # the bytes in `_out` already have a task to write them
         self._out.append(data)
         self._queued += len(data)
         if fenced and not self._pongs:
@@ -124,16 +124,16 @@ class Wire:
             raise
 
     def send_in_this_turn(self, data: bytes, *, fenced: bool = False) -> None:
-        """Append bytes, and write in this turn all that is appended. Only while `clear`. `fenced`: see `send_now`."""
+        """Append bytes, and write everything appended in this turn. Only while `clear`. `fenced` as in `send_now`."""
         self.send(data)
         if fenced and not self._pongs:
             self._out.append(self._ping())
         self._flush()
 
     def _flush(self) -> None:
-        """Write in this turn what is appended; what the socket does not take is for the writer.
+        """Write what is appended in this turn; what the socket does not accept is left to the writer.
 
-        If the socket is broken, the writer raises it: whose turn it is may have nothing to do with this link.
+        If the socket is broken, the writer raises the error: the current task may have nothing to do with this link.
         """
         assert self._write_some is not None
         data = self._take_out()
@@ -152,7 +152,7 @@ class Wire:
             self._work.set()
 
     def _take_out(self) -> bytes:
-        """All that is appended: its caller writes it, and nobody has to be woken for it any more."""
+        """Take everything that is appended: the caller writes it, and the writer need not be woken for it any more."""
         data = b"".join(self._out)
         self._out.clear()
         self._pongs_owed = 0
@@ -161,16 +161,16 @@ class Wire:
         return data
 
     async def fence(self) -> None:
-        """Returns when the server has processed everything that was appended before this call. Can be cancelled.
+        """Wait until the server has processed everything that was appended before this call. Can be cancelled.
 
-        The PONG of a PING behind all of that may have come already: then nothing is sent.
+        Sends nothing if the PONG of a PING behind all of it is expected or has arrived.
         """
         if self._queued != self._fence_ends:
             self._send_ping()
         await self._fence.wait()
 
     async def ping(self) -> None:
-        """Returns when the server has answered a PING, this one's or that of a fence under way. Can be cancelled."""
+        """Wait until the server has answered a PING, a new one or that of a fence on its way. Can be cancelled."""
         if self._queued != self._fence_ends or self._fence.is_set():
             self._send_ping()
         await self._fence.wait()
@@ -181,7 +181,7 @@ class Wire:
         self._out.append(self._ping())
 
     def _ping(self) -> bytes:
-        """The bytes of a fence, which are to be appended now: it is behind all that was appended so far."""
+        """Return the bytes of a fence. They have to be appended now, behind everything appended so far."""
         self._fence = trio.Event()
         self._pongs.append(self._fence)
         self._queued += len(framing.PING)
@@ -189,13 +189,13 @@ class Wire:
         return framing.PING
 
     def expect_foreign_pong(self) -> None:
-        """Somebody else has sent a PING: its PONG is not one of our fences."""
+        """Record that nats-py has sent a PING: its PONG does not answer one of our fences."""
         self._pongs.append(None)
 
-    # --- the two tasks ---
+    # --- the two tasks: writer and reader ---
 
     async def write(self) -> None:
-        """Write what is appended, joined, for as long as the link lives. Raises `LinkError`."""
+        """Write what is appended, joined, for as long as the link lasts. Raises `LinkError`."""
         while True:
             await self._work.wait()
             if self._broken is not None:
@@ -225,10 +225,10 @@ class Wire:
         self.clear = self._write_some is not None
 
     async def read(self) -> None:
-        """Read and deliver, for as long as the link lives. Raises `LinkError` alone: the last line of defence.
+        """Read and deliver, for as long as the link lasts. Raises only `LinkError`: this is the last line of defence.
 
-        Whatever a callback raises is the peer's doing, by what it sent. It must not end more than its link, and is not
-        passed over in silence either: see `events.UnexpectedLinkError`. Garbage is a `ProtocolError`.
+        An exception raised by a callback is caused by what the peer sent. It must not end more than its link, and it is
+        reported too: see `events.UnexpectedLinkError`. Garbage raises a `ProtocolError`.
         """
         data, self.unread = self.unread, b""
         try:
@@ -248,7 +248,7 @@ class Wire:
             raise unforeseen(error) from error
 
     def _deliver(self) -> None:
-        """Deliver what was read, and write in the same turn what is sent meanwhile, if the socket takes it.
+        """Deliver what was read. Write what is sent meanwhile in the same turn, if the socket accepts it.
 
         A lone message is not worth a turn of the writer's own task.
         """
@@ -284,7 +284,7 @@ class Wire:
         word = line[:4].upper()
         if word == b"PONG":
             if not self._pongs:
-                return  # nobody has asked
+                return  # no PING was sent
             answered = self._pongs.popleft()
             if answered is not None:
                 answered.set()
@@ -301,20 +301,20 @@ class Wire:
             self._error(line[5:].strip().strip(b"'"))
 
     def _error(self, words: bytes) -> None:
-        told = quote(words)
+        text = quote(words)
         if words.lower().startswith(_REFUSED):
-            self._denied(read_denied(words), told)
+            self._denied(read_denied(words), text)
         elif words.lower().startswith(_TOO_MANY_SUBSCRIPTIONS):
-            self.subscriptions.had_too_many(told)
+            self.subscriptions.had_too_many(text)
         elif not words.lower().startswith(_HARMLESS):
             reason = _reason(words.lower())
             if reason != reasons.SERVER_ERROR:
-                raise LinkError(f"the server ended the connection: {told}", reason=reason)
-            # Whether this ends the connection only the server knows, which then closes it.
-            self._last_words = (trio.current_time(), told)
+                raise LinkError(f"the server ended the connection: {text}", reason=reason)
+            # Only the server knows whether this error ends the connection. If so, it closes it.
+            self._last_words = (trio.current_time(), text)
 
     def _ended(self, how: str) -> LinkError:
-        """Return the error of a link that has ended: with what the server said just before, if it said anything."""
+        """Return the error of a link that has ended, with the server's last error if that was just before."""
         if self._last_words is None or trio.current_time() - self._last_words[0] > SAID_BEFORE_THE_END:
             return LinkError(how, reason=reasons.CLOSED)
         return LinkError(f"the server ended the connection: {self._last_words[1]}", reason=reasons.SERVER_ERROR)

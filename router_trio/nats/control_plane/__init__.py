@@ -1,1 +1,1 @@
-"""The requests that a link makes of the JetStream API: by nats-py, in an asyncio loop of its own."""
+"""The requests that a link sends to the JetStream API: by nats-py, in an asyncio loop of its own."""

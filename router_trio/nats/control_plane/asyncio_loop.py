@@ -1,11 +1,11 @@
 """asyncio loops on Trio for nats-py, by trio-asyncio, without its changes to asyncio.
 
-Importing trio-asyncio changes asyncio for the whole process: the event loop policy, and the functions that find and
-make loops. A program's own `asyncio.run`, in whatever thread, then runs on something else. So all that is put back as
-soon as it is imported. What the changes are for, that code in one of these loops finds the running loop, is had as
-asyncio itself has it: the loop is the thread's running loop while one of its callbacks runs.
+Importing trio-asyncio changes asyncio for the entire process: the event loop policy, and the functions that find and
+create loops. A program's own `asyncio.run`, in any thread, would then run on something else. So all of that is restored
+right after the import. The purpose of those changes, that code in such a loop finds the running loop, is achieved in
+asyncio's own way: the loop is the running loop of its thread while one of its callbacks runs.
 
-Whoever has imported trio-asyncio before wants asyncio as it is then: nothing is put back, and nothing else is changed.
+A program that has imported trio-asyncio before wants the changed asyncio. Then nothing is restored or changed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _running_loop(trio_asyncio: Any) -> type:
         """A loop that is the thread's running loop while one of its callbacks runs."""
 
         def _queue_handle(self, handle: Any) -> Any:
-            # An AsyncHandle is a Trio function, which needs none.
+            # An AsyncHandle runs a Trio function, which needs no running loop.
             if not isinstance(handle, trio_asyncio._handles.AsyncHandle) and not handle.cancelled():
                 handle._args = (handle._callback, *handle._args)
                 handle._callback = self._as_running

@@ -1,10 +1,10 @@
-"""nats-py on the wire of a link: it asks the JetStream management API.
+"""nats-py on the wire of a link, for requests to the JetStream management API.
 
-nats-py never owns the socket, and sees no handshake but a made-up one: the link has done its own. What nats-py writes
-is appended to the wire, and what the wire leaves for it arrives in `feed`. Its own pings and reconnects are off. One
-client lives in one trio-asyncio loop, and both die with the link.
+nats-py never owns the socket, and sees only a made-up handshake: the link has done the real one. What nats-py writes is
+appended to the wire, and frames that the wire does not deliver itself arrive in `feed`. Its own pings and reconnects
+are off. One client runs in one trio-asyncio loop, and both end with the link.
 
-Importing this imports nats-py, asyncio and trio-asyncio, which takes as long as a third of a router's start: see
+Importing this module imports nats-py, asyncio and trio-asyncio, which takes as long as a third of a router's start: see
 `control_plane`.
 
 Two private attributes are set (nats-py 2.16.0, the version that is pinned): `Client._transport`, because
@@ -35,14 +35,14 @@ class WireTransport(Transport):
     """nats-py's view of a wire. Its methods follow `nats.aio.transport.Transport`."""
 
     def __init__(self, info: ServerInfo, send: Callable[[bytes], None], pinged: Callable[[], None]) -> None:
-        """`send` takes what nats-py writes; `pinged` is called before each PING."""
+        """`send` gets what nats-py writes; `pinged` is called before each PING."""
         self._handshake = [info.for_client(), PONG]
         self._send = send
         self._pinged = pinged
         self._fed: asyncio.Queue[bytes] = asyncio.Queue()
 
     def feed(self, data: bytes) -> None:
-        """Give nats-py bytes to read."""
+        """Pass bytes to nats-py to read."""
         self._fed.put_nowait(data)
 
     async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:
@@ -52,7 +52,7 @@ class WireTransport(Transport):
         """Do nothing: the wire has TLS already, if any."""
 
     def write(self, payload: bytes) -> None:
-        """Send bytes of nats-py, but for its handshake."""
+        """Send bytes of nats-py, except for its handshake."""
         if self._handshake:
             return
         if payload == PING:
@@ -60,7 +60,7 @@ class WireTransport(Transport):
         self._send(bytes(payload))
 
     def writelines(self, payload: list[bytes]) -> None:
-        """Send each as `write` does."""
+        """Send each item as `write` does."""
         for one in payload:
             self.write(one)
 
@@ -72,7 +72,7 @@ class WireTransport(Transport):
         return self._handshake.pop(0)
 
     async def read(self, buffer_size: int) -> bytes:
-        """Return what the wire has fed. Wait until there is something."""
+        """Return bytes fed by the wire. Waits until there are some."""
         return await self._fed.get()
 
     async def wait_closed(self) -> None:
@@ -82,16 +82,16 @@ class WireTransport(Transport):
         """Do nothing: the link closes its socket."""
 
     def at_eof(self) -> bool:
-        """Return False: that the stream has ended is for the wire to find."""
+        """Return False: the wire itself notices the end of the stream."""
         return False
 
-    # The base class says that it returns None.
+    # The base class is annotated to return None.
     def __bool__(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return True
 
 
 class RunningClient:
-    """A nats-py client and the loop that it lives in."""
+    """A nats-py client and the loop that it runs in."""
 
     def __init__(self, client: Client, loop: Any) -> None:
         self.client: Client = client
@@ -100,13 +100,13 @@ class RunningClient:
     async def request(self, subject: str, body: bytes, within: float) -> bytes:
         """Return the answer to a request. Can be cancelled.
 
-        Raises `TimeoutError` without one within so many seconds, and `nats.errors.Error`.
+        Raises `TimeoutError` if there is none within `within` seconds, and `nats.errors.Error`.
         """
         answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within)
         return bytes(answer.data)
 
     async def died(self) -> None:
-        """Returns, by raising `LinkError`, when one of nats-py's tasks has ended, which it does silently."""
+        """Wait until one of nats-py's tasks has ended, which it does silently. Then raises `LinkError`."""
         died = trio.Event()
         for task in (self.client._reading_task, self.client._flusher_task):
             if task is not None:
@@ -115,15 +115,15 @@ class RunningClient:
         raise LinkError("the control plane of the connection ended", reason=reasons.CONTROL_PLANE)
 
     def forget_inbox(self) -> None:
-        """Have nats-py subscribe to an inbox for its answers again: the server refused the one it believes it has."""
+        """Let nats-py subscribe to an inbox for its answers again, because the server refused its last subscription."""
         self.client._resp_sub_prefix = None
 
 
 @asynccontextmanager
 async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncIterator[RunningClient]:
-    """Open a nats-py client on a wire; it ends with the context. Raises `LinkError`."""
+    """Open a nats-py client on a wire, which is closed with the context. Raises `LinkError`."""
     async with open_loop() as loop:
-        loop.set_exception_handler(lambda _loop, context: None)  # its tasks are watched: see `RunningClient.died`
+        loop.set_exception_handler(lambda _loop, context: None)  # `RunningClient.died` watches its tasks
         client = Client()
         client._transport = transport
         try:
@@ -137,9 +137,9 @@ async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncItera
                 ping_interval=NEVER,
             )
         except (nats.errors.Error, OSError) as error:
-            told = quote(str(error)) or type(error).__name__
+            detail = quote(str(error)) or type(error).__name__
             raise LinkError(
-                f"the control plane of the connection failed: {told}", reason=reasons.CONTROL_PLANE
+                f"the control plane of the connection failed: {detail}", reason=reasons.CONTROL_PLANE
             ) from error
         try:
             yield RunningClient(client, loop)
@@ -150,4 +150,4 @@ async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncItera
 
 
 async def _ignore(error: Exception) -> None:
-    """Ignore what nats-py reports by callback: the wire has seen it before."""
+    """Ignore errors that nats-py reports by callback: the wire has already seen them."""

@@ -1,7 +1,7 @@
-"""The control plane of a link, opened when it is needed: most core routes never ask the JetStream API for anything.
+"""The control plane of a link, opened when it is needed: most core routes never use the JetStream API.
 
-What it is made of takes a third of a router's start to import. So that happens in a thread, when the first request is
-made, while messages pass.
+Importing its modules takes a third of a router's start. So that happens in a thread at the first request, while
+messages continue to be routed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from router_trio.nats.control_plane.client import RunningClient, WireTransport
 
 if "asyncio" in sys.modules:
-    # A program of asyncio: while its loop runs is no time to import trio-asyncio, which changes asyncio for a moment.
+    # A program uses asyncio. Importing trio-asyncio changes asyncio for a moment, which must not happen while a loop
+    # runs.
     import_module("router_trio.nats.control_plane.asyncio_loop")
 
 
 _STATUS = b"NATS/1.0"
 _FOREIGN = re.compile(rb"H?MSG [!-~]+ [0-9]{1,6}(?: [!-~]+)? [0-9 ]+")
-"""Lines that nats-py reads as our parser does."""
+"""Lines that nats-py parses as our parser does."""
 
 _SID = re.compile(rb"[0-9]{1,20}")
 
 
 class ControlPlane:
-    """The nats-py client of one link. `run` is its lifetime."""
+    """The nats-py client of one link. `run` opens it when it is needed."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class ControlPlane:
         pinged: Callable[[], None],
         modules: Sequence[str] = (),
     ) -> None:
-        """`send` and `pinged` are for `WireTransport`. `modules` ask by this, and are imported with nats-py."""
+        """`send` and `pinged` are for `WireTransport`. `modules` send requests by it, and are imported with nats-py."""
         self._modules = ("router_trio.nats.control_plane.client", *modules)
         self._info = info
         self._inbox_prefix = inbox_prefix
@@ -57,7 +58,7 @@ class ControlPlane:
         self._lacking: LinkError | None = None
 
     async def run(self) -> None:
-        """Open a client when it is wanted, and watch it. Raises `LinkError` when it has ended."""
+        """Open a client when it is needed, and watch it. Raises `LinkError` when it has ended."""
         while True:
             await self._wanted.wait()
             try:
@@ -66,13 +67,13 @@ class ControlPlane:
                 lacking = out_of_resources(innermost(error))
                 if lacking is None or self._running is not None:
                     raise
-                # Messages pass without it: whoever asks is told, and may ask again.
+                # Messages are routed without it. `ready_client` raises this, and may be called again.
                 self._lacking = lacking
             over, self._wanted, self._opened = self._opened, trio.Event(), trio.Event()
             over.set()
 
     async def ready_client(self) -> RunningClient:
-        """Return the client when it is there. Can be cancelled.
+        """Return the client, once it is open. Can be cancelled.
 
         Raises `SourceError` if the system has no descriptor or thread left for it.
         """
@@ -85,17 +86,17 @@ class ControlPlane:
         return self._running
 
     def pass_to_client(self, data: bytes) -> None:
-        """Take bytes that the wire has for nats-py."""
+        """Pass bytes from the wire to nats-py."""
         if self._transport is not None:
             self._transport.feed(data)
 
     def forget_inbox(self) -> None:
-        """Have nats-py subscribe to an inbox for its answers again, if it runs: see `RunningClient`."""
+        """Let nats-py, if it runs, subscribe to an inbox for its answers again: see `RunningClient`."""
         if self._running is not None:
             self._running.forget_inbox()
 
     async def _run_client(self) -> None:
-        # With a limiter of its own, since the program's may be used up. Waited for also when cancelled.
+        # With a limiter of its own, since the program's may be used up. Waits for the thread even if cancelled.
         await trio.to_thread.run_sync(self._import_modules, limiter=trio.CapacityLimiter(1))
         from router_trio.nats.control_plane.client import WireTransport, open_client
 
@@ -111,11 +112,11 @@ class ControlPlane:
 
 
 def is_for_nats_py(frame: bytes) -> bool:
-    """Return True if nats-py should see a frame: not a late message of a subscription that we have ended.
+    """Return True if a frame should be passed to nats-py: not a late message of a subscription that has ended.
 
-    Nor a frame that a server relays and no JetStream API sends, which would end nats-py's reader: a subject or a status
-    that is no UTF-8, a vertical tab in a subject, a header block without an end. Raises `ProtocolError` for a
-    frame that no server sends.
+    Frames are not passed either that a server relays and no JetStream API sends, and that would end nats-py's reader: a
+    subject or a status that is not UTF-8, a vertical tab in a subject, a header block without an end. Raises
+    `ProtocolError` for a frame that no server sends.
     """
     line, _, body = frame.partition(b"\r\n")
     arguments = line.split(b" ")

@@ -1,7 +1,7 @@
-"""The JetStream API: requests, refusals, and answers read into values.
+"""The JetStream API: sends requests, reports refusals, and reads answers into values.
 
-Requests go through nats-py, which knows who may hear the answer. The forms of the answers are those of the JetStream
-API reference. Fields that a server of an older version does not have are at the values that mean the same.
+Requests go through nats-py, whose inbox this user may subscribe to. The forms of the answers are those of the JetStream
+API reference. Fields missing in the answer of an older server get the value that means the same.
 """
 
 from __future__ import annotations
@@ -26,55 +26,55 @@ from router_trio.protocol.stream_config import StreamSubjects
 T = TypeVar("T")
 
 API_TIMEOUT = 5.0
-"""Seconds for an answer."""
+"""Seconds to wait for an answer."""
 
 API = permissions.API
-"""The prefix of its subjects where a connection says nothing else."""
+"""Prefix of the API's subjects unless the connection configures another one."""
 
 NOT_FOUND = 404
 UNAVAILABLE = 503
-"""Codes of an answer, as in HTTP."""
+"""Status codes of an answer, as in HTTP."""
 
 CONSUMER_NOT_FOUND = 10014
 STREAM_NOT_FOUND = 10059
 TOO_MANY_ACK_PENDING = 10121
 NAME_IN_USE = 10058
-"""There is such a stream, and it is configured otherwise."""
+"""The stream exists with another configuration."""
 SUBJECTS_OVERLAP = 10065
-"""Another stream has subjects of this one."""
+"""Another stream takes some of its subjects."""
 NOT_ENABLED = frozenset({10039, 10076})
 """JetStream is not enabled for the account, or on the server."""
 
 MAX_ANSWER = 1024 * 1024
-"""Bytes of an answer: one names subjects, metadata and replicas."""
+"""Bytes of an answer, which contains subjects, metadata and replicas."""
 
 MAX_MESSAGE_ANSWER = 128 * 1024 * 1024
-"""Bytes of an answer with a message in it: the largest that a server can be told to take, in base64."""
+"""Bytes of an answer that contains a message: the largest that a server can be configured to accept, in base64."""
 
 MAX_SUBJECTS = 10_000
 
 MAX_REPLICAS = 100
-"""Replicas that one answer names beside the leader: a server makes four at most."""
+"""Replicas in one answer, without the leader: a server creates four at most."""
 
 SILENT_AFTER = 4.0
-"""Seconds without a word of a replica after which its leader counts as cut off from it: four heartbeats.
+"""Seconds of silence of a replica after which its leader counts as cut off from it: four heartbeats.
 
-A leader that has lost its quorum goes on for up to twenty seconds: it stores nothing, and its consumers send
+A leader that has lost its quorum remains leader for up to twenty seconds: it stores nothing, and its consumers send
 heartbeats.
 """
 
 MAX_NAMES = 1024
-"""Names of streams in one answer: a server gives no more at a time."""
+"""Names of streams in one answer: a server returns no more at a time."""
 
 NEVER = "0001-01-01T00:00:00Z"
-"""The time of a message that there is not."""
+"""The time that a server gives for a message that does not exist."""
 
 _TIME = re.compile(r"([^.Z+]{19})(?:\.([0-9]+))?(Z|[+-][0-9:]{5})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ApiError(Exception):
-    """JetStream answered with an error: `code` as in HTTP, `error_code` of nats-server, 0 for none."""
+    """JetStream answered with an error: `code` as in HTTP, `error_code` of nats-server, 0 if it is missing."""
 
     def __init__(self, code: int, error_code: int, description: str) -> None:
         super().__init__(description)
@@ -84,7 +84,7 @@ class ApiError(Exception):
 
 
 class Api:
-    """The JetStream API of one link. `prefix` is what its subjects begin with, as for a domain or an import."""
+    """The JetStream API of one link. `prefix` begins its subjects, as configured for a domain or an import."""
 
     __slots__ = ("control", "deaf", "denials", "prefix")
 
@@ -93,7 +93,7 @@ class Api:
         self.denials: Denials = denials
         self.prefix: str = prefix
         self.deaf: str | None = None
-        """Why no answer can be received, None if nothing speaks against it."""
+        """Why no answer can be received, or None."""
 
     def subject_of(self, request: str) -> str:
         """Return the subject of a request."""
@@ -102,8 +102,8 @@ class Api:
     async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], within: float = API_TIMEOUT) -> T:
         """Send a request and read its answer. Can be cancelled.
 
-        Raises what `read` does, with the request named, `TimeoutError` without an answer within so many seconds,
-        `SourceError` (`permission_denied`) if the server refuses the request or the subscription to its answer, and
+        Raises what `read` raises, with the request named; `TimeoutError` without an answer within `within` seconds;
+        `SourceError` (`permission_denied`) if the server denies the request or the subscription to its answer; and
         `nats.errors.Error`.
         """
         subject = self.subject_of(request)
@@ -114,8 +114,8 @@ class Api:
         except TimeoutError:
             if self.deaf is None:
                 raise
-            told = f"the answer to {subject} can't be received: {self.deaf}"
-            raise SourceError(told, reason=reasons.PERMISSION_DENIED) from None
+            detail = f"the answer to {subject} can't be received: {self.deaf}"
+            raise SourceError(detail, reason=reasons.PERMISSION_DENIED) from None
         try:
             return read(answer)
         except AnswerError as error:
@@ -134,22 +134,22 @@ def no_jetstream(prefix: str) -> str:
 
 
 class _WaitingRequest:
-    __slots__ = ("scope", "told")
+    __slots__ = ("scope", "words")
 
     def __init__(self, scope: trio.CancelScope) -> None:
         self.scope = scope
-        self.told = ""
+        self.words = ""
 
 
 class Denials:
-    """The requests of one link that wait for an answer, by subject, and that the server may refuse."""
+    """The requests of one link that wait for an answer, by subject, and that the server may deny."""
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, list[_WaitingRequest]] = {}
 
     @contextmanager
     def raised(self, subject: bytes) -> Iterator[None]:
-        """Cancel the block if the server refuses a publish to `subject`, and raise `SourceError` in its place."""
+        """Cancel the block if the server denies a publish to `subject`, and raise `SourceError` instead."""
         scope = trio.CancelScope()
         one = _WaitingRequest(scope)
         with scope:
@@ -164,15 +164,15 @@ class Denials:
         if scope.cancelled_caught:
             name = quoted(framing.text(subject))
             raise SourceError(
-                f"this user may not publish to {name}: {one.told}; give this user the permission",
+                f"this user may not publish to {name}: {one.words}; give this user the permission",
                 reason=reasons.PERMISSION_DENIED,
             )
 
-    def denied(self, subject: bytes, told: str) -> bool:
-        """End the requests to `subject`, which the server refused. Return False if there is none."""
+    def denied(self, subject: bytes, words: str) -> bool:
+        """End the requests to `subject`, which the server denied. Return False if there is none."""
         waiting = self._waiting.get(subject, ())
         for one in waiting:
-            one.told = told
+            one.words = words
             one.scope.cancel()
         return bool(waiting)
 
@@ -182,10 +182,10 @@ class Denials:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The servers that hold a stream or a consumer, as the one sees them that answers: its leader, nearly always.
+    """The servers that hold a stream or a consumer, as seen by the one that answers, nearly always the leader.
 
-    `leader` is empty if it knows of none. `silent_for` has for each of the other replicas the seconds since it was
-    heard of.
+    `leader` is empty if it knows none. `silent_for` contains, for each of the other replicas, the seconds since it was
+    last heard from.
     """
 
     leader: str
@@ -193,7 +193,7 @@ class Group:
 
     @property
     def trouble(self) -> str | None:
-        """Return why nothing can be stored now, or None: there is no leader, or it hears too few of its replicas."""
+        """Return why nothing can be stored now: there is no leader, or it hears from too few replicas. Else None."""
         replicas = len(self.silent_for)
         if not replicas:
             return None
@@ -207,7 +207,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """A stream as it is. Durations in seconds, sizes in bytes; -1 for no limit. Times are as the server writes them."""
+    """A stream as it is now. Durations in seconds, sizes in bytes, -1 for no limit. Times in the server's format."""
 
     name: str
     created: str
@@ -227,7 +227,7 @@ class StreamInfo:
     no_ack: bool
     mirror: bool
     has_others: bool
-    """It may hold messages of other subjects than its own: those of other streams, or under changed subjects."""
+    """True if it may hold messages of other subjects than its own: those of other streams, or under mapped subjects."""
     stores: StreamSubjects
     deny_delete: bool
     deny_purge: bool
@@ -249,7 +249,7 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The place and time at which a stream stored a message: the time is as the server writes it."""
+    """The sequence and the time under which a stream stored a message. The time is as the server writes it."""
 
     sequence: int
     time: str
@@ -268,7 +268,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerConfig:
-    """The configuration of a consumer. Limits are -1 or 0 where it has none of its own."""
+    """The configuration of a consumer. Limits that it does not set are -1 or 0."""
 
     durable: str
     deliver_policy: str
@@ -304,7 +304,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerInfo:
-    """A consumer as it is."""
+    """A consumer as it is now."""
 
     stream: str
     name: str
@@ -321,7 +321,7 @@ class ConsumerInfo:
 
 
 def stream_info(body: bytes) -> StreamInfo:
-    """Read the answer to `STREAM.INFO`. Raises `ApiError` for one that is an error, `AnswerError` for what is none."""
+    """Read the answer to `STREAM.INFO`. Raises `ApiError` for an error, `AnswerError` for a malformed answer."""
     answer = _answer(body)
     config, state = answer.required("config"), answer.required("state")
     subjects = config.subjects("subjects", most=MAX_SUBJECTS)
@@ -369,7 +369,7 @@ def stream_info(body: bytes) -> StreamInfo:
 
 
 def _transform(mapping: Object | None) -> tuple[str, str] | None:
-    """Return what a stream maps the subjects that it stores from, and to; None if it keeps them."""
+    """Return the source and destination of a stream's subject transform; None if it keeps subjects."""
     destination = "" if mapping is None else mapping.optional_subject("dest")
     return (mapping.optional_subject("src") or ">", destination) if mapping is not None and destination else None
 
@@ -386,7 +386,7 @@ def stored(body: bytes) -> Stored:
 
 
 def stored_message(body: bytes) -> StoredMessage:
-    """Read the answer to `STREAM.MSG.GET`, with the message. Raises as `stream_info` does."""
+    """Read the answer to `STREAM.MSG.GET`, including the message. Raises as `stream_info` does."""
     message = _answer(body, MAX_MESSAGE_ANSWER).required("message")
     return StoredMessage(
         sequence=_count(message, "seq"),
@@ -398,12 +398,12 @@ def stored_message(body: bytes) -> StoredMessage:
 
 
 def done(body: bytes) -> bool:
-    """Read an answer that only says whether something was done. Raises as `stream_info` does."""
+    """Read an answer that only reports success. Raises as `stream_info` does."""
     return _answer(body).flag("success")
 
 
 def nanoseconds(time: str) -> int:
-    """Return a time that a server wrote in nanoseconds since 1970; 0 for `NEVER` and for one that there is not."""
+    """Return a server's time in nanoseconds since 1970; 0 for `NEVER` and for an invalid time."""
     match = _TIME.fullmatch(time)
     if match is None:
         return 0
@@ -415,12 +415,12 @@ def nanoseconds(time: str) -> int:
 
 
 def consumer_info(body: bytes) -> ConsumerInfo:
-    """Read the answer to `CONSUMER.INFO` and `CONSUMER.CREATE`. Raises as `stream_info` does."""
+    """Read the answer to `CONSUMER.INFO` or `CONSUMER.CREATE`. Raises as `stream_info` does."""
     return _consumer_info(_answer(body))
 
 
 def consumer_list(body: bytes) -> tuple[tuple[ConsumerInfo, ...], int]:
-    """Read the answer to `CONSUMER.LIST`: one page, and how many consumers there are. Raises as `stream_info` does."""
+    """Read the answer to `CONSUMER.LIST`: one page, and the total number of consumers. Raises as `stream_info` does."""
     answer = _answer(body)
     found = tuple(_consumer_info(one) for one in answer.objects("consumers", most=MAX_NAMES))
     return found, answer.number("total", 0)
@@ -446,7 +446,7 @@ def _consumer_info(answer: Object) -> ConsumerInfo:
 def config_fields(body: bytes) -> dict[str, Any]:
     """Read the answer to `CONSUMER.INFO`: every field of the configuration, to be sent back with changes.
 
-    Nobody looks at them here: they are the server's own words. Raises as `stream_info` does.
+    The fields are returned as the server sent them, without validation. Raises as `stream_info` does.
     """
     return _answer(body).required("config").fields
 

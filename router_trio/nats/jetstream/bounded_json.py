@@ -1,7 +1,7 @@
-"""JSON that a peer sent, read within bounds: each field is of its type and in its range, or there is one error.
+"""Reads JSON sent by a peer within bounds: each field has its type and is in its range, or there is one kind of error.
 
-Whoever can publish to an inbox may send anything there. Nothing of it may surprise who reads it: not a number of 5,000
-digits, `1e999`, `true` for 1, a name given twice, or a hundred thousand brackets. Pure.
+Any client that can publish to an inbox can send anything there. Nothing of it may surprise the reader: not a number of
+5,000 digits, `1e999`, `true` for 1, a name given twice, or a hundred thousand brackets. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from router_trio.errors.quotes import excerpt
 
 MAX_NAME = 255
-"""Characters of a name of a stream or a consumer, as nats-server has it."""
+"""Characters of the name of a stream or a consumer, as in nats-server."""
 
 MAX_SUBJECT = 4096
 
@@ -23,13 +23,13 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{1,24}(?:Z|[+-][0-9]{2}:[
 
 
 class AnswerError(ValueError):
-    """An answer that is not what it should be. Says what is wrong, and quotes nothing of it but names of fields."""
+    """An answer is malformed. The text says what is wrong, and quotes nothing but the names of fields."""
 
 
 class Object:
     """A JSON object. Every method raises `AnswerError` for a value of another type, or out of its range.
 
-    A field that is null counts as absent. `where` names the object in errors, `""` for the whole answer.
+    A field that is null counts as absent. `where` is the object's path in errors, `""` for the entire answer.
     """
 
     def __init__(self, fields: dict[str, Any], where: str = "") -> None:
@@ -38,11 +38,11 @@ class Object:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """All of it, as it came."""
+        """All fields, as they were sent."""
         return self._fields
 
     def number(self, name: str, default: int | None = None, *, low: int = 0, high: int = _INT64) -> int:
-        """Return a whole number. Raises if it is absent and there is no default."""
+        """Return an integer. Raises if it is absent and there is no default."""
         value = self._fields.get(name, default)
         if value is None:
             value = default
@@ -62,7 +62,7 @@ class Object:
         return bool(value)
 
     def text(self, name: str, default: str | None = None, *, most: int = MAX_NAME) -> str:
-        """Return a printable text that is not longer. Raises if it is absent and there is no default."""
+        """Return a printable text of at most `most` characters. Raises if it is absent and there is no default."""
         value = self._fields.get(name)
         if value is None:
             value = default
@@ -71,28 +71,28 @@ class Object:
         return value
 
     def time(self, name: str, default: str | None = None) -> str:
-        """Return a time as it is written, of RFC 3339. Raises if it is absent and there is no default."""
+        """Return a time in the form of RFC 3339, as text. Raises if it is absent and there is no default."""
         value = self.text(name, default, most=40)
         if value != default and not _TIME.fullmatch(value):
             raise self._wrong(name, "a time")
         return value
 
     def description(self, name: str) -> str:
-        """Return the beginning of a text that is for people, whatever is in it; `""` if it is absent."""
+        """Return the beginning of a text for people, which may contain anything; `""` if it is absent."""
         value = self._fields.get(name)
         if value is not None and type(value) is not str:
             raise self._wrong(name, "a text")
         return excerpt(value or "")
 
     def optional_subject(self, name: str) -> str:
-        """Return a subject, which may have any characters; `""` if it is absent."""
+        """Return a subject, which may contain any characters; `""` if it is absent."""
         value = self._fields.get(name)
         if value is not None and (type(value) is not str or len(value) > MAX_SUBJECT):
             raise self._wrong(name, f"a text of at most {MAX_SUBJECT} characters")
         return value or ""
 
     def octets(self, name: str) -> bytes:
-        """Return bytes, which are written in base64; `b""` if the field is absent."""
+        """Return bytes written in base64; `b""` if the field is absent."""
         value = self._fields.get(name)
         if value is None:
             return b""
@@ -124,7 +124,7 @@ class Object:
         return tuple(value)
 
     def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
-        """Return a list of whole numbers; empty if it is absent."""
+        """Return a list of integers; empty if it is absent."""
         value = self._fields.get(name)
         if value is None:
             return ()
@@ -133,7 +133,7 @@ class Object:
         return tuple(value)
 
     def has(self, name: str) -> bool:
-        """Return True if there is something of that name, which is not empty."""
+        """Return True if this field exists and is not empty."""
         return bool(self._fields.get(name))
 
     def object(self, name: str) -> Object | None:
@@ -166,7 +166,7 @@ class Object:
 
 
 def read(body: bytes, most: int) -> Object:
-    """Return the object that a body of at most `most` bytes has. Raises `AnswerError`."""
+    """Return the object in a body of at most `most` bytes. Raises `AnswerError`."""
     if len(body) > most:
         raise AnswerError(f"it has more than {most} bytes")
     try:

@@ -1,6 +1,6 @@
-"""The configuration of the durable consumers that routes want, and whether one that is there would do. Pure.
+"""The configuration of the durable consumers of routes, and whether an existing one is suitable. Pure.
 
-And how one is, in the words of `link`.
+Also translates the state of a consumer into the terms of `link`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
 from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo
 
 ACK_POLICY = "explicit"
-"""Each message is acked by itself: with any other policy one ack would be for messages that are not settled."""
+"""Each message is acked by itself. With any other policy one ack would include messages that are not settled."""
 
 LEAD_POLICY = "pinned_client"
-"""The priority policy (ADR-42) of a standby consumer: all its messages go to one client, until that is silent."""
+"""The priority policy (ADR-42) of a standby consumer: all its messages are delivered to one client until it goes
+silent."""
 
 LEAD_GROUP = "router"
-"""Its priority group."""
+"""The priority group of a standby consumer."""
 
 
 def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dict[str, object]:
-    """Return the configuration of the durable to create. `resumes`: it begins where the one before it was."""
+    """Return the configuration of the durable to create. `resumes`: it starts where the previous one was."""
     config: dict[str, object] = {
         "durable_name": spec.durable,
         "ack_policy": ACK_POLICY,
@@ -32,7 +33,7 @@ def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dic
         **_start(spec, resumes=resumes),
     }
     if len(spec.filters) == 1:
-        config["filter_subject"] = spec.filters[0]  # older servers know no more
+        config["filter_subject"] = spec.filters[0]  # older servers support only one
     elif spec.filters:
         config["filter_subjects"] = list(spec.filters)
     if spec.standby:
@@ -44,11 +45,11 @@ def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dic
 
 def _start(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
     timed = spec.deliver not in ("all", "new")
-    # A server before 2.14 doesn't say of a new consumer where it begins: then the time is known, and no sequence.
+    # A server before 2.14 doesn't report where a new consumer begins: then the time is known, and no sequence.
     if resumes and not (timed and spec.start_sequence == 1):
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
     if spec.deliver == "new" and spec.stream_created is not None:
-        # The stream is another one than the one that the route knows: all that is in it is new.
+        # The stream is not the one that the route has read before, so everything in it is new.
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": 1}
     return (
         {"deliver_policy": "by_start_time", "opt_start_time": spec.deliver}
@@ -58,14 +59,14 @@ def _start(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
 
 
 def began(config: ConsumerConfig) -> str:
-    """Return where a durable began: see `link.Limits`."""
+    """Return where a durable began, as in `link.Limits`."""
     if config.deliver_policy == "by_start_time":
         return config.start_time
     return "" if config.deliver_policy == "by_start_sequence" else config.deliver_policy
 
 
 def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
-    """Refuse a durable that would not do what the route says; what only tunes it (waits, limits) may differ."""
+    """Raise `SourceError` for a durable that does not do what the route needs. Tuning (waits, limits) may differ."""
     differences = []
     if config.deliver_subject:
         differences.append("it is a push consumer, a pull consumer is needed")
@@ -73,8 +74,8 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
         differences.append(f"its ack policy is {config.ack_policy}, {ACK_POLICY} is needed")
     has, wanted = sorted(config.filter_subjects), sorted(spec.filters)
     if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
-        told = excerpt(", ".join(has)) or "none"
-        differences.append(f"its filter is {told}, the route's is {', '.join(wanted) or 'none'}")
+        detail = excerpt(", ".join(has)) or "none"
+        differences.append(f"its filter is {detail}, the route's is {', '.join(wanted) or 'none'}")
     if config.headers_only:
         differences.append("it delivers only headers (headers_only), the payloads are needed")
     if spec.standby and (config.priority_policy != LEAD_POLICY or LEAD_GROUP not in config.priority_groups):
@@ -90,16 +91,16 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
 
 
 def cut_off(what: str, name: str, trouble: str) -> str:
-    """Return the sentence for a stream or consumer whose group is in trouble."""
+    """Return the text for a stream or consumer whose group is in trouble."""
     return f"the {what} {name!r} is not available: {trouble}; the server may be cut off from its cluster"
 
 
 def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
-    """Return how a durable is, by what the server says of it."""
+    """Return the state of a durable, from the server's answer."""
     until = f" until {info.config.pause_until}" if info.config.pause_until else ""
-    told = f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server{until}; resume it"
+    detail = f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server{until}; resume it"
     return ConsumerState(
-        paused=told if info.paused else None,
+        paused=detail if info.paused else None,
         cut_off=None if info.group.trouble is None else cut_off("durable", spec.durable, info.group.trouble),
         unacked=info.num_ack_pending,
         max_ack_pending=info.config.max_ack_pending,

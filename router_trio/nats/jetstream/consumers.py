@@ -1,7 +1,7 @@
-"""Durable pull consumers: found or created through the JetStream API, fed over the wire.
+"""Durable pull consumers: found or created through the JetStream API, with messages delivered over the wire.
 
-Requests to the API go through nats-py, which knows who may hear the answer; what comes is read by `api`. Every failure
-becomes a `SourceError` here, with what differs and how to mend it.
+Requests to the API go through nats-py, and `api` reads the answers. Every failure becomes a `SourceError` here, with
+what differs and how to correct it.
 """
 
 from __future__ import annotations
@@ -61,25 +61,25 @@ from router_trio.protocol.framing import RawMessage
 
 STALE_PULLS_END_WITHIN = 0.5
 STALE_PULLS_POLL = 0.05
-"""Seconds that the server gets to notice that our link before this one is dead, and to forget its pull requests."""
+"""Seconds that the server gets to notice that our previous link is dead, and to drop its pull requests."""
 
 NEVER_UNUSED_FOR = 10 * 365 * 86_400.0
-"""Seconds, instead of a shorter time after which an unused durable would be deleted."""
+"""Seconds, set in place of a shorter time after which an unused durable would be deleted."""
 
 MOST_LOOKED_FOR = 16
-"""Messages of which one question after those that do not come again looks into the stream."""
+"""Messages that one call of `gone` looks up in the stream."""
 
 NOTE_TAKEN_WITHIN = 5.0
-"""Seconds for the answer that naks were read. Without it a route asks for nothing for as long as the ack wait."""
+"""Seconds to wait for the answer that naks were processed. Without it a route requests nothing for the ack wait."""
 
 NOT_DELIVERED = 2**62
-"""A sequence that no message has: the server lets an answer to it pass, and confirms it if asked to."""
+"""A sequence that no message has: the server accepts an answer to it, and confirms it if requested."""
 
 HOLD_EVERY = 1.0
 """Seconds between two requests that keep the lead of a standby consumer."""
 
 IDLE_HEARTBEAT = 5.0
-"""Seconds between signs of life of a pull request that has nothing to give."""
+"""Seconds between heartbeats of a pull request for which there are no messages."""
 
 
 Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
@@ -87,7 +87,7 @@ Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
 
 @dataclass(frozen=True, slots=True)
 class FoundConsumer:
-    """A durable as it is on the server. `ack_wait` in seconds."""
+    """A durable as found on the server. `ack_wait` in seconds."""
 
     ack_wait: float
     stream_created: str
@@ -98,11 +98,11 @@ class FoundConsumer:
     num_unacked: int
     lifted: Sequence[str]
     ahead: bool
-    """Its ack floor is beyond the last message of the stream, which went back."""
+    """True if its ack floor is beyond the last message of the stream, which went back."""
 
 
 class WirePullConsumer:
-    """A `link.PullConsumer` whose messages come to an inbox on the wire. Made by `open_consumer` of a link."""
+    """A `link.PullConsumer` whose messages are sent to an inbox on the wire. Created by `open_consumer` of a link."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class WirePullConsumer:
         lookups: Lookups,
         send: Callable[[bytes], None],
         subscription: Subscription,
-        look_ups: trio.CapacityLimiter,
+        lookup_limit: trio.CapacityLimiter,
     ) -> None:
         self.ack_wait: float = found.ack_wait
         self.stream_created: str = found.stream_created
@@ -133,7 +133,7 @@ class WirePullConsumer:
         self._inbox = inbox
         self._send = send
         self._subscription = subscription
-        self._look_ups = look_ups
+        self._lookup_limit = lookup_limit
 
     async def check(self) -> ConsumerState:
         spec = self._spec
@@ -141,8 +141,8 @@ class WirePullConsumer:
             info = await self._lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
         except ApiError as error:
             if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
-                told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
-                raise SourceError(told, reason=reasons.CONSUMER_NOT_FOUND) from error
+                detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
+                raise SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND) from error
             raise _refused(spec, error) from error
         compare(spec, info.config)
         if _expires(info.config) and info.config.inactive_threshold != self.limits.expires_after:
@@ -150,9 +150,9 @@ class WirePullConsumer:
             with trio.move_on_after(LOOKUP_WITHIN):
                 config, _ = await _lift(self._api, spec, config)
             if _expires(config):
-                told = f"the durable {spec.durable!r} of stream {spec.stream!r} now expires when it is unused for "
-                told += f"{config.inactive_threshold:g} s (inactive_threshold)"
-                raise SourceError(told, reason=reasons.CONSUMER_EXPIRES)
+                detail = f"the durable {spec.durable!r} of stream {spec.stream!r} now expires when it is unused for "
+                detail += f"{config.inactive_threshold:g} s (inactive_threshold)"
+                raise SourceError(detail, reason=reasons.CONSUMER_EXPIRES)
         state = state_of(spec, info)
         return replace(state, passed=0) if self._ahead else state
 
@@ -166,7 +166,7 @@ class WirePullConsumer:
     async def unacked(self, first: int) -> Sequence[int] | None:
         between = range(max(first, self._unacked.start), self._unacked.stop)
         spec = self._spec
-        return await find_between(self._api, spec.stream, spec.filters, between, self._num_unacked, self._look_ups)
+        return await find_between(self._api, spec.stream, spec.filters, between, self._num_unacked, self._lookup_limit)
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
         with api_errors(self._spec, self._api):
@@ -178,7 +178,7 @@ class WirePullConsumer:
                 try:
                     stored = await look_up(self._api, self._spec.stream, {"seq": sequence})
                     if awaited[sequence].isdigit() and nanoseconds(stored.time) != int(awaited[sequence][:20]):
-                        found.add(sequence)  # the stream is another one by now
+                        found.add(sequence)  # this is another stream by now
                 except ApiError as error:
                     if error.code != NOT_FOUND or error.error_code == STREAM_NOT_FOUND:
                         raise
@@ -188,20 +188,20 @@ class WirePullConsumer:
     async def again(self, sequences: Sequence[int]) -> bool:
         subjects = [self._ack_subject(sequence) for sequence in sequences]
         *most, last = subjects
-        # Some are queued for redelivery already: those that the server was about to send when the dead link was closed.
-        # They would come before the others. A nak with a delay takes a message out of that queue, one without puts it
-        # at its end. On a busy server one may get there only now, between the two. An answer goes the way that the
-        # messages for the dead link went: when it is here, none of them is left.
+        # Some of them are queued for redelivery already: those that the server was about to send when the dead link was
+        # closed. They would be delivered before the others. A nak with a delay removes a message from that queue, one
+        # without puts it at the end. On a busy server a message may be queued only now, between the two. An answer
+        # takes the same way as the messages for the dead link: when it arrives, none of them is left.
         await self._answered(self._ack_subject(NOT_DELIVERED), b"+WPI")
         self._send(b"".join(framing.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
-        # Naks and pulls are worked off by different hands at the server; only an answer says that the naks are done.
+        # Different threads of the server process naks and pulls. Only an answer shows that the naks are processed.
         return await self._answered(last, b"-NAK")
 
     async def _answered(self, ack_subject: bytes, answer: bytes) -> bool:
-        """Answer a delivery, and wait until the server has taken note of that; for `NOTE_TAKEN_WITHIN` at most.
+        """Answer a delivery, and wait until the server has processed the answer, `NOTE_TAKEN_WITHIN` at most.
 
-        Return True if it has.
+        Returns True if it has.
         """
         with contextlib.suppress(TimeoutError, SourceError, nats.errors.Error):
             client = await self._api.control.ready_client()
@@ -216,7 +216,8 @@ class WirePullConsumer:
     def hold_lead(self) -> None:
         now = trio.current_time()
         if self._lead and now >= self._held_at + HOLD_EVERY:
-            # A request with the pin keeps it, whatever comes of it: this one has no room for any message, and no ear.
+            # A request with the pin keeps it, whatever its result: this one has no room for any message, and no
+            # listener.
             self._held_at = now
             request = {"batch": 1, "max_bytes": 1, "expires": int(HOLD_EVERY * 1e9), **self._lead}
             body = json.dumps(request).encode()
@@ -230,9 +231,9 @@ class WirePullConsumer:
             self._send(framing.publish(framing.wire(subject), body, reply=self._inbox + b"-hold"))
 
     def _ack_subject(self, sequence: int) -> bytes:
-        """Return where a delivery of that message is acked: of its numbers the server reads only the sequence.
+        """Return where a delivery of that message is acked. The server reads only the sequence in it.
 
-        The number of the delivery has to be one that there was.
+        The number of the delivery has to be an existing one.
         """
         spec = self._spec
         return ack_reply.subject(
@@ -240,11 +241,11 @@ class WirePullConsumer:
         )
 
     def close(self) -> None:
-        """End the inbox. The consumer itself is durable and stays."""
+        """End the inbox. The consumer itself is durable and remains."""
         self._subscription.close()
 
     async def drain(self) -> None:
-        """End the inbox when what is under way has come."""
+        """End the inbox once the messages on their way have arrived."""
         await self._subscription.drain()
 
 
@@ -252,10 +253,10 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     for name in (spec.stream, spec.durable):
         if not is_name(name):
-            told = (
+            detail = (
                 "is not a valid name of a stream or consumer: use up to 255 characters, no space and none of . * > / \\"
             )
-            raise SourceError(f"{excerpt(name)!r} {told}", reason=reasons.INVALID_NAME)
+            raise SourceError(f"{excerpt(name)!r} {detail}", reason=reasons.INVALID_NAME)
     with api_errors(spec, api):
         stream = await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)
         if stream.name != spec.stream:
@@ -273,19 +274,19 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             if missing.code != NOT_FOUND or missing.error_code == STREAM_NOT_FOUND:
                 raise
             if went_back is None and not doubtful and spec.last_sequence:
-                # Where it starts must not be wrong: what is before that is never delivered.
+                # The start must not be wrong: messages before it are never delivered.
                 went_back = await other_message(api, spec, doubtful=False)
             resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
             info = await _create(api, spec, resumes=resumes)
             if began(info.config) == "new":
-                began_behind = stream.last_sequence  # which a server before 2.14 doesn't say
+                began_behind = stream.last_sequence  # a server before 2.14 doesn't report it
         fresh = spec.stream_created is None or went_back is not None
         progress, info = await _progress(api, spec, info, subscribe, fresh=fresh)
         last = stream.last_sequence
         if info.ack_floor.sequence > last:
             last = (await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)).last_sequence
     compare(spec, info.config)
-    # Before 2.14 a consumer may be ahead of a stream that went back: then it says nothing of what is stored there.
+    # Before 2.14 a consumer may be ahead of a stream that went back. It then proves nothing about what is stored there.
     ahead = info.ack_floor.sequence > last
     all_done = not ahead and not info.num_pending and not info.num_ack_pending
     passed = max(began_behind, 0 if ahead else info.ack_floor.sequence, stream.last_sequence if all_done else 0)
@@ -317,7 +318,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
 
 @contextlib.contextmanager
 def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
-    """Turn whatever a request to the API raises into a `SourceError`."""
+    """Turn every error of a request to the API into a `SourceError`."""
     try:
         yield
     except ApiError as error:
@@ -337,7 +338,7 @@ def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
 
 
 async def _create(api: Api, spec: ConsumerSpec, *, resumes: bool) -> ConsumerInfo:
-    """Create the durable, with as much room for messages without an ack as the server allows."""
+    """Create the durable, allowing as many unacked messages as the server permits."""
     create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
     most = spec.max_ack_pending
     while True:
@@ -355,11 +356,11 @@ async def _create(api: Api, spec: ConsumerSpec, *, resumes: bool) -> ConsumerInf
             most = allowed
 
 
-def _too_many_ack_pending(spec: ConsumerSpec, allowed: int, said: str) -> SourceError:
+def _too_many_ack_pending(spec: ConsumerSpec, allowed: int, description: str) -> SourceError:
     where = f"in consumer_limits of the stream {spec.stream!r}, or in the limits of the server or account"
     if allowed <= 0:
         return SourceError(
-            f"JetStream refused the consumer: {excerpt(said)}; lower max_in_flight of this route, or raise "
+            f"JetStream refused the consumer: {excerpt(description)}; lower max_in_flight of this route, or raise "
             f"max_ack_pending {where}",
             reason=reasons.CONSUMER_REFUSED,
         )
@@ -372,17 +373,17 @@ def _too_many_ack_pending(spec: ConsumerSpec, allowed: int, said: str) -> Source
 
 
 def _expires(config: ConsumerConfig) -> bool:
-    """Return True if the server deletes the durable when it is unused for a time that a router may be stopped for."""
+    """Return True if the server deletes the durable after being unused for a time for which a router may be stopped."""
     return 0 < config.inactive_threshold < NEVER_UNUSED_FOR
 
 
 async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> tuple[ConsumerConfig, Sequence[str]]:
-    """Lift limits that would end a durable, or the deliveries of a message, without a log line.
+    """Lift limits that would silently end the durable or the deliveries of a message.
 
     Returns the configuration that is then in force, and each lifted limit as it was.
 
-    A limit of deliveries counts what was delivered, to whomever, and not what failed. A durable that expires while the
-    router is stopped takes along what was settled.
+    A delivery limit counts all deliveries, to any client, and not failures. A durable that expires while the router is
+    stopped takes with it what was settled.
     """
     changes = {}
     before = []
@@ -390,7 +391,7 @@ async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> tuple[C
         changes["max_deliver"] = spec.max_deliver
         before.append(f"max_deliver = {config.max_deliver}")
     if _expires(config):
-        # Set to 0, the server's timer goes on, and deletes the durable (nats-server 2.15.1).
+        # If it is set to 0, the server's timer continues and deletes the durable (nats-server 2.15.1).
         changes["inactive_threshold"] = round(NEVER_UNUSED_FOR * 1e9)
         before.append(f"inactive_threshold = {config.inactive_threshold:g}s")
     if not changes:
@@ -402,7 +403,7 @@ async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> tuple[C
         body = json.dumps(changed).encode()
         return (await api.ask(f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config, before
     except (ApiError, SourceError, nats.errors.Error, TimeoutError):
-        return config, ()  # it goes on as it is, and the route says so
+        return config, ()  # it stays as it is, and the route reports that
 
 
 async def _consumer(api: Api, spec: ConsumerSpec) -> ConsumerInfo:
@@ -411,11 +412,11 @@ async def _consumer(api: Api, spec: ConsumerSpec) -> ConsumerInfo:
 
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
     if error.code == NOT_FOUND and error.error_code == CONSUMER_NOT_FOUND:
-        told = f"the durable {spec.durable!r} of stream {spec.stream!r} is gone"
-        return SourceError(told, reason=reasons.CONSUMER_DELETED)
+        detail = f"the durable {spec.durable!r} of stream {spec.stream!r} is gone"
+        return SourceError(detail, reason=reasons.CONSUMER_DELETED)
     if error.code == NOT_FOUND:
-        told = f"there is no stream {spec.stream!r}; create it, or correct `stream` of this route"
-        return SourceError(told, reason=reasons.STREAM_NOT_FOUND)
+        detail = f"there is no stream {spec.stream!r}; create it, or correct `stream` of this route"
+        return SourceError(detail, reason=reasons.STREAM_NOT_FOUND)
     if error.code == UNAVAILABLE:
         return SourceError(
             "JetStream is not enabled on this server or for this account, or has no leader now",
@@ -427,25 +428,25 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
 async def _progress(
     api: Api, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe, *, fresh: bool
 ) -> tuple[Progress, ConsumerInfo]:
-    """Return how far the consumer is, once the server has forgotten the requests of a dead link.
+    """Return how far the consumer has read, once the server has dropped the requests of a dead link.
 
-    `fresh`: nothing is known of what it has delivered, since the process is new, or the stream was replaced.
+    `fresh`: nothing is known of what it has delivered, because the process is new, or the stream was replaced.
     """
     if spec.standby:
-        return Progress(info.delivered.delivery, in_use=False), info  # who has the lead is alone
+        return Progress(info.delivered.delivery, in_use=False), info  # the process that has the lead is the only one
     with trio.move_on_after(STALE_PULLS_END_WITHIN):
         while info.num_waiting:
             await trio.sleep(STALE_PULLS_POLL)
             info = await _consumer(api, spec)
     in_use: bool | None = bool(info.num_waiting)
     if spec.others_seen and info.num_ack_pending:
-        # Who waits may be a link before this one, which the server takes for alive: that answers nothing.
+        # The waiting requests may be those of our previous link, which the server takes for alive: it answers nothing.
         in_use = await others_answer(subscribe, spec)
         info = await _consumer(api, spec)
     elif fresh and info.num_ack_pending and not in_use:
-        # A process whose hands are full doesn't wait, but it says that it works. One that was there before us doesn't
-        # any more. Where the durable was made again, its first deliveries may have answered a pull that we had sent to
-        # the earlier one of this name: then nobody works on them.
+        # A process with as many messages as it can hold doesn't wait, but sends signs of work. One that was there
+        # before us doesn't any more. If the durable was created again, its first deliveries may have answered a pull
+        # that we had sent to its predecessor of this name: then no process works on them.
         before = info
         in_use = await others_answer(subscribe, spec)
         info = await _consumer(api, spec)
@@ -460,13 +461,13 @@ def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:
 
 # --- does another process have messages in hand? ---
 #
-# Its answers are heard, and nothing else tells: a process whose hands are full waits for no messages, and may ack
-# nothing for long. Every route that has messages in hand gives a sign of work every `link.SIGN_OF_WORK_EVERY` seconds,
-# at a subject where anybody may listen who has the permission.
+# Only its answers show that: a process that holds as many messages as it can does not wait for more, and may not ack
+# for long. Every route with messages in hand sends a sign of work every `link.SIGN_OF_WORK_EVERY` seconds, to a subject
+# that anyone with the permission may subscribe to.
 
 
 async def others_answer(subscribe: Subscribe, spec: ConsumerSpec) -> bool | None:
-    """Return True if somebody answers deliveries of a consumer; None if this user may not listen.
+    """Return True if another client answers deliveries of a consumer; None if this user may not listen.
 
     Blocks for `LISTEN_FOR` seconds at most. Can be cancelled.
     """

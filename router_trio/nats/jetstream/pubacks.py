@@ -1,7 +1,7 @@
-"""PubAcks: what a stream answers to a JetStream publish, read from a raw message.
+"""PubAcks: the answers of a stream to JetStream publishes, read from raw messages.
 
-The form is that of the JetStream API reference: `{"stream": ..., "seq": ..., "duplicate": ...}` or `{"error": ...}`;
-a header status 503 means that no stream listens to the subject.
+Their form is that of the JetStream API reference: `{"stream": ..., "seq": ..., "duplicate": ...}` or `{"error": ...}`;
+a header status 503 means that no stream takes the subject.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ from router_trio.protocol.framing import LAST_SEQUENCE
 _STORED = re.compile(rb'\{"stream": ?"[^"\\]+", ?(?:"domain": ?"[^"\\]*", ?)?"seq": ?([1-9][0-9]{0,18})\}')
 
 _PASSING = frozenset({10005, 10006, 10007, 10008, 10009, 10167})
-"""Error codes of nats-server that a later try may not meet: no peers, no leader, temporarily unavailable, too many
+"""Error codes of nats-server that a later try may not get: no peers, no leader, temporarily unavailable, too many
 requests at once. Limits of a stream are not among them, though the server answers those with status 503 as well."""
 
 _JETSTREAM = range(10_000, 10_500)
 """Error codes of nats-server."""
 
 _TOO_LARGE = frozenset({10054, 10097})
-"""The message is larger than the stream takes, or its headers are."""
+"""The message is larger than the stream accepts, or its headers are."""
 
 
 MAX_ANSWER = 8 * 1024
-"""Bytes of a PubAck: it names a stream and its domain, and describes an error."""
+"""Bytes of a PubAck, which names a stream and its domain, or describes an error."""
 
 MAX_DIGITS = 18
-"""Of the number of a publish. Who makes a thousand each microsecond gets there in thirty years."""
+"""Digits of the number of a publish. At a thousand publishes per microsecond this lasts for thirty years."""
 
 FEW = 8
-"""Answers that are read one by one: it takes no longer."""
+"""Answers that are read one by one, since that takes no longer."""
 
 _ZERO = ord("0")
 
 _subject, _tail = itemgetter(0), itemgetter(4)
 
 MAX_REMEMBERED = 1024
-"""Beginnings of PubAcks, a few for each stream that is published to. Then the memory starts anew."""
+"""Remembered beginnings of PubAcks, a few for each stream that is published to. Beyond that all are forgotten."""
 
 
 MAX_KEPT = 8192
-"""PubAcks that wait until it is known whether their stream exists; others are passed over, and their publishes resent.
+"""PubAcks kept until it is known whether their stream exists. Others are passed over, and their publishes resent.
 
-More than there may be in flight: only those who make up PubAcks get there.
+This is more than may be in flight, so only forged PubAcks exceed it.
 """
 
 MAX_ASKED_ABOUT = 64
-"""Streams that are asked about at a time, in the same way."""
+"""Streams that are looked up at a time. PubAcks of others are passed over as well."""
 
 StreamName = tuple[str, str]
 """A stream and its JetStream domain, `""` for none."""
 
 
 class Refused(Exception):
-    """The answer to a publish is no PubAck, but says why there is none. `retriable`: a later try may succeed.
+    """The answer to a publish is not a PubAck; it contains the reason. `retriable`: a later try may succeed.
 
-    `stream` is the name of the stream that says so, `""` if it is not named.
+    `stream` is the name of the stream that refused it, `""` if the answer does not contain it.
     """
 
     def __init__(self, reason: str, detail: str, retriable: bool = False) -> None:
@@ -75,9 +75,9 @@ class Refused(Exception):
 
 
 def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
-    """Return the stream that stored a publish, the sequence there, and True if it had it already. Raises `Refused`.
+    """Return the stream that stored a publish, the sequence, and True if it is a duplicate. Raises `Refused`.
 
-    What is no answer of a stream is refused as `BAD_ANSWER`: any client can have a service, or the JetStream API,
+    What is not an answer of a stream is refused as `BAD_ANSWER`: any client can have a service, or the JetStream API,
     answer a request to the inbox of our PubAcks.
     """
     code, description = headers.status(framing.header_block(raw))
@@ -95,26 +95,27 @@ def read_puback(raw: framing.RawMessage) -> tuple[StreamName, int, bool]:
         stream, sequence = answer.text("stream"), answer.number("seq", low=1, high=LAST_SEQUENCE)
         return (stream, answer.text("domain", "")), sequence, answer.flag("duplicate")
     except AnswerError as wrong:
-        told = f"not a PubAck: {code} {description}" if code else f"not a PubAck: {wrong}"
-        raise Refused(reasons.BAD_ANSWER, told) from wrong
+        detail = f"not a PubAck: {code} {description}" if code else f"not a PubAck: {wrong}"
+        raise Refused(reasons.BAD_ANSWER, detail) from wrong
 
 
 def _refusal(error: Object) -> Refused:
-    """Return what an error in an answer says. Raises `AnswerError`."""
+    """Return the refusal for an error in an answer. Raises `AnswerError`."""
     detail = error.description("description") or "error"
     status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
     return Refused(_reason(error_code, detail), detail, status == 429 or error_code in _PASSING)
 
 
 class PubAcks:
-    """Reads the answers that came on one link, and tells a listener.
+    """Read the answers received on one link, and report them to a listener.
 
-    Whoever may publish to an inbox can make up a PubAck. So the first one of each stream waits until the server was
-    asked whether it has that stream: `ask` is called, and `found` tells. What names a stream that exists is believed.
+    Any client that may publish to an inbox can forge a PubAck. So the first one of each stream is kept until the server
+    has been asked whether it has that stream: `ask` is called, and `found` gets the result. PubAcks of an existing
+    stream are accepted.
     """
 
     def __init__(self, listener: LinkListener, ask: Callable[[StreamName], None] | None = None) -> None:
-        """Without `ask`, every stream is believed in."""
+        """Without `ask`, PubAcks of every stream are accepted."""
         self._listener = listener
         self._ask = ask
         self._streams: dict[bytes, str] = {}
@@ -123,7 +124,7 @@ class PubAcks:
         self._kept_count = 0
 
     def found(self, stream: StreamName, exists: bool) -> None:
-        """The server has this stream, or may have it for all that it tells; or it has not. May be told unasked."""
+        """Record that the server has this stream, or may have it, or does not have it. May be called without `ask`."""
         if exists and stream not in self._known:
             if len(self._known) >= MAX_REMEMBERED:
                 self._forget()
@@ -138,20 +139,20 @@ class PubAcks:
             self._listener.acked(kept)
         else:
             name = excerpt(stream[0])
-            told = (
+            detail = (
                 f"the PubAck names the stream {name!r}, which does not exist here; if the server maps the subject to "
                 f"one of another account, name that stream: stream = {name!r}"
             )
             # Another answer to the same publish may be the right one.
             others = {order for pubacks in self._kept.values() for order, _ in pubacks}
             for order in dict.fromkeys(order for order, _ in kept if order not in others):
-                self._listener.ack_refused(order, reasons.BAD_ANSWER, told, False)
+                self._listener.ack_refused(order, reasons.BAD_ANSWER, detail, False)
         self._listener.read_done()
 
     def read(self, batch: Sequence[framing.RawMessage]) -> None:
-        """Tell what each answer means for the publish whose number ends its subject.
+        """Report the meaning of each answer for the publish whose number ends its subject.
 
-        Which stream stored it is in the fate that the listener gets.
+        The fate passed to the listener contains the stream that stored it.
 
         Fast path of `one_by_one`; held equal by
         tests/unit/nats/test_pubacks.py::test_both_ways_to_read_pubacks_are_the_same, worth 75 instructions a message
@@ -164,7 +165,7 @@ class PubAcks:
             self._listener.acked(acked)
 
     def _all(self, batch: Sequence[framing.RawMessage]) -> list[PubAck] | None:
-        """All as PubAcks that differ in their numbers alone, if they do: what is before these was read once already."""
+        """Return all answers as PubAcks if they differ only in their numbers, after a known beginning; else None."""
         count, first = len(batch), batch[0]
         start = first[4][: first[4].rfind(b":") + 1]
         stream = self._streams.get(start)
@@ -181,7 +182,7 @@ class PubAcks:
             len(orders) == len(sequences) - 1 == count
             and b"".join(orders).isdigit()
             and len(max(orders, key=len)) <= MAX_DIGITS
-            # Each of them has as many digits: `start` has the size of the whole.
+            # All have the same number of digits: `start` contains the size of the message.
             and b"".join(sequences).isdigit()
             and sequences.pop() == b""
             and b"\n0" not in numbers
@@ -194,7 +195,7 @@ class PubAcks:
             return None  # one is empty
 
     def one_by_one(self, batch: Sequence[framing.RawMessage]) -> None:
-        """Read each answer by itself, as `read` does for all of them."""
+        """Read each answer by itself. Equivalent to `read`."""
         streams = self._streams
         acked: list[PubAck] = []
         for raw in batch:
@@ -202,11 +203,12 @@ class PubAcks:
             number = subject[subject.rfind(b".") + 1 :]
             if not number.isdigit() or len(number) > MAX_DIGITS:
                 continue
-            # A stream's PubAcks differ in their last number alone: what is before it was read once already.
+            # PubAcks of a stream differ only in their last number: the text before it has been read once already.
             last = tail.rfind(b":") + 1
             stream = streams.get(tail[:last])
             if stream is not None:
-                # Not before: compiled, a slice must not end before it begins, and something else may end with a colon.
+                # Not earlier: in compiled code a slice must not end before it starts, and other answers may end with a
+                # colon.
                 sequence = tail[last:-3]
                 if sequence.isdigit() and tail.endswith(b"}\r\n") and sequence[0] != _ZERO:
                     acked.append((int(number), stored(stream, int(sequence))))
@@ -265,5 +267,5 @@ def _reason(code: int, detail: str) -> str:
         return reasons.WRONG_EXPECTATION
     if "maximum" in words or "insufficient" in words or "exceeded" in words:
         return reasons.LIMIT
-    # It becomes the label of a counter: others than those that there may be are not told apart.
+    # The reason becomes the label of a counter: unknown codes are not distinguished.
     return reasons.of_code(code) if code in _JETSTREAM else reasons.JETSTREAM

@@ -1,11 +1,11 @@
-"""Waiting for the lead of a standby consumer: a pinned consumer of ADR-42.
+"""Waits for the lead of a standby consumer: a pinned consumer of ADR-42.
 
-Whoever asks for a message without a pin waits until the one who has the pin is silent for too long, or gives it up.
-Then the server pins who gets the next message, and says so in its header. That message has no ack: it comes again,
-behind all that was delivered before it, when the consumer is opened with the pin.
+A request for a message without a pin waits until the client that has the pin is silent for too long, or gives it up.
+The server then pins the client that gets the next message, and sends the pin in its header. That message is not acked:
+it is redelivered, behind everything delivered before it, when the consumer is opened with the pin.
 
-A request whose asker has gone waits in the server, for as long as it was to last. If it gets the pin, nobody has that,
-and the next one gets it when the time of a silent lead is over.
+A request of a client that has gone waits at the server until it expires. If it gets the pin, no client has the lead,
+until the timeout for a silent lead is over and the next one gets it.
 """
 
 from __future__ import annotations
@@ -26,58 +26,58 @@ from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol import framing, headers
 
 SINCE = (2, 11)
-"""The version of nats-server that has pinned consumers. An older one would make an ordinary consumer."""
+"""The first version of nats-server with pinned consumers. An older one would create an ordinary consumer."""
 
 PIN = b"Nats-Pin-Id"
 MAX_PIN = 64
-"""Characters of a pin: it becomes a part of each request."""
+"""Characters of a pin, which becomes a part of each request."""
 
 WRONG_PIN = 423
 ASK_FOR = 30.0
 HEARD_WITHIN = 15.0
-"""Seconds without message or heartbeat after which it is asked again."""
+"""Seconds without a message or heartbeat after which the request is sent again."""
 
 PIN_CHECKED_WITHIN = 2.0
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at how far a consumer is whose lead is waited for."""
+"""Seconds between two lookups of the progress of a consumer while waiting for its lead."""
 
 DENIED_LOOK_EVERY = 60.0
-"""Seconds between two questions while this user may not ask: a server logs each of these."""
+"""Seconds between two lookups while this user has no permission for them: a server logs each of these."""
 
 UNPIN = json.dumps({"group": LEAD_GROUP}).encode()
-"""The request that takes the pin from whoever has it."""
+"""The request that takes the pin from the client that has it."""
 
 
 def unpin_subject(api: Api, spec: ConsumerSpec) -> str:
-    """Return where that is requested."""
+    """Return the subject of the request to unpin."""
     return api.subject_of(f"CONSUMER.UNPIN.{spec.stream}.{spec.durable}")
 
 
 def check_version(info: ServerInfo) -> None:
     """Raise `SourceError` (`server_too_old`) if a server is known to have no pinned consumers.
 
-    One whose version can't be read is not refused: it may have them, and nothing else can take their place.
+    A server with an unreadable version is not refused: it may have them, and there is no substitute.
     """
     if info.major_minor is not None and info.major_minor < SINCE:
-        told = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
-        raise SourceError(f"{told}; upgrade it, or remove standby", reason=reasons.SERVER_TOO_OLD)
+        detail = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
+        raise SourceError(f"{detail}; upgrade it, or remove standby", reason=reasons.SERVER_TOO_OLD)
 
 
 async def wait_for_pin(
     api: Api, send: Callable[[bytes], None], subscribe: Subscribe, inbox: bytes, spec: ConsumerSpec, *, renew: bool
 ) -> str:
-    """Return the pin of a consumer that exists. Raises `SourceError` if it is gone. Can be cancelled.
+    """Return the pin of an existing consumer. Raises `SourceError` if it is deleted. Can be cancelled.
 
-    With `renew`, a pin that still holds is given up for a new one: pull requests with it, of a link before this one
-    which the server may take for alive, get no message any more.
+    With `renew`, a pin that is still valid is exchanged for a new one: pull requests with the old one, from a previous
+    link that the server takes for alive, get no messages any more.
     """
     waiting = _Waiting()
     subscription = await subscribe(framing.text(inbox), waiting.receive)
     subject = framing.wire(api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
 
     async def asked(within: float, **request: object) -> None:
-        """Ask, and wait until something other than a heartbeat comes, or nothing for too long."""
+        """Send a request, and wait for anything but a heartbeat, or until there is silence for `within` seconds."""
         waiting.forget_status()
         body = json.dumps({"batch": 1, "group": LEAD_GROUP, **request}).encode()
         send(framing.publish(subject, body, reply=inbox))
@@ -99,12 +99,12 @@ async def wait_for_pin(
         while waiting.pin is None:
             await asked(HEARD_WITHIN, expires=int(ASK_FOR * 1e9), idle_heartbeat=heartbeat)
             if waiting.code == 503 or (waiting.code == 409 and "deleted" in waiting.words):
-                told = f"nobody answers for the durable {spec.durable!r} of stream {spec.stream!r}"
+                detail = f"nobody answers for the durable {spec.durable!r} of stream {spec.stream!r}"
                 raise SourceError(
-                    told, reason=reasons.CONSUMER_DELETED if waiting.code == 409 else reasons.NO_RESPONDERS
+                    detail, reason=reasons.CONSUMER_DELETED if waiting.code == 409 else reasons.NO_RESPONDERS
                 )
             if waiting.code == 409:
-                await trio.sleep(1.0)  # a change of leaders, or a limit: asked at once, it would say the same
+                await trio.sleep(1.0)  # a change of leaders, or a limit: an immediate request would get the same answer
         return waiting.pin
     finally:
         subscription.close()
@@ -117,15 +117,16 @@ async def learning(
     found: FoundConsumer,
     learn: Callable[[int], None],
 ) -> str:
-    """Return what `wait` does, and meanwhile tell how far the consumer is, as it was `found` and is looked at.
+    """Return the result of `wait`. Meanwhile pass the progress of the consumer to `learn`, as `found` and as looked up.
 
-    If it is deleted, the next one must not begin where the stream does. Raises what `wait` raises. Can be cancelled.
+    If it is deleted, the next one must not start at the beginning of the stream. Raises what `wait` raises. Can be
+    cancelled.
     """
     learn(found.progress.passed)
     pin = ""
     failure: SourceError | LinkError | None = None
     async with trio.open_nursery() as nursery:
-        if not found.ahead:  # else its ack floor says nothing of what the stream stores now
+        if not found.ahead:  # else its ack floor proves nothing about what the stream stores now
             nursery.start_soon(_look_often, lookups, spec, learn)
         try:
             pin = await wait()
@@ -146,7 +147,7 @@ async def _look_often(lookups: Lookups, spec: ConsumerSpec, learn: Callable[[int
             info = await lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
             compare(spec, info.config)  # the ack floor of another filter may be behind messages of this route
         except ApiError:
-            continue  # the wait says so, if it is gone
+            continue  # the wait reports it if the consumer was deleted
         except SourceError as error:
             if error.reason == reasons.PERMISSION_DENIED:
                 pause = DENIED_LOOK_EVERY
@@ -164,11 +165,11 @@ class _Waiting:
         self.heard = trio.Event()
 
     def forget_status(self) -> None:
-        """Forget the status of the request before, since a new one is sent."""
+        """Forget the status of the previous request, before a new one is sent."""
         self.code, self.words = 0, ""
 
     def receive(self, batch: list[framing.RawMessage]) -> None:
-        """Note the pin or the status that came, as a `link.Deliver`."""
+        """Record the pin or the status received, as a `link.Deliver`."""
         for raw in batch:
             block = framing.header_block(raw)
             code, description = headers.status(block)

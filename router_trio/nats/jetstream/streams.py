@@ -1,7 +1,7 @@
-"""Streams: look them up, make one that is absent, and notice that one went back in time.
+"""Looks up streams, creates a missing one, and detects that one went back in time.
 
-A question that this user may not ask, or that nobody answers in time, is a `SourceError` with a reason of
-`reasons.LOOKUP_FAILED`: it says nothing of what was looked up. Nothing here is tried again.
+A request that this user may not send, or that is not answered in time, raises a `SourceError` with a reason of
+`reasons.LOOKUP_FAILED`: it proves nothing about what was looked up. Nothing is retried here.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from router_trio.protocol.stream_config import StreamConfig
 T = TypeVar("T")
 
 LOOK_UP_WITHIN = 2.0
-"""Seconds for the answer to one look at a message."""
+"""Seconds to wait for the answer to one lookup of a message."""
 
 _NAME = re.compile(r"[^\s.*>/\\]{1,255}")
 
 
 def is_name(name: str) -> bool:
-    """Return True if a stream or a consumer can have this name: only then it may be a token of a request's subject."""
+    """Return True if a stream or a consumer can have this name, so that it may be a token of a request's subject."""
     return _NAME.fullmatch(name) is not None and name.isprintable()
 
 
 class Lookups:
-    """Look things up for a `link.Link`. Nothing that is there is changed."""
+    """Look things up for a `link.Link`. Nothing that exists is changed."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], api: Api | None = None) -> T:
-        """Send a request, and read its answer. Raises `SourceError`, or `ApiError` for an answer that is an error.
+        """Send a request, and read its answer. Raises `SourceError`, or `ApiError` if the answer is an error.
 
-        `api` asks another JetStream than that of the connection.
+        `api` sends it to another JetStream than the connection's.
         """
         api = api or self._api
         named = api.subject_of(request)
@@ -69,8 +69,8 @@ class Lookups:
         except nats.errors.NoRespondersError as error:
             raise _not_enabled(api.prefix) from error
         except TimeoutError as error:
-            told = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
-            raise SourceError(told, reason=reasons.TIMEOUT) from error
+            detail = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
+            raise SourceError(detail, reason=reasons.TIMEOUT) from error
         except nats.errors.Error as error:
             raise SourceError(f"{named} could not be asked", reason=reasons.JETSTREAM_UNAVAILABLE) from error
 
@@ -78,12 +78,13 @@ class Lookups:
         try:
             return await self.ask("STREAM.NAMES", json.dumps({"subject": subject}).encode(), stream_names)
         except ApiError as error:
-            raise said(error) from error
+            raise lookup_error(error) from error
 
     async def may_exist(self, name: str, domain: str = "") -> bool:
-        """Return False if the server says that there is no stream of this name; True also if it does not say.
+        """Return False if the server reports that there is no stream of this name; True also if it does not answer.
 
-        With an API of the connection's own, that is asked as well: the domain is that of another account's server.
+        If the connection has an API prefix of its own, that is asked as well: the domain belongs to another account's
+        server.
         """
         if not is_name(name) or not (domain == "" or is_name(domain)):
             return False
@@ -102,9 +103,9 @@ class Lookups:
         return False
 
     async def stream_state(self, name: str, domain: str = "") -> StreamState | None:
-        """Return a stream of the connection's own JetStream, or else of `domain`, as it is now; None if there is none.
+        """Return the current state of a stream of the connection's JetStream, or else of `domain`; None without one.
 
-        Raises as `link.Link.stream_state`.
+        Raises as `link.Link.stream_state` does.
         """
         if not is_name(name):
             return None
@@ -112,7 +113,7 @@ class Lookups:
             info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info)
         except ApiError as error:
             if error.code != NOT_FOUND:
-                raise said(error) from error
+                raise lookup_error(error) from error
             if not is_name(domain):
                 return None
             try:
@@ -121,7 +122,7 @@ class Lookups:
             except ApiError as error:
                 if error.code == NOT_FOUND:
                     return None
-                raise said(error) from error
+                raise lookup_error(error) from error
         if info.name != name:
             raise SourceError(f"the answer about stream {name!r} is about another one", reason=reasons.BAD_ANSWER)
         limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)
@@ -139,7 +140,7 @@ class Lookups:
         )
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
-        """Make a stream if there is none of that name, as `link.Link.ensure_stream` does."""
+        """Create a stream if there is none of that name, as `link.Link.ensure_stream` does."""
         if not is_name(wanted.name):
             raise SourceError(f"{excerpt(wanted.name)!r} is not a valid name of a stream", reason=reasons.INVALID_NAME)
         found = await self._find(wanted.name)
@@ -149,20 +150,20 @@ class Lookups:
         try:
             made = await self.ask(f"STREAM.CREATE.{wanted.name}", body, stream_info)
         except ApiError as error:
-            # Somebody else was faster.
+            # Another client was faster.
             found = await self._find(wanted.name) if error.error_code == NAME_IN_USE else None
             if found is not None:
                 return _config(found), False
             if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
-                raise said(error) from error
-            told = f"the server refused to make the stream {wanted.name!r}: {excerpt(error.description)}"
+                raise lookup_error(error) from error
+            detail = f"the server refused to make the stream {wanted.name!r}: {excerpt(error.description)}"
             if error.error_code == SUBJECTS_OVERLAP:
-                told += await self._overlapping(wanted)
-            raise SourceError(told, reason=reasons.STREAM_REFUSED) from error
+                detail += await self._overlapping(wanted)
+            raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
         return _config(made), True
 
     async def _overlapping(self, wanted: StreamConfig) -> str:
-        """Return which stream has subjects of the wanted one, as far as the server says."""
+        """Return which stream already takes subjects of the wanted one, if the server reports it."""
         for subject in wanted.subjects:
             try:
                 names = await self.find_streams(subject)
@@ -178,11 +179,11 @@ class Lookups:
         except ApiError as error:
             if error.code == NOT_FOUND:
                 return None
-            raise said(error) from error
+            raise lookup_error(error) from error
 
 
-def said(error: ApiError) -> SourceError:
-    """Return the error for an answer that is one, and says nothing of what was asked about."""
+def lookup_error(error: ApiError) -> SourceError:
+    """Return the error for an error answer that proves nothing about what was looked up."""
     if error.error_code in NOT_ENABLED:
         return _not_enabled(API)
     return SourceError(f"JetStream answered: {error.description}", reason=reasons.JETSTREAM_UNAVAILABLE)
@@ -196,8 +197,8 @@ def _refuses(info: StreamInfo) -> tuple[str, str] | None:
     if info.sealed:
         return "stream_sealed", f"stream {info.name!r} is sealed and takes no messages; send to another stream"
     if info.no_ack:
-        told = f"stream {info.name!r} confirms nothing (no_ack), so nothing counts as stored; switch its acks on"
-        return "stream_without_acks", told
+        detail = f"stream {info.name!r} confirms nothing (no_ack), so nothing counts as stored; switch its acks on"
+        return "stream_without_acks", detail
     if info.group.trouble is not None:
         return "stream_cut_off", cut_off("stream", info.name, info.group.trouble)
     messages, octets = _room(info)
@@ -207,12 +208,14 @@ def _refuses(info: StreamInfo) -> tuple[str, str] | None:
         limit = f"{info.max_bytes} bytes (max_bytes)"
     else:
         return None
-    told = f"stream {info.name!r} is full and refuses new messages: it has its {limit}; raise the limit, or delete some"
-    return "stream_full", told
+    detail = (
+        f"stream {info.name!r} is full and refuses new messages: it has its {limit}; raise the limit, or delete some"
+    )
+    return "stream_full", detail
 
 
 def _room(info: StreamInfo) -> tuple[float, float]:
-    """Return how many messages and bytes there is room for, as far as limits refuse new messages."""
+    """Return the room for messages and bytes, as far as limits refuse new messages."""
     if info.discard != "new":
         return inf, inf
     messages = info.max_messages - info.messages if info.max_messages > 0 else inf
@@ -234,7 +237,7 @@ def _request(wanted: StreamConfig) -> dict[str, object]:
     }
     if wanted.duplicate_window is not None:
         request["duplicate_window"] = round(wanted.duplicate_window * 1e9)
-    # Only where it is wanted: an older server that is strict refuses a field that it does not know.
+    # Only if wanted: an older server in strict mode refuses a field that it does not know.
     if wanted.allow_batched:
         request["allow_batched"] = True
     if wanted.allow_message_ttl:
@@ -265,13 +268,13 @@ def _limit(number: int) -> int:
 
 # --- is it still the same stream? ---
 #
-# A stream that is put back from a backup, comes back empty, or is deleted and made again numbers its messages from the
-# start, often under the same name and time of creation. A message that a stream still has is the same one if it has the
-# same time. Times alone prove nothing: the clock of a server may be set back.
+# A stream that is restored from a backup, becomes empty, or is deleted and created again numbers its messages from the
+# start, often under the same name and creation time. A message that a stream still has is the same one if its time is
+# the same. Times alone prove nothing: the clock of a server may be set back.
 
 
 def evidence_of_going_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None:
-    """Return how a stream shows that it went back in time; None if nothing shows it."""
+    """Return the evidence that a stream went back in time; None if there is none."""
     if spec.stream_created is None:
         return None
     if stream.created != spec.stream_created:
@@ -288,15 +291,15 @@ def evidence_of_going_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None
 
 
 def is_doubtful(spec: ConsumerSpec, stream: StreamInfo) -> bool:
-    """Return True if all that a stream has seems to be younger than a message that it should have."""
+    """Return True if all messages of a stream seem to be newer than one that it should have."""
     return stream.first_sequence <= spec.last_sequence and spec.last_time < nanoseconds(stream.first_time)
 
 
 async def other_message(api: Api, spec: ConsumerSpec, *, doubtful: bool) -> str | None:
-    """Look whether a stream has another message under the last sequence that is known. Can be cancelled.
+    """Check whether a stream has another message under the last known sequence. Can be cancelled.
 
-    Returns how that shows that the stream went back; None if nothing shows it. A message that can't be read proves
-    nothing, unless the stream is `doubtful`.
+    Returns the evidence that the stream went back; None if there is none. A message that can't be read proves nothing,
+    unless the stream is `doubtful`.
     """
     try:
         found = await look_up(api, spec.stream, {"seq": spec.last_sequence})
@@ -306,7 +309,7 @@ async def other_message(api: Api, spec: ConsumerSpec, *, doubtful: bool) -> str 
 
 
 async def look_up(api: Api, stream: str, which: dict[str, object]) -> Stored:
-    """Return where and when a stream stored a message. Raises as `Api.ask` does, `ApiError` if there is none."""
+    """Return the sequence and time of a stored message. Raises as `Api.ask` does, `ApiError` if there is none."""
     return await api.ask(f"STREAM.MSG.GET.{stream}", json.dumps(which).encode(), stored, LOOK_UP_WITHIN)
 
 

@@ -1,9 +1,9 @@
-"""Find the unacked messages of a consumer: the server only says between which sequences they are.
+"""Finds the unacked messages of a consumer: the server only reports the range of their sequences.
 
-Of a stream with filters most messages in between may not be the consumer's. They are passed over by asking the stream
-for the next one that a filter takes, again and again, from a few places at a time. But a consumer ignores what is said
-of messages that have an ack, or are not its own: so where many have none, as after a server that had forgotten how far
-it was, all in between are taken as they are, up to a bound.
+In a stream with filters most messages of the range may not be the consumer's. They are skipped by requesting the next
+message that a filter matches, again and again, from a few places at a time. But a consumer ignores naks of messages
+that are acked, or are not its own. So where many are unacked, as after a server that had lost the consumer's position,
+the entire range is returned, up to a bound.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError
 from router_trio.nats.jetstream.streams import look_up
 
 MOST = 16_384
-"""Messages: four times what a route without a `max_in_flight` leaves behind. More are left to the ack wait."""
+"""Messages: four times what a route without `max_in_flight` leaves unacked. More are left to the ack wait."""
 
 FEW = 256
-"""Messages without an ack that are looked for: of more, looking takes longer than to name all in between."""
+"""Unacked messages that are searched for: beyond that, a search takes longer than returning the entire range."""
 
 PARTS = 4
-"""Places that one route looks from at the same time."""
+"""Places from which one route searches at the same time."""
 
 AT_A_TIME = 8
-"""Questions under way on one link, of all its routes: each brings a whole message."""
+"""Concurrent requests on one link, of all its routes: each answer contains an entire message."""
 
 WITHIN = 3.0
-"""Seconds for all of them."""
+"""Seconds for all requests."""
 
 SOON = 0.5
-"""Seconds where all in between can be taken instead."""
+"""Seconds for all requests where the entire range can be returned instead."""
 
 
 async def find_between(
@@ -44,10 +44,10 @@ async def find_between(
     unacked: int,
     at_a_time: trio.CapacityLimiter,
 ) -> list[int] | None:
-    """Return the messages that the filters take, in order; None if that is too many, or not to be found out in time.
+    """Return the messages that the filters match, in order; None if there are too many, or it takes too long.
 
-    Where they are at least half of `sequences`, since so many are `unacked`, or can't be found out soon, all of these
-    are returned if they are not too many. Blocks for `WITHIN` seconds at most. Can be cancelled.
+    If at least half of `sequences` must match, since `unacked` is their number, or they can't be found soon, the entire
+    range is returned unless it is too long. Blocks for `WITHIN` seconds at most. Can be cancelled.
     """
     all_of_them = list(sequences) if len(sequences) <= MOST else None
     if len(sequences) <= 2 * unacked or not filters or ">" in filters or (all_of_them and unacked > FEW):
@@ -71,7 +71,7 @@ class _Search:
         self._at_a_time = at_a_time
 
     async def look_through(self, wanted: str, sequences: range, all_parts: trio.CancelScope) -> None:
-        """Find what one filter takes in one part; the first failure ends all parts."""
+        """Find the messages that one filter matches in one part. The first failure ends all parts."""
         sequence = sequences.start
         try:
             while sequence < sequences.stop and not self.failed:
