@@ -1,7 +1,7 @@
 """The metrics, as one table: names, types, labels, help, and how each is read.
 
-The table is the only place that knows a metric. `/metrics` is registered from it and `router-trio contract` prints it,
-so neither can drift from the other. A raw subject, a message id or an error text is never a label value.
+Metrics are defined here only: `/metrics` is rendered from the table and `router-trio contract` prints it, so the two
+can't differ. A raw subject, a message id or an error text is never a label value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FAILURE_REASONS: Mapping[str, Labels] = {
     "nak": reasons.labelled(reasons.ANSWERS),
     "subscribe": reasons.labelled(reasons.ANSWERS),
 }
-"""Reasons of failed operations that are known beforehand; others appear when they happen first."""
+"""Failure reasons whose series exist from the start, at zero. The series of any other reason begins when it occurs."""
 
 
 def _gauge(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
@@ -45,7 +45,7 @@ def _operation(operation: str, text: str) -> tuple[Metric, Metric]:
             f"router_nats_{operation}_failures_total",
             "counter",
             (*CONNECTION, "reason"),
-            f"{text} that failed; not being connected counts as a failure, once for each operation.",
+            f"{text} that failed, by reason. Not being connected counts as a failure, once per operation.",
             readers.connection_by(FAILURE_REASONS[operation], readers.failed(operation)),
         ),
     )
@@ -67,53 +67,61 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "State of the connection: 0 disconnected, 0.5 reconnecting, 1 connected.",
         lambda one: one.state.gauge,
     ),
-    _gauge(f"{_QUEUE}_count", "Operations accepted and not yet written.", lambda one: one.outbox.pending),
+    _gauge(f"{_QUEUE}_count", "Operations accepted but not yet written.", lambda one: one.outbox.pending),
     _gauge(
         "router_nats_in_flight_operations_count",
-        "Operations written and not yet confirmed.",
+        "Operations written but not yet confirmed.",
         lambda one: one.outbox.in_flight,
     ),
-    _gauge(f"{_QUEUE}_limit", "Limit of pending operations.", lambda one: one.outbox.max_operations),
-    _gauge("router_nats_pending_bytes", "Bytes of pending operations.", readers.pending_bytes),
-    _gauge("router_nats_pending_bytes_limit", "Limit of pending bytes.", lambda one: one.outbox.max_bytes),
+    _gauge(f"{_QUEUE}_limit", "Maximum number of pending operations.", lambda one: one.outbox.max_operations),
+    _gauge("router_nats_pending_bytes", "Size of the pending operations in bytes.", readers.pending_bytes),
+    _gauge(
+        "router_nats_pending_bytes_limit",
+        "Maximum size of the pending operations in bytes.",
+        lambda one: one.outbox.max_bytes,
+    ),
     _gauge(
         "router_nats_pending_oldest_age_seconds",
-        "Time since the oldest pending operation was accepted; 0 when nothing is pending.",
+        "Seconds since the oldest pending operation was accepted; 0 if nothing is pending.",
         readers.oldest_age,
     ),
     _gauge(
         "router_ledger_unbalanced",
-        "Accepted - settled - pending - in flight. Always 0; anything else is a bug of the router.",
+        "Accepted - settled - pending - in flight. Always 0; any other value is a bug in the router.",
         readers.unbalanced,
     ),
     _counter(
         "router_nats_connection_established_total",
-        "First connections of the process.",
+        "First connects since the process started. Later ones count as restored.",
         lambda one: one.state.established,
     ),
-    _counter("router_nats_connection_lost_total", "Established links that were lost.", lambda one: one.state.lost),
-    _counter("router_nats_connection_restored_total", "Connections after a loss.", lambda one: one.state.restored),
+    _counter("router_nats_connection_lost_total", "Established connections lost.", lambda one: one.state.lost),
+    _counter("router_nats_connection_restored_total", "Successful reconnects.", lambda one: one.state.restored),
     _counter(
-        "router_nats_connection_failures_total", "Attempts to connect that failed.", lambda one: one.state.failures
+        "router_nats_connection_failures_total",
+        "Failed attempts to connect or reconnect.",
+        lambda one: one.state.failures,
     ),
-    _counter(
-        "router_nats_reconnect_attempts_total", "Attempts to reconnect.", lambda one: one.state.reconnect_attempts
-    ),
+    _counter("router_nats_reconnect_attempts_total", "Reconnect attempts.", lambda one: one.state.reconnect_attempts),
     _counter(
         "router_nats_reconnect_failures_total",
-        "Attempts to reconnect that failed.",
+        "Failed reconnect attempts.",
         lambda one: one.state.reconnect_failures,
     ),
     _counter(
         "router_nats_reconnection_exhausted_total",
-        "Rounds of attempts to reconnect that all failed.",
+        "Rounds of reconnect attempts in which every attempt failed.",
         lambda one: one.state.exhausted,
     ),
     *(row for operation in OPERATIONS for row in _operation(operation, _OPERATION_TEXTS[operation])),
-    _counter(f"{_QUEUE}_retry_total", "Operations to send after a reconnect.", lambda one: one.outbox.counters.retried),
+    _counter(
+        f"{_QUEUE}_retry_total",
+        "Operations that were queued or unconfirmed at a reconnect, to be sent after it.",
+        lambda one: one.outbox.counters.retried,
+    ),
     _counter(
         f"{_QUEUE}_retry_success_total",
-        "Operations confirmed by the drain after a reconnect.",
+        "Operations confirmed in the drain after a reconnect.",
         lambda one: one.outbox.counters.retry_succeeded,
     ),
     _counter(
@@ -125,146 +133,148 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         f"{_QUEUE}_dropped_total",
         "counter",
         (*CONNECTION, "reason"),
-        "Pending operations that were dropped.",
+        "Pending operations dropped, by reason.",
         readers.connection_by(DROP_REASONS, lambda one: one.outbox.counters.dropped),
     ),
     _counter(
         "router_nats_operations_accepted_total",
-        "Publishes that were accepted.",
+        "Publishes accepted.",
         lambda one: one.outbox.ledger.accepted,
     ),
     Metric(
         "router_nats_operations_settled_total",
         "counter",
         (*CONNECTION, "fate"),
-        "Accepted publishes that were settled, by fate.",
+        "Accepted publishes settled, by fate.",
         readers.connection_by(FATES, lambda one: one.outbox.ledger.settled),
     ),
     Metric(
         "router_messages_received_total",
         "counter",
         ROUTE,
-        "Messages received.",
+        "Messages received, excluding redeliveries of messages that are in hand or settled.",
         readers.route(lambda route: route.received),
     ),
     Metric(
         "router_messages_routed_total",
         "counter",
         (*ROUTE, "destination"),
-        "Messages confirmed at a destination, by the template of its subject.",
+        "Messages confirmed by a destination; the label is the template of its subject.",
         readers.route_by((), lambda route: route.routed),
     ),
     Metric(
         "router_messages_failed_total",
         "counter",
         (*ROUTE, "reason"),
-        "Messages that could not be routed.",
+        "Failed attempts to route a message, by reason.",
         readers.route_by(reasons.labelled(reasons.FAILURES), lambda route: route.failed),
     ),
     Metric(
         "router_mirror_failures_total",
         "counter",
         (*ROUTE, "reason"),
-        "Copies for mirrors that were not delivered. They fail no message.",
+        "Mirror copies that were not delivered, by reason. The message itself does not fail because of them.",
         readers.route_by(reasons.labelled(reasons.MIRRORS), lambda route: route.mirror_failed),
     ),
     Metric(
         "router_messages_dead_lettered_total",
         "counter",
         ROUTE,
-        "Messages that were given up and whose dead letters are stored.",
+        "Messages given up whose dead letter was stored.",
         readers.route(lambda route: route.dead_lettered),
     ),
     Metric(
         "router_messages_given_up_total",
         "counter",
         (*ROUTE, "reason"),
-        "Messages that are not tried again, with a dead letter or without, by the reason of their last failure.",
+        "Messages that will not be retried, with or without a dead letter, by the reason of their last failure.",
         readers.route_by(reasons.labelled(reasons.GIVEN_UP), lambda route: route.given_up),
     ),
     Metric(
         "router_messages_filtered_total",
         "counter",
         (*ROUTE, "reason"),
-        "Messages that were to go nowhere: `when` did not hold, the handler left them out, no destination matched.",
+        "Messages filtered out: `when` was false, the handler returned nothing, or no destination matched.",
         readers.route_by(FILTER_REASONS, lambda route: route.filtered),
     ),
     Metric(
         "router_messages_unanswered_total",
         "counter",
         (*ROUTE, "reason"),
-        "Messages of a route with respond that got no answer: no_reply, or reserved_subject if the reply subject is "
-        "below $, an inbox of a router, or neither an inbox nor in reply_to.",
+        "Messages that a route with respond did not answer. Reason no_reply: the message has no reply subject. "
+        "Reason reserved_subject: its reply subject is below $, or is an inbox of a router, or is neither an inbox "
+        "nor in reply_to.",
         readers.route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
     ),
     Metric(
         "router_route_messages_settled_total",
         "counter",
         (*ROUTE, "fate"),
-        "Messages that have their fate: routed + filtered + ... + in hand = received, also what came again.",
+        "Messages settled, by fate. Settled + in hand = received, where received includes every redelivery.",
         readers.route_by(ROUTE_FATES, lambda route: route.settled),
     ),
     Metric(
         "router_route_in_hand_count",
         "gauge",
         ROUTE,
-        "Messages that were received and have no fate yet.",
+        "Messages received but not yet settled.",
         readers.route(lambda route: route.in_hand),
     ),
     Metric(
         "router_route_retrying_count",
         "gauge",
         ROUTE,
-        "Messages that failed and are to be tried again.",
+        "Messages that failed and will be retried.",
         readers.route(lambda route: route.retrying[0]),
     ),
     Metric(
         "router_route_retrying_oldest_seconds",
         "gauge",
         ROUTE,
-        "Time since the first failure of the message that has been tried again for longest; 0 if none is.",
+        "Seconds since the first failure of the message that has been retried for longest; 0 if there is none.",
         readers.route(lambda route: route.retrying[1]),
     ),
     Metric(
         "router_route_in_flight_limit",
         "gauge",
         ROUTE,
-        "Most messages of its stream that may be in flight (max_in_flight); 0 for a route from a subject.",
+        "Maximum number of messages of the stream in flight (max_in_flight); 0 for a route from a subject.",
         readers.route(lambda route: route.in_flight_limit),
     ),
     Metric(
         "router_route_ledger_unbalanced",
         "gauge",
         ROUTE,
-        "Received - in hand - settled. Always 0; anything else is a bug of the router.",
+        "Received - in hand - settled. Always 0; any other value is a bug in the router.",
         readers.route(lambda route: route.received_in_all - route.in_hand - sum(route.settled.values())),
     ),
     Metric(
         "router_route_limited_total",
         "counter",
         ROUTE,
-        "Messages that went later than they could have, because of the limit of their route, if it has one.",
+        "Messages delayed by the rate limit of their route. Only for routes that have a limit.",
         readers.limited(lambda route: route.limited),
     ),
     Metric(
         "router_route_limit_waiting_count",
         "gauge",
         ROUTE,
-        "Messages in hand that wait for the limit of their route, if it has one; more may wait in its stream.",
+        "Messages in hand waiting for the rate limit of their route; more may wait in the stream. Only for routes that "
+        "have a limit.",
         readers.limited(lambda route: 0 if route.limit is None else route.limit.waiting()),
     ),
     Metric(
         "router_breaker_state",
         "gauge",
         BREAKER,
-        "State of the breaker of a destination: 0 closed, 0.5 half open, 1 open.",
+        "State of the circuit breaker of a destination: 0 closed, 0.5 half open, 1 open.",
         readers.breaker_states,
     ),
     Metric(
         "router_breaker_opened_total",
         "counter",
         BREAKER,
-        "Times that the breaker of a destination opened; not those after a probe that failed.",
+        "Times the circuit breaker of a destination opened. Opening again after a failed probe is not counted.",
         readers.openings,
     ),
     Metric(
@@ -278,14 +288,14 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_route_ready",
         "gauge",
         ROUTE,
-        "1 while the route would deliver a message: it runs, and each of its connections is connected; else 0.",
+        "1 while the route would deliver a message (it is running and all its connections are connected), else 0.",
         readers.route_ready,
     ),
     Metric(
         "router_ready",
         "gauge",
         (),
-        "1 while /readyz answers 200: every connection and every route would deliver a message; else 0.",
+        "1 while /readyz answers 200 (every connection and every route would deliver a message), else 0.",
         readers.process(lambda sources: float(sources.ready())),
     ),
     Metric(
@@ -306,51 +316,52 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "router_config_info",
         "gauge",
         ("hash",),
-        "1, with the hash of the configuration in force; several series if workers run different ones.",
+        "Always 1; the label is the hash of the configuration in force. Several series if workers run different ones.",
         lambda sources: [((one,), 1.0) for one in sources.view.config.hashes],
     ),
     HistogramMetric(
-        "router_route_duration_seconds", ROUTE, "Time from receiving a message to settling it.", readers.durations
+        "router_route_duration_seconds", ROUTE, "Seconds from receiving a message to settling it.", readers.durations
     ),
     Metric(
         "router_log_lines_dropped_total",
         "counter",
         (),
-        "Log lines that were dropped because stderr did not accept them.",
+        "Log lines dropped because stderr did not accept them.",
         readers.process(lambda sources: sources.log_lines_dropped()),
     ),
     Metric(
         "router_spans_dropped_total",
         "counter",
         (),
-        "Spans that were dropped because the collector did not accept them.",
+        "Spans dropped because too many were queued or the collector did not accept them.",
         readers.process(lambda sources: sources.spans_dropped()),
     ),
     Metric(
         "router_traces_not_followed_total",
         "counter",
         (),
-        "Messages that their sender sampled and that were passed on untraced: too many in a second.",
+        "Messages sampled by their sender but routed untraced, because there were more than max_traces_per_second.",
         readers.process(lambda sources: sources.traces_not_followed()),
     ),
     Metric(
         "router_traces_not_begun_total",
         "counter",
         (),
-        "Messages of trace_sample_ratio that began no trace: more than max_traces_per_second.",
+        "Messages chosen by trace_sample_ratio that started no trace, because there were more than "
+        "max_traces_per_second.",
         readers.process(lambda sources: sources.traces_not_begun()),
     ),
     Metric(
         "router_listener_errors_total",
         "counter",
         (),
-        "Events at which a listener failed.",
+        "Exceptions raised by listeners of events.",
         readers.process(lambda sources: sources.listener_errors()),
     ),
     HistogramMetric(
         "router_event_loop_lag_seconds",
         (),
-        "Delay of a task in the event loop, measured ten times a second.",
+        "Scheduling delay of a task in the event loop in seconds, measured ten times a second.",
         lambda sources: [((), sources.loop_lags)],
     ),
     ProcessMetric("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds."),
@@ -359,5 +370,11 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     ProcessMetric("process_open_fds", "gauge", "Number of open file descriptors."),
     ProcessMetric("process_max_fds", "gauge", "Maximum number of open file descriptors."),
     ProcessMetric("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds."),
-    Metric("router_info", "gauge", ("version",), "1, with the version.", lambda sources: [((package_version(),), 1.0)]),
+    Metric(
+        "router_info",
+        "gauge",
+        ("version",),
+        "Always 1; the label is the version of the router.",
+        lambda sources: [((package_version(),), 1.0)],
+    ),
 )
