@@ -275,7 +275,7 @@ async def test_rates_are_drawn_since_the_page_was_opened(shown: Shown) -> None:
     await shown.page.until(label)
     shown.view.routes[0].received += 100_000
     most: str = await shown.page.until(f"({label} || '').includes(',') && {label}")
-    assert re.fullmatch(r"The last \d+ s: at most [\d,]+ a second", most)
+    assert re.fullmatch(r"Last \d+ s: at most [\d,]+ per second", most)
     drawn: str = await shown.page.evaluate("document.querySelector('#routes .spark path').getAttribute('d')")
     assert " 1.5" in drawn, "the largest rate is at the top"
 
@@ -288,15 +288,15 @@ async def test_a_router_that_answers_no_more_is_not_shown_as_ready(shown: Shown)
         "{ const now = performance.now.bind(performance); performance.now = () => now() + 60000; }"
     )
     live = "document.getElementById('live').textContent"
-    said: str = await shown.page.until(f"{live}.startsWith('no answer for') && {live}")
-    assert said.endswith("what is shown is old")
+    text: str = await shown.page.until(f"{live}.startsWith('no answer for') && {live}")
+    assert text.endswith("the data below is outdated")
     assert await shown.page.evaluate("document.getElementById('ready').textContent") == "no answer"
 
 
 def test_the_parts_of_the_page_fit() -> None:
     """Each id that the script uses is one of the page."""
     folder = Path(__file__).parents[2] / "router_trio/telemetry/http/status_page"
-    used: set[Any] = set(re.findall(r"(?:byId|say|showLedger)\(\"([a-z-]+)\"", (folder / "page.js").read_text()))
+    used: set[Any] = set(re.findall(r"(?:byId|setText|showLedger)\(\"([a-z-]+)\"", (folder / "page.js").read_text()))
     assert len(used) > 10
     assert used <= set(re.findall(r'id="([a-z-]+)"', (folder / "page.html").read_text()))
 

@@ -1,7 +1,7 @@
-"""The status page at `/`: one answer that loads nothing else.
+"""The status page at `/`: a single document that loads no other resources.
 
-`page.html`, `page.css` and `page.js` are put together once. The policy that the page is served with allows its own
-script and style, by their hashes, and requests to where it came from.
+`page.html`, `page.css` and `page.js` are combined once. The page's Content-Security-Policy allows its own script and
+style by their hashes, and requests to its own origin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.resources import files
 
 @cache
 def page() -> tuple[str, dict[str, str]]:
-    """Return the page's text, and the headers that it is to be served with."""
+    """Return the text of the page, and the headers to serve it with."""
     html, allowed = _read("page.html"), {}
     for tag, file in (("style", "page.css"), ("script", "page.js")):
         content = f"\n{_read(file)}"

@@ -1,21 +1,21 @@
 "use strict";
-// Everything is shown as text: no value from the router is ever read as HTML.
-const KEPT = 200; // events
-const SAMPLES = 60; // rates of a route, one a second
-const SILENT_AFTER = 8000; // ms: then what is shown is old, and the page says so
+// Everything is inserted as text: no value from the router is ever parsed as HTML.
+const MAX_EVENTS = 200;
+const SAMPLES = 60; // rates kept for each route, one per second
+const STALE_AFTER = 8000; // ms without an answer, after which the page is marked as outdated
 const STATES = { connected: "good", running: "good", standby: "good", reconnecting: "warn", starting: "warn", paused: "warn",
   draining: "warn", waiting: "warn" };
 const LEVELS = { INFO: "", DEBUG: "", WARN: "warn", ERROR: "bad" };
 const byId = (id) => document.getElementById(id);
 const number = (value) => Number(value).toLocaleString("en");
 
-let shown = null; // the last look
+let shown = null; // the snapshot on the page
 let events = [];
-let last = 0;
-let heard = performance.now();
-let quality = "connecting …";
-let zone = "UTC"; // as in the logs; undefined is that of the browser
-const rates = new Map(); // of each route: {uptime, received, samples}
+let last = 0; // number of the newest event
+let answeredAt = performance.now();
+let liveness = "connecting …";
+let zone = "UTC"; // as in the logs; undefined is the browser's time zone
+const rates = new Map(); // by route: {uptime, received, samples}
 
 function element(tag, className, ...content) {
   const made = document.createElement(tag);
@@ -24,15 +24,15 @@ function element(tag, className, ...content) {
   return made;
 }
 
-function say(id, text, className) {
+function setText(id, text, className) {
   const place = byId(id);
   if (place.textContent !== text) place.textContent = text;
   if (className !== undefined && place.className !== className) place.className = className;
 }
 
-// --- cells: what they show, and a sign that is the same as long as that is the same ---
+// --- cells: each has a signature, and is rebuilt only when its signature changes ---
 
-const cell = (sign, className, make) => ({ sign: className + "\n" + sign, className, make });
+const cell = (signature, className, make) => ({ signature: className + "\n" + signature, className, make });
 
 function text(value, className = "") {
   const shownValue = value === null || value === undefined ? "" : String(value);
@@ -51,15 +51,15 @@ function name(value) {
   return { ...text(value), tag: "th" };
 }
 
-// Why something does not work, across the whole table, below the row that it belongs to.
-function why(key, who, reasons, kind) {
+// Returns a row with the reasons why something does not work, across all columns, to go below the row of `name`.
+function why(key, name, reasons, kind) {
   const all = [...new Set(reasons.filter(Boolean))];
   if (!all.length) return [];
-  const make = () => [element("span", "only-read", who + ": "), ...all.map((one) => element("span", "reason " + kind, one))];
+  const make = () => [element("span", "only-read", name + ": "), ...all.map((one) => element("span", "reason " + kind, one))];
   return [{ key: key + "\n why", className: "why", cells: [{ ...cell(kind + all.join("\n"), "wide", make), across: true }] }];
 }
 
-// --- tables: rows have keys, and what did not change stays, with its focus, its selection and its open details ---
+// --- tables: rows have keys; unchanged rows keep their focus, selection and open details ---
 
 function fill(table, heads, rows, otherwise) {
   const head = JSON.stringify(heads);
@@ -75,7 +75,7 @@ function fill(table, heads, rows, otherwise) {
     titles.setAttribute("role", "row");
     const groups = [element("thead", "", titles), element("tbody")];
     groups.forEach((group) => group.setAttribute("role", "rowgroup"));
-    table.setAttribute("role", "table"); // a table that is laid out as cards is one for those who hear it all the same
+    table.setAttribute("role", "table"); // laid out as cards, it stays a table for screen readers
     table.replaceChildren(...groups);
   }
   if (!rows.length) rows = [{ key: "\n nothing", cells: [{ ...text(otherwise, "quiet wide"), across: true }] }];
@@ -108,8 +108,8 @@ function update(row, index, wanted, heads) {
     else there.dataset.label = heads[index][0];
     row.append(there);
   }
-  if (there.sign === wanted.sign) return;
-  there.sign = wanted.sign;
+  if (there.signature === wanted.signature) return;
+  there.signature = wanted.signature;
   const content = wanted.make();
   there.replaceChildren(...content);
   there.className = wanted.className + (content.length === 1 && content[0] === "" ? " none" : "");
@@ -118,11 +118,11 @@ function update(row, index, wanted, heads) {
 // --- times ---
 
 function duration(seconds) {
-  const whole = Math.floor(Math.max(0, seconds));
-  if (whole < 60) return whole + " s";
-  if (whole < 3600) return Math.floor(whole / 60) + " min " + (whole % 60) + " s";
-  if (whole < 86400) return Math.floor(whole / 3600) + " h " + Math.floor((whole % 3600) / 60) + " min";
-  return Math.floor(whole / 86400) + " d " + Math.floor((whole % 86400) / 3600) + " h";
+  const total = Math.floor(Math.max(0, seconds));
+  if (total < 60) return total + " s";
+  if (total < 3600) return Math.floor(total / 60) + " min " + (total % 60) + " s";
+  if (total < 86400) return Math.floor(total / 3600) + " h " + Math.floor((total % 3600) / 60) + " min";
+  return Math.floor(total / 86400) + " d " + Math.floor((total % 86400) / 3600) + " h";
 }
 
 const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZoneName: "short" };
@@ -145,7 +145,7 @@ function moment(iso, prefix = "") {
 
 // --- routes ---
 
-// The first key says what kind of source it is; a subject goes without saying.
+// The first key is the kind of the source; it is left out for a subject.
 function source(from) {
   const [first, ...more] = Object.entries(from).filter(([key]) => key !== "connection");
   if (first === undefined) return "";
@@ -164,7 +164,7 @@ function path(route) {
   });
 }
 
-// The rate since the last look, and those before: only this page remembers them.
+// Records the rate of each route since the last snapshot. The router keeps no rates.
 function measure(status) {
   for (const key of rates.keys()) if (!status.routes[key]) rates.delete(key);
   for (const [key, route] of Object.entries(status.routes)) {
@@ -191,7 +191,7 @@ function rate(key) {
   const drawn = "M" + points.join("L");
   return cell(now + drawn, "number rate", () => {
     const chart = byId("spark").content.firstElementChild.cloneNode(true);
-    chart.setAttribute("aria-label", "The last " + samples.length + " s: at most " + number(Math.round(most)) + " a second");
+    chart.setAttribute("aria-label", "Last " + samples.length + " s: at most " + number(Math.round(most)) + " per second");
     chart.firstElementChild.setAttribute("d", drawn);
     return [chart, now];
   });
@@ -202,22 +202,24 @@ function state(route, reasons) {
   return pill(route.state, reasons.length && route.state === "running" ? "warn" : STATES[route.state] || "bad");
 }
 
-// What fails again and again: how much, since when, and how the last message failed.
+// Describes the messages that are being retried: their number, the age of the oldest, and the last failure.
 function retrying(route) {
-  const many = route.retrying ? route.retrying.count : 0;
-  if (!many) return null;
+  const messages = route.retrying ? route.retrying.count : 0;
+  if (!messages) return null;
   const last = route.last_failure;
-  const since = `${many} ${many === 1 ? "is" : "are"} being retried, oldest since ${duration(route.retrying.oldest_seconds)}`;
-  if (!last) return since;
+  const age = duration(route.retrying.oldest_seconds);
+  const summary = messages === 1 ? `1 message is being retried, for ${age}`
+    : `${messages} messages are being retried, the oldest for ${age}`;
+  if (!last) return summary;
   const which = last.sequence === null ? "" : ` (message ${last.sequence}, attempt ${last.attempt})`;
-  return `${since}; last failure: ${last.reason}${last.subject === null ? "" : " on " + last.subject}${which}` +
+  return `${summary}; last failure: ${last.reason}${last.subject === null ? "" : " on " + last.subject}${which}` +
     (last.place === null ? "" : `, at ${last.place}`) + (last.detail ? `: ${last.detail}` : "");
 }
 
 function showRoutes(routes, reasons) {
   const rows = routes.flatMap(([key, one]) => {
-    const told = reasons.filter((reason) => reason.route === key).map((reason) => reason.reason);
-    const all = [...(one.reason ? [one.reason, ...told] : told), retrying(one)];
+    const unready = reasons.filter((reason) => reason.route === key).map((reason) => reason.reason);
+    const all = [...(one.reason ? [one.reason, ...unready] : unready), retrying(one)];
     const cells = [
       name(key), path(one), state(one, all.filter(Boolean)), rate(key), count(one.received), count(one.routed),
       alarming(one.failed, "warn"), alarming(one.dead_lettered, "bad"),
@@ -229,7 +231,7 @@ function showRoutes(routes, reasons) {
   fill(byId("routes"), heads, rows, "No routes.");
 }
 
-// Limits and breakers are shown if there are any.
+// Limits and breakers have a section only if a route has one.
 function showFlow(routes) {
   const limits = routes.filter(([, one]) => one.limit);
   const breakers = routes.flatMap(([key, one]) => (one.breakers || []).map((breaker, index) => [key, breaker, index]));
@@ -237,7 +239,7 @@ function showFlow(routes) {
   byId("breakers").parentElement.hidden = !breakers.length;
   fill(
     byId("limits"),
-    [["Route"], ["Rate"], ["Burst", "number"], ["For each"], ["Waiting in hand", "number"], ["Delayed", "number"]],
+    [["Route"], ["Rate"], ["Burst", "number"], ["Per"], ["Waiting in hand", "number"], ["Delayed", "number"]],
     limits.map(([key, { limit }]) => ({
       key,
       cells: [name(key), text(limit.rate), count(limit.burst), text(limit.per, "code"), count(limit.waiting), count(limit.limited)],
@@ -264,7 +266,7 @@ function showFlow(routes) {
 
 // --- everything else ---
 
-// The first of `columns` must be the sum of the others and of all fates.
+// The first of `columns` must equal the sum of the other columns and of all fates.
 function showLedger(id, head, otherwise, columns, entries) {
   const fates = entries.length ? Object.keys(entries[0][1].settled) : [];
   const titles = [...columns.map(([title]) => title), ...fates.map((fate) => fate.replace("_", " ")), "Adds up"];
@@ -281,7 +283,7 @@ function showLedger(id, head, otherwise, columns, entries) {
   );
 }
 
-// Of one process there are none.
+// A router that runs as one process has no workers, and the section is hidden.
 function showWorkers(workers) {
   const rows = Object.entries(workers || {}).map(([key, one]) => ({
     key,
@@ -293,14 +295,15 @@ function showWorkers(workers) {
 
 function showConnections(connections, reasons) {
   const rows = connections.flatMap(([key, one]) => {
-    const told = reasons.filter((reason) => reason.connection === key).map((reason) => reason.reason);
-    const error = one.state === "connected" || told.some((reason) => reason.includes(one.last_error)) ? null : one.last_error;
+    const unready = reasons.filter((reason) => reason.connection === key).map((reason) => reason.reason);
+    const isKnown = one.state === "connected" || unready.some((reason) => reason.includes(one.last_error));
+    const error = isKnown ? null : one.last_error;
     const since = duration((Date.now() - Date.parse(one.since)) / 1000);
     const cells = [
       name(key), pill(one.state, STATES[one.state] || "bad"), text(since, "time"), moment(one.since), text(one.server, "wide"),
       count(one.attempts), count(one.pending), count(one.in_flight),
     ];
-    return [{ key, cells }, ...why(key, key, [...told, error], one.state === "disconnected" ? "bad" : "warn")];
+    return [{ key, cells }, ...why(key, key, [...unready, error], one.state === "disconnected" ? "bad" : "warn")];
   });
   const heads = [["Name"], ["State"], ["For"], ["Since"], ["Server"], ["Attempts", "number"], ["Pending", "number"], ["In flight", "number"]];
   fill(byId("connections"), heads, rows, "No connections yet.");
@@ -322,32 +325,32 @@ function showEvents() {
     const times = event.details.count > 1 ? text(number(event.details.count), "number") : text("", "number");
     return { key: String(event.number), cells: [moment(event.at), code, details(event), times] };
   });
-  fill(byId("events"), [["Time"], ["Code"], ["What happened"], ["Count", "number"]], rows, "Nothing yet.");
+  fill(byId("events"), [["Time"], ["Code"], ["What happened"], ["Count", "number"]], rows, "No events yet.");
 }
 
 function showReasons(reasons) {
   const list = byId("reasons");
-  const sign = JSON.stringify(reasons);
-  if (list.sign === sign) return;
-  list.sign = sign;
+  const signature = JSON.stringify(reasons);
+  if (list.signature === signature) return;
+  list.signature = signature;
   list.replaceChildren(...reasons.map((reason) => {
     const worker = reason.worker ? "worker " + reason.worker : "";
     const what = reason.connection ? "connection " + reason.connection : reason.route ? "route " + reason.route : "";
-    const who = [worker, what].filter(Boolean).join(", ") || "router";
-    return element("li", "", element("span", "pill bad", who), " " + reason.reason);
+    const part = [worker, what].filter(Boolean).join(", ") || "router";
+    return element("li", "", element("span", "pill bad", part), " " + reason.reason);
   }));
 }
 
-function show(look) {
-  shown = look;
-  const status = look.status;
-  const reasons = look.readiness.reasons;
+function show(snapshot) {
+  shown = snapshot;
+  const status = snapshot.status;
+  const reasons = snapshot.readiness.reasons;
   const routes = Object.entries(status.routes);
   measure(status);
   document.title = (reasons.length ? "● " : "") + status.name;
-  say("name", status.name);
-  say("about", "router_trio " + status.version + ", up " + duration(status.uptime_seconds));
-  say("ready", reasons.length ? "not ready" : "ready", "pill " + (reasons.length ? "bad" : "good"));
+  setText("name", status.name);
+  setText("about", "router_trio " + status.version + ", up " + duration(status.uptime_seconds));
+  setText("ready", reasons.length ? "not ready" : "ready", "pill " + (reasons.length ? "bad" : "good"));
   showReasons(reasons);
   showWorkers(status.workers);
   showConnections(Object.entries(status.connections), reasons);
@@ -359,31 +362,32 @@ function show(look) {
     [["Accepted", "accepted"], ["Pending", "pending"], ["In flight", "in_flight"]], Object.entries(status.ledger));
 }
 
-function told(news) {
-  if (news.length) {
-    if (news[0].number <= last) events = [];
-    last = news[news.length - 1].number;
-    // What was summed comes when its second is over, behind what happened meanwhile.
-    events = [...news.slice().reverse(), ...events].sort((one, other) => (one.at < other.at) - (one.at > other.at)).slice(0, KEPT);
+function addEvents(added) {
+  if (added.length) {
+    if (added[0].number <= last) events = [];
+    last = added[added.length - 1].number;
+    // A merged event is sent when its second is over, after events that happened later.
+    events = [...added.slice().reverse(), ...events].sort((one, other) => (one.at < other.at) - (one.at > other.at));
+    events = events.slice(0, MAX_EVENTS);
   }
   showEvents();
 }
 
-function alive(how) {
-  heard = performance.now();
-  quality = how;
+function answered(how) {
+  answeredAt = performance.now();
+  liveness = how;
   tick();
 }
 
 function tick() {
-  const silent = performance.now() - heard;
-  document.body.classList.toggle("stale", silent > SILENT_AFTER);
-  if (silent > SILENT_AFTER) {
-    say("ready", "no answer", "pill bad");
+  const silence = performance.now() - answeredAt;
+  document.body.classList.toggle("stale", silence > STALE_AFTER);
+  if (silence > STALE_AFTER) {
+    setText("ready", "no answer", "pill bad");
     document.title = "○ " + byId("name").textContent;
-    say("live", "no answer for " + duration(silent / 1000) + ": what is shown is old");
+    setText("live", "no answer for " + duration(silence / 1000) + "; the data below is outdated");
   } else {
-    say("live", quality);
+    setText("live", liveness);
   }
 }
 
@@ -391,7 +395,7 @@ async function poll() {
   try {
     const [status, readiness] = await Promise.all(["/status", "/readyz"].map(async (page) => (await fetch(page)).json()));
     show({ status, readiness });
-    alive("not live: asking every 5 s");
+    answered("not live, refreshed every 5 s");
   } catch {
     tick();
   }
@@ -400,13 +404,13 @@ async function poll() {
 function watch() {
   const stream = new EventSource("/events");
   stream.onmessage = (message) => {
-    const look = JSON.parse(message.data);
-    show(look);
-    told(look.events);
-    alive("● live");
+    const snapshot = JSON.parse(message.data);
+    show(snapshot);
+    addEvents(snapshot.events);
+    answered("● live");
   };
   stream.onerror = () => {
-    // A stream ends now and then, and the browser comes back by itself; when it gives up, it is for us to try.
+    // The server ends each stream after a while, and the browser reconnects by itself. If it gives up, poll instead.
     if (stream.readyState !== EventSource.CLOSED) return;
     poll();
     setTimeout(watch, 5000);
@@ -414,7 +418,7 @@ function watch() {
 }
 
 function nameZone() {
-  say("zone", zone ? "show local time" : "show UTC");
+  setText("zone", zone ? "show local time" : "show UTC");
 }
 
 byId("zone").addEventListener("click", () => {
