@@ -1,6 +1,6 @@
-"""The Grafana dashboards of the router, as code, and the JSON that Grafana imports, made from it.
+"""The Grafana dashboards of the router as code, and the JSON generated from it for import into Grafana.
 
-`python -m dashboards` writes the JSON again; a test compares. The code is the source, so that each panel has its
-unit, its explanation and the labels of the metrics as they are; the JSON is what a user takes. The router itself
-never imports this package.
+`python -m dashboards` regenerates the JSON; a test fails if the committed files differ from the code. Writing them as
+code gives each panel a unit, a description and the labels that the metrics really have. The router never imports this
+package.
 """

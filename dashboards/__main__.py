@@ -1,4 +1,4 @@
-"""`python -m dashboards`: writes the JSON of every dashboard, and the page that shows them."""
+"""`python -m dashboards`: write the JSON of every dashboard, and the page that describes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dashboards.frame import encode
 
 
 def main() -> None:
-    """Write them."""
+    """Write the JSON files and the page, and print their paths."""
     built = boards()
     for name, board in built.items():
         path_of(name).write_text(encode(board), encoding="utf-8")

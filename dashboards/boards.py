@@ -1,4 +1,4 @@
-"""All the dashboards, in the order in which they are read, and where their JSON is."""
+"""All dashboards in reading order, and the paths of their JSON files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NAMES = ("overview", "connections", "delivery", "pending", "runtime")
 
 
 def boards() -> dict[str, Dashboard]:
-    """Build all of them, by name."""
+    """Build all dashboards, by name."""
     built = (overview(), connections(), delivery(), pending(), runtime())
     return dict(zip(NAMES, built, strict=True))
 
 
 def path_of(name: str) -> Path:
-    """Where a dashboard's JSON is kept."""
+    """Return the path of a dashboard's JSON file."""
     return DIRECTORY / f"{name}.json"

@@ -1,4 +1,4 @@
-"""Connections: when each was away, for how long, and how the attempts to come back went."""
+"""Connections: when each was down, for how long, and how its reconnect attempts went."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ATTEMPTS_FAILED = of_connection("router_nats_reconnect_failures_total")
 CONNECTION_STATES = ((0, "disconnected", RED), (0.5, "reconnecting", ORANGE), (1, "connected", GREEN))
 
 AWAY = f"sum_over_time(({STATUS} < bool 1)[$__range:$__interval]) * $__interval_ms / 1000"
-"""Seconds: the samples at which it was away, times the distance between them."""
+"""Seconds of downtime: the number of samples at which the connection was down, times the time between samples."""
 
 
 def connections() -> Dashboard:
@@ -45,7 +45,7 @@ def connections() -> Dashboard:
     return frame.build(
         "connections",
         "Connections",
-        "The state of each connection over time, its losses, and its attempts to come back.",
+        "The state of each connection over time, its losses, and its reconnect attempts.",
         [("State and availability", _state()), ("Events and attempts", _events())],
     )
 
@@ -54,7 +54,7 @@ def _state() -> list[Panel]:
     return [
         states(
             "State",
-            "Each connection's state. Reconnecting: it was lost, and attempts are under way.",
+            "State of each connection. Reconnecting means that it was lost and the router is trying to reconnect.",
             query(f"min by (instance, connection) ({STATUS})", "{{connection}} {{instance}}"),
             CONNECTION_STATES,
             alerts=["RouterConnectionDown"],
@@ -63,7 +63,7 @@ def _state() -> list[Panel]:
         .height(6),
         number(
             "Connected",
-            "Share of the connections that are connected now.",
+            "Share of connections that are currently connected.",
             "percentunit",
             query(f"avg({STATUS} == bool 1)"),
             ((0, RED), (1, GREEN)),
@@ -71,24 +71,24 @@ def _state() -> list[Panel]:
         ).span(4),
         number(
             "Losses",
-            "Live links that died, in the time range.",
+            "Established connections lost in the time range.",
             "short",
             now(total(in_range(LOST))),
             ((0, GREEN), (1, ORANGE)),
             alerts=["RouterConnectionFlapping"],
         ).span(4),
         number(
-            "Rounds used up",
-            "Rounds of reconnecting without success, in the time range. After one the router goes on at its longest "
-            "delay, or stops, as its settings say.",
+            "Failed rounds",
+            "Rounds of reconnect attempts that failed completely, in the time range. After such a round the router "
+            "keeps trying at its longest delay, or stops, depending on on_reconnect_exhausted.",
             "short",
             now(total(in_range(EXHAUSTED))),
             ALERT_IF_ANY,
             alerts=["RouterReconnectionExhausted"],
         ).span(4),
         bars(
-            "Time away",
-            "How long each connection was not connected, in the time range.",
+            "Downtime",
+            "Time for which each connection was not connected, in the time range.",
             "s",
             now(f"max by (connection) ({AWAY})", "{{connection}}"),
             ((0, GREEN), (1, ORANGE), (60, RED)),
@@ -98,7 +98,7 @@ def _state() -> list[Panel]:
         .height(4),
         bars(
             "Availability",
-            "Share of the time range in which each connection was connected.",
+            "Share of the time range for which each connection was connected.",
             "percentunit",
             now(f"min by (connection) (avg_over_time(({STATUS} == bool 1)[$__range:$__interval]))", "{{connection}}"),
             ((0, RED), (0.99, ORANGE), (0.999, GREEN)),
@@ -119,38 +119,38 @@ def _events() -> list[Panel]:
             steps(
                 lines(
                     "Lost and restored",
-                    "Events within the last few scrapes, over all chosen connections. Established is the first "
-                    "connect of a process.",
+                    "Events within the last few scrapes, summed over the selected connections. Established is the "
+                    "first connect of a process.",
                     "short",
                     query(total(events(ESTABLISHED)), "established"),
                     query(total(events(LOST)), "lost"),
                     query(total(events(RESTORED)), "restored"),
-                    query(total(events(EXHAUSTED)), "round used up"),
+                    query(total(events(EXHAUSTED)), "round failed"),
                     alerts=["RouterConnectionFlapping"],
                 )
             ),
-            {"established": BLUE, "lost": ORANGE, "restored": GREEN, "round used up": RED},
+            {"established": BLUE, "lost": ORANGE, "restored": GREEN, "round failed": RED},
         ).span(12),
         colored(
             steps(
                 lines(
                     "Attempts to connect",
-                    "Attempts to connect again and those that failed, and all failed attempts (the first connect's "
-                    "included), within the last few scrapes.",
+                    "Reconnect attempts, failed reconnect attempts, and all failed attempts including the first "
+                    "connect, within the last few scrapes.",
                     "short",
-                    query(total(events(ATTEMPTS)), "attempts to reconnect"),
-                    query(total(events(ATTEMPTS_FAILED)), "of these failed"),
-                    query(total(events(FAILURES)), "failed, first connect included"),
+                    query(total(events(ATTEMPTS)), "reconnect attempts"),
+                    query(total(events(ATTEMPTS_FAILED)), "failed reconnect attempts"),
+                    query(total(events(FAILURES)), "all failed attempts"),
                     alerts=["RouterReconnectFailureRatioHigh"],
                 )
             ),
-            {"attempts to reconnect": BLUE, "of these failed": RED, "failed, first connect included": ORANGE},
+            {"reconnect attempts": BLUE, "failed reconnect attempts": RED, "all failed attempts": ORANGE},
         ).span(12),
         limited(
             lines(
                 "Share of failed attempts",
-                "Failed of all attempts to connect again; no value while there are none. Over 50 % for long: the "
-                "servers are away, or refuse.",
+                "Share of reconnect attempts that failed; no value while there are none. If it stays above 50 %, the "
+                "servers are down or refuse the connection.",
                 "percentunit",
                 query(ratio, "{{connection}}"),
                 alerts=["RouterReconnectFailureRatioHigh"],
@@ -161,9 +161,10 @@ def _events() -> list[Panel]:
         .span(12),
         lines(
             "Subscriptions and consumers",
-            "Those of the routes, made anew after each connect, within the last few scrapes.",
+            "Subscriptions and consumers opened for routes within the last few scrapes. Each connect opens all of them "
+            "again.",
             "short",
-            query(total(events(subscribed), "connection"), "{{connection}} made"),
+            query(total(events(subscribed), "connection"), "{{connection}} opened"),
             query(total(events(not_subscribed), "connection"), "{{connection}} failed"),
             alerts=["RouterRouteNotRunning"],
         ).span(12),

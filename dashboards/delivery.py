@@ -1,4 +1,4 @@
-"""Delivery: what became of every publish. The fates add up, and the sum is on the screen."""
+"""Delivery: the fate of every publish and every received message, and the ledgers that add them up."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ROUTE_FATES = {
     "duplicate": PURPLE,
     "lost": RED,
 }
-"""What becomes of a message that a route received, and its colour."""
+"""The fates of a message that a route received, with the colour of each."""
 
 
 def delivery() -> Dashboard:
@@ -63,7 +63,7 @@ def delivery() -> Dashboard:
     return frame.build(
         "delivery",
         "Delivery",
-        "Messages of routes, publishes and acks: what became of each, and the ledgers that add them up.",
+        "The fates of received messages, publishes and acks, and the ledgers that add them up.",
         [
             ("Ledger", _ledger()),
             ("Ledger of the routes", _routes()),
@@ -79,21 +79,21 @@ def _ledger() -> list[Panel]:
     return [
         number(
             "Accepted",
-            "Publishes that the ledger answers for, in the time range. Prometheus extrapolates a little, here and in "
-            "the next two; the table below is exact.",
+            "Publishes accepted in the time range. Prometheus extrapolates this number and the next two slightly; the "
+            "table below is exact.",
             "locale",
             now(total(in_range(ACCEPTED))),
         ).span(6),
         number(
             "Confirmed",
-            "Fenced (the server has it) or acked (a stream has stored it), in the time range.",
+            "Publishes fenced (received by the server) or acked (stored by a stream) in the time range.",
             "locale",
             now(total(in_range(CONFIRMED))),
             ((0, GREEN),),
         ).span(6),
         number(
             "Not delivered",
-            "Dropped, failed, or let go in fail-open mode, in the time range.",
+            "Publishes dropped, failed, or discarded in fail-open mode in the time range.",
             "locale",
             now(total(in_range(LET_GO))),
             ALERT_IF_ANY,
@@ -101,7 +101,7 @@ def _ledger() -> list[Panel]:
         ).span(6),
         number(
             "Ledger off by",
-            "Accepted - settled - pending - in flight. Anything but 0 is a bug of the router.",
+            "Accepted - settled - pending - in flight. Any value other than 0 is a bug in the router.",
             "short",
             query(f"max(abs({UNBALANCED}))"),
             ALERT_IF_ANY,
@@ -111,7 +111,7 @@ def _ledger() -> list[Panel]:
             stacked(
                 lines(
                     "Fates",
-                    "How accepted publishes ended. Fenced: the server received it. Acked: a stream stored it.",
+                    "Accepted publishes by fate. Fenced: received by the server. Acked: stored by a stream.",
                     "mps",
                     query(total(rate(SETTLED), "fate"), "{{fate}}"),
                     alerts=["RouterMessagesDropped"],
@@ -122,8 +122,8 @@ def _ledger() -> list[Panel]:
         dashed(
             lines(
                 "The ledger adds up",
-                "Accepted without a fate, and pending with in flight: two counts of the same. They lie on each other, "
-                "always.",
+                "Two independent counts of the unsettled publishes: accepted - settled, and pending + in flight. The "
+                "lines always coincide.",
                 "short",
                 query(f"{total(PENDING)} + {total(IN_FLIGHT)}", "pending + in flight"),
                 query(f"{total(ACCEPTED)} - {total(SETTLED)}", "accepted - settled"),
@@ -134,7 +134,7 @@ def _ledger() -> list[Panel]:
         ).span(12),
         table(
             "Ledger since each router's start",
-            "The books of each connection: accepted = pending + in flight + all fates.",
+            "The ledger of each connection: accepted = pending + in flight + all fates.",
             "locale",
             "connection",
             [
@@ -159,8 +159,8 @@ def _routes() -> list[Panel]:
             stacked(
                 lines(
                     "Fates of received messages",
-                    "What became of what routes received. Routed: all chosen destinations have it. Returned: given "
-                    "back to its stream, to come again. Lost: a core message that not all of them got.",
+                    "Received messages by fate. Routed: delivered to all chosen destinations. Returned: given back to "
+                    "its stream for redelivery. Lost: a core message that was not delivered to all of them.",
                     "mps",
                     query(total(rate(ROUTE_SETTLED), "fate"), "{{fate}}"),
                     alerts=["RouterErrorBudgetBurnFast", "RouterMessagesDeadLettered"],
@@ -170,16 +170,16 @@ def _routes() -> list[Panel]:
         ).span(12),
         lines(
             "In hand",
-            "Messages that each route received and that have no fate yet.",
+            "Messages that each route has received but not settled, and its max_in_flight if it reads from a stream.",
             "short",
             query(total(IN_HAND, "route"), "{{route}}"),
-            query(f"{total(IN_FLIGHT_LIMIT, 'route')} > 0", "{{route}}, at most in flight"),
+            query(f"{total(IN_FLIGHT_LIMIT, 'route')} > 0", "{{route}} limit"),
             alerts=["RouterRouteStalled"],
         ).span(12),
         table(
             "Ledger since each router's start, by route",
-            "Received = in hand + all fates. Off by: anything but 0 is a bug of the router "
-            "(alert RouterRouteLedgerUnbalanced).",
+            "The ledger of each route: received = in hand + all fates. Off by: any value other than 0 is a bug in the "
+            "router (alert RouterRouteLedgerUnbalanced).",
             "locale",
             "route",
             [
@@ -197,8 +197,8 @@ def _flow() -> list[Panel]:
     return [
         lines(
             "Breakers of destinations",
-            "0: closed. 1: the destination is left alone because it fails. 0.5: a message tries. Openings: how often "
-            "breakers opened.",
+            "Circuit breaker of each destination. 0: closed. 0.5: half open, one message is sent as a probe. 1: open, "
+            "nothing is sent because the destination fails. Openings: how often breakers opened.",
             "short",
             query(
                 f"max by (route, destination, destination_connection) ({BREAKERS})",
@@ -208,14 +208,14 @@ def _flow() -> list[Panel]:
             alerts=["RouterBreakerOpen"],
         ).span(8),
         lines(
-            "Messages that waited for a limit",
-            "They went later than they could have, because of the limit of their route.",
+            "Delayed by a limit",
+            "Messages delayed by the rate limit of their route.",
             "mps",
             query(total(rate(LIMITED), "route"), "{{route}}"),
         ).span(8),
         lines(
             "Waiting for a limit",
-            "Messages that a route has in hand; more may wait in its stream.",
+            "Messages in hand that wait for the rate limit of their route; more may wait in the stream.",
             "short",
             query(total(LIMIT_WAITING, "route"), "{{route}}"),
         ).span(8),
@@ -231,8 +231,8 @@ def _publishes() -> list[Panel]:
         colored(
             lines(
                 "Core publishes",
-                "Confirmed by a fence, and failed. One that met no connection counts as failed, even if it was queued "
-                "and delivered later.",
+                "Core publishes confirmed by a fence, and failed ones. A publish made while not connected counts as "
+                "failed, even if it was queued and delivered later.",
                 "mps",
                 query(total(rate(PUBLISHED)), "succeeded"),
                 query(total(rate(PUBLISH_FAILED)), "failed"),
@@ -243,8 +243,8 @@ def _publishes() -> list[Panel]:
         colored(
             lines(
                 "JetStream publishes",
-                "Acked by a stream, and failed. One that met no connection counts as failed, even if it was queued "
-                "and acked later.",
+                "JetStream publishes acked by a stream, and failed ones. A publish made while not connected counts as "
+                "failed, even if it was queued and acked later.",
                 "mps",
                 query(total(rate(STORED)), "succeeded"),
                 query(total(rate(STORE_FAILED)), "failed"),
@@ -253,8 +253,8 @@ def _publishes() -> list[Panel]:
             {"succeeded": GREEN, "failed": RED},
         ),
         lines(
-            "Publishes that failed, by reason",
-            "Core publishes and those to JetStream.",
+            "Failed publishes, by reason",
+            "Failed core and JetStream publishes, by reason.",
             "mps",
             query(total(rate(PUBLISH_FAILED), "reason"), "core: {{reason}}"),
             query(total(rate(STORE_FAILED), "reason"), "JetStream: {{reason}}"),
@@ -262,7 +262,7 @@ def _publishes() -> list[Panel]:
         ),
         lines(
             "Share of publishes that succeeded",
-            "At the first try, by connection; no value while there are none.",
+            "Share of publishes that succeeded at the first attempt, by connection; no value while there are none.",
             "percentunit",
             query(ratio, "{{connection}}"),
             alerts=["RouterPublishFailureRatioHigh"],
@@ -279,14 +279,16 @@ def _acks() -> list[Panel]:
     return [
         lines(
             "Acks and naks",
-            "What routes from streams tell them: routed, or again please.",
+            "Acks and naks that routes from streams have sent: an ack for a routed message, a nak to have it "
+            "redelivered.",
             "mps",
             query(total(rate(acked), "connection"), "{{connection}} ack"),
             query(total(rate(nakked), "connection"), "{{connection}} nak"),
         ).span(12),
         lines(
             "Acks and naks that failed",
-            "Not said because the link was away: it is said on the next one, or the stream delivers again.",
+            "Acks and naks that could not be sent while disconnected or were refused by the server. Those that could "
+            "not be sent are sent after the reconnect, or the stream redelivers the message.",
             "mps",
             query(total(rate(ack_failed), "connection"), "{{connection}} ack"),
             query(total(rate(nak_failed), "connection"), "{{connection}} nak"),

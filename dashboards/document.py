@@ -1,4 +1,4 @@
-"""The page that shows the dashboards to a reader: made from them, so that it can't tell anything else."""
+"""The documentation page of the dashboards, generated from them so that the two can't differ."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ INTRODUCTION = """\
 
 <!-- Made by `python -m dashboards`. Change the code in dashboards/, not this page. -->
 
-Five Grafana dashboards (Grafana 11.6 or newer) over the metrics of the router. Import the JSON files from
+Five Grafana dashboards (Grafana 11.6 or newer) for the metrics of the router. Import the JSON files from
 [`dashboards/`](../dashboards), or point Grafana's provisioning at that directory; then choose your Prometheus as the
-data source at the top. They adapt to any job and instance, and link to each other and to the runbooks of the alerts.
+data source at the top. They work with any job and instance, and link to each other and to the runbooks of the alerts.
 
-The pictures show what the panels show for a real router: `python -m dashboards.render` runs it with traffic from a
-server `edge` to a server `core`, kills `core` for a while and `edge` for a moment, has a real Prometheus scrape it
-every second, and draws each panel from Prometheus' answers. It fails if a single panel has no data. The drawings are
-not made by Grafana, so details look different there; red dashed lines mark lost connections, as annotations do in
-Grafana.
+The pictures show real data: `python -m dashboards.render` runs a router with traffic from a server `edge` to a server
+`core`, kills `core` for a while and `edge` briefly, has a real Prometheus scrape the router every second, and draws
+each panel from Prometheus' answers. It fails if a single panel has no data. The pictures are not drawn by Grafana, so
+details look different there; red dashed lines mark lost connections, as annotations do in Grafana.
 """
 
 
 def page(boards: Mapping[str, Dashboard]) -> str:
-    """The text of the page."""
+    """Return the text of the page."""
     return "\n".join([INTRODUCTION, *(line for name, board in boards.items() for line in _board(name, board))])
 
 

@@ -1,4 +1,4 @@
-"""What all dashboards have around their panels: variables, links to each other, and the marks of lost connections."""
+"""The parts that all dashboards share: variables, links to each other, and annotations for lost connections."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TAG = "router-trio"
 ANY = ".+"
 
 Row = tuple[str, Sequence[Panel]]
-"""A heading, and the panels below it from left to right. Widths of a line of panels add up to `WIDTH`."""
+"""A heading, and the panels below it from left to right. The widths of each line of panels add up to `WIDTH`."""
 
 WIDTH = 24
 
 
 def build(name: str, title: str, explanation: str, rows: Sequence[Row], *, routes: bool = False) -> model.Dashboard:
-    """A dashboard; `name` becomes a part of its uid. `routes` offers a choice of routes as well.
+    """Build a dashboard; `name` becomes part of its uid. With `routes` it has a variable for routes as well.
 
     Raises `ValueError` if a row's panels don't fill its lines.
     """
@@ -57,10 +57,10 @@ def build(name: str, title: str, explanation: str, rows: Sequence[Row], *, route
 
 
 def encode(board: model.Dashboard) -> str:
-    """The JSON text of a dashboard, the same for the same dashboard."""
+    """Return the JSON text of a dashboard; equal dashboards give equal texts."""
     found = json.loads(json.dumps(board, cls=JSONEncoder))
     for variable in found["templating"]["list"]:
-        # The SDK writes these for every variable; Grafana's types know them for intervals only.
+        # The SDK writes these keys for every variable; Grafana's types have them for interval variables only.
         for key in ("auto", "auto_count", "auto_min"):
             del variable[key]
     return json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Grafana's variables in queries, replaced as Grafana does it, so that Prometheus and parsers can read the queries.
+"""Replace Grafana's variables in queries as Grafana does, so that Prometheus and parsers can read the queries.
 
 Source: the documentation of Grafana's Prometheus data source (`$__interval`, `$__rate_interval`, `$__range`).
 """
@@ -16,7 +16,7 @@ CHOICES = ("job", "instance", "connection", "route")
 
 @dataclass(frozen=True)
 class Window:
-    """What a dashboard looks at. Unix times and durations, all in whole seconds but for the times."""
+    """The time range of a dashboard: Unix times, and durations in integer seconds."""
 
     start: float
     end: float
@@ -24,7 +24,7 @@ class Window:
     scrape_interval: int
 
     def interpolate(self, expression: str) -> str:
-        """Replace every variable; the choices by "all". Raises `ValueError` for a variable that is not known."""
+        """Replace every variable; those that a user chooses, by "all". Raises `ValueError` for an unknown variable."""
         values = dict.fromkeys(CHOICES, ANY) | {
             "__interval": f"{self.step}s",
             "__interval_ms": str(self.step * 1000),

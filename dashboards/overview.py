@@ -1,4 +1,4 @@
-"""Overview: does it route, how much fails, how long does it take. The first look of whoever is on call."""
+"""Overview: throughput, failures and latency of the routes. The first dashboard to open when on call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def overview() -> Dashboard:
     return frame.build(
         "overview",
         "Overview",
-        "Rate, errors and duration of the routes, with the state of everything in one line.",
+        "Rate, errors and duration of the routes, with the state of the router at a glance.",
         [("At a glance", _glance()), ("Routes: rate, errors, duration", _routes()), ("Routes: state", _state())],
         routes=True,
     )
@@ -39,7 +39,7 @@ def _glance() -> list[Panel]:
     return [
         number(
             "Routers",
-            "Routers that answer.",
+            "Routers that answer scrapes.",
             "short",
             query(f"count({of_process('router_info')})"),
             ((0, RED), (1, GREEN)),
@@ -47,7 +47,7 @@ def _glance() -> list[Panel]:
         ),
         number(
             "Connections down",
-            "Connections that are not connected at the moment, reconnecting ones included.",
+            "Connections that are currently not connected, including those that are reconnecting.",
             "short",
             query(f"count({STATUS} < 1) or vector(0)"),
             ALERT_IF_ANY,
@@ -55,16 +55,17 @@ def _glance() -> list[Panel]:
         ),
         number(
             "Routes not running",
-            "Routes whose subscription or consumer is not alive.",
+            "Routes whose subscription or consumer is not active.",
             "short",
             query(f"count({RUNNING} == 0) or vector(0)"),
             ALERT_IF_ANY,
             alerts=["RouterRouteNotRunning"],
         ),
-        number("Receiving", "Messages a second that all routes receive.", "mps", query(total(rate(RECEIVED)))),
+        number("Receiving", "Messages received per second, over all routes.", "mps", query(total(rate(RECEIVED)))),
         number(
             "Failed",
-            "Share of the received messages that could not be routed, in the time range. The budget is 0.1 %.",
+            "Failed attempts to route a message, as a share of the messages received in the time range. The error "
+            "budget is 0.1 %.",
             "percentunit",
             now(
                 f"clamp_max(sum(increase({FAILED}[$__range])) / (sum(increase({RECEIVED}[$__range])) > 0), 1)"
@@ -75,15 +76,15 @@ def _glance() -> list[Panel]:
         ),
         number(
             "Pending",
-            "Operations accepted and not yet written, over all connections.",
+            "Operations accepted but not yet written, over all connections.",
             "short",
             query(total(pending)),
             alerts=["RouterPendingQueueHigh"],
         ),
         number(
             "Dropped",
-            "Pending operations that were let go in the time range: these messages are lost. "
-            "Prometheus extrapolates a little; the ledger on the dashboard Delivery is exact.",
+            "Pending operations dropped in the time range: these messages are lost. Prometheus extrapolates this "
+            "number slightly; the ledger on the Delivery dashboard is exact.",
             "locale",
             now(total(in_range(dropped))),
             ALERT_IF_ANY,
@@ -91,8 +92,8 @@ def _glance() -> list[Panel]:
         ),
         number(
             "Ledgers off by",
-            "The most that the ledger of a connection (accepted - settled - pending - in flight) or of a route "
-            "(received - settled - in hand) is off by. Anything but 0 is a bug of the router.",
+            "Largest imbalance of the ledger of a connection (accepted - settled - pending - in flight) or of a route "
+            "(received - settled - in hand). Any value other than 0 is a bug in the router.",
             "short",
             query(f"max(abs({unbalanced}) or abs({route_unbalanced}))"),
             ALERT_IF_ANY,
@@ -106,43 +107,44 @@ def _routes() -> list[Panel]:
     return [
         lines(
             "Received",
-            "Messages that each route receives.",
+            "Messages received, by route.",
             "mps",
             query(total(rate(RECEIVED), "route"), "{{route}}"),
             alerts=["RouterRouteStalled"],
         ),
         lines(
             "Routed",
-            "Messages that were confirmed at a destination, by the template of its subject. "
-            "One message to two destinations counts at both.",
+            "Messages confirmed by a destination, by route and by the template of the destination's subject. "
+            "A message sent to two destinations counts for both.",
             "mps",
             query(total(rate(ROUTED), "route", "destination"), "{{route}} to {{destination}}"),
             alerts=["RouterRouteStalled"],
         ),
         lines(
             "Failed, by reason",
-            "Messages that could not be routed. A message from a stream comes again after a failure.",
+            "Failed attempts to route a message, by reason. A stream redelivers the message after a failure.",
             "mps",
             query(total(rate(FAILED), "reason"), "{{reason}}"),
             alerts=["RouterErrorBudgetBurnFast"],
         ),
         lines(
-            "Share that failed",
-            "Failed of received messages, by route; no value while nothing is received. The budget is 0.1 %.",
+            "Failure rate",
+            "Failed attempts as a share of the received messages, by route; no value while nothing is received. The "
+            "error budget is 0.1 %.",
             "percentunit",
             query(ratio, "{{route}}"),
             alerts=["RouterErrorBudgetBurnFast", "RouterErrorBudgetBurnSlow"],
         ),
         lines(
             "Duration",
-            "From receiving a message to settling it. In an outage of the destination it contains the outage.",
+            "Time from receiving a message to settling it. It includes the time for which the destination was down.",
             "s",
             query(quantile(0.5, DURATION, "route"), "{{route}} median"),
             query(quantile(0.99, DURATION, "route"), "{{route}} 99 %"),
         ),
         heat(
-            "Duration, all of it",
-            "How many messages a second took how long; the stronger the colour, the more.",
+            "Duration distribution",
+            "Messages per second by duration; a stronger colour means more messages.",
             "s",
             query(total(rate(DURATION), "le"), "{{le}}"),
         ),
@@ -158,71 +160,72 @@ def _state() -> list[Panel]:
     return [
         states(
             "Routers ready",
-            "Whether each router would deliver every message: /readyz answers 200. Its reasons are in the log, too.",
+            "Whether each router would deliver every message, that is, whether /readyz answers 200. The log has the "
+            "reasons too.",
             query(f"min by (instance) ({of_process('router_ready')})", "{{instance}}"),
             READY_STATES,
             alerts=["RouterNotReady"],
         ).span(7),
         states(
             "Last reloads",
-            "Whether the last reload of each router was accepted. If it was refused, the previous configuration is "
-            "still in force, and /status has the problems.",
+            "Whether the last reload of each router was accepted. If it was refused, the previous configuration stays "
+            "in force, and /status lists the problems.",
             query(f"min by (instance) ({of_process('router_config_last_reload_successful')})", "{{instance}}"),
             RELOAD_STATES,
             alerts=["RouterReloadRefused"],
         ).span(7),
         states(
             "Routes ready",
-            "Whether each route would deliver a message: it runs, and each of its connections is connected.",
+            "Whether each route would deliver a message: it is running and all its connections are connected.",
             query(f"min by (instance, route) ({of_route('router_route_ready')})", "{{route}} {{instance}}"),
             READY_STATES,
             alerts=["RouterNotReady"],
         ).span(10),
         states(
             "Routes running",
-            "Whether each route's subscription or consumer is alive. It is not while its connection is away.",
+            "Whether the subscription or consumer of each route is active. It is not while the connection is down.",
             query(f"min by (instance, route) ({RUNNING})", "{{route}} {{instance}}"),
             ROUTE_STATES,
             alerts=["RouterRouteNotRunning"],
         ).span(9),
         lines(
             "Filtered out",
-            "Messages that were to go nowhere, by reason: `when` did not hold, the handler left them out, or no "
+            "Messages filtered out, by reason: `when` was false (when), the handler returned nothing (handler), or no "
             "destination matched (unmatched).",
             "mps",
             query(total(rate(filtered), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(5),
         lines(
             "Mirrors failed",
-            "Copies for mirrors that were not delivered, by reason. They fail no message.",
+            "Mirror copies that were not delivered, by reason. The message itself does not fail because of them.",
             "mps",
             query(total(rate(mirrors), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(5),
         lines(
             "Unanswered",
-            "Messages of routes that answer which got no answer, by reason: they named no reply subject, or one that "
-            "is reserved.",
+            "Messages that a route with `respond` did not answer, by reason: they had no reply subject, or a reserved "
+            "one.",
             "mps",
             query(total(rate(unanswered), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(5),
         lines(
             "Being retried",
-            "Messages that failed and are to be tried again.",
+            "Messages that failed and will be retried.",
             "short",
             query(total(of_route("router_route_retrying_count"), "route"), "{{route}}"),
             alerts=["RouterMessageRetriedForLong"],
         ).span(12),
         lines(
-            "Retried since",
-            "Time since the first failure of the message that has been tried again for longest.",
+            "Oldest retry",
+            "Time since the first failure of the message that has been retried for longest.",
             "s",
             query(f"max by (route) ({of_route('router_route_retrying_oldest_seconds')})", "{{route}}"),
             alerts=["RouterMessageRetriedForLong"],
         ).span(12),
         lines(
             "Given up",
-            "Messages that are not tried again, by the reason of their last failure, and those whose dead letters are "
-            "stored, as seen over the last few scrapes.",
+            "Messages that will not be retried, by the reason of their last failure, and messages whose dead letter "
+            "was stored, within the last few scrapes.",
             "short",
             query(total(events(given_up), "route", "reason"), "{{route}}: {{reason}}"),
             query(total(events(dead), "route"), "{{route}}: dead letters stored"),

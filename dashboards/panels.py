@@ -1,8 +1,8 @@
-"""The kinds of panels that the dashboards use, with what all of one kind have in common.
+"""The kinds of panels that the dashboards use, with the options that all panels of a kind share.
 
-Each takes its title, its explanation and its unit before anything else: a panel without them is not made. Units are
-those of Grafana (`mps` messages a second, `percentunit` a share from 0 to 1, `locale` all digits). Thresholds are
-pairs of the value from which a colour holds, and the colour; the first colour holds from the bottom.
+Title, explanation and unit are required arguments of every kind. Units are Grafana's (`mps` messages per second,
+`percentunit` a share from 0 to 1, `locale` a number with all its digits). A threshold is a value and the colour that
+applies from there up; the first colour applies to all lower values as well.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Panel = series.Panel | stat.Panel | bargauge.Panel | statetimeline.Panel | heatm
 P = TypeVar("P", series.Panel, stat.Panel, bargauge.Panel, statetimeline.Panel, heatmap.Panel, tables.Panel)
 
 ALERT_IF_ANY: Sequence[Threshold] = ((0, GREEN), (1, RED))
-"""For counts of what should not be."""
+"""Thresholds for the count of something that must not happen."""
 
 
 def query(expression: str, legend: str = "__auto") -> Query:
-    """A query over the dashboard's time range, one line for each series; `legend` may name labels as `{{label}}`."""
+    """Query the dashboard's time range, one line per series; `legend` may contain labels as `{{label}}`."""
     return Query().expr(expression).legend_format(legend).range()
 
 
 def now(expression: str, legend: str = "__auto") -> Query:
-    """A query for the end of the dashboard's time range only."""
+    """Query the end of the dashboard's time range only."""
     return Query().expr(expression).legend_format(legend).instant()
 
 
 def lines(title: str, explanation: str, unit: str, *queries: Query, alerts: Sequence[str] = ()) -> series.Panel:
-    """Lines over time, with each one's mean and greatest value below."""
+    """Build a panel of lines over time, whose legend has the mean and the maximum of each line."""
     panel = _common(series.Panel(), title, explanation, unit, queries, alerts)
     legend = common.VizLegendOptions().display_mode(kinds.LegendDisplayMode.TABLE).show_legend(True)
     legend = legend.placement(kinds.LegendPlacement.BOTTOM).calcs(["mean", "max"])
@@ -60,23 +60,23 @@ def lines(title: str, explanation: str, unit: str, *queries: Query, alerts: Sequ
 
 
 def stacked(panel: series.Panel) -> series.Panel:
-    """Lay the areas of a panel on top of each other: their sum is what counts."""
+    """Stack the areas of a panel, so that it shows their sum."""
     return panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL)).fill_opacity(40)
 
 
 def steps(panel: series.Panel) -> series.Panel:
-    """Draw steps, for values that hold until the next one."""
+    """Draw the lines of a panel as steps, for values that hold until the next sample."""
     return panel.line_interpolation(kinds.LineInterpolation.STEP_AFTER).fill_opacity(25)
 
 
 def limited(panel: series.Panel, *thresholds: Threshold) -> series.Panel:
-    """Draw lines at the values from which it gets serious, in their colours."""
+    """Draw a dashed line at each threshold, in its colour."""
     style = common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED)
     return panel.thresholds(_thresholds(((0, "transparent"), *thresholds))).thresholds_style(style)
 
 
 def dashed(panel: series.Panel, pattern: str, color: str) -> series.Panel:
-    """Draw the series whose name matches as dashed lines of one colour: a limit, not a measurement."""
+    """Draw the series whose names match `pattern` as dashed lines of one colour, for limits beside measurements."""
     value = model.DynamicConfigValue
     return panel.override_by_regexp(
         pattern,
@@ -89,7 +89,7 @@ def dashed(panel: series.Panel, pattern: str, color: str) -> series.Panel:
 
 
 def colored(panel: series.Panel, colors: Mapping[str, str]) -> series.Panel:
-    """Give series fixed colours by name: what is bad is red on every panel."""
+    """Give series fixed colours by name, so that failures are red on every panel."""
     for name, color in colors.items():
         panel.override_by_name(name, [model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})])
     return panel
@@ -103,7 +103,7 @@ def number(
     thresholds: Sequence[Threshold] = ((0, BLUE),),
     alerts: Sequence[str] = (),
 ) -> stat.Panel:
-    """One number, its colour by the thresholds; over its history if the query has one."""
+    """Build a panel with one number, coloured by the thresholds, above its history if it is a range query."""
     has_history = bool(source.build().range_val)
     panel = _common(stat.Panel(), title, explanation, unit, (source,), alerts)
     return (
@@ -119,7 +119,7 @@ def number(
 
 
 def names(title: str, explanation: str, unit: str, source: Query) -> stat.Panel:
-    """What the series are called, for information that is in a label."""
+    """Build a panel with the names of the series, for information that is in a label."""
     return number(title, explanation, unit, source).text_mode(kinds.BigValueTextMode.NAME)
 
 
@@ -131,7 +131,7 @@ def bars(
     thresholds: Sequence[Threshold],
     alerts: Sequence[str] = (),
 ) -> bargauge.Panel:
-    """A bar for each series, coloured by the thresholds."""
+    """Build a panel with a bar for each series, coloured by the thresholds."""
     panel = _common(bargauge.Panel(), title, explanation, unit, (source,), alerts)
     return (
         panel.thresholds(_thresholds(thresholds))
@@ -150,7 +150,7 @@ def states(
     texts: Sequence[tuple[float, str, str]],
     alerts: Sequence[str] = (),
 ) -> statetimeline.Panel:
-    """A band for each series that changes its colour with the state; `texts` gives value, text and colour of each."""
+    """Build a panel with a band of states for each series; `texts` has the value, text and colour of each state."""
     results = {
         f"{value:g}": model.ValueMappingResult(text=text, color=color, index=index)
         for index, (value, text, color) in enumerate(texts)
@@ -170,7 +170,7 @@ def states(
 
 
 def heat(title: str, explanation: str, unit: str, buckets: Query) -> heatmap.Panel:
-    """How a histogram's values are spread over time; the query sums the rates of its buckets by `le`."""
+    """Build a heat map of a histogram over time; the query sums the rates of its buckets by `le`."""
     panel = _common(heatmap.Panel(), title, explanation, unit, (buckets.format(PromQueryFormat.HEATMAP),), ())
     color = heatmap.HeatmapColorOptions().mode(heatmap_kinds.HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
     color = color.exponent(0.5).scale(heatmap_kinds.HeatmapColorScale.EXPONENTIAL).reverse(False)
@@ -185,7 +185,10 @@ def heat(title: str, explanation: str, unit: str, buckets: Query) -> heatmap.Pan
 
 
 def table(title: str, explanation: str, unit: str, key: str, columns: Sequence[tuple[str, str]]) -> tables.Panel:
-    """A row for each value of the label `key`; a column is its name and its query, which keeps that label only."""
+    """Build a table with a row per value of the label `key`.
+
+    A column is its title and its query, which must keep no label other than `key`.
+    """
     queries = [now(expression).format(PromQueryFormat.TABLE) for _, expression in columns]
     panel = _common(tables.Panel(), title, explanation, unit, queries, ())
     renamed = {f"Value #{_letter(index)}": name for index, (name, _) in enumerate(columns)}

@@ -1,4 +1,4 @@
-"""Pending: how full the queues are, how old what is in them is, and how they drain."""
+"""Pending: how full the queues are, the age of the oldest operation, and how they drain."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def pending() -> Dashboard:
     return frame.build(
         "pending",
         "Pending",
-        "The queue of each connection: its depth against its limit, its age, what was retried and what was dropped.",
+        "The queue of each connection: its depth and limit, the age of its oldest operation, retries and drops.",
         [("Now", _now()), ("Depth and age", _depth()), ("Drain and loss", _drain())],
     )
 
 
 def _now() -> list[Panel]:
     return [
-        number("Pending", "Operations accepted and not yet written.", "short", query(total(COUNT))).span(6),
+        number("Pending", "Operations accepted but not yet written.", "short", query(total(COUNT))).span(6),
         number(
             "Fullest queue",
-            "Share of its own limit of operations. At 100 % the oldest is dropped, new ones are refused, or publishers "
-            "wait, as the settings say.",
+            "Depth of the fullest queue as a share of its limit of operations. At 100 % the oldest operation is "
+            "dropped, new ones are refused, or publishers wait, depending on on_pending_full.",
             "percentunit",
             query(f"max({COUNT} / {LIMIT})"),
             ((0, GREEN), *FULL),
@@ -60,15 +60,15 @@ def _now() -> list[Panel]:
         ).span(6),
         number(
             "Oldest",
-            "How long the oldest pending operation has waited.",
+            "Age of the oldest pending operation.",
             "s",
             query(f"max({AGE})"),
             ((0, GREEN), (60, ORANGE), (600, RED)),
         ).span(6),
         number(
             "Dropped",
-            "Pending operations that were let go in the time range: these messages are lost. "
-            "Prometheus extrapolates a little; the ledger on the dashboard Delivery is exact.",
+            "Pending operations dropped in the time range: these messages are lost. Prometheus extrapolates this "
+            "number slightly; the ledger on the Delivery dashboard is exact.",
             "locale",
             now(total(in_range(DROPPED))),
             ALERT_IF_ANY,
@@ -94,7 +94,8 @@ def _depth() -> list[Panel]:
         limited(
             lines(
                 "How full",
-                "Pending of the limit, by operations and by bytes: what reaches 100 % first counts.",
+                "Queue depth as a share of its limits of operations and of bytes. A queue is full as soon as one of "
+                "them reaches 100 %.",
                 "percentunit",
                 query(f"max by (instance, connection) ({COUNT} / {LIMIT})", "{{connection}} {{instance}}, operations"),
                 query(f"max by (instance, connection) ({BYTES} / {BYTES_LIMIT})", "{{connection}} {{instance}}, bytes"),
@@ -104,21 +105,21 @@ def _depth() -> list[Panel]:
         ).span(12),
         lines(
             "Age of the oldest",
-            "How long the oldest pending operation of each queue has waited.",
+            "Age of the oldest pending operation of each queue.",
             "s",
             query(f"max by (instance, connection) ({AGE})", "{{connection}} {{instance}}"),
             alerts=["RouterConnectionDown"],
         ),
         lines(
             "Bytes",
-            "Frames of the pending operations, in memory.",
+            "Size in memory of the frames of the pending operations.",
             "bytes",
             query(f"max by (instance, connection) ({BYTES})", "{{connection}} {{instance}}"),
             alerts=["RouterPendingQueueHigh"],
         ),
         lines(
             "In flight",
-            "Operations written and not yet confirmed. They return to the queue if the link is lost.",
+            "Operations written but not yet confirmed. They return to the queue if the connection is lost.",
             "short",
             query(f"max by (instance, connection) ({IN_FLIGHT})", "{{connection}} {{instance}}"),
         ),
@@ -130,8 +131,8 @@ def _drain() -> list[Panel]:
         colored(
             lines(
                 "Drain after a reconnect",
-                "Operations that were kept through an outage, those confirmed since, and those that could not be "
-                "delivered.",
+                "Operations kept through an outage, and how many of them were confirmed or could not be delivered "
+                "after the reconnect.",
                 "ops",
                 query(total(rate(RETRIED)), "to send"),
                 query(total(rate(RETRY_SUCCEEDED)), "confirmed"),
@@ -141,7 +142,7 @@ def _drain() -> list[Panel]:
         ).span(12),
         lines(
             "Dropped, by reason",
-            "Pending operations that were let go: the queue was full, they had expired, or the router stopped.",
+            "Pending operations dropped because the queue was full, they had expired, or the router stopped.",
             "ops",
             query(total(rate(DROPPED), "reason"), "{{reason}}"),
             alerts=["RouterMessagesDropped"],

@@ -1,4 +1,4 @@
-"""Where a panel sends its reader: the runbook of the alert that watches the same numbers."""
+"""Links from panels to the runbooks of the alerts on the same metrics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ RUNBOOKS = "https://github.com/router-trio/router-trio/blob/main/docs/runbooks"
 
 
 def runbook(alert: str) -> DashboardLink:
-    """A link to the runbook of an alert."""
+    """Return a link to the runbook of an alert."""
     link = DashboardLink(f"Runbook: {alert}").type(DashboardLinkType.LINK)
     return link.url(f"{RUNBOOKS}/{alert}.md").target_blank(True)

@@ -1,4 +1,4 @@
-"""Runtime: the process itself. Is its event loop on time, does it grow, does it lose any of its own telemetry."""
+"""Runtime: event loop lag, memory, CPU and file descriptors of the process, and losses of its telemetry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def runtime() -> Dashboard:
     return frame.build(
         "runtime",
         "Runtime",
-        "Event loop, memory, CPU and descriptors of each router, and what its telemetry had to let go.",
+        "Event loop, memory, CPU and file descriptors of each router, and losses of its telemetry.",
         [("Process", _process()), ("Event loop", _loop()), ("Resources", _resources()), ("Telemetry", _telemetry())],
     )
 
@@ -44,26 +44,26 @@ def _process() -> list[Panel]:
     return [
         names(
             "Version",
-            "Versions of the routers that answer.",
+            "Versions of the routers that answer scrapes.",
             "none",
             now(f"count by (version) ({INFO})", "{{version}}"),
         ).span(4),
         names(
             "Configurations",
             "Hashes of the configurations in force. If there are more than expected, a router or a worker missed a "
-            "reload.",
+            "reload or refused it.",
             "none",
             now(f"count by (hash) ({of_process('router_config_info')})", "{{hash}}"),
         ).span(4),
         number(
             "Loaded",
-            "Time since a configuration last took effect in one of the chosen routers, at startup or by a reload.",
+            "Time since a configuration last took effect in one of the selected routers, at startup or by a reload.",
             "dtdurations",
             now(f"min(time() - {of_process('router_config_last_reload_timestamp_seconds')})"),
             alerts=["RouterReloadRefused"],
         ).span(4),
         number(
-            "Up for",
+            "Uptime",
             "Age of the youngest process.",
             "dtdurations",
             now(f"min(time() - {STARTED})"),
@@ -71,7 +71,7 @@ def _process() -> list[Panel]:
         ).span(4),
         number(
             "Restarts",
-            "In the time range, of all chosen routers.",
+            "Restarts of the selected routers in the time range.",
             "short",
             now(f"sum(changes({STARTED}[$__range]))"),
             ((0, GREEN), (1, ORANGE)),
@@ -79,7 +79,7 @@ def _process() -> list[Panel]:
         ).span(4),
         number(
             "Telemetry lost",
-            "Log lines and spans that were let go, and events that a listener failed on, in the time range.",
+            "Log lines and spans dropped, and exceptions raised by event listeners, in the time range.",
             "short",
             now(lost),
             ((0, GREEN), (1, ORANGE)),
@@ -93,8 +93,8 @@ def _loop() -> list[Panel]:
         limited(
             lines(
                 "Lag of the event loop",
-                "How late a task got its turn, measured ten times a second. A handler that computes for long without "
-                "awaiting, or a machine without CPU, makes everything late.",
+                "Scheduling delay of a task, measured ten times a second. A handler that computes for long without "
+                "awaiting, or a machine without spare CPU, delays everything.",
                 "s",
                 query(quantile(0.5, LAG, "instance"), "{{instance}} median"),
                 query(quantile(0.99, LAG, "instance"), "{{instance}} 99 %"),
@@ -102,8 +102,8 @@ def _loop() -> list[Panel]:
             *LATE,
         ).span(12),
         heat(
-            "Lag, all of it",
-            "How many of the ten measurements a second were how late; the stronger the colour, the more.",
+            "Lag distribution",
+            "Measurements per second by delay; a stronger colour means more measurements.",
             "s",
             query(total(rate(LAG), "le"), "{{le}}"),
         ).span(12),
@@ -115,14 +115,14 @@ def _resources() -> list[Panel]:
     return [
         lines(
             "Memory",
-            "Resident memory of the process, pending messages included.",
+            "Resident memory of the process, including pending messages.",
             "bytes",
             query(of_process("process_resident_memory_bytes"), "{{instance}}"),
         ).span(6),
         limited(
             lines(
                 "CPU",
-                "Share of one core. A router runs in one thread: near 100 % it is at its limit.",
+                "Share of one core. A router runs in one thread, so it is at its limit near 100 %.",
                 "percentunit",
                 query(rate(of_process("process_cpu_seconds_total")), "{{instance}}"),
             ),
@@ -130,13 +130,13 @@ def _resources() -> list[Panel]:
         ).span(6),
         lines(
             "File descriptors",
-            "Open descriptors: sockets, mostly. A line that only rises is a leak.",
+            "Open file descriptors, mostly sockets. A line that only rises shows a leak.",
             "short",
             query(opened, "{{instance}}"),
         ).span(6),
         number(
             "Descriptors used",
-            "Share of the limit that the system allows.",
+            "Open file descriptors as a share of the limit of the process.",
             "percentunit",
             query(f"max({opened} / {most})"),
             ((0, GREEN), (0.7, ORANGE), (0.9, RED)),
@@ -150,8 +150,8 @@ def _telemetry() -> list[Panel]:
     return [
         lines(
             "Spans dropped",
-            "The collector did not take them. Not followed and not begun: more than max_traces_per_second. "
-            "Messages are not touched by that.",
+            "Spans dropped because too many were queued or the collector did not accept them. Not followed and not "
+            "begun: messages routed untraced because there were more than max_traces_per_second. No message is lost.",
             "short",
             query(events(of_process("router_spans_dropped_total")), "{{instance}}"),
             query(events(of_process("router_traces_not_followed_total")), "{{instance}}, not followed"),
@@ -160,14 +160,14 @@ def _telemetry() -> list[Panel]:
         ),
         lines(
             "Log lines dropped",
-            "The reader of stderr did not keep up. Messages are not touched by that.",
+            "Log lines dropped because the reader of stderr did not keep up. No message is lost.",
             "short",
             query(events(of_process("router_log_lines_dropped_total")), "{{instance}}"),
             alerts=["RouterTelemetryDropped"],
         ),
         lines(
             "Listener errors",
-            "Events that a listener of an embedding program, the log or the traces failed on.",
+            "Exceptions raised while an embedding program's listener, the log or the traces handled an event.",
             "short",
             query(events(of_process("router_listener_errors_total")), "{{instance}}"),
         ),

@@ -1,4 +1,4 @@
-"""One panel: those without a time axis are drawn here (numbers, bars, tables), the others in `plots`."""
+"""Draw one panel. Panels without a time axis (numbers, bars, tables) are drawn here, the others in `plots`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRAWN_IN_PLOTS = {"timeseries": plots.lines, "state-timeline": plots.states, "he
 
 
 def draw(panel: Mapping[str, Any], found: Sequence[Named], answers: Answers, area: Area, w: float, h: float) -> None:
-    """Draw a panel with what was found for it, into `w` by `h` pixels. Raises `ValueError` for an unknown kind."""
+    """Draw a panel with its series, into `w` by `h` pixels. Raises `ValueError` for an unknown kind of panel."""
     kind = panel["type"]
     if kind in DRAWN_IN_PLOTS:
         DRAWN_IN_PLOTS[kind](panel, found, answers, area, w, h)
@@ -94,7 +94,7 @@ def _table(panel: Mapping[str, Any], found: Sequence[Named], axes: Axes) -> None
 
 
 def _flat(axes: Axes, width: float, height: float) -> Axes:
-    """Axes measured in pixels from their top left corner."""
+    """Return the axes, measured in pixels from their top left corner."""
     axes.set_axis_off()
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)

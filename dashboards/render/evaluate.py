@@ -1,4 +1,4 @@
-"""Every panel's queries, asked as Grafana asks them; a query without any number is a mistake of the dashboard."""
+"""Run the queries of every panel as Grafana does. A query that returns no number is a mistake in the dashboard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LABEL = re.compile(r"{{\s*(\w+)\s*}}")
 
 @dataclass(frozen=True)
 class Named:
-    """A series as a panel shows it: its name by the legend, and the letter of its query."""
+    """A series of a panel, with its name in the legend and the letter of its query."""
 
     name: str
     letter: str
@@ -24,7 +24,7 @@ class Named:
 
 @dataclass
 class Answers:
-    """What Prometheus said for one dashboard: series by the panel's id, and the times of lost connections."""
+    """Query results of one dashboard: series by panel id, times of lost connections, and queries without data."""
 
     window: Window
     panels: dict[int, list[Named]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Answers:
 
 
 def evaluate(board: Mapping[str, Any], prometheus: Prometheus, window: Window) -> Answers:
-    """Ask everything that a dashboard asks. Blocks. `missing` names the queries that nothing came for."""
+    """Run all queries of a dashboard. Blocks. `missing` of the result lists the queries without data."""
     answers = Answers(window)
     for panel in board["panels"]:
         if panel["type"] == "row":

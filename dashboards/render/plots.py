@@ -1,4 +1,4 @@
-"""Panels with a time axis: lines, bands of states, heat maps."""
+"""Draw panels with a time axis: lines, bands of states, heat maps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dashboards.render.evaluate import Answers, Named
 from dashboards.render.units import text
 
 Area = Callable[[float, float, float, float], Axes]
-"""Makes axes at x, y with a width and a height, in pixels from below the panel's title."""
+"""Makes axes at x, y with a width and a height, in pixels from the top left corner below the panel's title."""
 
 LEFT, RIGHT, BOTTOM = 62.0, 12.0, 22.0
 LEGEND_LINE = 15.0
 LEGEND_LINES = 5
-"""As many as fit; Grafana scrolls."""
+"""Series in a legend, as many as fit. Grafana scrolls instead."""
 
 
 def lines(panel: Mapping[str, Any], found: Sequence[Named], answers: Answers, area: Area, w: float, h: float) -> None:
-    """Lines, steps or stacked areas, with the legend's table below."""
+    """Draw lines, steps or stacked areas, with the table of the legend below."""
     defaults = panel["fieldConfig"]["defaults"]
     custom = defaults.get("custom", {})
     shown = min(len(found), LEGEND_LINES)
@@ -66,7 +66,7 @@ def lines(panel: Mapping[str, Any], found: Sequence[Named], answers: Answers, ar
 
 
 def states(panel: Mapping[str, Any], found: Sequence[Named], answers: Answers, area: Area, w: float, h: float) -> None:
-    """A band for each series: the colour and the text of its state, merged while it lasts."""
+    """Draw a band for each series, with the colour and the text of each state for as long as it lasts."""
     mapping = panel["fieldConfig"]["defaults"]["mappings"][0]["options"]
     left = 130.0
     axes = area(left, 4, w - left - RIGHT, h - BOTTOM - 8)
@@ -85,7 +85,7 @@ def states(panel: Mapping[str, Any], found: Sequence[Named], answers: Answers, a
 
 
 def heat(panel: Mapping[str, Any], found: Sequence[Named], answers: Answers, area: Area, w: float, h: float) -> None:
-    """Cells of a histogram over time. Prometheus' buckets are cumulative: each cell is what its bucket adds."""
+    """Draw a histogram over time as cells. Prometheus' buckets are cumulative: a cell is what its bucket adds."""
     unit = panel["fieldConfig"]["defaults"]["unit"]
     buckets = sorted(found, key=lambda one: float(one.series.labels["le"]))
     rows: list[list[float]] = []
@@ -182,7 +182,7 @@ def _grid(answers: Answers) -> list[float]:
 
 
 def _on_grid(one: Named, answers: Answers) -> tuple[list[float], list[float]]:
-    """The series at every step of the window; NaN where it has no point, so that gaps are seen."""
+    """Return a series at every step of the window, with NaN where it has no point so that gaps are visible."""
     points = dict(zip((round(time, 3) for time in one.series.times), one.series.values, strict=True))
     grid = _grid(answers)
     return grid, [points.get(round(time, 3), nan) for time in grid]

@@ -1,4 +1,4 @@
-"""A Prometheus that scrapes one router every second, and answers queries over what it has seen."""
+"""Run a Prometheus that scrapes one router every second, and query it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ scrape_configs:
 
 @dataclass(frozen=True)
 class Series:
-    """One answer: labels, and the points in order of time (Unix seconds). A point may be NaN."""
+    """One series of a result: its labels, and its points in order of time (Unix seconds). A value may be NaN."""
 
     labels: Mapping[str, str]
     times: list[float]
@@ -43,12 +43,12 @@ class Series:
 
     @property
     def has_data(self) -> bool:
-        """Whether there is any number."""
+        """Return True if any value is a number."""
         return any(value == value for value in self.values)
 
 
 class Prometheus:
-    """The HTTP API of a running one."""
+    """The HTTP API of a running Prometheus."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -84,9 +84,10 @@ def _number(text: str) -> float:
 
 @asynccontextmanager
 async def prometheus(directory: Path, target: str) -> AsyncIterator[Prometheus]:
-    """Run one that scrapes `target` (host:port); its data is below `directory`.
+    """Run a Prometheus that scrapes `target` (host:port) and keeps its data below `directory`.
 
-    Raises `FileNotFoundError`, which says what to install, if there is none; `trio.TooSlowError` if it doesn't start.
+    Raises `FileNotFoundError` with the package to install if there is no binary, `trio.TooSlowError` if it does not
+    become ready within `READY_WITHIN` seconds.
     """
     binary = shutil.which("prometheus")
     if binary is None:
@@ -106,7 +107,7 @@ async def prometheus(directory: Path, target: str) -> AsyncIterator[Prometheus]:
                 await _ready(f"http://{HOST}:{port}/-/ready", process)
             yield Prometheus(f"http://{HOST}:{port}")
         finally:
-            with trio.CancelScope(shield=True):  # a killed process is gone at once
+            with trio.CancelScope(shield=True):  # a killed process ends at once
                 process.kill()
                 await process.wait()
 

@@ -1,8 +1,8 @@
-"""What the pictures show: a router between two servers, one of which dies for a while, the other for a moment.
+"""The scenario of the pictures: a router between two servers that are killed, one for a while, the other briefly.
 
-The router is the command, in a process of its own, so that its memory, CPU and event loop are its own. The traffic
-comes from a second router, in this process. Every number of the dashboards moves: the queue towards `core` fills up,
-drops, drains; some messages are unusable, and are given up after their second delivery.
+The router runs as the command, in its own process, so that memory, CPU and event loop are those of a router alone. The
+traffic comes from a second router, in this process. Every number of the dashboards changes: the queue towards `core`
+fills, drops and drains; some messages are unusable and are given up after their second attempt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from router_trio.nats.other_client import add_streams
 ROOT = Path(__file__).parents[2]
 READY_WITHIN = 15.0
 ROUND = 0.1
-"""Seconds between two rounds of traffic; a round is a few messages of each kind."""
+"""Seconds between two rounds of traffic. A round is a few messages of each kind."""
 UNUSABLE_EVERY, CANCELLED_EVERY = 40, 5
 
 CONFIGURATION = """
@@ -66,8 +66,8 @@ retry = {{ initial = "500ms", attempts = 2 }}
 
 
 @dataclass(frozen=True)
-class World:
-    """Where the router's metrics are, and the servers, to be killed and restarted."""
+class Environment:
+    """The address of the router's metrics, the two servers to kill and restart, and the client for the traffic."""
 
     metrics: str
     edge: EmbeddedServer
@@ -76,8 +76,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(directory: Path) -> AsyncIterator[World]:
-    """Run servers, the router and the traffic's own connection; all are gone at the end.
+async def open_environment(directory: Path) -> AsyncIterator[Environment]:
+    """Run the servers, the router and the client for the traffic; leaving ends all of them.
 
     Raises `RouterError` if a server does not come up, `trio.TooSlowError` if the router doesn't.
     """
@@ -91,17 +91,17 @@ async def world(directory: Path) -> AsyncIterator[World]:
             async with _router(path, directory / "router.log"), _traffic_router(edge.url).open() as live:
                 with trio.fail_after(READY_WITHIN):
                     await _answers(port)
-                yield World(listen, edge, core, live)
+                yield Environment(listen, edge, core, live)
 
 
-async def tell(world: World, seconds: float) -> None:
-    """Publish for that time, while `core` is away for a sixth of it and `edge` for a twentieth."""
+async def play(environment: Environment, seconds: float) -> None:
+    """Publish for `seconds`, during which `core` is down for a sixth of the time and `edge` for a twentieth."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_publish, world.live)
+        nursery.start_soon(_publish, environment.live)
         await trio.sleep(seconds * 0.3)
-        await _outage(world.core, seconds / 6)
+        await _outage(environment.core, seconds / 6)
         await trio.sleep(seconds * 0.25)
-        await _outage(world.edge, seconds / 20)
+        await _outage(environment.edge, seconds / 20)
         await trio.sleep(seconds * (1 - 0.3 - 1 / 6 - 0.25 - 1 / 20))
         nursery.cancel_scope.cancel()
 

@@ -1,4 +1,4 @@
-"""One dashboard on one sheet: the grid of its panels, their frames and titles, and the headings of rows."""
+"""Draw a dashboard into one picture: the grid of panels, their frames and titles, and the headings of rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GAP = 4.0
 HEADER = 62.0
 TITLE_BAR = 26.0
 COLORS = 160
-"""Of the picture's palette: enough for lines on a dark ground, and a quarter of the size."""
+"""Colours in the palette of the picture: enough for lines on a dark background, at a quarter of the file size."""
 
 
 def save(board: Mapping[str, Any], answers: Answers, path: Path) -> None:
@@ -82,7 +82,7 @@ class _Page:
         self._text(left + 8, top + 13, panel["title"], size=style.TITLE_SIZE, color=style.TEXT, weight="bold")
 
         def area(x: float, y: float, w: float, h: float) -> Axes:
-            """Axes in pixels from the top left corner below the panel's title."""
+            """Return axes placed in pixels from the top left corner below the panel's title."""
             corner = self._fraction(left + x, top + TITLE_BAR + y + h)
             return self._figure.add_axes((*corner, w / self._width, h / self._height))
 

@@ -1,4 +1,4 @@
-"""Colours and sizes of the pictures: dark, and near to what a Grafana user knows."""
+"""Colours and sizes of the pictures, similar to Grafana's dark theme."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 9.5, 8.0, 7.0
 
 
 def color_at(value: float, steps: Sequence[Mapping[str, Any]]) -> str:
-    """The colour that the thresholds of a panel give to a value."""
+    """Return the colour of a value by the thresholds of its panel."""
     color = steps[0]["color"]
     for step in steps[1:]:
         if value >= step["value"]:

@@ -1,4 +1,4 @@
-"""Numbers as Grafana writes them, in the units that the dashboards use."""
+"""Format numbers as Grafana does, in the units that the dashboards use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RATES = {"mps": "msg/s", "ops": "ops/s"}
 
 
 def text(value: float, unit: str) -> str:
-    """A number with its unit. Raises `ValueError` for a unit that is not known here."""
+    """Return a number with its unit. Raises `ValueError` for an unknown unit."""
     if isnan(value):
         return "-"
     match unit:
