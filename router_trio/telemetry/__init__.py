@@ -1,9 +1,10 @@
-"""Logs, metrics, traces and the HTTP side of a router, behind one object: all that people on call see of it.
+"""Logs, metrics, traces and HTTP pages of a router, behind one object.
 
-Telemetry listens and never decides. An event goes to the outage spans, the log and the listeners of an embedding
-program; one that fails costs its own output and nothing else. Whatever is not switched on is not even imported: without
-an HTTP address and an OTLP endpoint neither OpenTelemetry nor Starlette nor h11 is loaded. What serves HTTP and exports
-spans takes as long to import as all the rest, so the router is let through first: see `OBSERVERS_WITHIN`.
+Telemetry only observes. Each event goes to the outage spans, the log and the listeners of an embedding program; a
+listener that fails loses its own output and affects nothing else. Features that are switched off are not imported:
+without an HTTP address and an OTLP endpoint, neither OpenTelemetry nor Starlette nor h11 is loaded. The HTTP server and
+the span exporter take as long to import as the rest of the router, so they are imported after the first routes have
+started: see `OBSERVERS_WITHIN`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionView", "RouterView", "Telemetry"]
 
 OBSERVERS_WITHIN = 0.25
-"""Seconds for which whatever goes first may hold up pages and spans."""
+"""Maximum seconds for which the start of the routes (`first` of `Telemetry.serve`) delays pages and spans."""
 
 _logger = logging.getLogger("router_trio.telemetry")
 
@@ -46,11 +47,11 @@ _logger = logging.getLogger("router_trio.telemetry")
 class Telemetry:
     """The telemetry of one router, for one run.
 
-    Building it is cheap and starts nothing, so that connections can be given `emit` and `tracing` before the router
-    that they belong to is complete; lines logged before `serve` wait for it. `logs=False` keeps stderr clean for an
-    embedding program, `least` lets nothing through that is less severe, whatever the settings say. `listeners` are told
-    every event, after logs and traces, and must not block. One of several workers has its number in each line, and
-    writes by `write`; `traces=False` is for who routes no message itself.
+    Creating it is cheap and starts nothing, so that connections can be given `emit` and `tracing` before their router
+    is complete. Lines logged before `serve` is entered are written then. `logs=False` keeps stderr clean for an
+    embedding program. Events less severe than `least` are not logged, whatever level the settings have. `listeners` are
+    called with every event, after logs and traces, and must not block. With `worker` each line has the number of that
+    worker process; `write` writes the lines. `traces=False` is for a process that routes no messages itself.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Telemetry:
         self._handed_over = HandedOver()
         self._name = settings.router.name
         self.probes: ProbesWhileBlocked | None = None
-        """Answers `/healthz` while the loop is blocked. Inside of `serve`, with an HTTP address."""
+        """Answers `/healthz` while the event loop is blocked. None outside of `serve` or without an HTTP address."""
         self._listener_errors = 0
         self._traces: Traces | None = None
         if traces and traces_wanted(self._settings.otlp_endpoint):
@@ -83,7 +84,7 @@ class Telemetry:
                 max_per_second=self._settings.max_traces_per_second,
                 random=platform.random,
             )
-        # The page shows what happened before it could be asked for, too.
+        # Events are kept from now on, so that the status page also has those from before it was served.
         listens = self._settings.listen_address is not None
         self._recent = Recent(wall=platform.wall_clock) if listens or worker is not None else None
         self._logs: Logs | None = None
@@ -101,41 +102,41 @@ class Telemetry:
 
     @property
     def tracing(self) -> Tracing:
-        """The tracer that routing asks about each message. Active only inside of `serve`, with an endpoint."""
+        """The tracer for the messages of routes. It makes spans only inside of `serve`, and only with an endpoint."""
         return self._traces if self._traces is not None else NoTracing()
 
     @property
     def http_address(self) -> tuple[str, int] | None:
-        """Host and port of the HTTP side; None outside of `serve`, or when it is switched off."""
+        """Host and port of the HTTP server; None outside of `serve`, or if it is switched off."""
         return self._address
 
     @property
     def recent(self) -> Recent | None:
-        """The last events, for the status page; None if nobody can ask for it."""
+        """The recent events, for the status page; None if the page is not served."""
         return self._recent
 
     @property
     def spans_dropped(self) -> int:
-        """Spans that were let go: too many at once, or the collector did not take them."""
+        """Spans dropped because too many were queued or the collector did not accept them."""
         return self._traces.dropped if self._traces is not None else 0
 
     @property
     def traces_not_followed(self) -> int:
-        """Messages whose sender records their trace, and which were too many in a second to take part in it."""
+        """Messages sampled by their sender but routed untraced, because of `max_traces_per_second`."""
         return self._traces.not_followed if self._traces is not None else 0
 
     @property
     def traces_not_begun(self) -> int:
-        """Messages of `trace_sample_ratio` that began no trace: too many in a second."""
+        """Messages chosen by `trace_sample_ratio` that started no trace, because of `max_traces_per_second`."""
         return self._traces.not_begun if self._traces is not None else 0
 
     @property
     def log_lines_dropped(self) -> int:
-        """Log lines that were let go because stderr did not take them."""
+        """Log lines dropped because stderr did not accept them."""
         return self._logs.lines_dropped if self._logs is not None else 0
 
     def emit(self, event: Event) -> None:
-        """Tell everyone who listens. Never blocks and never raises."""
+        """Pass an event to traces, log and listeners. Never blocks and never raises."""
         ids = None
         if self._traces is not None:
             try:
@@ -162,7 +163,10 @@ class Telemetry:
                 self._failed(listener)
 
     def emit_from_thread(self, event: Event, token: trio.lowlevel.TrioToken) -> None:
-        """Log an event at once, in the thread that calls; tell all others when the loop turns. Never raises."""
+        """Log an event at once, in the calling thread; pass it to the listeners when the event loop runs. Never raises.
+
+        Unlike `emit` it does not pass the event to the traces.
+        """
         try:
             if self._logs is not None:
                 self._logs.write(event)
@@ -180,12 +184,14 @@ class Telemetry:
         first: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
         answers: Callable[[Sources], Answers] | None = None,
     ) -> AsyncIterator[tuple[str, int] | None]:
-        """Write logs, make spans and answer HTTP while this is entered; gives `http_address`.
+        """Write logs, make spans and serve HTTP while this is entered; yields `http_address`.
 
-        `clock` is the one of the fences; `pages` are served beside the router's own. `answers` makes what the pages say
-        of more than this process; by default they say how `view` is. Entering raises `ListenError`;
-        who connects from then on is answered, and spans are exported, as soon as `first` has returned, or has taken too
-        long. Leaving, cancelled or not, gives open requests one second, the collector two and stderr one.
+        `clock` is the clock of the fences; `pages` are served beside the router's own. `answers` makes the contents of
+        the pages if they cover more than this process; by default they show `view`.
+
+        The address is bound on entering, which raises `ListenError` if that fails. Requests are answered and spans are
+        exported once `first` has returned, or after `OBSERVERS_WITHIN` seconds. Leaving, cancelled or not, allows open
+        requests one second, the collector two seconds and stderr one second.
         """
         failure: Exception | None = None
         try:
@@ -198,7 +204,8 @@ class Telemetry:
                 async with trio.open_nursery() as nursery:
                     if self._logs is not None:
                         nursery.start_soon(self._logs.flush_regularly)
-                    # One import after the other, pages before spans; of our own, since the program's may be used up.
+                    # One import at a time, pages before spans. A limiter of our own: threads of the embedding program
+                    # may have used up Trio's default one.
                     imports = trio.CapacityLimiter(1)
                     if listeners and self._recent is not None:
                         nursery.start_soon(
@@ -219,7 +226,7 @@ class Telemetry:
                 raise
             raise BaseExceptionGroup("the program failed, and its telemetry was cut short", [failure, error]) from None
         if failure is not None:
-            # Raised out here, since the nursery would put what is none of telemetry's business into a group.
+            # Raised outside of the nursery, which would wrap the program's own exception in a group.
             raise failure
 
     # --- inside ---
@@ -253,8 +260,8 @@ class Telemetry:
         started_at = clock()
         with trio.move_on_after(OBSERVERS_WITHIN):
             await first()
-        # In a thread, so that messages pass meanwhile. Waited for also when cancelled: it takes a moment, and nothing
-        # of it is left behind.
+        # In a thread, so that messages are routed meanwhile. Not abandoned on cancellation: it takes a moment, and no
+        # thread is left behind.
         await trio.to_thread.run_sync(_prepare_pages, view, limiter=imports)
         from router_trio.telemetry.http.application import RouterAnswers, serve_pages
 
@@ -270,7 +277,7 @@ class Telemetry:
         await traces.begin_export(imports)
 
     def sources(self, view: RouterView, clock: Callable[[], float] = trio.current_time) -> Sources:
-        """Return what metrics are read from. `clock` is the one of the fences."""
+        """Return the sources that metrics are read from. `clock` is the clock of the fences."""
         from router_trio.telemetry.metrics.metric import Sources
 
         return Sources(
@@ -289,13 +296,13 @@ class Telemetry:
 
     def _failed(self, listener: object) -> None:
         self._listener_errors += 1
-        # Once for each listener: one that fails on every event would drown what the others say.
+        # Logged once per listener: a listener that fails on every event would flood the log.
         if listener not in self._failing:
             self._failing.add(listener)
             _logger.exception("a listener of events failed: %r; further failures are only counted", listener)
 
 
 def _prepare_pages(view: RouterView) -> None:
-    """Import the modules that serve pages and compute the hash of the configuration: both would hold up the loop."""
+    """Import the modules that serve pages, and compute the configuration's hash. Both would block the event loop."""
     import_module("router_trio.telemetry.http.application")
     _ = view.config.hash

@@ -1,8 +1,8 @@
-"""Log when a router becomes ready, and when it no longer is: the log's side of `/readyz`.
+"""Log when a router becomes ready or stops being ready, as `/readyz` would report it.
 
-A task looks every second, whether or not anybody asks for a page. A line is due when the set of connections, routes and
-workers that hold the router up has changed; that one of them says it in other words, as with a number of seconds that
-grows, is no change. So there is at most one line a second, however many routes come and go.
+A task checks every second, whether or not `/readyz` is requested. It emits an event when the set of connections, routes
+and workers that are not ready has changed. A reason that only changes its text, such as a growing number of seconds, is
+no change. So there is at most one log line per second, however many routes change their state.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from router_trio.telemetry.http.rendering import REST
 from router_trio.telemetry.logs.redact import shown_text
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 AT_ONCE = 50
-"""Routes that are looked at before other tasks get their turn."""
+"""Number of routes checked before other tasks run."""
 
 Reasons = Iterable[Sequence[Mapping[str, Any]]]
-"""The reasons of `/readyz`, part by part: none for a connection or a route that is ready."""
+"""The reasons of `/readyz`, one sequence per connection or route; empty for one that is ready."""
 
 
 class Readiness:
-    """The readiness of a router at the last look, and since when."""
+    """The readiness of a router at the last check, and the time since when it has not been ready."""
 
     def __init__(self) -> None:
         self._held_up_by: frozenset[tuple[tuple[str, Any], ...]] | None = None
         self._not_ready_since: float | None = None
 
     def look(self, reasons: Sequence[Mapping[str, Any]], now: float) -> Event | None:
-        """Return the event that is due, if one is: at the first look, and when what holds the router up has changed."""
+        """Return the event to emit: at the first check, and when the set of unready parts has changed. Else None."""
         held_up_by = frozenset(
             tuple((name, value) for name, value in one.items() if name != "reason") for one in reasons
         )
@@ -52,13 +52,13 @@ class Readiness:
 
 
 def _text(reason: Mapping[str, Any]) -> str:
-    """Return which connection, route or worker is not ready, and why, as one text."""
+    """Return one text with the connection, route or worker that is not ready, and the reason."""
     place = " ".join(f"{name} {value}" for name, value in reason.items() if name != "reason")
     return shown_text(f"{place}: {reason['reason']}")
 
 
 async def watch_readiness(reasons: Callable[[], Reasons], emit: Emit) -> None:
-    """Emit what changes, until cancelled. `reasons` gives what `/readyz` would say now."""
+    """Emit an event at each change of readiness until cancelled. `reasons` returns the current reasons of `/readyz`."""
     readiness = Readiness()
     while True:
         found: list[Mapping[str, Any]] = []

@@ -1,7 +1,7 @@
-"""The view that telemetry has of a router: its plain state, read and never changed.
+"""The view that telemetry has of a router: its plain state, which telemetry reads and never changes.
 
-Telemetry is below the router and must not import it, so the shape that it reads is a protocol here. Everything behind
-it is an attribute read: a scrape or a status page never waits for the tasks that do the work.
+Telemetry is below the router and must not import it, so the state is described by protocols here. All of it is read
+from attributes: a scrape or a status page never waits for the tasks that do the work.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from router_trio.states import ConnectionState, RouteState
 
 
 class OutboxView(Protocol):
-    """The publishes of one connection: an `Outbox`, or those of several processes together."""
+    """The publishes of one connection: an `Outbox`, or the outboxes of several processes combined."""
 
     @property
     def pending(self) -> int:
-        """Operations accepted and not written."""
+        """The number of operations accepted but not yet written."""
         ...
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes of their frames."""
+        """The size of the pending operations' frames in bytes."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """Operations written and not confirmed."""
+        """The number of operations written but not yet confirmed."""
         ...
 
     @property
     def oldest_age(self) -> float:
-        """Seconds since the oldest pending operation was accepted; 0 when nothing is pending."""
+        """Seconds since the oldest pending operation was accepted; 0 if nothing is pending."""
         ...
 
     @property
     def max_operations(self) -> int:
-        """Most operations that may be pending."""
+        """The maximum number of pending operations."""
         ...
 
     @property
     def max_bytes(self) -> int:
-        """Most bytes that may be pending."""
+        """The maximum size of the pending operations in bytes."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class OutboxView(Protocol):
         ...
 
     def unanswered_destinations(self) -> list[str]:
-        """Return the destinations that do not confirm what they are sent."""
+        """Return the destinations that do not confirm the publishes sent to them."""
         ...
 
 
@@ -106,7 +106,7 @@ class ConfigView(Protocol):
 
 
 class RouterView(Protocol):
-    """A whole router."""
+    """A router."""
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ class RouterView(Protocol):
 
     @property
     def connections(self) -> Mapping[str, ConnectionView]:
-        """Its connections by name; empty while it is being built."""
+        """Its connections by name; empty until they have been created."""
         ...
 
     @property
@@ -130,13 +130,13 @@ class RouterView(Protocol):
 
     @property
     def fatal(self) -> str | None:
-        """Why the router can't go on, or None."""
+        """The reason why the router can't continue, or None."""
 
 
 @cache
 def package_version() -> str:
-    """The version of the installed distribution, `0` when it runs from a bare source tree."""
-    # Imported here, because nothing that routes needs it.
+    """Return the version of the installed distribution, `0` if the router runs from a source tree."""
+    # Imported here because routing does not need it.
     from importlib.metadata import PackageNotFoundError, version
 
     try:

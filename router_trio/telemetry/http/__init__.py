@@ -1,1 +1,1 @@
-"""The HTTP side: probes, metrics, the status page. Limits on whoever connects."""
+"""The HTTP server for probes, metrics and the status page, with limits on clients."""

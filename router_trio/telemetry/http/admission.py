@@ -1,10 +1,11 @@
-"""Decide which clients may stay connected, and whose requests are answered: by numbers, without I/O.
+"""Decide which connections are kept and which requests are answered, by counting and without I/O.
 
-A connection either waits (for its headers to arrive, or for its next request) or is being answered. One that waits can
-be closed at any time: HTTP allows it, and nothing is lost. So a new connection is always taken in, and where there are
-too many, one that waits is closed for it: the oldest of the peer that has the most. Requests are bounded below the
-connections, in all and for each peer, so that there is always one that waits. A probe needs no place among those
-requests: beyond their number it is answered as one that waits, and may be closed in the middle of it.
+A connection is either waiting (for its headers, or for its next request) or being answered. A waiting connection may be
+closed at any time: HTTP allows it, and nothing is lost. So a new connection is always accepted. If there are too many,
+the oldest waiting connection of the peer with the most waiting connections is closed instead. The limit of requests is
+lower than the limit of connections, in total and per peer, so there is always a waiting connection to close. A probe
+does not count as a request: beyond the limit it is answered while its connection counts as waiting, and that connection
+may be closed before the answer is complete.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Generic, Protocol, TypeVar
 
 
 class HasPeer(Protocol):
-    """A connection, told apart by identity."""
+    """A connection, compared by identity."""
 
     @property
     def peer(self) -> str:
-        """The address that it comes from."""
+        """The address of the client."""
         ...
 
 
@@ -27,7 +28,7 @@ C = TypeVar("C", bound=HasPeer)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Connections, and those of them that are being answered; each in all and of one peer."""
+    """Maximum numbers of connections and of requests being answered, in total and per peer."""
 
     connections: int
     connections_per_peer: int
@@ -37,7 +38,7 @@ class Limits:
 
 @dataclass(slots=True)
 class _Peer(Generic[C]):
-    # Oldest first. A dict, since one is often taken out of the middle.
+    # Oldest first. A dict, because connections are often removed from the middle.
     waiting: dict[C, None] = field(default_factory=dict)
     answering: set[C] = field(default_factory=set)
 
@@ -52,7 +53,7 @@ class Admission(Generic[C]):
         self._answering = 0
 
     def arrive(self, connection: C) -> C | None:
-        """Take in a connection, which waits; return the one to close for it. That may be `connection` itself."""
+        """Add a connection, as waiting. Return the one to close for it, which may be `connection` itself, or None."""
         evicted: C | None = None
         peer = self._peers.get(connection.peer)
         if peer is not None and len(peer.waiting) + len(peer.answering) >= self._limits.connections_per_peer:
@@ -65,9 +66,9 @@ class Admission(Generic[C]):
         return evicted
 
     def may_answer(self, connection: C) -> bool:
-        """Return True if the request of this connection may be answered; then it is answered until `wait` or `leave`.
+        """Return True if the request of this connection may be answered. It counts as answered until `wait` or `leave`.
 
-        Otherwise the connection waits, as before. One that was evicted is not taken in again.
+        Otherwise the connection stays waiting. Always False for a connection that was evicted.
         """
         peer = self._peers.get(connection.peer)
         if peer is None or connection not in peer.waiting:
@@ -87,7 +88,7 @@ class Admission(Generic[C]):
         self._count += 1
 
     def leave(self, connection: C) -> None:
-        """Record that the connection is gone. Does nothing if it was evicted."""
+        """Record that the connection has ended. Does nothing if it was evicted."""
         peer = self._peers.get(connection.peer)
         if peer is None:
             return

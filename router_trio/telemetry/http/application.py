@@ -1,7 +1,7 @@
-"""The pages of the HTTP side, as a Starlette application, and their server.
+"""The pages as a Starlette application, and their server.
 
-Importing this imports Starlette, h11 and prometheus_client, which takes as long as all the rest of the router: it is
-imported later, and in a thread (see `telemetry`).
+This module imports Starlette, h11 and prometheus_client, which takes as long as the rest of the router. So `telemetry`
+imports it late, and in a thread.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
 
 HIDDEN = "reasons are shown to requests by an IP address, a loopback name, or a name in telemetry.allowed_hosts"
-"""Shown in place of reasons to a Host that is not allowed."""
+"""The detail of an answer whose reasons are withheld, because the request's Host is not allowed."""
 
 _FRESH = {"cache-control": "no-store"}
 
 
 class Answers(Protocol):
-    """The contents of the pages. Making one blocks on nothing."""
+    """The contents of the pages. Only `refresh` waits."""
 
     async def refresh(self) -> None:
-        """Find out how things are now, for pages that are made next. For a moment at most; can be cancelled."""
+        """Update the state that the next pages are made from. Takes a moment at most; can be cancelled."""
         ...
 
     def health(self) -> Answer:
-        """Return what `/healthz` says."""
+        """Return the answer of `/healthz`."""
         ...
 
     def readiness(self) -> Answer:
-        """Return what `/readyz` says."""
+        """Return the answer of `/readyz`."""
         ...
 
     def status(self) -> dict[str, Any]:
-        """Return what `/status` says."""
+        """Return the JSON object of `/status`."""
         ...
 
     def metrics(self) -> bytes:
-        """Return what `/metrics` says."""
+        """Return the text of `/metrics`."""
         ...
 
 
 class RouterAnswers:
-    """The `Answers` of the one router of this process. `clock` is that of the fences, `started_at` its start."""
+    """The `Answers` of the router in this process. `clock` is the clock of the fences; `started_at` is a time on it."""
 
     def __init__(self, sources: Sources, clock: Callable[[], float], started_at: float) -> None:
         self._view = sources.view
@@ -70,7 +70,7 @@ class RouterAnswers:
         self._started_at = started_at
 
     async def refresh(self) -> None:
-        """Do nothing: all is here."""
+        """Do nothing: the state is in this process and always current."""
 
     def health(self) -> Answer:
         return health(self._view)
@@ -90,20 +90,21 @@ def application(
 ) -> ASGIApp:
     """Return an application with `/`, `/events`, `/metrics`, `/healthz`, `/readyz`, `/status`, and `pages`.
 
-    All answer only to IP addresses, loopback names and `allowed_hosts`; `/healthz` and `/readyz` give others their code
-    and status. What grows with the number of routes is made one at a time, for all who wait for it.
+    All paths answer to requests whose Host is an IP address, a loopback name or in `allowed_hosts`. To other hosts only
+    `/healthz` and `/readyz` answer, with their code and status but no reasons. Pages whose size grows with the number
+    of routes are rendered one at a time, and shared by all requests that wait for them.
     """
 
-    def look() -> dict[str, Any]:
+    def take_snapshot() -> dict[str, Any]:
         return {"status": answers.status(), "readiness": answers.readiness()[1]}
 
     rendering = Rendering()
     scrape = SharedPage(rendering, answers.metrics)
-    looks = SharedPage(rendering, look)
+    snapshots = SharedPage(rendering, take_snapshot)
 
-    async def look_now() -> dict[str, Any]:
+    async def snapshot() -> dict[str, Any]:
         await answers.refresh()
-        return await looks.get()
+        return await snapshots.get()
 
     async def metrics(_: Request) -> Response:
         await answers.refresh()
@@ -119,12 +120,12 @@ def application(
         return probed(request, answers.health())
 
     async def readyz(request: Request) -> Response:
-        # Not shared: a probe waits for nobody.
+        # Not a shared page: a probe must not wait for other requests.
         await answers.refresh()
         return probed(request, answers.readiness())
 
     async def status_page(_: Request) -> Response:
-        return JSONResponse((await look_now())["status"], headers=_FRESH)
+        return JSONResponse((await snapshot())["status"], headers=_FRESH)
 
     async def front(_: Request) -> Response:
         text, headers = front_page()
@@ -132,7 +133,7 @@ def application(
 
     routes = [
         Route("/", front),
-        Route("/events", EventStream(look_now, recent), methods=["GET"]),
+        Route("/events", EventStream(snapshot, recent), methods=["GET"]),
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
@@ -151,7 +152,7 @@ async def serve_pages(
     loop_lags: Histogram,
     handed_over: HandedOver,
 ) -> None:
-    """Answer requests on `listeners` with the pages of `application` until cancelled; measure the loop's lag."""
+    """Serve the pages of `application` on `listeners`, and measure the lag of the event loop, until cancelled."""
     app = application(answers, recent, allowed_hosts, pages)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(measure_lag, loop_lags)
@@ -159,7 +160,7 @@ async def serve_pages(
 
 
 class _Guard:
-    """Refuse what does not name this router, or comes from another site, before anything else is done."""
+    """Refuse requests that do not name this router or come from another site, before anything else handles them."""
 
     def __init__(self, app: ASGIApp, allowed_hosts: AbstractSet[str]) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""Run an ASGI application on an `HTTPConnection`: one request, and its answer.
+"""Run an ASGI application for one request on an `HTTPConnection`.
 
-A body is read only when the application asks for it, within bounds of size and time, and never kept here. What can't be
-read is an `HTTPException`, which the application turns into its answer.
+A body is read only when the application asks for it, with limits of size and time, and is not buffered. A body that
+can't be read raises `HTTPException`, which the application turns into its answer.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from starlette.types import ASGIApp, Message
 from router_trio.telemetry.http.connection import Header, HTTPConnection, RequestRefused
 
 MAX_BODY_BYTES = 64 * 1024
-"""Bytes of a body that an application can read; a longer body is refused with 413."""
+"""Maximum size of a body in bytes; a larger body is refused with 413."""
 
 BODY_SECONDS = 5.0
-"""How long a body may take to arrive, refused with 408."""
+"""Maximum seconds for a body to arrive; a slower body is refused with 408."""
 
 
 def path_of(request: h11.Request) -> str:
-    """Return the path that a request asks for, without its query."""
+    """Return the decoded path of a request, without its query."""
     return unquote(request.target.partition(b"?")[0].decode("ascii"))
 
 
 async def answer(connection: HTTPConnection, request: h11.Request, app: ASGIApp) -> None:
-    """Let the application answer a request. What it raises comes out."""
+    """Let the application answer a request. Exceptions of the application propagate."""
     exchange = _Exchange(connection, request)
     await app(_scope(connection, request), exchange.receive, exchange.send)
 
@@ -61,7 +61,7 @@ class _Exchange:
         self._head: tuple[int, list[Header]] | None = None
 
     async def receive(self) -> Message:
-        """Wait for the next part of the request's body; after its end for the client's leaving."""
+        """Wait for the next part of the request's body; after its end, for the client to disconnect."""
         if self._over:
             await self._connection.wait_until_gone()
             return {"type": "http.disconnect"}
@@ -70,7 +70,7 @@ class _Exchange:
         return {"type": "http.request", "body": part or b"", "more_body": not self._over}
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer. The head goes with the first part of the body, in one write."""
+        """Send a part of the answer. The head is sent with the first part of the body, in one write."""
         if message["type"] == "http.response.start":
             self._head = message["status"], list(message["headers"])
             return

@@ -1,8 +1,8 @@
-"""Answer `/healthz` while the event loop is blocked: in the thread of the watchdog, on the router's own sockets.
+"""Answer `/healthz` while the event loop is blocked, in the thread of the watchdog and on the router's own sockets.
 
-A connection is accepted, and what it asks for is looked at without taking it: `GET /healthz` is answered with 503 and
-what blocks the loop; any other connection is handed to the loop as it is, which answers when it turns. So a page that
-is asked for between two slow calls of a handler is answered late, and never refused.
+A connection is accepted and its request is peeked at. `GET /healthz` is answered with 503 and the reason why the loop
+is blocked. Any other connection is handed to the event loop with its request unread, and is served when the loop runs.
+So a page requested between two slow calls of a handler is answered late, but never refused.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import trio
 from router_trio.forked import close_in_children
 
 MOST_CONNECTIONS = 64
-"""Connections that are held at a time while the loop is blocked; others wait in the listen queue."""
+"""Maximum number of connections held while the loop is blocked; others wait in the listen queue."""
 
 REQUEST_WITHIN = 1.0
-"""Seconds that a connection has to say what it asks for, before it is handed to the loop."""
+"""Seconds for a request's headers to arrive before its connection is handed to the loop."""
 
 MAX_REQUEST = 2048
-"""Bytes of a request that are looked at."""
+"""Maximum number of bytes of a request that are peeked at."""
 
 _TICK = 0.05
-"""Seconds between two looks at whether the loop turns."""
+"""Seconds between two checks whether the loop runs again."""
 
 _PROBES = (b"GET /healthz ", b"GET /healthz?", b"HEAD /healthz ", b"HEAD /healthz?")
 
 
 class HandedOver:
-    """Connections that were accepted while the loop was blocked, and that it has not served yet."""
+    """Connections accepted while the event loop was blocked and not yet served."""
 
     def __init__(self) -> None:
         self._waiting: deque[socket.socket] = deque()
@@ -44,7 +44,7 @@ class HandedOver:
         self._closed = False
 
     def put(self, connection: socket.socket) -> None:
-        """Queue one; close it if there are too many, or nothing is served any more."""
+        """Queue a connection. Closes it if `MOST_CONNECTIONS` are queued, or after `close`."""
         if self._closed or len(self._waiting) >= MOST_CONNECTIONS:
             connection.close()
             return
@@ -52,14 +52,14 @@ class HandedOver:
         self._some.set()
 
     async def take(self) -> trio.SocketStream:
-        """Take out the oldest; wait for one."""
+        """Remove and return the oldest connection; wait for one if there is none."""
         while not self._waiting:
             self._some = trio.Event()
             await self._some.wait()
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._waiting.popleft()))
 
     def close(self) -> None:
-        """Close all that wait, and all that come."""
+        """Close all queued connections, and all that are put later."""
         self._closed = True
         while self._waiting:
             self._waiting.popleft().close()
@@ -68,7 +68,7 @@ class HandedOver:
 class ProbesWhileBlocked:
     """Answer probes on the router's sockets while its loop is blocked.
 
-    `hand_over` takes the connections that are for the loop, in the loop's own thread.
+    `hand_over` is called in the thread of the event loop with each connection that the loop is to serve.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class ProbesWhileBlocked:
         token: trio.lowlevel.TrioToken,
         hand_over: Callable[[socket.socket], object],
     ) -> None:
-        """`name` is that of the router."""
+        """`name` is the router's name; `token` belongs to its event loop."""
         self._name = name
         self._listeners = listeners
         self._token = token
         self._hand_over = hand_over
 
     def answer_while(self, blocked: Callable[[], str | None]) -> None:
-        """Answer probes until `blocked` returns None, for as long as the loop is blocked. Never raises `OSError`."""
+        """Answer probes until `blocked`, which returns why the loop is blocked, gives None. Never raises `OSError`."""
         with suppress(OSError):
             listening = [socket.socket(fileno=os.dup(one.socket.fileno())) for one in self._listeners]
             for one in listening:
@@ -116,7 +116,7 @@ class ProbesWhileBlocked:
             begun = _begun(connection)
             why = blocked()
             if why is None:
-                return  # it turns, and answers for itself
+                return  # the loop runs again and serves the connections itself
             if b"\r\n\r\n" in begun and begun.startswith(_PROBES):
                 del asking[connection]
                 self._answer(connection, begun, why)
@@ -131,7 +131,7 @@ class ProbesWhileBlocked:
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         )
         with suppress(OSError):
-            connection.recv(MAX_REQUEST)  # what is left unread would reset the connection
+            connection.recv(MAX_REQUEST)  # closing a socket with unread data would reset the connection
             connection.send(head if request.startswith(b"HEAD") else head + body)
             connection.shutdown(socket.SHUT_WR)
         connection.close()
@@ -144,7 +144,7 @@ class ProbesWhileBlocked:
 
 
 def _begun(connection: socket.socket) -> bytes:
-    """Return what has arrived, without taking it; nothing if that can't be known."""
+    """Peek at the bytes received so far; `b""` if there are none or the connection failed."""
     try:
         return connection.recv(MAX_REQUEST, socket.MSG_PEEK)
     except OSError:

@@ -1,10 +1,10 @@
 """Server-sent events at `/events`, which keep the status page live.
 
-Follows the HTML standard, https://html.spec.whatwg.org/multipage/server-sent-events.html. Every second a client gets
-the state of the router as a whole and the events that it has not seen; nothing is queued for it, so one that reads
-slowly gets fewer, and one that stops reading is cut off by the server below. At most `MAX_CLIENTS` are served at a
-time, `MAX_CLIENTS_PER_PEER` of one address. A stream ends after `LIFETIME` seconds, or when the router stops; a browser
-comes back by itself and says which events it has seen.
+Follows the HTML standard, https://html.spec.whatwg.org/multipage/server-sent-events.html. Once a second a client gets
+the full state of the router and the events that it has not received yet. Nothing is queued for a client: one that reads
+slowly gets fewer messages, and the HTTP server disconnects one that stops reading. At most `MAX_CLIENTS` are served at
+a time, `MAX_CLIENTS_PER_PEER` of them from one address. A stream ends after `LIFETIME` seconds, or when the router
+stops; a browser then reconnects by itself and sends the number of the last event that it received.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from router_trio.telemetry.logs.recent import Recent
 MAX_CLIENTS = 16
 MAX_CLIENTS_PER_PEER = 8
 INTERVAL = 1.0
-"""Seconds between two looks."""
+"""Seconds between two messages."""
 
 LIFETIME = 25.0
-"""Seconds of one stream: less than the server gives any connection, so that it ends in order."""
+"""Seconds after which a stream ends: shorter than the server's limit for a connection, so that it ends cleanly."""
 
 COME_BACK_AFTER_MS = 1000
 
@@ -40,15 +40,15 @@ _HEADERS = [
 
 
 class EventStream:
-    """The ASGI application at `/events`. `look` gives the state of the router as plain values."""
+    """The ASGI application at `/events`. `snapshot` returns the state of the router as plain values."""
 
-    def __init__(self, look: Callable[[], Awaitable[dict[str, Any]]], recent: Recent) -> None:
-        self._look = look
+    def __init__(self, snapshot: Callable[[], Awaitable[dict[str, Any]]], recent: Recent) -> None:
+        self._snapshot = snapshot
         self._recent = recent
         self._clients: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one client until it leaves, its time is over, or the router stops."""
+        """Serve one client until it disconnects, `LIFETIME` is over, or the router stops."""
         request = Request(scope)
         peer: str = scope["client"][0]
         full = self._full(peer)
@@ -68,7 +68,7 @@ class EventStream:
             await send({"type": "http.response.body", "body": b""})
         finally:
             self._clients[peer] -= 1
-            self._clients += Counter()  # forgets who is not there any more
+            self._clients += Counter()  # removes counts of zero
 
     def _full(self, peer: str) -> str | None:
         if self._clients.total() >= MAX_CLIENTS:
@@ -77,15 +77,15 @@ class EventStream:
             return f"{MAX_CLIENTS_PER_PEER} clients of this address are watching already"
         return None
 
-    async def _send_events(self, send: Send, seen: int) -> None:
+    async def _send_events(self, send: Send, last: int) -> None:
         await _write(send, f"retry: {COME_BACK_AFTER_MS}\n\n")
         with trio.move_on_after(LIFETIME):
             while not self._recent.closing.is_set():
-                looked = await self._look()
-                news = self._recent.since(seen)
-                seen = news[-1]["number"] if news else seen
-                told = json.dumps({**looked, "events": news}, separators=(",", ":"))
-                await _write(send, f"id: {seen}\ndata: {told}\n\n")
+                snapshot = await self._snapshot()
+                events = self._recent.since(last)
+                last = events[-1]["number"] if events else last
+                data = json.dumps({**snapshot, "events": events}, separators=(",", ":"))
+                await _write(send, f"id: {last}\ndata: {data}\n\n")
                 with trio.move_on_after(INTERVAL):
                     await self._recent.closing.wait()
 

@@ -1,10 +1,11 @@
-"""Decide which requests are answered, by the hosts that they name: pure functions of headers.
+"""Decide which requests are answered, by their Host, Origin and Sec-Fetch-Site headers. Pure functions.
 
-The pages have no login. What keeps a web page in somebody's browser from reading them is the Host header: a page that
-points a name of its own at this router (DNS rebinding) still sends that name. Answered are IP addresses, the names of
-the loopback and `telemetry.allowed_hosts`; `/healthz` and `/readyz` give their code to any name, since probes may have
-their own, and their reasons to these only: reasons name servers, routes and subjects. What a browser sends for another
-site says so in `Origin` or `Sec-Fetch-Site`, and is refused everywhere; probes and scrapers send neither.
+The pages have no login. The check of the Host header keeps a web page in a user's browser from reading them: a page
+that points its own domain name at this router (DNS rebinding) still sends that name as Host. Requests are answered if
+the Host is an IP address, a loopback name or in `telemetry.allowed_hosts`. `/healthz` and `/readyz` return their code
+to any Host, because probes may use names of their own, but their reasons only to the allowed ones: reasons contain
+names of servers, routes and subjects. A request that a browser sends for another site is marked by `Origin` or
+`Sec-Fetch-Site` and is refused on every path; probes and scrapers send neither header.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from ipaddress import IPv6Address, IPv6Network
 from router_trio.settings.host_names import address, canonical_host, is_loopback_name
 
 PROBES = frozenset(("/healthz", "/readyz"))
-"""Paths that answer to any Host, and for which connections are kept free."""
+"""Paths that answer to any Host, and that are answered even if there are too many requests."""
 
 Refusal = tuple[int, str]
-"""An HTTP status and the reason."""
+"""An HTTP status and a reason."""
 
 _HOST_PORT = re.compile(r"(\[.*\]|[^:]*)(?::([0-9]{0,5}))?", re.DOTALL)
 _OWN_SITE = ("none", "same-origin")
 
 
 def refusal(path: str, headers: Iterable[tuple[bytes, bytes]], allowed: Collection[str]) -> Refusal | None:
-    """Return why this request is not to be answered, or None if it is.
+    """Return the status and reason with which to refuse a request, or None if it may be answered.
 
-    Names of headers are in lower case, `allowed` as `canonical_host` gives them.
+    Header names must be in lower case, and the names in `allowed` as `canonical_host` returns them.
     """
     values: dict[bytes, list[str]] = {b"host": [], b"origin": [], b"sec-fetch-site": []}
     for name, value in headers:
@@ -50,14 +51,14 @@ def refusal(path: str, headers: Iterable[tuple[bytes, bytes]], allowed: Collecti
 
 
 def may_read(headers: Iterable[tuple[bytes, bytes]], allowed: Collection[str]) -> bool:
-    """Return True if the request names this router by a host that is answered with more than a code."""
+    """Return True if the request's Host is allowed to read the pages, not only the code of a probe."""
     hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
     host = split_host(hosts[0]) if len(hosts) == 1 else None
     return host is not None and _answered(host[0], allowed)
 
 
 def split_host(text: str) -> tuple[str, int | None] | None:
-    """Return host (as `canonical_host` gives it) and port of a Host header; None if it is malformed."""
+    """Return host (as `canonical_host` returns it) and port of a Host header; None if it is malformed."""
     found = _HOST_PORT.fullmatch(text)
     host = canonical_host(found[1]) if found is not None else None
     if found is None or host is None:
@@ -67,7 +68,7 @@ def split_host(text: str) -> tuple[str, int | None] | None:
 
 
 def peer_of(host: str) -> str:
-    """Return what counts as one peer: an IPv4 address, or the /64 of an IPv6 address, which one host can fill."""
+    """Return the key by which clients are limited: an IPv4 address, or an IPv6 /64, all of which one host can use."""
     parsed = address(host)
     if isinstance(parsed, IPv6Address):
         if parsed.ipv4_mapped is not None:

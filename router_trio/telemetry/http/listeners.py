@@ -1,7 +1,7 @@
-"""The sockets of the HTTP side.
+"""The listening sockets of the HTTP server.
 
-They are opened before anything else happens, so that an address that is taken is told at once. Who connects before the
-pages are there waits in the listen queue.
+They are opened before anything else starts, so that an address in use is reported at once. Clients that connect before
+the pages are served wait in the listen queue.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from router_trio.forked import close_in_children
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Listen; port 0 takes a free one. Blocks for a name lookup.
+    """Listen on an address; port 0 chooses a free port. Waits for a name lookup.
 
-    Raises `ListenError`, naming the address and what to do.
+    Raises `ListenError` with the address and what to do about it.
     """
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         raise ListenError(f"can't listen on {_address(host, port)}: {_cure(error)}") from error
     if port == 0:
-        # Each address of a name got a free port of its own, and only one can be reported.
+        # Each address of the name got a different free port, and only one can be reported.
         for listener in listeners[1:]:
             await listener.aclose()
         del listeners[1:]
@@ -34,13 +34,13 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
 
 
 def address_of(listener: trio.SocketListener) -> tuple[str, int]:
-    """Host and port that a listener really has."""
+    """Return the host and port that a listener is bound to."""
     host, port = listener.socket.getsockname()[:2]
     return host, port
 
 
 def page_url(host: str, port: int) -> str:
-    """Return the URL of the status page for a browser on this machine; every address of it is the loopback's, too."""
+    """Return the URL of the status page for a browser on this machine, with loopback in place of a wildcard address."""
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     return f"http://{_address(anywhere.get(host, host), port)}/"
 

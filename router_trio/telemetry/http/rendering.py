@@ -1,7 +1,7 @@
-"""Make expensive pages one at a time, and share each with all requests that wait for it.
+"""Render expensive pages one at a time, and share each with all requests that wait for it.
 
-Whatever is asked for, and by however many, the event loop is held for one page at a time, and is left to the data plane
-for `REST` times as long before the next one.
+However many requests there are, the event loop is blocked for one page at a time, and is then left to the data plane
+for `REST` times as long before the next page.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Generic, TypeVar
 import trio
 
 REST = 3.0
-"""The loop is free of pages for this many times what the last one took: pages get a quarter of it at most."""
+"""Pause after a page, as a multiple of the time that it took to render: pages get at most a quarter of the loop."""
 
 T = TypeVar("T")
 
 
 class Rendering:
-    """Take turns in making pages, in the order of asking."""
+    """Takes turns rendering pages, in the order of requests."""
 
     def __init__(self) -> None:
         self.turn: trio.Lock = trio.Lock()
         self._not_before = -inf
 
     async def make(self, page: Callable[[], T]) -> T:
-        """Make a page when the loop has had its rest. Call it in `turn` only."""
-        # A checkpoint even if there is nothing to wait for.
+        """Render a page after the pause that the last one requires. Call it only while holding `turn`."""
+        # A checkpoint even if the pause is over.
         await trio.sleep_until(max(self._not_before, trio.current_time()))
         began_at = time.perf_counter()
         try:
@@ -38,7 +38,7 @@ class Rendering:
 
 
 class SharedPage(Generic[T]):
-    """A page that is made for all who wait for it. `page` makes it, without waiting for anything."""
+    """A page that is rendered once for all requests that wait for it. `page` renders it, synchronously."""
 
     def __init__(self, rendering: Rendering, page: Callable[[], T]) -> None:
         self._rendering = rendering
@@ -47,7 +47,7 @@ class SharedPage(Generic[T]):
         self._made: tuple[int, T] | None = None
 
     async def get(self) -> T:
-        """Return the page as it was made after this call, whoever it was made for. Can be cancelled."""
+        """Return a page whose rendering began after this call, possibly for another request. Can be cancelled."""
         begun = self._begun
         async with self._rendering.turn:
             if self._made is None or self._made[0] <= begun:

@@ -1,8 +1,8 @@
-"""Serves the pages: HTTP/1.1 over listeners that are open already, within bounds of number, size and time.
+"""Serve the pages: HTTP/1.1 on open listeners, with limits of number, size and time.
 
-What comes from outside can't hold the router up: whoever is slow, idle or too many is cut off, requests end a second
-after the end was asked for, and no client's nonsense gets further than its own connection. However many there are, a
-probe (`hosts.PROBES`) is answered at once: see `admission`.
+Clients can't block the router: slow, idle and excess clients are disconnected, open requests end within a second of
+cancellation, and malformed input affects only its own connection. A probe (`hosts.PROBES`) is answered at once however
+many clients there are: see `admission`.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from router_trio.telemetry.http.connection import HTTPConnection, RequestRefused
 from router_trio.telemetry.http.hosts import PROBES, peer_of
 
 GRACE_SECONDS = 1.0
-"""How long open requests may take after the end was asked for."""
+"""Maximum seconds for open requests to complete after cancellation."""
 
 CONNECTION_SECONDS = 30.0
-"""Longest life of one connection, however busy. Scrapers that keep theirs open connect again."""
+"""Maximum seconds for one connection, however busy. Scrapers that keep their connection open have to reconnect."""
 
 HEADER_SECONDS = 3.0
-"""How long the headers of a new connection's first request may take to arrive."""
+"""Maximum seconds for the headers of the first request on a connection to arrive."""
 
 IDLE_SECONDS = 5.0
-"""How long the headers of a connection's next request may take to arrive."""
+"""Maximum seconds for the headers of each further request on a connection to arrive."""
 
 MAX_CONNECTIONS = 256
 MAX_CONNECTIONS_PER_PEER = 128
-"""Of one address. All clients of one machine, and all behind one proxy, share theirs."""
+"""Maximum number of connections from one address. All clients on one machine, or behind one proxy, share it."""
 
 MAX_REQUESTS = 224
 MAX_REQUESTS_PER_PEER = 112
-"""Answered at a time. Less than the connections: among those that wait is always one to close for a new one."""
+"""Maximum number of requests answered at a time. Lower than the connections, so that one of them is always waiting and
+can be closed for a new one."""
 
 ACCEPTED_A_TURN = 4
-"""Connections; well below those that always wait, so that each is heard before it is closed for another."""
+"""Connections accepted in each turn of the event loop. Far fewer than can wait (`MAX_CONNECTIONS` - `MAX_REQUESTS`), so
+that each is read before it may be closed for another."""
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, ClientDisconnect)
 
@@ -53,21 +55,22 @@ _logger = logging.getLogger(__name__)
 async def serve_http(
     listeners: Sequence[trio.SocketListener], app: ASGIApp, handed_over: HandedOver | None = None
 ) -> None:
-    """Answer requests on `listeners` until cancelled; closes them.
+    """Answer requests on `listeners` until cancelled, and close the listeners.
 
-    `handed_over` gives connections that were accepted while the loop was blocked.
-    Cancelling stops intake at once and lets open requests end, for at most `GRACE_SECONDS`.
+    `handed_over` has the connections that were accepted while the loop was blocked. Cancelling stops accepting at once
+    and lets open requests complete, for at most `GRACE_SECONDS`.
     """
     server = _Server(app)
     async with trio.open_nursery() as nursery:
         stopping = trio.Event()
         nursery.start_soon(server.keep_handlers, stopping)
         try:
-            # `nursery.start`, cancelled, would wait for the handlers' nursery, which is shielded and waits for us.
+            # Not `nursery.start`: when cancelled it would wait for the handlers' nursery, which is shielded and waits
+            # for `stopping`.
             await server.opened.wait()
             if handed_over is not None:
                 nursery.start_soon(server.serve_handed_over, handed_over)
-            # Trio accepts one connection in each turn of the loop. When turns are long there should be more.
+            # Trio accepts one connection per listener in each turn of the loop, which is too few when turns are long.
             more = [trio.SocketListener(one.socket.dup()) for one in listeners for _ in range(ACCEPTED_A_TURN - 1)]
             for listener in more:
                 close_in_children(listener.socket)
@@ -77,7 +80,7 @@ async def serve_http(
 
 
 class _Client:
-    """A connection, as far as it is admitted."""
+    """The state of a connection in `Admission`."""
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -85,12 +88,12 @@ class _Client:
         self._waiting = trio.CancelScope()
 
     def waiting(self, deadline: float = inf) -> trio.CancelScope:
-        """Return a scope for what may be cut short, by `evict` or at the deadline."""
+        """Return a scope for a wait that `evict` or the deadline may cancel."""
         self._waiting = trio.CancelScope(deadline=deadline)
         return self._waiting
 
     def evict(self) -> None:
-        """Close it as soon as it is not being answered."""
+        """Close the connection as soon as it is not being answered."""
         self.evicted = True
         self._waiting.cancel()
 
@@ -107,12 +110,12 @@ class _Server:
         self.opened = trio.Event()
 
     async def handle(self, stream: trio.SocketStream) -> None:
-        """Serve one connection. Never raises: what a client sends must not reach the router."""
+        """Serve one connection. Never raises: a client's input must not affect the router."""
         close_in_children(stream.socket)
         try:
             address = stream.socket.getpeername()[0]
         except OSError:
-            return  # gone already
+            return  # disconnected already
         client = _Client(peer_of(address))
         evicted = self._admission.arrive(client)
         if evicted is not None:
@@ -132,7 +135,7 @@ class _Server:
             self._admission.leave(client)
 
     async def keep_handlers(self, stopping: trio.Event) -> None:
-        """Hold the nursery of the handlers: shielded, so that cancelling the router leaves them their grace."""
+        """Hold the nursery of the handlers, shielded so that they get `GRACE_SECONDS` when the router is cancelled."""
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as handlers:
                 self.handlers = handlers
@@ -143,7 +146,7 @@ class _Server:
                     client.evict()
 
     async def serve_handed_over(self, handed_over: HandedOver) -> None:
-        """Serve connections that somebody else has accepted, until cancelled."""
+        """Serve connections that another thread has accepted, until cancelled."""
         while True:
             connection = await handed_over.take()
             assert self.handlers is not None
@@ -169,7 +172,7 @@ class _Server:
             await connection.linger()
 
     async def _serve_request(self, connection: HTTPConnection, client: _Client, *, first: bool) -> bool:
-        """Wait for a request and answer it; return True if the connection is good for another one.
+        """Wait for a request and answer it; return True if the connection can have another one.
 
         Raises `RequestRefused`.
         """
@@ -182,8 +185,8 @@ class _Server:
         if request is None:
             return False
         if not first:
-            # Of the connections that ask again and again, one has its turn in each turn of the loop, which would be
-            # long otherwise. Those that ask for the first time are few in each, see `ACCEPTED_A_TURN`.
+            # Only one connection with a repeated request is served in each turn of the loop, which would otherwise
+            # become long. First requests are limited by `ACCEPTED_A_TURN`.
             with client.waiting():
                 async with self._next:
                     await trio.lowlevel.checkpoint()
@@ -193,7 +196,7 @@ class _Server:
             await answer(connection, request, self._app)
             return connection.start_next_request()
         if path_of(request) not in PROBES:
-            raise RequestRefused(503, "too many requests at a time")
+            raise RequestRefused(503, "too many concurrent requests")
         connection.ends = True
         with client.waiting():
             await answer(connection, request, self._app)

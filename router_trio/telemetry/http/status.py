@@ -1,6 +1,6 @@
 """Compute the answers of `/healthz`, `/readyz` and `/status`: pure functions of a router's state.
 
-Each answer is read in one go, without an await in between, so the ledger on a status page adds up.
+Each answer is computed without an await in between, so the ledgers in it add up.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Answer = tuple[int, dict[str, Any]]
 
 
 def health(view: RouterView) -> Answer:
-    """200 while the process works; 503 when the router can't go on."""
+    """Return 200 while the process works, or 503 if the router can't continue."""
     return answer([{"router": view.name, "reason": view.fatal}] if view.fatal is not None else [])
 
 
 def readiness(view: RouterView, now: float) -> Answer:
-    """200 only if every connection and every route would carry a message now. `now` is on the clock of the fences."""
+    """Return 200 if every connection and route would deliver a message now, else 503. `now` is on the fences' clock."""
     return answer([reason for part in unready_parts(view, lambda: now) for reason in part])
 
 
 def unready_parts(view: RouterView, clock: Callable[[], float]) -> Iterator[list[dict[str, str]]]:
-    """Give the reasons of the router, of each connection and of each route: none for one that is ready.
+    """Yield the reasons of the router, of each connection and of each route; an empty list for one that is ready.
 
-    What there is may change between two of them; `clock` is the one of the fences.
+    Connections and routes may change between two of them; `clock` is the clock of the fences.
     """
     own = []
     if view.fatal is not None:
@@ -54,7 +54,7 @@ def unready_parts(view: RouterView, clock: Callable[[], float]) -> Iterator[list
 
 
 def route_ready(view: RouterView, route: RouteState, now: float) -> bool:
-    """Return True if a route would deliver a message now: it runs, and its connections are connected."""
+    """Return True if a route would deliver a message now: it is running and its connections are connected."""
     if route.reasons(now):
         return False
     used = {route.connection, *(one.connection for one in route.to if not one.dead_letters)}
@@ -63,7 +63,7 @@ def route_ready(view: RouterView, route: RouteState, now: float) -> bool:
 
 
 def waiting_for(view: RouterView, now: float) -> str | None:
-    """Return what keeps a router from receiving all that it should: a route, and why. None if nothing does."""
+    """Return the first route or connection that keeps the router from receiving, and why; None if all receive."""
     for route in view.routes:
         if route.unready is not None and not route.standby:
             away = view.connections[route.connection].state.unready(now)
@@ -72,7 +72,7 @@ def waiting_for(view: RouterView, now: float) -> str | None:
 
 
 def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
-    """The state, the counts and the ledger of everything."""
+    """Return the state, counts and ledger of every connection and route."""
     return {
         "name": view.name,
         "version": package_version(),
@@ -85,7 +85,7 @@ def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
 
 
 def answer(reasons: Sequence[Mapping[str, Any]]) -> Answer:
-    """Return 200, or 503 with reasons if there are any."""
+    """Return 200, or 503 if there are reasons, with the reasons redacted."""
     shown = [
         {name: shown_text(value) if isinstance(value, str) else value for name, value in reason.items()}
         for reason in reasons
@@ -135,7 +135,7 @@ def _route(route: RouteState) -> dict[str, Any]:
 
 
 def _destinations(route: RouteState) -> list[dict[str, Any]]:
-    """Return where a route sends to, as configured: its destinations, answers, and its dead letters last."""
+    """Return where a route sends to, as configured: answers first, then destinations, then dead letters."""
     known = [
         {
             "connection": one.connection,
@@ -150,7 +150,7 @@ def _destinations(route: RouteState) -> list[dict[str, Any]]:
 
 
 def _failing(route: RouteState) -> dict[str, Any]:
-    """Return the last failure of a message, None if there was none, and what is to be tried again."""
+    """Return the last failure of a message, or None, and the number and age of messages being retried."""
     last, (count, oldest) = route.last_failure, route.retrying
     return {
         "last_failure": None
@@ -173,7 +173,7 @@ def _time(at: float) -> str:
 
 
 def _flow(route: RouteState) -> dict[str, Any]:
-    """Return the limit of a route, if it has one, and the breakers of its destinations, if there are any."""
+    """Return the limit of a route and the breakers of its destinations, if it has any."""
     found: dict[str, Any] = {}
     limit = route.limit
     if limit is not None:

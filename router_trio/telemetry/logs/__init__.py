@@ -1,1 +1,1 @@
-"""The log: lines, their sentences, and the secrets that are left out of them."""
+"""The log: lines, their sentences, and the redaction of secrets."""

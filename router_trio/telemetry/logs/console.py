@@ -1,4 +1,4 @@
-"""Log lines for people at a terminal: time, level and message, and behind them the facts that the message lacks.
+"""Log lines for a terminal: time, level and message, followed by the fields that the message does not contain.
 
 `16:08:44 WARN  Connection main could not connect (attempt 1 of 10): connection refused by 127.0.0.1:4222; ...`
 """
@@ -15,24 +15,24 @@ from typing import Any
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARN": "33", "ERROR": "31"}
 _FIRST = ("timestamp", "level", "message", "error_code")
 _IMPLIED = frozenset({"error_tag", "attempt", "max_attempts", "trace_id", "span_id"})
-"""Fields that the code or the sentence already says, or that only programs read."""
+"""Fields that repeat the code or the message, or that only programs read."""
 
 
 def stderr_is_terminal() -> bool:
     """Return True if stderr is a terminal."""
     try:
         return sys.stderr.isatty()
-    except (AttributeError, ValueError):  # there is none, or it is closed
+    except (AttributeError, ValueError):  # stderr is missing or closed
         return False
 
 
 def wants_colours() -> bool:
-    """Return True if stderr is a terminal that shows colours, and nobody asked for none (https://no-color.org)."""
+    """Return True if stderr is a terminal that shows colours and NO_COLOR is not set (https://no-color.org)."""
     return stderr_is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def console_line(line: Mapping[str, Any], *, colours: bool) -> str:
-    """Return a log line for a terminal: its time is the local one."""
+    """Return a log line for a terminal, with the local time."""
     time = datetime.fromisoformat(line["timestamp"]).astimezone().strftime("%H:%M:%S")
     level, message = str(line["level"]), _one_line(str(line["message"]))
     facts = " ".join((*_facts(line, message), str(line["error_code"])))
@@ -47,15 +47,15 @@ def _facts(line: Mapping[str, Any], message: str) -> Iterator[str]:
             continue
         if isinstance(value, str):
             text = _one_line(value)
-            # The message has the address of a server, and of a text what is before the cure.
-            said = text.rpartition("://")[2]
-            if said in message or all(part in message for part in text.split("; ")):
+            # The message may contain the address without its scheme, or the parts of the text at other places.
+            address = text.rpartition("://")[2]
+            if address in message or all(part in message for part in text.split("; ")):
                 continue
         elif isinstance(value, Mapping | list | tuple):
             text = json.dumps(value, default=str, separators=(",", ":"))
         else:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            if _is_number_of(text, message) and name != "worker":  # which is for finding all lines of one
+            if _is_number_of(text, message) and name != "worker":  # always shown, to find all lines of a worker
                 continue
         yield f'{name}="{text}"' if " " in text and isinstance(value, str) else f"{name}={text}"
 

@@ -1,8 +1,8 @@
-"""Turn events into log lines: one JSON object a line, or text for a console.
+"""Turn events into log lines: one JSON object per line, or text for a console.
 
-Logs are a listener: they say what the events say and decide nothing. What can happen for every message is merged to one
-line a second for each code and connection, with the number of what it stands for. Warnings of the libraries below take
-the same way, so that whoever reads stderr finds one format. No line holds a payload or a credential.
+Logs only observe events. Events that can happen for every message are merged into one line per second for each code and
+connection, with the number of merged events. Warnings of libraries become lines in the same format. No line contains a
+payload or a credential.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router_trio.telemetry.logs.writer import LineWriter, write_to_stderr
 
 LIBRARY = "LIBRARY"
 LIBRARIES = ("nats", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")
-"""Loggers of the standard library's logging whose warnings become lines."""
+"""Loggers of the standard library's `logging` whose warnings become log lines."""
 
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARN, "error": Level.ERROR}
 
@@ -41,7 +41,7 @@ Render = Callable[[dict[str, Any]], str]
 
 @dataclass(frozen=True, slots=True)
 class LogCode:
-    """An error code that a line can carry."""
+    """The error code of a log line, with its level and help text."""
 
     code: str
     level: str
@@ -49,7 +49,7 @@ class LogCode:
 
 
 def log_codes() -> list[LogCode]:
-    """Return every code, by name."""
+    """Return all error codes, sorted by name."""
     codes = [LogCode(kind.code, kind.level.name, " ".join((kind.__doc__ or "").split())) for kind in catalogue()]
     codes.append(LogCode(LIBRARY, Level.WARN.name, "A warning or an error of a library, under its logger's name."))
     return sorted(codes, key=lambda one: one.code)
@@ -58,8 +58,8 @@ def log_codes() -> list[LogCode]:
 class Logs:
     """The log of one router.
 
-    `level`, `form` and `handler_errors` are those of the settings; nothing less severe than `least` is logged. Each
-    line has the number of the `worker`, if it is one. `clock` gives monotonic seconds.
+    `level`, `form` and `handler_errors` are the values of the settings; events less severe than `least` are not logged.
+    In a worker process every line has the number `worker`. `clock` returns monotonic seconds.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Logs:
 
     @property
     def lines_dropped(self) -> int:
-        """Lines that were let go because stderr did not take them."""
+        """Lines dropped because stderr did not accept them."""
         return self._writer.dropped
 
     def write(self, event: Event, ids: SpanIds | None = None) -> None:
-        """Log an event, at once or merged. `ids` are those of the span that it belongs to. Never blocks."""
+        """Log an event, at once or merged. `ids` are the ids of the span that it belongs to. Never blocks."""
         if event.severity < self._level:
             return
         if not event.per_message:
@@ -104,7 +104,7 @@ class Logs:
             self._write_merged(merged)
 
     def flush(self, *, everything: bool = False) -> None:
-        """Log what was summed and is due, or `everything` that was summed."""
+        """Log the merged events whose interval is over, or with `everything` all merged events."""
         for merged in self._events.due(everything=everything):
             self._write_merged(merged)
         with self._lock:
@@ -114,7 +114,7 @@ class Logs:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Write lines, and those of the libraries, while this is entered. Leaving flushes, within a second."""
+        """Write lines, including the libraries' warnings, while this is entered. Leaving flushes, within a second."""
         async with self._writer.writing():
             try:
                 with self._libraries():
@@ -123,7 +123,7 @@ class Logs:
                 self.flush(everything=True)
 
     async def flush_regularly(self) -> None:
-        """Flush what is due, again and again, until cancelled. Sleeps while there is nothing."""
+        """Flush due events periodically until cancelled. Sleeps while there is nothing to flush."""
         token = trio.lowlevel.current_trio_token()
         self._wake = partial(_soon, token, self._set_something)
         while True:
@@ -134,7 +134,7 @@ class Logs:
             await self._something.wait()
 
     def library(self, record: logging.LogRecord) -> None:
-        """Log a record of the standard library's logging, merged by its text. Callable from any thread."""
+        """Log a record of the standard library's `logging`, merged by its text. Thread-safe."""
         if _level_of(record) < max(self._level, Level.WARN):
             return
         with self._lock:
@@ -190,21 +190,20 @@ class Logs:
         self._put(_level_of(record), " ".join(text.split()), LIBRARY, line)
 
     def _put(self, level: Level, message: str, code: str, line: dict[str, Any]) -> None:
-        # The time that every reader of logs knows: ISO 8601 with a Z, to the microsecond.
-        stamp = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-        told = {
-            "timestamp": stamp,
+        timestamp = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+        fields = {
+            "timestamp": timestamp,
             "level": level.name,
             "message": message,
             "error_code": code,
             **self._of_worker,
             **line,
         }
-        self._writer.put(self._render(redact_all(told)))
+        self._writer.put(self._render(redact_all(fields)))
 
 
 def _soon(token: trio.lowlevel.TrioToken, call: Callable[[], object]) -> None:
-    with suppress(trio.RunFinishedError):  # a library may log from a thread that outlives us
+    with suppress(trio.RunFinishedError):  # a library may log from a thread that outlives the event loop
         token.run_sync_soon(call, idempotent=True)
 
 
@@ -225,7 +224,7 @@ def _level_of(record: logging.LogRecord) -> Level:
 
 
 def _where(error: BaseException) -> str | None:
-    """Return the file and line that raised: a whole traceback may quote a payload in its last line."""
+    """Return the file and line that raised. A full traceback could quote a payload in its last line."""
     traceback = error.__traceback__
     if traceback is None:
         return None

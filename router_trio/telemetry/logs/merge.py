@@ -1,7 +1,7 @@
-"""Merge events that can happen for every message: at most one line an interval for each key, with all counts.
+"""Merge events that can happen for every message into at most one per interval and key, with the sum of their counts.
 
-The first of a key passes at once. What follows within the interval is summed, and comes out with the next one after
-it, or when `due` is asked. Pure and synchronous; the clock is given.
+The first event of a key passes at once. Further ones within the interval are summed, and are returned with the first
+event after the interval, or by `due`. Pure and synchronous; the clock is passed in.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 INTERVAL = 1.0
-"""Seconds between two lines of one key."""
+"""Seconds between two merged events of one key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Merged(Generic[T]):
-    """The latest of several merged items, their number, and how many of them had which reason."""
+    """The latest of several merged items, their total count, and the count by reason."""
 
     latest: T
     count: int
@@ -44,18 +44,18 @@ class _Window(Generic[T]):
 
 
 class Merger(Generic[T]):
-    """Merge items by key. Keeps one window for each key that was seen in the last interval."""
+    """Merges items by key. Keeps one window for each key seen within the last interval."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._windows: dict[Hashable, _Window[T]] = {}
 
     def __bool__(self) -> bool:
-        """Return True if something was seen in the last interval, or is summed."""
+        """Return True if an item was offered within the last interval, or items are waiting to be returned."""
         return bool(self._windows)
 
     def offer(self, key: Hashable, item: T, count: int = 1, reason: str | None = None) -> Merged[T] | None:
-        """Count an item. Returns what to show now, the item included, or None if it was only summed."""
+        """Count an item. Return the merged items including this one if they are to be shown now, else None."""
         now = self._clock()
         window = self._windows.get(key)
         passes = window is None or now - window.opened_at >= INTERVAL
@@ -68,7 +68,7 @@ class Merger(Generic[T]):
         return window.merge(now) if passes else None
 
     def due(self, *, everything: bool = False) -> list[Merged[T]]:
-        """Return what was summed and has waited for an interval, or `everything` that was summed."""
+        """Return the merged items whose interval is over, or with `everything` all merged items."""
         now = self._clock()
         due = []
         for key, window in list(self._windows.items()):

@@ -1,8 +1,8 @@
-"""The last events, for the status page.
+"""The most recent events, for the status page.
 
-Guarantees: never more than `KEPT` entries of bounded size, whatever happens; what can happen for every message is one
-entry a second for each code and connection, with its count; nothing that may not be logged is kept (see `shown`).
-Taking note never blocks, and costs nothing while nothing happens.
+Guarantees: there are never more than `KEPT` entries, each of bounded size. Events that can happen for every message
+become one entry per second for each code and connection, with their count. Fields that may not be logged are not kept
+(see `shown`). Recording an event never blocks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Seen = tuple[Event, str]
 
 
 class Recent:
-    """The last events of one router, numbered from 1. `closing` is set when nobody should wait for more.
+    """The most recent events of one router, numbered from 1. `closing` is set to end waits for further events.
 
-    `clock` gives monotonic seconds, `wall` the time of day as seconds since 1970.
+    `clock` returns monotonic seconds, `wall` the current time in seconds since 1970.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
@@ -43,7 +43,7 @@ class Recent:
         self._number = 0
 
     def observe(self, event: Event) -> None:
-        """Take note of an event."""
+        """Record an event, at once or merged."""
         seen = event, self._now()
         if not event.per_message:
             self._keep(seen)
@@ -54,15 +54,15 @@ class Recent:
             self._keep_merged(merged)
 
     def include(self, entry: dict[str, Any], worker: int) -> None:
-        """Take note of an entry of another process, which says so."""
+        """Record an entry of a worker process, with the number of that worker in its details."""
         self._number += 1
         details = {"worker": worker, **entry["details"]}
         self._entries.append({**entry, "number": self._number, "details": details})
 
     def since(self, number: int) -> list[dict[str, Any]]:
-        """Return the entries after this number, oldest first, as plain values. 0 gives all there is.
+        """Return the entries with a number greater than `number`, oldest first, as plain values. 0 returns all entries.
 
-        A number from before a restart, which is not reached yet, gives all as well.
+        A number higher than any entry's also returns all: the client has it from before a restart of the router.
         """
         for merged in self._merger.due():
             self._keep_merged(merged)

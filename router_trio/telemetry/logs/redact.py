@@ -1,7 +1,7 @@
-"""Redact everything that leaves the process as a log line, a span or a page: no credentials, bounded lengths.
+"""Redact everything that leaves the process in a log line, a span or a page: no credentials, bounded lengths.
 
-The router's own texts hold no secret and quote nothing at length. But an error message of a library or a server may
-repeat a URL with its user part, and whoever writes the next event may forget to cut.
+The router's own texts contain no secrets and no long quotes. But an error message of a library or a server may repeat a
+URL with credentials, and an event added later may not limit its texts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ __all__ = ["redact", "redact_all", "shown_text"]
 
 
 def shown_text(text: str) -> str:
-    """Return the text as a page or a span may show it: redacted, at most `LONGEST_TEXT` characters on one line."""
+    """Return the text for a page or a span: redacted, on one line of at most `LONGEST_TEXT` characters."""
     return excerpt(_redacted(text), LONGEST_TEXT)
 
 
 def _redacted(text: str) -> str:
-    # What is longer is redacted as far as it is read.
+    # `bounded` redacts what it keeps of a longer text; the rest of the text need not be read.
     return bounded(redact(text) if len(text) <= LONGEST_TEXT else text)
 
 
 def redact_all(value: Any) -> Any:
-    """Return the value with every string in it redacted and bounded, also inside mappings and lists."""
+    """Return the value with every string in it redacted and bounded, including strings in mappings and lists."""
     if isinstance(value, str):
         return _redacted(value)
     if isinstance(value, Mapping):

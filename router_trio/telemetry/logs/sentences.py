@@ -1,8 +1,8 @@
-"""The sentences of log lines: one for each kind of event.
+"""The sentences of log lines, one for each kind of event.
 
-The fields of an event go into the line by name as well; the sentence is for the person who reads it at night. It holds
-no free text of other programs: that is in `detail`, where it may be shown at all (see `shown`). An attempt to connect
-and a router that is not ready are the exceptions: what is wrong is what their lines are about.
+The line also has the fields of the event by name; the sentence is for people. It contains no text of other programs:
+that is in the field `detail`, if it may be shown at all (see `shown`). The exceptions are a failed attempt to connect
+and a router that is not ready, whose sentences are about such a text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router_trio.errors.quotes import excerpt
 from router_trio.events import Event
 
 NAMES = 5
-"""Names that a sentence lists; the fields of the line have more."""
+"""Maximum number of names that a sentence lists. The fields of the line have all of them."""
 
 SENTENCES: Mapping[type[Event], str] = {
     events.ConnectionEstablished: "Connection {connection} is connected to {server}",
@@ -195,11 +195,11 @@ IN_A_THREAD = (
     "; run blocking code in a thread: a plain def with `thread = true` in its route, or trio.to_thread.run_sync in an "
     "async def"
 )
-"""Advice for a handler that blocks the loop."""
+"""Advice for a handler that blocks the event loop."""
 
 
 def sentence(event: Event) -> str:
-    """Return the sentence of an event, or the help text of one without a sentence, as that of an embedding program."""
+    """Return the sentence of an event. For a kind without one, as in an embedding program, return its help text."""
     template = SENTENCES.get(type(event))
     if template is None:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
@@ -213,14 +213,14 @@ def _details(event: Event) -> dict[str, Any]:
     fields = dict(event.details())
     server = fields.get("server")
     if server and "://" not in server:
-        fields["server"] = f"nats://{server}"  # as servers tell of each other, and as a server without TLS is called
+        fields["server"] = f"nats://{server}"  # servers announce each other without a scheme
     return fields
 
 
 class _Count(int):
-    """A number that says what it counts: `{:count attempt}` is `1 attempt` or `2 attempts`.
+    """A number that is formatted with its noun: `{:count attempt}` gives `1 attempt` or `2 attempts`.
 
-    `{:count message was|messages were}` gives both forms.
+    `{:count message was|messages were}` has both forms for irregular plurals.
     """
 
     def __format__(self, form: str) -> str:
@@ -232,7 +232,7 @@ class _Count(int):
 
 
 class _Parts(dict[str, Any]):
-    """The fields of an event, and parts of sentences that are left out where a field is absent."""
+    """The fields of an event, and parts of sentences that are empty if a field is absent."""
 
     def __missing__(self, name: str) -> str:
         return _PARTS[name](self)
@@ -251,7 +251,7 @@ def _raised(fields: Mapping[str, Any]) -> str:
 
 
 def _problem(fields: Mapping[str, Any]) -> str:
-    """Return the problem, with the server's address: the text of the error up to its cure."""
+    """Return the text of the error up to its cure, with the server's address."""
     problem, address = fields["detail"].partition("; ")[0], fields["server"].rpartition("://")[2]
     return str(problem) if address in problem else f"{problem}, at {address}"
 
@@ -318,7 +318,7 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def _counted(value: Any) -> Any:
-    """Return a value as a sentence has it: a number that says what it counts, and of several names the first."""
+    """Return a value for use in a sentence: an integer as `_Count`, a tuple as a list of its first names."""
     if type(value) is int:
         return _Count(value)
     if not isinstance(value, tuple):
@@ -330,8 +330,8 @@ def _counted(value: Any) -> Any:
 def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
     """Return the fields of an event that may be shown.
 
-    What a handler raises may quote the payload, and payloads never appear in logs: of its error only the type is shown,
-    unless `handler_errors` asks for the text as well.
+    An exception raised by a handler may quote the payload, and payloads never appear in logs. So only its type is
+    shown, unless `handler_errors` allows its text and traceback.
     """
     fields = _details(event)
     if not handler_errors and isinstance(event, events.MessageFailed) and event.error_type is not None:

@@ -1,8 +1,8 @@
 """Write log lines from a thread, so that a stalled stderr never stalls the router.
 
-A pipe that nobody reads blocks the write that fills it, for as long as its reader likes. So lines go into a bounded
-buffer, a daemon thread writes them, and what finds the buffer full is counted and let go. The thread writes to the
-descriptor and not to `sys.stderr`: one that hangs in a buffered stream holds a lock that the interpreter needs to exit.
+A write to a full pipe blocks until its reader reads. So lines go into a bounded buffer and a daemon thread writes them;
+lines that find the buffer full are dropped and counted. The thread writes to the file descriptor, not to `sys.stderr`:
+a thread that hangs in a buffered stream holds a lock that the interpreter needs to exit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLUSH_SECONDS = 1.0
 
 
 class LineWriter:
-    """A bounded buffer of lines. Nothing is written before `writing` is entered; lines before that wait."""
+    """A bounded buffer of lines. Lines that are put before `writing` is entered are written then."""
 
     def __init__(self, write: Callable[[bytes], object], *, max_lines: int = MAX_LINES) -> None:
         self._write = write
@@ -36,7 +36,7 @@ class LineWriter:
         self.dropped: int = 0
 
     def put(self, line: str) -> None:
-        """Queue a line, without its end. Never blocks on the output; callable from any thread."""
+        """Queue a line, given without a line break. Never blocks on the output. Thread-safe."""
         encoded = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             if self._closed or len(self._lines) >= self._max_lines:
@@ -47,7 +47,7 @@ class LineWriter:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """Write while this is entered. Leaving flushes, for at most `FLUSH_SECONDS`, also when cancelled."""
+        """Write lines while this is entered. Leaving flushes for at most `FLUSH_SECONDS`, even when cancelled."""
         thread = threading.Thread(target=self._run, name="router_trio log writer", daemon=True)
         thread.start()
         try:
@@ -57,7 +57,7 @@ class LineWriter:
                 self._closed = True
                 self._changed.notify()
             with trio.CancelScope(shield=True):
-                # A limiter of its own: the program's may be used up by threads that never end.
+                # A limiter of our own: threads of the program that never end may have used up Trio's default one.
                 await trio.to_thread.run_sync(thread.join, FLUSH_SECONDS, limiter=trio.CapacityLimiter(1))
             with self._changed:
                 self.dropped += len(self._lines) + self._writing
@@ -83,11 +83,11 @@ class LineWriter:
 
 
 def write_to_stderr(data: bytes) -> None:
-    """Write everything to the process's stderr. Blocks as long as stderr does; raises `OSError` if it is gone."""
+    """Write everything to the process's stderr. Blocks while stderr does; raises `OSError` if stderr is closed."""
     try:
         descriptor = sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
-        # A notebook or a test has put something else in its place.
+        # A notebook or a test has replaced stderr.
         if sys.stderr is not None:
             sys.stderr.write(data.decode())
         return
@@ -100,17 +100,18 @@ def write_to_stderr(data: bytes) -> None:
 
 
 class WholeLines:
-    """Write to stderr, each batch as a whole, also where several processes do. Blocks as long as stderr does.
+    """Writes batches of lines to the stderr of several processes without mixing them. Blocks while stderr does.
 
-    A pipe takes 4 KiB in one piece, and no more. So whoever writes holds a record lock on the file of `descriptor`,
-    which the processes share and which has no other use. The system releases it when its holder ends, however it ends.
+    Writes to a pipe are atomic only up to 4 KiB. So a process holds a record lock on the file of `descriptor` while it
+    writes. The processes share that file, which has no other use. The system releases the lock when its holder ends, in
+    whatever way.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def write(self, data: bytes) -> None:
-        """Write everything. Raises `OSError` if stderr is gone."""
+        """Write everything. Raises `OSError` if stderr is closed."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             write_to_stderr(data)

@@ -1,7 +1,7 @@
-"""Measure how late the event loop is: a handler that never awaits, or a machine without CPU, delays everyone.
+"""Measure the lag of the event loop. A handler that does not await, or a machine without spare CPU, delays every task.
 
-A task that is due has to wait until the others give it its turn. This one is due ten times a second and notes how much
-later it ran; it costs nothing for a message. Trio's timer itself is up to a millisecond late.
+A task sleeps until a given time, ten times a second, and records how much later it was resumed. That costs nothing per
+message. Trio's timer itself is up to a millisecond late.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import trio
 from router_trio.states import Histogram
 
 LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds: from the timer's own grain to a loop that hangs."""
+"""Bucket bounds in seconds, from the resolution of the timer to a hanging event loop."""
 
 MEASURE_INTERVAL = 0.1
-"""Seconds between two measurements. A loop that is blocked for less may go unnoticed."""
+"""Seconds between two measurements. A blockage shorter than this may be missed."""
 
 
 async def measure_lag(lags: Histogram) -> None:
-    """Record into `lags`, in seconds, until cancelled."""
+    """Record the lag in seconds into `lags`, until cancelled."""
     while True:
         due = trio.current_time() + MEASURE_INTERVAL
         await trio.sleep_until(due)

@@ -1,4 +1,4 @@
-"""Define metrics: name, type, labels, help, and how each is read."""
+"""The definition of a metric: name, type, labels, help, and the function that reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router_trio.telemetry.view import RouterView
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The sources of all numbers: the router, and telemetry's own counts of what it dropped."""
+    """The sources that metrics are read from: the router, and telemetry's own counts of what it dropped."""
 
     view: RouterView
     log_lines_dropped: Callable[[], int] = lambda: 0
@@ -22,9 +22,9 @@ class Sources:
     traces_not_begun: Callable[[], int] = lambda: 0
     listener_errors: Callable[[], int] = lambda: 0
     ready: Callable[[], bool] = lambda: True
-    """Whether `/readyz` answers 200."""
+    """Returns True if `/readyz` would answer 200 now."""
     route_ready: Callable[[RouteState], bool] = lambda route: True
-    """Whether a route would deliver a message now."""
+    """Returns True if a route would deliver a message now."""
     loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
 
 
@@ -35,7 +35,7 @@ Histograms = Callable[[Sources], Iterable[tuple[Labels, Histogram]]]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A counter or a gauge. `read` gives the label values, in the order of `labels`, with the number."""
+    """A counter or a gauge. `read` returns the label values of each series, in the order of `labels`, and its value."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -46,7 +46,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class HistogramMetric:
-    """A histogram whose buckets are kept where the values are recorded."""
+    """A histogram. `read` returns the label values of each series and the object that its values are recorded in."""
 
     name: str
     labels: Labels
@@ -57,7 +57,7 @@ class HistogramMetric:
 
 @dataclass(frozen=True, slots=True)
 class ProcessMetric:
-    """A metric of the process, without labels, that prometheus_client reads where there is a /proc."""
+    """A metric of the process, without labels, which prometheus_client reads on systems with /proc."""
 
     name: str
     kind: Literal["counter", "gauge"]

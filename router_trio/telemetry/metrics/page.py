@@ -1,8 +1,9 @@
 """Render `/metrics`: the table of metrics in the Prometheus text format.
 
-A scrape holds the event loop, so it has to be cheap with hundreds of routes: the numbers are read where they are
-counted, and what stands before each number is written once and kept. The OpenTelemetry SDK and prometheus_client took
-ten times as long for the same page. What the system knows of the process comes from prometheus_client's own collector.
+A scrape blocks the event loop, so it must be cheap with hundreds of routes. The values are read where they are counted,
+and the text before each value (name and labels) is rendered once and cached. The OpenTelemetry SDK and
+prometheus_client took ten times as long for the same page. The metrics of the process come from prometheus_client's
+collector.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class MetricsPage:
-    """The page of one router."""
+    """The `/metrics` page of one router."""
 
     def __init__(self, sources: Sources, process: Callable[[], bytes] | None = None) -> None:
-        """`process` gives the lines about the process; by default those about this one."""
+        """`process` returns the lines with the metrics of the process; by default those of this process."""
         self._lock = threading.Lock()
         self._process = this_process() if process is None else process
         self._families: list[_Numbers | _Histograms] = []
@@ -37,7 +38,7 @@ class MetricsPage:
                 self._families.append(_Histograms(metric, sources))
 
     def render(self) -> bytes:
-        """Return the text of one scrape, in Prometheus text format 0.0.4. One at a time, whichever threads ask."""
+        """Return the text of one scrape, in the Prometheus text format 0.0.4. Thread-safe; renders one at a time."""
         with self._lock:
             parts: list[str] = []
             for family in self._families:
@@ -46,7 +47,7 @@ class MetricsPage:
 
 
 def this_process() -> Callable[[], bytes]:
-    """Return what gives the lines about this process."""
+    """Return a function that renders the metrics of this process."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     return partial(generate_latest, registry)
@@ -62,7 +63,7 @@ class _Numbers:
         self._known: dict[Labels, str] = {}
 
     def write(self, parts: list[str]) -> None:
-        """Append the lines of all series as they are now."""
+        """Append the lines of all series with their current values."""
         parts.append(self._head)
         metric, known, count = self._metric, self._known, 0
         for values, number in metric.read(self._sources):
@@ -72,7 +73,7 @@ class _Numbers:
             parts.append(f"{prefix}{number}.0\n" if type(number) is int else f"{prefix}{_number(number)}\n")
             count += 1
         if len(known) > 2 * count:
-            known.clear()  # what they belong to is gone
+            known.clear()  # most cached prefixes are of series that no longer exist
 
 
 class _Histograms:
@@ -85,7 +86,7 @@ class _Histograms:
         self._known: dict[Labels, list[str]] = {}
 
     def write(self, parts: list[str]) -> None:
-        """Append the lines of all series as they are now."""
+        """Append the lines of all series with their current values."""
         parts.append(self._head)
         known, count = self._known, 0
         for values, histogram in self._metric.read(self._sources):
@@ -101,7 +102,7 @@ class _Histograms:
             known.clear()
 
     def _prefixes(self, values: Labels, histogram: Histogram) -> list[str]:
-        """Return the prefixes of each bucket, of the count and of the sum."""
+        """Return the line prefixes of each bucket, of the count and of the sum."""
         name, labels = self._metric.name, self._metric.labels
         bounds = [*map(str, histogram.bounds), "+Inf"]
         own = _labels(labels, values)
@@ -113,8 +114,8 @@ class _Histograms:
 
 
 def _head(metric: Metric | HistogramMetric) -> str:
-    told = metric.help.replace("\\", r"\\").replace("\n", r"\n")
-    return f"# HELP {metric.name} {told}\n# TYPE {metric.name} {metric.kind}\n"
+    escaped = metric.help.replace("\\", r"\\").replace("\n", r"\n")
+    return f"# HELP {metric.name} {escaped}\n# TYPE {metric.name} {metric.kind}\n"
 
 
 def _labels(names: Sequence[str], values: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Read metrics, by a walk over plain integers that the data plane counts anyway.
+"""Functions that read metrics from the plain integers that the data plane counts anyway.
 
-Every series whose labels are known exists from the start, at zero: one that is born at one is invisible to
-`increase()`.
+Every series whose labels are known in advance exists at zero from the start: `increase()` would miss the first event of
+a series that starts at one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from router_trio.telemetry.view import ConnectionView
 
 
 def connection(number: Callable[[ConnectionView], float]) -> Numbers:
-    """Return a reader of a number of each connection."""
+    """Return a reader of one value per connection."""
 
     def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
         return [((name,), number(one)) for name, one in sources.view.connections.items()]
@@ -23,7 +23,7 @@ def connection(number: Callable[[ConnectionView], float]) -> Numbers:
 
 
 def connection_by(known: Labels, numbers: Callable[[ConnectionView], Mapping[str, int]]) -> Numbers:
-    """Return a reader of the numbers of each connection by a further label; those of `known` are always there."""
+    """Return a reader of the values of each connection by a further label. The label values `known` always exist."""
 
     def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
         for name, one in sources.view.connections.items():
@@ -35,7 +35,7 @@ def connection_by(known: Labels, numbers: Callable[[ConnectionView], Mapping[str
 
 
 def route(number: Callable[[RouteState], float]) -> Numbers:
-    """Return a reader of a number of each route."""
+    """Return a reader of one value per route."""
 
     def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
         return [((route.connection, route.name), number(route)) for route in sources.view.routes]
@@ -44,12 +44,12 @@ def route(number: Callable[[RouteState], float]) -> Numbers:
 
 
 def route_ready(sources: Sources) -> Iterable[tuple[Labels, float]]:
-    """Return of each route 1 if it would deliver a message now, else 0."""
+    """Read for each route 1 if it would deliver a message now, else 0."""
     return [((one.connection, one.name), float(sources.route_ready(one))) for one in sources.view.routes]
 
 
 def route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]]) -> Numbers:
-    """Return a reader of the numbers of each route by a further label; those of `known` are always there."""
+    """Return a reader of the values of each route by a further label. The label values `known` always exist."""
 
     def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
         for route in sources.view.routes:
@@ -61,7 +61,7 @@ def route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]]) 
 
 
 def limited(number: Callable[[RouteState], float]) -> Numbers:
-    """Return a reader of a number of each route that has a limit."""
+    """Return a reader of one value per route that has a limit."""
 
     def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
         limited = [route for route in sources.view.routes if route.limit is not None]
@@ -71,7 +71,7 @@ def limited(number: Callable[[RouteState], float]) -> Numbers:
 
 
 def breaker_states(sources: Sources) -> Iterable[tuple[Labels, float]]:
-    """Return the state of each breaker. Those that differ in nothing that a label says are one series: the worst."""
+    """Read the state of each breaker. Breakers with equal labels share one series, with the worst of their states."""
     found: dict[Labels, float] = {}
     for route in sources.view.routes:
         for one in route.breakers:
@@ -81,7 +81,7 @@ def breaker_states(sources: Sources) -> Iterable[tuple[Labels, float]]:
 
 
 def openings(sources: Sources) -> Iterable[tuple[Labels, float]]:
-    """Return how often each breaker opened. Those that differ in nothing that a label says are one series."""
+    """Read how often each breaker opened. Breakers with equal labels share one series."""
     found: dict[Labels, float] = {}
     for route in sources.view.routes:
         for one in route.breakers:
@@ -91,12 +91,12 @@ def openings(sources: Sources) -> Iterable[tuple[Labels, float]]:
 
 
 def process(number: Callable[[Sources], float]) -> Numbers:
-    """Return a reader of one number."""
+    """Return a reader of one value of the process."""
     return lambda sources: [((), number(sources))]
 
 
 def failed(operation: str) -> Callable[[ConnectionView], Mapping[str, int]]:
-    """Return what gives the failures of an operation by reason."""
+    """Return a function that reads the failures of an operation by reason."""
 
     def numbers(connection: ConnectionView) -> Mapping[str, int]:
         failed = connection.outbox.counters.failed
@@ -106,26 +106,26 @@ def failed(operation: str) -> Callable[[ConnectionView], Mapping[str, int]]:
 
 
 def succeeded(operation: str) -> Callable[[ConnectionView], float]:
-    """Return what gives how often an operation succeeded."""
+    """Return a function that reads how often an operation succeeded."""
     return lambda connection: connection.outbox.counters.succeeded[operation]
 
 
 def pending_bytes(connection: ConnectionView) -> float:
-    """Return the bytes of pending operations."""
+    """Return the size of the pending operations in bytes."""
     return connection.outbox.pending_bytes
 
 
 def oldest_age(connection: ConnectionView) -> float:
-    """Return how long the oldest pending operation has waited, in seconds."""
+    """Return the age of the oldest pending operation in seconds."""
     return connection.outbox.oldest_age
 
 
 def unbalanced(connection: ConnectionView) -> float:
-    """Return what the ledger of a connection is wrong by."""
+    """Return the imbalance of a connection's ledger: 0 unless the router has a bug."""
     outbox = connection.outbox
     return outbox.ledger.unsettled - outbox.pending - outbox.in_flight
 
 
 def durations(sources: Sources) -> Iterable[tuple[Labels, Histogram]]:
-    """Return the durations of each route."""
+    """Read the histogram of durations of each route."""
     return [((route.connection, route.name), route.durations) for route in sources.view.routes]

@@ -1,7 +1,7 @@
-"""The SDK's side of traces: spans go into a bounded queue, and a thread of the SDK exports them in batches.
+"""Export spans with OpenTelemetry's SDK: a bounded queue, and a thread of the SDK that exports batches.
 
-The SDK lets spans go in silence when its queue is full, and counts a failed export nowhere. Here both are counted, from
-the outside: how many spans went in, and how many the exporter has answered for.
+The SDK drops spans silently when its queue is full, and does not count failed exports. Both are counted here from the
+outside, by the number of spans that were queued and the number that the exporter has finished with.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ _UNSET = Status(StatusCode.UNSET)
 _KINDS = {"CONSUMER": SpanKind.CONSUMER, "PRODUCER": SpanKind.PRODUCER}
 
 Readable = Callable[[MessageSpan], ReadableSpan]
-"""Gives a span of a message as one of the SDK's."""
+"""Converts a span of a message to a span of the SDK."""
 
 
 def all_readable(spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> list[ReadableSpan]:
-    """Return all of them as the SDK's."""
+    """Return all spans as spans of the SDK."""
     return [readable(span) if isinstance(span, MessageSpan) else span for span in spans]
 
 
 @runtime_checkable
 class MessageExporter(Protocol):
-    """An exporter that takes spans of messages as they are."""
+    """An exporter that accepts spans of messages without conversion."""
 
     def export_with(self, spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> SpanExportResult:
-        """Export spans, as `SpanExporter.export` does."""
+        """Export spans as `SpanExporter.export` does."""
         ...
 
 
 class Pipeline:
-    """A provider whose spans all reach `exporter` or are counted in `dropped`. Starts the SDK's thread."""
+    """A tracer provider whose spans all reach `exporter` or are counted in `dropped`. Starts the SDK's thread."""
 
     def __init__(self, exporter: SpanExporter, service_name: str, version: str) -> None:
         self._exporter = _CountingExporter(exporter, self._readable)
         self._processor = _CountingProcessor(self._exporter)
-        # Sampling is decided before a span is begun; whatever begins one wants it.
+        # Always on: sampling is decided before a span is started.
         self.provider: TracerProvider = TracerProvider(
             sampler=ALWAYS_ON,
             resource=Resource.create({"service.name": service_name, "service.version": version}),
@@ -71,8 +71,8 @@ class Pipeline:
         self._scope = InstrumentationScope(SCOPE, version)
 
     def take_span(self, span: MessageSpan) -> None:
-        """Export a span of a message, which has ended."""
-        # The SDK's queue asks of what is in it only whether its context is sampled.
+        """Queue an ended span of a message for export."""
+        # Of a queued span the SDK reads only whether its context is sampled.
         self._processor.on_end(cast(ReadableSpan, span))
 
     def _readable(self, span: MessageSpan) -> ReadableSpan:
@@ -81,7 +81,7 @@ class Pipeline:
         return ReadableSpan(
             form.name,
             context=SpanContext(trace_id, span_id, False, _SAMPLED),
-            # What a message came with is from elsewhere; what is sent is a child of a span of ours.
+            # The parent of a CONSUMER span is remote: the sender's. The parent of a PRODUCER span is the CONSUMER span.
             parent=None
             if parent is None
             else SpanContext(trace_id, parent[1], form.kind == "CONSUMER", TraceFlags(parent[2])),
@@ -96,11 +96,11 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        """Spans that found the queue full, or whose export failed."""
+        """Number of spans dropped because the queue was full or their export failed."""
         return self._processor.refused + self._exporter.failed
 
     def interrupt(self) -> None:
-        """Make an export that is waiting for its next try give up. What is still queued then counts as dropped."""
+        """Abort an export that is waiting to retry. Spans that are still queued count as dropped."""
         self._exporter.shutdown()
 
 
@@ -109,7 +109,7 @@ class _CountingExporter(SpanExporter):
         self._exporter = exporter
         self._readable = readable
         self._closed = False
-        # Each is written by one thread only, the exporting one.
+        # Both are written by the exporting thread only.
         self.answered = 0
         self.failed = 0
 
@@ -120,7 +120,7 @@ class _CountingExporter(SpanExporter):
                 result = self._export(spans)
             return result
         except Exception as error:
-            # The SDK would log all of it, and a header of OTEL_EXPORTER_OTLP_HEADERS that can't be sent is in its text.
+            # The SDK would log the full error, whose text may contain a header of OTEL_EXPORTER_OTLP_HEADERS.
             _logger.warning("spans could not be exported: %s", type(error).__qualname__)
             return SpanExportResult.FAILURE
         finally:
@@ -158,10 +158,10 @@ class _CountingProcessor(BatchSpanProcessor):
 
 
 class _Unquoted(logging.Filter):
-    """Takes out of a record what quotes a variable of the environment, which may hold a secret."""
+    """Redacts the arguments of a log record that quote an environment variable, which may contain a secret."""
 
     def __init__(self, quoting: type | tuple[type, ...]) -> None:
-        """`quoting` are the types of arguments that quote one."""
+        """`quoting` are the types of the arguments to redact."""
         super().__init__()
         self._quoting = quoting
 
@@ -178,11 +178,11 @@ class _Unquoted(logging.Filter):
 
 _OF_READERS = _Unquoted((str, Exception))
 _OF_EXPORTERS = _Unquoted(ValueError)
-"""A header that can't be sent is a ValueError, which repeats it."""
+"""An invalid header raises a ValueError whose text contains the header."""
 
 
 def quote_no_variables() -> None:
-    """Have OpenTelemetry say which variable it can't use, and not what is in it."""
+    """Make OpenTelemetry log the name, but not the value, of an environment variable that it can't use."""
     for names, unquoted in ((_READERS_OF_VARIABLES, _OF_READERS), (_EXPORTERS, _OF_EXPORTERS)):
         for name in names:
-            logging.getLogger(name).addFilter(unquoted)  # once, however often
+            logging.getLogger(name).addFilter(unquoted)  # no effect if the filter is there already

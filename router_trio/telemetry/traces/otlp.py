@@ -1,10 +1,10 @@
-"""OTLP over HTTP: the SDK's exporter, with the spans of messages encoded in a tenth of its time.
+"""OTLP over HTTP: the SDK's exporter, with an encoder for the spans of messages that takes a tenth of the time.
 
-The SDK makes each span anew out of objects, in a thread that shares the interpreter with the routes: where many
-messages are traced, all of them pay for it. Here what all spans of a form have in common is encoded once, by the SDK's
-classes, and joined with the few fields that are a span's own: an encoded message of protobuf is its fields one after
-the other, in any order (https://protobuf.dev/programming-guides/encoding/). What is sent is what the exporter would
-send (`tests/unit/telemetry/test_otlp_encoding.py` holds it to that).
+The SDK builds objects for each span, in a thread that shares the interpreter with the routes, so tracing many messages
+slows all of them down. Here the fields that all spans of a form share are encoded once, with the SDK's classes, and
+concatenated with the few fields of the span itself: an encoded protobuf message is the concatenation of its fields, in
+any order (https://protobuf.dev/programming-guides/encoding/). The bytes sent decode to what the SDK's exporter would
+send; `tests/unit/telemetry/test_otlp_encoding.py` compares the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REMOTE = _LOCAL | trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _NO_ERROR = trace_pb2.Span(status=trace_pb2.Status()).SerializeToString()
 
 _BYTES, _FIXED32, _FIXED64 = 2, 5, 1
-"""Wire types: bytes behind their length, and numbers of 4 and 8 bytes."""
+"""Wire types: length-prefixed bytes, and numbers of 4 and 8 bytes."""
 
 
 def _tag(field: str, wire_type: int) -> bytes:
@@ -37,7 +37,7 @@ def _tag(field: str, wire_type: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Encode a number of at least 0 in groups of seven bits, the lowest first."""
+    """Encode a non-negative number in groups of seven bits, the lowest first."""
     if number < 1 << 7:
         return bytes((number,))
     if number < 1 << 14:
@@ -54,33 +54,33 @@ _PARENT = _tag("parent_span_id", _BYTES) + b"\x08"
 _START, _END = _tag("start_time_unix_nano", _FIXED64), _tag("end_time_unix_nano", _FIXED64)
 _FLAGS = _tag("flags", _FIXED32)
 _FIRST, _SECOND = b"\x0a", b"\x12"
-"""Tags of a field with bytes whose number is 1, and 2."""
+"""Tags of the fields with number 1 and 2, of wire type bytes."""
 
 _times = Struct(f"<{len(_START)}sQ{len(_END)}sQ").pack
 _flags = Struct(f"<{len(_FLAGS)}sI").pack
 
 
 class MessageSpanExporter(OTLPSpanExporter):
-    """The SDK's exporter of spans over HTTP, which is an `export.MessageExporter`, too."""
+    """The SDK's exporter of spans over HTTP, which is an `export.MessageExporter` too."""
 
     def export_with(self, spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> SpanExportResult:
-        """Export the spans. Blocks until the collector has answered, or for all of its tries."""
-        # A private attribute of the exporter. One that has none (before 1.45) encodes in its own way.
+        """Export the spans. Blocks until the collector has answered or all retries have failed."""
+        # `_client` is a private attribute of the exporter. Versions before 1.45 lack it: they encode the spans then.
         client = getattr(self, "_client", None)
         if client is None:
             return self.export(all_readable(spans, readable))
-        sent = client.export(encode(spans, readable))
-        return SpanExportResult.SUCCESS if sent.success else SpanExportResult.FAILURE
+        result = client.export(encode(spans, readable))
+        return SpanExportResult.SUCCESS if result.success else SpanExportResult.FAILURE
 
 
 def encode(spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> bytes:
-    """Return the encoded `ExportTraceServiceRequest` that exports these spans of one router."""
+    """Return the encoded `ExportTraceServiceRequest` for spans of one router."""
     ours = [span for span in spans if isinstance(span, MessageSpan)]
     others = [span for span in spans if not isinstance(span, MessageSpan)]
-    # What an encoded request is merged with comes behind it.
+    # Encoded requests are merged by concatenating them.
     parts: list[bytes] = [encode_spans(others).SerializeToString()] if others else []
     if ours:
-        # All of them have one resource and one scope: the SDK's encoder makes both, with the first.
+        # All spans have the same resource and scope, which the SDK encodes with the first span.
         resource_spans = encode_spans([readable(ours[0])]).resource_spans[0]
         scope_spans = resource_spans.scope_spans.pop()
         del scope_spans.spans[:]
@@ -106,7 +106,7 @@ def _span(span: MessageSpan) -> bytes:
 
 @lru_cache(maxsize=MAX_FORMS)
 def _form(form: SpanForm) -> bytes:
-    """Return an encoded span with the fields that all of this form have in common."""
+    """Return an encoded span with the fields that all spans of this form share."""
     attributes = [KeyValue(key=key, value=AnyValue(string_value=text)) for key, text in form.attributes.items()]
     encoded = trace_pb2.Span(name=form.name, kind=_KINDS[form.kind], attributes=attributes)
     return bytes(encoded.SerializeToString())
@@ -118,8 +118,8 @@ def _error(detail: str) -> bytes:
 
 
 def _attribute(key: str, value: str | bool | int) -> bytes:
-    """Return an encoded span with this attribute and nothing else."""
-    if type(value) is int and value >= 1 << 14:  # hardly the same for two messages
+    """Return an encoded span with this attribute only."""
+    if type(value) is int and value >= 1 << 14:  # large numbers rarely repeat, so caching them would not help
         number = _varint(value)
         return _number(key, len(number)) + number
     return _attribute_of(key, value)
@@ -127,8 +127,8 @@ def _attribute(key: str, value: str | bool | int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _number(key: str, length: int) -> bytes:
-    """Return the beginning of an attribute whose value is a number of `length` bytes."""
-    # The number is the last field of all that it is in.
+    """Return the encoded start of an attribute whose value is a number encoded in `length` bytes."""
+    # The number is the last field of each message around it, so cutting it off the end leaves the start.
     of_length = trace_pb2.Span(attributes=[KeyValue(key=key, value=AnyValue(int_value=1 << 7 * (length - 1)))])
     return bytes(of_length.SerializeToString())[:-length]
 

@@ -1,8 +1,9 @@
-"""Trace outages: make a trace of each, out of the events of its connection.
+"""Make a trace of each outage, from the events of its connection.
 
-A span `nats outage` lasts from the loss to the reconnect, or until what was kept has been sent, with an event for each
-attempt and for the reconnect; its child `drain` is the time of that sending. Outages are rare and are what people look
-for, so they are never sampled away. The ids of the span that an event belongs to go into its log line.
+A span `nats outage` lasts from the loss to the reconnect, or until the operations kept through the outage have been
+sent, with an event for each attempt and for the reconnect. Its child span `drain` is the time for sending them. Outages
+are rare and important, so they are always sampled. The log line of an event has the ids of the span that the event
+belongs to.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ DRAIN = "drain"
 
 
 class Outages:
-    """The outages of all connections. Fed with every event, in order; needs no clock and never blocks."""
+    """The outages of all connections. Call `observe` with every event, in order. Needs no clock and never blocks."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._outages: dict[str, Span] = {}
         self._drains: dict[str, Span] = {}
-        # A drain may begin when its outage has ended: the parent is remembered.
+        # The parents of drains, which may begin after their outage span has ended.
         self._parents: dict[str, Context] = {}
 
     def observe(self, event: Event) -> tuple[str, str] | None:
-        """Take note of an event. Returns the trace id and span id of the span that it belongs to, if there is one."""
+        """Record an event. Return the trace id and span id of the span that it belongs to, or None."""
         if not isinstance(event, ConnectionEvent):
             return None
         before = self._current(event.connection)
@@ -59,7 +60,7 @@ class Outages:
         return _ids(span) if span is not None else None
 
     def close(self) -> None:
-        """End what is open: the router stops while a connection is away."""
+        """End all open spans as failed, because the router stops during an outage."""
         for span in (*self._drains.values(), *self._outages.values()):
             _fail(span, "router_stopped", "the router stopped before it was over")
             span.end()
@@ -118,7 +119,8 @@ class Outages:
         span.set_attribute("router.outage.seconds", event.outage_seconds)
         span.set_attribute("router.reconnect_attempts", event.reconnect_attempts)
         span.add_event("restored")
-        # A span that ended before its child would be taken for a clock that is wrong.
+        # With pending operations the span stays open for its child `drain`: viewers take a span that ended before its
+        # child for clock skew.
         if not event.pending_count:
             self._over(event.connection)
 
@@ -161,6 +163,6 @@ def _ids(span: Span) -> tuple[str, str]:
 
 
 def _fail(span: Span, error_type: str, detail: str) -> None:
-    # The SDK does that only for exceptions that pass through a span.
+    # The SDK sets these only for exceptions that pass through a span.
     span.set_attribute("error.type", shown_text(error_type))
     span.set_status(Status(StatusCode.ERROR, error_text(detail)))

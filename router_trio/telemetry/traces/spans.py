@@ -1,15 +1,15 @@
 """The spans of one sampled message: `process ROUTE`, and `send TEMPLATE` for each destination.
 
 Names and attributes follow OpenTelemetry's semantic conventions for messaging,
-https://opentelemetry.io/docs/specs/semconv/messaging/. What NATS has and they do not name is under `messaging.nats.`.
-Templates stand where a subject would: a raw subject is never a name. Contexts are passed by hand, never through context
-variables, so a span can't become the child of what its task happened to do before.
+https://opentelemetry.io/docs/specs/semconv/messaging/. NATS attributes that they do not define are named
+`messaging.nats.*`. Names contain the template of a subject, never a raw subject. Contexts are passed explicitly, never
+through context variables, so a span can't become the child of an unrelated span of its task.
 
-Where every message is traced, spans are most of what a message costs. So one is plain fields here:
-what it has in common with all others of its route, made once, and what is its own. It is encoded from them (see
-`otlp`), and becomes one of the SDK's objects only for another exporter than that: the SDK's own open spans, which have
-locks and may be written to by anybody, take four times as long. So nothing here needs the SDK, which is imported when
-the first messages are routed already.
+If every message is traced, spans are most of the cost of a message. So a span consists of plain fields: those that it
+shares with all spans of its route, which are created once, and its own. It is encoded from these fields (see `otlp`),
+and converted to an object of the SDK only for other exporters. The SDK's own open spans have locks, may be written to
+from anywhere and take four times as long. So this module does not need the SDK, which is imported after the first
+messages have been routed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SYSTEM = ("messaging.system", "nats")
 SIZE = "messaging.message.body.size"
 
 MAX_QUEUED = 2048
-"""Spans that have ended and wait: for the SDK to be imported, and then for their export."""
+"""Maximum number of ended spans that wait for the import of the SDK, and later of those that wait for their export."""
 
 Kind = Literal["CONSUMER", "PRODUCER"]
-"""Of a span, as OpenTelemetry names it."""
+"""The kind of a span, as OpenTelemetry names it."""
 
 
 MAX_FORMS = 4096
-"""Forms of spans that are remembered: two for each route, and one more for each of its further destinations."""
+"""Maximum number of cached span forms. A route has two, and one more for each further destination."""
 
 
 class SpanForm:
@@ -72,9 +72,9 @@ def _send(destination: str, connection: str) -> SpanForm:
 
 
 class MessageSpan:
-    """A span of a message. It is of the trace of its parent, or begins one.
+    """A span of a message. It belongs to the trace of its parent, or starts a trace if it has none.
 
-    Its own attributes are strings, integers and booleans.
+    `attributes` are those besides the form's: strings, integers and booleans.
     """
 
     __slots__ = ("attributes", "context", "end_time", "error", "form", "parent", "start_time")
@@ -86,7 +86,7 @@ class MessageSpan:
         self.parent: TraceParent | None = parent
         self.attributes: dict[str, Any] = attributes
         self.error: str | None = None
-        """Why what the span is about has failed, or None."""
+        """Why the operation of the span failed, or None."""
         trace_id = (getrandbits(128) or 1) if parent is None else parent.trace_id
         self.context: TraceParent = TraceParent(trace_id, getrandbits(64) or 1, SAMPLED)
         self.start_time: int = time.time_ns()
@@ -98,7 +98,7 @@ class MessageSpan:
 
 
 class MessageSpans:
-    """Begins the traces of messages that are sampled. `ended` takes each span when it has ended."""
+    """Starts the traces of sampled messages. `ended` is called with each span when it has ended."""
 
     def __init__(self, ended: Callable[[MessageSpan], None]) -> None:
         self.ended: Callable[[MessageSpan], None] = ended
@@ -114,7 +114,10 @@ class MessageSpans:
         sequence: int | None,
         deliveries: int | None,
     ) -> SpansOfMessage:
-        """Begin `process ROUTE`, as a child of `parent` or as the root of a trace. `source` names the source."""
+        """Start `process ROUTE`, as a child of `parent` or as the root of a trace.
+
+        `source` are the attributes that name the route's source.
+        """
         attributes = {SIZE: size}
         if deliveries is not None:
             attributes["messaging.nats.delivery_count"] = deliveries
@@ -123,7 +126,7 @@ class MessageSpans:
         return SpansOfMessage(self, MessageSpan(_process(route, template, source), parent, attributes))
 
     def end_span(self, span: MessageSpan) -> None:
-        """A span has ended now."""
+        """End a span now."""
         span.end_time = time.time_ns()
         self.ended(span)
 
@@ -140,13 +143,13 @@ class SpansOfMessage:
         self._failure: tuple[str, str] | None = None
 
     def send(self, destination: str, connection: str, size: int) -> bytes:
-        """Begin `send DESTINATION` and return the `traceparent` that makes its receiver a child of it."""
+        """Start `send DESTINATION`. Return the `traceparent` that makes the receiver's span a child of it."""
         span = MessageSpan(_send(destination, connection), self._process.context, {SIZE: size})
         self._sends.append((destination, span))
         return write(*span.context)
 
     def sent(self, destination: str, fate: Fate) -> None:
-        """End the oldest open span to that destination, with its fate."""
+        """End the oldest open span to this destination, with the fate of its publish."""
         found = next((one for one in self._sends if one[0] == destination), None)
         if found is None:
             return
@@ -154,19 +157,19 @@ class SpansOfMessage:
         span = found[1]
         span.attributes["router.fate"] = fate.name
         if fate.stream is not None:
-            # As the answer says it; whoever may publish to our inbox can write one.
+            # From the answer, which any client that may publish to the router's inbox can forge.
             span.attributes["messaging.nats.stream"] = excerpt(fate.stream)
         if fate.sequence is not None:
             span.attributes["messaging.nats.sequence"] = fate.sequence
         if fate.duplicate:
             span.attributes["messaging.nats.duplicate"] = True
         if not fate.delivered:
-            told = f"{fate.name} at {destination}"
-            self._fail(span, fate.reason or fate.name, f"{told}: {fate.detail}" if fate.detail else told)
+            outcome = f"{fate.name} at {destination}"
+            self._fail(span, fate.reason or fate.name, f"{outcome}: {fate.detail}" if fate.detail else outcome)
         self._spans.end_span(span)
 
     def refused(self, destination: str, reason: str, detail: str) -> None:
-        """End the newest open span to that destination: its operation was never accepted."""
+        """End the newest open span to this destination as failed, because its publish was not accepted."""
         found = next((one for one in reversed(self._sends) if one[0] == destination), None)
         if found is None:
             return
@@ -175,11 +178,11 @@ class SpansOfMessage:
         self._spans.end_span(found[1])
 
     def failed(self, error_type: str, detail: str) -> None:
-        """The message failed in the router; what `process` says when it ends."""
+        """Record that the message failed in the router, for `process` when it ends."""
         self._failure = (error_type, detail)
 
     def end(self) -> None:
-        """End `process`, and as failures the sends that have no fate."""
+        """End `process`, and end as failed the sends that have no fate yet."""
         for destination, span in self._sends:
             self._fail(span, "unsettled", f"no fate at {destination} when the message ended")
             self._spans.end_span(span)
@@ -195,6 +198,6 @@ class SpansOfMessage:
 
 
 def error_text(detail: str) -> str:
-    """Return the text of a failure as a span may show it."""
-    # What a message made a handler say may be no UTF-8, and would cost every span that is exported with its own.
+    """Return the text of a failure for a span: redacted, bounded and valid UTF-8."""
+    # The text of a handler's error may not be encodable as UTF-8, and would fail the export of its entire batch.
     return shown_text(bounded(detail).encode("utf-8", "replace").decode())

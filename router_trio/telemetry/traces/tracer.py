@@ -1,12 +1,13 @@
-"""Decides which messages are traced, and owns what exports their spans.
+"""Decide which messages are traced, and export their spans.
 
-Routing asks once a batch. The answer costs a look at the raw `traceparent` of each message that has headers, and for
-all those without one a step of a counter; the SDK is called only for what is sampled. It is imported only when an
-endpoint is configured, by the settings or by OpenTelemetry's own variables, and not before `begin_export` is called:
-spans that end before that wait, and so do the events of an outage. Export happens in a thread of the SDK.
-A collector that is down or slow costs spans, which are counted, and never a message; it delays the end by two seconds
-at most. Whoever may publish can mark each of his messages as sampled, and a hundredth of a fast route's is more than a
-collector wants: of either, `max_per_second` are traced.
+Routing asks once per batch. That costs a look at the raw `traceparent` of each message with headers, and one step of a
+counter for all messages without one. The SDK is called only for sampled messages. It is imported only if an endpoint is
+configured, by the settings or by OpenTelemetry's environment variables, and not before `begin_export` is called: spans
+that end earlier, and events of outages, wait for it. A thread of the SDK exports the spans.
+
+If the collector is down or slow, spans are dropped and counted, but messages are never affected; the end of the router
+is delayed by at most two seconds. Any sender can mark all its messages as sampled, and 1 % of the messages of a fast
+route may be too many for a collector. So at most `max_per_second` messages of either kind are traced.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ if TYPE_CHECKING:
     from router_trio.telemetry.traces.outage import Outages
 
 UNSAMPLED = TraceParent(0, 0, 0)
-"""Stands for any parent whose caller does not record its span."""
+"""Stands for any parent whose sender does not record its span."""
 
 SHUTDOWN_SECONDS = 2.0
 INTERRUPT_SECONDS = 1.5
-"""When the exporter is told to stop trying, so that its thread has ended when the time is over."""
+"""Seconds after which the exporter is told to stop retrying, so that its thread ends within `SHUTDOWN_SECONDS`."""
 
 BURST_SECONDS = 10.0
-"""Time over which the traces that the router begins are counted: so many seconds' worth may begin at once."""
+"""Burst of the traces that the router starts, in seconds of `max_per_second`."""
 
 _header_size = itemgetter(2)
 _PART_OF_NAME = b"raceparent:"
-"""Of `traceparent` and of `Traceparent`."""
+"""The common part of `traceparent:` and `Traceparent:`."""
 
 MAX_EARLY_EVENTS = 1000
-"""Events of outages that are kept until the SDK is there."""
+"""Maximum number of events of outages that are kept until the SDK has been imported."""
 
 _logger = logging.getLogger("router_trio.telemetry")
 
@@ -61,14 +62,14 @@ _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP
 
 
 def traces_wanted(endpoint: str) -> bool:
-    """Return True if there is anywhere to send spans to: the settings' endpoint or OpenTelemetry's variables."""
+    """Return True if an endpoint for spans is configured, by the settings or by OpenTelemetry's variables."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     return bool(endpoint or any(os.environ.get(name) for name in _ENDPOINT_VARIABLES))
 
 
 def otlp_exporter(endpoint: str) -> SpanExporter:
-    """Return the OTLP/HTTP exporter for a base URL; for an empty one OpenTelemetry's variables decide."""
+    """Return an OTLP/HTTP exporter for a base URL. If that is empty, OpenTelemetry's variables give the endpoint."""
     from router_trio.telemetry.traces.otlp import MessageSpanExporter
 
     url = endpoint.rstrip("/")
@@ -78,7 +79,7 @@ def otlp_exporter(endpoint: str) -> SpanExporter:
 
 
 class Traces:
-    """The `Tracing` of one router, and the traces of its outages. Not active outside of `running`."""
+    """The `Tracing` of one router, and the traces of its outages. Active only inside of `running`."""
 
     def __init__(
         self,
@@ -96,12 +97,12 @@ class Traces:
         self._exporter = exporter
         self._skip = _Skips(sample_ratio, random or Random())
         self._followed = TokenBucket(max_per_second, max_per_second, clock)
-        # Who asks for every message gets every message.
+        # A ratio of 1 asks for every message, so the number is not limited then.
         self._begun = TokenBucket(max_per_second, max_per_second * BURST_SECONDS, clock) if sample_ratio < 1 else None
         self.not_followed: int = 0
-        """Messages whose sender records their trace, and which were more than `max_per_second`."""
+        """Messages sampled by their sender but not traced, because there were more than `max_per_second`."""
         self.not_begun: int = 0
-        """Messages of the share `sample_ratio` that began no trace, since they were more than `max_per_second`."""
+        """Messages chosen by `sample_ratio` but not traced, because there were more than `max_per_second`."""
         self._pipeline: Pipeline | None = None
         self._spans: MessageSpans | None = None
         self._outages: Outages | None = None
@@ -109,22 +110,22 @@ class Traces:
         self._early_events: deque[Event] = deque(maxlen=MAX_EARLY_EVENTS)
         self._dropped = 0
         self.exports: trio.Event = trio.Event()
-        """Set when spans are exported: what ended before that has waited."""
+        """Set once spans are exported, or can't be. Spans that end earlier wait."""
         self.active: bool = False
-        """Whether spans are made: an endpoint is configured, and this is running."""
+        """True while spans are made: inside of `running`, unless the exporter can't be created."""
 
     @property
     def dropped(self) -> int:
-        """Spans that were let go: too many at once, or the collector did not take them."""
+        """Number of spans dropped because too many were queued or the collector did not accept them."""
         return self._dropped + (self._pipeline.dropped if self._pipeline is not None else 0)
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
         """Return the indexes of the sampled messages of a batch.
 
-        A `traceparent` decides by its sampled bit, which is looked at first: nothing is added to a trace that its
-        caller does not record, and to at most `max_per_second` of those that it does. Without one, `sample_ratio` of
-        the messages begin a trace; of a ratio below 1 at most `max_per_second` do. In a batch without headers nothing
-        is looked at but that: the counter takes one step for all of it.
+        A message with a `traceparent` is sampled if the sampled bit is set: traces that the sender does not record are
+        not continued, and of those that it records at most `max_per_second`. Of messages without a `traceparent`, the
+        share `sample_ratio` starts a trace, at most `max_per_second` if the ratio is below 1. A batch without any
+        headers costs one step of the counter.
         """
         if not self.active:
             return ()
@@ -133,7 +134,7 @@ class Traces:
         return self._among(_parent(raw) if raw[2] else None for raw in batch)
 
     def sampled_plain(self, count: int) -> Sequence[int]:
-        """Decide as `sampled` does."""
+        """Return the indexes of the sampled messages among `count` messages without a `traceparent`."""
         if not self.active:
             return ()
         chosen = self._skip.among(count)
@@ -144,7 +145,7 @@ class Traces:
         return begun
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
-        """Decide as `sampled` does."""
+        """Return the indexes of the sampled messages among PUB and HPUB frames, decided as by `sampled`."""
         if not self.active:
             return ()
         return self._among(_parent_of_frame(frame) for frame in frames)
@@ -176,7 +177,7 @@ class Traces:
         sequence: int | None = None,
         deliveries: int | None = None,
     ) -> MessageTrace | None:
-        """Begin the trace of a message that is sampled; None outside of `running`."""
+        """Start the spans of a sampled message. Return None outside of `running`."""
         if self._spans is None:
             return None
         parent = _parent(raw) if raw[2] else None
@@ -185,9 +186,10 @@ class Traces:
         )
 
     def note_event(self, event: Event) -> tuple[str, str] | None:
-        """Take note of an event. Returns the trace id and span id of the outage that it belongs to, if there is one.
+        """Record an event. Return the trace id and span id of the outage that it belongs to, or None.
 
-        An outage that begins before the SDK is there begins its spans when it is, and has no ids until then.
+        The spans of an outage that begins before the SDK has been imported are started after the import. Until then
+        its events have no ids.
         """
         if self._outages is not None:
             return self._outages.observe(event)
@@ -197,7 +199,7 @@ class Traces:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Make spans while this is entered. Leaving exports what is left, within two seconds."""
+        """Make spans while this is entered. Leaving exports the remaining spans, within two seconds."""
         self._spans = MessageSpans(self._ended_early)
         self.active = True
         try:
@@ -208,11 +210,11 @@ class Traces:
             await self._shut_down()
 
     async def begin_export(self, limiter: trio.CapacityLimiter | None = None) -> None:
-        """Import the SDK, and export spans from then on, first those that have waited. Call it in `running` only.
+        """Import the SDK, export the spans that have waited, and export spans from then on. Call it in `running` only.
 
-        Takes a moment, in a thread, so that messages pass meanwhile; `limiter` says when it may.
+        The import takes a moment. It runs in a thread, under `limiter`, so that messages are routed meanwhile.
         """
-        # By default one of its own, since the program's may be used up. Waited for also when cancelled.
+        # By default a limiter of our own: threads of the program may have used up Trio's. Not abandoned when cancelled.
         opened = await trio.to_thread.run_sync(self._opened, limiter=limiter or trio.CapacityLimiter(1))
         if opened is None:
             self.active = False
@@ -238,7 +240,10 @@ class Traces:
             self._dropped += 1
 
     def _opened(self) -> tuple[Pipeline, Outages] | None:
-        """Return what takes spans; None, which is logged, if there can be none. Runs in a thread."""
+        """Return the pipeline that exports spans, and the traces of outages. Runs in a thread.
+
+        Logs an error and returns None if the exporter can't be created.
+        """
         from router_trio.telemetry.traces.export import SCOPE, Pipeline, quote_no_variables
         from router_trio.telemetry.traces.outage import Outages
 
@@ -246,7 +251,7 @@ class Traces:
         try:
             pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
         except Exception as error:
-            # Its text may quote a variable of the environment.
+            # The text of the error is not logged: it may quote an environment variable.
             _logger.error(
                 "no spans are exported: OpenTelemetry's exporter can't be made (%s); correct otlp_endpoint, or the "
                 "variables OTEL_EXPORTER_OTLP_...",
@@ -282,9 +287,9 @@ async def _interrupt_later(pipeline: Pipeline) -> None:
 
 
 def _parent(raw: RawMessage) -> TraceParent | None:
-    """Return what the headers say of the trace that a message belongs to: nothing valid, its parent, or `UNSAMPLED`."""
+    """Return the parent in a message's `traceparent`: `UNSAMPLED` if it is not sampled, None without a valid header."""
     _, _, header_size, size, tail = raw
-    # Most headers are about other things: that is found out without cutting them out of the frame.
+    # Most messages with headers have no `traceparent`, which this detects without slicing the block out of the frame.
     if tail.find(_PART_OF_NAME, 0, len(tail) - 2 - size + header_size) < 0:
         return None
     value = lookup(header_block(raw))
@@ -297,16 +302,16 @@ def _parent(raw: RawMessage) -> TraceParent | None:
 
 
 def _parent_of_frame(frame: bytes) -> TraceParent | None:
-    """Return the same of a PUB or HPUB frame."""
+    """Return the same as `_parent` for a PUB or HPUB frame."""
     if not frame.startswith(b"H") or frame.find(_PART_OF_NAME, 0, frame.find(END)) < 0:
         return None
     return _parent(published(frame))
 
 
 class TokenBucket:
-    """Let `rate` through in a second, and `burst` at once after a time of quiet: at most burst + rate x t in any t.
+    """A token bucket: allows `rate` per second and bursts of `burst`, so at most burst + rate x t in any time t.
 
-    `clock` gives monotonic seconds; it is asked first when something wants through.
+    `clock` returns monotonic seconds. It is not called before the first `take`.
     """
 
     __slots__ = ("_burst", "_clock", "_left", "_rate", "_seen_at")
@@ -319,7 +324,7 @@ class TokenBucket:
         self._seen_at: float | None = None
 
     def take(self) -> bool:
-        """Return True if one more may pass now."""
+        """Take a token and return True; return False if there is none."""
         now = self._clock()
         if self._seen_at is not None:
             self._left = min(self._burst, self._left + (now - self._seen_at) * self._rate)
@@ -331,10 +336,10 @@ class TokenBucket:
 
 
 class _Skips:
-    """Sample a share of messages at random, with one random number for each that is sampled.
+    """Samples a share of messages at random, with one random number per sampled message.
 
-    The number of messages between two sampled ones is drawn beforehand, from the geometric distribution; that is the
-    same as tossing a coin for each.
+    The number of messages to skip before the next sampled one is drawn from the geometric distribution, which is
+    equivalent to one random decision per message.
     """
 
     __slots__ = ("_left", "_log_of_rest", "_random")
@@ -348,7 +353,7 @@ class _Skips:
         self._left = self._draw()
 
     def among(self, count: int) -> list[int]:
-        """Return the indexes of those of the next `count` that are sampled, in one step."""
+        """Return the indexes of the sampled messages among the next `count`."""
         found = []
         at = self._left
         while at < count:
