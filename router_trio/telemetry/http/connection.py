@@ -1,4 +1,4 @@
-"""One connection of an HTTP client: HTTP/1.1 over a stream, parsed and written by h11.
+"""The connection of one HTTP client: HTTP/1.1 over a stream, parsed and written by h11.
 
 Only HTTP/1.1 and 1.0 are supported: a request to upgrade is answered as if it had not asked for it, HTTP/2 is refused.
 Requests are handled one at a time. What a client sends ahead stays in the kernel's buffer, except for one read.
