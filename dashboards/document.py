@@ -17,6 +17,7 @@ INTRODUCTION = """\
 Five Grafana dashboards (Grafana 11.6 or newer) for the metrics of the router. Import the JSON files from
 [`dashboards/`](../dashboards), or point Grafana's provisioning at that directory; then choose your Prometheus as the
 data source at the top. They work with any job and instance, and link to each other and to the runbooks of the alerts.
+Each panel has a description in Grafana: hover over the *i* beside its title.
 
 The pictures show real data: `python -m dashboards.render` runs a router with traffic from a server `edge` to a server
 `core`, kills `core` for a while and `edge` briefly, has a real Prometheus scrape the router every second, and draws
@@ -35,15 +36,16 @@ def _board(name: str, board: Dashboard) -> Iterator[str]:
     yield f"## {title}\n"
     yield f"{board.description}\n"
     yield f"![The dashboard {title}](img/dashboard-{name}.png)\n"
-    for number, panel in enumerate(board.panels or ()):
+    yield "| row | panels | alerts |"
+    yield "|---|---|---|"
+    rows: dict[str, list[Panel]] = {}
+    for panel in board.panels or ():
         if isinstance(panel, RowPanel):
-            yield f"**{panel.title}**\n" if number == 0 else f"\n**{panel.title}**\n"
+            rows[panel.title or ""] = panels = []
         else:
-            yield from _panel(panel)
+            panels.append(panel)
+    for row, panels in rows.items():
+        titles = "; ".join(panel.title or "" for panel in panels)
+        alerts = dict.fromkeys((link.title or "").rpartition(" ")[2] for panel in panels for link in panel.links or ())
+        yield f"| {row} | {titles} | {', '.join(f'[{alert}](runbooks/{alert}.md)' for alert in alerts)} |"
     yield ""
-
-
-def _panel(panel: Panel) -> Iterator[str]:
-    alerts = [(link.title or "").rpartition(" ")[2] for link in panel.links or ()]
-    links = ", ".join(f"[{alert}](runbooks/{alert}.md)" for alert in alerts)
-    yield f"- *{panel.title}*: {panel.description}" + (f" Alerts: {links}." if links else "")
