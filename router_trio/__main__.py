@@ -8,10 +8,10 @@ import os
 import sys
 
 WORKER = "_worker"
-"""As `workers.process` has it: what `run` starts its workers with, and no command for people."""
+"""As `cli.run.worker` has it: what `run` starts its workers with, and no command for people."""
 
 INTERRUPTED = 130
-"""As `cli.outcome` has it, which is not imported yet."""
+"""As `cli.command_line` has it, which is not imported yet."""
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     # take a sixth of the start; a command that works for long switches it on (see `router.garbage_collection`).
     gc.disable()
     if sys.argv[1:2] == [WORKER]:
-        from router_trio.cli.workers.process import main as command
+        from router_trio.cli.run.worker import main as command
     else:
         from router_trio.cli import main as command
 

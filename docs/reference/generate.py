@@ -309,7 +309,7 @@ def _commands() -> Iterator[str]:
 
 def command_names() -> list[str]:
     """The commands that there are, in the order of `--help`."""
-    from router_trio.cli.command_line.application import COMMANDS
+    from router_trio.cli.command_line import COMMANDS
 
     return [*COMMANDS]
 

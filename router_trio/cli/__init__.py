@@ -11,8 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.application import command
+from router_trio.cli.command_line import FAILED, INTERRUPTED, INVALID_CONFIGURATION, WRONG_USAGE, UsageError, command
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.errors.quotes import redact
 
@@ -22,29 +21,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
-    except outcome.UsageError as error:
-        return _fail(str(error), outcome.WRONG_USAGE)
+    except UsageError as error:
+        return _fail(str(error), WRONG_USAGE)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
-        return outcome.INVALID_CONFIGURATION
+        return INVALID_CONFIGURATION
     except RouterError as error:
-        return _fail(str(error), outcome.FAILED)
+        return _fail(str(error), FAILED)
     except BrokenPipeError:
         _abandon_stdout()  # whoever read it has seen enough
-        return outcome.FAILED
+        return FAILED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _abandon_stdout()
-        return _fail(f"can't write the output: {error.strerror}", outcome.FAILED)
+        return _fail(f"can't write the output: {error.strerror}", FAILED)
     except KeyboardInterrupt:
-        return outcome.INTERRUPTED
+        return INTERRUPTED
     return code
 
 
 def _run(arguments: Sequence[str]) -> int:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks how a line may go on
-        from router_trio.cli.command_line.completion import complete
+        from router_trio.cli.completion import complete
 
         complete()
     return command(arguments)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.command_line import DONE, INVALID_CONFIGURATION, Parser
 from router_trio.cli.configuration import load_with_handlers
 from router_trio.errors import ConfigurationError, Problem
 
@@ -46,7 +45,7 @@ def check(configs: Sequence[Path]) -> int:
             raise ConfigurationError(list(map(settings.located, circles)), str(configs[0]))
     except ConfigurationError as error:
         print(error)
-        return outcome.INVALID_CONFIGURATION
+        return INVALID_CONFIGURATION
     from router_trio.settings.checks.servers import newer_servers
     from router_trio.settings.checks.warnings import warnings
 
@@ -81,7 +80,7 @@ def check(configs: Sequence[Path]) -> int:
     files = " ".join(map(str, configs))
     counted = f"{_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams}"
     print(f"{files}: ok ({counted}), config hash {settings.content_hash}")
-    return outcome.DONE
+    return DONE
 
 
 def _counted(number: int, noun: str) -> str:

@@ -6,8 +6,7 @@ import json as encoder
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.command_line import DONE, Parser
 
 
 def add_arguments(parser: Parser) -> None:
@@ -28,7 +27,7 @@ def contract(*, json: bool) -> int:
         print(encoder.dumps(found, indent=2))
     else:
         print("\n".join(_lines(found)))
-    return outcome.DONE
+    return DONE
 
 
 def collect() -> dict[str, list[dict[str, Any]]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 
 
 def add_arguments(parser: Parser) -> None:
@@ -32,15 +31,13 @@ def demo(*, duration: str) -> int:
     try:
         seconds = parse_duration(duration)
     except ValueError as error:
-        raise outcome.UsageError(f"--duration: {error}") from None
+        raise UsageError(f"--duration: {error}") from None
     if seconds < SHORTEST:
-        raise outcome.UsageError(
-            f"--duration {duration} leaves no room for an outage: {format_duration(SHORTEST)} at least"
-        )
+        raise UsageError(f"--duration {duration} leaves no room for an outage: {format_duration(SHORTEST)} at least")
 
     import trio
 
-    from router_trio.cli.service.signals import run_with_signals
+    from router_trio.cli.signals import run_with_signals
     from router_trio.demo.display import open_display
     from router_trio.demo.story import Story
 
@@ -55,4 +52,4 @@ def demo(*, duration: str) -> int:
     good = trio.run(run_with_signals, play, lambda _number: scope.cancel())
     if good is None:
         print("router-trio: interrupted before the end: no verdict", file=sys.stderr)
-    return outcome.DONE if good else outcome.FAILED
+    return DONE if good else FAILED

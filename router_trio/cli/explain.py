@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
 from router_trio.errors import PublishError, SubjectError
 
@@ -61,12 +60,12 @@ def explain(
     from router_trio.subjects.patterns import validate_subject
 
     if subject.endswith(".toml") and Path(subject).is_file():
-        raise outcome.UsageError(f"SUBJECT is missing: it is the last argument, and {subject} is a file")
+        raise UsageError(f"SUBJECT is missing: it is the last argument, and {subject} is a file")
     try:
         validate_subject(subject)
         block = headers.encode(headers.Headers(_pairs(header)))
     except (SubjectError, PublishError) as error:
-        raise outcome.UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     payload = data.encode("utf-8", "surrogateescape")
     settings = load(*configs)
     plans, workers = compile_routes(settings), settings.router.workers
@@ -80,13 +79,13 @@ def explain(
         difference = explanation.difference([one for one in expect if one])
         if difference is not None:
             print(f"router-trio: not as expected: {difference}", file=sys.stderr)
-            return outcome.FAILED
-    return outcome.DONE
+            return FAILED
+    return DONE
 
 
 def _pairs(headers: Sequence[str]) -> Iterator[tuple[str, str]]:
     for header in headers:
         name, equals, value = header.partition("=")
         if not equals:
-            raise outcome.UsageError(f"--header {header!r} is not of the form K=V, such as --header Nats-Msg-Id=7")
+            raise UsageError(f"--header {header!r} is not of the form K=V, such as --header Nats-Msg-Id=7")
         yield name, value

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.command_line import DONE, Parser
 
 
 def add_arguments(parser: Parser) -> None:
@@ -22,4 +21,4 @@ def schema() -> int:
     from router_trio.settings import json_schema
 
     print(json.dumps(json_schema(), indent=2))
-    return outcome.DONE
+    return DONE

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.application import COMMANDS as NAMES
-from router_trio.cli.command_line.application import parse
+from router_trio.cli.command_line import COMMANDS as NAMES
+from router_trio.cli.command_line import UsageError, parse
 from tests.docs.pages import pages
 
 # In code blocks and inline; also with the path of a virtual environment, and as a value of systemd's.
@@ -64,5 +63,5 @@ def test_there_are_commands() -> None:
 
 
 def test_a_command_with_an_unknown_option_would_be_found() -> None:
-    with pytest.raises(outcome.UsageError):
+    with pytest.raises(UsageError):
         parse("run", tokens("router.toml --embeded-nats"))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from router_trio.cli import main, outcome
+from router_trio.cli import main
+from router_trio.cli.command_line import DONE
 from tests.docs.pages import ROOT, page
 
 HOW_TO = page(ROOT / "docs" / "how-to" / "test-your-routes.md")
@@ -16,5 +17,5 @@ def test_the_page_prints_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     [configuration] = [one for one in HOW_TO.blocks if one.language == "toml"]
     [typed] = [one for one in HOW_TO.blocks if one.text == "router-trio test router.toml\n"]
     (tmp_path / "router.toml").write_text(configuration.text)
-    assert main(["test", str(tmp_path / "router.toml")]) == outcome.DONE
+    assert main(["test", str(tmp_path / "router.toml")]) == DONE
     assert capsys.readouterr().out == typed.output

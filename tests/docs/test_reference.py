@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 import router_trio
-from router_trio.cli.command_line.application import COMMANDS
+from router_trio.cli.command_line import COMMANDS
 from router_trio.cli.contract import collect
 from router_trio.settings import json_schema
 from tests.docs.pages import DOCS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router_trio.cli.fault_pages import _MAKE
+from router_trio.cli.run.fault_pages import _MAKE
 from router_trio.faults import OPERATIONS, Faults
 
 ROOT = Path(__file__).parents[2]

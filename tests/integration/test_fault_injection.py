@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from router_trio import Router, Settings
-from router_trio.cli.fault_pages import MAX_BODY, fault_pages
-from router_trio.cli.outcome import INVALID_CONFIGURATION
+from router_trio.cli.command_line import INVALID_CONFIGURATION
+from router_trio.cli.run.fault_pages import MAX_BODY, fault_pages
 from router_trio.embedded import HOST, reserve_port
 from router_trio.faults import Faults, Injection, close_connection, delay, error, timeout
 from router_trio.testing import FakeBroker

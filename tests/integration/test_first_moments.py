@@ -42,7 +42,7 @@ runpy.run_module("router_trio", run_name="__main__", alter_sys=True)
 
 
 BOTH = ["router_trio.cli", "argparse", "pydantic"]
-ONLY_RUN = ["router_trio.cli.running.launch", "trio", "router_trio.nats"]
+ONLY_RUN = ["router_trio.cli.run.command", "trio", "router_trio.nats"]
 ONLY_CHECK = ["router_trio.settings.checks.circles"]
 
 

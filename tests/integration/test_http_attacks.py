@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from router_trio import Router, Settings
-from router_trio.cli.fault_pages import fault_pages
+from router_trio.cli.run.fault_pages import fault_pages
 from router_trio.faults import Faults
 from router_trio.telemetry.http import asgi, connection, event_stream, server
 from router_trio.testing import FakeBroker

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from router_trio.cli.command_line.application import COMMANDS as NAMES
+from router_trio.cli.command_line import COMMANDS as NAMES
 from router_trio.embedded import HOST, reserve_port
 from tests.support.command import COMMAND, command, environment, running
 from tests.support.raw_jetstream import JetStream

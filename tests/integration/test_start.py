@@ -38,7 +38,7 @@ OTHERS = {
 PROBE = """
 import signal, sys
 from router_trio.cli import main
-from router_trio.cli.service.systemd import Systemd
+from router_trio.cli.run.systemd import Systemd
 
 hear = Systemd.hear
 

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from router_trio.cli.service.systemd import Systemd
+from router_trio.cli.run.systemd import Systemd
 from tests.support.command import running
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from router_trio.cli import main
-from router_trio.cli.dead_letters import work
+from router_trio.cli.dead_letters import actions
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "router_trio"]
@@ -63,7 +63,7 @@ async def dead_letters(*arguments: str, cwd: Path) -> subprocess.CompletedProces
     output, errors = StringIO(), StringIO()
     command_line = ["dead-letters", str(cwd / "router.toml"), *arguments]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
-        patch.setattr(work, "run_with_signals", without_signals)
+        patch.setattr(actions, "run_with_signals", without_signals)
         code = await trio.to_thread.run_sync(main, command_line)
     return subprocess.CompletedProcess(command_line, code, output.getvalue(), errors.getvalue())
 

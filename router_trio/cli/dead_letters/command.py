@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser, configuration, number, one_of
+from router_trio.cli.command_line import Parser, UsageError, configuration, number, one_of
 from router_trio.errors import ExpressionError
 
 Action = Literal["list", "show", "redrive", "purge"]
@@ -99,19 +98,19 @@ def dead_letters(
 
     if action == "show" and len(sequence) != 1:
         told = "needs the SEQUENCE of one, as list prints it" if not sequence else "takes one SEQUENCE"
-        raise outcome.UsageError(f"show {told}; router-trio dead-letters --help shows examples")
+        raise UsageError(f"show {told}; router-trio dead-letters --help shows examples")
     if any(one < 1 for one in sequence):
-        raise outcome.UsageError(f"SEQUENCE {min(sequence)}: must be at least 1, as list prints it")
+        raise UsageError(f"SEQUENCE {min(sequence)}: must be at least 1, as list prints it")
     if (to_source or foreign) and action != "redrive":
-        raise outcome.UsageError(f"{'--to-source' if to_source else '--foreign'} is for redrive alone")
+        raise UsageError(f"{'--to-source' if to_source else '--foreign'} is for redrive alone")
     settings = load(config)
     settings.require_servers()
     try:
         condition = None if where is None else compile_for(where, WHEN, from_stream=True)
     except ExpressionError as error:
-        raise outcome.UsageError(f"--where: {error}") from None
+        raise UsageError(f"--where: {error}") from None
 
-    from router_trio.cli.dead_letters.work import Options, run
+    from router_trio.cli.dead_letters.actions import Options, run
 
     return run(
         settings,

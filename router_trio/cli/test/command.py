@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load_with_handlers
 
 if TYPE_CHECKING:
@@ -65,19 +64,19 @@ def run_tests(configs: Sequence[Path], *, only: str | None, json: bool) -> int:
         print(encoder.dumps({"tests": [result.as_json() for result in results]}, indent=2))
     else:
         _print([f"{len(results) - failed} passed, {failed} failed"])
-    return outcome.FAILED if failed else outcome.DONE
+    return FAILED if failed else DONE
 
 
 def _chosen(config: Path, examples: Sequence[ExampleSettings], only: str | None) -> Sequence[ExampleSettings]:
     if not examples:
-        raise outcome.UsageError(_HINT.format(config=config))
+        raise UsageError(_HINT.format(config=config))
     if only is None:
         return examples
     chosen = [example for example in examples if example.name == only]
     if not chosen:
         from router_trio.settings.problems import suggestion
 
-        raise outcome.UsageError(
+        raise UsageError(
             f"--only {only!r}: there is no test of that name; {suggestion(only, [one.name for one in examples])}"
         )
     return chosen

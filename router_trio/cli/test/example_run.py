@@ -18,8 +18,7 @@ from trio.testing import MockClock
 
 from router_trio import Live
 from router_trio.cli.test.brokers import Entry, brokers_for, entry_of
-from router_trio.cli.test.comparison import difference
-from router_trio.cli.test.message import Came, payload_of
+from router_trio.cli.test.comparison import Came, difference, payload_of
 from router_trio.connection.platform import Platform
 from router_trio.events import Event, MessageFailed
 from router_trio.router import Router

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from router_trio.cli import main, outcome, run
-from router_trio.cli.command_line.application import COMMANDS, command, parse
+from router_trio.cli import main
+from router_trio.cli.command_line import COMMANDS, DONE, INVALID_CONFIGURATION, WRONG_USAGE, parse
 from router_trio.cli.configuration import CONFIG, STDIN
 
 FLAGS = {"embedded_nats": False, "watch": False, "workers": None, "enable_fault_injection": False}
@@ -44,17 +44,9 @@ def given(*arguments: str) -> dict[str, Any]:
     ],
 )
 def test_run_takes_files_and_options_in_any_order(
-    arguments: list[str], configs: list[Path], flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], configs: list[Path], flags: dict[str, Any]
 ) -> None:
-    called: list[tuple[Any, ...]] = []
-
-    def launch(*configs: Path, **flags: Any) -> int:
-        called.append(([*configs], flags))
-        return 7
-
-    monkeypatch.setattr(run, "launch", launch)
-    assert command(["run", *arguments]) == 7
-    assert called == [(configs, FLAGS | flags)]
+    assert given("run", *arguments) == {"configs": configs} | FLAGS | flags
 
 
 def test_the_last_argument_of_explain_is_the_subject() -> None:
@@ -91,19 +83,19 @@ def test_a_lone_hyphen_is_standard_input_for_each_command(
     monkeypatch.chdir(tmp_path)
     Path("a.toml").write_text('[connections.main]\nservers = ["nats://a"]\n')
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"[rooter]\n")))
-    assert main(line.split()) == outcome.INVALID_CONFIGURATION
+    assert main(line.split()) == INVALID_CONFIGURATION
     printed = capsys.readouterr()
     assert "<stdin>: rooter: unknown key; did you mean 'router'? (line 1)\n" in printed.out + printed.err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == outcome.DONE
+    assert main([name, "--help"]) == DONE
     assert f"For example:\n\n    router-trio {name}" in capsys.readouterr().out
 
 
 def test_no_arguments_print_the_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == outcome.DONE
+    assert main([]) == DONE
     printed = capsys.readouterr().out
     assert all(f"\n  {name} " in printed for name in COMMANDS)
 
@@ -140,7 +132,7 @@ def test_no_arguments_print_the_help_of_all(capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_a_wrong_line_is_refused_with_what_would_do(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(line.split()) == outcome.WRONG_USAGE
+    assert main(line.split()) == WRONG_USAGE
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"router-trio: error: {told}")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from router_trio.cli import main, outcome
+from router_trio.cli import main
+from router_trio.cli.command_line import DONE, FAILED, INVALID_CONFIGURATION, WRONG_USAGE
 
 CONFIG = """
 [connections.main]
@@ -46,7 +47,7 @@ def command(tmp_path: Path, text: str, *arguments: str) -> int:
 
 
 def test_all_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(tmp_path, CONFIG + TESTS) == outcome.DONE
+    assert command(tmp_path, CONFIG + TESTS) == DONE
     assert capsys.readouterr() == (
         "ok      an order goes to Europe\nok      a bill goes nowhere\n2 passed, 0 failed\n",
         "",
@@ -54,13 +55,13 @@ def test_all_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(tmp_path, CONFIG + TESTS + WRONG) == outcome.FAILED
+    assert command(tmp_path, CONFIG + TESTS + WRONG) == FAILED
     told = capsys.readouterr().out
     assert told.endswith("FAILED  wrong\n    - subject: eu.8\n    + subject: eu.7\n2 passed, 1 failed\n")
 
 
 def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(tmp_path, CONFIG + TESTS + WRONG, "--json") == outcome.FAILED
+    assert command(tmp_path, CONFIG + TESTS + WRONG, "--json") == FAILED
     [order, bill, wrong] = json.loads(capsys.readouterr().out)["tests"]
     came = {"connection": "main", "subject": "eu.7", "headers": {}, "json": {"id": "7"}}
     assert order == {
@@ -75,9 +76,9 @@ def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(tmp_path, CONFIG + TESTS + WRONG, "--only", "a bill goes nowhere") == outcome.DONE
+    assert command(tmp_path, CONFIG + TESTS + WRONG, "--only", "a bill goes nowhere") == DONE
     assert capsys.readouterr().out == "ok      a bill goes nowhere\n1 passed, 0 failed\n"
-    assert command(tmp_path, CONFIG + TESTS, "--only", "a bil goes nowhere") == outcome.WRONG_USAGE
+    assert command(tmp_path, CONFIG + TESTS, "--only", "a bil goes nowhere") == WRONG_USAGE
     told = capsys.readouterr()
     assert told.out == ""
     assert "--only 'a bil goes nowhere': there is no test of that name; did you mean 'a bill goes nowhere'?" in told.err
@@ -85,20 +86,20 @@ def test_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_tests_is_an_error_with_an_example_that_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     route = CONFIG.replace("orders.*", "orders.*.created")
-    assert command(tmp_path, route) == outcome.WRONG_USAGE
+    assert command(tmp_path, route) == WRONG_USAGE
     told = capsys.readouterr().err
     assert "there are no [[tests]] in" in told
-    assert command(tmp_path, route + told[told.index("\n    [[tests]]") :]) == outcome.DONE
+    assert command(tmp_path, route + told[told.index("\n    [[tests]]") :]) == DONE
 
 
 def test_an_invalid_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(tmp_path, CONFIG + TESTS.replace("expect", "expcet")) == outcome.INVALID_CONFIGURATION
+    assert command(tmp_path, CONFIG + TESTS.replace("expect", "expcet")) == INVALID_CONFIGURATION
     assert "tests[0].expcet" in capsys.readouterr().err
 
 
 def test_a_handler_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = CONFIG.replace('name = "eu"', 'name = "eu"\nhandler = "no_such_module:handler"')
-    assert command(tmp_path, text + TESTS) == outcome.INVALID_CONFIGURATION
+    assert command(tmp_path, text + TESTS) == INVALID_CONFIGURATION
     assert "routes[0].handler" in capsys.readouterr().err
 
 
@@ -109,7 +110,7 @@ def test_in_a_terminal_what_differs_has_a_colour(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert command(tmp_path, CONFIG + WRONG) == outcome.FAILED
+    assert command(tmp_path, CONFIG + WRONG) == FAILED
     told = capsys.readouterr().out
     assert "\x1b[31m    - subject: eu.8\x1b[0m\n" in told
     assert "\x1b[32m    + subject: eu.7\x1b[0m\n" in told

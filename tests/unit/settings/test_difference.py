@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router_trio.cli.reload.diff import lines
+from router_trio.cli.diff import lines
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import Difference, Names, connections_of, difference
 

@@ -81,7 +81,7 @@ async def start(setting: Setting) -> list[Section]:
         "router-trio --help": [python, "-m", "router_trio", "--help"],
         "router-trio check": [python, "-m", "router_trio", "check", path],
         "import of an embedding program": [python, "-c", "import router_trio.router"],
-        "imports of run": [python, "-c", f"{AS_COMMAND}; import router_trio.cli.serving; gc.freeze()"],
+        "imports of run": [python, "-c", f"{AS_COMMAND}; import router_trio.cli.run.serving; gc.freeze()"],
     }
     turns = {name: partial(_timed, command) for name, command in commands.items()}
     results = await in_turns(5 if setting.quick else 15, turns, say=_silent)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser, configuration
+from router_trio.cli.command_line import DONE, Parser, UsageError, configuration
 from router_trio.cli.configuration import STDIN, load_with_handlers
 
 if TYPE_CHECKING:
@@ -34,13 +33,13 @@ def diff(old: Path, new: Path) -> int:
         router-trio diff /etc/router-trio/router.toml router.toml
     """
     if str(old) == str(new) == STDIN:
-        raise outcome.UsageError("OLD and NEW can't both be -, since standard input is read once")
+        raise UsageError("OLD and NEW can't both be -, since standard input is read once")
     before, after = load_with_handlers(old), load_with_handlers(new)
     from router_trio.settings.reload.difference import difference
 
     for line in lines(difference(before, after)):
         print(line)
-    return outcome.DONE
+    return DONE
 
 
 def lines(found: Difference) -> Iterator[str]:

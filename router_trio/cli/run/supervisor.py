@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.cli import outcome
-from router_trio.cli.embedded_server import with_server
-from router_trio.cli.reload.wanted import Wanted, Watch, reload_when_wanted
-from router_trio.cli.service.last_resort import LastResort
-from router_trio.cli.service.signals import run_with_signals
-from router_trio.cli.service.systemd import Systemd
-from router_trio.cli.serving import tell_of_hangups
+from router_trio.cli.command_line import DONE, FAILED
+from router_trio.cli.last_resort import LastResort
+from router_trio.cli.run.reloading import Wanted, Watch, reload_when_wanted
+from router_trio.cli.run.serving import tell_of_hangups, with_server
+from router_trio.cli.run.systemd import Systemd
+from router_trio.cli.signals import run_with_signals
 from router_trio.errors import RouterError
 from router_trio.events import StatusPageReady
 from router_trio.router.garbage_collection import begin_collecting
@@ -96,7 +95,7 @@ async def serve_workers(
                 nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        return outcome.FAILED if supervisor.unsettled else outcome.DONE
+        return FAILED if supervisor.unsettled else DONE
 
     return await run_with_signals(route, on_signal, wanted.say, last_resort)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.selection import Report
 from router_trio.cli.dead_letters.storing import Kept, Sent, Streams, keeps_the_last
-from router_trio.cli.dead_letters.ways import FilteredOut, Way
+from router_trio.cli.dead_letters.targets import FilteredOut, Way
 from router_trio.errors import SourceError
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages

@@ -6,8 +6,7 @@ import contextlib
 from importlib.resources import files
 from pathlib import Path
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser
+from router_trio.cli.command_line import DONE, Parser, UsageError
 from router_trio.cli.configuration import CONFIG
 
 _NEXT = """\
@@ -47,7 +46,7 @@ def init(file: Path) -> int:
         router-trio init
         router-trio run --embedded-nats
     """
-    text = files("router_trio.cli.setup").joinpath("router.toml").read_text("utf-8")
+    text = files("router_trio.cli").joinpath("router.toml").read_text("utf-8")
     try:
         with file.open("x", encoding="utf-8", newline="\n") as opened:
             try:
@@ -59,10 +58,10 @@ def init(file: Path) -> int:
                 raise
     except FileExistsError:
         told = f"{file} exists, and nothing is overwritten; give another name, or move it away"
-        raise outcome.UsageError(told) from None
+        raise UsageError(told) from None
     except (FileNotFoundError, NotADirectoryError):
-        raise outcome.UsageError(f"there is no folder {file.parent}; create it, or give another name") from None
+        raise UsageError(f"there is no folder {file.parent}; create it, or give another name") from None
     except PermissionError as error:
-        raise outcome.UsageError(f"{file} can't be written ({error.strerror}); give another name") from None
+        raise UsageError(f"{file} can't be written ({error.strerror}); give another name") from None
     print(_NEXT.format(file=file, schema=file.parent / "router.schema.json"))
-    return outcome.DONE
+    return DONE

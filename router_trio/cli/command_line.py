@@ -1,4 +1,9 @@
-"""argparse, with values that begin with a hyphen, arguments among options, and errors that say what would do."""
+"""The command line: exit codes, the commands, and how the arguments of each are read.
+
+A command is a function and, in the same module, `add_arguments`, which adds to a parser what that function is called
+with. Only the module of the command that is named is imported, and each command has a parser of its own. argparse reads
+the arguments, with values that begin with a hyphen, arguments among options, and errors that say what would do.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,49 @@ from argparse import (
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, NoReturn
 
-from router_trio.cli import outcome
 from router_trio.cli.configuration import CONFIG, STDIN
+
+DONE = 0
+FAILED = 1
+"""It failed while running, or messages were left unsettled at shutdown."""
+WRONG_USAGE = 2
+INVALID_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h."""
+INTERRUPTED = 130
+"""Ctrl-C before there was anything to drain, as shells have it."""
+
+_ABOUT = """\
+Route messages between NATS subjects and JetStream streams, and never
+lose count.
+
+For example:
+
+    router-trio demo
+    router-trio init
+    router-trio run --embedded-nats
+
+Exit codes: 0 done; 1 failed while running, or messages were left
+unsettled at shutdown; 2 wrong usage; 78 invalid configuration."""
+
+COMMANDS = {
+    "init": "router_trio.cli.init:init",
+    "run": "router_trio.cli.run.command:run",
+    "demo": "router_trio.cli.demo:demo",
+    "check": "router_trio.cli.check:check",
+    "diff": "router_trio.cli.diff:diff",
+    "explain": "router_trio.cli.explain:explain",
+    "test": "router_trio.cli.test.command:run_tests",
+    "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
+    "contract": "router_trio.cli.contract:contract",
+    "schema": "router_trio.cli.schema:schema",
+    "completion": "router_trio.cli.completion:completion",
+}
+"""The function of each, in the order of `--help`."""
 
 _MISSING = "the following arguments are required: "
 """With which argparse begins to name them."""
@@ -23,6 +66,97 @@ _MISSING = "the following arguments are required: "
 _HYPHENS = "\0--"
 """Stands for an argument `--` behind the `--` that ends the options: argparse before Python 3.13 would remove it.
 No argument of a process contains NUL."""
+
+
+class UsageError(Exception):
+    """An argument can't be used. The text says which, why, and what would do."""
+
+
+# --- the commands ---
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name and return its exit code. Blocks until it is done.
+
+    Raises `UsageError` for arguments that no command takes, and what the command raises.
+    """
+    name = arguments[0] if arguments else "--help"
+    if name in COMMANDS:
+        parsed = parse(name, arguments[1:])
+        if parsed is None:
+            return DONE
+        function, given = parsed
+        return function(**given)
+    if name in ("-h", "--help"):
+        _parser_of_help().print_help()
+    elif name == "--version":
+        print(_version())
+    else:
+        cure = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        raise UsageError(f"there is no command {name!r}{cure}\nrouter-trio --help shows what there is.")
+    return DONE
+
+
+def parse(name: str, arguments: Sequence[str]) -> tuple[Callable[..., int], dict[str, Any]] | None:
+    """Return the function of a command and what to call it with; None if help was asked for, and is printed.
+
+    Raises `UsageError` for arguments that the command does not take.
+    """
+    parser = Parser(prog=f"router-trio {name}")
+    function = _describe(name, parser)
+    given = parser.read(arguments)
+    return None if given is None else (function, given)
+
+
+def whole_parser() -> Parser:
+    """Return the parser of all commands, for a shell that completes them."""
+    parser = _parser_of_help()
+    commands = parser.add_subparsers()
+    for name in COMMANDS:
+        _describe(name, commands.add_parser(name))
+    return parser
+
+
+def _parser_of_help() -> Parser:
+    width = max(map(len, COMMANDS))
+    lines = (f"  {name:{width}}  {_docstring(_function(name)).splitlines()[0]}" for name in COMMANDS)
+    listed = "\n".join(("commands:", *lines))
+    parser = Parser(prog="router-trio", usage="router-trio COMMAND", description=_ABOUT, epilog=listed)
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    return parser
+
+
+def _describe(name: str, parser: Parser) -> Callable[..., int]:
+    """Give a parser the arguments and the help of a command; return the function of the command."""
+    function = _function(name)
+    parser.description = _docstring(function)
+    import_module(function.__module__).add_arguments(parser)
+    return function
+
+
+def _function(name: str) -> Callable[..., int]:
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[..., int] = getattr(import_module(module), function)
+    return found
+
+
+def _docstring(function: Callable[..., int]) -> str:
+    return cleandoc(function.__doc__ or "")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from router_trio.protocol import framing
+
+    compiled = "" if str(framing.__file__).endswith(".py") else " (compiled)"
+    try:
+        return f"router-trio {version('router-trio')}{compiled}"
+    except PackageNotFoundError:
+        return "router-trio, not installed: running from its source tree"
+
+
+# --- the arguments of one command ---
 
 
 class Parser(ArgumentParser):
@@ -79,7 +213,7 @@ class Parser(ArgumentParser):
         if message.startswith(_MISSING):
             missing = message.removeprefix(_MISSING).split(", ")[0]
             self._incomplete(f"{self.prog.removeprefix('router-trio ')} needs {missing}")
-        raise outcome.UsageError(f"{message}\n{self.prog} --help shows what there is.")
+        raise UsageError(f"{message}\n{self.prog} --help shows what there is.")
 
     def _refuse(self, options: Sequence[str], others: Sequence[str]) -> NoReturn:
         if not options:
@@ -88,7 +222,7 @@ class Parser(ArgumentParser):
         self.error(f"there is no option {option}{did_you_mean(option, self._flags | self._valued)}")
 
     def _incomplete(self, message: str) -> NoReturn:
-        raise outcome.UsageError(f"{message}; {self.prog} --help shows an example.")
+        raise UsageError(f"{message}; {self.prog} --help shows an example.")
 
     def _divided(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the options, each joined with its value, and all others.

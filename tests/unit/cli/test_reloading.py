@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.cli.reload.watching import Content, Watched, content_of, watch
+from router_trio.cli.run.reloading import Content, Watched, content_of, watch_files
 
 
 def of(text: str | None) -> Content | None:
@@ -112,5 +112,5 @@ async def test_it_is_looked_at_each_second(autojump_clock: MockClock) -> None:
             changes.append(len(looks))
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(watch, look, of(A), changed)
+        nursery.start_soon(watch_files, look, of(A), changed)
     assert changes == [4]

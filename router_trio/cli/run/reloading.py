@@ -1,21 +1,26 @@
-"""Watching the files of a configuration: says when they have changed, and are whole.
+"""Reloads that are asked for while a router runs: by a signal, or by a file that has changed.
 
-Looking is enough: it works on every file system, whatever an editor does with the file. A file is taken to be written
-when two looks in a row find the same. One that has lost something, or is no TOML, may be half there, since whoever
-writes it may pause between two tables: it has to stay as it is for longer.
+Looking at files is enough: it works on every file system, whatever an editor does with the file. A file is taken to be
+written when two looks in a row find the same. One that has lost something, or is no TOML, may be half there, since
+whoever writes it may pause between two tables: it has to stay as it is for longer.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from router_trio.errors import ConfigurationError
+from router_trio.settings import Settings
 from router_trio.settings.reading.load import files_of
+
+Watch = Callable[[Callable[[], None]], Awaitable[None]]
+"""Calls what it is given each time that the configuration has changed, until cancelled."""
 
 LOOK_EVERY = 1.0
 """Seconds between two looks."""
@@ -28,6 +33,47 @@ LOOKS_IF_LESS = 6
 
 Content = tuple[tuple[str, bytes], ...]
 """Each file with what it holds."""
+
+
+class Wanted:
+    """That a reload is wanted, said at any time: once, however often it was said since the last one began."""
+
+    def __init__(self) -> None:
+        self._said = trio.Event()
+
+    def say(self) -> None:
+        """Reload, as soon as may be."""
+        self._said.set()
+
+    async def until_said(self) -> None:
+        """Return when it was said, and forget that."""
+        await self._said.wait()
+        self._said = trio.Event()
+
+
+async def reload_when_wanted(
+    reload: Callable[[Callable[[], Settings]], Awaitable[object]],
+    load: Callable[[], Settings],
+    wanted: Wanted,
+    watch: Watch | None,
+    early: Sequence[int],
+) -> None:
+    """Reload, one at a time, what `load` reads: when it is wanted, and when `watch` says so. Until cancelled.
+
+    `early` are the SIGHUPs that came before anybody could reload.
+    """
+    if early:
+        wanted.say()
+    async with trio.open_nursery() as nursery:
+        if watch is not None:
+            nursery.start_soon(watch, wanted.say)
+        while True:
+            await wanted.until_said()
+            with suppress(ConfigurationError):  # it is logged, and nothing has changed
+                await reload(load)
+
+
+# --- the files of a configuration ---
 
 
 def content_of(paths: Sequence[Path]) -> Content | None:
@@ -94,7 +140,7 @@ def _paths(at: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
         yield from _paths((*at, key), one)
 
 
-async def watch(look: Callable[[], Content | None], known: Content | None, changed: Callable[[], None]) -> None:
+async def watch_files(look: Callable[[], Content | None], known: Content | None, changed: Callable[[], None]) -> None:
     """Call `changed` each time that `look`, which may block, has found something new; until cancelled."""
     watched, limiter = Watched(known), trio.CapacityLimiter(1)
     while True:

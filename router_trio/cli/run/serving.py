@@ -8,30 +8,32 @@ The embedded server, if there is one, outlives the router's drain and is gone af
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from router_trio import Live
-from router_trio.cli import outcome
-from router_trio.cli.embedded_server import with_server
-from router_trio.cli.reload.wanted import Wanted, Watch, reload_when_wanted
-from router_trio.cli.service.last_resort import LastResort
-from router_trio.cli.service.signals import run_with_signals
-from router_trio.cli.service.systemd import Systemd
+from router_trio.cli.command_line import DONE, FAILED
+from router_trio.cli.last_resort import LastResort
+from router_trio.cli.run.reloading import Wanted, Watch, reload_when_wanted
+from router_trio.cli.run.systemd import Systemd
+from router_trio.cli.signals import run_with_signals
 from router_trio.events import Emit, HangupIgnored
 from router_trio.router import Router, no_pages, real_network
 from router_trio.router.garbage_collection import begin_collecting
-from router_trio.settings import Settings
+from router_trio.settings import ServerURL, Settings
 from router_trio.telemetry.http.status import waiting_for
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from router_trio.router import Pages
+
+
+_AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_file")
 
 
 async def serve(
@@ -82,8 +84,8 @@ async def serve(
                         await stop.wait()
                         nursery.cancel_scope.cancel()
         if live is None:
-            return outcome.FAILED if opening else outcome.DONE  # before that there was nothing to lose
-        return outcome.FAILED if live.unsettled else outcome.DONE
+            return FAILED if opening else DONE  # before that there was nothing to lose
+        return FAILED if live.unsettled else DONE
 
     return await run_with_signals(route, on_signal, wanted.say, last_resort, lambda: emit)
 
@@ -94,7 +96,7 @@ def _telling(systemd: Systemd, live: Live) -> AbstractAsyncContextManager[None]:
 
 def with_faults(settings: Settings, observers: Sequence[Emit], begins: Callable[[Emit], None]) -> Router:
     """A router whose links meet the faults that are injected at `/faults`. See `preceded` for `begins`."""
-    from router_trio.cli.fault_pages import fault_pages
+    from router_trio.cli.run.fault_pages import fault_pages
     from router_trio.faults import Faults
 
     faults = Faults()
@@ -121,3 +123,38 @@ def tell_of_hangups(emit: Emit) -> None:
     """Say it if SIGHUP is ignored: whoever sends it would wait for a reload in vain."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         emit(HangupIgnored(at=trio.current_time()))
+
+
+# --- --embedded-nats ---
+
+
+@asynccontextmanager
+async def with_server(
+    wanted: bool, settings: Settings, load: Callable[[], Settings]
+) -> AsyncIterator[tuple[Settings, Callable[[], Settings]]]:
+    """Run a server if it is wanted, and print its URL. Give settings, and what loads them, that use it.
+
+    On the way out it waits for the end of the server.
+    """
+    if not wanted:
+        yield settings, load
+        return
+    from router_trio.embedded import open_embedded_server
+
+    async with open_embedded_server() as server:
+        print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
+        yield _with_servers(settings, server.url), partial(_load_with_servers, load, server.url)
+
+
+def _load_with_servers(load: Callable[[], Settings], url: str) -> Settings:
+    return _with_servers(load(), url)
+
+
+def _with_servers(settings: Settings, url: str) -> Settings:
+    """Return settings in which every connection without servers uses the one at `url`, and logs in as that says."""
+    here = {"servers": [ServerURL.parse(url)], **dict.fromkeys(_AUTHENTICATION)}
+    connections = {
+        name: connection if connection.servers else connection.model_copy(update=here)
+        for name, connection in settings.connections.items()
+    }
+    return settings.adapted(connections=connections)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from router_trio.cli import outcome
-from router_trio.cli.command_line.parser import Parser, one_of
+from router_trio.cli.command_line import DONE, Parser, one_of
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -24,13 +23,13 @@ def completion(shell: str) -> int:
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["router-trio"], shell=shell))
-    return outcome.DONE
+    return DONE
 
 
 def complete() -> None:
     """Tell the shell how the line in its variables may go on, and end the process."""
     from argcomplete import autocomplete
 
-    from router_trio.cli.command_line.application import whole_parser
+    from router_trio.cli.command_line import whole_parser
 
     autocomplete(whole_parser(), always_complete_options=False)

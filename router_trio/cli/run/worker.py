@@ -20,9 +20,8 @@ from functools import partial
 import trio
 
 from router_trio.cli.configuration import search_working_directory
-from router_trio.cli.service.kept_signals import KeptSignals
-from router_trio.cli.service.last_resort import end_without_threads
-from router_trio.cli.service.signals import OTHERS
+from router_trio.cli.last_resort import end_without_threads
+from router_trio.cli.signals import OTHERS, KeptSignals
 from router_trio.forked import call_in_children, replace_by_null
 from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.worker import Worker, channel_of

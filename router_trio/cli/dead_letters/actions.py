@@ -12,15 +12,15 @@ from functools import partial
 
 import trio
 
-from router_trio.cli import outcome
+from router_trio.cli.command_line import DONE, FAILED, INTERRUPTED, UsageError
 from router_trio.cli.dead_letters import output
-from router_trio.cli.dead_letters.changing import Purge, Redrive
 from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.links import CommandLink, open_links
+from router_trio.cli.dead_letters.redrive import Purge, Redrive
 from router_trio.cli.dead_letters.selection import Selection, by_source_sequence, find_stream
 from router_trio.cli.dead_letters.storing import Kept, Streams
-from router_trio.cli.dead_letters.ways import Origin, ThroughRoute, ToSource, Way
-from router_trio.cli.service.signals import run_with_signals
+from router_trio.cli.dead_letters.targets import Origin, ThroughRoute, ToSource, Way
+from router_trio.cli.signals import run_with_signals
 from router_trio.errors import ConfigurationError, Problem, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
@@ -76,7 +76,7 @@ def _route(settings: Settings, name: str) -> RouteSettings:
             raise ConfigurationError([Problem(f"{path}.jetstream", "is false: no stream keeps these dead letters")])
         return route
     known = [route.name for route in settings.routes]
-    raise outcome.UsageError(f"there is no route {excerpt(name)!r}; {suggestion(name, known)}")
+    raise UsageError(f"there is no route {excerpt(name)!r}; {suggestion(name, known)}")
 
 
 class _Job:
@@ -100,14 +100,14 @@ class _Job:
     async def run(self, action: str) -> int:
         """Do it, until it is done or a signal comes."""
         scope = trio.CancelScope()
-        code = outcome.INTERRUPTED
+        code = INTERRUPTED
 
         def on_signal(number: int) -> None:
             self._stop.set()
             if number > 1 or action in ("list", "show"):
                 scope.cancel()
 
-        failure: OSError | outcome.UsageError | None = None
+        failure: OSError | UsageError | None = None
 
         async def work() -> None:
             nonlocal code, failure
@@ -115,7 +115,7 @@ class _Job:
                 with scope:
                     async with open_links(self._settings, self._connections(action)) as links:
                         code = await self._do(action, links)
-            except (OSError, outcome.UsageError) as error:
+            except (OSError, UsageError) as error:
                 failure = error  # out of the nurseries, which would wrap it
 
         await run_with_signals(work, on_signal)
@@ -178,7 +178,7 @@ class _Job:
             print(output.as_json(message))
         else:
             print("\n".join(output.lines(message, as_hex=self._options.hex)))
-        return outcome.DONE
+        return DONE
 
     async def _list(self, stored: StoredMessages, info: StreamInfo) -> int:
         selection = self._selection(stored, info)
@@ -225,7 +225,7 @@ class _Job:
             told += f"; {work.again} had arrived before" if work.again else ""
             told += f"; {work.filtered} of the failed are filtered out by the route" if work.filtered else ""
         print(told)
-        return outcome.INTERRUPTED if self._stop.is_set() else self._end(failed)
+        return INTERRUPTED if self._stop.is_set() else self._end(failed)
 
     async def _dry_run(self, batch: Sequence[Letter], work: Purge) -> int:
         """Print what would be done. Returns for how many it could be."""
@@ -246,12 +246,12 @@ class _Job:
         some = options.sequences or options.where or options.limit
         which = "those that are chosen" if some else "all of them"
         if not sys.stdin.isatty():
-            raise outcome.UsageError("purge deletes dead letters for good; say --yes, or look first with --dry-run")
+            raise UsageError("purge deletes dead letters for good; say --yes, or look first with --dry-run")
         question = f"Delete the dead letters of route {excerpt(self._route.name)} in stream {stream}, {which}? [y/N] "
         print(question, end="", file=sys.stderr, flush=True)
         answer = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
         if answer.strip().lower() not in ("y", "yes"):
-            raise outcome.UsageError("nothing was deleted")
+            raise UsageError("nothing was deleted")
 
     # --- telling ---
 
@@ -263,7 +263,7 @@ class _Job:
     def _end(self, failed: int) -> int:
         if self._reported["all"] > MOST_REPORTED:
             print(f"router-trio: and {self._reported['all'] - MOST_REPORTED} more", file=sys.stderr)
-        return outcome.FAILED if failed else outcome.DONE
+        return FAILED if failed else DONE
 
 
 @contextmanager

@@ -1,1 +1,0 @@
-"""Every command with its arguments and its help."""

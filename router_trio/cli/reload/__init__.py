@@ -1,1 +1,0 @@
-"""Reloads, as the command line has them: what one would do, and when a file asks for one."""

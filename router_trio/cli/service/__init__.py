@@ -1,1 +1,0 @@
-"""Notify the process manager of `router-trio run`, and handle the signals that it sends."""

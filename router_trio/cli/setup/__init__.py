@@ -1,1 +1,0 @@
-"""Commands for the beginning: a first configuration, and completion for a shell."""

@@ -1,1 +1,0 @@
-"""`router-trio run` with several workers: the supervisor's process, and a worker's."""
