@@ -1,4 +1,4 @@
-"""Deadlines of all who wait for a PubAck on one connection: one timer for all of them.
+"""Deadlines of all publishers that wait for a PubAck on one connection: one timer for all of them.
 
 A cancel scope for each would cost twice as much as the waiting itself.
 """
@@ -12,14 +12,14 @@ from math import inf
 import trio
 
 SLACK = 1024
-"""Entries of publishes that nobody waits for any more which may be left among the others."""
+"""Stale entries, of publishes that are no longer waited for, that may stay among the others."""
 
 
 class Deadlines:
-    """Tells, at its time, which publish is still waited for. Times are those of Trio's clock, in seconds."""
+    """Reports publishes that are still waited for at their deadline. Times are on Trio's clock, in seconds."""
 
     def __init__(self, over: Callable[[int, float], None]) -> None:
-        """`over` is told the number of a publish and the seconds that it was given. Must not raise."""
+        """`over` gets the number of a publish and the seconds that it was given. Must not raise."""
         self._over = over
         self._given: dict[int, float] = {}
         self._heap: list[tuple[float, int]] = []
@@ -35,7 +35,7 @@ class Deadlines:
             self._earlier.set()
 
     def remove(self, number: int) -> None:
-        """Stop waiting for it. Does nothing if its time was over before."""
+        """Remove the deadline of a publish. Does nothing if it has passed."""
         given, heap = self._given, self._heap
         given.pop(number, None)
         while heap and heap[0][1] not in given:

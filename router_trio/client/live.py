@@ -1,4 +1,4 @@
-"""A router that is running: what a program inside `Router.open()` holds."""
+"""A running router: the object that a program gets from `Router.open()`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from router_trio.telemetry.http.status import status
 
 
 class Live:
-    """Publish, and look. Looking never blocks."""
+    """Publish messages, and read the state of the router, which never blocks."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Live:
         reload: Callable[[Settings | Callable[[], Settings]], Awaitable[None]],
         config: ConfigState,
     ) -> None:
-        """`reload` carries `Live.reload` out."""
+        """`reload` carries out `Live.reload`."""
         self.name = name
         self.connections: dict[str, Connection] = registry.connections
         self.config: ConfigState = config
@@ -37,7 +37,7 @@ class Live:
         self.unsettled: int = 0
         """Messages that had no confirmed fate at the shutdown, or were received and never routed.
 
-        Messages of streams are not among them: what the shutdown gave back is redelivered.
+        Messages of streams are not included, because those returned by the shutdown are redelivered.
         """
         self._opened_at = trio.current_time()
         self._registry = registry
@@ -45,7 +45,7 @@ class Live:
 
     @property
     def routes(self) -> tuple[RouteState, ...]:
-        """The routes, as in the settings; behind them those that were removed and have something in hand."""
+        """The routes of the settings, followed by removed ones that still have messages in hand."""
         return self._registry.routes
 
     async def publish(
@@ -53,8 +53,8 @@ class Live:
     ) -> Receipt:
         """Publish to core NATS. The receipt's `status` is `sent`, `queued` or `failed_open`.
 
-        `connection` may be left out when there is only one. Blocks only while the queue is full: connected, until the
-        wire has taken something; not connected, if `on_pending_full` is `block`. Cancelled, it accepted nothing.
+        `connection` may be omitted if there is only one. Blocks only while the queue is full: if connected, until the
+        wire has accepted something; if not, only with `on_pending_full = "block"`. If cancelled, nothing was accepted.
 
         Raises `PublishError`: too large, an invalid subject or header, a full queue that rejects.
         """
@@ -71,26 +71,27 @@ class Live:
     ) -> Receipt:
         """Publish to JetStream and wait for the PubAck, for at most `timeout` seconds. Status `acked`.
 
-        A PubAck counts if it is from a stream that takes the subject. Where the server maps the subject to another one
-        on its way, give the name of the `stream` that stores it.
+        A PubAck counts if it is from a stream that takes the subject. If the server maps the subject to another one,
+        pass the name of the `stream` that stores it.
 
-        Not connected, or when the link is lost meanwhile: status `queued`, and `settled()` tells the ack when it comes
-        after the reconnect; `failed_open` in fail-open mode. A `Nats-Msg-Id` is added if there is none, so that a
-        resend is stored once. Cancelled while waiting, the message stays accepted.
+        If not connected, or if the link is lost while waiting, the status is `queued`, and `settled()` returns the ack
+        when it arrives after the reconnect; in fail-open mode it is `failed_open`. A `Nats-Msg-Id` is added if there is
+        none, so that a resent message is stored once. If cancelled while waiting, the message stays accepted.
 
-        Raises `PublishError` as `publish` does, and when the stream refuses or nobody answers in time; `ValueError` for
-        a negative timeout, before anything is accepted.
+        Raises `PublishError` as `publish` does, and if the stream refuses the message or no answer arrives in time;
+        `ValueError` for a negative timeout, before anything is accepted.
         """
         return await self._registry.publisher(connection).publish_with_ack(subject, payload, headers, timeout, stream)
 
     async def reload(self, settings: Settings | Callable[[], Settings]) -> None:
-        """Change to other settings while messages pass: only what differs is stopped, drained and started again.
+        """Change to other settings while messages are routed: only what differs is stopped, drained and started again.
 
-        Returns when that is done: what is new has tried to connect and to subscribe. `settings` may be a function that
-        reads them, which runs in a thread. Routes that were added by `Router.route` stay. A reload waits for the one
-        before it, and of those that wait only the last is done, for all of them. Cancelled, it is done all the same.
+        Returns when that is done, and new parts have tried to connect and to subscribe. `settings` may be a function
+        that reads them, which runs in a thread. Routes added by `Router.route` remain. A reload waits for the previous
+        one; of several that wait, only the last is carried out, for all their callers. If cancelled, it is carried out
+        nevertheless.
 
-        Raises `ConfigurationError` for settings that can't be used, also by a handler that can't be imported: then
+        Raises `ConfigurationError` for settings that can't be used, including a handler that can't be imported: then
         nothing has changed.
         """
         await self._reload(settings)

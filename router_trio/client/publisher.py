@@ -1,4 +1,4 @@
-"""Publishing from a program: refused before it is accepted, or accepted and followed to its fate."""
+"""Publishing from a program: a publish is refused before it is accepted, or accepted and followed to its fate."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from router_trio.routing.outlets.contents import measure
 from router_trio.subjects.patterns import validate_subject
 
 REMEMBERED_SUBJECTS = 2048
-"""Valid subjects whose check is not repeated."""
+"""Valid subjects that are not checked again."""
 
 SHORT_SUBJECT = 512
-"""Bytes of a subject for which any control line has room."""
+"""Bytes of a subject that fits into any control line."""
 
 MAX_ORDER = 2**64
-"""No operation gets a higher number."""
+"""The highest number that an operation can have."""
 
 
 class ConnectionPublisher(Protocol):
     """Publishes on one connection."""
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
-        """See `Live.publish`."""
+        """Publish on this connection, as `Live.publish` does."""
         ...
 
     async def publish_with_ack(
@@ -45,14 +45,14 @@ class ConnectionPublisher(Protocol):
         timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
         stream: str | None = None,
     ) -> Receipt:
-        """See `Live.publish_with_ack`."""
+        """Publish on this connection, as `Live.publish_with_ack` does."""
         ...
 
 
 class Publisher:
-    """Publishes to one connection. See `Live.publish` and `Live.publish_with_ack` for the promises.
+    """Publishes on one connection, as described in `Live.publish` and `Live.publish_with_ack`.
 
-    Who waits for a PubAck waits for `run` as well, which says when the time is over.
+    `run` has to be running while a caller waits for a PubAck: it ends the wait at its deadline.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -62,7 +62,7 @@ class Publisher:
         self._waiting: set[trio.Event] = set()
         self._deadlines = Deadlines(self._give_up)
         self.run: Callable[[], Awaitable[None]] = self._deadlines.run
-        connection.when_changed(self._look)
+        connection.when_changed(self._connection_changed)
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
         """Publish to core NATS."""
@@ -71,7 +71,8 @@ class Publisher:
         receipt = Receipt()
         outbox = self._outbox
         await checkpoint_if_cancelled()
-        # From the last `await` to the return: a caller that is cancelled knows that nothing was accepted.
+        # There is no `await` between this and the return that can be cancelled after acceptance: a cancelled caller
+        # knows that nothing was accepted.
         blocked = (not outbox.connected or outbox.blocks) and await self._room(with_ack=False)
         receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked, together=True)
         return receipt
@@ -99,14 +100,14 @@ class Publisher:
             await self._answer(receipt, order, timeout)
         return receipt
 
-    def _look(self) -> None:
-        """Stop waiting for PubAcks: the connection came or went."""
+    def _connection_changed(self) -> None:
+        """Stop waiting for PubAcks: the connection was established or lost."""
         self._deadlines.clear()
         for waiting in self._waiting:
             waiting.set()
 
     async def _answer(self, receipt: Receipt, order: int, limit: float) -> None:
-        """Wait for the PubAck, the end of the link or of the time. Cancelled, the message stays accepted."""
+        """Wait for the PubAck, the loss of the link or the deadline. If cancelled, the message stays accepted."""
         answered = receipt.event()
         self._waiting.add(answered)
         self._deadlines.add(order, limit)
@@ -124,16 +125,16 @@ class Publisher:
             raise _failure(fate)
 
     def _give_up(self, order: int, limit: float) -> None:
-        """Fail a publish whose time is over."""
+        """Fail a publish at its deadline."""
         self._refusals.time_over(order, limit)
 
     async def _room(self, *, with_ack: bool) -> bool:
-        """Wait while the queue is full. Returns whether the failure of not being connected was counted meanwhile."""
+        """Wait while the queue is full. Returns True if the failure for not being connected was counted here."""
         if self._connection.connected:
             await checkpoint_if_cancelled()
         else:
-            # Nothing makes a publisher wait for room then, unless it is to block: it must not keep everybody else,
-            # the reconnect included, from running.
+            # Without a link a publisher does not wait for room, unless the policy is to block. It must still let other
+            # tasks run, such as the one that reconnects.
             await trio.lowlevel.checkpoint()
         if not self._outbox.blocks:
             return False
@@ -145,15 +146,15 @@ class Publisher:
         return True
 
     async def _share(self, target: bytes, limit: float) -> None:
-        """Wait, within the time of the publish, while what its destination refuses is as much as may wait for it."""
+        """Wait, up to the publish's timeout, while its destination refuses and its share of the room is used up."""
         destination = target.partition(b".")[0]
         with trio.move_on_after(limit):
             await self._connection.shares.wait(destination)
         if self._capacity.refuses(target) and self._capacity.waits_for(destination):
             reason = self._capacity.reason_late(target)
-            told = f"the queue of its destination is full, and within {limit:g} s nothing of it was sent"
-            self._settlement.not_accepted(True, reason, told, framing.text(target))
-            raise PublishError(f"{told} ({reason})", reason=reason)
+            detail = f"the queue of its destination is full, and within {limit:g} s nothing of it was sent"
+            self._settlement.not_accepted(True, reason, detail, framing.text(target))
+            raise PublishError(f"{detail} ({reason})", reason=reason)
 
     def _checked(self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool) -> tuple[bytes, bytes, bytes]:
         """Return subject, header block and payload for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
@@ -186,7 +187,10 @@ class Publisher:
 
 
 class HeldPublisher:
-    """Stands in for the `Publisher` of a connection that is being replaced, and publishes on the next one."""
+    """Stands in for the `Publisher` of a connection that is being replaced, and publishes on its successor.
+
+    It is a `ConnectionPublisher`.
+    """
 
     def __init__(self, publisher: Callable[[], ConnectionPublisher]) -> None:
         """`publisher` returns the current publisher of the connection. Raises `ConfigurationError` without one."""
@@ -194,7 +198,7 @@ class HeldPublisher:
         self._released = trio.Event()
 
     def release(self) -> None:
-        """Let publishers go on: the next connection is there, or none comes."""
+        """Let publishers continue: the next connection exists, or there will be none."""
         self._released.set()
 
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
@@ -208,7 +212,7 @@ class HeldPublisher:
         timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
         stream: str | None = None,
     ) -> Receipt:
-        """See `Live.publish_with_ack`. The time counts from when there is a connection."""
+        """Publish on the next connection. The timeout starts when there is one."""
         return await (await self._next()).publish_with_ack(subject, payload, headers, timeout, stream)
 
     async def _next(self) -> ConnectionPublisher:
@@ -240,15 +244,15 @@ def _headers(given: HeadersLike) -> Headers:
     try:
         return Headers(given)
     except (TypeError, ValueError) as error:
-        told = f"headers must be a mapping of strings, or pairs of strings; got {type(given).__name__}: {error}"
-        raise PublishError(told, reason=reasons.INVALID_HEADER) from error
+        detail = f"headers must be a mapping of strings, or pairs of strings; got {type(given).__name__}: {error}"
+        raise PublishError(detail, reason=reasons.INVALID_HEADER) from error
 
 
 def _failure(fate: Fate) -> PublishError:
     reason = fate.reason or fate.name
-    told = {
+    detail = {
         reasons.TIMEOUT: "no PubAck arrived in time; the stream may have stored the message anyway",
         reasons.NO_RESPONDERS: "no stream takes this subject; create one, or publish without ack",
         reasons.PERMISSION_DENIED: "the server does not permit this user to publish to that subject",
     }.get(reason, "the stream or the server refused it" + (f": {fate.detail}" if fate.detail else ""))
-    return PublishError(f"{told} ({fate.name}: {reason})", reason=reason)
+    return PublishError(f"{detail} ({fate.name}: {reason})", reason=reason)

@@ -1,4 +1,4 @@
-"""A receipt: what a publisher holds of a message that was accepted."""
+"""A receipt: the result of a publish that was accepted."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from router_trio.outbox.operation import Operation
 
 
 class Receipt:
-    """The answer to a publish. `status` is what was true when it was given: sent, queued, acked or failed_open.
+    """The result of a publish. `status` is the state when it was returned: sent, queued, acked or failed_open.
 
-    `stream`, `sequence` and `duplicate` are set once a PubAck came.
+    `stream`, `sequence` and `duplicate` are set once a PubAck has arrived. It is an `operation.Owner`.
     """
 
     __slots__ = ("_outcome", "status")
 
     def __init__(self) -> None:
         self.status: str = ""
-        # One slot for both, since each publish that waits has a receipt: the fate, and before it what tells of it.
+        # One slot for both, since each waiting publish has a receipt: the fate, and before it the event that is set
+        # with it.
         self._outcome: Fate | trio.Event | None = None
 
     @property
     def fate(self) -> Fate | None:
-        """The final fate of the message; None while it has none."""
+        """The final fate of the message, or None."""
         outcome = self._outcome
         return outcome if isinstance(outcome, Fate) else None
 
     async def settled(self) -> Fate:
-        """Wait for the final fate. Cancelling the wait changes nothing for the message."""
+        """Wait for the final fate. Cancelling the wait does not affect the message."""
         if self.fate is not None:
             await trio.lowlevel.checkpoint()
         while (fate := self.fate) is None:
@@ -36,7 +37,7 @@ class Receipt:
         return fate
 
     def event(self) -> trio.Event:
-        """Return an event that is set with the fate. It may be set before that: check `fate` again then."""
+        """Return an event that is set with the fate. It may be set earlier: check `fate` again then."""
         outcome = self._outcome
         if isinstance(outcome, trio.Event) and not outcome.is_set():
             return outcome
@@ -49,21 +50,20 @@ class Receipt:
 
     @property
     def stream(self) -> str | None:
-        """The stream that stored it."""
+        """The stream that stored the message."""
         return fate.stream if (fate := self.fate) else None
 
     @property
     def sequence(self) -> int | None:
-        """Its sequence in that stream."""
+        """The message's sequence in that stream."""
         return fate.sequence if (fate := self.fate) else None
 
     @property
     def duplicate(self) -> bool:
-        """Return True if the stream had it already."""
+        """True if the stream already had the message."""
         return fate.duplicate if (fate := self.fate) else False
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         waiting, self._outcome = self._outcome, fate
         if waiting is not None:
             assert isinstance(waiting, trio.Event), "a message has one fate"

@@ -1,6 +1,6 @@
-"""Keep the parts of an open router: its connections, their publishers, and its routes.
+"""The registry of an open router: its connections, their publishers, and its routes.
 
-A program looks at them by `Live`; whoever opens the router puts them in, and exchanges them in a reload.
+A program reads it through `Live`; the run of the router fills it, and a reload replaces parts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from router_trio.routing.whole import count_on, counts_of, fold, whole
 from router_trio.states import RouteState
 
 MOST_PAST_ROUTES = 1000
-"""Routes that were removed and of which the counts are kept."""
+"""Removed routes whose counts are kept."""
 
 
 class Registry:
@@ -27,25 +27,25 @@ class Registry:
         self._only: ConnectionPublisher | None = None
         self._routes: dict[str, RouteState] = {}
         self._leaving: list[RouteState] = []
-        self._as_they_are: tuple[RouteState, ...] | None = None
-        """The routes, while nothing is left of what a reload has changed."""
+        self._cached_routes: tuple[RouteState, ...] | None = None
+        """The routes, cached while no reload has left earlier generations behind."""
         self._past: dict[str, RouteState] = {}
 
     @property
     def routes(self) -> tuple[RouteState, ...]:
-        """The routes; behind them those that were removed and have something in hand."""
-        # A scrape asks for it once a metric, and a router may have a thousand routes.
-        if self._as_they_are is not None:
-            return self._as_they_are
+        """The routes of the settings, followed by removed ones that still have messages in hand."""
+        # A scrape reads this once per metric, and a router may have a thousand routes.
+        if self._cached_routes is not None:
+            return self._cached_routes
         self._forget_settled()
         leaving = [one for one in map(whole, self._leaving) if one.in_hand]
         found = (*map(whole, self._routes.values()), *leaving)
         if not self._leaving and not any(one.earlier for one in self._routes.values()):
-            self._as_they_are = found
+            self._cached_routes = found
         return found
 
     def publisher(self, connection: str | None) -> ConnectionPublisher:
-        """Return who publishes on a connection, which may be left out if there is one. Raises `ConfigurationError`."""
+        """Return the publisher of a connection, which may be omitted if there is one. Raises `ConfigurationError`."""
         if connection is None and self._only is not None:
             return self._only
         publisher = self._publishers.get(connection or "")
@@ -56,21 +56,21 @@ class Registry:
         return publisher
 
     def put_connection(self, name: str, connection: Connection, publisher: ConnectionPublisher) -> None:
-        """Use this connection under that name from now on."""
+        """Use this connection under this name from now on."""
         self.connections[name] = connection
         self._put_publisher(name, publisher)
 
     def hold_publishers(self, name: str) -> None:
-        """Let programs that publish on a connection wait: until another is put in its place, or it is removed."""
+        """Make programs that publish on a connection wait, until it is replaced or removed."""
         self._put_publisher(name, HeldPublisher(partial(self.publisher, name)))
 
     def remove_connection(self, name: str) -> None:
-        """Remove the connection of that name."""
+        """Remove the connection with this name."""
         del self.connections[name]
         self._put_publisher(name, None)
 
     def release_publishers(self) -> None:
-        """Release all held publishers, since the router ends."""
+        """Release all held publishers, because the router ends."""
         for publisher in self._publishers.values():
             if isinstance(publisher, HeldPublisher):
                 publisher.release()
@@ -78,13 +78,13 @@ class Registry:
     def put_route(self, state: RouteState) -> None:
         """Show this route under its name from now on."""
         self._routes[state.name] = state
-        self._as_they_are = None
+        self._cached_routes = None
 
     def remove_route(self, name: str) -> None:
-        """Remove the route of that name; what it has in hand is shown until it is settled."""
+        """Remove the route with this name. What it has in hand is shown until it is settled."""
         state = self._routes.pop(name)
         state.is_leaving = True
-        self._as_they_are = None
+        self._cached_routes = None
         self._forget_settled()
         self._leaving.append(state)
         self._past[name] = state
@@ -92,14 +92,14 @@ class Registry:
             del self._past[next(iter(self._past))]
 
     def count_on(self, state: RouteState) -> None:
-        """Let a route count on from where the one of that name was that was removed before, if there was one."""
+        """Let a route continue the counts of a removed one with the same name, if there was one."""
         past = self._past.pop(state.name, None)
         if past is not None:
             self._leaving = [one for one in self._leaving if one is not past]
             count_on(state, past)
 
     def _forget_settled(self) -> None:
-        """Keep nothing but the counts of removed routes that are settled."""
+        """Keep only the counts of removed routes that are settled."""
         leaving, self._leaving = self._leaving, []
         for one in leaving:
             fold(one)
@@ -109,14 +109,14 @@ class Registry:
                 self._past[one.name] = counts_of(one)
 
     def past_route(self, name: str) -> RouteState | None:
-        """Return the counts of a route that was removed; None if there is none of that name."""
+        """Return the counts of a removed route; None if there is none with that name."""
         past = self._past.get(name)
         return None if past is None else whole(past)
 
     def put_in_order(self, names: Sequence[str]) -> None:
         """Show the routes in this order."""
         self._routes = {name: self._routes[name] for name in names if name in self._routes}
-        self._as_they_are = None
+        self._cached_routes = None
 
     def _put_publisher(self, name: str, publisher: ConnectionPublisher | None) -> None:
         before = self._publishers.pop(name, None)

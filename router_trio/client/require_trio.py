@@ -1,4 +1,4 @@
-"""Where a router may be opened: in a task of Trio. Elsewhere its first wait would fail, in words that mislead."""
+"""Checks that a router is opened in a task of Trio. Elsewhere its first wait would fail with a misleading error."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _CURE = "run the program with trio.run(main), or this part of it in a thread: do
 
 
 def require_trio() -> None:
-    """Return if a task of Trio calls. Raise `TrioRequiredError`, which says what does and what to do, if not."""
+    """Return if called from a task of Trio. Otherwise raise `TrioRequiredError`, which explains what to do."""
     if not trio.lowlevel.in_trio_task():
         raise TrioRequiredError(f"router_trio runs on Trio, and this is {_surroundings()}; {_CURE}")
 
 
 def _surroundings() -> str:
-    # Whoever runs asyncio has imported it.
+    # A program that runs asyncio has imported it.
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None:
         try:

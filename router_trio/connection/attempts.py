@@ -115,7 +115,7 @@ class Attempts:
     def end_of_round(self, attempt: Attempt) -> None:
         """Start the next round if the failed attempt was the last of its round.
 
-        Raises `ConnectionExhaustedError` if the settings say to stop then.
+        Raises `ConnectionExhaustedError` with `on_reconnect_exhausted = "stop"`.
         """
         if not self._plan.exhausted:
             return

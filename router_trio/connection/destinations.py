@@ -134,7 +134,7 @@ class Destinations:
         if reason not in reasons.OF_ALL_ALIKE and not retriable:
             return
         for one in self._of(subject):
-            fresh = one.met is None or one.met[0] != reason or one.got_through
+            fresh = one.refused_for is None or one.refused_for[0] != reason or one.got_through
             advice = reasons.advice(reason)
             message = detail + self._formerly(one) if reason == reasons.NO_RESPONDERS else detail
             message = f"{message}; {advice}" if advice else message
@@ -152,15 +152,15 @@ class Destinations:
     def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
         """Record for its destination that a publish only got a PubAck of a stream that does not take its subject."""
         for one in self._with_key(operation.capacity_key):
-            if one.met is None or one.met[0] == reasons.OTHER_STREAM or one.got_through:
+            if one.refused_for is None or one.refused_for[0] == reasons.OTHER_STREAM or one.got_through:
                 one.mark_refused(reasons.OTHER_STREAM, does_not_count(stream, quoted(text(operation.subject))))
                 self._report(one)
 
     def answered(self, key: Hashable) -> None:
         """Record that no publish with this `capacity_key` is left that only got such a PubAck."""
         for one in self._with_key(key):
-            if one.met is not None and one.met[0] == reasons.OTHER_STREAM:
-                one.met = None
+            if one.refused_for is not None and one.refused_for[0] == reasons.OTHER_STREAM:
+                one.refused_for = None
                 self._report(one)
 
     def _with_key(self, key: Hashable) -> list[DestinationState]:
@@ -215,7 +215,8 @@ class Destinations:
     async def _subjects_of(self, link: Link, stream: str) -> tuple[str, ...] | None:
         """Return the subjects that a stream takes, `()` if there is no such stream, None if lookups are not answered.
 
-        Returns any subject if lookups are not permitted: then PubAcks of every stream count, as the security page says.
+        Returns any subject if lookups are not permitted: PubAcks of every stream count then, as described on the
+        security page.
         """
         for _ in range(ASKED_TIMES):
             if stream in self._denied:
@@ -248,8 +249,8 @@ class Destinations:
         self._may_not_list = False
         self.sources.link_is_new()
         for one in self._all:
-            if one.met is not None and one.met[0] in _OF_ONE_LINK:
-                one.met = None
+            if one.refused_for is not None and one.refused_for[0] in _OF_ONE_LINK:
+                one.refused_for = None
         if not any(one.waits_for_puback for one in self._all):
             self.first_look_over.set()
         while True:
@@ -439,14 +440,14 @@ class Destinations:
         trouble = refusals[0] if len(refusals) == len(streams) else None
         one.found(trouble)
         before = self._refusing.setdefault(one, {stream.name: stream for stream in streams})
-        if one.met is None or one.met[0] in _OF_ONE_LINK or trouble is not None:
+        if one.refused_for is None or one.refused_for[0] in _OF_ONE_LINK or trouble is not None:
             return
-        if one.met[0] == reasons.LIMIT:
+        if one.refused_for[0] == reasons.LIMIT:
             # A stream without room for a message may be below its limit: it counts as full until it has more room. It
             # may have got that before this first look at it: where the server named the limit, that limit may be gone
             # by now.
             mended = any(s.name not in before or s.has_more_room_than(before[s.name]) for s in streams) or all(
-                stream.takes_again(one.met[1]) for stream in streams
+                stream.takes_again(one.refused_for[1]) for stream in streams
             )
         else:
             # Messages that are not stored may have subjects that no stream takes.
@@ -454,7 +455,7 @@ class Destinations:
                 _covers(subject, one.pattern) for stream in streams for subject in stream.subjects
             )
         if mended:
-            one.met = None
+            one.refused_for = None
 
     def _missing(self, one: DestinationState, trouble: tuple[str, str]) -> None:
         if one.looked_up == trouble and one.got_through:
@@ -475,7 +476,7 @@ class Destinations:
 
     def _report(self, one: DestinationState) -> None:
         if one.got_through:
-            one.met = None
+            one.refused_for = None
         trouble = one.trouble
         before = self._reported.get(one)
         # Report it once. But trouble that only a message can reveal is reported even after other trouble was.

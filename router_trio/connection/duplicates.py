@@ -19,7 +19,7 @@ from router_trio.protocol.framing import text
 from router_trio.subjects.patterns import matches
 
 DEFAULT_WINDOW = 120.0
-"""Seconds for which a stream of nats-server remembers ids, unless its configuration says otherwise."""
+"""Seconds for which a stream of nats-server remembers ids, unless it is configured otherwise."""
 
 MOST_LOOKED_UP = 64
 """Subjects without a known stream that are looked up after one outage. The streams of any others count as unknown."""

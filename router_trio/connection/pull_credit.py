@@ -235,7 +235,7 @@ class PullCredit:
     def _ended(self, count: int, size: int) -> None:
         outstanding, outstanding_bytes = self.outstanding - count, self.outstanding_bytes - size
         if outstanding <= 0 or outstanding_bytes <= 0:
-            # All requests are over: one that was filled to the last byte ends without a status.
+            # All requests are over: a request that was filled to the last byte ends without a status.
             self._unreported += max(outstanding_bytes, 0)
             outstanding = outstanding_bytes = 0
         self.outstanding, self.outstanding_bytes = outstanding, outstanding_bytes

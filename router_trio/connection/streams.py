@@ -1,7 +1,7 @@
 """Creates the configured streams of a connection where they are missing, before its routes start.
 
-A stream that exists is compared with the settings, and never changed. One that could not be created is tried again with
-growing delays, and on each new link. One that is deleted later is created again.
+A stream that exists is compared with the settings, and never changed. If creating it fails, it is tried again with
+growing delays, and on each new link. A stream that is deleted later is created again.
 """
 
 from __future__ import annotations

@@ -184,9 +184,9 @@ class Connection:
     async def run(self) -> None:
         """Keep the connection up until cancelled.
 
-        Raises `ConnectionExhaustedError` if the settings say to stop, and `AuthorizationError` or `CertificateError` if
-        the first server that answers refuses: those are mistakes to correct, not outages to wait for. With
-        `refusal_ends=False` it keeps trying instead.
+        Raises `ConnectionExhaustedError` with `on_reconnect_exhausted = "stop"`, and `AuthorizationError` or
+        `CertificateError` if the first server that answers refuses: those are mistakes to correct, not outages to wait
+        for. With `refusal_ends=False` it keeps trying instead.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)

@@ -216,7 +216,7 @@ class Handshake:
 
 
 def _refused(words: bytes, *, logging_in: bool) -> LinkError:
-    """Return the error for an -ERR. One that arrives before we have tried to log in is not about our credentials."""
+    """Return the error for an -ERR. If it arrives before we have tried to log in, it is not about our credentials."""
     text = quote(words.strip().strip(b"'"))
     known = text.lower()
     if "timeout" in known:

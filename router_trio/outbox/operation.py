@@ -57,7 +57,7 @@ def _route_of(owner: Owner | None) -> str | None:
 
 
 class NumberedOwner:
-    """An owner of several publishes that needs the numbers of those that have a fate other than fenced."""
+    """An owner of several publishes that needs to know which of them have a fate other than fenced."""
 
     __slots__ = ()
 

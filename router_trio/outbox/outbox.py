@@ -210,7 +210,7 @@ class Outbox:
         return "queued" if self.settlement.drain_left else "sent", order
 
     def offer_frames(self, frames: Sequence[bytes], owners: FrameOwners) -> int:
-        """Accept core publishes as `offer` does for each; the owner of one that is refused is notified of its failure.
+        """Accept core publishes as `offer` does for each; the owner of a refused one is notified of its failure.
 
         While connected they are one operation until a loss or a denial takes it apart: none has a fate when this
         returns, and they are numbered consecutively from the returned number on. While not connected neither holds.

@@ -26,7 +26,8 @@ TRIES_A_TURN = 256
 """Held publishes of one connection that are retried in one turn without being acked."""
 
 TRIED_AT_ONCE = 64
-"""Held publishes of one destination that may be retried at once. One that does not answer gets no more of the wire."""
+"""Held publishes of one destination that may be retried at once. A destination that does not answer gets no more of the
+wire."""
 
 
 class _Lane:
@@ -88,8 +89,8 @@ class Destination:
 class RetryLanes:
     """All lanes of one connection. `held` operations wait in them for their turn, with frames of `held_bytes` bytes.
 
-    `lanes` are all lanes by key, including those whose only operation is in flight; `destinations` are those that have
-    lanes, or had some a moment ago.
+    `lanes` are all lanes by key, including those whose only operation is in flight; `destinations` have lanes, or had
+    some a moment ago.
     """
 
     __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes")

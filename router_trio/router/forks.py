@@ -1,8 +1,8 @@
-"""End a forked child that returns from the handler that has forked it.
+"""Ends a forked child that returns from the handler that forked it.
 
-One that returns, or raises, as where the program that it should execute is missing, would be a second router: it would
-connect again, receive each message once more, and take the parent's epoll for its own. It ends as soon as code of the
-router goes on in it.
+A child that returns, or raises, for instance because the program that it should execute is missing, would be a second
+router: it would connect again, receive each message once more, and use the parent's epoll. It is ended as soon as it
+continues in code of the router.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 from router_trio.forked import call_in_children
 
 _OURS = str(Path(__file__).parents[1]) + os.sep
-_TOLD = (
+_MESSAGE = (
     b"router-trio: a child that a handler has forked came back from the handler, and ends: call os._exit() in it when "
     b"it has done its work\n"
 )
@@ -31,25 +31,25 @@ class _Owner:
 
 
 @contextmanager
-def ending_children_that_come_back() -> Iterator[None]:
-    """End those that are forked while this is entered."""
+def ending_children_that_return() -> Iterator[None]:
+    """End children that are forked while this context is entered."""
     owner = _Owner()
-    call_in_children(owner, _end_when_back)
+    call_in_children(owner, _end_on_return)
     yield
     del owner
 
 
-def _end_when_back() -> None:
+def _end_on_return() -> None:
     if not trio.lowlevel.in_trio_run():
-        return  # in a thread, of which the loop knows nothing in the child
+        return  # forked in a thread, which does not exist for the event loop in the child
     frame: FrameType | None = sys._getframe(1).f_back  # where `os.fork` is called
     while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     if frame is not None:
-        # Traced, it calls `_end` as soon as it goes on: what is to be done after the handler is the parent's to do.
+        # Tracing calls `_end` as soon as the frame continues: what follows the handler is the parent's job.
         frame.f_trace = _end
         sys.settrace(_trace_nothing_else)
-    # None of ours is between the loop and a task of the handler's own, nor if the package is compiled.
+    # There is no frame of ours between the loop and a task of the handler's own, nor if the package is compiled.
     trio.lowlevel.add_instrument(_EndsAfterTheStep())
 
 
@@ -64,5 +64,5 @@ def _trace_nothing_else(frame: FrameType, event: str, argument: Any) -> None:
 
 def _end(*_: object) -> None:
     with suppress(OSError):
-        os.write(2, _TOLD)
+        os.write(2, _MESSAGE)
     os._exit(1)

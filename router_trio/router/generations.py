@@ -1,4 +1,4 @@
-"""Generations of connections and routes: a reload ends one of them, and begins the next, while the others go on."""
+"""Generations of connections and routes: a reload ends one and starts the next, while all others continue."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from router_trio.errors import LinkError
 from router_trio.routing.route import Route
 
 CLEAN_UP_WITHIN = 1.0
-"""Seconds for the last fence, in which acks that were just written reach their server."""
+"""Seconds for the last fence, within which acks that were just written reach their server."""
 
 
 class ConnectionGeneration:
-    """A connection from its start, or a reload, until a reload or the shutdown ends it; with its publisher."""
+    """A connection from its start, or a reload, until a reload or the shutdown ends it, and its publisher."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -25,7 +25,7 @@ class ConnectionGeneration:
         self._ended = trio.Event()
 
     async def run(self) -> None:
-        """Keep the connection up until it is ended, or cancelled. Raises as `Connection.run`."""
+        """Keep the connection up until it is ended or cancelled. Raises as `Connection.run` does."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -35,9 +35,9 @@ class ConnectionGeneration:
             self._ended.set()
 
     async def end_connection(self, deadline: float) -> int:
-        """Let what was accepted be settled until the deadline, then close. Returns how much was dropped.
+        """Let accepted publishes be settled until the deadline, then close. Returns the number of dropped messages.
 
-        Routes that use it have ended before that.
+        Routes that use the connection have ended before.
         """
         with trio.CancelScope(deadline=deadline):
             await self.connection.idle()
@@ -49,10 +49,10 @@ class ConnectionGeneration:
 
 
 async def clean_up(connection: Connection, within: float = CLEAN_UP_WITHIN) -> None:
-    """Wait until the server has what was written, acks above all; not for long."""
+    """Wait until the server has received what was written, especially acks, for a bounded time."""
     link = connection.link
     if link is not None:
-        # It may die just now: what is not with its server is not acked.
+        # The link may be lost now. What has not reached its server is not acked.
         with trio.move_on_after(within), suppress(LinkError):
             await link.fence()
 
@@ -60,7 +60,7 @@ async def clean_up(connection: Connection, within: float = CLEAN_UP_WITHIN) -> N
 class RouteGeneration:
     """A route from its start, or a reload, until a reload or the shutdown ends it.
 
-    `run` may be started before `begin_routing`: until then messages that arrive wait.
+    `run` may be started before `begin_routing`: messages that arrive wait until then.
     """
 
     def __init__(self, route: Route) -> None:
@@ -70,15 +70,15 @@ class RouteGeneration:
 
     @property
     def begun(self) -> bool:
-        """Return True if it routes what arrives."""
+        """Return True if arriving messages are routed."""
         return self._begun.is_set()
 
     def begin_routing(self) -> None:
-        """Route what arrives from now on."""
+        """Route arriving messages from now on."""
         self._begun.set()
 
     async def run(self) -> None:
-        """Route until the route is ended, or cancelled."""
+        """Route until the route is ended or cancelled."""
         try:
             await self._begun.wait()
             await self.route.run()
@@ -87,9 +87,9 @@ class RouteGeneration:
             self._ended.set()
 
     async def end_route(self, deadline: float) -> int:
-        """Receive nothing more, let what is in hand be routed until the deadline, and leave.
+        """Stop receiving, let messages in hand be routed until the deadline, and leave.
 
-        Returns how many messages were received and never routed.
+        Returns the number of messages that were received and never routed.
         """
         route = self.route
         route.close_intake()
@@ -99,13 +99,14 @@ class RouteGeneration:
             route.recall()
         left = route.abandon()
         route.retire()
-        self._begun.set()  # it is abandoned: it ends at once, unless what its handler waits for can't be cancelled
+        # an abandoned route ends at once, unless its handler waits for something that can't be cancelled
+        self._begun.set()
         with trio.move_on_after(CLEAN_UP_WITHIN):
             await self._ended.wait()
         return left
 
     @property
     def left_behind(self) -> int:
-        """The number of calls of its handler that have not returned, though it was ended."""
+        """Number of handler calls that have not returned although the route was ended."""
         state = self.route.state
         return sum(map(len, state.left_behind)) + (0 if self._ended.is_set() else state.handling)

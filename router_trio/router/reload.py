@@ -1,8 +1,8 @@
-"""Carry out a reload: change a run from its settings to others, while messages pass.
+"""Carries out a reload: changes a run from its settings to others, while messages are routed.
 
-What is unchanged is not touched. Each route that ends, and each that begins, waits for nothing but what it needs: a
-route begins when the one before it has ended and its connections are there; a connection ends when the routes that used
-it have. A core route whose subscription stays hands that to its successor at once, so that there is no gap.
+Unchanged parts are not touched. Each route that ends, and each that starts, waits only for what it needs: a route
+starts once its predecessor has ended and its connections exist; a connection ends once the routes that used it have. A
+core route that keeps its subscription hands it to its successor at once, so that there is no gap.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from router_trio.settings.reload.difference import Change, Difference, connectio
 
 
 class Reload:
-    """A reload. `carry_out` is to be called once."""
+    """A reload. Call `carry_out` once."""
 
     def __init__(self, run: Run, settings: Settings, found: Difference) -> None:
-        """`found` is the difference between the settings of the run and these."""
+        """`found` is the difference between the settings of the run and the new ones."""
         self._run = run
         self._settings = settings
         self._found = found
@@ -38,8 +38,8 @@ class Reload:
             name: [route.name for route in old_routes if name in connections_of(route)]
             for name in (*connections.removed, *connections.changed_names)
         }
-        """Of each connection that ends, the routes that end before it."""
-        self._coming: dict[str, ConnectionGeneration] = {}
+        """For each connection that ends, the routes that end before it."""
+        self._new_connections: dict[str, ConnectionGeneration] = {}
         self._connection_up: dict[str, trio.Event] = {}
         self._streams_tried: dict[str, trio.Event] = {}
         self._handed_over: dict[str, RouteGeneration] = {}
@@ -48,13 +48,15 @@ class Reload:
         self._unsettled = 0
 
     async def carry_out(self) -> None:
-        """Carry out the reload. Cancelled, what has not begun is left as it is: the router ends."""
+        """Carry out the reload. If cancelled, what has not started is left as it is, because the router ends."""
         run, found = self._run, self._found
         fresh = {*found.routes.added, *found.routes.changed_names}
         changed = [route for route in self._settings.routes if route.name in fresh]
         self._plans = {plan.name: plan for plan in run.plans(self._settings, changed)}
         for name in (*found.connections.added, *found.connections.changed_names):
-            self._coming[name] = ConnectionGeneration(run.make_connection(name, self._settings, refusal_ends=False))
+            self._new_connections[name] = ConnectionGeneration(
+                run.make_connection(name, self._settings, refusal_ends=False)
+            )
             self._connection_up[name] = trio.Event()
         run.put_in_force(in_effect(run.settings, self._settings))
         self._deadline = trio.current_time() + run.settings.router.shutdown_timeout
@@ -71,7 +73,7 @@ class Reload:
         run.registry.put_in_order([route.name for route in self._settings.routes])
         run.emit_ignored(changed)
         await run.tried(
-            [generation.connection for generation in self._coming.values()],
+            [generation.connection for generation in self._new_connections.values()],
             [run.routes[name].route for name in self._plans],
         )
         self._emit_reloaded()
@@ -79,16 +81,16 @@ class Reload:
     # --- routes ---
 
     def _hand_over(self, change: Change) -> None:
-        """Exchange a route of which the subscription stays: what comes from now on is its successor's."""
+        """Replace a route that keeps its subscription: messages that arrive from now on go to its successor."""
         run, before = self._run, self._before[change.name]
-        here = self._connections() | {name: generation.connection for name, generation in self._coming.items()}
+        here = self._connections() | {name: generation.connection for name, generation in self._new_connections.items()}
         route = run.build(self._plans[change.name], here, before.route)
         before.route.hand_over(route)
         run.leaving[before] = None
         self._handed_over[change.name] = self._put(RouteGeneration(route))
 
     async def _change_route(self, name: str) -> None:
-        """End a route, if there is one of that name that differs, and begin the next one, if there is one."""
+        """End a removed or changed route of that name, and start its successor, if there is one."""
         run, before = self._run, self._before.get(name)
         if before is not None:
             await self._end_route(name, before)
@@ -131,39 +133,39 @@ class Reload:
     # --- connections ---
 
     async def _change_connection(self, name: str) -> None:
-        """End a connection once nothing uses it, if there is one of that name, and start the next one, if any."""
+        """End a removed or changed connection of that name once it is unused, and start its successor, if any."""
         run = self._run
-        before, coming = run.connections.get(name), self._coming.get(name)
+        before, successor = run.connections.get(name), self._new_connections.get(name)
         if before is not None:
             run.registry.hold_publishers(name)
             for route in self._users[name]:
                 await self._route_ended[route].wait()
             self._unsettled += await before.end_connection(self._deadline)
             run.forget_connection(before.connection)
-        if coming is None:
+        if successor is None:
             run.remember_connection(run.connections.pop(name).connection)
             run.registry.remove_connection(name)
             return
         past = before.connection.counts if before is not None else run.past_connections.pop(name, None)
         if past is not None:
-            coming.connection.continue_counts(past)
-        run.connections[name] = coming
-        run.registry.put_connection(name, coming.connection, coming.publisher)
-        run.run_generation(coming)
+            successor.connection.continue_counts(past)
+        run.connections[name] = successor
+        run.registry.put_connection(name, successor.connection, successor.publisher)
+        run.run_generation(successor)
         self._connection_up[name].set()
 
     def _connections(self) -> dict[str, Connection]:
         return {name: generation.connection for name, generation in self._run.connections.items()}
 
     async def _streams_first(self, connections: Iterable[str]) -> None:
-        """Wait until each new stream on these connections was tried; not for long."""
+        """Wait until the creation of each new stream on these connections was tried, for a bounded time."""
         with trio.move_on_after(STREAMS_FIRST_WITHIN):
             for name in connections:
                 if name in self._streams_tried:
                     await self._streams_tried[name].wait()
 
     def _change_streams(self) -> None:
-        """Make the streams that are new on connections which stay."""
+        """Create new streams on connections that remain."""
         staying = {*self._found.connections.unchanged}
         wanted = {(stream.connection, stream.name) for stream in self._settings.streams}
         for stream in self._run.streams - wanted:

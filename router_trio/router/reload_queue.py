@@ -1,7 +1,7 @@
-"""Queue reloads: one is carried out at a time, and of those that wait only the last is kept.
+"""Queues reloads: one is carried out at a time, and of those that wait only the last is kept.
 
-A configuration that can't be used is refused before anything is changed. One that waits is replaced by the next one,
-and its caller waits for that one.
+A configuration that can't be used is refused before anything is changed. A waiting reload is replaced by the next one,
+and its caller then waits for that one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from router_trio.settings.reload.difference import Difference
 
 FEW_ROUTES = 64
-"""Routes that are compared in a moment; more of them would hold up messages for too long."""
+"""Routes that are compared without delay; comparing more of them would hold up messages for too long."""
 
 
 class _Request:
-    """Settings to reload, for all who wait for that."""
+    """Settings to reload, for all callers that wait for it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -36,7 +36,7 @@ class _Request:
 class ReloadQueue:
     """The reloads of one run, as its `Changes`.
 
-    `in_code` are the routes that each of them keeps, though its settings do not have them.
+    `in_code` are routes added in code, which every reload keeps although its settings do not contain them.
     """
 
     def __init__(self, run: Run, in_code: Sequence[Mapping[str, Any]]) -> None:
@@ -51,7 +51,7 @@ class ReloadQueue:
     async def want(self, settings: Settings | Callable[[], Settings]) -> None:
         try:
             if not isinstance(settings, Settings):
-                # Left behind when the router ends: the file system may hang.
+                # The thread is abandoned when the router ends: the file system may hang.
                 settings = await trio.to_thread.run_sync(
                     settings, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
                 )
@@ -92,7 +92,7 @@ class ReloadQueue:
                 request.over.set()
 
     async def cut_short(self) -> None:
-        """Cancel the reload that is being made, and make no more: the shutdown goes first."""
+        """Cancel the reload in progress and start no more: the shutdown takes precedence."""
         self._stopped = True
         self._scope.cancel()
         for request in (self._under_way, self._next):
@@ -105,11 +105,12 @@ class ReloadQueue:
         before = self._run.settings
         if len(before.routes) <= FEW_ROUTES:
             return _compared(before, settings)
-        # So that messages pass meanwhile; with a limiter of its own, since the program's may be used up.
+        # In a thread, so that messages are routed meanwhile; with a limiter of its own, since the program's may be used
+        # up.
         return await trio.to_thread.run_sync(_compared, before, settings, limiter=trio.CapacityLimiter(1))
 
     def _checked(self, settings: Settings) -> Settings:
-        """Return settings on which no reload fails, with the routes from code. Raises `ConfigurationError`."""
+        """Return settings with which no reload fails, and the routes added in code. Raises `ConfigurationError`."""
         named = {route.name for route in settings.routes}
         missing = [route for route in self._in_code if route["name"] not in named]
         if missing:
@@ -131,7 +132,7 @@ class ReloadQueue:
 
 
 def _compared(before: Settings, settings: Settings) -> Difference:
-    """Return what a reload would do, and compute the hash of the new settings, so that no page has to."""
+    """Return the effect of a reload. Also compute the hash of the new settings, so that no page has to."""
     from router_trio.settings.reload.difference import difference
 
     _ = settings.content_hash

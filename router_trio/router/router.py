@@ -1,4 +1,4 @@
-"""The public face of the package: what a router is made of, and how it is opened."""
+"""The public face of the package: how a router is configured and opened."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ H = TypeVar("H", bound=Handler)
 
 
 def no_pages(emit: Emit) -> Sequence[BaseRoute]:
-    """No pages but the router's own."""
+    """Return no pages besides the router's own."""
     return ()
 
 
 def real_network(name: str, settings: ConnectionSettings, router: str = "router-trio") -> Connect:
-    """Connect to NATS. A server's reports name the client by `router`, connection and process."""
+    """Return the `Connect` to NATS. A server's reports name the client by `router`, connection and process."""
     return Dialer(settings, client_name(router, name))
 
 
 class Router:
     """Routes messages by settings and by handlers.
 
-    `observers` are told every event. Warnings and errors are written to stderr, with `log=True` all that `log_level` of
-    the settings lets through, with `log=False` nothing. `connect` is for tests and for fault injection, by default
-    `real_network`; `pages` are served beside the router's own; `platform` gives the wall clock and random numbers.
+    `observers` are called with every event. Warnings and errors are written to stderr; with `log=True` everything that
+    `log_level` of the settings allows, with `log=False` nothing. `connect` is for tests and for fault injection, by
+    default `real_network`. `pages` are served in addition to the router's own; `platform` provides the wall clock and
+    random numbers.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Router:
 
     @property
     def settings(self) -> Settings:
-        """The settings, with the routes that were added by `route`."""
+        """The settings, including the routes added by `route`."""
         return self._settings
 
     def route(
@@ -91,14 +92,14 @@ class Router:
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message.
 
-        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, what
-        the function returns answers the message, and `to` may be left out. `connection` is the source's, and the
-        default of the destinations'. `retry`, `dead_letter` and `limit` have the keys of `[routes.retry]`,
+        `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, the
+        function's return value answers the message, and `to` may be omitted. `connection` is that of the source, and
+        the default of the destinations. `retry`, `dead_letter` and `limit` have the keys of `[routes.retry]`,
         `[routes.dead_letter]` and `[routes.limit]`; `when`, `strategy`, `key`, `concurrency`, `thread`, `hop_limit` and
         `reply_to` are those of `[[routes]]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`,
-        `durable`, `filter`, ... The route is named like the function.
+        `durable`, `filter`, ... By default the route is named after the function.
 
-        Raises `ConfigurationError` for anything that a configuration file would be refused for.
+        Raises `ConfigurationError` for anything that would make a configuration file invalid.
         """
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
@@ -117,19 +118,19 @@ class Router:
     async def open(
         self, *, stop: trio.Event | None = None, connect: ConnectFactory | None = None, listen: str | None = None
     ) -> AsyncIterator[Live]:
-        """Run the router while this is entered.
+        """Run the router while this context is entered.
 
-        Entering returns when the first attempt of each connection is over and every subscription that could be made
-        is alive: a server that is away is not waited for, and one that falls silent for `SOURCES_WITHIN` seconds. It
-        also returns when `stop` is set, for a program that is told to end while it starts. Leaving drains within
-        `shutdown_timeout`, also when cancelled; what is left then is counted in `Live.unsettled`.
+        Entering returns when the first attempt of each connection is over and every subscription that could be made is
+        active. It does not wait for a server that is away, and waits at most `SOURCES_WITHIN` seconds for a server that
+        does not answer. It also returns when `stop` is set, for a program that has to end while it starts. Leaving
+        drains within `shutdown_timeout`, also when cancelled; messages left then are counted in `Live.unsettled`.
 
-        `connect` takes the place of the one that the router was made with, and `listen` that of `telemetry.listen`
-        (`""`: no HTTP). With both, a test runs the router of a program on a fake broker.
+        `connect` replaces the one passed to the constructor, and `listen` replaces `telemetry.listen` (`""`: no HTTP).
+        With both, a test runs the router of a program on a fake broker.
 
-        Raises `TrioRequiredError` outside of Trio, and `ConfigurationError` for a `listen` that is not valid.
-        Raises `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP
-        address is taken, `ConnectionExhaustedError` if a connection gives up; errors of the body come out as they are.
+        Raises `TrioRequiredError` outside of Trio, and `ConfigurationError` for an invalid `listen`. Raises
+        `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP address
+        is taken, `ConnectionExhaustedError` if a connection gives up. Errors of the body are raised unchanged.
         """
         require_trio()
         settings = self._settings
@@ -146,11 +147,11 @@ class Router:
                     failure = error
                     raise
         except BaseExceptionGroup as group:
-            # A group of a nursery in the body is the body's own error: it is not to be taken apart.
+            # A group of a nursery in the body is the body's own error, and must not be taken apart.
             bare = run.cause_of(group) if failure is None or _is_cancelled(failure) else failure
         else:
             return
-        raise bare  # out here, so that it keeps its cause and its context
+        raise bare  # raised outside of the `except`, so that it keeps its cause and its context
 
     def _add(
         self,
@@ -172,7 +173,7 @@ class Router:
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Return True if something else failed, or the caller gave up: then this is not what it is about."""
+    """Return True if the error contains `Cancelled`: the cause is then elsewhere."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(trio.Cancelled) is not None
     return isinstance(error, trio.Cancelled)

@@ -1,7 +1,7 @@
 """A run of a router: its objects, their lifetimes, the start and the shutdown.
 
-`Run.live` is a lifetime: connections, routes and telemetry run inside it and nothing outlives it. Leaving it drains:
-intake stops, what is in hand is routed, what is accepted is settled, and a deadline bounds all of that.
+`Run.run` is a context: connections, routes and telemetry run inside it and nothing outlives it. Leaving it drains:
+intake stops, messages in hand are routed, accepted publishes are settled, all before a deadline.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from router_trio.events import (
     StatusPageReady,
 )
 from router_trio.link import LOOKUP_WITHIN, Connect
-from router_trio.router.forks import ending_children_that_come_back
+from router_trio.router.forks import ending_children_that_return
 from router_trio.router.generations import CLEAN_UP_WITHIN, ConnectionGeneration, RouteGeneration, clean_up
 from router_trio.router.watchdog import Answers, Watchdog
 from router_trio.routing.builder import RouteBuilder
@@ -48,34 +48,35 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
 ConnectFactory = Callable[[str, ConnectionSettings], Connect]
-"""Makes the `Connect` of a named connection: the real network, a fake broker, faults around either."""
+"""Returns the `Connect` of a named connection: the real network, a fake broker, or faults around either."""
 
 Pages = Callable[[Emit], "Sequence[BaseRoute]"]
-"""Makes pages for the HTTP side beside the router's own; may emit events."""
+"""Returns HTTP pages in addition to the router's own, which may emit events."""
 
 SOURCES_WITHIN = 10.0
-"""Seconds that the start waits for servers to answer the subscriptions of routes. Those that are late come later."""
+"""Seconds that the start waits for servers to confirm the subscriptions of routes. Later ones become active when they
+are confirmed."""
 
 
 class Changes(Protocol):
-    """The source of changes to a run while it lasts."""
+    """Changes a run while it lasts."""
 
     async def run(self) -> None:
-        """Make the changes that are asked for, until cancelled."""
+        """Carry out requested changes, until cancelled."""
 
     async def want(self, settings: Settings | Callable[[], Settings]) -> None:
         """Change to these settings, as `Live.reload` does."""
 
     async def cut_short(self) -> None:
-        """Cancel the one that is being made, and make no more."""
+        """Cancel the change in progress and start no more."""
 
 
 MOST_PAST_CONNECTIONS = 1000
-"""Connections that were removed and of which the counts are kept."""
+"""Removed connections whose counts are kept."""
 
 
 class Run:
-    """A run of a router: its connections and routes, and how it begins and ends. A `Reload` changes these."""
+    """A run of a router: its connections and routes, its start and its end. A `Reload` changes it."""
 
     def __init__(
         self,
@@ -90,16 +91,16 @@ class Run:
         around: Callable[[RouteSettings, Handler], Handler] | None = None,
         while_blocked: Answers | None = None,
     ) -> None:
-        """Starts nothing: that is `run`. `worker` and `write_log` are for one of several: see `Telemetry`.
+        """Starts nothing; `run` does. `worker` and `write_log` are for one of several workers: see `Telemetry`.
 
-        `around` returns what is called in the place of a route's handler. `while_blocked` says that the event loop is
-        blocked, instead of an HTTP side of its own.
+        `around` returns a wrapper that is called in place of a route's handler. `while_blocked` reports that the event
+        loop is blocked, in place of an HTTP side of its own.
         """
         self._around = around
         self._while_blocked = while_blocked
         self.config: ConfigState = ConfigState(settings, platform.wall_clock())
         self.handlers = handlers
-        """The handlers that were given in code, by the names of their routes."""
+        """The handlers passed in code, by the names of their routes."""
         warnings = None if log else Level.WARN
         self.telemetry: Telemetry = Telemetry(
             settings,
@@ -121,9 +122,9 @@ class Run:
             name: ConnectionGeneration(self.make_connection(name, settings)) for name in settings.connections
         }
         self.routes: dict[str, RouteGeneration] = {}
-        """By name, those that the settings name."""
+        """The current generation of each route of the settings, by name."""
         self.leaving: dict[RouteGeneration, None] = {}
-        """Return the generations that are ending, or that are replaced by one with other settings."""
+        """Generations that are ending, or that were replaced by one with other settings."""
         here = {name: generation.connection for name, generation in self.connections.items()}
         self.registry: Registry = Registry()
         self.live: Live = Live(settings.router.name, self.registry, self._ask, self.config)
@@ -136,9 +137,9 @@ class Run:
             here[plan.connection].attach(route.source)
             one.begin_routing()
         self.streams: set[tuple[str, str]] = {(stream.connection, stream.name) for stream in settings.streams}
-        """Connection and name of those that are looked after."""
+        """Connection and name of the configured streams."""
         self.past_connections: dict[str, ConnectionCounts] = {}
-        """The counts of those that were removed: if one comes back, they go on."""
+        """The counts of removed connections, which continue if one is added again."""
         self._changes: Changes | None = None
         self._nursery: trio.Nursery | None = None
         self._sheltered = trio.CancelScope(shield=True)
@@ -147,11 +148,11 @@ class Run:
         self._returned_before: int | None = None
         self._up = trio.Event()
 
-    # --- what there is ---
+    # --- settings and parts ---
 
     @property
     def settings(self) -> Settings:
-        """Return the settings in force."""
+        """The settings in force."""
         return self.config.settings
 
     def put_in_force(self, settings: Settings) -> None:
@@ -159,7 +160,7 @@ class Run:
         self.config.put_in_force(settings, self._platform.wall_clock())
 
     def make_connection(self, name: str, settings: Settings, *, refusal_ends: bool = True) -> Connection:
-        """Return a new connection with its streams."""
+        """Return a new connection with its configured streams."""
         own = settings.connections[name]
         connection = Connection(
             name, own, self._connect(name, own), self.emit, self._platform, refusal_ends=refusal_ends
@@ -180,7 +181,7 @@ class Run:
         return compile_routes(chosen, handlers, self._platform.random.randrange)
 
     def build(self, plan: RoutePlan, connections: Mapping[str, Connection], before: Route | None = None) -> Route:
-        """Return the route of a plan. See `RouteBuilder.build`."""
+        """Return the route of a plan, as `RouteBuilder.build` does."""
         return self._builder.build(plan, connections, before)
 
     def forget_connection(self, connection: Connection) -> None:
@@ -188,12 +189,12 @@ class Run:
         self._builder.forget_connection(connection)
 
     def run_generation(self, generation: ConnectionGeneration | RouteGeneration) -> None:
-        """Run one more."""
+        """Run one more generation."""
         assert self._nursery is not None
         self._nursery.start_soon(generation.run)
 
     def remember_connection(self, connection: Connection) -> None:
-        """Keep the counts of a connection that is removed."""
+        """Keep the counts of a removed connection."""
         self.past_connections[connection.name] = connection.counts
         if len(self.past_connections) > MOST_PAST_CONNECTIONS:
             del self.past_connections[next(iter(self.past_connections))]
@@ -203,7 +204,7 @@ class Run:
         await self._changes.want(settings)
 
     def emit_ignored(self, routes: Sequence[RouteSettings]) -> None:
-        """Tell which keys of these routes have no effect."""
+        """Emit an event for each key of these routes that has no effect."""
         for route in routes:
             index = self.settings.routes.index(route)
             for problem in ignored(f"routes[{index}]", route):
@@ -222,7 +223,7 @@ class Run:
             trio.open_nursery() as nursery,
         ):
             await stack.enter_async_context(self._watching())
-            stack.enter_context(ending_children_that_come_back())
+            stack.enter_context(ending_children_that_return())
             live.http_address = address
             if address is not None:
                 self.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
@@ -231,15 +232,15 @@ class Run:
             try:
                 await self._started(stop)
                 self._up.set()
-                if self._worker is None:  # else its supervisor does, for all workers
+                if self._worker is None:  # a worker's supervisor does this for all workers
                     nursery.start_soon(self._watch_readiness)
                 yield live
-                drained = True  # cancelled from here on, it is cut short
+                drained = True  # cancelling cuts the drain short from here on
                 await self._drain()
             finally:
                 try:
                     if not drained:
-                        # Cancelled, or the body failed: what was accepted still gets its chance, for a bounded time.
+                        # Cancelled, or the body failed: accepted publishes still get a bounded time.
                         with trio.CancelScope(shield=True):
                             await self._drain()
                     self._stopped()
@@ -248,7 +249,7 @@ class Run:
                     nursery.cancel_scope.cancel()
 
     def _watching(self) -> AbstractAsyncContextManager[None]:
-        """Watch the loop from a thread, where there is to be one."""
+        """Watch the event loop from a thread, if the platform allows it."""
         if not self._platform.watch_loop:
             return nullcontext()
         token = trio.lowlevel.current_trio_token()
@@ -263,7 +264,7 @@ class Run:
             await watch_readiness(lambda: unready_parts(self.live, trio.current_time), self.emit)
 
     async def _work(self, changes: Changes) -> None:
-        """Connections and routes. What cancels the body of `open` must not end them: the drain needs them."""
+        """Run connections and routes. Shielded from cancellation of the body of `open`, since the drain needs them."""
         try:
             with self._sheltered:
                 async with trio.open_nursery() as nursery:
@@ -274,7 +275,7 @@ class Run:
                         self.run_generation(route)
                     await changes.run()
         finally:
-            # One that failed took the others along: there is nobody left to wait for.
+            # If one failed, all were cancelled, and there is nothing to drain.
             self._draining.cancel()
 
     async def _started(self, stop: trio.Event | None) -> None:
@@ -289,8 +290,8 @@ class Run:
         for problem in self.settings.without_effect:
             self.emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
         if self._worker is None and self.settings.router.workers > 1:
-            told = "has no effect in a program, whose router is one process; run `router-trio run`, or remove it"
-            self.emit(SettingIgnored(at=trio.current_time(), key="router.workers", detail=told))
+            detail = "has no effect in a program, whose router is one process; run `router-trio run`, or remove it"
+            self.emit(SettingIgnored(at=trio.current_time(), key="router.workers", detail=detail))
         self.emit_ignored(self.settings.routes)
         self.emit(
             RouterStarted(
@@ -302,9 +303,9 @@ class Run:
         )
 
     async def tried(self, connections: Sequence[Connection], routes: Sequence[Route]) -> None:
-        """Wait until these have tried to connect, to subscribe, and to look up where they send to; not for long."""
+        """Wait until these have tried to connect, subscribe and look up their destinations, for a bounded time."""
         for connection in connections:
-            await connection.first_attempt_over.wait()  # which `connect_timeout` bounds
+            await connection.first_attempt_over.wait()  # bounded by `connect_timeout`
         with trio.move_on_after(SOURCES_WITHIN):
             for route in routes:
                 await self._tried(route)
@@ -314,7 +315,7 @@ class Run:
                     await connection.destinations.first_look_over.wait()
 
     def emit_left_behind(self, generation: RouteGeneration) -> None:
-        """Tell which calls of a route's handler hang, now that it was ended."""
+        """Emit an event if calls of a route's handler hang now that the route was ended."""
         if generation.left_behind:
             self.emit(
                 HandlerLeftBehind(
@@ -323,7 +324,7 @@ class Run:
             )
 
     async def _tried(self, route: Route) -> None:
-        """Wait until a route has tried to subscribe, or its connection is gone."""
+        """Wait until a route has tried to subscribe, or its connection is lost."""
         generation = self.connections.get(route.state.connection)
         if generation is None:
             return
@@ -334,9 +335,10 @@ class Run:
             nursery.cancel_scope.cancel()
 
     def cause_of(self, group: BaseExceptionGroup) -> BaseException:
-        """Return what ended the run: of what its nurseries raised, the one error; see `innermost`.
+        """Return the error that ended the run, out of the group that its nurseries raised: see `innermost`.
 
-        A handler that has left scopes of the router's makes Trio raise in many places, none of which names it.
+        A handler that leaves scopes open that are not its own makes Trio raise in many places, without naming the
+        handler.
         """
         lost = (generation.route.routing.lost for generation in self._all_routes)
         return next((one for one in lost if one is not None), None) or innermost(group)
@@ -344,7 +346,7 @@ class Run:
     # --- the end ---
 
     async def _drain(self) -> None:
-        """Stop intake, let routes finish, let every accepted operation meet its fate; within `shutdown_timeout`."""
+        """Stop intake, let routes finish and accepted operations be settled, within `shutdown_timeout`."""
         self._serving.cancel()
         if self._changes is not None:
             await self._changes.cut_short()
@@ -372,16 +374,16 @@ class Run:
                 self.emit_left_behind(generation)
 
     def _begin_what_can(self) -> None:
-        """A reload was cut short: what waits for a connection that never comes is given up."""
+        """Start the routes of a reload that was cut short. Abandon those waiting for a connection not yet made."""
         for generation in self._all_routes:
             if not generation.begun:
-                if all(one is self._of(one.name) for one in generation.route.routing.connections):
+                if all(one is self._connection(one.name) for one in generation.route.routing.connections):
                     generation.begin_routing()
                 else:
                     self.live.unsettled += generation.route.abandon()
         self.registry.release_publishers()
 
-    def _of(self, name: str) -> Connection | None:
+    def _connection(self, name: str) -> Connection | None:
         generation = self.connections.get(name)
         return None if generation is None else generation.connection
 
@@ -395,7 +397,7 @@ class Run:
 
     @property
     def _returned(self) -> int:
-        """Messages that the routes have given back to their streams."""
+        """Number of messages that the routes have returned to their streams."""
         return sum(route.settled["returned"] for route in self.live.routes)
 
     def _stopped(self) -> None:
@@ -404,7 +406,7 @@ class Run:
         self._abandon()
         for generation in self.connections.values():
             self.live.unsettled += generation.connection.shut_down()
-        # When the drain was cut short, handlers have not ended yet: their messages were nakked with the others.
+        # When the drain was cut short, handlers have not ended yet: their messages were nak'ed with the others.
         kept = [one.route for one in self._all_routes if one.route.routing.plan.settings.source.kind.redelivers]
         in_handlers = sum(route.state.in_hand for route in kept)
         self.emit(

@@ -1,9 +1,9 @@
-"""Watch the event loop from a thread of its own: report when it does not turn, and whose handler is in the way.
+"""Watches the event loop from a thread: reports when it is blocked, and which handler blocks it.
 
-A handler that never returns, or takes long, stops everything that runs in the loop: pages, fences, reloads, the drain.
-So nothing in the loop can say so. The thread asks the loop for a sign of life, and waits for it. It costs one switch of
-threads in each `LOOK_EVERY`, and nothing for a message: which message the handler has is read from the frames of the
-loop's thread, once it is known to be stuck.
+A handler that does not return, or takes long, stops everything that runs in the loop: pages, fences, reloads, the
+drain. So nothing in the loop can report it. The thread requests a sign of life from the loop, and waits for it. That
+costs one thread switch per `LOOK_EVERY`, and nothing per message: which message the handler has is read from the stack
+frames of the loop's thread, once it is known to be stuck.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.raised import OURS, code_of, place_in
 
 BLOCKED_AFTER = 2.0
-"""Seconds without a turn of the loop, after which it counts as blocked."""
+"""Seconds without a turn of the loop after which it counts as blocked."""
 
 LOOK_EVERY = 0.5
-"""Seconds between two signs of life."""
+"""Seconds between two checks."""
 
 AFTER_A_SUSPENSION = 0.1
-"""Seconds for a sign of life after that time is over."""
+"""Additional seconds to wait for a sign of life, in case the process had been suspended."""
 
-SAID_EVERY = 10.0
-"""Seconds between two log lines, where each call of a handler blocks the loop."""
+REPORT_EVERY = 10.0
+"""Seconds between two log lines if each call of a handler blocks the loop."""
 
 MOST_FRAMES = 1000
-"""Frames of the loop's thread that are looked at."""
+"""Frames of the loop's thread that are inspected."""
 
 _TRIO = str(Path(trio.__file__).parent)
 _NOT_OF_A_HANDLER = (*OURS, _TRIO)
 
 
 class Answers(Protocol):
-    """Answers for the loop while it is blocked."""
+    """Answers HTTP probes in place of a blocked event loop."""
 
     def answer_while(self, blocked: Callable[[], str | None]) -> None:
-        """Answer probes until `blocked`, which says what is wrong, returns None."""
+        """Answer probes until `blocked`, which returns the problem, returns None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """The place where the loop is stuck: the code, and as far as it is known the route and its message."""
+    """The code that blocks the loop: its place, and the route and its message if they are known."""
 
     place: str | None = None
     route: str | None = None
@@ -65,7 +65,7 @@ class Blocker:
 class Watchdog:
     """The watchdog of one event loop, for as long as `watching` is entered.
 
-    `notify` is called in the thread, with the event of a loop that is blocked. `routings` gives the routes.
+    `notify` is called in the thread, with the event of a blocked loop. `routings` returns the routes.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class Watchdog:
         self._sign = threading.Event()
         self._asked_at = 0.0
         self._loop_time = (0.0, 0.0)
-        self._said_at: float | None = None
+        self._reported_at: float | None = None
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Watch the loop that runs this while it is entered."""
+        """Watch the current event loop while this context is entered."""
         token, loop = trio.lowlevel.current_trio_token(), threading.get_ident()
         self._alive()
         thread = threading.Thread(target=self._run, args=(token, loop), name="router_trio watchdog", daemon=True)
@@ -98,7 +98,7 @@ class Watchdog:
         finally:
             self._over.set()
             self._sign.set()
-            # It waits for nothing but these, or for a probe that it is just answering.
+            # The thread waits only for these events, or for a probe that it is answering.
             thread.join(1.0)
 
     def _alive(self) -> None:
@@ -111,16 +111,16 @@ class Watchdog:
                 self._sign.clear()
                 self._asked_at = time.monotonic()
                 token.run_sync_soon(self._alive, idempotent=True)
-                # Twice, so that a process which was suspended is not taken for one that is blocked.
+                # Twice, so that a process that was suspended is not taken for a blocked one.
                 if not self._sign.wait(self._blocked_after) and not self._sign.wait(AFTER_A_SUSPENSION):
                     self._blocked(loop)
 
     def _blocked(self, loop: int) -> None:
-        """Say that the loop is blocked, and answer for it until it turns."""
+        """Report that the loop is blocked, and answer for it until it turns again."""
         now = time.monotonic()
         blocker = who_blocks(loop, self._routings)
-        if self._said_at is None or now - self._said_at >= SAID_EVERY:
-            self._said_at = now
+        if self._reported_at is None or now - self._reported_at >= REPORT_EVERY:
+            self._reported_at = now
             self._notify(self._event(blocker, now))
         answers = self._answers()
         if answers is not None:
@@ -143,19 +143,19 @@ class Watchdog:
     def _what_is_wrong(self, blocker: Blocker) -> str | None:
         if self._sign.is_set():
             return None
-        told = f"the event loop has not turned for {time.monotonic() - self._asked_at:.0f} s"
+        text = f"the event loop has not turned for {time.monotonic() - self._asked_at:.0f} s"
         if blocker.route is not None:
-            told += f": the handler of route {blocker.route} blocks it"
-        return told if blocker.place is None else f"{told}, at {blocker.place}"
+            text += f": the handler of route {blocker.route} blocks it"
+        return text if blocker.place is None else f"{text}, at {blocker.place}"
 
 
 def who_blocks(thread: int, routings: Callable[[], Iterable[Routing]]) -> Blocker:
-    """Return what a thread is at, as far as its frames tell. Never raises: it is asked when something is wrong."""
+    """Return what a thread is executing, as far as its frames show. Never raises."""
     try:
         frames = [*_frames(sys._current_frames().get(thread))]
         frames.reverse()
         return _blocker(frames, routings)
-    except Exception:  # the frames are those of a thread that goes on meanwhile
+    except Exception:  # the thread continues to run while its frames are read
         return Blocker()
 
 
@@ -167,7 +167,7 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _blocker(frames: list[FrameType], routings: Callable[[], Iterable[Routing]]) -> Blocker:
-    """`frames`: the outermost first."""
+    """Return what blocks the loop, from the frames of its thread, the outermost first."""
     loop = max((number for number, one in enumerate(frames) if _is_loop(one.f_code)), default=-1)
     inside = frames[loop + 1 :]
     start = next(

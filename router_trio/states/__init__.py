@@ -1,4 +1,4 @@
-"""The current state and the counts of connections and routes: plain values that anyone reads.
+"""The current state and the counts of connections and routes: plain values that any code may read.
 
 Written by the tasks that own them, read by metrics, `/status` and `/readyz` without a lock or an await.
 """
@@ -9,7 +9,7 @@ from router_trio.states.connection import (
     CONNECTED,
     DISCONNECTED,
     GAUGE,
-    LIFE_COUNTS,
+    LINK_COUNTS,
     RECONNECTING,
     ConnectionState,
 )
@@ -47,7 +47,7 @@ __all__ = [
     "FILTER_REASONS",
     "GAUGE",
     "HANDLER_QUIET",
-    "LIFE_COUNTS",
+    "LINK_COUNTS",
     "NANO",
     "NOT_LOOKED_UP",
     "PAUSED",

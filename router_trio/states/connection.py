@@ -14,8 +14,8 @@ CONNECTED = "connected"
 GAUGE = {DISCONNECTED: 0.0, RECONNECTING: 0.5, CONNECTED: 1.0}
 
 
-LIFE_COUNTS = ("established", "lost", "restored", "failures", "reconnect_attempts", "reconnect_failures", "exhausted")
-"""The counts of a connection about its links: attributes of `ConnectionState`."""
+LINK_COUNTS = ("established", "lost", "restored", "failures", "reconnect_attempts", "reconnect_failures", "exhausted")
+"""The counts of a connection's links and attempts: attributes of `ConnectionState`."""
 
 
 class ConnectionState:
@@ -42,15 +42,15 @@ class ConnectionState:
         self.reconnect_failures: int = 0
         self.exhausted: int = 0
         self.missing_streams: dict[str, str] = {}
-        """Why a stream of the settings can't be made or looked up, by its name."""
+        """Why a configured stream can't be created or looked up, by its name."""
 
     @property
     def gauge(self) -> float:
-        """0 disconnected, 0.5 reconnecting, 1 connected."""
+        """The state as a number: 0 disconnected, 0.5 reconnecting, 1 connected."""
         return GAUGE[self.state]
 
     def enter(self, state: str, *, server: str | None = None) -> None:
-        """Change the state; the time of the change is kept if it is one."""
+        """Change the state, and record the time if it is another one."""
         if state != self.state:
             self.since = self._wall_clock()
         self.state = state
@@ -59,11 +59,11 @@ class ConnectionState:
     # --- attempts to connect ---
 
     def reconnect_begins(self) -> None:
-        """Count an attempt to connect again."""
+        """Count an attempt to reconnect."""
         self.reconnect_attempts += 1
 
     def attempt_failed(self, error: str, *, reconnect: bool) -> None:
-        """Count a failed attempt to connect, and remember why it failed."""
+        """Count a failed attempt to connect, and record why it failed."""
         self.failures += 1
         self.attempts += 1
         self.last_error = bounded(error)
@@ -71,18 +71,18 @@ class ConnectionState:
             self.reconnect_failures += 1
 
     def attempt_succeeded(self) -> int:
-        """Return how many attempts failed before this one."""
+        """Record a successful attempt. Returns the number of failed ones before it."""
         failed, self.attempts = self.attempts, 0
         return failed
 
     def attempts_exhausted(self) -> None:
-        """Count that all attempts that the settings allow have failed."""
+        """Count that all configured attempts have failed."""
         self.exhausted += 1
 
     # --- links ---
 
     def link_up(self, server: str, now: float, *, first: bool) -> None:
-        """Record a new link to `server`. `first`: there was none before; `now` is by the clock of its fences."""
+        """Record a new link to `server`. `first`: it is the first one; `now` is on the clock of its fences."""
         self.enter(CONNECTED, server=server)
         self.last_error = None
         self.fenced_at = now
@@ -92,7 +92,7 @@ class ConnectionState:
             self.restored += 1
 
     def fenced(self, now: float) -> None:
-        """Record that a fence was answered now."""
+        """Record that a fence was answered at `now`."""
         self.fenced_at = now
 
     def link_down(self, error: str) -> None:
@@ -103,11 +103,11 @@ class ConnectionState:
 
     def add_counts(self, other: ConnectionState) -> None:
         """Add the counts of the connection that had this name before."""
-        for name in LIFE_COUNTS:
+        for name in LINK_COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def unready(self, now: float) -> str | None:
-        """Return why this connection would not carry a message now, or None; `now` is by the clock of its fences."""
+        """Return why this connection would not carry a message now, or None; `now` is on the clock of its fences."""
         if self.state != CONNECTED:
             return f"{self.state}: {self.last_error}" if self.last_error else self.state
         if self.fenced_at is None or now - self.fenced_at > self.fence_bound:

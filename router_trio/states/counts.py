@@ -1,7 +1,7 @@
-"""The counts of a route. A number is defined here, and read by pages, by the sum over a route's lives, by workers.
+"""The counts of a route: defined here, and used by pages, by sums over generations of a route, and by workers.
 
-The data plane adds to plain integers, in place. `add` sums two lives of a route, or two workers. `numbers` and `rest`
-are the same as integers by name, in a fixed order, for memory that processes share.
+The data plane adds to plain integers, in place. `add` adds up two generations of a route, or two workers. `numbers` and
+`rest` return the counts as integers by name, in a fixed order, for memory that processes share.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from router_trio.states.histogram import DURATION_BOUNDS, Histogram
 
 ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost")
-"""The fates of a message that a route received; each gets exactly one. See `RouteState.settled`."""
+"""The fates of a received message; each one gets exactly one. See `RouteState.settled`."""
 
 _SUMS = ("received", "duplicates")
 """Plain integers of the ledger."""
 
 _MORE_SUMS = ("limited",)
-"""Plain integers that no ledger is made of."""
+"""Plain integers that are not part of a ledger."""
 
 _BY_LABEL = ("failed", "filtered", "given_up", "mirror_failed", "unanswered")
 """Integers by one label."""
@@ -31,57 +31,58 @@ class RouteCounts:
 
     def __init__(self, destinations: Sequence[str]) -> None:
         self.received: int = 0
-        """Messages received, but for redeliveries of messages that were in hand or settled."""
+        """Messages received, except redeliveries of messages that were in hand or settled."""
         self.duplicates: int = 0
         """Redeliveries of messages that were in hand or settled."""
         self.limited: int = 0
         """Messages delayed by the rate limit."""
         self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)
-        """Messages by what became of them, but those of `forwarded`: see `RouteState.settled`."""
+        """Messages by fate, except those of `forwarded`: see `RouteState.settled`."""
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)
-        """Messages that each destination has, but those of `forwarded`."""
+        """Messages delivered to each destination, except those of `forwarded`."""
         self.elapsed: Histogram = Histogram(DURATION_BOUNDS)
-        """Seconds from receiving a message to settling it, but those of `forwarded`."""
+        """Seconds from receiving a message to settling it, except those of `forwarded`."""
         self.forwarded: Histogram = Histogram(DURATION_BOUNDS)
-        """Seconds to settle messages that were forwarded to the first destination while they arrived.
+        """Seconds to settle messages that the reader forwarded straight to the first destination.
 
-        Each counts here as routed, delivered and settled: one number instead of three.
+        Each one counts as routed, delivered and settled: one number instead of three.
         """
         self.failed: Counter[str] = Counter()
         """Failed attempts, by reason."""
         self.filtered: Counter[str] = Counter()
-        """Messages that no destination was to get, by reason: see `FILTER_REASONS`."""
+        """Messages that were sent to no destination, by reason: see `FILTER_REASONS`."""
         self.given_up: Counter[str] = Counter()
-        """Messages that are not tried again, with a dead letter or without, by the reason of their last failure."""
+        """Messages that are not retried any more, with or without a dead letter, by the reason of their last
+        failure."""
         self.mirror_failed: Counter[str] = Counter()
-        """Copies for mirrors that were not delivered, by reason. They fail no message."""
+        """Copies for mirrors that were not delivered, by reason. They do not fail the message."""
         self.unanswered: Counter[str] = Counter()
-        """Messages of a route that responds which got no answer, by reason."""
+        """Messages of a route with `respond` that got no answer, by reason."""
         self.openings: Counter[tuple[str, str]] = Counter()
-        """How often breakers opened, by connection and template: also those of earlier lives, which may be gone."""
+        """How often breakers opened, by connection and template, including those of earlier generations."""
 
     def add(self, other: RouteCounts) -> None:
-        """Add what another life of the route, or another worker, has counted.
+        """Add the counts of another generation of the route, or of another worker.
 
-        Its messages for a destination that is not among `delivered` are counted under a name of their own.
+        Its messages for a destination that is not in `delivered` are counted under that destination's name.
         """
         for name in (*_SUMS, *_MORE_SUMS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _BY_LABEL:
             getattr(self, name).update(getattr(other, name))
         for name in _DURATIONS:
-            getattr(self, name).add(getattr(other, name))  # in place: who counts may hold on to it
+            getattr(self, name).add(getattr(other, name))  # in place: the code that counts may hold a reference to it
         for fate, count in other.fates.items():
             self.fates[fate] += count
         for template, count in other.delivered.items():
             self.delivered[template] = self.delivered.get(template, 0) + count
-        # By name, since the breakers of a state may be made after its earlier lives are added, or be others.
+        # By name, since the breakers of a state may be created after its earlier generations are added, or be others.
         self.openings.update(other.openings)
 
     # --- as integers by name ---
 
     def fields(self) -> tuple[str, ...]:
-        """Return the names of `numbers`: of the ledger and the durations."""
+        """Return the names of `numbers`: those of the ledger and the durations."""
         return (
             *_SUMS,
             *(f"fates.{fate}" for fate in self.fates),
@@ -90,7 +91,7 @@ class RouteCounts:
         )
 
     def numbers(self) -> tuple[int, ...]:
-        """Return the numbers of the ledger and the durations: received before settled, for a copy that is cut short."""
+        """Return the numbers of the ledger and the durations: received before settled, for an interrupted copy."""
         elapsed, forwarded = self.elapsed, self.forwarded
         return (
             self.received,
@@ -110,7 +111,7 @@ class RouteCounts:
         return found | {name: getattr(self, name) for name in _MORE_SUMS}
 
     def add_numbers(self, numbers: Mapping[str, int]) -> None:
-        """Add numbers that are named as `fields` and `rest` name them. Others are passed over."""
+        """Add numbers with the names of `fields` and `rest`. Ignores others."""
         for name, number in numbers.items():
             what, _, label = name.partition(".")
             if what in _SUMS or what in _MORE_SUMS:

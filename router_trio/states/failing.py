@@ -1,4 +1,4 @@
-"""The failed messages of a route: the last failure, and the messages that are being retried."""
+"""The failed messages of a route: the last failure, and the messages being retried."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MOST_RETRIED = 65_536
-"""Messages whose first failure is remembered, for each route; of more, the oldest are forgotten."""
+"""Messages whose first failure is remembered, for each route; beyond that the oldest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastFailure:
-    """The last failure of a message in a route: nothing of its payload. `at` is in seconds since 1970.
+    """The last failure of a message in a route, without any of its payload. `at` is in seconds since 1970.
 
-    `subject` is None where messages failed together, `sequence` unless they are from a stream. `place` is where its
-    handler raised. `detail` tells more of the reason, as what the server said; of what a handler raised, only if its
-    text may be shown.
+    `subject` is None if messages failed together, `sequence` is None unless they are from a stream. `place` is where
+    the handler raised. `detail` adds to the reason, such as the server's error; the text of a handler's error only if
+    it may be shown.
     """
 
     at: float
@@ -29,25 +29,25 @@ class LastFailure:
 
     @property
     def described(self) -> str:
-        """The reason, with what more is known of it."""
-        told = self.reason if self.place is None else f"{self.reason} at {self.place}"
-        return told if self.detail is None else f"{told}: {self.detail}"
+        """The reason, with place and detail if they are known."""
+        text = self.reason if self.place is None else f"{self.reason} at {self.place}"
+        return text if self.detail is None else f"{text}: {self.detail}"
 
 
 class ToBeRetried(Protocol):
-    """The messages that failed and are to be tried again, with their first failures."""
+    """The failed messages that are to be retried, with their first failures."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of messages."""
         ...
 
     def oldest(self, now: float) -> float:
-        """Return the seconds since the first failure of the message that has been retried for longest, 0 for none."""
+        """Return the seconds since the first failure of the message retried for longest; 0 if there is none."""
         ...
 
 
 class BeingRetried:
-    """Messages that failed and are to be tried again, in the order in which they first failed.
+    """Failed messages that are to be retried, in the order of their first failures.
 
     Times are on the router's monotonic clock.
     """
@@ -76,10 +76,10 @@ class BeingRetried:
         self._since.clear()
 
     def forget_up_to(self, sequence: int) -> None:
-        """Forget messages of a stream up to a sequence: another process may have settled them."""
+        """Forget messages of a stream up to this sequence, which another process may have settled."""
         for one in [one for one in self._since if isinstance(one, int) and one <= sequence]:
             del self._since[one]
 
     def oldest(self, now: float) -> float:
-        """Return the seconds since the first failure of the message that has been retried for longest, 0 for none."""
+        """Return the seconds since the first failure of the message retried for longest; 0 if there is none."""
         return max(0.0, now - next(iter(self._since.values()), now))

@@ -6,16 +6,16 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Seconds: from a routing in one batch to one that waited out an outage."""
+"""Seconds: from routing within one batch to waiting out an outage."""
 
 NANO = 1_000_000_000
 
 
 class Histogram:
-    """Counts by bucket, as Prometheus has them: `counts[i]` is of values at most `bounds[i]`, the last of the rest.
+    """Counts by bucket, as in Prometheus: `counts[i]` is the number of values up to `bounds[i]`, the last of others.
 
-    Values are in seconds. Their sum is kept in whole nanoseconds: a sum of floats depends on the order in which they
-    are added, and would go down by a bit where counts are added in another order than before.
+    Values are in seconds. Their sum is an integer of nanoseconds: a sum of floats depends on the order of addition, and
+    would decrease slightly if counts were added in another order than before.
     """
 
     __slots__ = ("bounds", "counts", "nanoseconds")
@@ -36,25 +36,25 @@ class Histogram:
         self.nanoseconds += int(value * NANO) * count
 
     def add(self, other: Histogram) -> None:
-        """Count what another one with the same bounds has counted."""
+        """Add the counts of another histogram with the same bounds."""
         for index, count in enumerate(other.counts):
             self.counts[index] += count
         self.nanoseconds += other.nanoseconds
 
     def __add__(self, other: Histogram) -> Histogram:
-        """Both together. Their bounds are the same."""
+        """Return the sum of two histograms with the same bounds."""
         both = Histogram(self.bounds)
         both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
         both.nanoseconds = self.nanoseconds + other.nanoseconds
         return both
 
     def numbers(self, name: str) -> dict[str, int]:
-        """Return the counts, and the sum in nanoseconds, by names that begin with this one."""
+        """Return the counts, and the sum in nanoseconds, with names that begin with `name`."""
         counts = {f"{name}.{index}": count for index, count in enumerate(self.counts)}
         return counts | {f"{name}_ns": self.nanoseconds}
 
     def add_numbers(self, name: str, numbers: Mapping[str, int]) -> None:
-        """Add numbers that are named as `numbers` names them. What is missing is 0."""
+        """Add numbers with the names of `numbers`. Missing ones are 0."""
         for index in range(len(self.counts)):
             self.counts[index] += numbers.get(f"{name}.{index}", 0)
         self.nanoseconds += numbers.get(f"{name}_ns", 0)

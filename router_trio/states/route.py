@@ -17,11 +17,11 @@ NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
 
 class DestinationState:
-    """The state of one destination of a route: whether it would take a message now, as far as is known.
+    """The state of one destination of a route: whether it would accept a message now, as far as is known.
 
-    Two things tell: what a lookup found (`looked_up`: `found`), and what the last publish met (`met`: `mark_refused`).
-    Each is a reason and its detail, or None. A message that gets through since is stronger than both: it is seen in the
-    route's own count, which costs the messages nothing.
+    There are two sources: lookups (`looked_up`, set by `found`), and the last refused publish (`refused_for`, set by
+    `mark_refused`). Each is a reason and its detail, or None. A message that has been delivered since overrules both:
+    this is derived from the route's own count, at no cost per message.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class DestinationState:
         dead_letters: bool = False,
         stream: str | None = None,
     ) -> None:
-        """`pattern` is what the subjects of its messages match. `dead_letters`: it gets what the route gives up.
+        """The subjects of its messages match `pattern`. `dead_letters`: it receives what the route gives up.
 
-        `waits_for_puback`: a stream takes its messages, and is looked up; `stream` if the configuration says which one
-        does. `shown` is where they go, by the keys of the configuration.
+        `waits_for_puback`: a stream stores its messages, and is looked up; `stream` is its name if it is configured.
+        `shown` is the destination by the keys of the configuration.
         """
         self.connection = connection
         self.template = template
@@ -48,43 +48,44 @@ class DestinationState:
         self.shown = shown
         self.stream = stream
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if waits_for_puback else None
-        self.met: tuple[str, str] | None = None
+        self.refused_for: tuple[str, str] | None = None
         self.route = route
         self._dead_letters = dead_letters
-        self._alone = dead_letters or route.destinations.count(template) == 1  # else the count is not of this one alone
+        # otherwise the count includes other destinations
+        self._alone = dead_letters or route.destinations.count(template) == 1
         self._routed_before = 0
 
     @property
     def route_name(self) -> str:
-        """The name of its route."""
+        """The name of the route."""
         return self.route.name
 
     @property
     def dead_letters(self) -> bool:
-        """True if it gets what its route gives up."""
+        """True if it receives the messages that the route gives up."""
         return self._dead_letters
 
     @property
     def trouble(self) -> tuple[str, str] | None:
-        """Return why it would not take a message now: a short word and what to do about it; or None."""
-        if (self.met is not None or self.looked_up is not None) and not self.got_through:
-            return self.met or self.looked_up
+        """Return why it would refuse a message now: a short reason and what to do about it; or None."""
+        if (self.refused_for is not None or self.looked_up is not None) and not self.got_through:
+            return self.refused_for or self.looked_up
         return None
 
     @property
     def got_through(self) -> bool:
-        """Return True if a message got through since `found` or `mark_refused` last told of trouble."""
+        """Return True if a message has been delivered since the last trouble reported to `found` or `mark_refused`."""
         return self._alone and self._routed > self._routed_before
 
     def found(self, trouble: tuple[str, str] | None) -> None:
-        """A lookup has told of trouble, or of none."""
+        """Record the result of a lookup: trouble, or None."""
         self.looked_up = trouble
         if trouble is not None:
             self._routed_before = self._routed
 
     def mark_refused(self, reason: str, detail: str) -> None:
-        """A publish was refused."""
-        self.met = (reason, detail)
+        """Record that a publish was refused."""
+        self.refused_for = (reason, detail)
         self._routed_before = self._routed
 
     @property
@@ -102,11 +103,11 @@ FAILED = "failed"
 
 
 HANDLER_QUIET = 8.0
-"""Seconds in which no call of a route's handler returned, though one is under way: the route counts as stuck."""
+"""Seconds without a return of a running call of a route's handler after which the route counts as stuck."""
 
 
 FILTER_REASONS = reasons.labelled(reasons.FILTERED)
-"""Why a message is filtered: the route's `when` does not hold, its handler left it out, no destination is for it."""
+"""Why a message is filtered: `when` of the route is false, its handler dropped it, or no destination matches."""
 
 
 REPLY = "(reply)"
@@ -114,11 +115,11 @@ REPLY = "(reply)"
 
 
 UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
-"""Why there is no answer to a message: it has no reply subject, or one that must not be published to."""
+"""Why a message is not answered: it has no reply subject, or one that must not be published to."""
 
 
 class InHand(Protocol):
-    """The owner of the messages that a route has received and not settled."""
+    """Holds the messages that a route has received and not settled."""
 
     @property
     def in_hand(self) -> int:
@@ -126,7 +127,7 @@ class InHand(Protocol):
         ...
 
 
-def _as_it_is(reason: str) -> str:
+def _unchanged(reason: str) -> str:
     return reason
 
 
@@ -134,7 +135,7 @@ BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class BreakerState:
-    """The breaker of one destination. From `probe_at` on a message may try; `why_open` is None while it is closed."""
+    """The breaker of one destination. A message may be tried from `probe_at` on; `why_open` is None while closed."""
 
     def __init__(self, connection: str, template: str) -> None:
         self.connection = connection
@@ -145,80 +146,82 @@ class BreakerState:
 
 
 class LimitState:
-    """The limit of a route. `per` is the expression whose values have one each, None if there is one for all."""
+    """The limit of a route. `per` is the expression with a limit for each of its values; None for a single limit."""
 
     def __init__(self, rate: str, burst: int, per: str | None) -> None:
         self.rate = rate
         self.burst = burst
         self.per = per
         self.waiting: Callable[[], int] = lambda: 0
-        """Gives how many messages wait for it that the route has in hand: more may in the stream."""
+        """Returns the number of messages in hand that wait for the limit; more may wait in the stream."""
 
 
 class RouteState(RouteCounts):
-    """State and counters of one route. `destinations` are the templates, in order: they are the label values."""
+    """State and counters of one route. `destinations` are the templates, in order, and the values of the label."""
 
     def __init__(self, name: str, connection: str, destinations: Sequence[str], *, own_ids: bool = True) -> None:
-        """`own_ids`: a stream that has a copy already has this very copy, and not what somebody else gave its id to."""
+        """`own_ids`: a duplicate is always this very copy, never another message with an id chosen by its sender."""
         super().__init__(destinations)
         self.own_ids = own_ids
         self.suppressed: Callable[[int, str | None], None] = lambda count, stream: None
-        """Called for messages that a stream took for others that it has."""
+        """Called for messages that a stream took for duplicates of others."""
         self.name = name
         self.connection = connection
         self.destinations: tuple[str, ...] = tuple(destinations)
         self.source: Mapping[str, str | list[str]] = {}
-        """Where its messages come from, by the keys of the configuration; the first of them says what kind it is."""
+        """The source of its messages, by the keys of the configuration. The first key shows the kind of source."""
         self.redelivers: bool = False
-        """True if its source delivers a message again that was not acked; else that is lost with the router."""
+        """True if its source redelivers a message that was not acked; else such a message is lost with the router."""
         self.state: str = STARTING
         self.reason: str | None = None
         self.obstacles: dict[str, str] = {}
-        """Why it would not route a message though it runs, with the cure: by what hinders it, as acks or pulls."""
+        """Why it would not route a message although it runs, with the cure: by what is hindered, such as acks or
+        pulls."""
         self.standby: bool = False
-        """True while another process, or none yet, has the lead of its consumer."""
+        """True while it does not have the lead of its consumer."""
         self.to: list[DestinationState] = []
         """The states of its destinations, in order."""
         self.breakers: Sequence[BreakerState] = ()
-        """Of the destinations that have one."""
+        """The breakers of its destinations, as far as they have one."""
         self.most_open: int = 0
-        """Of `breakers`: with more than these not closed, the route would not route a message."""
-        self.refused: Callable[[str], str] = _as_it_is
-        """Called with the reason when the only destination did not take a message. Returns the reason that counts."""
+        """With more of `breakers` than this not closed, the route would not route a message."""
+        self.refused: Callable[[str], str] = _unchanged
+        """Called with the reason when the only destination refused a message. Returns the reason that counts."""
         self.limit: LimitState | None = None
         self.last_failure: LastFailure | None = None
         self.retried: Callable[[], Sequence[ToBeRetried]] = tuple
-        """Gives what failed and is to be tried again; more than one where settings have changed meanwhile."""
+        """Returns the failed messages that are to be retried; several groups if settings have changed meanwhile."""
         self.clock: Callable[[], float] = float
         """The clock of `retried`, which the route sets together with it."""
         self.in_flight_limit: int = 0
-        """Most messages of its stream that may be in flight; 0 for a route from a subject."""
+        """Maximum number of its stream's messages in flight; 0 for a route from a subject."""
         self.handling: int = 0
-        """Calls of its handler that have not returned."""
+        """Number of calls of its handler that have not returned."""
         self.handler_moved_at: float = 0.0
-        """When a call last returned, or began while there was no other, on the router's monotonic clock."""
+        """When a call last returned, or started while there was no other, on the router's monotonic clock."""
         self.left_behind: list[Collection[object]] = []
-        """Calls of its handler, and of those before it, that hang in threads: nothing waits for them any more."""
+        """Calls of its handler, and of earlier generations', that hang in threads and are no longer waited for."""
         self.delivered_earlier: Counter[str] = Counter()
-        """Of `delivered`, what earlier lives of the route have counted: nothing that this one has met."""
+        """The part of `delivered` that earlier generations of the route have counted, and not this one."""
         self.dead_lettered_earlier: int = 0
-        """Of those, the ones that were dead-lettered."""
+        """The part of `dead_lettered` that earlier generations have counted."""
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
         self.holder: InHand | None = None
-        """The hand of a route from a stream, which counts its messages by itself."""
+        """The messages in hand of a route from a stream, which are counted separately."""
         self.earlier: list[RouteState] = []
-        """The lives of the route before its settings changed of which something has no fate: see `routing.whole`."""
+        """Generations of the route before its settings changed that still have unsettled messages: see
+        `routing.whole`."""
         self.is_over: bool = False
-        """True once nothing can be received any more: see `is_settled`."""
+        """True once it can't receive anything any more: see `is_settled`."""
         self.mirrors_under_way = 0
         """Copies for mirrors that have no fate. A message is settled without them."""
         self.is_leaving: bool = False
-        """True once the route was removed: it receives nothing more, and that is no trouble."""
+        """True once the route was removed: not receiving messages is then no trouble."""
 
     @property
     def routed(self) -> Mapping[str, int]:
-        """Messages that each destination has."""
+        """Messages delivered to each destination."""
         routed = self.delivered.copy()
         if count := sum(self.forwarded.counts):
             routed[self.destinations[0]] += count
@@ -233,25 +236,25 @@ class RouteState(RouteCounts):
         place: str | None = None,
         detail: str | None = None,
     ) -> None:
-        """Record the last failure. Counting is the caller's."""
-        told = None if detail is None else bounded(detail)
-        self.last_failure = LastFailure(time.time(), reason, subject, sequence, attempt, place, told)
+        """Record the last failure. The caller counts it."""
+        text = None if detail is None else bounded(detail)
+        self.last_failure = LastFailure(time.time(), reason, subject, sequence, attempt, place, text)
 
     def not_taken(self, template: str, detail: str) -> str:
-        """Return which destination did not take a message, and what was said of that if anything was."""
+        """Return the text that a destination did not accept a message, with `detail` if there is any."""
         connection = next((f" on {one.connection}" for one in self.to if one.template == template), "")
-        told = f"the destination {template!r}{connection} did not take it"
-        return f"{told}: {detail}" if detail else told
+        text = f"the destination {template!r}{connection} did not take it"
+        return f"{text}: {detail}" if detail else text
 
     @property
     def retrying(self) -> tuple[int, float]:
-        """The number of messages that are being retried, and the seconds since the oldest of them failed first."""
+        """Number of messages being retried, and the seconds since the first failure of the oldest."""
         parts = {id(part): part for part in self.retried()}.values()
         now = self.clock()
         return sum(map(len, parts)), max((part.oldest(now) for part in parts), default=0.0)
 
     def filter_out(self, reason: str, count: int) -> None:
-        """Count messages that are filtered, for that reason."""
+        """Count filtered messages, by reason."""
         self.filtered[reason] += count
         self.fates["filtered"] += count
 
@@ -259,15 +262,15 @@ class RouteState(RouteCounts):
 
     @property
     def received_in_all(self) -> int:
-        """Messages that came: also those that a stream delivered again though they were in hand or settled."""
+        """Messages received, including redeliveries of messages that were in hand or settled."""
         return self.received + self.duplicates
 
     @property
     def in_hand(self) -> int:
         """Messages that were received and have no fate yet.
 
-        A route from a stream holds each of them by itself. Of a core subscription it is what has no duration yet, which
-        is recorded once for each message, apart from its fate.
+        For a stream they are held and counted separately. For a core subscription they are the messages without a
+        duration, which is recorded once for each message, independently of its fate.
         """
         if self.holder is not None:
             return self.holder.in_hand
@@ -282,10 +285,13 @@ class RouteState(RouteCounts):
     def settled(self) -> dict[str, int]:
         """Messages by their fate.
 
-        `routed`: all destinations that were chosen have it. `filtered`: none was to have it. `dead_lettered`: it is
-        where dead letters go. `given_up`: it was tried often enough, and the stream need not deliver it again.
-        `returned`: it was given back to its stream, to be delivered again. `duplicate`: it was in hand or settled
-        already, or a stream took it for one that it has. `lost`: from a core subscription, and not delivered to all.
+        - `routed`: all chosen destinations have it.
+        - `filtered`: it was not meant for any destination.
+        - `dead_lettered`: its dead letter is stored.
+        - `given_up`: its attempts are used up, and the stream need not redeliver it.
+        - `returned`: it was returned to its stream, to be redelivered.
+        - `duplicate`: it was already in hand or settled, or a stream took it for a duplicate.
+        - `lost`: it came from a core subscription, and not every destination got it.
         """
         settled = self.fates.copy()
         settled["routed"] += sum(self.forwarded.counts)
@@ -298,18 +304,18 @@ class RouteState(RouteCounts):
         return self.elapsed + self.forwarded
 
     def enter(self, state: str, reason: str | None = None) -> None:
-        """Change the state; `reason` says why it isn't running."""
+        """Change the state; `reason` is why it isn't running."""
         self.state = state
         self.reason = reason
 
     @property
     def unready(self) -> str | None:
-        """Why this route would not receive a message now, or None; one that was removed is not to."""
+        """Why this route would not receive a message now, or None; a removed route need not receive any."""
         return None if self.is_leaving or self.state == RUNNING else self.reason or self.state
 
     @property
     def is_settled(self) -> bool:
-        """Return True if nothing will be counted here any more."""
+        """Return True if nothing more will be counted here."""
         return self.is_over and not self.in_hand and not self.mirrors_under_way
 
     @property
@@ -325,7 +331,7 @@ class RouteState(RouteCounts):
         )
 
     def held_up(self, now: float) -> list[str]:
-        """Return why breakers hold up the route. One that has no message to try, and would let one go, does not."""
+        """Return why breakers hold up the route. A breaker due for a probe does not if there is no message to try."""
         held = [one for one in self.breakers if one.why_open is not None and (now < one.probe_at or self.in_hand)]
         return [one.why_open or "" for one in held] if len(held) > self.most_open else []
 
@@ -338,11 +344,11 @@ class RouteState(RouteCounts):
         ]
 
     def reasons(self, now: float) -> list[str]:
-        """Return why this route would not route a message now (`now` on the router's monotonic clock): all reasons."""
+        """Return all reasons why this route would not route a message at `now`, on the router's monotonic clock."""
         if self.state == RUNNING and not (self.obstacles or self.handling or self.breakers or any(self.left_behind)):
-            # As nearly always: the log looks at thousands of routes every second.
+            # The usual case, kept fast: the log checks thousands of routes every second.
             for one in self.to:
-                if one.met is not None or one.looked_up is not None:
+                if one.refused_for is not None or one.looked_up is not None:
                     break
             else:
                 return []
@@ -356,16 +362,16 @@ class RouteState(RouteCounts):
         if left := sum(map(len, self.left_behind)):
             calls = "a call" if left == 1 else f"{left} calls"
             reasons.append(f"{calls} of its handler did not return and was left behind, in a thread of its own")
-        # A route that waits for a breaker says so itself.
+        # A route that waits for a breaker reports that itself, so duplicates are removed.
         return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
 
     def handler_begins(self, now: float) -> None:
-        """A call of the handler has to wait for something."""
+        """Record that a call of the handler has to wait for something."""
         if not self.handling:
             self.handler_moved_at = now
         self.handling += 1
 
     def handler_returns(self, now: float) -> None:
-        """Record that it has returned, raised or was cancelled."""
+        """Record that a call has returned, raised or was cancelled."""
         self.handling -= 1
         self.handler_moved_at = now

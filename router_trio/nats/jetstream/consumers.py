@@ -98,7 +98,7 @@ class FoundConsumer:
     num_unacked: int
     lifted: Sequence[str]
     ahead: bool
-    """True if its ack floor is beyond the last message of the stream, which went back."""
+    """True if its ack floor is beyond the last message of the stream, which was rolled back."""
 
 
 class WirePullConsumer:
@@ -286,7 +286,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
         if info.ack_floor.sequence > last:
             last = (await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)).last_sequence
     compare(spec, info.config)
-    # Before 2.14 a consumer may be ahead of a stream that went back. It then proves nothing about what is stored there.
+    # Before 2.14 a consumer may be ahead of a stream that was rolled back. It then proves nothing about what is stored
+    # there.
     ahead = info.ack_floor.sequence > last
     all_done = not ahead and not info.num_pending and not info.num_ack_pending
     passed = max(began_behind, 0 if ahead else info.ack_floor.sequence, stream.last_sequence if all_done else 0)
@@ -444,7 +445,7 @@ async def _progress(
         in_use = await others_answer(subscribe, spec)
         info = await _consumer(api, spec)
     elif fresh and info.num_ack_pending and not in_use:
-        # A process with as many messages as it can hold doesn't wait, but sends signs of work. One that was there
+        # A process with as many messages as it can hold doesn't wait, but sends signs of work. A process that was there
         # before us doesn't any more. If the durable was created again, its first deliveries may have answered a pull
         # that we had sent to its predecessor of this name: then no process works on them.
         before = info

@@ -1,4 +1,4 @@
-"""Looks up streams, creates a missing one, and detects that one went back in time.
+"""Looks up streams, creates a missing one, and detects that a stream was rolled back.
 
 A request that this user may not send, or that is not answered in time, raises a `SourceError` with a reason of
 `reasons.LOOKUP_FAILED`: it proves nothing about what was looked up. Nothing is retried here.
@@ -274,7 +274,7 @@ def _limit(number: int) -> int:
 
 
 def evidence_of_going_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None:
-    """Return the evidence that a stream went back in time; None if there is none."""
+    """Return the evidence that a stream was rolled back; None if there is none."""
     if spec.stream_created is None:
         return None
     if stream.created != spec.stream_created:
@@ -291,15 +291,15 @@ def evidence_of_going_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None
 
 
 def is_doubtful(spec: ConsumerSpec, stream: StreamInfo) -> bool:
-    """Return True if all messages of a stream seem to be newer than one that it should have."""
+    """Return True if all messages of a stream seem to be newer than a message that it should have."""
     return stream.first_sequence <= spec.last_sequence and spec.last_time < nanoseconds(stream.first_time)
 
 
 async def other_message(api: Api, spec: ConsumerSpec, *, doubtful: bool) -> str | None:
     """Check whether a stream has another message under the last known sequence. Can be cancelled.
 
-    Returns the evidence that the stream went back; None if there is none. A message that can't be read proves nothing,
-    unless the stream is `doubtful`.
+    Returns the evidence that the stream was rolled back; None if there is none. A message that can't be read proves
+    nothing, unless the stream is `doubtful`.
     """
     try:
         found = await look_up(api, spec.stream, {"seq": spec.last_sequence})

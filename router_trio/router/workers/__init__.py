@@ -1,1 +1,1 @@
-"""Several processes, each a whole router, under one supervisor: their lives, what they count, and their sums."""
+"""Several processes, each a complete router, under one supervisor: how they run, what they count, and their sums."""

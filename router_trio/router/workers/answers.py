@@ -1,4 +1,4 @@
-"""Answer for all workers together on the pages: see `telemetry.http.application.Answers`."""
+"""Answers pages for all workers together: see `telemetry.http.application.Answers`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MICRO = 1_000_000
 
 
 class WorkersAnswers:
-    """The `Answers` of a supervisor. `own` are the sources of its own process, which routes nothing."""
+    """The `Answers` of a supervisor. `own` are the sources of its own process, which does no routing."""
 
     def __init__(self, supervisor: Supervisor, own: Sources, clock: Callable[[], float]) -> None:
         self._supervisor = supervisor
@@ -35,17 +35,17 @@ class WorkersAnswers:
         await self._supervisor.refresh()
 
     def health(self) -> Answer:
-        """Return what `/healthz` says: it works if the event loop of each worker turns."""
+        """Return the answer of `/healthz`: healthy if the event loop of each worker turns."""
         fatal, name = self._supervisor.fatal, self._supervisor.settings.router.name
         own = [] if fatal is None else [{"router": name, "reason": fatal}]
         return answer([*own, *self._supervisor.blocked()])
 
     def readiness(self) -> Answer:
-        """Return what `/readyz` says: ready if every worker is."""
+        """Return the answer of `/readyz`: ready if every worker is."""
         return answer(self._supervisor.unready())
 
     def status(self) -> dict[str, Any]:
-        """Return what `/status` says, with each worker beside."""
+        """Return the answer of `/status`, including each worker."""
         workers = {str(slot.number): slot.shown for slot in self._supervisor.slots}
         return {**status(self._supervisor.sum(), self._clock() - self._started_at), "workers": workers}
 

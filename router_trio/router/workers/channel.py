@@ -1,8 +1,8 @@
-"""The channel between supervisor and worker: whole objects over a pair of sockets that nobody else can reach.
+"""The channel between supervisor and worker: objects over a pair of sockets that no other process can reach.
 
-Both ends run the same program, and the worker has inherited its end from the supervisor: so objects are pickled, which
-would not do for anything that comes from outside. When one end is gone, `next_message` returns None at the other. An
-end that a forked child keeps open is closed there (see `forked`); who knows that the process is gone reads the `rest`.
+Both ends run the same program, and the worker inherits its end from the supervisor. So objects are pickled, which would
+not be safe for anything from outside. When one end is closed, `next_message` returns None at the other. A forked child
+closes its copy of an end (see `forked`). When the other process is known to have ended, read the `rest`.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ _READ = 65536
 
 
 class Channel:
-    """An end of the channel. `write` is to be run as a task; messages that are posted before wait for it."""
+    """An end of the channel. Run `write` as a task; messages posted before wait for it."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         close_in_children(stream.socket)
         self._posted: deque[tuple[Any, ...]] = deque()
-        self._something = trio.Event()
+        self._some_posted = trio.Event()
         self._all_written = trio.Event()
         self._all_written.set()
         self._received = bytearray()
-        self._gone = False
+        self._closed = False
 
     def post(self, *message: Any) -> None:
-        """Send this, as soon as the other end takes it. Never blocks; does nothing if the other end is gone."""
-        if self._gone:
+        """Send a message as soon as the other end takes it. Never blocks; does nothing if the other end is closed."""
+        if self._closed:
             return
         self._posted.append(message)
-        if self._all_written.is_set():  # else somebody may wait for it
+        if self._all_written.is_set():  # otherwise a task may be waiting for it
             self._all_written = trio.Event()
-        self._something.set()
+        self._some_posted.set()
 
     async def write(self) -> None:
-        """Send what is posted, until cancelled or until the other end is gone."""
+        """Send posted messages, until cancelled or until the other end is closed."""
         try:
             while True:
                 while self._posted:
                     body = pickle.dumps(self._posted.popleft(), pickle.HIGHEST_PROTOCOL)
                     await self._stream.send_all(_SIZE.pack(len(body)) + body)
                 self._all_written.set()
-                self._something = trio.Event()
-                await self._something.wait()
+                self._some_posted = trio.Event()
+                await self._some_posted.wait()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._gone = True
+            self._closed = True
             self._all_written.set()
 
     async def written(self) -> None:
-        """Wait until all that was posted is sent."""
+        """Wait until everything posted is sent."""
         await self._all_written.wait()
 
     async def next_message(self) -> tuple[Any, ...] | None:
-        """Return the next message; None if the other end is gone."""
+        """Return the next message; None if the other end is closed."""
         while (message := self._take_first()) is None:
             try:
                 data = await self._stream.receive_some(_READ)
@@ -75,7 +75,7 @@ class Channel:
         return message
 
     def rest(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the messages that have arrived and were not read. Never blocks, also if the other end is still open."""
+        """Yield messages that have arrived and were not read. Never blocks, even if the other end is still open."""
         while True:
             while (message := self._take_first()) is not None:
                 yield message
@@ -88,7 +88,7 @@ class Channel:
             self._received += data
 
     def _take_first(self) -> tuple[Any, ...] | None:
-        """Take the first message out of what was received; None if it is not whole yet."""
+        """Take the first message out of the received bytes; None if it is incomplete."""
         received = self._received
         if len(received) < _SIZE.size:
             return None

@@ -1,7 +1,7 @@
-"""Note in the shared block which messages are in handlers, so that a worker that one of them ends names it.
+"""Records in the shared block which messages are in handlers, so that if one of them ends its worker, it can be named.
 
-A call costs two stores into the block. A message that is suspected (see `suspects`) is handled while no other one is,
-and after what was made before it has left; or no longer, if it has ended too many processes.
+A call costs two writes to the block. A suspected message (see `suspects`) is handled while no other one is, and after
+the copies of earlier messages have been sent. If it has ended too many processes, it is not handled any more.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from router_trio.routing.handlers import Handler, answers_of
 from router_trio.settings import RouteSettings
 
 LOOK_EVERY = 0.01
-"""Seconds between two looks whether other calls are over."""
+"""Seconds between two checks whether other calls have returned."""
 
 ALONE_WITHIN = 30.0
-"""Seconds that a message which is to be handled alone waits for other calls."""
+"""Seconds that a message to be handled alone waits for other calls."""
 
 
 class HandlerEndedProcesses(HandlerError):
-    """A handler is not called with a message with which it has ended too many processes."""
+    """A handler is not called with a message that has ended too many processes."""
 
 
 class InHandlers:
-    """The messages that the handlers of one worker have."""
+    """The messages in the handlers of one worker."""
 
     def __init__(self, block: Block, survived: Callable[[InHandler], None]) -> None:
-        """`survived` is called when a suspected message was handled."""
+        """`survived` is called when a suspected message has been handled."""
         self._block = block
         self._survived = survived
         self._free: dict[str, list[Place]] = {}
         self._made: dict[str, int] = {}
-        """How many places each route has."""
+        """Number of places of each route."""
         self._numbers = count(1)
         self._suspects: dict[InHandler, int] = {}
         self._to_be_alone = 0
         self._is_alone = False
         self._none_alone = trio.Event()
-        """Set when no message is, or waits to be, handled alone."""
+        """Set when no message is being handled alone or waits for that."""
         self._careful = False
 
     def suspect(self, table: Mapping[InHandler, int]) -> None:
-        """Take these messages for what ends processes, each with how many it has ended."""
+        """Suspect these messages of ending processes, each with the number that it has ended."""
         self._suspects = dict(table)
-        self._look_out()
+        self._update_careful()
 
     def forget_removed(self, routes: Collection[str]) -> None:
-        """Give back the places of all but these routes. What still handles messages keeps them until the next call."""
+        """Free the places of all other routes. Those still handling messages keep them until the next call."""
         for name in [name for name, free in self._free.items() if name not in routes]:
             free = self._free[name]
             if len(free) == self._made.get(name, 0):
@@ -66,7 +66,7 @@ class InHandlers:
                 self._made.pop(name, None)
 
     def around(self, route: RouteSettings, handler: Handler) -> Handler:
-        """Return the handler of a route, with what it is called with noted."""
+        """Return a wrapper of a route's handler that records the message of each call."""
         free = self._free.setdefault(route.name, [])
 
         def call(message: Message) -> Any:
@@ -81,7 +81,7 @@ class InHandlers:
                 if hasattr(answer, "__await__"):
                     awaited = True
                     return _awaited(answer, place, free)
-                return answers_of(answer)  # a generator is the handler's code, too
+                return answers_of(answer)  # a generator runs the handler's code, too
             finally:
                 if not awaited:
                     place.leave()
@@ -95,7 +95,7 @@ class InHandlers:
 
         return handle
 
-    # --- inside ---
+    # --- internals ---
 
     def _new_place(self, route: str) -> Place:
         self._made[route] = self._made.get(route, 0) + 1
@@ -105,7 +105,7 @@ class InHandlers:
     def _in_handlers(self) -> int:
         return sum(self._made.get(name, 0) - len(free) for name, free in self._free.items())
 
-    def _look_out(self) -> None:
+    def _update_careful(self) -> None:
         self._careful = bool(self._suspects or self._to_be_alone)
 
     def _carefully(self, route: RouteSettings, call: Handler, message: Message) -> Any:
@@ -114,9 +114,9 @@ class InHandlers:
             deaths = self._suspects.get(one)
             if deaths is not None:
                 if deaths >= deaths_allowed(route):
-                    told = f"{deaths} processes have ended while its handler had this message"
+                    text = f"{deaths} processes have ended while its handler had this message"
                     raise (
-                        Reject(told) if is_given_up(route) else HandlerEndedProcesses(f"{told}; it is not called again")
+                        Reject(text) if is_given_up(route) else HandlerEndedProcesses(f"{text}; it is not called again")
                     )
                 return self._alone(call, message, one)
         return self._behind(call, message) if self._to_be_alone else call(message)
@@ -125,12 +125,12 @@ class InHandlers:
         if not self._to_be_alone:
             self._none_alone = trio.Event()
         self._to_be_alone += 1
-        self._look_out()
+        self._update_careful()
         was_alone = False
         try:
             with trio.move_on_after(ALONE_WITHIN):
-                await trio.sleep(LOOK_EVERY)  # once at least: what was made of the messages before it leaves
-                # A call that is over signals nothing, which would be work for each of them.
+                await trio.sleep(LOOK_EVERY)  # at least once, so that the copies of earlier messages are sent
+                # Calls set no event when they return, since that would cost each of them.
                 while self._in_handlers or self._is_alone:  # noqa: ASYNC110
                     await trio.sleep(LOOK_EVERY)
                 self._is_alone = was_alone = True
@@ -146,7 +146,7 @@ class InHandlers:
             self._to_be_alone -= 1
             if not self._to_be_alone:
                 self._none_alone.set()
-            self._look_out()
+            self._update_careful()
 
     async def _behind(self, call: Handler, message: Message) -> Any:
         with trio.move_on_after(ALONE_WITHIN):
@@ -169,5 +169,5 @@ async def _answer(call: Handler, message: Message) -> Any:
 
 
 def _as_noted(subject: str) -> str:
-    """Return a subject as the block has it."""
+    """Return a subject as it is recorded in the block."""
     return subject.encode("utf-8", "surrogatepass")[:LONGEST_SUBJECT].decode("utf-8", "replace")

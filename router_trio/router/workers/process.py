@@ -1,4 +1,4 @@
-"""A worker as a process: how it is started, with which settings, and that nothing of it is left behind."""
+"""A worker as a process: starts it, with its settings, and makes sure that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from router_trio.settings import Settings
 from router_trio.settings.checks.flow import limit_of_worker
 
 WORKER = "_worker"
-"""The first argument of a worker; the others are its number, its descriptors, and the process id of its supervisor."""
+"""The first argument of a worker. The others are its number, its descriptors, and the process id of its supervisor."""
 
 EXITS_WITHIN = 5.0
-"""Seconds that a worker has to exit once it has said its last word, or its drain should be over."""
+"""Seconds that a worker has to exit after its final report, or after its drain should be over."""
 
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""Variables of systemd, which hears of the supervisor alone."""
+"""Variables of systemd, which communicates with the supervisor alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
-    """A worker that runs. `block` is the descriptor of what it counts."""
+    """A running worker. `block` is the descriptor of its counts."""
 
     process: subprocess.Popen[bytes]
     channel: Channel
@@ -40,11 +40,11 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self.process.pid
 
     async def ended(self) -> int:
-        """Wait until the process has ended, and reap it. Return its exit code."""
+        """Wait until the process has ended, and reap it. Returns its exit code."""
         if self.process.poll() is None and hasattr(os, "pidfd_open"):
             descriptor = os.pidfd_open(self.pid)
             try:
@@ -56,17 +56,18 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
-    """Start a worker, which waits for its settings. It is killed on leaving, if it has not ended.
+    """Start a worker, which waits for its settings. When the context is left, it is killed unless it has ended.
 
-    `lock` is the descriptor that log lines are written under. Raises `OSError` if the system lacks what it takes.
+    `lock` is the descriptor of the lock under which log lines are written. Raises `OSError` if the system lacks
+    resources.
     """
     block = new_block()
     try:
         ours, theirs = socket.socketpair()
         try:
             passed = (theirs.fileno(), block, lock)
-            # Not by Trio, which forks in a thread: the kernel tells a child of the end of the thread that forked it,
-            # and the worker wants to hear of our end.
+            # Not by Trio, which forks in a thread: the kernel signals a child when the thread that forked it ends, and
+            # the worker has to be signalled when our process ends.
             process = subprocess.Popen(  # noqa: ASYNC220 - it takes a few milliseconds
                 [*_interpreter(), "-m", "router_trio", WORKER, str(number), *map(str, passed), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -84,7 +85,7 @@ async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
             yield worker
         finally:
             with trio.CancelScope(shield=True):
-                process.kill()  # does nothing if it has ended
+                process.kill()  # does nothing if it has already ended
                 await worker.ended()
                 await stream.aclose()
     finally:
@@ -92,7 +93,7 @@ async def open_worker(number: int, lock: int) -> AsyncIterator[WorkerProcess]:
 
 
 def of_worker(settings: Settings) -> Settings:
-    """Return what each of the workers runs with: its part of the limits, and no HTTP side of its own."""
+    """Return the settings of each worker: its part of the limits, and no HTTP side of its own."""
     workers = settings.router.workers
     routes = [
         route if route.limit is None else route.model_copy(update={"limit": limit_of_worker(route.limit, workers)})
@@ -103,7 +104,7 @@ def of_worker(settings: Settings) -> Settings:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a worker, in which it finds this very package."""
+    """Return the environment of a worker, in which it imports this same package."""
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_WORKERS}
     here = str(Path(__file__).parents[3])
     paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -113,13 +114,13 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _interpreter() -> list[str]:
-    """Return how this interpreter was started; but a worker looks for nothing in the working directory (see above)."""
+    """Return the command line of this interpreter, but without the working directory in the import path (see above)."""
     options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [sys.executable, *options, *([] if "-P" in options or "-I" in options else ["-P"])]
 
 
 def how_it_ended(code: int) -> str:
-    """Return the end of a process in words, by its exit code."""
+    """Return a description of how a process ended, from its exit code."""
     if code >= 0:
         return f"has exited with {code}"
     try:

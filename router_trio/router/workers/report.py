@@ -1,4 +1,4 @@
-"""The report of a worker to its supervisor: plain values, all of one moment."""
+"""The report of a worker to its supervisor: plain values, all taken at the same moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from router_trio.telemetry.view import ConnectionView, RouterView
 
 @dataclass(frozen=True, slots=True)
 class ConnectionReport:
-    """The state of a connection. Its counts are among the counts."""
+    """The state of a connection, without its counts."""
 
     state: str
     since: float
@@ -34,7 +34,7 @@ class ConnectionReport:
 
 @dataclass(frozen=True, slots=True)
 class DestinationReport:
-    """A destination, and why it would not take a message now."""
+    """A destination, and why it would refuse a message now."""
 
     connection: str
     template: str
@@ -47,7 +47,7 @@ class DestinationReport:
 
 @dataclass(frozen=True, slots=True)
 class BreakerReport:
-    """A breaker as it is."""
+    """The state of a breaker."""
 
     connection: str
     template: str
@@ -57,7 +57,7 @@ class BreakerReport:
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
-    """The state of a route. Its counts are among the counts."""
+    """The state of a route, without its counts."""
 
     name: str
     connection: str
@@ -77,9 +77,9 @@ class RouteReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The state of a worker. `news`: what happened since the last one. `waiting_for`: what keeps it from being ready.
+    """The state of a worker. `news` are log entries since the last report, `waiting_for` is why it is not ready.
 
-    `seconds` is how long it took to say it.
+    `seconds` is how long it took to make the report.
     """
 
     counts: Counts
@@ -99,15 +99,15 @@ class Reporter:
     def __init__(self, view: RouterView, recent: Recent | None) -> None:
         self._view = view
         self._recent = recent
-        self._told = 0
+        self._last_reported = 0
 
     def report(self, count: Callable[[], Counts], now: float) -> Report:
-        """Return how the router is. `count` gives all that it counts; `now` is on the clock of the fences."""
+        """Return the state of the router. `count` returns all of its counts; `now` is on the clock of the fences."""
         view, began_at = self._view, perf_counter()
         counts = count()
-        news = [] if self._recent is None else self._recent.since(self._told)
+        news = [] if self._recent is None else self._recent.since(self._last_reported)
         if news:
-            self._told = news[-1]["number"]
+            self._last_reported = news[-1]["number"]
         return Report(
             counts,
             {name: _connection(one) for name, one in view.connections.items()},

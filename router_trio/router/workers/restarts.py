@@ -1,4 +1,4 @@
-"""Decide when a worker that ended by itself is restarted, and when its end is that of the router. Pure."""
+"""Decides when a worker that ended by itself is restarted, and when its end also ends the router. Pure."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from collections.abc import Callable
 
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 30.0
-"""Seconds. What ends at once, again and again, is started twice a minute."""
+"""Seconds. A worker that ends at once, again and again, is started twice a minute."""
 
 LONGEST_NAMED_DELAY = 1.0
-"""Seconds before a worker that ended with a message in a handler starts: that message has few attempts."""
+"""Longest delay, in seconds, after a worker that ended with a message in a handler: that message has few attempts."""
 
-LIVES_WELL = 5.0
-"""Seconds of routing after which the end of a worker has nothing to do with the one before it."""
+STABLE_AFTER = 5.0
+"""Seconds of routing after which the end of a worker is unrelated to that of its predecessor."""
 
 ALWAYS_FATAL = frozenset({"ConnectionExhaustedError"})
-"""The exit that the settings ask for: `on_reconnect_exhausted = "stop"`."""
+"""Failures that always end the router, because the settings require it: `on_reconnect_exhausted = "stop"`."""
 
 
 class Restarts:
-    """The delays of one worker: they double with each short life. `uniform` draws between two numbers."""
+    """The restart delays of one worker, which double with each short run. `uniform` draws between two numbers."""
 
     def __init__(self, uniform: Callable[[float, float], float]) -> None:
         self._uniform = uniform
-        self._short_lives = 0
+        self._short_runs = 0
         self.count: int = 0
-        """How often it was started again."""
+        """Number of restarts."""
 
-    def next_delay(self, lived: float, *, named: bool = False) -> float:
-        """Return the seconds until a worker that routed for so long is started again, and count that.
+    def next_delay(self, lasted: float, *, named: bool = False) -> float:
+        """Return the seconds until a worker that routed for `lasted` seconds is restarted, and count the restart.
 
-        `named`: it had messages in handlers, one of which may have ended it.
+        `named`: messages were in its handlers, and one of them may have ended it.
         """
-        if lived >= LIVES_WELL:
-            self._short_lives = 0
-        longest = min(LONGEST_NAMED_DELAY if named else LONGEST_DELAY, FIRST_DELAY * 2**self._short_lives)
-        self._short_lives = min(self._short_lives + 1, 16)
+        if lasted >= STABLE_AFTER:
+            self._short_runs = 0
+        longest = min(LONGEST_NAMED_DELAY if named else LONGEST_DELAY, FIRST_DELAY * 2**self._short_runs)
+        self._short_runs = min(self._short_runs + 1, 16)
         self.count += 1
-        # Workers that one thing has ended are not started in the same moment.
+        # Workers that ended for the same cause are not restarted at the same moment.
         return self._uniform(longest / 2, longest)
 
 
-def ends_router(error: str, *, first_life: bool) -> bool:
-    """Return True if a worker that failed with this `RouterError` ends the router, as it would end one process.
+def ends_router(error: str, *, first_run: bool) -> bool:
+    """Return True if a worker that failed with this `RouterError` ends the router, as it would end a single process.
 
-    At its start that is a mistake to mend. Later it is an outage to wait out, but for what the settings want.
+    At the start the error is a mistake to correct. Later it is an outage to wait for, unless it is in `ALWAYS_FATAL`.
     """
-    return first_life or error in ALWAYS_FATAL
+    return first_run or error in ALWAYS_FATAL

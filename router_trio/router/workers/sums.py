@@ -1,7 +1,7 @@
-"""The workers as one router: their reports and what those that are gone have counted, added up. Pure.
+"""The workers as one router: adds up their reports and the counts of ended workers. Pure.
 
-What comes out has the form that pages are made of (`telemetry.view`), so that a sum is shown as one router is. Counts
-are added. Of a state the worst is shown, with the number of the worker that has it.
+The result has the form that pages are made from (`telemetry.view`), so that a sum is shown like a single router. Counts
+are added. Of several states the worst is shown, with the number of the worker that has it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class OutboxSum:
     counters: Counters = field(default_factory=Counters)
 
     def unanswered_destinations(self) -> list[str]:
-        """Return none: they are among the reasons of their worker."""
+        """Return nothing: they are among the reasons of their workers."""
         return []
 
 
@@ -75,7 +75,7 @@ class ConfigSum:
 
 @dataclass(slots=True)
 class RouterSum:
-    """A `view.RouterView` of all workers. `counts` has all that was counted."""
+    """A `view.RouterView` of all workers. `counts` contains all counts."""
 
     name: str
     connections: Mapping[str, ConnectionSum] = field(default_factory=dict)
@@ -100,24 +100,24 @@ class RouterSum:
 def sum_up(
     settings: Settings,
     reports: Mapping[int, Report],
-    gone: Counts,
+    ended: Counts,
     shapes: Mapping[str, RouteReport],
     config: ConfigView,
 ) -> RouterSum:
-    """Return the sum of the workers that run, by their numbers, and of what those before them have counted.
+    """Return the sum of the running workers, by number, and of the counts of ended ones.
 
-    `shapes` has each route as some worker has told of it, also if none runs now; `config` is the supervisor's.
+    `shapes` contains each route as some worker has reported it, even if none runs now; `config` is the supervisor's.
     """
     counts: Counts = {}
-    add(counts, gone)
+    add(counts, ended)
     for report in reports.values():
         add(counts, report.counts)
-    told = [name for report in reports.values() for name in report.connections]
+    reported = [name for report in reports.values() for name in report.connections]
     connections = {
         name: _connection(
             name, {number: one.connections[name] for number, one in reports.items() if name in one.connections}, counts
         )
-        for name in dict.fromkeys((*settings.connections, *told))
+        for name in dict.fromkeys((*settings.connections, *reported))
     }
     by_name: dict[str, dict[int, RouteReport]] = {}
     for number, report in reports.items():
@@ -135,9 +135,9 @@ def sum_up(
 
 
 def causes_first(reasons: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the reasons of all workers: what is about a worker, then about a connection, then about a route.
+    """Return the reasons of all workers, sorted: those about a worker, then about a connection, then about a route.
 
-    A route waits for its connection, and a worker may have noticed only the one or the other yet.
+    A route waits for its connection, and a worker may have noticed only one of the two so far.
     """
     return sorted(reasons, key=lambda reason: 2 if "route" in reason else 1 if "connection" in reason else 0)
 
@@ -170,7 +170,7 @@ class _InHand:
 
 
 class _Retried:
-    """The messages that one worker has to retry, as `ToBeRetried`."""
+    """The messages that one worker has to retry, as a `ToBeRetried`."""
 
     def __init__(self, count: int, oldest: float) -> None:
         self._count = count
@@ -191,14 +191,14 @@ def _route(
     state.is_leaving = settings is None
     state.breakers = _breakers(shape, reports)
     state.add_numbers(counts.get((ROUTE, shape.name), {}))
-    # What has no duration is not in hand here: it may have been settled when its worker was gone.
+    # Messages without a duration are not in hand here: they may have been settled after their worker ended.
     state.holder = _InHand(sum(one.in_hand for one in reports.values()))
     limit = None if settings is None else settings.limit
     if limit is not None:
         state.limit = LimitState(format_rate(limit.rate), limit.most_at_once, limit.per)
         waiting = sum(one.waiting_for_limit for one in reports.values())
         state.limit.waiting = lambda: waiting
-    # The shape is what some worker said last: that may be gone, and its failure is still the last one.
+    # The shape comes from a worker that may have ended, and its failure may still be the last one.
     failures = [one.last_failure for one in (shape, *reports.values()) if one.last_failure is not None]
     state.last_failure = max(failures, key=lambda one: one.at, default=None)
     state.retried = lambda: [_Retried(*one.retrying) for one in reports.values()]

@@ -1,7 +1,7 @@
-"""Several workers as one router: they begin, reload and end together, and one that is lost is replaced.
+"""Several workers as one router: they start, reload and end together, and a lost one is replaced.
 
-The nursery of `run` holds the places of the workers (`slot`), and the one task that asks them how they are: every
-second, and whenever a page is made. A worker that does not answer holds nobody up: its last report is used.
+The nursery of `run` runs the slots of the workers, and one task that requests reports from them: every second, and
+whenever a page is requested. A worker that does not answer delays nothing: its last report is used.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.ready import watch_readiness
 
 ASK_EVERY = 1.0
-"""Seconds between two questions how the workers are."""
+"""Seconds between two requests for reports."""
 
 ANSWERS_WITHIN = 1.0
-"""Seconds that a page waits for a worker that is busy."""
+"""Seconds that a page waits for the report of a busy worker."""
 
 LEAST_REST = 0.02
-"""Seconds between the end of one round of questions and the next one; more where the answers take long to make."""
+"""Seconds between the end of one round of requests and the next; longer if reports take long to make."""
 
 CHANGES_WITHIN = 30.0
-"""Seconds that a reload waits for a worker, beyond `shutdown_timeout`, which what ends in it may take."""
+"""Seconds that a reload waits for a worker, in addition to `shutdown_timeout`, which ending routes may take."""
 
 STARTS_WITHIN = 20.0
-"""Seconds from which on the log says that the router is not ready, though not every worker has started."""
+"""Seconds after which the log reports that the router is not ready, even if not every worker has started."""
 
 LATE = "still has the settings from before reload {}"
-"""Why a worker is not ready that a reload has not reached."""
+"""Why a worker is not ready that has not carried out a reload."""
 
 
 class Supervisor:
-    """The workers of one router, and the `slot.Router` of their places. Building it starts nothing: `run` does."""
+    """The workers of one router, and the `slot.Router` of their slots. The constructor starts nothing; `run` does."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Supervisor:
         lock: int,
         uniform: Callable[[float, float], float],
     ) -> None:
-        """`recent` gets what the workers tell of; `lock` is a descriptor: see `WholeLines`."""
+        """`recent` gets the log entries of the workers; `lock` is a descriptor for `WholeLines`."""
         self.settings: Settings = settings
         """The settings of the next worker to be started."""
         self.config: ConfigState = ConfigState(settings, time.time())
@@ -80,12 +80,12 @@ class Supervisor:
         self.stopping: bool = False
         self._returned_before = 0
         self.unsettled: int = 0
-        """How many messages the workers have left unsettled at the shutdown."""
+        """Number of messages that the workers left unsettled at the shutdown."""
         self.fatal: str | None = None
         self.started_at: float = time.time()
         self._recent = recent
         self._slots = [Slot(number + 1, self, lock, uniform) for number in range(settings.router.workers)]
-        self._gone: Counts = {}
+        self._ended_counts: Counts = {}
         self._suspects = Suspects()
         self._shapes: dict[str, RouteReport] = {}
         self._sum: RouterSum | None = None
@@ -101,22 +101,22 @@ class Supervisor:
         self._failure: RouterError | None = None
         self._watching: trio.Nursery | None = None
 
-    # --- what there is ---
+    # --- state ---
 
     @property
     def slots(self) -> Sequence[Slot]:
-        """The places of the workers, in order."""
+        """The slots of the workers, in order."""
         return self._slots
 
     @property
     def reports(self) -> dict[int, Report]:
-        """The last reports of the workers that run, by their numbers."""
+        """The last reports of the running workers, by number."""
         return {slot.number: slot.report for slot in self._slots if slot.report is not None}
 
     def sum(self) -> RouterSum:
-        """Return the sum of all workers, as they last said."""
+        """Return the sum of all workers' last reports."""
         if self._sum is None:
-            self._sum = sum_up(self.settings, self.reports, self._gone, self._shapes, self.config)
+            self._sum = sum_up(self.settings, self.reports, self._ended_counts, self._shapes, self.config)
         return self._sum
 
     @property
@@ -133,7 +133,7 @@ class Supervisor:
         return None
 
     def unready(self) -> list[Mapping[str, Any]]:
-        """Return why the router is not ready: the reasons of each worker, causes first. None if all are ready."""
+        """Return why the router is not ready: the reasons of each worker, causes first. Empty if all are ready."""
         reasons: list[Mapping[str, Any]] = []
         for slot in self._slots:
             blocked = slot.blocked
@@ -146,29 +146,29 @@ class Supervisor:
         return causes_first(reasons)
 
     def blocked(self) -> list[Mapping[str, Any]]:
-        """Return what blocks the event loop of each worker of which something does."""
-        told = [(slot.number, slot.blocked) for slot in self._slots]
-        return [{"worker": number, "reason": why} for number, why in told if why is not None]
+        """Return what blocks the event loop of each worker whose loop is blocked."""
+        found = [(slot.number, slot.blocked) for slot in self._slots]
+        return [{"worker": number, "reason": why} for number, why in found if why is not None]
 
     def route_ready(self, name: str) -> bool:
-        """Return True if the workers that run would all deliver a message of this route, and one of them runs."""
-        told = [route.ready for one in self.reports.values() for route in one.routes if route.name == name]
-        return bool(told) and all(told)
+        """Return True if at least one worker runs, and all running ones would deliver a message of this route."""
+        ready = [route.ready for one in self.reports.values() for route in one.routes if route.name == name]
+        return bool(ready) and all(ready)
 
     async def refresh(self) -> None:
-        """Ask all workers how they are. Returns when they have answered, or after `ANSWERS_WITHIN`."""
-        # A round that has begun may have asked some of them before this call.
+        """Request reports from all workers. Returns when they have answered, or after `ANSWERS_WITHIN`."""
+        # The round in progress may have requested some reports before this call.
         wanted = self._rounds_begun + 1
         self._ask.set()
         while self._asking and self._rounds_over < wanted:
             await self._round_over.wait()
 
-    # --- what workers tell (see `slot.Router`) ---
+    # --- reports of slots (see `slot.Router`) ---
 
     def ended(self, counts: Counts, unsettled: int) -> None:
-        add(self._gone, counts)
+        add(self._ended_counts, counts)
         forget_removed(
-            self._gone,
+            self._ended_counts,
             {
                 PROCESS,
                 *((CONNECTION, name) for name in self.settings.connections),
@@ -185,8 +185,8 @@ class Supervisor:
 
     def died(self, worker: int, pid: int, in_handlers: Sequence[InHandler], *, by_itself: bool) -> None:
         streams = {route.name: route.source.kind.stream(route.source) for route in self.settings.routes}
-        told = self._suspects.died(in_handlers) if by_itself else [(one, 0) for one in in_handlers]
-        for one, deaths in told[:MOST_NAMES]:
+        deaths_by_message = self._suspects.died(in_handlers) if by_itself else [(one, 0) for one in in_handlers]
+        for one, deaths in deaths_by_message[:MOST_NAMES]:
             self.emit(
                 WorkerLostInHandler(
                     at=trio.current_time(),
@@ -199,7 +199,7 @@ class Supervisor:
                     deaths=deaths,
                 )
             )
-        if told:
+        if deaths_by_message:
             self._send_suspects()
 
     def survived(self, one: InHandler) -> None:
@@ -208,7 +208,7 @@ class Supervisor:
 
     def _send_suspects(self) -> None:
         for slot in self._slots:
-            slot.tell_suspects(self._suspects.table)
+            slot.send_suspects(self._suspects.table)
 
     def reported(self, worker: int, report: Report) -> None:
         self._shapes |= {route.name: route for route in report.routes}
@@ -223,7 +223,7 @@ class Supervisor:
         self._changed = trio.Event()
 
     async def wait_changed(self) -> None:
-        """Wait until a worker has changed its state, or has said how it is."""
+        """Wait until a worker has changed its state, or sent a report."""
         await self._changed.wait()
 
     # --- the lifetime ---
@@ -231,7 +231,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the workers running until `drain_all` has let them end.
 
-        Raises `RouterError` if one of them fails in a way that ends the router; the others drain before that.
+        Raises `RouterError` if one of them fails in a way that ends the router, after the others have drained.
         """
         async with trio.open_nursery() as asking:
             self._watching = asking
@@ -257,7 +257,7 @@ class Supervisor:
             raise self._failure
 
     def drain_all(self) -> None:
-        """Let all workers end: they receive nothing more, and settle what they have, within `shutdown_timeout`."""
+        """Let all workers stop receiving, settle what they have, and end, within `shutdown_timeout`."""
         if self.stopping:
             return
         self.stopping = True
@@ -268,18 +268,18 @@ class Supervisor:
         pending = sum(one.outbox.ledger.unsettled for one in self.sum().connections.values())
         self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
         for slot in self._slots:
-            slot.tell_to_drain()
+            slot.request_drain()
 
     @property
     def _returned(self) -> int:
-        """Messages that the workers' routes have given back to their streams."""
+        """Number of messages that the workers' routes have returned to their streams."""
         return sum(route.settled["returned"] for route in self.sum().routes)
 
     def end_all_now(self) -> None:
-        """Let all workers end now. They have drained by then, or have begun to."""
+        """Let all workers end now. They have drained by then, or have started to."""
         self._late.deadline = min(self._late.deadline, trio.current_time() + EXITS_WITHIN)
         for slot in self._slots:
-            slot.tell_to_end_now()
+            slot.request_end()
 
     async def reload_all(self, load: Callable[[], Settings]) -> None:
         """Load settings, check them, and let all workers change to them: all or none, as far as they are alive."""
@@ -306,12 +306,12 @@ class Supervisor:
         self.config.accept()
         self.config.put_in_force(in_effect(self.config.settings, settings), time.time())
         self.changed()
-        # The workers report the other keys that need a restart.
+        # Other keys that need a restart are reported by the workers.
         keys = tuple(key for key in needed if key in OF_THE_PLACE)
         if keys:
             self.emit(RestartNeeded(at=trio.current_time(), keys=keys))
 
-    # --- inside ---
+    # --- internals ---
 
     async def _keep(self, slot: Slot) -> None:
         try:
@@ -322,7 +322,7 @@ class Supervisor:
             self.drain_all()
 
     async def _kill_late(self) -> None:
-        """Kill what has not ended when a drain should be over."""
+        """Kill the workers that have not ended when a drain should be over."""
         await self._drains.wait()
         drained_at = trio.current_time() + self.settings.router.shutdown_timeout
         self._late.deadline = min(self._late.deadline, drained_at + EXITS_WITHIN)
@@ -332,9 +332,9 @@ class Supervisor:
             slot.kill()
 
     async def _change(self, slots: Sequence[Slot], settings: Settings) -> dict[Slot, tuple[str, ...]]:
-        """Let these workers change to other settings, which any has at its next start.
+        """Let these workers change to other settings, which each of them gets at its next start at the latest.
 
-        Return those that refuse, with what they say is wrong.
+        Returns the workers that refuse, with the problems that they report.
         """
         self.settings = settings
         self.settings_number = number = self.settings_number + 1
@@ -353,7 +353,7 @@ class Supervisor:
         return refusals
 
     async def _replace_stuck(self, number: int) -> None:
-        """Replace the workers that a reload does not reach within its time: at once if silent, later if slow."""
+        """Replace workers that have not reloaded in time: silent ones soon, slow ones later."""
         timeout = self.settings.router.shutdown_timeout
         for within, is_stuck in ((timeout + EXITS_WITHIN, _is_silent), (CHANGES_WITHIN, _is_any)):
             with trio.move_on_after(within):
@@ -386,15 +386,15 @@ class Supervisor:
             self._rounds_begun += 1
             asked = [slot for slot in self._slots if not slot.is_silent]
             for slot in self._slots:
-                slot.ask_how_it_is()
+                slot.request_report()
             with trio.move_on_after(ANSWERS_WITHIN):
                 for slot in asked:
-                    await slot.until_answered()
+                    await slot.wait_answered()
             self._rounds_over = self._rounds_begun
             self._sum = None
             self._round_over.set()
             self._round_over = trio.Event()
-            # However many ask for pages: workers have to route.
+            # Workers have to route, however many pages are requested.
             await trio.sleep(max(LEAST_REST, *(REST * one.seconds for one in self.reports.values()), 0.0))
             with trio.move_on_after(ASK_EVERY):
                 await self._ask.wait()
@@ -414,7 +414,7 @@ class Supervisor:
 
     async def _watch_readiness(self) -> None:
         with self._serving:
-            # A start is not ready for a moment, and that is no news; one that takes long is.
+            # Not being ready for a moment during a start is not worth reporting; a start that takes long is.
             with trio.move_on_after(STARTS_WITHIN):
                 await self._started.wait()
                 await self.refresh()

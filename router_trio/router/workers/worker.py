@@ -1,7 +1,7 @@
-"""A worker: a whole router that a supervisor has started, and that tells it how it is.
+"""A worker: a complete router that a supervisor has started, and that reports to it.
 
-It ends when the supervisor says so, or is gone: the channel closes then, whatever ended the supervisor. Its settings
-come through the channel, as the supervisor has read them.
+It ends when the supervisor requests it, or has ended itself, which closes the channel. It receives its settings over
+the channel, as the supervisor has read them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from router_trio.telemetry.metrics.lag import measure_lag
 DONE = 0
 FAILED = 1
 
-SAY_BLOCKED_EVERY = 0.1
-"""Seconds between two notes of how long the event loop has been blocked."""
+BLOCKED_EVERY = 0.1
+"""Seconds between two updates of how long the event loop has been blocked."""
 
 
 class Worker:
-    """The worker with this number. `run` is its life."""
+    """The worker with this number. `run` does all of its work."""
 
     def __init__(self, number: int, channel: Channel, block: Block, write_log: Callable[[bytes], object]) -> None:
         self._number = number
@@ -55,25 +55,25 @@ class Worker:
         self._opened = trio.Event()
         self._run: Run | None = None
         self._wanted: tuple[int, Settings] | None = None
-        """The last reload that was asked for and has not begun, with its number."""
+        """The last requested reload that has not started, with its number."""
         self._reload_asked = trio.Event()
 
     @property
     def ends_within(self) -> float:
-        """Seconds within which it has ended once its supervisor is gone."""
+        """Seconds within which it ends once its supervisor has ended."""
         return EXITS_WITHIN + (0.0 if self._run is None else self._run.settings.router.shutdown_timeout)
 
     @property
     def emit(self) -> Emit | None:
-        """The emitter of events; None before there is a router."""
+        """The emitter of events; None until there is a router."""
         return None if self._run is None else self._run.emit
 
     def begin_drain(self) -> None:
-        """Receive nothing more, settle what there is, and end."""
+        """Stop receiving, settle what is in hand, and end."""
         self._stop.set()
 
     async def run(self) -> int:
-        """Route until `begin_drain`, or until the supervisor says so or is gone. Return the exit code."""
+        """Route until `begin_drain` is called, or the supervisor requests it or has ended. Returns the exit code."""
         message = await self._channel.next_message()
         if message is None or self._stop.is_set():
             return DONE
@@ -92,7 +92,7 @@ class Worker:
         return code
 
     async def _route(self, settings: Settings, nursery: trio.Nursery) -> int:
-        """Raises `RouterError` as `Router.open` does."""
+        """Run the router. Raises `RouterError` as `Router.open` does."""
         connect = partial(self._connect, settings.router.name)
         run = Run(
             settings,
@@ -108,7 +108,7 @@ class Worker:
         )
         self._run = run
         self._counting.watch(run.telemetry.sources(run.live), _Past(run))
-        nursery.start_soon(self._hear, run)
+        nursery.start_soon(self._listen, run)
         nursery.start_soon(self._reload_when_asked, run)
         nursery.start_soon(self._counting.write_regularly)
         nursery.start_soon(measure_lag, self._counting.lags)
@@ -129,8 +129,8 @@ class Worker:
     def _connect(self, router: str, name: str, settings: ConnectionSettings) -> Connect:
         return Dialer(settings, client_name(router, name), self._counting.write)
 
-    async def _hear(self, run: Run) -> None:
-        """Do what the supervisor says; end when it is gone."""
+    async def _listen(self, run: Run) -> None:
+        """Carry out the supervisor's requests. Returns when it has ended."""
         reporter = Reporter(run.live, run.telemetry.recent)
         while (message := await self._channel.next_message()) is not None:
             match message:
@@ -150,7 +150,7 @@ class Worker:
         self._stop.set()
 
     async def _reload_when_asked(self, run: Run) -> None:
-        """Make one reload after the other: of those that were asked for meanwhile, the last."""
+        """Carry out one reload after another: of those requested in the meantime, the last."""
         await self._opened.wait()
         while True:
             await self._reload_asked.wait()
@@ -168,7 +168,7 @@ class Worker:
 
 
 class WhileBlocked:
-    """Say in the shared block what blocks the event loop, for as long as it does, as `watchdog.Answers`."""
+    """Write to the shared block what blocks the event loop, for as long as it is blocked. A `watchdog.Answers`."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
@@ -176,14 +176,14 @@ class WhileBlocked:
     def answer_while(self, blocked: Callable[[], str | None]) -> None:
         try:
             while (why := blocked()) is not None:
-                self._block.say_blocked(why)
-                time.sleep(SAY_BLOCKED_EVERY)
+                self._block.write_blocked(why)
+                time.sleep(BLOCKED_EVERY)
         finally:
-            self._block.say_blocked(None)
+            self._block.write_blocked(None)
 
 
 class _Past:
-    """The `Past` of a run: what its reloads have removed."""
+    """The `Past` of a run: the counts of what its reloads have removed."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

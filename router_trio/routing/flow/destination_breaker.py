@@ -98,8 +98,8 @@ class DestinationBreaker:
         """Return what the server said about the last failure, for the end of a text."""
         told = self.told
         for one in self._route.to:
-            if (one.connection, one.template) == (told.connection, told.template) and one.met is not None:
-                reason, detail = one.met
+            if (one.connection, one.template) == (told.connection, told.template) and one.refused_for is not None:
+                reason, detail = one.refused_for
                 return f" ({detail})" if reason == self._breaker.reason else ""
         return ""
 

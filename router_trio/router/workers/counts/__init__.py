@@ -1,1 +1,1 @@
-"""The counts of workers: where they outlive a worker, and how they are added."""
+"""The counts of workers: where they outlive a worker, and how they are added up."""

@@ -1,14 +1,14 @@
-"""Memory that a worker shares with its supervisor: counts that outlive the worker, whatever ends it.
+"""Memory that a worker shares with its supervisor: counts that outlive the worker, however it ends.
 
-The block says itself what is in it. It is a row of records, each with its key (what the numbers belong to, and their
+The block describes its own contents. It is a row of records, each with its key (what the numbers belong to, and their
 names) and its numbers, 64 bits each:
 
     what blocks the loop | bytes of all records | head | key, padded with spaces | number | number | ...
 
-The head says how many bytes the key has, and how many numbers there are; it is negative if the record is free. Records
-are never moved. A new one takes the place of a free one of its size, else it is appended: so a router that is reloaded
-for ever needs no more than one that is not. A worker that is killed in the middle of a copy leaves some numbers as they
-were before it; none is half written, since each is one word, and so is a head.
+The head contains the size of the key in bytes and the count of numbers; it is negative if the record is free. Records
+are never moved. A new one reuses a free one of its size, else it is appended, so endless reloads need no more memory
+than none. A worker that is killed in the middle of a copy leaves some numbers as they were before; none is half
+written, since each is one word, and so is a head.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from router_trio.forked import call_in_children
 from router_trio.router.workers.counts.numbers import Counts, Key
 
 FIRST_SIZE = 1 << 20
-"""Bytes. It doubles when it is full; what was not used takes no memory."""
+"""Bytes. The size doubles when the block is full; unused pages take no memory."""
 
 LONGEST_SUBJECT = 256
-"""Bytes of the subject that are kept of a message that is in a handler."""
+"""Bytes kept of the subject of a message that is in a handler."""
 
 HANDLER = "handler"
-"""The kind of a place: see `Place`."""
+"""The kind of a `Place`."""
 
 _PLACE = Struct(f"=qdq{LONGEST_SUBJECT}s")
 _PLACE_FIELDS = ("sequence", "time", "length", *map(str, range(LONGEST_SUBJECT // 8)))
@@ -41,9 +41,9 @@ _WORD, _TIME = Struct("=q"), Struct("=d")
 
 
 class InHandler(NamedTuple):
-    """A message that a handler had when its process ended. `sequence` is None if it is not of a stream.
+    """A message that a handler had when its process ended. `sequence` is None if it is not from a stream.
 
-    `time` is its `timestamp`, 0 for none: a stream that was made again gives its sequences once more.
+    `time` is its `timestamp`, 0 if it has none: a stream that was created again reuses sequences.
     """
 
     route: str
@@ -53,7 +53,7 @@ class InHandler(NamedTuple):
 
 
 LONGEST_REASON = 1016
-"""Bytes that are kept of what blocks the event loop of a worker."""
+"""Bytes kept of the text about what blocks the event loop of a worker."""
 
 _BLOCKED = Struct(f"=q{LONGEST_REASON}s")
 _USED = Struct("=q")
@@ -63,14 +63,14 @@ _NUMBERS_IN_HEAD = 1 << 32
 
 
 def new_block() -> int:
-    """Return the descriptor of an empty block, which whoever gets it must close."""
+    """Return the descriptor of an empty block. The caller has to close it."""
     number = anonymous_file("router-trio-counts")
     os.ftruncate(number, FIRST_SIZE)
     return number
 
 
 def anonymous_file(name: str) -> int:
-    """Return the descriptor of a file without a path. On Linux it needs no file system that can be written to."""
+    """Return the descriptor of a file without a path. On Linux this needs no writable file system."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name)
     number, path = tempfile.mkstemp(prefix=name)
@@ -79,7 +79,7 @@ def anonymous_file(name: str) -> int:
 
 
 def _size_for(needed: int) -> int:
-    """Return the bytes of a record that needs so many: a power of two, so that another one fits in its place."""
+    """Return the size of a record that needs `needed` bytes: a power of two, so that it can be reused by others."""
     return 1 << (needed - 1).bit_length()
 
 
@@ -94,7 +94,7 @@ class Record:
     __slots__ = ("_block", "_form", "fields", "offset", "start")
 
     def __init__(self, block: Block, start: int, offset: int, fields: Sequence[str]) -> None:
-        """`start` is where its head is, `offset` where its numbers are."""
+        """`start` is the position of the head, `offset` that of the numbers."""
         self.fields: tuple[str, ...] = tuple(fields)
         self._block = block
         self.start: int = start
@@ -102,26 +102,26 @@ class Record:
         self._form = Struct(f"={len(self.fields)}q")
 
     def write(self, numbers: Sequence[int]) -> None:
-        """Copy these, in the order of the fields."""
+        """Write these numbers, in the order of the fields."""
         self._form.pack_into(self._block.memory, self.offset, *numbers)
 
 
 class Block:
-    """A worker's side of a block: it alone writes, and none of the children that it forks."""
+    """A worker's side of a block. Only the worker itself writes to it, not the children that it forks."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.memory: mmap.mmap = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-        """Where records write."""
+        """The memory that records write to."""
         self._end = _RECORDS
         self._free: dict[int, list[int]] = {}
-        """Where free records begin, by their size."""
+        """Positions of free records, by their size."""
         call_in_children(self, _Private(self))
 
     def new_record(self, key: Key, fields: Sequence[str], numbers: Sequence[int]) -> Record:
-        """Return a new record, which holds these numbers.
+        """Return a new record that contains these numbers.
 
-        One with the same key and fields has to be freed then: as long as both are there, either may be read.
+        Free an older one with the same key and fields right after: while both exist, either may be read.
         """
         name = json.dumps([*key, *fields], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         size = _size_for(_HEAD.size + len(name) + 8 * len(fields))
@@ -135,21 +135,21 @@ class Block:
         _HEAD.pack_into(self.memory, start, length + _NUMBERS_IN_HEAD * len(fields))
         if start == self._end:
             self._end += size
-            _USED.pack_into(self.memory, _BLOCKED.size, self.used)  # last: now there is one more
+            _USED.pack_into(self.memory, _BLOCKED.size, self.used)  # last, because this makes the record visible
         return record
 
-    def say_blocked(self, why: str | None) -> None:
-        """Say what blocks the event loop of this process, None if it turns. For the thread that watches the loop."""
+    def write_blocked(self, why: str | None) -> None:
+        """Write what blocks the event loop of this process, None if it turns. For the thread that watches the loop."""
         text = b"" if why is None else why.encode("utf-8", "surrogatepass")[:LONGEST_REASON]
         _BLOCKED.pack_into(self.memory, 0, len(text), text)
 
     @property
     def used(self) -> int:
-        """Bytes of all records, with those that are free."""
+        """Bytes of all records, including free ones."""
         return self._end - _RECORDS
 
     def free(self, record: Record) -> None:
-        """Have the record count no more. Its place is taken by the next one of its size; it must not be written to."""
+        """Free a record, which does not count any more. It must not be written to, since it will be reused."""
         (head,) = _HEAD.unpack_from(self.memory, record.start)
         _HEAD.pack_into(self.memory, record.start, -head)
         self._free.setdefault(_record_size(head), []).append(record.start)
@@ -165,32 +165,32 @@ class Block:
 
 
 class Place:
-    """A place in a block for the message that one call of a handler has; empty if there is none."""
+    """A place in a block for the message that one handler call has; empty if there is none."""
 
     __slots__ = ("_block", "_offset", "_record")
 
     def __init__(self, block: Block, route: str, number: int) -> None:
-        """Takes room in the block: each place is to be used again and again."""
+        """Allocate a record in the block. Places are reused for later calls."""
         self._block = block
         self._record = block.new_record((HANDLER, f"{number}:{route}"), _PLACE_FIELDS, (0,) * len(_PLACE_FIELDS))
         self._offset = self._record.offset
 
     def enter(self, sequence: int, subject: str, time: float = 0.0) -> None:
-        """Note a message that a handler is called with. `sequence` is not 0: -1 if it is not of a stream."""
+        """Record the message that a handler is called with. `sequence` is not 0: -1 if it is not from a stream."""
         text = subject.encode("utf-8", "surrogatepass")
         _PLACE.pack_into(self._block.memory, self._offset, sequence, time, len(text), text)
 
     def leave(self) -> None:
-        """Note that the call is over."""
+        """Record that the call has ended."""
         _WORD.pack_into(self._block.memory, self._offset, 0)
 
     def give_back(self) -> None:
-        """Give its room in the block to others. It must not be used any more."""
+        """Free its record in the block. The place must not be used any more."""
         self._block.free(self._record)
 
 
 def take_in_handlers(counts: Counts) -> list[InHandler]:
-    """Take out of what a block holds which messages were in handlers."""
+    """Remove the messages that were in handlers from the contents of a block, and return them."""
     found = []
     for key in [key for key in counts if key[0] == HANDLER]:
         numbers = counts.pop(key)
@@ -204,7 +204,7 @@ def take_in_handlers(counts: Counts) -> list[InHandler]:
 
 
 class _Private:
-    """Gives a forked child memory of its own in the place of the block."""
+    """Replaces the shared memory by private memory in a forked child."""
 
     def __init__(self, block: Block) -> None:
         self._block = ref(block)
@@ -218,13 +218,13 @@ class _Private:
 
 
 def read_blocked(descriptor: int) -> str | None:
-    """Return what a worker that runs says of what blocks its event loop, None if it turns."""
+    """Return what blocks the event loop of a running worker; None if it turns."""
     length, text = _BLOCKED.unpack(os.pread(descriptor, _BLOCKED.size, 0))
     return text[:length].decode("utf-8", "replace") if length else None
 
 
 def read_block(descriptor: int) -> Counts:
-    """Return what a block holds. Its worker has ended: else the numbers may be of different moments."""
+    """Return the contents of a block. Its worker has ended; otherwise the numbers may be of different moments."""
     counts: Counts = {}
     with mmap.mmap(descriptor, os.fstat(descriptor).st_size, access=mmap.ACCESS_READ) as memory:
         (used,) = _USED.unpack_from(memory, _BLOCKED.size)

@@ -1,8 +1,8 @@
-"""Copy the counts of a worker's router into its shared block: nothing is acked that the block does not know of.
+"""Copies the counts of a worker's router into its shared block, before anything counted is acked.
 
-`write` is called before bytes leave. What is acked, or published, in these bytes was counted in this turn of the loop
-or before it, so it is in the block by then. It copies the ledgers of connections, and those of routes that have had
-something in hand since the last time; what no ledger is made of follows four times a second.
+`write` is called before bytes leave. The acks and publishes in these bytes were counted in this turn of the event loop
+or earlier, so they are in the block by then. It copies the ledgers of connections, and those of routes that have had
+messages in hand since the last time. Counts that are not part of a ledger follow four times a second.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import Sources
 
 COPY_EVERY = 0.25
-"""Seconds between two copies of what no ledger is made of."""
+"""Seconds between two copies of counts that are not part of a ledger."""
 
 _received = attrgetter("received")
 _duplicates = attrgetter("duplicates")
@@ -46,16 +46,16 @@ class Past(Protocol):
     """The counts of connections and routes that reloads have removed."""
 
     def connection(self, name: str) -> ConnectionCounts | None:
-        """Return a connection that was removed, None if there is none of that name."""
+        """Return the counts of a removed connection; None if there is none of that name."""
         ...
 
     def route(self, name: str) -> RouteState | None:
-        """Return a route that was removed, None if there is none of that name."""
+        """Return the counts of a removed route; None if there is none of that name."""
         ...
 
 
 class _NoPast:
-    """A `Past` in which nothing was removed."""
+    """A `Past` without removed connections and routes."""
 
     def connection(self, name: str) -> ConnectionCounts | None:
         return None
@@ -68,7 +68,7 @@ NO_PAST = _NoPast()
 
 
 class Counting:
-    """Copies what a router counts into a block. `write` does nothing before `watch`."""
+    """Copies the counts of a router into a block. `write` does nothing before `watch`."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
@@ -79,16 +79,16 @@ class Counting:
         self._states: dict[str, RouteState] = {}
         self._rest: dict[Key, dict[str, tuple[Record, int]]] = {}
         self._removed: dict[Key, None] = {}
-        """Routes that reloads have removed and not added again, the oldest first."""
+        """Keys that reloads have removed and not added again, the oldest first."""
         self._routes: Sequence[RouteState] = ()
-        self._came: tuple[list[int], list[int]] = [], []
-        """The messages received and redelivered of each route at the last look."""
+        self._last_received: tuple[list[int], list[int]] = [], []
+        """The numbers of received and redelivered messages of each route at the last copy."""
         self._active: set[int] = set()
         self._touched: set[int] = set()
         self.lags: Histogram = Histogram(LAG_BOUNDS)
 
     def watch(self, sources: Sources, past: Past = NO_PAST) -> None:
-        """Copy what this router counts, from now on."""
+        """Copy the counts of this router from now on."""
         self._sources, self._past = sources, past
         self.write_all()
 
@@ -100,16 +100,16 @@ class Counting:
         for name, connection in view.connections.items():
             self._write_ledger(name, ledger_numbers(connection.outbox.ledger))
         routes = view.routes
-        # With a thousand routes this is what a write costs: no line of Python for each of them.
-        came = list(map(_received, routes)), list(map(_duplicates, routes))
+        # This is most of the cost of a write with a thousand routes, so it runs no line of Python for each of them.
+        received = list(map(_received, routes)), list(map(_duplicates, routes))
         if routes is not self._routes:
             self._write_removed(view.connections, routes)
-            # There are others than before, or one whose counts before a change are added each time that it is asked.
+            # The routes have changed, or the counts of an earlier generation are added to one each time it is read.
             self._active = set(range(len(routes)))
-        elif came != self._came:
-            for now, before in zip(came, self._came, strict=True):
+        elif received != self._last_received:
+            for now, before in zip(received, self._last_received, strict=True):
                 self._active.update(compress(range(len(now)), map(ne, now, before)))
-        self._routes, self._came = routes, came
+        self._routes, self._last_received = routes, received
         if self._active:
             self._touched |= self._active
             for at in tuple(self._active):
@@ -118,7 +118,7 @@ class Counting:
                     self._active.discard(at)
 
     def write_all(self) -> Counts:
-        """Copy all that is counted. Return it, but what is 0."""
+        """Copy all counts. Returns those that are not 0."""
         self.write()
         assert self._sources is not None
         self._write_removed(self._sources.view.connections, self._routes)
@@ -137,7 +137,7 @@ class Counting:
         return found
 
     async def write_regularly(self) -> None:
-        """Copy what no ledger is made of, of routes that something came to, again and again, until cancelled."""
+        """Copy counts that are not part of a ledger regularly, of routes that received messages, until cancelled."""
         while True:
             await trio.sleep(COPY_EVERY)
             self.write()
@@ -151,12 +151,12 @@ class Counting:
             self._touched = set(self._active)
             self._write_process(self._sources)
 
-    # --- inside ---
+    # --- internals ---
 
     def _write_removed(self, connections: Collection[str], routes: Sequence[RouteState]) -> None:
-        """Copy the last counts of what a reload has removed: it is settled by then.
+        """Copy the last counts of what a reload has removed, which is settled by then.
 
-        Those of the last `MOST_REMOVED` stay in the block.
+        The last `MOST_REMOVED` of them stay in the block.
         """
         for name in self._ledgers.keys() - connections:
             self._removed.setdefault((CONNECTION, name))
@@ -177,7 +177,7 @@ class Counting:
             self._forget(next(iter(self._removed)))
 
     def _forget(self, key: Key) -> None:
-        """Give the room of one that was removed to others."""
+        """Free the records of a removed connection or route."""
         kind, name = key
         del self._removed[key]
         records = [record for record, _ in self._rest.pop(key, {}).values()]
@@ -200,21 +200,21 @@ class Counting:
     def _write_route(self, state: RouteState) -> tuple[int, ...]:
         numbers = route_numbers(state)
         record = self._records.get(state.name)
-        # A reload may have changed the destinations, also without changing how many there are.
+        # A reload may have changed the destinations, even without changing their number.
         if record is None or len(record.fields) != len(numbers) or self._states[state.name] is not state:
             self._states[state.name] = state
             fields = route_fields(state)
             if record is None or record.fields != fields:
                 self._records[state.name] = self._block.new_record((ROUTE, state.name), fields, numbers)
                 if record is not None:
-                    self._block.free(record)  # not before: what it holds must not be missing for a moment
+                    self._block.free(record)  # not earlier: its numbers must not be missing for a moment
                 return numbers
         record.write(numbers)
         return numbers
 
     def _write_rest(self, key: Key, numbers: dict[str, int]) -> None:
         rest = self._rest.setdefault(key, {})
-        for name in rest.keys() - numbers.keys():  # as of a destination that is gone for long
+        for name in rest.keys() - numbers.keys():  # for instance those of a destination removed long ago
             self._block.free(rest.pop(name)[0])
         for name, number in numbers.items():
             known = rest.get(name)

@@ -1,7 +1,7 @@
-"""The counts of a router as plain integers by name: as a worker reports them, and added. Pure.
+"""The counts of a router as integers by name: as a worker reports them, and added up. Pure.
 
-The numbers that a ledger is made of come in a fixed order, so that they are copied in one go. What a route counts is
-defined in `states/counts.py`.
+The numbers of a ledger have a fixed order, so that they are copied together. The counts of a route are defined in
+`states/counts.py`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from router_trio.outbox.ledger import Counters, Ledger
-from router_trio.states import LIFE_COUNTS, ConnectionState, RouteState
+from router_trio.states import LINK_COUNTS, ConnectionState, RouteState
 
 Key = tuple[str, str]
-"""Kind and name: of a connection, a route or the process."""
+"""Kind and name of a connection, a route or the process."""
 
 Counts = dict[Key, dict[str, int]]
-"""Numbers by what they belong to and by their names. What is missing is 0."""
+"""Numbers by key and name. Missing ones are 0."""
 
 MOST_REMOVED = 2000
-"""Connections and routes that were removed and of which the counts are kept."""
+"""Removed connections and routes whose counts are kept."""
 
 CONNECTION = "connection"
 ROUTE = "route"
@@ -29,11 +29,11 @@ LEDGER = ("accepted", *(f"settled.{fate}" for fate in Ledger().settled))
 _RETRIES = ("retried", "retry_succeeded", "retry_failed")
 
 
-# --- from what a router has counted ---
+# --- from a router's objects ---
 
 
 def ledger_numbers(ledger: Ledger) -> tuple[int, ...]:
-    """Return the numbers that `LEDGER` names: accepted before settled, so that a copy cut short has none too many."""
+    """Return the numbers named by `LEDGER`: accepted before settled, so that an interrupted copy has none too many."""
     return (ledger.accepted, *ledger.settled.values())
 
 
@@ -48,9 +48,9 @@ def route_numbers(state: RouteState) -> tuple[int, ...]:
 
 
 def rest_of_connection(state: ConnectionState, counters: Counters) -> dict[str, int]:
-    """Return what else a connection counts."""
+    """Return the other counts of a connection."""
     return {
-        **{name: getattr(state, name) for name in LIFE_COUNTS},
+        **{name: getattr(state, name) for name in LINK_COUNTS},
         **{name: getattr(counters, name) for name in _RETRIES},
         **{f"succeeded.{operation}": count for operation, count in counters.succeeded.items()},
         **{f"failed.{operation}.{reason}": count for (operation, reason), count in counters.failed.items()},
@@ -62,7 +62,7 @@ def rest_of_connection(state: ConnectionState, counters: Counters) -> dict[str, 
 
 
 def add(counts: Counts, more: Mapping[Key, Mapping[str, int]]) -> None:
-    """Add what others have counted."""
+    """Add the counts `more`."""
     for key, numbers in more.items():
         here = counts.setdefault(key, {})
         for name, number in numbers.items():
@@ -70,23 +70,23 @@ def add(counts: Counts, more: Mapping[Key, Mapping[str, int]]) -> None:
 
 
 def with_removed(before: Counts, now: Counts) -> Counts:
-    """Return what a worker counts, with the last counts of what it no longer has: a reload may bring that back.
+    """Return the counts of a worker, including the last ones of what it has removed: a reload may add that again.
 
-    Of these, the counts of the last `MOST_REMOVED` are kept.
+    Of these, the last `MOST_REMOVED` are kept.
     """
     removed = [key for key in before if key not in now][-MOST_REMOVED:]
     return {**{key: before[key] for key in removed}, **now}
 
 
 def forget_removed(counts: Counts, present: Collection[Key]) -> None:
-    """Keep the counts of the last `MOST_REMOVED` connections and routes that are not among the `present`."""
+    """Keep only the last `MOST_REMOVED` counts of connections and routes that are not among the `present`."""
     for key in [key for key in counts if key not in present][:-MOST_REMOVED]:
         del counts[key]
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The messages that a worker has left unsettled: publishes, messages of streams, messages of core subscriptions."""
+    """Numbers of messages that a worker left unsettled: publishes, messages of streams, and of core subscriptions."""
 
     dropped: int
     returned: int
@@ -94,7 +94,7 @@ class Left:
 
 
 def settle(counts: Counts) -> Left:
-    """Settle what a worker that is gone has accepted and not settled. Return how much that is."""
+    """Settle what an ended worker has accepted and not settled. Returns how much that is."""
     dropped = returned = lost = 0
     for (kind, _), numbers in counts.items():
         if kind == CONNECTION:
@@ -121,11 +121,11 @@ def _sum(numbers: Mapping[str, int], start: str) -> int:
     return sum(number for name, number in numbers.items() if name.startswith(start))
 
 
-# --- to what a page reads ---
+# --- to objects that pages read ---
 
 
 def add_to_ledger(ledger: Ledger, counters: Counters, state: ConnectionState, numbers: Mapping[str, int]) -> None:
-    """Count in these what the numbers of a connection say."""
+    """Add the numbers of a connection to these objects."""
     for name, number in numbers.items():
         what, _, label = name.partition(".")
         if what == "accepted":
@@ -145,5 +145,5 @@ def add_to_ledger(ledger: Ledger, counters: Counters, state: ConnectionState, nu
 
 
 def nonzero(names: Iterable[str], numbers: Iterable[int]) -> dict[str, int]:
-    """Return numbers by name, but those that are 0."""
+    """Return numbers by name, without those that are 0."""
     return {name: number for name, number in zip(names, numbers, strict=True) if number}

@@ -1,4 +1,4 @@
-"""The metrics that begin with `process_`, of one process and of several together, as the system tells them."""
+"""The metrics that begin with `process_`, of one process and of several together, as reported by the system."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _START = "process_start_time_seconds"
 
 
 def processor_microseconds() -> int:
-    """Return the time that this process has had a processor."""
+    """Return the processor time of this process."""
     return time.process_time_ns() // 1000
 
 
 def process_numbers() -> dict[str, float]:
-    """Return the gauges of this process, as far as the system has a /proc to tell them."""
+    """Return the gauges of this process, or nothing if the system has no /proc."""
     try:
         virtual, resident = map(int, Path("/proc/self/statm").read_bytes().split()[:2])
         descriptors = len(os.listdir("/proc/self/fd"))
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    except (OSError, ValueError):  # there is no /proc, or a sandbox forbids to ask
+    except (OSError, ValueError):  # there is no /proc, or a sandbox forbids reading it
         return {}
     return {
         "process_resident_memory_bytes": resident * _PAGE,
@@ -39,7 +39,7 @@ def process_numbers() -> dict[str, float]:
 
 
 def together(processes: Iterable[Mapping[str, float]], processor_seconds: float, started_at: float) -> dict[str, float]:
-    """Return the metrics of several processes as one: sums, and of the limit of descriptors the least."""
+    """Return the metrics of several processes as one: their sums, and the lowest limit of descriptors."""
     found: dict[str, float] = {_PROCESSOR: processor_seconds, _START: started_at}
     for numbers in processes:
         for name, number in numbers.items():
@@ -52,7 +52,7 @@ def together(processes: Iterable[Mapping[str, float]], processor_seconds: float,
 
 
 def process_lines(numbers: Mapping[str, float]) -> bytes:
-    """Return the lines of a page for these metrics."""
+    """Return the lines of the metrics page for these metrics."""
     lines: list[str] = []
     for metric in TABLE:
         if isinstance(metric, ProcessMetric) and metric.name in numbers:

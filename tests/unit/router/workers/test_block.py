@@ -212,10 +212,10 @@ def test_what_blocks_a_loop_is_read_while_it_does_and_is_no_count() -> None:
         assert read_blocked(descriptor) is None
         one.new_record((ROUTE, "r"), ["a"], [7])
         for why in ("not turned for 3 s: ü", "x" * 5000):
-            one.say_blocked(why)
+            one.write_blocked(why)
             assert read_blocked(descriptor) == why[:LONGEST_REASON]
             assert read_block(descriptor) == {(ROUTE, "r"): {"a": 7}}
-        one.say_blocked(None)
+        one.write_blocked(None)
         assert read_blocked(descriptor) is None
 
 

@@ -60,7 +60,7 @@ async def test_a_worker_makes_one_reload_after_the_other_and_of_those_asked_for_
         with block() as (counts, _):
             worker = Worker(1, theirs, counts, lambda line: None)
             worker._opened.set()
-            nursery.start_soon(worker._hear, run)
+            nursery.start_soon(worker._listen, run)
             nursery.start_soon(worker._reload_when_asked, run)
             ours.post("reload", 1, settings(log_level="debug"))
             await under_way.wait()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.router.workers.process import how_it_ended
-from router_trio.router.workers.restarts import FIRST_DELAY, LIVES_WELL, LONGEST_DELAY, Restarts, ends_router
+from router_trio.router.workers.restarts import FIRST_DELAY, LONGEST_DELAY, STABLE_AFTER, Restarts, ends_router
 
 
 def test_delays_double_to_a_bound_and_begin_anew_after_a_long_life() -> None:
@@ -16,7 +16,7 @@ def test_delays_double_to_a_bound_and_begin_anew_after_a_long_life() -> None:
     delays = [restarts.next_delay(1.0) for _ in range(12)]
     assert delays[:4] == [0.2, 0.4, 0.8, 1.6]
     assert delays[-1] == LONGEST_DELAY
-    assert restarts.next_delay(LIVES_WELL) == FIRST_DELAY
+    assert restarts.next_delay(STABLE_AFTER) == FIRST_DELAY
     assert restarts.count == 13
 
 
@@ -34,9 +34,9 @@ def test_no_delay_is_less_than_half_of_its_bound(seed: int, lives: list[float]) 
 
 
 def test_what_ends_one_process_ends_the_router_and_what_comes_later_does_not() -> None:
-    assert ends_router("AuthorizationError", first_life=True)
-    assert not ends_router("AuthorizationError", first_life=False)
-    assert ends_router("ConnectionExhaustedError", first_life=False)
+    assert ends_router("AuthorizationError", first_run=True)
+    assert not ends_router("AuthorizationError", first_run=False)
+    assert ends_router("ConnectionExhaustedError", first_run=False)
 
 
 def test_how_it_ended_in_words() -> None:
