@@ -147,7 +147,7 @@ class Destinations:
     def _formerly(self, one: DestinationState) -> str:
         """Return the end of the error text of a destination: the stream that used to take its subject, if known."""
         name = self._last_stream.get(one)
-        return "" if name is None else f": stream {name!r}, which did, is gone or has other subjects"
+        return "" if name is None else f" (stream {name!r} did, and was deleted or has other subjects now)"
 
     def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
         """Record for its destination that a publish only got a PubAck of a stream that does not take its subject."""
@@ -418,8 +418,8 @@ class Destinations:
         if name not in names:
             raise error
         detail = (
-            f"the stream {name!r} is not available: JetStream has it, and nobody answers for it, as if it had no "
-            "leader; look at `nats server report jetstream`"
+            f"the stream {name!r} is not available: JetStream lists it, but no server answers for it, as if it had no "
+            "leader; check `nats server report jetstream`"
         )
         return replace(known, refuses=("stream_cut_off", detail))
 
@@ -427,10 +427,10 @@ class Destinations:
         if not streams:
             detail = (
                 f"no stream takes {one.pattern!r}{self._formerly(one)}; create one for it, or correct the destination; "
-                "where the server maps the subject to another one, name the stream that takes that in `stream`"
+                "if the server maps the subject to another one, set `stream` to the stream that takes that one"
             )
             if one.stream is not None:
-                detail = f"there is no stream {one.stream!r} here, which the destination names; create or correct it"
+                detail = f"the destination names stream {one.stream!r}, which does not exist; create it, or correct it"
             self._missing(one, ("no_stream", detail))
             return
         self._elsewhere.discard(one)

@@ -297,7 +297,7 @@ class PullCredit:
         if code == 409 and "exceeded" in words:
             # A new request would be refused at once.
             words = excerpt(description)
-            detail = f"the server refuses to be asked for messages: {words}; raise that limit of the consumer"
+            detail = f"the server refuses the pull requests: {words}; raise that limit of the consumer"
             return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, detail)
         if code == 423:
             return Reading(Verdict.REOPEN, reasons.LEAD_LOST, "another process has taken over")

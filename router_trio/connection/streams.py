@@ -92,7 +92,9 @@ class Streams:
                 return True  # as far as is known: during an election, for example, lookups fail
             cure = _CURES.get(error.reason)
             detail = f"{error}; {cure}" if cure else str(error)
-            self._state.missing_streams[name] = f"stream {name!r} can't be made or looked up: {error.reason}: {detail}"
+            self._state.missing_streams[name] = (
+                f"stream {name!r} can't be looked up or created: {error.reason}: {detail}"
+            )
             self._emit_once(
                 name,
                 (error.reason, detail),

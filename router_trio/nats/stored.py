@@ -134,7 +134,7 @@ class StoredMessages:
             detail = f"JetStream answered for the stream {self.stream!r}: {excerpt(error.description)}"
             raise SourceError(detail, reason=reasons.JETSTREAM) from error
         except ValueError as error:
-            detail = f"the answer to {framing.text(request.subject)} is not an answer of JetStream: {error}"
+            detail = f"the answer to {framing.text(request.subject)} is not a valid JetStream answer: {error}"
             raise SourceError(detail, reason=reasons.BAD_ANSWER) from error
 
 

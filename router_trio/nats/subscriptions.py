@@ -83,7 +83,7 @@ class Subscriptions:
             if denied:
                 words = denied.pop()
                 raise SourceError(
-                    f"the server refused the subscription to {quoted(subject)}: {words}; give this user the permission",
+                    f"the server refused the subscription to {quoted(subject)}: {words}; grant the permission",
                     reason=reasons.PERMISSION_DENIED,
                 )
         except BaseException:

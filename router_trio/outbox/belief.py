@@ -266,6 +266,6 @@ def does_not_count(stream: str, subject: str = "its subject") -> str:
     """Return why PubAcks of a stream don't count for a subject, and what to do about it."""
     name = excerpt(stream)
     return (
-        f"PubAcks from stream {name!r} for {subject} don't count: {name!r} does not take it; if the server maps it to "
-        f"one that {name!r} takes, name that stream: stream = {name!r}"
+        f"PubAcks from stream {name!r} for {subject} don't count, because {name!r} does not take it; if the server "
+        f"maps it to a subject that {name!r} takes, set stream = {name!r} for the destination"
     )

@@ -143,9 +143,9 @@ class Watchdog:
     def _what_is_wrong(self, blocker: Blocker) -> str | None:
         if self._sign.is_set():
             return None
-        text = f"the event loop has not turned for {time.monotonic() - self._asked_at:.0f} s"
+        text = f"the event loop has been blocked for {time.monotonic() - self._asked_at:.0f} s"
         if blocker.route is not None:
-            text += f": the handler of route {blocker.route} blocks it"
+            text += f" by the handler of route {blocker.route}"
         return text if blocker.place is None else f"{text}, at {blocker.place}"
 
 

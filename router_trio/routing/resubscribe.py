@@ -61,7 +61,7 @@ class SourceRetry:
         if error.reason == reasons.CONSUMER_SILENT:
             self._silent += 1
             if self._silent > 1:
-                told = f"{error}, {self._silent} times in a row: it was opened again each time, and delivers nothing"
+                told = f"{error}, {self._silent} times in a row: it was reopened each time and delivers nothing"
                 self._state.obstacles[reasons.CONSUMER_SILENT] = bounded(told)
         self._connection.counters.fail("subscribe", error.reason)
         self._emit(

@@ -111,5 +111,5 @@ class ConnectionState:
         if self.state != CONNECTED:
             return f"{self.state}: {self.last_error}" if self.last_error else self.state
         if self.fenced_at is None or now - self.fenced_at > self.fence_bound:
-            return f"no fence was answered for more than {self.fence_bound:g} s"
+            return f"the server has answered no fence for more than {self.fence_bound:g} s"
         return None

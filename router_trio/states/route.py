@@ -242,8 +242,8 @@ class RouteState(RouteCounts):
 
     def not_taken(self, template: str, detail: str) -> str:
         """Return the text that a destination did not accept a message, with `detail` if there is any."""
-        connection = next((f" on {one.connection}" for one in self.to if one.template == template), "")
-        text = f"the destination {template!r}{connection} did not take it"
+        connection = next((f" on connection {one.connection}" for one in self.to if one.template == template), "")
+        text = f"the destination {template!r}{connection} did not accept the message"
         return f"{text}: {detail}" if detail else text
 
     @property
@@ -338,7 +338,7 @@ class RouteState(RouteCounts):
     def _undelivered(self) -> list[str]:
         found = [(one, one.trouble) for one in self.to]
         return [
-            f"destination {one.template!r} on {one.connection}: {trouble[0]}: {trouble[1]}"
+            f"destination {one.template!r} on connection {one.connection}: {trouble[0]}: {trouble[1]}"
             for one, trouble in found
             if trouble is not None
         ]
@@ -358,10 +358,10 @@ class RouteState(RouteCounts):
         quiet = now - self.handler_moved_at
         if self.handling and quiet > HANDLER_QUIET:
             who = "its handler has not" if self.handling == 1 else f"none of {self.handling} calls of its handler has"
-            reasons.append(f"{who} returned for {quiet:.0f} s, and messages may wait behind it")
+            reasons.append(f"{who} returned for {quiet:.0f} s; other messages may be waiting for it")
         if left := sum(map(len, self.left_behind)):
-            calls = "a call" if left == 1 else f"{left} calls"
-            reasons.append(f"{calls} of its handler did not return and was left behind, in a thread of its own")
+            calls, threads = ("a call", "a thread") if left == 1 else (f"{left} calls", f"{left} threads")
+            reasons.append(f"{calls} of its handler never returned: the route has abandoned {threads}")
         # A route that waits for a breaker reports that itself, so duplicates are removed.
         return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
 

@@ -126,15 +126,13 @@ async def test_the_supervisor_of_workers_says_which_of_them_is_blocked_and_by_wh
             assert code == 503
             (reason,) = body["reasons"]
             assert reason["worker"] == line["worker"]
-            assert re.search(
-                r"not turned for \d+ s: the handler of route orders blocks it, at .*blocking\.py:", reason["reason"]
-            )
+            assert re.search(r"blocked for \d+ s by the handler of route orders, at .*blocking\.py:", reason["reason"])
         with trio.fail_after(20):
             for name in ("healthz", "readyz"):
                 while (await get(f"{page}/{name}"))[0] != 200:
                     await trio.sleep(0.05)
         not_ready = [line for line in run.logged("ROUTER_NOT_READY") if "worker" not in line]
-        assert "the handler of route orders blocks it" in not_ready[-1]["reasons"][0]
+        assert "by the handler of route orders" in not_ready[-1]["reasons"][0]
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 

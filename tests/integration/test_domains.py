@@ -104,8 +104,8 @@ async def test_streams_of_another_account_are_read_and_written_through_its_expor
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ({"domain": "hbu"}, "nobody answers below $JS.hbu.API; correct `domain` or `api_prefix` of the connection"),
-        ({"api_prefix": "JS.no"}, "nobody answers below JS.no; correct `domain` or `api_prefix` of the connection"),
+        ({"domain": "hbu"}, "no server answers below $JS.hbu.API; correct `domain` or `api_prefix` of the connection"),
+        ({"api_prefix": "JS.no"}, "no server answers below JS.no; correct `domain` or `api_prefix` of the connection"),
     ],
 )
 async def test_an_api_that_nobody_answers_is_named(key: dict[str, str], told: str, tmp_path: Path) -> None:

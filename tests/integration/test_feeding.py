@@ -44,9 +44,9 @@ async def test_a_route_that_its_stream_would_feed_is_stopped_before_it_reads(
         stream = await source_and_sink(client, 10)
         async with watched(settings(server.url, routes=[whole("source.copy") | keys])) as watch:
             assert await refused(watch) == (
-                "route 'round' would feed itself: it sends to 'source.copy' on the connection 'main', and the "
-                "stream 'SOURCE' that it reads takes 'source.*'; send to other subjects, set `filter` to what the "
-                "route is to read, or set hop_limit if it is meant"
+                "route 'round' would feed itself: it sends to 'source.copy' on connection 'main', and the "
+                "stream 'SOURCE' that it reads takes 'source.*'; send to other subjects, set `filter` to the "
+                "subjects that the route should read, or set hop_limit if it is intended"
             )
             await trio.sleep(2)
             assert await stored(stream) == 10
@@ -83,7 +83,7 @@ async def test_a_stream_that_is_reached_over_another_connection_is_known(server:
         connections = {"here": {"servers": [here]}, "there": {"servers": [there]}}
         configured = Settings(telemetry={"listen": ""}, connections=connections, routes=[route])
         async with watched(configured) as watch:
-            assert "on the connection 'there'" in await refused(watch)
+            assert "on connection 'there'" in await refused(watch)
             await publish_numbered(stream, range(10))
             await trio.sleep(2)
             assert await stored(stream) == 10

@@ -68,7 +68,7 @@ async def test_readyz_names_each_reason(view: View) -> None:
         "status": "unavailable",
         "reasons": [
             {"connection": "main", "reason": "reconnecting: refused by nats://127.0.0.1:4222"},
-            {"connection": "edge", "reason": "no fence was answered for more than 10 s"},
+            {"connection": "edge", "reason": "the server has answered no fence for more than 10 s"},
             {"route": "eu", "reason": "waits for connection main"},
         ],
     }

@@ -139,9 +139,9 @@ async def test_pubacks_that_do_not_count_are_told_until_the_destination_names_th
             def reasons() -> str:
                 return " ".join(one["reason"] for one in readiness(watch.router, trio.current_time())[1]["reasons"])
 
-            told = "PubAcks from stream 'STORED' for 'sink.7' don't count: 'STORED' does not take it"
+            told = "PubAcks from stream 'STORED' for 'sink.7' don't count, because 'STORED' does not take it"
             await eventually(lambda: told in reasons(), within=10)
-            assert "name that stream: stream = 'STORED'" in reasons()
+            assert "set stream = 'STORED' for the destination" in reasons()
             logged = [event for event in watch.of("NATS_DESTINATION_NOT_STORED") if event.reason == "other_stream"]
             assert [told in event.detail for event in logged] == [True]
             await trio.sleep(6)
@@ -180,7 +180,7 @@ async def test_a_program_names_the_stream(tmp_path: Path) -> None:
             with pytest.raises(PublishError):
                 await watch.router.publish_with_ack("sink.7", b"7", timeout=1)
             (failed,) = watch.of("NATS_PUBLISH_WITH_ACK_ERROR")
-            assert "name that stream: stream = 'STORED'" in failed.detail
+            assert "set stream = 'STORED' for the destination" in failed.detail
             receipt = await watch.router.publish_with_ack("sink.8", b"8", stream="STORED")
             assert receipt.fate is not None
             assert (receipt.status, receipt.fate.stream) == ("acked", "STORED")
@@ -199,6 +199,6 @@ async def test_the_puback_of_another_stream_does_not_count_where_one_is_named(tm
             await until_stored(servers.source, "EVIL", 1)
             await trio.sleep(1)
             assert watch.router.ledger()["main"]["settled"]["acked"] == 0
-            assert "there is no stream 'STORED' here" in str(watch.router.routes[0].trouble)
+            assert "the destination names stream 'STORED', which does not exist" in str(watch.router.routes[0].trouble)
             await servers.stored.create_stream("STORED", ["stored.*"])
             await until_nothing_is_unacked(servers.source)

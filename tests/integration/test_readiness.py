@@ -158,7 +158,7 @@ async def test_a_stream_that_is_missing_at_the_start(route: dict[str, Any], tmp_
         code, reasons = await at.readyz()
         assert code == 503
         assert [one["route"] for one in reasons] == ["route"]
-        assert "destination 'out.{{wildcard(1)}}' on main: no_stream" in reasons[0]["reason"]
+        assert "destination 'out.{{wildcard(1)}}' on connection main: no_stream" in reasons[0]["reason"]
         event = await at.watch.until("NATS_DESTINATION_NOT_STORED", within=1)
         assert (event.route, event.subject, event.reason) == ("route", "out.{{wildcard(1)}}", "no_stream")
 

@@ -40,7 +40,7 @@ async def test_acks_that_are_refused_are_no_acks(tmp_path: Path) -> None:
     async with place(tmp_path, STREAM, config=users(deny=["$JS.ACK.>"])) as at:
         for number in range(20):
             await at.client.publish(f"in.{number}")
-        await at.until_unready(f"let this user publish to {ACKS}")
+        await at.until_unready(f"allow this user to publish to {ACKS}")
         await eventually(lambda: counted(at, "ack")[1] >= 20)
         assert counted(at, "ack")[0] == 0
         event = at.watch.of("NATS_ACK_ERROR")[0]
@@ -120,7 +120,7 @@ async def test_pulls_that_are_refused_make_the_route_not_ready(when: str, tmp_pa
             # What was asked for before is still delivered: a request brings a thousand messages.
             await at.streams.edit_consumer("IN", "router", max_ack_pending=1)
             await at.streams.delete_consumer("IN", "router")
-        await at.until_unready(f"let this user publish to {PULLS}")
+        await at.until_unready(f"allow this user to publish to {PULLS}")
         await eventually(lambda: counted(at, "subscribe")[1] >= 1)
         event = next(one for one in at.watch.of("NATS_SUBSCRIBE_ERROR") if one.reason == "permission_denied")
         assert PULLS in event.detail

@@ -251,7 +251,7 @@ async def test_the_last_of_several_reloads_reaches_a_worker_that_was_suspended_o
                 one.run.send(signal.SIGHUP)
                 await eventually(partial(has_reloaded, one, number), within=20)
             reasons = [{"worker": 2, "reason": "silent"}]
-            reasons.append({"worker": 2, "reason": "still has the settings from before reload 5"})
+            reasons.append({"worker": 2, "reason": "still runs with the settings from before reload 5"})
             _, _, body = await get(one.address, "/readyz")
             assert json.loads(body)["reasons"] == reasons
         finally:

@@ -119,9 +119,7 @@ async def test_what_can_not_be_found_out_comes_again_all_the_same(tmp_path: Path
         async with watched(_settings(proxy.url, "a", ack_wait=ack_wait, **given)) as watch:
             route = watch.router.routes[0]
             if waits:
-                await eventually(
-                    lambda: route.state == PAUSED and "are to be redelivered first" in (route.reason or "")
-                )
+                await eventually(lambda: route.state == PAUSED and "must be redelivered first" in (route.reason or ""))
             await _stored(server, range(10))
             await eventually(lambda: route.reason is None)
 

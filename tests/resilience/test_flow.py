@@ -96,7 +96,10 @@ async def test_a_destination_stream_that_is_away_for_long(server: NatsServer, ho
         assert told.reason == ("no_responders" if how == "missing" else "jetstream_10109")
         code, reasons = await readyz(watch)
         assert code == 503
-        assert any("the breaker of destination 'sink.{{wildcard(1)}}' on main is open" in one for one in reasons)
+        assert any(
+            "the circuit breaker of destination 'sink.{{wildcard(1)}}' on connection main is open" in one
+            for one in reasons
+        )
         failed = watch.metric("router_nats_publish_with_ack_failures_total")
         while trio.current_time() < began + OUTAGE:
             await trio.sleep(0.5)

@@ -81,7 +81,7 @@ async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -
             await until_stored(stream, "SINK", others + each * len(REFUSED) // SUBJECTS, within=10)
             await eventually(lambda: live.routes[0].failed["permission_denied"] > 0)
             assert live.routes[0].state == RUNNING
-            assert "to be redelivered and tried again" in str(live.routes[0].reason)
+            assert "to be redelivered and retried" in str(live.routes[0].reason)
             assert await numbers(client, REFUSED) == [n for n in range(each) if n % SUBJECTS in (3, 4)]
             await server.reload(config())
             await publish_numbered(stream, range(4 * each, 5 * each))

@@ -70,7 +70,7 @@ async def test_a_destination_that_confirms_nothing_is_not_ready(autojump_clock: 
         await probe_arrives(w)
         w.broker.trouble.lose("puback", 1_000_000)
         w.broker.publish("in.x")
-        await until_unready(w, "of route route does not confirm what it receives")
+        await until_unready(w, "of route route does not confirm publishes")
         w.broker.trouble.lose("puback", 0)
         await until_ready(w)
         await probe_arrives(w)
@@ -83,7 +83,7 @@ async def test_a_destination_that_refused_and_then_confirms_nothing_is_not_ready
         await trio.sleep(0.5)
         w.broker.trouble.lose("puback", 1_000_000)
         await trio.sleep(WITHIN)
-        await until_unready(w, "does not confirm what it receives")
+        await until_unready(w, "does not confirm publishes")
         w.broker.trouble.lose("puback", 0)
         await until_ready(w)
 
@@ -222,7 +222,7 @@ async def test_a_stream_that_a_destination_names_is_looked_up_in_place_of_its_su
     broker.deny_publish("$JS.API.STREAM.NAMES")
     route = FROM_STREAM | {"to": [{"subject": "out.{{wildcard(1)}}", "stream": "STORED"}]}
     async with world([route], brokers=brokers) as w:
-        await until_unready(w, "no_stream: there is no stream 'STORED' here")
+        await until_unready(w, "no_stream: the destination names stream 'STORED', which does not exist")
         broker.add_stream("STORED", ["stored.>"])
         await until_ready(w)
         w.broker.publish("in.x", b"1")
@@ -344,7 +344,7 @@ async def test_a_stream_without_a_leader_does_not_hide_how_others_are(autojump_c
         await until_ready(w)
         w.broker.trouble.elect("OUT", 1e6)
         w.broker.trouble.seal("OTHER")
-        await until_unready(w, "nobody answers for it")
+        await until_unready(w, "no server answers for it")
         assert "'OTHER' is sealed" in why(w)
         assert not w.watch.of("NATS_DESTINATIONS_UNKNOWN")
         w.broker.trouble.elect("OUT", 0)

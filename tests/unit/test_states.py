@@ -55,10 +55,10 @@ def test_a_connection_is_ready_while_its_last_fence_is_young() -> None:
     state.last_error = "connection refused"
     assert state.unready(0.0) == "disconnected: connection refused"
     state.enter(CONNECTED, server="a:4222")
-    assert state.unready(0.0) == "no fence was answered for more than 10 s", "none was answered at all"
+    assert state.unready(0.0) == "the server has answered no fence for more than 10 s", "none was answered at all"
     state.fenced_at = 5.0
     assert state.unready(15.0) is None
-    assert state.unready(15.1) == "no fence was answered for more than 10 s"
+    assert state.unready(15.1) == "the server has answered no fence for more than 10 s"
     state.enter(RECONNECTING)
     assert state.unready(5.0) == "reconnecting: connection refused"
 

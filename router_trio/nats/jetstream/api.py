@@ -120,7 +120,7 @@ class Api:
             return read(answer)
         except AnswerError as error:
             raise SourceError(
-                f"the answer to {subject} is not an answer of JetStream: {error}", reason=reasons.BAD_ANSWER
+                f"the answer to {subject} is not a valid JetStream answer: {error}", reason=reasons.BAD_ANSWER
             ) from error
 
 
@@ -129,7 +129,8 @@ def no_jetstream(prefix: str) -> str:
     if prefix == API:
         return "JetStream is not enabled on this server or for this account"
     return (
-        f"nobody answers below {prefix}; correct `domain` or `api_prefix` of the connection, or enable JetStream there"
+        f"no server answers below {prefix}; correct `domain` or `api_prefix` of the connection, or enable JetStream "
+        "there"
     )
 
 
@@ -164,7 +165,7 @@ class Denials:
         if scope.cancelled_caught:
             name = quoted(framing.text(subject))
             raise SourceError(
-                f"this user may not publish to {name}: {one.words}; give this user the permission",
+                f"this user may not publish to {name}: {one.words}; grant this user the permission",
                 reason=reasons.PERMISSION_DENIED,
             )
 

@@ -261,7 +261,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
         stream = await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)
         if stream.name != spec.stream:
             raise SourceError(
-                f"the answer about stream {spec.stream!r} is about another one", reason=reasons.BAD_ANSWER
+                f"the answer to a lookup of stream {spec.stream!r} is about another stream", reason=reasons.BAD_ANSWER
             )
         doubtful = is_doubtful(spec, stream)
         went_back = evidence_of_going_back(spec, stream)
@@ -328,13 +328,13 @@ def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
         raise SourceError(no_jetstream(api.prefix), reason=reasons.JETSTREAM_UNAVAILABLE) from error
     except TimeoutError as error:
         raise SourceError(
-            f"no answer of the JetStream API within {API_TIMEOUT:g} s; may this user publish to {api.prefix}.> "
-            "and subscribe below its inbox_prefix?",
+            f"the JetStream API did not answer within {API_TIMEOUT:g} s; check that this user may publish to "
+            f"{api.prefix}.> and subscribe below its inbox_prefix",
             reason=reasons.TIMEOUT,
         ) from error
     except nats.errors.Error as error:
         raise SourceError(
-            f"the JetStream API could not be asked: {error}", reason=reasons.JETSTREAM_UNAVAILABLE
+            f"the request to the JetStream API failed: {error}", reason=reasons.JETSTREAM_UNAVAILABLE
         ) from error
 
 
@@ -366,8 +366,8 @@ def _too_many_ack_pending(spec: ConsumerSpec, allowed: int, description: str) ->
             reason=reasons.CONSUMER_REFUSED,
         )
     return SourceError(
-        f"at most {allowed} messages of a consumer may have no ack there (max_ack_pending), and this route may have "
-        f"{spec.least_ack_pending} in hand: set max_in_flight = {allowed} in [routes.from], or raise max_ack_pending "
+        f"a consumer may have at most {allowed} unacked messages there (max_ack_pending), and this route may have "
+        f"{spec.least_ack_pending} in hand; set max_in_flight = {allowed} in [routes.from], or raise max_ack_pending "
         f"{where}",
         reason=reasons.CONSUMER_REFUSED,
     )
@@ -413,14 +413,14 @@ async def _consumer(api: Api, spec: ConsumerSpec) -> ConsumerInfo:
 
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
     if error.code == NOT_FOUND and error.error_code == CONSUMER_NOT_FOUND:
-        detail = f"the durable {spec.durable!r} of stream {spec.stream!r} is gone"
+        detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted"
         return SourceError(detail, reason=reasons.CONSUMER_DELETED)
     if error.code == NOT_FOUND:
         detail = f"there is no stream {spec.stream!r}; create it, or correct `stream` of this route"
         return SourceError(detail, reason=reasons.STREAM_NOT_FOUND)
     if error.code == UNAVAILABLE:
         return SourceError(
-            "JetStream is not enabled on this server or for this account, or has no leader now",
+            "JetStream is not enabled on this server or for this account, or has no leader at the moment",
             reason=reasons.JETSTREAM_UNAVAILABLE,
         )
     return SourceError(f"JetStream refused the consumer: {error.description}", reason=reasons.CONSUMER_REFUSED)

@@ -60,7 +60,7 @@ def check_version(info: ServerInfo) -> None:
     A server with an unreadable version is not refused: it may have them, and there is no substitute.
     """
     if info.major_minor is not None and info.major_minor < SINCE:
-        detail = f"nats-server {excerpt(info.version)} has no pinned consumers, which standby needs: since 2.11"
+        detail = f"nats-server {excerpt(info.version)} has no pinned consumers (2.11 or later), which standby needs"
         raise SourceError(f"{detail}; upgrade it, or remove standby", reason=reasons.SERVER_TOO_OLD)
 
 
@@ -99,7 +99,7 @@ async def wait_for_pin(
         while waiting.pin is None:
             await asked(HEARD_WITHIN, expires=int(ASK_FOR * 1e9), idle_heartbeat=heartbeat)
             if waiting.code == 503 or (waiting.code == 409 and "deleted" in waiting.words):
-                detail = f"nobody answers for the durable {spec.durable!r} of stream {spec.stream!r}"
+                detail = f"no server answers for the durable {spec.durable!r} of stream {spec.stream!r}"
                 raise SourceError(
                     detail, reason=reasons.CONSUMER_DELETED if waiting.code == 409 else reasons.NO_RESPONDERS
                 )

@@ -69,10 +69,10 @@ class Lookups:
         except nats.errors.NoRespondersError as error:
             raise _not_enabled(api.prefix) from error
         except TimeoutError as error:
-            detail = f"no answer to {named} within {LOOKUP_WITHIN:g} s"
+            detail = f"JetStream did not answer {named} within {LOOKUP_WITHIN:g} s"
             raise SourceError(detail, reason=reasons.TIMEOUT) from error
         except nats.errors.Error as error:
-            raise SourceError(f"{named} could not be asked", reason=reasons.JETSTREAM_UNAVAILABLE) from error
+            raise SourceError(f"the request {named} failed", reason=reasons.JETSTREAM_UNAVAILABLE) from error
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         try:
@@ -124,7 +124,9 @@ class Lookups:
                     return None
                 raise lookup_error(error) from error
         if info.name != name:
-            raise SourceError(f"the answer about stream {name!r} is about another one", reason=reasons.BAD_ANSWER)
+            raise SourceError(
+                f"the answer to a lookup of stream {name!r} is about another stream", reason=reasons.BAD_ANSWER
+            )
         limits = (info.max_messages, info.max_bytes, info.max_messages_per_subject, info.max_message_size)
         return StreamState(
             info.name,
@@ -156,7 +158,7 @@ class Lookups:
                 return _config(found), False
             if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
                 raise lookup_error(error) from error
-            detail = f"the server refused to make the stream {wanted.name!r}: {excerpt(error.description)}"
+            detail = f"the server refused to create the stream {wanted.name!r}: {excerpt(error.description)}"
             if error.error_code == SUBJECTS_OVERLAP:
                 detail += await self._overlapping(wanted)
             raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
@@ -195,9 +197,9 @@ def _not_enabled(prefix: str) -> SourceError:
 
 def _refuses(info: StreamInfo) -> tuple[str, str] | None:
     if info.sealed:
-        return "stream_sealed", f"stream {info.name!r} is sealed and takes no messages; send to another stream"
+        return "stream_sealed", f"stream {info.name!r} is sealed and accepts no messages; send to another stream"
     if info.no_ack:
-        detail = f"stream {info.name!r} confirms nothing (no_ack), so nothing counts as stored; switch its acks on"
+        detail = f"stream {info.name!r} sends no PubAcks (no_ack), so nothing counts as stored; turn no_ack off"
         return "stream_without_acks", detail
     if info.group.trouble is not None:
         return "stream_cut_off", cut_off("stream", info.name, info.group.trouble)
@@ -209,7 +211,7 @@ def _refuses(info: StreamInfo) -> tuple[str, str] | None:
     else:
         return None
     detail = (
-        f"stream {info.name!r} is full and refuses new messages: it has its {limit}; raise the limit, or delete some"
+        f"stream {info.name!r} is full and refuses new messages: its limit is {limit}; raise it, or delete messages"
     )
     return "stream_full", detail
 

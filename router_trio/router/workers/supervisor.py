@@ -55,7 +55,7 @@ CHANGES_WITHIN = 30.0
 STARTS_WITHIN = 20.0
 """Seconds after which the log reports that the router is not ready, even if not every worker has started."""
 
-LATE = "still has the settings from before reload {}"
+LATE = "still runs with the settings from before reload {}"
 """Why a worker is not ready that has not carried out a reload."""
 
 

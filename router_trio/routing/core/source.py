@@ -33,7 +33,7 @@ class SubjectSource(Source):
         source = self._routing.plan.settings.source
         assert source.subject is not None
         self._subscribing = trio.CancelScope()
-        with self._receiving("no subscription: the connection is away"):
+        with self._receiving("no subscription, because the connection is down"):
             if self._member is None or self._member.link is not link:
                 self._member = None
                 # A server that doesn't answer must not hold up the end.

@@ -87,9 +87,9 @@ class DestinationBreaker:
         told.state, told.probe_at, told.why_open = breaker.state, breaker.probe_at, None
         if breaker.state != CLOSED:
             told.why_open = (
-                f"the breaker of destination {told.template!r} on {told.connection} is open: "
+                f"the circuit breaker of destination {told.template!r} on connection {told.connection} is open: "
                 f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._said}; "
-                f"a message tries every {self._settings.pause:g} s"
+                f"one message is tried every {self._settings.pause:g} s"
             )
         self._changed()
 

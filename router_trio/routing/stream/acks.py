@@ -141,8 +141,11 @@ class Acks:
     def refused(self, cause: str, subject: str, detail: str) -> bool:
         """See `answers.Answering`."""
         fresh = cause not in self._state.obstacles
-        what = "acks and naks: its stream redelivers what was routed" if cause == ACK else "pulls: it gets no messages"
-        told = f"the server refuses its {what}; {detail}; let this user publish to {subject}"
+        if cause == ACK:
+            what = "acks and naks, so its stream redelivers messages that were routed"
+        else:
+            what = "pull requests, so it receives no messages"
+        told = f"the server refuses its {what}; {detail}; allow this user to publish to {subject}"
         self._state.obstacles[cause] = bounded(told)
         if cause == PULL:
             self._pull_denied(SourceError(told, reason=reasons.PERMISSION_DENIED))

@@ -115,7 +115,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             raise
 
     async def _receive_from(self, link: Link, consumer: PullConsumer, tried: trio.Event) -> None:
-        with self._receiving("no consumer: the connection is away"):
+        with self._receiving("no consumer, because the connection is down"):
             try:
                 self._pull_loop.reset()
                 self._go_by(link, consumer)

@@ -127,12 +127,12 @@ class SubjectOrder(Generic[D]):
     def describe(self) -> str:
         """Say how many messages wait, and what for. For who looks, while there are `lines`."""
         if not self.awaited and not self.held and all(line.waits_for_nothing for line in self.lines.values()):
-            return "what waited for a message that failed is about to be routed"
+            return "messages that waited for a failed message are about to be routed"
         if not self.awaited:
-            again = "a message that failed is being tried again"
+            again = "a failed message is being retried"
             behind = f", and {_messages(self.held)} of its subject {_wait(self.held)} behind it"
         else:
-            again = f"{_messages(self.awaited)} {_wait(self.awaited)} to be redelivered and tried again"
+            again = f"{_messages(self.awaited)} {_wait(self.awaited)} to be redelivered and retried"
             behind = f", and {self.held} more of the same subjects {_wait(self.held)} behind"
         return again + behind if self.held else again
 

@@ -253,7 +253,7 @@ def _check_subject(
     told, narrow = _feeding(route, source, subject, known, streams)
     if told:
         cure = f"send to other subjects or {narrow}" if dead else f"send to other subjects, {narrow}, or set hop_limit"
-        yield Problem(path, f"{told}, so the route would feed itself; {cure}{'' if dead else ' if it is meant'}")
+        yield Problem(path, f"{told}, so the route would feed itself; {cure}{'' if dead else ' if it is intended'}")
 
 
 def _feeding(
@@ -275,7 +275,11 @@ def _feeding(
     taken = StreamSubjects(tuple(one for _, one in valid_patterns(stream.subjects)))
     told = f"{subject!r} is taken by the stream {stream.name!r} (streams[{number}]), all of which route "
     told += f"{route.name!r} reads"
-    return (told, "set `filter` to what it is to read") if feeds_itself_through(taken, (), subject) else ("", "")
+    return (
+        (told, "set `filter` to the subjects that it should read")
+        if feeds_itself_through(taken, (), subject)
+        else ("", "")
+    )
 
 
 def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Problem]:

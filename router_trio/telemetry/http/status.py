@@ -46,7 +46,7 @@ def unready_parts(view: RouterView, clock: Callable[[], float]) -> Iterator[list
         found = [] if why is None else [{"connection": name, "reason": why}]
         found += [{"connection": name, "reason": why} for why in connection.state.missing_streams.values()]
         for destination in connection.outbox.unanswered_destinations():
-            why = f"{destination} does not confirm what it receives (no PubAck)"
+            why = f"{destination} does not confirm publishes (no PubAck); check its stream and the stream's leader"
             found.append({"connection": name, "reason": why})
         yield found
     for route in tuple(view.routes):

@@ -66,7 +66,7 @@ async def test_one_that_is_refused_is_not_ready_until_it_is_made(autojump_clock:
         assert (event.stream, event.reason) == ("OUT", "permission_denied")
         assert "or make the stream yourself" in event.detail
         (reason,) = reasons(w)
-        assert reason.startswith("stream 'OUT' can't be made or looked up: permission_denied")
+        assert reason.startswith("stream 'OUT' can't be looked up or created: permission_denied")
         w.broker.publish("in.x", b"1")
         await eventually(lambda: w.subjects() == ["heard.x"])
         await trio.sleep(30.0)

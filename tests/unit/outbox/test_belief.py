@@ -207,8 +207,8 @@ def test_a_publish_that_fails_for_want_of_a_puback_names_the_stream_whose_did_no
     (failed,) = [event for event in events if event.code == "NATS_PUBLISH_WITH_ACK_ERROR"]
     assert failed.reason == "timeout"
     assert failed.detail == (
-        "no PubAck within 30 s; PubAcks from stream 'STORED' for its subject don't count: 'STORED' does not take it; "
-        "if the server maps it to one that 'STORED' takes, name that stream: stream = 'STORED'"
+        "no PubAck within 30 s; PubAcks from stream 'STORED' for its subject don't count, because 'STORED' does not "
+        "take it; if the server maps it to a subject that 'STORED' takes, set stream = 'STORED' for the destination"
     )
 
 

@@ -74,7 +74,10 @@ async def test_an_outage_of_a_destination_costs_no_message_and_few_deliveries(
         # One message tries every ten seconds, and a publish without an answer is sent again after five.
         assert len(w.broker.published) - received <= 60 + 2 * 7
         [told] = [one for one in reasons(w) if "breaker" in one]
-        assert "the breaker of destination 'out.{{wildcard(1)}}' on main is open: 3 failures in a row" in told
+        assert (
+            "the circuit breaker of destination 'out.{{wildcard(1)}}' on connection main is open: 3 failures in a row"
+            in told
+        )
         assert w.route.state == PAUSED
         assert w.route.in_hand <= 40
         mend(w.broker, how)

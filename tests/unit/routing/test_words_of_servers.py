@@ -37,7 +37,7 @@ async def test_what_a_full_stream_says_is_in_the_dead_letter_the_status_and_the_
         w.broker.trouble.limit("OUT", 0)
         fill(w.broker, 1)
         await eventually(lambda: w.route.dead_lettered == 1, 60)
-        told = f"the destination 'out.{{{{wildcard(1)}}}}' on main did not take it: {FULL}"
+        told = f"the destination 'out.{{{{wildcard(1)}}}}' on connection main did not accept the message: {FULL}"
         assert dict(dead(w)[0].headers.pairs())[f"{NAME}Detail"] == told
         assert shown(w)["last_failure"]["reason"] == "limit"
         assert shown(w)["last_failure"]["detail"] == told
@@ -64,7 +64,9 @@ async def test_what_a_server_says_of_a_core_publish_is_told_too(autojump_clock: 
         w.broker.deny_publish("heard.>")
         w.broker.publish("in.x")
         await eventually(lambda: w.route.last_failure is not None)
-        assert shown(w)["last_failure"]["detail"].startswith("the destination 'heard.>' on main did not take it: ")
+        assert shown(w)["last_failure"]["detail"].startswith(
+            "the destination 'heard.>' on connection main did not accept the message: "
+        )
         assert "heard.x" in shown(w)["last_failure"]["detail"].lower()
 
 
@@ -77,13 +79,13 @@ async def test_a_route_that_waits_for_a_full_stream_says_how_many_wait_why_and_w
         await eventually(lambda: w.route.state == PAUSED, 60)
         reason = shown(w)["reason"]
         assert reason.startswith(
-            "6 messages wait to be redelivered and tried again; nothing new is requested until one of them is settled; "
+            "6 messages wait to be redelivered and retried; nothing new is requested until one of them is settled; "
             "the last failure: limit: the destination "
         )
-        assert f"on main did not take it: {FULL}" in reason
+        assert f"on connection main did not accept the message: {FULL}" in reason
         reasons = [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
         assert reasons[0] == reason
-        assert any(one.startswith("destination ") and f"on main: limit: {FULL}; " in one for one in reasons)
+        assert any(one.startswith("destination ") and f"on connection main: limit: {FULL}; " in one for one in reasons)
         w.broker.trouble.limit("OUT", None)
 
 
@@ -91,7 +93,7 @@ async def test_what_waits_behind_a_message_of_its_subject_is_told_apart(autojump
     async with world([route(retry={"initial": "1h", "max": "1h"})], brokers=one_broker()) as w:
         w.broker.trouble.limit("OUT", 0)
         fill(w.broker, 3)
-        waits = "1 message waits to be redelivered and tried again, and 2 more of the same subjects wait behind; the "
+        waits = "1 message waits to be redelivered and retried, and 2 more of the same subjects wait behind; the "
         await eventually(lambda: (w.route.reason or "").startswith(waits), 60)
         w.broker.trouble.limit("OUT", None)
 
@@ -103,7 +105,7 @@ async def test_a_stream_that_is_gone_is_named(publishes: bool, autojump_clock: M
         w.broker.delete_stream("OUT")
         if publishes:
             fill(w.broker, 1)
-        await until_unready(w, ": stream 'OUT', which did, is gone or has other subjects; ")
+        await until_unready(w, " (stream 'OUT' did, and was deleted or has other subjects now); ")
         w.broker.add_stream("OUT", ["out.>"])
 
 

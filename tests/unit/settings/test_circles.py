@@ -254,8 +254,8 @@ def test_who_feeds_itself_by_which_stream_is_said_with_the_cure() -> None:
     refused, _ = found(routes, streams=[stream("other", name="T"), stream("s.>")])
     assert refused == {
         "routes[0].to[0].subject": "'s.copy' is taken by the stream 'S' (streams[1]), all of which route 'copy' reads, "
-        "so the route would feed itself; send to other subjects, set `filter` to what it is to read, or set hop_limit "
-        "if it is meant"
+        "so the route would feed itself; send to other subjects, set `filter` to the subjects that it should read, or "
+        "set hop_limit if it is intended"
     }
 
 

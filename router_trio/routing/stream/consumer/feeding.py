@@ -106,12 +106,12 @@ class Feeding:
             subject = feeds_itself_through(stores, self._filters, one.template)
             if subject is None:
                 continue
-            cure = "send to other subjects or set `filter` to what the route is to read"
+            cure = "send to other subjects or set `filter` to the subjects that the route should read"
             if not one.dead:
-                cure = f"{cure.replace(' or', ',')}, or set hop_limit if it is meant"
+                cure = f"{cure.replace(' or', ',')}, or set hop_limit if it is intended"
             return (
                 f"route {self._route!r} would feed itself: it sends {'dead letters ' * one.dead}to {one.template!r} on "
-                f"the connection {connection!r}, and the stream {self._stream!r} that it reads takes "
-                f"{excerpt(subject)!r}; {cure}"
+                f"connection {connection!r}, and the stream {self._stream!r} that it reads takes {excerpt(subject)!r}; "
+                f"{cure}"
             )
         return None

@@ -42,7 +42,7 @@ class Filters:
         stream = self._spec.stream
         self.outside = (
             f"the filter {filters} matches none of the subjects of the stream {stream!r}, which are {taken}; correct "
-            "the filter, or the stream"
+            "the filter or the stream"
         )
         if told != self._told:
             self._emit(

@@ -38,8 +38,8 @@ def check_expiry(spec: ConsumerSpec, consumer: PullConsumer) -> None:
     expires_after = consumer.limits.expires_after
     if 0 < expires_after < STOPPED_FOR:
         raise SourceError(
-            f"the durable {spec.durable!r} of stream {spec.stream!r} is deleted when the router is stopped for "
-            f"{expires_after:g} s (inactive_threshold), and the next one would begin where `deliver` says: remove "
+            f"the server deletes the durable {spec.durable!r} of stream {spec.stream!r} when it is unused for "
+            f"{expires_after:g} s (inactive_threshold), and a new one would start where `deliver` says; remove "
             "inactive_threshold from consumer_limits of the stream, or set it to a day or more",
             reason=reasons.CONSUMER_EXPIRES,
         )
@@ -53,8 +53,9 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
     retention = consumer.limits.retention
     if policy.gives_up and retention != "limits":
         raise SourceError(
-            f"what is given up would be deleted, since the stream {spec.stream!r} has {retention} retention, and this "
-            "route has no dead letters; add [routes.dead_letter], or remove attempts and not from [routes.retry]",
+            f"messages that are given up would be deleted, since the stream {spec.stream!r} has {retention} retention "
+            "and this route has no dead letters; add [routes.dead_letter], or remove `attempts` and `not` from "
+            "[routes.retry]",
             reason=reasons.WOULD_DELETE,
         )
 

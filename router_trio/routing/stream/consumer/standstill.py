@@ -37,18 +37,18 @@ def standstill(
         return None
     state = now.state
     told = (
-        f"{state.unacked} messages have no ack, and the consumer may have {state.max_ack_pending} (max_ack_pending): "
-        f"nothing new is delivered, {state.undelivered} wait in the stream; "
+        f"the consumer has {state.unacked} unacked messages and may have {state.max_ack_pending} (max_ack_pending), so "
+        f"nothing new is delivered and {state.undelivered} messages wait in the stream; "
     )
     if cursor.unsettled > now.in_hand:
         first = cursor.start
         attempts = cursor.failures.attempts(first)
         tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "is to be redelivered"
-        return f"{told}message {first}, the first without an ack, {tried}{last_failure}"
+        return f"{told}message {first}, the first unacked one, {tried}{last_failure}"
     # An ack that is under way at one look has arrived at the next.
     if alone and before.delivers_nothing_new and not now.held:
         return (
-            f"{told}{state.unacked - now.in_hand} are settled here and their acks were refused or lost, or a process "
-            "that is gone got them: they are redelivered after their ack wait"
+            f"{told}{state.unacked - now.in_hand} of the unacked messages are settled here and their acks were refused "
+            "or lost, or a process that has ended received them: they are redelivered after their ack wait"
         )
     return None

@@ -33,7 +33,7 @@ SHARED_CHECKS_A_SECOND = 50
 DENIED_CHECK_EVERY = 60.0
 """Seconds between two looks while this user may not ask: a server logs each of these."""
 
-_NOT_AGAIN = "the server did not take note that messages have to be redelivered, which it had delivered without payload"
+_NOT_AGAIN = "the server did not confirm that it will redeliver messages which it had delivered without their payload"
 
 
 class ConsumerChecks:

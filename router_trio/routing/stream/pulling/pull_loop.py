@@ -240,7 +240,7 @@ class PullLoop:
                         self._ask(consumer, now)
                         self._tell_state()
                     else:
-                        told = "messages that were delivered before and are not acked are to be redelivered first: "
+                        told = "messages that were delivered before and are not acked must be redelivered first; "
                         told += f"nothing is requested for {not_before - now:.0f} s"
                         self._enter(PAUSED, told)
                 else:
@@ -254,7 +254,7 @@ class PullLoop:
                 with trio.CancelScope(deadline=min(deadline, not_before) if now < not_before else deadline):
                     await self._look_again.wait()
                 if self._lost is None and trio.current_time() >= self._silent_at:
-                    told = f"nothing was heard of the consumer for {SILENCE:g} s"
+                    told = f"nothing was heard from the consumer for {SILENCE:g} s"
                     self._lost = SourceError(told, reason=reasons.CONSUMER_SILENT)
             nursery.cancel_scope.cancel()
         if self._lost is not None:
@@ -352,7 +352,7 @@ class PullLoop:
             return
         self._enters = state, reason
         if own.state == STARTING:
-            own.enter(STARTING, "the server has not confirmed yet that it accepts its pulls")
+            own.enter(STARTING, "waiting for the server to confirm that it accepts pull requests")
 
     def _tell_state(self) -> None:
         order = self._pending.order
@@ -360,8 +360,8 @@ class PullLoop:
         stopped = self._checks.stopped or (None if self._filters is None else self._filters.outside)
         self._quiet = trio.current_time() >= self._quiet_at
         if stopped is None and self._quiet:
-            stopped = f"nothing was heard of its consumer for {QUIET:g} s, neither a message nor a heartbeat: "
-            stopped += "the server may be cut off from its cluster, or the consumer has no leader"
+            stopped = f"nothing was heard from its consumer for {QUIET:g} s, neither a message nor a heartbeat; "
+            stopped += "the server may be cut off from its cluster, or the consumer may have no leader"
         if stopped is not None:
             self._enter(PAUSED, bounded(stopped))
             return

@@ -128,7 +128,7 @@ async def test_calls_that_hang_are_told_unless_others_return(autojump_clock: Moc
         assert w.route.reasons(trio.current_time()) == []
         await trio.sleep(2)
         (reason,) = w.route.reasons(trio.current_time())
-        assert reason == "none of 2 calls of its handler has returned for 9 s, and messages may wait behind it"
+        assert reason == "none of 2 calls of its handler has returned for 9 s; other messages may be waiting for it"
         calls.let_go("a", "b")
         await all_acked(w, 3)
         assert w.route.handling == 0

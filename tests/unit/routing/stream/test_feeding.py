@@ -59,8 +59,8 @@ async def test_a_route_that_its_stream_would_feed_reads_nothing_until_that_is_me
         assert w.route_ledger()[0] == 0
         (reason,) = why_not_ready(w)
         assert "route 'route' would feed itself: " in reason
-        assert "on the connection 'main', and the stream 'IN' that it reads takes 'copy.*'; send to" in reason
-        assert "set `filter` to what the route is to read" in reason
+        assert "on connection 'main', and the stream 'IN' that it reads takes 'copy.*'; send to" in reason
+        assert "set `filter` to the subjects that the route should read" in reason
         assert ("hop_limit" in reason) is ("dead_letter" not in keys)
         assert w.payloads("OUT") == numbers(5), "another route goes on"
         move(broker, "copy.*", "OUT")
@@ -105,7 +105,7 @@ async def test_a_connection_of_another_name_to_the_same_stream_is_known(autojump
         move(broker, "copy.*", "IN")
         refused = await w.watch.until("NATS_SUBSCRIBE_ERROR")
         assert refused.reason == "feeds_itself"
-        assert "on the connection 'edge'" in refused.detail
+        assert "on connection 'edge'" in refused.detail
         await trio.sleep(30)
         received = w.route_ledger()[0]
         fill(broker, 5)

@@ -20,7 +20,9 @@ from tests.support.world import LOCAL, World, fill, handled, numbers, one_broker
 
 SOURCE: dict[str, Any] = {"stream": "IN", "durable": "router", "filter": "in.*"}
 FULL = ConsumerState(None, unacked=3, max_ack_pending=3, delivered=9, undelivered=5)
-WAITS = "have no ack, and the consumer may have 3 (max_ack_pending): nothing new is delivered, 2 wait in the stream; "
+WAITS = (
+    "unacked messages and may have 3 (max_ack_pending), so nothing new is delivered and 2 messages wait in the stream; "
+)
 
 
 def reasons(w: World) -> list[str]:
@@ -43,8 +45,10 @@ async def test_it_says_so_until_something_new_is_delivered(autojump_clock: MockC
         assert reasons(w) == []
         await trio.sleep(12.0)
         (told,) = reasons(w)
-        assert told.startswith("2 messages have no ack, and the consumer may have 2 (max_ack_pending): nothing new is")
-        assert "3 wait in the stream; message 1, the first without an ack, has failed" in told
+        assert told.startswith(
+            "the consumer has 2 unacked messages and may have 2 (max_ack_pending), so nothing new is"
+        )
+        assert "3 messages wait in the stream; message 1, the first unacked one, has failed" in told
         assert w.route.state == PAUSED
         mended = True
         await eventually(lambda: w.route.settled["routed"] == 5, 10.0)
@@ -60,7 +64,9 @@ async def test_acks_that_were_lost_stop_it_until_their_ack_wait_is_over(autojump
         await eventually(lambda: w.payloads("OUT") == numbers(3))
         await trio.sleep(12.0)
         (told,) = reasons(w)
-        assert told.startswith(f"3 messages {WAITS}3 are settled here and their acks were refused or lost")
+        assert told.startswith(
+            f"the consumer has 3 {WAITS}3 of the unacked messages are settled here and their acks were refused or lost"
+        )
         assert w.route.state == PAUSED
         await eventually(lambda: w.payloads("OUT") == numbers(5), 30.0)
         await eventually(lambda: w.route.state == RUNNING, 0.5)
@@ -77,7 +83,9 @@ async def test_what_is_held_behind_a_message_that_failed_is_not_worked_on(autoju
         fill(w.broker, 4, first=1)
         await trio.sleep(12.0)
         assert w.route.in_hand == 2
-        assert [told for told in reasons(w) if f"3 messages {WAITS}message 1, the first without an ack, failed" in told]
+        assert [
+            told for told in reasons(w) if f"the consumer has 3 {WAITS}message 1, the first unacked one, failed" in told
+        ]
         await eventually(lambda: w.payloads("OUT") == numbers(5), 60.0)
 
 
@@ -140,4 +148,4 @@ def test_the_first_message_is_named(attempts: int, told: str, look: Look) -> Non
     for _ in range(attempts):
         cursor.failures.add(7)
     said = str(standstill(Look(FULL, 0), look, cursor, last_failure="; why"))
-    assert said.endswith(f"message 7, the first without an ack, {told}; why")
+    assert said.endswith(f"message 7, the first unacked one, {told}; why")

@@ -319,7 +319,7 @@ async def test_a_route_is_not_ready_within_ten_seconds_of_the_last_sign_of_its_c
         await trio.sleep(10)
         code, body = readiness(w.live, trio.current_time())
         assert code == 503
-        assert "nothing was heard of its consumer for 8 s" in str(body)
+        assert "nothing was heard from its consumer for 8 s" in str(body)
         requests.extend(kept)
         fill(w.broker, 5, first=5)
         await all_acked(w, 10)
@@ -352,7 +352,7 @@ async def test_a_consumer_that_is_silent_twice_in_a_row_leaves_its_route_not_rea
             for _ in range(100):
                 code, body = readiness(w.live, trio.current_time())
                 assert code == 503
-                assert "times in a row: it was opened again each time, and delivers nothing" in str(body)
+                assert "times in a row: it was reopened each time and delivers nothing" in str(body)
                 await trio.sleep(0.5)
             nursery.cancel_scope.cancel()
         w.broker.trouble.lose("pull", 0)

@@ -215,7 +215,7 @@ def test_what_is_under_way_would_pass_by_what_was_let_go_until_that_is_looked_at
     assert turns.await_redelivery(one) is None
     assert admitted(turns, [three, two]) == []
     assert sequences(turns.release_behind(one)) == [2, 3]
-    assert turns.describe() == "what waited for a message that failed is about to be routed"
+    assert turns.describe() == "messages that waited for a failed message are about to be routed"
     assert turns.pass_by(four), "it is in a handler"
     assert not turns.pass_by(two)
     assert admitted(turns, [five]) == [5], "it came behind them"
