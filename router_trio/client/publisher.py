@@ -71,8 +71,8 @@ class Publisher:
         receipt = Receipt()
         outbox = self._outbox
         await checkpoint_if_cancelled()
-        # There is no `await` between this and the return that can be cancelled after acceptance: a cancelled caller
-        # knows that nothing was accepted.
+        # Nothing is awaited between accepting the publish and the return, so a cancelled caller knows that nothing was
+        # accepted.
         blocked = (not outbox.connected or outbox.blocks) and await self._room(with_ack=False)
         receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked, together=True)
         return receipt

@@ -188,7 +188,7 @@ class Answers:
         self._emit(event(at=now, connection=self._connection, route=route, reason=reason, subject=cause.pattern))
 
     def _mark_doubtful(self, answering: Answering, cause: str) -> None:
-        """Exclude everything of that cause from being accepted: a denial has a subject that was not found."""
+        """Don't report anything of that cause as accepted: a denial names a subject that was not found."""
         for batch in (*self._fenced, *self._sent):
             if batch[1] is answering and _cause(batch[0]) == cause:
                 self._doubtful.add(id(batch))

@@ -69,7 +69,7 @@ class Listener:
             self.session.work.set()
 
     def when_read_done(self, notify: Callable[[], None]) -> None:
-        """Call `notify` once, when everything that one read returned has been delivered. For callees of a link."""
+        """Call `notify` once, when everything that one read returned has been delivered. For code called by a link."""
         self._read_done_listeners.append(notify)
 
     def not_written(self, refusal: Refusal) -> None:

@@ -105,7 +105,7 @@ class PullBudget:
     def borrow(self, amount: int, notify: Callable[[], None]) -> bool:
         """Return True if `amount` bytes may be requested now; else call `notify` once, when some have been given back.
 
-        More than the total is lent to one consumer at a time.
+        An amount above the total is lent to one consumer at a time.
         """
         if self.lent and self.lent + amount > self.limit // 2:
             if notify not in self._waiting:

@@ -88,7 +88,7 @@ class Session:
         self._leaving = False
         self._nursery: trio.Nursery | None = None
         self._context = copy_context()
-        """The context of `run` once it is connected, in which the link finds what it needs (as its asyncio loop)."""
+        """The context variables of `run` once it is connected, which tasks of the link need."""
         self._served: dict[Source, trio.CancelScope] = {}
 
     async def run(

@@ -172,7 +172,7 @@ def _size(fields: dict[str, Any], name: str, least: int, most: int, default: int
 
 def _addresses(fields: dict[str, Any], name: str) -> tuple[str, ...]:
     found = fields.get(name)
-    if found is None:  # a server written in Go may write an empty list so
+    if found is None:  # a server written in Go may write an empty list as null
         return ()
     if not isinstance(found, list):
         raise _wrong(name, found, "a list")

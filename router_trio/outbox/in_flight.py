@@ -133,8 +133,7 @@ class InFlight:
     def take_core_to(self, subject: bytes) -> list[Operation]:
         """Take out the core publishes to `subject`, in the order of writing.
 
-        Batches are split, each one once. So the total cost of denials is linear in what is in flight, not that for each
-        denial.
+        Each batch is split only once, so the cost of all denials together is linear in what is in flight.
         """
         return self._take_core(subject)
 

@@ -257,7 +257,7 @@ class OperationWithAck(CoreOperation):
         clean: bool,
         puback_from: Hashable | None = None,
     ) -> None:
-        # Does not call the constructor above: each publish would notice one more call.
+        # Does not call the constructor above, which would cost every publish one more call.
         self.order = order
         self.frame: bytes = frame  # pyright: ignore[reportIncompatibleMethodOverride]
         self.owner = owner

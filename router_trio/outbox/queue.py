@@ -19,7 +19,7 @@ from router_trio.outbox.operation import FrameOwners, Operation, OperationBatch,
 from router_trio.outbox.retry_lanes import RetryLanes
 
 MOST_TOGETHER = 2048
-"""Core publishes in a batch at which nothing more is added to it."""
+"""Number of core publishes at which a batch is full."""
 
 
 class SendQueue:

@@ -102,8 +102,8 @@ class Refusals:
         A denial contains only the subject, and the server may have accepted other publishes to it if the permission was
         granted or revoked in between. Which of the core publishes was denied is unknown, so all of them to the subject
         fail: publishing one twice is better than losing one. As many denials of the subject are then accounted for. A
-        JetStream publish shows by its PubAck whether it was accepted, so one fails only if no core publish matches, and
-        only the first. If the denial was about a later one, that one is sent again and denied again.
+        JetStream publish shows by its PubAck whether it was accepted. So if no core publish matches, only the first
+        JetStream publish fails; if the denial was about a later one, that one is sent again and denied again.
         """
         denied: list[Operation] = [*self._in_flight.take_core_to(subject)]
         more = len(denied) - 1

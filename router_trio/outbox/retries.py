@@ -154,8 +154,8 @@ class Retries:
     def sweep(self) -> tuple[dict[tuple[str, str], list[Operation]], list[OperationWithAck]]:
         """Schedule publishes that have had no PubAck for long to be sent again.
 
-        Returns the publishes over their budget instead, by reason and detail, and those that are sent again. The former
-        stay where they are: an owner that is notified of one must not find that another is missing.
+        Returns the publishes that are over their budget, by reason and detail, and those that are sent again. The
+        former stay where they are: an owner that is notified of one must not find that another is missing.
         """
         now = self._clock()
         self._lanes.clear_idle()

@@ -337,8 +337,7 @@ class Run:
     def cause_of(self, group: BaseExceptionGroup) -> BaseException:
         """Return the error that ended the run, out of the group that its nurseries raised: see `innermost`.
 
-        A handler that leaves scopes open that are not its own makes Trio raise in many places, without naming the
-        handler.
+        A handler that exits cancel scopes of the router makes Trio raise in many places, without naming the handler.
         """
         lost = (generation.route.routing.lost for generation in self._all_routes)
         return next((one for one in lost if one is not None), None) or innermost(group)

@@ -12,7 +12,7 @@ NANO = 1_000_000_000
 
 
 class Histogram:
-    """Counts by bucket, as in Prometheus: `counts[i]` is the number of values up to `bounds[i]`, the last of others.
+    """Counts by bucket, as in Prometheus: `counts[i]` is the number of values up to `bounds[i]`, the last one the rest.
 
     Values are in seconds. Their sum is an integer of nanoseconds: a sum of floats depends on the order of addition, and
     would decrease slightly if counts were added in another order than before.

@@ -112,11 +112,11 @@ class ControlPlane:
 
 
 def is_for_nats_py(frame: bytes) -> bool:
-    """Return True if a frame should be passed to nats-py: not a late message of a subscription that has ended.
+    """Return True if a frame should be passed to nats-py, and would not end its reader.
 
-    Frames are not passed either that a server relays and no JetStream API sends, and that would end nats-py's reader: a
-    subject or a status that is not UTF-8, a vertical tab in a subject, a header block without an end. Raises
-    `ProtocolError` for a frame that no server sends.
+    A late message of a subscription that has ended should not be. A frame would end the reader that a server relays and
+    no JetStream API sends: a subject or a status that is not UTF-8, a vertical tab in a subject, a header block without
+    an end. Raises `ProtocolError` for a frame that no server sends.
     """
     line, _, body = frame.partition(b"\r\n")
     arguments = line.split(b" ")

@@ -1,7 +1,7 @@
 """The JetStream API: sends requests, reports refusals, and reads answers into values.
 
-Requests go through nats-py, whose inbox this user may subscribe to. The forms of the answers are those of the JetStream
-API reference. Fields missing in the answer of an older server get the value that means the same.
+Requests go through nats-py, which receives the answers in an inbox of its own. The forms of the answers are those of
+the JetStream API reference. Fields missing in the answer of an older server get the value that means the same.
 """
 
 from __future__ import annotations

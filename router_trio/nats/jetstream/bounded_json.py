@@ -23,7 +23,7 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{1,24}(?:Z|[+-][0-9]{2}:[
 
 
 class AnswerError(ValueError):
-    """An answer is malformed. The text says what is wrong, and quotes nothing but the names of fields."""
+    """An answer is malformed. The text describes the problem, and quotes nothing but the names of fields."""
 
 
 class Object:

@@ -191,11 +191,11 @@ class WirePullConsumer:
         # Some of them are queued for redelivery already: those that the server was about to send when the dead link was
         # closed. They would be delivered before the others. A nak with a delay removes a message from that queue, one
         # without puts it at the end. On a busy server a message may be queued only now, between the two. An answer
-        # takes the same way as the messages for the dead link: when it arrives, none of them is left.
+        # takes the same path as the messages for the dead link: when it arrives, none of them is left.
         await self._answered(self._ack_subject(NOT_DELIVERED), b"+WPI")
         self._send(b"".join(framing.publish(subject, b'-NAK {"delay": 1}') for subject in subjects))
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
-        # Different threads of the server process naks and pulls. Only an answer shows that the naks are processed.
+        # The server processes naks and pulls independently. Only an answer shows that the naks are processed.
         return await self._answered(last, b"-NAK")
 
     async def _answered(self, ack_subject: bytes, answer: bytes) -> bool:

@@ -46,7 +46,7 @@ async def find_between(
 ) -> list[int] | None:
     """Return the messages that the filters match, in order; None if there are too many, or it takes too long.
 
-    If at least half of `sequences` must match, since `unacked` is their number, or they can't be found soon, the entire
+    If `unacked` shows that at least half of `sequences` match, or the matching ones can't be found soon, the entire
     range is returned unless it is too long. Blocks for `WITHIN` seconds at most. Can be cancelled.
     """
     all_of_them = list(sequences) if len(sequences) <= MOST else None

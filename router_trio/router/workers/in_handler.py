@@ -50,7 +50,7 @@ class InHandlers:
         self._careful = False
 
     def suspect(self, table: Mapping[InHandler, int]) -> None:
-        """Suspect these messages of ending processes, each with the number that it has ended."""
+        """Treat these messages as suspects, each with the number of processes that it has ended."""
         self._suspects = dict(table)
         self._update_careful()
 

@@ -50,7 +50,7 @@ class OutboxSum:
     counters: Counters = field(default_factory=Counters)
 
     def unanswered_destinations(self) -> list[str]:
-        """Return nothing: they are among the reasons of their workers."""
+        """Return an empty list: these destinations are among the reasons of their workers."""
         return []
 
 

@@ -6,9 +6,9 @@ names) and its numbers, 64 bits each:
     what blocks the loop | bytes of all records | head | key, padded with spaces | number | number | ...
 
 The head contains the size of the key in bytes and the count of numbers; it is negative if the record is free. Records
-are never moved. A new one reuses a free one of its size, else it is appended, so endless reloads need no more memory
-than none. A worker that is killed in the middle of a copy leaves some numbers as they were before; none is half
-written, since each is one word, and so is a head.
+are never moved. A new one reuses a free one of its size, else it is appended, so a router that is reloaded for ever
+needs no more memory than one that is not. A worker that is killed in the middle of a copy leaves some numbers as they
+were before; none is half written, since each is one word, and so is a head.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Counting:
         return found
 
     async def write_regularly(self) -> None:
-        """Copy counts that are not part of a ledger regularly, of routes that received messages, until cancelled."""
+        """Regularly copy the counts that belong to no ledger, of routes that received messages, until cancelled."""
         while True:
             await trio.sleep(COPY_EVERY)
             self.write()
