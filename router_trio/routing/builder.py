@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
+from router_trio.errors import reasons
 from router_trio.events import Emit
 from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
@@ -20,6 +21,7 @@ from router_trio.routing.handlers import left_behind_by
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import RoutePlan
+from router_trio.routing.raised import message_failed
 from router_trio.routing.route import Route
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.whole import count_on
@@ -27,6 +29,7 @@ from router_trio.states import REPLY, RouteState
 
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
+    from router_trio.routing.flow.control import FlowControl
 
 
 class RouteBuilder:
@@ -47,17 +50,25 @@ class RouteBuilder:
 
         `before` is the same route with its settings before, of which the counts go on. One from a stream is over.
         """
-        connection, state = connections[plan.connection], _state(plan, connections)
+        connection, state = connections[plan.connection], _state(plan, connections, self._emit)
         if before is not None:
             count_on(state, before.state)
             # Its own may still leave some behind, those before it none any more.
             *older, last = before.state.left_behind or [()]
             state.left_behind += [*filter(None, older), last]
         state.left_behind.append(left_behind_by(plan.handler))
-        outlets = [Outlet(destination, connections[destination.connection]) for destination in plan.destinations]
+        outlets, flow = outlets_of(plan, connections, state, self._emit)
         kind = _content_routing() if plan.looks else Routing
-        routing = kind(plan, outlets, state, self._emit, self._tracing, handler_errors=self._handler_errors)
-        routing.turn.clock = connection.platform.stopwatch
+        routing = kind(
+            plan,
+            outlets,
+            state,
+            self._emit,
+            self._tracing,
+            flow,
+            handler_errors=self._handler_errors,
+            stopwatch=connection.platform.stopwatch,
+        )
         letters = None
         if (dead := plan.dead_letter) is not None:
             from router_trio.routing.dead_letters import DeadLetters
@@ -117,15 +128,37 @@ class RouteBuilder:
         return found
 
 
+def outlets_of(
+    plan: RoutePlan, connections: Mapping[str, Connection], state: RouteState, emit: Emit
+) -> tuple[list[Outlet], FlowControl | None]:
+    """Return the outlets of a route, and what holds it back: None if it has neither a limit nor a breaker."""
+    theirs = [connections[destination.connection] for destination in plan.destinations]
+    flow = None
+    if plan.settings.limit is not None or any(to.breaker is not None for to in plan.settings.to):
+        from router_trio.routing.flow.control import FlowControl
+
+        flow = FlowControl(plan, theirs, state, emit)
+    outlets = [
+        Outlet(destination, connection, None if flow is None else flow.breaker_of(place))
+        for place, (destination, connection) in enumerate(zip(plan.destinations, theirs, strict=True))
+    ]
+    return outlets, flow
+
+
 def _keeps_messages(routing: Routing, letters: DeadLetters | None) -> bool:
     """Return True if messages of a subject are kept until they have their fate, for what the settings ask for."""
     plan = routing.plan
     return plan.settings.retry is not None or letters is not None or routing.flow is not None or plan.by_key
 
 
-def _state(plan: RoutePlan, connections: Mapping[str, Connection]) -> RouteState:
+def _state(plan: RoutePlan, connections: Mapping[str, Connection], emit: Emit) -> RouteState:
     templates = [destination.template for destination in plan.destinations] + [REPLY] * plan.settings.respond
-    state = RouteState(plan.name, plan.connection, templates, own_ids=plan.settings.source.own_ids)
+
+    def report_suppressed(detail: str, count: int) -> None:
+        emit(message_failed(plan.name, reasons.DUPLICATE, detail, count=count))
+
+    own_ids = plan.settings.source.own_ids
+    state = RouteState(plan.name, plan.connection, templates, own_ids=own_ids, report_suppressed=report_suppressed)
     source = plan.settings.source
     state.source, state.redelivers = source.kind.reads(source), source.kind.redelivers
     for one in plan.destinations:

@@ -169,7 +169,7 @@ class Delivery:
         """Note that copies of it may be stored, though it did not fail."""
 
     def counted_fate(self, fate: Fate, refused: Callable[[str], str]) -> Fate:
-        """Return the fate that counts of a copy that was not delivered: see `RouteState.refused`."""
+        """Return the fate that counts of a copy that was not delivered: see `RouteState.counted_reason`."""
         reason = fate.reason or fate.name
         counted = refused(reason)
         if counted == reason:
@@ -180,7 +180,7 @@ class Delivery:
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
         if not fate.delivered:
-            fate = self.counted_fate(fate, self.route.refused)
+            fate = self.counted_fate(fate, self.route.counted_reason)
         self.operation_settled(self.route.destinations[0], operation, fate, now)
 
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
@@ -302,7 +302,7 @@ class BatchDelivery:
         else:
             outcome = "lost"
             if len(self._settled) == 1:
-                route.refused(fate.reason or fate.name)
+                route.counted_reason(fate.reason or fate.name)
             route.failed[fate.reason or fate.name] += count
             route.failed_at_last(fate.reason or fate.name, detail=route.not_taken(template, fate.detail))
         settled = self._settled

@@ -44,9 +44,35 @@ class Keeper(ABC, Generic[D, H]):
         self.is_over: bool = False
         """True from `let_go` on: nobody routes any more."""
         self.route: RouteToWake
-        """Set by the route when it is made."""
+        """See `routed_by`."""
+        self.state.held_by(self)
+
+    def routed_by(self, route: RouteToWake) -> None:
+        """Wake this route, which has just been made."""
+        self.route = route
+
+    # --- what pages show ---
+
+    @property
+    def in_hand(self) -> int | None:
+        """See `Holder`."""
+        return None
+
+    @property
+    def uncounted(self) -> int:
+        """See `Holder`."""
+        return 0
+
+    @property
+    @abstractmethod
+    def retrying(self) -> tuple[int, float]:
+        """See `Holder`."""
 
     # --- routed ---
+
+    def begin(self) -> None:
+        """Record that the route runs."""
+        self.routes = True
 
     @property
     @abstractmethod

@@ -42,17 +42,14 @@ class KeptRoute(Route, Generic[D]):
         self._arrived = trio.Event()
         self._left_hand = trio.lowlevel.ParkingLot()
         self._nothing_comes = False
-        self.state.clock = trio.current_time
         if flow is not None:
             flow.follow(routing.needed, lambda: keeper.sent)
-            if self.state.limit is not None:
-                self.state.limit.waiting = lambda: keeper.limited
-        keeper.route = self
+        keeper.routed_by(self)
 
     # --- routed ---
 
     async def _route_arriving(self) -> None:
-        self._keeper.routes = True
+        self._keeper.begin()
         await self._tasks.run()
 
     async def _lead_on(self) -> Awaitable[None]:

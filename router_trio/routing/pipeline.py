@@ -29,7 +29,6 @@ from router_trio.protocol import message_ids
 from router_trio.protocol.framing import text
 from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery, sampled
-from router_trio.routing.flow.control import FlowControl, flow_control
 from router_trio.routing.handler_messages import as_message
 from router_trio.routing.handlers import (
     Blocked,
@@ -53,6 +52,7 @@ from router_trio.routing.turns import Turn
 from router_trio.states import RouteState
 
 if TYPE_CHECKING:
+    from router_trio.routing.flow.control import FlowControl
     from router_trio.routing.schedule import Limits
 
 D = TypeVar("D", bound=Delivery)
@@ -68,20 +68,24 @@ class Routing:
         state: RouteState,
         emit: Emit,
         tracing: Tracing,
+        flow: FlowControl | None = None,
         *,
         handler_errors: str = "type",
+        stopwatch: Callable[[], float] = perf_counter,
     ) -> None:
-        """`handler_errors`: "type" or "full", what a span says of an error that the handler raises."""
+        """`handler_errors`: "type" or "full", what a span says of an error that the handler raises.
+
+        `stopwatch` times the calls of the handler.
+        """
         self.plan = plan
         self.outlets: tuple[Outlet, ...] = tuple(outlets)
         self.state = state
         self.tracing = tracing
-        self.turn: Turn = Turn(perf_counter)
-        """For the calls of its handler; on the clock of the platform once it is built."""
+        self.turn: Turn = Turn(stopwatch)
+        """For the calls of its handler."""
         self._emit = emit
         self._named_in_spans = plan.settings.source.kind.named_in_spans(plan.settings.source)
         self._full_errors = handler_errors == "full"
-        state.suppressed = self.suppressed
         self._shares = [
             (outlet.connection.shares, (state.name, outlet.template))
             for outlet in outlets
@@ -98,7 +102,7 @@ class Routing:
         """Why the route has ended, if its handler has left the scopes in which the route runs."""
         self.as_it_comes: bool = True
         """True if every message goes to every destination, but for its subject as it came."""
-        self.flow: FlowControl | None = flow_control(plan, self.outlets, state, emit)
+        self.flow: FlowControl | None = flow
         """None if it has neither a limit nor a breaker."""
 
     def respond_with(self, responder: Responder) -> None:
@@ -214,13 +218,6 @@ class Routing:
         self.state.never_routed += count
         self.state.fates["lost"] += count
         self.emit_failure(reason, detail, count=count)
-
-    def suppressed(self, count: int, stream: str | None) -> None:
-        """A stream had messages with the ids that the senders gave to these: it has not stored these."""
-        self.state.failed[reasons.DUPLICATE] += count
-        self.emit_failure(
-            reasons.DUPLICATE, f"the stream {stream} has another message with this Nats-Msg-Id", count=count
-        )
 
     async def route(self, handler: Handler, delivery: Delivery) -> None:
         """Take one message through the handler, and what that makes of it to every destination.

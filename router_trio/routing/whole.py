@@ -6,7 +6,7 @@ settled is added to the new counts, and the ledger goes on: received = in hand +
 
 from __future__ import annotations
 
-from router_trio.states import DURATION_BOUNDS, Histogram, RouteCounts, RouteState
+from router_trio.states import DURATION_BOUNDS, Held, Histogram, RouteCounts, RouteState
 
 MOST_PAST_DESTINATIONS = 100
 """Destinations that a route no longer has and of which it keeps separate counts."""
@@ -49,15 +49,20 @@ def whole(state: RouteState) -> RouteState:
     both.enter(state.state, state.reason)
     both.source, both.redelivers = state.source, state.redelivers
     both.standby, both.is_leaving = state.standby, state.is_leaving
-    both.to, both.most_open, both.limit = state.to, state.most_open, state.limit
-    both.breakers, both.left_behind = state.breakers, state.left_behind
+    both.to, both.limit = state.to, state.limit
+    both.break_by(state.breakers, state.most_open)
+    both.left_behind = state.left_behind
     both.in_flight_limit = state.in_flight_limit
-    both.retried = lambda: [one for part in parts for one in part.retried()]
-    both.clock = state.clock
     both.obstacles = state.obstacles
     both.handling, both.handler_moved_at = state.handling, state.handler_moved_at
     parts = [state, *state.earlier]
-    both.holder = _Sum(sum(one.in_hand for one in parts))
+    both.held_by(
+        Held(
+            sum(one.in_hand for one in parts),
+            sum(one.waiting_for_limit for one in parts),
+            (sum(one.retrying[0] for one in parts), max(one.retrying[1] for one in parts)),
+        )
+    )
     for one in parts:
         add_counts(both, one)
     return both
@@ -68,7 +73,7 @@ def counts_of(state: RouteState) -> RouteState:
     alone = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
     alone.source, alone.redelivers = state.source, state.redelivers
     alone.is_leaving, alone.is_over = state.is_leaving, state.is_over
-    alone.breakers = state.breakers
+    alone.break_by(state.breakers, state.most_open)
     count_on(alone, state)
     return alone
 
@@ -107,10 +112,3 @@ def _label(state: RouteState, template: str) -> str:
     if template in known or len(known) < len(state.destinations) + MOST_PAST_DESTINATIONS:
         return template
     return PAST_DESTINATIONS
-
-
-class _Sum:
-    """The messages in hand of several lives of a route: see `states.InHand`."""
-
-    def __init__(self, in_hand: int) -> None:
-        self.in_hand: int = in_hand

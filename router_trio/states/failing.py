@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
 
 MOST_RETRIED = 65_536
 """Messages whose first failure is remembered, for each route; beyond that the oldest are forgotten."""
@@ -32,18 +31,6 @@ class LastFailure:
         """The reason, with place and detail if they are known."""
         text = self.reason if self.place is None else f"{self.reason} at {self.place}"
         return text if self.detail is None else f"{text}: {self.detail}"
-
-
-class ToBeRetried(Protocol):
-    """The failed messages that are to be retried, with their first failures."""
-
-    def __len__(self) -> int:
-        """Return the number of messages."""
-        ...
-
-    def oldest(self, now: float) -> float:
-        """Return the seconds since the first failure of the message retried for longest; 0 if there is none."""
-        ...
 
 
 class BeingRetried:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from router_trio.errors import reasons
 from router_trio.errors.quotes import bounded
 from router_trio.states.counts import RouteCounts
-from router_trio.states.failing import LastFailure, ToBeRetried
+from router_trio.states.failing import LastFailure
 from router_trio.states.histogram import Histogram
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
@@ -118,31 +119,63 @@ UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
 """Why a message is not answered: it has no reply subject, or one that must not be published to."""
 
 
-class InHand(Protocol):
+class Holder(Protocol):
     """Holds the messages that a route has received and not settled."""
 
     @property
-    def in_hand(self) -> int:
-        """The number of these messages."""
+    def in_hand(self) -> int | None:
+        """The number of these messages; None if the counts of the route give it."""
+
+    @property
+    def limited(self) -> int:
+        """The number of messages that wait for the limit of the route, or of their value."""
+        ...
+
+    @property
+    def retrying(self) -> tuple[int, float]:
+        """The number of messages that are being retried, and the seconds since the oldest of them failed first."""
+        ...
+
+    @property
+    def uncounted(self) -> int:
+        """The number of messages that the only destination accepted and that are not counted as delivered yet."""
         ...
 
 
-def _unchanged(reason: str) -> str:
-    return reason
+@dataclass(slots=True)
+class Held:
+    """A `Holder` as numbers."""
+
+    in_hand: int | None = None
+    limited: int = 0
+    retrying: tuple[int, float] = (0, 0.0)
+    uncounted: int = 0
 
 
 BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
+@dataclass(slots=True)
 class BreakerState:
     """The breaker of one destination. A message may be tried from `probe_at` on; `why_open` is None while closed."""
 
-    def __init__(self, connection: str, template: str) -> None:
-        self.connection = connection
-        self.template = template
-        self.state: str = "closed"
-        self.probe_at: float = 0.0
-        self.why_open: str | None = None
+    connection: str
+    template: str
+    state: str = "closed"
+    probe_at: float = 0.0
+    why_open: str | None = None
+
+
+class AskedAboutRefusals(Protocol):
+    """The breaker of the only destination of a route."""
+
+    def copy_refused(self, reason: str) -> str:
+        """Note that the destination did not accept a message. Return the reason that counts."""
+        ...
+
+
+def _report_nothing(detail: str, count: int) -> None:
+    """In place of a report, for a state of which nobody reads the events."""
 
 
 class LimitState:
@@ -152,19 +185,27 @@ class LimitState:
         self.rate = rate
         self.burst = burst
         self.per = per
-        self.waiting: Callable[[], int] = lambda: 0
-        """Returns the number of messages in hand that wait for the limit; more may wait in the stream."""
 
 
 class RouteState(RouteCounts):
     """State and counters of one route. `destinations` are the templates, in order, and the values of the label."""
 
-    def __init__(self, name: str, connection: str, destinations: Sequence[str], *, own_ids: bool = True) -> None:
-        """`own_ids`: a duplicate is always this very copy, never another message with an id chosen by its sender."""
+    def __init__(
+        self,
+        name: str,
+        connection: str,
+        destinations: Sequence[str],
+        *,
+        own_ids: bool = True,
+        report_suppressed: Callable[[str, int], None] = _report_nothing,
+    ) -> None:
+        """`own_ids`: a duplicate is always this very copy, never another message with an id chosen by its sender.
+
+        `suppressed` calls `report_suppressed` with a detail and the number of messages.
+        """
         super().__init__(destinations)
         self.own_ids = own_ids
-        self.suppressed: Callable[[int, str | None], None] = lambda count, stream: None
-        """Called for messages that a stream took for duplicates of others."""
+        self._report_suppressed = report_suppressed
         self.name = name
         self.connection = connection
         self.destinations: tuple[str, ...] = tuple(destinations)
@@ -183,16 +224,11 @@ class RouteState(RouteCounts):
         """The states of its destinations, in order."""
         self.breakers: Sequence[BreakerState] = ()
         """The breakers of its destinations, as far as they have one."""
+        self._only_breaker: AskedAboutRefusals | None = None
         self.most_open: int = 0
         """With more of `breakers` than this not closed, the route would not route a message."""
-        self.refused: Callable[[str], str] = _unchanged
-        """Called with the reason when the only destination refused a message. Returns the reason that counts."""
         self.limit: LimitState | None = None
         self.last_failure: LastFailure | None = None
-        self.retried: Callable[[], Sequence[ToBeRetried]] = tuple
-        """Returns the failed messages that are to be retried; several groups if settings have changed meanwhile."""
-        self.clock: Callable[[], float] = float
-        """The clock of `retried`, which the route sets together with it."""
         self.in_flight_limit: int = 0
         """Maximum number of its stream's messages in flight; 0 for a route from a subject."""
         self.handling: int = 0
@@ -207,8 +243,8 @@ class RouteState(RouteCounts):
         """The part of `dead_lettered` that earlier generations have counted."""
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
-        self.holder: InHand | None = None
-        """The messages in hand of a route from a stream, which are counted separately."""
+        self.holder: Holder = Held()
+        """The holder of the messages of the route: see `held_by`."""
         self.earlier: list[RouteState] = []
         """Generations of the route before its settings changed that still have unsettled messages: see
         `routing.whole`."""
@@ -246,12 +282,40 @@ class RouteState(RouteCounts):
         text = f"the destination {template!r}{connection} did not accept the message"
         return f"{text}: {detail}" if detail else text
 
+    def held_by(self, holder: Holder) -> None:
+        """Ask `holder` from now on about the messages that are not settled."""
+        self.holder = holder
+
+    def break_by(
+        self, breakers: Sequence[BreakerState], most_open: int, only: AskedAboutRefusals | None = None
+    ) -> None:
+        """Set the breakers of the destinations, once. `only` is that of the only destination."""
+        self.breakers, self.most_open, self._only_breaker = breakers, most_open, only
+
+    def counted_reason(self, reason: str) -> str:
+        """Return the reason that counts when the only destination refused a message: its breaker may change it."""
+        return reason if self._only_breaker is None else self._only_breaker.copy_refused(reason)
+
+    def suppressed(self, count: int, stream: str | None) -> None:
+        """Count and report messages that `stream` did not store, since it has others with the ids of their senders."""
+        detail = f"the stream {stream} has another message with this Nats-Msg-Id"
+        self.failed[reasons.DUPLICATE] += count
+        self.failed_at_last(reasons.DUPLICATE, detail=detail)
+        self._report_suppressed(detail, count)
+
     @property
     def retrying(self) -> tuple[int, float]:
-        """Number of messages being retried, and the seconds since the first failure of the oldest."""
-        parts = {id(part): part for part in self.retried()}.values()
-        now = self.clock()
-        return sum(map(len, parts)), max((part.oldest(now) for part in parts), default=0.0)
+        """The number of messages that are being retried, and the seconds since the oldest of them failed first."""
+        return self.holder.retrying
+
+    @property
+    def waiting_for_limit(self) -> int:
+        """Messages in hand that wait for the limit of the route, if it has one: more may wait in its stream."""
+        return self.holder.limited
+
+    def accepted_by(self, template: str) -> int:
+        """Return how many messages the only destination accepted in this generation of the route."""
+        return self.delivered[template] - self.delivered_earlier[template] + self.holder.uncounted
 
     def filter_out(self, reason: str, count: int) -> None:
         """Count filtered messages, by reason."""
@@ -272,8 +336,9 @@ class RouteState(RouteCounts):
         For a stream they are held and counted separately. For a core subscription they are the messages without a
         duration, which is recorded once for each message, independently of its fate.
         """
-        if self.holder is not None:
-            return self.holder.in_hand
+        in_hand = self.holder.in_hand
+        if in_hand is not None:
+            return in_hand
         return self.received - self.never_routed - sum(self.elapsed.counts) - sum(self.forwarded.counts)
 
     @property

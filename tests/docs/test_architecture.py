@@ -84,6 +84,32 @@ def test_locks_are_off_the_path_of_a_message() -> None:
     assert elsewhere == {"nats/subscriptions.py", "connection/shared_subscription.py"}
 
 
+ROLES = {"breaker", "holder"}
+"""Attributes with an object that is asked something, as a callback is."""
+
+
+def test_no_callback_is_set_from_outside() -> None:
+    """A callback, or another role, is passed to a constructor or to a method of its owner."""
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] != "testing"]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    stored = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    callbacks = {
+        node.target.attr
+        for node in stored
+        if isinstance(node.target, ast.Attribute)
+        and re.search(r"\b(Callable|Deliver|Emit)\b", ast.unparse(node.annotation))
+    }
+    assert len(callbacks) > 20
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) != "self"
+            ):
+                assert node.attr not in (callbacks | ROLES), f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
 OF_KINDS = (
     "settings/routes/sources/",
     "settings/routes/destinations/",

@@ -25,13 +25,13 @@ from router_trio.events import Event
 from router_trio.nats.jetstream.pubacks import PubAcks
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
+from router_trio.routing.builder import outlets_of
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.handlers import Handler
 from router_trio.routing.kept_route import KeptRoute
-from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.plans import compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
@@ -132,11 +132,12 @@ class Bench:
         self.wire = Wire(cast(Any, None), read_done=self.connection.listener.read_done, **told)
 
     def _routing(self, plan: Any) -> Routing:
-        outlets = [Outlet(destination, self.connection) for destination in plan.destinations]
-        templates, own_ids = [outlet.template for outlet in outlets], plan.settings.source.own_ids
+        templates, own_ids = [one.template for one in plan.destinations], plan.settings.source.own_ids
         state = RouteState(plan.name, "main", templates, own_ids=own_ids)
+        state.to += [one.state(state) for one in plan.destinations]
+        outlets, flow = outlets_of(plan, {"main": self.connection}, state, self.events.append)
         kind = ContentRouting if plan.decides or plan.transforms else Routing
-        return kind(plan, outlets, state, self.events.append, self._tracing)
+        return kind(plan, outlets, state, self.events.append, self._tracing, flow)
 
     def _acked(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         self.answers += replies

@@ -149,7 +149,7 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
         state.reason or next(iter(state.obstacles.values()), None),
         ready,
         state.in_hand,
-        0 if state.limit is None else state.limit.waiting(),
+        state.waiting_for_limit,
         state.last_failure,
         state.retrying,
         [_destination(one) for one in state.to],

@@ -26,6 +26,7 @@ from router_trio.states import (
     BreakerState,
     ConnectionState,
     DestinationState,
+    Held,
     LimitState,
     RouteState,
 )
@@ -162,46 +163,31 @@ def _connection(name: str, reports: Mapping[int, ConnectionReport], counts: Coun
     return ConnectionSum(state, outbox)
 
 
-class _InHand:
-    """A `states.InHand` of several workers."""
-
-    def __init__(self, count: int) -> None:
-        self.in_hand: int = count
-
-
-class _Retried:
-    """The messages that one worker has to retry, as a `ToBeRetried`."""
-
-    def __init__(self, count: int, oldest: float) -> None:
-        self._count = count
-        self._oldest = oldest
-
-    def __len__(self) -> int:
-        return self._count
-
-    def oldest(self, now: float) -> float:
-        return self._oldest
-
-
 def _route(
     shape: RouteReport, reports: Mapping[int, RouteReport], settings: RouteSettings | None, counts: Counts
 ) -> RouteState:
     state = RouteState(shape.name, shape.connection, shape.destinations)
     state.source, state.redelivers = shape.source, shape.redelivers
     state.is_leaving = settings is None
-    state.breakers = _breakers(shape, reports)
+    state.break_by(_breakers(shape, reports), 0)
     state.add_numbers(counts.get((ROUTE, shape.name), {}))
     # Messages without a duration are not in hand here: they may have been settled after their worker ended.
-    state.holder = _InHand(sum(one.in_hand for one in reports.values()))
+    state.held_by(
+        Held(
+            sum(one.in_hand for one in reports.values()),
+            sum(one.waiting_for_limit for one in reports.values()),
+            (
+                sum(one.retrying[0] for one in reports.values()),
+                max((one.retrying[1] for one in reports.values()), default=0.0),
+            ),
+        )
+    )
     limit = None if settings is None else settings.limit
     if limit is not None:
         state.limit = LimitState(format_rate(limit.rate), limit.most_at_once, limit.per)
-        waiting = sum(one.waiting_for_limit for one in reports.values())
-        state.limit.waiting = lambda: waiting
     # The shape comes from a worker that may have ended, and its failure may still be the last one.
     failures = [one.last_failure for one in (shape, *reports.values()) if one.last_failure is not None]
     state.last_failure = max(failures, key=lambda one: one.at, default=None)
-    state.retried = lambda: [_Retried(*one.retrying) for one in reports.values()]
     state.to = _destinations(state, shape, reports)
     if reports:
         number, worst = min(reports.items(), key=lambda item: _WORST_FIRST.index(item[1].state))

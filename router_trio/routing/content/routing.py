@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import TypeVar
-
-from trio import current_time
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
 
 from router_trio.errors import EvaluationError, PublishError, RouterError
 from router_trio.errors.reasons import UNMATCHED, WHEN
@@ -19,7 +18,7 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing.content.choice import Content
 from router_trio.routing.content.mirror_copy import MirrorCopy
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.outlets.outlet import Outlet
+from router_trio.routing.outlets.outlet import Outlet, is_healthy
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy import hops
@@ -27,7 +26,10 @@ from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
 from router_trio.routing.schedule import Limits, ValueLimit
 from router_trio.routing.tracing import Tracing
-from router_trio.states import NOT_LOOKED_UP, RouteState
+from router_trio.states import RouteState
+
+if TYPE_CHECKING:
+    from router_trio.routing.flow.control import FlowControl
 
 D = TypeVar("D", bound=Delivery)
 
@@ -48,22 +50,19 @@ class ContentRouting(Routing):
         state: RouteState,
         emit: Emit,
         tracing: Tracing,
+        flow: FlowControl | None = None,
         *,
         handler_errors: str = "type",
+        stopwatch: Callable[[], float] = perf_counter,
     ) -> None:
-        super().__init__(plan, outlets, state, emit, tracing, handler_errors=handler_errors)
+        super().__init__(plan, outlets, state, emit, tracing, flow, handler_errors=handler_errors, stopwatch=stopwatch)
         self.content: Content = Content(plan, self._is_healthy)
         self.as_it_comes: bool = False
         self._has_key: bool = plan.by_key and plan.key is not None
-        if self.flow is not None and plan.settings.strategy == "fallback":
-            self.flow.healthy = self._is_healthy
 
     def _is_healthy(self, place: int) -> bool:
-        """Return True if a destination is connected, and not known to refuse. An open breaker knows when to try."""
-        outlet, trouble = self.outlets[place], self.state.to[place].trouble
-        if outlet.breaker is not None and not outlet.breaker.closed:
-            return outlet.connection.connected and outlet.breaker.admits(current_time())
-        return outlet.connection.connected and (trouble is None or trouble == NOT_LOOKED_UP)
+        outlet = self.outlets[place]
+        return is_healthy(outlet.connection, outlet.breaker, self.state.to[place])
 
     def takes_message(self, delivery: Delivery) -> bool:
         if delivery.choice(0) is not None:

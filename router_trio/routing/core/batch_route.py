@@ -11,7 +11,7 @@ from operator import length_hint
 import trio
 
 from router_trio.errors import reasons
-from router_trio.link import SharedDelivery
+from router_trio.link import Deliver, SharedDelivery
 from router_trio.protocol import framing
 from router_trio.routing.core.forwarding import BatchForwarding
 from router_trio.routing.core.handler_batch import HandlerBatch
@@ -41,12 +41,13 @@ class BatchRoute(Route):
         as_it_comes = routing.plan.handler is None and routing.as_it_comes
         self._intake = IntakeQueue(self._overflow, routing.turn.begin)
         self._forwarding = BatchForwarding(routing)
-        source.deliver = self._received
+        deliver: Deliver | SharedDelivery = self._received
         self._passes: tuple[Passthrough, PassthroughRoute] | None = None
         """The way that what is forwarded as it comes takes, if it may."""
         if as_it_comes and len(outlets) == 1 and not outlets[0].waits_for_puback:
             self._passes = passthrough, PassthroughRoute(routing, self._intake, self._received)
-            source.deliver = SharedDelivery(passthrough.deliver, self._passes[1])
+            deliver = SharedDelivery(passthrough.deliver, self._passes[1])
+        source.deliver_to(deliver)
         self._in_hand = 0
         """How many messages of the batch that was taken from the queue last are not routed."""
         self._batch: tuple[float, list[framing.RawMessage]] = (0.0, [])

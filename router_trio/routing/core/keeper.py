@@ -18,7 +18,6 @@ from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
-from router_trio.link import Deliver, SharedDelivery
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
@@ -55,7 +54,7 @@ class KeptSubject(SubjectSource, KeptSource["SubjectKeeper"]):
         super().__init__(routing, connection, emit, shared)
         keeper = SubjectKeeper(routing, connection, emit, dead_letters, self)
         self.keeper: SubjectKeeper = keeper
-        self.deliver: Deliver | SharedDelivery = keeper.received
+        self.deliver_to(keeper.received)
 
 
 class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
@@ -86,7 +85,10 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         if not tried_again and plan.handler is None and flow is not None and flow.values is None:
             self._forwarding = BatchForwarding(routing)
         self._retried = BeingRetried()
-        self.state.retried = lambda: (self._retried,)
+
+    @property
+    def retrying(self) -> tuple[int, float]:
+        return len(self._retried), self._retried.oldest(trio.current_time())
 
     # --- received ---
 

@@ -27,7 +27,11 @@ class SubjectSource(Source):
         self._member: Member | None = None
         self._subscribing = trio.CancelScope()
         self.deliver: Deliver | SharedDelivery
-        """Where messages go; set by the route when it is made."""
+        """Where messages go: see `deliver_to`."""
+
+    def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
+        """Deliver what is received to this. Before anything is."""
+        self.deliver = deliver
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
         source = self._routing.plan.settings.source

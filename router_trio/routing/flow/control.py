@@ -14,7 +14,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit, RouteLimited
 from router_trio.outbox.outbox import Outbox
 from router_trio.routing.flow.destination_breaker import DestinationBreaker
-from router_trio.routing.outlets.outlet import Outlet
+from router_trio.routing.outlets.outlet import is_healthy
 from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.limit import Limit, ValueLimits
 from router_trio.settings.units import format_rate
@@ -44,12 +44,11 @@ class FlowControl:
     `limit` is for all messages, `values` for those of each value; at most one of them is there.
     """
 
-    def __init__(self, plan: RoutePlan, outlets: Sequence[Outlet], state: RouteState, emit: Emit) -> None:
+    def __init__(self, plan: RoutePlan, connections: Sequence[Connection], state: RouteState, emit: Emit) -> None:
+        """`connections` are those of the destinations, in order; `state` knows the destinations already."""
         settings = plan.settings
         self.limit: Limit | None = None
         self.values: ValueLimits | None = None
-        self.healthy: Callable[[int], bool] | None = None
-        """For the strategy fallback: whether the destination at a place may be chosen now."""
         self._state = state
         self._emit = emit
         self._listeners: list[Callable[[], None]] = []
@@ -78,19 +77,26 @@ class FlowControl:
             self._rate = format_rate(rate)
             state.limit = LimitState(self._rate, burst, settings.limit.per)
             self._horizon = min(HORIZON, settings.source.ack_wait / 2)
-        several, kept, breakers = len(outlets) > 1, settings.source.kind.redelivers, []
-        for outlet, to in zip(outlets, settings.to, strict=True):
+        several, kept = len(connections) > 1, settings.source.kind.redelivers
+        self._connections = tuple(connections)
+        self._breakers: dict[int, DestinationBreaker] = {}
+        for place, (connection, to) in enumerate(zip(connections, settings.to, strict=True)):
             if to.breaker is not None:
-                outlet.breaker = breaker = DestinationBreaker(
-                    to.breaker, state, outlet, emit, self.wake, several=several, kept=kept
+                template = plan.destinations[place].template
+                self._breakers[place] = DestinationBreaker(
+                    to.breaker, state, connection, template, emit, self.wake, several=several, kept=kept
                 )
-                breakers.append(breaker)
-        self.breakers: tuple[DestinationBreaker, ...] = tuple(breakers)
-        self._real = [(place, outlet) for place, outlet in enumerate(outlets) if outlet.destination.mirror is None]
-        state.breakers = tuple(one.told for one in breakers)
-        state.most_open = 0 if settings.strategy == "all" else len(self._real) - 1
-        if self.breakers and not several:
-            state.refused = self.breakers[0].copy_refused
+        self.breakers: tuple[DestinationBreaker, ...] = tuple(self._breakers.values())
+        self._real = [place for place, destination in enumerate(plan.destinations) if destination.mirror is None]
+        state.break_by(
+            tuple(one.shown for one in self.breakers),
+            0 if settings.strategy == "all" else len(self._real) - 1,
+            self.breakers[0] if self.breakers and not several else None,
+        )
+
+    def breaker_of(self, place: int) -> DestinationBreaker | None:
+        """Return the breaker of the destination at this place; None if it has none."""
+        return self._breakers.get(place)
 
     # --- what has gone, and its destinations ---
 
@@ -241,7 +247,7 @@ class FlowControl:
             return now + LOOK_FOR_FATES
         if self.probing and not self._admits(now):
             probes = [one.probe_at for one in self.breakers if one.state == "open" and one.probe_at > now]
-            if self.healthy is not None:
+            if self._one_is_enough:
                 return min([*probes, now + LOOK_AGAIN])
             return max(probes, default=inf)
         return self.limit.free_at() if self.limit is not None else now
@@ -292,19 +298,15 @@ class FlowControl:
     def held_up(self) -> str | None:
         """Return why nothing may go now, if a breaker says so."""
         if self.probing and not self._admits(trio.current_time()):
-            return next(one.told.why_open for one in self.breakers if not one.closed)
+            return next(one.shown.why_open for one in self.breakers if not one.closed)
         return None
 
     def _admits(self, now: float) -> bool:
-        if self.healthy is None:
+        if not self._one_is_enough:
             return all(one.admits(now) for one in self.breakers)
         # The first of all gets what none takes.
-        first = self._real[0][1].breaker
-        return first is None or first.admits(now) or any(self.healthy(place) for place, _ in self._real)
+        first = self.breaker_of(self._real[0])
+        return first is None or first.admits(now) or any(map(self._is_healthy, self._real))
 
-
-def flow_control(plan: RoutePlan, outlets: Sequence[Outlet], state: RouteState, emit: Emit) -> FlowControl | None:
-    """Return what a route needs; None if it has neither a limit nor a breaker."""
-    if plan.settings.limit is None and all(one.breaker is None for one in plan.settings.to):
-        return None
-    return FlowControl(plan, outlets, state, emit)
+    def _is_healthy(self, place: int) -> bool:
+        return is_healthy(self._connections[place], self.breaker_of(place), self._state.to[place])

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import trio
 
+from router_trio.connection.supervisor import Connection
 from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN
 from router_trio.events import BreakerClosed, BreakerOpened, Emit
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.flow.tracker import BreakerTracker
-from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
 from router_trio.settings import BreakerSettings
 from router_trio.states import BreakerState, RouteState
@@ -34,7 +34,8 @@ class DestinationBreaker:
         self,
         settings: BreakerSettings,
         route: RouteState,
-        outlet: Outlet,
+        connection: Connection,
+        template: str,
         emit: Emit,
         changed: Callable[[], None],
         *,
@@ -42,25 +43,23 @@ class DestinationBreaker:
         kept: bool,
     ) -> None:
         """`kept`: a stream has the messages until they are acked, so that they can wait in hand."""
-        self.told: BreakerState = BreakerState(outlet.connection.name, outlet.template)
+        self.shown: BreakerState = BreakerState(connection.name, template)
         """For pages and readiness."""
-        self.untold: Callable[[], int] = lambda: 0
-        """Gives how many messages the destination has taken that its route has not counted yet."""
         self._breaker = Breaker(settings.failures, settings.pause)
         self._settings = settings
         self._route = route
-        self._outlet = outlet
+        self._outbox = connection.outbox
         self._emit = emit
         self._changed = changed
         self._several = several
         self._kept = kept
         self._taken_here = 0
-        self._refusals = outlet.outbox.refusals
-        self._refusals.when_tried_again((route.name, outlet.template), self._tried_again)
+        self._refusals = connection.outbox.refusals
+        self._refusals.when_tried_again((route.name, template), self._tried_again)
 
     def stop_listening(self) -> None:
         """Stop listening, since the route is gone."""
-        self._refusals.stop_notifying((self._route.name, self._outlet.template), self._tried_again)
+        self._refusals.stop_notifying((self._route.name, self.shown.template), self._tried_again)
 
     @property
     def state(self) -> str:
@@ -83,11 +82,11 @@ class DestinationBreaker:
 
     def _tell(self) -> None:
         """Publish a change of the breaker, and wake those who wait."""
-        breaker, told = self._breaker, self.told
-        told.state, told.probe_at, told.why_open = breaker.state, breaker.probe_at, None
+        breaker, shown = self._breaker, self.shown
+        shown.state, shown.probe_at, shown.why_open = breaker.state, breaker.probe_at, None
         if breaker.state != CLOSED:
-            told.why_open = (
-                f"the circuit breaker of destination {told.template!r} on connection {told.connection} is open: "
+            shown.why_open = (
+                f"the circuit breaker of destination {shown.template!r} on connection {shown.connection} is open: "
                 f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._said}; "
                 f"one message is tried every {self._settings.pause:g} s"
             )
@@ -96,9 +95,9 @@ class DestinationBreaker:
     @property
     def _said(self) -> str:
         """Return what the server said about the last failure, for the end of a text."""
-        told = self.told
+        shown = self.shown
         for one in self._route.to:
-            if (one.connection, one.template) == (told.connection, told.template) and one.refused_for is not None:
+            if (one.connection, one.template) == (shown.connection, shown.template) and one.refused_for is not None:
                 reason, detail = one.refused_for
                 return f" ({detail})" if reason == self._breaker.reason else ""
         return ""
@@ -108,16 +107,15 @@ class DestinationBreaker:
     def follow(self, delivery: Delivery, copy: int) -> BreakerTracker:
         """Note that a message is sent there now. Return the owner of its operation."""
         self._breaker.message_goes(trio.current_time())
-        self.told.state = self._breaker.state
+        self.shown.state = self._breaker.state
         delivery.remaining += 1
-        return BreakerTracker(delivery, self.told.template, copy, self)
+        return BreakerTracker(delivery, self.shown.template, copy, self)
 
     @property
     def _taken(self) -> int:
         if self._several:
             return self._taken_here
-        route, template = self._route, self.told.template
-        return route.delivered[template] - route.delivered_earlier[template] + self.untold()
+        return self._route.accepted_by(self.shown.template)
 
     def copy_passed(self) -> None:
         """See `tracker.BreakerWatch`."""
@@ -128,8 +126,8 @@ class DestinationBreaker:
                 BreakerClosed(
                     at=now,
                     route=self._route.name,
-                    connection=self.told.connection,
-                    subject=self.told.template,
+                    connection=self.shown.connection,
+                    subject=self.shown.template,
                     open_seconds=now - self._breaker.opened_at,
                 )
             )
@@ -162,13 +160,13 @@ class DestinationBreaker:
         """Return True if the breaker opens, be it again."""
         breaker, now, before = self._breaker, trio.current_time(), self._breaker.state
         if breaker.message_failed(now, self._taken, reason):
-            self._route.openings[self.told.connection, self.told.template] += 1
+            self._route.openings[self.shown.connection, self.shown.template] += 1
             self._emit(
                 BreakerOpened(
                     at=now,
                     route=self._route.name,
-                    connection=self.told.connection,
-                    subject=self.told.template,
+                    connection=self.shown.connection,
+                    subject=self.shown.template,
                     reason=reason,
                     failed_count=self._settings.failures,
                     pause_seconds=self._settings.pause,
@@ -182,7 +180,7 @@ class DestinationBreaker:
     def _recall(self) -> None:
         """Take back what is queued for the destination."""
         if self._kept:
-            self._outlet.outbox.recall(self._is_ours, _LEFT_ALONE)
+            self._outbox.recall(self._is_ours, _LEFT_ALONE)
 
     def _is_ours(self, operation: Operation) -> bool:
         owner = operation.owner if isinstance(operation, CoreOperation) else None

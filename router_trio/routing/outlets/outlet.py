@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import trio
+
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
@@ -21,10 +23,12 @@ from router_trio.routing.outlets.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.outlets.contents import CopyContents, chosen_id, measure
 from router_trio.routing.outlets.protocols import Origin, OutletBreaker
 from router_trio.routing.plans import Destination
+from router_trio.states import NOT_LOOKED_UP
 from router_trio.subjects.patterns import validate_subject
 
 if TYPE_CHECKING:
     from router_trio.expressions.message import Facts
+    from router_trio.states import DestinationState
 
 _MORE_DIGITS = 24
 """Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
@@ -39,7 +43,7 @@ _MORE_WITH_ACK = _MORE_DIGITS + len(_LONGEST_NUMBER) + 1
 class Outlet:
     """A destination and its connection."""
 
-    def __init__(self, destination: Destination, connection: Connection) -> None:
+    def __init__(self, destination: Destination, connection: Connection, breaker: OutletBreaker | None = None) -> None:
         self.destination = destination
         self.template: str = destination.template
         self.connection = connection
@@ -55,7 +59,7 @@ class Outlet:
         """See `DestinationKind`; asked for each message."""
         self._carries_reply = destination.carries_reply
         self._never_replied_to = destination.never_replied_to
-        self.breaker: OutletBreaker | None = None
+        self.breaker: OutletBreaker | None = breaker
         """See `FlowControl`."""
 
     def forward_core(self, batch: Sequence[framing.RawMessage], owner: BatchTracker) -> list[tuple[int, str, str]]:
@@ -358,3 +362,12 @@ class Outlet:
         if trace_parent is not None and len(subject) <= LONGEST_REMEMBERED:
             block = self.contents.with_parent(block, trace_parent, len(body))
         return framing.publish(subject, body, reply, block)
+
+
+def is_healthy(connection: Connection, breaker: OutletBreaker | None, to: DestinationState) -> bool:
+    """Return True if a destination is connected, and not known to refuse. An open breaker knows when to try."""
+    if not connection.connected:
+        return False
+    if breaker is not None and not breaker.closed:
+        return breaker.admits(trio.current_time())
+    return to.trouble is None or to.trouble == NOT_LOOKED_UP

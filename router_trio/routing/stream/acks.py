@@ -54,8 +54,21 @@ class Acks:
         """Answer for the route with this state from now on. `pull_denied` gets the error of a pull that was refused."""
         self._state = state
         self._pull_denied = pull_denied
-        self.when_pulls_pass: Callable[[], None] | None = None
+        self._pulls_pass: Callable[[], None] | None = None
         self._answers.belong_to(spec.stream, spec.durable, self)
+
+    def await_pull(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the server has accepted a pull, or none is to be sent; see `await_no_pull`."""
+        self._pulls_pass = tell
+
+    def await_no_pull(self) -> None:
+        """Call what `await_pull` was given no more."""
+        self._pulls_pass = None
+
+    @property
+    def awaits_pull(self) -> bool:
+        """Return True from `await_pull` until `await_no_pull`."""
+        return self._pulls_pass is not None
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """Ack the messages with these reply subjects: they need not be redelivered."""
@@ -154,8 +167,8 @@ class Acks:
     def passed(self, cause: str) -> None:
         """See `answers.Answering`."""
         self._state.obstacles.pop(cause, None)
-        if cause == PULL and self.when_pulls_pass is not None:
-            self.when_pulls_pass()
+        if cause == PULL and self._pulls_pass is not None:
+            self._pulls_pass()
         if cause == ACK and self._refused:
             refused, self._refused = self._refused, {}
             self.ack([*refused.values()])
@@ -179,13 +192,13 @@ class Acks:
 
     def pull_answered(self) -> None:
         """The consumer has sent something: the server has taken a pull, and no fence has to say so."""
-        if self.when_pulls_pass is not None:
+        if self._pulls_pass is not None:
             self.passed(PULL)
 
     def nothing_asked(self) -> None:
         """No pull is to be sent now, so none can be refused."""
-        if self.when_pulls_pass is not None and PULL not in self._state.obstacles:
-            self.when_pulls_pass()
+        if self._pulls_pass is not None and PULL not in self._state.obstacles:
+            self._pulls_pass()
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.fail(operation, error.reason)

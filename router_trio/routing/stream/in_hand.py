@@ -418,7 +418,11 @@ class StreamInHand(InHand[StreamDelivery]):
 
 
 class LeftInHand:
-    """Counts the messages in hand of an earlier life of a route: see `states.InHand`."""
+    """The `Holder` of an earlier life of a route, whose messages are in the hand of this one."""
+
+    limited = 0
+    retrying = (0, 0.0)
+    uncounted = 0
 
     def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
         self._left = left

@@ -72,8 +72,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         holds_back = self._holds_back if plan.by_key else was_refused
         self.hand.go_by(self, order, routing.value_limits(place_of), holds_back, same_order=same_order)
         if before is not None and self.hand is before.hand:
-            before.state.holder = self.hand.goes_on(before.state, trio.current_time())
-        self.state.holder = self.hand
+            before.state.held_by(self.hand.goes_on(before.state, trio.current_time()))
         self.ack_wait: float = source.ack_wait
         """Seconds after which the server redelivers what is not acked."""
         self.server_limit: int = UNLIMITED
@@ -81,16 +80,26 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.policy: RetryPolicy = policy_for(plan.settings, connection.platform.random.uniform)
         self._stream = source.kind.stream(source) or ""
         self._failures: Failures[StreamDelivery] = Failures(self.state, self.policy, dead_letters, self, emit)
-        self.state.retried = lambda: (self.hand.cursor.failures.retried,)
         self.stored: list[StreamDelivery] = []
         self._flow = flow = routing.flow
-        for breaker in () if flow is None else flow.breakers:
-            breaker.untold = lambda: len(self.stored)
         limited_by_value = flow is not None and flow.values is not None
         self.forwards_on_arrival: bool = plan.handler is None and not limited_by_value and not plan.by_key
         """True if what has to wait for nothing is forwarded in the turn of the read that brought it."""
         for destination in routing.connections:
             destination.when_changed(self.recall_out_of_turn)
+
+    @property
+    def in_hand(self) -> int:
+        return self.hand.in_hand
+
+    @property
+    def uncounted(self) -> int:
+        return len(self.stored)
+
+    @property
+    def retrying(self) -> tuple[int, float]:
+        retried = self.hand.cursor.failures.retried
+        return len(retried), retried.oldest(trio.current_time())
 
     @property
     def late(self) -> float:

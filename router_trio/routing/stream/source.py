@@ -120,7 +120,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                 self._pull_loop.reset()
                 self._go_by(link, consumer)
                 self._feeding.check(consumer)
-                self._acks.when_pulls_pass = self._tell_ready
+                self._acks.await_pull(self._tell_ready)
                 tried.set()  # the link need not wait until a pull was taken; the start of the router does
                 not_before = await ask_again(consumer, self._hand, self._patience)
                 await self._pull_loop.keep_asking(
@@ -129,14 +129,14 @@ class StreamSource(KeptSource[StreamKeeper]):
                 # What is under way is still routed: a restart has not to wait for it to be delivered again.
                 await consumer.drain()
             finally:
-                self._acks.when_pulls_pass = None
+                self._acks.await_no_pull()
                 self._retry.first_try_over.set()
                 consumer.close()
                 self._pull_loop.reset()  # what was borrowed from others is theirs again
 
     def _tell_ready(self) -> None:
         """Say that messages come from now on: the first pull was taken, or none is to be sent yet."""
-        self._acks.when_pulls_pass = None
+        self._acks.await_no_pull()
         self._pull_loop.receives()
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
@@ -312,7 +312,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         if answered or deliveries:
             # The consumer sends that only to who has asked for it.
             self._retry.succeeded()
-            if self._acks.when_pulls_pass is not None:
+            if self._acks.awaits_pull:
                 self._acks.pull_answered()
         if keeper.forwards_on_arrival:
             # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.

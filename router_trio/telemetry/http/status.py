@@ -179,7 +179,7 @@ def _flow(route: RouteState) -> dict[str, Any]:
     if limit is not None:
         per = {} if limit.per is None else {"per": limit.per}
         found["limit"] = {"rate": limit.rate, "burst": limit.burst, **per}
-        found["limit"] |= {"limited": route.limited, "waiting": limit.waiting()}
+        found["limit"] |= {"limited": route.limited, "waiting": route.waiting_for_limit}
     if route.breakers:
         found["breakers"] = [
             {

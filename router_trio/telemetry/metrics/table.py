@@ -261,7 +261,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         ROUTE,
         "Messages in hand waiting for the rate limit of their route; more may wait in the stream. Only for routes that "
         "have a limit.",
-        readers.limited(lambda route: 0 if route.limit is None else route.limit.waiting()),
+        readers.limited(lambda route: route.waiting_for_limit),
     ),
     Metric(
         "router_breaker_state",

@@ -101,7 +101,11 @@ class MessageSpans:
     """Starts the traces of sampled messages. `ended` is called with each span when it has ended."""
 
     def __init__(self, ended: Callable[[MessageSpan], None]) -> None:
-        self.ended: Callable[[MessageSpan], None] = ended
+        self._take: Callable[[MessageSpan], None] = ended
+
+    def pass_to(self, take: Callable[[MessageSpan], None]) -> None:
+        """Pass each span that ends from now on to `take`."""
+        self._take = take
 
     def begin(
         self,
@@ -128,7 +132,7 @@ class MessageSpans:
     def end_span(self, span: MessageSpan) -> None:
         """End a span now."""
         span.end_time = time.time_ns()
-        self.ended(span)
+        self._take(span)
 
 
 class SpansOfMessage:

@@ -222,7 +222,7 @@ class Traces:
         else:
             self._pipeline, self._outages = opened
             if self._spans is not None:
-                self._spans.ended = self._pipeline.take_span
+                self._spans.pass_to(self._pipeline.take_span)
             for span in self._early_spans:
                 self._pipeline.take_span(span)
             for event in self._early_events:

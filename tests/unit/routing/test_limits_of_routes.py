@@ -98,8 +98,8 @@ async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(
         fill(broker, 5)
         for _ in range(1500):
             await trio.sleep(1)
-            in_hand: Any = w.route.holder
-            oldest = max((trio.current_time() - one.received_at for one in in_hand.open.values()), default=0.0)
+            keeper: Any = w.route.holder
+            oldest = max((trio.current_time() - one.received_at for one in keeper.hand.open.values()), default=0.0)
             assert oldest <= 2.0
         assert_bounded(times.all, 10, 3600, 1)
         assert len(times.all) == 5
@@ -217,8 +217,7 @@ async def test_each_value_has_its_limit_and_others_pass(
         began = trio.current_time()
         await eventually(lambda: len(arrived(w, "b")) == 5)
         assert trio.current_time() - began < 0.1, "passes what waits"
-        assert w.route.limit is not None
-        assert w.route.limit.waiting() == 55
+        assert w.route.waiting_for_limit == 55
         await all_acked(w, 65)
         assert trio.current_time() - began == pytest.approx((60 - 5) / 10, abs=0.3)
         assert arrived(w, "a") == numbers(60)

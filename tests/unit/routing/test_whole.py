@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.routing.whole import MOST_PAST_DESTINATIONS, count_on, whole
-from router_trio.states import NOT_LOOKED_UP, BreakerState, DestinationState, RouteState
+from router_trio.states import NOT_LOOKED_UP, BreakerState, DestinationState, Held, RouteState
 from tests.support.compiled import looks_inside
 
 COUNTS = st.lists(st.integers(0, 50), min_size=6, max_size=6)
@@ -20,13 +20,6 @@ def settle(state: RouteState) -> None:
     state.fates["lost"] += state.in_hand
     state.elapsed.record(1.0, state.in_hand)
     state.is_over = True
-
-
-class Holder:
-    """Holds so many, as a route from a stream does."""
-
-    def __init__(self, in_hand: int) -> None:
-        self.in_hand = in_hand
 
 
 def counted(counts: list[int], templates: tuple[str, ...] = ("a", "b"), *, from_stream: bool = False) -> RouteState:
@@ -42,7 +35,7 @@ def counted(counts: list[int], templates: tuple[str, ...] = ("a", "b"), *, from_
     state.fates["lost"] += failed
     state.filter_out("when", filtered)
     if from_stream:
-        state.holder = Holder(in_hand)
+        state.held_by(Held(in_hand))
         state.elapsed.record(1.0, routed)  # the others are settled without a duration
     else:
         state.elapsed.record(1.0, routed + failed + filtered)
@@ -75,8 +68,8 @@ def test_the_whole_is_the_sum_of_what_it_was_and_is(drawn: list[tuple[list[int],
             left = one.in_hand
             one.fates["lost"] += left
             one.elapsed.record(2.0, left)
-            if one.holder is not None:
-                one.holder = Holder(0)
+            if one.holder.in_hand is not None:
+                one.held_by(Held(0))
             one.is_over = True
         assert_sums(whole(now), same)
     assert whole(now) is now
@@ -166,7 +159,7 @@ COUNTED = {
 }  # fmt: skip
 """What lives of a route count: the whole has the sums."""
 
-OF_ONE_LIFE = {"suppressed", "refused", "holder", "earlier", "is_over", "mirrors_under_way", "retried"}
+OF_ONE_LIFE = {"_report_suppressed", "_only_breaker", "holder", "earlier", "is_over", "mirrors_under_way"}
 """What nobody asks the whole for, or what it has of all lives."""
 
 

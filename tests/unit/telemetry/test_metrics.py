@@ -6,14 +6,13 @@ import threading
 import time
 from pathlib import Path
 from timeit import repeat
-from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router_trio.message import stored
 from router_trio.protocol.framing import publish
-from router_trio.states import CONNECTED, RECONNECTING
+from router_trio.states import CONNECTED, RECONNECTING, Held
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
@@ -224,7 +223,7 @@ def test_the_ledger_of_a_core_route_adds_up_on_the_page(page: MetricsPage, view:
 
 def test_the_ledger_of_a_route_from_a_stream_counts_what_came_again(page: MetricsPage, view: View) -> None:
     eu = view.routes[0]
-    eu.holder = SimpleNamespace(in_hand=3)
+    eu.held_by(Held(3))
     eu.received, eu.duplicates = 9, 2
     eu.fates["returned"], eu.fates["given_up"] = 5, 1
     labels = {"connection": "main", "route": "eu"}
@@ -232,7 +231,7 @@ def test_the_ledger_of_a_route_from_a_stream_counts_what_came_again(page: Metric
     assert value(samples, "router_route_in_hand_count", **labels) == 3
     assert value(samples, "router_route_messages_settled_total", **labels, fate="duplicate") == 2
     assert value(samples, "router_route_ledger_unbalanced", **labels) == 0
-    eu.holder.in_hand = 2
+    eu.held_by(Held(2))
     assert value(scrape(page), "router_route_ledger_unbalanced", **labels) == 1
 
 

@@ -8,15 +8,8 @@ from os import close
 from random import Random
 
 from router_trio.router.workers.counts.block import Block, new_block
-from router_trio.states import CONNECTED, RUNNING, BreakerState, RouteState
+from router_trio.states import CONNECTED, RUNNING, BreakerState, Held, RouteState
 from tests.support.telemetry_views import View, make_view
-
-
-class Hand:
-    """See `states.InHand`."""
-
-    def __init__(self) -> None:
-        self.in_hand = 0
 
 
 def router(*, streams: bool = True) -> View:
@@ -30,7 +23,7 @@ def router(*, streams: bool = True) -> View:
     if streams:
         view.routes[0].source = {"stream": "ORDERS", "durable": "router"}
         view.routes[0].redelivers = True
-        view.routes[0].holder = Hand()
+        view.routes[0].held_by(Held(0))
     view.routes[1].source = {"subject": "in.*", "queue": "routers"}
     return view
 
@@ -60,13 +53,13 @@ def came(route: RouteState, received: int, random: Random) -> None:
     settled = random.randrange(received + 1)
     route.received += received
     route.duplicates += random.randrange(3)
-    forwarded = random.randrange(settled + 1) if route.holder is None else 0
+    forwarded = random.randrange(settled + 1) if route.holder.in_hand is None else 0
     route.forwarded.record(0.01 * random.random(), forwarded)
     route.elapsed.record(random.random(), settled - forwarded)
     route.fates[random.choice([*route.fates])] += settled - forwarded
     route.delivered["copy"] += settled - forwarded
-    if isinstance(route.holder, Hand):
-        route.holder.in_hand += received - settled
+    if route.holder.in_hand is not None:
+        route.held_by(Held(route.holder.in_hand + received - settled))
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE
 from router_trio.router.workers.in_handler import InHandlers
 from router_trio.routing.whole import MOST_PAST_DESTINATIONS, count_on
 from router_trio.settings import RouteSettings, Settings
-from router_trio.states import DURATION_BOUNDS, Histogram, RouteState
+from router_trio.states import DURATION_BOUNDS, Held, Histogram, RouteState
 from router_trio.telemetry.metrics.metric import Sources
 from tests.support.telemetry_views import View, make_view
-from tests.unit.router.workers.counted import Hand, block, came, count, router
+from tests.unit.router.workers.counted import block, came, count, router
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 TEXTS = st.text(max_size=20)
@@ -93,11 +93,10 @@ def test_before_bytes_leave_the_ledgers_are_in_the_block(seed: int, times: int) 
             ledger.accepted += 1
             ledger.settle("acked", random.randrange(2))
             route = view.routes[0]
-            assert isinstance(route.holder, Hand)
-            if random.randrange(2) or not route.holder.in_hand:
+            if random.randrange(2) or not route.in_hand:
                 came(route, random.randrange(10), random)
             else:
-                route.holder.in_hand -= 1
+                route.held_by(Held(route.in_hand - 1))
                 route.fates["routed"] += 1
             counting.write()
             counts = read_block(descriptor)
