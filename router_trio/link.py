@@ -30,7 +30,10 @@ from router_trio.protocol.stream_config import StreamConfig as StreamConfig
 from router_trio.protocol.stream_config import StreamState as StreamState
 
 LOOKUP_WITHIN = 2.0
-"""Seconds that a server has to answer what is looked up beside the messages."""
+"""Seconds that a server has to answer what is looked up beside the messages.
+
+They are counted from when an answer could be here, as a PING shows: the time that the link takes is not among them.
+"""
 
 Deliver = Callable[[list[RawMessage]], None]
 """Takes a batch of received messages. Synchronous, must not raise; called from the link's reader.
@@ -209,7 +212,7 @@ class PullConsumer(Subscription, Protocol):
 
         Raises `SourceError` if there is no such consumer any more, if it was edited so that it no longer delivers what
         was asked for, and if the server does not say (reason `permission_denied`, `timeout`, ...: see `LOOKUP_FAILED`).
-        Blocks for at most `LOOKUP_WITHIN` seconds. Can be cancelled.
+        Blocks for at most `LOOKUP_WITHIN` seconds behind a round trip. Can be cancelled.
         """
         ...
 
@@ -321,7 +324,7 @@ class Link(Protocol):
         """Return the names of streams that take some subject that this pattern matches.
 
         Raises `SourceError` (see `LOOKUP_FAILED`) if the server does not say. Blocks for at most `LOOKUP_WITHIN`
-        seconds. Can be cancelled.
+        seconds behind a round trip. Can be cancelled.
         """
         ...
 
@@ -332,7 +335,7 @@ class Link(Protocol):
         """Make a stream if there is none of that name. Return what it is then, and True if this call made it.
 
         Raises `SourceError` as `find_streams`, and with the reason `stream_refused` if the server refuses to make it.
-        Blocks for at most three times `LOOKUP_WITHIN` seconds. Can be cancelled.
+        Blocks for at most three times as long as a lookup. Can be cancelled.
         """
         ...
 

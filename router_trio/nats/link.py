@@ -90,7 +90,8 @@ class NatsLink:
         self.wire.unread = handshake.rest
         self._subscriptions = self.wire.subscriptions
         asking = f"{framing.text(inbox)}-api"
-        control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, _API_MODULES)
+        ping = self.wire.ping
+        control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, ping, _API_MODULES)
         self._denials = Denials()
         self.api: Api = Api(control, self._denials, settings.api)
         self._unknown: deque[StreamName] = deque()

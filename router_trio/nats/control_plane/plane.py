@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,14 @@ class ControlPlane:
         inbox_prefix: str,
         send: Callable[[bytes], None],
         pinged: Callable[[], None],
+        ping: Callable[[], Awaitable[None]],
         modules: Sequence[str] = (),
     ) -> None:
-        """`send` and `pinged` are for `WireTransport`. `modules` send requests by it, and are imported with nats-py."""
+        """`send` and `pinged` are for `WireTransport`, `ping` is that of the wire.
+
+        `modules` send requests by it, and are imported with nats-py.
+        """
+        self.ping: Callable[[], Awaitable[None]] = ping
         self._modules = ("router_trio.nats.control_plane.client", *modules)
         self._info = info
         self._inbox_prefix = inbox_prefix

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -23,10 +23,16 @@ from router_trio.protocol import framing, permissions
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.protocol.stream_config import StreamSubjects
 
+if TYPE_CHECKING:
+    from router_trio.nats.control_plane.client import RunningClient
+
 T = TypeVar("T")
 
 API_TIMEOUT = 5.0
-"""Seconds to wait for an answer."""
+"""Seconds to wait for an answer, behind a round trip of the link: see `Api.ask`."""
+
+_UNBOUNDED = 86_400.0
+"""Seconds that nats-py waits for an answer. `Api.ask` ends the wait long before."""
 
 API = permissions.API
 """Prefix of the API's subjects unless the connection configures another one."""
@@ -104,13 +110,15 @@ class Api:
 
         Raises what `read` raises, with the request named; `TimeoutError` without an answer within `within` seconds;
         `SourceError` (`permission_denied`) if the server denies the request or the subscription to its answer; and
-        `nats.errors.Error`.
+        `nats.errors.Error`. The seconds are counted from the PONG to a PING that was sent after the request: a server
+        that is far away, or has much else to send, is given the time that the link takes. On a dead link the liveness
+        fence ends the wait.
         """
         subject = self.subject_of(request)
         client = await self.control.ready_client()
         try:
             with self.denials.raised(framing.wire(subject)):
-                answer = await client.request(subject, body, within)
+                answer = await self._answer(client, subject, body, within)
         except TimeoutError:
             if self.deaf is None:
                 raise
@@ -122,6 +130,28 @@ class Api:
             raise SourceError(
                 f"the answer to {subject} is not a valid JetStream answer: {error}", reason=reasons.BAD_ANSWER
             ) from error
+
+    async def _answer(self, client: RunningClient, subject: str, body: bytes, within: float) -> bytes:
+        answer: bytes | None = None
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._limit, nursery.cancel_scope, within)
+            try:
+                answer = await client.request(subject, body, _UNBOUNDED)
+            except Exception as error:
+                failure = error  # the nursery would wrap it
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if answer is None:
+            raise TimeoutError
+        return answer
+
+    async def _limit(self, scope: trio.CancelScope, within: float) -> None:
+        """Set the deadline of `scope` when an answer of the server could be here."""
+        for _ in range(2):  # the first may be answered by the PONG to a PING that was under way before the request
+            await self.control.ping()
+        scope.deadline = trio.current_time() + within
 
 
 def no_jetstream(prefix: str) -> str:

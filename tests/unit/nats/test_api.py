@@ -9,12 +9,15 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
+from router_trio.errors import SourceError
 from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.nats.jetstream import api
-from router_trio.nats.jetstream.api import ApiError, ConsumerInfo, Group, Reached, StreamInfo
+from router_trio.nats.jetstream.api import Api, ApiError, ConsumerInfo, Denials, Group, Reached, StreamInfo
 from router_trio.nats.jetstream.bounded_json import AnswerError
 from router_trio.protocol.stream_config import StreamSubjects
 from tests.support.odd_answers import BODIES, VALUES, json_values
@@ -202,3 +205,68 @@ def typed(info: StreamInfo | ConsumerInfo | api.ConsumerConfig | Group | Reached
         else:
             assert type(value) in (int, float, bool), name
             assert -1 <= value < 2**64, name
+
+
+# --- how long an answer may take ---
+
+
+class FarServer:
+    """The control plane, and the client, of a link whose server answers `seconds` behind the round trip."""
+
+    def __init__(self, round_trip: float, seconds: float, *, ping_under_way: bool) -> None:
+        self._round_trip = round_trip
+        self._seconds = seconds
+        self._under_way = ping_under_way
+
+    async def ready_client(self) -> FarServer:
+        return self
+
+    async def ping(self) -> None:
+        if not self._under_way:
+            await trio.sleep(self._round_trip)
+        self._under_way = False
+
+    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+        await trio.sleep(self._round_trip + self._seconds)
+        if body:
+            raise ValueError("refused")
+        return subject.encode()
+
+
+def api_of(server: Any) -> Api:
+    return Api(server, Denials())
+
+
+@pytest.mark.parametrize("ping_under_way", [False, True])
+@pytest.mark.parametrize("round_trip", [0.0, 1.0, 3.0, 30.0])
+async def test_the_round_trip_of_a_link_is_no_part_of_the_time_for_an_answer(
+    round_trip: float, ping_under_way: bool, autojump_clock: MockClock
+) -> None:
+    far = api_of(FarServer(round_trip, 1.9, ping_under_way=ping_under_way))
+    assert await far.ask("STREAM.INFO.S", b"", bytes.decode, 2.0) == "$JS.API.STREAM.INFO.S"
+    with pytest.raises(ValueError, match="refused"):
+        await far.ask("STREAM.INFO.S", b"body", bytes.decode, 2.0)
+    silent = api_of(FarServer(round_trip, 1000.0, ping_under_way=ping_under_way))
+    began = trio.current_time()
+    with pytest.raises(TimeoutError):
+        await silent.ask("STREAM.INFO.S", b"", bytes.decode, 2.0)
+    assert trio.current_time() - began <= 2 * round_trip + 2.1
+
+
+async def test_a_request_that_is_refused_or_cancelled_ends_at_once(autojump_clock: MockClock) -> None:
+    silent = api_of(FarServer(3.0, 1000.0, ping_under_way=False))
+
+    async def refuse() -> None:
+        await trio.sleep(1.0)
+        assert silent.denials.denied(b"$JS.API.STREAM.INFO.S", "Permissions Violation")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refuse)
+        with pytest.raises(SourceError) as caught:
+            await silent.ask("STREAM.INFO.S", b"", bytes.decode, 2.0)
+    assert caught.value.reason == "permission_denied"
+    began = trio.current_time()
+    with trio.move_on_after(1.0) as scope:
+        await silent.ask("STREAM.INFO.S", b"", bytes.decode, 2.0)
+    assert scope.cancelled_caught
+    assert trio.current_time() - began < 1.1

@@ -1,4 +1,4 @@
-"""Between two servers that are far apart, a route has as many messages in flight as the round trip needs."""
+"""Servers that are far away: enough is in flight for the round trip, and PubAcks count however long lookups take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.eventually import eventually
-from tests.support.world import fill, stream, to, two_brokers, world
+from tests.support.world import REMOTE, fill, numbers, stream, to, two_brokers, unacked, world
 
 ROUND_TRIP = 0.08
 COUNT = 45_000
@@ -39,3 +39,20 @@ async def test_more_is_in_flight_where_the_round_trip_is_long(autojump_clock: Mo
     print(f"{fixed:,.0f} a second with 1,024 in flight, {free:,.0f} with {limit}")
     assert free > 3 * fixed
     assert free > 0.9 * 4000 / ROUND_TRIP, "as a loop with 4,000 publishes in flight"
+
+
+@pytest.mark.parametrize("round_trip", [0.5, 2.5, 4.5])
+async def test_a_puback_counts_however_long_the_lookup_of_its_stream_takes(
+    round_trip: float, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    async with world([REMOTE], brokers=brokers) as w:
+        brokers["edge"].trouble.travel(lambda: round_trip / 2)
+        await w.lose("edge")  # nothing is known of its streams on the next link
+        await w.find("edge")
+        fill(w.broker, 3)
+        await eventually(lambda: w.route.settled["routed"] == 3, 2 * round_trip + 5.0, lambda: w.route.settled)
+        assert w.failures("publish_with_ack", "edge") == {}
+        assert w.payloads("OUT", "edge") == numbers(3)
+        await eventually(lambda: unacked(w) == 0)
+        assert w.route.to[0].trouble is None
