@@ -1,4 +1,4 @@
-"""Check names and patterns of subjects, in whatever section they are."""
+"""Check names, patterns of subjects, and placeholders in them, for every section that has some."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from router_trio.errors import Problem, SubjectError
-from router_trio.settings.placeholders import placeholder_in
+from router_trio.errors.quotes import quoted
+from router_trio.subjects.functions import FUNCTIONS
 from router_trio.subjects.patterns import overlaps, validate_pattern
 
 NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
 """Characters that nats-server refuses in the name of a stream or a consumer."""
+
+_WHOLE = re.compile(r"\$[+-]?[0-9]+|\{\{[^{}]*\}\}")
+_NUMBERED = re.compile(r"\$[+-]?[0-9]|\$\{")
+_CALL = re.compile(rf"\{{\s*(?:{'|'.join(FUNCTIONS)})\b|\b(?:{'|'.join(FUNCTIONS)})\(", re.IGNORECASE)
 
 
 def check_name(path: str, name: str | None, refused: re.Pattern[str] = NOT_IN_NAMES) -> Iterator[Problem]:
@@ -41,7 +46,7 @@ def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str
 
 def check_source_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:
     """Give what is wrong with a pattern of a source, which has no placeholders."""
-    if (found := placeholder_in(pattern)) is not None:
+    if (found := _placeholder_in(pattern)) is not None:
         yield _misplaced(path, found)
         return
     try:
@@ -57,7 +62,7 @@ def check_source_patterns(path: str, given: str | list[str] | None, key: str) ->
     def where(number: int) -> str:
         return path if isinstance(given, str) else f"{path}[{number}]"
 
-    misplaced = [(where(number), found) for number, one in enumerate(patterns) if (found := placeholder_in(one))]
+    misplaced = [(where(number), found) for number, one in enumerate(patterns) if (found := _placeholder_in(one))]
     yield from (_misplaced(*one) for one in misplaced)
     if not misplaced:
         yield from check_patterns(key, patterns, where, key)
@@ -68,9 +73,49 @@ def find_overlap(pattern: str, others: Iterable[tuple[int, str]]) -> int | None:
     return next((number for number, other in others if overlaps(pattern, other)), None)
 
 
+def _placeholder_in(pattern: str) -> str | None:
+    """Return the first placeholder of a source's pattern, where none has a meaning; None if there is none."""
+    return next((token for token in pattern.split(".") if _WHOLE.fullmatch(token) or "{{" in token), None)
+
+
 def _misplaced(path: str, placeholder: str) -> Problem:
     return Problem(
         path,
         f"{placeholder!r} is a placeholder for a token of the source, so it belongs in a destination; write '*' here, "
         "or exchange source and destination",
     )
+
+
+# --- destinations ---
+
+
+def misplaced_placeholder(destination: str) -> str | None:
+    """Return what is wrong with a token that would be sent as it stands, though it was meant to be replaced; or None.
+
+    A function is a whole token between dots. nats-server sends everything else as it stands, and of a token with text
+    around a function it keeps the function alone: `x-$1.y` does neither of what its author wants.
+    """
+    for token in destination.split("."):
+        if _WHOLE.fullmatch(token):
+            continue
+        if token.startswith("{{") and token.endswith("}}"):
+            return (
+                f"the token {quoted(token)} of {quoted(destination)} has more in it than one function, and all but the "
+                "first would be lost; give each function a token of its own, between dots"
+            )
+        if "{{" in token and "}}" in token:
+            return (
+                f"the token {quoted(token)} of {quoted(destination)} has text around a function, so it would be sent "
+                "as it stands; give the function a token of its own, between dots"
+            )
+        if "{{" in token or "}}" in token or _CALL.search(token):
+            return (
+                f"the token {quoted(token)} of {quoted(destination)} looks like a function but is not one, so it would "
+                "be sent as it stands; write {{name(...)}} as a whole token, without dots in it"
+            )
+        if _NUMBERED.search(token):
+            return (
+                f"the token {quoted(token)} of {quoted(destination)} has text around a placeholder, so it would be "
+                "sent as it stands; give $1 a token of its own, between dots"
+            )
+    return None

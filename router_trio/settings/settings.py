@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.configuration import RouteParts, check, check_shared
-from router_trio.settings.checks.meeting import Connections, resolve_connection
+from router_trio.settings.checks.resolve import Connections, resolve_connection
 from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.problems import keys_of, problems_from

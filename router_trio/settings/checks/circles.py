@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from router_trio.errors import MappingError, Problem
-from router_trio.settings.checks.meeting import Streams, by_name, meet_at, servers_of, stream_read
+from router_trio.settings.checks.resolve import Streams, by_name, reaches, servers_of, stream_read
 from router_trio.settings.routes import RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
@@ -187,7 +187,7 @@ class CircleSearch:
             return False  # that it would feed itself was refused, or is meant
         key = (way.connection, entry.connection)
         if key not in self._meets:
-            together = meet_at(*key, self._connections)
+            together = reaches(*key, self._connections)
             self._meets[key] = together is True or (together is None and not self._certain)
         return self._meets[key]
 

@@ -16,20 +16,18 @@ from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_hea
 from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.files import check_files
-from router_trio.settings.checks.flow import check_flow, check_shared_limit
+from router_trio.settings.checks.flow import check_flow, check_retry, check_shared_limit
 from router_trio.settings.checks.handlers import check_reply_to, check_respond
 from router_trio.settings.checks.loops import feeds_itself, feeds_itself_through
-from router_trio.settings.checks.meeting import Connections, Streams, by_name, resolve_connection, stream_read
-from router_trio.settings.checks.retry import check_reasons
-from router_trio.settings.checks.sources import check_shared_source, check_source
+from router_trio.settings.checks.resolve import Connections, Streams, by_name, resolve_connection, stream_read
 from router_trio.settings.checks.streams import valid_patterns
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.patterns import NOT_IN_NAMES
-from router_trio.settings.placeholders import misplaced_placeholder
+from router_trio.settings.patterns import NOT_IN_NAMES, misplaced_placeholder
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
 from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.routes.source import check_source
 from router_trio.settings.routes.sources.stream import STREAM
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
@@ -108,7 +106,8 @@ def check_shared(
     path: str, source: SourceSettings | None, limit: LimitSettings | None, workers: int
 ) -> Iterator[Problem]:
     """Give everything about a route that so many workers can't share."""
-    yield from check_shared_source(f"{path}.from", source, workers)
+    if source is not None and workers > 1:
+        yield from source.kind.check_shared(f"{path}.from", source, workers)
     yield from check_shared_limit(path, limit, workers)
 
 
@@ -213,7 +212,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None, 
         if source is not None and pattern is not None:
             sent = (destination.connection, its_kind.template(destination))
             yield from _check_subject(f"{where}.{its_kind.key}", route, source, sent, connections, streams)
-    yield from check_reasons(f"{path}.retry", route.retry)
+    yield from check_retry(f"{path}.retry", route.retry)
     if route.dead_letter is not None:
         where, letter = f"{path}.dead_letter", route.dead_letter
         end = destination_of(letter, "")

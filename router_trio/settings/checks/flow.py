@@ -1,14 +1,19 @@
-"""Check a limit or a breaker against the rest of its route, and divide limits among workers."""
+"""Check the limit, the breakers and the retries of a route, and divide limits among workers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from router_trio.errors import Problem
+from router_trio.errors.reasons import HANDLER_ERROR, TO_NAME
 from router_trio.settings.checks.content import check_expression
 from router_trio.settings.expressions import PER
+from router_trio.settings.retry import RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings
-from router_trio.settings.units import MOST_MESSAGES, Rate
+from router_trio.settings.units import MOST_MESSAGES, Rate, format_duration
+
+_REASON = re.compile(rf"[a-z][a-z0-9_]*|{HANDLER_ERROR}:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 _UNITS = (1, 60, 3600)
 """Seconds in which rates are written."""
@@ -24,6 +29,35 @@ def check_flow(
         if destination is not None and destination.breaker is not None and destination.mirror is not None:
             told = "a mirror holds up nothing when it fails, so it needs none; remove it"
             yield Problem(f"{path}.to[{index}].breaker", told)
+
+
+def check_retry(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
+    """Give everything that is wrong with a `[routes.retry]`."""
+    if retry is None:
+        return
+    if retry.max < retry.initial:
+        longest, first = format_duration(retry.max), format_duration(retry.initial)
+        yield Problem(f"{path}.max", f"{longest} is less than initial, {first}; raise one of them")
+    for index, reason in enumerate(retry.never):
+        where = f"{path}.not[{index}]"
+        if not _REASON.fullmatch(reason):
+            yield Problem(
+                where,
+                f"{reason!r} is not a reason; use one of router_messages_failed_total, such as 'mapping', or "
+                "'handler_error:ValueError' for what a handler raises",
+            )
+        elif ":" not in reason and reason not in TO_NAME and (near := _misspelt(reason)) is not None:
+            yield Problem(where, f"no message fails with the reason {reason!r}; did you mean {near!r}?")
+
+
+def _misspelt(reason: str) -> str | None:
+    """Return the known reason that is spelled nearly like this one, or None: others may exist and not be known."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(reason, TO_NAME, n=1, cutoff=0.85)), None)
+
+
+# --- workers ---
 
 
 def check_shared_limit(path: str, limit: LimitSettings | None, workers: int) -> Iterator[Problem]:

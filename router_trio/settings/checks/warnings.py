@@ -8,7 +8,7 @@ from router_trio.errors import Problem
 from router_trio.errors.quotes import excerpt
 from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
-from router_trio.settings.checks.meeting import Streams, by_name, resolve_connection
+from router_trio.settings.checks.resolve import Streams, by_name, resolve_connection
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import randrange
 
+from router_trio.errors import Problem
 from router_trio.settings.routes.sources.keys import SourceKeys
 from router_trio.settings.routes.sources.kind import SourceKind
 from router_trio.settings.routes.sources.stream import STREAM
@@ -13,6 +14,9 @@ from router_trio.subjects.mapping import Mapping
 
 KINDS: tuple[SourceKind, ...] = (SUBJECT, STREAM)
 """All kinds of source."""
+
+_OWNERS = {key: kind for kind in reversed(KINDS) for key in (kind.key, *kind.keys)}
+"""The kind of source that the refusal of a key names: the first that has the key."""
 
 
 class SourceSettings(SourceKeys, init=False):
@@ -51,3 +55,18 @@ class SourceSettings(SourceKeys, init=False):
     def pattern(self) -> str:
         """The `patterns`, in one text."""
         return ", ".join(self.patterns)
+
+
+def check_source(path: str, source: SourceSettings) -> Iterator[Problem]:
+    """Yield each problem of a source: none or several kinds, keys of another kind, and what its kind checks."""
+    kind = source.kind
+    if getattr(source, kind.key) is None:
+        yield Problem(path, f"names no source; give {', or '.join(one.needed for one in KINDS)}")
+        return
+    # Only keys that were set are compared: the defaults cost a validation of their own.
+    others = [key for key in _OWNERS if key not in (kind.key, *kind.keys) and key in source.model_fields_set]
+    defaults = SourceSettings() if others else source
+    for key in others:
+        if getattr(source, key) != getattr(defaults, key):
+            yield Problem(f"{path}.{key}", kind.refuse(key, _OWNERS[key]))
+    yield from kind.check(path, source)

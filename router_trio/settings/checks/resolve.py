@@ -1,4 +1,4 @@
-"""Where connections meet, and what a route from a whole stream reads, as far as the configuration says."""
+"""Resolve which connection, server and stream a route uses, as far as the configuration tells."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LOGIN = ("credentials_file", "nkey_seed_file", "user", "password", "token")
 
 
 def resolve_connection(name: str, connections: Mapping[str, object]) -> str:
-    """Return the connection that a route means: by default the only one. Empty when that is unclear."""
+    """Return the name of the connection of a route: by default the only one there is; empty if there are several."""
     if name or len(connections) != 1:
         return name
     return next(iter(connections))
 
 
-def meet_at(one: str, other: str, connections: Connections) -> bool | None:
-    """Return True if what is sent on one connection arrives on the other, None if it may: with another login."""
+def reaches(one: str, other: str, connections: Connections) -> bool | None:
+    """Return True if messages sent on one connection arrive on the other, None if they may: the logins differ."""
     if one == other:
         return True
     ours, theirs = connections.get(one), connections.get(other)
@@ -33,7 +33,7 @@ def meet_at(one: str, other: str, connections: Connections) -> bool | None:
 
 
 def servers_of(connection: ConnectionSettings) -> frozenset[str]:
-    """Return the servers of a connection, each as one text: without any it is connected to the embedded one."""
+    """Return the servers of a connection, each as one text: `embedded` if it has none."""
     return frozenset(f"{url.host.lower()}:{url.port}" for url in connection.servers) or frozenset(("embedded",))
 
 
@@ -42,7 +42,7 @@ Streams = Mapping[str, Sequence[tuple[int, StreamSettings]]]
 
 
 def by_name(streams: Sequence[StreamSettings | None]) -> Streams:
-    """Return entries by the name of their stream, so that none has to be looked for among thousands."""
+    """Return the entries by the name of their stream: there may be thousands."""
     found: dict[str, list[tuple[int, StreamSettings]]] = {}
     for number, stream in enumerate(streams):
         if stream is not None:
@@ -53,14 +53,14 @@ def by_name(streams: Sequence[StreamSettings | None]) -> Streams:
 def stream_read(
     source: SourceSettings, connections: Connections, streams: Streams
 ) -> tuple[int, StreamSettings] | None:
-    """Return the entry of `[[streams]]` that makes the stream of a source, with its number; or None.
+    """Return the entry of `[[streams]]` that creates the stream of a source, with its number; or None.
 
-    It may be that of another connection which leads to the same JetStream.
+    The entry may name another connection to the same JetStream.
     """
     at = resolve_connection(source.connection, connections)
     for number, stream in streams.get(source.kind.stream(source) or "", ()):
         made_at = resolve_connection(stream.connection, connections)
-        if meet_at(made_at, at, connections) and _api(connections.get(made_at)) == _api(connections.get(at)):
+        if reaches(made_at, at, connections) and _api(connections.get(made_at)) == _api(connections.get(at)):
             return number, stream
     return None
 
@@ -71,5 +71,5 @@ def _login(connection: ConnectionSettings) -> tuple[object, ...]:
 
 
 def _api(connection: ConnectionSettings | None) -> tuple[object, ...]:
-    """Return what decides which JetStream is asked, of those that the servers of a connection reach."""
+    """Return the keys that select one JetStream among those that the servers of a connection reach."""
     return () if connection is None else (connection.domain, connection.api_prefix)
