@@ -56,7 +56,7 @@ def explain(
     """
     from router_trio.cli.explain_message import explain_message
     from router_trio.protocol import headers
-    from router_trio.routing.plans import compile_routes
+    from router_trio.routing.route_plans import compile_routes
     from router_trio.subjects.patterns import validate_subject
 
     if subject.endswith(".toml") and Path(subject).is_file():

@@ -1,7 +1,7 @@
 """Finds out what would happen to a message, for `router-trio explain`.
 
-The decisions are those of the router (`routing.plans`, `routing.policy`, `subjects.mapping`): nothing is connected,
-sent or called.
+The decisions are those of the router (`routing.route_plans`, `routing.policy`, `subjects.mapping`): nothing is
+connected, sent or called.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from router_trio.errors import EvaluationError, LoopError, MappingError, reasons
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_MESSAGE
 from router_trio.protocol.headers import decode
-from router_trio.routing.plans import Destination, RoutePlan, routes_for
 from router_trio.routing.policy import hops
+from router_trio.routing.route_plans import Destination, RoutePlan, routes_for
 
 if TYPE_CHECKING:
     # For type checkers alone: what evaluates is imported for routes that have an expression.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from router_trio.errors import EvaluationError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.protocol.headers import Headers
-from router_trio.routing.plans import Destination, RoutePlan
+from router_trio.routing.route_plans import Destination, RoutePlan
 from router_trio.settings.checks.servers import newer_mapping
 from router_trio.settings.guarantee import guarantee
 from router_trio.settings.units import format_duration, format_rate

@@ -11,7 +11,7 @@ from functools import partial
 from router_trio.client.publisher import ConnectionPublisher, HeldPublisher
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import ConfigurationError, Problem
-from router_trio.routing.whole import count_on, counts_of, fold, whole
+from router_trio.routing.route_counts import continue_counts, counts_of, fold, total
 from router_trio.states import RouteState
 
 MOST_PAST_ROUTES = 1000
@@ -38,8 +38,8 @@ class Registry:
         if self._cached_routes is not None:
             return self._cached_routes
         self._forget_settled()
-        leaving = [one for one in map(whole, self._leaving) if one.in_hand]
-        found = (*map(whole, self._routes.values()), *leaving)
+        leaving = [one for one in map(total, self._leaving) if one.in_hand]
+        found = (*map(total, self._routes.values()), *leaving)
         if not self._leaving and not any(one.earlier for one in self._routes.values()):
             self._cached_routes = found
         return found
@@ -91,12 +91,12 @@ class Registry:
         if len(self._past) > MOST_PAST_ROUTES:
             del self._past[next(iter(self._past))]
 
-    def count_on(self, state: RouteState) -> None:
+    def continue_counts(self, state: RouteState) -> None:
         """Let a route continue the counts of a removed one with the same name, if there was one."""
         past = self._past.pop(state.name, None)
         if past is not None:
             self._leaving = [one for one in self._leaving if one is not past]
-            count_on(state, past)
+            continue_counts(state, past)
 
     def _forget_settled(self) -> None:
         """Keep only the counts of removed routes that are settled."""
@@ -111,7 +111,7 @@ class Registry:
     def past_route(self, name: str) -> RouteState | None:
         """Return the counts of a removed route; None if there is none with that name."""
         past = self._past.get(name)
-        return None if past is None else whole(past)
+        return None if past is None else total(past)
 
     def put_in_order(self, names: Sequence[str]) -> None:
         """Show the routes in this order."""

@@ -16,7 +16,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import RestartNeeded, RouterReloaded
 from router_trio.router.generations import ConnectionGeneration, RouteGeneration
 from router_trio.router.run import Run
-from router_trio.routing.plans import RoutePlan
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import Change, Difference, connections_of, in_effect
 
@@ -104,7 +104,7 @@ class Reload:
         if generation is None:
             await self._streams_first(connections_of(plan.settings))
             route = run.build(plan, self._connections(), None if before is None else before.route)
-            run.registry.count_on(route.state)
+            run.registry.continue_counts(route.state)
             generation = self._put(RouteGeneration(route))
         generation.begin_routing()
 

@@ -33,8 +33,8 @@ from router_trio.router.generations import CLEAN_UP_WITHIN, ConnectionGeneration
 from router_trio.router.watchdog import Answers, Watchdog
 from router_trio.routing.builder import RouteBuilder
 from router_trio.routing.handlers import Handler, load_handlers
-from router_trio.routing.plans import RoutePlan, compile_routes
 from router_trio.routing.route import Route
+from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.settings.checks.warnings import ignored
 from router_trio.settings.reload.state import ConfigState

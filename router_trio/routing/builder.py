@@ -20,11 +20,11 @@ from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.handlers import left_behind_by
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import RoutePlan
-from router_trio.routing.raised import message_failed
 from router_trio.routing.route import Route
+from router_trio.routing.route_counts import continue_counts
+from router_trio.routing.route_plans import RoutePlan
+from router_trio.routing.tracebacks import message_failed
 from router_trio.routing.tracing import Tracing
-from router_trio.routing.whole import count_on
 from router_trio.states import REPLY, RouteState
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class RouteBuilder:
         """
         connection, state = connections[plan.connection], _state(plan, connections, self._emit)
         if before is not None:
-            count_on(state, before.state)
+            continue_counts(state, before.state)
             # Its own may still leave some behind, those before it none any more.
             *older, last = before.state.left_behind or [()]
             state.left_behind += [*filter(None, older), last]

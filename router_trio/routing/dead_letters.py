@@ -17,8 +17,8 @@ from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet
-from router_trio.routing.plans import Destination
 from router_trio.routing.policy.retry import GivenUp
+from router_trio.routing.route_plans import Destination
 from router_trio.states import RouteState
 
 PREFIX = "Router-Dead-Letter-"

@@ -42,11 +42,11 @@ from router_trio.routing.handlers import (
     text_of,
 )
 from router_trio.routing.outlets.outlet import Outlet
-from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.raised import Raised, message_failed, place_of
 from router_trio.routing.responder import Responder
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.scopes import close_left_open, left_open, scopes_of_task
+from router_trio.routing.tracebacks import Raised, message_failed, place_of
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.turns import Turn
 from router_trio.states import RouteState

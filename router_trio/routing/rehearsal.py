@@ -22,8 +22,8 @@ from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import Handler, RoutePlan, compile_routes
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.route_plans import Handler, RoutePlan, compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.tracing import NoTracing

@@ -19,8 +19,8 @@ from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.headers import Headers
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.contents import measure
-from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.states import REPLY, RouteState
 from router_trio.subjects.inboxes import SHARED
 from router_trio.subjects.patterns import is_valid_subject, matches

@@ -247,7 +247,7 @@ class RouteState(RouteCounts):
         """The holder of the messages of the route: see `held_by`."""
         self.earlier: list[RouteState] = []
         """Generations of the route before its settings changed that still have unsettled messages: see
-        `routing.whole`."""
+        `routing.route_counts`."""
         self.is_over: bool = False
         """True once it can't receive anything any more: see `is_settled`."""
         self.mirrors_under_way = 0

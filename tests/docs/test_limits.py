@@ -26,7 +26,7 @@ BOUNDING_WORD = re.compile(
 """A constant with one of these in its name is taken for a bound."""
 
 NO_BOUNDS = {
-    "MOST_WRAPPERS routing/raised.py": "of decorators in the user's own code",
+    "MOST_WRAPPERS routing/tracebacks.py": "of decorators in the user's own code",
     "MOST_FRAMES router/watchdog.py": "of a stack of Python's, which has a limit of its own",
     "MOST_WORKERS cli/run/command.py": "that of settings/sections.py, which is not imported for `--help`",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",
@@ -42,7 +42,7 @@ NO_BOUNDS = {
     "MOST_TOGETHER nats/stored.py": "of `router-trio dead-letters`, no router has it",
     "TOGETHER_BYTES nats/stored.py": "of `router-trio dead-letters`, no router has it",
     "MAX_ORDER client/publisher.py": "the longest number, to measure a line with",
-    "_DIGEST_BYTES routing/plans.py": "how long an id of ours is",
+    "_DIGEST_BYTES routing/route_plans.py": "how long an id of ours is",
     "LONGEST_LINE expressions/language/source.py": "of the configuration, shown in an error",
     "MAX_NAMES expressions/headers.py": "of the configuration, none that a message brings",
     "MAX_INT expressions/values.py": "the range of a type",

@@ -33,7 +33,7 @@ from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.handlers import Handler
 from router_trio.routing.kept_route import KeptRoute
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.source import StreamSource
 from router_trio.routing.tracing import NoTracing, Tracing

@@ -26,8 +26,8 @@ from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages
-from router_trio.routing.plans import Handler
 from router_trio.routing.rehearsal import Limits, Rehearsal
+from router_trio.routing.route_plans import Handler
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.problems import suggestion
 

@@ -10,9 +10,9 @@ from router_trio.expressions.message import Arrived, Facts
 from router_trio.protocol import framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy import hops
 from router_trio.routing.policy.strategies import Choice, Fixed
+from router_trio.routing.route_plans import RoutePlan
 
 
 class Parts(NamedTuple):

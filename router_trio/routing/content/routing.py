@@ -20,10 +20,10 @@ from router_trio.routing.content.mirror_copy import MirrorCopy
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet, is_healthy
 from router_trio.routing.pipeline import Routing, reason_of
-from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy import hops
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.schedule import Limits, ValueLimit
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState

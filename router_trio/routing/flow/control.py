@@ -15,8 +15,8 @@ from router_trio.events import Emit, RouteLimited
 from router_trio.outbox.outbox import Outbox
 from router_trio.routing.flow.destination_breaker import DestinationBreaker
 from router_trio.routing.outlets.outlet import is_healthy
-from router_trio.routing.plans import RoutePlan
 from router_trio.routing.policy.limit import Limit, ValueLimits
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.settings.units import format_rate
 from router_trio.states import LimitState, RouteState
 

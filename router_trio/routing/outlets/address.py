@@ -9,7 +9,7 @@ from __future__ import annotations
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, reasons
 from router_trio.protocol import framing
-from router_trio.routing.plans import Destination
+from router_trio.routing.route_plans import Destination
 
 MAX_REMEMBERED_BYTES = 4 * 1024 * 1024
 """Of one destination's subjects and what they map to; then the memory starts anew."""

@@ -12,7 +12,7 @@ from router_trio.errors import PublishError, reasons
 from router_trio.message import Message
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
-from router_trio.routing.plans import Destination
+from router_trio.routing.route_plans import Destination
 
 if TYPE_CHECKING:
     from router_trio.expressions.message import Facts

@@ -22,7 +22,7 @@ from router_trio.routing.delivery import BatchTracker, Delivery
 from router_trio.routing.outlets.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.outlets.contents import CopyContents, chosen_id, measure
 from router_trio.routing.outlets.protocols import Origin, OutletBreaker
-from router_trio.routing.plans import Destination
+from router_trio.routing.route_plans import Destination
 from router_trio.states import NOT_LOOKED_UP
 from router_trio.subjects.patterns import validate_subject
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from router_trio.cli.explain_message import explain_message
 from router_trio.cli.explanation import Explanation
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 
 

@@ -12,7 +12,7 @@ from router_trio.cli import main
 from router_trio.cli.explain_message import explain_message
 from router_trio.cli.explanation import Explanation
 from router_trio.protocol.headers import Headers, encode
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 
 SOURCE = {"subject": "orders.*"}

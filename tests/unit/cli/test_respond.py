@@ -9,7 +9,7 @@ import pytest
 from router_trio.cli.configuration import load_with_handlers
 from router_trio.cli.explain_message import explain_message
 from router_trio.errors import ConfigurationError
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 from tests.unit.settings.problems import MAIN, route
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.routing.whole import MOST_PAST_DESTINATIONS, PAST_DESTINATIONS
+from router_trio.routing.route_counts import MOST_PAST_DESTINATIONS, PAST_DESTINATIONS
 from router_trio.telemetry.http.status import readiness, status
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually

@@ -11,7 +11,7 @@ from router_trio.errors import MappingError
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.outlets import address
 from router_trio.routing.outlets.address import Address
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 
 

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from router_trio.events import BreakerClosed, BreakerOpened, Event
 from router_trio.message import Message
 from router_trio.routing.flow.destination_breaker import DestinationBreaker
-from router_trio.routing.whole import count_on, whole
+from router_trio.routing.route_counts import continue_counts, total
 from router_trio.settings import BreakerSettings
 from router_trio.states import PAUSED, RUNNING, RouteState
 from router_trio.telemetry.http.status import readiness
@@ -313,7 +313,7 @@ async def test_what_the_route_before_has_delivered_interrupts_no_failures(autoju
     connection: Any = SimpleNamespace(name="main", outbox=outbox)
     state, before = (RouteState("route", "main", ["out"]) for _ in range(2))
     before.received = before.delivered["out"] = 5
-    count_on(state, before)
+    continue_counts(state, before)
     told: list[Event] = []
     settings = BreakerSettings(failures=2)
     breaker = DestinationBreaker(
@@ -322,7 +322,7 @@ async def test_what_the_route_before_has_delivered_interrupts_no_failures(autoju
     breaker.copy_refused("timeout")
     before.elapsed.record(1.0, 5)
     before.is_over = True
-    assert whole(state).delivered["out"] == 5
+    assert total(state).delivered["out"] == 5
     assert told == []
     breaker.copy_refused("timeout")
     assert [one.code for one in told] == ["ROUTE_BREAKER_OPENED"]

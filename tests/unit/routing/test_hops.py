@@ -11,8 +11,8 @@ from router_trio import Message, Settings
 from router_trio.cli.explain_message import explain_message
 from router_trio.errors import LoopError
 from router_trio.protocol.headers import Headers, encode
-from router_trio.routing.plans import compile_routes
 from router_trio.routing.policy import hops
+from router_trio.routing.route_plans import compile_routes
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.settings import settings

@@ -9,7 +9,7 @@ import pytest
 
 from router_trio.errors import EvaluationError
 from router_trio.expressions.message import Facts
-from router_trio.routing.plans import RoutePlan, compile_routes
+from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import Settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router_trio.errors import MappingError
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import ConnectionSettings, Settings
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import reserved_namespace

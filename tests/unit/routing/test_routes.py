@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router_trio.routing.plans import RoutePlan, compile_routes, routes_for
+from router_trio.routing.route_plans import RoutePlan, compile_routes, routes_for
 from router_trio.settings import Settings
 from tests.support.world import core, stream
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from router_trio.cli.explain_message import explain_message
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 from router_trio.settings.guarantee import guarantee
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router_trio.cli.explain_message import explain_message
 from router_trio.errors import ConfigurationError
 from router_trio.router.workers.process import of_worker
-from router_trio.routing.plans import compile_routes
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 from router_trio.settings.checks.flow import share_of
 from router_trio.settings.guarantee import guarantee

@@ -16,7 +16,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import PullConsumer, StreamState
 from router_trio.protocol.stream_config import StreamSubjects
-from router_trio.routing.plans import RoutePlan
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.settings.checks.loops import feeds_itself_through
 
 

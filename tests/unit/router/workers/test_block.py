@@ -21,7 +21,7 @@ from router_trio.router.workers.counts.block import LONGEST_REASON, Block, read_
 from router_trio.router.workers.counts.copying import Counting
 from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE, Counts, Left, settle
 from router_trio.router.workers.in_handler import InHandlers
-from router_trio.routing.whole import MOST_PAST_DESTINATIONS, count_on
+from router_trio.routing.route_counts import MOST_PAST_DESTINATIONS, continue_counts
 from router_trio.settings import RouteSettings, Settings
 from router_trio.states import DURATION_BOUNDS, Held, Histogram, RouteState
 from router_trio.telemetry.metrics.metric import Sources
@@ -127,7 +127,7 @@ def change(view: View, template: str) -> RouteState:
     before, after = view.routes[1], RouteState("passed", "main", [template])
     before.is_over, before.elapsed = True, Histogram(DURATION_BOUNDS)
     before.elapsed.record(0.1, before.received)
-    count_on(after, before)
+    continue_counts(after, before)
     view.routes = [view.routes[0], after]
     return after
 

@@ -9,8 +9,8 @@ import pytest
 from router_trio.errors import EvaluationError
 from router_trio.expressions.message import Facts
 from router_trio.protocol.headers import END, VERSION, Headers, decode, encode
-from router_trio.routing.plans import compile_routes
 from router_trio.routing.policy.transform import Transform
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 
 LARGEST = 1_000

@@ -1,4 +1,4 @@
-"""Describe what a handler raised, and where, for a log line: nothing of it quotes a payload."""
+"""Describes what a handler raised, and where, for a log line: without any quotes of a payload."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ MOST_LINES = 40
 """Lines of a traceback that are kept, from its end."""
 
 MOST_WRAPPERS = 100
-"""Functions around a handler that are looked into for its code."""
+"""Wrappers around a handler that are unwrapped to find its code."""
 
 _NOWHERE: Mapping[str, Any] = {}
 _PACKAGE = Path(__file__).parents[1]
 OURS = (str(_PACKAGE), f"{_PACKAGE.name}{os.sep}")
-"""How files of ours begin. Of compiled modules they are named from the folder in which the package was built."""
+"""Beginnings of the file names of this package. In compiled modules they are relative to the folder of the build."""
 _LIBRARIES = tuple(
     {*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")), *site.getsitepackages()}
 )
-"""A Debian has packages of its own in a folder that only `site` knows."""
+"""Folders of libraries. Debian has its own folder for packages, which only `site` knows."""
 
 
 class Raised:
-    """An error that came out of a handler, or was raised by the router because of what a handler did."""
+    """An error that a handler raised, or that the router raised because of what a handler did."""
 
     def __init__(self, error: BaseException, handler: object = None) -> None:
         self._error = error
@@ -43,15 +43,15 @@ class Raised:
 
     @property
     def place(self) -> str | None:
-        """File, line and function of the innermost frame of the handler, and of what it called if that raised.
+        """File, line and function of the innermost frame of the handler, and of its callee if that raised.
 
-        Where the handler begins if it has returned.
+        If the handler has returned, the place where it begins.
         """
         return self._place_of_error() or place_of(self._handler)
 
     def _place_of_error(self) -> str | None:
         frames = list(_frames(_leaf(self._error).__traceback__))
-        # Before the handler are frames of ours, and of Trio if it has a nursery.
+        # Outside of the handler are frames of ours, and of Trio if it has a nursery.
         start = next((number for number, (code, _) in enumerate(frames) if not _is_library(code)), None)
         if start is None:
             start = next((n for n, (code, _) in enumerate(frames) if not code.co_filename.startswith(OURS)), None)
@@ -60,16 +60,16 @@ class Raised:
         return place_in(frames, start)
 
     def traceback(self) -> tuple[str, ...]:
-        """Return the lines of the whole traceback. They quote what the error says, and that may be the payload."""
+        """Return the last lines of the traceback. They contain the text of the error, which may quote the payload."""
         try:
             lines = "".join(format_exception(self._error)).splitlines()
-        except Exception:  # foreign code may fail at telling of itself, too
+        except Exception:  # foreign code may raise when it formats its error
             return ()
         return tuple(lines[-MOST_LINES:])
 
 
 def code_of(handler: object) -> CodeType | None:
-    """Return the code of a handler, within whatever is around it; None if it has none."""
+    """Return the code of a handler, inside its wrappers; None if it has none."""
     try:
         for _ in range(MOST_WRAPPERS):
             inner = handler.func if isinstance(handler, partial) else getattr(handler, "__wrapped__", None)
@@ -80,26 +80,26 @@ def code_of(handler: object) -> CodeType | None:
         found = getattr(handler, "__code__", None)
         if found is None:
             found = getattr(type(handler).__call__, "__code__", None) if callable(handler) else None
-    except Exception:  # an object of foreign code may fail at being looked at
+    except Exception:  # an object of foreign code may raise when it is inspected
         return None
     return found if isinstance(found, CodeType) else None
 
 
 def place_of(handler: object) -> str | None:
-    """Return file, line and function of the beginning of a handler; None if that is not known."""
+    """Return file, line and function of the beginning of a handler; None if that is unknown."""
     code = code_of(handler)
-    return None if code is None else _told((code, code.co_firstlineno))
+    return None if code is None else _described((code, code.co_firstlineno))
 
 
 def place_in(frames: Sequence[tuple[CodeType, int]], start: int) -> str:
     """Return file, line and function of the innermost frame of a handler, which begins with the frame at `start`.
 
-    And of what it called, if that is where it is. The outermost frame comes first.
+    If a callee is innermost, its place is added. The outermost frame comes first.
     """
     folder = str(Path(frames[start][0].co_filename).parent)
     inside = [frame for frame in frames[start:] if _is_of(frame[0], folder)] or [frames[start]]
-    place = _told(inside[-1])
-    return place if inside[-1] == frames[-1] else f"{place}, by {_told(frames[-1])}"
+    place = _described(inside[-1])
+    return place if inside[-1] == frames[-1] else f"{place}, by {_described(frames[-1])}"
 
 
 def message_failed(
@@ -113,7 +113,7 @@ def message_failed(
     full: bool = False,
     count: int = 1,
 ) -> MessageFailed:
-    """Return the event of a message that failed in a route: see `Routing.emit_failure`. `full`: with the traceback."""
+    """Return the event for a message that failed in a route: see `Routing.emit_failure`. `full` adds the traceback."""
     return MessageFailed(
         at=trio.current_time(),
         route=route,
@@ -130,7 +130,7 @@ def message_failed(
 
 
 def _leaf(error: BaseException) -> BaseException:
-    """Return the error itself, or the first one in a group of a nursery."""
+    """Return the error itself, or the first one in the group of a nursery."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -143,7 +143,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
 
 
 def _is_library(code: CodeType) -> bool:
-    # Code that was made at run time, as by attrs and dataclasses, has a name in angle brackets.
+    # Code generated at run time, as by attrs and dataclasses, has a file name in angle brackets.
     return code.co_filename.startswith((*OURS, *_LIBRARIES, "<"))
 
 
@@ -151,6 +151,6 @@ def _is_of(code: CodeType, folder: str) -> bool:
     return code.co_filename.startswith(folder) and (not _is_library(code) or folder.startswith(_LIBRARIES))
 
 
-def _told(frame: tuple[CodeType, int]) -> str:
+def _described(frame: tuple[CodeType, int]) -> str:
     code, line = frame
     return f"{code.co_filename}:{line} in {code.co_name}"

@@ -1,7 +1,8 @@
-"""A route whose settings have changed, as a whole: what it counts now, and what it counted before.
+"""The counts of a route whose settings have changed: adds up those of its current and its earlier generations.
 
-Each change begins with counts of its own, so that what is still under way is settled where it was received. What is
-settled is added to the new counts, and the ledger goes on: received = in hand + settled, at every moment.
+Each change starts a generation with counts of its own, so that messages still in hand are settled where they were
+received. The counts of a settled generation are added to the current one, so that at every moment received = in hand +
+settled.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 from router_trio.states import DURATION_BOUNDS, Held, Histogram, RouteCounts, RouteState
 
 MOST_PAST_DESTINATIONS = 100
-"""Destinations that a route no longer has and of which it keeps separate counts."""
+"""Removed destinations of a route that are counted separately."""
 
 PAST_DESTINATIONS = "(removed)"
-"""In place of a destination's template, for all those beyond `MOST_PAST_DESTINATIONS`."""
+"""In place of a destination's template, for all removed destinations beyond `MOST_PAST_DESTINATIONS`."""
 
 
-def count_on(state: RouteState, before: RouteState) -> None:
-    """Let a route count on from where `before` is, which may still settle messages.
+def continue_counts(state: RouteState, before: RouteState) -> None:
+    """Let a route continue the counts of `before`, which may still settle messages.
 
-    Lives that are over are folded in at once, and the others are listed side by side: they are never a chain.
+    Settled generations are folded in at once, and the others are kept in one list: they never form a chain.
     """
-    # Destinations keep their places, so that the counts of a worker have the same fields after each change.
+    # Destinations keep their positions, so that the counts of a worker have the same fields after each change.
     past = [one for one in before.delivered if one not in state.delivered][:MOST_PAST_DESTINATIONS]
     places = [one for one in before.delivered if one in state.delivered or one in past]
     state.delivered = dict.fromkeys(places, 0) | state.delivered
@@ -29,7 +30,7 @@ def count_on(state: RouteState, before: RouteState) -> None:
 
 
 def fold(state: RouteState) -> None:
-    """Add up the earlier lives that are settled: they can receive nothing more, and have nothing in hand."""
+    """Add the counts of earlier generations that are settled: they can't receive anything, and have nothing in hand."""
     left = []
     for one in state.earlier:
         if one.is_settled:
@@ -39,8 +40,8 @@ def fold(state: RouteState) -> None:
     state.earlier = left
 
 
-def whole(state: RouteState) -> RouteState:
-    """Return the counts of a route together with those from before its changes; the state itself, if all is settled."""
+def total(state: RouteState) -> RouteState:
+    """Return the counts of a route including its earlier generations; the state itself, if all of them are settled."""
     fold(state)
     if not state.earlier:
         return state
@@ -69,20 +70,20 @@ def whole(state: RouteState) -> RouteState:
 
 
 def counts_of(state: RouteState) -> RouteState:
-    """Return the counts of a route that is over, and nothing else that it holds on to."""
+    """Return only the counts of a route that is over, without references to its other parts."""
     alone = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
     alone.source, alone.redelivers = state.source, state.redelivers
     alone.is_leaving, alone.is_over = state.is_leaving, state.is_over
     alone.break_by(state.breakers, state.most_open)
-    count_on(alone, state)
+    continue_counts(alone, state)
     return alone
 
 
 def add_counts(state: RouteState, other: RouteState) -> None:
-    """Count what another state has counted, as if it had been counted here. What is in hand there is the caller's."""
+    """Add the counts of another state, as if they had been counted here, without what it still has in hand."""
     if other.last_failure is not None and (state.last_failure is None or other.last_failure.at > state.last_failure.at):
         state.last_failure = other.last_failure
-    # All of it is settled: what has no duration is never to have one.
+    # All of it is settled, so messages without a duration will never have one.
     state.never_routed += other.received - sum(other.durations.counts)
     counts = _without_forwarded(state, other)
     state.add(counts)
@@ -94,7 +95,7 @@ def add_counts(state: RouteState, other: RouteState) -> None:
 
 
 def _without_forwarded(state: RouteState, other: RouteState) -> RouteCounts:
-    """Return the counts of another state, with what it forwarded among the rest: its first destination may be gone."""
+    """Return the counts of another state with `forwarded` included in others: its first destination may differ."""
     counts = RouteCounts(())
     counts.add(other)
     counts.fates["routed"] += sum(other.forwarded.counts)
@@ -107,7 +108,7 @@ def _without_forwarded(state: RouteState, other: RouteState) -> RouteCounts:
 
 
 def _label(state: RouteState, template: str) -> str:
-    """Return under which destination of a route messages for this one are counted."""
+    """Return the destination under which messages for `template` are counted."""
     known = state.delivered
     if template in known or len(known) < len(state.destinations) + MOST_PAST_DESTINATIONS:
         return template

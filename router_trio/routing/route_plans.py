@@ -1,4 +1,4 @@
-"""Routes as plans: which messages they take, and where each would go. Pure; shared by routing and by `explain`."""
+"""Plans of routes: which messages they take, and where each would be sent. Pure; shared by routing and `explain`."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 Handler = Callable[..., Any]
 
 _DIGEST_BYTES = 12
-"""Enough that no two copies of one message get the same id, by chance or on purpose."""
+"""Enough that no two copies of one message get the same id, by accident or on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """A destination of a route. `template` is the configured subject; it labels metrics and spans.
 
-    `shown` is where it sends, by the keys of the configuration. `carries_reply`: the reply subject of a core message
-    goes along. `keep` are the control headers that may pass.
-    `reserved` are prefixes of subjects to which only the configuration may send, `never_replied_to` those of the reply
-    subjects that don't go along, whatever `carries_reply` says.
-    `own_ids`: the `Nats-Msg-Id` of a copy is made of its place in the source, whatever the sender has given it.
-    `stream` stores what goes there, though it may not take the subject; None if nobody says which one does.
-
-    `when`, `weight` and `mirror` (the share of messages of which it gets a copy, None if it is no mirror) are for the
-    route's strategy. `payload` and `set_headers` replace what came, `remove` are headers that don't go along, `ttl` is
-    in seconds, 0 for none. `counts_hops`: see `policy.hops`.
+    - `shown`: where it sends, by the keys of the configuration. `stream`: the configured stream that stores its
+      messages, though it may not take the subject; None if none is configured.
+    - `carries_reply`: the reply subject of a core message is kept. `never_replied_to`: prefixes of reply subjects that
+      are never kept. `keep`: control headers that are kept.
+    - `reserved`: prefixes of subjects to which only the configuration may send.
+    - `own_ids`: the `Nats-Msg-Id` of a copy is made from its place in the source, and not from the sender's id.
+    - `when`, `weight` and `mirror` (the share of messages that it gets a copy of, None if it is not a mirror) are for
+      the route's strategy.
+    - `payload` and `set_headers` replace what was received, `remove` are headers that are dropped, `ttl` is in seconds,
+      0 for none. `counts_hops`: see `policy.hops`.
     """
 
     route: str
@@ -74,11 +74,11 @@ class Destination:
 
     @property
     def waits_for_puback(self) -> bool:
-        """See `DestinationKind`."""
+        """True if a stream has to confirm the copies: see `DestinationKind`."""
         return self.kind.waits_for_puback
 
     def state(self, route: RouteState, *, dead_letters: bool = False) -> DestinationState:
-        """Return its state in a route. `dead_letters`: it gets what the route gives up."""
+        """Return the destination's state in a route. `dead_letters`: it receives what the route gives up."""
         return DestinationState(
             route,
             self.connection,
@@ -92,13 +92,13 @@ class Destination:
 
     @property
     def expressions(self) -> Iterator[Expression]:
-        """All that are evaluated for a copy, or for whether there is one."""
+        """All expressions that are evaluated for a copy, or to decide whether there is one."""
         for one in (self.when, self.payload, *(expression for _, expression in self.set_headers)):
             if one is not None:
                 yield one
 
     def transform(self) -> Transform | None:
-        """Return what makes a copy of a message; None if it goes as it came."""
+        """Return the transform that makes a copy of a message; None if it is sent unchanged."""
         if self.payload is None and not (self.set_headers or self.remove or self.ttl or self.counts_hops):
             return None
         from router_trio.routing.policy import hops
@@ -116,7 +116,7 @@ class Destination:
         )
 
     def subject_for(self, subject: str) -> str:
-        """Return where a message with this subject goes. Raises `MappingError`."""
+        """Return the subject to which a message with this subject is sent. Raises `MappingError`."""
         target = self.mapping.apply(subject)
         self.check_reserved(target)
         return target
@@ -124,8 +124,8 @@ class Destination:
     def check_reserved(self, target: str) -> None:
         """Raise `MappingError` (`reserved_subject`) for a subject to which only the configuration may send.
 
-        It was made from what the sender chose, and would be answered by servers, or taken for an answer, with the
-        router's rights.
+        Its beginning was chosen by the sender. Servers would answer it, or take it for an answer, with the router's
+        permissions.
         """
         namespace = reserved_namespace(target, self.mapping.literal_start, *self.reserved)
         if namespace is not None:
@@ -136,10 +136,10 @@ class Destination:
             )
 
     def copy_id(self, target: bytes) -> bytes:
-        """Return what tells a copy to this subject from all other copies of its message: the end of its `Nats-Msg-Id`.
+        """Return the end of the `Nats-Msg-Id` of a copy, which distinguishes it from other copies of its message.
 
-        It is made of route, template and subject, so that the same copy has the same id whoever sends it, over
-        whichever connection, before and after a restart. A subject drawn at random tells nothing.
+        It is made from route, template and subject, so that the same copy has the same id, whichever process sends it
+        over whichever connection, before and after a restart. A subject drawn at random is not included.
         """
         which = [self.route.encode(), self.template.encode(), target if self.mapping.deterministic else b""]
         digest = blake2b(b"\0".join(which), digest_size=_DIGEST_BYTES).digest()
@@ -148,11 +148,11 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """A compiled route. `pattern` is what its subjects match: the subscription, or a stream's filters or `>`.
+    """A compiled route. Its subjects match `pattern`: the subscription, or a stream's filters or `>`.
 
-    `when` says which messages it takes (the others are filtered, see `policy.strategies.WHEN`), `key` what belongs
-    together, `dead_letter` where those go that are given up, `per` what has a limit of its own. `never_replied_to`: see
-    `subjects.inboxes`.
+    `when` selects the messages that it takes (others are filtered, see `policy.strategies.WHEN`), `key` groups
+    messages, `dead_letter` is the destination of messages that are given up, each value of `per` has a limit of its
+    own. `never_replied_to`: see `subjects.inboxes`.
     """
 
     name: str
@@ -169,52 +169,53 @@ class RoutePlan:
 
     @property
     def decides(self) -> bool:
-        """True if not every message goes to every destination: then `when` and the strategy have to be asked."""
+        """True if not every message is sent to every destination: `when` and the strategy then have to be evaluated."""
         mirrors = any(one.mirror is not None or one.when is not None for one in self.destinations)
         return self.when is not None or self.settings.strategy != "all" or mirrors
 
     @property
     def by_key(self) -> bool:
-        """True if messages go key by key: see `RouteSettings.goes_by_key`."""
+        """True if messages are routed by key: see `RouteSettings.goes_by_key`."""
         return self.settings.goes_by_key(self.handler is not None)
 
     @property
     def ordered_by(self) -> str | None:
-        """The expression by whose values messages are in order, None for their subjects."""
+        """The expression whose values have their messages in order; None if subjects do."""
         return self.settings.key if self.by_key else None
 
     @property
     def looks(self) -> bool:
-        """True if it has to look into messages, or changes what it sends."""
+        """True if it has to inspect messages, or changes what it sends."""
         by_value = self.per is not None or (self.by_key and self.key is not None)
         return self.decides or self.transforms or self.counts_hops or by_value
 
     @property
     def counts_hops(self) -> bool:
-        """True if it has a limit of the routes that a message may pass."""
+        """True if it limits the number of routes that a message may pass through."""
         return self.settings.hop_limit is not None
 
     @property
     def transforms(self) -> bool:
-        """True if a destination gets a message otherwise than it came."""
+        """True if a destination gets changed messages."""
         return any(one.transform() is not None for one in self.destinations)
 
     @property
     def expressions(self) -> list[Expression]:
-        """All that are evaluated for a message."""
+        """All expressions that are evaluated for a message."""
         own = [one for one in (self.when, self.key, self.per) if one is not None]
         return own + [expression for one in self.destinations for expression in one.expressions]
 
     def reader(self) -> BodyReader:
-        """Return what decodes bodies for all expressions of the route: each body once, and only what they use."""
+        """Return a decoder of bodies for all expressions of the route: each body once, and only the fields they use."""
         from router_trio.expressions.body import reader_for
 
         return reader_for(one.body_fields for one in self.expressions)
 
     def strategy(self, healthy: Callable[[int], bool] = lambda index: True) -> Strategy:
-        """Return what chooses among the destinations, with its counters at the start: one for a route and a process.
+        """Return the strategy that chooses destinations, with its counters at the start: one per route and process.
 
-        `healthy` says of a destination whether it is connected and takes messages. `policy.strategies` says how to ask.
+        `healthy` returns True if a destination is connected and accepts messages. `policy.strategies` describes its
+        use.
         """
         from router_trio.routing.policy.strategies import Candidate, strategy_for
 
@@ -235,7 +236,7 @@ class RoutePlan:
 
     @property
     def stream(self) -> str | None:
-        """The stream that it reads, None if it reads none."""
+        """The stream that it reads; None if it reads none."""
         return self.settings.source.kind.stream(self.settings.source)
 
     @property
@@ -278,7 +279,7 @@ def _destination(
         kind=kind,
         shown=kind.shown(to),
         mapping=source.mapping(template, random),
-        # A route that answers by itself has nobody else answer, unless that is asked for.
+        # A route with `respond` answers by itself, so no other client should, unless that is configured.
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,
@@ -286,7 +287,7 @@ def _destination(
         never_replied_to=_never_replied_to(settings),
         when=_compiled(to.when, WHEN, route),
         weight=to.weight,
-        # As it is written: 0.1 is a tenth, which no float is.
+        # Taken as written: 0.1 is a tenth, which no float is.
         mirror=None if to.mirror is None else Fraction(repr(to.mirror)),
         payload=_compiled(to.payload, PAYLOAD, route),
         set_headers=tuple((name, _compile(text, HEADER, route)) for name, text in to.headers.set.items()),
@@ -318,5 +319,5 @@ def _compile(text: str, purpose: str, route: RouteSettings) -> Expression:
 
 
 def routes_for(plans: Sequence[RoutePlan], subject: str) -> list[RoutePlan]:
-    """The routes that would take a message with this subject, in order."""
+    """Return the routes that would take a message with this subject, in order."""
     return [plan for plan in plans if any(matches(one, subject) for one in plan.settings.source.patterns)]

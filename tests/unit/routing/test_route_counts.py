@@ -1,4 +1,4 @@
-"""A route whose settings have changed, as a whole: the sums, and that they stay when what is earlier is settled."""
+"""A route whose settings have changed, in total: the sums, also when earlier generations are settled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.routing.whole import MOST_PAST_DESTINATIONS, count_on, whole
+from router_trio.routing.route_counts import MOST_PAST_DESTINATIONS, continue_counts, total
 from router_trio.states import NOT_LOOKED_UP, BreakerState, DestinationState, Held, RouteState
 from tests.support.compiled import looks_inside
 
@@ -58,10 +58,10 @@ def test_the_whole_is_the_sum_of_what_it_was_and_is(drawn: list[tuple[list[int],
     states = [counted(counts, from_stream=from_stream) for counts, from_stream in drawn]
     same = [counted(counts, from_stream=from_stream) for counts, from_stream in drawn]
     for earlier, later in pairwise(states):
-        count_on(later, earlier)
+        continue_counts(later, earlier)
     now = states[-1]
     for _ in range(2):  # looking changes nothing
-        assert_sums(whole(now), same)
+        assert_sums(total(now), same)
     # What is in hand is settled, one life after the other.
     for state, copy in zip(states, same, strict=True):
         for one in (state, copy):
@@ -71,38 +71,38 @@ def test_the_whole_is_the_sum_of_what_it_was_and_is(drawn: list[tuple[list[int],
             if one.holder.in_hand is not None:
                 one.held_by(Held(0))
             one.is_over = True
-        assert_sums(whole(now), same)
-    assert whole(now) is now
+        assert_sums(total(now), same)
+    assert total(now) is now
     assert now.earlier == []
 
 
 def test_a_state_without_a_past_is_itself() -> None:
     state = counted([1, 2, 3, 4, 5, 6])
-    assert whole(state) is state
+    assert total(state) is state
 
 
 def test_destinations_that_are_gone_keep_their_counts() -> None:
     now, before = counted([1, 0, 0, 0, 0, 0], ("c",)), counted([2, 3, 0, 0, 0, 1], ("a", "b"))
-    count_on(now, before)
-    assert whole(now).routed == {"a": 3, "b": 2, "c": 1}
-    assert whole(now).destinations == ("c",)
+    continue_counts(now, before)
+    assert total(now).routed == {"a": 3, "b": 2, "c": 1}
+    assert total(now).destinations == ("c",)
 
 
 def test_the_openings_of_breakers_go_on_and_their_state_is_that_of_now() -> None:
     now, before = counted([0] * 6), counted([0, 0, 0, 0, 0, 1])
     now.openings.update({("main", "a"): 1, ("edge", "a"): 100})
     before.openings.update({("main", "a"): 10, ("main", "gone"): 1000})
-    count_on(now, before)
+    continue_counts(now, before)
     # Its breakers may be made when earlier lives are added already.
     now.breakers = [BreakerState("main", "a")]
     before.breakers = [BreakerState("main", "a"), BreakerState("main", "gone")]
     before.breakers[0].state = "open"
     expected = {("main", "a"): 11, ("edge", "a"): 100, ("main", "gone"): 1000}
-    assert whole(now).openings == expected
-    assert [one.state for one in whole(now).breakers] == ["closed"]
+    assert total(now).openings == expected
+    assert [one.state for one in total(now).breakers] == ["closed"]
     settle(before)
     for _ in range(2):
-        assert whole(now) is now
+        assert total(now) is now
         assert now.openings == expected
 
 
@@ -112,12 +112,12 @@ def test_the_openings_of_a_route_from_before_its_breakers_are_made_are_kept() ->
     before.openings["main", "a"] = 3
     settle(before)
     without, now = counted([0] * 6), counted([0] * 6)
-    count_on(without, before)
+    continue_counts(without, before)
     settle(without)
-    count_on(now, without)
+    continue_counts(now, without)
     now.breakers = [BreakerState("main", "a")]
     now.openings["main", "a"] += 1
-    assert whole(now).openings == {("main", "a"): 4}
+    assert total(now).openings == {("main", "a"): 4}
 
 
 def test_of_breakers_that_are_gone_the_oldest_are_forgotten() -> None:
@@ -126,9 +126,9 @@ def test_of_breakers_that_are_gone_the_oldest_are_forgotten() -> None:
     for number in range(1, 3 * MOST_PAST_DESTINATIONS):
         settle(state)
         before, state = state, counted([0] * 6, (f"t{number}",))
-        count_on(state, before)
+        continue_counts(state, before)
         state.openings["main", f"t{number}"] += 1
-        assert whole(state).openings["main", f"t{number - 1}"] == 1
+        assert total(state).openings["main", f"t{number - 1}"] == 1
         assert len(state.openings) <= MOST_PAST_DESTINATIONS + 1
 
 
@@ -139,12 +139,12 @@ def test_what_got_through_to_a_destination_before_says_nothing_of_now(over_by: s
     now = counted([0] * 6, ("a",))
     if over_by == "while it is built":
         settle(before)
-    count_on(now, before)
+    continue_counts(now, before)
     to = DestinationState(now, "main", "a", "a", waits_for_puback=True, shown={})
     dead = DestinationState(now, "main", "dead", "dead", waits_for_puback=True, shown={}, dead_letters=True)
     if over_by == "later":
         settle(before)
-    assert whole(now) is now
+    assert total(now) is now
     assert (now.routed["a"], now.dead_lettered) == (5, 1)
     assert (to.trouble, dead.trouble) == (NOT_LOOKED_UP, NOT_LOOKED_UP)
     now.delivered["a"] += 1
@@ -157,10 +157,10 @@ COUNTED = {
     "mirror_failed", "unanswered", "never_routed", "limited", "last_failure", "forwarded", "openings",
     "dead_lettered_earlier",
 }  # fmt: skip
-"""What lives of a route count: the whole has the sums."""
+"""What lives of a route count: the total has the sums."""
 
 OF_ONE_LIFE = {"_report_suppressed", "_only_breaker", "holder", "earlier", "is_over", "mirrors_under_way"}
-"""What nobody asks the whole for, or what it has of all lives."""
+"""What nobody asks the total for, or what it has of all lives."""
 
 
 @looks_inside
@@ -168,8 +168,8 @@ def test_beside_its_counts_the_whole_is_what_the_route_is_now() -> None:
     now, before = counted([1] * 6), counted([1] * 6)
     for number, name in enumerate(vars(now).keys() - COUNTED - OF_ONE_LIFE):
         setattr(now, name, number if name != "destinations" else ("a", "b"))
-    count_on(now, before)
-    both = whole(now)
+    continue_counts(now, before)
+    both = total(now)
     assert both is not now
     for name in vars(now).keys() - COUNTED - OF_ONE_LIFE:
         assert getattr(both, name) == getattr(now, name), name
@@ -191,8 +191,8 @@ def test_the_sum_of_durations_stays_when_earlier_lives_are_settled(
                 histogram.record(one)
         states[-1].received = len(elapsed) + len(forwarded)
     for earlier, later in pairwise(states):
-        count_on(later, earlier)
-    before = whole(states[-1]).durations.total
+        continue_counts(later, earlier)
+    before = total(states[-1]).durations.total
     for state in states[:-1]:
         state.is_over = True
-        assert whole(states[-1]).durations.total == before
+        assert total(states[-1]).durations.total == before

@@ -20,7 +20,7 @@ from router_trio import Message, Reject, Router, Settings
 from router_trio.errors import HandlerError
 from router_trio.events import MessageDeadLettered, MessageFailed, PublishWithAckFailed
 from router_trio.routing.handlers import in_thread
-from router_trio.routing.raised import MOST_LINES, Raised, place_of
+from router_trio.routing.tracebacks import MOST_LINES, Raised, place_of
 from router_trio.testing import FakeBroker
 from tests.support.settings import core_route
 from tests.support.watch import Watch
@@ -232,7 +232,7 @@ def endless_wrappers() -> Any:
 )
 def test_an_error_about_what_a_handler_returned_has_the_place_of_the_handler(handler: Any, name: str) -> None:
     place = Raised(HandlerError("it returned within a cancel scope"), handler).place
-    assert re.fullmatch(rf".*test_raised\.py:\d+ in {name}", str(place))
+    assert re.fullmatch(rf".*test_tracebacks\.py:\d+ in {name}", str(place))
 
 
 def test_a_handler_that_is_not_of_python_has_no_place() -> None:
