@@ -16,7 +16,7 @@ from trio.lowlevel import current_task
 from router_trio.errors import RouterError
 from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner
-from router_trio.protocol import framing
+from router_trio.protocol import framing, headers
 from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_message
@@ -58,7 +58,7 @@ class HandlerBatch:
         keep = self._frames[0].append
         call = calls.call
         clock, until = self._turn.clock, self._turn.until
-        task, scopes = self._task, self._scopes
+        task, scopes, empty = self._task, self._scopes, headers.EMPTY
         self.between_calls = False
         for step in calls.steps:
             if step is not call:
@@ -79,9 +79,8 @@ class HandlerBatch:
                 and kind is Message
                 and answer[0] is message[0]
                 and type(answer[1]) is bytes
-                and answer[2] is message[2]
+                and answer[2] is empty  # of a message that came with headers, these were removed
                 and answer[3] is message[3]
-                and not raw[2]
                 and task._cancel_status is scopes
             ):
                 # Nothing but the payload has changed, which needs no further look: what most handlers do.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import pytest
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from router_trio.link import SharedDelivery, SubscriptionBatch
 from router_trio.message import FENCED
 from router_trio.outbox.operation import FrameOwners, OperationBatch
 from router_trio.protocol.framing import RawMessage
+from router_trio.protocol.headers import EMPTY
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.passthrough import PassthroughRoute
 from router_trio.routing.delivery import Delivery
@@ -186,18 +188,23 @@ def plain(message: Message) -> Message:
     return message.replace(payload=message.payload[::-1])
 
 
+def without_headers(message: Message) -> Message:
+    return message.replace(payload=message.payload[::-1], headers=EMPTY)
+
+
 @given(messages=CORE)
-def test_a_changed_payload_is_sent_as_any_other_answer(messages: list[RawMessage]) -> None:
+@pytest.mark.parametrize("handler", [plain, without_headers])
+def test_a_changed_payload_is_sent_as_any_other_answer(handler: Handler, messages: list[RawMessage]) -> None:
     async def fast(made: Bench) -> None:
-        handled = HandlerBatch(made.routings[0], plain, trio.current_time())
-        assert handled.handle_each(HandlerCalls(plain, [(one, as_message(one, "main")) for one in messages])) is None
+        handled = HandlerBatch(made.routings[0], handler, trio.current_time())
+        assert handled.handle_each(HandlerCalls(handler, [(one, as_message(one, "main")) for one in messages])) is None
         handled.offer_kept()
 
     async def slow(made: Bench) -> None:
         (routing,) = made.routings
-        handled = HandlerBatch(routing, plain, trio.current_time())
+        handled = HandlerBatch(routing, handler, trio.current_time())
         for one in messages:
-            answered(handled, plain, routing.state, one)
+            answered(handled, handler, routing.state, one)
         handled.offer_kept()
 
     both(lambda: bench(ONE), fast, slow)
