@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from sys import maxsize
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import trio
 
@@ -247,6 +247,64 @@ class DestinationTracker:
         if fate.delivered:
             self.delivery.copied(self._copy)
         self.delivery.operation_settled(self._template, operation, fate, now)
+
+
+class BreakerWatch(Protocol):
+    """Hears what becomes of operations to one destination: its breaker."""
+
+    def copy_passed(self) -> None:
+        """Note that the destination accepted a message."""
+
+    def copy_refused(self, reason: str) -> str:
+        """Note that the destination did not accept a message. Return the reason that counts."""
+        ...
+
+
+class BreakerTracker(DestinationTracker):
+    """The owner of an operation to a destination with a breaker."""
+
+    __slots__ = ("breaker",)
+
+    def __init__(self, delivery: Delivery, template: str, copy: int, breaker: BreakerWatch) -> None:
+        super().__init__(delivery, template, copy)
+        self.breaker: BreakerWatch = breaker
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        if fate.delivered:
+            super().settle(operation, count, fate, now)
+            self.breaker.copy_passed()
+        else:
+            super().settle(operation, count, self.delivery.counted_fate(fate, self.breaker.copy_refused), now)
+
+
+class MirrorCopy:
+    """The owner of a copy for a mirror: counted, and nothing else follows from its fate."""
+
+    __slots__ = ("_route", "_template")
+
+    def __init__(self, route: RouteState, template: str) -> None:
+        self._route = route
+        self._template = template
+        route.mirrors_under_way += 1
+
+    @property
+    def destination(self) -> tuple[str, str]:
+        """See `Delivery.destination`."""
+        return self._route.name, self._template
+
+    def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        """See `operation.Owner`."""
+        self._route.mirrors_under_way -= count
+        if fate.delivered:
+            self._route.delivered[self._template] += count
+        else:
+            self._route.mirror_failed[fate.reason or fate.name] += count
+
+    def count_failure(self, reason: str) -> None:
+        """The copy never became an operation."""
+        self._route.mirrors_under_way -= 1
+        self._route.mirror_failed[reason] += 1
 
 
 class BatchDelivery:

@@ -27,7 +27,6 @@ from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
 from router_trio.protocol import message_ids
 from router_trio.protocol.framing import text
-from router_trio.routing.connections import connections_of, first_change
 from router_trio.routing.delivery import Delivery, sampled
 from router_trio.routing.handler_messages import as_message
 from router_trio.routing.handlers import (
@@ -448,3 +447,21 @@ def _without_own_id(answer: Message, message: Message) -> Message:
     if name not in answer.headers or answer.headers[name] != message.headers.get(name):
         return answer
     return answer.replace(headers=[pair for pair in answer.headers.pairs() if pair[0] != name])
+
+
+def connections_of(outlets: Sequence[Outlet]) -> tuple[Connection, ...]:
+    """Return the connections of destinations, each once."""
+    return tuple({outlet.connection.name: outlet.connection for outlet in outlets}.values())
+
+
+async def first_change(connections: Sequence[Connection]) -> None:
+    """Wait until one of the connections comes or goes, from this very call on."""
+    # No tasks: a connection that comes before they begin would have come unnoticed.
+    change = trio.Event()
+    for connection in connections:
+        connection.when_changed(change.set)
+    try:
+        await change.wait()
+    finally:
+        for connection in connections:
+            connection.stop_notifying(change.set)

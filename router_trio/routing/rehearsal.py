@@ -17,9 +17,8 @@ from router_trio.errors.reasons import UNMATCHED
 from router_trio.link import Link, LinkListener
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.protocol import ack_reply, framing
-from router_trio.routing.content.mirror_copy import MirrorCopy
 from router_trio.routing.core.delivery import CoreDelivery
-from router_trio.routing.delivery import Delivery
+from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure

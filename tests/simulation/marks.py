@@ -22,7 +22,7 @@ MODULES = (
     *("routing.schedule", "routing.failures", "routing.stream.keeper", "routing.kept_route"),
     *("routing.stream.in_hand", "routing.stream.cursor"),  # the place in a stream
     *("routing.stream.subject_order", "routing.stream.acks", "routing.stream.delivery"),  # the order
-    *("routing.handler_tasks", "routing.core.keeper", "routing.core.in_hand", "routing.core.batch_route"),
+    *("routing.core.keeper", "routing.core.in_hand", "routing.core.batch_route"),
     *("routing.core.source", "routing.core.forwarding", "routing.core.passthrough", "routing.core.intake_queue"),
     *("routing.pipeline", "routing.core.handler_batch"),
     *("client.publisher", "client.ack_deadlines", "client.receipt", "router"),

@@ -16,8 +16,7 @@ from router_trio.outbox.operation import Owner
 from router_trio.protocol import framing, headers
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.content.choice import Content
-from router_trio.routing.content.mirror_copy import MirrorCopy
-from router_trio.routing.delivery import Delivery
+from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.outlets.outlet import Outlet, is_healthy
 from router_trio.routing.pipeline import Routing, reason_of
 from router_trio.routing.policy import hops

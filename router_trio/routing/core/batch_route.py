@@ -19,9 +19,8 @@ from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.delivery import Batches
-from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_messages
-from router_trio.routing.handlers import Handler
+from router_trio.routing.handlers import Handler, HandlerCalls, Pair
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 

@@ -18,9 +18,17 @@ from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.protocol import framing, headers
 from router_trio.routing.delivery import BatchDelivery, Delivery
-from router_trio.routing.handler_calls import HandlerCalls, Pair
 from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import Blocked, Handler, answers_of, begin, finished, raise_if_signal
+from router_trio.routing.handlers import (
+    Blocked,
+    Handler,
+    HandlerCalls,
+    Pair,
+    answers_of,
+    begin,
+    finished,
+    raise_if_signal,
+)
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.scopes import scopes_of_task
 

@@ -15,8 +15,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN
 from router_trio.events import BreakerClosed, BreakerOpened, Emit
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
-from router_trio.routing.delivery import Delivery
-from router_trio.routing.flow.tracker import BreakerTracker
+from router_trio.routing.delivery import BreakerTracker, Delivery
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
 from router_trio.settings import BreakerSettings
 from router_trio.states import BreakerState, RouteState
@@ -118,7 +117,7 @@ class DestinationBreaker:
         return self._route.accepted_by(self.shown.template)
 
     def copy_passed(self) -> None:
-        """See `tracker.BreakerWatch`."""
+        """See `delivery.BreakerWatch`."""
         self._taken_here += 1
         if self._breaker.message_passed():
             now = trio.current_time()
@@ -134,7 +133,7 @@ class DestinationBreaker:
             self._tell()
 
     def copy_refused(self, reason: str) -> str:
-        """See `tracker.BreakerWatch`. A message that waits in hand fails as one that is taken back from the queue."""
+        """See `delivery.BreakerWatch`. A message that waits in hand fails as one that is taken back from the queue."""
         if reason in OF_THE_MESSAGE or reason in OF_THE_WAY:
             self.spare()
             return reason

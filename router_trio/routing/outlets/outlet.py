@@ -8,20 +8,19 @@ tells which copy it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import MappingError, PublishError, RouterError
 from router_trio.message import Message
-from router_trio.outbox.operation import FrameOwners, Owner
+from router_trio.outbox.operation import FrameOwners, Owner, RouteOwner
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.routing.delivery import BatchTracker, Delivery
 from router_trio.routing.outlets.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.outlets.contents import CopyContents, chosen_id, measure
-from router_trio.routing.outlets.protocols import Origin, OutletBreaker
 from router_trio.routing.route_plans import Destination
 from router_trio.states import NOT_LOOKED_UP
 from router_trio.subjects.patterns import validate_subject
@@ -38,6 +37,39 @@ _LONGEST_NUMBER = b".%d" % 2**64
 
 _MORE_WITH_ACK = _MORE_DIGITS + len(_LONGEST_NUMBER) + 1
 """As `_MORE_DIGITS`, with a reply subject for the PubAck, besides the inbox."""
+
+
+class Origin(Protocol):
+    """The origin of a message: its reply subject, and the id of its copies if it has none of its own."""
+
+    @property
+    def reply(self) -> bytes:
+        """The reply subject, `b""` for none."""
+        ...
+
+    @property
+    def message_id(self) -> bytes | None:
+        """None if any new id will do."""
+
+
+class OutletBreaker(Protocol):
+    """The breaker of a destination, as who sends there sees it."""
+
+    @property
+    def closed(self) -> bool:
+        """True if messages go as if there were no breaker."""
+        ...
+
+    def admits(self, now: float) -> bool:
+        """Return True if a message may go there."""
+        ...
+
+    def follow(self, delivery: Delivery, copy: int) -> RouteOwner:
+        """A message goes there now. Return the owner of its operation."""
+        ...
+
+    def spare(self) -> None:
+        """Record that a probe was not sent after all: another one may be."""
 
 
 class Outlet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from router_trio.routing.connections import first_change
+from router_trio.routing.pipeline import first_change
 from tests.support.world import two_brokers, world
 
 
