@@ -1,4 +1,4 @@
-"""The functions of mappings: parse their calls in a destination, and carry them out on the tokens of a subject.
+"""The functions of mappings: parse their calls in a destination, and apply them to the tokens of a subject.
 
 Lengths count bytes of UTF-8.
 """
@@ -18,38 +18,38 @@ Piece = Callable[[Tokens], str]
 _FNV32_OFFSET, _FNV32_PRIME = 2166136261, 16777619
 
 
-# --- carrying out ---
+# --- application ---
 
 
 def constant(token: str, tokens: Tokens) -> str:
-    """Return a token as it stands in the destination."""
+    """Return a literal token of the destination."""
     return token
 
 
 def rest(first: int, tokens: Tokens) -> str:
-    """Return the subject from that token on: what `>` matched."""
+    """Return the tokens of the subject from index `first` on: the part that `>` matched."""
     return ".".join(tokens[first:])
 
 
 def from_token(position: int, change: Callable[[str], str], tokens: Tokens) -> str:
-    """Return one token, changed."""
+    """Return one token of the subject, changed."""
     return change(tokens[position])
 
 
 def partition(positions: list[int], count: int, tokens: Tokens) -> str:
-    """Return the bucket of FNV-1a, 32 bits, over the tokens with nothing between them, or over the whole subject."""
+    """Return the partition by 32-bit FNV-1a of the concatenated tokens, or of the entire subject without positions."""
     if count == 0:
         return "0"
     key = "".join([tokens[position] for position in positions]) if positions else ".".join(tokens)
     digest = _FNV32_OFFSET
     for octet in key.encode("utf-8", "surrogateescape"):
         digest = (digest ^ octet) * _FNV32_PRIME & 0xFFFFFFFF
-    # The server takes a negative count for an unsigned one.
+    # The server treats a negative count as an unsigned number.
     return str(digest % (count % 2**32))
 
 
 def random_number(random: Callable[[int], int], count: int, tokens: Tokens) -> str:
-    """Return a number below `count`, of `random`'s choice."""
+    """Return a number below `count` chosen by `random`."""
     return "0" if count == 0 else str(random(abs(count)))
 
 
@@ -74,14 +74,14 @@ def _slice_from_left(size: int, token: str) -> str:
 
 
 def _slice_from_right(size: int, token: str) -> str:
-    # The short slice, if there is one, comes first.
+    # A shorter slice comes first.
     first = len(token) % size
     slices = [token[start : start + size] for start in range(first, len(token), size)]
     return ".".join([token[:first], *slices] if first else slices)
 
 
 def split_at(separator: str, token: str) -> str:
-    """Split at each separator. Empty parts go, except that two separators at the start leave one empty token."""
+    """Split at each separator. Empty parts are dropped, except that two separators at the start make an empty token."""
     parts = token.split(separator) if separator else list(token)
     return "".join(
         part if number == 0 or (number == 1 and not parts[0]) else f".{part}"
@@ -91,10 +91,10 @@ def split_at(separator: str, token: str) -> str:
 
 
 def sized(size: int, cut: Callable[[int, str], str], token: str) -> str:
-    """Cut a token at a number of bytes; one that is not longer than that stays whole."""
+    """Cut a token at a number of bytes. A token that is not longer is returned unchanged."""
     if token.isascii():
         return cut(size, token) if size < len(token) else token
-    # One character a byte, so that cutting characters cuts bytes.
+    # One character per byte, so that cutting characters cuts bytes.
     octets = token.encode("utf-8", "surrogateescape").decode("latin-1")
     if size >= len(octets):
         return token
@@ -119,12 +119,12 @@ _MIN_INT32, _MAX_INT32 = -(2**31), 2**31 - 1
 
 
 class Refusal(Exception):
-    """Why a token of a destination can't be used: the second half of a sentence that starts with the token."""
+    """The reason why a token of a destination is invalid: the rest of a sentence that starts with the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function call, with its arguments as written."""
+    """A function call with its arguments as written."""
 
     name: str
     indexes: tuple[int, ...]
@@ -133,10 +133,10 @@ class Call:
 
 
 def parse(token: str) -> Call | None:
-    """Return the function that a token of a destination calls, or None for a token that is meant as it stands."""
+    """Return the function call in a token of a destination, or None for a literal token. Raises Refusal."""
     if token.startswith("$"):
         index = _integer(token[1:])
-        # Not a number is not an error: tokens such as $JS are common.
+        # `$` without a number is a literal: tokens such as $JS are common.
         if index is not None:
             return Call("wildcard", (index,))
     if len(token) <= 4 or not (token.startswith("{{") and token.endswith("}}")):
@@ -152,7 +152,7 @@ def parse(token: str) -> Call | None:
 def _refuse_control(token: str) -> None:
     control = CONTROL.search(token)
     if control is not None:
-        raise Refusal(f"holds {control[0]!r}, but subjects have no whitespace or control characters: remove it")
+        raise Refusal(f"contains {control[0]!r}, but subjects have no whitespace or control characters: remove it")
 
 
 def _parse_wildcard(name: str, arguments: list[str]) -> Call:
@@ -199,14 +199,14 @@ def _index(text: str) -> int:
 
 def _int32(text: str, what: str, *, wraps: bool) -> int:
     number = _integer(text.strip(" "))
-    # The server parses some numbers as 64 bits and cuts them to 32, with a check at the upper end only.
+    # The server parses some numbers as 64 bits and truncates them to 32, checking the upper limit only.
     if number is None or number > _MAX_INT32 or (number < _MIN_INT32 and not wraps):
         raise Refusal(f"has the invalid argument {text!r}: give the {what} as an integer of at most {_MAX_INT32}")
     return (number - _MIN_INT32) % 2**32 + _MIN_INT32
 
 
 def _integer(text: str) -> int | None:
-    """Go's `strconv.Atoi`: a sign and ASCII digits, no spaces or underscores, 64 bits."""
+    """Parse a 64-bit integer like Go's `strconv.Atoi`: sign and ASCII digits, no spaces or underscores. Else None."""
     if _INTEGER.fullmatch(text) is None:
         return None
     digits = text.lstrip("+-").lstrip("0")
@@ -217,7 +217,7 @@ def _integer(text: str) -> int | None:
 
 
 def positions(call: Call, wildcards: list[int], source: str, plain_source: bool) -> list[int]:
-    """Turn wildcard numbers into positions in the subject."""
+    """Return the positions in the subject of the wildcards that a call names. Raises Refusal for an invalid number."""
     if plain_source:
         if call.name in ("random", "partition"):
             return []
@@ -232,13 +232,13 @@ def positions(call: Call, wildcards: list[int], source: str, plain_source: bool)
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern for a function's name: the first letter of each word in either case, whitespace around it."""
+    """Return a pattern for a call of a function, with the first letter of each word in either case."""
     words = re.sub("^[a-z]|[A-Z]", lambda letter: f"[{letter[0].lower()}{letter[0].upper()}]", name)
     space = r"[\t\n\f\r ]*"
     return re.compile(rf"\{{\{{{space}{words}{space}\((.*)\){space}\}}\}}")
 
 
-# The order matters: the first that is found anywhere in a token is the one.
+# The order matters: the first function whose pattern is found anywhere in a token is called.
 FUNCTIONS: dict[str, tuple[re.Pattern[str], Callable[[str, list[str]], Call]]] = {
     "wildcard": (_pattern("wildcard"), _parse_wildcard),
     "partition": (_pattern("partition"), _parse_partition),

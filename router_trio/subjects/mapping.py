@@ -1,21 +1,22 @@
-"""Subject mappings: from the subject that a message came on to the subject that it goes to.
+"""Subject mappings: from the subject of a received message to the subject of its copy.
 
-Syntax and results are those of nats-server 2.15's account mappings (`server/subject_transform.go`, not strict), down
-to its oddities, so that a mapping can move between a server's configuration and a route without change:
+Syntax and results are those of nats-server 2.15's account mappings (`server/subject_transform.go`, not strict),
+including its quirks, so that a mapping can be moved between a server's configuration and a route without change:
 
-- A token is a function only as a whole: it starts with `{{` and ends with `}}`, or is `$` and a number. In `eu-$1`
-  or `eu-{{wildcard(1)}}` there is no function; such a token is sent as it stands.
-- A token holds one function. Of several, the first in the order of `calls.FUNCTIONS` wins, and all text around it is
-  lost.
-- Lengths and positions count bytes of UTF-8. A character cut in two becomes surrogate escapes.
+- A token is a function only if all of it is: it starts with `{{` and ends with `}}`, or is `$` and a number. `eu-$1`
+  and `eu-{{wildcard(1)}}` contain no function and are literal tokens.
+- A token has one function. If there are several, the first in the order of `functions.FUNCTIONS` is used, and all text
+  around it is ignored.
+- Lengths and positions count bytes of UTF-8. A character that is cut in two becomes surrogate escapes.
 - A wildcard index below 1 means the subject's first token.
-- `partition` without indexes hashes the whole subject. So does every `partition` when the source has no wildcards.
+- `partition` without indexes hashes the entire subject. So does every `partition` if the source has no wildcards.
 
-Beyond the server, a destination without any placeholder may have a source that ends in `>`: all goes to one subject.
+In addition to what the server supports, a destination without placeholders may have a source that ends in `>`: all
+messages are sent to one subject.
 
-Where the server accepts what can only harm, this module refuses: an empty destination (which crashes the server),
-control characters, and a result that is no valid subject, such as the empty token that `split` makes of `--a` (a
-message that the server drops without a word).
+This module refuses mappings that the server accepts but that can only do harm: an empty destination (which crashes the
+server), control characters, and a result that is not a valid subject, such as the empty token that `split` makes of
+`--a` (the server drops such a message silently).
 """
 
 from __future__ import annotations
@@ -47,38 +48,39 @@ from router_trio.subjects.functions import (
 from router_trio.subjects.patterns import CONTROL, is_valid_subject, matches_tokens
 
 _MAKE_SEVERAL = frozenset({"split", "splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight"})
-"""Functions that may make several tokens of one."""
+"""Functions that may make several tokens from one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A compiled mapping. Make one with `Mapping.compile`; it never changes and keeps no state."""
+    """A compiled mapping, immutable and stateless. Create one with `Mapping.compile`."""
 
     source: str
     destination: str
     deterministic: bool
-    """False when the destination uses `random`: then results must not be cached."""
+    """False if the destination uses `random`, so that results must not be cached."""
     literal: bool
-    """True when the destination holds no placeholder, so that every subject maps to the destination itself."""
+    """True if the destination has no placeholder, so that every subject maps to the destination itself."""
     literal_start: tuple[str, ...]
-    """The tokens at the start of the destination that stand there as they are, before the first placeholder."""
+    """The literal tokens at the start of the destination, before the first placeholder."""
     pattern: str
-    """The pattern that every result matches: the destination with a wildcard for each placeholder."""
+    """The pattern that every result matches: the destination with a wildcard in place of each placeholder."""
     _source_tokens: tuple[str, ...] = field(repr=False, compare=False)
     _pieces: tuple[Piece, ...] = field(repr=False, compare=False)
     _others: tuple[Mapping, ...] = field(default=(), repr=False)
-    """For other sources, to the same destination."""
+    """Mappings from further sources to the same destination."""
 
     @classmethod
     def compile(cls, source: str, destination: str, *, random: Callable[[int], int] = randrange) -> Mapping:
-        """Check a mapping and prepare it for use.
+        """Check and compile a mapping.
 
-        `source` is a pattern, `destination` a subject that may hold functions. `random(n)` gives an integer of at
-        least 0 and below n, for the function of that name.
+        `source` is a pattern, `destination` a subject that may contain functions. `random(n)` returns an integer from 0
+        to n - 1, for the function `random`.
 
-        Wildcards of the source need not all be used. A `>` must end both or neither, unless the destination is literal.
+        Not all wildcards of the source need to be used. A `>` must end both or neither, unless the destination is
+        literal.
 
-        Raises MappingError, naming the destination, the function and the cure.
+        Raises MappingError with the destination, the function and the cure.
         """
         source_tokens = _split(source, "source", source, destination)
         tokens = _split(destination, "destination", source, destination)
@@ -126,19 +128,19 @@ class Mapping:
     def compile_each(
         cls, sources: Sequence[str], destination: str, *, random: Callable[[int], int] = randrange
     ) -> Mapping:
-        """A mapping for messages that match one of several sources, as `compile` has it for each of them.
+        """Compile a mapping for messages that match any of several sources.
 
-        Of several that match, the first one counts. Raises MappingError.
+        A subject is mapped by the first source that it matches. Raises MappingError, as `compile` does.
         """
         first, *others = [cls.compile(source, destination, random=random) for source in sources]
         return replace(first, source=", ".join(sources), _others=tuple(others)) if others else first
 
     @classmethod
     def compile_for_any(cls, destination: str, *, random: Callable[[int], int] = randrange) -> Mapping:
-        """A mapping for messages of any subject, as they come from a whole stream.
+        """Compile a mapping for messages with any subject, such as all messages of a stream.
 
-        A destination that ends in `>` keeps the subject behind what stands before it. Any other one is the same
-        subject for all, since there are no wildcards that it could use. Raises MappingError.
+        A destination that ends in `>` puts the tokens before it in front of the subject. Any other destination is the
+        same for all messages, because the source has no wildcards that it could use. Raises MappingError.
         """
         if destination.endswith(">"):
             return cls.compile(">", destination, random=random)
@@ -146,15 +148,15 @@ class Mapping:
             mapping = cls.compile("any", destination, random=random)
         except MappingError as error:
             raise MappingError(
-                f"{error} (the source is a whole stream, which has no wildcards to use: set `filter` to a pattern)"
+                f"{error} (the source is an entire stream, which has no wildcards to use: set `filter` to a pattern)"
             ) from None
         return replace(mapping, source=">", _source_tokens=(">",))
 
     def apply(self, subject: str) -> str:
-        """The subject that `subject` maps to.
+        """Return the subject that `subject` maps to.
 
-        Raises MappingError if `subject` doesn't match the source, or if the result is no subject that one can
-        publish to.
+        Raises MappingError if `subject` does not match the source, or if the result is not a valid subject to publish
+        to.
         """
         tokens = subject.split(".")
         if not matches_tokens(self._source_tokens, tokens):
@@ -170,8 +172,8 @@ class Mapping:
         try:
             result = ".".join([piece(tokens) for piece in self._pieces])
         except UnicodeEncodeError as error:
-            told = f"subject {quoted(subject)} can't be mapped: it can't be encoded as UTF-8 ({error.reason})"
-            raise MappingError(told) from error
+            problem = f"subject {quoted(subject)} can't be mapped: it can't be encoded as UTF-8 ({error.reason})"
+            raise MappingError(problem) from error
         if not is_valid_subject(result):
             raise MappingError(
                 f"subject {quoted(subject)} maps to {quoted(result)} by destination {quoted(self.destination)}, "
@@ -181,7 +183,7 @@ class Mapping:
 
 
 def unused_wildcards(source: str, destination: str) -> list[int]:
-    """Return the numbers of the `*` of a source that no function of a valid destination uses, from 1 on."""
+    """Return the numbers, from 1, of the `*` of a source that no function of a valid destination uses."""
     tokens = source.split(".")
     wildcards = [position for position, token in enumerate(tokens) if token == "*"]
     used: set[int] = set()
@@ -202,7 +204,7 @@ def _one_sided(source: str, destination: str) -> MappingError:
 
 
 def _split(subject: str, what: str, source: str, destination: str) -> list[str]:
-    """The tokens of a source or destination. Only a source is checked for whitespace here: functions may hold it."""
+    """Split a source or destination into tokens. Whitespace is refused in a source only: functions may contain it."""
     tokens = subject.split(".")
     where = f"destination {destination!r}" if what == "destination" else f"source {source!r} of {destination!r}"
     if not subject:
@@ -212,19 +214,19 @@ def _split(subject: str, what: str, source: str, destination: str) -> list[str]:
     if ">" in tokens[:-1]:
         raise MappingError(f"{where} has '>' before its last token: move it to the end")
     if what == "source" and CONTROL.search(subject) is not None:
-        raise MappingError(f"{where} holds whitespace or a control character: remove it")
+        raise MappingError(f"{where} contains whitespace or a control character: remove it")
     return tokens
 
 
 def _build(call: Call, places: list[int], random: Callable[[int], int]) -> Piece:
-    """The function that computes a call's part of the result."""
+    """Return the function that computes the part of the result for a call."""
     if call.name == "random":
         return partial(random_number, random, call.number)
     if call.name == "partition":
         return partial(partition, places, call.number)
     if call.name == "split":
         return partial(from_token, places[0], partial(split_at, call.text))
-    # The server leaves a token whole when the size is 0 or less.
+    # The server does not cut the token if the size is 0 or less.
     if call.name == "wildcard" or call.number <= 0:
         return itemgetter(places[0])
     return partial(from_token, places[0], partial(sized, call.number, CUTS[call.name]))

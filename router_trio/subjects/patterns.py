@@ -1,12 +1,12 @@
-r"""Subjects and subscription patterns: what is valid, what matches what.
+r"""Validation and matching of subjects and subscription patterns.
 
-A subject is a row of tokens with dots between them. A pattern may also hold wildcards: `*` stands for exactly one
-token, a last `>` for one or more. The rules are those of nats-server, with one addition: control characters and
-unpaired surrogates are refused as well. The server relays control characters, but `\x0b` and `\x0c` break the
-frame parser of other clients, so a router must not bring them into the world.
+A subject is a sequence of tokens separated by dots. A pattern may also contain wildcards: `*` stands for exactly one
+token, a final `>` for one or more. The rules are those of nats-server, except that control characters and unpaired
+surrogates are refused as well. The server relays control characters, but `\x0b` and `\x0c` break the frame parsers of
+other clients, so a router must not publish them.
 
-Guarantees: everything here is pure and synchronous, and raises nothing but `SubjectError`. `matches` and `overlaps`
-expect valid arguments.
+Guarantees: everything here is pure and synchronous, and raises only `SubjectError`. `matches` and `overlaps` expect
+valid arguments.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from router_trio.errors import SubjectError
 from router_trio.errors.quotes import quoted
 
 CONTROL = re.compile("[\x00-\x20\x7f]")
-"""Matches a character that no subject may hold: a space, NUL or another ASCII control character."""
+"""Matches a character that is not allowed in a subject: a space, NUL or another ASCII control character."""
 
 WILDCARDS = frozenset({"*", ">"})
 
 INBOX_PREFIX = "_INBOX"
-"""Where clients of NATS have answers sent to, unless told otherwise."""
+"""The default first token of the inboxes of NATS clients."""
 
 
 def is_valid_subject(subject: str) -> bool:
-    """Return True if one can publish to `subject`. Gives False where `validate_subject` raises."""
+    """Return True if `subject` can be published to, False if `validate_subject` would raise."""
     if (
         not subject
         or subject[0] == "."
@@ -37,17 +37,18 @@ def is_valid_subject(subject: str) -> bool:
         or not (subject.isascii() or _encodable(subject))
     ):
         return False
-    # A wildcard character inside a longer token is an ordinary character: only whole tokens count.
+    # A wildcard character inside a longer token is an ordinary character.
     return not ("*" in subject or ">" in subject) or WILDCARDS.isdisjoint(subject.split("."))
 
 
 def validate_subject(subject: str, *, what: str = "subject") -> None:
-    """Check that one can publish to `subject`.
+    """Check that `subject` can be published to.
 
-    `what` names the subject in the error's text, such as "reply subject". The length is not limited here: that is
-    the server's `max_control_line`.
+    `what` names the subject in the text of the error, such as "reply subject". The length is not limited here; the
+    server limits it by `max_control_line`.
 
-    Raises SubjectError: an empty token, a wildcard token, whitespace, a control character or text that has no UTF-8.
+    Raises SubjectError for an empty token, a wildcard token, whitespace, a control character, or text that can't be
+    encoded as UTF-8.
     """
     if is_valid_subject(subject):
         return
@@ -60,13 +61,13 @@ def validate_subject(subject: str, *, what: str = "subject") -> None:
 
 
 def validate_pattern(pattern: str, *, what: str = "subject") -> None:
-    """Check that one can subscribe to `pattern`. A plain subject is a pattern too.
+    """Check that `pattern` can be subscribed to. A subject without wildcards is a pattern too.
 
-    nats-server takes `a*` and `>a` as ordinary tokens. Here they are refused, because whoever writes one expects it
-    to match more than itself.
+    nats-server accepts `a*` and `>a` as ordinary tokens. Here they are refused, because a user who writes one expects
+    it to match more than itself.
 
-    Raises SubjectError: an empty token, `*` or `>` inside a longer token, `>` before the last token, whitespace, a
-    control character or text that has no UTF-8.
+    Raises SubjectError for an empty token, `*` or `>` inside a longer token, `>` before the last token, whitespace, a
+    control character, or text that can't be encoded as UTF-8.
     """
     tokens = _checked_tokens(pattern, what)
     for token in tokens:
@@ -82,18 +83,18 @@ def validate_pattern(pattern: str, *, what: str = "subject") -> None:
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Return True if a subscription to `pattern` gets what is published to `subject`. Both must be valid."""
+    """Return True if a subscription to `pattern` receives messages published to `subject`. Both must be valid."""
     if "*" not in pattern and ">" not in pattern:
         return pattern == subject
     return matches_tokens(pattern.split("."), subject.split("."))
 
 
 def matches_tokens(pattern: Sequence[str], subject: Sequence[str]) -> bool:
-    """`matches` for a pattern and a subject that are split into their tokens already."""
+    """Return what `matches` returns, for a pattern and a subject that are split into tokens."""
     if pattern[-1] == ">":
         if len(subject) < len(pattern):
             return False
-        # zip() stops before the pattern's ">", which takes all that is left.
+        # zip() stops before the pattern's ">", which matches all further tokens.
         pattern = pattern[:-1]
     elif len(subject) != len(pattern):
         return False
@@ -108,7 +109,7 @@ def overlaps(a: str, b: str) -> bool:
     """Return True if some subject matches both patterns. Both must be valid."""
     ours, theirs = a.split("."), b.split(".")
     for left, right in zip(ours, theirs, strict=False):
-        # ">" needs one token at least, and here the other side has one.
+        # ">" needs at least one token, and the other side has one here.
         if left == ">" or right == ">":
             return True
         if left != right and left != "*" and right != "*":
@@ -119,8 +120,9 @@ def overlaps(a: str, b: str) -> bool:
 def reserved_namespace(subject: str, own_start: Sequence[str], *prefixes: str) -> str | None:
     """Return the reserved namespace that a subject is in: `$`, `_INBOX` or one of `prefixes`; None if it is in none.
 
-    Subjects there are answered by servers, or taken for answers, with the rights of whoever publishes. `own_start` are
-    the tokens at the start that the configuration itself wrote: if those lead there, that is meant.
+    Servers answer publishes to such subjects, or clients take them for answers, with the permissions of the publisher.
+    `own_start` are the literal tokens at the start of the configured subject: if these lead into the namespace, that is
+    intended and the subject does not count as reserved.
     """
     tokens = subject.split(".")
     own = 0
@@ -139,7 +141,7 @@ def reserved_namespace(subject: str, own_start: Sequence[str], *prefixes: str) -
 
 
 def _checked_tokens(subject: str, what: str) -> list[str]:
-    """Split a subject after the checks that subjects and patterns have in common."""
+    """Check what subjects and patterns have in common, and split into tokens. Raises SubjectError."""
     if not subject:
         raise SubjectError(f"{what} is empty: give it at least one token")
     tokens = subject.split(".")
@@ -162,7 +164,7 @@ def _checked_tokens(subject: str, what: str) -> list[str]:
 
 
 def _encodable(subject: str) -> bool:
-    # Bytes that are no UTF-8 travel as surrogate escapes; every other surrogate can't be put on the wire.
+    # Surrogate escapes stand for bytes that are not valid UTF-8. Other surrogates can't be encoded.
     try:
         subject.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

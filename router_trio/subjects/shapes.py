@@ -1,7 +1,7 @@
-"""Reason about whole sets of subjects: whether patterns overlap, and which subjects a mapping can produce.
+"""Reason about sets of subjects: whether patterns overlap, and which subjects a mapping can produce.
 
-A shape is the tokens of a pattern. It stands for all subjects that match it, and is at least as wide as what it is said
-to be: where a token is computed, any token will do. Pure.
+A shape is the tokens of a pattern, and stands for all subjects that match it. The shape of a mapping's results may be
+wider than the exact set: for a computed token it allows any token. Pure.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ Shape = tuple[str, ...]
 
 
 def meet(ours: Shape, theirs: Shape) -> Shape | None:
-    """Return the shape of the subjects that match both, None if there are none."""
+    """Return the shape of the subjects that match both shapes, None if there are none."""
     both: list[str] = []
     for left, right in zip(ours, theirs, strict=False):
-        # ">" needs one token at least, and here the other side has one.
+        # ">" needs at least one token, and the other side has one here.
         if left == ">":
             return (*both, *theirs[len(both) :])
         if right == ">":
@@ -29,25 +29,25 @@ def meet(ours: Shape, theirs: Shape) -> Shape | None:
 
 
 class Patterns:
-    """Numbered patterns, among which those that meet a shape are found without a look at the others."""
+    """A set of numbered patterns (a trie), in which those that overlap a shape are found without comparing all."""
 
     __slots__ = ("_below", "_here", "looked_at")
 
     def __init__(self) -> None:
         self.looked_at: int = 0
-        """Tokens that `meeting` has compared so far: what its answers have cost."""
+        """The number of tokens that `meeting` has compared so far."""
         self._below: dict[str, Patterns] = {}
         self._here: set[int] = set()
 
     def add(self, pattern: Shape, number: int) -> None:
-        """Add a pattern; several may have one number."""
+        """Add a pattern. Several patterns may have the same number."""
         at = self
         for token in pattern:
             at = at._below.setdefault(token, Patterns())
         at._here.add(number)
 
     def meeting(self, shape: Shape) -> set[int]:
-        """Return the numbers of the patterns that some subject of this shape matches."""
+        """Return the numbers of the patterns that overlap a shape."""
         found: set[int] = set()
         at = [self]
         for token in shape:
@@ -64,7 +64,7 @@ class Patterns:
         return found.union(*(node._here for node in at))
 
     def _matching(self, token: str) -> list[Patterns]:
-        """Return what is below a token that may be the one given: ">" is not among them."""
+        """Return the subtrees whose token may equal `token`, except for that of `>`."""
         if token == "*":
             return [below for one, below in self._below.items() if one != ">"]
         return [self._below[one] for one in {token, "*"} if one in self._below]
@@ -76,20 +76,20 @@ class Patterns:
 
 
 def mapped(source: str, destination: str, shape: Shape) -> Shape:
-    """Return the shape of what subjects become that match `source` and have this shape.
+    """Return the shape of the subjects that a mapping makes from subjects of `shape`.
 
-    The mapping must be one that `Mapping` compiles, and the shape one of what matches the source.
+    The mapping must be one that `Mapping` compiles, and subjects of `shape` must match its source.
     """
     found: list[str] = []
     for token in _mapped(source.split("."), destination, shape):
         found.append(token)
-        if token == ">":  # what may be several tokens hides what is behind it
+        if token == ">":  # several tokens are possible here, so the positions of later tokens are unknown
             break
     return tuple(found)
 
 
 def example(shape: Shape) -> str:
-    """Return one subject of this shape."""
+    """Return a subject that matches a shape."""
     return ".".join("x" if token in ("*", ">") else token for token in shape)
 
 

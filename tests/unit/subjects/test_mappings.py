@@ -125,9 +125,9 @@ def test_a_cut_outside_of_the_token_leaves_it_whole(function: str, size: int) ->
         ("a.>.b", "b", "source 'a.>.b' of 'b' has '>' before its last token"),
         ("a.*", "", "destination '' is empty"),
         ("", "b", "source '' of 'b' is empty"),
-        ("a b", "c", "source 'a b' of 'c' holds whitespace"),
-        ("a.*", "b c", "'b c' holds ' '"),
-        ("a.*", "b\x0b", "holds '.x0b', but subjects have no whitespace or control characters"),
+        ("a b", "c", "source 'a b' of 'c' contains whitespace"),
+        ("a.*", "b c", "'b c' contains ' '"),
+        ("a.*", "b\x0b", "contains '.x0b', but subjects have no whitespace or control characters"),
     ],
 )
 def test_compile_refuses_and_says_why(source: str, destination: str, why: str) -> None:
