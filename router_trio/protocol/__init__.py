@@ -1,1 +1,1 @@
-"""The NATS protocol on the wire: frames, header blocks, and the headers that steer a server. Pure."""
+"""The NATS wire protocol: frames, header blocks, and the headers that control a server. Pure."""

@@ -1,4 +1,4 @@
-"""A durable consumer as a route wants it, and as the server reports it."""
+"""A durable consumer as a route requests it, and as the server reports it."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ from router_trio.protocol.stream_config import StreamSubjects
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """The durable pull consumer that a route wants. `ack_wait` in seconds; `max_deliver` -1 for no limit."""
+    """The durable pull consumer that a route requests. `ack_wait` is in seconds; `max_deliver` is -1 for no limit."""
 
     stream: str
     durable: str
     filters: tuple[str, ...]
-    """Patterns that don't overlap, none for the whole stream."""
+    """Patterns that don't overlap; empty for the entire stream."""
     ack_wait: float
     max_deliver: int
     max_ack_pending: int
-    """Where the server allows fewer, as many as it allows are enough, but for `least_ack_pending`."""
+    """The limit to request. A lower limit set by the server is accepted, but not below `least_ack_pending`."""
     start_sequence: int | None = None
     stream_created: str | None = None
-    """If the durable has to be created again: where to start, and in which incarnation of the stream that counts."""
+    """Where to start if the durable must be created again, and the incarnation of the stream for which that holds."""
     last_sequence: int = 0
     last_time: int = 0
-    """The last message that is known of that incarnation, 0 for none; its time in nanoseconds since 1970."""
+    """The last known message of that incarnation, 0 for none, and its time in nanoseconds since 1970."""
     standby: bool = False
-    """Of all that open it one gets messages: whoever has the lead, by `pin`. See `Link.take_the_lead`."""
+    """True if only one of the processes that open it gets messages, the one with the lead: see `Link.take_the_lead`."""
     pin: str | None = None
+    """With `standby`, the pin of this process if it has the lead."""
     others_seen: bool = False
-    """True if the opener had it before and missed deliveries: only listening tells if another process has them."""
+    """True if the route had the durable open before and missed deliveries, which another process may have received."""
     deliver: str = "all"
-    """Where it begins if it is made, and nothing is known of its stream: `all`, `new` or a time in UTC (RFC 3339)."""
+    """Where a new durable starts if nothing is known of its stream: `all`, `new` or an RFC 3339 time in UTC."""
     least_ack_pending: int = 0
-    """Messages that the route has in hand at most (`max_in_flight`)."""
+    """The maximum number of messages that the route has in hand (`max_in_flight`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The position of a durable when it was opened.
 
-    `deliveries` counts those so far. `in_use`: somebody else seems to take from it too; None if that can't be told.
-    Nothing up to the sequence `passed` is delivered by it any more.
+    `deliveries` is the number of its deliveries so far. `in_use` is True if another process seems to receive from it
+    too, None if that can't be determined. Messages up to the sequence `passed` will not be delivered any more.
     """
 
     deliveries: int
@@ -51,12 +52,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
-    """A durable as it is now. `paused` says that somebody has paused it, and until when; None if it goes on.
+    """The current state of a durable. `paused` describes until when it is paused; None if it is not.
 
-    `unacked` messages have no ack, of `max_ack_pending` that may (0 or less: any number). `delivered` is the last that
-    was delivered for the first time, and `undelivered` of the stream were not yet. `deliveries` counts those so far,
-    also those of a message that was delivered before. All up to the sequence `passed` is settled, or was never to be
-    delivered. `cut_off` says that its server has lost its cluster, None if nothing shows that.
+    `unacked` is the number of messages delivered but not acked; `max_ack_pending` of them are allowed (0 or less: any
+    number). `delivered` is the sequence of the last message that was delivered for the first time; `undelivered` is the
+    number of messages of the stream that have not been delivered yet. `deliveries` is the number of deliveries so far,
+    redeliveries included. Messages up to the sequence `passed` are settled, or will never be delivered. `cut_off`
+    describes that the durable's server has lost contact to its cluster; None if there is no sign of that.
     """
 
     paused: str | None
@@ -71,13 +73,13 @@ class ConsumerState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits by which the server acts by itself on what a durable delivers, -1 for no limit.
+    """Limits of a durable and its stream that the server enforces; -1 for no limit.
 
-    `retention` is the stream's: with any but `limits` it deletes what its consumers are done with. `subjects` are all
-    that the stream holds, none if that is not known, and `stores` says what it takes. `deliver` says where the durable
-    began, as `ConsumerSpec.deliver` does or in the server's words; `""` if it took another one's place. Unused for
-    `expires_after` seconds, the durable is deleted; 0: never. At most `max_waiting` requests may wait at a time; 0: any
-    number.
+    `retention` is the stream's: unless it is `limits`, the stream deletes messages that its consumers have acked.
+    `subjects` are all subjects in the stream, empty if unknown; `stores` are the subjects that it accepts. `deliver` is
+    where the durable started, as in `ConsumerSpec.deliver` or in the server's words; `""` if it continued from the
+    position of an earlier one. The server deletes the durable if it is unused for `expires_after` seconds; 0 for never.
+    At most `max_waiting` pull requests may wait at a time; 0 for any number.
     """
 
     max_deliver: int

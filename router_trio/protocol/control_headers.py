@@ -1,11 +1,11 @@
-"""Control headers: those by which a message steers the stream that stores it, or a server that it passes.
+"""Control headers: headers by which a message controls the stream that stores it, or a server that relays it.
 
-Whoever may publish a message may set them. Carried along, they would act where the message goes, with the router's
-rights: `Nats-Rollup` purges what others have stored, `Nats-Schedule` installs endless publishes, `Nats-TTL` has the
-message vanish. So none of them is carried to a destination unless the destination's `keep` names it.
+Any client that may publish a message may set them. If they were forwarded, they would take effect at the destination
+with the router's permissions: `Nats-Rollup` purges other clients' messages, `Nats-Schedule` installs endless publishes,
+`Nats-TTL` makes the message expire. So none of them is forwarded to a destination unless its `keep` names it.
 
-Names are those of nats-server 2.15 (`server/stream.go`, `server/msgtrace.go`). A server reads them in exactly this
-case, and only behind CRLF; here any case and any line feed will do, since other software may be less strict.
+The names are those of nats-server 2.15 (`server/stream.go`, `server/msgtrace.go`). A server accepts them only in this
+exact case and only after CRLF. Here any case and a bare LF match too, because other software may be less strict.
 
 Pure and synchronous.
 """
@@ -19,22 +19,22 @@ from router_trio.protocol import headers
 from router_trio.protocol.headers import Headers
 
 CONTROL_HEADERS: dict[str, str] = {
-    "Nats-Rollup": "purges what the stream has stored before",
-    "Nats-TTL": "has the stream delete the message after that time",
-    "Nats-Schedule*": "has the stream publish messages later, again and again",
-    "Nats-Batch-*": "makes the message a part of an atomic batch",
+    "Nats-Rollup": "purges earlier messages of the stream",
+    "Nats-TTL": "makes the stream delete the message after this time",
+    "Nats-Schedule*": "makes the stream publish messages later, possibly repeatedly",
+    "Nats-Batch-*": "makes the message part of an atomic batch",
     "Nats-Incr": "adds to a counter of the stream",
-    "Nats-Expected-*": "has the stream refuse the message unless it is in the state that is named",
-    "Nats-Marker-Reason": "makes the message look like a marker of a deletion",
-    "Nats-Trace-*": "has servers report where the message goes",
-    "Nats-Pin-Id": "says to which reader a consumer gives its messages",
-    "Nats-Stream-Source": "says how far a stream with sources has read one of them",
+    "Nats-Expected-*": "makes the stream refuse the message unless the stream is in the given state",
+    "Nats-Marker-Reason": "makes the message look like a delete marker",
+    "Nats-Trace-*": "makes servers report the path of the message",
+    "Nats-Pin-Id": "names the client to which a pinned consumer delivers",
+    "Nats-Stream-Source": "records the position of a stream in one of its sources",
 }
-"""Every control header and what it does; a `*` at the end stands for any end."""
+"""All control headers with their effects. A name that ends in `*` stands for all names with that prefix."""
 
 
 def _pattern(name: str) -> str:
-    """A name, or the beginning of one, and what ends it."""
+    """Return a pattern for a name, or for all names with a prefix, up to the colon."""
     return re.escape(name[:-1]) + "[^:\r\n]*:" if name.endswith("*") else re.escape(name) + "[ \t]*:"
 
 
@@ -42,35 +42,36 @@ _ANY = "|".join(map(_pattern, CONTROL_HEADERS))
 
 
 def is_control_header(name: str) -> bool:
-    """Return True for the name of a control header, in any case, or for one of `CONTROL_HEADERS`."""
+    """Return True for the name of a control header, in any case, or for a key of `CONTROL_HEADERS`."""
     return name in CONTROL_HEADERS or re.fullmatch(_ANY, f"{name}:", re.IGNORECASE) is not None
 
 
 class ControlHeaders:
-    """The control headers that one destination does not take. `keep` names those that it takes, in any case."""
+    """The control headers that are removed for one destination: all but those named in `keep`, in any case."""
 
     __slots__ = ("_line", "search")
 
     def __init__(self, keep: Iterable[str] = ()) -> None:
         kept = "|".join(map(_pattern, keep))
-        # The line feed comes first and in no case, so that the search goes from line to line and not by character.
+        # The pattern starts with a literal line feed, so that the search skips from line to line.
         start = f"\n{f'(?!(?i:{kept}))' if kept else ''}(?i:{_ANY})".encode()
         self.search: Callable[..., re.Match[bytes] | None] = re.compile(start).search
-        """`search(data, start, end)` finds one in a part of `data` that is a raw header block."""
+        """`search(data, start, end)` finds a control header in the raw header block `data[start:end]`."""
         self._line = re.compile(start + headers.REST_OF_LINE)
 
     def removed(self, block: bytes) -> bytes:
-        """Return a raw header block without them; `b""` if no header is left."""
+        """Return a raw header block without these control headers; `b""` if no header is left."""
         return headers.removed(block, self._line)
 
     def removed_from(self, given: Headers, origin: Headers) -> Headers:
-        """Return what a handler made of the headers `origin`, without those of them that were merely carried along.
+        """Return the headers `given` by a handler without the control headers that are unchanged from `origin`.
 
-        A control header with another value is the handler's own, and stays. Raises `PublishError`.
+        A control header that the handler has set to another value is kept. Raises `PublishError` if a name or a value
+        is not a string.
         """
         headers.require_strings(given)
-        came = set(origin.pairs())
-        return Headers(pair for pair in given.pairs() if pair not in came or not self._takes_not(pair[0]))
+        received = set(origin.pairs())
+        return Headers(pair for pair in given.pairs() if pair not in received or not self._removes(pair[0]))
 
-    def _takes_not(self, name: str) -> bool:
+    def _removes(self, name: str) -> bool:
         return self.search(f"\n{name}:".encode("utf-8", "surrogateescape")) is not None

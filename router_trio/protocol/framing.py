@@ -1,12 +1,12 @@
-"""The NATS client protocol, without I/O: frames out of bytes, bytes out of frames.
+"""The NATS client protocol, without I/O: parse frames from bytes, and build frames.
 
-Follows the client protocol of the NATS documentation. The parser is one pass over the receive buffer and makes no
-object a message but one tuple; whatever a handler may want of it is sliced out later. It treats subjects as bytes: a
-server relays subjects that are no UTF-8, and header blocks that are none.
+Follows the client protocol of the NATS documentation. The parser makes one pass over the receive buffer and creates one
+tuple per message; its parts are sliced out later, when they are needed. Subjects are bytes, because servers relay
+subjects and header blocks that are not valid UTF-8.
 
-The part of a MSG or HMSG frame behind the subscription id is, to the letter, what a PUB or HPUB frame has behind its
-subject: `[reply] [header size] size CRLF headers payload CRLF`. That is the *tail* of a raw message, and forwarding is
-a new subject before an old tail.
+The part of a MSG or HMSG frame after the subscription id is identical to the part of a PUB or HPUB frame after the
+subject: `[reply] [header size] size CRLF headers payload CRLF`. This is called the *tail* of a raw message. Forwarding
+a message puts a new subject before its tail.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ RawMessage = tuple[bytes, bytes, int, int, bytes]
 """A received message: subject, reply (`b""` for none), header size, total size, tail."""
 
 MAX_INFO = 1024 * 1024
-"""Bytes of an INFO. That of a large cluster is long; more than this is no NATS server."""
+"""Maximum bytes of an INFO line. That of a large cluster is long, but no NATS server sends more than this."""
 
 MAX_CONTROL_LINE = 64 * 1024
-"""Bytes of any other line. A sender's server takes 4,096 of subject and reply, unless it is set to more."""
+"""Maximum bytes of any other line. Servers accept 4,096 bytes of subject and reply unless configured otherwise."""
 
 DEFAULT_CONTROL_LINE = 4096
-"""Bytes of a client's control line that a server takes, unless it says otherwise (`max_control_line`)."""
+"""Bytes of a client's control line that a server accepts by default (`max_control_line`)."""
 
 LAST_SEQUENCE = 2**64 - 1
-"""The highest number of a message in a stream, and of a delivery."""
+"""The highest sequence of a message in a stream, and of a delivery."""
 
 MAX_MESSAGE = 64 * 1024 * 1024
-"""The server's own upper bound of `max_payload`."""
+"""The server's own upper limit of `max_payload`, in bytes."""
 
 MAX_SIZE_DIGITS = 9
-"""Digits of a size, as many as nats-server reads."""
+"""Maximum number of digits of a size, as in nats-server."""
 
 MAX_SIZES = 8192
-"""Sizes that are remembered as they are written, those below 4,096 from the start."""
+"""Maximum number of cached sizes. Those below 4,096 are cached from the start."""
 
 ZERO = 0x30
 
 
 class _Sizes(dict[bytes, int]):
-    """Sizes as they are written: to look one up costs less than to read it."""
+    """Sizes by their text on the wire: a lookup costs less than parsing."""
 
     def __missing__(self, text: bytes) -> int:
-        """Read a size as a server writes it. Raises `ValueError` for anything else that `int` would take.
+        """Parse a size. Raises `ValueError` for anything but plain digits, even if `int` would accept it.
 
-        A tail repeats it as it came, and the server that it is sent to would end the connection over `+5` or `1_0`.
+        A forwarded tail repeats the text, and the receiving server would close the connection over `+5` or `1_0`.
         """
         if text.isdigit() and len(text) <= MAX_SIZE_DIGITS and (text[0] != ZERO or len(text) == 1):
             size = int(text)
@@ -64,31 +64,31 @@ SIZES = _Sizes((b"%d" % size, size) for size in range(4096))
 
 
 class MessageBuffer(Protocol):
-    """A list of the messages of one subscription."""
+    """The received messages of one subscription."""
 
     @property
     def group(self) -> list[Any]:
-        """The list of those buffers with messages that it is to be in when it has some."""
+        """The list to which the parser adds this buffer when it gets its first message."""
         ...
 
     def append(self, raw: RawMessage, /) -> None:
-        """A message came."""
+        """Add a received message."""
 
     def clear(self) -> None:
-        """Empty it."""
+        """Remove all messages."""
 
     def __len__(self) -> int:
-        """The number of messages in it."""
+        """Return the number of messages."""
         ...
 
 
 class FrameParser:
-    """Turns received bytes into messages for known subscriptions, foreign frames and control lines.
+    """Parses received bytes into messages of known subscriptions, foreign frames and control lines.
 
-    After each `feed`: `buffers[sid]` holds the messages that came for a subscription registered there, its group has
-    all buffers that got some, and `touched` the groups (whoever registers empties all three); `foreign` has whole
-    frames of other subscriptions as bytes, `control` the other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in
-    order.
+    After each `feed`, `buffers[sid]` has the messages received for a subscription registered there, its group lists the
+    buffers with messages, and `touched` lists the groups. The owner of the parser empties all three. `foreign` has
+    complete frames of other subscriptions as bytes, and `control` the other lines (PING, PONG, INFO, -ERR, +OK) without
+    CRLF, in order.
     """
 
     __slots__ = ("_buffer", "_line", "_needed", "buffers", "control", "foreign", "touched")
@@ -103,7 +103,7 @@ class FrameParser:
         self._needed = 0
 
     def feed(self, data: bytes) -> None:
-        """Parse what came. Raises `ProtocolError` for what is no frame; what was parsed before it stays."""
+        """Parse received bytes. Raises `ProtocolError` for a malformed frame; the frames before it stay parsed."""
         if self._buffer:
             data = self._joined(data)
             if not data:
@@ -173,20 +173,20 @@ class FrameParser:
                     if not group:
                         self.touched.append(group)
                     group.append(buffer)
-            # Bound by the frame that began the run, as `sid_of_run` was.
+            # `buffer` was bound together with `sid_of_run`, by the first frame of the run.
             buffer.append((subject, reply, header_size, size, data[start:end]))  # pyright: ignore[reportPossiblyUnboundVariable]
             position = end
         if position < length:
             self._buffer.append(data[position:] if position else data)
 
     def _joined(self, data: bytes) -> bytes:
-        """Return what came so far with this piece, `b""` if it can't be whole yet."""
+        """Return the buffered bytes with this chunk appended, or `b""` if their first frame is still incomplete."""
         self._buffer.append(data)
-        # A large message comes in many pieces: they are joined when it is whole, not at each piece.
+        # The chunks of a large message are joined once, when it is complete, not at each chunk.
         self._needed -= len(data)
         if self._needed > 0:
             return b""
-        # So is a line, which would otherwise be searched for its end again with each piece.
+        # The same for a long line, which would otherwise be searched for its end at each chunk.
         self._line -= len(data)
         if self._line > 0 and b"\n" not in data:
             return b""
@@ -206,25 +206,25 @@ class FrameParser:
 
 
 def header_block(raw: RawMessage) -> bytes:
-    """The raw header block, `b""` for none."""
+    """Return the raw header block, `b""` if there is none."""
     _, _, header_size, size, tail = raw
     end = len(tail) - 2 - size
     return tail[end : end + header_size]
 
 
 def payload(raw: RawMessage) -> bytes:
-    """The payload."""
+    """Return the payload."""
     _, _, header_size, size, tail = raw
     return tail[len(tail) - 2 - size + header_size : -2]
 
 
 def text(subject: bytes) -> str:
-    """A subject as a string; bytes that are no UTF-8 survive as surrogates, and `wire` gives them back."""
+    """Return a subject as a string. Bytes that are not valid UTF-8 become surrogates, which `wire` converts back."""
     return subject.decode("utf-8", "surrogateescape")
 
 
 def wire(subject: str) -> bytes:
-    """A subject as bytes."""
+    """Return a subject as bytes."""
     return subject.encode("utf-8", "surrogateescape")
 
 
@@ -232,7 +232,7 @@ _subject, _reply, _total_size = itemgetter(0), itemgetter(1), itemgetter(3)
 
 
 def delivered_size(batch: Sequence[RawMessage]) -> int:
-    """Return the bytes of messages as a server counts them for a pull request: subject, reply, headers and payload."""
+    """Return the size of messages as a server counts it for a pull request: subject, reply, headers and payload."""
     bodies: int = sum(map(_total_size, batch))
     return bodies + sum(map(len, map(_subject, batch))) + sum(map(len, map(_reply, batch)))
 
@@ -241,23 +241,23 @@ def delivered_size(batch: Sequence[RawMessage]) -> int:
 
 
 def publish_prefix(subject: bytes) -> bytes:
-    """The start of a frame that a tail completes; of a tail with headers, with an `H` before it."""
+    """Return the start of a PUB frame, to be completed by a tail. Before a tail with headers it needs a leading `H`."""
     return b"PUB %b " % subject
 
 
 def prefixed_subject(prefix: bytes) -> bytes:
-    """The subject of such a start."""
+    """Return the subject in a prefix made by `publish_prefix`."""
     return prefix[len(b"PUB ") : -1]
 
 
 def control_line_size(subject: bytes, reply: bytes, header_size: int, size: int) -> int:
-    """Return how long the control line of a publish is for a server: what follows `PUB ` or `HPUB `, without CRLF."""
+    """Return the length of a publish's control line as a server counts it: after `PUB ` or `HPUB `, without CRLF."""
     sizes = b" %d %d" % (header_size, size) if header_size else b" %d" % size
     return len(subject) + (len(reply) + 1 if reply else 0) + len(sizes)
 
 
 def publish(subject: bytes, body: bytes, reply: bytes = b"", headers: bytes = b"") -> bytes:
-    """A PUB frame, or HPUB if there is a header block."""
+    """Return a PUB frame, or an HPUB frame if there is a header block."""
     if reply:
         reply += b" "
     if headers:
@@ -266,13 +266,13 @@ def publish(subject: bytes, body: bytes, reply: bytes = b"", headers: bytes = b"
 
 
 def readdressed(frame: bytes, reply: bytes) -> bytes:
-    """A PUB or HPUB frame that has a reply subject, with another one."""
+    """Return a PUB or HPUB frame with its reply subject replaced. The frame must have one."""
     word, subject, _, rest = frame.split(b" ", 3)
     return b" ".join((word, subject, reply, rest))
 
 
 def published(frame: bytes) -> RawMessage:
-    """Return what a subscriber receives of a PUB or HPUB frame."""
+    """Return the message that a subscriber receives for a PUB or HPUB frame."""
     words = frame[: frame.index(b"\r\n")].split(b" ")
     word, subject = words[0], words[1]
     header_size = int(words[-2]) if word == b"HPUB" else 0
@@ -281,28 +281,28 @@ def published(frame: bytes) -> RawMessage:
 
 
 def addresses(frame: bytes) -> tuple[bytes, bytes]:
-    """The subject and the reply subject of a PUB or HPUB frame, `b""` for none."""
+    """Return the subject and the reply subject of a PUB or HPUB frame, `b""` for no reply subject."""
     words = frame[: frame.index(b"\r\n")].split(b" ")
     return words[1], words[2] if len(words) == (5 if words[0] == b"HPUB" else 4) else b""
 
 
 def published_size(frame: bytes) -> int:
-    """Headers and payload of a PUB or HPUB frame in bytes: what a server's `max_payload` bounds."""
+    """Return the size of headers and payload of a PUB or HPUB frame in bytes, which a server's `max_payload` limits."""
     return int(frame[: frame.index(b"\r\n")].rsplit(b" ", 1)[1])
 
 
 def line_size(frame: bytes) -> int:
-    """The `control_line_size` of a PUB or HPUB frame."""
+    """Return the `control_line_size` of a PUB or HPUB frame."""
     return frame.index(b"\r\n") - frame.index(b" ") - 1
 
 
 def subscribe(subject: bytes, sid: bytes, queue: bytes = b"") -> bytes:
-    """A SUB frame."""
+    """Return a SUB frame."""
     return b"SUB %b %b%b\r\n" % (subject, queue + b" " if queue else b"", sid)
 
 
 def unsubscribe(sid: bytes) -> bytes:
-    """An UNSUB frame."""
+    """Return an UNSUB frame."""
     return b"UNSUB %b\r\n" % sid
 
 

@@ -1,8 +1,8 @@
 """NATS message headers: an immutable multi-value mapping and its wire form.
 
-The wire form is that of ADR-4: `NATS/1.0`, optionally a status and a description, then `Name: value` lines, then an
-empty line. Names are case-sensitive and may repeat; order is kept. Reading is lenient, since a server relays whatever
-a publisher sent; writing is strict.
+The wire form follows ADR-4: `NATS/1.0`, optionally a status and a description, then `Name: value` lines, then an empty
+line. Names are case-sensitive and may repeat; order is kept. Decoding is lenient, because servers relay blocks as they
+were published; encoding is strict.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VERSION = b"NATS/1.0"
 END = b"\r\n\r\n"
 
 FIRST_LINE = VERSION + b"\r\n"
-"""How a block begins that has no status."""
+"""The first line of a block without a status."""
 
 _NAME = re.compile(r"[!-9;-~]+")  # printable ASCII without space and colon (RFC 5322 field names, as ADR-4 says)
 _BREAK = re.compile(rb"[\r\n]")
@@ -26,13 +26,13 @@ _CODE = re.compile(rb"[0-9]{1,3}")
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
 MAX_DESCRIPTION = 100
-"""Bytes of a status line that are read: it is quoted in errors and log lines."""
+"""Maximum bytes of a status description that are kept, because it is quoted in errors and log lines."""
 
 
 class Headers(Mapping[str, str]):
-    """Headers of a message: `headers["Name"]` is the first value, `headers.get_all("Name")` all of them.
+    """The headers of a message: `headers["Name"]` is the first value of a name, `headers.get_all("Name")` all of them.
 
-    Built from a mapping, from pairs, or from nothing; a value of a mapping may be a list of values.
+    Created from a mapping, whose values may be lists, or from pairs of name and value.
     """
 
     __slots__ = ("_pairs",)
@@ -45,22 +45,22 @@ class Headers(Mapping[str, str]):
             pairs.extend(source._pairs)
         elif isinstance(source, Mapping):
             for name, value in source.items():
-                # A mapping is also an iterable of its keys: here it is never one of pairs.
+                # For the type checker a mapping is also an iterable of pairs; here it never is.
                 pairs.extend((name, one) for one in ([value] if isinstance(value, str) else value))  # pyright: ignore[reportArgumentType]
         elif source is not None:
             pairs.extend((name, value) for name, value in source)
         self._pairs = tuple(pairs)
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Return every name with its value, in order, with repeated names."""
+        """Return all pairs of name and value, in order. Names may repeat."""
         return self._pairs
 
     def get_all(self, name: str) -> list[str]:
-        """Return every value of `name`, in order."""
+        """Return all values of `name`, in order."""
         return [value for key, value in self._pairs if key == name]
 
     def set(self, name: str, value: str) -> Self:
-        """A copy in which `name` has this one value, in its old place or at the end."""
+        """Return a copy in which `name` has this value only, at the place of its first value or at the end."""
         pairs: list[tuple[str, str]] = []
         placed = False
         for key, old in self._pairs:
@@ -100,11 +100,11 @@ class Headers(Mapping[str, str]):
 EMPTY = Headers()
 
 HeadersLike = Headers | Mapping[str, str | list[str]] | Iterable[tuple[str, str]] | None
-"""The types that may be given for headers."""
+"""The types from which `Headers` can be created."""
 
 
 def encode(headers: Headers) -> bytes:
-    """The wire form, or `b""` for no headers. Raises `PublishError` for a name or value that would break the frame."""
+    """Return the wire form, `b""` for no headers. Raises `PublishError` for a name or value that is not valid."""
     if not headers._pairs:
         return b""
     require_strings(headers)
@@ -129,7 +129,7 @@ def encode(headers: Headers) -> bytes:
 
 
 def require_strings(headers: Headers) -> None:
-    """Raise `PublishError` if a name or a value is not a string: what a handler gives is not checked before."""
+    """Raise `PublishError` if a name or a value is not a string. The headers of a handler are not checked earlier."""
     for name, value in headers._pairs:
         if not isinstance(name, str) or not isinstance(value, str):
             raise _invalid(f"header {excerpt(repr(name))}: names and values must be strings")
@@ -140,7 +140,7 @@ def _invalid(message: str) -> PublishError:
 
 
 def decode(block: bytes) -> Headers:
-    """Headers of a received block, whatever it holds: lines without a colon are skipped, odd bytes become escapes."""
+    """Decode any received block. Lines without a colon are skipped; invalid UTF-8 becomes surrogate escapes."""
     if not block:
         return EMPTY
     pairs = []
@@ -154,7 +154,7 @@ def decode(block: bytes) -> Headers:
 def status(block: bytes) -> tuple[int, str]:
     """Return the status code (0 to 999) and the description (at most 100 bytes, printable) of the block's first line.
 
-    `(0, "")` when it has none, or what comes in its place is no such code.
+    Return `(0, "")` if it has no status code, or an invalid one.
     """
     first = block[: len(VERSION) + MAX_DESCRIPTION].split(b"\r\n", 1)[0][len(VERSION) :].split(None, 1)
     if not first or not _CODE.fullmatch(first[0]):
@@ -164,9 +164,9 @@ def status(block: bytes) -> tuple[int, str]:
 
 
 def without_status(block: bytes) -> bytes:
-    """Return the raw block with `NATS/1.0` alone as its first line; `b""` for a block without another line.
+    """Return the raw block without a status in its first line; `b""` if no other line is left.
 
-    Only a server says how a request or a publish went: a client that publishes a status is passed on without it.
+    Only servers may send a status. It is removed from the message of a client, which would otherwise forge one.
     """
     if not block or block.startswith(FIRST_LINE):
         return block
@@ -175,13 +175,13 @@ def without_status(block: bytes) -> bytes:
 
 
 def find_number(block: bytes, name: bytes) -> int | None:
-    """Return the first value of `name` in a raw block if it is a number from 0 to 10^18 - 1, else None."""
+    """Return the first value of `name` in a raw block if it is an integer from 0 to 10^18 - 1, else None."""
     value = find(block, name)
     return int(value) if value is not None and _NUMBER.fullmatch(value) else None
 
 
 def find(block: bytes, name: bytes) -> bytes | None:
-    """Return the first value of `name` in a raw block up to its first CR or LF, without decoding the rest."""
+    """Return the first value of `name` in a raw block up to its first CR or LF, or None. Decodes nothing else."""
     at = block.find(b"\r\n" + name + b":")
     if at < 0:
         return None
@@ -190,9 +190,9 @@ def find(block: bytes, name: bytes) -> bytes | None:
 
 
 def one_line(value: bytes) -> bytes:
-    """Return a value up to its first CR or LF: a server takes a bare one as part of the value, others may not.
+    """Return a value up to its first CR or LF. For a server a bare one is part of the value, for others a line end.
 
-    Whatever is written of a value that came from outside goes through here, so that it can't bring headers of its own.
+    Every received value that is written to a header must pass through here, so that it can't inject other headers.
     """
     if b"\n" in value or b"\r" in value:
         return _BREAK.split(value, 1)[0]
@@ -200,14 +200,14 @@ def one_line(value: bytes) -> bytes:
 
 
 def line(name: str, value: str) -> bytes:
-    """Return the line of a header in a raw block, with its end. The value ends at its first CR or LF."""
+    """Return the line of a header for a raw block, with CRLF. The value is cut at its first CR or LF."""
     return b"%b: %b\r\n" % (name.encode(), one_line(value.encode("utf-8", "surrogateescape")))
 
 
 def replace(block: bytes, name: bytes, value: bytes) -> bytes:
-    """Return the raw block with `name` set to `value`: the first one replaced in place, or added at the end.
+    """Return the raw block with the first value of `name` replaced, or with the header added at the end.
 
-    The value ends at its first CR or LF. Of the line that is replaced nothing stays, also behind a bare LF.
+    The value is cut at its first CR or LF. The old line is removed up to its CRLF, including text after a bare LF.
     """
     value = one_line(value)
     if not block:
@@ -220,23 +220,23 @@ def replace(block: bytes, name: bytes, value: bytes) -> bytes:
 
 
 def _line_end(block: bytes, start: int) -> int:
-    """Return where the line ends; a server also relays a block whose last line has no end."""
+    """Return the position of the line's end. The last line may lack CRLF, because servers relay such blocks."""
     end = block.find(b"\r\n", start)
     return len(block) if end < 0 else end
 
 
 REST_OF_LINE = rb"[^\n]*(?:\n[ \t][^\n]*)*"
-"""The pattern of the rest of a header's line, with the lines that continue it (RFC 5322 calls that folding)."""
+"""Pattern for the rest of a header's line and its continuation lines (folding, in RFC 5322)."""
 
 
 def lines_of(names: Iterable[str]) -> re.Pattern[bytes]:
-    """Return what finds the lines of these headers in a raw block, in any case."""
+    """Return a pattern that finds the lines of these headers in a raw block, in any case."""
     starts = "|".join(f"{re.escape(name)}[ \t]*:" for name in names)
     return re.compile(f"\n(?i:{starts})".encode() + REST_OF_LINE)
 
 
 def removed(block: bytes, lines: re.Pattern[bytes]) -> bytes:
-    """Return the raw block without the lines that are found; `b""` if no header is left."""
+    """Return the raw block without the lines that the pattern finds; `b""` if no header is left."""
     rest = lines.sub(b"", block)
     if not rest.endswith(END):
         rest = rest.rstrip(b"\r\n") + END
@@ -244,7 +244,7 @@ def removed(block: bytes, lines: re.Pattern[bytes]) -> bytes:
 
 
 def without(block: bytes, prefix: bytes) -> bytes:
-    """The raw block without the headers whose lines start with `prefix`, in any case."""
+    """Return the raw block without the headers whose lines start with `prefix`, in any case."""
     first, *lines = block.removesuffix(END).split(b"\r\n")
     unwanted = prefix.lower()
     return b"\r\n".join([first, *(line for line in lines if not line.lower().startswith(unwanted))]) + END

@@ -1,8 +1,8 @@
-"""Every permission that a router needs of a server, as a table, and which of them a refused subject belongs to.
+"""The table of all permissions that a router needs, and the purpose of a publish that a server has refused.
 
-A server refuses a publish by naming its subject, and nothing else. So whatever is written and is no publish of a route
-or a program is recognized here by its subject. `docs/reference/permissions.md` is made from the table, and
-`docs/deploy/nats-permissions.conf` is held to it. Pure.
+A server that refuses a publish names its subject only. So publishes other than those of routes and programs are
+recognized here by their subjects. `docs/reference/permissions.md` is generated from the table, and a test compares
+`docs/deploy/nats-permissions.conf` with it. Pure.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ PUBLISH: Literal["publish"] = "publish"
 SUBSCRIBE: Literal["subscribe"] = "subscribe"
 
 API = "$JS.API"
-"""Where the JetStream API is, unless the connection has a `domain` or an `api_prefix`."""
+"""The prefix of the JetStream API, unless the connection has a `domain` or an `api_prefix`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
     """A permission. `subject` has the names of a configuration in braces, `api` among them.
 
-    `sends`: what is sent, or subscribed to. `needed`: by which connections. `refused`: what is seen without it.
-    `optional`: the router works without it, and says what it can't tell then.
+    `sends` is what is published or subscribed to, `needed` which routes or connections need it, and `refused` what
+    happens without it. If `optional`, the router works without it, and reports what it can't determine.
     """
 
     kind: Literal["publish", "subscribe"]
@@ -36,7 +36,7 @@ class Permission:
     optional: bool = False
 
     def of(self, names: Mapping[str, str]) -> str:
-        """Return the subject with the names of a configuration. Raises `KeyError` if one is missing."""
+        """Return the subject with the names of a configuration filled in. Raises `KeyError` if one is missing."""
         return self.subject.format_map(names)
 
 
@@ -63,7 +63,7 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         PUBLISH,
         "$JS.ACK.{stream}.{durable}.>",
-        "acks, naks, terms, signs that a message is still being worked on",
+        "acks, naks, terms, and progress acks for messages that are still being handled",
         "each route from a stream",
         "`NATS_ACK_ERROR` or `NATS_NAK_ERROR` with `permission_denied`, counted in `router_nats_ack_failures_total` or "
         f"`router_nats_nak_failures_total`; the stream redelivers after the ack wait; {_NOT_READY}",
@@ -74,33 +74,33 @@ PERMISSIONS: tuple[Permission, ...] = (
         "pulls: requests for the next messages; with `standby` also for the lead",
         "each route from a stream",
         "`NATS_SUBSCRIBE_ERROR` with `permission_denied`, counted in `router_nats_subscribe_failures_total`; the route "
-        f"is `failed` and tries again; {_NOT_READY}",
+        f"is `failed` and retries; {_NOT_READY}",
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.INFO.{stream}",
-        "is the stream there, and is it the one that it was",
+        "whether the stream exists, and is still the same",
         "each route from a stream",
         "as for pulls",
     ),
     Permission(
         PUBLISH,
         "{api}.CONSUMER.INFO.{stream}.{durable}",
-        "is the durable there, and how far it is",
+        "whether the durable exists, and its position",
         "each route from a stream",
         "as for pulls",
     ),
     Permission(
         PUBLISH,
         "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}",
-        "create the durable; lift its limit of deliveries",
+        "to create the durable; to remove its limit of deliveries",
         "each route from a stream whose durable does not exist",
         "as for pulls; where the durable exists, nothing",
     ),
     Permission(
         PUBLISH,
         "{api}.CONSUMER.UNPIN.{stream}.{durable}",
-        "give up the lead",
+        "to give up the lead",
         "routes with `standby`",
         "another process takes over five seconds later",
         optional=True,
@@ -108,39 +108,39 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         PUBLISH,
         "{api}.STREAM.MSG.GET.{stream}",
-        "look at single messages: whether a stream went back in time, or a message is gone",
+        "lookups of single messages: whether a stream went back in time, or a message was deleted",
         "each route from a stream",
-        "what can't be found out counts as doubtful, or waits for its ack wait",
+        "without the lookup the router waits for the ack wait, or assumes the less favourable case",
         optional=True,
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.NAMES",
-        "which stream takes the subjects of a destination",
+        "which stream accepts the subjects of a destination",
         "each connection with a JetStream destination",
-        "`NATS_DESTINATIONS_UNKNOWN`; what publishes meet tells alone whether a destination takes messages",
+        "`NATS_DESTINATIONS_UNKNOWN`; only publishes show whether a destination accepts messages",
         optional=True,
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.INFO.{target}",
-        "does the stream of a destination take messages",
+        "whether the stream of a destination accepts messages",
         "each connection with a JetStream destination",
-        "the stream counts as fine until it refuses a message",
+        "the stream counts as accepting messages until it refuses one",
         optional=True,
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.INFO.{made}",
-        "is a stream of `[[streams]]` there, and is it as the settings say",
+        "whether a stream of `[[streams]]` exists, and is as configured",
         "each connection with `[[streams]]`",
         "`NATS_STREAM_NOT_MADE` with `permission_denied`; `/readyz` names it",
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.CREATE.{made}",
-        "make a stream of `[[streams]]` that is absent",
-        "each connection with `[[streams]]` that are absent",
+        "to create a stream of `[[streams]]` that does not exist",
+        "each connection with `[[streams]]` that do not exist",
         "`NATS_STREAM_NOT_MADE` with `permission_denied`; `/readyz` names it",
     ),
     Permission(
@@ -149,7 +149,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "the subject of a route, with its queue group",
         "each route from a subject",
         "`NATS_SUBSCRIBE_ERROR` with `permission_denied`, counted in `router_nats_subscribe_failures_total`; the route "
-        f"is `failed` and tries again; {_NOT_READY}",
+        f"is `failed` and retries; {_NOT_READY}",
     ),
     Permission(
         SUBSCRIBE,
@@ -164,16 +164,16 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         SUBSCRIBE,
         "$JS.ACK.{stream}.{durable}.>",
-        "is another process at work on what the durable has delivered",
-        "each route from a stream, when a process begins",
-        "what was delivered before is waited for until its ack wait is over",
+        "whether another process is handling messages that the durable has delivered",
+        "each route from a stream, when a process starts",
+        "messages delivered earlier are waited for until their ack wait is over",
         optional=True,
     ),
 )
-"""All of them, in the order of the page."""
+"""All permissions, in the order of the reference page."""
 
 ACK, PULL, REQUEST = "ack", "pull", "request"
-"""Kinds of causes."""
+"""The kinds of a `Cause`."""
 
 _ACK_SUBJECT = "$JS.ACK."
 _NEXT = ".CONSUMER.MSG.NEXT."
@@ -181,7 +181,7 @@ _ACK_TOKENS = 9
 
 
 class Cause(NamedTuple):
-    """Why something was published to a subject of JetStream's. `pattern`: the permission that it needs."""
+    """The purpose of a publish to a JetStream subject. `pattern` is the permission that it needs."""
 
     kind: str
     pattern: str
@@ -190,7 +190,7 @@ class Cause(NamedTuple):
 
 
 def cause_of(subject: str, api: str = API) -> Cause | None:
-    """Return what a router publishes to a subject of JetStream's; None if it is no such subject."""
+    """Return the purpose of a router's publish to a JetStream subject; None for any other subject."""
     if subject.startswith(_ACK_SUBJECT):
         words = subject.split(".")
         tokens = ack_reply.tokens(subject.encode("utf-8", "surrogateescape"))

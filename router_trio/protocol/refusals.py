@@ -1,7 +1,7 @@
-"""Read what a server refuses: the words of an `-ERR` line that names a subject.
+"""Parse permission violations: `-ERR` lines of a server that name the refused subject.
 
-nats-server writes subjects, queue names and subscription ids with Go's `%q`: in double quotes, with `strconv.Quote`'s
-escapes. Nothing else is read of such a line. Pure.
+nats-server formats subjects, queue names and subscription ids with Go's `%q`: in double quotes, with the escapes of
+`strconv.Quote`. Nothing else in such a line is parsed. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 PUBLISH, REPLY, SUBSCRIPTION = "publish", "reply", "subscription"
-"""Kinds of refusals: of the subject of a publish, of its reply subject, of a subscription."""
+"""What was refused: the subject of a publish, the reply subject of a publish, or a subscription."""
 
 _QUOTED = rb'"((?:[^"\\]|\\.)*)"'
 _DENIED = re.compile(
@@ -42,7 +42,7 @@ _KINDS = {b"publish": PUBLISH, b"publish with reply": REPLY, b"subscription": SU
 
 
 class Denied(NamedTuple):
-    """A refusal of a server. `queue` and `sid` are those of a subscription, if it named them."""
+    """A permission violation. `queue` and `sid` are those of a subscription, None if the server did not name them."""
 
     kind: str
     subject: bytes
@@ -51,7 +51,7 @@ class Denied(NamedTuple):
 
 
 def read_denied(words: bytes) -> Denied | None:
-    """Return what the words of an `-ERR` line refuse; None if they can't be read so."""
+    """Parse the text of an `-ERR` line. Return None if it is not a permission violation that names a subject."""
     found = _DENIED.match(words)
     if found is None:
         return None
@@ -63,7 +63,7 @@ def read_denied(words: bytes) -> Denied | None:
 
 
 def unquote(quoted: bytes) -> bytes | None:
-    """Return what `strconv.Quote` has quoted, given what is between the quotes; None if it is nothing of its kind."""
+    """Undo the escapes of Go's `strconv.Quote` in the text between the quotes; return None if an escape is invalid."""
     if b"\\" not in quoted:
         return quoted
     try:
@@ -81,5 +81,5 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
     if octal is not None:
         return bytes([int(octal, 8)])
     if other is not None:
-        raise ValueError("no escape of Go")
+        raise ValueError("not an escape of Go")
     return chr(int(short or long, 16)).encode()

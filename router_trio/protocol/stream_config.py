@@ -1,4 +1,4 @@
-"""The configuration of a JetStream stream, as far as settings can say it, and its state. Pure."""
+"""The configuration of a JetStream stream, as far as settings can express it, and its state. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from math import inf
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """A stream's configuration. Durations in seconds, 0 for none; sizes in bytes; limits are -1 where there is none.
+    """A stream's configuration. Durations are in seconds, 0 for none; sizes in bytes; limits are -1 for no limit.
 
-    `duplicate_window` is None if the server is to choose it: two minutes, or `max_age` if that is shorter.
+    `duplicate_window` is None to let the server choose it: two minutes, or `max_age` if that is shorter.
     """
 
     name: str
@@ -28,7 +28,7 @@ class StreamConfig:
     allow_message_ttl: bool = False
 
     def differences(self, found: StreamConfig) -> list[str]:
-        """Return in what the stream that was found is not as this one says, one text for each key."""
+        """Return how the existing stream `found` differs from this configuration, one text for each key."""
         return [f"{name} is {has} there and {wanted} here" for name, wanted, has in self._different(found)]
 
     def _different(self, found: StreamConfig) -> Iterator[tuple[str, str, str]]:
@@ -54,10 +54,10 @@ def _shown(name: str, value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StreamSubjects:
-    """The subjects that a stream takes, and those that it stores them under.
+    """The subjects that a stream accepts, and under which it stores messages.
 
-    `transform` is the source and the destination of its own mapping, or None: what matches is stored under the mapped
-    subject, everything else as it is. `has_others`: it also holds what was not published to it, but copied from other
+    `transform` is the source and the destination of the stream's subject mapping, or None: matching messages are stored
+    under the mapped subject, others under their own. `has_others` is True if the stream also copies messages from other
     streams.
     """
 
@@ -68,14 +68,15 @@ class StreamSubjects:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A stream as a publisher meets it.
+    """The state of a stream, as far as it matters to publishers.
 
-    `refuses`: reason and detail why it takes no message now, or None as far as the server tells. `room`: how many more
-    messages and bytes it takes before it refuses; infinite if it has no such limit, or discards old ones for new ones.
-    `held`: its messages. `limits`: whatever it may be short of, in a form that changes if one of them does.
-    `duplicate_window`: seconds for which it remembers ids; None if it may not be looked at. `acks_before_writing`: it
-    confirms messages that a crash of its server may still lose (`persist_mode` is `async`). `created` tells it from
-    another stream of its name; `""` if it may not be looked at.
+    `refuses` is the reason and detail if the server reports that the stream accepts no messages, else None. `room` is
+    the number of messages and of bytes that it accepts before it refuses more; infinite if there is no such limit, or
+    if it discards old messages for new ones. `held` is the number of its messages. `limits` are all its limits, in a
+    form that changes if one of them changes. `duplicate_window` is the number of seconds for which it remembers ids;
+    None if the router may not look it up. `acks_before_writing` is True if it confirms messages that a crash of its
+    server may still lose (`persist_mode` is `async`). `created` distinguishes it from another stream of the same name;
+    `""` if the router may not look it up.
     """
 
     name: str
@@ -90,7 +91,7 @@ class StreamState:
     stores: StreamSubjects = StreamSubjects()
 
     def has_more_room_than(self, before: StreamState) -> bool:
-        """Return True if it may take now what it refused then."""
+        """Return True if the stream may now accept a message that it refused when its state was `before`."""
         return (
             self.room[0] > before.room[0]
             or self.room[1] > before.room[1]
@@ -99,9 +100,9 @@ class StreamState:
         )
 
     def takes_again(self, refusal: str) -> bool:
-        """Return True if it is not short now of what nats-server named when it refused a message.
+        """Return True if the limit that nats-server named in a refusal is no longer reached.
 
-        How large that message was is not known here: of bytes, only no limit is enough.
+        The size of the refused message is not known here, so for a limit of bytes this is True only if there is none.
         """
         if "maximum messages exceeded" in refusal:
             return self.room[0] > 0
