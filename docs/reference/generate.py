@@ -167,7 +167,7 @@ def _expressions() -> Iterator[str]:
     yield from (
         "Expressions are [CEL](https://cel.dev), the Common Expression Language. They are checked when the router",
         "starts, and have no side effects. An expression that fails on a message (a key is missing, a type is wrong,",
-        "the body is no JSON) has no value: that is never taken for false.",
+        "the body is not JSON) has no value: that is never taken for false.",
         "[How far it is CEL](../explanation/expressions.md) says what is left out,",
         "[Limits](../explanation/limits.md#expressions) what bounds them.",
         "",

@@ -1,7 +1,7 @@
-"""Reads the variables of a message: only what is asked for, at the least cost.
+"""Closures that read the variables of a message, decoding as little as possible.
 
-A header is looked for in the raw block; a field of the body is read from a record of the fields that are used, if the
-message has one (`body.py`), and from the whole otherwise.
+A header is searched in the raw block. A field of the body is read from a record with only the fields that expressions
+use, if the payload allows one (`body.py`), else from the fully decoded body.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from router_trio.expressions.operators import COMPARISONS, compare, field, has_f
 from router_trio.expressions.values import Value
 
 Closure = Callable[[Any], Value]
-"""A compiled expression: takes the activation and returns the value."""
+"""A compiled expression: a function from the activation (`Facts`) to the value."""
 
 
 def variable(name: str) -> Closure:
-    """Return what reads a variable."""
+    """Return a closure that reads a variable."""
     if "." in name:
         return lambda message: getattr(message, name)
     return attrgetter(name)
 
 
 def header(name: str) -> Closure:
-    """Return what reads the first value of a header."""
+    """Return a closure that reads the first value of a header. It raises EvaluationError if there is none."""
     start = line_start(name)
 
     def read(message: Any) -> Value:
@@ -43,13 +43,13 @@ def header(name: str) -> Closure:
 
 
 def has_header(name: str) -> Closure:
-    """Return what says whether there is a header."""
+    """Return a closure that tests whether the message has a header."""
     start = line_start(name)
     return lambda message: start is not None and message.find_header(start) is not None
 
 
 def header_equals(name: str, value: str, wanted: bool) -> Closure:
-    """Return what says whether the first value of a header is this one, or is not if `wanted` is false.
+    """Return a closure that tests whether the first value of a header equals `value`; differs, if `wanted` is False.
 
     Fast path of `header` and `==`; held equal by tests/unit/expressions/test_message.py.
     """
@@ -61,8 +61,8 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
     behind = len(start)
 
     def read(message: Any) -> bool:
-        # Of several expressions on one header, as with `first_match`, only the first one looks for it: `line_start`
-        # gives all of them the same object.
+        # If several expressions test the same header, as with `first_match`, only the first one searches it:
+        # `line_start` returns the same object to all of them.
         if message.found_start is start:
             return (message.found == encoded) is wanted
         block = message.header_block
@@ -87,19 +87,19 @@ def header_equals(name: str, value: str, wanted: bool) -> Closure:
 
 
 def last_value(message: Any, block: bytes, at: int) -> bytes:
-    """Return the value of a last line that has no end: a server also relays a block with one."""
+    """Return the value of an unterminated last line, which servers relay too."""
     if len(block) > FREE_HEADERS:
         message.budget.spend(len(block) >> 4)
     return block[at:]
 
 
 def attribute(path: Path) -> str:
-    """Return the attribute of a record that holds this path of the body."""
+    """Return the dotted attribute name under which a record has this path of the body."""
     return ".".join(f"f_{name}" for name in path)
 
 
 def body_field(path: Path) -> Closure:
-    """Return what reads a field of the body."""
+    """Return a closure that reads a field of the body."""
     get = attrgetter(attribute(path))
 
     def read(message: Any) -> Value:
@@ -117,7 +117,7 @@ def body_field(path: Path) -> Closure:
 
 
 def has_body_field(path: Path) -> Closure:
-    """Return what says whether the body has a field, where its parents are there."""
+    """Return a closure that tests whether the body has a field. It raises EvaluationError if a parent is missing."""
     get = attrgetter(attribute(path))
 
     def read(message: Any) -> bool:
@@ -133,7 +133,7 @@ def has_body_field(path: Path) -> Closure:
 
 
 def body_field_compared(path: Path, function: str, bound: float) -> Closure:
-    """Return what compares a field of the body with a number.
+    """Return a closure that compares a field of the body with a number.
 
     Fast path of `body_field` and a comparison; held equal by tests/unit/expressions/test_message.py.
     """
@@ -147,7 +147,7 @@ def body_field_compared(path: Path, function: str, bound: float) -> Closure:
         record = message.record
         try:
             value = UNSET if record is None else get(record)
-        except AttributeError:  # what is above the field is not there
+        except AttributeError:  # a parent of the field is missing
             value = UNSET
         if value is UNSET:
             value = read(message)

@@ -1,11 +1,11 @@
-"""JSON payloads: decoded as a whole, or only the fields that expressions use.
+"""Decode JSON payloads, completely or only the fields that expressions use.
 
 A number without fraction and exponent is an int if it fits into 64 bits, else a double; one that is too large for a
-double is an infinity. Of a key that is there twice, the last one counts. Both ways to decode refuse the same payloads
-and give the same values: the record is left out where it could not.
+double is an infinity. If a key occurs twice, the last one counts. Both ways to decode refuse the same payloads and give
+the same values: no record is made of a payload for which that is uncertain.
 
-What a payload costs is taken off the budget before it is decoded: no regular expression looks at it, and each look at
-the whole of it is one pass in C.
+The cost of a payload is charged to the budget before it is decoded. It is estimated without regular expressions, by
+passes over the payload that run in C.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _decode = msgspec.json.Decoder().decode
 _Decoder = msgspec.json.Decoder
 _BACKSLASH = ord("\\")
 MOST_BRACKETS = 200
-"""Of a payload that a record is made from: with more of them it may be nested so deep that the decoder refuses it."""
+"""Maximum number of brackets in a payload for which a record is made: with more the decoder may refuse its nesting."""
 FREE = 1024
-"""Bytes of a payload that is decoded without a look at what that costs: less than 0.1 ms for nearly all of them."""
+"""Bytes up to which a payload is decoded free of charge: less than 0.1 ms for nearly all of them."""
 _INFINITE = 400
-"""Digits of an int beyond which the others don't count: it is an infinity."""
+"""Number of digits from which an int is an infinity, whatever its further digits."""
 
 _DIGITS = bytes(range(48, 58))
 
 
 def _marks(kept: dict[bytes, bytes]) -> bytes:
-    """Return the table of `bytes.translate` that puts a mark in place of some bytes, and a space in place of others."""
+    """Return a table for `bytes.translate` that replaces the given bytes by their marks and all others by a space."""
     table = bytearray(b" " * 256)
     for found, mark in kept.items():
         for byte in found:
@@ -45,21 +45,21 @@ def _marks(kept: dict[bytes, bytes]) -> bytes:
 _DIGITS_AS_ZEROS = _marks({_DIGITS: b"0"})
 _NUMBERS = _marks({_DIGITS: b"0", b".": b"0", b"eE": b"e", b"+-": b"-"})
 _LONG = b"0" * 19
-"""As many digits may not fit into 64 bits."""
+"""A number with this many digits may not fit into 64 bits."""
 _SLOW = b"0" * 21
-"""A number with as many digits takes the decoder longer: some 30 ns a digit."""
+"""A number with this many digits is slow to decode: about 30 ns per digit."""
 _ENDLESS = b"0" * (_INFINITE + 1)
 
 _Scalar = None | bool | Annotated[int, msgspec.Meta(ge=MIN_INT, le=MAX_INT)] | float | str | UnsetType
 
 
 def decode(payload: bytes, budget: Budget | None = None) -> Value:
-    """Return what a JSON payload holds. Raises EvaluationError if it is no JSON, nested too deep, or costs too much."""
+    """Return the value of a JSON payload. Raises EvaluationError if it is not JSON, nested too deep or too costly."""
     try:
         run = _decode if len(payload) <= FREE else _charged(payload, budget or Budget())
         try:
             value = run(payload)
-        except msgspec.ValidationError:  # a number that is too large for the decoder
+        except msgspec.ValidationError:  # a number is too large for the decoder
             value = _with_large_numbers(payload, budget or Budget())
         if _may_have_long_number(payload) and _LONG in payload.translate(_DIGITS_AS_ZEROS):
             value = _fitted(value, budget or Budget())
@@ -72,13 +72,13 @@ def decode(payload: bytes, budget: Budget | None = None) -> Value:
     return value
 
 
-NO_JSON = "the body is no JSON"
-TOO_DEEP = "the body is nested too deep"
+NO_JSON = "the body is not JSON"
+TOO_DEEP = "the body is nested too deeply"
 TOO_MUCH = "the body takes too long to decode: MAX_COST is used up"
 
 
 def _charged(payload: bytes, budget: Budget) -> Any:
-    """Take off the budget what it costs to decode a payload; return what decodes it in that time."""
+    """Charge the estimated cost of decoding a payload; return a decoder that does not exceed it."""
     count = payload.count
     budget.spend(
         (len(payload) >> 6) + (count(b'"') >> 3) + (count(b",") >> 2) + count(b"[") + count(b"{") + (count(b":") >> 2)
@@ -89,12 +89,12 @@ def _charged(payload: bytes, budget: Budget) -> Any:
 
 
 def _has_slow_numbers(numbers: bytes) -> bool:
-    """Return True if an exponent has three digits: near the end of the range the decoder takes 15 µs, Python 0.5."""
+    """Return True if an exponent has three digits: such doubles may take the decoder 15 µs, but Python only 0.5 µs."""
     return b"e000" in numbers or b"e-000" in numbers
 
 
 def _paying(budget: Budget) -> Any:
-    """Return what decodes a payload and has Python read its doubles, each of which is paid for."""
+    """Return a decoder that parses doubles with Python's `float`, and charges each to the budget."""
 
     def read(text: str) -> float:
         budget.spend(5 + (len(text) >> 1))
@@ -104,7 +104,7 @@ def _paying(budget: Budget) -> Any:
 
 
 def _with_large_numbers(payload: bytes, budget: Budget) -> Value:
-    """Decode a payload with a number that the decoder refuses as too large."""
+    """Decode a payload with a number that is too large for the default decoder."""
     decode_leniently = _paying(budget)
     budget.spend(len(payload) >> 4)
     try:
@@ -114,9 +114,9 @@ def _with_large_numbers(payload: bytes, budget: Budget) -> Value:
 
 
 def _shortened(payload: bytes, budget: Budget) -> bytes:
-    """Return a payload with the first digits of each int that is an infinity anyway."""
+    """Return the payload with each int that is an infinity cut to its first digits."""
     numbers = payload.translate(_DIGITS_AS_ZEROS)
-    # As long, and every quote that is left begins or ends a string.
+    # The same length as the payload, with only the quotes that begin or end a string.
     quotes = payload.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
     kept: list[bytes] = []
     within = False
@@ -139,11 +139,11 @@ def _shortened(payload: bytes, budget: Budget) -> bytes:
 
 _BEFORE = frozenset({b".", b"e", b"E", b"+", b"e-", b"E-"})
 _BEHIND = frozenset({b".", b"e", b"E"})
-"""The characters before or after the digits of a double."""
+"""Characters before and after a run of digits that show it to be part of a double."""
 
 
 def _fitted(value: Value, budget: Budget) -> Value:
-    """Return the value that was decoded with the ints that don't fit into 64 bits as doubles. Changes it in place."""
+    """Convert the ints that don't fit into 64 bits to doubles, in place. Return the value."""
     kind = value.__class__
     if kind is int:
         return value if MIN_INT <= value <= MAX_INT else _as_double(value, budget)
@@ -168,29 +168,30 @@ def _as_double(value: int, budget: Budget) -> float:
 
 
 class BodyReader:
-    """Decodes the fields of bodies that some expressions use, if that is possible.
+    """Decodes only the fields of a body that some expressions use, where possible.
 
-    `record(payload)` gives an object with an attribute for each field (`access.attribute`), UNSET for one that is not
-    there. It gives None where it could differ from `decode`: then the body is decoded as a whole.
+    `record(payload)` returns an object with an attribute for each field (`access.attribute`), UNSET for a missing one.
+    It returns None if the result could differ from that of `decode`: the caller then decodes the whole body.
     """
 
     __slots__ = ("_decode", "_has_more")
 
     def __init__(self, fields: Mapping[Path, bool] | None) -> None:
-        """`fields` are the paths, True for one that may be more than a scalar; None: the body as a whole is used."""
+        """`fields` maps paths to True if the field may be more than a scalar; None if the whole body is used."""
         self._decode = None
         self._has_more = fields is not None and any(fields.values())
-        # Below a scalar there are no fields, and below a field that may be anything the rest is not in the record.
+        # No record if one path is below another: a scalar has no fields, and other fields are decoded completely.
         if fields and not any(path[:end] in fields for path in fields for end in range(1, len(path))):
             self._decode = msgspec.json.Decoder(_record_type(fields, ())).decode
 
     def record(self, payload: bytes, message: Any = None) -> Any:
-        """Return the record of a payload, or None. Raises EvaluationError if `message` has no budget left for it."""
+        """Return the record of a payload, or None. Raises EvaluationError if the budget of `message` is used up."""
         decode = self._decode
         if (
             decode is None
             or (len(payload) > FREE and not self._affords(payload, Budget() if message is None else message.budget))
-            # What the record leaves out is not looked at: whether it is UTF-8, half a surrogate pair, or too deep.
+            # The decoder skips fields that are not in the record, even if they are not UTF-8, have half a surrogate
+            # pair or are nested too deeply.
             or (_BACKSLASH in payload and b"\\u" in payload)
             or not (payload.isascii() or _is_utf8(payload))
             or (len(payload) > 2 * MOST_BRACKETS and payload.count(b"[") + payload.count(b"{") > MOST_BRACKETS)
@@ -203,7 +204,7 @@ class BodyReader:
             return None
 
     def _affords(self, payload: bytes, budget: Budget) -> bool:
-        """Take what a record costs off the budget; return False where it might cost much more than that."""
+        """Charge the cost of a record to the budget; return False if it might cost much more."""
         if self._has_more:
             return _charged(payload, budget) is _decode
         budget.spend(len(payload) >> 5)
@@ -224,7 +225,7 @@ def _is_utf8(payload: bytes) -> bool:
 
 
 def _record_type(fields: Mapping[Path, bool], above: Path) -> Any:
-    """Return the type of the record of the fields below a path."""
+    """Return the type of a record with the fields below a path."""
     depth = len(above)
     names = dict.fromkeys(path[depth] for path in fields if path[:depth] == above)
     members = []
@@ -236,7 +237,7 @@ def _record_type(fields: Mapping[Path, bool], above: Path) -> Any:
 
 
 def reader_for(fields: Iterable[Mapping[Path, bool] | None]) -> BodyReader:
-    """Return the reader for several expressions that look at the same messages, each with its fields."""
+    """Return a reader for several expressions on the same messages, given the body fields of each."""
     together: dict[Path, bool] = {}
     for one in fields:
         if one is None:
@@ -247,4 +248,4 @@ def reader_for(fields: Iterable[Mapping[Path, bool] | None]) -> BodyReader:
 
 
 WHOLE = BodyReader(None)
-"""Decodes bodies as a whole."""
+"""A reader that makes no records, so that bodies are always decoded completely."""

@@ -1,4 +1,4 @@
-"""Closures around others: the logic of `&&` and `||`, calls that pay for what they look at, parts that are watched."""
+"""Closures that wrap others: logic of `&&` and `||`, calls that charge their cost, and parts that are traced."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from router_trio.expressions.language.syntax import Node
 from router_trio.expressions.values import Budget, Value, kind_name
 
 Watch = Callable[[Node, Value | EvaluationError], None]
-"""Receives each part with its value, or its error."""
+"""Called with each part of an expression and its value or error."""
 
 
 class Nothing:
-    """Stand in for a message, without variables, while constants are folded."""
+    """Stands in for a message, without variables, while constants are folded."""
 
     __slots__ = ("budget",)
 
@@ -25,23 +25,23 @@ class Nothing:
 
 
 def truth(run: Closure) -> Closure:
-    """Return a closure that raises EvaluationError where the value of `run` is neither true nor false."""
+    """Return a closure that raises EvaluationError if the value of `run` is not a bool."""
 
     def checked(message: Any) -> bool:
         value = run(message)
         if value is True or value is False:
             return value
-        raise EvaluationError(f"a {kind_name(value)} is neither true nor false")
+        raise EvaluationError(f"a bool is expected, but the value is of type {kind_name(value)}")
 
     return checked
 
 
 ERROR = 12
-"""The cost of an error that another part of the expression makes good: it is raised and caught."""
+"""The cost of raising and catching an error that another part of the expression makes irrelevant."""
 
 
 def pay(function: Callable[..., Value], cost: Cost, free: int, message: Any, values: Sequence[Value]) -> Value:
-    """Call a function and pay for that, as far as it depends on lengths of more than `free`."""
+    """Call a function, and charge its cost as far as it depends on values longer than `free`."""
     if cost.before is not None and (cost.always or len(values[0]) > free):
         cost.before(message.budget, *values)
     result = function(*values)
@@ -51,7 +51,7 @@ def pay(function: Callable[..., Value], cost: Cost, free: int, message: Any, val
 
 
 def paid(function: Callable[..., Value], parts: list[Closure], cost: Cost, free: int) -> Closure:
-    """Return the closure of a call that is paid for, as `pay` has it."""
+    """Return the closure of a call whose cost is charged as by `pay`."""
     before, after = cost.before, cost.after
     if len(parts) == 2 and before is not None and after is None and not cost.always:
         left, right = parts
@@ -87,7 +87,7 @@ def paid(function: Callable[..., Value], parts: list[Closure], cost: Cost, free:
 
 
 def watched_by(run: Closure, node: Node, watch: Watch) -> Closure:
-    """Return the same, but that `watch` is told of the value, or of the error."""
+    """Return a closure that also passes the value or the error of `run` to `watch`."""
 
     def watched(message: Any) -> Value:
         try:
@@ -102,7 +102,7 @@ def watched_by(run: Closure, node: Node, watch: Watch) -> Closure:
 
 
 def both(first: Closure, second: Closure) -> Closure:
-    """Return `first && second`: what is false decides, also if the other one fails."""
+    """Return `first && second`. It is false if either side is false, even if the other side fails."""
 
     def run(message: Any) -> Value:
         try:
@@ -119,7 +119,7 @@ def both(first: Closure, second: Closure) -> Closure:
 
 
 def either(first: Closure, second: Closure) -> Closure:
-    """Return `first || second`: what is true decides, also if the other one fails."""
+    """Return `first || second`. It is true if either side is true, even if the other side fails."""
 
     def run(message: Any) -> Value:
         try:
@@ -136,7 +136,7 @@ def either(first: Closure, second: Closure) -> Closure:
 
 
 def every(parts: list[Closure], all_hold: bool) -> Closure:
-    """Return a longer chain of `&&`, or of `||`."""
+    """Return a chain of more than two parts: `&&` if `all_hold`, else `||`."""
 
     def run(message: Any) -> bool:
         failed = None

@@ -1,4 +1,4 @@
-"""Compile the tree to closures: one for each part, which takes the activation and returns a value."""
+"""Compile a checked tree to closures: one for each part, from the activation to a value."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ from router_trio.expressions.values import LONG, TypeValue, Uint, Value, equal, 
 
 LONG_IN_A_LOOP = 16
 _NULLABLE = frozenset({NULL, TIMESTAMP, DURATION})
-"""Types of which a value may be null: for the checker null is as good as a time."""
+"""Types whose values may be null: the checker accepts null in place of a timestamp or a duration."""
 
 
 def compiled(source: Source, tree: Node, watch: Watch | None = None) -> Closure:
     """Return the closure of a checked tree.
 
-    With `watch`, nothing is folded or put together, and each part outside of macros is told of. Raises ExpressionError
-    for a pattern that is not valid, or without the library that finds it.
+    With `watch`, constants are not folded, parts are not merged, and `watch` is called for each part outside of macros.
+    Raises ExpressionError for an invalid regular expression, or if RE2 is not installed.
     """
     compiler = _Compiler(source, watch)
     run = compiler.of(tree)
@@ -83,9 +83,9 @@ def compiled(source: Source, tree: Node, watch: Watch | None = None) -> Closure:
 class _Compiler:
     """Makes the closure of each node, and of the calls of operators and functions.
 
-    Work is done beforehand where it can be: constants are folded, an overload that can be only one is called without a
-    look at the types, and the commonest predicates (a header that equals a string, a field of the body that is compared
-    with a number) are one closure each.
+    Work is done at compile time where possible: constants are folded, a call with a single possible overload does not
+    check types, and the most common predicates (a header equals a string, a field of the body is compared with a
+    number) are one closure each.
     """
 
     def __init__(self, source: Source, watch: Watch | None) -> None:
@@ -93,7 +93,7 @@ class _Compiler:
         self._watch = watch
         self._constants: dict[Closure, Value] = {}
         self._looping = False
-        """Within the part of a macro that is evaluated for each element: there, little adds up."""
+        """True while compiling the part of a macro that is evaluated for each element, where small costs add up."""
 
     def of(self, node: Node) -> Closure:
         """Return the closure of a node."""
@@ -156,7 +156,7 @@ class _Compiler:
         def run(message: Any) -> dict[Value, Value]:
             made = {key_of(key(message)): value(message) for key, value in entries}
             if len(made) != len(entries):
-                raise EvaluationError("a key is in the map twice")
+                raise EvaluationError("the map has a duplicate key")
             return made
 
         return self._folded(run, *(part for entry in entries for part in entry))
@@ -193,7 +193,7 @@ class _Compiler:
 
     @property
     def _free(self) -> int:
-        """The length up to which an argument costs nothing but the call."""
+        """The length up to which an argument adds nothing to the cost of a call."""
         return LONG_IN_A_LOOP if self._looping else LONG
 
     def _constant(self, value: Value) -> Closure:
@@ -207,7 +207,7 @@ class _Compiler:
         return self._watch is None and all(part in self._constants for part in parts)
 
     def _folded(self, run: Closure, *parts: Closure) -> Closure:
-        """Return a constant in place of what is made of constants. One that fails does so on each message."""
+        """Return a constant closure if all `parts` are constants and `run` succeeds, else `run` itself."""
         if not self._is_constant(*parts):
             return run
         try:
@@ -221,7 +221,7 @@ class _Compiler:
         return self._watch is None and is_headers(node)
 
     def _truth(self, node: Node) -> Closure:
-        """Return the closure of a node that is true or false, and raises for all else."""
+        """Return the closure of a node whose value must be a bool; it raises EvaluationError for any other value."""
         run = self.of(node)
         if node.type == BOOL:
             return run
@@ -248,14 +248,14 @@ class _Compiler:
             return self._folded(self._applied(FUNCTIONS[f"{name}:a"], parts), *parts)
         if len(node.overloads) == 1 and self._is_exact(node):
             (only,) = node.overloads
-            # No more of a text is looked at than is written in the expression.
+            # These read no more of the text than the length of the constant.
             bounded = name in ("startsWith", "endsWith") and self._is_constant(parts[1])
             return self._folded(self._applied(FUNCTIONS[only], parts, None if bounded else cost_of(only)), *parts)
         return self._folded(self._dispatched(node, parts), *parts)
 
     @staticmethod
     def _is_exact(node: Call) -> bool:
-        """Return True if the arguments are of the very types of the one overload, so that none has to be looked at."""
+        """Return True if the arguments have exactly the types of the only overload, so that no type check is needed."""
         takes = BY_ID[node.overloads[0]].takes
         pairs = zip(node.arguments, takes, strict=True)
         return all(one.type.name == kind.name and one.type not in _NULLABLE for one, kind in pairs)
@@ -265,7 +265,7 @@ class _Compiler:
         return lambda message: one(message) if holds(message) else other(message)
 
     def _applied(self, function: Callable[..., Value], parts: list[Closure], cost: Cost | None = None) -> Closure:
-        """Return the closure that calls a function with its arguments, and pays for that."""
+        """Return the closure that calls a function with its arguments and charges its cost."""
         if cost is not None and (cost.before or cost.after is not None):
             return paid(function, parts, cost, self._free)
         if len(parts) == 1:
@@ -277,7 +277,7 @@ class _Compiler:
         return lambda message: function(*[part(message) for part in parts])
 
     def _dispatched(self, node: Call, parts: list[Closure]) -> Closure:
-        """Return the closure that chooses the overload by the types of the values."""
+        """Return the closure that chooses the overload by the types of the values at run time."""
         name = node.function
         table = dispatch_table(node.overloads)
         free = self._free
@@ -447,7 +447,7 @@ class _Compiler:
 
 
 def weight_of(node: Node) -> int:
-    """Return what a part of an expression costs each time, whatever a message holds."""
+    """Return the fixed cost of evaluating a part of an expression, independent of the message."""
     return sum(_flat(one) for one in walk(node))
 
 
@@ -455,7 +455,7 @@ def _flat(node: Node) -> int:
     if isinstance(node, Call):
         costs = [cost_of(one) for one in node.overloads]
         if node.function in ("_==_", "_!=_") and not any(isinstance(one, Literal) for one in node.arguments):
-            return costs[0].flat + 3  # their types are looked at
+            return costs[0].flat + 3  # for checking types
         paid_for = any(one.before or one.after is not None for one in costs)
         return max(one.flat for one in costs) + (3 if paid_for else 0) + (6 if len(costs) > 1 else 0)
     return _WEIGHTS.get(type(node), 1)

@@ -1,7 +1,7 @@
-"""Charge each call of a function to the budget of its message: nothing that a sender chooses takes long and is free.
+"""The cost of each function, charged to the budget of a message so that no input of a sender takes long for free.
 
-Costs are in tenths of a microsecond, as `Budget` counts them. A function has no budget: its caller pays before the call
-by the arguments, and after it by the result. An overload that is not in this table can't be compiled.
+Costs are in tenths of a microsecond, as `Budget` counts them. The caller of a function charges the budget, before the
+call by the arguments and after it by the result. An overload that is not in this table can't be compiled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router_trio.expressions.language.signatures import BY_NAME
 from router_trio.expressions.values import Budget
 
 Before = Callable[..., None]
-"""Spends from a budget, its first argument, the cost of a call with the other ones."""
+"""Charges a budget, its first argument, with the cost of a call with the other arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +24,17 @@ class Cost:
     """The cost of a call of one overload."""
 
     flat: int = 4
-    """Charged for each call in a macro, whatever the arguments. Outside of macros a call is made once, and is free."""
+    """Charged for each call in a macro, whatever the arguments. Outside of macros a call happens once and is free."""
     before: Before | None = None
-    """Charges by the arguments. Called if the first one is long."""
+    """Charges by the arguments, before the call. Used if the first argument is long."""
     after: int | None = None
-    """Charges by the length of the result, shifted right by this many bits, if that is long."""
+    """Charges the length of the result, shifted right by this many bits, if the result is long."""
     always: bool = False
-    """Call `before` also if the first argument is short, or has no length."""
+    """True to use `before` even if the first argument is short or has no length."""
 
 
 def _looked_at(shift: int) -> Before:
-    """Return a charge for reading the first argument: one unit per 2^shift characters."""
+    """Return a charge for reading the first argument: one unit per 2^`shift` characters."""
 
     def cost(budget: Budget, value: Any, *others: Any) -> None:
         budget.spend(len(value) >> shift)
@@ -43,7 +43,7 @@ def _looked_at(shift: int) -> Before:
 
 
 def _searched(budget: Budget, text: str, part: str, *others: Any) -> None:
-    """Charge for searching a text for a part of it: CPython's search is linear for a long text alone."""
+    """Charge for searching a text for a part. CPython's search takes linear time only for long texts."""
     size, width = len(text), len(part)
     if size >= 30_000 or (size >= 2_500 and width > 100):
         budget.spend(size >> 4)
@@ -81,7 +81,7 @@ def _compared(budget: Budget, left: Any, right: Any) -> None:
 
 
 def _read(most: int, shift: int) -> Before:
-    """Return a charge for parsing a text of at most `most` characters: a longer one is refused unread."""
+    """Return a charge for parsing a text of at most `most` characters; longer texts are refused unread."""
 
     def cost(budget: Budget, text: str) -> None:
         budget.spend(min(len(text), most) << shift)
@@ -102,9 +102,9 @@ COSTS: dict[str, Cost] = {
     "_?_:_": FREE,
     "!_": FREE,
     "-_": FREE,
-    "_==_": Cost(2),  # pays by itself: `values.equal`
+    "_==_": Cost(2),  # `values.equal` charges the rest
     "_!=_": Cost(2),
-    "@in": Cost(14),  # pays by itself: `values.within`
+    "@in": Cost(14),  # `values.within` charges the rest
     "_+_": Cost(3),
     "_+_:string_string": _JOINED,
     "_+_:bytes_bytes": _JOINED,
@@ -115,7 +115,7 @@ COSTS: dict[str, Cost] = {
     "_%_": Cost(5),
     "_[_]": Cost(6),
     "size": FREE,
-    "matches": Cost(24),  # pays by itself: `patterns.matches`
+    "matches": Cost(24),  # `patterns.matches` charges the rest
     "int": _NUMBER,
     "int:string": Cost(8, _read(400, 0)),
     "uint": _NUMBER,

@@ -21,38 +21,38 @@ from router_trio.protocol.framing import RawMessage
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expression:
-    """A compiled expression. It keeps no state: the activation does."""
+    """A compiled expression. It is stateless: all state of an evaluation is in the activation."""
 
     text: str
     name: str
     type: Type
-    """The type of its value; `dyn` if only a message tells."""
+    """The type of its value; `dyn` if it depends on the message."""
     reads: frozenset[str]
     """The variables that it reads."""
     body_fields: Mapping[Path, bool] | None
-    """The paths of the body that it reads, True for one that may be more than a scalar; None if it reads the whole."""
+    """The paths of the body that it reads, True for one that may be more than a scalar; None if it reads all of it."""
     evaluate: Callable[[Any], Value] = field(repr=False)
-    """Return the value for an activation (`Facts`). Raises EvaluationError, and nothing else."""
+    """Returns the value for an activation (`Facts`). Raises only EvaluationError."""
     _tree: Node = field(repr=False)
 
     @property
     def header_value(self) -> Callable[[RawMessage], bytes] | None:
-        """Reads the header that the expression is from a message as it came, if it is one and nothing else."""
+        """A function that reads the header from a raw message, if the expression is just a header; else None."""
         return header_value(self._tree)
 
     @property
     def header_test(self) -> Callable[[RawMessage], bool] | None:
-        """Tells of a message as it came whether one header is a text, or is not, if the expression says just that."""
+        """A predicate on raw messages, if the expression just compares a header with a string; else None."""
         return header_test(self._tree)
 
 
 def compile_expression(
     text: str, variables: Mapping[str, Type], *, result: Type | None = None, name: str = "when"
 ) -> Expression:
-    """Return the expression, checked and compiled.
+    """Check and compile an expression.
 
-    `variables` are those that there are, with their types; `result` is the type that it must give; `name` is what
-    errors call it. Raises ExpressionError, which says where the mistake is and what to do.
+    `variables` are the available variables with their types, `result` is the required type of the value, and `name`
+    names the expression in errors. Raises ExpressionError with the place of the mistake and what to write instead.
     """
     source = Source(text, name)
     tree = check(source, parse(source), variables, result)
@@ -63,10 +63,10 @@ def compile_expression(
 
 
 def trace(expression: Expression, activation: Any) -> list[tuple[str, Value | EvaluationError]]:
-    """Return what each part of an expression came to, in the order of evaluation, the whole last.
+    """Return the value or error of each part of an expression with the text of the part, in the order of evaluation.
 
-    A part is its text with its value, or with the error. Constants are left out, and so is what is within macros.
-    Compiles the expression again: for people, not for each message.
+    The last part is the entire expression. Constants and the parts within macros are left out. Compiles the expression
+    again, so this is for showing to people and not for every message.
     """
     source = Source(expression.text, expression.name)
     parts: list[tuple[str, Value | EvaluationError]] = []
@@ -83,7 +83,7 @@ def trace(expression: Expression, activation: Any) -> list[tuple[str, Value | Ev
 
 
 def _of_type(evaluate: Callable[[Any], Value], result: Type) -> Callable[[Any], Value]:
-    """Return the same, but for an error where the value is of another type than `result`."""
+    """Return a closure that raises EvaluationError if the value of `evaluate` is not of type `result`."""
     wanted = CLASSES.get(result.name)
     if wanted is None:
         return evaluate
@@ -92,6 +92,6 @@ def _of_type(evaluate: Callable[[Any], Value], result: Type) -> Callable[[Any], 
         value = evaluate(message)
         if value.__class__ is wanted:
             return value
-        raise EvaluationError(f"the value is a {kind_name(value)}, and a {spelled(result)} is expected")
+        raise EvaluationError(f"the value is of type {kind_name(value)}, but {spelled(result)} is expected")
 
     return checked

@@ -1,7 +1,8 @@
-"""Find the line of one header in a raw block, without reading the others.
+"""Find one header in a raw block without parsing the others.
 
-An expression that one header decides is evaluated on the raw message: nothing is made of it, and nothing decoded. That
-is for messages that come in batches from a core subscription, where an activation costs more than such an expression.
+An expression that depends on a single header is evaluated on the raw message, without creating an activation or
+decoding anything. This is for batches of messages from a core subscription, where creating an activation costs more
+than evaluating such an expression.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from router_trio.expressions.language.usage import header_name
 from router_trio.protocol.framing import RawMessage
 
 FREE_HEADERS = 4096
-"""Bytes of a header block in which headers are looked for at no cost: some 20 µs at most."""
+"""Bytes up to which a header block is searched free of charge: about 20 µs at most."""
 MAX_NAMES = 1024
-"""Names of headers that are remembered; those of the expressions, none that a message brings."""
+"""Maximum number of cached header names. They come from expressions, never from messages."""
 
 
 @lru_cache(MAX_NAMES)
 def line_start(name: str) -> bytes | None:
-    """Return what the line of this header begins with, or None if no header is so named."""
+    """Return the bytes that start the line of this header, or None if it is not a valid header name."""
     if any(mark in name for mark in ":\r\n"):
         return None
     return b"\r\n" + name.encode() + b":"
 
 
 def first_value(start: bytes, text: bytes, first: int, last: int) -> bytes | None:
-    """Return the first value of the header whose line begins with `start`, in the block `text[first:last]`."""
+    """Return the first value of the header whose line begins with `start`, in the block `text[first:last]`, or None."""
     at = text.find(start, first, last)
     if at < 0:
         return None
@@ -39,9 +40,9 @@ def first_value(start: bytes, text: bytes, first: int, last: int) -> bytes | Non
 
 
 def header_value(tree: Node) -> Callable[[RawMessage], bytes] | None:
-    """Return what reads the header that a tree is, and nothing else, as it came; None for any other tree.
+    """Return a function that reads a header's raw value, if the tree is just a header; None for any other tree.
 
-    It raises EvaluationError if there is none.
+    The function raises EvaluationError if the message does not have the header.
     """
     name = header_name(tree)
     start = None if name is None else line_start(name)
@@ -60,7 +61,7 @@ def header_value(tree: Node) -> Callable[[RawMessage], bytes] | None:
 
 
 def header_test(tree: Node) -> Callable[[RawMessage], bool] | None:
-    """Return what says whether a header is a text, or is not, if a tree does that and nothing else."""
+    """Return a predicate on raw messages, if the tree just compares a header with a string; None for any other tree."""
     if not isinstance(tree, Call) or tree.function not in ("_==_", "_!=_"):
         return None
     one, other = tree.arguments

@@ -1,6 +1,6 @@
-"""The macros that go over lists and maps, within the budget of an evaluation.
+"""The macros that iterate over lists and maps, within the budget of a message.
 
-The variable of a macro is in `message.locals`, at the macro's place. `weight` is what one round costs.
+The variable of a macro is in `message.locals`, at the index `slot`. `weight` is the cost of one iteration.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions.access import Closure
 from router_trio.expressions.closures import ERROR
-from router_trio.expressions.values import Budget, Value, kind_name, of_key
+from router_trio.expressions.values import Budget, Value, a_kind, of_key
 
 
 def _elements(of: Value, budget: Budget) -> Iterable[Value]:
@@ -20,11 +20,11 @@ def _elements(of: Value, budget: Budget) -> Iterable[Value]:
     if of.__class__ is dict:
         budget.spend(len(of))
         return [of_key(key) for key in of]
-    raise EvaluationError(f"a macro goes over a list or the keys of a map, not a {kind_name(of)}")
+    raise EvaluationError(f"a macro iterates over a list or the keys of a map, not over {a_kind(of)}")
 
 
 def all_of(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
-    """`of.all(x, holds)`: an element for which it does not hold decides; else the first error is raised."""
+    """Return `of.all(x, holds)`: false if `holds` is false for any element, else the first error is raised."""
 
     def run(message: Any) -> bool:
         values, budget, failed = message.locals, message.budget, None
@@ -45,7 +45,7 @@ def all_of(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
 
 
 def exists(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
-    """`of.exists(x, holds)`: an element for which it holds decides; else the first error is raised."""
+    """Return `of.exists(x, holds)`: true if `holds` is true for any element, else the first error is raised."""
 
     def run(message: Any) -> bool:
         values, budget, failed = message.locals, message.budget, None
@@ -66,7 +66,7 @@ def exists(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
 
 
 def exists_one(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
-    """`of.exists_one(x, holds)`: looks at all elements, and raises the first error."""
+    """Return `of.exists_one(x, holds)`, which evaluates all elements and raises the first error."""
 
     def run(message: Any) -> bool:
         values, budget, count = message.locals, message.budget, 0
@@ -81,7 +81,7 @@ def exists_one(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
 
 
 def filtered(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
-    """`of.filter(x, holds)`."""
+    """Return `of.filter(x, holds)`."""
 
     def run(message: Any) -> list[Value]:
         values, budget, kept = message.locals, message.budget, []
@@ -96,7 +96,7 @@ def filtered(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
 
 
 def mapped(of: Closure, slot: int, holds: Closure | None, made: Closure, weight: int) -> Closure:
-    """`of.map(x, made)`, or `of.map(x, holds, made)`."""
+    """Return `of.map(x, made)`, or `of.map(x, holds, made)`."""
 
     def run(message: Any) -> list[Value]:
         values, budget, results = message.locals, message.budget, []

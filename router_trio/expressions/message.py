@@ -1,4 +1,4 @@
-"""Provide the variables of a message to expressions, each decoded when it is first asked for."""
+"""The variables of a message for expressions, each decoded on first use."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ STREAM_VARIABLES: Mapping[str, Type] = {
 
 
 class Facts:
-    """A message as expressions see it. Nothing is decoded before an expression asks, and then once.
+    """A message as expressions see it. Each variable is decoded on first use, and only once.
 
-    `header_block` is the raw block, or `b""`. `reader` is made for the expressions that look at the message, by
-    `body.reader_for`. `time_ns` is when the stream stored it, in nanoseconds since 1970.
+    `header_block` is the raw block, or `b""`. `reader` is made by `body.reader_for` for the expressions that are
+    evaluated on the message. `time_ns` is the time when the stream stored it, in nanoseconds since 1970.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Facts:
     budget: Budget
     """The budget that all expressions of the route share for this message."""
     found: bytes
-    """The first value of the header whose line begins with `found_start`, if one was looked for."""
+    """The first value of the header whose line begins with `found_start`. Unset if `found_start` is None."""
     headers: dict[str, str]
     locals: list[Value]
     size: int
@@ -97,7 +97,7 @@ class Facts:
             self.time_ns: int = time_ns
 
     def find_header(self, start: bytes) -> bytes | None:
-        """Return the first value of the header whose line begins with `start`, an end of line included."""
+        """Return the first value of the header whose line begins with `start` (see `headers.line_start`), or None."""
         block = self.header_block
         size = len(block)
         if size > FREE_HEADERS:
@@ -106,16 +106,16 @@ class Facts:
 
     @property
     def record(self) -> Any:
-        """The fields of the body that expressions use, or None if only the whole body has them."""
+        """The fields of the body that expressions use, or None if the body must be decoded completely."""
         record = self._record
         if record is self._reader:
             record = self._record = record.record(self.payload, self)
         return record
 
     def __getattr__(self, name: str) -> Value:
-        """Decode a variable that is asked for the first time. Raises EvaluationError if it can't be."""
+        """Decode a variable on its first use. Raises EvaluationError if it can't be decoded."""
         if name == "body":
-            # Why it can't be decoded, once that is known, is kept in place of the record: it is not tried again.
+            # An error is kept in place of the record, so that decoding is not tried again.
             if self._record.__class__ is EvaluationError:
                 raise EvaluationError(str(self._record))
             try:
@@ -147,9 +147,9 @@ class Facts:
 
 
 class Arrived(Facts):
-    """A message of a core subscription as it came, of which nothing is cut out or decoded before it is asked for.
+    """A raw message of a core subscription. All variables but the header block are sliced and decoded on first use.
 
-    But for the header block: what most expressions look at. `reader` as for `Facts`.
+    The header block, which most expressions read, is sliced at once. `reader` is as for `Facts`.
     """
 
     __slots__ = ("_raw",)

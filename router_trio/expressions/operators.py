@@ -1,4 +1,4 @@
-"""Carry out each overload, by its id, and choose among overloads when the types are known only with a message."""
+"""The implementation of each overload by id, and the choice among overloads if types are known only at run time."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from router_trio.expressions.values import (
     TypeValue,
     Uint,
     Value,
+    a_kind,
     kind_name,
     sized,
     wanted_key,
@@ -36,7 +37,7 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "_>=_": operator.ge,
 }
 ORDERED_CLASSES = frozenset({bool, str, bytes, Timestamp, Duration})
-"""Types that are compared only with themselves. Numbers of all types are compared with each other."""
+"""Types whose values compare only with values of the same type. Numbers of all types compare with each other."""
 
 
 # --- arithmetic ---
@@ -82,7 +83,7 @@ def _divide_doubles(left: float, right: float) -> float:
         return left / right
     if left != left or left == 0.0 or right != right:
         return float("nan")
-    # As IEEE 754 has it: the sign of both, and so of a negative zero too.
+    # As in IEEE 754, the sign of the infinity depends on both signs, including that of a negative zero.
     return float("inf") if (left > 0) == (str(right)[0] != "-") else float("-inf")
 
 
@@ -94,20 +95,20 @@ def _join(left: Any, right: Any) -> Any:
 
 
 def element(values: list[Value], index: Value) -> Value:
-    """Return an element of a list. Raises EvaluationError if there is none, or `index` is no whole number."""
+    """Return an element of a list. Raises EvaluationError if there is none, or `index` is not an integer."""
     kind = index.__class__
     if kind is not int:
         if kind is float and index.is_integer():
             index = int(index)
         elif kind is not Uint:
-            raise EvaluationError(f"a list is indexed by an int, and not by a {kind_name(index)}")
+            raise EvaluationError(f"the index of a list must be an int, not {a_kind(index)}")
     if 0 <= index < len(values):
         return values[index]
-    raise EvaluationError("there is no such element: the list is shorter")
+    raise EvaluationError("the index is out of range: the list is shorter")
 
 
 def entry(entries: dict[Value, Value], key: Value) -> Value:
-    """Return the value of a key. Raises EvaluationError if the map has none."""
+    """Return the value of a key of a map. Raises EvaluationError if the map does not have the key."""
     try:
         return entries[wanted_key(key)]
     except KeyError:
@@ -115,38 +116,38 @@ def entry(entries: dict[Value, Value], key: Value) -> Value:
 
 
 def indexed(of: Value, index: Value) -> Value:
-    """Return an element of a list, or the value of a key. Raises EvaluationError if there is none."""
+    """Return an element of a list, or the value of a map's key. Raises EvaluationError if there is none."""
     if of.__class__ is dict:
         return entry(of, index)
     if of.__class__ is list:
         return element(of, index)
-    raise EvaluationError(f"a {kind_name(of)} has no elements")
+    raise EvaluationError(f"{a_kind(of)} has no elements")
 
 
 def has_key(entries: dict[Value, Value], key: Value) -> bool:
-    """Return True if a map has this key. Raises EvaluationError if that can't be a key."""
+    """Return True if a map has this key. Raises EvaluationError if a value of this type can't be a key."""
     return wanted_key(key) in entries
 
 
 def field(of: Value, name: str) -> Value:
-    """Return the value of a key of a map. Raises EvaluationError if it has none, or is no map."""
+    """Return the value of the key `name`. Raises EvaluationError if `of` is not a map or does not have it."""
     if of.__class__ is dict:
         try:
             return of[name]
         except KeyError:
             raise no_key(name) from None
-    raise EvaluationError(f"a {kind_name(of)} has no field {name!r}")
+    raise EvaluationError(f"{a_kind(of)} has no field {name!r}")
 
 
 def has_field(of: Value, name: str) -> bool:
-    """Return True if a map has this key. Raises EvaluationError if it is no map."""
+    """Return True if a map has the key `name`. Raises EvaluationError if `of` is not a map."""
     if of.__class__ is dict:
         return name in of
-    raise EvaluationError(f"a {kind_name(of)} has no field {name!r}")
+    raise EvaluationError(f"{a_kind(of)} has no field {name!r}")
 
 
 def no_key(name: str) -> EvaluationError:
-    """Return the error of a key of the expression that a map does not have."""
+    """Return the error for a key named in the expression that a map does not have."""
     return EvaluationError(f"there is no key {name!r}")
 
 
@@ -257,7 +258,7 @@ FUNCTIONS["type:a"] = type_value
 
 
 def dispatch_table(overloads: tuple[str, ...]) -> dict[tuple[type, ...], tuple[str, Function]]:
-    """Return the id of each of these overloads and what carries it out, by the classes of the arguments."""
+    """Return the id and the implementation of each of these overloads, by the classes of its arguments."""
     table: dict[tuple[type, ...], tuple[str, Function]] = {}
     for one in overloads:
         table[tuple(CLASSES[kind.name] for kind in BY_ID[one].takes)] = one, FUNCTIONS[one]
@@ -265,17 +266,17 @@ def dispatch_table(overloads: tuple[str, ...]) -> dict[tuple[type, ...], tuple[s
 
 
 def compare(function: Callable[[Any, Any], bool], left: Value, right: Value) -> bool:
-    """Return what a comparison says of two values. Raises EvaluationError if they are not compared."""
+    """Return the result of a comparison. Raises EvaluationError if values of these types can't be compared."""
     kind, other = left.__class__, right.__class__
     if kind in NUMBER_CLASSES and other in NUMBER_CLASSES:
-        # CEL compares an int with a double as doubles, Python without rounding.
+        # CEL converts both numbers to double; Python would compare them exactly.
         return function(float(left), float(right)) if float in (kind, other) else function(left, right)
     if kind is other and kind in ORDERED_CLASSES:
         return function(left, right)
-    raise EvaluationError(f"a {kind_name(left)} is never compared with a {kind_name(right)}")
+    raise EvaluationError(f"{a_kind(left)} can't be compared with {a_kind(right)}")
 
 
 def no_overload(name: str, values: tuple[Value, ...]) -> EvaluationError:
-    """Return the error of values that a function or an operator does not take."""
+    """Return the error for values that a function or an operator does not accept."""
     shown = " and ".join(map(kind_name, values))
-    return EvaluationError(f"{name.strip('_@')} takes no {shown}")
+    return EvaluationError(f"{name.strip('_@')} can't be applied to {shown}")

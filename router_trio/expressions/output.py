@@ -1,7 +1,7 @@
-"""From the value of an expression to a payload or to the value of a header.
+"""Convert the value of an expression to a payload or to the value of a header.
 
 JSON is canonical: keys sorted by code points, no spaces, doubles in their shortest form and always with a fraction or
-an exponent, so that who reads them knows an int from a double.
+an exponent, so that a reader can distinguish an int from a double.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import msgspec
 from router_trio.errors import EvaluationError
 from router_trio.expressions.functions.conversions import bytes_of_string, string_of_double
 from router_trio.expressions.functions.times import format_duration, format_timestamp
-from router_trio.expressions.values import MAX_NESTING, BoolKey, Budget, Duration, Timestamp, Uint, Value, kind_name
+from router_trio.expressions.values import MAX_NESTING, BoolKey, Budget, Duration, Timestamp, Uint, Value, a_kind
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 MANY = 32
-"""Entries of a map up to which it is looked at before it is written."""
+"""Maximum number of entries of a map that is checked for the fast path of `_is_plain`."""
 _PLAIN = frozenset({int, bool, NoneType})
 
 
 def payload_of(value: Value, largest: int, message: Any = None) -> bytes:
-    """Return what goes out for a value: string and bytes as they are, all else as JSON.
+    """Return the payload of a value: strings and bytes as they are, timestamps and durations as text, others as JSON.
 
-    Bytes within JSON are base64, timestamps RFC 3339, durations seconds, as protobuf has it. Raises EvaluationError for
-    more than `largest` bytes, a number that is not finite, what JSON can't hold, and if `message` can't pay for it.
+    Within JSON, bytes are base64, timestamps RFC 3339 and durations seconds, as in protobuf's JSON. Raises
+    EvaluationError for more than `largest` bytes, for a value that JSON can't represent such as an infinity, and if the
+    budget of `message` is used up.
     """
     kind = value.__class__
     if kind is str:
@@ -45,22 +46,23 @@ def payload_of(value: Value, largest: int, message: Any = None) -> bytes:
 
 
 def json_of(value: Value, largest: int, message: Any = None) -> bytes:
-    """Return canonical JSON. Raises EvaluationError for what JSON can't hold, and for more than `largest` bytes.
+    """Return canonical JSON.
 
-    And if `message` can't pay for it, or a budget of its own if there is none.
+    Raises EvaluationError for a value that JSON can't represent, for more than `largest` bytes, and if the budget of
+    `message` is used up. Without a message the value has a budget of its own.
     """
     plain = value if _is_plain(value) else _Writer(largest, message).plain(value, 0)
     try:
         encoded = _encode(plain)
     except (UnicodeEncodeError, msgspec.MsgspecError, OverflowError, TypeError):
-        raise EvaluationError("the value has a string that is no UTF-8, which JSON can't hold") from None
+        raise EvaluationError("the value has a string that is not valid UTF-8, which JSON can't represent") from None
     if len(encoded) > largest:
         raise _too_large(largest)
     return encoded
 
 
 def _is_plain(value: Value) -> bool:
-    """Return True for a small map of strings to what the encoder takes as it is.
+    """Return True for a small map with string keys whose values the encoder accepts without conversion.
 
     Fast path of `_Writer`; held equal by tests/unit/expressions/test_output.py, worth 140 instructions a message
     (tests/performance/test_fast_paths.py::test_a_small_map_that_is_written_as_it_is).
@@ -77,7 +79,7 @@ def _is_plain(value: Value) -> bool:
 
 
 def header_of(value: Value, largest: int) -> str:
-    """Return the value of a header: a string as it is, a number or a bool as `string()` gives it.
+    """Return the value of a header: a string as it is, a number or a bool as `string()` converts it.
 
     Raises EvaluationError for other types, for CR, LF or NUL, and for more than `largest` bytes.
     """
@@ -85,7 +87,7 @@ def header_of(value: Value, largest: int) -> str:
     if kind is str:
         text: str = value
         if "\r" in text or "\n" in text or "\0" in text:
-            raise EvaluationError("the value of a header can't hold CR, LF or NUL")
+            raise EvaluationError("the value of a header can't contain CR, LF or NUL")
         if len(text) > largest or len(bytes_of_string(text)) > largest:
             raise _too_large(largest)
         return text
@@ -95,7 +97,7 @@ def header_of(value: Value, largest: int) -> str:
         return str(value)
     if kind is float:
         return string_of_double(value)
-    raise EvaluationError(f"a {kind_name(value)} can't be the value of a header: make a string of it")
+    raise EvaluationError(f"{a_kind(value)} can't be the value of a header: convert it to a string")
 
 
 def _too_large(largest: int) -> EvaluationError:
@@ -107,7 +109,7 @@ def _text_of_time(value: Timestamp | Duration) -> str:
 
 
 class _Writer:
-    """Makes of values what the encoder takes, and stops before it makes too much."""
+    """Converts values to those that the JSON encoder accepts, and stops when the result becomes too large."""
 
     __slots__ = ("_budget", "_largest", "_left")
 
@@ -116,7 +118,7 @@ class _Writer:
         self._budget: Budget = Budget() if message is None else message.budget
 
     def plain(self, value: Value, depth: int) -> Any:
-        """Return what the encoder takes for a value. Raises EvaluationError."""
+        """Return the value that the encoder accepts in place of `value`. Raises EvaluationError."""
         kind = value.__class__
         self._left -= len(value) if kind is str else 1
         if self._left < 0:
@@ -125,11 +127,11 @@ class _Writer:
             return value
         if kind is float:
             if not isfinite(value):
-                raise EvaluationError("JSON has no numbers that are not finite")
+                raise EvaluationError("JSON can't represent a number that is not finite")
             return value
         if kind is dict or kind is list:
             if depth >= MAX_NESTING:
-                raise EvaluationError(f"the value is nested more than {MAX_NESTING} deep")
+                raise EvaluationError(f"the value is nested more than {MAX_NESTING} levels deep")
             self._budget.spend(10 + len(value) * (4 if kind is list else 8))
             if kind is list:
                 return [self.plain(one, depth + 1) for one in value]
@@ -141,7 +143,7 @@ class _Writer:
             return b64encode(value).decode()
         if kind is Timestamp or kind is Duration:
             return _text_of_time(value)
-        raise EvaluationError(f"a {kind_name(value)} can't be written as JSON")
+        raise EvaluationError(f"{a_kind(value)} can't be written as JSON")
 
     def _entries(self, entries: dict[Value, Value], depth: int) -> dict[str, Any]:
         plain = {}

@@ -1,8 +1,8 @@
-"""The values of CEL in Python: which class holds which type, and when two are equal.
+"""CEL's values in Python: the class of each type, their equality, and the budget of a message.
 
-int, double, bool, string, bytes, list, map and null are those of Python. A uint is a `Uint`, so that an int and a uint
-are told apart; they equal and hash alike, as CEL has it. The key of a map is as it is, but for a bool, which Python
-takes for a number: `key_of` and `of_key` exchange it.
+int, double, bool, string, bytes, list, map and null are Python's types. A uint is a `Uint`, which distinguishes it from
+an int; both compare and hash equal if their values are, as in CEL. A key of a map is the value itself, except for a
+bool, which Python would treat as a number: `key_of` and `of_key` convert it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ MAX_INT: Final = 2**63 - 1
 MAX_UINT: Final = 2**64 - 1
 
 MAX_COST = 140_000
-"""The budget of the expressions on one message, in tenths of a microsecond: for decoding, macros, comparisons and
-each function whose time depends on what it is given. So a message costs some 14 ms at most, whatever it holds."""
+"""The budget of all expressions on one message, in tenths of a microsecond. Decoding, macros, comparisons and functions
+whose time depends on their arguments are charged to it, so a message costs at most about 14 ms, whatever it contains.
+"""
 MAX_SIZE = 1024**2
-"""Characters, bytes or elements of what an expression makes: as much as most servers take for a payload."""
+"""Maximum number of characters, bytes or elements of a result: the default maximum payload of a server."""
 MAX_NESTING = 100
-"""Lists and maps within each other, in a comparison or a payload."""
+"""Maximum nesting of lists and maps in a comparison or a payload."""
 
 Value = Any
 
@@ -43,7 +44,7 @@ class Timestamp:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Duration:
-    """A time that passes: nanoseconds, up to some 10,000 years."""
+    """A duration in nanoseconds, up to about 10,000 years."""
 
     ns: int
 
@@ -63,7 +64,7 @@ class BoolKey:
 
 
 class Budget:
-    """Count down what the expressions of a route may spend on one message, in tenths of a microsecond."""
+    """The time that the expressions of a route may still spend on one message, in tenths of a microsecond."""
 
     __slots__ = ("left",)
 
@@ -71,7 +72,7 @@ class Budget:
         self.left: int = left
 
     def spend(self, cost: int) -> None:
-        """Spend some of it. Raises EvaluationError if nothing is left."""
+        """Charge `cost`. Raises EvaluationError if it exceeds what is left."""
         self.left -= cost
         if self.left < 0:
             raise EvaluationError("the expression takes too long on this message: MAX_COST is used up")
@@ -101,38 +102,43 @@ _KEY_CLASSES = frozenset({int, Uint, str})
 
 
 def kind_name(value: Value) -> str:
-    """Return the name of the type of a value, as errors have it."""
-    name = NAMES.get(value.__class__, "value that is none of CEL's")
+    """Return the name of a value's type, for errors."""
+    name = NAMES.get(value.__class__, "value of no CEL type")
     return _SHORT.get(name, name)
 
 
+def a_kind(value: Value) -> str:
+    """Return the name of a value's type with its article, for errors."""
+    name = kind_name(value)
+    return f"an {name}" if name == "int" else f"a {name}"
+
+
 def key_of(value: Value) -> Value:
-    """Return what a value is as the key of a map that is made. Raises EvaluationError if it can't be one."""
+    """Return the key that stands for a value in a map. Raises EvaluationError if a value of its type can't be a key."""
     kind = value.__class__
     if kind is bool:
         return _TRUE if value else _FALSE
     if kind in _KEY_CLASSES:
         return value
-    raise EvaluationError(f"a {kind_name(value)} can't be the key of a map")
+    raise EvaluationError(f"{a_kind(value)} can't be the key of a map")
 
 
 def wanted_key(value: Value) -> Value:
-    """Return what is looked for in a map: also a double, which finds an int of its value."""
+    """Return the key for a lookup in a map. Unlike `key_of` it accepts a double, which finds an equal int."""
     return value if value.__class__ is float else key_of(value)
 
 
 def of_key(key: Value) -> Value:
-    """Return the value that a key of a map is."""
+    """Return the value that a key of a map stands for."""
     return key.value if key.__class__ is BoolKey else key
 
 
 LONG = 256
-"""Characters, bytes or elements up to which a look at all of a value costs no more than the part of an expression that
-looks at it."""
+"""Number of characters, bytes or elements up to which reading a value costs no more than the operation on it."""
 
 
 def equal(left: Value, right: Value, message: Any = None) -> bool:
-    """Return True if two values are equal, whatever their types. Raises EvaluationError if `message` can't pay."""
+    """Return True if two values of any types are equal. Raises EvaluationError if the budget is used up."""
     one, other = left.__class__, right.__class__
     if one is list or one is dict:
         return other is one and _deep_equal(left, right, message, 0)
@@ -152,7 +158,7 @@ def _deep_equal(left: Value, right: Value, message: Any, depth: int) -> bool:
     if len(left) != len(right):
         return False
     if depth > MAX_NESTING:
-        raise EvaluationError(f"lists and maps are nested more than {MAX_NESTING} deep")
+        raise EvaluationError(f"lists and maps are nested more than {MAX_NESTING} levels deep")
     if message is not None:
         message.budget.spend(10 + 5 * len(left))
     if kind is list:
@@ -161,7 +167,7 @@ def _deep_equal(left: Value, right: Value, message: Any, depth: int) -> bool:
 
 
 def within(element: Value, values: list[Value], message: Any) -> bool:
-    """Return True if a list has an element that equals this one. Raises EvaluationError if `message` can't pay."""
+    """Return True if a list contains an equal element. Raises EvaluationError if the budget is used up."""
     if element.__class__ is str:
         if len(values) > LONG or len(element) > LONG:
             message.budget.spend((len(values) >> 1) * (1 + (len(element) >> 8)))
@@ -172,12 +178,12 @@ def within(element: Value, values: list[Value], message: Any) -> bool:
 
 
 def sized(value: Value) -> Value:
-    """Return a string, bytes or list. Raises EvaluationError if it is larger than MAX_SIZE."""
+    """Return a string, bytes or list unchanged. Raises EvaluationError if it is larger than MAX_SIZE."""
     if len(value) > MAX_SIZE:
         raise too_large()
     return value
 
 
 def too_large() -> EvaluationError:
-    """Return the error of a result that is larger than MAX_SIZE."""
+    """Return the error for a result that is larger than MAX_SIZE."""
     return EvaluationError(f"the result is larger than {MAX_SIZE} characters, bytes or elements")

@@ -1,1 +1,1 @@
-"""Implement the functions of the language: one module for each kind of value."""
+"""Implementations of the language's functions, one module for each kind of value."""

@@ -1,6 +1,6 @@
-"""Timestamps and durations: text, arithmetic, and their parts in a time zone.
+"""Timestamps and durations: parsing and formatting, range checks, and their parts in a time zone.
 
-In nanoseconds, which `datetime` does not have.
+Times are in nanoseconds, which `datetime` does not support.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _DAY = 86_400
 MIN_TIMESTAMP = -62_135_596_800 * SECOND
 MAX_TIMESTAMP = 253_402_300_800 * SECOND - 1
 MAX_DURATION = 315_576_000_000 * SECOND + SECOND - 1
-"""Nanoseconds of the longest duration: 10,000 years of 365.25 days, as protobuf has it."""
+"""The longest duration in nanoseconds: 10,000 years of 365.25 days, as in protobuf."""
 MAX_TIME_TEXT = 200
-"""Characters of a timestamp, a duration or a time zone that are read."""
+"""Maximum number of characters of a timestamp, a duration or a time zone."""
 MAX_ZONES = 1024
-"""Time zones that are remembered, more than there are: a message may name one after the other."""
+"""Maximum number of cached time zone names, more than there are zones. Messages may name any number of invalid ones."""
 ZONE_COST = 800
-"""The cost of a time zone that is not remembered: some 60 µs."""
+"""The cost of looking up a time zone that is not cached: about 60 µs."""
 
 _TIMESTAMP = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
@@ -37,40 +37,40 @@ _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2}")
 
 
 def timestamp(ns: int) -> Timestamp:
-    """Return the timestamp. Raises EvaluationError if it is out of range."""
+    """Return a timestamp. Raises EvaluationError if it is out of range."""
     if not MIN_TIMESTAMP <= ns <= MAX_TIMESTAMP:
-        raise EvaluationError("the timestamp is out of range: years 1 to 9999")
+        raise EvaluationError("the timestamp is out of range: it must be within the years 1 to 9999")
     return Timestamp(ns)
 
 
 def duration(ns: int) -> Duration:
-    """Return the duration. Raises EvaluationError if it is out of range."""
+    """Return a duration. Raises EvaluationError if it is out of range."""
     if not -MAX_DURATION <= ns <= MAX_DURATION:
-        raise EvaluationError("the duration is out of range: 10,000 years")
+        raise EvaluationError("the duration is out of range: it must be at most 10,000 years")
     return Duration(ns)
 
 
 def parse_timestamp(text: str) -> Timestamp:
-    """Read RFC 3339. Raises EvaluationError."""
+    """Parse an RFC 3339 timestamp. Raises EvaluationError."""
     match = _TIMESTAMP.fullmatch(text) if len(text) <= MAX_TIME_TEXT else None
     if match is None:
-        raise EvaluationError("the string is no timestamp of RFC 3339, such as 2026-01-31T08:00:00Z")
+        raise EvaluationError("the string is not an RFC 3339 timestamp, such as 2026-01-31T08:00:00Z")
     *parts, fraction, sign, hours, minutes = match.groups()
     try:
         year, month, day, hour, minute, second = map(int, parts)
         seconds = int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp())
     except ValueError:
-        raise EvaluationError("the string is no timestamp: there is no such date or time") from None
+        raise EvaluationError("the string is not a timestamp: there is no such date or time") from None
     if sign:
         if int(hours) > 23 or int(minutes) > 59:
-            raise EvaluationError("the string is no timestamp: there is no such offset")
+            raise EvaluationError("the string is not a timestamp: there is no such offset")
         offset = int(hours) * 3600 + int(minutes) * 60
         seconds -= offset if sign == "+" else -offset
     return timestamp(seconds * SECOND + int((fraction or "0").ljust(9, "0")))
 
 
 def format_timestamp(value: Timestamp) -> str:
-    """Return RFC 3339 in UTC, with 0, 3, 6 or 9 digits of a fraction."""
+    """Return a timestamp as RFC 3339 in UTC, with 0, 3, 6 or 9 fractional digits."""
     seconds, ns = divmod(value.ns, SECOND)
     days, second = divmod(seconds, _DAY)
     day = date.fromordinal(days + _EPOCH)
@@ -79,7 +79,7 @@ def format_timestamp(value: Timestamp) -> str:
 
 
 def parse_duration(text: str) -> Duration:
-    """Read a duration such as `1h30m` or `-1.5s`. Raises EvaluationError."""
+    """Parse a duration such as `1h30m` or `-1.5s`. Raises EvaluationError."""
     sign = text[:1]
     rest = text[1:] if sign in ("+", "-") else text
     total = at = 0
@@ -94,12 +94,12 @@ def parse_duration(text: str) -> Duration:
         total += int(whole or "0") * _UNITS[unit] + int(digits or "0") * _UNITS[unit] // 10 ** len(digits)
         at = match.end()
     if not rest or at < len(rest):
-        raise EvaluationError("the string is no duration, such as 1h30m or 1.5s")
+        raise EvaluationError("the string is not a duration, such as 1h30m or 1.5s")
     return duration(-total if sign == "-" else total)
 
 
 def format_duration(value: Duration) -> str:
-    """Return seconds, with 0, 3, 6 or 9 digits of a fraction, and an s."""
+    """Return a duration in seconds, with 0, 3, 6 or 9 fractional digits and the suffix `s`."""
     seconds, ns = divmod(abs(value.ns), SECOND)
     return f"{'-' if value.ns < 0 else ''}{seconds}{_fraction(ns)}s"
 
@@ -115,7 +115,7 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 
 def part_of_time(name: str, value: Timestamp, zone: str = "") -> int:
-    """Return what the getter of this name gives. Raises EvaluationError for a zone that is not known."""
+    """Return the part of a timestamp that the getter `name` returns. Raises EvaluationError for an unknown zone."""
     ns = value.ns + (_offset(value, zone) * SECOND if zone else 0)
     seconds = ns // SECOND
     if name == "getMilliseconds":
@@ -126,7 +126,7 @@ def part_of_time(name: str, value: Timestamp, zone: str = "") -> int:
     if name == "getDayOfWeek":
         return (days + 4) % 7
     ordinal = days + _EPOCH
-    # A zone may move a timestamp out of the years that Python knows, into year 0 or 10,000.
+    # A time zone may move a timestamp out of the years that `datetime` supports, into year 0 or 10,000.
     shift = 1 if ordinal < 1 else -1 if ordinal > _LAST else 0
     day = date.fromordinal(ordinal + shift * _CYCLE)
     if name == "getFullYear":
@@ -143,11 +143,11 @@ _OF_THE_DAY: dict[str, Callable[[int], int]] = {
 }
 _LAST = date.max.toordinal()
 _CYCLE = 146_097
-"""Days after which the calendar repeats: 400 years."""
+"""Number of days after which the calendar repeats: 400 years."""
 
 
 def part_of_duration(name: str, value: Duration) -> int:
-    """Return what the getter of this name gives: whole hours, minutes or seconds, or milliseconds of the second."""
+    """Return what the getter `name` returns: total hours, minutes or seconds, or milliseconds within the second."""
     size = abs(value.ns)
     if name == "getMilliseconds":
         part = size % SECOND // 1_000_000
@@ -157,7 +157,7 @@ def part_of_duration(name: str, value: Duration) -> int:
 
 
 def _offset(value: Timestamp, zone: str) -> int:
-    """Return the seconds that a time zone is ahead of UTC at this time."""
+    """Return the offset of a time zone from UTC in seconds at a given time, positive if it is ahead."""
     if len(zone) > MAX_TIME_TEXT:
         raise _no_zone()
     match = _OFFSET.fullmatch(zone)
@@ -187,7 +187,7 @@ _zones: dict[str, ZoneInfo | None] = {}
 
 
 def zone_cost(name: str) -> int:
-    """Return what it costs to find a time zone: one that is not remembered is looked for on the disk."""
+    """Return the cost of finding a time zone. One that is not cached is looked up on disk."""
     return 0 if name in _zones or len(name) > MAX_TIME_TEXT or _OFFSET.fullmatch(name) else ZONE_COST
 
 

@@ -1,1 +1,1 @@
-"""From text to a checked tree: its tokens, its grammar, its types."""
+"""From text to a checked tree: tokens, grammar, types."""

@@ -1,6 +1,6 @@
-"""Types each part of an expression, finds what its names mean and which overloads may be called.
+"""The type checker: resolves the types, names and overloads of each part of an expression.
 
-What is known only when a message is there has the type `dyn`, which fits everywhere: such mistakes are found then.
+A value whose type depends on the message has the type `dyn`, which fits everywhere: its type is checked at run time.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from router_trio.expressions.language.types import (
 
 
 def check(source: Source, tree: Node, variables: Mapping[str, Type], result: Type | None) -> Node:
-    """Return the tree with the types of its parts. Raises ExpressionError at the first mistake.
+    """Return the tree with the types of its parts. Raises ExpressionError for the first mistake.
 
-    `result` is the type that the whole must have; one that is `dyn` may turn out to have it.
+    `result` is the type that the expression must have. A type `dyn` is accepted, and checked at run time.
     """
     checker = _Checker(source, variables)
     tree = checker.check(tree)
     found = checker.solution.resolved(tree.type)
     if result is not None and not checker.solution.fit_all([found], [result]):
-        told = f"this is of type {spelled(found)}, and a {spelled(result)} is expected"
-        raise source.error(told, tree.start, tree.end, whole=True)
+        message = f"this is of type {spelled(found)}, but {spelled(result)} is expected"
+        raise source.error(message, tree.start, tree.end, whole=True)
     checker.settle(tree)
     return tree
 
@@ -76,13 +76,13 @@ class _Checker:
         self._locals: list[_Local] = []
 
     def settle(self, tree: Node) -> None:
-        """Put what type parameters stand for in their place, in all nodes."""
+        """Replace the type parameters in all nodes by the types that they stand for."""
         tree.type = self.solution.resolved(tree.type, open_as=DYN)
         for child in tree.children():
             self.settle(child)
 
     def check(self, node: Node) -> Node:
-        """Type a node and all below it; return what stands in its place."""
+        """Check a node and all nodes below it. Return the node, or the one to put in its place."""
         match node:
             case Literal():
                 return node
@@ -118,9 +118,9 @@ class _Checker:
             known = [*self._variables, *(local.name for local in self._locals), *TYPE_NAMES]
             hint = suggestion(node.name, known)
             if not hint and node.name in BY_NAME:
-                hint = f": {node.name} is a function, call it"
+                hint = f": {node.name} is a function, so call it"
             if not hint:
-                hint = f": text is in quotes, and there is {', '.join(self._variables) or 'none'}"
+                hint = f": quote it if it is text; the variables are {', '.join(self._variables) or 'none'}"
             raise self._error(f"there is no variable {node.name!r}", node, hint)
         return node
 
@@ -140,20 +140,20 @@ class _Checker:
         node.operand = self.check(node.operand)
         of = self.solution.resolved(node.operand.type)
         if of.name == "map" and not of.is_parameter:
-            self._must_fit(STRING, of.parameters[0], node, f"a key of this {spelled(of)} is no string")
+            self._must_fit(STRING, of.parameters[0], node, f"the keys of this {spelled(of)} are not strings")
             node.type = of.parameters[1]
         elif of == DYN or of.is_parameter:
             self.solution.fit_all([of], [DYN])
             node.type = DYN
         else:
             hint = suggestion(node.field, BY_NAME)
-            raise self._error(f"a {spelled(of)} has no fields, as {node.field!r} would be one", node, hint)
+            raise self._error(f"{_a(spelled(of))} has no fields, so it has no {node.field!r}", node, hint)
         if node.test:
             node.type = BOOL
         return node
 
     def _qualified(self, node: Select) -> Node | None:
-        """Return the variable or type whose name has dots in it, if this is one."""
+        """Return the variable or type with this dotted name, or None if there is none."""
         parts, at = [node.field], node.operand
         while isinstance(at, Select) and not at.test:
             parts.append(at.field)
@@ -168,7 +168,7 @@ class _Checker:
     # --- literals ---
 
     def _common(self, nodes: Sequence[Node]) -> Type:
-        """Return the type that all of these have, `dyn` if they differ."""
+        """Return the common type of the nodes, `dyn` if they differ."""
         if not nodes:
             return self.solution.fresh()
         common = nodes[0].type
@@ -181,7 +181,7 @@ class _Checker:
         for key, _ in node.entries:
             kind = self.solution.resolved(key.type)
             if kind not in KEYS and kind != DYN and not kind.is_parameter:
-                raise self._error(f"a key is a string, int, uint or bool, and no {spelled(kind)}", key)
+                raise self._error(f"a key must be a string, int, uint or bool, not {_a(spelled(kind))}", key)
         keys = self._common([key for key, _ in node.entries])
         node.type = map_of(keys, self._common([value for _, value in node.entries]))
         return node
@@ -197,7 +197,8 @@ class _Checker:
         elif of.name in ("list", "map"):
             element = of.parameters[0]
         else:
-            raise self._error(f"{node.name}() goes over a list or the keys of a map, not a {spelled(of)}", node.range)
+            message = f"{node.name}() iterates over a list or the keys of a map, not over {_a(spelled(of))}"
+            raise self._error(message, node.range)
         node.slot = len(self._locals)
         self._locals.append(_Local(node.variable, element, node.slot))
         *conditions, last = node.parts
@@ -216,7 +217,7 @@ class _Checker:
         node = self.check(node)
         if not self.solution.fit_all([node.type], [BOOL]):
             kind = spelled(self.solution.resolved(node.type))
-            raise self._error(f"{where} takes what is true or false, and this is of type {kind}", node)
+            raise self._error(f"{where} takes a bool, but this is of type {kind}", node)
         return node
 
     def _call(self, node: Call) -> Node:
@@ -225,7 +226,7 @@ class _Checker:
             raise self._unknown(node)
         node.arguments = tuple(map(self.check, node.arguments))
         given = [argument.type for argument in node.arguments]
-        # What a value of type `dyn` holds may be anything: it is not found out from how it is used.
+        # With an argument of type `dyn` the result type is unknown too: it is not inferred from the overload.
         open_as = DYN if any(self.solution.resolved(one) == DYN for one in given) else None
         found: list[str] = []
         gives: Type | None = None
@@ -269,21 +270,21 @@ class _Checker:
             return self._error(_index_mistake(given, names), node.arguments[1])
         if node.function == "_?_:_":
             if not self.solution.fit_all(given[:1], [BOOL]):
-                return self._error(f"a condition is true or false, and this is of type {names[0]}", node.arguments[0])
-            told = f"both sides of a conditional are of one type, and these are {names[1]} and {names[2]}"
-            return self._error(f"{told}: put dyn(...) around one", node)
+                return self._error(f"a condition must be a bool, but this is of type {names[0]}", node.arguments[0])
+            problem = f"both sides of a conditional must have one type, but these are {names[1]} and {names[2]}"
+            return self._error(f"{problem}: put dyn(...) around one", node)
         if function.shown:
             mark = node.function.strip("_@")
-            told = f"{mark} takes no {' and '.join(names)}"
+            problem = f"{mark} can't be applied to {' and '.join(names)}"
             if node.function in ("_==_", "_!=_") or node.function in (MARKS[one] for one in ("<", "<=", ">", ">=")):
-                told = f"{_a(names[0])} is never compared with {_a(names[1])}"
-            return self._error(f"{told}{_cure(node, given)}", node)
+                problem = f"{_a(names[0])} can't be compared with {_a(names[1])}"
+            return self._error(f"{problem}{_cure(node, given)}", node)
         ways = [one for one in function.overloads if one.method == node.is_method]
         if not ways:
             *_, one = function.overloads
             return self._error(f"{node.function} is called as {_shown(node.function, one)}", node)
         shown = ", ".join(dict.fromkeys(_shown(node.function, one) for one in ways))
-        return self._error(f"{node.function} can't be given {', '.join(names) or 'nothing'}: there is {shown}", node)
+        return self._error(f"{node.function} can't be called with {', '.join(names) or 'nothing'}: use {shown}", node)
 
 
 def _a(name: str) -> str:
@@ -293,14 +294,14 @@ def _a(name: str) -> str:
 def _index_mistake(given: list[Type], names: list[str]) -> str:
     of = given[0]
     if of.name == "list":
-        return f"a list is indexed by an int, and this is a {names[1]}"
+        return f"the index of a list must be an int, but this is {_a(names[1])}"
     if of.name == "map":
-        return f"a key of this map is a {spelled(of.parameters[0])}, and this is a {names[1]}"
-    return f"a {names[0]} has no elements"
+        return f"the keys of this map are of type {spelled(of.parameters[0])}, but this is {_a(names[1])}"
+    return f"{_a(names[0])} has no elements"
 
 
 def _cure(node: Call, given: list[Type]) -> str:
-    """Return what to do about an operator whose two sides don't fit."""
+    """Return advice for an operator whose two sides don't fit, `""` if there is none."""
     if len(given) != 2:
         return ""
     left, right = given

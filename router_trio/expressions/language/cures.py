@@ -1,6 +1,6 @@
-"""Tell what to write instead of what other languages would: a table in which each mistake is looked up.
+"""Advice on what to write in CEL instead of the syntax of other languages: a table in which mistakes are looked up.
 
-Nothing here decides whether an expression is valid: an entry counts only where something is wrong anyway.
+It does not decide whether an expression is valid. It is consulted only where the checker has found a mistake.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from router_trio.errors.quotes import excerpt
 
 LONGEST_PART = 60
-"""Characters of the expression that are repeated of each part of a cure."""
+"""Maximum number of characters of the expression that are quoted in each part of the advice."""
 
 _STRINGS = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'")
-# In the patterns, a string is one whose characters are blanked: see `_blanked`. Names begin where no other one goes on,
-# so that each part of a text is looked at from one place only.
+# The patterns match texts whose strings are blanked: see `_blanked`. A name may start only where no longer name
+# continues, so that each part of a text is tried from one position only.
 _TEXT = r"[\"']\0*[\"']"
 _START = r"(?<![\w.])"
 _PATH = rf"{_START}[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[(?:{_TEXT}|\d+)\])*"
@@ -26,7 +26,7 @@ _BYTES = "the payload is bytes: "
 
 _TABLE = (
     # --- whether something is there ---
-    (rf"\bhas\(\s*({_PATH})\.({_DASHED})\s*\)", "a name with '-' goes into quotes: write ('{1}' in {0})"),
+    (rf"\bhas\(\s*({_PATH})\.({_DASHED})\s*\)", "a name with '-' must be quoted: write ('{1}' in {0})"),
     (rf"\bhas\(\s*({_PATH})\[({_TEXT})\]\s*\)", "write ({1} in {0})"),
     (rf"\bhas\(\s*({_PATH})\s*,\s*({_TEXT})\s*\)", "write ({1} in {0})"),
     (rf"\bhas\(\s*({_TEXT})\s*\)", "write ({0} in headers), or has(body.name)"),
@@ -45,15 +45,15 @@ _TABLE = (
     (rf"({_PATH})\.get\(\s*({_TEXT})\s*,\s*([^()]*[^()\s])\s*\)", "write ({1} in {0} ? {0}[{1}] : {2})"),
     (rf"({_PATH})\.get\(\s*({_TEXT})\s*\)", "write {0}[{1}], and ({1} in {0}) to ask whether it is there"),
     (r"\.get\(", "write map['key'], and ('key' in map) to ask whether it is there"),
-    (rf"({_PATH})\.({_DASHED})", "a name with '-' goes into brackets: write {0}['{1}']"),
-    (rf"\b(headers|body)\[\s*({_DASHED}|[A-Za-z_]\w*)\s*\]", "the name of a key is in quotes: write {0}['{1}']"),
+    (rf"({_PATH})\.({_DASHED})", "a name with '-' goes in brackets: write {0}['{1}']"),
+    (rf"\b(headers|body)\[\s*({_DASHED}|[A-Za-z_]\w*)\s*\]", "the name of a key must be quoted: write {0}['{1}']"),
     (rf"{_START}(headers|body)\(\s*({_TEXT})\s*\)", "write {0}[{1}], with brackets"),
     (rf"{_START}tokens\(\s*(\d+)\s*\)", "write tokens[{0}], with brackets; the first is tokens[0]"),
     (rf"({_PATH})\.(?:size|length|len|count)\b(?:\(\))?", "write size({0})"),
     (rf"{_START}len(?:gth)?\(\s*({_PATH})\s*\)", "write size({0})"),
     (rf"{_START}(?:message|msg|event)\.(subject|headers|payload|body|size|tokens)\b", "write {0}"),
     (rf"{_START}(?:\$|json|data|message|msg|event|value)\.(\w+)", "the payload as JSON is body: write body.{0}"),
-    (r"\{\{.*?\}\}|\$\d", "a placeholder is for subjects: write tokens[0] for the first token of the subject"),
+    (r"\{\{.*?\}\}|\$\d", "placeholders are for subjects only: write tokens[0] for the first token of the subject"),
     # --- operators ---
     (rf"({_TEXT}|{_PATH})\s+(?:not|NOT)\s+(?:in|IN)\s+({_PATH})", "write !({0} in {1})"),
     (rf"{_START}(?:not|NOT|Not)\s+({_PATH})\(", "write !{0}(...)"),
@@ -74,42 +74,42 @@ _TABLE = (
         rf"({_PATH})\s+(?:like|LIKE|contains|startsWith|endsWith|matches)\s+({_TEXT})",
         "call a method: {0}.contains({1}), .startsWith, .endsWith or .matches",
     ),
-    (rf"\b(?:in|IN)\s*\(\s*((?:{_TEXT}|\d)[^()]*)\)", "a list is in brackets: write in [{0}]"),
-    (rf"{_START}IN\b", "write in, in small letters"),
+    (rf"\b(?:in|IN)\s*\(\s*((?:{_TEXT}|\d)[^()]*)\)", "a list goes in brackets: write in [{0}]"),
+    (rf"{_START}IN\b", "write in, in lower case"),
     (
         rf"({_START}[\w.]+)\s*(<=?|>=?)\s*({_PATH})\s*(<=?|>=?)\s*([\w.]+)",
         "compare twice: write {0} {1} {2} && {2} {3} {4}",
     ),
-    (rf"{_START}(?:if|then|else)\b", "a condition is written a ? b : c"),
+    (rf"{_START}(?:if|then|else)\b", "write a condition as a ? b : c"),
     # --- values ---
     (rf"{_START}{_NULL}", "write null"),
     (rf"{_START}(?:True|TRUE|yes)\b", "write true"),
     (rf"{_START}(?:False|FALSE|no)\b", "write false"),
-    (r";", "an expression is one value: leave ';' out, or join two with '&&'"),
+    (r";", "an expression is a single value: remove ';', or join two conditions with '&&'"),
 )
-_CURES = tuple((re.compile(pattern), told) for pattern, told in _TABLE)
+_CURES = tuple((re.compile(pattern), advice) for pattern, advice in _TABLE)
 
 
 def cure(text: str, start: int, end: int) -> str:
-    """Return what to write for what is wrong in an expression between two positions, `""` if it is not known.
+    """Return what to write instead of the mistake between two positions, `""` if no entry of the table matches there.
 
-    The first entry of the table counts that touches the mistake.
+    The first entry of the table with a match that touches the mistake is used.
     """
     blanked = _blanked(text)
-    for pattern, told in _CURES:
+    for pattern, advice in _CURES:
         for match in pattern.finditer(blanked):
             if match.start() <= end and start <= match.end():
-                return told.format(*_parts(text, match))
+                return advice.format(*_parts(text, match))
     return ""
 
 
 def _parts(text: str, match: re.Match[str]) -> Iterator[str]:
-    """Yield what the groups of a match stand for in the text that is not blanked."""
+    """Yield the parts of the original text that the groups of a match cover."""
     for number in range(1, match.re.groups + 1):
         start, end = match.span(number)
         yield excerpt(text[start:end], LONGEST_PART)
 
 
 def _blanked(text: str) -> str:
-    """Return the text with the characters of its strings blanked: no word in them is a mistake."""
+    """Return the text with the contents of its strings blanked, so that no word in them is taken for a mistake."""
     return _STRINGS.sub(lambda found: f"{found[0][0]}{chr(0) * (len(found[0]) - 2)}{found[0][-1]}", text)

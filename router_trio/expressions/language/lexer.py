@@ -1,4 +1,4 @@
-"""From the text of an expression to its tokens, literals decoded."""
+"""The lexer: from the text of an expression to its tokens, with decoded literals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESERVED = frozenset({
     "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
     "namespace", "return", "var", "void", "while",
 })  # fmt: skip
-"""Words that CEL reserves for the languages around it: they can't name a variable or function."""
+"""Words that CEL reserves for host languages. They can't be names of variables or functions."""
 
 _TOKEN = re.compile(
     r"""
@@ -42,9 +42,9 @@ _CODE = re.compile(r"[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token: its kind (`int`, `uint`, `double`, `string`, `bytes`, `name`, `quoted`, `end`, or the mark itself).
+    """A token of kind `int`, `uint`, `double`, `string`, `bytes`, `name`, `quoted`, `end`, a keyword or an operator.
 
-    `start` and `end` are positions in the text; `value` is that of a literal, or the name.
+    `start` and `end` are positions in the text; `value` is the value of a literal, or the name.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Token:
 
 
 def tokens(source: Source) -> list[Token]:
-    """Return the tokens of the text, an `end` last. Raises ExpressionError for what is no token."""
+    """Return the tokens of the text, with `end` as the last. Raises ExpressionError for an invalid token."""
     text, found, at = source.text, [], 0
     while at < len(text):
         match = _TOKEN.match(text, at)
@@ -90,7 +90,7 @@ def _base(piece: str) -> int:
 
 
 def _literal(source: Source, start: int, opening: str) -> tuple[Token, int]:
-    """Return the token of the string or bytes that begins here, and the position behind it."""
+    """Return the token of the string or bytes that starts here, and the position after it."""
     text = source.text
     prefix = opening.rstrip("\"'").lower()
     mark = opening[len(prefix) :]
@@ -102,39 +102,41 @@ def _literal(source: Source, start: int, opening: str) -> tuple[Token, int]:
             raise source.error(f"the {'bytes' if as_bytes else 'string'} has no end: {mark} is missing", start, at)
         if text.startswith(mark, at):
             break
-        # In a raw string a backslash is a character like any other, also before the mark that ends it.
+        # In a raw string a backslash is an ordinary character, even before a quote.
         if raw or text[at] != "\\":
             parts.append(text[at])
             at += 1
         else:
-            value, behind = _escape(source, at, as_bytes)
+            value, at = _escape(source, at, as_bytes)
             parts.append(value)
-            at = behind
     end = at + len(mark)
     try:
         encoded = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
     except UnicodeEncodeError:
-        raise source.error("the text holds half of a surrogate pair, which is no character", start, end) from None
+        problem = "the text contains half of a surrogate pair, which is not a character"
+        raise source.error(problem, start, end) from None
     value = encoded if as_bytes else "".join(part for part in parts if isinstance(part, str))
     return Token("bytes" if as_bytes else "string", start, end, value), end
 
 
 def _escape(source: Source, at: int, as_bytes: bool) -> tuple[str | bytes, int]:
-    """Return what the escape at this position stands for, and the position behind it."""
+    """Return the value of the escape sequence at this position, and the position after it."""
     simple = _ESCAPES.get(source.text[at + 1 : at + 2])
     if simple is not None:
         return simple, at + 2
     match = _CODE.match(source.text, at + 1)
     if match is None:
-        raise _bad_escape(source, at, "a backslash begins no escape that CEL knows: write \\\\, or a raw string r'...'")
+        raise _bad_escape(
+            source, at, "CEL does not have this escape: write \\\\ for a backslash, or a raw string r'...'"
+        )
     octet, short, long, octal = match.groups()
     if as_bytes and (short or long):
-        raise _bad_escape(source, at, "\\u and \\U are for strings: in bytes write \\x and two digits")
+        raise _bad_escape(source, at, "\\u and \\U are for strings only: write \\x and two digits in bytes")
     code = int(octal, 8) if octal else int(octet or short or long, 16)
     if as_bytes:
         return bytes([code]), match.end()
     if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-        raise _bad_escape(source, at, "the escape stands for no Unicode character")
+        raise _bad_escape(source, at, "the escape does not stand for a Unicode character")
     return chr(code), match.end()
 
 

@@ -1,4 +1,4 @@
-"""From tokens to the tree, macros recognized. The grammar is that of CEL's language definition."""
+"""The parser: from tokens to the tree, with macros expanded. It follows the grammar of CEL's language definition."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from router_trio.expressions.language.syntax import (
 from router_trio.expressions.language.types import BOOL, BYTES, DOUBLE, INT, NULL, STRING, UINT
 
 MAX_TEXT = 8192
-"""Characters of an expression: a page of text; nobody reads a longer one."""
+"""Maximum number of characters of an expression, about a page of text."""
 MAX_NODES = 1000
-"""Parts of an expression. Each is evaluated at most once a message (in a macro within MAX_COST), at about 50 ns."""
+"""Maximum number of parts. Each is evaluated at most once per message (in a macro within MAX_COST), in about 50 ns."""
 MAX_DEPTH = 80
-"""Parts within parts, as in a sum of 80: each takes a frame of Python's stack for a message, three to be compiled."""
+"""Maximum depth of the tree, as of a sum of 80 terms. A level takes one stack frame to evaluate, three to compile."""
 MAX_NESTED = 40
-"""Parentheses, brackets, braces and calls within each other: each takes seven frames to be read."""
+"""Maximum nesting of parentheses, brackets, braces and calls. Each level takes seven stack frames to parse."""
 
 MACROS = {"all": (2,), "exists": (2,), "exists_one": (2,), "map": (2, 3), "filter": (2,)}
-"""The macros that go over a list or a map, with how many arguments they take."""
+"""The macros that iterate over a list or a map, with the numbers of arguments that they accept."""
 
 LEVELS = (("||",), ("&&",), ("==", "!=", "<", "<=", ">", ">=", "in"), ("+", "-"), ("*", "/", "%"))
-"""The operators of two sides, from those that bind least."""
+"""The binary operators, from the lowest precedence to the highest."""
 LEVEL_OF = {mark: level for level, marks in enumerate(LEVELS) for mark in marks}
 FUNCTIONS = {mark: f"_{mark}_" for mark in LEVEL_OF} | {"in": "@in"}
 
@@ -42,7 +42,7 @@ _LARGEST = {"int": 2**63 - 1, "uint": 2**64 - 1}
 
 
 def parse(source: Source) -> Node:
-    """Return the tree of an expression. Raises ExpressionError for one that is not valid, too long or too deep."""
+    """Return the tree of an expression. Raises ExpressionError if it is invalid, too long or nested too deeply."""
     if len(source.text) > MAX_TEXT:
         raise source.error(f"the expression is longer than {MAX_TEXT} characters", MAX_TEXT)
     return _Parser(source).whole()
@@ -94,21 +94,21 @@ class _Parser:
         return self._source.error(f"{wanted} is expected here{where}, not {there!r}", token.start, token.end)
 
     def _made(self, node: _N) -> _N:
-        """Return the node, counted and measured."""
+        """Set the depth of a new node and return it. Raises ExpressionError beyond MAX_NODES or MAX_DEPTH."""
         self._nodes += 1
         node.depth = 1 + max((child.depth for child in node.children()), default=0)
         if self._nodes > MAX_NODES:
             raise self._source.error(f"the expression has more than {MAX_NODES} parts", node.start)
         if node.depth > MAX_DEPTH:
-            raise self._source.error(f"the expression is nested more than {MAX_DEPTH} deep", node.start)
+            raise self._source.error(f"the expression is nested more than {MAX_DEPTH} levels deep", node.start)
         return node
 
-    # --- the grammar, from what binds least ---
+    # --- the grammar, from the lowest precedence ---
 
     def _expression(self) -> Node:
         self._nested += 1
         if self._nested > MAX_NESTED:
-            raise self._source.error(f"the expression is nested more than {MAX_NESTED} deep", self._next.start)
+            raise self._source.error(f"the expression is nested more than {MAX_NESTED} levels deep", self._next.start)
         node = self._binary(0)
         if self._take("?"):
             first = self._binary(0)
@@ -119,7 +119,7 @@ class _Parser:
         return node
 
     def _binary(self, level: int) -> Node:
-        """Return what binds at least as much as the operators of a level."""
+        """Parse operators of at least this precedence level."""
         node = self._unary()
         while (found := LEVEL_OF.get(self._next.kind, -1)) >= level:
             mark = self._next.kind
@@ -155,11 +155,11 @@ class _Parser:
                 node = self._selected(node)
             elif self._take("["):
                 index = self._expression()
-                end = self._need("]", "behind an index").end
+                end = self._need("]", "after an index").end
                 node = self._made(Call("_[_]", (node, index), start=node.start, end=end))
             elif self._next.kind == "{" and isinstance(node, Name | Select):
                 raise self._source.error(
-                    "messages can't be made here: use a map, {'name': value}", node.start, node.end
+                    "message types are not supported: use a map, {'name': value}", node.start, node.end
                 )
             else:
                 return node
@@ -178,7 +178,7 @@ class _Parser:
         variable, *parts = arguments
         if not isinstance(variable, Name) or variable.absolute:
             raise self._source.error(
-                f"{name}() is given a variable first, as in list.{name}(x, ...)", variable.start, variable.end
+                f"the first argument of {name}() is a variable, as in list.{name}(x, ...)", variable.start, variable.end
             )
         return self._made(Macro(name, operand, variable.name, tuple(parts), start=operand.start, end=end))
 
@@ -189,7 +189,7 @@ class _Parser:
         arguments.append(self._expression())
         while self._take(","):
             arguments.append(self._expression())
-        return arguments, self._need(")", "behind the arguments").end
+        return arguments, self._need(")", "after the arguments").end
 
     def _primary(self) -> Node:
         token = self._next
@@ -197,7 +197,7 @@ class _Parser:
             return self._named()
         if self._take("("):
             node = self._expression()
-            node.end = self._need(")", "behind what is in parentheses").end
+            node.end = self._need(")", "after an expression in parentheses").end
             node.start = token.start
             return node
         if self._take("["):
@@ -238,7 +238,7 @@ class _Parser:
             field = arguments[0]
             if not isinstance(field, Select) or field.test:
                 raise self._source.error(
-                    "has() asks for a field, as in has(body.total); for other keys use 'key' in map",
+                    "has() takes a field, as in has(body.total); for other keys use 'key' in map",
                     field.start,
                     field.end,
                 )
@@ -251,7 +251,7 @@ class _Parser:
             items.append(self._expression())
             if not self._take(","):
                 break
-        end = self._need("]", "behind the elements of a list").end
+        end = self._need("]", "after the elements of a list").end
         return self._made(ListLiteral(tuple(items), start=start, end=end))
 
     def _map(self, start: int) -> Node:
@@ -262,5 +262,5 @@ class _Parser:
             entries.append((key, self._expression()))
             if not self._take(","):
                 break
-        end = self._need("}", "behind the entries of a map").end
+        end = self._need("}", "after the entries of a map").end
         return self._made(MapLiteral(tuple(entries), start=start, end=end))

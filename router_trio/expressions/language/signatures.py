@@ -1,7 +1,7 @@
-"""Every operator and function of the language, with the types that it takes: the one table of them.
+"""The table of all operators and functions of the language, with their types.
 
-The checker takes overloads from here, the compiler finds what carries them out by their ids, and the reference in the
-documents is made from it.
+The checker chooses overloads from it, the compiler finds their implementations by id, and the reference documentation
+is generated from it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ORDERED = (BOOL, INT, UINT, DOUBLE, STRING, BYTES, TIMESTAMP, DURATION)
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """A way to call a function, by the types that it takes. The first type of a method is that of its receiver."""
+    """One signature of a function: the types of its arguments and of its result. A method's first is its receiver."""
 
     id: str
     takes: tuple[Type, ...]
@@ -43,7 +43,7 @@ class Overload:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """An operator or a function. `shown`: how it is written, for an operator."""
+    """An operator or a function. `shown` is the spelling of an operator, such as `a + b`; empty for a function."""
 
     name: str
     about: str
@@ -52,7 +52,7 @@ class Function:
 
 
 def _overloads(name: str, *rows: tuple[Type, ...], method: bool = False) -> Iterator[Overload]:
-    """Yield an overload for each row: what it takes, and last what it gives. Its id is made from the types."""
+    """Yield an overload per row: argument types, with the result type last. Its id consists of name and arguments."""
     for *takes, gives in rows:
         kinds = "_".join(one.name.rpartition(".")[2].lower() for one in takes)
         yield Overload(f"{name}:{kinds}", tuple(takes), gives, method)
@@ -71,7 +71,7 @@ def _method(name: str, about: str, *rows: tuple[Type, ...]) -> Function:
 
 
 def _both(name: str, about: str, *rows: tuple[Type, ...]) -> Function:
-    """Return a function that may be called either way. Both ways have the same ids."""
+    """Return a function that may also be called as a method. Both forms have the same ids."""
     ways = (*_overloads(name, *rows), *_overloads(name, *rows, method=True))
     return Function(name, about, ways)
 
@@ -86,22 +86,26 @@ _COMPARED = (
 )
 
 OPERATORS = (
-    _operator("a ? b : c", "_?_:_", "b if a holds, else c; the other one is not evaluated.", (BOOL, A, A, A)),
-    _operator("!a", "!_", "True if a does not hold.", (BOOL, BOOL)),
-    _operator("-a", "-_", "The number with the other sign.", (INT, INT), (DOUBLE, DOUBLE)),
-    _operator("a == b", "_==_", "True if both are equal; values of types that never equal are not.", (A, A, BOOL)),
+    _operator("a ? b : c", "_?_:_", "b if a is true, else c. The other one is not evaluated.", (BOOL, A, A, A)),
+    _operator("!a", "!_", "True if a is false.", (BOOL, BOOL)),
+    _operator("-a", "-_", "The negated number.", (INT, INT), (DOUBLE, DOUBLE)),
+    _operator("a == b", "_==_", "True if both are equal. Values of incomparable types are not equal.", (A, A, BOOL)),
     _operator("a != b", "_!=_", "True if they are not equal.", (A, A, BOOL)),
-    _operator("a < b", "_<_", "Numbers of different kinds compare by their value, strings by code points.", *_COMPARED),
+    _operator("a < b", "_<_", "Less. Numbers of different types compare by value, strings by code points.", *_COMPARED),
     _operator("a <= b", "_<=_", "Less or equal.", *_COMPARED),
     _operator("a > b", "_>_", "Greater.", *_COMPARED),
     _operator("a >= b", "_>=_", "Greater or equal.", *_COMPARED),
     _operator(
-        "a in b", "@in", "True if the list has this element, or the map this key.", (A, _LIST, BOOL), (A, _MAP, BOOL)
+        "a in b",
+        "@in",
+        "True if the list contains the element, or the map contains the key.",
+        (A, _LIST, BOOL),
+        (A, _MAP, BOOL),
     ),
     _operator(
         "a + b",
         "_+_",
-        "The sum, or both one after the other. Ints beyond 64 bits are an error.",
+        "The sum, or the concatenation. An integer result beyond 64 bits is an error.",
         *_same(INT, UINT, DOUBLE, STRING, BYTES, _LIST, DURATION),
         (TIMESTAMP, DURATION, TIMESTAMP),
         (DURATION, TIMESTAMP, TIMESTAMP),
@@ -116,10 +120,19 @@ OPERATORS = (
     ),
     _operator("a * b", "_*_", "The product.", *_same(INT, UINT, DOUBLE)),
     _operator(
-        "a / b", "_/_", "The quotient; of ints towards zero. An int by 0 is an error.", *_same(INT, UINT, DOUBLE)
+        "a / b",
+        "_/_",
+        "The quotient. Integer division rounds towards zero and fails if b is 0.",
+        *_same(INT, UINT, DOUBLE),
     ),
-    _operator("a % b", "_%_", "The remainder, with the sign of a. By 0 is an error.", *_same(INT, UINT)),
-    _operator("a[b]", "_[_]", "The element of a list, from 0, or the value of a key.", (_LIST, INT, A), (_MAP, A, B)),
+    _operator("a % b", "_%_", "The remainder, with the sign of a. Fails if b is 0.", *_same(INT, UINT)),
+    _operator(
+        "a[b]",
+        "_[_]",
+        "The element of a list at an index from 0, or the value of a map's key.",
+        (_LIST, INT, A),
+        (_MAP, A, B),
+    ),
 )
 
 _GETTERS = {
@@ -129,47 +142,65 @@ _GETTERS = {
     "getDayOfMonth": "The day of the month, from 0.",
     "getDayOfWeek": "The day of the week, from 0 for Sunday.",
     "getDayOfYear": "The day of the year, from 0.",
-    "getHours": "The hour; of a duration, all its hours.",
-    "getMinutes": "The minute; of a duration, all its minutes.",
-    "getSeconds": "The second; of a duration, all its seconds.",
-    "getMilliseconds": "The milliseconds of the second.",
+    "getHours": "The hour; of a duration, its total hours.",
+    "getMinutes": "The minute; of a duration, its total minutes.",
+    "getSeconds": "The second; of a duration, its total seconds.",
+    "getMilliseconds": "The milliseconds within the second.",
 }
 _OF_DURATIONS = ("getHours", "getMinutes", "getSeconds", "getMilliseconds")
 
 FUNCTIONS = (
     _both(
         "size",
-        "Characters of a string, bytes, elements of a list, entries of a map.",
+        "The number of characters of a string, of bytes, of elements of a list or of entries of a map.",
         *((one, INT) for one in (STRING, BYTES, _LIST, _MAP)),
     ),
     _both(
-        "matches", "True if RE2 finds the regular expression in the string. Needs the extra.", (STRING, STRING, BOOL)
+        "matches",
+        "True if the string contains a match of the RE2 regular expression. Needs the extra.",
+        (STRING, STRING, BOOL),
     ),
     _function(
         "int",
-        "Of a double without its fraction; of a timestamp in Unix seconds.",
+        "Converts to int: a double loses its fraction, a timestamp becomes Unix seconds.",
         *((one, INT) for one in (INT, UINT, DOUBLE, STRING, TIMESTAMP)),
     ),
-    _function("uint", "Of a double without its fraction.", *((one, UINT) for one in (INT, UINT, DOUBLE, STRING))),
-    _function("double", "The nearest double.", *((one, DOUBLE) for one in (INT, UINT, DOUBLE, STRING))),
-    _function("bool", "Of true, True, TRUE, t and 1, and their opposites.", (BOOL, BOOL), (STRING, BOOL)),
+    _function(
+        "uint",
+        "Converts to uint: a double loses its fraction.",
+        *((one, UINT) for one in (INT, UINT, DOUBLE, STRING)),
+    ),
+    _function("double", "Converts to the nearest double.", *((one, DOUBLE) for one in (INT, UINT, DOUBLE, STRING))),
+    _function(
+        "bool",
+        "Converts to bool: true, True, TRUE, t, 1, or false, False, FALSE, f, 0.",
+        (BOOL, BOOL),
+        (STRING, BOOL),
+    ),
     _function(
         "string",
-        "As text: timestamps as RFC 3339, durations in seconds, bytes as UTF-8.",
+        "Converts to string: timestamps as RFC 3339, durations in seconds, bytes as UTF-8.",
         *((one, STRING) for one in (BOOL, INT, UINT, DOUBLE, STRING, BYTES, TIMESTAMP, DURATION)),
     ),
-    _function("bytes", "The UTF-8 of a string.", (STRING, BYTES), (BYTES, BYTES)),
+    _function("bytes", "The UTF-8 bytes of a string.", (STRING, BYTES), (BYTES, BYTES)),
     _function(
-        "timestamp", "Of RFC 3339, or Unix seconds.", (STRING, TIMESTAMP), (INT, TIMESTAMP), (TIMESTAMP, TIMESTAMP)
+        "timestamp",
+        "Converts RFC 3339 or Unix seconds to a timestamp.",
+        (STRING, TIMESTAMP),
+        (INT, TIMESTAMP),
+        (TIMESTAMP, TIMESTAMP),
     ),
     _function(
-        "duration", "Of numbers with h, m, s, ms, us or ns, such as 1h30m.", (STRING, DURATION), (DURATION, DURATION)
+        "duration",
+        "Converts numbers with units (h, m, s, ms, us, ns), such as 1h30m, to a duration.",
+        (STRING, DURATION),
+        (DURATION, DURATION),
     ),
-    _function("type", "The type of a value, to be compared: type(x) == int.", (A, type_of(A))),
-    _function("dyn", "The value itself, of whose type the checker then knows nothing.", (A, DYN)),
-    _method("contains", "True if the other string is part of it.", (STRING, STRING, BOOL)),
-    _method("startsWith", "True if it starts with the other string.", (STRING, STRING, BOOL)),
-    _method("endsWith", "True if it ends with the other string.", (STRING, STRING, BOOL)),
+    _function("type", "The type of a value, for comparisons such as type(x) == int.", (A, type_of(A))),
+    _function("dyn", "The value itself, with its type hidden from the type checker.", (A, DYN)),
+    _method("contains", "True if the string contains the other string.", (STRING, STRING, BOOL)),
+    _method("startsWith", "True if the string starts with the other string.", (STRING, STRING, BOOL)),
+    _method("endsWith", "True if the string ends with the other string.", (STRING, STRING, BOOL)),
     *(
         _method(
             name,
@@ -180,43 +211,46 @@ FUNCTIONS = (
         )
         for name, about in _GETTERS.items()
     ),
-    _method("charAt", "The character at a position, or '' at the end.", (STRING, INT, STRING)),
+    _method("charAt", "The character at a position from 0, or '' at the end.", (STRING, INT, STRING)),
     _method(
         "indexOf",
-        "Where the other string first is, at or behind a position; else -1.",
+        "The position of the first occurrence of the other string, at or after a given position; else -1.",
         (STRING, STRING, INT),
         (STRING, STRING, INT, INT),
     ),
     _method(
         "lastIndexOf",
-        "Where the other string last is, at or before a position; else -1.",
+        "The position of the last occurrence of the other string, at or before a given position; else -1.",
         (STRING, STRING, INT),
         (STRING, STRING, INT, INT),
     ),
     _method(
         "join",
-        "The strings of a list, one after the other, with something between them.",
+        "The strings of a list, concatenated with an optional separator.",
         (list_of(STRING), STRING),
         (list_of(STRING), STRING, STRING),
     ),
-    _method("lowerAscii", "With A to Z in lower case.", (STRING, STRING)),
-    _method("upperAscii", "With a to z in upper case.", (STRING, STRING)),
+    _method("lowerAscii", "The string with A to Z in lower case.", (STRING, STRING)),
+    _method("upperAscii", "The string with a to z in upper case.", (STRING, STRING)),
     _method(
         "replace",
-        "With each, or the first n, of a string replaced by another.",
+        "The string with all occurrences of a string, or the first n, replaced by another.",
         (STRING, STRING, STRING, STRING),
         (STRING, STRING, STRING, INT, STRING),
     ),
     _method(
         "split",
-        "Its parts between separators, at most n.",
+        "The parts of the string between separators, at most n.",
         (STRING, STRING, list_of(STRING)),
         (STRING, STRING, INT, list_of(STRING)),
     ),
     _method(
-        "substring", "The part from a position on, or up to another.", (STRING, INT, STRING), (STRING, INT, INT, STRING)
+        "substring",
+        "The part of the string from a position to its end, or to before another position.",
+        (STRING, INT, STRING),
+        (STRING, INT, INT, STRING),
     ),
-    _method("trim", "Without white space at both ends.", (STRING, STRING)),
+    _method("trim", "The string without white space at both ends.", (STRING, STRING)),
 )
 
 BY_NAME = {function.name: function for function in (*OPERATORS, *FUNCTIONS)}

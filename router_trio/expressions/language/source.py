@@ -9,12 +9,12 @@ from router_trio.errors import ExpressionError
 from router_trio.expressions.language.cures import cure
 
 LONGEST_LINE = 100
-"""Characters of a line that an error shows, around what it points to."""
+"""Maximum number of characters of a line that an error shows, around the mistake."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The text of an expression and what it is called: the key of the configuration that holds it."""
+    """The text of an expression, and its name: the key of the configuration that has it."""
 
     text: str
     name: str
@@ -22,14 +22,14 @@ class Source:
     def error(
         self, message: str, start: int, end: int | None = None, *, hint: str = "", whole: bool = False
     ) -> ExpressionError:
-        """Return the error that says what is wrong with the text from `start` on, up to `end`, and what to write.
+        """Return the error of a mistake between `start` and `end` (by default one character), with what to write.
 
-        `hint` is for what `cures` knows nothing better of. `whole`: the place is all of an expression that is valid by
-        itself, so that no part of it is the mistake.
+        `hint` is added if `cures` has no advice. `whole` means that the entire expression, though valid, is wrong in
+        its place, so that no advice about a part of it would help.
         """
         start = min(start, len(self.text))
-        told = "" if whole else cure(self.text, start, start + 1 if end is None else end)
-        message += f": {told}" if told else hint
+        advice = "" if whole else cure(self.text, start, start + 1 if end is None else end)
+        message += f": {advice}" if advice else hint
         line = self.text.count("\n", 0, start) + 1
         first = self.text.rfind("\n", 0, start) + 1
         last = self.text.find("\n", start)
@@ -48,8 +48,8 @@ class Source:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return `: did you mean 'x'?` for the known name that is most like this one, or nothing."""
-    from difflib import get_close_matches  # only for a mistake: it takes milliseconds to import
+    """Return `: did you mean 'x'?` with the known name that is most similar to `name`, or `""`."""
+    from difflib import get_close_matches  # imported only for a mistake, because the import takes milliseconds
 
     found = get_close_matches(name, sorted(known), n=1, cutoff=0.65)
     return f": did you mean {found[0]!r}?" if found else ""

@@ -1,6 +1,6 @@
-"""The tree of an expression.
+"""The syntax tree of an expression.
 
-The checker writes into the nodes what it finds out: `type`, what a name means, which overloads a call may take.
+The checker fills in the nodes: `type`, the meaning of a name, and the possible overloads of a call.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from router_trio.expressions.language.types import DYN, Type
 
 LOCAL, VARIABLE, TYPE_VALUE = "local", "variable", "type"
-"""The meaning of a name: the variable of a macro, a variable of the message, or a type."""
+"""The meanings of a name: the variable of a macro, a variable of the message, or a type."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Node:
-    """A part of an expression: where it stands in the text, its type, and how deep the tree below it is."""
+    """A part of an expression: its position in the text, its type, and the depth of the tree from here down."""
 
     start: int
     end: int
@@ -30,20 +30,20 @@ class Node:
 
 @dataclass(slots=True)
 class Literal(Node):
-    """A value that stands in the text. `type` says which of CEL's it is."""
+    """A literal value."""
 
     value: object
 
 
 @dataclass(slots=True)
 class Name(Node):
-    """A variable, or a type. `absolute`: written with a dot before it, so that no variable of a macro is meant."""
+    """A variable or a type. If `absolute`, a dot precedes the name, so that it can't be the variable of a macro."""
 
     name: str
     absolute: bool = False
     meaning: str = VARIABLE
     slot: int = -1
-    """The place of a macro's variable among those that are alive."""
+    """The index of a macro's variable in `Facts.locals`."""
 
 
 @dataclass(slots=True)
@@ -61,13 +61,13 @@ class Select(Node):
 
 @dataclass(slots=True)
 class Call(Node):
-    """A function, a method if `is_method`, or an operator: then `function` is a name such as `_+_`."""
+    """A call of a function, of a method if `is_method`, or of an operator, whose `function` is a name such as `_+_`."""
 
     function: str
     arguments: tuple[Node, ...]
     is_method: bool = False
     overloads: tuple[str, ...] = ()
-    """The ids of those that may be meant; more than one if that is known only when a message is there."""
+    """The ids of the overloads that may be called; more than one if the choice depends on the message."""
 
     def children(self) -> Sequence[Node]:
         """Return the parts of this part."""
@@ -110,7 +110,7 @@ class MapLiteral(Node):
 
 @dataclass(slots=True)
 class Macro(Node):
-    """`range.all(variable, parts)` and its like; `map` has one part or two: what is taken, what is made of it."""
+    """A macro such as `range.all(variable, part)`. `map` has one or two parts: an optional condition and the result."""
 
     name: str
     range: Node
@@ -124,12 +124,12 @@ class Macro(Node):
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """Yield a node and all below it."""
+    """Yield a node and all nodes below it."""
     yield node
     for child in node.children():
         yield from walk(child)
 
 
 def size(node: Node) -> int:
-    """Return how many nodes there are."""
+    """Return the number of nodes of a tree."""
     return sum(1 for _ in walk(node))

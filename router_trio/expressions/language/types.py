@@ -1,7 +1,7 @@
-"""The types of CEL, and which of them fit where.
+"""CEL's types, and the unification of type parameters.
 
-`dyn` is the type of what is known only when a message is there; it fits everywhere. A type parameter stands for one
-type that is found out, as the `A` of `list(A)` in the signature of `in`. `Solution` holds what was found out so far.
+`dyn` is the type of a value whose type depends on the message; it fits everywhere. A type parameter stands for a type
+that is inferred, such as the `A` of `list(A)` in the signature of `in`. `Solution` has the types inferred so far.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A type: its name as CEL spells it, and for a list, a map and a type value those of what it holds."""
+    """A type: its name in CEL, and the element types of a list, a map or a type value."""
 
     name: str
     parameters: tuple[Type, ...] = ()
@@ -34,26 +34,26 @@ TIMESTAMP = Type("google.protobuf.Timestamp")
 DURATION = Type("google.protobuf.Duration")
 
 SPELLED = {TIMESTAMP.name: "timestamp", DURATION.name: "duration", NULL.name: "null"}
-"""How types are called in errors and documents, where that is not their name."""
+"""Names of types in errors and documentation, where they differ from CEL's names."""
 
 NUMBERS = frozenset({INT, UINT, DOUBLE})
 SCALARS = frozenset({INT, UINT, DOUBLE, BOOL, STRING, BYTES, NULL, TIMESTAMP, DURATION})
 KEYS = frozenset({INT, UINT, BOOL, STRING})
-"""Types of the keys of a map."""
+"""The types that keys of a map may have."""
 
 
 def list_of(element: Type) -> Type:
-    """Return the type of lists of these elements."""
+    """Return the type of a list with elements of this type."""
     return Type("list", (element,))
 
 
 def map_of(key: Type, value: Type) -> Type:
-    """Return the type of maps from these keys to these values."""
+    """Return the type of a map with keys and values of these types."""
     return Type("map", (key, value))
 
 
 def type_of(kind: Type) -> Type:
-    """Return the type of the value that `type(x)` has for an x of this type."""
+    """Return the type of `type(x)` for an x of this type."""
     return Type("type", (kind,))
 
 
@@ -68,11 +68,11 @@ TYPE_NAMES = {
     "map": map_of(DYN, DYN),
     "type": type_of(DYN),
 }
-"""The names that stand for a type in an expression, as in `type(x) == int`."""
+"""The names of types in expressions, as in `type(x) == int`."""
 
 
 def spelled(kind: Type) -> str:
-    """Return a type as errors and documents call it."""
+    """Return the name of a type for errors and documentation."""
     name = SPELLED.get(kind.name, kind.name)
     if kind.is_parameter:
         return "dyn" if kind.name.startswith("_") else name
@@ -80,7 +80,7 @@ def spelled(kind: Type) -> str:
 
 
 class Solution:
-    """Find the types that type parameters stand for, as overloads are fitted to their arguments."""
+    """The types that type parameters stand for, found by fitting overloads to their arguments."""
 
     __slots__ = ("_found", "_made")
 
@@ -89,12 +89,12 @@ class Solution:
         self._made = 0
 
     def fresh(self) -> Type:
-        """Return a type parameter that nothing else uses."""
+        """Return a new type parameter."""
         self._made += 1
         return parameter(f"_{self._made}")
 
     def instance(self, kinds: Sequence[Type]) -> list[Type]:
-        """Return the types with fresh parameters in place of theirs."""
+        """Return the types with their parameters replaced by new ones."""
         fresh: dict[str, Type] = {}
 
         def renewed(kind: Type) -> Type:
@@ -107,7 +107,7 @@ class Solution:
         return [renewed(kind) for kind in kinds]
 
     def resolved(self, kind: Type, *, open_as: Type | None = None) -> Type:
-        """Return the type with each parameter replaced by what it stands for; by `open_as` where nothing is known."""
+        """Return the type with each parameter replaced by the type it stands for, by `open_as` if that is unknown."""
         if kind.is_parameter:
             found = self._found.get(kind.name)
             if found is not None:
@@ -118,7 +118,7 @@ class Solution:
         return Type(kind.name, tuple(self.resolved(one, open_as=open_as) for one in kind.parameters))
 
     def fit_all(self, given: Sequence[Type], wanted: Sequence[Type]) -> bool:
-        """Return True if each given type fits in place of the wanted one; remember what that says of parameters."""
+        """Return True if each given type fits the wanted one. Then keep what this implies for type parameters."""
         if len(given) != len(wanted):
             return False
         before = dict(self._found)
@@ -128,11 +128,11 @@ class Solution:
         return False
 
     def join(self, one: Type, other: Type) -> Type | None:
-        """Return the type that both are of, or None if there is none but `dyn`."""
+        """Return the common type of two types, or None if only `dyn` fits both."""
         return self.general(one, other) if self.fit_all([one], [other]) else None
 
     def general(self, one: Type, other: Type) -> Type:
-        """Return the more general of two types that fit each other, part by part."""
+        """Return the more general of two types that fit each other, for each of their parts."""
         one, other = self._head(one), self._head(other)
         if one == DYN or other == DYN:
             return DYN
@@ -158,7 +158,7 @@ class Solution:
         if given.is_parameter:
             return bool(self._bind(given, wanted))
         if given == DYN or wanted == DYN:
-            # What a value of type `dyn` holds may be anything.
+            # A value of type `dyn` may have elements of any type.
             self._open(wanted)
             return True
         if NULL in (given, wanted):
@@ -170,14 +170,14 @@ class Solution:
         return all(self._fit(one, other) for one, other in zip(given.parameters, wanted.parameters, strict=True))
 
     def _open(self, kind: Type) -> None:
-        """Let the parameters within a type stand for `dyn`."""
+        """Bind the parameters within a type to `dyn`."""
         if kind.is_parameter:
             self._bind(kind, DYN)
         for one in kind.parameters:
             self._open(one)
 
     def _bind(self, name: Type, kind: Type) -> bool | None:
-        """Let a parameter stand for a type. None: it can't, since the type holds the parameter."""
+        """Bind a parameter to a type, and return True if they fit. Return None if the type contains the parameter."""
         if name == kind:
             return True
         known = self._found.get(name.name)

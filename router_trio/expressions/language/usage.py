@@ -1,4 +1,4 @@
-"""Find out which variables of a message an expression reads, and which fields of the body."""
+"""Find the variables of a message and the fields of its body that an expression reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OF_SCALARS = frozenset({
     "uint", "double", "bool", "string", "timestamp", "duration", "contains", "startsWith", "endsWith", "charAt",
     "indexOf", "lastIndexOf", "lowerAscii", "upperAscii", "replace", "split", "substring", "trim",
 })  # fmt: skip
-"""Functions whose arguments are hardly ever lists or maps."""
+"""Functions whose arguments are rarely lists or maps."""
 
 
 def reads(tree: Node) -> frozenset[str]:
@@ -22,7 +22,7 @@ def reads(tree: Node) -> frozenset[str]:
 
 
 def is_headers(node: Node) -> bool:
-    """Return True for the headers of the message as a whole."""
+    """Return True if a node is the variable `headers`."""
     return (
         isinstance(node, Name)
         and node.meaning == VARIABLE
@@ -32,7 +32,7 @@ def is_headers(node: Node) -> bool:
 
 
 def header_name(node: Node) -> str | None:
-    """Return the name of the header that a node reads, if it reads one of a constant name, and nothing else."""
+    """Return the name of a header if the node just reads a header with a constant name, else None."""
     if isinstance(node, Select) and not node.test and is_headers(node.operand):
         return node.field
     if isinstance(node, Call) and node.function == "_[_]" and is_headers(node.arguments[0]):
@@ -43,7 +43,7 @@ def header_name(node: Node) -> str | None:
 
 
 def body_path(node: Node) -> Path | None:
-    """Return the names from the body to this field of it: `()` for the body itself, None for what is no field of it."""
+    """Return the path of a field of the body: `()` for the body itself, None if the node is not such a field."""
     if isinstance(node, Name):
         return () if node.meaning == VARIABLE and node.name == BODY and node.type == DYN else None
     name: object
@@ -60,14 +60,14 @@ def body_path(node: Node) -> Path | None:
 
 
 def body_fields(tree: Node) -> dict[Path, bool] | None:
-    """Return the paths of the body that an expression reads; True for one that may be more than a scalar.
+    """Return the paths of the body that an expression reads, with True for those that may be more than a scalar.
 
-    None if it reads the body as a whole.
+    Return None if it reads the entire body.
     """
     found: dict[Path, bool] = {}
 
     def visit(node: Node, may_be_more: bool) -> bool:
-        """Add what is read here and below; return False once the body as a whole is."""
+        """Add the fields that are read here and below. Return False if the entire body is read."""
         path = body_path(node)
         if path is None and isinstance(node, Select) and node.test:
             path, may_be_more = body_path(Select(node.operand, node.field, start=0, end=0)), True

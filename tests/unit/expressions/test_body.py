@@ -212,7 +212,7 @@ def test_a_body_that_is_no_json_is_decoded_once(monkeypatch: pytest.MonkeyPatch)
     text = "[1, 2, 3].exists(x, body.a == x || body.b == x) || has(body.c)"
     message = Facts("a", b"", b'{"a": 1')
     for _ in range(2):
-        with pytest.raises(EvaluationError, match="the body is no JSON"):
+        with pytest.raises(EvaluationError, match="the body is not JSON"):
             compile_expression(text, MESSAGE_VARIABLES).evaluate(message)
     assert calls == 1
 

@@ -70,39 +70,39 @@ def test_an_expression_gives(text: str, value: Any) -> None:
 
 MISTAKES = [
     ('heders["region"] == "eu"', 1, "there is no variable 'heders': did you mean 'headers'?", '^^^^^^'),
-    ('tokens["1"] == "eu"', 8, "a list is indexed by an int, and this is a string", "^^^"),
-    ('subject == 7', 1, "a string is never compared with an int: convert the string with int(...)", "^^^^^^^^^^^^"),
-    ('size == "7"', 1, "an int is never compared with a string: convert the string with int(...)", "^^^^^^^^^^^"),
-    ('subject', 1, "this is of type string, and a bool is expected", "^^^^^^^"),
+    ('tokens["1"] == "eu"', 8, "the index of a list must be an int, but this is a string", "^^^"),
+    ('subject == 7', 1, "a string can't be compared with an int: convert the string with int(...)", "^^^^^^^^^^^^"),
+    ('size == "7"', 1, "an int can't be compared with a string: convert the string with int(...)", "^^^^^^^^^^^"),
+    ('subject', 1, "this is of type string, but bool is expected", "^^^^^^^"),
     ('subject.starts("eu.")', 1, "there is no method 'starts': did you mean 'startsWith'?", "^" * 21),
     ('len(subject) > 3', 1, "there is no function 'len'", "^^^^^^^^^^^^"),
-    ('subject.contains(7)', 1, "contains can't be given string, int: there is string.contains(string)", "^" * 19),
-    ('size + 1.5 > 3.0', 1, "+ takes no int and double: convert one of them", "^^^^^^^^^^"),
+    ('subject.contains(7)', 1, "contains can't be called with string, int: use string.contains(string)", "^" * 19),
+    ('size + 1.5 > 3.0', 1, "+ can't be applied to int and double: convert one of them", "^^^^^^^^^^"),
     ('size > 3 & true', 10, "'&' is not an operator: write '&&' for and", "^"),
     ('size = 3', 6, "'=' is not an operator: compare with '=='", "^"),
     ('size > ', 8, "the expression ends where a value is expected", "^"),
     ('(size > 3', 10, "the expression ends where ')' is expected", "^"),
     ('subject == "eu', 12, "the string has no end: \" is missing", "^^^"),
-    ('"\\d" == subject', 2, "a backslash begins no escape that CEL knows", "^^"),
-    ('Order{id: 1}', 1, "messages can't be made here: use a map", "^^^^^"),
+    ('"\\d" == subject', 2, "CEL does not have this escape", "^^"),
+    ('Order{id: 1}', 1, "message types are not supported: use a map", "^^^^^"),
     ('headers.all(h)', 1, "all takes 2 arguments: list.all(x, ...)", "^" * 14),
-    ('headers.all(h.x, true)', 13, "all() is given a variable first", "^^^"),
-    ('has(subject)', 5, "has() asks for a field, as in has(body.total)", "^^^^^^^"),
-    ('subject.length == 3', 1, "a string has no fields, as 'length' would be one", "^^^^^^^^^^^^^^"),
+    ('headers.all(h.x, true)', 13, "the first argument of all() is a variable", "^^^"),
+    ('has(subject)', 5, "has() takes a field, as in has(body.total)", "^^^^^^^"),
+    ('subject.length == 3', 1, "a string has no fields, so it has no 'length'", "^^^^^^^^^^^^^^"),
     ('while == 3', 1, "'while' is a reserved word and can't be a name", "^^^^^"),
-    ('size && true', 1, "&& takes what is true or false, and this is of type int", "^^^^"),
-    ('tokens.exists(t, t)', 18, "exists takes what is true or false, and this is of type string", "^"),
-    ('size.exists(t, true)', 1, "exists() goes over a list or the keys of a map, not a int", "^^^^"),
-    ('true ? 1 : "a"', 1, "both sides of a conditional are of one type, and these are int and string", "^" * 14),
-    ('{1.5: 2} == {}', 2, "a key is a string, int, uint or bool, and no double", "^^^"),
+    ('size && true', 1, "&& takes a bool, but this is of type int", "^^^^"),
+    ('tokens.exists(t, t)', 18, "exists takes a bool, but this is of type string", "^"),
+    ('size.exists(t, true)', 1, "exists() iterates over a list or the keys of a map, not over an int", "^^^^"),
+    ('true ? 1 : "a"', 1, "both sides of a conditional must have one type, but these are int and string", "^" * 14),
+    ('{1.5: 2} == {}', 2, "a key must be a string, int, uint or bool, not a double", "^^^"),
     ('9223372036854775808 > size', 1, "the number is out of range for int", "^" * 19),
     ('1size', 1, "a number is followed by letters", "^^"),
     ('matches(subject, "(")', 18, "RE2 can't read the pattern: missing ): (", "^^^"),
-    ('size(5) > 1', 1, "size can't be given int: there is size(string)", "^^^^^^^"),
-    ('subject.size', 1, "a string has no fields, as 'size' would be one: write size(subject)", "^^^^^^^^^^^^"),
+    ('size(5) > 1', 1, "size can't be called with int: use size(string)", "^^^^^^^"),
+    ('subject.size', 1, "a string has no fields, so it has no 'size': write size(subject)", "^^^^^^^^^^^^"),
     ('contains(subject, "a")', 1, "contains is called as string.contains(string)", "^" * 22),
-    ('size == size()', 9, "size can't be given nothing", "^^^^^^"),
-    ('matches == "a"', 1, "there is no variable 'matches': matches is a function, call it", "^^^^^^^"),
+    ('size == size()', 9, "size can't be called with nothing", "^^^^^^"),
+    ('matches == "a"', 1, "there is no variable 'matches': matches is a function, so call it", "^^^^^^^"),
     ('', 1, "the expression is empty", "^"),
 ]  # fmt: skip
 
@@ -152,7 +152,7 @@ OTHER_LANGUAGES = [
     ("exists(x.y)", "write has(x.y)", "has(x.y)"),
     ("subject in ('a')", "write in ['a']", "subject in ['a']"),
     ("subject in ('a', 'b')", "write in ['a', 'b']", "subject in ['a', 'b']"),
-    ("subject IN ['a']", "write in, in small letters", "subject in ['a']"),
+    ("subject IN ['a']", "write in, in lower case", "subject in ['a']"),
     ('payload = "hello"', 'the payload is bytes: write payload == b"hello"', 'payload == b"hello"'),
     ("payload == 'hello'", "the payload is bytes: write payload == b'hello'", "payload == b'hello'"),
     ("payload != 'hello'", "the payload is bytes: write payload != b'hello'", "payload != b'hello'"),
@@ -167,7 +167,7 @@ OTHER_LANGUAGES = [
     ("subject ~ 'a'", "a regular expression is matched with subject.matches('a')", "subject.matches('a')"),
     ("subject like 'a'", "call a method: subject.contains('a'), .startsWith, .endsWith or .matches",
      "subject.contains('a')"),
-    ("if x then x else x", "a condition is written a ? b : c", "x ? x : x"),
+    ("if x then x else x", "write a condition as a ? b : c", "x ? x : x"),
     ("size between 1 and 5", "write 1 <= size && size <= 5", "1 <= size && size <= 5"),
     ("1 < size <= 5", "compare twice: write 1 < size && size <= 5", "1 < size && size <= 5"),
     ("x?.y == 1", "write has(x.y) && x.y ...", "has(x.y) && x.y == 1"),
@@ -178,8 +178,8 @@ OTHER_LANGUAGES = [
     ("tokens(1) == 'a'", "write tokens[1], with brackets; the first is tokens[0]", "tokens[1] == 'a'"),
     ("{{wildcard(1)}} == 'a'", "write tokens[0] for the first token of the subject", "tokens[0] == 'a'"),
     ("$1 == 'a'", "write tokens[0] for the first token of the subject", "tokens[0] == 'a'"),
-    ("subject == 'a';", "leave ';' out, or join two with '&&'", "subject == 'a'"),
-    ("subject == orders", "text is in quotes, and there is subject, tokens, headers, body, payload, size, x",
+    ("subject == 'a';", "remove ';', or join two conditions with '&&'", "subject == 'a'"),
+    ("subject == orders", "quote it if it is text; the variables are subject, tokens, headers, body, payload, size, x",
      "subject == 'orders'"),
 ]  # fmt: skip
 
@@ -253,13 +253,13 @@ def test_errors_are_of_this_package() -> None:
     [
         ("'" + "a" * MAX_TEXT + "'", f"longer than {MAX_TEXT} characters"),
         ("[" + "1," * (MAX_NODES + 1) + "]", f"more than {MAX_NODES} parts"),
-        ("(" * 2000 + "1" + ")" * 2000, f"nested more than {MAX_NESTED} deep"),
-        ("[" * 2000 + "]" * 2000, f"nested more than {MAX_NESTED} deep"),
-        ("!" * 2000 + "true", f"nested more than {MAX_DEPTH} deep"),
-        ("1" + "+1" * 300, f"nested more than {MAX_DEPTH} deep"),
-        ("body" + ".a" * 300, f"nested more than {MAX_DEPTH} deep"),
-        ("true" + " ? true : true" * 400, f"nested more than {MAX_NESTED} deep"),
-        ("size(" * 500 + "1" + ")" * 500, f"nested more than {MAX_NESTED} deep"),
+        ("(" * 2000 + "1" + ")" * 2000, f"nested more than {MAX_NESTED} levels deep"),
+        ("[" * 2000 + "]" * 2000, f"nested more than {MAX_NESTED} levels deep"),
+        ("!" * 2000 + "true", f"nested more than {MAX_DEPTH} levels deep"),
+        ("1" + "+1" * 300, f"nested more than {MAX_DEPTH} levels deep"),
+        ("body" + ".a" * 300, f"nested more than {MAX_DEPTH} levels deep"),
+        ("true" + " ? true : true" * 400, f"nested more than {MAX_NESTED} levels deep"),
+        ("size(" * 500 + "1" + ")" * 500, f"nested more than {MAX_NESTED} levels deep"),
     ],
 )
 def test_an_expression_is_bounded(text: str, told: str) -> None:
@@ -311,7 +311,7 @@ def test_the_type_of_an_expression(text: str, kind: Type) -> None:
 def test_a_result_of_another_type_fails_when_only_a_message_tells() -> None:
     one = compile_expression("body.flag", MESSAGE_VARIABLES, result=BOOL)
     assert one.evaluate(Activation({"body": {"flag": True}})) is True
-    with pytest.raises(EvaluationError, match="the value is a string, and a bool is expected"):
+    with pytest.raises(EvaluationError, match="the value is of type string, but bool is expected"):
         one.evaluate(Activation({"body": {"flag": "true"}}))
 
 

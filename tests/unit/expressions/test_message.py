@@ -59,8 +59,8 @@ def test_a_message_of_no_stream_has_no_sequence() -> None:
 def test_nothing_is_decoded_that_is_not_asked_for() -> None:
     message = facts(payload=b"no JSON at all", header_block=BLOCK)
     assert outcome("headers['region'] == 'eu' && 'X-Trace' in headers && size > 3", message) == "True"
-    assert outcome("body.total > 5", message) == "fails: the body is no JSON"
-    assert outcome("has(body.total)", message) == "fails: the body is no JSON"
+    assert outcome("body.total > 5", message) == "fails: the body is not JSON"
+    assert outcome("has(body.total)", message) == "fails: the body is not JSON"
     for name in ("headers", "tokens", "body"):
         with pytest.raises(AttributeError):
             object.__getattribute__(message, name)

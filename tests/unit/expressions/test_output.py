@@ -60,7 +60,7 @@ def test_a_payload(text: str, payload: bytes) -> None:
         ("[1.0 / 0.0]", "not finite"),
         ("0.0 / 0.0", "not finite"),
         ("{'a': int}", "a type can't be written as JSON"),
-        ("[headers.raw]", "no UTF-8"),
+        ("[headers.raw]", "not valid UTF-8"),
         ("{'1': 2, 1: 3}", "two keys of the map are the same in JSON"),
         ("'" + "a" * 1001 + "'", "larger than 1000 bytes"),
         ("['" + "a" * 1001 + "']", "larger than 1000 bytes"),

@@ -157,13 +157,13 @@ def test_possible_combinations(changes: dict[str, Any]) -> None:
     ("changes", "path", "told"),
     [
         ({"when": 'heders["a"] == "b"'}, "when", "there is no variable 'heders': did you mean 'headers'?"),
-        ({"when": "subject"}, "when", "this is of type string, and a bool is expected"),
+        ({"when": "subject"}, "when", "this is of type string, but bool is expected"),
         ({"when": "body.total > "}, "when", ""),
         ({"when": 'subject.matches("[")'}, "when", "RE2 can't read the pattern"),
         ({"key": "subject +"}, "key", ""),
         ({"key": '"eu"'}, "key", "this is the same for every message; take something of the message"),
         ({"key": "tokens"}, "key", "this is of type list(string), which can't be a key"),
-        ({"to": to({"when": "1"})}, "to[0].when", "this is of type int, and a bool is expected"),
+        ({"to": to({"when": "1"})}, "to[0].when", "this is of type int, but bool is expected"),
         ({"to": to({"payload": "{'a': type(body)}"})}, "to[0].payload", "this is of type map(string, type"),
         ({"to": to({"headers": {"set": {"X-A": "tokens"}}})}, "to[0].headers.set.X-A", "this is of type list(string)"),
         ({"to": to({"headers": {"set": {"X-A": "nobody"}}})}, "to[0].headers.set.X-A", "there is no variable 'nobody'"),
@@ -231,8 +231,8 @@ def test_each_problem_has_one_line_with_the_picture_behind_it(load: Load, tmp_pa
         f"{file}: routes[0].when: there is no variable 'bdy': did you mean 'body'? (line 6, route 'orders')",
         '  headers["region"] == "eu" && bdy.total > 100',
         "                               ^^^",
-        f"{file}: routes[0].key: there is no variable 'a': text is in quotes, and there is subject, tokens, headers, "
-        "body, payload, size, stream, sequence, deliveries, time, at line 1, column 1 of the expression "
+        f"{file}: routes[0].key: there is no variable 'a': quote it if it is text; the variables are subject, tokens, "
+        "headers, body, payload, size, stream, sequence, deliveries, time, at line 1, column 1 of the expression "
         "(line 7, route 'orders')",
         "  a +",
         "  ^",
