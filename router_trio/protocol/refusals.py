@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 PUBLISH, REPLY, SUBSCRIPTION = "publish", "reply", "subscription"
-"""What was refused: the subject of a publish, the reply subject of a publish, or a subscription."""
+"""The kinds of refusals: of the subject of a publish, of its reply subject, or of a subscription."""
 
 _QUOTED = rb'"((?:[^"\\]|\\.)*)"'
 _DENIED = re.compile(

@@ -33,7 +33,7 @@ _ORDERED = (BOOL, INT, UINT, DOUBLE, STRING, BYTES, TIMESTAMP, DURATION)
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """One signature of a function: the types of its arguments and of its result. A method's first is its receiver."""
+    """A signature of a function: the types of its arguments and of its result. A method's first is its receiver."""
 
     id: str
     takes: tuple[Type, ...]
