@@ -25,6 +25,11 @@ class ConsumerSpec:
     last_sequence: int = 0
     last_time: int = 0
     """The last known message of that incarnation, 0 for none, and its time in nanoseconds since 1970."""
+    found_by_message: bool = False
+    """True if a message showed that the stream was replaced after `stream_created`.
+
+    Then the stream is the same as before if it has the last message.
+    """
     standby: bool = False
     """True if only one of the processes that open it gets messages, the one with the lead: see `Link.take_the_lead`."""
     pin: str | None = None

@@ -191,13 +191,17 @@ class Stream:
         last = spec.last_sequence
         if spec.stream_created is None:
             return None
-        if spec.stream_created != self.created:
+        if spec.stream_created != self.created and not (spec.found_by_message and self._has_last_of(spec)):
             return f"it was made again: {self.created}"
         if last > len(self.stored):
             return f"its last sequence is {len(self.stored)}, message {last} came already"
         if last and self.stored[last - 1].timestamp != spec.last_time:
             return f"it has another message as its {last}"
         return None
+
+    def _has_last_of(self, spec: ConsumerSpec) -> bool:
+        last = spec.last_sequence
+        return 0 < last <= len(self.stored) and self.stored[last - 1].timestamp == spec.last_time
 
     def messages(self) -> list[StoredMessage]:
         """Return all its messages, in order."""

@@ -214,6 +214,27 @@ async def test_a_stream_that_contradicts_what_is_known_of_it_went_back(
         assert ((await link.open_consumer(known, Recorder())).went_back is not None) is went_back
 
 
+@pytest.mark.parametrize(("off", "went_back"), [(0, False), (1, True)])
+async def test_a_stream_that_has_the_last_message_is_the_one_that_was_found_by_its_messages(
+    peer: Peer, off: int, went_back: bool
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for n in range(4):
+        await peer.publish(f"orders.{n}")
+    received, again = Recorder(), Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(2, 5.0)
+        time = int((await received.until_delivered(2))[1][1].split(b".")[7]) + off
+        known = replace(SPEC, stream_created="1970-01-01T00:00:00Z", start_sequence=3, last_sequence=2, last_time=time)
+        assert (await link.open_consumer(known, Recorder())).went_back is not None
+        await peer.delete_consumer("ORDERS", "router")
+        consumer = await link.open_consumer(replace(known, found_by_message=True), again)
+        assert (consumer.went_back is not None) is went_back
+        consumer.pull(1, 5.0)
+        assert sequences(await again.until_delivered(1)) == [1 if went_back else 3]
+
+
 async def test_a_durable_made_again_in_a_stream_that_went_back_starts_at_the_beginning(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):

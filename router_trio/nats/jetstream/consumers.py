@@ -50,6 +50,7 @@ from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compar
 from router_trio.nats.jetstream.streams import (
     Lookups,
     evidence_of_going_back,
+    has_last_message,
     is_doubtful,
     is_name,
     look_up,
@@ -263,6 +264,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             raise SourceError(
                 f"the answer to a lookup of stream {spec.stream!r} is about another stream", reason=reasons.BAD_ANSWER
             )
+        if spec.found_by_message and spec.stream_created != stream.created and await has_last_message(api, spec):
+            spec = replace(spec, stream_created=stream.created)
         doubtful = is_doubtful(spec, stream)
         went_back = evidence_of_going_back(spec, stream)
         if went_back is None and doubtful:

@@ -310,6 +310,15 @@ async def other_message(api: Api, spec: ConsumerSpec, *, doubtful: bool) -> str 
     return None if nanoseconds(found.time) == spec.last_time else _another(spec.last_sequence)
 
 
+async def has_last_message(api: Api, spec: ConsumerSpec) -> bool:
+    """Return True if a stream is seen to have the last message that is known. Can be cancelled."""
+    try:
+        found = await look_up(api, spec.stream, {"seq": spec.last_sequence})
+    except (ApiError, SourceError, TimeoutError, nats.errors.Error):
+        return False
+    return nanoseconds(found.time) == spec.last_time
+
+
 async def look_up(api: Api, stream: str, which: dict[str, object]) -> Stored:
     """Return the sequence and time of a stored message. Raises as `Api.ask` does, `ApiError` if there is none."""
     return await api.ask(f"STREAM.MSG.GET.{stream}", json.dumps(which).encode(), stored, LOOK_UP_WITHIN)

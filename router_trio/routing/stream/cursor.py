@@ -50,12 +50,15 @@ class StreamCursor:
         "_recent",
         "_unsettled",
         "failures",
+        "found_by_message",
         "stream_created",
         "streams_before",
     )
 
     def __init__(self, stream_created: str = "", *, next_delivery: int = 1) -> None:
         self.stream_created: str = stream_created
+        self.found_by_message: bool = False
+        """True if a message showed that the stream was replaced: `stream_created` may be that of the one before."""
         self.streams_before: int = 0
         """How many streams of that name were replaced before this one."""
         self.failures: FailedMessages = FailedMessages()

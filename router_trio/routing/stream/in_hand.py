@@ -176,6 +176,7 @@ class StreamInHand(InHand[StreamDelivery]):
         other_in_hand = in_hand is not None and in_hand.time != delivery.time
         if other_in_hand or self.cursor.contradicted(sequence, delivery.time):
             self._start_at(StreamCursor(self.cursor.stream_created, next_delivery=delivery.number))
+            self.cursor.found_by_message = True
             self.cursor.doubt_before(delivery.received_at + patience)
             went_back(delivery)
         cursor = delivery.cursor = self.cursor

@@ -180,6 +180,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             start_sequence=cursor.start,
             last_sequence=last_sequence,
             last_time=last_time,
+            found_by_message=cursor.found_by_message,
             others_seen=others.met and not others.take(now),
         )
 
@@ -191,6 +192,9 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._compare(consumer)
         if consumer.went_back is not None:
             self._tell_went_back(consumer.went_back)
+        elif hand.cursor.found_by_message:
+            hand.cursor.stream_created = consumer.stream_created
+            hand.cursor.found_by_message = False
         if consumer.went_back is not None or consumer.stream_created != hand.cursor.stream_created:
             hand.stream_replaced(consumer.stream_created)
             self._reset_sequences()

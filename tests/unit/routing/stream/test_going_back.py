@@ -213,6 +213,36 @@ async def test_what_was_taken_back_from_one_destination_is_sent_there_though_its
         assert sorted(w.payloads("OUT", "edge")) == [b"0", b"0", b"1", b"1"]
 
 
+async def test_a_stream_that_was_found_to_be_another_one_by_its_messages_is_the_same_on_the_next_link(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing waits for messages while a destination is away, so nothing says that the durable was made again."""
+    brokers = two_brokers()
+    async with world([stream("IN", to("core", "edge"), connection="main")], brokers=brokers) as w:
+        fill(w.broker, 5)
+        await all_acked(w, 5)
+        await w.lose("edge")
+        await trio.sleep(60.0)
+        w.broker.trouble.recreate("IN", "router")
+        fill(w.broker, 10, first=5)
+        await w.find("edge")
+        await all_acked(w, 15)
+        assert w.watch.count("STREAM_WENT_BACK") == 1
+        await w.lose("main")
+        await w.find("main")
+        fill(w.broker, 5, first=15)
+        await all_acked(w, 20)
+        w.broker.delete_consumer("IN", "router")
+        fill(w.broker, 5, first=20)
+        await all_acked(w, 25)
+        assert [message.payload for message in brokers["edge"].published] == numbers(25)
+        assert w.watch.count("STREAM_WENT_BACK") == 1
+        w.broker.trouble.recreate("IN", "router")
+        fill(w.broker, 5, first=25)
+        await eventually(lambda: len(brokers["edge"].published) == 30)
+        assert w.watch.count("STREAM_WENT_BACK") == 2
+
+
 # --- what a stream says of itself ------------------------------------------------------------------------------------
 
 SPEC = ConsumerSpec(
