@@ -73,7 +73,7 @@ class Publisher:
         await checkpoint_if_cancelled()
         # Nothing is awaited between accepting the publish and the return, so a cancelled caller knows that nothing was
         # accepted.
-        blocked = (not outbox.connected or outbox.blocks) and await self._room(with_ack=False)
+        blocked = (not outbox.connected or outbox.blocks) and await self._wait_for_room(with_ack=False)
         receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked, together=True)
         return receipt
 
@@ -91,13 +91,13 @@ class Publisher:
         target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
         if self._capacity.refuses(target):
-            await self._share(target, timeout)
-        blocked = await self._room(with_ack=True)
+            await self._wait_for_share(target, timeout)
+        blocked = await self._wait_for_room(with_ack=True)
         receipt.status, order = self._outbox.offer_with_ack(
             target, body, block, self._connection.inbox, owner=receipt, blocked=blocked, puback_from=stream
         )
         if receipt.status != "failed_open" and self._connection.connected:
-            await self._answer(receipt, order, timeout)
+            await self._wait_for_puback(receipt, order, timeout)
         return receipt
 
     def _connection_changed(self) -> None:
@@ -106,7 +106,7 @@ class Publisher:
         for waiting in self._waiting:
             waiting.set()
 
-    async def _answer(self, receipt: Receipt, order: int, limit: float) -> None:
+    async def _wait_for_puback(self, receipt: Receipt, order: int, limit: float) -> None:
         """Wait for the PubAck, the loss of the link or the deadline. If cancelled, the message stays accepted."""
         answered = receipt.event()
         self._waiting.add(answered)
@@ -128,7 +128,7 @@ class Publisher:
         """Fail a publish at its deadline."""
         self._refusals.time_over(order, limit)
 
-    async def _room(self, *, with_ack: bool) -> bool:
+    async def _wait_for_room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns True if the failure for not being connected was counted here."""
         if self._connection.connected:
             await checkpoint_if_cancelled()
@@ -145,7 +145,7 @@ class Publisher:
         await self._connection.wait_for_capacity()
         return True
 
-    async def _share(self, target: bytes, limit: float) -> None:
+    async def _wait_for_share(self, target: bytes, limit: float) -> None:
         """Wait, up to the publish's timeout, while its destination refuses and its share of the room is used up."""
         destination = target.partition(b".")[0]
         with trio.move_on_after(limit):

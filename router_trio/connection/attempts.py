@@ -108,9 +108,9 @@ class Attempts:
         if self._refusal_ends and isinstance(error, AuthorizationError | CertificateError) and not state.established:
             raise type(error)(f"connection {state.name!r} to {attempt.server}: {error}") from error
 
-    def lost(self, lived: float) -> None:
-        """Record the loss of a link that lasted for `lived` seconds."""
-        self._plan.lost(lived)
+    def lost(self, lasted: float) -> None:
+        """Record the loss of a link that lasted for `lasted` seconds."""
+        self._plan.lost(lasted)
 
     def end_of_round(self, attempt: Attempt) -> None:
         """Start the next round if the failed attempt was the last of its round.

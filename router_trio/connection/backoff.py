@@ -110,9 +110,9 @@ class ReconnectPlan:
         if server in self._servers:
             self._next_server = self._servers.index(server)
 
-    def lost(self, lived: float) -> None:
-        """Reset the backoff after the loss of a link, if the link was stable: it lasted for `lived` seconds."""
-        if lived >= self._stable_after:
+    def lost(self, lasted: float) -> None:
+        """Reset the backoff after the loss of a link, if the link was stable: it lasted for `lasted` seconds."""
+        if lasted >= self._stable_after:
             self._steps = 0
 
     def elsewhere(self, server: str) -> Iterator[Attempt]:

@@ -164,7 +164,7 @@ class Connection:
         """Return an id for a message that has none. It is unique across processes."""
         return b"%b-%d" % (self._message_ids, next(self._message_numbers))
 
-    def leads_where(self, other: Connection) -> bool:
+    def has_same_streams(self, other: Connection) -> bool:
         """Return True if both have the same name and their settings lead to the same streams."""
         ours, theirs = self.settings, other.settings
         return self.name == other.name and all(getattr(ours, key) == getattr(theirs, key) for key in _WHERE)

@@ -18,7 +18,7 @@ import trio
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, reasons
 from router_trio.nats.credentials import Login, login
 from router_trio.nats.info import ServerInfo, parse_info, quote
-from router_trio.nats.transport import address, refused_ours, tls_context, tls_demand, unforeseen, upgrade
+from router_trio.nats.transport import address, certificate_required, tls_context, tls_demand, unforeseen, upgrade
 from router_trio.protocol.framing import MAX_INFO, PING, PONG
 from router_trio.settings import ConnectionSettings
 
@@ -207,7 +207,7 @@ class Handshake:
             try:
                 data = await self.stream.receive_some(MAX_INFO)
             except trio.BrokenResourceError as error:
-                raise refused_ours(error) or LinkError(
+                raise certificate_required(error) or LinkError(
                     "the connection broke in the handshake", reason=reasons.CLOSED
                 ) from error
             if not data:

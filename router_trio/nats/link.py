@@ -71,7 +71,7 @@ class NatsLink:
         self._listener = listener
         self._inbox_denied: str | None = None
         self._listen_at = 0.0
-        self._client_deaf = False
+        self._client_inbox_denied = False
         self._inboxes = 0
         self._inbox = inbox
         self._host = address(server).address
@@ -233,7 +233,7 @@ class NatsLink:
             if error.reason != reasons.TIMEOUT or self._subscriptions.too_many == refused:
                 raise
             # The inbox that nats-py subscribes to for its answers may be one of the refused subscriptions.
-            self._client_deaf = True
+            self._client_inbox_denied = True
             raise self._subscriptions.no_room("the answers of the JetStream API") from error
         found = replace(found, lifted=self._lifted.pop((spec.stream, spec.durable), found.lifted))
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
@@ -291,9 +291,9 @@ class NatsLink:
         return await self._lookups.ensure_stream(wanted)
 
     def _let_client_listen(self) -> None:
-        if self._client_deaf:
-            self._client_deaf = False
-            self.api.deaf = None
+        if self._client_inbox_denied:
+            self._client_inbox_denied = False
+            self.api.inbox_denied = None
             self.api.control.forget_inbox()
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
@@ -348,8 +348,8 @@ class NatsLink:
             # Permissions were revoked. A link whose subscription ended silently would look alive for ever.
             raise LinkError(f"the server ended a subscription: {words}", reason=reasons.PERMISSION_DENIED)
         elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
-            self._client_deaf = True
-            self.api.deaf = f"{words}; let this user subscribe to {_prefix(self._inbox)}.>"
+            self._client_inbox_denied = True
+            self.api.inbox_denied = f"{words}; let this user subscribe to {_prefix(self._inbox)}.>"
 
     def _on_info(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)

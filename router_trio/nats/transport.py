@@ -150,14 +150,14 @@ async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: 
             ) from error
         if isinstance(cause, ssl.SSLError):
             alert = cause.reason or cause
-            raise refused_ours(error) or LinkError(
+            raise certificate_required(error) or LinkError(
                 f"the TLS handshake with {hostname} failed: {alert}; {CURE}", reason=reasons.TLS
             ) from error
         raise LinkError(f"{hostname} closed the connection in the TLS handshake; {CURE}", reason=reasons.TLS) from error
     return secured
 
 
-def refused_ours(error: trio.BrokenResourceError) -> CertificateError | None:
+def certificate_required(error: trio.BrokenResourceError) -> CertificateError | None:
     """Return the error if the stream broke because the server requires a client certificate, or another one.
 
     With TLS 1.3 this is noticed only after the handshake.

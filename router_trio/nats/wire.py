@@ -39,8 +39,8 @@ _REFUSED = (b"permissions violation", b"permission violation")
 
 _TOO_MANY_SUBSCRIPTIONS = b"maximum subscriptions exceeded"
 
-SAID_BEFORE_THE_END = 5.0
-"""Seconds after an error within which a server closes the connection, if it does so because of it."""
+ERROR_EXPLAINS_LOSS_FOR = 5.0
+"""Seconds after an error of a server within which the end of the connection is attributed to it."""
 
 
 class Wire:
@@ -315,7 +315,7 @@ class Wire:
 
     def _ended(self, how: str) -> LinkError:
         """Return the error of a link that has ended, with the server's last error if that was just before."""
-        if self._last_words is None or trio.current_time() - self._last_words[0] > SAID_BEFORE_THE_END:
+        if self._last_words is None or trio.current_time() - self._last_words[0] > ERROR_EXPLAINS_LOSS_FOR:
             return LinkError(how, reason=reasons.CLOSED)
         return LinkError(f"the server ended the connection: {self._last_words[1]}", reason=reasons.SERVER_ERROR)
 

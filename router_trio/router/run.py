@@ -350,7 +350,7 @@ class Run:
         if self._changes is not None:
             await self._changes.cut_short()
         timeout = self.settings.router.shutdown_timeout
-        self._begin_what_can()
+        self._begin_or_abandon()
         connections = [generation.connection for generation in self.connections.values()]
         routes = [generation.route for generation in self._all_routes]
         pending = sum(connection.outbox.ledger.unsettled for connection in connections)
@@ -372,7 +372,7 @@ class Run:
             if generation.route.state.handling:
                 self.emit_left_behind(generation)
 
-    def _begin_what_can(self) -> None:
+    def _begin_or_abandon(self) -> None:
         """Start the routes of a reload that was cut short. Abandon those waiting for a connection not yet made."""
         for generation in self._all_routes:
             if not generation.begun:

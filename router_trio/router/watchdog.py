@@ -118,13 +118,13 @@ class Watchdog:
     def _blocked(self, loop: int) -> None:
         """Report that the loop is blocked, and answer for it until it turns again."""
         now = time.monotonic()
-        blocker = who_blocks(loop, self._routings)
+        blocker = find_blocker(loop, self._routings)
         if self._reported_at is None or now - self._reported_at >= REPORT_EVERY:
             self._reported_at = now
             self._notify(self._event(blocker, now))
         answers = self._answers()
         if answers is not None:
-            answers.answer_while(partial(self._what_is_wrong, blocker))
+            answers.answer_while(partial(self._problem, blocker))
         self._sign.wait()
 
     def _event(self, blocker: Blocker, now: float) -> LoopBlocked:
@@ -140,7 +140,7 @@ class Watchdog:
             place=blocker.place,
         )
 
-    def _what_is_wrong(self, blocker: Blocker) -> str | None:
+    def _problem(self, blocker: Blocker) -> str | None:
         if self._sign.is_set():
             return None
         text = f"the event loop has been blocked for {time.monotonic() - self._asked_at:.0f} s"
@@ -149,7 +149,7 @@ class Watchdog:
         return text if blocker.place is None else f"{text}, at {blocker.place}"
 
 
-def who_blocks(thread: int, routings: Callable[[], Iterable[Routing]]) -> Blocker:
+def find_blocker(thread: int, routings: Callable[[], Iterable[Routing]]) -> Blocker:
     """Return what a thread is executing, as far as its frames show. Never raises."""
     try:
         frames = [*_frames(sys._current_frames().get(thread))]

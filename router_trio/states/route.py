@@ -124,21 +124,21 @@ class Holder(Protocol):
 
     @property
     def in_hand(self) -> int | None:
-        """The number of these messages; None if the counts of the route give it."""
+        """The number of messages that the holder has; None if the counts of the route show it."""
 
     @property
     def limited(self) -> int:
-        """The number of messages that wait for the limit of the route, or of their value."""
+        """The number of messages that wait for the limit of the route or of their value."""
         ...
 
     @property
     def retrying(self) -> tuple[int, float]:
-        """The number of messages that are being retried, and the seconds since the oldest of them failed first."""
+        """The number of messages being retried, and the seconds since the first failure of the oldest."""
         ...
 
     @property
     def uncounted(self) -> int:
-        """The number of messages that the only destination accepted and that are not counted as delivered yet."""
+        """The number of messages that the only destination accepted, and that are not counted as delivered yet."""
         ...
 
 
@@ -166,16 +166,16 @@ class BreakerState:
     why_open: str | None = None
 
 
-class AskedAboutRefusals(Protocol):
+class OnlyBreaker(Protocol):
     """The breaker of the only destination of a route."""
 
     def copy_refused(self, reason: str) -> str:
-        """Note that the destination did not accept a message. Return the reason that counts."""
+        """Record that the destination refused a message. Returns the reason to count."""
         ...
 
 
 def _report_nothing(detail: str, count: int) -> None:
-    """In place of a report, for a state of which nobody reads the events."""
+    """Report nothing, for a state without observers."""
 
 
 class LimitState:
@@ -224,7 +224,7 @@ class RouteState(RouteCounts):
         """The states of its destinations, in order."""
         self.breakers: Sequence[BreakerState] = ()
         """The breakers of its destinations, as far as they have one."""
-        self._only_breaker: AskedAboutRefusals | None = None
+        self._only_breaker: OnlyBreaker | None = None
         self.most_open: int = 0
         """With more of `breakers` than this not closed, the route would not route a message."""
         self.limit: LimitState | None = None
@@ -244,7 +244,7 @@ class RouteState(RouteCounts):
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
         self.holder: Holder = Held()
-        """The holder of the messages of the route: see `held_by`."""
+        """The holder of the messages of the route, as set by `held_by`."""
         self.earlier: list[RouteState] = []
         """Generations of the route before its settings changed that still have unsettled messages: see
         `routing.route_counts`."""
@@ -283,21 +283,19 @@ class RouteState(RouteCounts):
         return f"{text}: {detail}" if detail else text
 
     def held_by(self, holder: Holder) -> None:
-        """Ask `holder` from now on about the messages that are not settled."""
+        """Let `holder` report the messages that are not settled, from now on."""
         self.holder = holder
 
-    def break_by(
-        self, breakers: Sequence[BreakerState], most_open: int, only: AskedAboutRefusals | None = None
-    ) -> None:
-        """Set the breakers of the destinations, once. `only` is that of the only destination."""
+    def break_by(self, breakers: Sequence[BreakerState], most_open: int, only: OnlyBreaker | None = None) -> None:
+        """Set the breakers of the destinations, once. `only` is the breaker of the only destination."""
         self.breakers, self.most_open, self._only_breaker = breakers, most_open, only
 
     def counted_reason(self, reason: str) -> str:
-        """Return the reason that counts when the only destination refused a message: its breaker may change it."""
+        """Return the reason to count when the only destination refused a message, which its breaker may change."""
         return reason if self._only_breaker is None else self._only_breaker.copy_refused(reason)
 
     def suppressed(self, count: int, stream: str | None) -> None:
-        """Count and report messages that `stream` did not store, since it has others with the ids of their senders."""
+        """Count and report messages that `stream` did not store, since it has others with the same ids."""
         detail = f"the stream {stream} has another message with this Nats-Msg-Id"
         self.failed[reasons.DUPLICATE] += count
         self.failed_at_last(reasons.DUPLICATE, detail=detail)
@@ -305,12 +303,12 @@ class RouteState(RouteCounts):
 
     @property
     def retrying(self) -> tuple[int, float]:
-        """The number of messages that are being retried, and the seconds since the oldest of them failed first."""
+        """The number of messages being retried, and the seconds since the first failure of the oldest."""
         return self.holder.retrying
 
     @property
     def waiting_for_limit(self) -> int:
-        """Messages in hand that wait for the limit of the route, if it has one: more may wait in its stream."""
+        """Messages in hand that wait for the limit of the route, if it has one. More may wait in its stream."""
         return self.holder.limited
 
     def accepted_by(self, template: str) -> int:

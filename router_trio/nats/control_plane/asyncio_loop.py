@@ -58,6 +58,6 @@ def _running_loop(trio_asyncio: Any) -> type:
 _trio_asyncio = _import_without_traces()
 
 open_loop = _trio_asyncio.open_loop
-"""See `trio_asyncio.open_loop`."""
+"""Opens an asyncio loop on Trio: `trio_asyncio.open_loop`."""
 aio_as_trio = _trio_asyncio.aio_as_trio
-"""See `trio_asyncio.aio_as_trio`."""
+"""Wraps an asyncio function to be awaited on Trio: `trio_asyncio.aio_as_trio`."""

@@ -92,13 +92,13 @@ class ApiError(Exception):
 class Api:
     """The JetStream API of one link. `prefix` begins its subjects, as configured for a domain or an import."""
 
-    __slots__ = ("control", "deaf", "denials", "prefix")
+    __slots__ = ("control", "denials", "inbox_denied", "prefix")
 
     def __init__(self, control: ControlPlane, denials: Denials, prefix: str = API) -> None:
         self.control: ControlPlane = control
         self.denials: Denials = denials
         self.prefix: str = prefix
-        self.deaf: str | None = None
+        self.inbox_denied: str | None = None
         """Why no answer can be received, or None."""
 
     def subject_of(self, request: str) -> str:
@@ -110,9 +110,9 @@ class Api:
 
         Raises what `read` raises, with the request named; `TimeoutError` without an answer within `within` seconds;
         `SourceError` (`permission_denied`) if the server denies the request or the subscription to its answer; and
-        `nats.errors.Error`. The seconds are counted from the PONG to a PING that was sent after the request: a server
-        that is far away, or has much else to send, is given the time that the link takes. On a dead link the liveness
-        fence ends the wait.
+        `nats.errors.Error`. The seconds are counted from the PONG to a PING that was sent after the request, so that a
+        server that is far away, or has much else to send, gets the time that the link takes. On a dead link the
+        liveness fence ends the wait.
         """
         subject = self.subject_of(request)
         client = await self.control.ready_client()
@@ -120,9 +120,9 @@ class Api:
             with self.denials.raised(framing.wire(subject)):
                 answer = await self._answer(client, subject, body, within)
         except TimeoutError:
-            if self.deaf is None:
+            if self.inbox_denied is None:
                 raise
-            detail = f"the answer to {subject} can't be received: {self.deaf}"
+            detail = f"the answer to {subject} can't be received: {self.inbox_denied}"
             raise SourceError(detail, reason=reasons.PERMISSION_DENIED) from None
         try:
             return read(answer)
@@ -148,8 +148,8 @@ class Api:
         return answer
 
     async def _limit(self, scope: trio.CancelScope, within: float) -> None:
-        """Set the deadline of `scope` when an answer of the server could be here."""
-        for _ in range(2):  # the first may be answered by the PONG to a PING that was under way before the request
+        """Set the deadline of `scope`, counted from when the server has processed the request."""
+        for _ in range(2):  # the first PONG may answer a PING that was sent before the request
             await self.control.ping()
         scope.deadline = trio.current_time() + within
 

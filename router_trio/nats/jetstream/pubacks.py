@@ -223,8 +223,7 @@ class PubAcks:
         try:
             named, sequence, duplicate = read_puback(raw)
         except Refused as refused:
-            detail, named_by_it = refused.detail, refused.stream
-            self._listener.ack_refused(order, refused.reason, detail, refused.retriable, stream=named_by_it)
+            self._listener.ack_refused(order, refused.reason, refused.detail, refused.retriable, stream=refused.stream)
             return
         stream = named[0]
         if self._ask is not None and named not in self._known:

@@ -119,7 +119,7 @@ def _interpreter() -> list[str]:
     return [sys.executable, *options, *([] if "-P" in options or "-I" in options else ["-P"])]
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Return a description of how a process ended, from its exit code."""
     if code >= 0:
         return f"has exited with {code}"

@@ -17,7 +17,7 @@ from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
 from router_trio.router.workers.counts.block import InHandler, read_block, read_blocked, take_in_handlers
 from router_trio.router.workers.counts.numbers import Counts, Left, settle, with_removed
-from router_trio.router.workers.process import EXITS_WITHIN, WorkerProcess, how_it_ended, of_worker, open_worker
+from router_trio.router.workers.process import EXITS_WITHIN, WorkerProcess, describe_exit, of_worker, open_worker
 from router_trio.router.workers.report import Report
 from router_trio.router.workers.restarts import Restarts, ends_router
 from router_trio.settings import Settings
@@ -279,7 +279,7 @@ class Slot:
                     worker.process.kill()  # does nothing if it has ended
                     code = await worker.ended()
                 left = self._ended(worker, outcome)
-        return outcome, how_it_ended(code), worker.pid, left
+        return outcome, describe_exit(code), worker.pid, left
 
     async def _listen(self, worker: WorkerProcess, outcome: _Outcome) -> None:
         """Process what the worker sends until its final report, then make sure that it exits."""

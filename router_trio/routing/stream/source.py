@@ -164,7 +164,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         """See `Source`. It goes on if it has the same consumer, though the connection may have been made anew."""
         source = routing.plan.settings.source
         same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
-        if not same or not connection.leads_where(self._connection):
+        if not same or not connection.has_same_streams(self._connection):
             return None
         return StreamSource(routing, connection, self._emit, dead_letters, self.keeper)
 

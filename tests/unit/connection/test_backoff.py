@@ -55,7 +55,7 @@ def test_the_first_retry_is_within_a_tenth_of_a_second_whatever_the_settings() -
     ahead = plan(base=60.0, maximum=600.0)
     ahead.next()
     ahead.connected(A)
-    ahead.lost(lived=3600.0)
+    ahead.lost(lasted=3600.0)
     assert ahead.next().delay == FIRST_RETRY_WITHIN == 0.1
 
 
@@ -145,7 +145,7 @@ def test_a_flapping_server_is_met_ever_more_slowly() -> None:
     for _ in range(8):
         seen.append(ahead.next().delay)
         ahead.connected(A)
-        ahead.lost(lived=0.5)
+        ahead.lost(lasted=0.5)
     assert seen == [0.0, 0.1, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
 
 

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.router.workers.process import how_it_ended
+from router_trio.router.workers.process import describe_exit
 from router_trio.router.workers.restarts import FIRST_DELAY, LONGEST_DELAY, STABLE_AFTER, Restarts, ends_router
 
 
@@ -40,6 +40,6 @@ def test_what_ends_one_process_ends_the_router_and_what_comes_later_does_not() -
 
 
 def test_how_it_ended_in_words() -> None:
-    assert how_it_ended(-9) == "was killed by SIGKILL"
-    assert how_it_ended(-99) == "was killed by signal 99"
-    assert how_it_ended(3) == "has exited with 3"
+    assert describe_exit(-9) == "was killed by SIGKILL"
+    assert describe_exit(-99) == "was killed by signal 99"
+    assert describe_exit(3) == "has exited with 3"
