@@ -136,8 +136,8 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """See `Keeper`. Of a message that was given up before, only the dead letter is sent."""
         hand = self.hand
         while (delivery := hand.next(now)) is not None:
-            given_up = hand.cursor.failures.given_up
-            if not given_up or not self._was_given_up(delivery):
+            given_up = delivery.cursor.failures.given_up
+            if not given_up or delivery.sequence not in given_up:
                 break
             self._give_up_again(delivery)
         return delivery
@@ -169,7 +169,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             if not most:
                 return False
         deliveries = hand.next_together(most)
-        if hand.cursor.failures.given_up:
+        if hand.cursor.failures.given_up or len(hand.open) < hand.count:  # or some are of an earlier incarnation
             deliveries = self._without_given_up(deliveries)
         if flow is not None:
             flow.going(len(deliveries), hand.waiting)
@@ -273,10 +273,13 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def dropped(self, delivery: StreamDelivery, dead: GivenUp) -> None:
         """See `Recovery`. A stream with limits retention keeps the message."""
-        self.hand.remove(delivery)
-        self.hand.given_up(delivery)
+        is_open = self.hand.remove(delivery)
+        if is_open:
+            self.hand.given_up(delivery)
         self.state.fates["given_up"] += 1
         self._failures.count(MessageGivenUp, delivery, dead)
+        if not is_open:
+            return  # in the stream as it is now, its sequence is that of another message
         if self._is_last_delivery(delivery):
             self.acks.nak(delivery.ack_subject, 0)  # it is not redelivered, and no stream deletes it for that
         else:

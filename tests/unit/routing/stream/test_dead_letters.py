@@ -164,6 +164,77 @@ async def test_while_their_connection_is_away_dead_letters_wait_in_the_stream(
         assert unacked(w) == 0
 
 
+async def test_of_a_message_that_was_given_up_only_the_dead_letter_is_sent_though_its_stream_went_back(
+    autojump_clock: MockClock,
+) -> None:
+    there = brokers() | {"edge": FakeBroker()}
+    there["main"].delete_stream("DEAD")
+    there["edge"].add_stream("DEAD", ["dead.>"])
+    gate = trio.Event()
+    calls: Counter[bytes] = Counter()
+
+    async def work(message: Message) -> Message:
+        calls[message.payload] += 1
+        if message.payload == b"0":
+            raise ValueError("never")
+        if message.payload == b"1":
+            await gate.wait()
+        return message
+
+    letter = DEAD | {"connection": "edge"}
+    source = FROM | {"connection": "main", "retry": {"attempts": 1, "initial": "1s"}, "dead_letter": letter}
+    async with world(handlers=[handled(work, to=to("out.x", jetstream=True), **source)], brokers=there) as w:
+        await w.lose("edge")
+        fill(w.broker, 2)
+        await eventually(lambda: calls == {b"0": 1, b"1": 1})
+        await eventually(lambda: w.route.received == 3)
+        w.broker.trouble.restore("IN", 0)
+        fill(w.broker, 1, first=2)
+        await w.watch.until("STREAM_WENT_BACK")
+        await w.find("edge")
+        gate.set()
+        await eventually(lambda: w.route.dead_lettered == 1)
+        await eventually(lambda: w.route.in_hand == 0)
+        assert calls == {b"0": 1, b"1": 1, b"2": 1}
+        assert [one.payload for one in there["edge"].messages("DEAD")] == [b"0"]
+        assert unacked(w) == 0
+
+
+@pytest.mark.parametrize("letters", [False, True])
+async def test_what_is_given_up_of_a_stream_that_went_back_ends_nothing_of_the_next_one(
+    letters: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `letters`, a reload has taken away the dead letters meanwhile."""
+    there = brokers() | {"edge": FakeBroker(), "far": FakeBroker()}
+    for broker, name in (("main", "DEAD"), ("main", "OUT")):
+        there[broker].delete_stream(name)
+    there["edge"].add_stream("DEAD", ["dead.>"])
+    there["far"].add_stream("OUT", ["out.>"])
+    termed: list[bytes] = []
+    monkeypatch.setattr(there["main"]._server, "term", lambda reply, now: termed.append(reply))
+    source: dict[str, Any] = {"filter": "in.*", "connection": "main", "retry": {"attempts": 1, "initial": "1s"}}
+    destination = to("out.{{split(1,-)}}", "far", jetstream=True)
+    route = stream("IN", destination, **source, dead_letter=DEAD | {"connection": "edge"})
+    async with world([route], brokers=there) as w:
+        await w.lose("edge")
+        w.broker.publish("in.--", b"0")
+        await eventually(lambda: w.route.failed["dead_letter"] == 1)
+        if not letters:
+            await w.live.reload(w.configuration(stream("IN", destination, **source)))
+        await w.lose("far")
+        await eventually(lambda: w.route.in_hand == 1)
+        w.broker.trouble.restore("IN", 0)
+        w.broker.publish("in.a-b", b"1")
+        await w.watch.until("STREAM_WENT_BACK")
+        await w.find("edge")
+        await w.find("far")
+        await eventually(lambda: w.payloads("OUT", "far") == [b"1"])
+        await eventually(lambda: unacked(w) == 0 and w.route.in_hand == 0)
+        assert termed == []
+        assert w.route.fates["dead_lettered" if letters else "given_up"] == 1
+        assert len(there["edge"].messages("DEAD")) == letters
+
+
 @pytest.mark.parametrize("handles", [False, True])
 async def test_what_can_not_be_stored_keeps_nobody_out(autojump_clock: MockClock, handles: bool) -> None:
     """However few may be in hand."""
