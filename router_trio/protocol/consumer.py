@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from router_trio.protocol.stream_config import StreamSubjects
@@ -63,7 +64,8 @@ class ConsumerState:
     number). `delivered` is the sequence of the last message that was delivered for the first time; `undelivered` is the
     number of messages of the stream that have not been delivered yet. `deliveries` is the number of deliveries so far,
     redeliveries included. Messages up to the sequence `passed` are settled, or will never be delivered. `cut_off`
-    describes that the durable's server has lost contact to its cluster; None if there is no sign of that.
+    describes that the durable's server has lost contact to its cluster; None if there is no sign of that. `lifted` are
+    the limits that were removed from the durable just now, as they were.
     """
 
     paused: str | None
@@ -74,6 +76,7 @@ class ConsumerState:
     deliveries: int = 0
     passed: int = 0
     cut_off: str | None = None
+    lifted: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

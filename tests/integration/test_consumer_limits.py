@@ -58,6 +58,7 @@ async def test_a_durable_that_would_expire_does_not_any_more(server: NatsServer)
             # So does one that is edited while the route runs.
             await stream.edit_consumer("SOURCE", "router", inactive_threshold=2 * 10**9)
             await eventually(lifted, 20)
+            await eventually(lambda: watch.count("ROUTE_CONSUMER_LIMITS_REMOVED") == 2)
             assert watch.count("ROUTE_READY") == 1
             assert "inactive_threshold" not in str(watch.of("ROUTE_CONSUMER_DIFFERS"))
         await trio.sleep(5)  # it would have expired by now
@@ -95,7 +96,7 @@ async def test_fewer_messages_without_an_ack_need_a_lower_max_in_flight_which_is
         async with watched(settings(server.url, routes=[stream_route(**ROUTE)])) as watch:
             await watch.until("NATS_SUBSCRIBE_ERROR")
             told = reasons(watch)
-            assert "at most 50 messages" in told
+            assert "at most 50 unacked messages" in told
             assert "(max_ack_pending)" in told
             assert "set max_in_flight = 50 in [routes.from]" in told
         async with watched(settings(server.url, routes=[stream_route(**ROUTE, max_in_flight=50)])) as watch:

@@ -146,15 +146,16 @@ class WirePullConsumer:
                 raise SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND) from error
             raise _refused(spec, error) from error
         compare(spec, info.config)
+        lifted: Sequence[str] = ()
         if _expires(info.config) and info.config.inactive_threshold != self.limits.expires_after:
             config = info.config
             with trio.move_on_after(LOOKUP_WITHIN):
-                config, _ = await _lift(self._api, spec, config)
+                config, lifted = await _lift(self._api, spec, config)
             if _expires(config):
                 detail = f"the durable {spec.durable!r} of stream {spec.stream!r} now expires when it is unused for "
                 detail += f"{config.inactive_threshold:g} s (inactive_threshold)"
                 raise SourceError(detail, reason=reasons.CONSUMER_EXPIRES)
-        state = state_of(spec, info)
+        state = replace(state_of(spec, info), lifted=lifted)
         return replace(state, passed=0) if self._ahead else state
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:

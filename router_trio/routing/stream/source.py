@@ -73,6 +73,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             keeper.make_room,
             self._payloads,
             keeper.acks.asked,
+            self._report_lifted,
         )
         keeper.acks.belong_to(self.state, spec, self._pull_loop.lose)
         if routing.flow is not None:
@@ -226,15 +227,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         check_expiry(spec, consumer)
         self._filters.compare(consumer.limits.subjects)
         if consumer.lifted:
-            self._emit(
-                ConsumerLimitsRemoved(
-                    at=trio.current_time(),
-                    route=self.state.name,
-                    stream=spec.stream,
-                    durable=spec.durable,
-                    detail=" and ".join(consumer.lifted),
-                )
-            )
+            self._report_lifted(consumer.lifted)
         found = differences(spec, consumer, 2 * self._max_in_flight)
         if found and found != self._told_differences:
             self._emit(
@@ -247,6 +240,19 @@ class StreamSource(KeptSource[StreamKeeper]):
                 )
             )
         self._told_differences = found
+
+    def _report_lifted(self, limits: Sequence[str]) -> None:
+        """Log limits that the link has removed from the durable."""
+        spec = self._spec
+        self._emit(
+            ConsumerLimitsRemoved(
+                at=trio.current_time(),
+                route=self.state.name,
+                stream=spec.stream,
+                durable=spec.durable,
+                detail=" and ".join(limits),
+            )
+        )
 
     def _other_message(self, delivery: StreamDelivery) -> None:
         """See `StreamInHand.add`."""

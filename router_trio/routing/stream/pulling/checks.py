@@ -6,7 +6,7 @@ nothing new comes since too much has no ack.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -49,6 +49,7 @@ class ConsumerChecks:
         *,
         lost: Callable[[SourceError], None],
         changed: Callable[[], None],
+        lifted: Callable[[Sequence[str]], None],
         budget: PullBudget,
         last_failure: Callable[[], str] = str,
     ) -> None:
@@ -64,6 +65,7 @@ class ConsumerChecks:
         self._payloads = payloads
         self._lost = lost
         self._changed = changed
+        self._lifted = lifted
         self._now = trio.Event()
         self._before: Look | None = None
 
@@ -109,6 +111,8 @@ class ConsumerChecks:
                 if error.reason == reasons.PERMISSION_DENIED and not doubtful:
                     pause = DENIED_CHECK_EVERY
             else:
+                if state.lifted:
+                    self._lifted(state.lifted)
                 before = self._before
                 if cursor is self._pending.cursor:
                     # As it was when the server was asked: else a delivery that came meanwhile has shown it.

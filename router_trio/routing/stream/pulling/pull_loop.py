@@ -79,6 +79,7 @@ class PullLoop:
         make_room: Callable[[bool], None],
         payloads: Payloads,
         asked: Callable[[Kind, Sequence[bytes]], None],
+        lifted: Callable[[Sequence[str]], None],
     ) -> None:
         self._asked = asked
         self._routing = routing
@@ -97,6 +98,7 @@ class PullLoop:
             payloads,
             lost=self.lose,
             changed=self.look_again,
+            lifted=lifted,
             budget=budget,
             last_failure=lambda: self._last_failure,
         )
