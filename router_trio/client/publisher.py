@@ -126,7 +126,7 @@ class Publisher:
 
     def _give_up(self, order: int, limit: float) -> None:
         """Fail a publish at its deadline."""
-        self._refusals.time_over(order, limit)
+        self._refusals.timed_out(order, limit)
 
     async def _wait_for_room(self, *, with_ack: bool) -> bool:
         """Wait while the queue is full. Returns True if the failure for not being connected was counted here."""

@@ -47,8 +47,8 @@ class Fences:
         """Return True if a fence has to follow at once behind what is written; otherwise it may be shared."""
         return self.behind > self._confirmed or self._in_flight.unfenced >= SHARED_FENCE
 
-    def follow_at_times(self, order: int, now: float) -> None:
-        """Let a fence follow this publish, which no caller waits for, at once, unless there was one a moment ago."""
+    def follow_regularly(self, order: int, now: float) -> None:
+        """Let a fence follow this publish, which no caller waits for, unless the last was within `FENCE_INTERVAL`."""
         if now >= self._next_at:
             self.behind, self._next_at = order, now + FENCE_INTERVAL
 

@@ -267,7 +267,7 @@ class Outbox:
         if inbox:
             self._queue.readdress(inbox)
             self.belief.begin_link()
-            self.refusals.ask_after()
+            self.refusals.resend_refused()
         self.connected = True
         self.sender.begin_link()
         self._suspects.link_up(self.ledger.settled_count)
@@ -289,7 +289,7 @@ class Outbox:
         blamed = self._suspects.link_down(reason, settled, self._in_flight.count, only.order if only else None, now)
         queue.requeue_all()
         self._retries.clear()
-        if blamed and only is not None and self.refusals.ended_links(only):
+        if blamed and only is not None and self.refusals.fail_poison(only):
             self._suspects.remember(only)
         if self.fail_open:
             self.settlement.let_go(self._queue.drop_all(), reasons.NOT_CONNECTED)
@@ -308,7 +308,7 @@ class Outbox:
     def fenced(self, mark: int) -> None:
         """Settle the publishes confirmed by an answered fence: those written when `Fences.sent` was `mark`."""
         held_up = self._in_flight.unfenced >= sender.MAX_UNFENCED
-        if self.refusals.accounted_for:
+        if self.refusals.expected_denials:
             self.refusals.fence_answered(mark)
         confirmed = self.fences.take_confirmed(mark)
         if not confirmed:
@@ -358,7 +358,7 @@ class Outbox:
             return
         self._confirmed_at = self._clock()
         if self._lanes.lanes:
-            self._retries.left([operation for operation, _ in acked], accepted=True)
+            self._retries.release([operation for operation, _ in acked], accepted=True)
         self.settlement.settle_acked(acked)
         if self._in_flight.when_none:
             self._in_flight.notify_if_none()
@@ -457,5 +457,5 @@ class Outbox:
         now = self._clock()
         if now - self._accepted_at >= SAME_TIME:
             self._accepted_at = now
-            self.fences.follow_at_times(self._order, now)
+            self.fences.follow_regularly(self._order, now)
         return self._accepted_at

@@ -16,7 +16,7 @@ from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, ASK_AFTER, ASKED_WITHIN, RETRY_REFUSED_AFTER, Retries
 from router_trio.outbox.settlement import Settlement
 
-TriedAgain = Callable[[OperationWithAck, str], None]
+RetryListener = Callable[[OperationWithAck, str], None]
 """Called with a publish that was refused for now, or not answered for long, and the reason. The publish is held then,
 and may be given up."""
 
@@ -48,32 +48,32 @@ class Refusals:
         """Seconds after which a pending publish is dropped; 0 for no limit."""
         self._clock = clock
         self._wake = wake
-        self.asks_after: bool = False
-        """True if a refusal is final only after the publish was sent again and refused again: see `ack_refused`."""
-        self._listeners: dict[Hashable, list[TriedAgain]] = {}
-        self.accounted_for: dict[bytes, tuple[int, int]] = {}
+        self.resends_refused: bool = False
+        """True if a publish that is refused for good is sent once more before the refusal counts: see `ack_refused`."""
+        self._listeners: dict[Hashable, list[RetryListener]] = {}
+        self.expected_denials: dict[bytes, tuple[int, int]] = {}
         """Denials that may still arrive for publishes that have failed already, by `in_flight.denial_keys`: their
         number, and the position behind the last core publish when the failure was recorded."""
 
-    def when_tried_again(self, key: Hashable, notify: TriedAgain) -> None:
+    def notify_of_retries(self, key: Hashable, notify: RetryListener) -> None:
         """Call `notify` each time a publish of this destination (see `capacity_key`) is about to be retried."""
         self._listeners.setdefault(key, []).append(notify)
 
-    def stop_notifying(self, key: Hashable, notify: TriedAgain) -> None:
-        """Undo one call of `when_tried_again`."""
+    def stop_notifying(self, key: Hashable, notify: RetryListener) -> None:
+        """Undo one call of `notify_of_retries`."""
         listeners = self._listeners.get(key, [])
         if notify in listeners:
             listeners.remove(notify)
         if not listeners:
             self._listeners.pop(key, None)
 
-    def ask_after(self) -> None:
-        """From now on, treat a refusal as final only after the publish was sent again and refused again."""
-        self.asks_after = True
+    def resend_refused(self) -> None:
+        """From now on, send a publish that is refused for good once more before the refusal counts."""
+        self.resends_refused = True
 
     def link_down(self) -> None:
         """Forget the denials still expected on the link that was lost."""
-        self.accounted_for.clear()
+        self.expected_denials.clear()
 
     # --- refused or denied ---
 
@@ -81,14 +81,14 @@ class Refusals:
         """Retry a publish that was answered with an error, if that may help and its budget allows it; else fail it.
 
         Any client that can read the reply subject can make some stream answer there with an error, or send one itself.
-        So with `asks_after` the first final error only makes the publish be sent again, with the same id: a stream that
+        So with `resends_refused` the publish is sent again after the first final error, with the same id: a stream that
         has stored it answers with a PubAck, which counts whenever it arrives. The next error is final. `timeout` is
         final at once, because it is not an answer: the link itself reports it after waiting for one.
         """
         operation = self._in_flight.take_acked(order)
         if operation is not None:
             may_be_forged = not retriable and reason != reasons.TIMEOUT
-            asked = self.asks_after and may_be_forged and operation.refused_with is None
+            asked = self.resends_refused and may_be_forged and operation.refused_with is None
             if asked:
                 operation.refused_with = (reason, detail)
                 operation.send_again()
@@ -101,21 +101,21 @@ class Refusals:
 
         A denial contains only the subject, and the server may have accepted other publishes to it if the permission was
         granted or revoked in between. Which of the core publishes was denied is unknown, so all of them to the subject
-        fail: publishing one twice is better than losing one. As many denials of the subject are then accounted for. A
+        fail: publishing one twice is better than losing one. As many denials of the subject are then expected. A
         JetStream publish shows by its PubAck whether it was accepted. So if no core publish matches, only the first
         JetStream publish fails; if the denial was about a later one, that one is sent again and denied again.
         """
         denied: list[Operation] = [*self._in_flight.take_core_to(subject)]
         more = len(denied) - 1
         if not denied:
-            if self._is_accounted_for(subject):
+            if self._was_expected(subject):
                 return True
             operation = self._in_flight.take_unacked_to(subject)
             if operation is None:
                 return False
             denied = [operation]
             more = int(operation.written_again)
-        self._account_for(subject, more)
+        self._expect_denials(subject, more)
         self._fail(denied, reasons.PERMISSION_DENIED, detail)
         self._wake()
         return True
@@ -123,12 +123,12 @@ class Refusals:
     def reply_denied(self, reply: bytes, detail: str) -> bool:
         """Fail the core publishes with a denied reply subject. Return False if the denial matches none.
 
-        All that have this reply subject fail, and as many further denials of it are accounted for.
+        All that have this reply subject fail, and as many further denials of it are expected.
         """
         denied = self._in_flight.take_core_with_reply(reply)
         if not denied:
-            return self._is_accounted_for(reply_key(reply))
-        self._account_for(reply_key(reply), len(denied) - 1)
+            return self._was_expected(reply_key(reply))
+        self._expect_denials(reply_key(reply), len(denied) - 1)
         self._fail(denied, reasons.PERMISSION_DENIED, detail)
         self._wake()
         return True
@@ -137,38 +137,38 @@ class Refusals:
         """Fail all core publishes in flight after a denial that names no subject.
 
         JetStream publishes are decided by their PubAcks. Returns the subjects of the failed publishes. Each may also be
-        denied by name, which is then accounted for.
+        denied by name, which is then expected.
         """
         denied = self._in_flight.take_all_core()
         subjects: dict[bytes, None] = {}
         for together in denied:
             for one in together.split():
                 for key in denial_keys(one):
-                    self._account_for(key, 1)
+                    self._expect_denials(key, 1)
                 subjects[one.subject] = None
         if denied:
             self._fail(denied, reasons.PERMISSION_DENIED, detail)
             self._wake()
         return [*subjects]
 
-    def _account_for(self, key: bytes, more: int) -> None:
+    def _expect_denials(self, key: bytes, more: int) -> None:
         if more:
-            before, _ = self.accounted_for.get(key, (0, 0))
-            self.accounted_for[key] = before + more, self._in_flight.written
+            before, _ = self.expected_denials.get(key, (0, 0))
+            self.expected_denials[key] = before + more, self._in_flight.written
 
-    def _is_accounted_for(self, key: bytes) -> bool:
-        more, written = self.accounted_for.get(key, (0, 0))
+    def _was_expected(self, key: bytes) -> bool:
+        more, written = self.expected_denials.get(key, (0, 0))
         if more > 1:
-            self.accounted_for[key] = more - 1, written
+            self.expected_denials[key] = more - 1, written
         elif more:
-            del self.accounted_for[key]
+            del self.expected_denials[key]
         return more > 0
 
     def fence_answered(self, mark: int) -> None:
         """Stop expecting denials of publishes that were written before `mark`."""
-        for subject, (_, written) in [*self.accounted_for.items()]:
+        for subject, (_, written) in [*self.expected_denials.items()]:
             if written <= mark:
-                del self.accounted_for[subject]
+                del self.expected_denials[subject]
 
     def write_refused(self, operation: Operation, reason: str, detail: str, retriable: bool = False) -> None:
         """Hold or fail an operation, or a part of one, that the link was given and did not write."""
@@ -177,8 +177,8 @@ class Refusals:
                 self._hold_or_fail(one, reason, detail, retriable)
         self._wake()
 
-    def ended_links(self, operation: Operation) -> bool:
-        """Fail an operation that makes links end, as `poison`. Return False if it has a fate already."""
+    def fail_poison(self, operation: Operation) -> bool:
+        """Fail an operation that made links end, as `poison`. Return False if it has a fate already."""
         if not self._queue.withdraw(operation):
             return False
         self._fail([operation], reasons.POISON, POISON)
@@ -194,7 +194,7 @@ class Refusals:
         self._wake()
         return True
 
-    def time_over(self, order: int, seconds: float) -> None:
+    def timed_out(self, order: int, seconds: float) -> None:
         """Fail the JetStream publish with this number after its publisher waited for `seconds`, unless it has a fate.
 
         If it was refused all the time, that refusal is the reason, which explains more than a timeout.
@@ -245,7 +245,7 @@ class Refusals:
 
     def _fail_refused(self, written_at: float) -> None:
         """Fail publishes that were refused for good, sent again at or before `written_at`, and not answered since."""
-        if not self.asks_after:
+        if not self.resends_refused:
             return
         by_refusal: dict[tuple[str, str], list[Operation]] = {}
         for one in self._in_flight.unacked_since(written_at):
@@ -280,6 +280,6 @@ class Refusals:
                 notify(operation, reason)
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
-        self._retries.left(operations, accepted=False)
+        self._retries.release(operations, accepted=False)
         self._settlement.fail(operations, reason, detail)
         self._in_flight.notify_if_none()

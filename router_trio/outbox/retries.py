@@ -181,7 +181,7 @@ class Retries:
             self._lanes.withdraw(operation)
         return operation
 
-    def left(self, operations: Sequence[Operation], *, accepted: bool) -> None:
+    def release(self, operations: Sequence[Operation], *, accepted: bool) -> None:
         """Release what was held behind operations that were acked, or that failed as the last of their lane.
 
         Takes all of them at once, because each return to the queue costs as much as the queue is long.

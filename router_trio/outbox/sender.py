@@ -118,7 +118,7 @@ class Sender:
                 continue
             for one in self._in_flight.single_parts(operation):
                 if any(one.order == bad.order for bad in poison):
-                    self._refusals.ended_links(one)
+                    self._refusals.fail_poison(one)
                 else:
                     harmless.append(one)
         return harmless

@@ -54,7 +54,7 @@ class DestinationBreaker:
         self._kept = kept
         self._taken_here = 0
         self._refusals = connection.outbox.refusals
-        self._refusals.when_tried_again((route.name, template), self._tried_again)
+        self._refusals.notify_of_retries((route.name, template), self._tried_again)
 
     def stop_listening(self) -> None:
         """Stop listening, since the route is gone."""
@@ -148,7 +148,7 @@ class DestinationBreaker:
             self._tell()
 
     def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        """See `Refusals.when_tried_again`: a publish was refused, and is held there."""
+        """See `Refusals.notify_of_retries`: a publish was refused, and is held there."""
         opens = self._failed(reason)
         if opens:
             self._recall()

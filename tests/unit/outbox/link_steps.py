@@ -164,15 +164,15 @@ class LinkSteps(OutboxModel):
 
     def denied(self, subject: bytes) -> None:
         to_it = [o for o in self.flight if self.publishes[o].subject == subject]
-        accounted_for = subject in self.outbox.refusals.accounted_for
+        expected_denials = subject in self.outbox.refusals.expected_denials
         attributed = self.outbox.refusals.publish_denied(subject, "Permissions Violation")
         failed = [o for o in to_it if self.publishes[o].fate is not None]
         core = [o for o in to_it if not self.publishes[o].with_ack]
-        if core or not to_it or accounted_for:
+        if core or not to_it or expected_denials:
             assert failed == core
         else:
             assert len(failed) == 1
-        assert attributed or not (to_it or accounted_for)
+        assert attributed or not (to_it or expected_denials)
         assert all(self.publishes[o].fate.reason == "permission_denied" for o in failed)  # type: ignore[union-attr]
 
     def something_denied(self) -> None:

@@ -309,7 +309,7 @@ async def test_one_that_has_no_message_to_try_holds_up_nothing_after_its_pause(a
 
 async def test_what_the_route_before_has_delivered_interrupts_no_failures(autojump_clock: MockClock) -> None:
     """Its counts may be added between two failures: that is no message that the destination took."""
-    outbox = SimpleNamespace(refusals=SimpleNamespace(when_tried_again=lambda key, tell: None))
+    outbox = SimpleNamespace(refusals=SimpleNamespace(notify_of_retries=lambda key, tell: None))
     connection: Any = SimpleNamespace(name="main", outbox=outbox)
     state, before = (RouteState("route", "main", ["out"]) for _ in range(2))
     before.received = before.delivered["out"] = 5
