@@ -212,7 +212,7 @@ class BodyReader:
 
 
 def _may_have_long_number(payload: bytes) -> bool:
-    """Return True if there may be 19 digits in a row, of which every sixth byte has three."""
+    """Return True if there may be 19 digits in a row: every sixth byte of these gives three digits in a row."""
     return b"000" in payload[::6].translate(_DIGITS_AS_ZEROS)
 
 

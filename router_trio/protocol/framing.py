@@ -159,7 +159,7 @@ class FrameParser:
                 self._needed = end - length
                 break
             if data[end - 2 : end] != b"\r\n":
-                raise ProtocolError("a message that does not end where its size says")
+                raise ProtocolError("a message whose end does not match its size")
             if sid != sid_of_run:
                 try:
                     buffer = buffers[sid]

@@ -85,7 +85,7 @@ class Mapping:
         source_tokens = _split(source, "source", source, destination)
         tokens = _split(destination, "destination", source, destination)
         if "*" in tokens:
-            cure = "say which of the source's tokens belongs there, as in {{wildcard(1)}}"
+            cure = "name the source's token to use there, as in {{wildcard(1)}}"
             if tokens.count("*") <= source_tokens.count("*"):
                 numbers = count(1)
                 meant = [f"{{{{wildcard({next(numbers)})}}}}" if one == "*" else one for one in tokens]

@@ -62,16 +62,16 @@ async def watch_readiness(reasons: Callable[[], Reasons], emit: Emit) -> None:
     readiness = Readiness()
     while True:
         found: list[Mapping[str, Any]] = []
-        held = 0.0
+        blocked = 0.0
         began_at = time.perf_counter()
         for number, part in enumerate(reasons(), 1):
             found += part
             if number % AT_ONCE == 0:
-                held += time.perf_counter() - began_at
+                blocked += time.perf_counter() - began_at
                 await trio.lowlevel.checkpoint()
                 began_at = time.perf_counter()
         event = readiness.look(found, trio.current_time())
         if event is not None:
             emit(event)
-        held += time.perf_counter() - began_at
-        await trio.sleep(max(LOOK_EVERY, REST * held))
+        blocked += time.perf_counter() - began_at
+        await trio.sleep(max(LOOK_EVERY, REST * blocked))

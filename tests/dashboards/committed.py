@@ -1,4 +1,4 @@
-"""The dashboards as they are committed: plain JSON, as Grafana reads it."""
+"""The committed dashboards: plain JSON, as Grafana reads it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dashboards.boards import NAMES, path_of
 
 
 def dashboard(name: str) -> dict[str, Any]:
-    """One dashboard."""
+    """Return one dashboard."""
     found: dict[str, Any] = json.loads(path_of(name).read_text(encoding="utf-8"))
     return found
 
 
 def panels(name: str) -> list[dict[str, Any]]:
-    """Its panels, without the headings of rows."""
+    """Return the panels of a dashboard, without row headings."""
     return [panel for panel in dashboard(name)["panels"] if panel["type"] != "row"]
 
 
 def queries() -> Iterator[tuple[str, str, str]]:
-    """Every query of a panel or an annotation: where it is, its expression, its legend."""
+    """Yield every query of a panel or an annotation: its place, its expression, its legend."""
     for name in NAMES:
         for panel in panels(name):
             for target in panel["targets"]:

@@ -1,4 +1,4 @@
-"""The committed JSON: what the code makes, complete, and with links that lead somewhere."""
+"""The committed JSON is generated from the code, complete, and has links that lead to existing pages."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ MADE_BY = "run `python -m dashboards` and commit what it writes"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_committed_is_what_the_code_makes(name: str) -> None:
+def test_the_committed_json_is_generated_from_the_code(name: str) -> None:
     assert path_of(name).read_text(encoding="utf-8") == encode(boards()[name]), MADE_BY
 
 
-def test_no_other_json_lies_about() -> None:
+def test_there_are_no_other_json_files() -> None:
     assert {path.stem for path in DIRECTORY.glob("*.json")} == set(NAMES)
 
 
-def test_the_page_is_what_the_code_makes() -> None:
+def test_the_documentation_page_is_generated_from_the_code() -> None:
     assert document.PATH.read_text(encoding="utf-8") == document.page(boards()), MADE_BY
     for name in NAMES:
         assert (document.PATH.parent / "img" / f"dashboard-{name}.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_panel_explains_itself(name: str) -> None:
+def test_each_panel_has_a_title_a_description_and_a_unit(name: str) -> None:
     for panel in panels(name):
         where = f"{name}: {panel.get('title')}"
         assert len(panel["title"]) > 2, where
@@ -59,7 +59,7 @@ def test_uids_are_unique() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_panel_covers_another(name: str) -> None:
+def test_panels_do_not_overlap(name: str) -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in dashboard(name)["panels"]:
         place = panel["gridPos"]
@@ -71,14 +71,14 @@ def test_no_panel_covers_another(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_variables_come_before_those_that_use_them(name: str) -> None:
+def test_variables_are_defined_before_they_are_used(name: str) -> None:
     known: list[str] = []
     for variable in dashboard(name)["templating"]["list"]:
         used = re.findall(r"\$(\w+)", variable["query"])
         assert set(used) <= set(known)
         known.append(variable["name"])
     used_by_panels = set(re.findall(r"\$(?!__)(\w+)", str([panel["targets"] for panel in panels(name)])))
-    # A variable without effect misleads; the annotation alone uses `connection` on some dashboards.
+    # A variable without effect would mislead. On some dashboards only the annotation uses `connection`.
     assert used_by_panels | {"connection", "datasource"} == set(known)
 
 
@@ -95,7 +95,7 @@ def test_links_lead_to_runbooks_of_alerts(name: str) -> None:
         assert (ROOT / "docs" / "runbooks" / file).is_file(), url
 
 
-def test_a_line_of_panels_that_is_not_full_is_refused() -> None:
+def test_a_row_of_panels_that_is_not_full_is_refused() -> None:
     panel = number("Number", "A number.", "short", query("up")).span(7)
     with pytest.raises(ValueError, match="widths add up to 24"):
         build("odd", "Odd", "Odd.", [("Row", [panel])])

@@ -1,4 +1,4 @@
-"""The queries: PromQL that parses, over metrics and labels that this version really has."""
+"""The queries are valid PromQL over metrics and labels that this version has."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.dashboards.committed import queries
 WINDOW = Window(start=1000.0, end=4600.0, step=15, scrape_interval=15)
 QUERIES = list(queries())
 OF_TARGETS = {"job", "instance"}
-"""Labels that Prometheus puts on everything it scrapes."""
+"""Labels that Prometheus adds to all series that it scrapes."""
 
 
 def contract() -> dict[str, set[str]]:
-    """Labels by the name of the series, histograms' parts included."""
+    """Return the labels of each series by its name, including the series of histograms."""
     found: dict[str, set[str]] = {}
     for metric in collect()["metrics"]:
         labels = {*metric["labels"], *OF_TARGETS}
@@ -34,17 +34,17 @@ CONTRACT = contract()
 
 
 def parsed(expression: str) -> promql.Expr:
-    """The query as Prometheus gets it."""
+    """Parse a query as Prometheus gets it."""
     tree: promql.Expr = promql.parse(WINDOW.interpolate(expression))
     return tree
 
 
 def selectors(tree: promql.Expr) -> list[promql.VectorSelector]:
-    """All selectors of a query."""
+    """Return all selectors of a query."""
     found: list[promql.VectorSelector] = []
 
     def visit(node: promql.Expr) -> bool:
-        # The walk doesn't always enter a matrix selector's inside.
+        # The walk does not always visit the inside of a matrix selector.
         if isinstance(node, promql.MatrixSelector):
             found.append(node.vector_selector)
         elif isinstance(node, promql.VectorSelector):
@@ -56,7 +56,7 @@ def selectors(tree: promql.Expr) -> list[promql.VectorSelector]:
 
 
 def groupings(tree: promql.Expr) -> set[str]:
-    """All labels that a query groups by."""
+    """Return all labels that a query groups by."""
     found: set[str] = set()
 
     def visit(node: promql.Expr) -> bool:
@@ -69,7 +69,7 @@ def groupings(tree: promql.Expr) -> set[str]:
 
 
 @pytest.mark.parametrize(("expression", "legend"), [q[1:] for q in QUERIES], ids=[q[0] for q in QUERIES])
-def test_a_query_asks_for_what_there_is(expression: str, legend: str) -> None:
+def test_queries_use_existing_metrics_and_labels(expression: str, legend: str) -> None:
     tree = parsed(expression)
     asked = selectors(tree)
     assert asked
@@ -90,7 +90,7 @@ def test_a_query_asks_for_what_there_is(expression: str, legend: str) -> None:
         assert not re.match(r"sum\(|max\(|min\(|count\(", expression) or not shown
 
 
-def test_counters_are_asked_for_their_growth() -> None:
+def test_counters_are_queried_by_rate_or_increase() -> None:
     since_start = re.compile(r"Ledger since|ledger adds up")
     for where, expression, _ in QUERIES:
         for selector in selectors(parsed(expression)):
@@ -102,7 +102,7 @@ def test_counters_are_asked_for_their_growth() -> None:
 def test_every_metric_of_the_contract_is_on_a_dashboard() -> None:
     shown = {selector.name for _, expression, _ in QUERIES for selector in selectors(parsed(expression))}
     missing = {name for name in CONTRACT if name not in shown and not name.endswith(("_sum", "_count"))}
-    # Virtual memory of a Python process says nothing that resident memory doesn't.
+    # Virtual memory of a Python process has no information beyond resident memory.
     assert missing == {"process_virtual_memory_bytes"}
 
 

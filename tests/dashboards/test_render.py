@@ -1,4 +1,4 @@
-"""The pictures: a query without data is found, every kind of panel can be drawn, and the story gives data to all."""
+"""The pictures: queries without data are reported, every kind of panel is drawn, and the scenario gives data to all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LABELS = {
 
 
 class Invented(Prometheus):
-    """Answers everything, but for one metric: the labels that a query groups by, and numbers that states have too."""
+    """Answers all queries except those of one metric, with the labels that a query groups by and values of states."""
 
     def __init__(self, without: str = "nothing at all") -> None:
         super().__init__("http://127.0.0.1:1")
@@ -76,11 +76,11 @@ def test_every_kind_of_panel_is_drawn(name: str, tmp_path: Path) -> None:
     with Image.open(path) as picture:
         assert picture.width > 1500
         assert picture.height > 1000
-        # A sheet of empty frames would have a handful.
+        # A picture of empty frames would have only a few colours.
         assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 50
 
 
-def test_a_query_without_data_is_named() -> None:
+def test_a_query_without_data_is_reported() -> None:
     board = dashboard("pending")
     missing = evaluate(board, Invented(without="router_nats_pending_oldest_age_seconds"), WINDOW).missing
     assert [line.partition(":")[0] for line in missing] == [
@@ -122,7 +122,7 @@ def test_an_unknown_unit_is_refused() -> None:
         text(1, "furlong")
 
 
-def test_thresholds_colour() -> None:
+def test_thresholds_give_a_value_its_colour() -> None:
     steps: list[dict[str, Any]] = [
         {"color": "green", "value": None},
         {"color": "orange", "value": 1},
@@ -141,7 +141,7 @@ async def test_a_real_outage_gives_data_to_every_panel(tmp_path: Path) -> None:
         pytest.skip(reason)
     seen = await record(45.0, tmp_path)
     assert [line for answers in seen.values() for line in answers.missing] == []
-    # Both servers died once, and both losses are marked.
+    # Both servers were killed once, and both losses are marked.
     assert len(seen["connections"].losses) == 2
     board = dashboard("delivery")
     off_by = next(panel["id"] for panel in board["panels"] if panel["title"] == "Ledger off by")

@@ -1,6 +1,6 @@
-"""The JSON against Grafana's own types: `@grafana/schema` of the line that the dashboards are for, checked by `tsc`.
+"""The JSON is checked by `tsc` against Grafana's types: `@grafana/schema` of the supported release line.
 
-Each panel is checked as what it is (a time series' options, a heatmap's field configuration), not only as a panel.
+Each panel is checked against the types of its kind (options, field configuration), not only against those of a panel.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FOLDERS = {
     "table": "table/panelcfg/x/TablePanelCfg",
 }
 OWN_FIELDS = {"timeseries", "state-timeline", "heatmap"}
-"""Kinds of panels whose fields have a configuration of their own."""
+"""Kinds of panels that have a field configuration of their own."""
 
 
 @pytest.fixture(scope="module")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the types and the compiler. Skips without npm, but not in continuous integration."""
+    """Return a directory with the types and the compiler. Skips without npm, except in continuous integration."""
     if shutil.which("npm") is None:
         reason = "npm is not installed: apt-get install npm"
         if os.environ.get("CI") == "true":
@@ -51,7 +51,7 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(directory: Path, code: str) -> str:
-    """What the compiler says of some TypeScript; nothing if it is content."""
+    """Return the compiler's errors for some TypeScript, `""` for none."""
     (directory / "check.ts").write_text(code, encoding="utf-8")
     flags = ["--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler"]
     done = subprocess.run(
@@ -67,9 +67,9 @@ def check(directory: Path, code: str) -> str:
 
 
 def code_for(boards: Iterable[dict[str, Any]]) -> str:
-    """TypeScript that holds dashboards, and each of their panels, to their types.
+    """Return TypeScript that assigns dashboards, and each of their panels, to their types.
 
-    An enumeration takes no plain string, as JSON has it: the template type of its values does.
+    A plain string of JSON can't be assigned to an enumeration, but to the template literal type of its values.
     """
     lines = ["import type { Dashboard } from '@grafana/schema';"]
     for kind, folder in FOLDERS.items():
@@ -97,7 +97,7 @@ def _hold(name: str, kind: str, value: object) -> list[str]:
 
 
 def _without_expressions(board: dict[str, Any]) -> dict[str, Any]:
-    """Without the queries, which are the data source's own: the types of a dashboard don't know them."""
+    """Remove the queries, whose types belong to the data source and not to the dashboard."""
     annotations = [{k: v for k, v in one.items() if k != "expr"} for one in board["annotations"]["list"]]
     return board | {"annotations": {"list": annotations}}
 
@@ -107,12 +107,12 @@ def _identifier(kind: str) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_grafana_accepts_them(checker: Path) -> None:
+def test_dashboards_match_the_types_of_grafana(checker: Path) -> None:
     assert check(checker, code_for(map(dashboard, NAMES))) == ""
 
 
 @pytest.mark.timeout(180)
-def test_the_check_finds_mistakes(checker: Path) -> None:
+def test_the_type_check_finds_mistakes(checker: Path) -> None:
     board = dashboard("overview")
     panel = next(panel for panel in board["panels"] if panel["type"] == "timeseries")
     panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] = "scribble"

@@ -93,12 +93,12 @@ def string_of_double(value: float) -> str:
         return "-0" if math.copysign(1.0, value) < 0 else "0"
     digits, _, exponent = f"{value!r}".partition("e")
     sign = "-" if digits[0] == "-" else ""
-    whole, _, fraction = digits.lstrip("-").partition(".")
+    integer, _, fraction = digits.lstrip("-").partition(".")
     if fraction == "0":
         fraction = ""
     # `power` is the power of ten of the first digit.
-    power = len(whole) - 1 + int(exponent or "0")
-    padded = whole + fraction
+    power = len(integer) - 1 + int(exponent or "0")
+    padded = integer + fraction
     kept = padded.lstrip("0")
     power -= len(padded) - len(kept)
     kept = kept.rstrip("0")

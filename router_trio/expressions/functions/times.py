@@ -89,9 +89,9 @@ def parse_duration(text: str) -> Duration:
         match = _PART.match(rest, at)
         if match is None or not (match[1] or match[2]):
             break
-        whole, fraction, unit = match.groups()
+        integer, fraction, unit = match.groups()
         digits = (fraction or "")[:18]
-        total += int(whole or "0") * _UNITS[unit] + int(digits or "0") * _UNITS[unit] // 10 ** len(digits)
+        total += int(integer or "0") * _UNITS[unit] + int(digits or "0") * _UNITS[unit] // 10 ** len(digits)
         at = match.end()
     if not rest or at < len(rest):
         raise EvaluationError("the string is not a duration, such as 1h30m or 1.5s")

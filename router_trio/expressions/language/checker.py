@@ -54,7 +54,7 @@ def check(source: Source, tree: Node, variables: Mapping[str, Type], result: Typ
     found = checker.solution.resolved(tree.type)
     if result is not None and not checker.solution.fit_all([found], [result]):
         message = f"this is of type {spelled(found)}, but {spelled(result)} is expected"
-        raise source.error(message, tree.start, tree.end, whole=True)
+        raise source.error(message, tree.start, tree.end, entire=True)
     checker.settle(tree)
     return tree
 

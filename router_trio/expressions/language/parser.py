@@ -45,7 +45,7 @@ def parse(source: Source) -> Node:
     """Return the tree of an expression. Raises ExpressionError if it is invalid, too long or nested too deeply."""
     if len(source.text) > MAX_TEXT:
         raise source.error(f"the expression is longer than {MAX_TEXT} characters", MAX_TEXT)
-    return _Parser(source).whole()
+    return _Parser(source).parse()
 
 
 _N = TypeVar("_N", bound=Node)
@@ -63,7 +63,7 @@ class _Parser:
     def _next(self) -> Token:
         return self._tokens[self._at]
 
-    def whole(self) -> Node:
+    def parse(self) -> Node:
         if self._next.kind == "end":
             raise self._source.error("the expression is empty", 0)
         node = self._expression()

@@ -20,15 +20,15 @@ class Source:
     name: str
 
     def error(
-        self, message: str, start: int, end: int | None = None, *, hint: str = "", whole: bool = False
+        self, message: str, start: int, end: int | None = None, *, hint: str = "", entire: bool = False
     ) -> ExpressionError:
         """Return the error of a mistake between `start` and `end` (by default one character), with what to write.
 
-        `hint` is added if `cures` has no advice. `whole` means that the entire expression, though valid, is wrong in
+        `hint` is added if `cures` has no advice. `entire` means that the entire expression, though valid, is wrong in
         its place, so that no advice about a part of it would help.
         """
         start = min(start, len(self.text))
-        advice = "" if whole else cure(self.text, start, start + 1 if end is None else end)
+        advice = "" if entire else cure(self.text, start, start + 1 if end is None else end)
         message += f": {advice}" if advice else hint
         line = self.text.count("\n", 0, start) + 1
         first = self.text.rfind("\n", 0, start) + 1

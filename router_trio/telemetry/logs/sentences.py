@@ -205,8 +205,8 @@ def sentence(event: Event) -> str:
         return (type(event).__doc__ or type(event).__name__).strip().splitlines()[0]
     fields = {"connection": None, "route": None, **_details(event)}
     counted = {name: _counted(value) for name, value in fields.items()}
-    told = template.format_map(_Parts(counted))
-    return told[:1].upper() + told[1:] if template.startswith("{by_route}") else told
+    text = template.format_map(_Parts(counted))
+    return text[:1].upper() + text[1:] if template.startswith("{by_route}") else text
 
 
 def _details(event: Event) -> dict[str, Any]:

@@ -253,7 +253,7 @@ class Traces:
         except Exception as error:
             # The text of the error is not logged: it may quote an environment variable.
             _logger.error(
-                "no spans are exported: OpenTelemetry's exporter can't be made (%s); correct otlp_endpoint, or the "
+                "no spans are exported: OpenTelemetry's exporter can't be created (%s); correct otlp_endpoint, or the "
                 "variables OTEL_EXPORTER_OTLP_...",
                 type(error).__qualname__,
             )

@@ -1,4 +1,4 @@
-"""What an expression is evaluated on in a test: variables with the values that they are given."""
+"""An activation for tests, with given values of variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router_trio.expressions.values import Budget, Value
 
 
 class Activation:
-    """Variables with their values, as they are."""
+    """Variables with given values."""
 
     record = None
     found_start: bytes | None = None
@@ -23,7 +23,7 @@ class Activation:
 
     @property
     def header_block(self) -> bytes:
-        """The headers as a raw block."""
+        """Return the headers as a raw block."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         return f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
 

@@ -1,4 +1,4 @@
-"""The conformance files of the CEL specification: where they are, what of them is left out, and how they are read."""
+"""The conformance files of the CEL specification: finding and reading them, and what is left out of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FILES = (
 )  # fmt: skip
 """The files that are run."""
 
-MESSAGES = "protobuf messages, which a router has none of"
+MESSAGES = "protobuf messages, which a router does not have"
 FILES_LEFT_OUT = {
     "bindings_ext": "cel.bind, an extension",
     "block_ext": "cel.block, which optimizers write",
@@ -67,7 +67,7 @@ SECTIONS_LEFT_OUT = {
 }
 UNCHECKED = "unchecked"
 CASES_LEFT_OUT = {
-    MESSAGES: "the expression makes a message, or a variable is one: each that makes one is refused",
+    MESSAGES: "the expression creates a message or reads one from a variable; creating one is refused",
     UNCHECKED: "the case switches the type checker off, and ours refuses it",
     "container": "the case is parsed within a namespace; a router has none",
     "functions": "the case declares functions of its own",
@@ -83,12 +83,12 @@ _TIMES: Mapping[str, type[Timestamp] | type[Duration]] = {
 
 
 class LeftOut(Exception):
-    """A case is left out; its argument is one of CASES_LEFT_OUT."""
+    """The case is left out. The argument is a key of CASES_LEFT_OUT."""
 
 
 @dataclass
 class Case:
-    """One case: what is evaluated, and what comes of it: a value, an error, or only a type."""
+    """One case: an expression with its variables, and the expected value, error or type."""
 
     name: str
     expression: str
@@ -103,7 +103,7 @@ class Case:
 
 @cache
 def directory() -> Path | None:
-    """Return where the files are, or None without Go or the module. May fetch them, and then blocks for up to 60 s."""
+    """Return the directory of the files, None without Go or the module. Blocks for up to 60 s to download them."""
     go = shutil.which("go")
     if go is None:
         return None
@@ -117,14 +117,14 @@ def directory() -> Path | None:
 
 
 def cases(file: Path) -> Iterator[tuple[str, Fields]]:
-    """Yield each case of a file with its name: file, section and test."""
+    """Yield the name (file, section and test) and the fields of each case of a file."""
     for section in read(file.read_text(encoding="utf-8")).get("section", []):
         for test in section.get("test", []):
             yield f"{file.stem}/{section['name'][0].decode()}/{test['name'][0].decode()}", test
 
 
 def case_of(name: str, test: Fields) -> Case:
-    """Return the case. Raises LeftOut."""
+    """Return the case of these fields. Raises LeftOut."""
     if "container" in test:
         raise LeftOut("container")
     case = Case(name, test["expr"][0].decode(), checked="disable_check" not in test)

@@ -1,7 +1,7 @@
-"""Draws expressions and data by a seed: well typed for the most part, sometimes not.
+"""Generate random expressions and data from a seed. Most of them are well typed.
 
-Nothing is drawn in which we differ from cel-cpp on purpose: docs/explanation/expressions.md lists those differences,
-and `AVOIDED` says what keeps each of them out.
+Cases in which the router differs from cel-cpp on purpose are not generated: docs/explanation/expressions.md lists these
+differences, and `AVOIDED` has how each of them is avoided.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tests.unit.expressions.drawn_values import (
 
 
 def json_value(rng: random.Random, depth: int = 3) -> Any:
-    """Return a value as JSON has them."""
+    """Return a random JSON value."""
     kind = rng.randrange(9 if depth else 6)
     if kind == 0:
         return None
@@ -63,7 +63,7 @@ def json_value(rng: random.Random, depth: int = 3) -> Any:
 
 
 def data(rng: random.Random) -> dict[str, Any]:
-    """Return a value for each variable."""
+    """Return a random value for each variable."""
     subject = ".".join(rng.choices(("orders", "eu", "us", "1", "new"), k=rng.randrange(1, 4)))
     return {
         "subject": subject,
@@ -83,25 +83,25 @@ def data(rng: random.Random) -> dict[str, Any]:
 
 
 class Drawer:
-    """Draws expressions."""
+    """Generates random expressions."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._locals: list[tuple[str, Type]] = []
 
     def expression(self) -> str:
-        """Return an expression of any type, most often of those that routes have."""
+        """Return an expression of any type, half of them of type bool."""
         rng = self._rng
         kind = BOOL if rng.random() < 0.5 else rng.choice(EVERY)
         return self.of(kind, rng.randrange(1, 5))
 
     def of(self, kind: Type, depth: int) -> str:
-        """Return an expression of a type, or hardly ever of another one."""
+        """Return an expression of a type, and rarely of another one."""
         rng = self._rng
         if rng.random() < 0.01:
             kind = rng.choice(EVERY)
         if kind != DYN and rng.random() < 0.15:
-            kind = DYN  # known only when it is evaluated, and then most often something else
+            kind = DYN  # the type is known only at run time, and is most often another one
             return self._dyn(depth)
         if depth <= 0:
             return self._leaf(kind)
@@ -299,13 +299,13 @@ class Drawer:
         return self._macro(f"{of(over, depth)}.{rng.choice(('all', 'exists', 'exists_one'))}", named, BOOL, depth)
 
     def _plain(self, kind: Type, depth: int) -> str:
-        """Return an expression of just this type: what is ordered is not to be of two kinds of numbers."""
+        """Return an expression of exactly this type, because numbers of two types must not be compared by order."""
         if kind == DYN:
             return f"dyn({self._dyn(depth)})"
         return f"{self._leaf(kind)}" if kind in (INT, UINT, DOUBLE) else self.of(kind, depth)
 
 
 def text(rng: random.Random, value: str) -> str:
-    """Return a string literal, with one kind of quotes or the other."""
+    """Return a string literal with single or double quotes."""
     mark = rng.choice("'\"")
     return f"{mark}{value}{mark}"

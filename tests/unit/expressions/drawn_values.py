@@ -1,4 +1,4 @@
-"""Values and texts of which drawn expressions are made."""
+"""Values and texts that random expressions are made of."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from router_trio.expressions.language.types import (
 )
 
 AVOIDED = {
-    "numbers of different kinds are ordered": "the two sides of < <= > >= are drawn of one type, or dyn",
-    "1 and 1u are one key of a map": "the keys of a map are drawn of one type",
-    "text of doubles that are not finite": "string() is given no double that was calculated",
-    "numbers with spaces or in hexadecimal": "strings that are read as numbers are drawn from NUMBER_TEXTS",
-    "the type of what is taken out of dyn": "body['key'] is drawn within dyn()",
-    "the order of the keys of a map": "what makes a list goes over a list, or over a map of one key",
+    "numbers of different kinds are ordered": "both sides of < <= > >= are generated with one type, or dyn",
+    "1 and 1u are one key of a map": "the keys of a map are generated with one type",
+    "text of doubles that are not finite": "string() never gets a calculated double",
+    "numbers with spaces or in hexadecimal": "strings that are converted to numbers are chosen from NUMBER_TEXTS",
+    "the type of what is taken out of dyn": "body['key'] is generated within dyn()",
+    "the order of the keys of a map": "macros that return a list iterate over a list, or over a map with one key",
     "the type of a list and dyn, added": "lists are added within dyn()",
-    "the type of dyn among other values": "a list or map that is written with dyn in it is drawn within dyn()",
-    "the type of null among other values": "null is drawn within dyn(), but for comparisons with it",
-    "the type of an empty list or map": "one that is written is not drawn but beside another list",
-    "!! and --": "what has a sign before it is drawn in parentheses",
-    "int() of a bool": "int() is given no dyn",
-    "substring() up to the end": "the string is drawn longer than the second position",
-    "times of more than 292 years": "neither are times drawn so far from each other, nor durations so long",
+    "the type of dyn among other values": "a list or map literal with a dyn in it is generated within dyn()",
+    "the type of null among other values": "null is generated within dyn(), except in comparisons with null",
+    "the type of an empty list or map": "an empty literal is generated only beside another list",
+    "!! and --": "operands of a sign are generated in parentheses",
+    "int() of a bool": "int() never gets a dyn",
+    "substring() up to the end": "the generated string is longer than the second position",
+    "times of more than 292 years": "times are not generated so far apart, nor durations so long",
 }
 
 VARIABLES = {

@@ -1,4 +1,4 @@
-"""Google's own runtime of CEL (`cel-expr-python`, on cel-cpp), and what it makes of an expression, in our values."""
+"""Evaluate expressions with Google's CEL runtime (`cel-expr-python`, on cel-cpp), and convert its values to ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _kind(one: Type) -> Any:
 
 
 class Oracle:
-    """An environment with some variables."""
+    """A CEL environment with variables."""
 
     def __init__(self, variables: Mapping[str, Type]) -> None:
         declared = {name: _kind(one) for name, one in variables.items()}
@@ -53,7 +53,7 @@ class Oracle:
             return None
 
     def activation(self, values: Mapping[str, Any]) -> Any:
-        """Return the activation that has these values."""
+        """Return an activation with these values."""
         return self._environment.Activation({name: _given(value) for name, value in values.items()})
 
 
@@ -79,7 +79,7 @@ def _given(value: Any) -> Any:
 def _ours(result: Any) -> Any:
     kind, value = result.type(), result.value()
     if value is None:
-        # The binding gives back a reference to None that it never took: without this a long run ends in a crash.
+        # The binding releases a reference to None that it does not own: without this a long run crashes.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
     if kind == _KINDS.UINT:
         return Uint(value)

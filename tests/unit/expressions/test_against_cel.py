@@ -1,4 +1,4 @@
-"""Drawn expressions on drawn data come to the same as in Google's own runtime: value, type of value, or failure."""
+"""Random expressions on random data give the same value, type or failure as in Google's CEL runtime."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.unit.expressions.drawn_values import VARIABLES
 from tests.unit.expressions.oracle import FAILED, REFUSED, Oracle, outcome
 
 DATA_EACH = 4
-"""Data that each expression is evaluated on."""
+"""Number of random data sets on which each expression is evaluated."""
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Return True for one value of one type."""
+    """Return True if two values have the same type and are equal. NaN equals NaN."""
     if ours.__class__ is not theirs.__class__:
         return False
     if isinstance(ours, list):
@@ -31,7 +31,7 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def compared(seed: int, cases: int) -> tuple[Counter[str], list[str]]:
-    """Return how many cases ended how, and the differences."""
+    """Return the number of cases by outcome, and the differences."""
     rng = random.Random(seed)
     oracle = Oracle(VARIABLES)
     drawer = Drawer(rng)
@@ -53,16 +53,16 @@ def compared(seed: int, cases: int) -> tuple[Counter[str], list[str]]:
             continue
         for _ in range(DATA_EACH):
             values = data(rng)
-            told, wanted = outcome(theirs, oracle.activation(values))
+            expected, wanted = outcome(theirs, oracle.activation(values))
             try:
                 got = ours.evaluate(Activation(values))
                 ended = ""
             except EvaluationError as error:
                 got, ended = str(error), FAILED
             counts[ended or type(got).__name__] += 1
-            if ended != told or (not ended and not same(got, wanted)):
+            if ended != expected or (not ended and not same(got, wanted)):
                 differences.append(
-                    f"{text}\n    on {values!r}\n    ours:   {ended} {got!r}\n    theirs: {told} {wanted!r}"
+                    f"{text}\n    on {values!r}\n    ours:   {ended} {got!r}\n    theirs: {expected} {wanted!r}"
                 )
     return counts, differences
 
@@ -74,12 +74,12 @@ def check(seed: int, cases: int) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_cases_are_the_same() -> None:
+def test_ten_thousand_random_expressions_give_the_same_as_cel_cpp() -> None:
     check(1, 10_000)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(100, 110))
-def test_a_million_cases_are_the_same(seed: int) -> None:
+def test_a_million_random_expressions_give_the_same_as_cel_cpp(seed: int) -> None:
     check(seed, 100_000)

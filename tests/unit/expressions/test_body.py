@@ -1,4 +1,4 @@
-"""Bodies: what JSON becomes, what is refused, and that a record of some fields says just what the whole says."""
+"""Bodies: how JSON is decoded, what is refused, and that a record of some fields equals the decoded body."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
         (b' {"a": [null, true]} ', {"a": [None, True]}),
     ],
 )
-def test_json_becomes(payload: bytes, value: Any) -> None:
+def test_json_is_decoded(payload: bytes, value: Any) -> None:
     decoded = decode(payload)
     assert decoded == value
     assert type(decoded) is type(value)
@@ -68,13 +68,13 @@ def test_json_becomes(payload: bytes, value: Any) -> None:
         b'[1e400, "\\ud800"]',
     ],
 )
-def test_what_is_no_json_fails(payload: bytes) -> None:
+def test_a_body_that_is_not_json_fails(payload: bytes) -> None:
     with pytest.raises(EvaluationError, match="body"):
         decode(payload)
 
 
-def test_a_long_number_that_is_deep_is_read_or_refused() -> None:
-    """How deep a body may be depends on Python; what is too deep is an error of the message."""
+def test_a_deeply_nested_long_number_is_decoded_or_refused() -> None:
+    """The maximum depth of a body depends on Python. A body that is too deep is an error of the message."""
     for depth in (10, 900, 5000):
         with contextlib.suppress(EvaluationError):
             value = decode(b"[" * depth + b"18446744073709551616" + b"]" * depth)
@@ -120,7 +120,7 @@ def ended(expression: Expression, payload: bytes, reader: BodyReader) -> tuple[s
 
 @st.composite
 def payloads(draw: st.DrawFn) -> bytes:
-    """Draw JSON, with whatever may be wrong with it."""
+    """Generate JSON, possibly with a mistake."""
     body = json.dumps(draw(st.dictionaries(KEYS, VALUES, max_size=6) | VALUES), ensure_ascii=draw(st.booleans()))
     payload = body.encode("utf-8", "surrogatepass")
     change = draw(st.integers(0, 5))
@@ -145,14 +145,14 @@ def payloads(draw: st.DrawFn) -> bytes:
 @example(b'{"total": 1, "total": "a", "customer": {"id": 1}, "customer": {}}')
 @example(b'{"total": 1}x')
 @example(b'{"total": 1, "x": ' + b"[" * 200 + b"]" * 200 + b"}")
-def test_a_record_says_what_the_whole_says(payload: bytes) -> None:
+def test_a_record_gives_the_same_as_the_decoded_body(payload: bytes) -> None:
     for text, expression in EXPRESSIONS.items():
         whole = ended(expression, payload, WHOLE)
         assert ended(expression, payload, READERS[text]) == whole
         assert ended(expression, payload, TOGETHER) == whole
 
 
-def test_records_are_used() -> None:
+def test_a_record_is_used_where_possible() -> None:
     reader = reader_for([EXPRESSIONS["body.total"].body_fields])
     assert reader.record(b'{"total": 5, "x": [{}]}').f_total == 5
     assert reader.record('{"total": "é"}'.encode()).f_total == "é"
@@ -170,7 +170,7 @@ def test_several_expressions_share_a_reader() -> None:
     assert reader_for([]).record(b"{}") is None
 
 
-# --- long bodies, and what is paid for them ---
+# --- long bodies, and their cost ---
 
 LONG_NUMBERS = st.builds(
     lambda sign, digits, fraction, exponent: sign + digits + fraction + exponent,
@@ -183,7 +183,7 @@ STRINGS = st.text(alphabet='a"\\{}[]:,0', max_size=6).map(json.dumps) | st.just(
 
 
 def parsed(payload: str) -> Any:
-    """Read JSON with Python's own module, as the rules of `body` have it."""
+    """Decode JSON with Python's `json`, by the rules of `expressions/body.py`."""
 
     def whole(digits: str) -> Any:
         value = float(digits) if len(digits) > 400 else int(digits)
@@ -194,13 +194,13 @@ def parsed(payload: str) -> Any:
 
 @given(st.lists(LONG_NUMBERS | STRINGS, min_size=1, max_size=4), st.sampled_from(["", "x" * 1100]))
 @settings(max_examples=400, deadline=None)
-def test_numbers_of_any_length_are_what_python_makes_of_them(parts: list[str], filling: str) -> None:
-    """In a short body and in a long one, for which another way is taken."""
+def test_numbers_of_any_length_are_decoded_as_by_python(parts: list[str], filling: str) -> None:
+    """In a short body and in a long one, which are decoded differently."""
     payload = f'[{",".join(parts)}, "{filling}"]'
     assert repr(decode(payload.encode())) == repr(parsed(payload))
 
 
-def test_a_body_that_is_no_json_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_is_not_json_is_decoded_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
     def counted(*given: Any) -> Any:
@@ -217,7 +217,7 @@ def test_a_body_that_is_no_json_is_decoded_once(monkeypatch: pytest.MonkeyPatch)
     assert calls == 1
 
 
-def test_a_body_that_costs_more_than_a_message_may_fails() -> None:
+def test_a_body_that_exceeds_the_budget_fails() -> None:
     for payload in (b"[" + b"[]," * 400_000 + b"1]", b"[" + b"1e300," * 200_000 + b"1]"):
         with pytest.raises(EvaluationError, match="the body takes too long to decode"):
             decode(payload)

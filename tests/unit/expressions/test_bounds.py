@@ -1,4 +1,4 @@
-"""No message makes an expression slow, and nothing but the two errors of expressions ever leaves."""
+"""No message makes an expression slow, and nothing but the two documented errors is raised."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.performance.growth import written
 from tests.unit.expressions.activation import Activation
 
 LONGEST = 2.0
-"""Seconds that one evaluation may take here: many times what it takes on a machine that does nothing else."""
+"""Maximum seconds of one evaluation in these tests: many times what it takes on an idle machine."""
 
 MANY = list(range(50_000))
 WORDS = ["word" * 3] * 20_000
@@ -79,7 +79,7 @@ HARDEST = [
 
 
 @pytest.mark.parametrize("text", HARDEST)
-def test_the_hardest_message_takes_little_time(text: str) -> None:
+def test_the_most_expensive_message_takes_bounded_time(text: str) -> None:
     expression = compile_expression(text, {**STREAM_VARIABLES, "nested": DYN})
     message = Activation({"body": HARD, "nested": NESTED, "time": None})
     began = time.process_time()
@@ -94,14 +94,14 @@ def test_the_hardest_message_takes_little_time(text: str) -> None:
     assert time.process_time() - began < LONGEST
 
 
-def test_a_sane_message_is_far_from_the_bounds() -> None:
+def test_an_ordinary_message_is_far_from_the_limits() -> None:
     body = {"items": [{"sku": f"sku-{n}", "price": n * 1.5, "tags": ["a", "b"]} for n in range(500)]}
     message = Facts("a", b"", json.dumps(body).encode())
     text = "body.items.filter(i, i.price > 10.0 && i.tags.exists(t, t == 'b')).map(i, {'sku': i.sku, 'price': i.price})"
     assert len(compile_expression(text, STREAM_VARIABLES).evaluate(message)) == 493
 
 
-def test_what_is_spent_is_spent_for_one_evaluation() -> None:
+def test_three_evaluations_over_a_long_list_fit_into_the_budget() -> None:
     expression = compile_expression("body.many.exists(x, x == 15000)", STREAM_VARIABLES)
     message = Activation({"body": HARD})
     for _ in range(3):
@@ -134,17 +134,17 @@ def survives(text: str, payload: bytes) -> None:
 @pytest.mark.slow
 @given(st.lists(st.sampled_from(WORDS_OF_THE_LANGUAGE), max_size=14), st.sampled_from(["", " "]), BODIES)
 @settings(max_examples=2000, deadline=None)
-def test_nothing_else_leaves_for_words_of_the_language(words: list[str], between: str, payload: bytes) -> None:
+def test_random_tokens_raise_nothing_but_the_documented_errors(words: list[str], between: str, payload: bytes) -> None:
     survives(between.join(words), payload)
 
 
 @given(st.text(max_size=30), BODIES)
 @settings(max_examples=300, deadline=None)
-def test_nothing_else_leaves_for_any_text(text: str, payload: bytes) -> None:
+def test_random_text_raises_nothing_but_the_documented_errors(text: str, payload: bytes) -> None:
     survives(text, payload)
 
 
-def test_errors_of_messages_do_not_quote_them() -> None:
+def test_errors_do_not_quote_the_message() -> None:
     body = {"total": "SECRET", "SECRET": ["SECRET"]}
     message = Facts("a", b"NATS/1.0\r\nx: SECRET\r\n\r\n", json.dumps(body).encode(), stream="S")
     for text in (
@@ -187,8 +187,8 @@ CALLS = {overload.id: (function, overload) for function in (*OPERATORS, *FUNCTIO
 
 
 @pytest.mark.parametrize("overload", CALLS)
-def test_no_value_of_a_message_is_in_an_error_of_any_function(overload: str) -> None:
-    """Whatever a function is given, of its own types or of others: errors have fixed texts."""
+def test_no_function_quotes_a_value_of_the_message_in_an_error(overload: str) -> None:
+    """With arguments of any types, errors have fixed texts."""
     function, one = CALLS[overload]
     text = written(function.name, one)
     names = "abcd"[: len(one.takes)]
@@ -205,21 +205,21 @@ def test_no_value_of_a_message_is_in_an_error_of_any_function(overload: str) -> 
                     texts.append(str(error))
         except EvaluationError as error:
             texts.append(f"{error} {error.__cause__!r}")
-    assert texts or function.name in ("_==_", "_!=_")  # all values are equal or not
+    assert texts or function.name in ("_==_", "_!=_")  # these accept all values
     assert not [one for one in texts if str(MARKER) in one]
 
 
 @pytest.mark.parametrize(
     "text", ["m[1]", "body[1]", "body[body.k]", "tokens[5]", "body.x.y", "m[body.k + 1]", "{body.k: 1, body.k: 2}"]
 )
-def test_no_key_of_a_payload_is_in_an_error(text: str) -> None:
+def test_errors_do_not_quote_keys_of_the_payload(text: str) -> None:
     values = {"m": {MARKER: 1}, "body": {"k": MARKER, "x": MARKER}, "tokens": ["a"]}
     with pytest.raises(EvaluationError) as caught:
         compile_expression(text, {"m": DYN, "body": DYN, "tokens": DYN}).evaluate(Activation(values))
     assert str(MARKER) not in str(caught.value)
 
 
-def test_without_re2_matches_is_refused_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_re2_matches_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "re2", None)
     for text in ("subject.matches('a')", "matches(subject, headers.x)"):
         with pytest.raises(ExpressionError, match=r"matches\(\) needs RE2: pip install google-re2"):
@@ -227,7 +227,7 @@ def test_without_re2_matches_is_refused_and_says_what_to_install(monkeypatch: py
     assert compile_expression("subject.contains('a')", STREAM_VARIABLES).evaluate(Facts("a", b"", b"")) is True
 
 
-def test_a_pattern_is_found_when_the_set_runs_out_of_memory() -> None:
+def test_a_match_is_found_even_if_the_set_runs_out_of_memory() -> None:
     text = "ab" * 3000 + "c" * 20
     pattern = patterns.Pattern("(a|b)*a(a|b){12}c", 30_000)
     assert pattern.found_in(text) is False

@@ -1,4 +1,4 @@
-"""The conformance tests of the CEL specification, for the parts that we have."""
+"""The conformance tests of the CEL specification, for the implemented parts."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ LEAST = {
     "logic": 25, "macros": 44, "namespace": 3, "parse": 176, "plumbing": 5, "string": 51, "string_ext": 95,
     "timestamps": 93, "type_deduction": 30,
 }  # fmt: skip
-"""How many cases of each file are run at least: fewer, and something is left out that should not be."""
+"""Minimum number of cases of each file that must pass, so that none is left out by accident."""
 
 
 def verdict(case: Case) -> str:
-    """Return what is wrong with a case, or nothing. Raises LeftOut for one that is refused for a known reason."""
+    """Return what is wrong with a case, `""` if it passes. Raises LeftOut if it is refused for a known reason."""
     try:
         expression = compile_expression(case.expression, case.variables)
     except ExpressionError as error:
@@ -63,31 +63,31 @@ def verdict(case: Case) -> str:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_the_specification_holds(name: str) -> None:
+def test_the_conformance_tests_of_the_specification_pass(name: str) -> None:
     data = directory()
     if data is None:
         pytest.skip("the specification can't be had: Go is not here, or the module cel.dev/expr can't be fetched")
-    wrong, left_out, held = [], Counter[str](), 0
+    wrong, left_out, passed = [], Counter[str](), 0
     for full_name, test in cases(data / f"{name}.textproto"):
         if "/".join(full_name.split("/")[:2]) in SECTIONS_LEFT_OUT:
             left_out["section"] += 1
             continue
         try:
             case = case_of(full_name, test)
-            told = verdict(case)
+            problem = verdict(case)
         except LeftOut as reason:
             left_out[str(reason)] += 1
             continue
-        held += not told
-        if told:
-            wrong.append(f"{full_name}: {case.expression!r} {told}")
-    print(f"{name}: {held} cases hold, left out: {dict(left_out)}")
+        passed += not problem
+        if problem:
+            wrong.append(f"{full_name}: {case.expression!r} {problem}")
+    print(f"{name}: {passed} cases pass, left out: {dict(left_out)}")
     assert not wrong, "\n".join(wrong)
-    assert held >= LEAST[name]
+    assert passed >= LEAST[name]
     assert set(left_out) <= {"section", *CASES_LEFT_OUT}
 
 
-def test_every_file_of_the_specification_is_run_or_left_out_for_a_reason() -> None:
+def test_every_file_of_the_specification_is_run_or_excluded_with_a_reason() -> None:
     data = directory()
     if data is None:
         pytest.skip("the specification can't be had: Go is not here, or the module cel.dev/expr can't be fetched")
@@ -96,7 +96,7 @@ def test_every_file_of_the_specification_is_run_or_left_out_for_a_reason() -> No
     assert SECTIONS_LEFT_OUT.keys() <= sections
 
 
-def test_the_document_lists_what_is_left_out_and_where_we_differ() -> None:
+def test_the_documentation_lists_exclusions_and_differences() -> None:
     rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|", PAGE.read_text(encoding="utf-8"), flags=re.M))
     for table in (FILES_LEFT_OUT, SECTIONS_LEFT_OUT):
         for name, why in table.items():

@@ -1,4 +1,4 @@
-"""From text to a checked tree: literals, names, bounds, and what errors say."""
+"""From text to a checked tree: literals, names, limits, and the texts of errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def refused(text: str, result: Type | None = None) -> str:
         ("x.package", 1),
     ],
 )
-def test_an_expression_gives(text: str, value: Any) -> None:
+def test_the_value_of_an_expression(text: str, value: Any) -> None:
     got = evaluated(text, x={"package": 1}) if "package" in text else evaluated(text, x=100)
     assert got == value
 
@@ -108,15 +108,15 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("text", "column", "message", "carets"), MISTAKES)
-def test_a_mistake_is_told_with_its_place_and_its_cure(text: str, column: int, message: str, carets: str) -> None:
-    told = refused(text, BOOL)
-    first, shown, pointer = told.splitlines()
-    assert first.startswith(f"when, line 1, column {column}: {message}"), told
+def test_a_mistake_is_reported_with_its_place_and_its_cure(text: str, column: int, message: str, carets: str) -> None:
+    error = refused(text, BOOL)
+    first, shown, pointer = error.splitlines()
+    assert first.startswith(f"when, line 1, column {column}: {message}"), error
     assert shown == f"  {text}"
     assert pointer == "  " + " " * (column - 1) + carets
 
 
-# What other languages would write, what the error ends with, and what it wants to be written.
+# An expression in the syntax of another language, the end of the error, and the CEL equivalent that it suggests.
 OTHER_LANGUAGES = [
     ('headers.X-Region == "eu"', "write headers['X-Region']", "headers['X-Region'] == \"eu\""),
     ("headers[X-Region] == 'eu'", "write headers['X-Region']", "headers['X-Region'] == 'eu'"),
@@ -184,12 +184,12 @@ OTHER_LANGUAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("wrong", "told", "right"), OTHER_LANGUAGES)
-def test_what_other_languages_would_write_is_told_how_it_is_written_here(wrong: str, told: str, right: str) -> None:
+@pytest.mark.parametrize(("wrong", "error", "right"), OTHER_LANGUAGES)
+def test_syntax_of_other_languages_is_answered_with_the_cel_equivalent(wrong: str, error: str, right: str) -> None:
     variables = {**MESSAGE_VARIABLES, "x": DYN}
     with pytest.raises(ExpressionError) as caught:
         compile_expression(wrong, variables, result=BOOL)
-    assert caught.value.message.endswith(f": {told}"), caught.value.message
+    assert caught.value.message.endswith(f": {error}"), caught.value.message
     compile_expression(right, variables, result=BOOL)
 
 
@@ -201,20 +201,20 @@ def test_what_other_languages_would_write_is_told_how_it_is_written_here(wrong: 
         "x.not == 'a' && x.payload == 'a' && size > ",
     ],
 )
-def test_what_is_no_mistake_gets_no_cure(text: str) -> None:
+def test_valid_parts_get_no_advice(text: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         compile_expression(text, {**MESSAGE_VARIABLES, "x": DYN, "b": DYN})
     assert caught.value.message == "the expression ends where a value is expected"
 
 
-def test_a_cure_repeats_no_more_than_a_part() -> None:
+def test_advice_quotes_a_bounded_part_of_the_expression() -> None:
     with pytest.raises(ExpressionError) as caught:
         compile_expression(f"payload == '{'x' * 5000}'", MESSAGE_VARIABLES)
     assert len(caught.value.message) < 200
 
 
 @pytest.mark.parametrize("part", ["a.", "a ", "1 ", "a-", "'", "!", "x < ", "in (", "has(", "a.get('x' ", "?.", "= "])
-def test_the_search_for_a_cure_takes_no_longer_than_the_text_is(part: str) -> None:
+def test_finding_advice_takes_time_linear_in_the_text(part: str) -> None:
     text = part * (MAX_TEXT // len(part))
     began = process_time()
     for at in (0, len(text) // 2, len(text)):
@@ -222,23 +222,23 @@ def test_the_search_for_a_cure_takes_no_longer_than_the_text_is(part: str) -> No
     assert process_time() - began < 2.0
 
 
-def test_the_line_of_a_mistake_is_shown() -> None:
-    told = refused('headers["region"] == "eu"\n  && heders["x"] == "y"')
-    assert told == (
+def test_the_line_with_the_mistake_is_shown() -> None:
+    error = refused('headers["region"] == "eu"\n  && heders["x"] == "y"')
+    assert error == (
         "when, line 2, column 6: there is no variable 'heders': did you mean 'headers'?\n"
         '    && heders["x"] == "y"\n'
         "       ^^^^^^"
     )
 
 
-def test_of_a_long_line_the_part_around_the_mistake_is_shown() -> None:
-    told = refused(f"subject == '{'x' * 300}' && heders.x == '{'y' * 300}'")
-    _, shown, pointer = told.splitlines()
+def test_only_the_part_of_a_long_line_around_the_mistake_is_shown() -> None:
+    error = refused(f"subject == '{'x' * 300}' && heders.x == '{'y' * 300}'")
+    _, shown, pointer = error.splitlines()
     assert len(shown) <= 102
     assert shown[pointer.index("^") : pointer.rindex("^") + 1] == "heders"
 
 
-def test_errors_are_of_this_package() -> None:
+def test_errors_are_exceptions_of_this_package() -> None:
     assert issubclass(ExpressionError, RouterError)
     assert issubclass(EvaluationError, RouterError)
     assert not issubclass(ExpressionError, ConfigurationError)
@@ -249,7 +249,7 @@ def test_errors_are_of_this_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "error"),
     [
         ("'" + "a" * MAX_TEXT + "'", f"longer than {MAX_TEXT} characters"),
         ("[" + "1," * (MAX_NODES + 1) + "]", f"more than {MAX_NODES} parts"),
@@ -262,11 +262,11 @@ def test_errors_are_of_this_package() -> None:
         ("size(" * 500 + "1" + ")" * 500, f"nested more than {MAX_NESTED} levels deep"),
     ],
 )
-def test_an_expression_is_bounded(text: str, told: str) -> None:
-    assert told in refused(text)
+def test_an_expression_that_is_too_long_or_too_deep_is_refused(text: str, error: str) -> None:
+    assert error in refused(text)
 
 
-def test_a_long_chain_is_not_deep() -> None:
+def test_a_long_chain_of_logic_is_not_nested() -> None:
     assert evaluated(" && ".join(["true"] * 400)) is True
     assert evaluated(" || ".join(["false"] * 400)) is False
 
@@ -275,7 +275,7 @@ def compiled(text: str) -> Expression:
     return compile_expression(text, STREAM_VARIABLES)
 
 
-def test_what_is_read_is_known() -> None:
+def test_the_variables_and_fields_that_an_expression_reads_are_known() -> None:
     one = compiled('headers["region"] == "eu" && body.total > 100 && body["customer"].id in tokens')
     assert one.reads == {"headers", "body", "tokens"}
     assert one.body_fields == {("total",): False, ("customer", "id"): False}
@@ -304,18 +304,18 @@ def test_what_is_read_is_known() -> None:
         ("body['a'][0]", DYN),
     ],
 )
-def test_the_type_of_an_expression(text: str, kind: Type) -> None:
+def test_the_type_of_an_expression_is_inferred(text: str, kind: Type) -> None:
     assert compiled(text).type == kind
 
 
-def test_a_result_of_another_type_fails_when_only_a_message_tells() -> None:
+def test_a_wrong_result_type_fails_at_run_time_if_it_depends_on_the_message() -> None:
     one = compile_expression("body.flag", MESSAGE_VARIABLES, result=BOOL)
     assert one.evaluate(Activation({"body": {"flag": True}})) is True
     with pytest.raises(EvaluationError, match="the value is of type string, but bool is expected"):
         one.evaluate(Activation({"body": {"flag": "true"}}))
 
 
-def test_trace_tells_what_each_part_came_to() -> None:
+def test_trace_returns_the_value_of_each_part() -> None:
     one = compiled("headers['a'] == 'x' && (body.total > 5 || has(body.b))")
     values = {"headers": {"a": "x"}, "body": {"total": "6"}}
     parts = [
@@ -333,12 +333,12 @@ def test_trace_tells_what_each_part_came_to() -> None:
     assert str(missing[-1][1]) == "there is no key 'x'"
 
 
-def test_each_overload_is_carried_out() -> None:
+def test_each_overload_has_an_implementation() -> None:
     special = {"_?_:_", "_==_", "_!=_", "@in"}
     assert {one for one in BY_ID if one.split(":")[0] not in special and not one.startswith("_?_")} == set(FUNCTIONS)
 
 
-def test_nothing_runs_text_as_python() -> None:
+def test_no_text_is_executed_as_python() -> None:
     names = {"eval", "exec", "compile", "__import__"}
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Messages as expressions see them: the raw header block, the body, and that each fast path equals the slow way."""
+"""The variables of a message: raw headers, the body, and that each fast path equals its slow path."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def outcome(text: str, message: object) -> str:
 
 
 def traced(text: str, message: object) -> str:
-    """Return the outcome without what is folded or put together."""
+    """Return the outcome of an expression compiled without folded constants and fast paths."""
     _, value = trace(compile_expression(text, STREAM_VARIABLES), message)[-1]
     return f"fails: {value}" if isinstance(value, EvaluationError) else repr(value)
 
 
-def test_the_variables_of_a_message() -> None:
+def test_a_message_has_all_variables() -> None:
     message = facts(stream="ORDERS", sequence=12, deliveries=2, time_ns=1_700_000_000_000_000_001)
     assert outcome("subject", message) == "'orders.eu.7'"
     assert outcome("tokens[1]", message) == "'eu'"
@@ -51,12 +51,12 @@ def test_the_variables_of_a_message() -> None:
     assert outcome("time", message) == repr(Timestamp(1_700_000_000_000_000_001))
 
 
-def test_a_message_of_no_stream_has_no_sequence() -> None:
+def test_a_core_message_has_no_sequence() -> None:
     for name in ("stream", "sequence", "deliveries", "time"):
         assert outcome(name, facts()) == f"fails: the variable '{name}' has no value"
 
 
-def test_nothing_is_decoded_that_is_not_asked_for() -> None:
+def test_unused_variables_are_not_decoded() -> None:
     message = facts(payload=b"no JSON at all", header_block=BLOCK)
     assert outcome("headers['region'] == 'eu' && 'X-Trace' in headers && size > 3", message) == "True"
     assert outcome("body.total > 5", message) == "fails: the body is not JSON"
@@ -107,7 +107,7 @@ HEADER_TEXTS = (
 @pytest.mark.slow
 @given(HEADERS, st.sampled_from(["", "\r\n", "no colon\r\n", "x\r\n\r\n", ": y\r\n"]))
 @settings(max_examples=300, deadline=None)
-def test_a_header_is_found_in_the_raw_block_as_in_the_decoded_one(pairs: list[tuple[str, str]], odd: str) -> None:
+def test_a_header_has_the_same_value_raw_and_decoded(pairs: list[tuple[str, str]], odd: str) -> None:
     lines = "".join(f"{name}:{value}\r\n" for name, value in pairs) + odd
     block = b"NATS/1.0\r\n" + lines.encode("utf-8", "surrogateescape") + b"\r\n"
     first: dict[str, str] = {}
@@ -127,12 +127,12 @@ RAW_TESTS = (*HEADER_TEXTS[:3], *HEADER_TEXTS[7:11], "headers.region == headers.
 @pytest.mark.slow
 @given(HEADERS, st.sampled_from(["", "\r\n", "no colon\r\n", "x\r\n\r\n", ": y\r\n"]), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_a_header_is_found_in_a_raw_message_as_in_its_block(
+def test_a_header_has_the_same_value_in_a_raw_message_and_in_its_block(
     pairs: list[tuple[str, str]], odd: str, ended: bool
 ) -> None:
     lines = "".join(f"{name}:{value}\r\n" for name, value in pairs) + odd
     block = b"NATS/1.0\r\n" + lines.encode("utf-8", "surrogateescape") + b"\r\n" * ended
-    body = b"\r\nregion: eu\r\nRegion: x\r\n"  # which is no header
+    body = b"\r\nregion: eu\r\nRegion: x\r\n"  # a payload that looks like headers
     size = len(block) + len(body)
     raw = (b"in", b"", len(block), size, b"%d %d\r\n%b%b\r\n" % (len(block), size, block, body))
 
@@ -156,7 +156,7 @@ def test_a_header_is_found_in_a_raw_message_as_in_its_block(
     assert read("headers.region + 'x'", "header_value") is None
 
 
-def test_several_expressions_on_one_header_look_for_it_once() -> None:
+def test_several_expressions_on_one_header_search_it_once() -> None:
     message = facts()
     values = [outcome(f"headers.{text}", message) for text in ("region == 'us'", "region == 'eu'", "region != 'eu'")]
     assert values == ["False", "True", "False"]
@@ -166,7 +166,7 @@ def test_several_expressions_on_one_header_look_for_it_once() -> None:
     assert outcome("headers.none == 'eu'", message) == "fails: there is no header 'none'"
 
 
-def test_a_block_without_an_end_is_read() -> None:
+def test_an_unterminated_header_block_is_read() -> None:
     for block in (b"", b"NATS/1.0", b"NATS/1.0\r\nregion: eu", b"NATS/1.0 503\r\n\r\n"):
         found = "'eu'" if b"region" in block else "fails: there is no header 'region'"
         assert outcome("headers.region", facts(header_block=block)) == found
@@ -186,7 +186,7 @@ NUMBERS = st.one_of(
     NUMBERS.filter(lambda one: isinstance(one, int | float)),
 )
 @settings(max_examples=500, deadline=None)
-def test_a_field_that_is_compared_with_a_number_is_as_any_two_values(value: object, mark: str, bound: object) -> None:
+def test_comparing_a_field_with_a_number_equals_the_general_comparison(value: object, mark: str, bound: object) -> None:
     literal = str(bound).lower() if isinstance(bound, bool) else repr(bound)
     literal = {"inf": "double('inf')", "-inf": "double('-inf')"}.get(literal, literal)
     body = {"total": value}
@@ -200,5 +200,5 @@ def test_a_field_that_is_compared_with_a_number_is_as_any_two_values(value: obje
         assert outcome(f"body.total {mark} {literal}", message) == plain
 
 
-def test_variables_of_routes() -> None:
+def test_only_messages_of_streams_have_the_variables_of_a_stream() -> None:
     assert set(STREAM_VARIABLES) - set(MESSAGE_VARIABLES) == {"stream", "sequence", "deliveries", "time"}

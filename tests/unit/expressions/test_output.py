@@ -1,4 +1,4 @@
-"""From values to payloads and header values."""
+"""Conversion of values to payloads and header values."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def value(text: str) -> Any:
         ("['\\n\\t\\\"\\\\/\\u2028\\x01']", '["\\n\\t\\"\\\\/\u2028\\u0001"]'.encode()),
     ],
 )  # fmt: skip
-def test_a_payload(text: str, payload: bytes) -> None:
+def test_a_value_becomes_a_payload(text: str, payload: bytes) -> None:
     assert payload_of(value(text), LARGEST) == payload
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "error"),
     [
         ("[1.0 / 0.0]", "not finite"),
         ("0.0 / 0.0", "not finite"),
@@ -69,12 +69,12 @@ def test_a_payload(text: str, payload: bytes) -> None:
         ("[b'" + "a" * 800 + "']", "larger than 1000 bytes"),
     ],
 )
-def test_a_payload_that_can_not_be(text: str, told: str) -> None:
-    with pytest.raises(EvaluationError, match=told):
+def test_a_value_that_can_not_be_a_payload_fails(text: str, error: str) -> None:
+    with pytest.raises(EvaluationError, match=error):
         payload_of(value(text), LARGEST)
 
 
-def test_what_is_shared_many_times_is_not_written_out() -> None:
+def test_a_value_shared_many_times_is_refused_before_it_is_written() -> None:
     shared: Any = ["x"]
     for _ in range(60):
         shared = [shared, shared]
@@ -92,12 +92,12 @@ def test_what_is_shared_many_times_is_not_written_out() -> None:
     [("'a b'", "a b"), ("''", ""), ("12", "12"), ("12u", "12"), ("1.5", "1.5"), ("2.0", "2"), ("true", "true"),
      ("headers.raw", "\udcff")],
 )  # fmt: skip
-def test_a_header(text: str, header: str) -> None:
+def test_a_value_becomes_a_header(text: str, header: str) -> None:
     assert header_of(value(text), LARGEST) == header
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "error"),
     [
         ("null", "a null can't be the value of a header"),
         ("[1]", "a list can't"),
@@ -108,8 +108,8 @@ def test_a_header(text: str, header: str) -> None:
         ("'" + "é" * 501 + "'", "larger than 1000 bytes"),
     ],
 )
-def test_a_header_that_can_not_be(text: str, told: str) -> None:
-    with pytest.raises(EvaluationError, match=told):
+def test_a_value_that_can_not_be_a_header_fails(text: str, error: str) -> None:
+    with pytest.raises(EvaluationError, match=error):
         header_of(value(text), LARGEST)
 
 
@@ -123,7 +123,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_what_is_written_is_read_as_it_was(value: Any) -> None:
+def test_written_json_is_read_back_as_the_same_value(value: Any) -> None:
     written = json_of(value, 100_000)
     again = decode(written)
     assert equal(again, value)

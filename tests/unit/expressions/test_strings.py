@@ -1,4 +1,4 @@
-"""Functions on strings that take another way than Python's own methods, which are slow for what a sender may choose."""
+"""Functions on strings that avoid Python's own methods, which are slow for some inputs that a sender may choose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router_trio.expressions.functions import strings
 
 @given(st.text(alphabet=" \t\x1c\x1f\x85\u3000a\u200b", max_size=8))
 @settings(max_examples=1000)
-def test_white_space_is_that_of_unicode(text: str) -> None:
+def test_trim_removes_unicode_white_space(text: str) -> None:
     quickly, strings.QUICKLY_TRIMMED = strings.QUICKLY_TRIMMED, -1
     try:
         assert strings.trim(text) == text.strip(strings.WHITE_SPACE)
@@ -19,14 +19,14 @@ def test_white_space_is_that_of_unicode(text: str) -> None:
 
 
 @given(st.text(alphabet="aZ\xdf\u0130\u212a\udc80\ud83d\U00010400", max_size=8))
-def test_the_case_of_ascii_alone_changes(text: str) -> None:
+def test_only_the_case_of_ascii_letters_changes(text: str) -> None:
     assert strings.lower_ascii(text) == "".join(one.lower() if one.isascii() else one for one in text)
     assert strings.upper_ascii(text) == "".join(one.upper() if one.isascii() else one for one in text)
 
 
 @given(st.text(alphabet="ab\u4e00", max_size=12), st.text(alphabet="ab\u4e00", max_size=4), st.integers(0, 12))
 @settings(max_examples=1000)
-def test_the_last_part_is_found_from_the_other_end_too(text: str, part: str, start: int) -> None:
+def test_last_index_of_long_texts_equals_rfind(text: str, part: str, start: int) -> None:
     before = strings.last_index_of(text, part), strings.last_index_of(text, part, min(start, len(text)))
     quickly, strings.QUICKLY_FOUND = strings.QUICKLY_FOUND, -1
     try:

@@ -1,4 +1,4 @@
-"""Reads the text format of protobuf, as far as the conformance files of CEL use it."""
+"""Parse protobuf's text format, as far as the conformance files of CEL use it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Fields = dict[str, list[Any]]
 
 
 def read(text: str) -> Fields:
-    """Return the message."""
+    """Return the message in a text."""
     tokens: list[tuple[str, str]] = []
     at = 0
     while at < len(text):

@@ -1,4 +1,4 @@
-"""Control headers: what of a message's headers steers the stream that stores it, found and taken out of raw blocks."""
+"""Control headers: finding and removing them in raw blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def block(*lines: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 @pytest.mark.parametrize("write", [str, str.upper, str.lower])
-def test_each_is_taken_out_in_any_case_and_the_others_stay(name: str, write: type[str]) -> None:
+def test_control_headers_are_removed_in_any_case_and_others_stay(name: str, write: type[str]) -> None:
     line = f"{write(name)}: x".encode()
     assert is_control_header(write(name))
     assert ControlHeaders().search(block(line)) is not None
@@ -34,7 +34,7 @@ def test_each_is_taken_out_in_any_case_and_the_others_stay(name: str, write: typ
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_a_name_that_only_looks_like_one_stays(name: str) -> None:
+def test_a_name_similar_to_a_control_header_stays(name: str) -> None:
     harmless = block(f"{name}: Nats-Rollup: x".encode())
     assert not is_control_header(name)
     assert ControlHeaders().search(harmless) is None
@@ -42,7 +42,7 @@ def test_a_name_that_only_looks_like_one_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OF_EACH_KIND)
-def test_what_is_kept_passes_and_nothing_else(name: str) -> None:
+def test_only_control_headers_in_keep_are_forwarded(name: str) -> None:
     others = [one for one in OF_EACH_KIND if one != name]
     lines = {one: f"{one}: x".encode() for one in OF_EACH_KIND}
     kept = ControlHeaders([name.lower()])
@@ -50,7 +50,7 @@ def test_what_is_kept_passes_and_nothing_else(name: str) -> None:
     assert all(kept.removed(block(lines[one])) == b"" for one in others)
 
 
-def test_a_whole_family_can_be_kept() -> None:
+def test_keep_may_name_a_family_of_headers() -> None:
     kept = ControlHeaders(["Nats-Expected-*", "Nats-TTL"])
     lines = [b"Nats-Expected-Stream: S", b"Nats-TTL: 1h", b"Nats-Rollup: all"]
     assert kept.removed(block(*lines)) == block(*lines[:2])
@@ -66,29 +66,29 @@ def test_a_whole_family_can_be_kept() -> None:
         (b"NATS/1.0 503 told\r\nNats-Rollup: all\r\n\r\n", b"NATS/1.0 503 told\r\n\r\n"),
     ],
 )
-def test_odd_blocks(odd: bytes, clean: bytes) -> None:
+def test_malformed_blocks_are_cleaned_too(odd: bytes, clean: bytes) -> None:
     assert ControlHeaders().removed(odd) == clean
 
 
 @given(st.binary(max_size=200), st.lists(st.sampled_from([*OF_EACH_KIND, *HARMLESS, "A"]), max_size=8), st.binary())
-def test_nothing_that_a_server_would_read_is_left(first: bytes, names: list[str], value: bytes) -> None:
+def test_no_control_header_that_a_server_would_read_is_left(first: bytes, names: list[str], value: bytes) -> None:
     lines = [f"{name}: ".encode() + value for name in names]
     dirty = b"\r\n".join([VERSION + first, *lines]) + END
     clean = ControlHeaders().removed(dirty)
-    # How nats-server finds a header: `getHeaderKeyIndex` in server/client.go.
+    # nats-server finds a header in this way: `getHeaderKeyIndex` in server/client.go.
     assert not any(f"\r\n{name}:".encode() in clean for name in OF_EACH_KIND)
     assert ControlHeaders().removed(clean or block()) == clean
     assert {name for name in names if name not in OF_EACH_KIND} <= {name for name, _ in decode(clean).pairs()}
 
 
-def test_what_a_handler_sets_itself_passes_and_what_it_carries_along_does_not() -> None:
-    came = Headers([("Nats-TTL", "1h"), ("Nats-Rollup", "all"), ("A", "1")])
-    made = Headers([("Nats-TTL", "2h"), ("Nats-Rollup", "all"), ("A", "1"), ("Nats-Msg-Id", "7")])
-    clean = ControlHeaders().removed_from(made, came)
+def test_control_headers_set_by_a_handler_are_forwarded_but_not_unchanged_ones() -> None:
+    received = Headers([("Nats-TTL", "1h"), ("Nats-Rollup", "all"), ("A", "1")])
+    returned = Headers([("Nats-TTL", "2h"), ("Nats-Rollup", "all"), ("A", "1"), ("Nats-Msg-Id", "7")])
+    clean = ControlHeaders().removed_from(returned, received)
     assert clean.pairs() == (("Nats-TTL", "2h"), ("A", "1"), ("Nats-Msg-Id", "7"))
     assert decode(encode(clean)) == clean
 
 
-def test_the_table_says_what_each_does() -> None:
+def test_each_control_header_has_a_description() -> None:
     assert all(does for does in CONTROL_HEADERS.values())
     assert all(is_control_header(name) for name in CONTROL_HEADERS)

@@ -1,4 +1,4 @@
-"""Headers: what is written can be read, what can't be written is refused, and reading never fails."""
+"""Headers: encoded headers decode to the same, invalid ones are refused, and decoding never fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router_trio.protocol import headers
 from router_trio.protocol.headers import EMPTY, Headers
 
 NAMES = st.text(st.sampled_from("aAbB-_!~#9"), min_size=1, max_size=5)
-# Without white space at the ends: reading strips it, as every client does.
+# Without white space at the ends, which decoding strips, as every client does.
 VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=12).filter(
     lambda value: value == value.strip(" \t\x0b\x0c")
 )
@@ -40,7 +40,7 @@ def test_a_repeated_name_gives_its_first_value_and_all_of_them() -> None:
         found["a"]
 
 
-def test_headers_can_be_built_from_whatever_holds_some() -> None:
+def test_headers_are_created_from_mappings_and_pairs() -> None:
     pairs = (("A", "1"), ("A", "2"), ("B", "3"))
     mapping: dict[str, str | list[str]] = {"A": ["1", "2"], "B": "3"}
     assert Headers(mapping).pairs() == pairs
@@ -56,7 +56,7 @@ def test_set_keeps_the_place_and_leaves_the_original_alone() -> None:
     assert original.pairs() == (("A", "1"), ("B", "2"), ("A", "3"))
 
 
-def test_equality_is_that_of_the_pairs() -> None:
+def test_headers_are_equal_if_their_pairs_are() -> None:
     assert Headers([("A", "1"), ("B", "2")]) != Headers([("B", "2"), ("A", "1")])
     assert Headers({"A": "1"}) == {"A": "1"}
     assert Headers({"A": "1"}) != {"A": "2"}
@@ -65,18 +65,18 @@ def test_equality_is_that_of_the_pairs() -> None:
     assert repr(Headers({"A": "1"})) == "Headers([('A', '1')])"
 
 
-def test_a_message_takes_any_mapping_as_new_headers() -> None:
+def test_a_message_accepts_any_mapping_as_new_headers() -> None:
     message = Message("a").replace(headers={"A": ["1", "2"]})
     assert message.headers.get_all("A") == ["1", "2"]
     with pytest.raises(TypeError):
         message.replace(subjekt="b")  # type: ignore[call-arg]
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- encoding --------------------------------------------------------------------------------------------------------
 
 
 @given(PAIRS)
-def test_what_is_written_reads_back_with_order_and_repetition(pairs: list[tuple[str, str]]) -> None:
+def test_encoded_headers_are_decoded_with_order_and_repetition(pairs: list[tuple[str, str]]) -> None:
     block = headers.encode(Headers(pairs))
     assert headers.decode(block).pairs() == tuple(pairs)
     if pairs:
@@ -102,21 +102,21 @@ def test_a_value_that_would_break_the_frame_is_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["\ud800", "a\udc0d", "a\udc0ab"])
-def test_a_value_that_is_no_text_is_refused(value: str) -> None:
+def test_a_value_that_can_not_be_encoded_is_refused(value: str) -> None:
     with pytest.raises(PublishError, match="header 'A' has an unpaired surrogate in its value"):
         headers.encode(Headers({"A": value}))
 
 
-def test_a_value_that_is_no_string_is_refused() -> None:
+def test_a_value_that_is_not_a_string_is_refused() -> None:
     with pytest.raises(PublishError, match="header 'A': names and values must be strings"):
         headers.encode(Headers([("A", 1)]))  # type: ignore[list-item]
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- decoding --------------------------------------------------------------------------------------------------------
 
 
 @given(BLOCKS)
-def test_reading_never_fails(block: bytes) -> None:
+def test_decoding_never_fails(block: bytes) -> None:
     decoded = headers.decode(block)
     code, description = headers.status(block)
     assert code >= 0
@@ -127,7 +127,7 @@ def test_reading_never_fails(block: bytes) -> None:
         assert found.decode("utf-8", "surrogateescape") == decoded[name]
 
 
-def test_bytes_that_are_no_utf8_survive() -> None:
+def test_bytes_that_are_not_utf_8_survive() -> None:
     decoded = headers.decode(b"NATS/1.0\r\nA: \xff\xfe\r\n\r\n")
     assert headers.encode(decoded) == b"NATS/1.0\r\nA: \xff\xfe\r\n\r\n"
 
@@ -163,7 +163,7 @@ def test_lines_without_a_colon_are_skipped_and_values_are_stripped() -> None:
         (b"NATS/1.0\r\nA: 503\r\n\r\n", (0, "")),
     ],
 )
-def test_the_status(block: bytes, expected: tuple[int, str]) -> None:
+def test_the_status_of_a_block_is_read(block: bytes, expected: tuple[int, str]) -> None:
     assert headers.status(block) == expected
 
 
@@ -177,12 +177,12 @@ def test_the_status(block: bytes, expected: tuple[int, str]) -> None:
         (b"NATS/1.0\r\nNats-Msg-Id2: 1\r\n\r\n", None),
         (b"NATS/1.0\r\nA: Nats-Msg-Id: 1\r\n\r\n", None),
         (b"NATS/1.0\r\nNats-Msg-Id:\r\n\r\n", b""),
-        # A server relays a block whose last line has no end: its value is whole all the same.
+        # A server relays a block with an unterminated last line, whose value is complete.
         (b"NATS/1.0\r\nNats-Msg-Id: 123", b"123"),
         (b"NATS/1.0\r\nNats-Msg-Id: 123\r\n", b"123"),
     ],
 )
-def test_one_value_in_a_raw_block(block: bytes, expected: bytes | None) -> None:
+def test_a_header_is_found_in_a_raw_block(block: bytes, expected: bytes | None) -> None:
     assert headers.find(block, b"Nats-Msg-Id") == expected
 
 
@@ -209,7 +209,7 @@ def test_a_header_is_replaced_in_its_place_or_added_at_the_end(block: bytes, exp
 
 
 @given(PAIRS, NAMES, VALUES)
-def test_replacing_changes_one_value_and_nothing_else(pairs: list[tuple[str, str]], name: str, value: str) -> None:
+def test_replacing_changes_one_value_only(pairs: list[tuple[str, str]], name: str, value: str) -> None:
     block = headers.replace(headers.encode(Headers(pairs)), name.encode(), value.encode())
     expected = list(pairs)
     at = next((place for place, (key, _) in enumerate(pairs) if key == name), None)
@@ -230,7 +230,7 @@ def test_replacing_changes_one_value_and_nothing_else(pairs: list[tuple[str, str
         (b"NATS/1.0\r\nA: 1\r\nNats-A: 1", b"NATS/1.0\r\nA: 1\r\n\r\n"),
     ],
 )
-def test_headers_of_one_family_are_taken_out(block: bytes, expected: bytes) -> None:
+def test_headers_of_one_family_are_removed(block: bytes, expected: bytes) -> None:
     assert headers.without(block, b"Nats-") == expected
 
 
@@ -250,19 +250,19 @@ def test_a_value_ends_at_its_first_carriage_return_or_line_feed(mark: bytes) -> 
 
 
 @given(st.text(alphabet="ab: \r\n\0\x0b\x85\u2028", max_size=20))
-def test_no_value_that_is_written_makes_a_second_line(value: str) -> None:
+def test_no_written_value_makes_a_second_line(value: str) -> None:
     line = headers.line("A", value)
     assert line.endswith(b"\r\n")
     assert not {b"\r"[0], b"\n"[0]} & set(line[:-2])
 
 
-def test_of_a_value_that_is_replaced_nothing_stays() -> None:
+def test_nothing_of_a_replaced_value_stays() -> None:
     block = b"NATS/1.0\r\nNats-Msg-Id: 7" + FORGED + b"A: b\r\n\r\n"
     assert headers.replace(block, b"Nats-Msg-Id", b"8") == b"NATS/1.0\r\nNats-Msg-Id: 8\r\nA: b\r\n\r\n"
 
 
 @given(BLOCKS)
-def test_what_was_set_in_any_block_is_found_in_it(block: bytes) -> None:
+def test_a_header_set_in_any_block_is_found_in_it(block: bytes) -> None:
     assert headers.find(headers.replace(block, b"Nats-Msg-Id", b"7"), b"Nats-Msg-Id") == b"7"
 
 
@@ -283,7 +283,7 @@ def test_what_was_set_in_any_block_is_found_in_it(block: bytes) -> None:
         (b"", None),
     ],
 )
-def test_a_number_in_a_block(value: bytes, expected: int | None) -> None:
+def test_a_number_is_found_in_a_block(value: bytes, expected: int | None) -> None:
     assert headers.find_number(b"NATS/1.0 408\r\nA: b\r\nNumber: %b\r\n\r\n" % value, b"Number") == expected
     assert headers.find_number(b"NATS/1.0 408\r\nA: b\r\n\r\n", b"Number") is None
 

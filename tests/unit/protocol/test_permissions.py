@@ -1,4 +1,4 @@
-"""The table of permissions, and what a refused subject is of."""
+"""The table of permissions, and the purpose of refused publishes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NAMES = {
     "made": "",
     "target": "COPIES",
 }
-"""Those of docs/deploy/nats-permissions.conf, whose router answers no requests and makes no streams."""
+"""The names in docs/deploy/nats-permissions.conf, whose router answers no requests and creates no streams."""
 
 
 @pytest.mark.parametrize("kind", [PUBLISH, SUBSCRIBE])
-def test_the_example_grants_what_the_table_says_and_nothing_else(kind: str) -> None:
+def test_the_example_grants_exactly_the_permissions_of_the_table(kind: str) -> None:
     router = CONFIG[CONFIG.index("user: router") : CONFIG.index("user: producer")]
     granted = re.findall(r'(?m)^ +"([^"]+)"', router.partition(f"{kind}: [")[2].partition("]")[0])
     needed = {
@@ -50,11 +50,11 @@ def test_the_example_grants_what_the_table_says_and_nothing_else(kind: str) -> N
         ("", None),
     ],
 )
-def test_a_subject_says_what_was_sent_there(subject: str, cause: Cause | None) -> None:
+def test_the_purpose_of_a_refused_publish_is_recognized(subject: str, cause: Cause | None) -> None:
     assert cause_of(subject) == cause
 
 
-def test_an_api_with_a_prefix_of_its_own_is_known() -> None:
+def test_an_api_prefix_is_recognized() -> None:
     asked = "from.hub.API.CONSUMER.MSG.NEXT.S.D"
     assert cause_of(asked, "from.hub.API") == Cause(PULL, asked, "S", "D")
     assert cause_of(asked) is None

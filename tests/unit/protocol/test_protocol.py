@@ -1,4 +1,4 @@
-"""The codec: however bytes are cut, the same frames; whatever comes, frames or a `ProtocolError`; tails that fit."""
+"""The codec: the same frames however the bytes are split, frames or a `ProtocolError` for any input, and tails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.buffers import MessageBuffer
 KNOWN = (b"1", b"27", b"4")
 TOGETHER = (b"27", b"4")
 
-# Everything that a server lets pass in a subject, also what is no UTF-8, no printable character or no NATS token.
+# All bytes that a server allows in a subject, including invalid UTF-8 and unprintable characters.
 SUBJECTS = st.sampled_from(
     [b"a", b"a.b.c", b"_INBOX.x.9", b"a\x0bb", b"a\x0c", b"\xff\xfe", "ü".encode(), b"0", b"MSG"]
 )
@@ -35,7 +35,7 @@ CONTROL = st.sampled_from([b"PING", b"PONG", b"+OK", b'INFO {"a":1}', b"-ERR 'Pe
 
 @dataclass(frozen=True)
 class Delivered:
-    """A message as a server sends it."""
+    """A message as a server delivers it."""
 
     subject: bytes
     sid: bytes
@@ -58,7 +58,7 @@ MESSAGES = st.builds(Delivered, SUBJECTS, SIDS, REPLIES, BLOCKS, BODIES)
 
 @dataclass
 class Parsed:
-    """Everything that a parser gave, the buffers emptied after each feed."""
+    """The results of a parser, collected after each `feed`."""
 
     messages: dict[bytes, list[RawMessage]]
     foreign: list[bytes]
@@ -99,7 +99,7 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 
 
 def read_published(frame: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Subject, reply, header block and body of a PUB or HPUB frame, read as a server does."""
+    """Return subject, reply, header block and body of a PUB or HPUB frame, parsed as a server does."""
     line, rest = frame.split(b"\r\n", 1)
     kind, *words = line.split(b" ")
     assert kind in (b"PUB", b"HPUB")
@@ -114,7 +114,7 @@ def read_published(frame: bytes) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 @given(st.lists(MESSAGES | CONTROL, max_size=12), st.lists(st.integers(0, 10_000), max_size=12))
-def test_any_cut_of_a_stream_gives_the_same_frames(sent: list[Delivered | bytes], at: list[int]) -> None:
+def test_any_split_of_the_bytes_gives_the_same_frames(sent: list[Delivered | bytes], at: list[int]) -> None:
     data = b"".join(one + b"\r\n" if isinstance(one, bytes) else one.frame() for one in sent)
     parsed = parse(cut(data, at))
     assert not parsed.failed
@@ -131,7 +131,7 @@ def test_any_cut_of_a_stream_gives_the_same_frames(sent: list[Delivered | bytes]
 
 
 @given(MESSAGES)
-def test_byte_by_byte(one: Delivered) -> None:
+def test_bytes_fed_one_by_one_give_the_same_frames(one: Delivered) -> None:
     data = one.frame() + b"PING\r\n"
     assert parse([bytes([byte]) for byte in data]) == parse([data])
 
@@ -149,12 +149,12 @@ FRAGMENTS = (
 @given(st.lists(FRAGMENTS, max_size=14).map(b"".join), st.lists(st.integers(0, 10_000), max_size=8))
 @example(b"HMSG\r\n", [])
 @example(b"MSG a 1 0\r\n\r\nMSG a 1 0\r\nxx", [3])
-def test_garbage_gives_an_error_or_frames_and_the_same_however_it_is_cut(data: bytes, at: list[int]) -> None:
+def test_garbage_gives_the_same_frames_or_error_however_it_is_split(data: bytes, at: list[int]) -> None:
     assert parse(cut(data, at)) == parse([data])
 
 
 @given(st.binary(max_size=60))
-def test_a_line_that_is_no_frame_is_an_error(line: bytes) -> None:
+def test_an_unknown_line_is_an_error(line: bytes) -> None:
     line = line.replace(b"\r\n", b"")
     assume(line[:4] not in (b"MSG ", b"HMSG"))
     known = line[:4].upper() in (b"PING", b"PONG", b"INFO", b"-ERR") or line[:3] == b"+OK"
@@ -185,12 +185,12 @@ def test_a_line_that_is_no_frame_is_an_error(line: bytes) -> None:
         b"HTTP/1.1 400 Bad Request\r\n",
     ],
 )
-def test_what_is_no_frame_is_an_error(data: bytes) -> None:
+def test_a_malformed_frame_is_an_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         FrameParser().feed(data)
 
 
-def test_what_came_before_the_error_stays() -> None:
+def test_frames_before_a_malformed_one_are_kept() -> None:
     parser = FrameParser()
     parser.buffers[b"1"] = buffer = MessageBuffer()
     with pytest.raises(ProtocolError, match="unknown frame b'BOOM'"):
@@ -201,7 +201,7 @@ def test_what_came_before_the_error_stays() -> None:
     assert parser.foreign == [b"MSG a 9 0\r\n\r\n"]
 
 
-def test_a_line_without_an_end_is_not_kept_without_bound() -> None:
+def test_a_line_without_an_end_is_buffered_up_to_a_limit() -> None:
     parser = FrameParser()
     piece = b"x" * (MAX_CONTROL_LINE // 4)
     for _ in range(4):
@@ -214,7 +214,7 @@ def test_a_line_without_an_end_is_not_kept_without_bound() -> None:
     ("start", "limit"), [(b"INFO ", MAX_INFO), (b"MSG ", MAX_CONTROL_LINE), (b"-ERR", MAX_CONTROL_LINE)]
 )
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
-def test_only_an_info_may_be_long_however_it_is_cut(start: bytes, limit: int, size: int) -> None:
+def test_only_an_info_line_may_be_long_however_it_is_split(start: bytes, limit: int, size: int) -> None:
     line = start + b"x" * (limit - len(start))
     parser = FrameParser()
     for place in range(0, len(line), size):
@@ -223,7 +223,7 @@ def test_only_an_info_may_be_long_however_it_is_cut(start: bytes, limit: int, si
         parser.feed(b"xx")
 
 
-def test_a_line_that_comes_byte_by_byte_is_joined_once() -> None:
+def test_a_line_fed_byte_by_byte_is_joined_once() -> None:
     parser = FrameParser()
     parser.feed(b"INFO ")
     began = time.process_time()
@@ -239,7 +239,7 @@ LINES = (b"MSG a 1 %b", b"MSG a 1 r %b", b"HMSG a 1 1 %b", b"HMSG a 1 %b 5", b"H
 
 
 @pytest.mark.parametrize("size", [*SIZES, b"9" * 10, b"9" * 5_000, b"0000000005"])
-def test_a_size_is_written_as_a_server_writes_it(size: bytes) -> None:
+def test_a_size_must_be_written_as_a_server_writes_it(size: bytes) -> None:
     body = b"\r\n" + b"x" * 5 + b"\r\n"
     for line in LINES:
         parsed = parse([line % size + body])
@@ -249,18 +249,18 @@ def test_a_size_is_written_as_a_server_writes_it(size: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 70_000])
-def test_sizes_that_a_server_writes_are_read(size: int) -> None:
+def test_sizes_written_by_a_server_are_accepted(size: int) -> None:
     (message,) = parse([b"MSG a 1 %d\r\n%b\r\n" % (size, b"x" * size)]).messages[b"1"]
     assert message[3] == size
 
 
-def test_a_message_of_more_than_any_server_allows_is_an_error_and_not_waited_for() -> None:
+def test_a_message_larger_than_any_server_allows_is_an_error_at_once() -> None:
     FrameParser().feed(b"MSG a 1 %d\r\n" % MAX_MESSAGE)
     with pytest.raises(ProtocolError, match="a message of"):
         FrameParser().feed(b"MSG a 1 %d\r\n" % (MAX_MESSAGE + 1))
 
 
-def test_a_large_message_in_many_pieces() -> None:
+def test_a_large_message_may_arrive_in_many_chunks() -> None:
     body = bytes(range(256)) * 1024
     one = Delivered(b"a", b"1", b"r", b"NATS/1.0\r\n\r\n", body)
     data = one.frame() * 3
@@ -269,7 +269,7 @@ def test_a_large_message_in_many_pieces() -> None:
     assert [framing.payload(raw) for raw in parsed.messages[b"1"]] == [body] * 3
 
 
-def test_an_inbox_that_is_not_emptied_is_named_once() -> None:
+def test_a_buffer_that_is_not_emptied_is_listed_once() -> None:
     parser = FrameParser()
     parser.buffers[b"1"] = buffer = MessageBuffer()
     frame = b"MSG a 1 0\r\n\r\n"
@@ -291,7 +291,7 @@ def test_an_inbox_that_is_not_emptied_is_named_once() -> None:
         b"HMSG a 1 18 23\r\nNATS/1.0\r\n\xff: \xfe\r\n\r\nhello\r\n",
     ],
 )
-def test_frames_that_other_clients_die_of_are_frames(frame: bytes) -> None:
+def test_frames_that_crash_other_clients_are_parsed(frame: bytes) -> None:
     parsed = parse([frame])
     assert not parsed.failed
     (raw,) = parsed.messages[b"1"]
@@ -307,7 +307,7 @@ def test_frames_that_other_clients_die_of_are_frames(frame: bytes) -> None:
 
 
 @given(MESSAGES, SUBJECTS)
-def test_a_new_subject_before_an_old_tail_is_the_same_message(one: Delivered, subject: bytes) -> None:
+def test_a_new_subject_before_a_tail_forwards_the_message(one: Delivered, subject: bytes) -> None:
     one = Delivered(one.subject, b"1", one.reply, one.block, one.body)
     (raw,) = parse([one.frame()]).messages[b"1"]
     frame = (b"H" if raw[2] else b"") + framing.publish_prefix(subject) + raw[4]
@@ -316,16 +316,17 @@ def test_a_new_subject_before_an_old_tail_is_the_same_message(one: Delivered, su
     assert frame == framing.publish(subject, one.body, reply=one.reply, headers=one.block)
 
 
-def test_a_header_size_of_none_is_refused_for_its_tail_would_read_as_a_reply() -> None:
+def test_a_header_size_of_zero_is_refused() -> None:
+    """The forwarded tail would be parsed as one with a reply subject."""
     with pytest.raises(ProtocolError, match="header size 0 of a message of 5 bytes"):
         FrameParser().feed(b"HMSG a 1 0 5\r\nhello\r\n")
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- frames to send --------------------------------------------------------------------------------------------------
 
 
 @given(SUBJECTS, REPLIES, BLOCKS, BODIES)
-def test_a_published_frame_reads_back(subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
+def test_a_published_frame_is_parsed_back(subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
     frame = framing.publish(subject, body, reply=reply, headers=block)
     assert read_published(frame) == (subject, reply, block, body)
     assert framing.published_size(frame) == len(block) + len(body)
@@ -335,11 +336,11 @@ def test_a_published_frame_reads_back(subject: bytes, reply: bytes, block: bytes
 
 
 @given(st.binary())
-def test_a_subject_survives_as_text(subject: bytes) -> None:
+def test_a_subject_survives_conversion_to_text(subject: bytes) -> None:
     assert framing.wire(framing.text(subject)) == subject
 
 
-def test_the_other_frames() -> None:
+def test_subscribe_and_unsubscribe_frames() -> None:
     assert framing.subscribe(b"a.>", b"1") == b"SUB a.> 1\r\n"
     assert framing.subscribe(b"a.>", b"1", b"workers") == b"SUB a.> workers 1\r\n"
     assert framing.unsubscribe(b"1") == b"UNSUB 1\r\n"

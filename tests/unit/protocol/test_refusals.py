@@ -1,4 +1,4 @@
-"""The words in which a server refuses something."""
+"""Permission violations in `-ERR` lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from router_trio.protocol.refusals import PUBLISH, REPLY, SUBSCRIPTION, Denied, read_denied, unquote
 
-# What Go's strconv.Quote makes of some bytes.
+# Bytes, and their quoting by Go's strconv.Quote.
 QUOTED = [
     (rb"", b""),
     (rb"a.b", b"a.b"),
@@ -23,7 +23,7 @@ QUOTED = [
 
 
 @pytest.mark.parametrize(("quoted", "subject"), QUOTED, ids=range(len(QUOTED)))
-def test_a_subject_is_read_as_go_quotes_it(quoted: bytes, subject: bytes) -> None:
+def test_a_subject_quoted_by_go_is_read(quoted: bytes, subject: bytes) -> None:
     assert unquote(quoted) == subject
     words = b'Permissions Violation for Publish to "%b"' % quoted
     assert read_denied(words) == Denied(PUBLISH, subject)
@@ -54,5 +54,5 @@ def test_the_queue_and_the_id_of_a_subscription_are_read(quoted: bytes, queue: b
         b'Permissions Violation for Other to "a"',
     ],
 )
-def test_words_that_can_not_be_read_name_nothing(words: bytes) -> None:
+def test_an_error_that_can_not_be_parsed_names_nothing(words: bytes) -> None:
     assert read_denied(words) is None

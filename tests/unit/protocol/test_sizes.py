@@ -1,4 +1,4 @@
-"""The table of sizes: whatever comes, it has a bound, and what is not in it is read all the same."""
+"""The cache of sizes is bounded, and sizes that are not in it are parsed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from router_trio.protocol.framing import FrameParser
 from tests.support.buffers import MessageBuffer
 
 
-def test_sizes_are_remembered_up_to_a_bound() -> None:
+def test_sizes_are_cached_up_to_a_limit() -> None:
     parser, buffer = FrameParser(), MessageBuffer()
     parser.buffers[b"1"] = buffer
     for size in range(10_000):

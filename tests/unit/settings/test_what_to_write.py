@@ -44,8 +44,7 @@ FIRST_ROUTE = '[connections.main]\n[[routes]]\nname = "orders"\n'
         (
             FILE.replace("orders.*", "orders").replace("eu.{{wildcard(1)}}", "eu.*"),
             "routes[0].to[0].subject",
-            "destination 'eu.*' has the wildcard '*': say which of the source's tokens belongs there, as in "
-            "{{wildcard(1)}}",
+            "destination 'eu.*' has the wildcard '*': name the source's token to use there, as in {{wildcard(1)}}",
         ),
         (
             FIRST_ROUTE + 'from = "orders.*"\nto = [{ subject = "eu" }]\n',

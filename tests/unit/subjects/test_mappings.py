@@ -1,4 +1,4 @@
-"""Mappings: the functions, the refusals and their texts. The server's own word is in the integration tests."""
+"""Mappings: functions, refusals and their texts. The integration tests compare them with a real server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mapped(source: str, destination: str, subject: str) -> str:
 @pytest.mark.parametrize(
     ("source", "destination", "subject", "expected"),
     [
-        # Places
+        # Wildcards
         ("a.*.*", "b.$2.$1", "a.x.y", "b.y.x"),
         ("a.*.*", "b.{{wildcard(2)}}.{{wildcard(1)}}", "a.x.y", "b.y.x"),
         ("a.*", "b.{{ Wildcard ( 1 ) }}", "a.x", "b.x"),
@@ -32,13 +32,13 @@ def mapped(source: str, destination: str, subject: str) -> str:
         ("a.*.*", "b.$2", "a.x.y", "b.y"),
         ("a.*", "fixed.subject", "a.x", "fixed.subject"),
         ("a.b", "fixed.subject", "a.b", "fixed.subject"),
-        # The rest
+        # Full wildcards
         ("a.>", "b.>", "a.x.y", "b.x.y"),
         (">", "all.>", "x.y", "all.x.y"),
         (">", ">", "x.y", "x.y"),
         ("a.*.>", "b.$1.c.>", "a.x.y.z", "b.x.c.y.z"),
         ("a.*.>", "b.>", "a.x.y.z", "b.y.z"),
-        # No functions
+        # Literal tokens
         ("a.*", "eu-{{wildcard(1)}}", "a.x", "eu-{{wildcard(1)}}"),
         ("a.*", "eu-$1", "a.x", "eu-$1"),
         ("a.*", "$JS.$", "a.x", "$JS.$"),
@@ -68,13 +68,13 @@ def mapped(source: str, destination: str, subject: str) -> str:
         ("p.*", "{{partition(-1,1)}}", "p.a", str(0xE40C292C)),
         ("p.*", "{{partition(0,1)}}", "p.a", "0"),
         ("p.*", "{{partition(1,1)}}", "p.a", "0"),
-        # Several functions in a token: one is used, the rest is lost
+        # Several functions in a token: one is used, the others are ignored
         ("a.*.*", "{{split(1,-)}}{{wildcard(2)}}", "a.x.y", "y"),
         ("a.*", "{{left(1,1)}}{{right(1,2)}}", "a.xyz", "yz"),
         ("a.*.*", "{{ text {{wildcard(2)}} more }}", "a.x.y", "y"),
     ],
 )
-def test_apply(source: str, destination: str, subject: str, expected: str) -> None:
+def test_a_mapping_is_applied(source: str, destination: str, subject: str, expected: str) -> None:
     assert mapped(source, destination, subject) == expected
 
 
@@ -82,7 +82,7 @@ def test_apply(source: str, destination: str, subject: str, expected: str) -> No
     "function", ["splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight", "left", "right"]
 )
 @pytest.mark.parametrize("size", [-1, 0, 3, 4])
-def test_a_cut_outside_of_the_token_leaves_it_whole(function: str, size: int) -> None:
+def test_a_cut_outside_of_the_token_leaves_it_unchanged(function: str, size: int) -> None:
     assert mapped("a.*", f"b.{{{{{function}(1,{size})}}}}", "a.abc") == "b.abc"
 
 
@@ -117,7 +117,7 @@ def test_a_cut_outside_of_the_token_leaves_it_whole(function: str, size: int) ->
         ("a.*", "b.{{random(1,2)}}", "too many arguments"),
         ("a.*", "b.*", r"the wildcard '\*': write 'b\.\{\{wildcard\(1\)\}\}', which has the tokens"),
         ("a.*.*", "*.b.*", r"write '\{\{wildcard\(1\)\}\}\.b\.\{\{wildcard\(2\)\}\}', which has the tokens"),
-        ("a", "b.*", r"the wildcard '\*': say which .* as in \{\{wildcard\(1\)\}\}"),
+        ("a", "b.*", r"the wildcard '\*': name the source's token .* as in \{\{wildcard\(1\)\}\}"),
         ("a.*.>", "b.$1", "must both end in '>', or neither"),
         ("a.*", "b.>", "must both end in '>', or neither"),
         ("a.*", "b..c", "destination 'b..c' has an empty token"),
@@ -130,7 +130,7 @@ def test_a_cut_outside_of_the_token_leaves_it_whole(function: str, size: int) ->
         ("a.*", "b\x0b", "contains '.x0b', but subjects have no whitespace or control characters"),
     ],
 )
-def test_compile_refuses_and_says_why(source: str, destination: str, why: str) -> None:
+def test_an_invalid_mapping_is_refused_with_a_reason(source: str, destination: str, why: str) -> None:
     with pytest.raises(MappingError, match=why) as raised:
         Mapping.compile(source, destination)
     assert repr(destination) in str(raised.value)
@@ -139,7 +139,7 @@ def test_compile_refuses_and_says_why(source: str, destination: str, why: str) -
 
 
 @pytest.mark.parametrize("source", ["in.>", "in.*.>", ">"])
-def test_a_wildcard_source_may_go_to_one_literal_subject(source: str) -> None:
+def test_a_source_with_wildcards_may_map_to_one_literal_subject(source: str) -> None:
     mapping = Mapping.compile(source, "all.in.one")
     assert mapping.literal
     assert {mapping.apply(subject) for subject in ("in.a.b", "in.a.b.c")} == {"all.in.one"}
@@ -147,7 +147,7 @@ def test_a_wildcard_source_may_go_to_one_literal_subject(source: str) -> None:
         Mapping.compile("in.>", "one").apply("other.a")
 
 
-def test_of_several_sources_the_first_that_matches_counts() -> None:
+def test_the_first_matching_of_several_sources_is_used() -> None:
     mapping = Mapping.compile_each(["a.*.x", "b.*", "a.y.*"], "out.{{wildcard(1)}}")
     assert [mapping.apply(subject) for subject in ("a.1.x", "b.2", "a.y.3", "a.y.x")] == [
         "out.1",
@@ -170,12 +170,12 @@ def test_apply_refuses_a_subject_that_does_not_match(subject: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["-", "--", "--x", "*-x", "x->"])
-def test_apply_refuses_a_result_that_is_no_subject(token: str) -> None:
+def test_apply_refuses_a_result_that_is_not_a_valid_subject(token: str) -> None:
     with pytest.raises(MappingError, match=r"which is not a valid subject: change the destination"):
         mapped("a.*", "b.{{split(1,-)}}", f"a.{token}")
 
 
-def test_apply_refuses_a_subject_without_utf8() -> None:
+def test_apply_refuses_a_subject_that_can_not_be_encoded() -> None:
     for destination in ("{{partition(3,1)}}", "{{left(1,1)}}"):
         with pytest.raises(MappingError, match="encoded as UTF-8"):
             mapped("a.*", destination, "a.\ud800x")
@@ -195,7 +195,7 @@ def test_random_takes_its_numbers_from_the_given_function() -> None:
     assert not mapping.literal
 
 
-def test_random_stays_below_its_number_and_reaches_all() -> None:
+def test_random_reaches_all_numbers_below_its_limit() -> None:
     mapping = Mapping.compile("a", "{{random(3)}}")
     assert {mapping.apply("a") for _ in range(200)} == {"0", "1", "2"}
 
@@ -237,7 +237,7 @@ def test_two_swaps_give_the_subject_back(first: str, second: str) -> None:
 
 
 @given(WORDS, st.integers(-1, 12))
-def test_cuts_lose_nothing_and_count_bytes(word: str, size: int) -> None:
+def test_cuts_count_bytes_and_lose_nothing(word: str, size: int) -> None:
     octets = word.encode()
     for function in ("splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight"):
         result = mapped("*", f"{{{{{function}(1,{size})}}}}", word).encode("utf-8", "surrogateescape")
@@ -256,7 +256,7 @@ def test_cuts_lose_nothing_and_count_bytes(word: str, size: int) -> None:
 
 
 @given(WORDS, st.integers(1, 12))
-def test_left_and_right_are_the_ends(word: str, size: int) -> None:
+def test_left_and_right_return_the_ends_of_a_token(word: str, size: int) -> None:
     octets = word.encode()
     left, right = (mapped("*", f"{{{{{side}(1,{size})}}}}", word) for side in ("left", "right"))
     assert left.encode("utf-8", "surrogateescape") == octets[:size]
@@ -269,7 +269,7 @@ def test_split_undoes_join_however_many_separators(parts: list[str], times: int)
 
 
 @given(WORDS, WORDS, st.integers(1, 1000))
-def test_a_partition_is_in_range_and_steady(first: str, second: str, count: int) -> None:
+def test_a_partition_is_in_range_and_stable(first: str, second: str, count: int) -> None:
     mapping = Mapping.compile("*.*", f"{{{{partition({count},1,2)}}}}")
     result = mapping.apply(f"{first}.{second}")
     assert 0 <= int(result) < count
@@ -277,7 +277,7 @@ def test_a_partition_is_in_range_and_steady(first: str, second: str, count: int)
 
 
 @given(st.text(alphabet="{}$()1,-wildcrpton >*.\t", max_size=30))
-def test_whatever_is_written_gives_a_valid_subject_or_a_mapping_error(destination: str) -> None:
+def test_any_mapping_gives_a_valid_subject_or_a_mapping_error(destination: str) -> None:
     try:
         result = Mapping.compile("a.*.*", destination).apply("a.x.y")
     except MappingError:

@@ -1,4 +1,4 @@
-"""Subjects and patterns: what is valid, and what matches."""
+"""Validation and matching of subjects and patterns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from router_trio.subjects.patterns import (
     validate_subject,
 )
 
-# A small alphabet, so that random patterns and subjects meet often.
+# A small alphabet, so that random patterns and subjects often match.
 TOKENS = st.sampled_from(["a", "b", "ab"])
 SUBJECTS = st.lists(TOKENS, min_size=1, max_size=5).map(".".join)
 PATTERNS = st.builds(
@@ -26,7 +26,7 @@ PATTERNS = st.builds(
 
 
 def reference_matches(pattern: str, subject: str) -> bool:
-    """The definition, token by token, with nothing clever in it."""
+    """Match by the definition, token by token and without optimizations."""
     return _reference(pattern.split("."), subject.split("."))
 
 
@@ -62,7 +62,7 @@ INVALID_FOR_BOTH = [
     "subject",
     ["a", "a.b.c", "$JS.API.INFO", "_INBOX.x.1", "größe.日本", "a*b.c>", "**", ">>", "a/b:c-d", "\udcc3.raw", "a\x80"],
 )
-def test_a_valid_subject_passes(subject: str) -> None:
+def test_a_valid_subject_is_accepted(subject: str) -> None:
     validate_subject(subject)
     assert is_valid_subject(subject)
 
@@ -81,14 +81,14 @@ def test_an_invalid_pattern_is_refused_with_a_reason(pattern: str, why: str) -> 
 
 
 @pytest.mark.parametrize(("subject", "wildcard"), [("*", "*"), ("a.*.b", "*"), (">", ">"), ("a.>", ">"), (">.a", ">")])
-def test_one_cannot_publish_to_a_wildcard(subject: str, wildcard: str) -> None:
+def test_a_wildcard_can_not_be_published_to(subject: str, wildcard: str) -> None:
     with pytest.raises(SubjectError, match=rf"the wildcard '\{wildcard}': one can subscribe to it but not publish"):
         validate_subject(subject)
     assert not is_valid_subject(subject)
 
 
 @pytest.mark.parametrize("pattern", ["a", "*", ">", "a.*", "*.*.c", "a.>", "*.>", "$JS.>"])
-def test_a_valid_pattern_passes(pattern: str) -> None:
+def test_a_valid_pattern_is_accepted(pattern: str) -> None:
     validate_pattern(pattern)
 
 
@@ -104,19 +104,19 @@ def test_a_valid_pattern_passes(pattern: str) -> None:
         (">.>", "'>' before its last token"),
     ],
 )
-def test_a_wildcard_must_stand_alone_and_the_full_one_last(pattern: str, why: str) -> None:
+def test_a_wildcard_must_be_a_token_and_the_full_wildcard_the_last(pattern: str, why: str) -> None:
     with pytest.raises(SubjectError, match=why):
         validate_pattern(pattern)
 
 
-def test_the_error_names_what_was_checked_and_is_a_value_error() -> None:
+def test_the_error_names_the_subject_and_is_a_value_error() -> None:
     with pytest.raises(ValueError, match=r"^reply subject 'a b' has a space") as raised:
         validate_subject("a b", what="reply subject")
     assert isinstance(raised.value, RouterError)
 
 
 @given(st.text(alphabet="ab.*> \n\x7fä\ud800", max_size=8))
-def test_the_quick_check_agrees_with_the_one_that_explains(subject: str) -> None:
+def test_is_valid_subject_agrees_with_validate_subject(subject: str) -> None:
     try:
         validate_subject(subject)
     except SubjectError:
@@ -151,17 +151,17 @@ def test_the_quick_check_agrees_with_the_one_that_explains(subject: str) -> None
         ("A", "a", False),
     ],
 )
-def test_matches(pattern: str, subject: str, expected: bool) -> None:
+def test_a_pattern_matches_subjects(pattern: str, subject: str, expected: bool) -> None:
     assert matches(pattern, subject) is expected
 
 
 @given(PATTERNS, SUBJECTS)
-def test_matches_agrees_with_the_definition(pattern: str, subject: str) -> None:
+def test_matching_agrees_with_the_definition(pattern: str, subject: str) -> None:
     assert matches(pattern, subject) is reference_matches(pattern, subject)
 
 
 @given(SUBJECTS)
-def test_a_subject_matches_itself_only(subject: str) -> None:
+def test_a_subject_matches_only_itself(subject: str) -> None:
     assert matches(subject, subject)
     assert not matches(subject, f"{subject}.a")
 
@@ -182,7 +182,7 @@ def test_a_subject_matches_itself_only(subject: str) -> None:
         ("a.*.c", "a.b.d", False),
     ],
 )
-def test_overlaps(a: str, b: str, expected: bool) -> None:
+def test_patterns_overlap(a: str, b: str, expected: bool) -> None:
     assert overlaps(a, b) is expected
     assert overlaps(b, a) is expected
 
@@ -195,7 +195,7 @@ def test_patterns_that_share_a_subject_overlap(a: str, b: str, subject: str) -> 
 
 @given(PATTERNS, PATTERNS)
 def test_patterns_that_overlap_share_a_subject(a: str, b: str) -> None:
-    # The subject that both match, built from the more special token of each place.
+    # The subject that both match, built from the more specific token at each position.
     length = max(len(a.split(".")), len(b.split(".")))
     left, right = (_widened(pattern, length) for pattern in (a, b))
     subject = ".".join("a" if x == y == "*" else y if x == "*" else x for x, y in zip(left, right, strict=False))

@@ -1,4 +1,4 @@
-"""Log lines, as a test reads them."""
+"""Write events to a log in memory, and read back its lines."""
 
 from __future__ import annotations
 

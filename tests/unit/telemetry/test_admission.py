@@ -1,4 +1,4 @@
-"""Who is taken in, who is closed for others, and whose request may be answered."""
+"""Admission: which connections are kept, which are closed for others, and whose request may be answered."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def full_of_waiting(*peers: str) -> tuple[Admission[Connection], list[Connection
     return admission, connections
 
 
-def test_the_oldest_of_a_peer_that_has_too_many_makes_room() -> None:
+def test_a_peer_with_too_many_connections_loses_its_oldest() -> None:
     admission, connections = full_of_waiting("b", *"aaaa")
     assert admission.arrive(Connection("a")) is connections[1]
     assert admission.arrive(Connection("a")) is connections[2]
     assert admission.arrive(Connection("b")) is None
 
 
-def test_where_there_are_too_many_the_peer_that_has_the_most_makes_room() -> None:
+def test_with_too_many_connections_the_peer_with_the_most_loses_one() -> None:
     admission, connections = full_of_waiting(*"cbbaaaab")
     assert admission.arrive(Connection("d")) is connections[3]
 
 
-def test_who_waits_again_is_the_youngest() -> None:
+def test_a_connection_that_waits_again_counts_as_the_newest() -> None:
     admission, connections = full_of_waiting(*"aaaa")
     assert admission.may_answer(connections[0])
     admission.wait(connections[0])
     assert admission.arrive(Connection("a")) is connections[1]
 
 
-def test_requests_of_a_peer_are_fewer_than_its_connections() -> None:
+def test_a_peer_may_have_fewer_requests_than_connections() -> None:
     admission, connections = full_of_waiting(*"aaaa")
     assert [admission.may_answer(one) for one in connections] == [True, True, True, False]
-    # What was refused waits, and makes room.
+    # The refused one counts as waiting, so it is closed for a new connection.
     late = Connection("a")
     assert admission.arrive(late) is connections[3]
     assert not admission.may_answer(late)
@@ -55,15 +55,15 @@ def test_requests_of_a_peer_are_fewer_than_its_connections() -> None:
     assert admission.may_answer(late)
 
 
-def test_requests_are_fewer_than_connections() -> None:
+def test_there_may_be_fewer_requests_than_connections() -> None:
     admission, connections = full_of_waiting(*"aaabbbcd")
     assert [admission.may_answer(one) for one in connections] == [True] * 6 + [False] * 2
-    # One that waits makes room, however few its peer has.
+    # A waiting connection is closed for a new one, however few its peer has.
     assert admission.arrive(Connection("e")) is connections[6]
     assert admission.arrive(Connection("f")) is connections[7]
 
 
-def test_where_all_are_being_answered_a_new_one_is_closed_itself() -> None:
+def test_a_new_connection_is_closed_if_all_others_are_being_answered() -> None:
     admission: Admission[Connection] = Admission(Limits(2, 2, 9, 9))
     for _ in range(2):
         connection = Connection()
@@ -75,7 +75,7 @@ def test_where_all_are_being_answered_a_new_one_is_closed_itself() -> None:
         assert not admission.may_answer(late)
 
 
-def test_who_was_closed_while_its_request_came_has_no_place() -> None:
+def test_an_evicted_connection_is_not_answered() -> None:
     admission, connections = full_of_waiting(*"aaaa")
     assert admission.arrive(Connection("a")) is connections[0]
     assert not admission.may_answer(connections[0])
@@ -84,7 +84,7 @@ def test_who_was_closed_while_its_request_came_has_no_place() -> None:
 
 
 @given(st.data())
-def test_the_limits_hold_whatever_happens(data: st.DataObject) -> None:
+def test_the_limits_hold_for_any_sequence_of_events(data: st.DataObject) -> None:
     admission: Admission[Connection] = Admission(LIMITS)
     waiting: list[Connection] = []
     answering: list[Connection] = []
@@ -115,7 +115,7 @@ def test_the_limits_hold_whatever_happens(data: st.DataObject) -> None:
         assert all(sum(one.peer == peer for one in together) <= 4 for peer in "abcde")
 
 
-def test_nothing_is_kept_of_who_is_gone() -> None:
+def test_nothing_is_kept_of_connections_that_have_ended() -> None:
     admission, connections = full_of_waiting(*"abc")
     for one in connections:
         admission.may_answer(one)

@@ -1,4 +1,4 @@
-"""Log lines at a terminal: one for each event, the message first, and no fact twice."""
+"""Log lines for a terminal: one line per event, the message first, and no fact twice."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ async def test_an_event_is_one_line(event: Event, line: str) -> None:
     [found] = await written(event)
     time, _, rest = found.partition(" ")
     assert re.fullmatch(r"[0-2][0-9]:[0-5][0-9]:[0-5][0-9]", time)
-    # The number of what was merged stands where the event has it.
+    # Compared as a set, because the count of merged events has the place of the event's own field.
     assert sorted(re.split(r"[\[\] ]", rest)) == sorted(re.split(r"[\[\] ]", line))
     assert rest.startswith(line.partition("  [")[0])
 
 
-async def test_an_address_that_the_text_of_an_error_lacks_is_added() -> None:
+async def test_the_server_address_is_added_if_the_error_lacks_it() -> None:
     late = events.ConnectionFailed(
         at=0.0,
         connection="main",
@@ -108,7 +108,7 @@ async def test_an_address_that_the_text_of_an_error_lacks_is_added() -> None:
 
 @contextmanager
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A terminal in place of stderr."""
+    """Replace stderr by a terminal."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as file:
         monkeypatch.setattr(sys, "stderr", file)
@@ -118,14 +118,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.close(ours)
 
 
-async def test_a_terminal_gets_the_console_format_by_itself_and_in_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_auto_format_writes_coloured_console_lines_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal(monkeypatch):
         [found] = await written(REFUSED, form="auto")
     assert "\x1b[33mWARN \x1b[0m Connection main could not connect" in found
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-async def test_colours_are_left_out_where_nobody_wants_them(
+async def test_no_colours_with_no_color_or_a_dumb_terminal(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with terminal(monkeypatch):
@@ -134,7 +134,7 @@ async def test_colours_are_left_out_where_nobody_wants_them(
     assert "\x1b" not in found
 
 
-async def test_what_is_no_terminal_gets_json_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_auto_format_writes_json_to_anything_but_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr: list[Any] = [None]
     with open(os.devnull, "w") as file:  # noqa: ASYNC230
         stderr.append(file)
@@ -144,14 +144,14 @@ async def test_what_is_no_terminal_gets_json_by_itself(monkeypatch: pytest.Monke
             assert found.startswith('{"timestamp"')
 
 
-async def test_what_comes_from_outside_stays_on_its_line_and_does_nothing_to_the_terminal() -> None:
+async def test_text_from_outside_is_escaped_on_one_line() -> None:
     odd = events.PublishFailed(at=0.0, connection="main", reason="x", subject="a\x1b[2Jb\nc", detail="\x07\r\n{}")
     lines = await written(odd)
     assert len(lines) == 1
     assert lines[0].isprintable()
 
 
-async def test_a_line_of_a_worker_has_its_number_also_if_the_message_has_such_a_number() -> None:
+async def test_a_console_line_of_a_worker_always_has_its_number() -> None:
     sink: list[bytes] = []
     logs = Logs(form="console", worker=1, write=sink.append, clock=trio.current_time)
     async with logs.running():

@@ -1,4 +1,4 @@
-"""Which requests are answered, by Host, Origin and Sec-Fetch-Site; what counts as one peer."""
+"""Which requests are answered, by Host, Origin and Sec-Fetch-Site, and which addresses count as one peer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALLOWED = frozenset(("router.example.com", "router_1"))
 
 
 def code(path: str = "/status", **headers: str | list[str]) -> int:
-    """The status of a request with these headers, 200 if it is answered."""
+    """Return the status with which a request with these headers is refused, 200 if it is answered."""
     lines = []
     for name, values in headers.items():
         for value in [values] if isinstance(values, str) else values:
@@ -45,7 +45,7 @@ def code(path: str = "/status", **headers: str | list[str]) -> int:
         "localhost:",
     ],
 )
-def test_answered(host: str) -> None:
+def test_an_allowed_host_is_answered(host: str) -> None:
     assert code(host=host) == 200
 
 
@@ -66,7 +66,7 @@ def test_answered(host: str) -> None:
         "router.example.com.evil.example",
     ],
 )
-def test_another_name_is_refused_and_the_setting_is_named(host: str) -> None:
+def test_a_host_that_is_not_allowed_is_refused_with_the_setting_to_change(host: str) -> None:
     assert code(host=host) == 403
     refused = refusal("/", [(b"host", host.encode())], ALLOWED)
     assert refused is not None
@@ -114,7 +114,7 @@ def test_a_malformed_host_is_refused(host: str) -> None:
     assert refused[0] == 400
 
 
-def test_a_host_must_be_there_once() -> None:
+def test_the_host_header_must_occur_once() -> None:
     assert code() == 400
     assert code(host=["localhost", "localhost"]) == 400
     assert code(host=["localhost", "evil.example"]) == 400
@@ -137,7 +137,7 @@ def test_only_the_probes_answer_to_any_host(path: str) -> None:
         ("router.example.com:9001", "http://router.example.com:9001"),
     ],
 )
-def test_its_own_origin(host: str, origin: str) -> None:
+def test_a_request_from_its_own_origin_is_answered(host: str, origin: str) -> None:
     assert code(host=host, origin=origin) == 200
 
 
@@ -167,7 +167,7 @@ def test_a_foreign_origin_is_refused_everywhere(path: str, origin: str | list[st
     assert code(path, host="localhost:9001", origin=origin) == 403
 
 
-def test_a_rebound_name_is_refused_though_it_is_its_own_origin() -> None:
+def test_a_rebound_dns_name_is_refused_even_with_its_own_origin() -> None:
     assert code(host="evil.example:9001", origin="http://evil.example:9001", sec_fetch_site="same-origin") == 403
 
 
@@ -183,19 +183,19 @@ def test_a_rebound_name_is_refused_though_it_is_its_own_origin() -> None:
         (["same-origin", "cross-site"], 403),
     ],
 )
-def test_what_another_site_made_the_browser_send(site: str | list[str], expected: int) -> None:
+def test_a_request_that_a_browser_sends_for_another_site_is_refused(site: str | list[str], expected: int) -> None:
     assert code(host="localhost", sec_fetch_site=site) == expected
     assert code("/readyz", host="localhost", sec_fetch_site=site) == expected
 
 
 @given(st.text(max_size=30), st.lists(st.tuples(st.sampled_from([b"host", b"origin", b"x"]), st.binary(max_size=40))))
-def test_any_headers_give_an_answer(path: str, headers: list[tuple[bytes, bytes]]) -> None:
+def test_any_headers_are_answered_or_refused(path: str, headers: list[tuple[bytes, bytes]]) -> None:
     refused = refusal(path, headers, ALLOWED)
     assert refused is None or refused[0] in (400, 403)
 
 
 @given(st.text(alphabet="[]:.%-_a1Z*@ \n", max_size=20))
-def test_what_is_taken_for_a_host_is_one(text: str) -> None:
+def test_a_parsed_host_is_well_formed(text: str) -> None:
     found = split_host(text)
     if found is not None:
         assert found[0]
@@ -213,7 +213,7 @@ def test_what_is_taken_for_a_host_is_one(text: str) -> None:
         ("fe80::1%eth0", "fe80::/64"),
     ],
 )
-def test_peers(address: str, peer: str) -> None:
+def test_an_ipv6_network_counts_as_one_peer(address: str, peer: str) -> None:
     assert peer_of(address) == peer
 
 
@@ -231,5 +231,5 @@ def test_peers(address: str, peer: str) -> None:
         ("127.0.0.1.example.com", False),
     ],
 )
-def test_the_loopback(host: str, expected: bool) -> None:
+def test_loopback_hosts_are_recognized(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected

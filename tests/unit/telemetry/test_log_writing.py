@@ -1,4 +1,4 @@
-"""How log lines are merged, and written without blocking."""
+"""Merging of log lines, and writing without blocking."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.telemetry.logs import QUEUED, lines, logged, logs_into
 # --- merging ---
 
 
-async def test_per_message_lines_are_merged_and_none_is_lost(autojump_clock: trio.testing.MockClock) -> None:
+async def test_per_message_events_are_merged_and_all_are_counted(autojump_clock: trio.testing.MockClock) -> None:
     sink: list[bytes] = []
     logs = logs_into(sink)
     async with logs.running(), trio.open_nursery() as nursery:
@@ -39,7 +39,9 @@ async def test_per_message_lines_are_merged_and_none_is_lost(autojump_clock: tri
     assert 4 <= len(found) <= 5
 
 
-async def test_the_first_is_logged_at_once_and_the_rest_by_the_flush(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_first_event_is_logged_at_once_and_the_rest_by_the_flush(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     sink: list[bytes] = []
     logs = logs_into(sink)
     async with logs.running():
@@ -55,7 +57,7 @@ async def test_the_first_is_logged_at_once_and_the_rest_by_the_flush(autojump_cl
     assert [line["count"] for line in lines(sink)] == [1, 9]
 
 
-async def test_connections_and_codes_have_lines_of_their_own() -> None:
+async def test_events_are_merged_by_connection_and_code() -> None:
     other = events.PublishQueued(at=0.0, connection="edge", pending_count=1)
     full = events.QueueFull(at=0.0, connection="main", reason="rejected", queue_size=10, max_size=10)
     found = await logged(QUEUED, other, full, QUEUED)
@@ -67,7 +69,7 @@ async def test_connections_and_codes_have_lines_of_their_own() -> None:
     ]
 
 
-async def test_one_line_for_several_reasons_says_how_many_of_each() -> None:
+async def test_a_merged_line_counts_each_reason() -> None:
     def failed(reason: str) -> Event:
         return events.PublishFailed(at=0.0, connection="main", reason=reason)
 
@@ -84,12 +86,12 @@ async def test_counts_of_events_are_summed() -> None:
     assert [line["count"] for line in await logged(dropped(5), dropped(7), dropped(11))] == [5, 18]
 
 
-async def test_what_cannot_happen_per_message_is_never_merged() -> None:
+async def test_events_that_can_not_happen_per_message_are_never_merged() -> None:
     attempt = events.ReconnectAttempt(at=0.0, connection="m", server="s", attempt=1, max_attempts=2, delay_ms=1)
     assert len(await logged(*[attempt] * 5)) == 5
 
 
-def test_the_merger_forgets_what_is_quiet() -> None:
+def test_the_merger_forgets_quiet_keys() -> None:
     now = 0.0
     merger: Merger[str] = Merger(lambda: now)
     for number in range(100):
@@ -102,7 +104,7 @@ def test_the_merger_forgets_what_is_quiet() -> None:
 # --- the writer ---
 
 
-async def test_a_stalled_output_costs_lines_and_never_blocks() -> None:
+async def test_a_stalled_output_drops_lines_and_never_blocks() -> None:
     released, entered = threading.Event(), threading.Event()
     written: list[bytes] = []
 
@@ -125,7 +127,7 @@ async def test_a_stalled_output_costs_lines_and_never_blocks() -> None:
     assert writer.dropped == 990
 
 
-async def test_leaving_is_bounded_when_the_output_is_stalled_for_good() -> None:
+async def test_leaving_takes_bounded_time_if_the_output_stays_stalled() -> None:
     released, entered = threading.Event(), threading.Event()
 
     def stalled(data: bytes) -> None:
@@ -157,7 +159,7 @@ async def test_leaving_flushes_also_when_cancelled() -> None:
     assert writer.dropped == 0
 
 
-async def test_lines_before_running_wait_and_lines_after_it_are_counted() -> None:
+async def test_lines_before_running_are_written_then_and_lines_after_it_count_as_dropped() -> None:
     sink: list[bytes] = []
     writer = LineWriter(sink.append)
     writer.put("before")
@@ -168,7 +170,7 @@ async def test_lines_before_running_wait_and_lines_after_it_are_counted() -> Non
     assert writer.dropped == 1
 
 
-async def test_an_output_that_is_gone_costs_lines() -> None:
+async def test_lines_for_a_closed_output_count_as_dropped() -> None:
     def broken(data: bytes) -> None:
         raise BrokenPipeError
 
@@ -185,7 +187,7 @@ async def test_lines_reach_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capfd.readouterr().err)["message"] == "over stderr"
 
 
-def test_a_full_pipe_that_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_non_blocking_pipe_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with os.fdopen(writer, "w") as stream, os.fdopen(reader, "rb") as source:

@@ -1,4 +1,4 @@
-"""Log lines: the contract's keys, one line a second with nothing lost from the sum, and no secret ever."""
+"""Log lines: the keys of the contract, a line for every event, warnings of libraries, and no secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: list[type[Event]] = [getattr(events, kind.__name__) for kind in catalogue
 
 
 def example(kind: type[Event]) -> Event:
-    """An event of a kind, every field set to something."""
+    """Return an event of a kind with every field set."""
     values: dict[str, Any] = {
         "str": "text",
         "int": 3,
@@ -47,7 +47,7 @@ async def test_each_line_of_a_worker_has_its_number() -> None:
     assert "worker" not in line
 
 
-async def test_a_line_has_the_keys_of_the_contract() -> None:
+async def test_a_log_line_has_the_keys_of_the_contract() -> None:
     before = datetime.now(UTC)
     [line] = await logged(
         events.ConnectionLost(
@@ -71,7 +71,7 @@ async def test_a_line_has_the_keys_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-async def test_every_event_becomes_a_good_line(kind: type[Event]) -> None:
+async def test_every_event_becomes_a_valid_line(kind: type[Event]) -> None:
     assert kind in SENTENCES
     event = example(kind)
     [line] = await logged(event, level="debug")
@@ -86,7 +86,7 @@ async def test_every_event_becomes_a_good_line(kind: type[Event]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_sentence_does_without_optional_fields(kind: type[Event]) -> None:
+def test_every_sentence_works_without_optional_fields(kind: type[Event]) -> None:
     optional: dict[str, Any] = {name: None for name, written in kind.fields.items() if written.endswith("None")}
     assert sentence(example(kind).replace(**optional))
 
@@ -101,20 +101,20 @@ async def test_ids_of_a_span_are_in_the_line() -> None:
     assert line["span_id"] == "b7ad6b7169203331"
 
 
-async def test_level_filters() -> None:
+async def test_events_below_the_level_are_not_logged() -> None:
     info = events.RouterDraining(at=0.0, pending_count=1, timeout_seconds=10.0)
     assert len(await logged(info, QUEUED, level="info")) == 2
     assert [line["level"] for line in await logged(info, QUEUED, level="warning")] == ["WARN"]
     assert await logged(info, QUEUED, level="error") == []
 
 
-async def test_what_was_left_unsettled_makes_the_last_line_a_warning() -> None:
+async def test_unsettled_messages_make_the_last_line_a_warning() -> None:
     [line] = await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=3), level="warning")
     assert (line["level"], line["message"]) == ("WARN", "Router stopped, 3 messages left unsettled")
     assert await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0), level="warning") == []
 
 
-async def test_what_streams_redeliver_is_no_warning() -> None:
+async def test_messages_that_streams_redeliver_are_not_a_warning() -> None:
     [line] = await logged(events.RouterStopped(at=0.0, ledger={}, unsettled=0, redelivered=30))
     assert line["level"] == "INFO"
     assert line["message"] == "Router stopped, 0 messages left unsettled, 30 to be redelivered"
@@ -130,7 +130,7 @@ async def test_a_server_has_its_scheme_in_every_line() -> None:
     assert found[0]["message"] == "Connection main is connected to nats://h:4222"
 
 
-async def test_one_of_something_is_told_as_one() -> None:
+async def test_a_count_of_one_is_singular() -> None:
     found = await logged(
         events.RouterStarted(at=0.0, name="r", connections=1, routes=2),
         events.RouterStopped(at=0.0, ledger={}, unsettled=1),
@@ -145,7 +145,7 @@ async def test_one_of_something_is_told_as_one() -> None:
     ]
 
 
-async def test_a_line_of_a_message_says_which_it_is_and_where_its_handler_raised() -> None:
+async def test_a_failed_message_is_logged_with_its_sequence_and_the_place_where_the_handler_raised() -> None:
     failed = events.MessageFailed(
         at=0.0,
         route="orders",
@@ -168,7 +168,7 @@ async def test_a_line_of_a_message_says_which_it_is_and_where_its_handler_raised
     assert (line["detail"], line["traceback"]) == ("HUSH", ["ValueError: HUSH"])
 
 
-async def test_a_line_of_a_blocked_loop_says_what_to_do_about_the_handler() -> None:
+async def test_a_blocked_loop_is_logged_with_advice_about_the_handler() -> None:
     blocked = events.LoopBlocked(
         at=1.0, blocked_seconds=2.1, route="orders", subject="orders.7", place="shop.py:3 in f"
     )
@@ -180,7 +180,7 @@ async def test_a_line_of_a_blocked_loop_says_what_to_do_about_the_handler() -> N
     assert "thread" not in line["message"]  # no handler is known to be in the way
 
 
-async def test_a_line_of_a_publish_names_route_and_subject() -> None:
+async def test_a_failed_publish_is_logged_with_route_and_subject() -> None:
     publish = events.PublishWithAckFailed(
         at=0.0, connection="main", reason="limit", subject="eu.7", route="orders", detail="maximum messages exceeded"
     )
@@ -198,7 +198,7 @@ async def test_the_ledger_is_in_the_last_line() -> None:
     assert line["ledger"] == ledger
 
 
-async def test_bytes_that_are_no_text_do_not_break_a_line() -> None:
+async def test_bytes_that_are_not_utf_8_do_not_break_a_line() -> None:
     odd = b"caf\xe9".decode("utf-8", "surrogateescape")
     [line] = await logged(
         events.SubscribeFailed(at=0.0, connection="main", reason="x", detail=odd + "\nsecond line", route="r")
@@ -221,7 +221,7 @@ async def test_bytes_that_are_no_text_do_not_break_a_line() -> None:
         ("host:4222", "host:4222"),
     ],
 )
-def test_redact(text: str, clean: str) -> None:
+def test_credentials_are_redacted(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 
@@ -240,7 +240,7 @@ async def test_no_line_shows_credentials() -> None:
     assert "bob" not in json.dumps(found)
 
 
-async def test_what_a_handler_raises_is_not_quoted() -> None:
+async def test_the_text_of_a_handler_error_is_not_logged() -> None:
     error = ValueError("invalid literal: 'the payload'")
     [line] = await logged(
         events.MessageFailed(at=0.0, route="r", reason="handler_error", error_type="ValueError", detail=str(error))
@@ -249,7 +249,7 @@ async def test_what_a_handler_raises_is_not_quoted() -> None:
     assert "payload" not in json.dumps(line)
 
 
-async def test_the_detail_of_the_router_itself_is_shown() -> None:
+async def test_the_detail_of_a_failure_of_the_router_is_logged() -> None:
     [line] = await logged(events.MessageFailed(at=0.0, route="r", reason="too_large", detail="more than 1 MiB"))
     assert line["detail"] == "more than 1 MiB"
 
@@ -264,7 +264,7 @@ async def with_libraries(log: Callable[[], None], **options: Any) -> list[dict[s
     return lines(sink)
 
 
-async def test_warnings_of_libraries_take_the_same_way() -> None:
+async def test_warnings_of_libraries_become_log_lines() -> None:
     def log() -> None:
         logging.getLogger("nats.aio.client").warning("can't reach %s", "nats://bob:s3cret@host:1")
         logging.getLogger("opentelemetry.sdk").error("bad\nrequest")
@@ -277,7 +277,7 @@ async def test_warnings_of_libraries_take_the_same_way() -> None:
     ]
 
 
-async def test_an_exception_of_a_library_is_named_and_placed() -> None:
+async def test_an_exception_of_a_library_is_logged_with_type_and_place() -> None:
     def log() -> None:
         try:
             raise KeyError("the payload")
@@ -290,7 +290,7 @@ async def test_an_exception_of_a_library_is_named_and_placed() -> None:
     assert "payload" not in json.dumps(line)
 
 
-async def test_a_library_that_repeats_itself_is_merged() -> None:
+async def test_repeated_warnings_of_a_library_are_merged() -> None:
     def log() -> None:
         for number in range(50):
             logging.getLogger("opentelemetry.exporter").warning("attempt %d failed", number)
@@ -299,16 +299,16 @@ async def test_a_library_that_repeats_itself_is_merged() -> None:
     assert [line["count"] for line in found] == [1, 49]
 
 
-async def test_the_level_holds_for_libraries_too() -> None:
+async def test_the_log_level_applies_to_libraries_too() -> None:
     assert await with_libraries(lambda: logging.getLogger("nats").warning("quiet"), level="error") == []
 
 
-async def test_handlers_are_taken_off_again() -> None:
+async def test_log_handlers_are_removed_at_the_end() -> None:
     await with_libraries(lambda: None)
     assert logging.getLogger("nats").handlers == []
 
 
-async def test_a_record_that_cannot_be_formatted_is_still_a_line() -> None:
+async def test_a_record_that_cannot_be_formatted_is_still_logged() -> None:
     sink: list[bytes] = []
     logs = logs_into(sink)
     async with logs.running():
@@ -328,7 +328,7 @@ def test_log_codes_are_those_of_the_events() -> None:
     assert all(one.help and "\n" not in one.help for one in codes.values())
 
 
-async def test_what_a_reload_lists_is_bounded() -> None:
+async def test_the_names_in_the_line_of_a_reload_are_bounded() -> None:
     names = tuple(f"route {number}" for number in range(1000))
     reloaded = events.RouterReloaded(at=1.0, added=names, removed=(), changed=names, unchanged=7, unsettled=0)
     refused = events.ReloadRefused(at=1.0, count=1000, problems=("x" * 10_000,) * 1000)

@@ -1,4 +1,4 @@
-"""The metrics page: the contract's names, everything at zero from the start, and numbers that are read, not copied."""
+"""The metrics page: the names of the contract, all series at zero from the start, and current values at each scrape."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
 
 
-def test_everything_of_a_connection_exists_at_zero(page: MetricsPage) -> None:
+def test_all_series_of_a_connection_exist_at_zero(page: MetricsPage) -> None:
     samples = scrape(page)
     for connection in ("main", "edge"):
         for name in CONNECTION_GAUGES | CONNECTION_COUNTERS:
@@ -95,7 +95,7 @@ def test_everything_of_a_connection_exists_at_zero(page: MetricsPage) -> None:
             assert value(samples, dropped, connection=connection, reason=reason) == 0
 
 
-def test_everything_of_a_route_exists_at_zero(page: MetricsPage) -> None:
+def test_all_series_of_a_route_exist_at_zero(page: MetricsPage) -> None:
     samples = scrape(page)
     for route in ("eu", "us"):
         labels = {"connection": "main", "route": route}
@@ -128,7 +128,7 @@ def test_the_page_holds_exactly_the_table(page: MetricsPage) -> None:
             assert sample.labels.keys() - {"le"} == set(expected[name].labels)
 
 
-def test_every_metric_of_a_connection_or_route_says_which(page: MetricsPage) -> None:
+def test_every_metric_of_a_connection_or_route_has_its_label(page: MetricsPage) -> None:
     of_the_process = {"router_log_lines_dropped_total", "router_spans_dropped_total"}
     of_the_process |= {"router_listener_errors_total", "router_event_loop_lag_seconds", "router_info", "router_ready"}
     of_the_process |= {"router_traces_not_followed_total", "router_traces_not_begun_total", "router_config_info"}
@@ -139,7 +139,7 @@ def test_every_metric_of_a_connection_or_route_says_which(page: MetricsPage) -> 
     assert len({metric.name for metric in TABLE}) == len(TABLE)
 
 
-def test_numbers_are_read_when_scraped(page: MetricsPage, view: View) -> None:
+def test_metrics_are_read_at_each_scrape(page: MetricsPage, view: View) -> None:
     scrape(page)
     main = view.connections["main"]
     main.state.enter(RECONNECTING)
@@ -221,7 +221,7 @@ def test_the_ledger_of_a_core_route_adds_up_on_the_page(page: MetricsPage, view:
     assert value(scrape(page), "router_route_ledger_unbalanced", connection="main", route="us") == 0
 
 
-def test_the_ledger_of_a_route_from_a_stream_counts_what_came_again(page: MetricsPage, view: View) -> None:
+def test_the_ledger_of_a_route_from_a_stream_counts_redeliveries(page: MetricsPage, view: View) -> None:
     eu = view.routes[0]
     eu.held_by(Held(3))
     eu.received, eu.duplicates = 9, 2
@@ -235,7 +235,7 @@ def test_the_ledger_of_a_route_from_a_stream_counts_what_came_again(page: Metric
     assert value(scrape(page), "router_route_ledger_unbalanced", **labels) == 1
 
 
-def test_the_age_of_the_oldest_pending_operation(page: MetricsPage, view: View) -> None:
+def test_the_age_of_the_oldest_pending_operation_is_exported(page: MetricsPage, view: View) -> None:
     age = "router_nats_pending_oldest_age_seconds"
     main = view.connections["main"]
     assert value(scrape(page), age, connection="main") == 0
@@ -255,7 +255,7 @@ def test_the_age_of_the_oldest_pending_operation(page: MetricsPage, view: View) 
     assert value(scrape(page), age, connection="main") == 5.5
 
 
-def test_the_lag_of_the_event_loop(view: View) -> None:
+def test_the_lag_of_the_event_loop_is_exported(view: View) -> None:
     sources = Sources(view)
     page = MetricsPage(sources)
     sources.loop_lags.record(0.003)
@@ -269,8 +269,8 @@ def test_the_lag_of_the_event_loop(view: View) -> None:
     assert value(samples, f"{lag}_sum") == pytest.approx(60.003)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells of a process in /proc only")
-def test_the_process_is_this_one(page: MetricsPage) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="metrics of the process need /proc")
+def test_metrics_of_this_process_are_exported(page: MetricsPage) -> None:
     samples = scrape(page)
     assert value(samples, "process_resident_memory_bytes") > 10 * 1024 * 1024
     assert value(samples, "process_cpu_seconds_total") > 0
@@ -278,19 +278,19 @@ def test_the_process_is_this_one(page: MetricsPage) -> None:
     assert 0 < time.time() - value(samples, "process_start_time_seconds") < 24 * 3600
 
 
-def test_what_telemetry_lets_go_is_counted(page: MetricsPage) -> None:
+def test_dropped_log_lines_and_spans_are_counted(page: MetricsPage) -> None:
     samples = scrape(page)
     assert value(samples, "router_log_lines_dropped_total") == 3
     assert value(samples, "router_spans_dropped_total") == 4
 
 
-def test_labels_with_quotes_and_backslashes_survive(page: MetricsPage, view: View) -> None:
+def test_labels_with_quotes_and_backslashes_are_escaped(page: MetricsPage, view: View) -> None:
     view.routes[0].delivered['odd "\\'] = 2
     labels = {"connection": "main", "route": "eu", "destination": 'odd "\\'}
     assert value(scrape(page), "router_messages_routed_total", **labels) == 2
 
 
-def test_thousands_of_series_of_one_route(page: MetricsPage, view: View) -> None:
+def test_a_route_may_have_thousands_of_series(page: MetricsPage, view: View) -> None:
     view.routes[0].delivered.update({f"to.{number}": number for number in range(2500)})
     labels = {"connection": "main", "route": "eu", "destination": "to.2499"}
     assert value(scrape(page), "router_messages_routed_total", **labels) == 2499
@@ -310,7 +310,7 @@ def _without_process(text: bytes) -> list[bytes]:
     return [line for line in text.splitlines() if not line.startswith(b"process_")]
 
 
-def test_two_routers_in_one_process_do_not_meet(page: MetricsPage) -> None:
+def test_two_routers_in_one_process_have_separate_metrics(page: MetricsPage) -> None:
     other = MetricsPage(Sources(make_view(["elsewhere"])))
     assert b"elsewhere" in other.render()
     assert b"elsewhere" not in page.render()
@@ -318,20 +318,20 @@ def test_two_routers_in_one_process_do_not_meet(page: MetricsPage) -> None:
 
 @needs_full_speed
 def test_a_page_of_many_routes_is_cheap() -> None:
-    """It holds the event loop. Some 2 ms for 200 routes; a collector per family and sample took 94 ms."""
+    """Rendering blocks the event loop, for about 2 ms for 200 routes; a collector per family and sample took 94 ms."""
     view = make_view(["main"], [f"route{number}" for number in range(200)])
     page = MetricsPage(Sources(view))
     lines = page.render().count(b"\n")
 
     def write() -> bytes:
-        """What so many lines cost at least, on this machine and as busy as it is."""
+        """Format as many lines as the page has: the minimum cost on this machine under its current load."""
         return b"".join([b'name{route="route%d"} %d\n' % (number, number) for number in range(lines)])
 
     took, least = (min(repeat(run, timer=time.process_time, number=1, repeat=10)) for run in (page.render, write))
     assert took < 8 * least
 
 
-def test_what_was_written_once_is_forgotten_with_what_it_belonged_to(page: MetricsPage, view: View) -> None:
+def test_cached_series_are_dropped_when_they_end(page: MetricsPage, view: View) -> None:
     eu = view.routes[0]
     for number in range(5):
         eu.delivered.clear()
@@ -342,7 +342,7 @@ def test_what_was_written_once_is_forgotten_with_what_it_belonged_to(page: Metri
 
 
 @looks_inside
-def test_numbers_that_are_not_finite_and_labels_that_are_no_text_are_written(page: MetricsPage, view: View) -> None:
+def test_numbers_that_are_not_finite_and_surrogates_in_labels_are_written(page: MetricsPage, view: View) -> None:
     view.routes[0].delivered["odd\nline \ud800"] = 3
     view.routes[0].in_flight_limit = float("inf")  # type: ignore[assignment]
     view.routes[1].in_flight_limit = float("nan")  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Spans as OTLP: what is encoded here is, field by field, what the SDK's encoder makes of the same spans."""
+"""Spans as OTLP: the router's encoding equals the SDK's encoding of the same spans, field by field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WITHOUT = publish(b"orders.7", b"hello")
 
 
 class Kept(SpanExporter):
-    """Keeps spans as they come."""
+    """Keeps exported spans as they are."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan | MessageSpan] = []
@@ -44,12 +44,12 @@ class Kept(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def readable(self, span: MessageSpan) -> ReadableSpan:
-        """The same as one of the SDK's."""
+        """Return a span of a message as a span of the SDK."""
         assert self._readable is not None
         return self._readable(span)
 
     def encoded(self, *which: slice) -> ExportTraceServiceRequest:
-        """Some of them, by the encoder that is tested."""
+        """Encode spans with the encoder under test, and decode them with protobuf."""
         spans = self.spans[which[0]] if which else self.spans
         request: ExportTraceServiceRequest = ExportTraceServiceRequest.FromString(encode(spans, self.readable))
         return request
@@ -60,7 +60,7 @@ class Kept(SpanExporter):
 
 
 async def spans_of(*messages: Any, outages: int = 0) -> Kept:
-    """The spans of messages; each argument does something with a trace that has begun."""
+    """Return the spans of messages. Each argument acts on one started trace."""
     exporter = Kept()
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter, random=Random(7))
     async with traces.running():
@@ -79,7 +79,7 @@ async def spans_of(*messages: Any, outages: int = 0) -> Kept:
 
 
 class Deal:
-    """What becomes of a message: `fates` of its sends, a failure, and what it came with."""
+    """Return an action on a trace: sends with these `fates`, a failure, and the attributes of the message."""
 
     def __init__(self, *fates: Fate, failure: str | None = None, **come_with: Any) -> None:
         self.fates = fates
@@ -107,7 +107,7 @@ MESSAGES = [
 
 
 def by_id(request: ExportTraceServiceRequest) -> dict[bytes, tuple[str, str, str]]:
-    """Each span with its resource and scope, as texts."""
+    """Return the text of each span with its resource and scope."""
     return {
         span.span_id: (str(resource.resource), str(scope.scope), str(span))
         for resource in request.resource_spans
@@ -116,7 +116,7 @@ def by_id(request: ExportTraceServiceRequest) -> dict[bytes, tuple[str, str, str
     }
 
 
-async def test_the_spans_of_messages_are_encoded_as_by_the_sdk() -> None:
+async def test_spans_of_messages_are_encoded_as_by_the_sdk() -> None:
     kept = await spans_of(*MESSAGES)
     assert len(kept.spans) == 12
     assert {type(span) for span in kept.spans} == {MessageSpan}
@@ -128,7 +128,7 @@ async def test_the_spans_of_messages_are_encoded_as_by_the_sdk() -> None:
 
 
 @pytest.mark.parametrize("sequence", [0, 1, 127, 128, (1 << 14) - 1, 1 << 14, (1 << 63) - 1])
-async def test_numbers_of_every_length(sequence: int) -> None:
+async def test_numbers_of_every_length_are_encoded_as_by_the_sdk(sequence: int) -> None:
     deal = Deal(stored("COPIES", sequence), source=ORDERS, sequence=sequence, deliveries=sequence)
     kept = await spans_of((WITHOUT, deal))
     assert kept.encoded() == kept.encoded_by_the_sdk()
@@ -136,7 +136,7 @@ async def test_numbers_of_every_length(sequence: int) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_with_spans_of_other_kinds_among_them(first: bool) -> None:
+async def test_a_batch_may_contain_spans_of_the_sdk(first: bool) -> None:
     kept = await spans_of(*MESSAGES, outages=2)
     assert len(kept.spans) == 14
     if first:
@@ -146,19 +146,19 @@ async def test_with_spans_of_other_kinds_among_them(first: bool) -> None:
     assert by_id(kept.encoded(few)) == by_id(kept.encoded_by_the_sdk(few))
 
 
-async def test_a_detail_that_is_no_utf_8_costs_no_span() -> None:
+async def test_a_detail_that_is_not_utf_8_drops_no_span() -> None:
     kept = await spans_of(MESSAGES[0], (WITHOUT, Deal(failure="subject a.\udcff")))
     assert kept.encoded() == kept.encoded_by_the_sdk()
     assert "subject a.?" in str(kept.encoded())
 
 
-async def test_a_true_is_not_encoded_as_the_one_that_was_seen_before() -> None:
+async def test_true_is_not_encoded_as_a_cached_1() -> None:
     otlp._attribute_of.cache_clear()
     one, true = (trace_pb2.Span.FromString(otlp._attribute("key", value)).attributes[0] for value in (1, True))
     assert (one.value.WhichOneof("value"), true.value.WhichOneof("value")) == ("int_value", "bool_value")
 
 
-async def test_an_exporter_that_is_built_otherwise_encodes_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_older_exporter_encodes_the_spans_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     exported: list[Sequence[ReadableSpan]] = []
 
     def export(self: OTLPSpanExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -175,6 +175,6 @@ async def test_an_exporter_that_is_built_otherwise_encodes_in_its_own_way(monkey
     assert not any(isinstance(span, MessageSpan) for span in spans)
 
 
-def test_a_collector_that_is_away_is_a_failed_export() -> None:
+def test_an_unreachable_collector_is_a_failed_export() -> None:
     exporter = MessageSpanExporter(endpoint="http://127.0.0.1:9/v1/traces", timeout=0.2)
     assert exporter.export_with([], Kept().readable) is SpanExportResult.FAILURE

@@ -1,4 +1,4 @@
-"""Outage spans: one trace an outage, from the events of its connection, whatever their order."""
+"""Outage spans: one trace per outage, made from the events of its connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERVER = "nats://bob:s3cret@h:4222"
 
 
 class Recorded:
-    """Outages, and the spans that came of them once `recording` is left."""
+    """Outages, and their spans once `recording` is left."""
 
     def __init__(self, outages: Outages, exporter: InMemorySpanExporter) -> None:
         self.outages = outages
@@ -45,7 +45,7 @@ class Recorded:
 @asynccontextmanager
 async def recording() -> AsyncIterator[Recorded]:
     exporter = InMemorySpanExporter()
-    # Never sampled by ratio: an outage is traced all the same.
+    # Outages are traced even with a ratio of 0.
     traces = Traces(service_name="r", sample_ratio=0.0, exporter=lambda _: exporter)
     async with traces.running():
         await traces.begin_export()
@@ -99,7 +99,7 @@ def complete(failures: int = 0) -> Event:
 QUEUED = PublishQueued(at=1.5, connection="main", pending_count=4)
 
 
-async def test_an_outage_with_its_attempts_and_its_drain() -> None:
+async def test_an_outage_is_a_trace_with_its_attempts_and_its_drain() -> None:
     async with recording() as recorded:
         recorded.feed(lost(), attempt(1), failed(1), attempt(2), restored(), pending(), complete())
     [outage] = recorded.spans("nats outage")
@@ -142,7 +142,7 @@ async def test_an_outage_with_its_attempts_and_its_drain() -> None:
     }
 
 
-async def test_an_outage_contains_its_drain() -> None:
+async def test_the_span_of_an_outage_lasts_until_its_drain_ends() -> None:
     async with recording() as recorded:
         recorded.feed(lost(), attempt(1), restored(), pending(), complete())
     [outage], [drain] = recorded.spans("nats outage"), recorded.spans("drain")
@@ -158,7 +158,7 @@ async def test_an_outage_with_nothing_to_drain_ends_with_the_reconnect() -> None
     assert [event.name for event in outage.events] == ["reconnect attempt", "restored"]
 
 
-async def test_a_drain_that_begins_before_the_outage_is_over() -> None:
+async def test_a_drain_may_begin_before_the_outage_ends() -> None:
     async with recording() as recorded:
         recorded.feed(lost(), pending(), restored(), complete())
     [outage], [drain] = recorded.spans("nats outage"), recorded.spans("drain")
@@ -166,7 +166,7 @@ async def test_a_drain_that_begins_before_the_outage_is_over() -> None:
     assert drain.parent.span_id == outage.context.span_id
 
 
-async def test_lines_of_the_connection_belong_to_the_outage() -> None:
+async def test_log_lines_during_an_outage_have_the_ids_of_its_span() -> None:
     async with recording() as recorded:
         before, *during = recorded.feed(QUEUED, lost(), attempt(1), QUEUED, restored(kept=3))
         drained, more, done, after = recorded.feed(pending(), QUEUED, complete(), QUEUED)
@@ -179,7 +179,7 @@ async def test_lines_of_the_connection_belong_to_the_outage() -> None:
     assert after is None
 
 
-async def test_connections_do_not_mix() -> None:
+async def test_outages_of_two_connections_are_separate_traces() -> None:
     async with recording() as recorded:
         of_the_router = RouterDraining(at=1.0, pending_count=1, timeout_seconds=1.0)
         main, edge, queued, other, draining = recorded.feed(
@@ -207,7 +207,7 @@ async def test_a_second_loss_ends_the_drain_as_a_failure() -> None:
     assert done.context.trace_id == second.context.trace_id
 
 
-async def test_giving_up_ends_the_outage_as_a_failure() -> None:
+async def test_giving_up_reconnecting_ends_the_outage_as_a_failure() -> None:
     async with recording() as recorded:
         ids = recorded.feed(
             lost(),
@@ -223,7 +223,7 @@ async def test_giving_up_ends_the_outage_as_a_failure() -> None:
     assert outage.attributes["error.type"] == "reconnect_exhausted"
 
 
-async def test_the_end_of_the_router_ends_what_is_open() -> None:
+async def test_the_end_of_the_router_ends_open_outages() -> None:
     async with recording() as recorded:
         recorded.feed(lost(), lost("edge"), restored("edge"), pending("edge"))
     outages = recorded.spans("nats outage")
@@ -251,7 +251,7 @@ async def test_failures_without_an_outage_make_no_span() -> None:
     assert recorded.spans("nats outage") == []
 
 
-async def test_what_was_kept_before_the_first_connect_is_drained_in_a_trace_of_its_own() -> None:
+async def test_a_drain_after_the_first_connect_is_a_trace_of_its_own() -> None:
     async with recording() as recorded:
         recorded.feed(pending(), complete())
     [drain] = recorded.spans("drain")

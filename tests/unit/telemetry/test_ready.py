@@ -1,4 +1,4 @@
-"""The log and the metrics say when a router becomes ready, and when it no longer is; no page has to be asked for."""
+"""Changes of readiness in the log and in the metrics, without any request for `/readyz`."""
 
 from __future__ import annotations
 
@@ -27,56 +27,56 @@ from tests.support.world import World, core, to, two_brokers, world
 
 CORE = core("in.>", to("heard.>", "edge"), name="core", connection="main")
 OTHER = core("other.>", to("elsewhere.>"), name="other", connection="main")
-TOLD = ("ROUTER_NOT_READY", "ROUTER_READY")
+CODES = ("ROUTER_NOT_READY", "ROUTER_READY")
 
 
-def told(w: World) -> list[Any]:
-    return [event for event in w.watch.events if event.code in TOLD]
+def logged(w: World) -> list[Any]:
+    return [event for event in w.watch.events if event.code in CODES]
 
 
 def gauges(w: World, name: str) -> dict[tuple[str, ...], float]:
-    """The series of a gauge, by label values."""
+    """Return the series of a gauge by label values."""
     sources = Telemetry(w.configuration(CORE), logs=False).sources(w.live)
     [row] = [row for row in TABLE if row.name == name]
     assert isinstance(row, Metric)
     return dict(row.read(sources))
 
 
-async def test_a_router_says_when_it_is_not_ready_and_when_it_is_again(autojump_clock: MockClock) -> None:
+async def test_a_router_logs_when_it_becomes_unready_and_ready_again(autojump_clock: MockClock) -> None:
     async with world([CORE, OTHER], brokers=two_brokers()) as w:
-        await eventually(lambda: len(told(w)) == 1)
-        assert isinstance(told(w)[0], RouterReady)
+        await eventually(lambda: len(logged(w)) == 1)
+        assert isinstance(logged(w)[0], RouterReady)
         assert gauges(w, "router_ready") == {(): 1}
         assert gauges(w, "router_route_ready") == {("main", "core"): 1, ("main", "other"): 1}
         await w.lose("edge")
-        await eventually(lambda: len(told(w)) == 2)
-        event = told(w)[1]
+        await eventually(lambda: len(logged(w)) == 2)
+        event = logged(w)[1]
         assert isinstance(event, RouterNotReady)
         assert event.count == len(event.reasons) == 1
         assert sentence(event).startswith("Router is not ready (1 reason): connection edge: reconnecting")
         assert gauges(w, "router_ready") == {(): 0}
         assert gauges(w, "router_route_ready") == {("main", "core"): 0, ("main", "other"): 1}
         await trio.sleep(60)
-        assert len(told(w)) == 2, "the text of the reason changes with each attempt: that is no change"
+        assert len(logged(w)) == 2, "only the text of the reason changes with each attempt"
         await w.find("edge")
-        await eventually(lambda: len(told(w)) == 3)
-        assert told(w)[2].not_ready_seconds >= 59
+        await eventually(lambda: len(logged(w)) == 3)
+        assert logged(w)[2].not_ready_seconds >= 59
         assert gauges(w, "router_ready") == {(): 1}
-    assert len(told(w)) == 3, "a shutdown is not told as if it were trouble"
+    assert len(logged(w)) == 3, "a shutdown is not logged as a loss of readiness"
 
 
-async def test_a_connection_that_comes_and_goes_is_told_once_a_second_at_most(autojump_clock: MockClock) -> None:
+async def test_a_flapping_connection_is_logged_at_most_once_a_second(autojump_clock: MockClock) -> None:
     async with world([CORE], brokers=two_brokers()) as w:
         began_at = trio.current_time()
         for _ in range(50):
             await w.lose("edge")
             await w.find("edge")
-        times = [event.at for event in told(w)]
+        times = [event.at for event in logged(w)]
         assert len(times) <= trio.current_time() - began_at + 2
         assert all(after - before >= 1 for before, after in pairwise(times))
 
 
-def test_a_change_of_who_is_not_ready_is_told_and_one_of_the_words_is_not() -> None:
+def test_a_change_of_the_unready_parts_is_logged_but_not_a_change_of_the_text() -> None:
     readiness = Readiness()
     silent, other = {"route": "a", "reason": "quiet for 9 s"}, {"route": "b", "reason": "paused"}
     assert readiness.look([silent], 1.0) is not None
@@ -90,7 +90,7 @@ def test_a_change_of_who_is_not_ready_is_told_and_one_of_the_words_is_not() -> N
     assert readiness.look([], 5.0) is None
 
 
-def test_a_line_lists_some_of_many_reasons_and_counts_them_all() -> None:
+def test_a_line_lists_the_first_reasons_and_counts_all() -> None:
     many = [{"route": f"route {number}", "reason": "x" * 5000} for number in range(3000)]
     event = Readiness().look(many, 1.0)
     assert isinstance(event, RouterNotReady)
@@ -100,14 +100,14 @@ def test_a_line_lists_some_of_many_reasons_and_counts_them_all() -> None:
     assert "(3000 reasons): route route 0: xxx" in console_line(line, colours=False)
 
 
-def test_no_secret_is_told_in_a_reason() -> None:
+def test_no_secret_is_in_a_reason() -> None:
     event = Readiness().look([{"connection": "a", "reason": "no answer of nats://me:hunter2@host:4222"}], 1.0)
     assert isinstance(event, RouterNotReady)
     assert "hunter2" not in str(event.reasons) + sentence(event)
 
 
 @needs_full_speed
-async def test_a_look_at_thousands_of_routes_holds_nothing_up() -> None:
+async def test_checking_thousands_of_routes_does_not_block_other_tasks() -> None:
     view = many_routes(5000)
     longest = 0.0
 
@@ -137,7 +137,7 @@ def many_routes(count: int) -> View:
     return view
 
 
-async def test_routes_that_come_and_go_meanwhile_do_no_harm(autojump_clock: MockClock) -> None:
+async def test_routes_may_be_added_and_removed_during_a_check(autojump_clock: MockClock) -> None:
     view = many_routes(500)
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
@@ -151,7 +151,7 @@ async def test_routes_that_come_and_go_meanwhile_do_no_harm(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("state", ["starting", "paused", "failed"])
-def test_a_route_that_does_not_run_is_not_ready(state: str) -> None:
+def test_a_route_that_is_not_running_is_not_ready(state: str) -> None:
     view = make_view(["main"], ["a"])
     view.routes[0].enter(state)
     assert [one["route"] for part in unready_parts(view, lambda: 0.0) for one in part if "route" in one] == ["a"]

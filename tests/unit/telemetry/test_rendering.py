@@ -1,4 +1,4 @@
-"""Pages are made one at a time, for all who wait, never before they were asked for, and leave the loop its rest."""
+"""Pages are rendered one at a time for all waiting requests, never older than a request, with pauses in between."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router_trio.telemetry.http.rendering import REST, Rendering, SharedPage
 
 
 class Page:
-    """Counts how often it is made; `takes` is what it holds the loop for."""
+    """A page that counts how often it is rendered; rendering blocks the loop for `takes` seconds."""
 
     def __init__(self, takes: float = 0.0) -> None:
         self.made = 0
@@ -22,12 +22,12 @@ class Page:
     def __call__(self) -> int:
         if self.fails:
             raise ValueError("no page")
-        time.sleep(self.takes)  # holds the loop on purpose
+        time.sleep(self.takes)  # blocks the loop on purpose
         self.made += 1
         return self.made
 
 
-async def test_who_wait_together_share_one() -> None:
+async def test_requests_that_wait_together_share_one_page() -> None:
     page = Page()
     shared = SharedPage(Rendering(), page)
     got: list[int] = []
@@ -56,7 +56,7 @@ async def test_a_page_is_never_older_than_its_request() -> None:
             nursery.start_soon(ask)
 
 
-async def test_the_loop_is_left_to_others_in_between() -> None:
+async def test_the_event_loop_is_left_to_other_tasks_between_two_pages() -> None:
     page = Page(takes=0.02)
     rendering = Rendering()
     first, second = SharedPage(rendering, page), SharedPage(rendering, page)
@@ -66,7 +66,7 @@ async def test_the_loop_is_left_to_others_in_between() -> None:
     assert trio.current_time() - made_at >= REST * 0.02
 
 
-async def test_who_leaves_while_waiting_takes_nothing_from_others(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_cancelled_request_does_not_affect_the_others(autojump_clock: trio.testing.MockClock) -> None:
     page = Page()
     rendering = Rendering()
     shared = SharedPage(rendering, page)
@@ -91,7 +91,7 @@ async def test_who_leaves_while_waiting_takes_nothing_from_others(autojump_clock
     assert got == [1]
 
 
-async def test_a_page_that_fails_is_made_again_for_the_next() -> None:
+async def test_a_page_that_fails_is_rendered_again_for_the_next_request() -> None:
     page = Page()
     shared = SharedPage(Rendering(), page)
     page.fails = True

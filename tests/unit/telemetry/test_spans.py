@@ -1,4 +1,4 @@
-"""What the spans of a message say."""
+"""The names, attributes and errors of a message's spans."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from router_trio.message import FENCED, Fate
 from tests.unit.telemetry.traces import SPAN, TRACE, begin, carrying, received, recording
 
-# --- what the spans say ---
 
-
-async def test_a_message_to_two_destinations() -> None:
+async def test_a_message_to_two_destinations_has_three_spans() -> None:
     async with recording() as recorded:
         trace = begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-01"))
         first = trace.send("eu.{{wildcard(1)}}", "edge", 5)
@@ -61,7 +59,7 @@ async def test_a_message_to_two_destinations() -> None:
     assert process.end_time >= archive.end_time
 
 
-async def test_a_core_message_has_no_stream() -> None:
+async def test_the_span_of_a_core_message_has_no_stream() -> None:
     async with recording() as recorded:
         trace = recorded.traces.begin("eu", "orders.*", received())
         assert trace is not None
@@ -79,7 +77,7 @@ async def test_a_core_message_has_no_stream() -> None:
         (Fate("failed_open"), "failed_open"),
     ],
 )
-async def test_a_send_that_is_not_delivered_is_an_error(fate: Fate, error_type: str) -> None:
+async def test_the_span_of_an_undelivered_send_is_an_error(fate: Fate, error_type: str) -> None:
     async with recording() as recorded:
         trace = begin(recorded.traces, received())
         trace.send("out", "main", 1)
@@ -91,7 +89,7 @@ async def test_a_send_that_is_not_delivered_is_an_error(fate: Fate, error_type: 
         assert span.attributes["error.type"] == error_type
 
 
-async def test_a_handler_that_raises_is_an_error_of_the_process_span() -> None:
+async def test_a_handler_that_raises_marks_the_process_span_as_an_error() -> None:
     async with recording() as recorded:
         trace = begin(recorded.traces, received())
         trace.failed("ValueError", "no such order")
@@ -103,7 +101,7 @@ async def test_a_handler_that_raises_is_an_error_of_the_process_span() -> None:
     assert span.attributes["error.type"] == "ValueError"
 
 
-async def test_the_end_ends_what_is_open() -> None:
+async def test_ending_a_message_ends_its_open_sends_as_failed() -> None:
     async with recording() as recorded:
         trace = begin(recorded.traces, received())
         trace.send("out", "main", 1)
@@ -115,7 +113,7 @@ async def test_the_end_ends_what_is_open() -> None:
     assert span.attributes["error.type"] == "unsettled"
 
 
-async def test_a_send_that_was_refused_is_the_newest_one() -> None:
+async def test_a_refusal_ends_the_newest_send() -> None:
     async with recording() as recorded:
         trace = begin(recorded.traces, received())
         trace.send("out", "main", 1)
@@ -133,7 +131,7 @@ async def test_a_send_that_was_refused_is_the_newest_one() -> None:
     assert process.status.description == "2 bytes are too many"
 
 
-async def test_several_sends_to_one_template_end_in_order() -> None:
+async def test_sends_to_the_same_template_end_in_order() -> None:
     async with recording() as recorded:
         trace = begin(recorded.traces, received())
         context = {trace.send("out", "main", size): size for size in (1, 2)}

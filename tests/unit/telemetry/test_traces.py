@@ -1,4 +1,4 @@
-"""Traces: what is sampled, what the spans say, and what is let go when the collector is away."""
+"""Traces: which messages are sampled, and which spans are dropped when the collector is down."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from router_trio.telemetry.traces.traceparent import parse, write
 from router_trio.telemetry.traces.tracer import BURST_SECONDS, Traces, traces_wanted
 from tests.unit.telemetry.traces import SPAN, TRACE, Recorded, begin, carrying, received, recording
 
-# --- what is sampled ---
+# --- sampling ---
 
 
 @pytest.mark.parametrize("flags", ["01", "03", "ff"])
-async def test_a_sampled_parent_is_followed(flags: str) -> None:
+async def test_a_message_with_a_sampled_parent_is_traced(flags: str) -> None:
     async with recording(ratio=0.0) as recorded:
         begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-{flags}")).end()
     span = recorded.spans()["process eu"]
@@ -37,13 +37,13 @@ async def test_a_sampled_parent_is_followed(flags: str) -> None:
 
 
 @pytest.mark.parametrize("flags", ["00", "02"])
-async def test_an_unsampled_parent_is_left_alone(flags: str) -> None:
+async def test_a_message_with_an_unsampled_parent_is_not_traced(flags: str) -> None:
     async with recording() as recorded:
         assert recorded.traces.sampled([carrying(f"00-{TRACE}-{SPAN}-{flags}")]) == []
     assert recorded.spans() == {}
 
 
-async def test_the_name_as_go_writes_it() -> None:
+async def test_the_header_is_also_found_as_go_clients_spell_it() -> None:
     async with recording(ratio=0.0) as recorded:
         begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-01", name="Traceparent")).end()
     assert f"{recorded.spans()['process eu'].context.trace_id:032x}" == TRACE
@@ -63,7 +63,7 @@ async def test_the_name_as_go_writes_it() -> None:
         f"00-{TRACE}-{SPAN}",
     ],
 )
-async def test_an_invalid_parent_counts_as_none(invalid: str) -> None:
+async def test_an_invalid_traceparent_is_ignored(invalid: str) -> None:
     assert parse(invalid.encode()) is None
     async with recording(ratio=1.0) as always:
         begin(always.traces, carrying(invalid)).end()
@@ -72,7 +72,7 @@ async def test_an_invalid_parent_counts_as_none(invalid: str) -> None:
         assert never.traces.sampled([carrying(invalid)]) == []
 
 
-def test_a_later_version_may_say_more() -> None:
+def test_a_traceparent_of_a_later_version_may_have_more_fields() -> None:
     parent = parse(f"01-{TRACE}-{SPAN}-01-more".encode())
     assert parent is not None
     assert parent.sampled
@@ -83,15 +83,17 @@ def test_a_later_version_may_say_more() -> None:
     ("ratio", "least", "most"),
     [(0.0, 0, 0), (1e-18, 0, 0), (0.01, 150, 250), (0.5, 9700, 10300), (1.0, 20000, 20000)],
 )
-async def test_the_share_of_new_traces(ratio: float, least: int, most: int) -> None:
+async def test_the_sample_ratio_is_the_share_of_messages_that_start_a_trace(
+    ratio: float, least: int, most: int
+) -> None:
     async with recording(ratio=ratio) as recorded:
         skips = recorded.traces._skip
         assert least <= sum(len(skips.among(1)) for _ in range(20_000)) <= most
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.01, 0.3, 1.0])
-async def test_batches_are_sampled_as_their_messages_would_be_one_by_one(ratio: float) -> None:
-    """The same messages of the same random numbers, whatever the size of the batches, with and without headers."""
+async def test_a_batch_is_sampled_like_its_messages_one_by_one(ratio: float) -> None:
+    """The same random numbers sample the same messages, whatever the batch sizes, with and without headers."""
     plain, other = received(), received(headers={"Other": "x"})
     sizes = [1, 2, 64, 0, 7, 500, 3, 1000] * 10
     async with recording(ratio, inf) as singly, recording(ratio, inf) as batched, recording(ratio, inf) as mixed:
@@ -106,15 +108,15 @@ async def test_batches_are_sampled_as_their_messages_would_be_one_by_one(ratio: 
             assert sampled == expected
 
 
-async def test_the_ratio_over_many_batches() -> None:
+async def test_the_sample_ratio_holds_over_many_batches() -> None:
     async with recording(ratio=0.01, max_per_second=inf) as recorded:
         batch = [received()] * 50
         found = sum(len(recorded.traces.sampled(batch)) for _ in range(20_000))
-    # A million coins: three standard deviations are 300.
+    # Of a million messages 1 %: three standard deviations are 300.
     assert abs(found - 10_000) < 300
 
 
-async def test_in_a_batch_a_parent_decides_for_its_message_and_costs_the_others_nothing() -> None:
+async def test_in_a_batch_a_parent_decides_for_its_own_message_only() -> None:
     yes, no = carrying(f"00-{TRACE}-{SPAN}-01"), carrying(f"00-{TRACE}-{SPAN}-00", name="Traceparent")
     plain, broken = received(), carrying("x")
     mention = received(b"traceparent: x", headers={"Other": f"traceparent: 00-{TRACE}-{SPAN}-01"})
@@ -130,7 +132,7 @@ async def test_in_a_batch_a_parent_decides_for_its_message_and_costs_the_others_
         assert always.traces.sampled([no] * 5) == []
 
 
-async def test_frames_are_sampled_as_the_messages_that_they_are() -> None:
+async def test_frames_are_sampled_like_their_messages() -> None:
     yes, no = carrying(f"00-{TRACE}-{SPAN}-01"), carrying(f"00-{TRACE}-{SPAN}-00", name="Traceparent")
     mention = received(b"\r\ntraceparent: x\r\n\r\n", headers={"Other": "x"})
     for batch in ([], [received()] * 300, [received(), yes, no, mention, carrying("x"), yes] * 50):
@@ -141,7 +143,7 @@ async def test_frames_are_sampled_as_the_messages_that_they_are() -> None:
         assert [*one.traces.sampled_plain(300)] == [*other.traces.sampled([received()] * 300)] != []
 
 
-async def test_no_more_sampled_parents_are_followed_in_a_second_than_the_bound(
+async def test_at_most_max_traces_per_second_of_sampled_parents_are_traced(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     yes, plain = carrying(f"00-{TRACE}-{SPAN}-01"), received()
@@ -158,7 +160,9 @@ async def test_no_more_sampled_parents_are_followed_in_a_second_than_the_bound(
         assert len(traces.sampled([yes] * 3 * bound)) == bound
 
 
-async def test_no_more_traces_begin_in_ten_seconds_than_the_bound(autojump_clock: trio.testing.MockClock) -> None:
+async def test_at_most_max_traces_per_second_are_started_over_ten_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     plain, most = received(), int(100 * BURST_SECONDS)
     frames = [publish_prefix(b"out") + plain[4]] * most
     async with recording(ratio=0.9) as recorded:
@@ -174,7 +178,7 @@ async def test_no_more_traces_begin_in_ten_seconds_than_the_bound(autojump_clock
         assert len(traces.sampled_plain(2 * most)) == most
 
 
-async def test_the_bound_of_followed_parents_does_not_touch_the_ratio(autojump_clock: trio.testing.MockClock) -> None:
+async def test_sampled_parents_and_started_traces_have_separate_limits(autojump_clock: trio.testing.MockClock) -> None:
     yes, plain = carrying(f"00-{TRACE}-{SPAN}-01"), received()
     async with recording(ratio=1.0) as recorded:
         recorded.traces.sampled([yes] * 1000)
@@ -182,9 +186,9 @@ async def test_the_bound_of_followed_parents_does_not_touch_the_ratio(autojump_c
         assert recorded.traces.sampled([yes, plain]) == [1]
 
 
-async def test_a_message_without_a_parent_asks_for_no_time() -> None:
+async def test_a_message_without_a_parent_does_not_read_the_clock() -> None:
     def clock() -> float:
-        raise AssertionError("asked")
+        raise AssertionError("the clock was read")
 
     traces = Traces(service_name="x", sample_ratio=0.0, exporter=lambda _: InMemorySpanExporter(), clock=clock)
     async with traces.running():
@@ -203,9 +207,9 @@ async def test_a_batch_without_headers_costs_less_than_its_messages_one_by_one()
     batch = [received()] * 256
     async with recording(ratio=1e-18) as recorded:
         traces = recorded.traces
-        whole = min(timeit.repeat(lambda: traces.sampled(batch), number=20, repeat=7))
+        batched = min(timeit.repeat(lambda: traces.sampled(batch), number=20, repeat=7))
         singly = min(timeit.repeat(lambda: [traces.sampled((raw,)) for raw in batch], number=20, repeat=7))
-    assert whole < singly / 3
+    assert batched < singly / 3
 
 
 async def test_nothing_is_sampled_outside_of_running() -> None:
@@ -219,7 +223,7 @@ async def test_nothing_is_sampled_outside_of_running() -> None:
     assert recorded.traces.begin("eu", "orders.*", raw) is None
 
 
-def test_both_are_tracings() -> None:
+def test_real_and_disabled_tracing_have_the_same_interface() -> None:
     tracings: list[Tracing] = [NoTracing(), Recorded().traces]
     assert [tracing.active for tracing in tracings] == [False, False]
 
@@ -235,7 +239,7 @@ def test_both_are_tracings() -> None:
         ("http://localhost:4318", {"OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_traces_are_made_when_there_is_an_endpoint(
+def test_traces_are_made_if_an_endpoint_is_configured(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, environment: dict[str, str], wanted: bool
 ) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"):
@@ -245,11 +249,11 @@ def test_traces_are_made_when_there_is_an_endpoint(
     assert traces_wanted(endpoint) is wanted
 
 
-# --- what is let go ---
+# --- dropped spans ---
 
 
 class StalledExporter(SpanExporter):
-    """Takes its first batch and answers only when it is told to, or shut down."""
+    """An exporter whose first export blocks until `release` is set or it is shut down."""
 
     def __init__(self, result: SpanExportResult) -> None:
         self.entered, self.release = threading.Event(), threading.Event()
@@ -269,7 +273,7 @@ class StalledExporter(SpanExporter):
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("result", list(SpanExportResult))
 async def test_dropped_spans_are_counted(result: SpanExportResult, early: bool) -> None:
-    """Also of those that end before the SDK is there."""
+    """Also spans that end before the SDK has been imported."""
     exporter = StalledExporter(result)
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter)
     total = MAX_QUEUED + 500
@@ -284,7 +288,7 @@ async def test_dropped_spans_are_counted(result: SpanExportResult, early: bool) 
     assert traces.dropped == (500 if result is SpanExportResult.SUCCESS else total)
 
 
-async def test_an_exporter_that_can_not_be_made_costs_spans_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exporter_that_can_not_be_created_is_logged_and_drops_spans(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(endpoint: str) -> SpanExporter:
         raise ValueError("s3cret")
 
@@ -294,11 +298,11 @@ async def test_an_exporter_that_can_not_be_made_costs_spans_and_is_told(caplog: 
         await traces.begin_export()
         assert not traces.active
         assert traces.dropped == 1
-    [told] = caplog.messages
-    assert told.startswith("no spans are exported: OpenTelemetry's exporter can't be made (ValueError); correct ")
+    [message] = caplog.messages
+    assert message.startswith("no spans are exported: OpenTelemetry's exporter can't be created (ValueError); correct ")
 
 
-async def test_an_exporter_that_raises_costs_spans_only() -> None:
+async def test_an_exporter_that_raises_drops_spans_only() -> None:
     class Broken(InMemorySpanExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
             raise RuntimeError("broken")
@@ -309,7 +313,7 @@ async def test_an_exporter_that_raises_costs_spans_only() -> None:
     assert traces.dropped == 1
 
 
-async def test_leaving_is_bounded_when_the_collector_hangs() -> None:
+async def test_leaving_takes_bounded_time_if_the_collector_hangs() -> None:
     exporter = StalledExporter(SpanExportResult.SUCCESS)
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Log lines of several processes in one pipe: none is cut by another, however long they are."""
+"""Log lines of several processes in one pipe: lines are not mixed, however long they are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ for _ in range(20):
 """
 
 
-def test_lines_longer_than_a_pipe_takes_in_one_piece_come_whole() -> None:
+def test_long_lines_of_several_processes_are_not_mixed() -> None:
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as lock, open(reading, "rb") as pipe:
         writers = [
@@ -37,7 +37,7 @@ def test_lines_longer_than_a_pipe_takes_in_one_piece_come_whole() -> None:
             for letter in "abc"
         ]
         os.close(writing)
-        # All at once, from here on.
+        # From here on all processes write concurrently.
         for writer in writers:
             assert writer.stdout is not None
             writer.stdout.readline()

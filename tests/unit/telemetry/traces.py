@@ -1,4 +1,4 @@
-"""Messages that are traced, and what was recorded of them."""
+"""Traced messages, and the spans recorded of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPAN = "b7ad6b7169203331"
 
 
 def received(payload: bytes = b"hello", headers: dict[str, str] | None = None) -> RawMessage:
-    """A message as the parser hands it out."""
+    """Return a message as the parser returns it."""
     parser = FrameParser()
     parser.buffers[b"1"] = buffer = MessageBuffer()
     frame = publish(b"orders.7", payload, headers=encode(Headers(headers)))
@@ -35,7 +35,7 @@ def carrying(traceparent: str, name: str = "traceparent") -> RawMessage:
 
 
 class Recorded:
-    """Traces that export into a list, which is filled when `tracing` is left."""
+    """Traces that export into a list, which is complete once `recording` is left."""
 
     def __init__(self, ratio: float = 1.0, max_per_second: float = 100.0) -> None:
         self._exporter = InMemorySpanExporter()
