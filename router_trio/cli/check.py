@@ -54,7 +54,7 @@ def check(configs: Sequence[Path]) -> int:
         return f"{found.source or configs[0]}: {found.path}"
 
     def line(kind: str, problem: Problem) -> str:
-        return f"{place(problem.path)}: {kind}: {settings.located(problem).told}"
+        return f"{place(problem.path)}: {kind}: {settings.located(problem).with_place}"
 
     for warning in (
         *settings.without_effect,

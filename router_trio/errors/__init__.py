@@ -1,8 +1,8 @@
 """Every error that router_trio raises on purpose.
 
-`RouterError` is the root. Its branches say who must act: the author of the configuration, the operators of the network
-and the servers, the publisher, or the author of a handler. Errors of other libraries are translated in the modules
-that call them, and never reach a caller as they are.
+`RouterError` is the root. Its branches correspond to who must act: the author of the configuration, the operators of
+the network and the servers, the publisher, or the author of a handler. Errors of other libraries are translated by the
+modules that call these libraries, and never reach a caller.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class RouterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of a configuration: the key's path and what to do about it.
+    """A problem of a configuration: the path of a key, what is wrong, and the cure.
 
-    `picture` shows the place of a mistake in an expression, on lines of its own, each indented. `place` says where the
-    key stands in the file, and of which route it is. `source` is the file, if it is not that of the error. `other` is
-    the path of another key that the message names.
+    `picture` shows the place of a mistake in an expression, on separate, indented lines. `place` names the line of the
+    key in the file, and its route. `source` is the file, if it differs from that of the error. `other` is the path of
+    another key that the message names.
     """
 
     path: str
@@ -39,20 +39,20 @@ class Problem:
     other: str = ""
 
     @property
-    def told(self) -> str:
-        """The message, with the place behind it."""
+    def with_place(self) -> str:
+        """The message, followed by the place in parentheses."""
         return f"{self.message} ({self.place})" if self.place else self.message
 
 
 class ConfigurationError(RouterError):
-    """The configuration can't be used. Holds every problem found, not only the first.
+    """The configuration can't be used. Contains every problem found, not only the first.
 
-    `str()` gives one line a problem: `SOURCE: key.path: what is wrong (line 7, route 'orders')`, and the picture of it
-    behind, if it has one.
+    `str()` gives one line for each problem: `SOURCE: key.path: what is wrong (line 7, route 'orders')`, followed by its
+    picture, if it has one.
     """
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
-        # No text of ours repeats a secret; one that quotes a wrong value may all the same.
+        # Messages never quote secrets on purpose, but an invalid value that is quoted may contain one.
         self.problems: tuple[Problem, ...] = tuple(
             replace(
                 one,
@@ -66,7 +66,7 @@ class ConfigurationError(RouterError):
         self.source = source
         lines: list[str] = []
         for problem in self.problems:
-            lines.append(": ".join(filter(None, (redact(problem.source or source), problem.path, problem.told))))
+            lines.append(": ".join(filter(None, (redact(problem.source or source), problem.path, problem.with_place))))
             if problem.picture:
                 lines.append(problem.picture)
         super().__init__("\n".join(lines))
@@ -77,10 +77,10 @@ class SubjectError(RouterError, ValueError):
 
 
 class MappingError(RouterError, ValueError):
-    """A subject mapping can't be compiled, or a message has no subject at a destination.
+    """A subject mapping can't be compiled, or gives no valid subject for a message.
 
-    `reason` is a short word, fit for a metric label: `mapping`, `reserved_subject`, or `too_large` for a subject that
-    is too long for the server.
+    `reason` is a short word for metric labels: `mapping`, `reserved_subject`, or `too_large` for a subject that is too
+    long for the server.
     """
 
     def __init__(self, message: str, *, reason: str = reasons.MAPPING) -> None:
@@ -89,10 +89,10 @@ class MappingError(RouterError, ValueError):
 
 
 class ExpressionError(RouterError, ValueError):
-    """An expression can't be compiled: it is not valid, names what is not there, or puts types together that don't fit.
+    """An expression can't be compiled: its syntax is invalid, a name is unknown, or types do not match.
 
-    `name` is what the expression is called, `line` and `column` count from 1, `picture` is the line with carets below
-    the mistake. `str()` has all of them.
+    `name` is the name of the expression, `line` and `column` count from 1, `picture` is the line with carets below the
+    mistake. `str()` contains all of them.
     """
 
     def __init__(self, message: str, *, name: str, line: int, column: int, picture: str) -> None:
@@ -108,14 +108,14 @@ class ExpressionError(RouterError, ValueError):
 
 
 class TrioRequiredError(RouterError):
-    """A router was opened where Trio does not run: in a program of asyncio, or in none that is asynchronous."""
+    """A router was opened where Trio does not run: in an asyncio program, or in a synchronous one."""
 
 
 # --- the network or a server is at fault ---
 
 
 class LinkError(RouterError):
-    """A connection attempt failed, or a live link died. `reason` is a short word, fit for a metric label."""
+    """A connection attempt failed, or a live link was lost. `reason` is a short word for metric labels."""
 
     reason: str = reasons.NETWORK
 
@@ -126,27 +126,28 @@ class LinkError(RouterError):
 
 
 class AuthorizationError(LinkError):
-    """The server refused the credentials. Trying again without changing something won't help."""
+    """The server refused the credentials. Retrying without a change will not help."""
 
     reason = reasons.AUTHORIZATION
 
 
 class CertificateError(LinkError):
-    """The server's TLS certificate is not trusted, or the server wants one of ours."""
+    """The server's TLS certificate is not trusted, or the server requires a client certificate."""
 
     reason = reasons.CERTIFICATE
 
 
 class ProtocolError(LinkError):
-    """A peer sent what is not the NATS protocol. The link can't be used any further."""
+    """A peer violated the NATS protocol. The link can no longer be used."""
 
     reason = reasons.PROTOCOL
 
 
 class UnexpectedError(ProtocolError):
-    """A peer's data raised an error that this package does not expect: a bug to report. It ends the link alone.
+    """A peer's data raised an error that this package does not expect: a bug to report. It ends only the link.
 
-    `error_type` and `place` tell what was raised where; its text is left out, since it may quote a payload.
+    `error_type` and `place` are the type of the error and where it was raised. Its text is left out, since it may quote
+    a payload.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -159,7 +160,7 @@ class UnexpectedError(ProtocolError):
 
 
 class SourceError(RouterError):
-    """A route could not subscribe or open its consumer, or lost it. `reason` is fit for a metric label."""
+    """A route could not subscribe or open its consumer, or lost it. `reason` is a short word for metric labels."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -167,22 +168,22 @@ class SourceError(RouterError):
 
 
 class ConnectionExhaustedError(RouterError):
-    """A connection with `on_reconnect_exhausted = "stop"` used up the attempts of its round."""
+    """All attempts of a round failed, on a connection with `on_reconnect_exhausted = "stop"`."""
 
 
 class ListenError(RouterError):
-    """The HTTP side can't listen on its address."""
+    """The HTTP server can't listen on its address."""
 
 
 class EmbeddedServerError(RouterError):
-    """The embedded nats-server can't be found or doesn't come up."""
+    """The embedded nats-server can't be found or does not start."""
 
 
-# --- the publisher is at fault, or its message ---
+# --- the publisher or the message is at fault ---
 
 
 class PublishError(RouterError):
-    """A publish was refused, or failed. `reason` is a short word, fit for a metric label."""
+    """A publish was refused or failed. `reason` is a short word for metric labels."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -190,16 +191,16 @@ class PublishError(RouterError):
 
 
 class EvaluationError(RouterError):
-    """An expression failed on a message: a key is missing, a type is wrong, a number too large, the body no JSON.
+    """An expression failed on a message: a missing key, a wrong type, too large a number, a body that is not JSON.
 
-    Its text names types and keys of the expression, never what the message holds.
+    Its text names types and keys of the expression, never content of the message.
     """
 
     reason = reasons.EXPRESSION
 
 
 class LoopError(EvaluationError):
-    """A message has passed as many routes as the `hop_limit` of its route lets it."""
+    """A message has passed as many routes as the `hop_limit` of its route allows."""
 
     reason = reasons.LOOP
 
@@ -212,23 +213,23 @@ class HandlerError(RouterError):
 
 
 class ScopeLeftOpenError(HandlerError):
-    """A handler returned within a cancel scope or a nursery that it had entered. What it left open was closed."""
+    """A handler returned inside a cancel scope or a nursery that it had entered. These were closed."""
 
 
 class ScopesLostError(HandlerError):
-    """A handler has left cancel scopes that it had not entered, so that its route can't go on: the router ends."""
+    """A handler exited cancel scopes that it had not entered, so that its route can't continue: the router ends."""
 
 
-# --- a handler raises these, to say what becomes of its message ---
+# --- raised by handlers, to decide about their message ---
 
 LONGEST_RETRY = 1e9
-"""Seconds: about 31 years, as of each duration in a configuration."""
+"""Seconds: about 31 years, as for each duration in a configuration."""
 
 
 class Retry(Exception):
-    """Raised by a handler: its message is tried again after exactly `after` seconds. That counts as an attempt.
+    """Raised by a handler: its message is retried after exactly `after` seconds. That counts as an attempt.
 
-    `detail` says why, for a dead letter and for traces. Raises `ValueError` for a time that is none.
+    `detail` is the cause, for a dead letter and for traces. Raises `ValueError` if `after` is not a valid delay.
     """
 
     def __init__(self, after: float, detail: str = "") -> None:
@@ -239,9 +240,9 @@ class Retry(Exception):
 
 
 class Reject(Exception):
-    """Raised by a handler: its message is given up at once, and goes where the dead letters of its route go.
+    """Raised by a handler: its message is given up at once, and becomes a dead letter if its route has them.
 
-    `detail` says why, for the dead letter and for traces.
+    `detail` is the cause, for the dead letter and for traces.
     """
 
     def __init__(self, detail: str = "") -> None:
@@ -249,9 +250,9 @@ class Reject(Exception):
 
 
 def innermost(group: BaseException, kind: type[BaseException] = Exception) -> BaseException:
-    """Return the one error of a group: its only leaf, or its first when all are of `kind`; else the group itself.
+    """Return the only error of a group, or its first if all are of `kind`; else the group itself.
 
-    Nurseries wrap what their tasks raise into groups; callers of this package get the error bare.
+    Nurseries wrap the errors of their tasks into groups; callers of this package get the bare error.
     """
     if not isinstance(group, BaseExceptionGroup):
         return group

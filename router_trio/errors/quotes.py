@@ -1,9 +1,8 @@
-"""How much of a text from outside is repeated, and what of it never is.
+"""Quote text from outside: bounded, printable and without secrets.
 
-Subjects, headers, errors of other programs and descriptions of servers may be as long as a message, hold control
-characters, and repeat a URL with its credentials. Whoever puts one into a text of ours quotes it with `quoted` or
-`excerpt`. Whatever is in a text, `redact` takes time in proportion to its length and all others a bounded time; none
-of them raises.
+Subjects, headers, errors of other programs and descriptions of servers may be as long as a message, contain control
+characters, and repeat a URL with its credentials. All messages quote them with `quoted` or `excerpt`. For any text,
+`redact` takes time proportional to its length and the other functions bounded time; none of them raises.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ from __future__ import annotations
 import re
 
 LONGEST_QUOTE = 100
-"""Characters that are repeated of one subject, header, error or description of somebody else."""
+"""Maximum number of characters quoted from one subject, header, error or description."""
 
 LONGEST_TEXT = 500
-"""Characters of one value of a log line, an event, a span or a status page: our own words, and a few quotes."""
+"""Maximum number of characters in one value of a log line, an event, a span or a status page, quotes included."""
 
 REDACTED = "[redacted]"
 
 _CUT = "…"
 
-# Each of these looks at a character a bounded number of times: it begins only where a word of its kind begins, and has
-# one way to go on. What is between the marks of a URL is found with `str.find`, in `_without_credentials`.
+# Each of these reads a character a bounded number of times: it begins only where a word of its kind begins, and has
+# one way to continue. The parts of a URL are found with `str.find`, in `_without_credentials`.
 _ASSIGNED = re.compile(
     r"(?i)(?<![a-z])((?:access_?key|api_?key|auth_token|authorization|credentials?|jwt|nkey|pass|passphrase|passwd|"
     r"password|pwd|secret|seed|token)(?:=|[\"'] ?[:=] ?(?=[\"'])))(?:\"[^\"]*\"?|'[^']*'?|\S)\S*"
@@ -29,7 +28,7 @@ _ASSIGNED = re.compile(
 _JWT = re.compile(r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_.-]{16,}")
 _SEED = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{50,}(?![A-Za-z0-9])")
 _KEY_MATERIAL = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{24,}(?![A-Za-z0-9])")
-"""A seed, also one that lost its end: for places where nothing else looks like that."""
+"""A seed, also a truncated one: for places where nothing else has this form."""
 _BEARER = re.compile(r"(?i)(?<![a-z])((?:bearer|basic) )[A-Za-z0-9+/=._~-]{8,}")
 _PEM, _PEM_END = "-----BEGIN", "-----END"
 _AUTHORITY_END = re.compile(r"[/?#,'\")>]")
@@ -39,14 +38,14 @@ _LAST_AT = re.compile(r"@(?=[\w\[])")
 
 
 def quoted(text: str) -> str:
-    """Return the text in quotes, escaped as `repr` does; of a long one the beginning, and how long it is."""
+    """Return the text in quotes, escaped as by `repr`; a long text is cut, with its length added."""
     if len(text) <= LONGEST_QUOTE:
         return repr(text)
     return f"{bounded(text, LONGEST_QUOTE)!r} ({len(text)} characters)"
 
 
 def excerpt(text: str, longest: int = LONGEST_QUOTE) -> str:
-    """Return the text, at most `longest` characters of it, on one line: what can't be printed is escaped."""
+    """Return at most `longest` characters of the text, on one line: characters that can't be printed are escaped."""
     text = bounded(text, longest)
     if not text.isprintable():
         text = _cut("".join(one if one.isprintable() else _escaped(one) for one in text), longest)
@@ -54,23 +53,23 @@ def excerpt(text: str, longest: int = LONGEST_QUOTE) -> str:
 
 
 def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Return the text if it is not longer than that, at most `LONGEST_TEXT`; else its beginning, with a mark.
+    """Return the text if it has at most `longest` characters (`LONGEST_TEXT`); else its beginning, with a mark.
 
-    What is cut is redacted: a secret that lost its end would not be recognized by whoever shows the text.
+    A text that is cut is redacted first: later, a secret without its end would not be recognized.
     """
     if len(text) <= longest:
         return text
     if len(text) <= 2 * longest:
         return _cut(redact(text), longest)
-    # No more of it is read. That may end in the middle of credentials: the last word is read as if its @ came next.
+    # The rest is not read. The cut may be inside credentials: the last word is treated as if its @ followed.
     start = redact(text[: 2 * longest] + "@x").removesuffix("x").removesuffix("@")
-    if len(start) < 2 * longest:  # what was taken out may bring the end into sight, where a key may be cut in two
+    if len(start) < 2 * longest:  # removed secrets may move the cut into the result, where a key may be cut in two
         start = start[: start.rfind(" ") + 1]
     return _cut(start + _CUT, longest)
 
 
 def told_by(error: BaseException, longest: int = LONGEST_QUOTE) -> str:
-    """Return an excerpt of what an error says, or its type if it says nothing or can't be asked."""
+    """Return an excerpt of the text of an error, or its type if the text is empty or `str` raises."""
     try:
         text = str(error)
     except Exception:
@@ -79,15 +78,15 @@ def told_by(error: BaseException, longest: int = LONGEST_QUOTE) -> str:
 
 
 def looks_secret(text: str) -> bool:
-    """Return True if this is, or holds, an NKey seed, a JWT or a PEM block: what belongs into a file."""
+    """Return True if the text contains an NKey seed, a JWT or a PEM block, which belong in a file."""
     return "-----" in text or any(kind.search(text) for kind in (_JWT, _KEY_MATERIAL))
 
 
 def redact(text: str) -> str:
-    """Return the text with credentials taken out.
+    """Return the text without credentials.
 
-    That is `user:password@` and `token@` of URLs, what is assigned to a word such as `token=`, JWTs, NKey seeds and PEM
-    blocks.
+    These are `user:password@` and `token@` of URLs, values assigned to a word such as `token=`, JWTs, NKey seeds and
+    PEM blocks.
     """
     if _PEM in text:
         text = _without_pem(text)
@@ -100,9 +99,9 @@ def redact(text: str) -> str:
 
 
 def _without_credentials(word: str) -> str:
-    """Take the user part out of every URL of a word.
+    """Remove the user part of every URL in a word.
 
-    Up to the last @ of the word: a password may itself hold an @ or a slash.
+    It extends to the last @ of the word: a password may contain an @ or a slash.
     """
     if "://" in word:
         word = _without_user_part(word)
@@ -126,7 +125,7 @@ def _without_user_part(word: str) -> str:
 
 
 def _without_password(part: str) -> str:
-    """Of what follows a `://`, take out what is no port: the password of `nats://user:PASSWORD`, whose @ is missing."""
+    """Remove after a `://` what is not a port: the password of `nats://user:PASSWORD`, without an @."""
     bracket = part.find("]") if part.startswith("[") else -1
     colon = part.find(":", bracket + 1)
     end = _AUTHORITY_END.search(part)
@@ -141,7 +140,7 @@ def _without_password(part: str) -> str:
 def _without_bare_user_part(word: str) -> str:
     last = max((found.start() for found in _LAST_AT.finditer(word)), default=-1)
     colon = _BARE_COLON.search(word, 0, max(last, 0))
-    # Between the colon and the @ there is at least one character, the password.
+    # Between the colon and the @ is at least one character, the password.
     if colon is None or last - colon.end() < 1:
         return word
     start = 1 + max(word.rfind(mark, 0, colon.end() - 1) for mark in "'\"([")

@@ -1,7 +1,7 @@
-"""Every reason why something failed, in one table: its name, whose fault it is, and what to do.
+"""Every reason of a failure, in one table: its name, whose fault it is, and the cure.
 
-A reason is a short word: the `reason` of an error, an event or a fate, and the label of a counter. Nothing else in the
-package spells one out. Each decision that depends on a reason is a column here, or derived from one.
+A reason is a short word: the `reason` of an error, an event or a fate, and the label of a counter. No other module
+spells one out. Each decision that depends on a reason is a column here, or derived from one.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Fault(Enum):
 
 
 class Again(Enum):
-    """Whether a message that failed is tried again, unless the `[routes.retry]` of its route says more."""
+    """Whether a failed message is retried, unless `[routes.retry]` of its route decides otherwise."""
 
     YES = "yes"
     FROM_A_STREAM = "from a stream"
@@ -476,10 +476,10 @@ TABLE: Final[Mapping[str, Reason]] = {
         _none(NO_REPLY, "the message has no reply subject", UNANSWERED_MESSAGES),
     )
 }
-"""By name. Besides these there are `jetstream_` and the error code of a server: see `of_code`."""
+"""The reasons by name. Others are `jetstream_` with the error code of a server: see `of_code`."""
 
 OF_CODE = re.compile(r"jetstream_[0-9]{5}")
-"""The form of a reason for which there is only the error code of a server."""
+"""The form of a reason made from the error code of a server."""
 
 _HEADERS_THAT_A_STREAM_DOES_NOT_TAKE = (
     10111,  # Nats-Rollup
@@ -492,12 +492,12 @@ _HEADERS_THAT_A_STREAM_DOES_NOT_TAKE = (
 
 
 def of_code(code: int) -> str:
-    """Return the reason of a refusal for which a server gave this error code."""
+    """Return the reason of a refusal with this error code of a server."""
     return f"{JETSTREAM}_{code}"
 
 
 def advice(reason: str) -> str:
-    """Return what to do about refusals for this reason, `""` if the server's own words say it."""
+    """Return the cure for refusals with this reason, `""` if the words of the server contain it."""
     found = TABLE.get(reason)
     return "" if found is None else found.advice
 

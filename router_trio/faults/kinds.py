@@ -1,4 +1,4 @@
-"""The kinds of faults. Pure values: what each does to an operation is told here and done in `faults.link`."""
+"""The kinds of faults. Pure values: their effects on operations are described here and implemented in `faults.link`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CLOSE_CONNECTION = "close_connection"
 DELAY = "delay"
 
 LONGEST = 3600.0
-"""Seconds. A fault that waits longer is a typing error."""
+"""Maximum duration in seconds. A longer one is a typing error."""
 
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The fault that strikes an operation. Made by `error`, `timeout`, `close_connection` and `delay`."""
+    """A fault of an operation. Created by `error`, `timeout`, `close_connection` and `delay`."""
 
     kind: str
     reason: str = ""
@@ -44,21 +44,21 @@ def error(reason: str = reasons.INJECTED) -> Fault:
 
 
 def timeout(after: float) -> Fault:
-    """Fail the operation for the reason `timeout`, `after` seconds later. A publish is not written.
+    """Fail the operation with the reason `timeout`, `after` seconds later. A publish is not written.
 
-    A JetStream publish that times out holds up nothing else. A core publish has no answer of its own, so that what is
-    sent after its batch waits until its time is over. An ack or nak has no answer at all, and fails at once.
+    A JetStream publish that times out delays nothing else. A core publish has no answer of its own, so operations after
+    its batch wait until its time is over. An ack or nak has no answer at all, and fails at once.
     """
     return Fault(TIMEOUT, reason=reasons.TIMEOUT, seconds=_checked(after))
 
 
 def close_connection() -> Fault:
-    """End the link before the operation is done. What was sent before it is with the server."""
+    """Close the link before the operation. Earlier operations have reached the server."""
     return Fault(CLOSE_CONNECTION, reason=reasons.CLOSED)
 
 
 def delay(duration: float) -> Fault:
-    """Do the operation `duration` seconds later, and in order: later ones wait as well."""
+    """Delay the operation by `duration` seconds, in order: later operations wait as well."""
     return Fault(DELAY, seconds=_checked(duration))
 
 

@@ -1,8 +1,7 @@
-"""A link that faults strike, around one that works.
+"""Inject faults into the operations of a link.
 
-Guarantees: an operation that is struck meets what a real link would do to it, and nothing that a real link could not:
-a refusal, a late one, a `LinkError` or a `SourceError`, the death of the link. What is not struck passes untouched and
-in order.
+Guarantees: a faulty operation has only outcomes that a real link can have: an early or late refusal, a `LinkError` or a
+`SourceError`, the loss of the link. All other operations pass unchanged and in order.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ from router_trio.link import (
 T = TypeVar("T")
 
 Strike = Callable[[str], Fault | None]
-"""Whether an operation of this name is struck, and by what."""
+"""Return the fault for the next operation of this name, or None."""
 
-_TOLD = "a fault was injected here"
+_INJECTED = "a fault was injected here"
 
 
 @asynccontextmanager
 async def open_faulty(
     connect: Connect, strike: Strike, server: str, inbox: bytes, listener: LinkListener
 ) -> AsyncIterator[FaultyLink]:
-    """Connect, as `link.Connect` says. Blocks also for as long as a fault of `connect` says; can be cancelled then."""
+    """Connect, see `link.Connect`. A fault of `connect` may delay it, which can be cancelled."""
     fault = strike("connect")
     if fault is not None:
         await trio.sleep(fault.seconds)
         if fault.kind != DELAY:
-            raise LinkError(f"{_TOLD}: {fault}", reason=fault.reason)
+            raise LinkError(f"{_INJECTED}: {fault}", reason=fault.reason)
     try:
         async with connect(server, inbox, listener) as link, trio.open_nursery() as nursery:
             faulty = FaultyLink(link, listener, strike, nursery)
@@ -63,7 +62,7 @@ async def open_faulty(
 
 
 class FaultyLink:
-    """A `link.Link` around another one. Lives inside the context that `open_faulty` gives."""
+    """A `link.Link` around another one, inside the context of `open_faulty`."""
 
     def __init__(self, link: Link, listener: LinkListener, strike: Strike, nursery: trio.Nursery) -> None:
         self._link = link
@@ -90,9 +89,9 @@ class FaultyLink:
     # --- publishing ---
 
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """Send operations. Blocks also for as long as delays, and timeouts of core publishes, say.
+        """Send operations. Blocks for the delays of faults, and the timeouts of core publishes, as well.
 
-        No fence goes along: what is delayed would be behind it.
+        Sends no fence: delayed operations would be behind it.
         """
         if self._death is not None:
             raise self._death
@@ -101,31 +100,31 @@ class FaultyLink:
         until = began
         unanswered: dict[float, list[int]] = {}
         ready: list[Operation] = []
-        # What was accepted together is struck one by one all the same, and what is refused of it fails alone.
+        # Operations that were accepted together get faults one by one, and a refused one fails alone.
         for operation in (one for joined in operations for one in joined.split()):
             name = "publish_with_ack" if operation.with_ack else "publish"
             fault = self._strike(name)
             if fault is None:
                 ready.append(operation)
             elif fault.kind == ERROR:
-                refused.append(Refusal(operation, fault.reason, _TOLD))
+                refused.append(Refusal(operation, fault.reason, _INJECTED))
             elif fault.kind == TIMEOUT and operation.with_ack:
                 unanswered.setdefault(fault.seconds, []).append(operation.order)
             elif fault.kind == TIMEOUT:
-                refused.append(Refusal(operation, fault.reason, f"{_TOLD}: {fault}"))
+                refused.append(Refusal(operation, fault.reason, f"{_INJECTED}: {fault}"))
                 until = max(until, began + fault.seconds)
             else:
                 refused += await self._write(ready)
                 ready = []
                 if fault.kind == CLOSE_CONNECTION:
                     raise self._die(name)
-                # Each is late by the same time from when the batch was sent, not from the one before it.
+                # Each is delayed from the time when the batch was sent, not from the operation before it.
                 await trio.sleep_until(began + fault.seconds)
                 ready.append(operation)
         for seconds, orders in unanswered.items():
             self._nursery.start_soon(self._refuse_late, orders, seconds)
         refused += await self._write(ready)
-        # Its caller confirms by fences what it gets no refusal of: the time of a core publish must be waited for here.
+        # The caller confirms by fences what was not refused, so timeouts of core publishes are waited for here.
         await trio.sleep_until(until)
         return refused
 
@@ -138,7 +137,7 @@ class FaultyLink:
         raise NotImplementedError
 
     async def fence(self) -> None:
-        """Wait for the server. An ack that is delayed has not been sent yet."""
+        """Wait for the server. A delayed ack has not been sent by then."""
         await self._link.fence()
 
     async def ping(self) -> None:
@@ -150,7 +149,7 @@ class FaultyLink:
     async def _refuse_late(self, orders: Sequence[int], seconds: float) -> None:
         await trio.sleep(seconds)
         for order in orders:
-            self._listener.ack_refused(order, reasons.TIMEOUT, f"{_TOLD}: no answer for {seconds:g} s", False)
+            self._listener.ack_refused(order, reasons.TIMEOUT, f"{_INJECTED}: no answer for {seconds:g} s", False)
 
     # --- receiving ---
 
@@ -165,19 +164,19 @@ class FaultyLink:
         return await self._link.open_consumer(spec, deliver)
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
-        """Wait for the lead. Never struck: what follows is."""
+        """Wait for the lead. Gets no faults: the operations after it do."""
         return await self._link.take_the_lead(spec, learn)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
-        """Look up streams. Never struck."""
+        """Look up streams. Gets no faults."""
         return await self._link.find_streams(subject)
 
     async def stream_state(self, name: str) -> StreamState | None:
-        """Look up a stream. Never struck."""
+        """Look up a stream. Gets no faults."""
         return await self._link.stream_state(name)
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
-        """Make a stream if there is none. Never struck."""
+        """Create a stream if it does not exist. Gets no faults."""
         return await self._link.ensure_stream(wanted)
 
     async def _before_subscribing(self) -> None:
@@ -188,12 +187,12 @@ class FaultyLink:
             raise self._die("subscribe")
         await trio.sleep(fault.seconds)
         if fault.kind != DELAY:
-            raise SourceError(f"{_TOLD}: {fault}", reason=fault.reason)
+            raise SourceError(f"{_INJECTED}: {fault}", reason=fault.reason)
 
     # --- answering a stream ---
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
-        """Ack messages. Each is struck by itself."""
+        """Ack messages. Each may get a fault of its own."""
         failed: list[tuple[bytes, LinkError]] = []
         for reply in replies:
             try:
@@ -206,21 +205,21 @@ class FaultyLink:
         self._answer("nak", partial(self._link.nak, reply, delay))
 
     def term(self, reply: bytes, reason: str) -> None:
-        """Terminate a message. Struck by what is injected for naks."""
+        """Terminate a message. Gets the faults of naks."""
         self._answer("nak", partial(self._link.term, reply, reason))
 
     def in_progress(self, reply: bytes) -> None:
         self._link.in_progress(reply)
 
     def _answer(self, name: str, write: Callable[[], T]) -> T | None:
-        """Write now, and return what that returns, or later. Raises `LinkError` if it is struck."""
+        """Write now, and return the result, or write later. Raises `LinkError` for a fault."""
         if self._death is not None:
             raise LinkError("not connected", reason=reasons.NOT_CONNECTED)
         fault = self._strike(name)
         if fault is not None and fault.kind == CLOSE_CONNECTION:
             raise self._die(name)
         if fault is not None and fault.kind != DELAY:
-            raise LinkError(f"{_TOLD}: {fault}", reason=fault.reason)
+            raise LinkError(f"{_INJECTED}: {fault}", reason=fault.reason)
         if fault is None and not self._late:
             return write()
         self._late.append((trio.current_time() + (fault.seconds if fault is not None else 0.0), write))
@@ -230,7 +229,7 @@ class FaultyLink:
     # --- the tasks ---
 
     async def answer_late(self) -> None:
-        """Write what was delayed, in order, for as long as the link lives."""
+        """Write delayed answers, in order, until the link ends."""
         while True:
             while self._late:
                 await trio.sleep_until(self._late[0][0])
@@ -239,16 +238,16 @@ class FaultyLink:
             await self._some_late.wait()
 
     async def end_when_struck(self) -> None:
-        """Raise the `LinkError` that ends this link, if a fault says so."""
+        """Raise the `LinkError` of a fault that ends this link."""
         await self._dying.wait()
         assert self._death is not None
         raise self._death
 
     def _die(self, name: str) -> LinkError:
-        """End the link, and return the error for whoever met it."""
+        """End the link, and return the error for the operation that had the fault."""
         if self._death is None:
             self._death = LinkError(
-                f"{_TOLD}: the connection was closed at an operation {name!r}", reason=reasons.CLOSED
+                f"{_INJECTED}: the connection was closed at an operation {name!r}", reason=reasons.CLOSED
             )
             self._dying.set()
         return self._death

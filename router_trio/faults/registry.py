@@ -1,7 +1,8 @@
-"""The registry of faults in force, which may be changed while routers run.
+"""The registry of active faults, which may be changed while routers run.
 
-Guarantees: with the same seed and the same order of operations the same ones are struck. One fault an operation is in
-force at a time; injecting another replaces it. Synchronous: a change holds for the next operation, on every link.
+Guarantees: with the same seed and the same order of operations the same operations get faults. Each operation has at
+most one active fault; injecting another one replaces it. Synchronous: a change applies to the next operation, on every
+link.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """A fault in force. `remaining` strikes are left; None: until it is cleared."""
+    """An active fault. It applies to `remaining` more operations; None: until it is cleared."""
 
     operation: str
     fault: Fault
@@ -34,11 +35,11 @@ class Injection:
 
 
 class Faults:
-    """A registry of faults, and the links that they strike."""
+    """A registry of active faults, and the links that apply them."""
 
     def __init__(self) -> None:
         self.struck: Counter[str] = Counter()
-        """How many operations were struck, by operation."""
+        """The number of operations with faults, by name of the operation."""
         self._active: dict[str, Injection] = {}
         self._dice: dict[str, random.Random] = {}
 
@@ -51,13 +52,11 @@ class Faults:
         seed: int | None = None,
         times: int | None = None,
     ) -> Injection:
-        """Put a fault in force, in place of the one that this operation had.
+        """Activate a fault, in place of the active one of this operation.
 
-        It strikes each operation with this probability, by dice with this seed; after it has struck `times` operations
-        it is over. `subscribe` is a route's subscription as well as its consumer. Messages that a core route forwards
-        in one go are one operation.
-
-        Raises `ValueError` for an unknown operation, and for numbers that make no sense.
+        It applies to each operation with this probability, drawn with this seed, and ends after `times` operations.
+        `subscribe` is a route's subscription or its consumer. Messages that a core route forwards together are one
+        operation. Raises `ValueError` for an unknown operation and for invalid numbers.
         """
         if operation not in OPERATIONS:
             raise ValueError(f"there is no operation {operation!r}; there are {', '.join(OPERATIONS)}")
@@ -71,18 +70,18 @@ class Faults:
         return injection
 
     def clear(self, operation: str | None = None) -> None:
-        """End the fault of one operation, or all. What was struck already stays struck."""
+        """Clear the fault of one operation, or all faults. Operations that already had a fault are not changed."""
         if operation is None:
             self._active.clear()
         else:
             self._active.pop(operation, None)
 
     def active(self) -> tuple[Injection, ...]:
-        """Return the faults that are in force, in the order in which they were injected first."""
+        """Return the active faults, in the order in which their operations first got one."""
         return tuple(self._active.values())
 
     def around(self, connect: Connect) -> Connect:
-        """Return a `Connect` whose links meet these faults, and pass the contract of links as those of `connect`."""
+        """Return a `Connect` whose links have these faults, and otherwise fulfil the contract of links as before."""
 
         def opened(server: str, inbox: bytes, listener: LinkListener) -> AbstractAsyncContextManager[Link]:
             return open_faulty(connect, self._strike, server, inbox, listener)
@@ -90,7 +89,7 @@ class Faults:
         return opened
 
     def around_factory(self, factory: Callable[P, Connect]) -> Callable[P, Connect]:
-        """Return a factory of such a `Connect` for each connection: `Router(..., connect=...)` takes it."""
+        """Return a factory of such a `Connect` for each connection, for `Router(..., connect=...)`."""
 
         def made(*args: P.args, **kwargs: P.kwargs) -> Connect:
             return self.around(factory(*args, **kwargs))
@@ -98,7 +97,7 @@ class Faults:
         return made
 
     def _strike(self, operation: str) -> Fault | None:
-        """Throw the dice for one operation."""
+        """Return the fault for one operation, drawn by its probability, or None."""
         injection = self._active.get(operation)
         if injection is None or self._dice[operation].random() >= injection.probability:
             return None

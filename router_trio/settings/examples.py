@@ -1,4 +1,4 @@
-"""`[[tests]]`: messages, and what must become of them."""
+"""`[[tests]]`: messages, and what the router must send for each."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ S = TypeVar("S", "ExampleMessage", "ExpectedMessage")
 
 
 def _has_one_payload(section: S) -> S:
-    # TOML has no null, so None stands for neither.
+    # TOML has no null, so None means that neither was given.
     if section.body is not None and section.payload is not None:
         raise ValueError("json and payload exclude each other; keep one")
     return section
 
 
 class ExampleMessage(Section, init=False):
-    """`[tests.message]`: the message that comes."""
+    """`[tests.message]`: the message that the router receives."""
 
     connection: str | None = Field(
         None, description="Connection that receives the message; by default that of the first route that takes it."
@@ -65,7 +65,7 @@ class ExampleMessage(Section, init=False):
 
 
 class ExpectedMessage(Section, init=False):
-    """`[[tests.expect]]`: a message that must come out. What is left out is not compared."""
+    """`[[tests.expect]]`: a message that must be sent. Keys that are left out are not compared."""
 
     connection: str | None = Field(None, description="Connection that the message is published on.")
     subject: Subject = Field(description="Subject that the message is published on.", examples=["fast.7"])
@@ -79,7 +79,7 @@ class ExpectedMessage(Section, init=False):
 
 
 class ExampleSettings(Section, init=False):
-    """`[[tests]]`: a message, and what must become of it."""
+    """`[[tests]]`: a message, and what the router must send for it."""
 
     name: str = Field(min_length=1, description="Name of the example; unique.")
     message: ExampleMessage = Field(description="The message to route.")

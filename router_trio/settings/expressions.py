@@ -1,4 +1,4 @@
-"""The expressions of a configuration: which variables they have, and what each may give."""
+"""The expressions of a configuration: their variables, and the types that each may evaluate to."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from router_trio.errors import ExpressionError
 
 if TYPE_CHECKING:
-    # For type checkers alone: what compiles is imported for configurations that have an expression.
+    # For type checkers only: the compiler is imported when a configuration has an expression.
     from router_trio.expressions.expression import Expression
     from router_trio.expressions.language.types import Type
 
 MAX_COMPILED = 4_096
-"""Expressions that are remembered compiled: many routes of one file have the same."""
+"""Number of compiled expressions in the cache: many routes of one file have the same expression."""
 
 WHEN, KEY, PAYLOAD, HEADER, PER = "when", "key", "payload", "header", "per"
 """The purpose of an expression."""
@@ -27,8 +27,8 @@ _PLAIN_TEXT = re.compile(r"[\w ./:-]{1,64}")
 def compile_for(text: str, purpose: str, *, from_stream: bool) -> Expression:
     """Return the compiled expression of a route, for one of the purposes above.
 
-    `from_stream`: messages have the variables of a stream. Raises ExpressionError, also where the type of the value
-    can't serve the purpose.
+    `from_stream`: messages have the variables of a stream. Raises ExpressionError, also if the type of the value does
+    not suit the purpose.
     """
     from router_trio.expressions.expression import compile_expression
     from router_trio.expressions.language.types import BOOL
@@ -39,17 +39,19 @@ def compile_for(text: str, purpose: str, *, from_stream: bool) -> Expression:
         expression = compile_expression(text, variables, result=BOOL if purpose == WHEN else None, name=purpose)
     except ExpressionError as error:
         if purpose == HEADER and _PLAIN_TEXT.fullmatch(text):
-            told = f"{error.message}; for that very text write quotes inside of the quotes: '\"{text}\"'"
+            message = f"{error.message}; for that very text write quotes inside of the quotes: '\"{text}\"'"
             raise ExpressionError(
-                told, name=purpose, line=error.line, column=error.column, picture=error.picture
+                message, name=purpose, line=error.line, column=error.column, picture=error.picture
             ) from None
         name = _IDENTIFIER.match(text.split("\n")[error.line - 1], error.column - 1)
         if from_stream or name is None or name[0] not in STREAM_VARIABLES.keys() - MESSAGE_VARIABLES.keys():
             raise
         if not error.message.startswith("there is no variable"):
             raise
-        told = f"there is no variable {name[0]!r}: only messages from a stream have it, and this source is a subject"
-        raise ExpressionError(told, name=purpose, line=error.line, column=error.column, picture=error.picture) from None
+        message = f"there is no variable {name[0]!r}: only messages from a stream have it, and this source is a subject"
+        raise ExpressionError(
+            message, name=purpose, line=error.line, column=error.column, picture=error.picture
+        ) from None
     refusal = _refusal(expression, purpose)
     if refusal is not None:
         picture = "\n".join(f"  {line}" for line in text.splitlines())
@@ -58,7 +60,7 @@ def compile_for(text: str, purpose: str, *, from_stream: bool) -> Expression:
 
 
 def _refusal(expression: Expression, purpose: str) -> str | None:
-    """Return why the value can't serve the purpose, or None."""
+    """Return why the type of the value does not suit the purpose, or None."""
     from router_trio.expressions.language.types import spelled
 
     found = f"this is of type {spelled(expression.type)}"

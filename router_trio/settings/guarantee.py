@@ -1,4 +1,4 @@
-"""Say in one sentence what a route promises of each message: for `check` and `explain`."""
+"""State in one sentence what a route guarantees for each message: for `check` and `explain`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from router_trio.settings.routes import RouteSettings
 
 
 def guarantee(route: RouteSettings, workers: int = 1) -> str:
-    """Return the sentence, or nothing for a route that says nothing of order, handlers and messages that fail.
+    """Return the sentence, or nothing for a route without settings of order, handlers and failed messages.
 
-    With several workers it says what order they keep.
+    With several workers the sentence includes the order that they keep.
     """
     fails = route.retry is not None or route.dead_letter is not None
     handled = route.handler is not None

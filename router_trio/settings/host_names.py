@@ -1,4 +1,4 @@
-"""Names of hosts as they stand in URLs and Host headers: pure functions of text."""
+"""Normalize and classify names of hosts, as in URLs and Host headers. Pure functions of text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def canonical_host(text: str) -> str | None:
 
 
 def address(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the IP address that a host is, or None if it is a name."""
+    """Return the host as an IP address, or None if it is a name."""
     try:
         return ip_address(host)
     except ValueError:
@@ -32,7 +32,7 @@ def address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def is_loopback_name(host: str) -> bool:
-    """Return True for `localhost` and what is below it."""
+    """Return True for `localhost` and names below it."""
     return host == "localhost" or host.endswith(".localhost")
 
 

@@ -1,4 +1,4 @@
-"""Check names, patterns of subjects, and placeholders in them, for every section that has some."""
+"""Check names, patterns of subjects and their placeholders, in every section that has them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _CALL = re.compile(rf"\{{\s*(?:{'|'.join(FUNCTIONS)})\b|\b(?:{'|'.join(FUNCTIONS
 
 
 def check_name(path: str, name: str | None, refused: re.Pattern[str] = NOT_IN_NAMES) -> Iterator[Problem]:
-    """Give what is wrong with a name, by default that of a stream or a consumer; nothing if there is none."""
+    """Yield the problem of a name, by default that of a stream or a consumer; nothing if no name is given."""
     found = refused.search(name) if name else None
     if found:
         yield Problem(path, f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
 
 
 def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str], what: str) -> Iterator[Problem]:
-    """Give everything that is wrong with patterns of one list, of which no two may overlap.
+    """Yield each problem of the patterns of one list, which must not overlap.
 
-    `where` gives the path of the one with a number; `what` is what each is called.
+    `where` returns the path of a pattern by its number; `what` is the noun for one of them.
     """
     before: list[tuple[int, str]] = []
     for number, pattern in enumerate(patterns):
@@ -40,12 +40,12 @@ def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str
         found = find_overlap(pattern, before)
         before.append((number, pattern))
         if found is not None:
-            told = f"{pattern!r} overlaps with {key}[{found}], {patterns[found]!r}, which nats-server refuses"
-            yield Problem(where(number), f"{told}; keep one of them, or narrow one")
+            text = f"{pattern!r} overlaps with {key}[{found}], {patterns[found]!r}, which nats-server refuses"
+            yield Problem(where(number), f"{text}; keep one of them, or narrow one")
 
 
 def check_source_pattern(path: str, pattern: str, what: str) -> Iterator[Problem]:
-    """Give what is wrong with a pattern of a source, which has no placeholders."""
+    """Yield the problem of a source's pattern, which must not have placeholders."""
     if (found := _placeholder_in(pattern)) is not None:
         yield _misplaced(path, found)
         return
@@ -56,7 +56,7 @@ def check_source_pattern(path: str, pattern: str, what: str) -> Iterator[Problem
 
 
 def check_source_patterns(path: str, given: str | list[str] | None, key: str) -> Iterator[Problem]:
-    """Give what is wrong with the patterns of a source: with one, with a list of several, or with none."""
+    """Yield each problem of the patterns of a source: one pattern, a list of them, or none."""
     patterns = [] if given is None else [given] if isinstance(given, str) else given
 
     def where(number: int) -> str:
@@ -69,12 +69,12 @@ def check_source_patterns(path: str, given: str | list[str] | None, key: str) ->
 
 
 def find_overlap(pattern: str, others: Iterable[tuple[int, str]]) -> int | None:
-    """Return the number of the first of other patterns that overlaps with one."""
+    """Return the number of the first of `others` that overlaps with `pattern`."""
     return next((number for number, other in others if overlaps(pattern, other)), None)
 
 
 def _placeholder_in(pattern: str) -> str | None:
-    """Return the first placeholder of a source's pattern, where none has a meaning; None if there is none."""
+    """Return the first placeholder in a source's pattern, where it has no meaning; None if there is none."""
     return next((token for token in pattern.split(".") if _WHOLE.fullmatch(token) or "{{" in token), None)
 
 

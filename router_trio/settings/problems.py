@@ -1,7 +1,8 @@
-"""Translate what is wrong with a configuration into the words of whoever wrote it.
+"""Translate the errors of pydantic into the words of the author of a configuration.
 
-pydantic reports by its own locations and wording. Here they become `Problem`s: the path of the key as it stands in the
-file, what is wrong, and the nearest right spelling. Values are never repeated from pydantic, they could be secrets.
+pydantic reports by its own locations and wording. Here its errors become `Problem`s: the path of the key as written in
+the file, what is wrong, and the nearest valid spelling. Values are never copied from pydantic's errors, since they may
+be secrets.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ _REMOVED = {
     "ack": "no longer a key; remove it: every message is acked by itself",
     "fast_ingest": "no longer a key; remove it: every message gets a PubAck of its own",
 }
-"""Keys that there were once, each with what to write instead. They are refused so in whatever table they stand."""
+"""Keys of earlier versions, each with its replacement. They are refused with that advice in any table."""
 
 _UNKNOWN_IN = {
     "HeaderSettings": "a header is set below set, and its value is an expression: write set = {{ {key} = \"'...'\" }}",
 }
-"""Advice for an unknown key of some sections, where a list of the known ones would not help."""
+"""Advice for unknown keys of some sections, where a list of the known keys would not help."""
 
 _TEXT_OF = {
     "SourceSettings": "subject",
@@ -59,7 +60,7 @@ _TEXT_OF = {
     "ExpectedMessage": "subject",
     "LimitSettings": "rate",
 }
-"""The key of a section that is meant by a text in its place."""
+"""The key that is meant if a section is given as a text."""
 
 _OTHER_WORDS = {
     "ram": "memory",
@@ -87,7 +88,7 @@ _OTHER_WORDS = {
     "forever": "keep_trying",
     "exit": "stop",
 }
-"""Values that other programs have, and what they are called here; each counts where its other name is a value."""
+"""Values of other programs, with their names here. Applied only to keys that accept the name here."""
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -99,13 +100,13 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def present(annotation: Any) -> Any:
-    """Return what a field holds if it holds anything: the section of `LimitSettings | None`."""
+    """Return the type of a field without None: the section of `LimitSettings | None`."""
     given = [one for one in get_args(annotation) if one is not NoneType]
     return given[0] if get_origin(annotation) in (Union, UnionType) and len(given) == 1 else annotation
 
 
 def element_of(annotation: Any) -> Any:
-    """Return what a list or a dict field holds; None for other fields."""
+    """Return the element type of a list or a dict field; None for other fields."""
     return get_args(annotation)[-1] if get_origin(annotation) in (list, dict) else None
 
 
@@ -121,7 +122,7 @@ def key_path(location: Iterable[str | int]) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'?` for the nearest known word, else the list of what there is."""
+    """Return `did you mean 'x'?` for the nearest known word, else the list of all known words."""
     words = list(known)
     near = nearest(word, words)
     if near is not None:
@@ -130,8 +131,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is most like this one, in whatever case; None if none is near."""
-    import difflib  # here, because most configurations have no typing error to suggest anything for
+    """Return the known word that is most similar to this one, ignoring case; None if none is similar."""
+    import difflib  # here, because most configurations have no misspelled word
 
     words = {w.lower(): w for w in known}
     near = difflib.get_close_matches(word.lower(), words, n=1)
@@ -139,7 +140,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def problems_from(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Translate every error that pydantic found while it validated `model`."""
+    """Translate every error that pydantic found while validating `model`."""
     details = error.errors(include_url=False)
     return [Problem(key_path(detail["loc"]), _explain(detail, model)) for detail in details]
 
@@ -154,8 +155,8 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
         cure = _UNKNOWN_IN.get(section.__name__, "").format(key=excerpt(str(key)))
         cure = cure or _elsewhere(str(key), above, model) or suggestion(str(key), keys_of(section))
         return f"unknown key; {cure}"
-    if kind in _TABLES and (told := _in_brackets(detail, model)) is not None:
-        return told
+    if kind in _TABLES and (text := _in_brackets(detail, model)) is not None:
+        return text
     if kind == "literal_error":
         return f"must be {context['expected']}{_nearest_value(detail['input'], context['expected'])}"
     if kind == "value_error":
@@ -168,7 +169,7 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _elsewhere(key: str, at: Sequence[str | int], model: type[BaseModel]) -> str | None:
-    """Return which table a key belongs to, if it is the key of another one: of those nearest to where it stands."""
+    """Return the table that a misplaced key belongs to: of several, the nearest to where it stands; else None."""
     here = [part for part in at if isinstance(part, str)]
     nearness = {table: _shared(table, here) for table, keys in _tables(model, ()) if key in keys}
     near = [_header(table) for table, shared in nearness.items() if shared == max(nearness.values())]
@@ -176,7 +177,7 @@ def _elsewhere(key: str, at: Sequence[str | int], model: type[BaseModel]) -> str
 
 
 def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many parts two paths have in common, from the start."""
+    """Return the number of leading parts that two paths have in common."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
@@ -191,7 +192,7 @@ def _tables(model: type[BaseModel], at: tuple[str, ...]) -> Iterator[tuple[tuple
 
 
 def keys_of_lists(model: type[BaseModel]) -> set[str]:
-    """Return the keys of lists that are no tables, in whatever table of a configuration."""
+    """Return the keys of lists whose items are not tables, in all tables of a configuration."""
     return {
         key
         for _, keys in _tables(model, ())
@@ -201,7 +202,7 @@ def keys_of_lists(model: type[BaseModel]) -> set[str]:
 
 
 def _header(table: Sequence[str]) -> str:
-    """Return a table as a file has it: `[routes.from]`, and `[connections.NAME]` for those with names."""
+    """Return a table as written in a file: `[routes.from]`, or `[connections.NAME]` for a named table."""
     path = ".".join("connections.NAME" if part == "connections" else part for part in table)
     return f"[[{path}]]" if table[-1] in ("routes", "to", "streams", "tests", "expect") else f"[{path}]"
 
@@ -219,9 +220,9 @@ _TABLES = ("list_type", "dict_type", "model_type")
 
 
 def _in_brackets(detail: ErrorDetails, model: type[BaseModel]) -> str | None:
-    """Return the cure for a list of tables in place of a table, and the other way about, and for a text in their place.
+    """Return the cure for a list of tables in place of a table, the reverse, or a text in place of either.
 
-    Of the value only its type is told.
+    The cure names the type of the value, never the value itself.
     """
     location, value = detail["loc"], detail["input"]
     header = ".".join(str(part) for part in location if isinstance(part, str))
@@ -235,8 +236,8 @@ def _in_brackets(detail: ErrorDetails, model: type[BaseModel]) -> str | None:
         )
     if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
         return f"must be one table: write [{header}], with one bracket, in place of [[{header}]]"
-    if isinstance(value, str) and (told := _text_in_place_of_table(location, value, model)) is not None:
-        return told
+    if isinstance(value, str) and (text := _text_in_place_of_table(location, value, model)) is not None:
+        return text
     *above, key = location
     if len(above) == 1 and key in keys_of(_model_at(location, model)):
         return f"must be a table; each of the {above[0]} has a name: write [{above[0]}.main] above {key}"
@@ -244,7 +245,7 @@ def _in_brackets(detail: ErrorDetails, model: type[BaseModel]) -> str | None:
 
 
 def _text_in_place_of_table(location: Sequence[str | int], value: str, model: type[BaseModel]) -> str | None:
-    """Return the cure for a text where a table must be, or a list of them: the key of that table that is meant."""
+    """Return the cure for a text in place of a table or a list of tables: the key of the table that is meant."""
     section: Any = _model_at(location, model)
     several = isinstance(location[-1], int) or element_of(section) is not None
     section = element_of(section) or section
@@ -260,7 +261,7 @@ def _text_in_place_of_table(location: Sequence[str | int], value: str, model: ty
 
 
 def _model_at(location: Iterable[str | int], model: type[BaseModel]) -> type[BaseModel]:
-    """Follow a location down from a model, over lists and dicts, to the model that lies there."""
+    """Follow a location down from a model, through lists and dicts, to the model at its end."""
     here: Any = model
     for part in location:
         here = element_of(here) or present(keys_of(here)[str(part)].annotation)

@@ -1,4 +1,4 @@
-"""The sections for messages that fail: when they are tried again, and where those go that are given up."""
+"""The sections for failed messages: when they are retried, and where they are stored after the last attempt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RetryDelay = Annotated[float, DurationForm(minimum=0.01)]
 
 
 class RetrySettings(Section, init=False):
-    """`[routes.retry]`: when a message that failed is tried again. A core message is kept in memory until then."""
+    """`[routes.retry]`: when a failed message is retried. A core message is kept in memory until then."""
 
     initial: RetryDelay = Field(
         "1s",
@@ -38,7 +38,7 @@ class RetrySettings(Section, init=False):
 
 
 class DeadLetterSettings(Section, init=False):
-    """`[routes.dead_letter]`: where a message goes that is given up."""
+    """`[routes.dead_letter]`: where a message that is given up is stored."""
 
     connection: str = Field("", description="Name of the connection; by default that of the source.")
     subject: str = Field(

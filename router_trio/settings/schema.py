@@ -11,7 +11,7 @@ from router_trio.settings.settings import Settings
 
 
 class _FileSchema(GenerateJsonSchema):
-    """pydantic's schema, less what a TOML file doesn't know: null, and titles that only repeat the key."""
+    """pydantic's schema without what a TOML file does not have: null, and titles that only repeat the key."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

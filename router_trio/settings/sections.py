@@ -1,9 +1,8 @@
 """The sections of a configuration: their keys, types, defaults and descriptions. Those of routes are in `routes`.
 
-Sections are frozen and know the shape of each value. What concerns several values at once (does the connection exist,
-does the mapping compile) is in `checks`, and runs when a whole `Settings` is built.
-
-All durations are seconds inside the program, all sizes bytes. Passwords and tokens are `SecretStr`.
+Sections are frozen and validate the form of each value. Checks of several values against each other (does the
+connection exist, does the mapping compile) are in `checks`, and run when a complete `Settings` is built. All durations
+are seconds inside the program, all sizes bytes. Passwords and tokens are `SecretStr`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ OnReconnectExhausted = Literal["keep_trying", "stop"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
 
 
-# The least values that work: anything below keeps the machine busy with nothing else, or can never succeed.
+# The smallest values that work: smaller ones keep the machine busy with nothing else, or can never succeed.
 ConnectTimeout = Annotated[float, DurationForm(minimum=0.05)]
 LivenessInterval = Annotated[float, DurationForm(minimum=0.1)]
 ReconnectDelay = Annotated[float, DurationForm(minimum=0.01)]
@@ -37,17 +36,17 @@ PendingMaxAge = Annotated[float, DurationForm(minimum=0.01, or_zero=True)]
 PendingBytes = Annotated[int, SizeForm(minimum=64)]
 
 MOST_WORKERS = 256
-"""Processes under one supervisor. More of them than processors are of no use."""
+"""Maximum number of processes under one supervisor. More processes than processors gain nothing."""
 
 MAX_INBOX_PREFIX = 64
-"""Characters. It is part of every JetStream publish."""
+"""Maximum length in characters. The prefix is part of every JetStream publish."""
 
 
 class Section(BaseModel):
-    """The common rules: frozen, unknown keys refused, values never shown in errors.
+    """The base of all sections: frozen, unknown keys refused, values never shown in errors.
 
-    Built in code, a section raises `ConfigurationError` with every problem. Both the key of the file and the name of
-    the attribute are accepted (`from` and `source`), and text as a file would have it (`"30s"`).
+    Built in code, a section raises `ConfigurationError` with every problem. It accepts the key of the file and the name
+    of the attribute (`from` and `source`), and values as text in the form of a file (`"30s"`).
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -55,7 +54,7 @@ class Section(BaseModel):
         extra="forbid",
         populate_by_name=True,
         hide_input_in_errors=True,
-        # Built on first use: a command that needs only the whole then doesn't pay for each part by itself.
+        # Built on first use: a command that needs only `Settings` then does not pay for each section.
         defer_build=True,
     )
 
@@ -134,7 +133,7 @@ class RouterSettings(Section, init=False):
 
 
 class TelemetrySettings(Section, init=False):
-    """`[telemetry]`: HTTP side, logs and traces."""
+    """`[telemetry]`: HTTP server, logs and traces."""
 
     listen: Annotated[str, AfterValidator(_checked_listen)] = Field(
         "127.0.0.1:9001",
@@ -179,7 +178,7 @@ class TelemetrySettings(Section, init=False):
 
     @property
     def listens_beyond_loopback(self) -> bool:
-        """True if other machines may reach the HTTP side."""
+        """True if other machines may reach the HTTP server."""
         listen = self.listen_address
         return listen is not None and not is_loopback(listen[0].lower().removesuffix("."))
 
@@ -275,15 +274,15 @@ class ConnectionSettings(Section, init=False):
 
     @property
     def reserved(self) -> tuple[str, ...]:
-        """Prefixes of subjects, besides those of NATS itself, that are answered or taken for answers."""
+        """Subject prefixes, besides those of NATS itself, that carry requests and answers."""
         return (self.inbox_prefix,) if self.api_prefix is None else (self.inbox_prefix, self.api_prefix)
 
     @property
     def tls_demanded_by(self) -> str | None:
-        """The setting that requires TLS, whatever a server says; None: the server decides.
+        """The setting that requires TLS regardless of the server; None: the server decides.
 
-        It counts for every server of the connection, also for announced ones: whoever could redirect the router to
-        a server without TLS would get the credentials.
+        It applies to every server of the connection, announced ones included. Otherwise an attacker who can redirect
+        the router to a server without TLS would get the credentials.
         """
         if any(server.tls for server in self.servers):
             return "tls:// in servers"

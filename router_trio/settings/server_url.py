@@ -1,7 +1,7 @@
-"""The address of a NATS server, with the secrets taken out of it.
+"""Parse the address of a NATS server, and separate the secrets from it.
 
-A server URL may carry a user, a password or a token. They are split off while it is read, so that what is printed,
-logged or dumped afterwards can't show them: `str()` of a `ServerURL` is always safe.
+A server URL may contain a user, a password or a token. They are separated while it is parsed, so that later output and
+logs can't show them: `str()` of a `ServerURL` is always safe.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 4222
 
-# Servers announce addresses as well: each alternative has one way to read a text.
+# Servers announce addresses as well: each alternative matches a text in one way only, in bounded time.
 _HOST = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?|(?=[0-9A-Fa-f.]*:)[0-9A-Fa-f:.]{2,}(%[A-Za-z0-9_.-]+)?"
 )
@@ -31,7 +31,7 @@ _FORM = "'nats://host:4222', 'tls://host:4222' or 'host:4222'"
 
 
 def _shown(text: str) -> str:
-    """Return the address that a text holds, or words for it: whatever else it holds may be a secret."""
+    """Return the address in a text, or a placeholder for it: the rest of the text may be a secret."""
     # Everything up to the last @ may be the user part, and what follows the host a token.
     scheme, separator, rest = text.rpartition("@")[2].rpartition("://")
     address = scheme + separator + re.split("[/?#]", rest, maxsplit=1)[0]
@@ -40,7 +40,7 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerURL:
-    """Where a server listens, whether its URL asks for TLS, and the credentials that were part of it."""
+    """The address of a server, whether its URL requires TLS, and the credentials that were part of the URL."""
 
     host: str
     port: int = DEFAULT_PORT
@@ -51,9 +51,9 @@ class ServerURL:
 
     @classmethod
     def parse(cls, text: str) -> ServerURL:
-        """Read `nats://`, `tls://` or a bare `host[:port]`; a user part without a password is a token.
+        """Parse `nats://`, `tls://` or a bare `host[:port]`; a user part without a password is a token.
 
-        Raises ValueError with a message that repeats a scheme, a host and a port, and nothing else of the URL.
+        Raises ValueError with a message that quotes scheme, host and port, and nothing else of the URL.
         """
         shown = _shown(text)
         if looks_secret(text.rpartition("@")[2]):

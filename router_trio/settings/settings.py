@@ -1,7 +1,7 @@
-"""A whole configuration, checked.
+"""A complete and checked configuration.
 
-A `Settings` that exists is one that can be used: every value has its type, every route's connections exist and its
-mappings compile. What is wrong is reported all at once, by the path of each key.
+A `Settings` that exists can be used: every value has its type, every route's connections exist and its mappings
+compile. All problems are reported at once, each with the path of its key.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ S = TypeVar("S", bound=Section)
 
 
 class _HashOfMessages:
-    """Cache the expensive part of `Settings.content_hash`, for the very objects that it was computed from.
+    """Cache the expensive part of `Settings.content_hash`, for the objects that it was computed from.
 
-    Always equal to another cache, so that settings stay equal whether or not somebody asked for their hash.
+    All caches are equal, so that settings compare equal whether or not their hash was computed.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class _HashOfMessages:
         return known
 
     def put(self, settings: Settings, known: str) -> None:
-        """Give these settings this hash, whatever they hold."""
+        """Set the hash of these settings, regardless of their content."""
         self._known = (settings.connections, settings.routes, settings.streams), known
 
     def __eq__(self, other: object) -> bool:
@@ -66,11 +66,9 @@ class _HashOfMessages:
 class Settings(Section, init=False):
     """All settings of a router, from code or from a file.
 
-    In code, sections may be given as plain dicts with the keys and texts of the file:
-    `Settings(connections={"main": {"servers": ["nats://127.0.0.1:4222"], "reconnect_delay": "2s"}})`.
-    Relative paths in it are then relative to the working directory.
-
-    Raises ConfigurationError, with every problem that could be found.
+    In code, sections may be plain dicts with the keys and texts of the file: `Settings(connections={"main": {"servers":
+    ["nats://127.0.0.1:4222"], "reconnect_delay": "2s"}})`. Relative paths are then relative to the working directory.
+    Raises ConfigurationError with every problem found.
     """
 
     router: RouterSettings = Field({}, validate_default=True, description="The process as a whole.")
@@ -119,14 +117,12 @@ class Settings(Section, init=False):
         environ: Mapping[str, str] | None = None,
         workers: int | None = None,
     ) -> Settings:
-        """Read TOML files and lay the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) over them.
+        """Read TOML files and apply the variables `ROUTER_TRIO_...` of `environ` (by default os.environ) to them.
 
-        Of a folder all files are read whose names end in `.toml`, in the order of their names. Several files make one
+        For a folder, all files with names in `.toml` are read, in the order of their names. Several files make one
         configuration: tables are merged, routes, streams and tests are joined, and a key that is given twice is
-        refused. Relative paths are relative to the folder of the file that has them. `workers` goes before what the
-        files and the variables say of `[router] workers`. Blocks while it reads.
-
-        Raises ConfigurationError, with every problem that could be found.
+        refused. Relative paths are relative to the folder of their file. `workers` overrides `[router] workers` of
+        files and variables. Blocks while reading. Raises ConfigurationError with every problem found.
         """
         paths = [Path(path), *map(Path, more)]
         document = read_document(paths, os.environ if environ is None else environ, cls)
@@ -141,11 +137,10 @@ class Settings(Section, init=False):
         environ: Mapping[str, str] | None = None,
         workers: int | None = None,
     ) -> Settings:
-        """Return the settings that TOML in UTF-8 holds, with the variables laid over them; see `load`.
+        """Return the settings in a TOML text in UTF-8, with the variables applied to them; see `load`.
 
-        `name` is what it is called in errors. Relative paths in it are relative to the working directory.
-
-        Raises ConfigurationError, with every problem that could be found.
+        `name` is the name of the text in errors. Relative paths are relative to the working directory. Raises
+        ConfigurationError with every problem found.
         """
         given = os.environ if environ is None else environ
         return cls._of(parse_document(content, name, Path.cwd(), given, cls), name, workers)
@@ -167,12 +162,12 @@ class Settings(Section, init=False):
 
     @property
     def source(self) -> str:
-        """The name in errors of the file that these settings were read from."""
+        """The name of the file that these settings were read from, as errors give it."""
         return self._source
 
     @property
     def without_effect(self) -> tuple[Problem, ...]:
-        """Values that were given and have no effect: variables that were probably meant to set something, options."""
+        """Values that were given and have no effect: misspelled variables, and options."""
         return self._ignored
 
     @property
@@ -182,12 +177,12 @@ class Settings(Section, init=False):
 
     @property
     def content_hash(self) -> str:
-        """Return 12 hexadecimal digits that identify what these settings do, as `/status` and `/metrics` show them.
+        """Return 12 hexadecimal digits that identify these settings, as `/status` and `/metrics` show them.
 
-        Credentials, `[[tests]]`, `workers` of `[router]`, and `listen` and `allowed_hosts` of `[telemetry]` are not
-        covered. The first call takes about 50 ms for a thousand routes.
+        They do not depend on credentials, `[[tests]]`, `workers` of `[router]`, and `listen` and `allowed_hosts` of
+        `[telemetry]`. The first call takes about 50 ms for a thousand routes.
         """
-        # Imported here, since only what serves pages needs it.
+        # Imported here, because only processes that serve pages need it.
         from router_trio.settings.content import content_hash
 
         return content_hash(self.router, self.telemetry, self._messages.of(self))
@@ -200,14 +195,14 @@ class Settings(Section, init=False):
         return settings
 
     def adapted(self, **values: Any) -> Settings:
-        """Return a copy adapted to one process, unchecked. It keeps the `content_hash` of what it was made from."""
+        """Return a copy adapted to one process, unchecked. It keeps the `content_hash` of these settings."""
         copy = self.model_copy(update=values)
         copy._messages = _HashOfMessages()
         copy._messages.put(copy, self._messages.of(self))
         return copy
 
     def with_ignored(self, problem: Problem) -> Settings:
-        """Return the same settings that say of one more thing that it has no effect."""
+        """Return a copy of these settings with one more value that has no effect."""
         copy = self.model_copy()
         copy._ignored = (*self._ignored, problem)
         return copy
@@ -217,10 +212,7 @@ class Settings(Section, init=False):
         return problem if self._files is None else self._files.located(problem)
 
     def require_servers(self) -> None:
-        """Check that each connection knows its servers: needed to run without an embedded one.
-
-        Raises ConfigurationError.
-        """
+        """Check that each connection has servers, needed without an embedded server. Raises ConfigurationError."""
         cure = "missing; list the servers as ['nats://127.0.0.1:4222'], or run with --embedded-nats"
         problems = [
             Problem(f"connections.{name}.servers", cure)
@@ -231,7 +223,7 @@ class Settings(Section, init=False):
             raise ConfigurationError(list(map(self.located, problems)), self._source)
 
     def with_workers(self, workers: int) -> Settings:
-        """Return the same settings for so many workers. Raises ConfigurationError if they can't share the routes."""
+        """Return these settings for `workers` workers. Raises ConfigurationError if they can't share the routes."""
         problems = [
             problem
             for index, route in enumerate(self.routes)
@@ -242,10 +234,7 @@ class Settings(Section, init=False):
         return self.model_copy(update={"router": self.router.model_copy(update={"workers": workers})})
 
     def require_loopback(self, why: str) -> None:
-        """Check that no other machine reaches the HTTP side. `why` says what needs that.
-
-        Raises ConfigurationError.
-        """
+        """Check that only this machine reaches the HTTP server. `why` names the need. Raises ConfigurationError."""
         if self.telemetry.listens_beyond_loopback:
             cure = f"other machines reach {self.telemetry.listen!r}, and {why}; listen on 127.0.0.1, [::1] or localhost"
             raise ConfigurationError([self.located(Problem("telemetry.listen", cure))], self._source)
@@ -259,7 +248,7 @@ def _put_workers(data: dict[str, Any], workers: int) -> None:
 
 
 def _resolved(route: RouteSettings, connections: Mapping[str, ConnectionSettings]) -> RouteSettings:
-    """Fill in what a route left out and the rest of the file decides: the only connection, and `jetstream`."""
+    """Fill in the keys of a route whose defaults depend on the rest of the file: `connection` and `jetstream`."""
     source = _with_connection(route.source, connections)
     kind = source.kind
     to = [
@@ -284,7 +273,7 @@ def _usable_streams(values: Mapping[str, Any]) -> list[StreamSettings | None]:
 def _usable_parts(
     values: Mapping[str, Any],
 ) -> tuple[Connections | None, list[RouteParts], list[ExampleSettings | None]]:
-    """Return what is usable of a configuration that as a whole is not."""
+    """Return the usable parts of an invalid configuration."""
     connections = values.get("connections", {})
     routes = values.get("routes", [])
     examples = values.get("tests", [])
@@ -320,7 +309,7 @@ def _usable_route(raw: Any) -> RouteParts:
         _usable(RetrySettings, raw.get("retry")),
         _usable(DeadLetterSettings, raw.get("dead_letter")),
         limit=_usable(LimitSettings, raw.get("limit")),
-        # Whatever it is meant to be: a circle that it would end is not worth a second complaint.
+        # Any value counts: a circle that it was meant to end needs no second problem.
         hop_limit=None if raw.get("hop_limit") is None else 1,
         respond=raw.get("respond") is True,
         has_to=to is not None and to != [],

@@ -1,4 +1,4 @@
-"""`[[streams]]`: streams that a router makes if they are absent."""
+"""`[[streams]]`: streams that a router creates if they do not exist."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm, Size
 
-# nats-server refuses less.
+# nats-server refuses smaller values.
 MaxAge = Annotated[float, DurationForm(minimum=0.1, or_zero=True)]
 DuplicateWindow = Annotated[float, DurationForm(minimum=0.1)]
 
 
 class StreamSettings(Section, init=False):
-    """`[[streams]]`: a JetStream stream, made if absent. One that is there is compared and never changed."""
+    """`[[streams]]`: a JetStream stream, created if absent. An existing stream is compared and never changed."""
 
     connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
     name: str = Field(min_length=1, description="Name of the stream.", examples=["DEAD"])
@@ -53,7 +53,7 @@ class StreamSettings(Section, init=False):
 
     @property
     def label(self) -> str:
-        """The name that tells it from all others, also of other connections."""
+        """The name that distinguishes it from all streams, those of other connections included."""
         return f"{self.name} on {self.connection}"
 
     @property

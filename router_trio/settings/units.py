@@ -1,7 +1,7 @@
-"""Durations, sizes and rates as people write them: `500ms`, `1h30m`, `64MiB`, `500/s`.
+"""Parse and format durations, sizes and rates as people write them: `500ms`, `1h30m`, `64MiB`, `500/s`.
 
-A bare number in a configuration file always leaves someone guessing, so text must carry a unit; inside the program a
-duration is a float of seconds and a size an int of bytes. Formatting is the exact inverse of parsing: for every value
+A bare number in a configuration file is ambiguous, so text must have a unit; inside the program a duration is a float
+of seconds and a size an int of bytes. Formatting is the exact inverse of parsing: for every value
 `parse_duration(format_duration(x)) == x`, and the same for sizes and rates.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
 
-# About 31 years. Longer is surely a mistake, and would overflow the nanoseconds of the JetStream API.
+# About 31 years. A longer duration is a mistake, and would overflow the nanoseconds of the JetStream API.
 LONGEST_DURATION = 1e9
 # The server counts bytes in signed 64-bit numbers.
 LARGEST_SIZE = 2**63 - 1
@@ -36,7 +36,7 @@ _DURATION = re.compile(rf"(?=[0-9])(?:({_NUMBER})h)?(?:({_NUMBER})m)?(?:({_NUMBE
 _DURATION_SCALES = (_HOUR, _MINUTE, Decimal(1), _MILLISECOND)
 
 MOST_MESSAGES = 10**9
-"""Of a rate: more than any machine routes in an hour."""
+"""Maximum number of messages in a rate: more than any machine routes in an hour."""
 
 _RATE_UNITS = {"s": 1, "m": 60, "h": 3600}
 RATE_PATTERN = r"^[1-9][0-9]*/[smh]$"
@@ -58,9 +58,9 @@ _SIZE = re.compile(rf"({_NUMBER})({'|'.join(_SIZE_UNITS)})|([0-9]+)")
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that `text` means: hours, minutes, seconds and milliseconds, in this order.
+    """Parse a duration into seconds: hours, minutes, seconds and milliseconds, in this order.
 
-    Each part may have decimals (`1.5s`). Raises ValueError, naming the text and the right form, for anything else.
+    Each part may have decimals (`1.5s`). Raises ValueError, with the text and the valid form, for anything else.
     """
     found = _DURATION.fullmatch(text)
     if found is None:
@@ -74,9 +74,9 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return the text of a duration, in the fewest units: `90.0` gives `1m30s`, `0.25` gives `250ms`.
+    """Format a duration with the fewest units: `90.0` gives `1m30s`, `0.25` gives `250ms`.
 
-    Raises ValueError for a negative, endless or absurdly long duration.
+    Raises ValueError for a negative or infinite duration, or one over 10^9 seconds.
     """
     rest = Decimal(repr(_checked_duration(seconds)))
     if rest == 0:
@@ -90,9 +90,9 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `text` means: `64MiB` counts in 1024s, `10MB` in 1000s, a number alone in bytes.
+    """Parse a size into bytes: `64MiB` uses powers of 1024, `10MB` powers of 1000, a bare number is bytes.
 
-    Raises ValueError, naming the text and the right form, for anything else.
+    Raises ValueError, with the text and the valid form, for anything else.
     """
     found = _SIZE.fullmatch(text)
     if found is None:
@@ -107,7 +107,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """Return the text of a size, in the unit that gives the smallest whole number: `67108864` gives `64MiB`.
+    """Format a size in the unit that gives the smallest whole number: `67108864` gives `64MiB`.
 
     Raises ValueError for a negative size or one beyond 64 bits.
     """
@@ -126,9 +126,9 @@ class Rate:
 
 
 def parse_rate(text: str) -> Rate:
-    """Return the rate that `text` means: whole messages in a second, a minute or an hour.
+    """Parse a rate: a whole number of messages per second, minute or hour.
 
-    Raises ValueError, naming the text and the right form, for anything else.
+    Raises ValueError, with the text and the valid form, for anything else.
     """
     found = _RATE.fullmatch(text)
     if found is None:
@@ -143,7 +143,7 @@ def parse_rate(text: str) -> Rate:
 
 
 def format_rate(rate: Rate) -> str:
-    """Return the text of a rate: `Rate(500, 1)` gives `500/s`. Raises ValueError for one that can't be written."""
+    """Format a rate: `Rate(500, 1)` gives `500/s`. Raises ValueError if the rate has no such form."""
     _checked_rate(rate)
     unit = {seconds: unit for unit, seconds in _RATE_UNITS.items()}.get(rate.seconds)
     if unit is None:
@@ -158,7 +158,7 @@ def _checked_rate(rate: Rate) -> Rate:
 
 
 def _plain(number: Decimal) -> str:
-    # Decimal switches to exponents by itself; nobody writes 1E+1m.
+    # Decimal switches to exponents by itself, but 1E+1m is not a duration.
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -185,7 +185,7 @@ class DurationForm:
     or_zero: bool = False
 
     def read(self, value: object) -> float:
-        """Return seconds from text or, in code, from a number of seconds. Raises ValueError."""
+        """Convert a text or, in code, a number of seconds into seconds. Raises ValueError."""
         if isinstance(value, str):
             seconds = parse_duration(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -215,7 +215,7 @@ class SizeForm:
     minimum: int = 0
 
     def read(self, value: object) -> int:
-        """Return bytes from text or from a whole number of bytes. Raises ValueError."""
+        """Convert a text or a whole number of bytes into bytes. Raises ValueError."""
         if isinstance(value, str):
             size = parse_size(value)
         elif isinstance(value, int) and not isinstance(value, bool):
@@ -246,9 +246,9 @@ class RateForm:
     """Tells pydantic that a `Rate` field is text in a file and in JSON."""
 
     def read(self, value: object) -> Rate:
-        """Return a rate from text, or from one. Raises ValueError."""
+        """Convert a text or a `Rate` into a rate. Raises ValueError."""
         if isinstance(value, Rate):
-            format_rate(value)  # for what it refuses
+            format_rate(value)  # raises for rates that can't be written
             return value
         if not isinstance(value, str):
             raise ValueError("must be a rate in quotes, such as '500/s', '30000/m' or '10/h'")

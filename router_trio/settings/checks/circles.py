@@ -1,12 +1,11 @@
-"""Circles of routes: what one sends comes back to it over others, and every message is sent for ever.
+"""Find circles of routes, in which messages return to a route over other routes and are sent for ever.
 
 Only `router-trio check` looks for them; at run time a `hop_limit` ends them (see docs/decisions/circles.md). A route
 that feeds itself is refused by `loops`. Here routes are followed over all connections to one server, with the subjects
-that are left of those that it began with. A route with a `hop_limit` ends every circle that it is in, unless that goes
-over its dead letters, which are not counted.
-
-The time grows with the number of routes and of the ways between them, up to `MOST_LOOKS`: ways are followed only among
-routes that reach each other, and each route is reported in one circle at most.
+that can still occur. A route with a `hop_limit` ends every circle that it is in, unless the circle uses its dead
+letters, which are not counted. The time grows with the number of routes and of the ways between them, up to
+`MOST_LOOKS`: ways are followed only among routes that reach each other, and each route is reported in one circle at
+most.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from router_trio.subjects.patterns import is_valid_subject, matches
 from router_trio.subjects.shapes import Patterns, Shape, example, mapped, meet
 
 ROUNDS = 3
-"""How often an example has to come back to count as one that always does."""
+"""Rounds after which an example message counts as one that circulates for ever."""
 
 MOST_SHAPES = 64
-"""Of the messages that a search brings to one route: with more, it follows no further ones there."""
+"""Maximum number of messages that a search follows at one route."""
 
 MOST_LOOKS = 1_000_000
-"""Tokens and ways that are looked at, for some seconds: then `check` says that it has not followed all."""
+"""Maximum number of tokens and ways to compare, in some seconds. With more, `check` reports an incomplete search."""
 
 MOST_NAMED = 8
-"""Routes of one circle that its problem names."""
+"""Maximum number of routes that the problem of a circle names."""
 
 Connections = Mapping[str, ConnectionSettings]
 
@@ -46,23 +45,23 @@ class _Way(NamedTuple):
     name: str
     pattern: str
     mapped_from: str
-    """The pattern that `subject` maps from: `>` for a whole stream, whose subjects are kept as they are."""
+    """The pattern that `subject` maps from: `>` for an entire stream, whose subjects are kept."""
     key: str
     subject: str
     connection: str
     mapping: SubjectMapping
     always: bool
-    """True if every message that matches goes there, as the configuration has it."""
+    """True if every matching message is sent there, by the configuration."""
     dead: bool
     """True for dead letters."""
 
     def sends(self, shape: Shape) -> Shape:
-        """Return the shape of what it makes of messages that match its pattern and have this shape."""
+        """Return the shape of the copies of messages that match its pattern and have this shape."""
         return mapped(self.mapped_from, self.subject, shape)
 
 
 class _Entry(NamedTuple):
-    """A pattern of a route's source, and the ways that lead on from there."""
+    """A pattern of a route's source, and the ways out of it."""
 
     route: int
     connection: str
@@ -73,25 +72,25 @@ class _Entry(NamedTuple):
 class _Circle(NamedTuple):
     ways: Sequence[_Way]
     shape: Shape
-    """With which it begins."""
+    """The shape with which the circle begins."""
 
 
 def certain_circles(
     connections: Connections, routes: Sequence[RouteSettings], streams: Sequence[StreamSettings] = ()
 ) -> Iterator[Problem]:
-    """Yield a problem for each circle that every message in it stays in. The configuration must be valid otherwise."""
+    """Yield a problem for each circle that no message leaves. The configuration must be valid otherwise."""
     return CircleSearch(connections, routes, streams, certain=True).problems()
 
 
 def possible_circles(
     connections: Connections, routes: Sequence[RouteSettings], streams: Sequence[StreamSettings] = ()
 ) -> Iterator[Problem]:
-    """Yield a problem for each circle that messages may stay in, of a configuration without certain ones."""
+    """Yield a problem for each circle that messages may stay in. The configuration must have no certain circles."""
     return CircleSearch(connections, routes, streams, certain=False).problems()
 
 
 class CircleSearch:
-    """Looks for circles: `certain` ones over ways that every message takes, or others."""
+    """Find circles: `certain` ones over ways that every message takes, or others."""
 
     def __init__(
         self,
@@ -119,24 +118,24 @@ class CircleSearch:
         self._followed = 0
 
     def problems(self) -> Iterator[Problem]:
-        """Yield a problem for each circle, each route in one at most, and one if not all ways were followed."""
+        """Yield a problem for each circle, each route in one at most, and one if the search is incomplete."""
         reported: set[int] = set()
         for within in _components(self._links(), len(self._entries)):
             for start in sorted(within):
                 if self._entries[start].route in reported:
-                    continue  # when that circle is mended, the others are found
+                    continue  # the others are found when that circle is broken
                 circle = self._circle_from(start, within)
                 if circle is None:
-                    within.discard(start)  # what goes round over others never comes through here
+                    within.discard(start)  # a circle over other routes does not include this one
                     continue
                 reported.update(way.route for way in circle.ways)
                 yield self._problem(circle)
         if self._is_exhausted and not self._certain:
-            told = "so many lead to each other that not all ways were followed, and a circle may be missed; send to "
-            yield Problem("routes", f"{told}subjects that begin with a token of their own, or set hop_limit")
+            text = "too many lead to each other to follow all ways, so a circle may be missed; send to "
+            yield Problem("routes", f"{text}subjects that begin with a token of their own, or set hop_limit")
 
     def _links(self) -> list[list[int]]:
-        """Return for each entry what its ways may lead to: shared by those that send the same, it has a number too."""
+        """Return the graph of entries: ways that send the same share a node, behind those of the entries."""
         links: list[list[int]] = [[] for _ in self._entries]
         numbers: dict[tuple[str, Shape], int] = {}
         for number, entry in enumerate(self._entries):
@@ -149,7 +148,7 @@ class CircleSearch:
         return links
 
     def _reached(self, connection: str, sent: Shape) -> frozenset[int]:
-        """Return the entries that may get messages of a shape that are sent on a connection."""
+        """Return the entries that may receive messages of a shape sent on a connection."""
         found = self._known.get((connection, sent))
         if found is None:
             if self._is_exhausted:
@@ -160,7 +159,7 @@ class CircleSearch:
         return found
 
     def _circle_from(self, start: int, within: set[int]) -> _Circle | None:
-        """Return the shortest circle that begins with an entry and stays among these, if there is one."""
+        """Return the shortest circle from an entry back to it within these entries, or None."""
         waiting: deque[tuple[int, Shape, _Trail | None]] = deque([(start, self._entries[start].shape, None)])
         seen: dict[int, set[Shape]] = defaultdict(set)
         while waiting and not self._is_exhausted:
@@ -184,7 +183,7 @@ class CircleSearch:
 
     def _leads(self, way: _Way, entry: _Entry) -> bool:
         if way.route == entry.route and way.connection == entry.connection:
-            return False  # that it would feed itself was refused, or is meant
+            return False  # a route that feeds itself was refused, or is intended
         key = (way.connection, entry.connection)
         if key not in self._meets:
             together = reaches(*key, self._connections)
@@ -193,7 +192,7 @@ class CircleSearch:
 
     @property
     def looked_at(self) -> int:
-        """Tokens and ways that were looked at: the cost so far."""
+        """The number of tokens and ways compared so far: the cost."""
         return self._followed + self._index.looked_at
 
     @property
@@ -202,21 +201,21 @@ class CircleSearch:
 
     def _problem(self, circle: _Circle) -> Problem:
         first, shape = circle.ways[0], circle.shape
-        told = f"what route {first.name!r} takes {'comes' if self._certain else 'may come'} back to it: it sends "
+        text = f"what route {first.name!r} takes {'comes' if self._certain else 'may come'} back to it: it sends "
         left_out = len(circle.ways) - MOST_NAMED
         for place, (way, following) in enumerate(zip(circle.ways, [*circle.ways[1:], first], strict=True)):
             shape = way.sends(shape)
             if place < MOST_NAMED - 1 or following is first:
-                told += f"{'.'.join(shape)!r} to route {following.name!r}"
-                told += ", which sends " if following is not first else ""
+                text += f"{'.'.join(shape)!r} to route {following.name!r}"
+                text += ", which sends " if following is not first else ""
             elif place == MOST_NAMED - 1:
-                told += f"on over {left_out} more, the last of which sends "
+                text += f"on over {left_out} more, and the last one sends "
             shape = meet(shape, tuple(following.pattern.split("."))) or shape
-        return Problem(f"routes[{first.route}].{first.key}", f"{told}; {_cure(circle)}")
+        return Problem(f"routes[{first.route}].{first.key}", f"{text}; {_cure(circle)}")
 
 
 class _Trail(NamedTuple):
-    """The ways that a search has come, the last one first."""
+    """The ways on the path of a search, the last one first."""
 
     way: _Way
     before: _Trail | None
@@ -231,7 +230,7 @@ class _Trail(NamedTuple):
 
 
 def _stays(circle: _Circle) -> bool:
-    """Return True if an example goes round again and again."""
+    """Return True if an example message circulates for ever."""
     subject = example(circle.shape)
     for way in [*circle.ways] * ROUNDS:
         if not matches(way.pattern, subject):
@@ -252,7 +251,7 @@ def _cure(circle: _Circle) -> str:
 
 
 def _components(links: Sequence[Sequence[int]], entries: int) -> list[set[int]]:
-    """Return the sets of entries that reach each other over these links, in order: Tarjan's algorithm, with a stack."""
+    """Return the strongly connected sets of entries, in order: Tarjan's algorithm, with an explicit stack."""
     found: list[set[int]] = []
     place: dict[int, int] = {}
     lowest: dict[int, int] = {}
@@ -324,7 +323,7 @@ def _entries(
 
 
 def _patterns(source: SourceSettings, connections: Connections, streams: Streams) -> Sequence[str]:
-    """Return what a route takes. Of a whole stream only `[[streams]]` knows what is in it."""
+    """Return the patterns that a route reads. Those of an entire stream are known only from `[[streams]]`."""
     if source.subjects or not source.kind.is_stored:
         return source.patterns
     found = stream_read(source, connections, streams)

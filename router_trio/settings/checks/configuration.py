@@ -39,7 +39,7 @@ _CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class RouteParts:
-    """A route, or what is usable of one."""
+    """A route, or the usable parts of one."""
 
     name: str | None
     source: SourceSettings | None
@@ -59,7 +59,7 @@ class RouteParts:
 
     @classmethod
     def of(cls, route: RouteSettings) -> RouteParts:
-        """Take a whole route apart."""
+        """Return the parts of a complete route."""
         return cls(
             route.name,
             route.source,
@@ -86,9 +86,9 @@ def check(
     workers: int = 1,
     streams: Sequence[StreamSettings | None] = (),
 ) -> list[Problem]:
-    """Return everything that is wrong. `connections` is None when not even their names are known.
+    """Return every problem. `connections` is None if not even their names are known.
 
-    Of `streams` only what they say of the routes is checked here; `check_streams` has the rest.
+    `streams` are used here only to check routes; `check_streams` checks the streams themselves.
     """
     problems: list[Problem] = []
     if connections is not None:
@@ -105,7 +105,7 @@ def check(
 def check_shared(
     path: str, source: SourceSettings | None, limit: LimitSettings | None, workers: int
 ) -> Iterator[Problem]:
-    """Give everything about a route that so many workers can't share."""
+    """Yield each problem of a route that `workers` workers can't share."""
     if source is not None and workers > 1:
         yield from source.kind.check_shared(f"{path}.from", source, workers)
     yield from check_shared_limit(path, limit, workers)
@@ -142,8 +142,8 @@ def _check_api(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
     if connection.domain is not None and connection.api_prefix is not None:
         yield Problem(f"{path}.api_prefix", "domain and api_prefix exclude each other; keep one of them")
     if connection.domain is not None and (found := NOT_IN_NAMES.search(connection.domain)):
-        told = f"{connection.domain!r} holds {found[0]!r}, which NATS does not allow; remove it"
-        yield Problem(f"{path}.domain", told)
+        text = f"{connection.domain!r} holds {found[0]!r}, which NATS does not allow; remove it"
+        yield Problem(f"{path}.domain", text)
     elif connection.api_prefix is not None:
         try:
             validate_subject(connection.api_prefix, what="api_prefix")
@@ -187,9 +187,9 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None, 
         source_problems = list(check_source(f"{path}.from", source))
         yield from source_problems
         yield from _check_connection(f"{path}.from.connection", source.connection, connections)
-        # A mapping from a source that is refused already would only repeat the complaint.
+        # A mapping from an invalid source would only repeat its problem.
         pattern = None if source_problems else source.pattern
-    # Where it is not known, a source is taken for one that may have every key.
+    # An unknown source is treated as a stream, which may have every key.
     kind = STREAM if source is None else source.kind
     from_stream = kind.is_stored
     yield from check_content(
@@ -234,7 +234,7 @@ def _check_subject(
     *,
     dead: bool = False,
 ) -> Iterator[Problem]:
-    """Check the connection and subject that messages of a valid source are sent to. `dead`: it gets dead letters."""
+    """Check the connection and subject that messages of a valid source are sent to. `dead`: they are dead letters."""
     connection, subject = sent
     if (wrong := misplaced_placeholder(subject)) is not None:
         yield Problem(path, wrong)
@@ -246,13 +246,13 @@ def _check_subject(
         return
     known = connections or {}
     if resolve_connection(source.connection, known) != resolve_connection(connection, known):
-        return  # the same server over another connection: see `circles`
+        return  # another connection to the same server: see `circles`
     if route.hop_limit is not None and not dead:
-        return  # a dead letter is not counted, so nothing would end its rounds
-    told, narrow = _feeding(route, source, subject, known, streams)
-    if told:
+        return  # dead letters are not counted, so a hop limit would not stop them
+    text, narrow = _feeding(route, source, subject, known, streams)
+    if text:
         cure = f"send to other subjects or {narrow}" if dead else f"send to other subjects, {narrow}, or set hop_limit"
-        yield Problem(path, f"{told}, so the route would feed itself; {cure}{'' if dead else ' if it is intended'}")
+        yield Problem(path, f"{text}, so the route would feed itself; {cure}{'' if dead else ' if it is intended'}")
 
 
 def _feeding(
@@ -262,20 +262,20 @@ def _feeding(
     connections: Connections,
     streams: Streams,
 ) -> tuple[str, str]:
-    """Return how what a route sends comes back to it, and how to narrow its source; two empty texts if it does not."""
+    """Return how messages of a route return to it, and how to narrow its source; two empty texts if they do not."""
     if source.subjects:
         own = next((one for one in source.subjects if feeds_itself(one, subject)), None)
-        told = f"{subject!r} can match the route's own source {own!r} on the same connection"
-        return ("", "") if own is None else (told, "narrow the source")
+        text = f"{subject!r} can match the route's own source {own!r} on the same connection"
+        return ("", "") if own is None else (text, "narrow the source")
     found = stream_read(source, connections, streams)
     if found is None:
-        return "", ""  # only the server knows what the stream takes
+        return "", ""  # only the server knows the subjects of the stream
     number, stream = found
     taken = StreamSubjects(tuple(one for _, one in valid_patterns(stream.subjects)))
-    told = f"{subject!r} is taken by the stream {stream.name!r} (streams[{number}]), all of which route "
-    told += f"{route.name!r} reads"
+    text = f"{subject!r} is taken by the stream {stream.name!r} (streams[{number}]), and route "
+    text += f"{route.name!r} reads all of it"
     return (
-        (told, "set `filter` to the subjects that it should read")
+        (text, "set `filter` to the subjects that it should read")
         if feeds_itself_through(taken, (), subject)
         else ("", "")
     )
@@ -292,7 +292,7 @@ def _check_headers(path: str, destination: DestinationSettings) -> Iterator[Prob
 
 
 def _check_connection(path: str, name: str, connections: Connections | None) -> Iterator[Problem]:
-    # Without any connection there is one problem already, at `connections`.
+    # Without any connection there is a problem at `connections` already.
     if not connections:
         return
     if not resolve_connection(name, connections):
@@ -313,8 +313,8 @@ def _check_uniqueness(routes: Sequence[RouteParts], connections: Connections) ->
         if route.name is not None:
             first = names.setdefault(route.name, index)
             if first != index:
-                told = f"{route.name!r} is the name of routes[{first}] already; choose another"
-                yield Problem(f"routes[{index}].name", told, other=f"routes[{first}]")
+                text = f"{route.name!r} is the name of routes[{first}] already; choose another"
+                yield Problem(f"routes[{index}].name", text, other=f"routes[{first}]")
         source = route.source
         consumer = None if source is None else source.kind.consumer(source)
         if source is not None and consumer is not None:
@@ -340,8 +340,8 @@ def _check_examples(examples: Sequence[ExampleSettings | None], connections: Con
             continue
         first = names.setdefault(example.name, index)
         if first != index:
-            told = f"{example.name!r} is the name of tests[{first}] already; choose another"
-            yield Problem(f"tests[{index}].name", told, other=f"tests[{first}]")
+            text = f"{example.name!r} is the name of tests[{first}] already; choose another"
+            yield Problem(f"tests[{index}].name", text, other=f"tests[{first}]")
         if example.message.connection is not None:
             yield from _check_connection(f"tests[{index}].message.connection", example.message.connection, connections)
         for number, expected in enumerate(example.expect):

@@ -27,7 +27,7 @@ def check_content(
     to: Sequence[DestinationSettings | None],
     from_stream: bool,
 ) -> Iterator[Problem]:
-    """Give everything that is wrong with what decides by content. What is None is not known, and not judged."""
+    """Yield each problem of the keys that decide by content. Values of None are unknown and not checked."""
     yield from check_expression(f"{path}.when", when, WHEN, from_stream)
     yield from check_expression(f"{path}.key", key, KEY, from_stream)
     if strategy == "sticky" and key is None:
@@ -50,13 +50,13 @@ def check_content(
 
 
 def problem_of(path: str, text: str, error: ExpressionError) -> Problem:
-    """Return the problem that an expression of the configuration is."""
+    """Return the problem of an expression in the configuration."""
     where = f", at line {error.line}, column {error.column} of the expression" if "\n" in text else ""
     return Problem(path, f"{error.message}{where}", error.picture)
 
 
 def check_expression(path: str, text: str | None, purpose: str, from_stream: bool) -> Iterator[Problem]:
-    """Give what is wrong with an expression for a purpose; nothing if there is none."""
+    """Yield the problem of an expression for a purpose; nothing if no expression is given."""
     if text is not None:
         try:
             compile_for(text, purpose, from_stream=from_stream)
@@ -91,7 +91,7 @@ def _check_ttl(path: str, destination: DestinationSettings) -> Iterator[Problem]
 
 
 def _check_choice(path: str, destination: DestinationSettings, strategy: str | None) -> Iterator[Problem]:
-    """Check what decides whether a message goes to a destination, by itself."""
+    """Check the keys of one destination that select its messages."""
     if destination.when is not None:
         if destination.mirror is not None:
             yield Problem(f"{path}.when", "can't be combined with mirror; remove it, or mirror in a route of its own")
@@ -110,7 +110,7 @@ def _check_choice(path: str, destination: DestinationSettings, strategy: str | N
 
 
 def _check_destinations(path: str, to: Sequence[DestinationSettings], strategy: str | None) -> Iterator[Problem]:
-    """Check all destinations of a route together."""
+    """Check the destinations of a route against each other."""
     chosen = [(index, one) for index, one in enumerate(to) if one.mirror is None]
     if to and not chosen:
         yield Problem(f"{path}.to", "has only mirrors, and each message has to go somewhere; add a destination")

@@ -1,7 +1,7 @@
-"""The files that a connection names: whether they are there, and hold what they should.
+"""Check that the files of a connection exist and have the expected content.
 
-They may be exchanged while a router runs, so each is read again for each connect. What is found here is found at the
-start, and by `check`, instead of in the night.
+They may be replaced while a router runs, so each is read again for each attempt to connect. These checks report a wrong
+file at the start, and in `check`, instead of at the first reconnect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILES = ("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "
 
 
 def check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
-    """Yield what is wrong with the files of a connection: one that is missing, or has not in it what its key says."""
+    """Yield a problem for each file of a connection that is missing or lacks what its key stands for."""
     there: set[str] = set()
     for key in FILES:
         file: Path | None = getattr(connection, key)
@@ -31,15 +31,15 @@ def check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
             continue
         try:
             if file.is_file():
-                if file.stat().st_size:  # `check` warns of one that is empty: it may be filled later
+                if file.stat().st_size:  # `check` warns of an empty file, which may be filled later
                     there.add(key)
                 continue
-            told = f"there is no file {str(file)!r}; create it or correct the path"
+            text = f"there is no file {str(file)!r}; create it or correct the path"
         except OSError as error:
-            told = f"{str(file)!r} can't be accessed ({error.strerror}); correct the path"
+            text = f"{str(file)!r} can't be accessed ({error.strerror}); correct the path"
         if looks_secret(str(file)) or "\n" in str(file):
-            told = "is the content of a file, not its path; write it into a file, and give the file's path"
-        yield Problem(f"{path}.{key}", told)
+            text = "is the content of a file, not its path; write it into a file, and give the file's path"
+        yield Problem(f"{path}.{key}", text)
     if connection.tls_hostname is not None and looks_secret(connection.tls_hostname):
         yield Problem(f"{path}.tls_hostname", "is not a host name; give the name that the server's certificate is for")
     if connection.tls_cert_file is not None and connection.tls_key_file is None:
@@ -53,7 +53,7 @@ def check_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
 
 
 def empty_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
-    """Yield a warning about each file of a connection that has nothing in it."""
+    """Yield a warning for each empty file of a connection."""
     for key in FILES:
         file: Path | None = getattr(connection, key)
         if file is not None and file.is_file() and not file.stat().st_size:
@@ -61,11 +61,11 @@ def empty_files(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
 
 
 def _no_login(key: str, file: Path) -> str | None:
-    """Return what a file lacks to log in with. Nothing of it is repeated."""
+    """Return what a file of credentials lacks. The text quotes nothing of the file."""
     try:
         text = file.read_text("utf-8", "replace")
     except OSError:
-        return None  # the service may be somebody else, who can read it
+        return None  # the service may run as another user, who can read it
     if key == "nkey_seed_file":
         return (
             None if _NKEY_SEED.fullmatch(text.strip()) else "holds no NKey seed, which is one line that begins with SU"
@@ -97,21 +97,21 @@ def _certificates(path: str, connection: ConnectionSettings, there: Set[str]) ->
             there = there - {key}
             yield Problem(f"{path}.{key}", "holds no certificate in PEM form (BEGIN CERTIFICATE); give such a file")
         except OSError:
-            there = there - {key}  # the service may be somebody else, who can read it
+            there = there - {key}  # the service may run as another user, who can read it
     if {"tls_cert_file", "tls_key_file"} <= there:
         try:
             load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), connection)
         except ssl.SSLError as error:
-            told = "holds no private key in PEM form that can be read without a password; give such a file"
+            text = "holds no private key in PEM form that can be read without a password; give such a file"
             if error.reason == "KEY_VALUES_MISMATCH":
-                told = "is not the private key of the certificate in tls_cert_file; give the two that belong together"
-            yield Problem(f"{path}.tls_key_file", told)
+                text = "is not the private key of the certificate in tls_cert_file; give the two that belong together"
+            yield Problem(f"{path}.tls_key_file", text)
         except (OSError, ValueError):
             pass  # as above
 
 
 def load_certificate(context: ssl.SSLContext, connection: ConnectionSettings) -> None:
-    """Let a TLS context present the certificate of a connection. Never asks for a password. Raises `OSError`."""
+    """Load the certificate of a connection into a TLS context, without a password prompt. Raises `OSError`."""
     if connection.tls_cert_file is not None:
-        # Without this, OpenSSL would ask whoever sits at the terminal, and wait.
+        # Without this, OpenSSL would prompt at the terminal, and wait.
         context.load_cert_chain(connection.tls_cert_file, connection.tls_key_file, password=lambda: b"")

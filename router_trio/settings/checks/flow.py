@@ -16,23 +16,23 @@ from router_trio.settings.units import MOST_MESSAGES, Rate, format_duration
 _REASON = re.compile(rf"[a-z][a-z0-9_]*|{HANDLER_ERROR}:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 _UNITS = (1, 60, 3600)
-"""Seconds in which rates are written."""
+"""Units of rates, in seconds."""
 
 
 def check_flow(
     path: str, *, limit: LimitSettings | None, to: Sequence[DestinationSettings | None], from_stream: bool
 ) -> Iterator[Problem]:
-    """Give everything that is wrong with the limit and the breakers of a route. What is None is not judged."""
+    """Yield each problem of the limit and the breakers of a route. Values of None are unknown and not checked."""
     if limit is not None:
         yield from check_expression(f"{path}.limit.per", limit.per, PER, from_stream)
     for index, destination in enumerate(to):
         if destination is not None and destination.breaker is not None and destination.mirror is not None:
-            told = "a mirror holds up nothing when it fails, so it needs none; remove it"
-            yield Problem(f"{path}.to[{index}].breaker", told)
+            text = "a mirror holds up nothing when it fails, so it needs none; remove it"
+            yield Problem(f"{path}.to[{index}].breaker", text)
 
 
 def check_retry(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
-    """Give everything that is wrong with a `[routes.retry]`."""
+    """Yield each problem of a `[routes.retry]`."""
     if retry is None:
         return
     if retry.max < retry.initial:
@@ -51,7 +51,7 @@ def check_retry(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
 
 
 def _misspelt(reason: str) -> str | None:
-    """Return the known reason that is spelled nearly like this one, or None: others may exist and not be known."""
+    """Return the known reason that is spelled nearly like this one, or None: unknown reasons may exist."""
     from difflib import get_close_matches
 
     return next(iter(get_close_matches(reason, TO_NAME, n=1, cutoff=0.85)), None)
@@ -61,30 +61,30 @@ def _misspelt(reason: str) -> str | None:
 
 
 def check_shared_limit(path: str, limit: LimitSettings | None, workers: int) -> Iterator[Problem]:
-    """Give what is wrong with a limit that so many workers share. What is None is not judged."""
+    """Yield the problem of a limit that `workers` workers can't share. None is unknown and not checked."""
     if limit is None or workers == 1:
         return
     too_small = limit.most_at_once < workers
     if too_small or share_of(limit.rate, workers) is None:
         key, cure = ("burst", f"give at least {workers}") if too_small else ("rate", "raise it")
-        told = f"can't be divided among {workers} workers, each of which gets a part of it"
-        yield Problem(f"{path}.limit.{key}", f"{told}; {cure}, or run fewer workers")
+        text = f"can't be divided among {workers} workers, since each gets a part of it"
+        yield Problem(f"{path}.limit.{key}", f"{text}; {cure}, or run fewer workers")
 
 
 def share_of(rate: Rate, workers: int) -> Rate | None:
-    """Return what each worker gets of a rate: together never more than all of it. None if that is nothing."""
+    """Return the share of a rate for each worker: together never more than the rate. None if the share is zero."""
     share: Rate | None = None
     for unit in _UNITS:
         messages, rest = divmod(rate.messages * unit, rate.seconds * workers)
         if 1 <= messages <= MOST_MESSAGES:
-            share = Rate(messages, unit)  # the longer the unit, the less is lost by rounding
+            share = Rate(messages, unit)  # the longer the unit, the smaller the loss by rounding
             if not rest:
                 break
     return share
 
 
 def limit_of_worker(limit: LimitSettings, workers: int) -> LimitSettings:
-    """Return the limit that each of so many workers keeps, so that together they keep this one."""
+    """Return the limit for each of `workers` workers, so that together they keep this limit."""
     share = share_of(limit.rate, workers)
     assert share is not None  # `check_shared_limit` has refused it
     return limit.model_copy(update={"rate": share, "burst": limit.most_at_once // workers})

@@ -1,4 +1,4 @@
-"""Check routes with settings that are about a handler."""
+"""Check the settings of routes that need a handler."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from router_trio.settings.routes import RouteSettings, SourceSettings
 from router_trio.subjects.patterns import validate_pattern
 
 ASYNC_IN_A_THREAD = "is for a plain def that blocks, and the handler is async: it waits without a thread; remove it"
-"""Why `thread` is refused: who has the handler finds out what it is."""
+"""Why `thread` is refused, for the modules that import handlers."""
 
 
 def without_handler(routes: Sequence[RouteSettings], handled: Collection[str]) -> list[Problem]:
-    """Return a problem for each setting about a handler that a route does not have. `handled`: they got one in code."""
+    """Return a problem for each handler setting of a route without handler. `handled`: routes with one from code."""
     return [
         problem
         for index, route in enumerate(routes)
@@ -30,16 +30,16 @@ def _problems(path: str, route: RouteSettings) -> Iterator[Problem]:
 
 
 def check_respond(path: str, *, respond: bool, has_to: bool, source: SourceSettings | None) -> Iterator[Problem]:
-    """Check one route, which has a list of destinations or none."""
+    """Check `respond` of one route, which may have no destinations."""
     if not has_to and not respond:
         yield Problem(f"{path}.to", "missing; add [[routes.to]], or set respond = true for a handler that only answers")
     if respond and source is not None and not source.kind.may_be_answered:
-        told = f"a message of {source.kind.noun} has no reply subject, so there is nobody to answer; remove it"
-        yield Problem(f"{path}.respond", told)
+        text = f"a message of {source.kind.noun} has no reply subject, so nothing can be answered; remove it"
+        yield Problem(f"{path}.respond", text)
 
 
 def check_reply_to(path: str, *, respond: bool, reply_to: Sequence[str]) -> Iterator[Problem]:
-    """Check where one route may answer."""
+    """Check the subjects that one route may answer to."""
     if reply_to and not respond:
         yield Problem(f"{path}.reply_to", "says where respond may answer; set respond = true, or remove it")
     for index, pattern in enumerate(reply_to):

@@ -1,7 +1,7 @@
-"""Whether a route can send a message to its own source.
+"""Find out whether a route can send a message to its own source.
 
-Such a route turns one message into an endless stream of them, so it is refused before it runs. The answer errs on the
-side of refusing: it is True when some message, not every message, would come back.
+Such a route turns one message into endless copies, so it is refused before it runs. It is refused if any message, not
+only if every message, would return.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from router_trio.subjects.patterns import matches_tokens
 from router_trio.subjects.shapes import Patterns, Shape, mapped, meet
 
 MOST_TOKENS = 128
-"""Tokens of a stream's subject that are compared. Further ones count as any."""
+"""Maximum number of tokens of a stream's subject that are compared. The rest counts as `>`."""
 
 _FUNCTION = re.compile(r"\{\{\s*([A-Za-z]+)")
 
 
 class _Produced(Enum):
-    """The tokens that a placeholder of a destination can turn into."""
+    """The tokens that a placeholder of a destination can produce."""
 
     TOKEN = "one token, any text"
     NUMBER = "one token of digits"
@@ -30,20 +30,20 @@ class _Produced(Enum):
 
 
 def feeds_itself(source: str, destination: str) -> bool:
-    """Return True if what `destination` can become overlaps `source`. Both must be valid already."""
+    """Return True if the subjects that `destination` can produce overlap `source`. Both must be valid."""
     return _meet(source.split("."), [_produced(token) for token in destination.split(".")])
 
 
 def feeds_itself_through(stream: StreamSubjects, filters: Sequence[str], destination: str) -> str | None:
     """Return the subject of a stream that takes what a route reads from it and sends to `destination`; or None.
 
-    `filters` are those of the route, none for the whole stream. What they leave out of it does not come back. All but
-    what the server says of the stream must be valid already.
+    `filters` are those of the route, none for the entire stream; messages that they exclude do not return. All
+    arguments but the server's description of the stream must be valid.
     """
     takers = [one for one in stream.taken if feeds_itself(".".join(_shape(one)), destination)]
     if not takers:
         return None
-    # A server may name thousands of subjects: each is compared only with those that it meets.
+    # A server may name thousands of subjects: each is compared only with those that it can overlap.
     held, entries = _held(stream), [_shape(one) for one in filters]
     taken, in_stream, wanted = (_index(shapes) for shapes in (map(_shape, takers), held, entries))
     compared: set[Shape] = set()
@@ -64,12 +64,12 @@ def _shape(pattern: str) -> Shape:
 
 
 def _bounded(shape: Shape) -> Shape:
-    """Return a shape that is at least as wide and has few tokens, however many a server names."""
+    """Return a shape that matches at least as much and has few tokens, regardless of how many a server names."""
     return shape if len(shape) <= MOST_TOKENS else (*shape[:MOST_TOKENS], ">")
 
 
 def _index(shapes: Iterable[Shape]) -> Patterns:
-    """Return shapes by their place in the list."""
+    """Return an index of shapes by their position in the list."""
     found = Patterns()
     for number, shape in enumerate(shapes):
         found.add(shape, number)
@@ -77,14 +77,14 @@ def _index(shapes: Iterable[Shape]) -> Patterns:
 
 
 def _held(stream: StreamSubjects) -> list[Shape]:
-    """Return the shapes of what may be in a stream."""
+    """Return the shapes of the subjects that a stream may contain."""
     if stream.has_others:
         return [(">",)]
     return [stored for subject in stream.taken for stored in _stored(_shape(subject), stream)]
 
 
 def _stored(taken: Shape, stream: StreamSubjects) -> Iterator[Shape]:
-    """Yield the shapes under which a stream stores what has this one."""
+    """Yield the shapes of the subjects under which a stream stores messages of this shape."""
     if stream.transform is None:
         yield taken
         return
@@ -97,7 +97,7 @@ def _stored(taken: Shape, stream: StreamSubjects) -> Iterator[Shape]:
 
 
 def chosen_by_sender(token: str) -> bool:
-    """Return True if a token of a destination stands for text of the message's subject."""
+    """Return True if a token of a destination is replaced by text of the message's subject."""
     return _produced(token) in (_Produced.TOKEN, _Produced.TOKENS, _Produced.REST)
 
 

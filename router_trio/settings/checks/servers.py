@@ -1,4 +1,4 @@
-"""Find what needs a newer nats-server than the oldest supported one, 2.10."""
+"""Find settings that need a newer nats-server than the oldest supported one, 2.10."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PARTITION_OF_ALL = "2.12"
 
 
 def newer_mapping(destination: str, source: str) -> str | None:
-    """Return what of a valid mapping older servers lack, in mappings of their own; None if all have it."""
+    """Return which function of a valid mapping the mappings of older servers lack; None if they have all."""
     wildcards = "*" in source.split(".")
     for token in destination.split("."):
         call = parse(token)
@@ -39,12 +39,12 @@ def newer_servers(routes: Sequence[RouteSettings], streams: Sequence[StreamSetti
             yield Problem(f"{path}.from.standby", "needs nats-server 2.11, for pinned consumers")
         for number, to in enumerate(route.to):
             kind = to.kind_for(route.source.kind)
-            if told := newer_mapping(kind.template(to), route.source.pattern):
-                yield Problem(f"{path}.to[{number}].{kind.key}", told)
+            if text := newer_mapping(kind.template(to), route.source.pattern):
+                yield Problem(f"{path}.to[{number}].{kind.key}", text)
             if to.ttl:
                 yield Problem(f"{path}.to[{number}].ttl", "needs nats-server 2.11, and a stream with allow_msg_ttl")
-        if route.dead_letter is not None and (told := newer_mapping(route.dead_letter.subject, route.source.pattern)):
-            yield Problem(f"{path}.dead_letter.subject", told)
+        if route.dead_letter is not None and (text := newer_mapping(route.dead_letter.subject, route.source.pattern)):
+            yield Problem(f"{path}.dead_letter.subject", text)
     for index, stream in enumerate(streams):
         if stream.allow_message_ttl:
             yield Problem(f"streams[{index}].allow_message_ttl", "needs nats-server 2.11")

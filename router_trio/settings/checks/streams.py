@@ -16,7 +16,7 @@ API_SUBJECTS = "$JS.API.>"
 
 
 def check_streams(streams: Sequence[StreamSettings | None], connections: Mapping[str, object] | None) -> list[Problem]:
-    """Return everything that is wrong. None stands for a section that was refused already."""
+    """Return every problem. None stands for a section that was refused already."""
     return [*_each(streams, connections), *_together(streams, connections or {})]
 
 
@@ -29,31 +29,31 @@ def _each(streams: Sequence[StreamSettings | None], connections: Mapping[str, ob
         if connections:
             if not stream.connection and len(connections) > 1:
                 known = ", ".join(map(repr, connections))
-                told = f"missing; there are several connections, name one of {known}"
-                yield Problem(f"{path}.connection", told)
+                text = f"missing; there are several connections, name one of {known}"
+                yield Problem(f"{path}.connection", text)
             elif stream.connection and stream.connection not in connections:
-                told = f"there is no connection {stream.connection!r}; {suggestion(stream.connection, connections)}"
-                yield Problem(f"{path}.connection", told)
+                text = f"there is no connection {stream.connection!r}; {suggestion(stream.connection, connections)}"
+                yield Problem(f"{path}.connection", text)
         yield from _subjects(path, stream.subjects)
         window = stream.duplicate_window
         if stream.max_age and window is not None and window > stream.max_age:
-            told = (
+            text = (
                 f"{format_duration(window)} is longer than max_age, {format_duration(stream.max_age)}, which "
                 "nats-server refuses; use at most max_age"
             )
-            yield Problem(f"{path}.duplicate_window", told)
+            yield Problem(f"{path}.duplicate_window", text)
 
 
 def _subjects(path: str, subjects: Sequence[str]) -> Iterator[Problem]:
     yield from check_patterns("subjects", subjects, lambda number: f"{path}.subjects[{number}]", "subject")
     for number, subject in valid_patterns(subjects):
         if overlaps(subject, API_SUBJECTS):
-            told = f"{subject!r} takes in requests to JetStream, which nats-server refuses; begin with a token"
-            yield Problem(f"{path}.subjects[{number}]", told)
+            text = f"{subject!r} takes in requests to JetStream, which nats-server refuses; begin with a token"
+            yield Problem(f"{path}.subjects[{number}]", text)
 
 
 def valid_patterns(patterns: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield each that is a pattern, with its number."""
+    """Yield each valid pattern, with its number."""
     for number, pattern in enumerate(patterns):
         try:
             validate_pattern(pattern)
@@ -77,9 +77,9 @@ def _together(streams: Sequence[StreamSettings | None], connections: Mapping[str
         for shape in shapes:
             before.add(shape, index)
         if same != index and same <= overlapping:
-            told = f"{stream.name!r} is the name of streams[{same}] already, on the same connection"
-            told += "; remove one of them, or choose another name"
-            yield Problem(f"streams[{index}].name", told, other=f"streams[{same}]")
+            text = f"{stream.name!r} is the name of streams[{same}] already, on the same connection"
+            text += "; remove one of them, or choose another name"
+            yield Problem(f"streams[{index}].name", text, other=f"streams[{same}]")
         elif overlapping != index:
             yield _overlap(index, stream, overlapping, streams[overlapping])
 
@@ -89,13 +89,13 @@ def _overlap(index: int, stream: StreamSettings, first: int, other: StreamSettin
     assert other is not None
     assert shared is not None
     number, theirs = shared
-    told = f"{stream.subjects[number]!r} overlaps with {theirs!r} of streams[{first}] ({other.name})"
-    told += ", and a subject can be in one stream; narrow one"
-    return Problem(f"streams[{index}].subjects[{number}]", told, other=f"streams[{first}]")
+    text = f"{stream.subjects[number]!r} overlaps with {theirs!r} of streams[{first}] ({other.name})"
+    text += ", and a subject can be in one stream; narrow one"
+    return Problem(f"streams[{index}].subjects[{number}]", text, other=f"streams[{first}]")
 
 
 def _shared(stream: StreamSettings, other: StreamSettings) -> tuple[int, str] | None:
-    """Return the number of the first subject that another stream has as well, and that of the other."""
+    """Return the number of the first subject that overlaps with one of another stream, and the other subject."""
     theirs = list(valid_patterns(other.subjects))
     for number, subject in valid_patterns(stream.subjects):
         found = find_overlap(subject, theirs)

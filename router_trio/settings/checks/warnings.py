@@ -1,4 +1,4 @@
-"""Warn of what a configuration probably does not mean: it runs, and `check` says so."""
+"""Warn of valid settings that are probably mistakes, for `check`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def warnings(
 HASTY_CONNECT_TIMEOUT = 0.25
 HASTY_LIVENESS_INTERVAL = 0.5
 HASTY_MAX_RECONNECT_DELAY = 0.25
-"""Seconds. Less than that works on one machine, and hardly over a network."""
+"""Seconds. Smaller values work on one machine, and hardly over a network."""
 
 
 def _hasty(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
@@ -92,7 +92,7 @@ def _first_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
 def _filters(
     path: str, route: RouteSettings, connections: Mapping[str, ConnectionSettings], streams: Streams
 ) -> Iterator[Problem]:
-    """Yield a warning if a filter matches nothing of the stream as `[[streams]]` makes it."""
+    """Yield a warning if a filter matches no subject of its stream in `[[streams]]`."""
     source = route.source
     for index, stream in streams.get(source.kind.stream(source) or "", ()):
         if resolve_connection(stream.connection, connections) != resolve_connection(source.connection, connections):
@@ -108,7 +108,7 @@ def _filters(
 
 
 def _dropped_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
-    """Warn of a destination that keeps the rest of a subject and drops a token that may differ before it."""
+    """Warn of a destination that keeps the end of a subject and drops a wildcard token before it."""
     for index, destination in enumerate(route.to):
         kind = destination.kind_for(route.source.kind)
         template = kind.template(destination)
@@ -126,7 +126,7 @@ def _dropped_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:
 
 
 def ignored(path: str, route: RouteSettings) -> Iterator[Problem]:
-    """Yield a warning about each key of a route that has no effect any more."""
+    """Yield a warning about each key of a route that no longer has an effect."""
     for key, instead in (("max_deliver", "attempts"), ("nak_delay", "initial")):
         if key in route.source.model_fields_set:
             yield Problem(

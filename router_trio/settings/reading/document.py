@@ -1,4 +1,4 @@
-"""Collect the data of a configuration while it is read, its problems, and where each value came from."""
+"""Collect the data of a configuration while it is read, with its problems and the origin of each value."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Location = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """The data of a configuration, what is wrong with it already, and which variable set which key.
+    """The data of a configuration, the problems found so far, and the variable that set each key.
 
-    `ignored` has variables that set nothing, and were probably meant to.
+    `ignored` are variables that set nothing and were probably meant to.
     """
 
     data: dict[str, Any]
@@ -29,7 +29,7 @@ class Document:
     variables: dict[str, str] = field(default_factory=dict)
 
     def attribute(self, problem: Problem) -> Problem:
-        """Add where the key stands, and in which of several files, or the name of the variable that set it."""
+        """Add the place of the key: line, file if there are several, or the name of the variable that set it."""
         for path, variable in self.variables.items():
             if problem.path == path or problem.path.startswith((f"{path}.", f"{path}[")):
                 return self.files.located(problem, variable)

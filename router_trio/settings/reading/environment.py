@@ -1,14 +1,13 @@
-"""Environment variables over a configuration file.
+"""Apply environment variables to a configuration.
 
 `ROUTER_TRIO_CONNECTIONS__MAIN__FAIL_OPEN=true` sets `fail_open` of `[connections.main]`: the prefix, then the keys,
-with `__` between them, in any case. A connection keeps the name that it has in the file; where that holds a `-`, the
-variable may have `_`. Entries of lists go by their number (`ROUTES__0__FROM__SUBJECT`). Lists and tables as a whole are
-JSON. A variable that means nothing is refused, since a typing error there would otherwise go unseen. One without `__`
-is none of ours, but the name of a whole section (`ROUTER_TRIO_ROUTES`): Kubernetes sets `ROUTER_TRIO_PORT` and others
-for a service named router-trio.
+separated by `__`, in any case. A connection keeps its name in the file; for a `-` in it the variable may have `_`.
+Entries of lists are named by number (`ROUTES__0__FROM__SUBJECT`). Complete lists and tables are JSON. A variable that
+sets nothing is refused, since it is probably misspelled. A variable without `__` is ignored, unless it is the name of a
+section (`ROUTER_TRIO_ROUTES`): Kubernetes sets `ROUTER_TRIO_PORT` and others for a service named router-trio.
 
-pydantic-settings takes names apart and reads JSON; this module finds the place in the document. It is imported only
-when there are variables of our prefix, because pydantic-settings costs more time than all the rest of loading.
+pydantic-settings splits names and parses JSON; this module finds the place in the document. It is imported only if
+there are variables with our prefix, because pydantic-settings takes longer to import than all the rest of loading.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class _Refused(Exception):
 
 
 def overlay(document: Document, environ: Mapping[str, str], root: type[BaseModel]) -> None:
-    """Put every variable of our prefix into the document, shorter names first; note what has no place in it."""
+    """Apply every variable with our prefix to the document, shorter names first; record those that set nothing."""
     source = _source(root)
     in_file = _connection_names(document)
     known = list(_spellings(document.data, root, ()))
@@ -59,7 +58,7 @@ def _is_ours(variable: str, root: type[BaseModel]) -> bool:
 
 
 def _near_miss(variable: str, known: list[str]) -> Iterator[Problem]:
-    """Yield a word about a variable that would set something with `__` in place of `_`."""
+    """Yield a problem for a variable that would set a key with `__` in place of `_`."""
     meant = next((one for one in known if one.replace(_DELIMITER, "_") == variable.upper()), None)
     if meant is not None:
         yield Problem(variable, f"is ignored, since it has no '__'; write {meant} to set that key")
@@ -73,7 +72,7 @@ def _sets_nothing(variable: str, known: list[str]) -> str:
 
 
 def _nearest(variable: str, known: list[str]) -> str | None:
-    # All share the prefix: with it, everything would be alike.
+    # All names share the prefix, which would make them all similar.
     near = nearest(variable[len(PREFIX) :], [name[len(PREFIX) :] for name in known])
     return None if near is None else PREFIX + near
 
@@ -98,11 +97,11 @@ def _tree(source: EnvSettingsSource, variable: str, text: str) -> dict[str, Any]
 
 
 def _lay_over(table: dict[str, Any], tree: dict[str, Any], model: type[BaseModel], at: Location) -> Iterator[Location]:
-    """Lay a tree over the table of a section; yield the locations that it set."""
+    """Merge a tree into the table of a section; yield the locations that it set."""
     keys = keys_of(model)
     for word, value in tree.items():
         key = word.lower()
-        # A key that doesn't exist goes in as well: the validation knows what to say about it.
+        # Unknown keys are set as well: validation reports them.
         annotation = keys[key].annotation if key in keys else Any
         yield from _put(table, key, value, annotation, (*at, key))
 
@@ -139,7 +138,7 @@ def _put(holder: Any, key: str | int, value: Any, annotation: Any, at: Location)
         for word, item in value.items():
             number = _number(below, word, at)
             yield from _put(below, number, item, element, (*at, number))
-    # Otherwise the file has something else here, which the validation will refuse.
+    # Otherwise the file has a value of another type here, which validation refuses.
 
 
 def _number(entries: list[Any], word: str, at: Location) -> int:
@@ -151,7 +150,7 @@ def _number(entries: list[Any], word: str, at: Location) -> int:
 
 
 def _name(table: dict[str, Any], word: str) -> str:
-    """Return the name that a table has for a word of a variable; the word itself for a new one."""
+    """Return the name in a table for a word of a variable, ignoring case and `-` against `_`; a new word itself."""
     if word in table:
         return word
     same = [name for name in table if name.lower().replace("-", "_") == word.lower().replace("-", "_")]
@@ -168,20 +167,20 @@ def _connection_names(document: Document) -> set[str]:
 def _check_new_connections(document: Document, in_file: set[str], known: list[str]) -> None:
     """Ignore, with a warning, a connection that only the environment names, unless its servers are set as well.
 
-    One set of variables may serve several routers, whose files have different connections.
+    One set of variables may serve several routers with different connections in their files.
     """
     for name in _connection_names(document) - in_file:
         given = document.data["connections"][name]
         if not isinstance(given, dict) or "servers" in given:
-            continue  # the validation refuses what is no table
+            continue  # validation refuses a value that is not a table
         del document.data["connections"][name]
         path = f"connections.{name}"
         keys = [key for key in document.variables if key == path or key.startswith(f"{path}.")]
         for variable in dict.fromkeys([document.variables.pop(key) for key in keys]):
             near = _nearest(variable, known)
             cure = f"did you mean {near}?" if near else "add it there, or set its servers too"
-            told = f"is ignored, since the file has no connection {name!r}; {cure}"
-            document.ignored.append(Problem(variable, told))
+            text = f"is ignored, since the file has no connection {name!r}; {cure}"
+            document.ignored.append(Problem(variable, text))
 
 
 def _spellings(value: Any, annotation: Any, at: tuple[str, ...]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The files that make a configuration, and which of them a key came from: for errors that name the right place."""
+"""Track the files of a configuration, and the file of each key, so that errors name the right place."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ENTRY = re.compile(r"(\w+)\[([0-9]+)\]")
 
 @dataclass(slots=True)
 class Files:
-    """The files of a configuration, and what each of them gave.
+    """The files of a configuration and their keys.
 
-    `places` has each file by its name. `several`: then errors name the file. `keys` has the file of each key and table
-    that was given first there; `entries` that of each entry of a list of sections, and its number there.
+    `places` has each file by its name. With `several` files errors name the file. `keys` has for each key and table the
+    file that gave it first; `entries` has for each entry of a list of sections its file and its number there.
     """
 
     places: dict[str, Places]
@@ -28,9 +28,9 @@ class Files:
     entries: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     def located(self, problem: Problem, variable: str | None = None) -> Problem:
-        """Return a problem with the place of its key: of several files which one, and the path of the key there.
+        """Return a problem with the place of its key: the file if there are several, and the path of the key there.
 
-        `variable` is the one that has set the key, if one has: then the files say nothing of its line.
+        `variable` is the environment variable that set the key, if any: then no line is given.
         """
         first = next(iter(self.places), "")
         file, path = (problem.source, problem.path) if problem.source else self._place(problem.path, first)
@@ -63,7 +63,7 @@ class Files:
 def merge(
     data: dict[str, Any], more: dict[str, Any], file: str, files: Files, lists: Sequence[str]
 ) -> Iterator[Problem]:
-    """Add what a file has to what those before it have: tables grow, and the lists that are named are joined.
+    """Merge the data of a file into that of the files before it: tables are merged, `lists` are joined.
 
     Yields a problem for each key that was given before, which keeps its value.
     """
@@ -85,8 +85,8 @@ def _merge(
             yield from _merge(data.setdefault(key, {}), value, (*at, key), file, files, lists)
         elif key in data:
             first = files.keys.get(path) or next(iter(files.places))
-            told = f"is given in {first} already; keep it in one of them"
-            yield Problem(path, told, source=file)
+            text = f"is given in {first} already; keep it in one of them"
+            yield Problem(path, text, source=file)
         else:
             files.keys[path] = file
             data[key] = value

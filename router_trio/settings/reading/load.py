@@ -1,8 +1,8 @@
-"""From a file and the environment to plain data, ready to be validated.
+"""Read files and the environment into plain data, ready for validation.
 
-The file is TOML. Paths of other files in it are relative to the folder it lies in, so that a configuration can be
-moved as a whole; `~` is the home folder. The environment is looked at only for variables of our prefix, and the code
-that reads them is imported only when there are any.
+The files are TOML. Paths in a file are relative to its folder, so that a configuration can be moved together with its
+files; `~` is the home folder. Of the environment only variables with our prefix are used, and the code that reads them
+is imported only if there are any.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from router_trio.settings.units import DurationForm
 
 
 def read_document(paths: Sequence[Path], environ: Mapping[str, str], root: type[BaseModel]) -> Document:
-    """Read the files, those of folders in the order of their names, and lay the environment over them.
+    """Read the files, those of folders in the order of their names, and apply the environment to them.
 
-    Blocks for the time of reading small files. Raises ConfigurationError if one can't be read or is no TOML; other
-    problems are in the result, to be reported together with those of the validation.
+    Blocks while reading small files. Raises ConfigurationError if a file can't be read or is not TOML; other problems
+    are in the result, to be reported together with those of validation.
     """
     if len(paths) == 1 and not _is_folder(paths[0]):
         (path,) = paths
@@ -60,9 +60,9 @@ def read_document(paths: Sequence[Path], environ: Mapping[str, str], root: type[
 def parse_document(
     content: bytes, name: str, folder: Path, environ: Mapping[str, str], root: type[BaseModel]
 ) -> Document:
-    """Return what a file holds, with the environment laid over it. Paths in it are relative to `folder`.
+    """Return the data of a file, with the environment applied to it. Paths in it are relative to `folder`.
 
-    `name` is what the file is called in errors. Raises ConfigurationError if it is no TOML.
+    `name` is the name of the file in errors. Raises ConfigurationError if it is not TOML.
     """
     text = _decoded(content, name)
     data = _parsed(text, name, root)
@@ -73,21 +73,21 @@ def parse_document(
 
 
 def _lay_over(document: Document, environ: Mapping[str, str], root: type[BaseModel], folder: Path) -> None:
-    """Lay the environment over what the files gave, and make paths that are still relative so to `folder`."""
+    """Apply the environment to the data of the files, and make the remaining relative paths relative to `folder`."""
     if any(name.upper().startswith(PREFIX) for name in environ):
         from router_trio.settings.reading.environment import overlay
 
         overlay(document, environ, root)
         for variable_set in document.variables:
-            document.files.entries.pop(variable_set, None)  # the list is another one now
+            document.files.entries.pop(variable_set, None)  # the variable replaced the list
     _resolve(document.data, root, folder)
 
 
 def files_of(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield each file of a configuration once, in order, also those of folders. Raises ConfigurationError."""
+    """Yield each file of a configuration once, in order, those of folders included. Raises ConfigurationError."""
     known: set[str] = set()
     for path in paths:
-        # What is no folder is a file, also if there is none: reading it says so.
+        # A path that is not a folder is a file; reading it reports a missing one.
         found = sorted(path.glob("[!.]*.toml")) if _is_folder(path) else [path]
         if not found:
             raise ConfigurationError(
@@ -105,24 +105,24 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError):
-        return False  # whoever reads it says why
+        return False  # reading it reports the error
 
 
 def _of_another_kind(data: dict[str, Any], root: type[BaseModel]) -> Iterator[Problem]:
-    """Take out the values that TOML has of another kind than the key wants, and yield a problem for each."""
+    """Remove the values whose TOML type does not fit their key, and yield a problem for each."""
     for location, table, key, value, info in leaves(data, root):
         if _is_duration(info) and isinstance(value, int | float) and not isinstance(value, bool):
-            told = f"has no unit; write '{value}s' for seconds or '{value}ms'"
-            yield Problem(key_path((*location, key)), told)
-            # The validation would take it for seconds, as it does in code, and judge on from there.
+            text = f"has no unit; write '{value}s' for seconds or '{value}ms'"
+            yield Problem(key_path((*location, key)), text)
+            # Validation would take it for seconds, as it does in code, and report problems that follow from that.
             del table[key]
         elif (wrong := _other_kind(info, value)) is not None:
             yield Problem(key_path((*location, key)), wrong)
-            del table[key]  # the validation would read "yes" as true, as it must in variables
+            del table[key]  # validation would read "yes" as true, as it must in variables
 
 
 def _resolve(data: dict[str, Any], root: type[BaseModel], folder: Path) -> None:
-    """Make the paths in it relative to a folder."""
+    """Make the paths in the data relative to a folder."""
     for _, table, key, value, info in leaves(data, root):
         if _is_path(info) and isinstance(value, str) and value:
             table[key] = str(folder / _at_home(value))
@@ -140,7 +140,7 @@ def _lists(root: type[BaseModel]) -> list[str]:
 def leaves(
     table: object, model: type[BaseModel], at: Location = ()
 ) -> Iterator[tuple[Location, dict[str, Any], str, object, FieldInfo]]:
-    """Yield `(location of the table, the table, key, value, field)` for each known value that is no section."""
+    """Yield `(location of the table, the table, key, value, field)` for each known value that is not a section."""
     if not isinstance(table, dict):
         return
     for key, info in keys_of(model).items():
@@ -160,9 +160,9 @@ def leaves(
 
 
 def _other_kind(info: FieldInfo, value: object) -> str | None:
-    """Return what a value must be, if TOML has a kind of its own for that and this is of another kind."""
+    """Return the type that a value must have, if TOML has that type and the value is of another one."""
     if any(hasattr(item, "read") for item in info.metadata):
-        return None  # a duration or a size, which a file has as text
+        return None  # a duration or a size, which is text in a file
     wanted, kind = present(info.annotation), type(value)
     if wanted is bool and kind in (str, int, float):
         return f"must be true or false{', without quotes' if kind is str else ''}"
@@ -183,7 +183,7 @@ def _is_path(info: FieldInfo) -> bool:
 def _at_home(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # No home folder: the file won't exist, and that is reported with its whole path.
+    except RuntimeError:  # No home folder: the file will be reported as missing, with its full path.
         return Path(text)
 
 

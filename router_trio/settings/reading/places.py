@@ -1,7 +1,7 @@
-"""Where a key stands in a TOML file: its line, and the name of the route that it belongs to.
+"""Find the place of a key in a TOML file: its line, and the name of the route that it belongs to.
 
-`tomllib` gives values without their places. So the keys are read a second time, and only when there is something to
-say of one. The text is valid TOML already: this looks for keys, and skips values.
+`tomllib` returns values without their places. So the keys are read a second time, and only if a problem is to be
+reported. The text is known to be valid TOML: the reader looks for keys and skips values.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ Location = tuple[str | int, ...]
 
 
 class Places:
-    """The places of one file: `text` is what it holds, `data` what that was read as."""
+    """The places of the keys of one file. `text` is its content, `data` the parsed content."""
 
     def __init__(self, text: str, data: Mapping[str, Any]) -> None:
         self._text = text
         self._data = data
 
     def place_of(self, path: str, *, with_line: bool = True) -> str:
-        """Return where a key path such as `routes[0].to` stands, for people; empty if the file says nothing of it."""
-        told = []
+        """Return the place of a key path such as `routes[0].to` as text; empty if the file does not have it."""
+        parts = []
         line = self._line(path) if with_line else None
         if line is not None:
-            told.append(f"line {line}")
+            parts.append(f"line {line}")
         name = self._route_name(path)
         if name is not None:
-            told.append(f"route {excerpt(name)!r}")
-        return ", ".join(told)
+            parts.append(f"route {excerpt(name)!r}")
+        return ", ".join(parts)
 
     def _line(self, path: str) -> int | None:
-        # What is missing has no line: then that of the section that lacks it.
+        # A missing key has no line: then the line of the section that lacks it.
         while path:
             if path in self._lines:
                 return self._lines[path]
@@ -64,12 +64,12 @@ class Places:
     def _lines(self) -> dict[str, int]:
         try:
             return _Keys(self._text).lines
-        except IndexError:  # no key that TOML allows and this does not is worth a failure
+        except IndexError:  # a key that only TOML understands is not worth a failure
             return {}
 
 
 class _Keys:
-    """Reads the keys of a valid document, with their lines."""
+    """Read the keys of a valid document, with their lines."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[str, int] = {}

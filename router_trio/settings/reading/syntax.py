@@ -1,6 +1,6 @@
-"""Tell what to write instead of text that is no TOML: a table in which the place of each mistake is looked up.
+"""Explain how to correct text that is not TOML: by a table of the text before and behind a mistake.
 
-What stands in the file is never repeated but for keys: it may be a secret.
+Only keys of the file are quoted, never values: they may be secrets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection
 from router_trio.errors.quotes import excerpt
 
 LONGEST_LOOKED_AT = 200
-"""Characters before and behind a mistake that are looked at."""
+"""Maximum number of characters before and behind a mistake that are compared."""
 
 _PLACE = re.compile(r"\(at line (\d+), column (\d+)\)$")
 _KEY = r"(?P<key>[A-Za-z0-9_.\-]+|\"[^\"]*\")"
@@ -48,25 +48,25 @@ _CURES = tuple(
 )  # fmt: skip
 
 
-def explained(told: str, text: str, lists: Collection[str]) -> str:
-    """Return what `tomllib` said of a text, with the place of it and what to write if that is known.
+def explained(message: str, text: str, lists: Collection[str]) -> str:
+    """Return the message of `tomllib` for a text, with the place of the mistake, and the cure if it is known.
 
     `lists` are the keys whose values are lists of texts.
     """
     lines = text.split("\n")
-    told = told.replace("(at end of document)", f"(at line {len(lines)}, column {len(lines[-1]) + 1})")
-    place = _PLACE.search(told)
-    cure = "" if place is None else _cure(lines, int(place[1]), int(place[2]), told, lists)
-    return f"{told}: {cure}" if cure else told
+    message = message.replace("(at end of document)", f"(at line {len(lines)}, column {len(lines[-1]) + 1})")
+    place = _PLACE.search(message)
+    cure = "" if place is None else _cure(lines, int(place[1]), int(place[2]), message, lists)
+    return f"{message}: {cure}" if cure else message
 
 
-def _cure(lines: list[str], number: int, column: int, told: str, lists: Collection[str]) -> str:
-    """Return what to write for an error at a place, `""` if that is not known."""
-    if told.startswith("Cannot overwrite"):
+def _cure(lines: list[str], number: int, column: int, message: str, lists: Collection[str]) -> str:
+    """Return the cure for a mistake at a place, `""` if it is not known."""
+    if message.startswith("Cannot overwrite"):
         return "a key or a table of this name stands above already: keep one of them"
     line = lines[min(number, len(lines)) - 1]
     if not line and number > 1 and number == len(lines):
-        line, column = lines[number - 2], len(lines[number - 2]) + 1  # the end of the file is behind its last line
+        line, column = lines[number - 2], len(lines[number - 2]) + 1  # the position is behind the last line
     before, behind = line[: column - 1][-LONGEST_LOOKED_AT:], line[column - 1 :][:LONGEST_LOOKED_AT]
     for pattern_before, pattern_behind, cure in _CURES:
         found = pattern_before.match(before)

@@ -1,7 +1,7 @@
 """Compare two configurations: what would a reload from one to the other do? Pure.
 
-A route or connection is known by its name. One that has the same values is unchanged, whether they stand in the file or
-are defaults. A route is changed too if a connection is that it reads from or sends to.
+Routes and connections are identified by name. One with the same values is unchanged, whether they are in the file or
+defaults. A route is also changed if a connection changed that it reads from or sends to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from router_trio.settings.streams import StreamSettings
 S = TypeVar("S", bound=Section)
 
 AT_ONCE = frozenset({"router.shutdown_timeout"})
-"""Keys outside of connections, routes and streams that a reload applies; the others need a restart."""
+"""Keys outside connections, routes and streams that a reload applies; the others need a restart."""
 
 _HOLD_CREDENTIALS = frozenset({"password", "token", "servers"})
 
@@ -41,24 +41,24 @@ class KeyChange:
 
     @property
     def needs_restart(self) -> bool:
-        """Return True for a key of the whole process that no reload applies."""
+        """Return True for a key of the process that only a restart applies."""
         return self.path not in AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that both have, and that differs: in these keys, or because `connections` differ that a route uses."""
+    """An item of both configurations that differs: in these keys, or because `connections` of a route differ."""
 
     name: str
     keys: tuple[KeyChange, ...]
     connections: tuple[str, ...] = ()
     keeps_subscription: bool = False
-    """True for a route that goes on with its core subscription: messages are neither lost nor doubled meanwhile."""
+    """True for a route that keeps its core subscription, so that no message is lost or duplicated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Of one kind of thing: the names of those that one side alone has, of those that differ, and of the others."""
+    """The differences of one kind of item: the names that only one side has, those that differ, and the others."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Names:
 
     @property
     def changed_names(self) -> tuple[str, ...]:
-        """The names of those that differ."""
+        """The names of the items that differ."""
         return tuple(one.name for one in self.changed)
 
     def __bool__(self) -> bool:
@@ -76,7 +76,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """All that differs. `process` are the keys of the sections `router` and `telemetry`."""
+    """All differences. `process` are the keys of the sections `router` and `telemetry`."""
 
     connections: Names
     routes: Names
@@ -85,11 +85,11 @@ class Difference:
 
     @property
     def needs_restart(self) -> tuple[str, ...]:
-        """The paths of keys that differ and that only a restart applies."""
+        """The paths of differing keys that only a restart applies."""
         return tuple(one.path for one in self.process if one.needs_restart)
 
     def lines(self) -> Iterator[str]:
-        """Yield each key that differs, behind the name of what it belongs to, with both values."""
+        """Yield each key that differs, after the name of its item, with both values."""
         yield from map(str, self.process)
         for kind, names in (("connection", self.connections), ("stream", self.streams), ("route", self.routes)):
             for change in names.changed:
@@ -115,7 +115,7 @@ def connections_of(route: RouteSettings) -> Sequence[str]:
 
 
 def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
-    """Return True if both are core routes that make the same subscription."""
+    """Return True if both are core routes with the same subscription."""
     before, after = old.source, new.source
     kept = before.kind.subscription(before)
     return kept is not None and (before.connection, kept) == (after.connection, after.kind.subscription(after))
@@ -166,24 +166,24 @@ def _routes(old: Mapping[str, RouteSettings], new: Mapping[str, RouteSettings], 
 def _keys(old: Section, new: Section, prefix: str = "") -> Iterator[KeyChange]:
     """Yield the keys that differ, in the order of the sections."""
     if old == new:
-        return  # as most are: a router with a thousand routes has no time to spell them out
+        return  # the usual case, made fast: a router may have a thousand routes
     before, after = _Flat(old), _Flat(new)
     for path in dict.fromkeys((*before.given, *after.given)):
         if before.values.get(path) != after.values.get(path):
             one, other = before.shown.get(path, _NOT_SET), after.shown.get(path, _NOT_SET)
-            # What looks alike differs in what is hidden.
+            # Values that look equal differ in a hidden credential.
             yield KeyChange(prefix + path, *((one, other) if one != other else (_HIDDEN, _HIDDEN)))
 
 
 class _Flat:
-    """The values of a section by the paths of their keys: those that were `given`, and all, as a file has them."""
+    """The values of a section by the paths of their keys, in the form of a file: those that were `given`, and all."""
 
     def __init__(self, section: Section) -> None:
         self.given: list[str] = [
             path for path, _ in _flat(section.model_dump(mode="json", by_alias=True, exclude_unset=True))
         ]
         as_text = dict(_flat(section.model_dump(mode="json", by_alias=True)))
-        # As text, credentials all look alike.
+        # As text, all credentials look equal.
         as_they_are = dict(_flat(section.model_dump(by_alias=True)))
         self.values: dict[str, Any] = as_text | {
             path: value for path, value in as_they_are.items() if path.rpartition(".")[2] in _HOLD_CREDENTIALS

@@ -27,7 +27,7 @@ class ConfigState:
 
     @property
     def hashes(self) -> Sequence[str]:
-        """Return the hashes of all configurations in force, which is one."""
+        """Return the hashes of all configurations in force: one."""
         return (self.hash,)
 
     @property

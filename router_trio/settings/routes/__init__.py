@@ -1,4 +1,4 @@
-"""The sections of a route: where its messages come from, which of them it takes, and what goes where."""
+"""The sections of a route: its source, the messages that it selects, and its destinations."""
 
 from __future__ import annotations
 

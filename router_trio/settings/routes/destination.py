@@ -1,4 +1,4 @@
-"""`[[routes.to]]`: where a route sends, and what a copy carries along."""
+"""`[[routes.to]]`: where a route sends, and what its copies contain."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class DestinationSettings(DestinationKeys, init=False):
     """`[[routes.to]]`: where a route sends."""
 
     def kind_for(self, source: SourceKind) -> DestinationKind:
-        """Return its kind in a route from this kind of source: what is stored is by default stored there as well."""
+        """Return its kind in a route from this kind of source: stored messages are by default sent to a stream."""
         return JETSTREAM if self.waits_for_puback(source.is_stored) else CORE
 
     def waits_for_puback(self, from_stream: bool) -> bool:
-        """Return True for a JetStream publish: as `jetstream` says, by default if the source is a stream."""
+        """Return True for a JetStream publish: the value of `jetstream`, by default if the source is a stream."""
         return from_stream if self.jetstream is None else self.jetstream
 
 
 def destination_of(letter: DeadLetterSettings, connection: str) -> DestinationSettings:
-    """Return the destination that dead letters have. `connection`: see `DeadLetterSettings.connection`."""
+    """Return the destination of dead letters. `connection` is the default for `DeadLetterSettings.connection`."""
     return DestinationSettings(
         connection=letter.connection or connection,
         subject=letter.subject,

@@ -1,4 +1,4 @@
-"""`[routes.limit]` and `[routes.to.breaker]`: how many messages go, and when a destination is left alone."""
+"""`[routes.limit]` and `[routes.to.breaker]`: the rate limit of a route and the circuit breakers of destinations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ BreakerPause = Annotated[float, DurationForm(minimum=0.1)]
 
 
 class LimitSettings(Section, init=False):
-    """`[routes.limit]`: how many messages a route takes to its destinations, at most burst + rate x t in any time t.
+    """`[routes.limit]`: the rate limit of a route, at most burst + rate x t messages in any time t.
 
-    What is more waits: in its stream, or of a subject in the route's intake queue.
+    Further messages wait: in their stream or, from a subject, in the route's intake queue.
     """
 
     rate: LimitRate = Field(
@@ -37,20 +37,20 @@ class LimitSettings(Section, init=False):
 
     @property
     def most_at_once(self) -> int:
-        """`burst`, or what it is by default."""
+        """`burst`, or its default."""
         return max(1, self.rate.messages // self.rate.seconds) if self.burst is None else self.burst
 
     @property
     def sentence(self) -> str:
-        """The limit in words."""
+        """The limit as text."""
         each = "" if self.per is None else f", for each {self.per}"
         return f"{format_rate(self.rate)}, at most {self.most_at_once} at once{each}"
 
 
 class BreakerSettings(Section, init=False):
-    """`[routes.to.breaker]`: when the route leaves a destination alone that fails message after message.
+    """`[routes.to.breaker]`: when a route stops sending to a destination that fails repeatedly.
 
-    Meanwhile its input waits, or with the strategy fallback the next destination is used.
+    Meanwhile its messages wait, or with the strategy fallback the next destination is used.
     """
 
     failures: int = Field(5, ge=1, description="Failures in a row of this destination that open the breaker.")
@@ -62,6 +62,6 @@ class BreakerSettings(Section, init=False):
 
     @property
     def sentence(self) -> str:
-        """The breaker in words."""
+        """The breaker as text."""
         failures = "a failure opens" if self.failures == 1 else f"{self.failures} failures in a row open"
         return f"{failures} it, then a message tries every {format_duration(self.pause)}"

@@ -1,4 +1,4 @@
-"""`[[routes]]`: messages from one source to one or more destinations, and what happens to them between."""
+"""`[[routes]]`: messages from one source to one or more destinations, with the processing between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from router_trio.settings.sections import Section
 Strategy = Literal["all", "first_match", "weighted", "sticky", "fallback"]
 
 MAX_CONCURRENCY = 1_000
-"""Calls of the handler of one route at a time: each is a task, or a thread."""
+"""Maximum number of concurrent handler calls of one route: each is a task, or a thread."""
 
 
 class RouteSettings(Section, init=False):
@@ -92,16 +92,16 @@ class RouteSettings(Section, init=False):
     )
 
     def goes_by_key(self, handled: bool) -> bool:
-        """Return True if messages go key by key: of each key one at a time. `handled`: the route has a handler."""
+        """Return True if messages are routed by key, one at a time for each key. `handled`: the route has a handler."""
         if handled:
             return self.key is not None or self.concurrency > 1
         if self.source.kind.redelivers:
             return self.key is not None
-        # Nothing else waits for anything, unless it is tried again, or its value has a limit.
+        # Otherwise messages wait only for retries, or for the limit of a value.
         kept = self.retry is not None or self.dead_letter is not None
         return self.key is not None and (kept or (self.limit is not None and self.limit.per is not None))
 
     @property
     def retry_or_default(self) -> RetrySettings:
-        """`retry`, or what it is by default for this source."""
+        """`retry`, or its default for this source."""
         return self.retry or RetrySettings(attempts=self.source.kind.default_attempts)

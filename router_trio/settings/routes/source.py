@@ -1,4 +1,4 @@
-"""`[routes.from]`: where the messages of a route come from."""
+"""`[routes.from]`: the source of a route."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class SourceSettings(SourceKeys, init=False):
 
     @property
     def kind(self) -> SourceKind:
-        """Its kind: of several that are named the last, and a subject if none is. Either is refused."""
+        """Its kind: the last one if several are named, a subject if none is. `check_source` refuses both."""
         return next((kind for kind in reversed(KINDS) if getattr(self, kind.key) is not None), SUBJECT)
 
     @property
     def own_ids(self) -> bool:
-        """True if copies get ids of the router's own, whatever the sender says."""
+        """True if copies get ids of the router, regardless of the sender's."""
         return self.kind.is_stored if self.message_id is None else self.message_id == "own"
 
     def mapping(self, destination: str, random: Callable[[int], int] = randrange) -> Mapping:
@@ -43,17 +43,17 @@ class SourceSettings(SourceKeys, init=False):
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The patterns that the configuration names, none if only the server knows what subjects there are."""
+        """The patterns in the configuration, none if only the server knows the subjects."""
         return self.kind.subjects(self)
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The subjects that can arrive: those that are named, or `>` if only the server knows them."""
+        """The subjects of messages: the patterns in the configuration, or `>` if only the server knows them."""
         return self.subjects or (">",)
 
     @property
     def pattern(self) -> str:
-        """The `patterns`, in one text."""
+        """The `patterns` as one text."""
         return ", ".join(self.patterns)
 
 

@@ -1,4 +1,4 @@
-"""A core publish: delivered when the server has read it, whoever subscribes."""
+"""A core publish: delivered when the server has read it, with or without subscribers."""
 
 from __future__ import annotations
 

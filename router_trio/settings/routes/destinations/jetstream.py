@@ -17,11 +17,11 @@ class _JetStream(DestinationKind):
 
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
         yield from check_name(f"{path}.stream", to.stream)
-        # Where it is so only because the source is a stream, no message has a reply subject.
+        # If only the source makes this a JetStream publish, no message has a reply subject.
         if to.reply and to.jetstream:
-            told = "can't be combined with jetstream, whose PubAck comes to the reply subject; remove one of them"
-            yield Problem(f"{path}.reply", told)
+            text = "can't be combined with jetstream, whose PubAck comes to the reply subject; remove one of them"
+            yield Problem(f"{path}.reply", text)
 
 
 JETSTREAM: DestinationKind = _JetStream()
-"""The kind of a destination that names a subject which a stream takes."""
+"""The kind of a destination whose subject a stream takes."""

@@ -1,4 +1,4 @@
-"""The keys of `[[routes.to]]`. Which of them belong together is up to the kinds of destination, beside this file."""
+"""The keys of `[[routes.to]]`. The kinds of destination, beside this file, check them against each other."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from router_trio.settings.routes.flow import BreakerSettings, Expression
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm
 
-# A server counts it in whole seconds.
+# Servers count it in seconds, without fractions.
 TimeToLive = Annotated[float, DurationForm(minimum=1, or_zero=True)]
 
 MAX_WEIGHT = 1_000
-"""Of one destination: a round of a route is as long as the sum of its weights."""
+"""Maximum weight of one destination: a round of a route is as long as the sum of its weights."""
 
 
 class HeaderSettings(Section, init=False):
-    """`[routes.to.headers]`: which headers are carried along."""
+    """`[routes.to.headers]`: the headers of the copies."""
 
     set: dict[str, Expression] = Field(
         default={},
@@ -40,7 +40,7 @@ class HeaderSettings(Section, init=False):
 
 
 class DestinationKeys(Section, init=False):
-    """All keys that a `[[routes.to]]` may have, whatever its kind."""
+    """All keys that a `[[routes.to]]` may have, of every kind."""
 
     connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
     subject: str = Field(

@@ -14,26 +14,26 @@ class DestinationKind(ABC):
     """A kind of destination."""
 
     key: ClassVar[str]
-    """The key of `[[routes.to]]` that says where messages go."""
+    """The key of `[[routes.to]]` that names the target."""
 
     waits_for_puback: ClassVar[bool]
-    """True if a stream confirms each message with a PubAck; False if it counts as delivered when a server has it."""
+    """True if a stream confirms each message with a PubAck; False if a message is delivered once the server has it."""
 
     described: ClassVar[str]
-    """How a message is published, for people."""
+    """How a message is published, as text."""
 
     def template(self, to: DestinationKeys) -> str:
-        """Return the subject that is published to, a mapping of the subjects of the source."""
+        """Return the subject to publish to, a mapping of the subjects of the source."""
         return to.subject
 
     def stream(self, to: DestinationKeys) -> str | None:
-        """Return the stream that stores what goes there, None if it is found by the subject."""
+        """Return the stream that stores the messages, None if it is found by the subject."""
         return to.stream
 
     def shown(self, to: DestinationKeys) -> dict[str, str | bool]:
-        """Return where messages go, for programs."""
+        """Return the target as data, for programs."""
         return {self.key: getattr(to, self.key), "jetstream": self.waits_for_puback}
 
     @abstractmethod
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
-        """Give everything that is wrong with the keys that depend on the kind."""
+        """Yield each problem of the keys that depend on the kind."""

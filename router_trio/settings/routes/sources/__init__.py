@@ -1,1 +1,1 @@
-"""The kinds of source, each in a file of its own: what a source is asked depends on nothing but its kind."""
+"""The kinds of source, each in a file of its own: everything that depends on the kind is asked of it."""

@@ -1,4 +1,4 @@
-"""The keys of `[routes.from]`. Which of them belong together is up to the kinds of source, beside this file."""
+"""The keys of `[routes.from]`. The kinds of source, beside this file, check them against each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NakDelay = Annotated[float, DurationForm(minimum=0.01)]
 
 
 def _checked_filter(value: object) -> object:
-    """Refuse what is neither text nor a list of it here: pydantic would complain of each form by itself."""
+    """Refuse a value that is neither text nor a list of texts: pydantic would report each form by itself."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
@@ -28,11 +28,11 @@ def _checked_filter(value: object) -> object:
 
 
 def _checked_start(value: object) -> object:
-    """Return `all`, `new` or a time as a server writes it: in UTC, and without zeros at the end of a fraction."""
+    """Return `all`, `new` or a time in the form of servers: in UTC, without trailing zeros of a fraction."""
     if value in ("all", "new"):
         return value
     try:
-        # TOML has times of its own.
+        # TOML has a type for times.
         at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).upper())
         if at.tzinfo is None or not isinstance(value, str | datetime):
             raise ValueError
@@ -50,7 +50,7 @@ Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
 
 
 class SourceKeys(Section, init=False):
-    """All keys that a `[routes.from]` may have, whatever its kind."""
+    """All keys that a `[routes.from]` may have, of every kind."""
 
     connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
     subject: str | None = Field(
@@ -112,7 +112,7 @@ class SourceKeys(Section, init=False):
 
     @property
     def filters(self) -> tuple[str, ...]:
-        """The patterns of `filter`, none for the whole stream."""
+        """The patterns of `filter`, none for the entire stream."""
         if self.filter is None:
             return ()
         return (self.filter,) if isinstance(self.filter, str) else tuple(self.filter)

@@ -13,29 +13,29 @@ from router_trio.settings.routes.sources.keys import SourceKeys
 class SourceKind(ABC):
     """A kind of source.
 
-    The sections of a configuration that is not valid are asked as well, so a method may find that any key is missing.
+    Methods are also called with sources that are not valid, in which any key may be missing.
     """
 
     key: ClassVar[str]
     """The key of `[routes.from]` that names a source of this kind."""
 
     noun: ClassVar[str]
-    """The kind in messages, with its article."""
+    """The kind as a noun with its article, for messages."""
 
     needed: ClassVar[str]
     """The key that has to be given for a source of this kind."""
 
     keys: ClassVar[tuple[str, ...]]
-    """The keys that it has besides `key` and those that every source has."""
+    """The keys besides `key` and those that every source has."""
 
     shown: ClassVar[tuple[str, ...]]
     """The keys that `/status` shows, `key` first."""
 
     redelivers: ClassVar[bool]
-    """True if a message that is not acked is delivered again; False if it is lost when the router loses it."""
+    """True if an unacked message is redelivered; False if it is lost together with the router."""
 
     is_stored: ClassVar[bool]
-    """True if its messages are stored where they are read, each with a sequence and a time."""
+    """True if its messages are stored where they are read, each with a sequence and a timestamp."""
 
     may_be_answered: ClassVar[bool]
     """True if its messages may have a reply subject."""
@@ -43,18 +43,18 @@ class SourceKind(ABC):
     default_attempts: ClassVar[int]
     """`attempts` of a route without `[routes.retry]`."""
 
-    # --- what it reads ---
+    # --- the messages ---
 
     @abstractmethod
     def subjects(self, source: SourceKeys) -> tuple[str, ...]:
-        """Return the patterns that the configuration names, none if only the server knows what subjects there are."""
+        """Return the patterns in the configuration, none if only the server knows the subjects."""
 
     @abstractmethod
     def described(self, source: SourceKeys) -> str:
-        """Return what it reads, for people."""
+        """Return the description of what it reads, as text."""
 
     def reads(self, source: SourceKeys) -> dict[str, str | list[str]]:
-        """Return what it reads, for programs: the keys that are shown and were given."""
+        """Return what it reads, as data for programs: the `shown` keys that were given."""
         return {key: value for key in self.shown if (value := getattr(source, key)) is not None}
 
     def stream(self, source: SourceKeys) -> str | None:
@@ -62,49 +62,49 @@ class SourceKind(ABC):
         return None
 
     def consumer(self, source: SourceKeys) -> tuple[str, str] | None:
-        """Return the stream and the durable that only one route may read, None if any number may."""
+        """Return the stream and the durable that only one route may use, None without such a limit."""
         return None
 
     def subscription(self, source: SourceKeys) -> tuple[str, str | None] | None:
-        """Return the subject and the queue group that a reload can hand on to another route, None if there are none."""
+        """Return the subject and queue group that a reload can hand over to the next route, None if there are none."""
         return None
 
     def named_in_spans(self, source: SourceKeys) -> tuple[tuple[str, str], ...]:
-        """Return the attributes that name it in the spans of its messages, besides their subject."""
+        """Return the span attributes of its messages, besides their subject."""
         return ()
 
-    # --- what it promises ---
+    # --- the guarantees ---
 
     promise: ClassVar[str]
-    """How often a message is delivered."""
+    """How often a message is delivered, as text."""
 
     retried_from: ClassVar[str]
-    """Where a message waits for its next attempt: the words behind `tried`, with a space before them."""
+    """Where a message waits for its next attempt: the words after `tried`, with a leading space."""
 
     given_up: ClassVar[str]
     """The fate of a message after its last attempt, if there are no dead letters."""
 
     shared_by: ClassVar[str]
-    """The thing that workers share to divide the messages among them."""
+    """A phrase for what divides the messages among workers."""
 
     @abstractmethod
     def is_shared(self, source: SourceKeys) -> bool:
         """Return True if other processes may get some of the messages while this one runs."""
 
-    # --- what is wrong with it ---
+    # --- the checks ---
 
     @abstractmethod
     def check(self, path: str, source: SourceKeys) -> Iterator[Problem]:
-        """Give everything that is wrong with the keys that it has."""
+        """Yield each problem of the keys of this kind."""
 
     @abstractmethod
     def refuse(self, key: str, owner: SourceKind) -> str:
-        """Return why a source of this kind can't have a key of another kind, `owner`, and what to do about it."""
+        """Return why a source of this kind can't have a key of another kind, `owner`, and the cure."""
 
     def check_shared(self, path: str, source: SourceKeys, workers: int) -> Iterator[Problem]:
-        """Give what keeps several workers from sharing it."""
+        """Yield each reason why several workers can't share it."""
         yield from ()
 
     def warnings(self, path: str, source: SourceKeys) -> Iterator[Problem]:
-        """Give what is valid and probably not meant."""
+        """Yield a warning for each valid setting that is probably a mistake."""
         yield from ()

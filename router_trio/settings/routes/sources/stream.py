@@ -1,4 +1,4 @@
-"""A stream, read through a durable consumer: JetStream keeps each message until it is acked."""
+"""A stream, read through a durable consumer: JetStream redelivers each message until it is acked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router_trio.settings.routes.sources.kind import SourceKind
 from router_trio.settings.units import format_duration
 
 HASTY_ACK_WAIT = 0.5
-"""Seconds. Less than that works on one machine, and hardly over a network."""
+"""Seconds. Smaller values work on one machine, and hardly over a network."""
 
 
 class _Stream(SourceKind):
@@ -55,7 +55,7 @@ class _Stream(SourceKind):
         return () if source.stream is None else (("messaging.nats.stream", source.stream),)
 
     def is_shared(self, source: SourceKeys) -> bool:
-        # Among all that have the durable, but not while they stand by.
+        # Processes with the same durable share the messages, unless they are on standby.
         return not source.standby
 
     def check(self, path: str, source: SourceKeys) -> Iterator[Problem]:
@@ -85,7 +85,7 @@ class _Stream(SourceKind):
 
 
 def check_consumer(path: str, source: SourceKeys) -> Iterator[Problem]:
-    """Give everything that is wrong with the keys of a durable consumer."""
+    """Yield each problem of the keys of a durable consumer."""
     if source.durable is None:
         yield Problem(f"{path}.durable", "missing; name the durable consumer, it is created if absent")
     yield from check_source_patterns(f"{path}.filter", source.filter, "filter")

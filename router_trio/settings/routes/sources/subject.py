@@ -1,4 +1,4 @@
-"""A subject: a core subscription, whose messages are in no stream."""
+"""A subject: a core subscription, whose messages are not stored."""
 
 from __future__ import annotations
 
