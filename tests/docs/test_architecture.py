@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.docs.pages import DOCS, ROOT
+from tests.support.syntax import nodes, parsed
 
 TEXT = (DOCS / "ARCHITECTURE.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "router_trio"
@@ -57,7 +58,7 @@ def test_each_test_that_is_named_exists() -> None:
     named = TEST.findall(TEXT)
     assert len(named) >= 15
     for path, name in named:
-        body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        body = parsed(ROOT / path).body
         assert name in {defined for statement in body for defined in _names(statement)}, f"{path}::{name}"
 
 
@@ -91,8 +92,7 @@ ROLES = {"breaker", "holder"}
 def test_no_callback_is_set_from_outside() -> None:
     """A callback, or another role, is passed to a constructor or to a method of its owner."""
     files = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] != "testing"]
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
-    stored = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    stored = [node for path in files for node in nodes(path) if isinstance(node, ast.AnnAssign)]
     callbacks = {
         node.target.attr
         for node in stored
@@ -100,8 +100,8 @@ def test_no_callback_is_set_from_outside() -> None:
         and re.search(r"\b(Callable|Deliver|Emit)\b", ast.unparse(node.annotation))
     }
     assert len(callbacks) > 20
-    for path, tree in trees.items():
-        for node in ast.walk(tree):
+    for path in files:
+        for node in nodes(path):
             if (
                 isinstance(node, ast.Attribute)
                 and isinstance(node.ctx, ast.Store)
@@ -142,6 +142,6 @@ def _names(statement: ast.stmt) -> Iterator[str]:
 def _functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """Every function of the package but properties, with its file."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:
                 yield path, node

@@ -13,6 +13,7 @@ from router_trio.connection.session import SHARED_WITHIN
 from router_trio.outbox.fences import FENCE_INTERVAL, SHARED_FENCE
 from tests.docs.pages import DOCS, ROOT, page
 from tests.docs.test_names import CODES, METRICS
+from tests.support.syntax import parsed
 
 PAGE = page(DOCS / "explanation" / "limits.md")
 GENERATOR = runpy.run_path(str(DOCS / "reference" / "limits.py"))
@@ -114,7 +115,7 @@ def constants() -> Iterator[tuple[str, str]]:
         file = path.relative_to(package)
         if file.parts[0] in ("testing", "demo"):  # where nothing comes from outside
             continue
-        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        for statement in parsed(path).body:
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             value = getattr(statement, "value", None)
             for target in targets:

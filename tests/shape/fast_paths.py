@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tests.shape.tree import Module, Tree
 
 _SAID = re.compile(r"Fast path of (?P<slow>\S+?)[;,] (?P<rest>.*?)(?:\.(?: |$)|$)", re.IGNORECASE)
+_MENTIONED = re.compile(r"Fast[\s#]+path", re.IGNORECASE)
 _EQUAL = re.compile(r"held equal by `?([\w./:]+\w)`?")
 _WORTH = re.compile(r"\(`?([\w./]+::\w+)`?\)")
 
@@ -39,6 +40,7 @@ def fast_paths(tree: Tree) -> list[FastPath]:
     return [
         FastPath(f"{module.path.as_posix()}:{line}", found["slow"].strip("`"), *_tests(found["rest"]))
         for module in tree.package
+        if _MENTIONED.search(module.text)
         for line, text in (*_comments(module), *_docstrings(module))
         for found in _SAID.finditer(" ".join(text.split()))
     ]
@@ -53,6 +55,7 @@ def exists(tree: Tree, test: str) -> bool:
     return any(
         isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name
         for module in modules
+        if f"def {name}(" in module.text
         for node in ast.walk(module.syntax)
     )
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tests.support.syntax import parsed_text
+
 PACKAGE = "router_trio"
 LONG = 350
 """Lines that a file has at most."""
@@ -24,7 +26,11 @@ class Module:
 
     path: Path
     text: str
-    syntax: ast.Module
+
+    @property
+    def syntax(self) -> ast.Module:
+        """The syntax tree, parsed at the first look."""
+        return parsed_text(self.text)
 
     @property
     def room(self) -> str:
@@ -114,8 +120,7 @@ class Tree:
 
     def _modules(self, folder: str) -> Sequence[Module]:
         paths = sorted((self.root / folder).rglob("*.py"))
-        texts = [(path.relative_to(self.root), path.read_text(encoding="utf-8")) for path in paths]
-        return [Module(path, text, ast.parse(text)) for path, text in texts]
+        return [Module(path.relative_to(self.root), path.read_text(encoding="utf-8")) for path in paths]
 
     def _read(self, path: str) -> str:
         return (self.root / path).read_text(encoding="utf-8")

@@ -48,7 +48,11 @@ def unreferenced(tree: Tree) -> list[str]:
     for module in tree.package:
         if module.path.as_posix().startswith(_PUBLIC):
             continue
+        lines = module.text.splitlines()
         for name, node in _definitions(module, classes):
+            text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
+            if everywhere[node.name] > text.count(node.name):
+                continue  # most of all: to count the names of each definition takes longer
             inside = Counter(_names(node))[node.name]
             known = name in USED_ELSEWHERE or node.name in documented
             if everywhere[node.name] == inside and not known:

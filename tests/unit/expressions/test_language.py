@@ -18,6 +18,7 @@ from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.types import BOOL, DYN, INT, STRING, Type, list_of, map_of
 from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES
 from router_trio.expressions.operators import FUNCTIONS
+from tests.support.syntax import nodes
 from tests.unit.expressions.activation import Activation
 
 PACKAGE = Path(router_trio.expressions.__file__).parent
@@ -341,8 +342,7 @@ def test_each_overload_has_an_implementation() -> None:
 def test_no_text_is_executed_as_python() -> None:
     names = {"eval", "exec", "compile", "__import__"}
     for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         called = {
-            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            node.func.id for node in nodes(path) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
         assert not called & names, path
