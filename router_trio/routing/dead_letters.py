@@ -35,21 +35,21 @@ OWN_LINES = headers.lines_of([PREFIX + field for field in FIELDS])
 
 
 class DeadLetter:
-    """A dead letter that is being published: the owner of its publish. `tell` is called with its fate."""
+    """A dead letter that is being published: the owner of its publish. `report` is called with its fate."""
 
-    __slots__ = ("_tell", "dead", "delivery", "destination")
+    __slots__ = ("_report", "dead", "delivery", "destination")
 
     def __init__(
         self,
         delivery: Delivery,
         dead: GivenUp,
         destination: tuple[str, str],
-        tell: Callable[[DeadLetter, Fate], None],
+        report: Callable[[DeadLetter, Fate], None],
     ) -> None:
         self.delivery: Delivery = delivery
         self.dead: GivenUp = dead
         self.destination: tuple[str, str] = destination
-        self._tell = tell
+        self._report = report
 
     @property
     def from_stream(self) -> bool:
@@ -58,7 +58,7 @@ class DeadLetter:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
-        self._tell(self, fate)
+        self._report(self, fate)
 
 
 class DeadLetters:
@@ -83,13 +83,13 @@ class DeadLetters:
         """Return True if there is a link to store them over."""
         return self._connection.connected
 
-    def store(self, delivery: Delivery, dead: GivenUp, tell: Callable[[DeadLetter, Fate], None]) -> None:
-        """Publish the dead letter of a message. `tell` is called once, with its fate; that may be before this returns.
+    def store(self, delivery: Delivery, dead: GivenUp, report: Callable[[DeadLetter, Fate], None]) -> None:
+        """Publish the dead letter of a message. `report` is called once with its fate, possibly before this returns.
 
         Raises `RouterError` if it can't be sent at all: it has no subject there, is too large, or there is no room.
         """
         template = self._destination.template
-        owner = DeadLetter(delivery, dead, (self._destination.route, template), tell)
+        owner = DeadLetter(delivery, dead, (self._destination.route, template), report)
         message_id = (delivery.message_id or self._connection.new_message_id()) + ID_PART
         self._outlet.forward_with(delivery.raw, owner, message_id, self._headers(delivery, dead))
 

@@ -86,11 +86,11 @@ class Delivery:
         """Called once, when the last destination is settled: it has its fate."""
         self.route.fates[self.outcome if self.failure is None else "lost"] += 1
 
-    def when_given_up(self, tell: Callable[[], None]) -> None:
-        """Call `tell` if it is not tried again after this failure."""
-        tell()
+    def when_given_up(self, report: Callable[[], None]) -> None:
+        """Call `report` if it is not tried again after this failure."""
+        report()
 
-    def tell_given_up(self) -> None:
+    def report_given_up(self) -> None:
         """Call what `when_given_up` was given, if the message keeps that until now."""
 
     def owner_for(self, template: str) -> RouteOwner:

@@ -80,7 +80,7 @@ class Failures(Generic[D]):
 
     def give_up(self, delivery: D, dead: GivenUp) -> None:
         """Store the dead letter of a message, which is active until that is settled; or drop it if there are none."""
-        delivery.tell_given_up()
+        delivery.report_given_up()
         letters = self._dead_letters
         if letters is None:
             self._recovery.dropped(delivery, dead)
@@ -105,9 +105,9 @@ class Failures(Generic[D]):
     def _not_stored(self, delivery: D, dead: GivenUp, reason: str, detail: str | None) -> None:
         self._state.failed[reasons.DEAD_LETTER] += 1
         subject = text(delivery.raw[0])
-        told = reason if detail is None else f"{reason}: {detail}"
+        described = reason if detail is None else f"{reason}: {detail}"
         self._state.failed_at_last(
-            reasons.DEAD_LETTER, subject, delivery.place_in_stream, attempt=dead.attempts, detail=told
+            reasons.DEAD_LETTER, subject, delivery.place_in_stream, attempt=dead.attempts, detail=described
         )
         self._emit(
             DeadLetterNotStored(

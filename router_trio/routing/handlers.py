@@ -51,14 +51,14 @@ def load_handler(name: str) -> Handler:
         raise HandlerError(f"handler {name!r}: can't import {module_name!r}: {error}; is it on sys.path?") from error
     except BaseException as error:
         raise_if_signal(error)
-        told = f"importing {module_name!r} raised {type(error).__name__}: {text_of(error)}"
-        raise HandlerError(f"handler {name!r}: {told}; mend that module") from error
+        cause = f"importing {module_name!r} raised {type(error).__name__}: {text_of(error)}"
+        raise HandlerError(f"handler {name!r}: {cause}; mend that module") from error
     try:
         handler = getattr(module, function_name, None)
     except BaseException as error:  # a module may have a `__getattr__`
         raise_if_signal(error)
-        told = f"looking for {function_name!r} in {module_name!r} raised {type(error).__name__}: {text_of(error)}"
-        raise HandlerError(f"handler {name!r}: {told}; mend that module") from error
+        cause = f"looking for {function_name!r} in {module_name!r} raised {type(error).__name__}: {text_of(error)}"
+        raise HandlerError(f"handler {name!r}: {cause}; mend that module") from error
     if not callable(handler):
         raise HandlerError(f"handler {name!r}: {module_name!r} has no function {function_name!r}")
     if (wrong := unfit(handler)) is not None:
@@ -344,12 +344,12 @@ def text_of(error: BaseException) -> str:
 def failure_of(error: BaseException) -> Failure:
     """Return how a message failed whose handler raised this. A nursery of the handler may have put it into a group."""
     bare = innermost(error, Reject)
-    told = bounded(text_of(bare))
+    detail = bounded(text_of(bare))
     if isinstance(bare, Reject):
-        return Failure(reasons.REJECTED, told, quotes=True)
+        return Failure(reasons.REJECTED, detail, quotes=True)
     if isinstance(bare, Retry):
-        return Failure(reasons.RETRY, told, after=bare.after, quotes=True)
-    return Failure(reasons.HANDLER_ERROR, f"{type(bare).__qualname__}: {told}", type(bare), quotes=True)
+        return Failure(reasons.RETRY, detail, after=bare.after, quotes=True)
+    return Failure(reasons.HANDLER_ERROR, f"{type(bare).__qualname__}: {detail}", type(bare), quotes=True)
 
 
 def answers_of(answer: Any) -> list[Message]:

@@ -203,8 +203,8 @@ class Routing:
         """
         event = message_failed(self.state.name, reason, detail, full=self._full_errors, **more)
         # Of what a handler raised the delivery tells, which knows whether that may be shown.
-        told = detail if event.error_type is None else None
-        self.state.failed_at_last(reason, event.subject, event.sequence, place=event.place, detail=told)
+        shown = detail if event.error_type is None else None
+        self.state.failed_at_last(reason, event.subject, event.sequence, place=event.place, detail=shown)
         self._emit(event)
 
     def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
@@ -410,16 +410,16 @@ class Routing:
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """The handler raised: the message failed, and nothing else."""
-        raised, told = Raised(error, self.plan.handler), bounded(text_of(error))
+        raised, detail = Raised(error, self.plan.handler), bounded(text_of(error))
         kind = raised.kind
         failure = replace(failure_of(error), place=raised.place, quotes=not self._full_errors)
         delivery.fail(failure.reason, failure)
         if delivery.trace is not None:
             # What it says may quote the payload.
-            delivery.trace.failed(kind, told if self._full_errors else kind)
-        self.emit_failure_of(delivery, failure.reason, told, raised)
+            delivery.trace.failed(kind, detail if self._full_errors else kind)
+        self.emit_failure_of(delivery, failure.reason, detail, raised)
         if self.responder is not None:
-            answer = f"{kind}: {told}" if self._full_errors else kind
+            answer = f"{kind}: {detail}" if self._full_errors else kind
             delivery.when_given_up(partial(self.responder.answer_error, answer, delivery))
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:

@@ -125,7 +125,7 @@ class Rehearsal:
         return Rehearsed(tuple(copies))
 
     def _delivery(self, message: Arrived) -> Delivery:
-        now, nobody, place = trio.current_time(), _Nobody(self._routing.state), message.place
+        now, keeper, place = trio.current_time(), _NoKeeper(self._routing.state), message.place
         reply, time = b"", b""
         if place is not None:  # as its first delivery by a consumer
             time = b"%d" % place.time_ns
@@ -134,10 +134,10 @@ class Rehearsal:
         frame = framing.publish(framing.wire(message.subject), message.payload, reply=reply, headers=message.headers)
         raw = framing.published(frame)
         if place is None:
-            delivery = CoreDelivery(nobody, nobody.state, raw, now, 0)
+            delivery = CoreDelivery(keeper, keeper.state, raw, now, 0)
             delivery.message_id = message.message_id
             return delivery
-        return StreamDelivery(nobody, StreamCursor(), raw, now, place.sequence, 1, time, message.message_id)
+        return StreamDelivery(keeper, StreamCursor(), raw, now, place.sequence, 1, time, message.message_id)
 
     def _taken_from(self, connection: Connection) -> Sequence[Copy]:
         """Take what was accepted for a connection out of its outbox, in order."""
@@ -157,7 +157,7 @@ class Rehearsal:
         return copies
 
 
-class _Nobody:
+class _NoKeeper:
     """Keeps the message that is rehearsed: what becomes of it is read by `run`."""
 
     def __init__(self, state: RouteState) -> None:

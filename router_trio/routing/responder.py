@@ -68,12 +68,12 @@ class Responder:
                 delivery.done()
         return True
 
-    def answer_error(self, told: str, delivery: Delivery) -> None:
-        """Answer that the handler failed. `told` says how: whoever asked reads it."""
+    def answer_error(self, described: str, delivery: Delivery) -> None:
+        """Answer that the handler failed. `described` says how: whoever asked reads it."""
         reply = self._reply_of(delivery)
         if reply is None:
             return
-        block = headers.encode(Headers({ERROR: excerpt(told), ERROR_CODE: FAILED}))
+        block = headers.encode(Headers({ERROR: excerpt(described), ERROR_CODE: FAILED}))
         with suppress(PublishError):  # its queue has counted it
             self.connection.outbox.offer(framing.publish(reply, b"", headers=block))
 

@@ -61,8 +61,8 @@ class SourceRetry:
         if error.reason == reasons.CONSUMER_SILENT:
             self._silent += 1
             if self._silent > 1:
-                told = f"{error}, {self._silent} times in a row: it was reopened each time and delivers nothing"
-                self._state.obstacles[reasons.CONSUMER_SILENT] = bounded(told)
+                described = f"{error}, {self._silent} times in a row: it was reopened each time and delivers nothing"
+                self._state.obstacles[reasons.CONSUMER_SILENT] = bounded(described)
         self._connection.counters.fail("subscribe", error.reason)
         self._emit(
             SubscribeFailed(

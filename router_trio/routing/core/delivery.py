@@ -28,7 +28,7 @@ class CoreDelivery(Delivery):
 
     remaining: int
 
-    __slots__ = ("_choices", "_copies", "_keeper", "_tell_given_up", "attempts", "key", "message_id", "place")
+    __slots__ = ("_choices", "_copies", "_keeper", "_report_given_up", "attempts", "key", "message_id", "place")
 
     def __init__(self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, place: int) -> None:
         super().__init__(state, raw, received_at)
@@ -36,7 +36,7 @@ class CoreDelivery(Delivery):
         # Made when something is kept there: thousands of messages may wait.
         self._copies: set[int] | None = None
         self._choices: dict[int, Sequence[int]] | None = None
-        self._tell_given_up: Callable[[], None] | None = None
+        self._report_given_up: Callable[[], None] | None = None
         self.attempts: int = 0
         self.key: bytes | None = None
         self.message_id: bytes | None = None
@@ -44,14 +44,14 @@ class CoreDelivery(Delivery):
 
     def start_again(self) -> None:
         super().start_again()
-        self._tell_given_up = None
+        self._report_given_up = None
 
-    def when_given_up(self, tell: Callable[[], None]) -> None:
-        self._tell_given_up = tell
+    def when_given_up(self, report: Callable[[], None]) -> None:
+        self._report_given_up = report
 
-    def tell_given_up(self) -> None:
-        if self._tell_given_up is not None:
-            self._tell_given_up()
+    def report_given_up(self) -> None:
+        if self._report_given_up is not None:
+            self._report_given_up()
 
     @property
     def attempt(self) -> int:

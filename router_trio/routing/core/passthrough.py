@@ -124,8 +124,8 @@ class PassthroughRoute(CountedOwner):
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         self.state.failed[fate.reason or fate.name] += count
-        told = self.state.not_taken(self.outlet.template, fate.detail)
-        self.state.failed_at_last(fate.reason or fate.name, detail=told)
+        described = self.state.not_taken(self.outlet.template, fate.detail)
+        self.state.failed_at_last(fate.reason or fate.name, detail=described)
         self.state.fates["lost"] += count
         self.state.elapsed.record(now - operation.accepted_at, count)
 

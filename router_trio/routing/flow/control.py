@@ -212,7 +212,7 @@ class FlowControl:
         else:
             self.holds = False
         if not left:
-            self._tell()  # what waited has made room for others, before it has its fate
+            self._notify()  # what waited has made room for others, before it has its fate
 
     def filtered(self, count: int) -> None:
         """Return the tokens of `count` messages that turned out not to be the route's."""
@@ -252,19 +252,19 @@ class FlowControl:
             return max(probes, default=inf)
         return self.limit.free_at() if self.limit is not None else now
 
-    def when_changed(self, tell: Callable[[], None]) -> None:
-        """Call `tell` each time that a breaker changes."""
-        self._listeners.append(tell)
+    def when_changed(self, listener: Callable[[], None]) -> None:
+        """Call `listener` each time that a breaker changes."""
+        self._listeners.append(listener)
 
     def wake(self) -> None:
         """Wake those who wait, to ask again."""
         self._changed.set()
         self._changed = trio.Event()
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        for tell in self._listeners:
-            tell()
+    def _notify(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     # --- for who asks a stream for messages ---
 

@@ -79,20 +79,20 @@ class DestinationBreaker:
         """Return True if a message may go there."""
         return self._breaker.admits(now)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         """Publish a change of the breaker, and wake those who wait."""
         breaker, shown = self._breaker, self.shown
         shown.state, shown.probe_at, shown.why_open = breaker.state, breaker.probe_at, None
         if breaker.state != CLOSED:
             shown.why_open = (
                 f"the circuit breaker of destination {shown.template!r} on connection {shown.connection} is open: "
-                f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._said}; "
+                f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._detail}; "
                 f"one message is tried every {self._settings.pause:g} s"
             )
         self._changed()
 
     @property
-    def _said(self) -> str:
+    def _detail(self) -> str:
         """Return what the server said about the last failure, for the end of a text."""
         shown = self.shown
         for one in self._route.to:
@@ -130,7 +130,7 @@ class DestinationBreaker:
                     open_seconds=now - self._breaker.opened_at,
                 )
             )
-            self._tell()
+            self._publish()
 
     def copy_refused(self, reason: str) -> str:
         """See `delivery.BreakerWatch`. A message that waits in hand fails as one that is taken back from the queue."""
@@ -144,8 +144,8 @@ class DestinationBreaker:
     def spare(self) -> None:
         """Allow another probe: what was sent there was none after all."""
         if self._breaker.state == HALF_OPEN:
-            self._breaker.said_nothing(trio.current_time())
-            self._tell()
+            self._breaker.inconclusive(trio.current_time())
+            self._publish()
 
     def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
         """See `Refusals.notify_of_retries`: a publish was refused, and is held there."""
@@ -173,7 +173,7 @@ class DestinationBreaker:
             )
         if breaker.state == before:
             return False
-        self._tell()
+        self._publish()
         return True
 
     def _recall(self) -> None:

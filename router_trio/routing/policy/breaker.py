@@ -60,7 +60,7 @@ class Breaker:
         self.state, self.opened_at, self.probe_at = OPEN, now, now + self._pause
         return True
 
-    def said_nothing(self, now: float) -> None:
+    def inconclusive(self, now: float) -> None:
         """A message that went has failed, and not by the destination: the next one may try instead."""
         if self.state == HALF_OPEN:
             self.state, self.probe_at = OPEN, now

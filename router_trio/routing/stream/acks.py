@@ -57,9 +57,9 @@ class Acks:
         self._pulls_pass: Callable[[], None] | None = None
         self._answers.belong_to(spec.stream, spec.durable, self)
 
-    def await_pull(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when the server has accepted a pull, or none is to be sent; see `await_no_pull`."""
-        self._pulls_pass = tell
+    def await_pull(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when the server has accepted a pull, or none is to be sent; see `await_no_pull`."""
+        self._pulls_pass = listener
 
     def await_no_pull(self) -> None:
         """Call what `await_pull` was given no more."""
@@ -158,10 +158,10 @@ class Acks:
             what = "acks and naks, so its stream redelivers messages that were routed"
         else:
             what = "pull requests, so it receives no messages"
-        told = f"the server refuses its {what}; {detail}; allow this user to publish to {subject}"
-        self._state.obstacles[cause] = bounded(told)
+        described = f"the server refuses its {what}; {detail}; allow this user to publish to {subject}"
+        self._state.obstacles[cause] = bounded(described)
         if cause == PULL:
-            self._pull_denied(SourceError(told, reason=reasons.PERMISSION_DENIED))
+            self._pull_denied(SourceError(described, reason=reasons.PERMISSION_DENIED))
         return fresh
 
     def passed(self, cause: str) -> None:

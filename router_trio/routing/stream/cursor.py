@@ -94,14 +94,14 @@ class StreamCursor:
         """The last message that came, 0 for none."""
         return self._highest
 
-    def is_numbered_anew(self, deliveries: int) -> bool:
+    def was_renumbered(self, deliveries: int) -> bool:
         """Return True if the consumer counts its deliveries from 1 once more: somebody has reset it, or made it again.
 
         One that only lost the last ones, with its leader, is a little behind.
         """
         return 2 * deliveries <= self.deliveries
 
-    def number_anew(self) -> None:
+    def renumber(self) -> None:
         """Expect the first delivery of a consumer that counts from 1 once more."""
         self._next_delivery = 1
 
@@ -154,7 +154,7 @@ class StreamCursor:
         self._elsewhere = self.start
         self._elsewhere_after, self._elsewhere_to = deliveries, None
 
-    def opened(self, deliveries: int, now: float, patience: float, *, in_use: bool, others_seen: bool) -> bool:
+    def opened(self, deliveries: int, now: float, within: float, *, in_use: bool, others_seen: bool) -> bool:
         """The consumer was found, with so many deliveries behind it. Returns True if what is missing is ours alone.
 
         It is not if the consumer is in use by others now, and may have been before: their deliveries were seen, or this
@@ -162,7 +162,7 @@ class StreamCursor:
         delivered twice.
         """
         alone = not (in_use and (others_seen or not self._highest))
-        self._count(deliveries, now, patience)
+        self._count(deliveries, now, within)
         return alone
 
     @property
@@ -206,15 +206,15 @@ class StreamCursor:
         """Return how many deliveries before that number did not come."""
         return max(0, delivery - self._next_delivery)
 
-    def mark_received(self, sequence: int, delivery: int, time: bytes, now: float, patience: float) -> bool:
+    def mark_received(self, sequence: int, delivery: int, time: bytes, now: float, within: float) -> bool:
         """A message came that does not contradict, as the consumer's delivery of that number.
 
         Returns True if it is unsettled.
 
         Deliveries that are missing (see `missing_before`) went to a link that died, or elsewhere. They come again
-        within `patience` seconds if the consumer lives; until then a new one would have to start before them.
+        within `within` seconds if the consumer lives; until then a new one would have to start before them.
         """
-        if self._count(delivery - 1, now, patience) and now >= self._doubt_until and sequence > self._highest:
+        if self._count(delivery - 1, now, within) and now >= self._doubt_until and sequence > self._highest:
             # What is due again goes before what is new: a new message proves that the missing ones have come.
             self._doubt = None
         self._next_delivery += 1
@@ -232,11 +232,11 @@ class StreamCursor:
             self._suspect(self._next_delivery - 1)
             self._unsettled.clear()
 
-    def _count(self, deliveries: int, now: float, patience: float) -> bool:
+    def _count(self, deliveries: int, now: float, within: float) -> bool:
         """Return True if all `deliveries` so far were made here, or the consumer is a new one."""
         complete = deliveries in (0, self._next_delivery - 1)
         if not complete:
-            self._doubt, self._doubt_until = self.start, max(self._doubt_until, now + patience)
+            self._doubt, self._doubt_until = self.start, max(self._doubt_until, now + within)
             self._suspect(deliveries)
         self._elsewhere_after = min(self._elsewhere_after, deliveries)  # a durable that was made again counts from 1
         self._next_delivery = deliveries + 1

@@ -123,7 +123,7 @@ class StreamInHand(InHand[StreamDelivery]):
     def consumer_was_reset(self, goes_on_with: int) -> None:
         """Record that somebody has reset the consumer, or made it again: it goes on with that message."""
         self.reset = self.cursor.highest + 1, goes_on_with
-        self.cursor.number_anew()
+        self.cursor.renumber()
 
     def take_reset(self) -> tuple[int, int] | None:
         """Return once which message the consumer would have delivered next, and which it goes on with, if it was reset.
@@ -148,12 +148,12 @@ class StreamInHand(InHand[StreamDelivery]):
         self,
         deliveries: Sequence[StreamDelivery],
         columns: Columns,
-        patience: float,
+        within: float,
         went_back: Callable[[StreamDelivery], None],
     ) -> list[StreamDelivery]:
         """Add deliveries, at least one, with these `columns`. Return the ones whose messages are in hand, or settled.
 
-        `patience`: see `StreamCursor.mark_received`. `went_back` is called with each delivery that shows that the
+        `within`: see `StreamCursor.mark_received`. `went_back` is called with each delivery that shows that the
         stream went back in time: that delivery and the following ones are taken as of another stream.
         """
         # Fast path of _add; held equal by
@@ -161,7 +161,7 @@ class StreamInHand(InHand[StreamDelivery]):
         # instructions a message (tests/performance/test_fast_paths.py::test_deliveries_that_follow_are_taken_together).
         sequences = columns[0]
         if self.order.lines or not self.cursor.followed(*columns):
-            return [delivery for delivery in deliveries if not self._add(delivery, patience, went_back)]
+            return [delivery for delivery in deliveries if not self._add(delivery, within, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
         for delivery in deliveries:
@@ -169,7 +169,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self.schedule.waiting += deliveries
         return []
 
-    def _add(self, delivery: StreamDelivery, patience: float, went_back: Callable[[StreamDelivery], None]) -> bool:
+    def _add(self, delivery: StreamDelivery, within: float, went_back: Callable[[StreamDelivery], None]) -> bool:
         """Return True if the message is neither in hand nor settled."""
         order, sequence = self.order, delivery.sequence
         in_hand = self.open.get(sequence)
@@ -177,10 +177,10 @@ class StreamInHand(InHand[StreamDelivery]):
         if other_in_hand or self.cursor.contradicted(sequence, delivery.time):
             self._start_at(StreamCursor(self.cursor.stream_created, next_delivery=delivery.number))
             self.cursor.found_by_message = True
-            self.cursor.doubt_before(delivery.received_at + patience)
+            self.cursor.doubt_before(delivery.received_at + within)
             went_back(delivery)
         cursor = delivery.cursor = self.cursor
-        if delivery.number <= cursor.deliveries and cursor.is_numbered_anew(delivery.number - 1):
+        if delivery.number <= cursor.deliveries and cursor.was_renumbered(delivery.number - 1):
             self.consumer_was_reset(sequence)
         others, now = self.others, delivery.received_at
         missing = cursor.missing_before(delivery.number)
@@ -188,7 +188,7 @@ class StreamInHand(InHand[StreamDelivery]):
             others.missed(missing, now)
         if others.missing and others.seen(now) and not cursor.knows(sequence):
             others.redelivered(delivery.deliveries - 1)
-        unsettled = cursor.mark_received(sequence, delivery.number, delivery.time, now, patience)
+        unsettled = cursor.mark_received(sequence, delivery.number, delivery.time, now, within)
         in_hand = self.open.get(sequence)
         if in_hand is not None:
             in_hand.ack_subject = delivery.ack_subject
@@ -318,13 +318,13 @@ class StreamInHand(InHand[StreamDelivery]):
         self.cursor.given_up(delivery.sequence)
         self._release_behind(delivery)
 
-    def await_redelivery(self, delivery: StreamDelivery, now: float, due: float, patience: float) -> None:
-        """Record that a message that was removed will be redelivered when it is `due`, or up to `patience` later.
+    def await_redelivery(self, delivery: StreamDelivery, now: float, due: float, within: float) -> None:
+        """Record that a message that was removed will be redelivered when it is `due`, or up to `within` later.
 
         If it holds back the ones behind it, they wait for that.
         """
         if self.holds_back(delivery) and not self.others.take(now):
-            self._let_wait(self.order.await_redelivery(delivery, due, due + patience))
+            self._let_wait(self.order.await_redelivery(delivery, due, due + within))
         else:
             self._release_behind(delivery)
 
@@ -385,9 +385,9 @@ class StreamInHand(InHand[StreamDelivery]):
 
     # --- returned to the stream ---
 
-    def return_newest(self, due: float, patience: float) -> StreamDelivery | None:
+    def return_newest(self, due: float, within: float) -> StreamDelivery | None:
         """Remove the newest message that is held, if any is; it is awaited like a refused one."""
-        delivery = self.order.give_back_newest(due, due + patience)
+        delivery = self.order.give_back_newest(due, due + within)
         if delivery is not None:
             self.remove(delivery)
         return delivery

@@ -25,11 +25,11 @@ class OtherProcesses:
     `ack_wait` in seconds. Nothing is remembered of deliveries if no other followed within twice that.
     """
 
-    __slots__ = ("_first_at", "_last_at", "ack_wait", "met", "missing")
+    __slots__ = ("_first_at", "_last_at", "ack_wait", "missing", "noticed")
 
     def __init__(self) -> None:
         self.ack_wait: float = 0.0
-        self.met: bool = False
+        self.noticed: bool = False
         """True if deliveries went elsewhere since the consumer was opened: who opens it again listens for others."""
         self.missing: int = 0
         """Deliveries that went elsewhere, of which `seen` says whether they still count."""
@@ -40,7 +40,7 @@ class OtherProcesses:
         if not self.seen(now):
             self.missing, self._first_at = 0, now
         self.missing += count
-        self.met = True
+        self.noticed = True
         self._last_at = now
 
     def redelivered(self, count: int) -> None:
@@ -48,8 +48,8 @@ class OtherProcesses:
         self.missing = max(0, self.missing - count)
 
     def opened(self) -> None:
-        """Begin again with a consumer that was opened, after listening for others if any were `met`."""
-        self.met = False
+        """Begin again with a consumer that was opened, after listening for others if any were `noticed`."""
+        self.noticed = False
 
     def seen(self, now: float) -> bool:
         """Return True if somebody else may have messages in hand: deliveries are missing, the last for not long."""

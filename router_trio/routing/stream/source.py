@@ -85,9 +85,9 @@ class StreamSource(KeptSource[StreamKeeper]):
         letters = () if dead_letters is None else (dead_letters.connection,)
         self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), self._pull_loop.lose)
         self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
-        self._patience = 0.0
+        self._within = 0.0
         """Seconds within which whatever is to be redelivered is: naks of another process are not known here."""
-        self._told_differences: list[str] = []
+        self._reported_differences: list[str] = []
         self._filters: Filters = Filters(self.state.name, spec, emit)
 
     # --- on one link ---
@@ -121,9 +121,9 @@ class StreamSource(KeptSource[StreamKeeper]):
                 self._pull_loop.reset()
                 self._go_by(link, consumer)
                 self._feeding.check(consumer)
-                self._acks.await_pull(self._tell_ready)
+                self._acks.await_pull(self._report_ready)
                 tried.set()  # the link need not wait until a pull was taken; the start of the router does
-                not_before = await ask_again(consumer, self._hand, self._patience)
+                not_before = await ask_again(consumer, self._hand, self._within)
                 await self._pull_loop.keep_asking(
                     link, consumer, self.keeper.late, not_before, self._filters, self._acks.nothing_asked
                 )
@@ -135,7 +135,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                 consumer.close()
                 self._pull_loop.reset()  # what was borrowed from others is theirs again
 
-    def _tell_ready(self) -> None:
+    def _report_ready(self) -> None:
         """Say that messages come from now on: the first pull was taken, or none is to be sent yet."""
         self._acks.await_no_pull()
         self._pull_loop.receives()
@@ -182,17 +182,17 @@ class StreamSource(KeptSource[StreamKeeper]):
             last_sequence=last_sequence,
             last_time=last_time,
             found_by_message=cursor.found_by_message,
-            others_seen=others.met and not others.take(now),
+            others_seen=others.noticed and not others.take(now),
         )
 
     def _go_by(self, link: Link, consumer: PullConsumer) -> None:
         """A consumer is open on a link: go by what it says, and tell it what could not be told before."""
         hand, keeper = self._hand, self.keeper
         keeper.ack_wait = hand.others.ack_wait = consumer.ack_wait
-        self._patience = max(2 * consumer.ack_wait, keeper.policy.longest)
+        self._within = max(2 * consumer.ack_wait, keeper.policy.longest)
         self._compare(consumer)
         if consumer.went_back is not None:
-            self._tell_went_back(consumer.went_back)
+            self._report_went_back(consumer.went_back)
         elif hand.cursor.found_by_message:
             hand.cursor.stream_created = consumer.stream_created
             hand.cursor.found_by_message = False
@@ -229,7 +229,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         if consumer.lifted:
             self._report_lifted(consumer.lifted)
         found = differences(spec, consumer, 2 * self._max_in_flight)
-        if found and found != self._told_differences:
+        if found and found != self._reported_differences:
             self._emit(
                 ConsumerDiffers(
                     at=trio.current_time(),
@@ -239,7 +239,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                     detail="; ".join(found),
                 )
             )
-        self._told_differences = found
+        self._reported_differences = found
 
     def _report_lifted(self, limits: Sequence[str]) -> None:
         """Log limits that the link has removed from the durable."""
@@ -256,7 +256,7 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     def _other_message(self, delivery: StreamDelivery) -> None:
         """See `StreamInHand.add`."""
-        self._tell_went_back(f"it delivers another message as its {delivery.sequence}")
+        self._report_went_back(f"it delivers another message as its {delivery.sequence}")
         self._reset_sequences()
 
     def _reset_sequences(self) -> None:
@@ -264,11 +264,11 @@ class StreamSource(KeptSource[StreamKeeper]):
         self.keeper.route.something_waits()
         self._acks.clear()
 
-    def _tell_went_back(self, detail: str) -> None:
+    def _report_went_back(self, detail: str) -> None:
         stream = self._spec.stream
         self._emit(StreamWentBack(at=trio.current_time(), route=self.state.name, stream=stream, detail=detail))
 
-    def _tell_reset(self) -> None:
+    def _report_reset(self) -> None:
         reset = self._hand.take_reset()
         if reset is None:
             return
@@ -308,7 +308,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         if deliveries:
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
-            again = hand.add(deliveries, columns, self._patience, self._other_message)
+            again = hand.add(deliveries, columns, self._within, self._other_message)
             if hand.others.missing and hand.others.seen(now):
                 pull_loop.share()
             self.state.received += len(deliveries) - len(again)
@@ -338,4 +338,4 @@ class StreamSource(KeptSource[StreamKeeper]):
         # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
         pull_loop.look()
         if hand.reset is not None:
-            self._tell_reset()
+            self._report_reset()

@@ -239,10 +239,10 @@ class SubjectOrder(Generic[D]):
         for one in self.expected():
             one.due = min(one.due, now)
 
-    def wait_longer(self, now: float, patience: float) -> None:
-        """Nothing could come for a while: what is awaited gets `patience` seconds more from when it may come."""
+    def wait_longer(self, now: float, within: float) -> None:
+        """Nothing could come for a while: what is awaited gets `within` seconds more from when it may come."""
         for one in self.expected():
-            one.until = max(one.until, max(one.due, now) + patience)
+            one.until = max(one.until, max(one.due, now) + within)
 
     def late(self, now: float) -> list[int]:
         """Return what did not come in time, and may never come again: the oldest of each subject first."""

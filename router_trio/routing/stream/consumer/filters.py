@@ -29,26 +29,26 @@ class Filters:
         self._route = route
         self._spec = spec
         self._emit = emit
-        self._told: tuple[str, str] | None = None
+        self._reported: tuple[str, str] | None = None
 
     def compare(self, subjects: Sequence[str]) -> None:
         """Compare with all that the stream takes; none if that is not known. Says what is outside, once."""
         outside = [one for one in self._spec.filters if not any(overlaps(one, subject) for subject in subjects)]
         if not subjects or not outside:
-            self.outside = self._told = None
+            self.outside = self._reported = None
             return
-        told = ", ".join(outside), excerpt(", ".join(subjects), LONGEST_TEXT // 2)
-        filters, taken = told
+        described = ", ".join(outside), excerpt(", ".join(subjects), LONGEST_TEXT // 2)
+        filters, taken = described
         stream = self._spec.stream
         self.outside = (
             f"the filter {filters} matches none of the subjects of the stream {stream!r}, which are {taken}; correct "
             "the filter or the stream"
         )
-        if told != self._told:
+        if described != self._reported:
             self._emit(
                 FilterOutside(at=trio.current_time(), route=self._route, stream=stream, filter=filters, subjects=taken)
             )
-        self._told = told
+        self._reported = described
 
     async def watch(self, link: Link, changed: Callable[[], None]) -> None:
         """Return when no filter is outside any more: the stream was changed. Can be cancelled."""

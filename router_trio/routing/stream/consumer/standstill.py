@@ -36,7 +36,7 @@ def standstill(
     if before is None or before.state.delivered != now.state.delivered or not now.delivers_nothing_new:
         return None
     state = now.state
-    told = (
+    described = (
         f"the consumer has {state.unacked} unacked messages and may have {state.max_ack_pending} (max_ack_pending), so "
         f"nothing new is delivered and {state.undelivered} messages wait in the stream; "
     )
@@ -44,11 +44,11 @@ def standstill(
         first = cursor.start
         attempts = cursor.failures.attempts(first)
         tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "is to be redelivered"
-        return f"{told}message {first}, the first unacked one, {tried}{last_failure}"
+        return f"{described}message {first}, the first unacked one, {tried}{last_failure}"
     # An ack that is under way at one look has arrived at the next.
     if alone and before.delivers_nothing_new and not now.held:
         return (
-            f"{told}{state.unacked - now.in_hand} of the unacked messages are settled here and their acks were refused "
-            "or lost, or a process that has ended received them: they are redelivered after their ack wait"
+            f"{described}{state.unacked - now.in_hand} of the unacked messages are settled here and their acks were "
+            "refused or lost, or a process that has ended received them: they are redelivered after their ack wait"
         )
     return None

@@ -12,20 +12,20 @@ OVERDUE = 0.1
 a new one instead."""
 
 
-async def ask_again(consumer: PullConsumer, pending: StreamInHand, patience: float) -> float:
+async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float) -> float:
     """Have what the lost link did not deliver delivered again: so it keeps its order, and comes without the ack wait.
 
     Where it can't be known which messages that are, or whether somebody else has them, and where the server takes no
-    note of that, it comes after the ack wait, and nothing may be asked for before: returns until when. `patience`: see
+    note of that, it comes after the ack wait, and nothing may be asked for before: returns until when. `within`: see
     `StreamCursor.opened`. Blocks for some seconds at most. Raises `LinkError` if the link dies.
     """
     progress, opened_at = consumer.progress, trio.current_time()
     cursor, others = pending.cursor, pending.others
     first, take = cursor.unseen_from, others.take(opened_at)
     in_use = take or progress.in_use is not False
-    others_seen = take or others.met
+    others_seen = take or others.noticed
     others.opened()
-    if cursor.opened(progress.deliveries, opened_at, patience, in_use=in_use, others_seen=others_seen):
+    if cursor.opened(progress.deliveries, opened_at, within, in_use=in_use, others_seen=others_seen):
         unacked = await consumer.unacked(first)
         if unacked is not None:
             missing = [sequence for sequence in unacked if not cursor.knows(sequence)]

@@ -69,7 +69,7 @@ class ConsumerChecks:
         self._now = trio.Event()
         self._before: Look | None = None
 
-    def look_anew(self) -> None:
+    def reset(self) -> None:
         """There is no consumer, or another one."""
         self.stopped = self._before = None
 

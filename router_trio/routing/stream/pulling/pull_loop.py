@@ -103,16 +103,16 @@ class PullLoop:
             last_failure=lambda: self._last_failure,
         )
         self._made_room_at = -math.inf
-        self._patience = 0.0
+        self._within = 0.0
         self._comes_again = False  # what is asked for now has come before, as far as is known
         self._look_again = trio.Event()
         self._heard_at = 0.0
         self._quiet = False
-        self._told_of_waiting = False
+        self._waiting_reported = False
         self._lost: SourceError | None = None
         self._asking_about_late = False
         self._late_since: dict[int, float] = {}
-        self._not_told: str | None = None
+        self._lookup_error: str | None = None
         self._filters: Filters | None = None
         self._receives = False
         self._enters: tuple[str, str | None] | None = None
@@ -126,7 +126,7 @@ class PullLoop:
         self._payloads.reset()
         self._lost = None
         self._receives, self._enters = False, None
-        self._checks.look_anew()
+        self._checks.reset()
 
     def receives(self) -> None:
         """A pull was taken, or none is to be sent yet: from now on the route may count as running."""
@@ -165,7 +165,7 @@ class PullLoop:
         """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""
         pending, credit = self._pending, self._credit
         order = pending.order
-        if bool(order.lines) is not self._told_of_waiting:
+        if bool(order.lines) is not self._waiting_reported:
             self._look_again.set()
         elif not (order.lines or pending.limits.count or pending.schedule.behind):
             # As nearly always: all of it is worked on.
@@ -203,25 +203,25 @@ class PullLoop:
         self,
         link: Link,
         consumer: PullConsumer,
-        patience: float,
+        within: float,
         not_before: float,
         filters: Filters,
         nothing_asked: Callable[[], None],
     ) -> None:
         """Ask until the intake is closed. Raises `SourceError` when the consumer is lost.
 
-        `patience`: seconds that a message may be late that is to come again; then the consumer is asked whether it
+        `within`: seconds that a message may be late that is to come again; then the consumer is asked whether it
         does. `not_before`: nothing is asked for until then, so that what others left behind comes first.
         `nothing_asked` is called whenever nothing is.
         """
         pending = self._pending
-        self._patience = patience
+        self._within = within
         asked = self._asking_about_late = False
         self._filters = filters
         self._credit.most_requests = consumer.limits.max_waiting
-        self._not_told = None
+        self._lookup_error = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_progress, link, consumer)
+            nursery.start_soon(self._report_progress, link, consumer)
             nursery.start_soon(self._checks.run, consumer)
             nursery.start_soon(filters.watch, link, self.look_again)
             while self._lost is None and not self._closing.is_set():
@@ -230,21 +230,21 @@ class PullLoop:
                 away = self._routing.waits_for
                 held_up = self._flow.held_up() if self._flow is not None and away is None else None
                 if held_up is not None:
-                    self._tell_held_up(held_up)
+                    self._enter_held_up(held_up)
                 elif away is None:
                     if not asked:
-                        pending.order.wait_longer(now, patience)
+                        pending.order.wait_longer(now, within)
                     late = [] if self._asking_about_late else pending.order.late(now)[:MOST_LATE]
                     if late:
                         self._asking_about_late = True
-                        nursery.start_soon(self._ask_about, consumer, late, patience)
+                        nursery.start_soon(self._ask_about, consumer, late, within)
                     if now >= not_before:
                         self._ask(consumer, now)
-                        self._tell_state()
+                        self._enter_current()
                     else:
-                        told = "messages that were delivered before and are not acked must be redelivered first; "
-                        told += f"nothing is requested for {not_before - now:.0f} s"
-                        self._enter(PAUSED, told)
+                        described = "messages that were delivered before and are not acked must be redelivered first; "
+                        described += f"nothing is requested for {not_before - now:.0f} s"
+                        self._enter(PAUSED, described)
                 else:
                     self._enter(PAUSED, f"destination connection {away!r} is not connected")
                 asked = away is None and held_up is None
@@ -256,28 +256,28 @@ class PullLoop:
                 with trio.CancelScope(deadline=min(deadline, not_before) if now < not_before else deadline):
                     await self._look_again.wait()
                 if self._lost is None and trio.current_time() >= self._silent_at:
-                    told = f"nothing was heard from the consumer for {SILENCE:g} s"
-                    self._lost = SourceError(told, reason=reasons.CONSUMER_SILENT)
+                    described = f"nothing was heard from the consumer for {SILENCE:g} s"
+                    self._lost = SourceError(described, reason=reasons.CONSUMER_SILENT)
             nursery.cancel_scope.cancel()
         if self._lost is not None:
             raise self._lost
 
-    async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], patience: float) -> None:
+    async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], within: float) -> None:
         """Wait no longer for what never comes again, and longer for the rest."""
         pending, order = self._pending, self._pending.order
         cursor = pending.cursor
         gone: Collection[int] = ()
         try:
             gone = await consumer.gone({one: cursor.time_of(one) for one in late}, len(pending.open))
-            self._not_told = None
+            self._lookup_error = None
             self._comes_again |= len(gone) < len(late)  # their ack wait is over as well
         except SourceError as error:
-            self._not_told = str(error)
+            self._lookup_error = str(error)
         if cursor is pending.cursor:
             if gone:
                 self._never_come(gone)
             self._wait_for_no_others([one for one in late if one not in gone])
-        order.wait_longer(trio.current_time(), patience)
+        order.wait_longer(trio.current_time(), within)
         self._asking_about_late = False
         self._look_again.set()
 
@@ -327,7 +327,7 @@ class PullLoop:
 
         What is new would come for as long as there is any.
         """
-        return self._made_room_at + (0.0 if self._comes_again else self._patience)
+        return self._made_room_at + (0.0 if self._comes_again else self._within)
 
     def _worked_on(self) -> tuple[int, int]:
         """Return the messages and bytes that use up room: those that wait for their turn have as much of their own."""
@@ -340,7 +340,7 @@ class PullLoop:
         # As if all were of the same size.
         return held, pending.bytes * held // pending.count if pending.count else 0
 
-    def _tell_held_up(self, why: str) -> None:
+    def _enter_held_up(self, why: str) -> None:
         """A breaker is open: nothing is asked for."""
         state = self._routing.state
         self._enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
@@ -356,9 +356,9 @@ class PullLoop:
         if own.state == STARTING:
             own.enter(STARTING, "waiting for the server to confirm that it accepts pull requests")
 
-    def _tell_state(self) -> None:
+    def _enter_current(self) -> None:
         order = self._pending.order
-        self._told_of_waiting = bool(order.lines)
+        self._waiting_reported = bool(order.lines)
         stopped = self._checks.stopped or (None if self._filters is None else self._filters.outside)
         self._quiet = trio.current_time() >= self._quiet_at
         if stopped is None and self._quiet:
@@ -373,15 +373,15 @@ class PullLoop:
         held, held_bytes = self._worked_on()
         full = held >= self._credit.window or held_bytes >= self._credit.window_bytes
         stands = order.aside == held and full
-        told = order.describe()
+        described = order.describe()
         if stands:
-            told += "; nothing new is requested until one of them is settled"
-        if self._not_told is not None:
-            told += (
+            described += "; nothing new is requested until one of them is settled"
+        if self._lookup_error is not None:
+            described += (
                 "; the redelivery is overdue, and the lookup that would tell whether the stream still has them failed: "
-                f"{self._not_told}"
+                f"{self._lookup_error}"
             )
-        self._enter(PAUSED if stands else RUNNING, bounded(told + self._last_failure))
+        self._enter(PAUSED if stands else RUNNING, bounded(described + self._last_failure))
 
     @property
     def _last_failure(self) -> str:
@@ -406,11 +406,11 @@ class PullLoop:
         look = min(silent_at, order.next_look(now))
         return min(look, self._makes_room_at) if self._is_full and order.count_due(now) else look
 
-    async def _tell_progress(self, link: Link, consumer: PullConsumer) -> None:
+    async def _report_progress(self, link: Link, consumer: PullConsumer) -> None:
         """Keep what is being worked on, or waits for its turn, from being delivered again; and the lead, if any."""
         every = max(consumer.ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         sign = min(every, SIGN_OF_WORK_EVERY)
-        told_at = tested_at = -math.inf
+        reported_at = tested_at = -math.inf
         obstacles = self._routing.state.obstacles
         while True:
             now = trio.current_time()
@@ -420,12 +420,12 @@ class PullLoop:
                 tested_at = now
                 consumer.say_at_work()
                 self._asked("in_progress", ())
-            if now < told_at + every:
+            if now < reported_at + every:
                 first = next(iter(in_hand), None)
                 if first is not None and first.received_at <= now - sign:
                     consumer.say_at_work()
             else:
-                told_at = now
+                reported_at = now
                 # Any of them: what was taken back from a destination is behind what came later.
                 if any(delivery.received_at <= now - every for delivery in in_hand):
                     # All of them: with a later ack wait than what came after it, a message would lose its place.

@@ -61,11 +61,11 @@ def test_what_fails_late_changes_nothing_and_what_is_taken_late_closes_nothing()
 def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -> None:
     breaker = opened()
     breaker.message_goes(10.0)
-    breaker.said_nothing(10.5)
+    breaker.inconclusive(10.5)
     assert breaker.state == OPEN
     assert breaker.admits(10.5)
     breaker = Breaker(3, 10.0)
-    breaker.said_nothing(1.0)
+    breaker.inconclusive(1.0)
     assert breaker.state == CLOSED
 
 
@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def message_fails_for_what_it_is(self) -> None:
         was = self.breaker.state
-        self.breaker.said_nothing(self.now)
+        self.breaker.inconclusive(self.now)
         assert self.breaker.state == (OPEN if was == HALF_OPEN else was)
 
     @invariant()

@@ -241,7 +241,7 @@ async def test_what_was_taken_back_is_announced_though_younger_ones_are_before_i
     consumer = cast(Any, SimpleNamespace(ack_wait=3.0, hold_lead=lambda: None))
     await trio.sleep_until(4.5)
     with trio.move_on_after(0.1):
-        await source._pull_loop._tell_progress(link, consumer)
+        await source._pull_loop._report_progress(link, consumer)
     assert told == [young.ack_subject, taken_back.ack_subject]
 
 
