@@ -1,7 +1,8 @@
 """The `router-trio` command.
 
-Guarantees: results go to stdout, errors and logs to stderr; exit codes are those of `outcome`. What is heavy (trio,
-nats, OpenTelemetry, pydantic) is imported by the command that needs it, so that `--help` and `check` start fast.
+Guarantees: results are written to stdout, errors and logs to stderr; exit codes are those of `command_line`. Large
+packages (trio, nats, OpenTelemetry, pydantic) are imported by the commands that need them, so that `--help` and `check`
+start fast.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from router_trio.errors.quotes import redact
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, by default that of `sys.argv`, and return its exit code. Blocks until the command is done."""
+    """Run one command, by default that of `sys.argv`, and return its exit code. Blocks until the command has ended."""
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RouterError as error:
         return _fail(str(error), FAILED)
     except BrokenPipeError:
-        _abandon_stdout()  # whoever read it has seen enough
+        _abandon_stdout()  # the reader, such as `head`, has closed the pipe
         return FAILED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks how a line may go on
+    if "_ARGCOMPLETE" in os.environ:  # a shell requests completions
         from router_trio.cli.completion import complete
 
         complete()
@@ -50,11 +51,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _abandon_stdout() -> None:
-    # The interpreter flushes once more when it ends, and would complain again.
+    # The interpreter flushes stdout again at exit, and would report the same error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:
-    # What was given in the wrong place, such as a URL with its password, is quoted by who refuses it.
+    # The message quotes the argument that it refuses: it may be a URL with a password.
     print(f"router-trio: error: {redact(message)}", file=sys.stderr)
     return code

@@ -1,4 +1,4 @@
-"""`router-trio check`: say what is wrong with a configuration."""
+"""`router-trio check`: report the problems of a configuration."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from router_trio.errors import ConfigurationError, Problem
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `check` takes."""
+    """Add the arguments of `check`."""
     parser.add_configurations(required=False)
 
 
 def check(configs: Sequence[Path]) -> int:
     """Validate a configuration without connecting.
 
-    Prints one line for each problem, FILE: key.path: what is wrong (the
-    line, and the name of the route), with the place of a mistake in an
-    expression behind it, and exits with 78; or one line that all is well,
-    behind one for each warning: what works, and is probably not meant;
-    one for each key that needs a newer nats-server than 2.10; one for
-    each route that has a retry, dead letters, a key, a concurrency or a
-    thread: what it promises of order, of calls of its handler and of
-    messages that fail; and one for each limit and breaker: what it does.
-    The last line has the hash that /status shows of a router with this
-    configuration.
-    Variables ROUTER_TRIO_... are taken into account, and handlers are
+    If the configuration is invalid, the exit code is 78, and each problem
+    is printed on one line, FILE: key.path: what is wrong (the line, and
+    the name of the route), followed by the position of a mistake in an
+    expression.
+
+    If it is valid, these lines are printed, each with its FILE: key.path:
+
+      - a warning for each setting that works but is probably a mistake;
+      - a note for each key that needs a nats-server newer than 2.10;
+      - for each route with a retry, dead letters, a key, a concurrency or
+        a thread, what it guarantees about order, about calls of its
+        handler and about messages that fail;
+      - what each limit and each breaker does;
+      - "ok", and the hash of the configuration as /status shows it.
+
+    Environment variables ROUTER_TRIO_... are applied, and handlers are
     imported.
 
     For example:
@@ -68,8 +73,8 @@ def check(configs: Sequence[Path]) -> int:
     from router_trio.settings.guarantee import guarantee
 
     for index, route in enumerate(settings.routes):
-        if told := guarantee(route, settings.router.workers):
-            print(f"{place(f'routes[{index}]').partition(': ')[0]}: route {route.name}: {told}")
+        if sentence := guarantee(route, settings.router.workers):
+            print(f"{place(f'routes[{index}]').partition(': ')[0]}: route {route.name}: {sentence}")
         if route.limit is not None:
             print(f"{place(f'routes[{index}].limit')}: {route.limit.sentence}")
         for number, to in enumerate(route.to):

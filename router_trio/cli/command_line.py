@@ -1,8 +1,8 @@
-"""The command line: exit codes, the commands, and how the arguments of each are read.
+"""The command line: exit codes, the table of commands, and the parser of their arguments.
 
-A command is a function and, in the same module, `add_arguments`, which adds to a parser what that function is called
-with. Only the module of the command that is named is imported, and each command has a parser of its own. argparse reads
-the arguments, with values that begin with a hyphen, arguments among options, and errors that say what would do.
+A command is a function. Its module also has `add_arguments`, which adds the parameters of that function to a parser.
+Only the module of the requested command is imported, and each command has its own parser. `Parser` extends argparse:
+values may begin with a hyphen, positional arguments may stand between options, and errors suggest a correction.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from router_trio.cli.configuration import CONFIG, STDIN
 
 DONE = 0
 FAILED = 1
-"""It failed while running, or messages were left unsettled at shutdown."""
+"""The command failed while running, or messages were left unsettled at shutdown."""
 WRONG_USAGE = 2
 INVALID_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
 INTERRUPTED = 130
-"""Ctrl-C before there was anything to drain, as shells have it."""
+"""Ctrl-C before there was anything to drain; shells report SIGINT by the same code."""
 
 _ABOUT = """\
 Route messages between NATS subjects and JetStream streams, and never
@@ -58,27 +58,27 @@ COMMANDS = {
     "schema": "router_trio.cli.schema:schema",
     "completion": "router_trio.cli.completion:completion",
 }
-"""The function of each, in the order of `--help`."""
+"""Module and function of each command, in the order of `--help`."""
 
 _MISSING = "the following arguments are required: "
-"""With which argparse begins to name them."""
+"""The beginning of the error of argparse that lists the missing arguments."""
 
 _HYPHENS = "\0--"
-"""Stands for an argument `--` behind the `--` that ends the options: argparse before Python 3.13 would remove it.
+"""Replaces an argument `--` after the `--` that ends the options, which argparse would remove before Python 3.13.
 No argument of a process contains NUL."""
 
 
 class UsageError(Exception):
-    """An argument can't be used. The text says which, why, and what would do."""
+    """An argument can't be used. The text says which one, why, and what to write instead."""
 
 
 # --- the commands ---
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run the command that the arguments name and return its exit code. Blocks until it is done.
+    """Run the command named by the first argument and return its exit code. Blocks until the command has ended.
 
-    Raises `UsageError` for arguments that no command takes, and what the command raises.
+    Raises `UsageError` for invalid arguments, and any exception of the command.
     """
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
@@ -88,36 +88,36 @@ def command(arguments: Sequence[str]) -> int:
         function, given = parsed
         return function(**given)
     if name in ("-h", "--help"):
-        _parser_of_help().print_help()
+        _top_level_parser().print_help()
     elif name == "--version":
         print(_version())
     else:
-        cure = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-        raise UsageError(f"there is no command {name!r}{cure}\nrouter-trio --help shows what there is.")
+        hint = did_you_mean(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {name!r}{hint}\nRun router-trio --help for a list of commands.")
     return DONE
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[Callable[..., int], dict[str, Any]] | None:
-    """Return the function of a command and what to call it with; None if help was asked for, and is printed.
+    """Return the function of a command and its keyword arguments; None if the arguments ask for help, which is printed.
 
-    Raises `UsageError` for arguments that the command does not take.
+    Raises `UsageError` for invalid arguments.
     """
     parser = Parser(prog=f"router-trio {name}")
-    function = _describe(name, parser)
+    function = _add_command(name, parser)
     given = parser.read(arguments)
     return None if given is None else (function, given)
 
 
-def whole_parser() -> Parser:
-    """Return the parser of all commands, for a shell that completes them."""
-    parser = _parser_of_help()
+def parser_of_all() -> Parser:
+    """Return a parser with every command as a subcommand, for completion in a shell."""
+    parser = _top_level_parser()
     commands = parser.add_subparsers()
     for name in COMMANDS:
-        _describe(name, commands.add_parser(name))
+        _add_command(name, commands.add_parser(name))
     return parser
 
 
-def _parser_of_help() -> Parser:
+def _top_level_parser() -> Parser:
     width = max(map(len, COMMANDS))
     lines = (f"  {name:{width}}  {_docstring(_function(name)).splitlines()[0]}" for name in COMMANDS)
     listed = "\n".join(("commands:", *lines))
@@ -126,8 +126,8 @@ def _parser_of_help() -> Parser:
     return parser
 
 
-def _describe(name: str, parser: Parser) -> Callable[..., int]:
-    """Give a parser the arguments and the help of a command; return the function of the command."""
+def _add_command(name: str, parser: Parser) -> Callable[..., int]:
+    """Add the arguments and the help of a command to `parser`, and return the function of the command."""
     function = _function(name)
     parser.description = _docstring(function)
     import_module(function.__module__).add_arguments(parser)
@@ -153,14 +153,14 @@ def _version() -> str:
     try:
         return f"router-trio {version('router-trio')}{compiled}"
     except PackageNotFoundError:
-        return "router-trio, not installed: running from its source tree"
+        return "router-trio: not installed, running from the source tree"
 
 
 # --- the arguments of one command ---
 
 
 class Parser(ArgumentParser):
-    """Reads the arguments of one command. Raises `UsageError` where argparse would end the process."""
+    """The parser of one command. It raises `UsageError` where argparse would end the process."""
 
     usage: str | None
 
@@ -171,7 +171,7 @@ class Parser(ArgumentParser):
         super().__init__(formatter_class=_help, allow_abbrev=False, exit_on_error=False, **keywords)
 
     def add_argument(self, *names: str, **keywords: Any) -> Action:
-        """See `argparse`. Of options it is remembered whether they take a value."""
+        """Add an argument as argparse does, and record whether an option takes a value."""
         if not names[0].startswith("-"):
             keywords["type"] = _literal(keywords.get("type", str))
         action = super().add_argument(*names, **keywords)
@@ -181,7 +181,7 @@ class Parser(ArgumentParser):
         return action
 
     def add_configurations(self, *, required: bool) -> None:
-        """Add `configs`: files and folders that make one configuration, by default `CONFIG` unless one is required."""
+        """Add `configs`: files and folders that form one configuration; by default `CONFIG`, unless `required`."""
         default = "" if required else f"; default: {CONFIG}"
         self.add_argument(
             "configs",
@@ -189,73 +189,73 @@ class Parser(ArgumentParser):
             type=configuration,
             default=[CONFIG],
             metavar="CONFIG",
-            help=f"TOML files, or folders of them, which make one configuration; - reads standard input{default}",
+            help=f"TOML files, or folders of them, that form one configuration; - reads standard input{default}",
         )
 
     def read(self, arguments: Sequence[str]) -> dict[str, Any] | None:
-        """Return what the arguments say, by name; None if they ask for help, which is then printed."""
-        options, others = self._divided(arguments)
+        """Return the values of the arguments by name; None if the arguments ask for help, which is then printed."""
+        options, positionals = self._split(arguments)
         try:
-            # Options first: between others argparse takes them only in a mode that forgets what `--` means.
-            literal = [_HYPHENS if one == "--" else one for one in others]
-            given, more = self.parse_known_args([*options, *(("--", *literal) if others else ())])
-        except SystemExit:  # its help does that
+            # Options first: argparse accepts options between positional arguments only in a mode that ignores `--`.
+            escaped = [_HYPHENS if argument == "--" else argument for argument in positionals]
+            given, unread = self.parse_known_args([*options, *(("--", *escaped) if positionals else ())])
+        except SystemExit:  # argparse has printed the help
             return None
         except ArgumentError as error:
             self.error(error.message if error.argument_name is None else f"{error.argument_name}: {error.message}")
-        if more:
-            unread = [one.replace(_HYPHENS, "--") for one in more]
-            self._refuse([one for one in options if one in unread], [one for one in others if one in unread])
+        if unread:
+            unknown = [argument.replace(_HYPHENS, "--") for argument in unread]
+            self._refuse([one for one in options if one in unknown], [one for one in positionals if one in unknown])
         return vars(given)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `UsageError` with where to look."""
+        """Raise `UsageError` with the message and the command that prints the help."""
         if message.startswith(_MISSING):
             missing = message.removeprefix(_MISSING).split(", ")[0]
             self._incomplete(f"{self.prog.removeprefix('router-trio ')} needs {missing}")
-        raise UsageError(f"{message}\n{self.prog} --help shows what there is.")
+        raise UsageError(f"{message}\nRun {self.prog} --help for usage.")
 
-    def _refuse(self, options: Sequence[str], others: Sequence[str]) -> NoReturn:
+    def _refuse(self, options: Sequence[str], positionals: Sequence[str]) -> NoReturn:
         if not options:
-            self.error(f"{others[0]!r} is one argument too many")
+            self.error(f"unexpected argument {positionals[0]!r}")
         option = options[0].partition("=")[0]
-        self.error(f"there is no option {option}{did_you_mean(option, self._flags | self._valued)}")
+        self.error(f"unknown option {option}{did_you_mean(option, self._flags | self._valued)}")
 
     def _incomplete(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; {self.prog} --help shows an example.")
 
-    def _divided(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the options, each joined with its value, and all others.
+    def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the options, each joined with its value, and the positional arguments.
 
-        argparse takes `--data=-x`, and not `--data -x`. What is behind `--` is no option.
+        argparse accepts `--data=-x` but not `--data -x`. Everything after `--` is positional.
         """
-        options, others = list[str](), list[str]()
+        options, positionals = list[str](), list[str]()
         rest, seen = iter(arguments), set[str]()
-        for one in rest:
-            if one == "--":
-                others.extend(rest)
+        for argument in rest:
+            if argument == "--":
+                positionals.extend(rest)
                 break
-            if not _looks_like_an_option(one):
-                others.append(one)
+            if not _looks_like_an_option(argument):
+                positionals.append(argument)
                 continue
-            name, has_value, value = one.partition("=")
+            name, has_value, value = argument.partition("=")
             if name in self._flags and has_value:
-                self.error(f"{name} takes no value, and got {value!r}")
+                self.error(f"{name} takes no value, but got {value!r}")
             if name in seen:
-                self.error(f"{name} is given twice")
+                self.error(f"{name} is given more than once")
             if name in self._valued:
                 seen.update({name} - self._repeated)
                 if not has_value:
                     following = next(rest, None)
                     if following is None or following in self._flags | self._valued:
                         self._incomplete(f"{name} needs a value")
-                    one = f"{name}={following}"
-            options.append(one)
-        return options, others
+                    argument = f"{name}={following}"
+            options.append(argument)
+        return options, positionals
 
 
 def _looks_like_an_option(argument: str) -> bool:
-    """Return False also for a lone hyphen, which is standard input, and for a negative number."""
+    """Return True for `-x` and `--name`, but not for a lone hyphen (standard input) or a negative number."""
     return argument.startswith("-") and not argument[1:2].isdecimal() and argument != "-"
 
 
@@ -264,7 +264,7 @@ def _help(prog: str) -> HelpFormatter:
 
 
 def _literal(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return what reads an argument as `read` does, and `_HYPHENS` as `--`."""
+    """Return a function that parses an argument as `read` does, and `_HYPHENS` as `--`."""
     return lambda text: read("--" if text == _HYPHENS else text)
 
 
@@ -272,12 +272,12 @@ def _literal(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def configuration(text: str) -> Path:
-    """Return where a configuration is: `STDIN` for a lone hyphen."""
+    """Return the path of a configuration; `STDIN` for a lone hyphen."""
     return Path(STDIN if text == "-" else text)
 
 
 def number(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
-    """Return what reads a whole number within these bounds."""
+    """Return a function that parses a whole number within these bounds, inclusive."""
 
     def read(text: str) -> int:
         try:
@@ -294,18 +294,18 @@ def number(least: int | None = None, most: int | None = None) -> Callable[[str],
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """Return what reads one of these words."""
+    """Return a function that accepts only these words."""
 
     def read(text: str) -> str:
         if text not in choices:
-            raise ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}{did_you_mean(text, choices)}")
+            raise ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}{did_you_mean(text, choices)}")
         return text
 
     return read
 
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:
-    """Return a question for the end of an error; empty if nothing is like it."""
+    """Return a suggestion for the end of an error message; empty if no known word is similar."""
     from difflib import get_close_matches
 
     close = get_close_matches(text, list(known), 1)

@@ -1,4 +1,4 @@
-"""`router-trio completion`, and what a shell asks for with its script."""
+"""`router-trio completion`: print the completion script of a shell, and answer the requests of that script."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `completion` takes."""
+    """Add the arguments of `completion`."""
     parser.add_argument("shell", type=one_of(*SHELLS), choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
 
 
@@ -27,9 +27,9 @@ def completion(shell: str) -> int:
 
 
 def complete() -> None:
-    """Tell the shell how the line in its variables may go on, and end the process."""
+    """Write the completions of the line in the variables of the shell, and end the process."""
     from argcomplete import autocomplete
 
-    from router_trio.cli.command_line import whole_parser
+    from router_trio.cli.command_line import parser_of_all
 
-    autocomplete(whole_parser(), always_complete_options=False)
+    autocomplete(parser_of_all(), always_complete_options=False)

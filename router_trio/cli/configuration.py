@@ -1,7 +1,8 @@
-"""Reads a configuration for a command, handlers included.
+"""Read the configuration of a command, and import its handlers.
 
-Handlers named in it are imported from what is installed, and then from the working directory, where a console script
-alone would not look. In this order, since nothing that the router itself imports, now or later, is a file there.
+Handlers are imported from the installed packages first, and then from the working directory, which a console script
+does not search by default. In this order, no file of the working directory can replace a module that the router itself
+imports, now or later.
 """
 
 from __future__ import annotations
@@ -20,40 +21,39 @@ if TYPE_CHECKING:
 
 
 CONFIG = Path("router.toml")
-"""Where the configuration is, unless it is said."""
+"""The default path of the configuration."""
 
 STDIN = "<stdin>"
-"""The name of standard input in errors, and the value that commands get for a lone `-`."""
+"""The name of standard input in error messages, and the path that commands receive for a lone `-`."""
 
 
 def load(path: Path, *more: Path, workers: int | None = None) -> Settings:
-    """Read a configuration, of one file or several, or from standard input for `STDIN`.
+    """Read a configuration from one file or several, or from standard input for `STDIN`. Blocks.
 
-    `workers` is instead of what it says of them itself.
+    `workers` overrides `[router] workers`.
 
-    Raises ConfigurationError with every problem.
+    Raises `ConfigurationError` with every problem.
     """
     from router_trio.settings import Settings
 
     if STDIN not in map(str, (path, *more)):
         return Settings.load(path, *more, workers=workers)
     if more:
-        told = "is a configuration by itself; give files and folders alone, or - alone"
-        raise ConfigurationError([Problem("", told)], STDIN)
+        detail = "can't be combined with files or folders; give - alone, or files and folders without it"
+        raise ConfigurationError([Problem("", detail)], STDIN)
     try:
         content = sys.stdin.buffer.read()
     except OSError as error:
-        told = f"can't be read ({error.strerror}); give the path of a file"
-        raise ConfigurationError([Problem("", told)], STDIN) from None
+        detail = f"can't be read ({error.strerror}); give the path of a file"
+        raise ConfigurationError([Problem("", detail)], STDIN) from None
     return Settings.parse(content, STDIN, workers=workers)
 
 
 def load_with_handlers(path: Path, *more: Path, workers: int | None = None) -> Settings:
-    """Read a configuration, of one file or several, and import its handlers. Runs the top level of their modules.
+    """Read a configuration as `load` does, and import its handlers, which runs the top level of their modules.
 
-    `workers` is instead of what it says of them itself.
-
-    Raises ConfigurationError with every problem of the configuration, or with every handler that can't be had.
+    Raises `ConfigurationError` with every problem of the configuration or, if it has none, with every handler that
+    can't be imported or used.
     """
     settings = load(path, *more, workers=workers)
     problems = _handler_problems(settings)
@@ -66,13 +66,13 @@ _HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers"
 
 
 class _WorkingDirectory:
-    """Finds modules in one directory that are found nowhere else and are none of Python's own.
+    """An import finder for one directory, after all others. It never finds modules of the standard library.
 
-    It finds them for handlers alone: the modules that a configuration names, and what these import themselves. What
-    any other module imports if it is there, as `simplejson` or `brotli`, at whatever time, is not looked for here.
+    It serves handlers only: the modules that a configuration names, and the modules that those import. An optional
+    import of any other module, such as `simplejson` or `brotli`, is not searched here, whenever it happens.
 
-    The end of `sys.path` would not do: everybody looks there, and a package without an `__init__.py`, such as
-    `opentelemetry`, is only taken if no directory of the path has a module of that name.
+    Appending the directory to `sys.path` would not do: every module is searched there, and a package without an
+    `__init__.py`, such as `opentelemetry`, is used only if no directory of the path has a module of that name.
     """
 
     def __init__(self, directory: str) -> None:
@@ -83,7 +83,7 @@ class _WorkingDirectory:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
-        # Python's own may be missing on this platform, and then somebody who asks for one does without.
+        # A module of the standard library may be missing on this platform, and its importer then does without it.
         if path is not None or name in sys.stdlib_module_names or not self._is_for_handlers(_importer()):
             return None
         spec = PathFinder.find_spec(name, [self.directory], target)
@@ -96,7 +96,7 @@ class _WorkingDirectory:
 
 
 def _importer() -> str:
-    """Return the name of the module whose code imports something now."""
+    """Return the name of the module whose code runs the current import."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__")
@@ -107,7 +107,7 @@ def _importer() -> str:
 
 
 def search_working_directory() -> None:
-    """Let handlers, and what they import, be imported from the working directory, behind all others."""
+    """Let handlers, and the modules that they import, be found in the working directory, after all other places."""
     directory = str(Path.cwd())
     if directory in sys.path or "" in sys.path:
         return

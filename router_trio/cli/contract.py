@@ -1,4 +1,4 @@
-"""`router-trio contract`: what dashboards and alerts can rely on, from the code itself."""
+"""`router-trio contract`: list the metrics and log codes that dashboards and alerts can rely on, read from the code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router_trio.cli.command_line import DONE, Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `contract` takes."""
+    """Add the arguments of `contract`."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

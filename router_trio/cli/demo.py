@@ -1,4 +1,4 @@
-"""`router-trio demo`: the whole story in one command."""
+"""`router-trio demo`: a router loses its server, and no message is lost."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `demo` takes."""
-    parser.add_argument("--duration", default="20s", help="how long the traffic lasts, at least 3s; default: 20s")
+    """Add the arguments of `demo`."""
+    parser.add_argument("--duration", default="20s", help="how long to publish, at least 3s; default: 20s")
 
 
 def demo(*, duration: str) -> int:
-    """Watch a router lose its server and lose nothing else.
+    """Watch a router lose its server, but not a single message.
 
-    Starts a nats-server and a router, publishes, kills the server once and
-    starts it again. Then it compares what arrived with what was published,
-    and prints the ledger. Exits with 0 only if nothing was lost.
+    Starts a nats-server and a router, publishes messages, and kills and
+    restarts the server once. Then it compares the messages that arrived
+    with those that were published, and prints the ledger. Exits with 0
+    only if no message was lost.
 
     For example:
 
@@ -33,7 +34,7 @@ def demo(*, duration: str) -> int:
     except ValueError as error:
         raise UsageError(f"--duration: {error}") from None
     if seconds < SHORTEST:
-        raise UsageError(f"--duration {duration} leaves no room for an outage: {format_duration(SHORTEST)} at least")
+        raise UsageError(f"--duration {duration} is too short for an outage; give at least {format_duration(SHORTEST)}")
 
     import trio
 
@@ -51,5 +52,5 @@ def demo(*, duration: str) -> int:
     gc.enable()  # see `__main__`
     good = trio.run(run_with_signals, play, lambda _number: scope.cancel())
     if good is None:
-        print("router-trio: interrupted before the end: no verdict", file=sys.stderr)
+        print("router-trio: the demo was interrupted before its end, so there is no verdict", file=sys.stderr)
     return DONE if good else FAILED

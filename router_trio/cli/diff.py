@@ -1,4 +1,4 @@
-"""`router-trio diff`: say what a reload would do."""
+"""`router-trio diff`: show what a reload would change."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `diff` takes."""
-    parser.add_argument("old", type=configuration, metavar="OLD", help="the configuration that runs, a TOML file")
-    parser.add_argument("new", type=configuration, metavar="NEW", help="the configuration to reload")
+    """Add the arguments of `diff`."""
+    parser.add_argument("old", type=configuration, metavar="OLD", help="the running configuration, a TOML file")
+    parser.add_argument("new", type=configuration, metavar="NEW", help="the new configuration, a TOML file")
 
 
 def diff(old: Path, new: Path) -> int:
     """Show what a reload from one configuration to another would do.
 
     Prints one line for each connection, route and stream: added, removed,
-    changed or unchanged; and under what is changed each key with both of
-    its values. Credentials are never shown. Keys that no reload applies
-    are marked: they need a restart. Variables ROUTER_TRIO_... apply to
-    both, and the handlers of both are imported.
+    changed or unchanged. Below a changed one, each changed key is listed
+    with its old and its new value; credentials are never shown. Keys that
+    a reload does not apply are marked "(needs a restart)". Environment
+    variables ROUTER_TRIO_... apply to both configurations, and the
+    handlers of both are imported.
 
     For example:
 
@@ -43,7 +44,7 @@ def diff(old: Path, new: Path) -> int:
 
 
 def lines(found: Difference) -> Iterator[str]:
-    """Yield what `diff` prints."""
+    """Yield the lines that `diff` prints."""
     for key in found.process:
         yield f"{key}{' (needs a restart)' if key.needs_restart else ''}"
     yield from _lines("connection", found.connections)

@@ -1,4 +1,4 @@
-"""`router-trio explain`: what would happen to a message."""
+"""`router-trio explain`: show what would happen to a message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router_trio.errors import PublishError, SubjectError
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `explain` takes."""
+    """Add the arguments of `explain`."""
     parser.add_configurations(required=True)
     parser.add_argument("subject", metavar="SUBJECT", help="the subject of the message")
     parser.add_argument(
@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="SUBJECT",
-        help="a subject that it must go to; may be repeated",
+        help="a subject to which the message must be sent; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -35,16 +35,18 @@ def explain(
 ) -> int:
     r"""Show what would happen to a message, and why.
 
-    Prints the routes that would take it, what each expression comes to,
-    which destinations get it, and the subjects, payloads and headers with
-    which it would leave. Nothing is connected or sent.
+    Prints the routes that would take the message, the value of each
+    expression, the destinations that would get a copy, and the subject,
+    payload and headers of each copy. It does not connect, and sends
+    nothing.
 
-    A route's handler is named but not called: it may change the message,
-    or filter it out. What depends on more than the message (whose turn it
-    is, which destination is connected) is said.
+    A handler is named but not called; it may change the message or filter
+    it out. If a choice depends on more than the message, such as the turn
+    of a destination or which ones are connected, the output says so.
 
-    With --expect it exits with 1 if the message would fail, or could not
-    go to exactly these subjects. --expect '' alone stands for nowhere.
+    With --expect the exit code is 1 if the message would fail, or could
+    not be sent to exactly these subjects. A single --expect '' means that
+    it must not be sent anywhere.
 
     For example:
 
@@ -60,7 +62,7 @@ def explain(
     from router_trio.subjects.patterns import validate_subject
 
     if subject.endswith(".toml") and Path(subject).is_file():
-        raise UsageError(f"SUBJECT is missing: it is the last argument, and {subject} is a file")
+        raise UsageError(f"SUBJECT is missing: it must be the last argument, and {subject} is a file")
     try:
         validate_subject(subject)
         block = headers.encode(headers.Headers(_pairs(header)))

@@ -1,7 +1,7 @@
-"""Finds out what would happen to a message, for `router-trio explain`.
+"""Find out what would happen to a message, for `router-trio explain`.
 
-The decisions are those of the router (`routing.route_plans`, `routing.policy`, `subjects.mapping`): nothing is
-connected, sent or called.
+The decisions are made by the code of the router (`routing.route_plans`, `routing.policy`, `subjects.mapping`). Nothing
+is connected or sent, and no handler is called.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from router_trio.routing.policy import hops
 from router_trio.routing.route_plans import Destination, RoutePlan, routes_for
 
 if TYPE_CHECKING:
-    # For type checkers alone: what evaluates is imported for routes that have an expression.
+    # Only for type checkers: the evaluator is imported only for routes that have an expression.
     from router_trio.expressions.expression import Expression
     from router_trio.expressions.message import Facts
 
 
 @dataclass(slots=True)
 class Arrived:
-    """The message, and what expressions of a route see of it."""
+    """The message, and the facts about it that the expressions of a route can use."""
 
     subject: str
     block: bytes
@@ -39,7 +39,7 @@ class Arrived:
 def explain_message(
     plans: Sequence[RoutePlan], subject: str, block: bytes = b"", payload: bytes = b"", *, workers: int = 1
 ) -> Explanation:
-    """Return what the router would do with a message that comes on `subject`, which must be valid."""
+    """Return what the router would do with a message that arrives on `subject`, which must be valid."""
     routes = [_explained(plan, subject, block, payload, workers) for plan in routes_for(plans, subject)]
     return Explanation(subject, plans, routes)
 
@@ -80,7 +80,7 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
 
 
 def _choose(found: RouteExplanation, message: Arrived) -> None:
-    """Add which destinations get the message, and which don't."""
+    """Add the destinations that would get the message to `found`, and those that would not."""
     plan = found.plan
     name = plan.settings.strategy
     try:
@@ -95,7 +95,9 @@ def _choose(found: RouteExplanation, message: Arrived) -> None:
         if destination.when is not None and not (name == "first_match" and taken):
             when = _evaluated(destination.when, message.facts)
         if mirror and not chosen:
-            found.not_taken.append(NotTaken(destination, "a mirror gets copies of what goes somewhere"))
+            found.not_taken.append(
+                NotTaken(destination, "a mirror gets a copy only if another destination gets the message")
+            )
         elif found.error is not None and (when is None or when.error is None):
             found.not_taken.append(NotTaken(destination, "the message fails", when))
         elif mirror:
@@ -116,8 +118,8 @@ def _choose(found: RouteExplanation, message: Arrived) -> None:
 
 def _why_not(strategy: str, when: Evaluated | None) -> str:
     if when is not None:
-        return "its when does not hold" if when.error is None else "its when fails, and so the message"
-    return "the key belongs to another destination" if strategy == "sticky" else "an earlier destination takes it"
+        return "its when is false" if when.error is None else "its when fails, so the message fails"
+    return "the key selects another destination" if strategy == "sticky" else "an earlier destination takes it"
 
 
 def _sending(
@@ -151,8 +153,8 @@ def _evaluated(expression: Expression, facts: Facts | None) -> Evaluated:
     except EvaluationError as error:
         value = error
     parts: dict[str, Evaluated] = {}
-    for text, found in trace(expression, facts)[:-1]:  # the last is the whole
-        # The message as a whole is known to whoever asks.
+    for text, found in trace(expression, facts)[:-1]:  # the last is the entire expression
+        # The caller knows the message itself.
         if text not in ("body", "headers", "payload", "tokens") or isinstance(found, EvaluationError):
             parts[text] = _part(text, found)
     return _part(expression.text, value, list(parts.values()))
@@ -164,7 +166,7 @@ def _part(text: str, value: Any, parts: Sequence[Evaluated] = ()) -> Evaluated:
     if isinstance(value, EvaluationError):
         return Evaluated(text, None, str(value), parts)
     try:
-        plain: Any = repr(value) if isinstance(value, bytes) else loads(json_of(value, MAX_MESSAGE))
-    except EvaluationError:  # JSON has none like it
-        plain = str(value)
-    return Evaluated(text, plain, None, parts)
+        in_json: Any = repr(value) if isinstance(value, bytes) else loads(json_of(value, MAX_MESSAGE))
+    except EvaluationError:  # JSON has no such value
+        in_json = str(value)
+    return Evaluated(text, in_json, None, parts)

@@ -1,4 +1,4 @@
-"""The answer of `router-trio explain`: what would happen to one message, and why, for people and for programs."""
+"""The result of `router-trio explain`: what would happen to one message, and why, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from router_trio.settings.guarantee import guarantee
 from router_trio.settings.units import format_duration, format_rate
 
 LONGEST_SHOWN = 200
-"""Characters of a value or a payload that people are shown. Programs get all of it."""
+"""Characters of a value or a payload that the text shows. JSON has all of it."""
 
 
-class Told(Protocol):
-    """An explanation for programs and for people."""
+class Printable(Protocol):
+    """A part of an explanation that can be printed as JSON and as text."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is known, as JSON has it."""
+        """Return the explanation as a JSON object."""
         ...
 
     def lines(self) -> Iterator[str]:
-        """Give the same for people."""
+        """Yield the explanation as lines of text."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An expression, or a part of one, and what it came to: a value, as JSON has it, or an error."""
+    """An expression, or a part of one, and its result: a value in JSON types, or an error."""
 
     expression: str
     value: Any
@@ -42,13 +42,13 @@ class Evaluated:
     parts: Sequence[Evaluated] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The expression, its value or error, and the same of its parts."""
+        """Return the expression, its value or error, and the same for its parts."""
         result = {"value": self.value} if self.error is None else {"error": self.error}
         parts = {"parts": [part.as_json() for part in self.parts]} if self.parts else {}
         return {"expression": self.expression, **result, **parts}
 
     def lines_behind(self, start: str) -> Iterator[str]:
-        """Yield the lines for people: one that begins with `start`, and one for each part."""
+        """Yield a line of text that begins with `start`, and a line for each part."""
         found = dumps(self.value, ensure_ascii=False) if self.error is None else f"fails: {self.error}"
         yield f"{start}{' '.join(self.expression.split())}: {excerpt(found, LONGEST_SHOWN)}"
         indent = " " * (len(start) - len(start.lstrip()) + 4)
@@ -57,11 +57,11 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Sending(Told):
-    """A copy of a message. `subject` is None when it fails; then `problem` says why.
+class Sending(Printable):
+    """A copy of the message for one destination. If it would fail, `subject` is None and `problem` is the reason.
 
-    `depends_on` is what decides whether there is this copy: the `key` of the message, which is certain, or the
-    `weight`, the `health` or the `mirror` share of destinations. None: what is said of the message.
+    `depends_on` says what decides whether this copy is sent: the `key` of the message, with certainty, or the
+    `weight`, the `health` or the `mirror` share of the destination. None if the expressions alone decide.
     """
 
     destination: Destination
@@ -74,7 +74,7 @@ class Sending(Told):
     headers: Headers | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The form of the contract, and what else is known of this copy."""
+        """Return connection and subject, and everything else that is known about this copy."""
         found: dict[str, Any] = {"connection": self.destination.connection, "subject": self.subject}
         if self.problem is not None:
             found["error"] = self.problem
@@ -100,21 +100,21 @@ class Sending(Told):
         return newer_mapping(self.destination.template, self.destination.mapping.source)
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines for people."""
+        """Yield the lines of text."""
         if self.problem is not None:
             yield f"  -> {self.destination.connection}: fails: {self.problem}"
         else:
             notes = [self.destination.kind.described]
             if not self.destination.mapping.deterministic:
-                notes.append("drawn at random for each message")
+                notes.append("random for each message")
             if self.depends_on == "mirror":
-                notes.append(f"a mirror: a copy of {self.share:.4g} of the messages")
+                notes.append(f"mirror of {self.share:.4g} of the messages")
             elif self.depends_on == "weight":
-                notes.append(f"by turns: {self.share:.4g} of the messages")
+                notes.append(f"{self.share:.4g} of the messages by weight")
             elif self.depends_on == "key":
-                notes.append("the key belongs here")
+                notes.append("selected by the key")
             elif self.depends_on == "health":
-                notes.append("if it is the first that is connected and takes messages")
+                notes.append("if it is the first destination that is connected and accepts messages")
             yield f"  -> {self.destination.connection}: {self.subject} ({', '.join(notes)})"
         if (newer := self._newer_server) is not None:
             yield f"     note: {newer}"
@@ -130,28 +130,31 @@ class Sending(Told):
 
 
 @dataclass(frozen=True, slots=True)
-class NotTaken(Told):
-    """A destination that does not get the message, and why."""
+class NotTaken(Printable):
+    """A destination that would not get the message, and the reason."""
 
     destination: Destination
     why: str
     when: Evaluated | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Connection and template of the destination, and why."""
+        """Return connection and template of the destination, and the reason."""
         found: dict[str, Any] = {"connection": self.destination.connection, "template": self.destination.template}
         return found | {"why": self.why} | ({} if self.when is None else {"when": self.when.as_json()})
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines for people."""
+        """Yield the lines of text."""
         yield f"  not to {self.destination.connection}: {self.destination.template}: {self.why}"
         if self.when is not None:
             yield from self.when.lines_behind("     when ")
 
 
 @dataclass(slots=True)
-class RouteExplanation(Told):
-    """The outcome at one route, with `workers`. `error`: the message fails; `filtered`: why it goes nowhere."""
+class RouteExplanation(Printable):
+    """The result for one route with this number of `workers`.
+
+    `error` is set if the message would fail, and `filtered` if it would be filtered out; each contains the reason.
+    """
 
     plan: RoutePlan
     sendings: list[Sending] = field(default_factory=list)
@@ -167,13 +170,13 @@ class RouteExplanation(Told):
 
     @property
     def fails(self) -> bool:
-        """True if the message would fail: a mirror that fails does not count."""
+        """True if the message would fail; the failure of a mirror does not count."""
         return self.error is not None or any(
             one.problem is not None and one.destination.mirror is None for one in self.sendings
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The form of the contract, and what was decided on the way."""
+        """Return the name and the copies, and each decision that led to them."""
         found: dict[str, Any] = {"name": self.plan.name, "destinations": [one.as_json() for one in self.sendings]}
         if self.plan.decides:
             found["strategy"] = self.plan.settings.strategy
@@ -190,33 +193,33 @@ class RouteExplanation(Told):
             found["filtered"] = self.filtered
         if self.error is not None:
             found["error"] = {"reason": self.reason, "detail": self.error}
-        if told := guarantee(self.plan.settings, self.workers):
-            found["guarantee"] = told
+        if sentence := guarantee(self.plan.settings, self.workers):
+            found["guarantee"] = sentence
         if self.assumed:
             found["assumed"] = {"sequence": 1, "deliveries": 1, "time": "now"}
         return found
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines for people."""
+        """Yield the lines of text."""
         plan = self.plan
         source = plan.settings.source
-        # What is named is expected there; without it only the server knows.
+        # The configured subjects are expected in the stream; without any, only the server knows what it holds.
         known = bool(source.subjects) or not source.kind.is_stored
         holds = "" if known else f", if {source.kind.described(source)} holds this subject"
         yield f"route {plan.name} takes it from {source_of(plan)}{holds}"
-        if told := guarantee(plan.settings, self.workers):
-            yield f"  {told}"
+        if sentence := guarantee(plan.settings, self.workers):
+            yield f"  {sentence}"
         if self.assumed:
-            yield "  as if it were the first of its stream, stored now and delivered once"
+            yield "  assumed: the first message of its stream, stored now, delivered once"
         if self.when is not None:
             yield from self.when.lines_behind("  when ")
         if self.filtered == reasons.WHEN:
-            yield "  filtered: its when does not hold"
+            yield "  filtered: its when is false"
             return
         if plan.settings.handler is not None and self.error is None:
-            yield f"  handler {plan.settings.handler} may change it or filter it out"
+            yield f"  handler {plan.settings.handler} may change the message or filter it out"
         if plan.settings.respond and self.error is None:
-            yield "  what it returns goes to the reply subject of the message as well"
+            yield "  the result of the handler is also sent to the reply subject of the message"
             yield f"    if that is {' or '.join(['an inbox', *plan.settings.reply_to])}"
         if plan.settings.strategy != "all":
             yield f"  strategy {plan.settings.strategy}"
@@ -237,35 +240,35 @@ class RouteExplanation(Told):
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation(Told):
-    """The outcome of a message with this subject. `plans` are all routes there are."""
+class Explanation(Printable):
+    """The result for a message with this subject. `plans` has all routes of the configuration."""
 
     subject: str
     plans: Sequence[RoutePlan]
     routes: Sequence[RouteExplanation]
 
     def as_json(self) -> dict[str, Any]:
-        """The form of the contract, and what was decided on the way."""
+        """Return the subject and the result for each route that takes it."""
         return {"subject": self.subject, "routes": [route.as_json() for route in self.routes]}
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines for people."""
+        """Yield the lines of text."""
         if not self.routes:
-            yield "no route takes it; these routes take:" if self.plans else "no route takes it: there are no routes"
+            yield "no route takes it; the routes take:" if self.plans else "no route takes it: there are no routes"
             for plan in self.plans:
                 yield f"  {plan.name}: {source_of(plan)}"
         for route in self.routes:
             yield from route.lines()
 
     def difference(self, expected: Sequence[str]) -> str | None:
-        """Return what is wrong if the message can't go to exactly these subjects, else None.
+        """Return the difference if the message can't be sent to exactly these subjects, else None.
 
-        Where a weight, the health of destinations or a mirror's share decides, each outcome will do.
+        If a weight, the health of destinations or the share of a mirror decides, any possible result is accepted.
         """
         failing = [route.plan.name for route in self.routes if route.fails]
         if failing:
-            return f"it fails in {', '.join(failing)}"
-        # Each entry is one copy, with the subjects that it may have; None: there may be no copy.
+            return f"the message fails in {', '.join(failing)}"
+        # Each entry has the possible subjects of one copy; None if the copy may not be sent.
         copies: list[list[str | None]] = []
         for route in self.routes:
             alternatives: list[str | None] = []
@@ -285,12 +288,12 @@ class Explanation(Told):
             return None
         goes = Counter(one[0] for one in copies if one[0] is not None and one[-1] is not None)
         missing, more = sorted((left - goes).elements()), sorted((goes - left).elements())
-        told = [f"it does not go to {', '.join(missing)}"] if missing else []
-        return "; ".join(told + ([f"it goes to {', '.join(more)}"] if more else []))
+        differences = [f"it is not sent to {', '.join(missing)}"] if missing else []
+        return "; ".join(differences + ([f"it is sent to {', '.join(more)}"] if more else []))
 
 
 def _can_be(copies: Sequence[Sequence[str | None]], left: Counter[str]) -> bool:
-    """Return True if the copies can have exactly the subjects that are left."""
+    """Return True if the copies can have exactly the subjects in `left`."""
     if not copies:
         return not left.total()
     first, *rest = copies
@@ -308,6 +311,6 @@ def _can_be(copies: Sequence[Sequence[str | None]], left: Counter[str]) -> bool:
 
 
 def source_of(plan: RoutePlan) -> str:
-    """Return where a route reads, for people."""
+    """Return a description of the source of a route."""
     source = plan.settings.source
     return f"{plan.connection}: {source.kind.described(source)}"

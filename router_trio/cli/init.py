@@ -1,4 +1,4 @@
-"""`router-trio init`: a configuration to start from."""
+"""`router-trio init`: write a first configuration."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from router_trio.cli.command_line import DONE, Parser, UsageError
 from router_trio.cli.configuration import CONFIG
 
 _NEXT = """\
-{file} is written. It runs as it is:
+Wrote {file}. It runs as it is:
 
     router-trio check {file}
     router-trio test {file}
     router-trio run {file} --embedded-nats
 
-For an editor that checks keys while you write:
+For completion and checks of keys in an editor:
 
     router-trio schema > {schema}"""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `init` takes."""
+    """Add the arguments of `init`."""
     parser.add_argument(
         "file",
         nargs="?",
         type=Path,
         default=CONFIG,
         metavar="FILE",
-        help="the file to write; there must be none of that name; default: router.toml",
+        help="the file to write, which must not exist yet; default: router.toml",
     )
 
 
 def init(file: Path) -> int:
-    """Write a configuration to start from.
+    """Write a first configuration.
 
     It has a connection, the streams that it needs, a route with retry and
-    dead letters, and a test, each with a comment. It passes check and test,
-    and runs with a nats-server of its own. A file that is there is never
-    overwritten.
+    dead letters, and tests, each with a comment. It passes router-trio check
+    and router-trio test, and runs with --embedded-nats. An existing file is
+    never overwritten.
 
     For example:
 
@@ -54,14 +54,14 @@ def init(file: Path) -> int:
                 opened.flush()
             except OSError:
                 with contextlib.suppress(OSError):
-                    file.unlink()  # half of it would only be in the way of the next attempt
+                    file.unlink()  # an incomplete file would only stop the next attempt
                 raise
     except FileExistsError:
-        told = f"{file} exists, and nothing is overwritten; give another name, or move it away"
-        raise UsageError(told) from None
+        detail = f"{file} exists and is not overwritten; give another name, or move the file away"
+        raise UsageError(detail) from None
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"there is no folder {file.parent}; create it, or give another name") from None
+        raise UsageError(f"there is no folder {file.parent}; create it, or give another path") from None
     except PermissionError as error:
-        raise UsageError(f"{file} can't be written ({error.strerror}); give another name") from None
+        raise UsageError(f"{file} can't be written ({error.strerror}); give another path") from None
     print(_NEXT.format(file=file, schema=file.parent / "router.schema.json"))
     return DONE

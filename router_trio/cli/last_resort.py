@@ -1,8 +1,9 @@
-"""Ends the process when the signals that ask for that are not heeded, because the event loop or a thread hangs.
+"""End the process if it does not respond to signals because the event loop or a thread hangs.
 
-The loop heeds a signal when it turns, and a handler that never returns keeps it from that; a thread that hangs in a
-system call, as of a file system that is gone, keeps the process from ending. So a thread counts the signals as well: it
-hears of each as the interpreter's own C code does. It can do nothing while code holds the interpreter's lock for ever.
+The event loop handles a signal on its next turn, which never begins while a handler does not return. A thread that
+hangs in a system call, such as one on a lost file system, keeps the process from ending. So another thread also counts
+the signals: it receives them from the interpreter's C signal handler. It can do nothing while code holds the
+interpreter lock for ever.
 """
 
 from __future__ import annotations
@@ -21,37 +22,36 @@ import trio
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.events import Event, RouterDraining
 
-HEEDED_WITHIN = 0.5
-"""Seconds that the loop has to heed the second signal."""
+HANDLED_WITHIN = 0.5
+"""Seconds within which the event loop must handle the second signal."""
 
 CUT_WITHIN = 5.0
-"""Seconds for the end that the second signal has cut short: open requests, spans and log lines have theirs."""
+"""Seconds for the shutdown after a second signal. Requests, spans and log lines have shorter limits."""
 
 AFTER_THE_DRAIN = 10.0
-"""Seconds for the end after `shutdown_timeout`, before the process is ended."""
+"""Seconds that the shutdown may take after `shutdown_timeout`, before the process is ended."""
 
 THREADS_WITHIN = 5.0
-"""Seconds for threads of handlers, when everything else has ended."""
+"""Seconds that threads of handlers may still run when everything else has ended."""
 
 ENDED = 1
-"""The exit code."""
+"""The exit code of a process that this module ends."""
 
 _OVER = b"\0"
 
 
 def end_process(why: str) -> None:
-    """End the process at once. Nothing is flushed, closed or settled: a stream redelivers what was not acked."""
+    """End the process at once. Nothing is flushed, closed or settled; streams redeliver unacked messages."""
     with suppress(OSError):
-        os.write(
-            2, f"router-trio: {why}; the process ends at once, and streams redeliver what was not acked\n".encode()
-        )
+        os.write(2, f"router-trio: {why}; the process ends at once, and streams redeliver unacked messages\n".encode())
     os._exit(ENDED)
 
 
 def end_without_threads(code: int) -> int:
-    """Let the process end with this code within `THREADS_WITHIN`, whatever threads of handlers are at. Return the code.
+    """Return `code`, and end the process with it after `THREADS_WITHIN` if threads of handlers are still running then.
 
-    To be called when all else is over: the interpreter waits for threads that are not daemons, as those of a pool.
+    Call it when everything else has ended. The interpreter waits for threads that are not daemons, such as those of a
+    pool.
     """
     threading.Thread(target=_end_with, args=(code,), name="router_trio end", daemon=True).start()
     return code
@@ -62,33 +62,33 @@ def _end_with(code: int) -> None:
     threads = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
     with suppress(OSError):
         names = excerpt(", ".join(sorted(threads)), LONGEST_TEXT)
-        os.write(2, f"router-trio: the process ends though threads of handlers have not: {names}\n".encode())
+        os.write(2, f"router-trio: the process ends although threads of handlers are still running: {names}\n".encode())
     os._exit(code)
 
 
 class LastResort:
-    """The thread of one process. `watching` is its life."""
+    """Ends this process if it does not respond to signals, from a thread that runs inside `watching`."""
 
     def __init__(self, drain_within: float, cut_within: float = CUT_WITHIN) -> None:
-        """`drain_within`: seconds for the drain, until `hear` knows better."""
+        """`drain_within` is the limit of the drain in seconds, until `observe` receives the actual one."""
         self._drain_within = drain_within
         self._cut_within = cut_within
         self._count = 0
-        self._heeded = 0
+        self._handled = 0
         self._deadline = inf
 
-    def hear(self, event: Event) -> None:
-        """Hear how long the drain may last, as an observer of a router."""
+    def observe(self, event: Event) -> None:
+        """Read from an event of the router how long the drain may take."""
         if isinstance(event, RouterDraining) and self._count == 1:
             self._deadline = time.monotonic() + event.timeout_seconds + AFTER_THE_DRAIN
 
-    def heed(self, count: int) -> None:
-        """Note that the loop has heeded so many signals."""
-        self._heeded = count
+    def handled(self, count: int) -> None:
+        """Record that the event loop has handled `count` signals in total."""
+        self._handled = count
 
     @contextmanager
     def watching(self, signals: Collection[int]) -> Iterator[None]:
-        """Watch for these signals while this is entered, in the main thread and inside of Trio."""
+        """Count these signals inside the context. Enter it in the main thread, inside a Trio run."""
         reads, writes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
         token = trio.lowlevel.current_trio_token()
@@ -108,18 +108,18 @@ class LastResort:
     def _run(self, reads: int, token: trio.lowlevel.TrioToken, signals: Collection[int]) -> None:
         while True:
             left = max(0.0, self._deadline - time.monotonic())
-            # Looked at again and again once a deadline is set, since `hear` may move it.
+            # With a deadline this polls, since `observe` may move the deadline.
             ready, _, _ = select.select([reads], [], [], min(left, 0.2) if left < inf else None)
             if not ready:
                 if time.monotonic() >= self._deadline:
                     self._too_late()
                 continue
-            told = os.read(reads, 64)
+            received = os.read(reads, 64)
             with suppress(trio.RunFinishedError):
-                token.run_sync_soon(_nothing)  # the loop would sleep on: its own descriptor is not told any more
-            if _OVER in told:
+                token.run_sync_soon(_nothing)  # wakes the event loop, whose own wakeup descriptor was replaced
+            if _OVER in received:
                 return
-            for number in told:
+            for number in received:
                 if number in signals:
                     self._signalled()
 
@@ -129,19 +129,19 @@ class LastResort:
         if self._count == 1:
             self._deadline = now + self._drain_within + AFTER_THE_DRAIN
         elif self._count == 2:
-            self._deadline = min(self._deadline, now + HEEDED_WITHIN)
+            self._deadline = min(self._deadline, now + HANDLED_WITHIN)
         else:
-            end_process(f"signal number {self._count} asks for the end")
+            end_process(f"received {self._count} signals to stop")
 
     def _too_late(self) -> None:
         if self._count == 1:
-            end_process("the drain did not end within shutdown_timeout, because a handler or a thread hangs")
-        if self._heeded < 2:
-            end_process("a second signal came while the event loop was blocked")
+            end_process("the drain did not end within shutdown_timeout because a handler or a thread hangs")
+        if self._handled < 2:
+            end_process("received a second signal while the event loop was blocked")
         if self._cut_within:
-            self._deadline, self._cut_within = time.monotonic() + self._cut_within - HEEDED_WITHIN, 0.0
+            self._deadline, self._cut_within = time.monotonic() + self._cut_within - HANDLED_WITHIN, 0.0
         else:
-            end_process("a second signal came, and a thread hangs")
+            end_process("received a second signal, and a thread hangs")
 
 
 def _nothing() -> None:

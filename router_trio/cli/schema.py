@@ -1,4 +1,4 @@
-"""`router-trio schema`: the form of a configuration, for editors and validators."""
+"""`router-trio schema`: print the JSON Schema of the configuration, for editors and validators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from router_trio.cli.command_line import DONE, Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `schema` takes: nothing."""
+    """Add nothing: `schema` takes no arguments."""
 
 
 def schema() -> int:

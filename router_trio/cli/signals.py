@@ -1,11 +1,12 @@
-"""Signals that ask a command to end, for commands that run Trio.
+"""Handle the signals that stop a command which runs Trio.
 
-Guarantees: from entry on, none of them ends the process by itself or raises KeyboardInterrupt somewhere in the middle,
-and a `RouterError` of the job comes out bare, fit to be shown to people.
+Guarantees: once `run_with_signals` has begun, none of these signals ends the process directly or raises
+KeyboardInterrupt at an arbitrary point. A `RouterError` of the job is raised without an exception group around it.
 
-A signal has one handler in a process, and the last one that was set counts. A library that ignores SIGTERM, or handles
-it in its own way, would keep the process from draining: nothing but SIGKILL would end it. A program that opens a router
-decides about its own signals; `KeptSignals` restores those of processes that `router-trio` has started.
+A process has one handler for each signal, the one that was set last. A handler or a library that ignores SIGTERM, or
+handles it differently, would keep the process from draining, so that only SIGKILL would end it. `KeptSignals` therefore
+restores the signal handlers of processes that `router-trio` has started. A program that opens a router decides about
+its own signals.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from router_trio.routing.tracebacks import place_of
 T = TypeVar("T")
 
 OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that process managers and terminals also send, which would end the process silently."""
+"""Signals of process managers and terminals that would end the process silently."""
 
 LOOK_EVERY = 0.5
-"""Seconds between two checks of the signal handlers. A signal that is ignored meanwhile is lost."""
+"""Seconds between two checks of the signal handlers. A signal that is ignored in between is lost."""
 
-SAID_EVERY = 60.0
-"""Seconds between two log lines about one signal: a handler may take it each time that it is called."""
+REPORT_EVERY = 60.0
+"""Seconds between two log lines about one signal: a handler may replace its signal handler on each call."""
 
 
 async def run_with_signals(
@@ -41,14 +42,14 @@ async def run_with_signals(
     last_resort: LastResort | None = None,
     emit: Callable[[], Emit | None] | None = None,
 ) -> T:
-    """Run `job` and return what it returns; call `on_signal(n)` when the n-th signal comes.
+    """Run `job` and return its result; call `on_signal(n)` on the n-th signal.
 
-    `on_signal` is synchronous. It decides what a signal means: usually it sets an event or cancels a scope of the job.
-    `last_resort` ends the process if signals are not heeded. With `on_hangup`, SIGHUP does not count as one: it calls
-    that. With `emit`, signals that code in the job takes away are taken back, and that is told: see `KeptSignals`.
+    `on_signal` is synchronous and decides what a signal means: usually it sets an event or cancels a scope of the job.
+    With `on_hangup`, SIGHUP is not counted but calls `on_hangup`. `last_resort` ends the process if it does not respond
+    to signals. With `emit`, signal handlers that code in the job replaces are restored and reported: see `KeptSignals`.
 
     A signal that was ignored when the process started stays ignored (SIGHUP under `nohup`, SIGINT in the background of
-    a script), except SIGTERM: without it nothing but SIGKILL would end the process.
+    a script), except SIGTERM: without it, only SIGKILL would end the process.
     """
     result: list[T] = []
     failure: RouterError | None = None
@@ -62,18 +63,18 @@ async def run_with_signals(
             number += 1
             on_signal(number)
             if last_resort is not None:
-                last_resort.heed(number)
+                last_resort.handled(number)
 
-    handled = (one for one in (signal.SIGINT, *OTHERS) if signal.getsignal(one) is not signal.SIG_IGN)
-    heeded = [signal.SIGTERM, *handled]
-    ends = [one for one in heeded if one != signal.SIGHUP or on_hangup is None]
-    watching = nullcontext() if last_resort is None else last_resort.watching(ends)
-    with trio.open_signal_receiver(*heeded) as signals, watching:
+    not_ignored = (one for one in (signal.SIGINT, *OTHERS) if signal.getsignal(one) is not signal.SIG_IGN)
+    handled = [signal.SIGTERM, *not_ignored]
+    stopping = [number for number in handled if number != signal.SIGHUP or on_hangup is None]
+    watching = nullcontext() if last_resort is None else last_resort.watching(stopping)
+    with trio.open_signal_receiver(*handled) as signals, watching:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
             if emit is not None:
-                nursery.start_soon(KeptSignals(heeded, emit).keep)
-            # An error that leaves the nursery would be wrapped in a group.
+                nursery.start_soon(KeptSignals(handled, emit).keep)
+            # An error that leaves the nursery would be wrapped in an exception group.
             try:
                 result.append(await job())
             except RouterError as error:
@@ -85,35 +86,35 @@ async def run_with_signals(
 
 
 class KeptSignals:
-    """Remember the handlers of these signals, and restore them while `keep` runs.
+    """Remembers the handlers of these signals, and restores them while `keep` runs.
 
-    `emit` returns where to report that a handler was restored, None before a router has begun.
+    `emit` returns the function that reports a restored handler as an event, or None before a router has been opened.
     """
 
     def __init__(self, numbers: Collection[int], emit: Callable[[], Emit | None]) -> None:
         self._kept = {number: signal.getsignal(number) for number in numbers}
         self._emit = emit
-        self._said: dict[int, float] = {}
+        self._reported: dict[int, float] = {}
 
     async def keep(self) -> None:
-        """Restore replaced handlers, until cancelled. Call it in the main thread: Python lets no other set them."""
+        """Restore replaced handlers until cancelled. Call it in the main thread: Python allows no other to set them."""
         while True:
             await trio.sleep(LOOK_EVERY)
-            for number, taken_by in self._take_back():
-                self._tell(number, taken_by)
+            for number, taken_by in self._restore():
+                self._report(number, taken_by)
 
-    def _take_back(self) -> Iterator[tuple[int, object]]:
+    def _restore(self) -> Iterator[tuple[int, object]]:
         for number, ours in self._kept.items():
             taken_by = signal.getsignal(number)
             if taken_by is not ours:
                 signal.signal(number, ours)
                 yield number, taken_by
 
-    def _tell(self, number: int, taken_by: object) -> None:
+    def _report(self, number: int, taken_by: object) -> None:
         emit, now = self._emit(), trio.current_time()
-        if emit is None or now - self._said.get(number, -SAID_EVERY) < SAID_EVERY:
+        if emit is None or now - self._reported.get(number, -REPORT_EVERY) < REPORT_EVERY:
             return
-        self._said[number] = now
+        self._reported[number] = now
         emit(SignalRestored(at=now, signal=signal.Signals(number).name, taken_by=_name_of(taken_by)))
 
 
@@ -122,4 +123,4 @@ def _name_of(receiver: object) -> str:
         return receiver.name
     if receiver is signal.default_int_handler:
         return "Python's own handler"
-    return place_of(receiver) or "code that is not of Python"
+    return place_of(receiver) or "code that is not Python"

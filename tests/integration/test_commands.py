@@ -60,15 +60,15 @@ def test_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["serve"], "there is no command 'serve'"),
-        (["check", "router.toml", "--fast"], "there is no option --fast"),
+        (["serve"], "unknown command 'serve'"),
+        (["check", "router.toml", "--fast"], "unknown option --fast"),
         (["run", "--embedded-nats=perhaps"], "--embedded-nats"),
         (["explain"], "explain needs CONFIG; router-trio explain --help shows an example"),
         (["explain", "router.toml"], "explain needs SUBJECT; router-trio explain --help shows an example"),
         (["demo", "--duration"], "--duration needs a value; router-trio demo --help shows an example"),
         (["contract", "extra"], "extra"),
         (["demo", "--duration", "20"], "'20' has no unit"),
-        (["demo", "--duration", "1s"], "3s at least"),
+        (["demo", "--duration", "1s"], "give at least 3s"),
         (["explain", "router.toml", "orders..7"], "empty token"),
         (["explain", "router.toml", "orders.*"], "wildcard"),
         (["explain", "router.toml", "a.b", "--header", "novalue"], "K=V"),

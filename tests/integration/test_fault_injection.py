@@ -135,7 +135,7 @@ async def test_one_fault_of_several_is_cleared(address: Address, faults: Faults)
         ({"operation": "publish", "fault": "close_connection", "times": 0}, 400, "times"),
         ({"operation": "publish", "fault": "close_connection", "times": 1.5}, 400, "times"),
         ({"operation": "publish", "fault": "close_connection", "seed": "x"}, 400, "seed"),
-        ({"operation": "publish", "fault": "close_connection", "duration": "1s"}, 400, "unknown: duration"),
+        ({"operation": "publish", "fault": "close_connection", "duration": "1s"}, 400, "unknown field: duration"),
         (b" " * (MAX_BODY + 1), 413, "at most"),
     ],
 )

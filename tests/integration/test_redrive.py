@@ -154,7 +154,7 @@ async def test_what_the_server_maps_is_redriven_between_the_streams_that_the_rou
         await p.give_up(3, ONE + 'stream = "LAST"\n', letters='stream = "DEAD"')
         done = await p.run()
         assert done.stdout == "0 redriven, 3 failed\n"
-        assert "stream LAST keeps one message of each subject, and out.7 is none that it takes" in done.stderr
+        assert "stream LAST keeps one message per subject but does not take out.7" in done.stderr
         p.configure(ONE + 'stream = "STORED"\n', letters='stream = "DEAD"')
         assert (await p.run(action="list")).stdout.count("orders.7") == 3
         done = await p.run()
@@ -177,7 +177,7 @@ async def test_copies_have_the_ids_that_they_would_have_had(tmp_path: Path) -> N
         before = await p.streams.stream_messages("OUT")
         assert len(before) == 3, "one of the two destinations had stored it"
         done = await p.run()
-        assert (done.returncode, done.stdout) == (0, "3 redriven, 0 failed; 3 had arrived before\n"), done.stderr
+        assert (done.returncode, done.stdout) == (0, "3 redriven, 0 failed; 3 were already stored\n"), done.stderr
         assert await p.streams.stream_messages("OUT") == before
         also = await p.streams.stream_messages("ALSO")
         assert [message.payload for message in also] == [b"0", b"1", b"2"]
@@ -217,12 +217,12 @@ async def test_a_handler_is_called_and_what_it_makes_is_stored(tmp_path: Path) -
         for number, payload in enumerate((b"a", b"bad", b"none"), 1):
             await p.bury(number, payload)
         dry = await p.process("--dry-run")
-        assert dry.stdout.splitlines()[0] == "1 would go through the handler of the route"
+        assert dry.stdout.splitlines()[0] == "1 would be sent through the handler of the route"
         assert await p.count("OUT") == 0
         done = await p.process()
         assert done.returncode == 1
-        assert done.stdout == "1 redriven, 2 failed; 1 of the failed are filtered out by the route\n"
-        assert "dead letter 2: the route fails on it again: handler_error: KeyError: 'total'" in done.stderr
+        assert done.stdout == "1 redriven, 2 failed; 1 of the failed ones are filtered out by the route\n"
+        assert "dead letter 2: it fails in the route again: handler_error: KeyError: 'total'" in done.stderr
         assert "dead letter 3: the route filters it out (handler)" in done.stderr
         assert await p.payloads("OUT") == [b"a1", b"a0"]
         assert len(set(await p.ids("OUT"))) == 2
@@ -240,13 +240,13 @@ async def test_expressions_decide_as_for_any_message(tmp_path: Path) -> None:
             await p.bury(number)
         await p.bury(4, b"no JSON")
         done = await p.run()
-        assert done.stdout == "2 redriven, 2 failed; 1 of the failed are filtered out by the route\n", done.stderr
+        assert done.stdout == "2 redriven, 2 failed; 1 of the failed ones are filtered out by the route\n", done.stderr
         assert [json.loads(one) for one in await p.payloads("OUT")] == [
             {"twice": 2, "from": "ORDERS", "at": 1},
             {"twice": 6, "from": "ORDERS", "at": 3},
         ]
         assert "dead letter 2: the route filters it out (when)" in done.stderr
-        assert "dead letter 4: the route fails on it again: expression" in done.stderr
+        assert "dead letter 4: it fails in the route again: expression" in done.stderr
 
 
 # --- what is stored, and what is not ---
@@ -320,7 +320,7 @@ async def test_a_letter_stays_if_its_stream_acks_and_keeps_nothing(tmp_path: Pat
             await p.bury(number)
         done = await p.run(*way)
         assert (done.returncode, done.stdout) == (1, "0 redriven, 3 failed\n")
-        assert "it keeps nothing that no consumer wants" in done.stderr
+        assert "it keeps only messages that match a consumer" in done.stderr
         assert await p.count("DEAD") == 3
 
 
@@ -407,7 +407,7 @@ async def test_only_what_its_stream_takes_is_redriven(tmp_path: Path, way: tuple
         await p.bury(3, at="dead.all", Subject="orders.7")
         done = await p.run(*way)
         assert (done.returncode, done.stdout) == (1, "1 redriven, 2 failed\n"), done.stderr
-        assert "its subject 'payments.all' is none that the stream takes" in done.stderr
+        assert "the source stream does not take its subject 'payments.all'" in done.stderr
         assert await p.count("PAYMENTS") == 0
         assert await p.count("DEAD") == 2
 
@@ -419,8 +419,8 @@ async def test_only_what_its_stream_takes_is_redriven(tmp_path: Path, way: tuple
         ({"Attempts": None}, "its Router-Dead-Letter-Attempts is not a number"),
         ({"Attempts": "9" * 5000}, "its Router-Dead-Letter-Attempts is not a number"),
         ({"Time": "yesterday"}, "its Router-Dead-Letter-Time is not a time"),
-        ({"Stream": None}, "it came from no stream, and the route reads ORDERS"),
-        ({"Stream": "OTHER"}, "it came from the stream 'OTHER', and the route reads ORDERS"),
+        ({"Stream": None}, "its source is not a stream, but the route reads stream ORDERS"),
+        ({"Stream": "OTHER"}, "its source is stream 'OTHER', but the route reads stream ORDERS"),
         ({"Sequence": "-1"}, "its Router-Dead-Letter-Sequence is not a number"),
     ],
 )

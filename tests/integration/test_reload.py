@@ -224,7 +224,7 @@ async def test_what_came_from_standard_input_is_not_read_again_and_the_cure_is_t
         run.send(signal.SIGHUP)
         refused = await run.has_logged("ROUTER_RELOAD_REFUSED")
         [told] = refused["problems"]
-        assert told.startswith("<stdin>: settings from standard input can't be read again; end the router and run it ")
+        assert told.startswith("<stdin>: a configuration from standard input can't be reloaded; restart the router ")
         assert "the path of a file" in told
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
@@ -233,7 +233,7 @@ async def test_what_came_from_standard_input_is_not_read_again_and_the_cure_is_t
 async def test_there_is_no_file_to_watch_if_the_configuration_comes_from_standard_input(config: Path) -> None:
     done = command("run", "--watch", "-", cwd=config.parent)
     assert done.returncode == 2
-    assert "--watch has no file to look at" in done.stderr
+    assert "--watch has no file to watch" in done.stderr
     assert "leave out --watch" in done.stderr
 
 

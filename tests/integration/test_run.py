@@ -126,7 +126,7 @@ async def test_an_embedded_server_that_nothing_uses_is_warned_about(core_server:
     config = write(core_server.url)
     async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
         told = await run.has_logged("ROUTER_SETTING_IGNORED", key="--embedded-nats", level="WARN")
-        assert told["message"].startswith("--embedded-nats has nothing to do: every connection has servers of its own")
+        assert told["message"].startswith("--embedded-nats has no effect: every connection has servers")
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 
@@ -301,7 +301,7 @@ async def test_the_demo_can_be_interrupted_while_its_server_is_away(tmp_path: Pa
         demo.send(signal.SIGINT)
         with trio.fail_after(6):  # less than routers drain for by default
             assert await demo.ended() == 1
-    assert demo.errors == "router-trio: interrupted before the end: no verdict\n"
+    assert demo.errors == "router-trio: the demo was interrupted before its end, so there is no verdict\n"
 
 
 async def test_the_demo_can_be_interrupted(tmp_path: Path) -> None:
@@ -310,6 +310,6 @@ async def test_the_demo_can_be_interrupted(tmp_path: Path) -> None:
         await demo.has_printed("metrics")
         demo.send(signal.SIGINT)
         assert await demo.ended() == 1
-    assert demo.errors == "router-trio: interrupted before the end: no verdict\n"
+    assert demo.errors == "router-trio: the demo was interrupted before its end, so there is no verdict\n"
     with pytest.raises(OSError, match="connect"):
         await trio.open_tcp_stream(HOST, int(url))

@@ -50,7 +50,7 @@ def test_init_overwrites_nothing_and_says_what_to_do(tmp_path: Path) -> None:
     mine.write_text("mine")
     done = command("init", mine, cwd=tmp_path)
     assert (done.returncode, done.stdout, mine.read_text()) == (2, "", "mine")
-    assert "exists, and nothing is overwritten; give another name" in done.stderr
+    assert "exists and is not overwritten; give another name" in done.stderr
     (tmp_path / "link.toml").symlink_to(tmp_path / "elsewhere.toml")
     assert command("init", "link.toml", cwd=tmp_path).returncode == 2
     assert not (tmp_path / "elsewhere.toml").exists()

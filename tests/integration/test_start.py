@@ -40,15 +40,15 @@ import signal, sys
 from router_trio.cli import main
 from router_trio.cli.run.systemd import Systemd
 
-hear = Systemd.hear
+observe = Systemd.observe
 
 def look(self, event):
-    hear(self, event)
+    observe(self, event)
     if event.code == "ROUTE_READY":
         print(*sys.modules)
         signal.raise_signal(signal.SIGTERM)
 
-Systemd.hear = look
+Systemd.observe = look
 sys.exit(main(["run", sys.argv[1]]))
 """
 CONFIG = """

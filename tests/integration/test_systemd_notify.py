@@ -149,7 +149,7 @@ async def test_what_is_waited_for_is_told_once(tmp_path: Path) -> None:
     async with manager(address) as end, systemd.serving(lambda: "route r", lambda: 1, lambda: True):
         for _ in range(3):
             await trio.testing.wait_all_tasks_blocked()
-            systemd.moved()
+            systemd.state_changed()
         systemd.notify("STOPPING=1")
         await end.until("STOPPING=1")
     assert end.told == ["STATUS=waiting: route r", "STOPPING=1"]

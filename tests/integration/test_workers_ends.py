@@ -207,7 +207,7 @@ async def test_faults_are_for_one_process(tmp_path: Path) -> None:
     path.write_text(CONFIG.replace("URL", "nats://127.0.0.1:4222"))
     done = command("run", "--enable-fault-injection", path, cwd=tmp_path)
     assert done.returncode == 2
-    assert "--enable-fault-injection is for one process: give --workers 1 with it" in done.stderr
+    assert "--enable-fault-injection works with one process only; add --workers 1" in done.stderr
 
 
 async def test_an_address_that_is_taken_is_said_before_any_worker_begins(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""`router-trio dead-letters`: what a route gave up, why, and back to where it came from."""
+"""`router-trio dead-letters`: list, show, redrive or purge the messages that a route gave up."""

@@ -1,4 +1,4 @@
-"""Run `router-trio dead-letters` over links of its own. A first signal ends it behind what is under way."""
+"""Run an action of `router-trio dead-letters` over its own links. The first signal ends it after the current batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router_trio.cli.dead_letters.links import CommandLink, open_links
 from router_trio.cli.dead_letters.redrive import Purge, Redrive
 from router_trio.cli.dead_letters.selection import Selection, by_source_sequence, find_stream
 from router_trio.cli.dead_letters.storing import Kept, Streams
-from router_trio.cli.dead_letters.targets import Origin, ThroughRoute, ToSource, Way
+from router_trio.cli.dead_letters.targets import Origin, Target, ThroughRoute, ToSource
 from router_trio.cli.signals import run_with_signals
 from router_trio.errors import ConfigurationError, Problem, SourceError, reasons
 from router_trio.errors.quotes import excerpt
@@ -32,12 +32,12 @@ from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.problems import suggestion
 
 MOST_REPORTED = 20
-"""Dead letters of which it is printed what is wrong with them; of the others it is counted."""
+"""Largest number of dead letters whose problems are printed; further ones are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The request of one call of the command."""
+    """The options of one call of the command."""
 
     sequences: tuple[int, ...]
     where: Expression | None
@@ -52,7 +52,7 @@ class Options:
 
 
 def run(settings: Settings, name: str, action: str, options: Options) -> int:
-    """Do it, and return the exit code. Blocks until it is done. Raises `RouterError`."""
+    """Run an action on the dead letters of the route `name`, and return the exit code. Blocks. Raises `RouterError`."""
     route, handlers = _route(settings, name), {}
     if action == "redrive" and not options.to_source:
         from router_trio.cli.configuration import search_working_directory
@@ -71,16 +71,18 @@ def _route(settings: Settings, name: str) -> RouteSettings:
             continue
         path, letter = f"routes[{index}].dead_letter", route.dead_letter
         if letter is None:
-            raise ConfigurationError([Problem(path, f"missing; the route {name!r} has no dead letters")])
+            raise ConfigurationError([Problem(path, f"missing; route {name!r} has no dead letters")])
         if not letter.jetstream:
-            raise ConfigurationError([Problem(f"{path}.jetstream", "is false: no stream keeps these dead letters")])
+            raise ConfigurationError(
+                [Problem(f"{path}.jetstream", "is false, so these dead letters are not stored in a stream")]
+            )
         return route
     known = [route.name for route in settings.routes]
     raise UsageError(f"there is no route {excerpt(name)!r}; {suggestion(name, known)}")
 
 
 class _Job:
-    """A call of the command."""
+    """A run of the command."""
 
     def __init__(
         self, settings: Settings, route: RouteSettings, options: Options, handlers: dict[str, Handler]
@@ -92,13 +94,13 @@ class _Job:
         self._handlers = handlers
         self._at = route.dead_letter.connection
         self._named = None if options.stream is not None else route.dead_letter.stream
-        # Under which subjects a stream stores what the server maps to it is not known here.
+        # If the server maps the subject to a named stream, the stored subjects are not known here.
         self._pattern = ">" if self._named is not None else route.source.mapping(route.dead_letter.subject).pattern
         self._reported: Counter[str] = Counter()
         self._stop = trio.Event()
 
     async def run(self, action: str) -> int:
-        """Do it, until it is done or a signal comes."""
+        """Run the action until it is done or interrupted by a signal, and return the exit code."""
         scope = trio.CancelScope()
         code = INTERRUPTED
 
@@ -116,7 +118,7 @@ class _Job:
                     async with open_links(self._settings, self._connections(action)) as links:
                         code = await self._do(action, links)
             except (OSError, UsageError) as error:
-                failure = error  # out of the nurseries, which would wrap it
+                failure = error  # raised outside of the nurseries, which would wrap it in an exception group
 
         await run_with_signals(work, on_signal)
         if failure is not None:
@@ -143,21 +145,19 @@ class _Job:
         if action == "list":
             return await self._list(stored, info)
         if info.deny_delete and not self._options.dry_run:
-            told = (
-                f"stream {stored.stream!r} denies the deletion of messages (deny_delete): nothing was sent or deleted"
-            )
-            raise SourceError(told, reason=reasons.DENY_DELETE)
+            detail = f"stream {stored.stream!r} does not allow deletes (deny_delete); nothing was sent or deleted"
+            raise SourceError(detail, reason=reasons.DENY_DELETE)
         if action == "redrive":
             streams = Streams(links)
-            way = self._way(links, streams, stream)
-            if way.warning is not None:
-                print(f"router-trio: --to-source: {way.warning}", file=sys.stderr)
-            return await self._change(stored, info, Redrive(stored, way, streams, self._report), "redriven")
+            target = self._target(links, streams, stream)
+            if target.warning is not None:
+                print(f"router-trio: --to-source: {target.warning}", file=sys.stderr)
+            return await self._change(stored, info, Redrive(stored, target, streams, self._report), "redriven")
         if not self._options.dry_run and not self._options.yes:
-            await self._ask(stored.stream)
+            await self._confirm(stored.stream)
         return await self._change(stored, info, Purge(stored, self._report), "purged")
 
-    def _way(self, links: dict[str, CommandLink], streams: Streams, stream: str) -> Way:
+    def _target(self, links: dict[str, CommandLink], streams: Streams, stream: str) -> Target:
         source = self._route.source
         reserved = self._settings.connections[source.connection].reserved
         origin = Origin(self._route, reserved, streams, foreign=self._options.foreign)
@@ -172,8 +172,8 @@ class _Job:
         (sequence,) = self._options.sequences
         message = await stored.get(sequence)
         if message is None:
-            told = f"stream {stored.stream!r} has no message {sequence}; {by_source_sequence(sequence)}"
-            raise SourceError(told, reason=reasons.NOT_FOUND)
+            detail = f"stream {stored.stream!r} has no message {sequence}; {by_source_sequence(sequence)}"
+            raise SourceError(detail, reason=reasons.NOT_FOUND)
         if self._options.json:
             print(output.as_json(message))
         else:
@@ -207,53 +207,53 @@ class _Job:
 
     async def _change(self, stored: StoredMessages, info: StreamInfo, work: Purge, done: str) -> int:
         selection = self._selection(stored, info)
-        would_be = 0
+        previewed = 0
         with _progress(selection, work, done) as shown:
             async with aclosing(selection.batches()) as batches:
                 async for batch in batches:
                     if self._options.dry_run:
-                        would_be += await self._dry_run(batch, work)
+                        previewed += await self._dry_run(batch, work)
                     else:
                         await work.apply(batch)
                     shown()
                     if self._stop.is_set():
                         break
         failed = work.failed + selection.failed
-        count = would_be if self._options.dry_run else work.done
-        told = f"{count} {'would be ' if self._options.dry_run else ''}{done}, {failed} failed"
+        count = previewed if self._options.dry_run else work.done
+        summary = f"{count} {'would be ' if self._options.dry_run else ''}{done}, {failed} failed"
         if isinstance(work, Redrive):
-            told += f"; {work.again} had arrived before" if work.again else ""
-            told += f"; {work.filtered} of the failed are filtered out by the route" if work.filtered else ""
-        print(told)
+            summary += f"; {work.already_stored} were already stored" if work.already_stored else ""
+            summary += f"; {work.filtered} of the failed ones are filtered out by the route" if work.filtered else ""
+        print(summary)
         return INTERRUPTED if self._stop.is_set() else self._end(failed)
 
     async def _dry_run(self, batch: Sequence[Letter], work: Purge) -> int:
-        """Print what would be done. Returns for how many it could be."""
+        """Print what would be done, and return the number of dead letters that would be processed."""
         count = 0
         for letter in batch:
             try:
-                would = await work.would(letter)
+                description = await work.preview(letter)
             except (Kept, SourceError) as error:
                 work.keep(letter, str(error))
             else:
                 count += 1
-                print(f"{letter.sequence} would {would}")
+                print(f"{letter.sequence} would {description}")
         return count
 
-    async def _ask(self, stream: str) -> None:
-        """Ask whether to delete. Raises `UsageError` if nobody can be asked, or says no."""
+    async def _confirm(self, stream: str) -> None:
+        """Ask for confirmation. Raises `UsageError` if it is not given, or if standard input is not a terminal."""
         options = self._options
         some = options.sequences or options.where or options.limit
-        which = "those that are chosen" if some else "all of them"
+        which = "the selected" if some else "all"
         if not sys.stdin.isatty():
-            raise UsageError("purge deletes dead letters for good; say --yes, or look first with --dry-run")
-        question = f"Delete the dead letters of route {excerpt(self._route.name)} in stream {stream}, {which}? [y/N] "
+            raise UsageError("purge deletes dead letters permanently; add --yes, or try --dry-run first")
+        question = f"Delete {which} dead letters of route {excerpt(self._route.name)} in stream {stream}? [y/N] "
         print(question, end="", file=sys.stderr, flush=True)
         answer = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
         if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was deleted")
 
-    # --- telling ---
+    # --- reports ---
 
     def _report(self, sequence: int, why: str) -> None:
         self._reported["all"] += 1
@@ -268,7 +268,7 @@ class _Job:
 
 @contextmanager
 def _progress(selection: Selection, work: Purge, done: str) -> Iterator[Callable[[], None]]:
-    """Show on a terminal how far it is; yields what is to be called when something was done."""
+    """Show a progress bar on a terminal; yield a function that updates it."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -280,7 +280,7 @@ def _progress(selection: Selection, work: Purge, done: str) -> Iterator[Callable
         task = progress.add_task("reading", total=selection.total)
 
         def show() -> None:
-            told = f"{work.done} {done}, {work.failed} failed"
-            progress.update(task, completed=selection.read, description=told)
+            counts = f"{work.done} {done}, {work.failed} failed"
+            progress.update(task, completed=selection.read, description=counts)
 
         yield show

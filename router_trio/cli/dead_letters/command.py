@@ -1,4 +1,4 @@
-"""`router-trio dead-letters`: its arguments."""
+"""`router-trio dead-letters`: its arguments and help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTIONS = get_args(Action)
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `dead-letters` takes."""
+    """Add the arguments of `dead-letters`."""
     parser.add_argument(
         "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
     )
@@ -27,25 +27,27 @@ def add_arguments(parser: Parser) -> None:
         nargs="*",
         type=number(),
         metavar="SEQUENCE",
-        help="only these dead letters, by the number that list prints",
+        help="only these dead letters, by the SEQUENCE that list prints",
     )
-    parser.add_argument("--where", metavar="EXPR", help="only those of which this expression holds")
-    parser.add_argument("--limit", type=number(1), metavar="N", help="at most so many, the oldest first")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    parser.add_argument("--yes", action="store_true", help="purge without asking")
-    parser.add_argument("--stream", metavar="NAME", help="the stream that has them, if there are several")
+    parser.add_argument("--where", metavar="EXPR", help="only dead letters for which this expression is true")
+    parser.add_argument("--limit", type=number(1), metavar="N", help="at most N dead letters, the oldest first")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, but change nothing")
+    parser.add_argument("--yes", action="store_true", help="purge without confirmation")
+    parser.add_argument(
+        "--stream", metavar="NAME", help="the stream of the dead letters, if several take their subject"
+    )
     parser.add_argument(
         "--to-source",
         action="store_true",
-        help="redrive to the old subjects: all consumers of the source get them",
+        help="publish on the original subjects: all consumers of the source get the messages",
     )
     parser.add_argument(
         "--foreign",
         action="store_true",
-        help="redrive also those that do not look as if this route had written them",
+        help="also redrive dead letters that this route does not seem to have written",
     )
     parser.add_argument("--hex", action="store_true", help="show the payload in hexadecimal")
-    parser.add_argument("--json", action="store_true", help="print JSON; a list as one line for each")
+    parser.add_argument("--json", action="store_true", help="print JSON; list prints one line for each dead letter")
 
 
 def dead_letters(
@@ -64,25 +66,29 @@ def dead_letters(
     hex: bool,
     json: bool,
 ) -> int:
-    r"""Look at what a route has given up, send it again, or delete it.
+    r"""List, show, redrive or purge the dead letters of a route.
 
-    list prints a line for each dead letter, show SEQUENCE all of one.
-    list, redrive and purge are about all of the route, or about those
-    whose SEQUENCEs are given: the first column of list, the place of the
-    dead letter in its own stream.
-    redrive takes each through its own route: handler, expressions and
-    destinations, with the ids that the copies would have had. It is deleted
-    when all that was sent is read back from its stream, or, where that is
-    a core subject, when the server has passed it on. What the route fails
-    on again, or filters out, stays, and the reason is on stderr. A redrive
-    that was cut short can be run again. --to-source sends it to the subject
-    on which it came instead: every consumer of that gets it. purge deletes,
-    and asks before it does.
+    list prints one line for each dead letter; show SEQUENCE prints all of
+    one. list, redrive and purge apply to all dead letters of the route, or
+    to those with the given SEQUENCEs: the first column of list, which is
+    the sequence of the dead letter in its own stream.
 
-    --where takes an expression as routes have it, over the dead letter:
+    redrive sends each message through its route again: handler,
+    expressions and destinations, with the ids that its copies would have
+    had. A dead letter is deleted when all copies were read back from their
+    streams, or, for a core destination, when the server has delivered them
+    to a subscriber. If the route fails again or filters the message out,
+    the dead letter stays, and the reason is printed on stderr. A redrive
+    that was interrupted can be run again. With --to-source the message is
+    published on its original subject instead, where every consumer gets
+    it. purge deletes dead letters after a confirmation.
+
+    --where takes an expression, as in a route, that is evaluated on the
+    dead letter:
     'headers["Router-Dead-Letter-Reason"] == "timeout" && size < 1024'.
-    What is added while the command runs is left alone. It exits with 1
-    if something could not be done; the dead letter is then still there.
+    Dead letters that are stored while the command runs are ignored. The
+    exit code is 1 if a dead letter could not be processed; it then stays
+    in its stream.
 
     For example:
 
@@ -97,12 +103,12 @@ def dead_letters(
     from router_trio.settings.expressions import WHEN, compile_for
 
     if action == "show" and len(sequence) != 1:
-        told = "needs the SEQUENCE of one, as list prints it" if not sequence else "takes one SEQUENCE"
-        raise UsageError(f"show {told}; router-trio dead-letters --help shows examples")
+        problem = "needs a SEQUENCE, as list prints it" if not sequence else "takes only one SEQUENCE"
+        raise UsageError(f"show {problem}; router-trio dead-letters --help shows examples")
     if any(one < 1 for one in sequence):
         raise UsageError(f"SEQUENCE {min(sequence)}: must be at least 1, as list prints it")
     if (to_source or foreign) and action != "redrive":
-        raise UsageError(f"{'--to-source' if to_source else '--foreign'} is for redrive alone")
+        raise UsageError(f"{'--to-source' if to_source else '--foreign'} can only be used with redrive")
     settings = load(config)
     settings.require_servers()
     try:

@@ -1,7 +1,7 @@
-"""A dead letter: what its headers say, whatever they hold, and the message that it is made into again. Pure.
+"""Read the headers of a dead letter, and make the original message of it again. Pure.
 
-Anyone who may publish to the stream of the dead letters chooses these headers. So each is read within bounds here, and
-nowhere else.
+Anyone who may publish to the stream of the dead letters can choose these headers. So each is read with bounds, and only
+in this module.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from router_trio.routing.rehearsal import Arrived, Copy, Place
 from router_trio.subjects.patterns import WILDCARDS, matches, reserved_namespace, validate_subject
 
 REDRIVEN = "Router-Redriven"
-"""How often a message was published on its old subject again as a dead letter."""
+"""The header that counts how often a message was published on its original subject again."""
 
 MAX_FIELD = 4096
-"""Characters of a header that are read: as many as a subject may have."""
+"""Characters that are read of a header, the maximum length of a subject."""
 
 _CONTROL = ControlHeaders()
 _NUMBER = re.compile(r"[0-9]{1,20}")
@@ -41,38 +41,38 @@ _DIGEST_BYTES = 24
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter of a route, as its stream holds it. What is missing or can't be read is `""` or None."""
+    """A dead letter of a route, as stored in its stream. A missing or unreadable field is `""` or None."""
 
     message: StoredMessage
     reason: str
     detail: str
     attempts: int | None
     origin: str
-    """The subject on which the message came to the route."""
+    """The subject on which the route received the message."""
     stream: str
-    """The stream that it came from; empty for a core subscription."""
+    """The source stream of the message; empty for a core subscription."""
     source_sequence: int | None
-    """Its sequence there."""
+    """The sequence of the message in its source stream."""
     time: str
-    """When it was given up."""
+    """The time at which the message was given up."""
     wrong: str | None
-    """Why no router wrote these headers, as far as can be seen; None if one may have."""
+    """Why these headers can't have been written by a router; None if they may have been."""
 
     @property
     def sequence(self) -> int:
-        """Its sequence among the dead letters."""
+        """The sequence in the stream of the dead letters."""
         return self.message.sequence
 
     @property
     def from_stream(self) -> bool:
-        """True if the message came from a stream, False from a core subscription."""
+        """True if the source is a stream, False if it is a core subscription."""
         return bool(self.stream)
 
     @property
     def first_id(self) -> bytes | None:
-        """Return what the ids of copies of the message begin with; None if the letter's own id does not say.
+        """The common prefix of the ids of all copies of the message; None if the id of the dead letter lacks it.
 
-        The letter was stored under an id that begins with the same: see `DeadLetters.store`.
+        The id of the dead letter begins with the same prefix: see `DeadLetters.store`.
         """
         found = _LETTER_ID.fullmatch(message_ids.find(self.message.headers))
         if found is None or (self.from_stream and self.source_time is None):
@@ -81,7 +81,10 @@ class Letter:
 
     @property
     def source_time(self) -> int | None:
-        """When the message was stored in its stream, in nanoseconds since 1970, if the letter's own id says so."""
+        """The time at which the source stream stored the message, in nanoseconds since 1970.
+
+        It is part of the id of the dead letter; None if it is not.
+        """
         found = _LETTER_ID.fullmatch(message_ids.find(self.message.headers))
         place = framing.wire(f"{self.stream}:{self.source_sequence}:")
         if found is None or not self.from_stream or not found[1].startswith(place):
@@ -91,7 +94,7 @@ class Letter:
 
     @property
     def digest(self) -> bytes:
-        """Thirty-two characters that no other letter has."""
+        """A digest of subject, headers and payload, 32 characters long."""
         message = self.message
         digest = blake2b(digest_size=_DIGEST_BYTES)
         for part in (framing.wire(message.subject), message.headers, message.payload):
@@ -100,24 +103,24 @@ class Letter:
         return urlsafe_b64encode(digest.digest())
 
     def own_id(self, stream: str) -> bytes:
-        """Return an id that no other letter gives, whatever streams had that name and that sequence before."""
+        """Return an id that is unique to this dead letter, even if the stream was deleted and created again."""
         return b"redriven:%b:%d:%d:%b" % (framing.wire(stream), self.sequence, self.message.time_ns, self.digest)
 
     def fields(self) -> dict[str, Any]:
-        """Return what a list says of it."""
+        """Return the fields that `list --json` prints."""
         return {
             "sequence": self.sequence,
             "time": self.time,
-            "reason": _plain(self.reason, LONGEST_TEXT),
-            "detail": _plain(self.detail, LONGEST_TEXT),
+            "reason": _excerpt(self.reason, LONGEST_TEXT),
+            "detail": _excerpt(self.detail, LONGEST_TEXT),
             "attempts": self.attempts,
-            "subject": _plain(self.origin, MAX_FIELD),
+            "subject": _excerpt(self.origin, MAX_FIELD),
             "size": len(self.message.payload),
         }
 
 
 def read_letter(message: StoredMessage, route: str) -> Letter | None:
-    """Return a message as the dead letter of a route; None if it is none of this route. Does not raise."""
+    """Return a message as a dead letter of `route`; None if it is not one. Does not raise."""
     found: dict[str, str] = {}
     twice: str | None = None
     known = {PREFIX + field: field for field in FIELDS}
@@ -150,39 +153,41 @@ def read_letter(message: StoredMessage, route: str) -> Letter | None:
         found.get("Subject", ""),
         found.get("Stream", ""),
         _number(found.get("Sequence", "")),
-        time if nanoseconds(time) else written(message.time_ns),
+        time if nanoseconds(time) else format_time(message.time_ns),
         wrong,
     )
 
 
 def foreign(letter: Letter, stream: str | None) -> str | None:
-    """Return why a route that reads this stream, or none, can't have written a dead letter; None if it may have."""
+    """Return why a route with this source stream, if any, can't have written a dead letter; None if it may have."""
     if letter.wrong is not None:
         return letter.wrong
     if stream is None:
-        return f"it came from the stream {quoted(letter.stream)}, and the route reads none" if letter.stream else None
+        source = f"its source is stream {quoted(letter.stream)}, but the route reads no stream"
+        return source if letter.stream else None
     if letter.stream != stream:
-        came = f"from the stream {quoted(letter.stream)}" if letter.stream else "from no stream"
-        return f"it came {came}, and the route reads {stream}"
+        source = f"stream {quoted(letter.stream)}" if letter.stream else "not a stream"
+        return f"its source is {source}, but the route reads stream {stream}"
     if not letter.source_sequence:
         return f"its {PREFIX}Sequence is not a number"
     if letter.source_time is None and _LETTER_ID.fullmatch(message_ids.find(letter.message.headers)):
-        return f"its Nats-Msg-Id is not that of message {letter.source_sequence} of {stream}"
+        return f"its Nats-Msg-Id does not belong to message {letter.source_sequence} of stream {stream}"
     return None
 
 
-def written(time_ns: int) -> str:
-    """Return a time in nanoseconds since 1970 as it is written, in UTC."""
+def format_time(time_ns: int) -> str:
+    """Return a time in nanoseconds since 1970 as an ISO 8601 time in UTC."""
     at = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).replace(microsecond=time_ns // 1_000_000 % 1000 * 1000)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def why_not(letter: Letter, sources: Sequence[str], taken: Sequence[str] | None, *reserved: str) -> str | None:
-    """Return why the message of a dead letter can't be one that the route received, or None.
+    """Return why the route can't have received the message of a dead letter; None if it may have.
 
-    Anyone who may publish to the stream of the dead letters chooses its subject, and what it becomes is published with
-    the rights of the router. So it must be a subject that the route reads: one of the patterns `sources`, and one that
-    its stream takes. `taken` are the subjects of that stream, None if there is none or it has messages of others.
+    Anyone who may publish to the stream of the dead letters can choose this subject, and the message is published with
+    the permissions of the router. So the route must read the subject: it must match one of the patterns `sources`, and
+    one of the subjects of the source stream. `taken` has those; None if the source is not a stream, or if the stream
+    also contains messages of other streams.
     """
     if not letter.origin:
         return f"it has no header {PREFIX}Subject"
@@ -193,9 +198,9 @@ def why_not(letter: Letter, sources: Sequence[str], taken: Sequence[str] | None,
     named = quoted(letter.origin)
     source = next((one for one in sources if matches(one, letter.origin)), None)
     if source is None:
-        return f"its subject {named} is none that the route reads ({', '.join(sources)})"
+        return f"the route does not read its subject {named} (it reads {', '.join(sources)})"
     if taken is not None and not any(matches(one, letter.origin) for one in taken):
-        return f"its subject {named} is none that the stream takes which the route reads ({excerpt(', '.join(taken))})"
+        return f"the source stream does not take its subject {named} (it takes {excerpt(', '.join(taken) or 'none')})"
     tokens = source.split(".")
     literal = next((index for index, token in enumerate(tokens) if token in WILDCARDS), len(tokens))
     namespace = reserved_namespace(letter.origin, tokens[:literal], *reserved)
@@ -203,9 +208,9 @@ def why_not(letter: Letter, sources: Sequence[str], taken: Sequence[str] | None,
 
 
 def as_received(letter: Letter, route_stream: str | None, stream: str) -> Arrived:
-    """Return the message of a dead letter as its route received it: the copies get the ids that they had or would have.
+    """Return the message of a dead letter as its route received it, so that its copies get the same ids again.
 
-    `stream` has the dead letters. Control headers are missing, which no dead letter carries.
+    `stream` has the dead letters. Control headers are missing, since no dead letter has them.
     """
     message = letter.message
     sender = _BREAK.split(headers.find(message.headers, f"{PREFIX}Message-Id".encode()) or b"")[0]
@@ -222,10 +227,10 @@ def as_received(letter: Letter, route_stream: str | None, stream: str) -> Arrive
 
 
 def for_source(letter: Letter, stream: str, connection: str, *, jetstream: bool) -> Copy:
-    """Return what is published on the old subject of a dead letter.
+    """Return the message to publish on the original subject of a dead letter.
 
-    It has the headers that the message came with, what the dead letter says of its failure, a count, and an id that is
-    the same each time: so a stream stores it once, however often it is sent. `stream` has the dead letters.
+    It has the original headers, the headers of the dead letter about the failure, a count, and an id that is the same
+    each time, so that a stream stores it only once. `stream` has the dead letters.
     """
     block = letter.message.headers
     before = headers.find_number(block, REDRIVEN.encode()) or 0
@@ -236,10 +241,10 @@ def for_source(letter: Letter, stream: str, connection: str, *, jetstream: bool)
 
 
 def is_newer(last: StoredMessage, letter: Letter, message_id: bytes | None, *, at_source: bool) -> bool:
-    """Return True if the last message on a subject is newer than the message of this letter.
+    """Return True if the last message on a subject is newer than the message of this dead letter.
 
-    `message_id` is the id of what would replace it, `at_source` says that it is of the stream that the letter names.
-    Where its own id tells which message it was made of, that one counts.
+    `message_id` is the id of the message that would replace `last`. `at_source` is True if `last` is in the source
+    stream of the dead letter. If the id of `last` identifies the message that it was made of, that message is compared.
     """
     its_id = message_ids.find(last.headers)
     if its_id == message_id:
@@ -265,6 +270,6 @@ def _number(text: str) -> int | None:
     return number if number <= LAST_SEQUENCE else None
 
 
-def _plain(text: str, most: int) -> str:
-    """Return the beginning of a text without what is no UTF-8."""
-    return text[:most].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _excerpt(text: str, limit: int) -> str:
+    """Return the first `limit` characters of a text, with invalid UTF-8 replaced."""
+    return text[:limit].encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,6 +1,6 @@
-"""Links of a command: one to each connection that it needs, to the first server that takes it.
+"""Open the links of the command: one for each connection that it needs, to the first server that accepts it.
 
-A command does not reconnect: what it has not done when a link dies, it does when it is run again.
+The command does not reconnect. If a link dies, run the command again to process the remaining dead letters.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from router_trio.subjects.inboxes import new_inbox
 
 
 class CommandLink:
-    """A link and the requests on it. Listens to the link: see `link.LinkListener`."""
+    """A link and its pending requests. It is the listener of the link: see `link.LinkListener`."""
 
     link: NatsLink
     requests: Requests
     is_open: bool = False
 
     def attach(self, link: NatsLink, inbox: bytes) -> None:
-        """The link is there."""
+        """Start to use an open link."""
         self.link = link
         self.requests = Requests(link.wire, inbox)
         self.is_open = True
@@ -40,35 +40,35 @@ class CommandLink:
         self.something_denied(detail)
 
     def something_denied(self, detail: str) -> None:
-        """See `link.LinkListener`. No request that waits counts as done."""
+        """Fail every pending request, since any of them may have been denied."""
         if self.is_open:
             self.requests.deny_all(detail)
 
     def acked(self, pubacks: Sequence[object], /) -> None:
-        """See `link.LinkListener`. PubAcks come as answers to requests here."""
+        """Do nothing: here PubAcks are answers to requests."""
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
-        """See `link.LinkListener`."""
+        """Do nothing: here refusals are answers to requests."""
 
     def expects(self, stream: str) -> bool:
         return False
 
     def read_begins(self) -> None:
-        """See `link.LinkListener`."""
+        """Do nothing."""
 
     def read_done(self) -> None:
-        """See `link.LinkListener`."""
+        """Do nothing."""
 
     def lame_duck(self) -> None:
-        """See `link.LinkListener`. The server waits for a while before it ends links."""
+        """Do nothing: the server keeps its links for a while."""
 
     def discovered(self, servers: Sequence[str]) -> None:
-        """See `link.LinkListener`."""
+        """Do nothing: the command does not reconnect."""
 
 
 @asynccontextmanager
 async def open_links(settings: Settings, names: Iterable[str]) -> AsyncIterator[dict[str, CommandLink]]:
-    """Open a link to each of these connections. Raises `LinkError` if a connection can't be had, or is lost."""
+    """Open a link for each of these connections. Raises `LinkError` if one can't be opened, or is lost."""
     async with AsyncExitStack() as stack:
         yield {name: await stack.enter_async_context(_open_link(settings, name)) for name in dict.fromkeys(names)}
 
@@ -79,18 +79,18 @@ async def _open_link(settings: Settings, name: str) -> AsyncIterator[CommandLink
     dial = Dialer(connection, client_name(f"{settings.router.name} dead-letters", name))
     failures: list[str] = []
     for server in connection.servers:
-        one = CommandLink()
+        command_link = CommandLink()
         inbox = new_inbox(connection.inbox_prefix, token_hex(11))
-        # One scope bounds the dial and then lives on: a nursery is opened in it and outlives the dial.
+        # This scope limits the time to connect. It stays open afterwards, since the link opens a nursery in it.
         with trio.CancelScope(deadline=trio.current_time() + connection.connect_timeout) as dialling:
             try:
-                async with dial(str(server), inbox, one) as link:
+                async with dial(str(server), inbox, command_link) as link:
                     dialling.deadline = inf
-                    one.attach(link, inbox + b"-ask")
-                    yield one
+                    command_link.attach(link, inbox + b"-ask")
+                    yield command_link
                     return
             except LinkError as error:
-                if one.is_open:
+                if command_link.is_open:
                     raise
                 failures.append(str(error))
         if dialling.cancelled_caught:

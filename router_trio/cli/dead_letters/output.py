@@ -1,4 +1,4 @@
-"""How dead letters look: a table, JSON, and one of them in full. What a sender wrote is escaped."""
+"""Print dead letters as a table, as JSON, or one of them in full. Control characters of senders are escaped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json as encoder
 from collections.abc import Iterator
 from typing import Any
 
-from router_trio.cli.dead_letters.letter import Letter, written
+from router_trio.cli.dead_letters.letter import Letter, format_time
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol import headers
@@ -18,22 +18,22 @@ HEADING = _ROW.format("SEQUENCE", "TIME", "REASON", "ATTEMPTS", "SIZE", "SUBJECT
 
 
 def row(letter: Letter) -> str:
-    """Return the line of a table. The size is that of the payload, in bytes."""
+    """Return the line of a dead letter in the table. The size is the number of bytes of the payload."""
     attempts = "?" if letter.attempts is None else letter.attempts
     fields = (letter.time, excerpt(letter.reason), attempts)
     return _ROW.format(letter.sequence, *fields, len(letter.message.payload), excerpt(letter.origin))
 
 
 def line(letter: Letter) -> str:
-    """Return the same as JSON, on one line."""
+    """Return a dead letter as one line of JSON."""
     return encoder.dumps(letter.fields())
 
 
 def lines(message: StoredMessage, *, as_hex: bool) -> Iterator[str]:
-    """Yield all that there is of a message: its payload as JSON if it is that, else as text, else in hexadecimal."""
+    """Yield the lines of an entire message, with its payload as JSON if possible, else as text, else in hexadecimal."""
     yield f"sequence: {message.sequence}"
     yield f"subject: {excerpt(message.subject)}"
-    yield f"stored: {written(message.time_ns)}"
+    yield f"stored: {format_time(message.time_ns)}"
     for name, value in headers.decode(message.headers).pairs():
         yield f"{_safe(name)}: {_safe(value)}"
     yield ""
@@ -50,12 +50,12 @@ def lines(message: StoredMessage, *, as_hex: bool) -> Iterator[str]:
 
 
 def as_json(message: StoredMessage) -> str:
-    """Return the same as JSON, with the payload under `json`, `text` or `hex`."""
+    """Return an entire message as JSON, with its payload under `json`, `text` or `hex`."""
     kind, value = payload_of(message.payload)
     shown: dict[str, Any] = {
         "sequence": message.sequence,
         "subject": message.subject,
-        "stored": written(message.time_ns),
+        "stored": format_time(message.time_ns),
         "headers": [list(pair) for pair in headers.decode(message.headers).pairs()],
         kind: message.payload.hex() if kind == "hex" else value,
     }
@@ -63,7 +63,7 @@ def as_json(message: StoredMessage) -> str:
 
 
 def payload_of(payload: bytes) -> tuple[str, Any]:
-    """Return `json` and the value, `text` and the text, or `hex` and nothing."""
+    """Return the format of a payload and its value: `json`, `text`, or `hex` with None."""
     try:
         text = payload.decode()
     except UnicodeDecodeError:
@@ -71,8 +71,8 @@ def payload_of(payload: bytes) -> tuple[str, Any]:
     try:
         return "json", encoder.loads(text)
     except (ValueError, RecursionError):
-        plain = all(one.isprintable() or one in "\n\r\t" for one in text)
-        return ("text", text) if plain else ("hex", None)
+        is_printable = all(character.isprintable() or character in "\n\r\t" for character in text)
+        return ("text", text) if is_printable else ("hex", None)
 
 
 def _safe(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Which dead letters a command is about: those of one route, in one stream, of which an expression holds."""
+"""Select the dead letters of one route in one stream, by sequence or by an expression."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from router_trio.nats.stored import StoredMessages
 from router_trio.routing.dead_letters import PREFIX
 
 Report = Callable[[int, str], None]
-"""Told of a dead letter with which something is wrong, by its sequence, and what."""
+"""Reports a problem with a dead letter: its sequence, and the problem."""
 
 
 def by_source_sequence(sequence: int) -> str:
-    """Return how a dead letter is found by the sequence that its message had, which logs name."""
+    """Return a hint on how to find a dead letter by the sequence of its message in the source, which logs contain."""
     header = f'headers["{PREFIX}Sequence"] == "{sequence}"'
-    return f"SEQUENCE is the first column of list; by the sequence in the source write --where '{header}'"
+    return f"SEQUENCE is the first column of list; for a sequence of the source use --where '{header}'"
 
 
 async def find_stream(link: NatsLink, pattern: str, named: str | None) -> str:
-    """Return the stream that has the dead letters. Raises `SourceError` if it is not clear which."""
+    """Return the name of the stream of the dead letters. Raises `SourceError` if there is none, or several."""
     names = await link.find_streams(pattern)
     if named is not None:
         if named in names:
             return named
-        told = f"stream {named!r} takes no subject of {pattern!r}; those that do: {', '.join(names) or 'none'}"
-        raise SourceError(told, reason=reasons.STREAM_NOT_FOUND)
+        detail = f"stream {named!r} takes no subject of {pattern!r}; streams that do: {', '.join(names) or 'none'}"
+        raise SourceError(detail, reason=reasons.STREAM_NOT_FOUND)
     if not names:
-        told = f"no stream takes {pattern!r}, so no dead letters are stored; make one for it, as in [[streams]]"
-        raise SourceError(told, reason=reasons.STREAM_NOT_FOUND)
+        detail = f"no stream takes {pattern!r}, so no dead letters are stored; create one, for example in [[streams]]"
+        raise SourceError(detail, reason=reasons.STREAM_NOT_FOUND)
     if len(names) > 1:
-        told = f"several streams take {pattern!r}: {', '.join(names)}; choose one with --stream"
-        raise SourceError(told, reason=reasons.SEVERAL_STREAMS)
+        detail = f"several streams take {pattern!r}: {', '.join(names)}; choose one with --stream"
+        raise SourceError(detail, reason=reasons.SEVERAL_STREAMS)
     return names[0]
 
 
 class Selection:
-    """The dead letters of a route that are there when the command begins. What is added meanwhile is not among them."""
+    """The dead letters of a route that are stored when the command starts. Those stored later are not included."""
 
     def __init__(
         self,
@@ -56,16 +56,16 @@ class Selection:
         limit: int | None,
         report: Report,
     ) -> None:
-        """`sequences`: those that were asked for, none for all."""
+        """`sequences` selects dead letters by their sequences; if it is empty, all are selected."""
         self._sequences = sorted(set(sequences))
         self._first = max(info.first_sequence, 1)
         self._last = info.last_sequence
         self.failed: int = 0
-        """Dead letters that were asked for and are not there, or of which the expression could not be evaluated."""
+        """Number of requested dead letters that do not exist, or for which the expression failed."""
         self.total: int = len(self._sequences) or max(0, self._last - self._first + 1)
-        """How many places of the stream are looked at."""
+        """Number of sequences of the stream to look at."""
         self.read: int = 0
-        """How many of them are read."""
+        """Number of these sequences that were read."""
         self._stored = stored
         self._route = route
         self._pattern = pattern
@@ -74,7 +74,7 @@ class Selection:
         self._report = report
 
     async def batches(self) -> AsyncGenerator[Sequence[Letter], None]:
-        """Yield them in order, several at a time. Raises `SourceError` if the stream can't be read."""
+        """Yield the selected dead letters in order, in batches. Raises `SourceError` if the stream can't be read."""
         if self._sequences:
             for sequence in self._sequences:
                 chosen = self._chosen([message] if (message := await self._find(sequence)) is not None else [])
@@ -94,13 +94,13 @@ class Selection:
                     return
 
     async def _find(self, sequence: int) -> StoredMessage | None:
-        """Return one that was asked for; None, reported, if there is none or it is not of this route."""
+        """Return the message at `sequence`. Report it and return None if it does not exist or is of another route."""
         message = await self._stored.get(sequence)
         if message is not None and read_letter(message, self._route) is not None:
             return message
         self.failed += 1
-        there = "there is none" if message is None else f"it is not one of route {excerpt(self._route)}"
-        self._report(sequence, f"{there} in stream {self._stored.stream}; {by_source_sequence(sequence)}")
+        problem = "not found" if message is None else f"not a dead letter of route {excerpt(self._route)}"
+        self._report(sequence, f"{problem} in stream {self._stored.stream}; {by_source_sequence(sequence)}")
         return None
 
     def _chosen(self, batch: Sequence[StoredMessage]) -> list[Letter]:

@@ -1,7 +1,7 @@
-"""Sends copies of messages to their streams and subscribers, and reads back what is stored.
+"""Send copies of messages to their streams and subscribers, and read the stored copies back.
 
-A PubAck alone is not believed: a stream with interest retention and no consumer acks what it does not keep, an id that
-another message has is acked as a duplicate, and anyone who knows an inbox can make up an answer.
+A PubAck alone is no proof: a stream with interest retention and no consumer acks a message that it does not keep, the
+id of another message is acked as a duplicate, and anyone who knows an inbox can forge an answer.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from router_trio.protocol import framing, headers, message_ids
 from router_trio.routing.rehearsal import Copy
 from router_trio.subjects.patterns import matches
 
-_OF_TRACES = frozenset({"traceparent", "tracestate"})
+_TRACE_HEADERS = frozenset({"traceparent", "tracestate"})
 """Headers that may differ between two copies of one message."""
 
 
 class Kept(Exception):
-    """A dead letter stays where it is; the text says why."""
+    """A dead letter stays in its stream; the text is the reason."""
 
 
 @dataclass(slots=True)
 class Sent:
-    """A copy that was sent. `stream` is where it should be stored, None for a core publish."""
+    """A copy that was sent. `stream` is the stream that should store it, None for a core publish."""
 
     copy: Copy
     request: Request
@@ -43,7 +43,7 @@ class Sent:
 
 
 class Streams:
-    """The streams of the connections that a command has links to, and what it stores there."""
+    """The streams behind the links of a command, and the copies that the command stores there."""
 
     def __init__(self, links: Mapping[str, CommandLink]) -> None:
         self._links = links
@@ -56,40 +56,42 @@ class Streams:
         return StoredMessages(stream, link.requests, link.link.api.prefix)
 
     async def info(self, connection: str, stream: str) -> StreamInfo:
-        """Return what a stream is, as it was when it was first asked for. Raises `SourceError`."""
+        """Return the state of a stream, from the first request for it. Raises `SourceError`."""
         known = self._known[connection]
         if stream not in known:
             known[stream] = await self.stored(connection, stream).info()
         return known[stream]
 
-    async def taking(self, connection: str, subject: str) -> StreamInfo:
+    async def stream_taking(self, connection: str, subject: str) -> StreamInfo:
         """Return the stream that takes a subject. Raises `Kept` if there is none, and `SourceError`."""
         for info in self._known[connection].values():
             if any(matches(one, subject) for one in info.subjects):
                 return info
         names = await self._links[connection].link.find_streams(subject)
         if not names or not is_name(names[0]):
-            raise Kept(f"no stream takes {excerpt(subject)}; make one, or correct the destination of the route")
+            raise Kept(f"no stream takes {excerpt(subject)}; create one, or correct the destination of the route")
         return await self.info(connection, names[0])
 
     async def stream_for(self, copy: Copy, letter: Letter) -> StreamInfo | None:
-        """Return the stream that will store a copy, None for a core publish. Raises `Kept` and `SourceError`.
+        """Return the stream that will store a copy; None for a core publish. Raises `Kept` and `SourceError`.
 
-        Where a stream keeps one message of each subject, an old one would replace a newer one: that is not done.
+        If the stream keeps one message per subject, a copy that would replace a newer message raises `Kept`.
         """
         if not copy.jetstream:
             return None
         if copy.stream is not None:
             info = await self.info(copy.connection, copy.stream)
         else:
-            info = await self.taking(copy.connection, copy.subject)
+            info = await self.stream_taking(copy.connection, copy.subject)
         if info.no_ack:
-            raise Kept(f"stream {info.name} confirms nothing (no_ack), so nothing counts as stored; switch its acks on")
+            raise Kept(
+                f"stream {info.name} sends no PubAcks (no_ack), so no copy is known to be stored; enable its acks"
+            )
         if keeps_the_last(info):
             if not any(matches(one, copy.subject) for one in info.subjects):
                 raise Kept(
-                    f"stream {info.name} keeps one message of each subject, and {excerpt(copy.subject)} is none that "
-                    "it takes: whether it has a newer one is not known"
+                    f"stream {info.name} keeps one message per subject but does not take {excerpt(copy.subject)}, so "
+                    "it is not known whether it has a newer message"
                 )
             last = await self.stored(copy.connection, info.name).last(copy.subject)
             at_source = info.name == letter.stream
@@ -106,21 +108,21 @@ class Streams:
         return Sent(copy, requests.send(framing.wire(copy.subject), copy.payload, copy.headers), stream)
 
     async def fence(self, connection: str) -> None:
-        """Wait until the server has received all that was sent."""
+        """Wait until the server has received everything that was sent."""
         await self._links[connection].link.fence()
 
-    def heard(self, sent: Sent) -> None:
-        """Make sure that a core publish behind a fence had a subscriber. Raises `Kept`."""
+    def check_delivered(self, sent: Sent) -> None:
+        """Check after a fence that a core publish had a subscriber. Raises `Kept` if not."""
         request = sent.request
         request.forget()
         if request.denied is not None:
             raise Kept(request.denied)
         answer = request.answer
         if answer is not None and headers.status(framing.header_block(answer))[0] == 503:
-            raise Kept(f"nobody subscribes to {excerpt(sent.copy.subject)}; start who does, and try again")
+            raise Kept(f"{excerpt(sent.copy.subject)} has no subscriber; start one, and try again")
 
-    async def acked(self, sent: Sent) -> None:
-        """Wait for the PubAck of a copy, and ask for the message that it names. Raises `Kept`."""
+    async def wait_for_puback(self, sent: Sent) -> None:
+        """Wait for the PubAck of a copy, and request the message that it names. Raises `Kept`."""
         stream = sent.stream
         assert stream is not None
         try:
@@ -128,30 +130,30 @@ class Streams:
         except SourceError as error:
             raise Kept(f"it was not stored: {error}") from error
         except Refused as error:
-            told = f"stream {excerpt(error.stream)!r}: {error.detail}" if error.stream else error.detail
-            raise Kept(f"it was not stored: {error.reason}: {told}") from error
+            detail = f"stream {excerpt(error.stream)!r}: {error.detail}" if error.stream else error.detail
+            raise Kept(f"it was not stored: {error.reason}: {detail}") from error
         if name != stream.name:
-            named = excerpt(name)
-            raise Kept(f"its PubAck names the stream {named}, and {excerpt(sent.copy.subject)} is of {stream.name}")
+            subject = excerpt(sent.copy.subject)
+            raise Kept(f"its PubAck names stream {excerpt(name)}, but {subject} belongs to stream {stream.name}")
         sent.reading = self.stored(sent.copy.connection, name).ask_for(sent.sequence)
 
-    async def is_there(self, sent: Sent) -> None:
-        """Make sure that the stream has a copy, or a consumer got it from there. Raises `Kept` and `SourceError`."""
+    async def check_stored(self, sent: Sent) -> None:
+        """Check that the stream has a copy, or that a consumer has received it. Raises `Kept` and `SourceError`."""
         stream, copy, reading = sent.stream, sent.copy, sent.reading
         assert stream is not None and reading is not None  # noqa: PT018
         found = await self.stored(copy.connection, stream.name).found(reading)
         if found is not None:
             if not is_copy(found, copy, stream):
-                told = "has another message with its Nats-Msg-Id" if sent.duplicate else "stored something else"
-                raise Kept(f"stream {stream.name} {told} (sequence {sent.sequence}); compare the two")
+                problem = "has another message with its Nats-Msg-Id" if sent.duplicate else "stored another message"
+                raise Kept(f"stream {stream.name} {problem} (sequence {sent.sequence}); compare the two")
         elif not await self._was_consumed(sent, stream):
-            told = f"stream {stream.name} acked it as {sent.sequence} and does not have it"
+            problem = f"stream {stream.name} acked it as sequence {sent.sequence} but does not have it"
             if stream.retention == "interest":
-                told += ": it keeps nothing that no consumer wants; make the consumer first"
-            raise Kept(told)
+                problem += ": it keeps only messages that match a consumer; create the consumer first"
+            raise Kept(problem)
 
     async def _was_consumed(self, sent: Sent, stream: StreamInfo) -> bool:
-        """Return True if a consumer of a stream that deletes what is settled has passed the message."""
+        """Return True if the stream deletes acked messages, and a consumer has received this one."""
         if stream.retention not in ("interest", "workqueue"):
             return False
         copy, place = sent.copy, (sent.copy.connection, sent.copy.subject)
@@ -167,19 +169,19 @@ class Streams:
 
 
 def keeps_the_last(info: StreamInfo) -> bool:
-    """Return True for a stream in which the last message of a subject is its value: a bucket, or one for each."""
+    """Return True if the last message of a subject is its value: in a KV bucket, or with one message per subject."""
     return info.max_messages_per_subject == 1 or info.name.startswith("KV_")
 
 
 def is_copy(found: StoredMessage, copy: Copy, stream: StreamInfo) -> bool:
-    """Return True if a stored message is what was sent."""
+    """Return True if a stored message is the copy that was sent."""
     if stream.allow_counter:
-        # The stream stores a sum in its place.
+        # The stream stores the sum instead of the payload.
         return message_ids.find(found.headers) == message_ids.find(copy.headers)
-    # A stream with a transform changes subjects, and so may the server on the way to one that is named.
+    # A stream with a subject transform stores another subject, and the server may map subjects before a named stream.
     same_subject = found.subject == copy.subject or stream.has_others or copy.stream is not None
-    return same_subject and found.payload == copy.payload and _compared(found.headers) == _compared(copy.headers)
+    return same_subject and found.payload == copy.payload and _comparable(found.headers) == _comparable(copy.headers)
 
 
-def _compared(block: bytes) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in headers.decode(block).pairs() if name.lower() not in _OF_TRACES]
+def _comparable(block: bytes) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in headers.decode(block).pairs() if name.lower() not in _TRACE_HEADERS]

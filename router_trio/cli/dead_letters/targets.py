@@ -1,4 +1,4 @@
-"""The ways that a dead letter can take: through its own route again, or to the subject on which it came."""
+"""The targets of a redrive: the destinations of the route of a dead letter, or its original subject."""
 
 from __future__ import annotations
 
@@ -15,47 +15,45 @@ from router_trio.settings import RouteSettings, SourceSettings
 
 
 class FilteredOut(Kept):
-    """The route sends nothing for the message."""
+    """The route filters the message out, so that there is nothing to send."""
 
 
-class Way(Protocol):
-    """Decides what is sent for a dead letter."""
+class Target(Protocol):
+    """Decides which copies are sent for a dead letter."""
 
     warning: str | None
-    """A sentence about who gets what is sent, if that is not the route alone."""
+    """A warning about other receivers of the copies; None if there are none."""
 
-    async def would(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
-        """Return what would be done with a dead letter, and what would be sent, as far as that can be known.
+    async def preview(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
+        """Return a description of what a redrive would do, and the copies, unless only a handler can make them.
 
-        Raises as `copies`.
+        Raises the exceptions of `copies`.
         """
         ...
 
     async def copies(self, letter: Letter) -> Sequence[Copy]:
-        """Return what is to be sent for a dead letter. Raises `Kept` if that is nothing, and `SourceError`."""
+        """Return the copies to send for a dead letter. Raises `Kept` if there are none, and `SourceError`."""
         ...
 
 
 class Origin:
-    """Where the messages of a route come from, and which dead letters can be of such messages."""
+    """The source of a route, which decides whether a dead letter can be a message of the route."""
 
     def __init__(self, route: RouteSettings, reserved: Sequence[str], streams: Streams, *, foreign: bool) -> None:
-        """`foreign`: also those that do not look as if the route had written them."""
+        """`foreign` also accepts dead letters that the route does not seem to have written."""
         self.source: SourceSettings = route.source
         self.stream: str | None = route.source.kind.stream(route.source)
-        """The stream that the route reads, None if it reads none."""
+        """The stream that the route reads; None for a core subscription."""
         self._reserved = reserved
         self._streams = streams
         self._foreign = foreign
 
     async def check(self, letter: Letter) -> None:
-        """Raise `Kept` for a dead letter that is not of a message of the route; `SourceError` if that isn't known."""
+        """Raise `Kept` if a dead letter can't be a message of the route, and `SourceError` if that can't be checked."""
         source = self.source
-        stranger = None if self._foreign else foreign(letter, self.stream)
-        if stranger is not None:
-            raise Kept(
-                f"it does not look like a dead letter of this route: {stranger}; --foreign sends it all the same"
-            )
+        problem = None if self._foreign else foreign(letter, self.stream)
+        if problem is not None:
+            raise Kept(f"it does not look like a dead letter of this route: {problem}; --foreign sends it anyway")
         taken = None
         if self.stream is not None:
             info = await self._streams.info(source.connection, self.stream)
@@ -66,7 +64,7 @@ class Origin:
 
 
 class ThroughRoute:
-    """Takes dead letters through their own route: no other consumer of the source gets them."""
+    """Sends dead letters through their own route, so that no other consumer of the source gets them."""
 
     warning: str | None = None
 
@@ -77,18 +75,18 @@ class ThroughRoute:
         self._streams = streams
         self._stream = stream
 
-    async def would(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
-        """See `Way`. A handler is not called."""
+    async def preview(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
+        """See `Target`. A handler is not called."""
         await self._check(letter)
         if self._rehearsal.calls_handler:
-            return "go through the handler of the route", ()
-        copies = await self._made_of(letter)
-        return f"go to {', '.join(excerpt(copy.subject) for copy in copies)}", copies
+            return "be sent through the handler of the route", ()
+        copies = await self._rehearse(letter)
+        return f"be sent to {', '.join(excerpt(copy.subject) for copy in copies)}", copies
 
     async def copies(self, letter: Letter) -> Sequence[Copy]:
-        """See `Way`."""
+        """See `Target`."""
         await self._check(letter)
-        return await self._made_of(letter)
+        return await self._rehearse(letter)
 
     async def _check(self, letter: Letter) -> None:
         await self._origin.check(letter)
@@ -101,49 +99,51 @@ class ThroughRoute:
             if last is not None and is_newer(last, letter, None, at_source=True):
                 raise Kept(
                     f"stream {info.name} has a newer message on {excerpt(letter.origin)} (sequence {last.sequence}), "
-                    "which the route has sent, or is about to; purge this one if it is out of date"
+                    "which the route has sent or will send; purge this one if it is out of date"
                 )
 
-    async def _made_of(self, letter: Letter) -> Sequence[Copy]:
-        made = await self._rehearsal.run(as_received(letter, self._origin.stream, self._stream))
-        if made.failed is not None:
-            detail = excerpt(redact(made.failed.detail), 300)
-            raise Kept(f"the route fails on it again: {made.failed.reason}{': ' if detail else ''}{detail}")
-        if made.filtered is not None or not any(not copy.mirror for copy in made.copies):
-            raise FilteredOut(f"the route filters it out ({made.filtered or UNMATCHED}); purge it if that is right")
-        return made.copies
+    async def _rehearse(self, letter: Letter) -> Sequence[Copy]:
+        result = await self._rehearsal.run(as_received(letter, self._origin.stream, self._stream))
+        if result.failed is not None:
+            detail = excerpt(redact(result.failed.detail), 300)
+            raise Kept(f"it fails in the route again: {result.failed.reason}{': ' if detail else ''}{detail}")
+        if result.filtered is not None or not any(not copy.mirror for copy in result.copies):
+            raise FilteredOut(f"the route filters it out ({result.filtered or UNMATCHED}); purge it if that is right")
+        return result.copies
 
 
 class ToSource:
-    """Publishes dead letters on the subjects on which they came."""
+    """Publishes dead letters on their original subjects."""
 
     def __init__(self, origin: Origin, link: NatsLink, streams: Streams, stream: str) -> None:
-        """`link` is that of the source, `stream` has the dead letters."""
+        """`link` is the link to the source, `stream` has the dead letters."""
         self._origin = origin
         self._link = link
         self._streams = streams
         self._stream = stream
         if origin.stream is None:
-            self.warning: str | None = "each subscriber of the old subjects gets these messages, not this route alone"
+            self.warning: str | None = (
+                "every subscriber of the original subjects gets these messages, not only this route"
+            )
         else:
             self.warning = (
-                f"each consumer of stream {origin.stream} whose filter matches gets these messages once more, not this "
-                "route alone"
+                f"every consumer of stream {origin.stream} with a matching filter gets these messages again, not only "
+                "this route"
             )
 
-    async def would(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
-        """See `Way`."""
-        return f"go to {excerpt(letter.origin)}", await self.copies(letter)
+    async def preview(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
+        """See `Target`."""
+        return f"be sent to {excerpt(letter.origin)}", await self.copies(letter)
 
     async def copies(self, letter: Letter) -> Sequence[Copy]:
-        """See `Way`."""
+        """See `Target`."""
         await self._origin.check(letter)
         connection, limit = self._origin.source.connection, self._link.max_payload
         copy = for_source(letter, self._stream, connection, jetstream=self._origin.stream is not None)
         if len(copy.payload) + len(copy.headers) > limit:
-            raise Kept(f"it is larger than the max_payload of {limit} bytes of its source's server")
+            raise Kept(f"it is larger than the max_payload of its source's server, {limit} bytes")
         if self._origin.stream is not None:
-            taking = await self._streams.taking(connection, letter.origin)
-            if taking.name != self._origin.stream:
-                raise Kept(f"stream {taking.name} takes {excerpt(letter.origin)}, not {self._origin.stream}")
+            info = await self._streams.stream_taking(connection, letter.origin)
+            if info.name != self._origin.stream:
+                raise Kept(f"stream {info.name} takes {excerpt(letter.origin)}, not stream {self._origin.stream}")
         return (copy,)

@@ -1,1 +1,1 @@
-"""`router-trio run`: one router, or a supervisor and its workers, until a signal ends them."""
+"""`router-trio run`: a router, or a supervisor with its workers, that runs until a signal arrives."""

@@ -1,4 +1,4 @@
-"""`router-trio run`: the router itself, until a signal ends it."""
+"""`router-trio run`: its arguments, and the checks before a router starts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from router_trio.settings import Settings
 
 MOST_WORKERS = 256
-"""As `[router] workers` has it, which is not imported yet."""
+"""The limit of `[router] workers`, whose module is not imported yet."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `run` takes."""
+    """Add the arguments of `run`."""
     parser.add_configurations(required=False)
     parser.add_argument(
-        "--embedded-nats", action="store_true", help="use a nats-server of its own, and print its URL and pid"
+        "--embedded-nats", action="store_true", help="start a nats-server for connections without servers"
     )
-    parser.add_argument("--watch", action="store_true", help="reload the configuration when its file changes")
+    parser.add_argument("--watch", action="store_true", help="reload the configuration when a file changes")
     parser.add_argument(
         "--workers",
         type=number(1, MOST_WORKERS),
         metavar="N",
-        help="processes that share the messages, in place of [router] workers",
+        help="number of processes that share the messages; overrides [router] workers",
     )
     parser.add_argument(
         "--enable-fault-injection",
@@ -49,33 +49,35 @@ def run(
 ) -> int:
     """Route messages until a signal arrives.
 
-    On SIGINT, SIGTERM, SIGQUIT, SIGUSR1 or SIGUSR2 it drains within
-    shutdown_timeout; a second signal cuts that short. Logs go to stderr.
-    Exits with 1 if it failed, or if messages were left unsettled.
+    On SIGINT, SIGTERM, SIGQUIT, SIGUSR1 or SIGUSR2 the router drains
+    within shutdown_timeout and ends; a second signal cuts the drain short.
+    Logs are written to stderr. The exit code is 1 if the router failed, or
+    if messages were left unsettled.
 
-    On SIGHUP, and with --watch when the file changes, it reloads the
-    configuration: only what differs is stopped, drained and started again
-    (ROUTER_RELOADED), and a configuration with a mistake changes nothing
-    (ROUTER_RELOAD_REFUSED). router-trio diff shows what a reload would do.
-    Handlers are imported if their modules are new; the code of a module
-    that is imported already stays as it is. What came from standard input
-    can't be reloaded.
+    On SIGHUP, and with --watch when a file changes, the configuration is
+    reloaded. Only the routes and connections that differ are drained and
+    started again (ROUTER_RELOADED). A configuration with a mistake changes
+    nothing (ROUTER_RELOAD_REFUSED). router-trio diff shows what a reload
+    would do. Modules of new handlers are imported, but a module that is
+    already imported is not loaded again. A configuration from standard
+    input can't be reloaded.
 
-    With --workers (or [router] workers) several processes route, each on
-    a core of its own, under one supervisor: one HTTP address that sums
-    over them, one log, one signal for all. A worker that ends by itself
-    is started again (ROUTER_WORKER_LOST). Core routes need a queue then,
-    and order is kept by none of the routes.
+    With --workers (or [router] workers) several processes route messages,
+    each on its own core, under one supervisor. One HTTP address shows
+    their sums, one log has all lines, and one signal stops all. A worker
+    that ends unexpectedly is restarted (ROUTER_WORKER_LOST). Core routes
+    then need a queue, and no route keeps the order of messages.
 
     --embedded-nats starts a nats-server with JetStream on a free loopback
-    port, with a temporary store. Every connection without servers uses it,
-    and it is stopped at the end. Its URL, the first line of the output, has
-    a new password, so that no other user of this machine can connect.
+    port, with a temporary store, and stops it at the end. Every connection
+    without servers uses it. The first line of the output is its URL, with
+    a new password, so that no other user of this machine can connect; the
+    second line has its pid.
 
-    --enable-fault-injection is for rehearsals: anyone who reaches the HTTP
-    side can make operations fail by POST to /faults, and end that by
-    DELETE. It is logged as a warning, and refused unless telemetry.listen
-    is on the loopback.
+    --enable-fault-injection is for rehearsals: anyone who can reach the
+    HTTP server can make operations fail with POST /faults, and end that
+    with DELETE /faults. It is logged as a warning, and refused unless
+    telemetry.listen is a loopback address.
 
     For example:
 
@@ -91,14 +93,14 @@ def run(
     if watch:
         if from_stdin:
             raise UsageError(
-                "--watch has no file to look at, since the configuration comes from standard input; give the path of "
-                "a file, or leave out --watch"
+                "--watch has no file to watch because the configuration comes from standard input; give the path of a "
+                "file, or leave out --watch"
             )
         from router_trio.cli.run.reloading import content_of, watch_files
 
-        look = partial(content_of, configs)
-        # Looked at before it is loaded: what changes in between is seen as a change.
-        watching = partial(watch_files, look, look())
+        read = partial(content_of, configs)
+        # The files are read before the configuration is loaded, so that a change in between is noticed.
+        watching = partial(watch_files, read, read())
     load = partial(load_with_handlers, *configs, workers=workers)
     settings = load()
     if not embedded_nats:
@@ -107,27 +109,29 @@ def run(
         settings = settings.with_ignored(
             Problem(
                 "--embedded-nats",
-                "has nothing to do: every connection has servers of its own, and only one without is connected to the "
-                "embedded server; leave out the option, or the servers",
+                "has no effect: every connection has servers, and only a connection without servers uses the embedded "
+                "server; leave out the option, or the servers",
             )
         )
     if enable_fault_injection:
-        settings.require_loopback("--enable-fault-injection lets anyone who reaches it make the router fail")
+        settings.require_loopback(
+            "--enable-fault-injection lets anyone who can reach this address make the router fail"
+        )
     import trio
 
-    again = _refuse_to_load_again if from_stdin else load
+    load_again = _refuse_to_load_again if from_stdin else load
     if settings.router.workers > 1:
         if enable_fault_injection:
-            raise UsageError("--enable-fault-injection is for one process: give --workers 1 with it")
+            raise UsageError("--enable-fault-injection works with one process only; add --workers 1")
         from router_trio.cli.run.supervisor import serve_workers
 
-        return trio.run(serve_workers, again, settings, embedded_nats, watching, early)
+        return trio.run(serve_workers, load_again, settings, embedded_nats, watching, early)
     from router_trio.cli.last_resort import end_without_threads
     from router_trio.cli.run.serving import serve
 
     code = trio.run(
         serve,
-        again,
+        load_again,
         settings,
         embedded_nats,
         enable_fault_injection,
@@ -138,20 +142,20 @@ def run(
 
 
 def _refuse_to_load_again() -> Settings:
-    """Raise ConfigurationError: what standard input held was read at the start, and there is no more."""
-    told = (
-        "settings from standard input can't be read again; end the router and run it with the new ones, or run it with "
-        "the path of a file, which a reload reads"
+    """Raise ConfigurationError: standard input was read to its end at the start."""
+    detail = (
+        "a configuration from standard input can't be reloaded; restart the router with the new one, or run it with "
+        "the path of a file"
     )
-    raise ConfigurationError([Problem("", told)], STDIN)
+    raise ConfigurationError([Problem("", detail)], STDIN)
 
 
 def _note_hangups() -> list[int]:
-    """Let SIGHUP end nothing from now on, and note it in the list that is returned: it is for who serves."""
-    import signal  # not for --help: it takes a while to import
+    """Keep SIGHUP from ending the process, and return a list that records each one until the router handles them."""
+    import signal  # here, since `--help` imports this module, and `signal` is slow to import
 
     noted: list[int] = []
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        with suppress(ValueError):  # not in the main thread, which no signal reaches
+        with suppress(ValueError):  # in another thread than the main one, which receives no signals
             signal.signal(signal.SIGHUP, lambda number, _: noted.append(number))
     return noted

@@ -1,8 +1,8 @@
-"""The `/faults` pages of `run --enable-fault-injection`: look at the faults in force, inject one, clear them.
+"""The `/faults` pages of `run --enable-fault-injection`: list the active faults, inject one, clear them.
 
-Every change is an event, and so a log line. Guarantees: what is sent is read as JSON of a bounded size and checked
-field by field; a page of a browser that happens to run on the same machine can't inject anything, since requests of
-other sites and for other hosts get no further than `telemetry.hosts`.
+Every change is emitted as an event, and so logged. Guarantees: a request body is read as JSON of a bounded size, and
+each field is checked. A web page in a browser on the same machine can't inject faults, since `telemetry.hosts` rejects
+requests from other sites and for other hosts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from router_trio.settings.units import parse_duration
 
 PATH = "/faults"
 MAX_BODY = 4096
-"""Bytes."""
+"""Largest request body, in bytes."""
 
 _FRESH = {"cache-control": "no-store"}
 
@@ -36,28 +36,29 @@ _MAKE: Mapping[str, tuple[str | None, Callable[[Any], Fault]]] = {
 
 
 def fault_pages(faults: Faults, emit: Emit) -> Sequence[Route]:
-    """GET, POST and DELETE of `/faults`, and DELETE of `/faults/OPERATION`. Says at once, and loudly, that they exist.
+    """Return GET, POST and DELETE of `/faults`, and DELETE of `/faults/OPERATION`. Emit a warning that they exist.
 
-    POST takes a JSON object: `operation`; `fault` with its `reason`, `after` or `duration`; and, if wanted,
-    `probability`, `seed` and `times`. Durations are texts such as `500ms`. Each answers with the faults in force.
+    POST takes a JSON object: `operation`; `fault` with its `reason`, `after` or `duration`; and optionally
+    `probability`, `seed` and `times`. Durations are strings such as `500ms`. Each request is answered with the active
+    faults.
     """
     emit(FaultInjectionEnabled(at=trio.current_time(), page=PATH))
 
-    async def listed(_: Request) -> Response:
-        return _in_force(faults)
+    async def list_faults(_: Request) -> Response:
+        return _active(faults)
 
-    async def injected(request: Request) -> Response:
+    async def inject_fault(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return _refused("send JSON, with the header content-type: application/json", 415)
+            return _refused("the body must be JSON, with the header content-type: application/json", 415)
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > MAX_BODY:
-                return _refused(f"a fault takes at most {MAX_BODY} bytes", 413)
+                return _refused(f"the body must have at most {MAX_BODY} bytes", 413)
         try:
             injection = _inject(faults, _fields(bytes(body)))
-        except ValueError as wrong:
-            return _refused(str(wrong), 400)
+        except ValueError as error:
+            return _refused(str(error), 400)
         emit(
             FaultInjected(
                 at=trio.current_time(),
@@ -67,26 +68,26 @@ def fault_pages(faults: Faults, emit: Emit) -> Sequence[Route]:
                 times=injection.remaining or 0,
             )
         )
-        return _in_force(faults)
+        return _active(faults)
 
-    async def cleared(request: Request) -> Response:
+    async def clear_faults(request: Request) -> Response:
         operation: str | None = request.path_params.get("operation")
         if operation is not None and operation not in OPERATIONS:
-            return _refused(f"there is no operation of that name; there are {', '.join(OPERATIONS)}", 404)
+            return _refused(f"unknown operation; the operations are {', '.join(OPERATIONS)}", 404)
         faults.clear(operation)
         emit(FaultsCleared(at=trio.current_time(), operation=operation or "all"))
-        return _in_force(faults)
+        return _active(faults)
 
     return [
-        Route(PATH, listed, methods=["GET"]),
-        Route(PATH, injected, methods=["POST"]),
-        Route(PATH, cleared, methods=["DELETE"]),
-        Route(PATH + "/{operation}", cleared, methods=["DELETE"]),
+        Route(PATH, list_faults, methods=["GET"]),
+        Route(PATH, inject_fault, methods=["POST"]),
+        Route(PATH, clear_faults, methods=["DELETE"]),
+        Route(PATH + "/{operation}", clear_faults, methods=["DELETE"]),
     ]
 
 
-def _in_force(faults: Faults) -> Response:
-    body = {"faults": [_as_json(one) for one in faults.active()], "struck": dict(faults.struck)}
+def _active(faults: Faults) -> Response:
+    body = {"faults": [_as_json(injection) for injection in faults.active()], "struck": dict(faults.struck)}
     return JSONResponse(body, headers=_FRESH)
 
 
@@ -107,10 +108,10 @@ def _as_json(injection: Injection) -> dict[str, Any]:
 def _fields(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body)
-    except (ValueError, RecursionError) as wrong:
-        raise ValueError(f"the body is not JSON: {wrong}") from wrong
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError("send a JSON object, such as " + _EXAMPLE)
+        raise ValueError("the body must be a JSON object, such as " + _EXAMPLE)
     return fields
 
 
@@ -123,14 +124,14 @@ def _inject(faults: Faults, fields: dict[str, Any]) -> Injection:
         raise ValueError(f"fault must be one of {', '.join(_MAKE)}, such as {_EXAMPLE}")
     argument, make = _MAKE[kind]
     if argument is not None and argument not in fields:
-        raise ValueError(f"the fault {kind} needs {argument!r}")
+        raise ValueError(f"the fault {kind} needs the field {argument!r}")
     fault = make(fields.pop(argument) if argument is not None else None)
     probability = fields.pop("probability", 1.0)
     if isinstance(probability, bool) or not isinstance(probability, int | float):
         raise ValueError("probability must be a number, more than 0 and at most 1")
-    seed, times = (_whole(name, fields.pop(name, None)) for name in ("seed", "times"))
+    seed, times = (_integer(name, fields.pop(name, None)) for name in ("seed", "times"))
     if fields:
-        raise ValueError(f"unknown: {', '.join(sorted(fields))}")
+        raise ValueError(f"unknown field: {', '.join(sorted(fields))}")
     return faults.inject(operation, fault, probability=probability, seed=seed, times=times)
 
 
@@ -146,7 +147,7 @@ def _seconds(name: str, value: Any) -> float:
     return parse_duration(value)
 
 
-def _whole(name: str, value: Any) -> int | None:
+def _integer(name: str, value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise ValueError(f"{name} must be a whole number")
     return value

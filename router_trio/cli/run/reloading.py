@@ -1,8 +1,9 @@
-"""Reloads that are asked for while a router runs: by a signal, or by a file that has changed.
+"""Request a reload of a running router: on a signal, or when a file of its configuration has changed.
 
-Looking at files is enough: it works on every file system, whatever an editor does with the file. A file is taken to be
-written when two looks in a row find the same. One that has lost something, or is no TOML, may be half there, since
-whoever writes it may pause between two tables: it has to stay as it is for longer.
+Files are polled, which works on every file system and with every way in which an editor saves a file. A changed file
+counts when two polls in a row have found the same content. If a key is missing that was there before, or if the file is
+not valid TOML, it may be incomplete, since its writer may pause between two tables. Then it must be unchanged for
+longer.
 """
 
 from __future__ import annotations
@@ -20,56 +21,56 @@ from router_trio.settings import Settings
 from router_trio.settings.reading.load import files_of
 
 Watch = Callable[[Callable[[], None]], Awaitable[None]]
-"""Calls what it is given each time that the configuration has changed, until cancelled."""
+"""A function that calls its argument each time that the configuration has changed, until cancelled."""
 
-LOOK_EVERY = 1.0
-"""Seconds between two looks."""
+POLL_EVERY = 1.0
+"""Seconds between two polls of the files."""
 
-LOOKS = 2
-"""Looks in a row that find the same before a change counts."""
+POLLS = 2
+"""Polls in a row that must find the same content before a change counts."""
 
-LOOKS_IF_LESS = 6
-"""Seconds to wait if a file is missing that was there before, or the files can't be read."""
+POLLS_IF_INCOMPLETE = 6
+"""Polls in a row if a key or a file is missing that was there before, or if the files can't be read or parsed."""
 
 Content = tuple[tuple[str, bytes], ...]
-"""Each file with what it holds."""
+"""The path and the content of each file."""
 
 
-class Wanted:
-    """That a reload is wanted, said at any time: once, however often it was said since the last one began."""
+class ReloadRequest:
+    """A flag that requests a reload. Requests since the last reload began count as one."""
 
     def __init__(self) -> None:
-        self._said = trio.Event()
+        self._requested = trio.Event()
 
-    def say(self) -> None:
-        """Reload, as soon as may be."""
-        self._said.set()
+    def set(self) -> None:
+        """Request a reload as soon as possible."""
+        self._requested.set()
 
-    async def until_said(self) -> None:
-        """Return when it was said, and forget that."""
-        await self._said.wait()
-        self._said = trio.Event()
+    async def wait(self) -> None:
+        """Wait for a request, and clear it."""
+        await self._requested.wait()
+        self._requested = trio.Event()
 
 
-async def reload_when_wanted(
+async def reload_on_request(
     reload: Callable[[Callable[[], Settings]], Awaitable[object]],
     load: Callable[[], Settings],
-    wanted: Wanted,
+    request: ReloadRequest,
     watch: Watch | None,
     early: Sequence[int],
 ) -> None:
-    """Reload, one at a time, what `load` reads: when it is wanted, and when `watch` says so. Until cancelled.
+    """Reload the settings that `load` reads, on each request and each change that `watch` reports, until cancelled.
 
-    `early` are the SIGHUPs that came before anybody could reload.
+    Reloads run one at a time. `early` has the SIGHUPs that were received before a reload was possible.
     """
     if early:
-        wanted.say()
+        request.set()
     async with trio.open_nursery() as nursery:
         if watch is not None:
-            nursery.start_soon(watch, wanted.say)
+            nursery.start_soon(watch, request.set)
         while True:
-            await wanted.until_said()
-            with suppress(ConfigurationError):  # it is logged, and nothing has changed
+            await request.wait()
+            with suppress(ConfigurationError):  # it is already logged, and nothing has changed
                 await reload(load)
 
 
@@ -77,43 +78,43 @@ async def reload_when_wanted(
 
 
 def content_of(paths: Sequence[Path]) -> Content | None:
-    """Return what these files hold, and those in these folders; None if one can't be read. Blocks."""
+    """Return the content of these files and of the files in these folders; None if one can't be read. Blocks."""
     try:
         return tuple((str(path), path.read_bytes()) for path in files_of(paths))
     except (OSError, ValueError, ConfigurationError):
         return None
 
 
-class Watched:
-    """Content as it is looked at, again and again. `known` is what was loaded, or is about to be. Pure."""
+class ChangeDetector:
+    """Decides when polled content counts as changed. `known` is the content that was, or is being, loaded. Pure."""
 
     def __init__(self, known: Content | None) -> None:
         self._known = known
         self._last = known
-        self._looks = 0
-        self._needed = LOOKS
+        self._polls = 0
+        self._needed = POLLS
 
     def has_changed(self, content: Content | None) -> bool:
-        """Return True, once, if this is new and was found often enough in a row."""
+        """Return True, once for each change, if the content is new and was found often enough in a row."""
         if content != self._last:
-            self._last, self._looks = content, 0
+            self._last, self._polls = content, 0
             if content != self._known:
-                self._needed = LOOKS if _has_all_of(content, self._known) else LOOKS_IF_LESS
-        self._looks += 1
-        if content == self._known or self._looks < self._needed:
+                self._needed = POLLS if _has_all_keys_of(content, self._known) else POLLS_IF_INCOMPLETE
+        self._polls += 1
+        if content == self._known or self._polls < self._needed:
             return False
         self._known = content
         return True
 
 
-def _has_all_of(content: Content | None, before: Content | None) -> bool:
-    """Return True if no key of the configuration before is missing: this is not the first half of it."""
+def _has_all_keys_of(content: Content | None, before: Content | None) -> bool:
+    """Return True if no key of the previous configuration is missing: then the content is not just its first part."""
     keys = _keys(content)
     return keys is not None and keys >= (_keys(before) or set())
 
 
 def _keys(content: Content | None) -> set[tuple[str, ...]] | None:
-    """Return the paths of all keys, whatever file they are in; None if one of the files is no TOML."""
+    """Return the paths of all keys, regardless of their file; None if one of the files is not valid TOML."""
     if content is None:
         return None
     found = set[tuple[str, ...]]()
@@ -129,7 +130,7 @@ def _paths(at: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
     if isinstance(value, dict):
         named = [(key, one) for key, one in value.items()]
     elif isinstance(value, list):
-        # By its name if it has one: routes may be in another order, or another file.
+        # A named item is identified by its name: routes may move to another position or another file.
         named = [
             (str(one.get("name", number) if isinstance(one, dict) else number), one) for number, one in enumerate(value)
         ]
@@ -140,14 +141,14 @@ def _paths(at: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
         yield from _paths((*at, key), one)
 
 
-async def watch_files(look: Callable[[], Content | None], known: Content | None, changed: Callable[[], None]) -> None:
-    """Call `changed` each time that `look`, which may block, has found something new; until cancelled."""
-    watched, limiter = Watched(known), trio.CapacityLimiter(1)
+async def watch_files(read: Callable[[], Content | None], known: Content | None, changed: Callable[[], None]) -> None:
+    """Call `changed` each time that `read`, which may block, returns changed content; until cancelled."""
+    detector, limiter = ChangeDetector(known), trio.CapacityLimiter(1)
     while True:
-        await trio.sleep(LOOK_EVERY)
-        # Left behind when the router ends: the file system may hang.
-        found = await trio.to_thread.run_sync(
-            lambda: watched.has_changed(look()), limiter=limiter, abandon_on_cancel=True
+        await trio.sleep(POLL_EVERY)
+        # The thread is abandoned when the router ends, since the file system may hang.
+        has_changed = await trio.to_thread.run_sync(
+            lambda: detector.has_changed(read()), limiter=limiter, abandon_on_cancel=True
         )
-        if found:
+        if has_changed:
             changed()

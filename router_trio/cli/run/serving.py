@@ -1,8 +1,8 @@
-"""Run `router-trio run` once it knows its settings.
+"""Run one router in this process, for `router-trio run`.
 
-Guarantees: the first signal lets the router drain, also if it has only begun to start; a second one cuts that short.
-SIGHUP reloads the configuration, once the router is up; a signal that ends goes before a reload that is under way.
-The embedded server, if there is one, outlives the router's drain and is gone afterwards, whatever happens.
+Guarantees: the first signal drains the router, even while it is starting; a second one ends the drain early. SIGHUP
+reloads the configuration once the router is open; a signal to stop interrupts a reload. The embedded server, if there
+is one, runs until the router has drained, and is always stopped afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import trio
 from router_trio import Live
 from router_trio.cli.command_line import DONE, FAILED
 from router_trio.cli.last_resort import LastResort
-from router_trio.cli.run.reloading import Wanted, Watch, reload_when_wanted
+from router_trio.cli.run.reloading import ReloadRequest, Watch, reload_on_request
 from router_trio.cli.run.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
 from router_trio.events import Emit, HangupIgnored
@@ -44,12 +44,12 @@ async def serve(
     watch: Watch | None = None,
     early: Sequence[int] = (),
 ) -> int:
-    """Route until a signal comes, drain, and return the exit code. Raises `RouterError` if the router fails.
+    """Route until a signal arrives, drain, and return the exit code. Raises `RouterError` if the router fails.
 
-    On SIGHUP, and when `watch` says so, the settings are loaded again by `load`, which may block. `early` are the
-    SIGHUPs that came before this was called.
+    On SIGHUP, and when `watch` reports a change, `load`, which may block, reads the settings again. `early` has the
+    SIGHUPs that were received before this call.
     """
-    stop, everything, systemd, wanted = trio.Event(), trio.CancelScope(), Systemd(), Wanted()
+    stop, everything, systemd, request = trio.Event(), trio.CancelScope(), Systemd(), ReloadRequest()
     last_resort = LastResort(settings.router.shutdown_timeout)
 
     opening = False
@@ -58,7 +58,7 @@ async def serve(
     def begins(of_router: Emit) -> None:
         nonlocal emit
         emit = of_router
-        tell_of_hangups(emit)
+        report_ignored_hangups(emit)
 
     def on_signal(number: int) -> None:
         if number > 1 or not opening:
@@ -70,32 +70,32 @@ async def serve(
         live: Live | None = None
         with everything:
             async with with_server(embedded_nats, settings, load) as (used, load_used):
-                observers = [systemd.hear, last_resort.hear]
+                observers = [systemd.observe, last_resort.observe]
                 router = (
                     with_faults(used, observers, begins)
                     if fault_injection
                     else Router(used, log=True, observers=observers, pages=preceded(begins, no_pages))
                 )
                 opening = True
-                async with router.open(stop=stop) as live, _telling(systemd, live):
+                async with router.open(stop=stop) as live, _notifying(systemd, live):
                     begin_collecting()
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(reload_when_wanted, live.reload, load_used, wanted, watch, early)
+                        nursery.start_soon(reload_on_request, live.reload, load_used, request, watch, early)
                         await stop.wait()
                         nursery.cancel_scope.cancel()
         if live is None:
-            return FAILED if opening else DONE  # before that there was nothing to lose
+            return FAILED if opening else DONE  # before that, the router had nothing to lose
         return FAILED if live.unsettled else DONE
 
-    return await run_with_signals(route, on_signal, wanted.say, last_resort, lambda: emit)
+    return await run_with_signals(route, on_signal, request.set, last_resort, lambda: emit)
 
 
-def _telling(systemd: Systemd, live: Live) -> AbstractAsyncContextManager[None]:
+def _notifying(systemd: Systemd, live: Live) -> AbstractAsyncContextManager[None]:
     return systemd.serving(lambda: waiting_for(live, trio.current_time()), lambda: len(live.routes), lambda: True)
 
 
 def with_faults(settings: Settings, observers: Sequence[Emit], begins: Callable[[Emit], None]) -> Router:
-    """A router whose links meet the faults that are injected at `/faults`. See `preceded` for `begins`."""
+    """Return a router whose links apply the faults that are injected at `/faults`. See `preceded` for `begins`."""
     from router_trio.cli.run.fault_pages import fault_pages
     from router_trio.faults import Faults
 
@@ -110,7 +110,7 @@ def with_faults(settings: Settings, observers: Sequence[Emit], begins: Callable[
 
 
 def preceded(begins: Callable[[Emit], None], pages: Pages) -> Pages:
-    """Return the same pages, made when `begins` was called with what tells of events: as soon as a router has that."""
+    """Return `pages`, but call `begins` first, with the function that emits events, as soon as the router has it."""
 
     def made(emit: Emit) -> Sequence[BaseRoute]:
         begins(emit)
@@ -119,8 +119,8 @@ def preceded(begins: Callable[[Emit], None], pages: Pages) -> Pages:
     return made
 
 
-def tell_of_hangups(emit: Emit) -> None:
-    """Say it if SIGHUP is ignored: whoever sends it would wait for a reload in vain."""
+def report_ignored_hangups(emit: Emit) -> None:
+    """Emit an event if SIGHUP is ignored, since its sender would expect a reload."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         emit(HangupIgnored(at=trio.current_time()))
 
@@ -130,13 +130,13 @@ def tell_of_hangups(emit: Emit) -> None:
 
 @asynccontextmanager
 async def with_server(
-    wanted: bool, settings: Settings, load: Callable[[], Settings]
+    embedded_nats: bool, settings: Settings, load: Callable[[], Settings]
 ) -> AsyncIterator[tuple[Settings, Callable[[], Settings]]]:
-    """Run a server if it is wanted, and print its URL. Give settings, and what loads them, that use it.
+    """Start a server if `embedded_nats`, and print its URL and pid. Yield settings, and their loader, that use it.
 
-    On the way out it waits for the end of the server.
+    On exit, stop the server and wait for its end.
     """
-    if not wanted:
+    if not embedded_nats:
         yield settings, load
         return
     from router_trio.embedded import open_embedded_server
@@ -151,7 +151,7 @@ def _load_with_servers(load: Callable[[], Settings], url: str) -> Settings:
 
 
 def _with_servers(settings: Settings, url: str) -> Settings:
-    """Return settings in which every connection without servers uses the one at `url`, and logs in as that says."""
+    """Return settings in which every connection without servers uses the server and the credentials of `url`."""
     here = {"servers": [ServerURL.parse(url)], **dict.fromkeys(_AUTHENTICATION)}
     connections = {
         name: connection if connection.servers else connection.model_copy(update=here)

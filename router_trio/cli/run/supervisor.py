@@ -1,6 +1,6 @@
-"""Run `router-trio run` with several workers: see `serving` for one process, whose guarantees hold here too.
+"""Run a supervisor with several workers, for `router-trio run --workers`. The guarantees of `serving` hold here too.
 
-The supervisor routes nothing. It has the HTTP side, the signals, systemd and the reloads; the workers have the rest.
+The supervisor routes nothing. It has the HTTP server, the signals, systemd and the reloads; the workers have the rest.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import trio
 
 from router_trio.cli.command_line import DONE, FAILED
 from router_trio.cli.last_resort import LastResort
-from router_trio.cli.run.reloading import Wanted, Watch, reload_when_wanted
-from router_trio.cli.run.serving import tell_of_hangups, with_server
+from router_trio.cli.run.reloading import ReloadRequest, Watch, reload_on_request
+from router_trio.cli.run.serving import report_ignored_hangups, with_server
 from router_trio.cli.run.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
 from router_trio.errors import RouterError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 WORKERS_END_WITHIN = 15.0
-"""Seconds for the end that the second signal has cut short: the supervisor kills workers that hang."""
+"""Seconds for the shutdown after a second signal, in which the supervisor kills workers that hang."""
 
 
 async def serve_workers(
@@ -46,8 +46,8 @@ async def serve_workers(
     watch: Watch | None = None,
     early: Sequence[int] = (),
 ) -> int:
-    """Route with several workers until a signal comes, and return the exit code. See `serving.serve`."""
-    stop, cut, systemd, wanted = trio.Event(), trio.Event(), Systemd(), Wanted()
+    """Route with several workers until a signal arrives, and return the exit code. See `serving.serve`."""
+    stop, cut, systemd, request = trio.Event(), trio.Event(), Systemd(), ReloadRequest()
     last_resort = LastResort(settings.router.shutdown_timeout, WORKERS_END_WITHIN)
 
     def on_signal(number: int) -> None:
@@ -61,7 +61,11 @@ async def serve_workers(
             used, load_used = await stack.enter_async_context(with_server(embedded_nats, settings, load))
             lock = stack.enter_context(_lock())
             telemetry = Telemetry(
-                used, logs=True, listeners=[systemd.hear, last_resort.hear], traces=False, write=WholeLines(lock).write
+                used,
+                logs=True,
+                listeners=[systemd.observe, last_resort.observe],
+                traces=False,
+                write=WholeLines(lock).write,
             )
             supervisor = Supervisor(
                 used,
@@ -73,7 +77,7 @@ async def serve_workers(
             address = await stack.enter_async_context(
                 telemetry.serve(supervisor.sum(), answers=partial(_answers, supervisor))
             )
-            tell_of_hangups(telemetry.emit)
+            report_ignored_hangups(telemetry.emit)
             if address is not None:
                 telemetry.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
             await stack.enter_async_context(
@@ -85,46 +89,46 @@ async def serve_workers(
             )
             begin_collecting()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(reload_when_wanted, supervisor.reload_all, load_used, wanted, watch, early)
-                nursery.start_soon(_end_when_asked, supervisor, stop, cut)
-                nursery.start_soon(_tell_systemd, supervisor, systemd)
+                nursery.start_soon(reload_on_request, supervisor.reload_all, load_used, request, watch, early)
+                nursery.start_soon(_end_on_request, supervisor, stop, cut)
+                nursery.start_soon(_notify_systemd, supervisor, systemd)
                 try:
                     await supervisor.run()
                 except RouterError as error:
-                    failure = error  # a group would be made of it
+                    failure = error  # raised here, the nursery would wrap it in an exception group
                 nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
         return FAILED if supervisor.unsettled else DONE
 
-    return await run_with_signals(route, on_signal, wanted.say, last_resort)
+    return await run_with_signals(route, on_signal, request.set, last_resort)
 
 
 @contextmanager
 def _lock() -> Iterator[int]:
-    """Give the descriptor of a file that has no other use than to be locked: in memory, where the system has that."""
-    number = anonymous_file("router-trio-log-lock")
+    """Yield the descriptor of a file that only serves as a lock. It is in memory if the system supports that."""
+    descriptor = anonymous_file("router-trio-log-lock")
     try:
-        yield number
+        yield descriptor
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def _answers(supervisor: Supervisor, own: Sources) -> WorkersAnswers:
-    # Its metrics take as long to import as the rest of a start: see `telemetry`.
+    # Imported on the first request: the metrics take as long to import as the rest of a start. See `telemetry`.
     from router_trio.router.workers.answers import WorkersAnswers
 
     return WorkersAnswers(supervisor, own, trio.current_time)
 
 
-async def _end_when_asked(supervisor: Supervisor, stop: trio.Event, cut: trio.Event) -> None:
+async def _end_on_request(supervisor: Supervisor, stop: trio.Event, cut: trio.Event) -> None:
     await stop.wait()
     supervisor.drain_all()
     await cut.wait()
     supervisor.end_all_now()
 
 
-async def _tell_systemd(supervisor: Supervisor, systemd: Systemd) -> None:
+async def _notify_systemd(supervisor: Supervisor, systemd: Systemd) -> None:
     while True:
         await supervisor.wait_changed()
-        systemd.moved()
+        systemd.state_changed()

@@ -1,8 +1,8 @@
-"""The world of one example: a fake broker for each connection, with the streams that its routes need.
+"""Fake brokers for one example: one for each connection, with the streams that its routes need.
 
-A configuration names streams, and which subjects they have only in `[[streams]]`. So any other stream has the subjects
-that its routes filter; one that is read without a filter has the subject of the message, if no other stream has it; and
-what is published to JetStream otherwise is stored in a stream for all the rest.
+A configuration has the subjects of a stream only if it is in `[[streams]]`. Any other stream takes the subjects that
+its routes filter. A stream that is read without a filter takes the subject of the message, unless another stream has
+it. All other JetStream publishes are stored in one additional stream.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from router_trio.testing import FakeBroker
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a message comes in: on a connection, in a stream of it or in none, and the names of the routes it meets."""
+    """The connection on which a message is published, the stream that stores it, and the routes that receive it."""
 
     connection: str
     stream: str | None
@@ -27,7 +27,7 @@ class Entry:
 
 
 def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry | None:
-    """Return where a message comes in; None if no route takes it."""
+    """Return where a message is published; None if no route takes it."""
     takers = [
         route
         for route in routes
@@ -39,19 +39,19 @@ def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry 
     connection = takers[0].source.connection
     here = [route for route in takers if route.source.connection == connection]
     streams = [(not route.source.subjects, name) for route in here if (name := _stream(route.source)) is not None]
-    # It is in one stream: the first with such subjects, else the first that might have any.
+    # One stream stores it: the first one with a matching filter, else the first one without a filter.
     stream = next((name for _, name in sorted(streams, key=itemgetter(0))), None)
-    met = tuple(route.name for route in here if _stream(route.source) in (None, stream))
-    return Entry(connection, stream, met)
+    receiving = tuple(route.name for route in here if _stream(route.source) in (None, stream))
+    return Entry(connection, stream, receiving)
 
 
 def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> dict[str, FakeBroker]:
-    """Return a broker for each connection, by name, on which every route can run."""
+    """Return a broker for each connection, by name, with everything that the routes need to run."""
     brokers = {name: FakeBroker() for name in settings.connections}
     for name, broker in brokers.items():
         taken: list[str] = []
         for stream, subjects in _streams(settings, name).items():
-            # What two streams seem to have is in the first.
+            # A subject that two streams seem to have belongs to the first one.
             own = [one for one in subjects if not any(overlaps(one, other) for other in taken)]
             if (name, stream) == (entry.connection, entry.stream) and not any(
                 matches(one, message.subject) for one in (*taken, *own)
@@ -64,9 +64,9 @@ def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> di
 
 
 def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
-    """Return the streams that are read on a connection, with what is filtered from them; with filters first.
+    """Return the subjects of the streams of a connection, by name.
 
-    Before them those of `[[streams]]`, with the subjects that they have there.
+    The streams of `[[streams]]` come first, then those that routes read with a filter, then those without one.
     """
     streams = {one.name: list(one.subjects) for one in settings.streams if one.connection == connection}
     declared = frozenset(streams)
@@ -83,7 +83,7 @@ def _stream(source: SourceSettings) -> str | None:
 
 
 def _rest(settings: Settings) -> str:
-    """Return a name that no stream of the configuration has."""
+    """Return a stream name that the configuration does not use."""
     taken = {_stream(route.source) for route in settings.routes} | {stream.name for stream in settings.streams}
     name = "REST"
     while name in taken:

@@ -1,4 +1,4 @@
-"""`router-trio test`: do messages become what the configuration says that they become."""
+"""`router-trio test`: run the tests in a configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from router_trio.settings.examples import ExampleSettings
 
 _HINT = """\
-there are no [[tests]] in {config}. Write one, such as
+{config} has no [[tests]]. Add one, such as
 
     [[tests]]
     name = "an order goes to Europe"
@@ -28,21 +28,22 @@ _STYLES = {"ok": "green", "FAILED": "red", "-": "red", "+": "green"}
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what `test` takes."""
+    """Add the arguments of `test`."""
     parser.add_configurations(required=True)
-    parser.add_argument("--only", metavar="NAME", help="the name of the one test to run")
+    parser.add_argument("--only", metavar="NAME", help="run only the test of this name")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_tests(configs: Sequence[Path], *, only: str | None, json: bool) -> int:
     """Run the [[tests]] of a configuration.
 
-    For each, a router with all routes runs on fake brokers in memory, gets
-    the message of the test, and what comes out is compared with what is
-    expected: - is what did not come, + what was not expected. It takes no
-    time and connects to nothing. Handlers are imported and called. Exits
-    with 1 if a test failed. Why a message failed is printed also if nothing
-    was to come out of it.
+    Each test starts a router with all routes on fake brokers in memory,
+    publishes the message of the test, and compares the messages that the
+    router sends with the expected ones: - marks a line that is missing, and
+    + one that was not expected. If a message failed, the reason is printed,
+    even if nothing was expected. Handlers are imported and called; nothing
+    is connected, and time is simulated. The exit code is 1 if a test
+    failed.
 
     For example:
 
@@ -77,7 +78,7 @@ def _chosen(config: Path, examples: Sequence[ExampleSettings], only: str | None)
         from router_trio.settings.problems import suggestion
 
         raise UsageError(
-            f"--only {only!r}: there is no test of that name; {suggestion(only, [one.name for one in examples])}"
+            f"--only {only!r}: there is no test of this name; {suggestion(only, [one.name for one in examples])}"
         )
     return chosen
 

@@ -1,4 +1,4 @@
-"""Compare expected with actual messages, in any order. Pure."""
+"""Compare the messages that an example expects with those that the router sent, in any order. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import ndiff
+from operator import methodcaller
 from typing import Any
 
 from router_trio.protocol.headers import Headers
@@ -15,21 +16,21 @@ _NO_JSON = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
-    """A message that left the router on a connection."""
+class SentMessage:
+    """A message that the router sent on a connection."""
 
     connection: str
     subject: str
     headers: Headers
     payload: bytes
 
-    def answers(self, expected: ExpectedMessage) -> bool:
-        """Return True if it has everything that is expected."""
+    def matches(self, expected: ExpectedMessage) -> bool:
+        """Return True if the message has everything that `expected` names."""
         return not any(True for _ in self._differences(expected))
 
-    def likeness(self, expected: ExpectedMessage) -> int:
-        """Return how much of what is expected it lacks: less is more alike. Another subject counts most."""
-        return sum(100 if what == "subject" else 1 for what in self._differences(expected))
+    def distance(self, expected: ExpectedMessage) -> int:
+        """Return the number of differences from `expected`; a different subject counts as 100."""
+        return sum(100 if field == "subject" else 1 for field in self._differences(expected))
 
     def _differences(self, expected: ExpectedMessage) -> Iterator[str]:
         if expected.subject != self.subject:
@@ -46,9 +47,9 @@ class Came:
 
     @property
     def body(self) -> Any:
-        """The payload as JSON; something that equals nothing if it is none."""
+        """The payload as JSON; an object that equals no value if the payload is not JSON."""
         try:
-            return json.loads(self.payload, parse_constant=_refused)
+            return json.loads(self.payload, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             return _NO_JSON
 
@@ -58,7 +59,7 @@ class Came:
         return self.payload.decode("utf-8", "backslashreplace")
 
     def lines(self, expected: ExpectedMessage | None = None) -> list[str]:
-        """Return how it reads; beside something that was expected, without what was not asked for."""
+        """Return the message as lines; with `expected`, only the fields that it names."""
         lines = []
         if expected is None or expected.connection is not None:
             lines.append(f"connection: {self.connection}")
@@ -75,7 +76,7 @@ class Came:
         return lines + _text_lines(self.text)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for `--json`, with the payload as JSON if it is that, else as text."""
+        """Return the message for `--json`, with the payload as JSON if possible, else as text."""
         headers: dict[str, list[str]] = {}
         for name, value in self.headers.pairs():
             headers.setdefault(name, []).append(value)
@@ -86,14 +87,14 @@ class Came:
 
 
 def payload_of(message: ExampleMessage | ExpectedMessage) -> bytes:
-    """Return the payload of a message of the configuration."""
+    """Return the payload of a message in the configuration."""
     if message.body is not None:
         return json.dumps(message.body, ensure_ascii=False).encode()
     return (message.payload or "").encode()
 
 
 def expected_lines(expected: ExpectedMessage) -> list[str]:
-    """Return how an expected message reads: as `Came.lines` has one that came."""
+    """Return an expected message as lines, in the form of `SentMessage.lines`."""
     lines = [] if expected.connection is None else [f"connection: {expected.connection}"]
     lines.append(f"subject: {expected.subject}")
     lines += [f"header {name}: {value}" for name, value in sorted((expected.headers or {}).items())]
@@ -103,7 +104,7 @@ def expected_lines(expected: ExpectedMessage) -> list[str]:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Return True if two values are the same as JSON: 1 and 1.0 are, 1 and true are not."""
+    """Return True if two values are equal as JSON: 1 equals 1.0, but not true."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -113,8 +114,8 @@ def same_json(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _json_lines(value: Any) -> list[str]:
@@ -127,31 +128,31 @@ def _text_lines(text: str) -> list[str]:
     return [f"payload: {first}", *rest]
 
 
-# --- all of one example ---
+# --- all messages of one example ---
 
 
-def difference(expected: Sequence[ExpectedMessage], came: Sequence[Came]) -> list[str]:
-    """Return nothing if each expected message came and nothing else did; else what differs.
+def difference(expected: Sequence[ExpectedMessage], sent: Sequence[SentMessage]) -> list[str]:
+    """Return the lines of a diff; none if each expected message was sent, and no other.
 
-    A line begins with `- ` if it was expected and did not come, `+ ` if it came and was not expected, two spaces if
-    it is in both. A message that came instead of another, by its likeness, is shown against it.
+    A line begins with `- ` if it was expected but not sent, `+ ` if it was sent but not expected, and two spaces if it
+    is in both. Each missing message is compared with the most similar unexpected one.
     """
-    pairs = _answered(expected, came)
-    missing = [one for index, one in enumerate(expected) if index not in pairs]
-    others = [one for index, one in enumerate(came) if index not in pairs.values()]
+    pairs = _matched(expected, sent)
+    missing = [message for index, message in enumerate(expected) if index not in pairs]
+    unexpected = [message for index, message in enumerate(sent) if index not in pairs.values()]
     lines: list[str] = []
-    for wanted in missing:
-        nearest = min(others, key=lambda one: one.likeness(wanted), default=None)
+    for message in missing:
+        nearest = min(unexpected, key=methodcaller("distance", message), default=None)
         if nearest is None:
-            lines += _marked("- ", expected_lines(wanted))
+            lines += _marked("- ", expected_lines(message))
         else:
-            others.remove(nearest)
-            # The hints of ndiff below a line are for letters; here whole lines are compared.
-            compared = ndiff(expected_lines(wanted), nearest.lines(wanted))
+            unexpected.remove(nearest)
+            # Lines that begin with "? " mark single characters. Here only entire lines are compared.
+            compared = ndiff(expected_lines(message), nearest.lines(message))
             lines += [line for line in compared if not line.startswith("? ")]
         lines.append("")
-    for one in others:
-        lines += [*_marked("+ ", one.lines()), ""]
+    for other in unexpected:
+        lines += [*_marked("+ ", other.lines()), ""]
     return lines[:-1]
 
 
@@ -159,20 +160,20 @@ def _marked(mark: str, lines: Sequence[str]) -> list[str]:
     return [mark + line for line in lines]
 
 
-def _answered(expected: Sequence[ExpectedMessage], came: Sequence[Came]) -> dict[int, int]:
-    """Return which message answers which expectation, as many as can be: one that answers two is given to either."""
-    takes: dict[int, int] = {}
+def _matched(expected: Sequence[ExpectedMessage], sent: Sequence[SentMessage]) -> dict[int, int]:
+    """Return a maximum matching, as the index of the sent message by the index of the expected one."""
+    expectation_of: dict[int, int] = {}
 
-    def find(wanted: int, tried: set[int]) -> bool:
-        for index, one in enumerate(came):
-            if index in tried or not one.answers(expected[wanted]):
+    def find(expectation: int, tried: set[int]) -> bool:
+        for index, message in enumerate(sent):
+            if index in tried or not message.matches(expected[expectation]):
                 continue
             tried.add(index)
-            if index not in takes or find(takes[index], tried):
-                takes[index] = wanted
+            if index not in expectation_of or find(expectation_of[index], tried):
+                expectation_of[index] = expectation
                 return True
         return False
 
-    for wanted in range(len(expected)):
-        find(wanted, set())
-    return {wanted: index for index, wanted in takes.items()}
+    for expectation in range(len(expected)):
+        find(expectation, set())
+    return {expectation: index for index, expectation in expectation_of.items()}

@@ -1,7 +1,6 @@
-"""Runs one example: a whole router between fake brokers, one message, and what became of it.
+"""Run one example: publish one message to a complete router between fake brokers, and compare the result.
 
-On a clock that jumps (`trio.testing.MockClock`): what waits for seconds takes none. Nothing is connected to the
-network.
+The clock is simulated (`trio.testing.MockClock`), so that waiting takes no time. Nothing connects to the network.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from trio.testing import MockClock
 
 from router_trio import Live
 from router_trio.cli.test.brokers import Entry, brokers_for, entry_of
-from router_trio.cli.test.comparison import Came, difference, payload_of
+from router_trio.cli.test.comparison import SentMessage, difference, payload_of
 from router_trio.connection.platform import Platform
 from router_trio.events import Event, MessageFailed
 from router_trio.router import Router
@@ -26,41 +25,41 @@ from router_trio.settings import ServerURL, Settings
 from router_trio.settings.examples import ExampleSettings
 
 SETTLED_WITHIN = 600.0
-"""Seconds of the jumping clock that a message may take."""
+"""Seconds of the simulated clock that a message may take until it is settled."""
 
 QUIET_FOR = 0.5
-"""Seconds of it in which nothing more comes: a message may pass through several routes."""
+"""Seconds of the simulated clock without a change that end a run: a message may pass through several routes."""
 
 _OTEL_OFF = "OTEL_SDK_DISABLED"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of an example: `difference` is empty if it met its expectation, `failures` say what failed."""
+    """The result of an example. `difference` is empty if it passed; `failures` has a line for each failed message."""
 
     example: ExampleSettings
-    came: tuple[Came, ...]
+    sent: tuple[SentMessage, ...]
     difference: tuple[str, ...]
     failures: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """True if nothing differs."""
+        """True if the sent messages are the expected ones."""
         return not self.difference
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for `--json`."""
+        """Return the result for `--json`."""
         return {
             "name": self.example.name,
             "passed": self.passed,
             "expected": [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in self.example.expect],
-            "got": [one.as_json() for one in self.came],
+            "got": [message.as_json() for message in self.sent],
             "difference": "\n".join(self.difference),
         }
 
 
 def run_examples(settings: Settings, examples: Sequence[ExampleSettings]) -> Iterator[Result]:
-    """Run examples, each with a router of its own. Blocks until each is done; handlers are imported and called."""
+    """Run each example with its own router, and yield its result. Blocks; handlers are imported and called."""
     with _without_traces():
         for example in examples:
             yield trio.run(_run, _fake(settings), example, clock=MockClock(autojump_threshold=0))
@@ -83,7 +82,7 @@ async def _run(settings: Settings, example: ExampleSettings) -> Result:
         settings,
         observers=[observe],
         connect=lambda name, _: brokers[name].connect,
-        platform=Platform(random=Random(0), watch_loop=False),  # the same result each time
+        platform=Platform(random=Random(0), watch_loop=False),  # every run has the same result
         log=False,
     )
     async with router.open() as live:
@@ -91,26 +90,26 @@ async def _run(settings: Settings, example: ExampleSettings) -> Result:
         with trio.move_on_after(SETTLED_WITHIN) as waiting:
             await _settled(live, entry)
         stuck = [f"route {name}: {why}" for name, why in _stuck(live, entry)] if waiting.cancelled_caught else []
-    came = tuple(Came(name, *one) for name, broker in brokers.items() for one in broker.published)
-    lines = difference(example.expect, came)
+    sent = tuple(SentMessage(name, *one) for name, broker in brokers.items() for one in broker.published)
+    lines = difference(example.expect, sent)
     trouble = [*stuck, *failures]
     if lines and trouble:
         lines = [*trouble, "", *lines]
-    return Result(example, came, tuple(lines or stuck), tuple(failures))
+    return Result(example, sent, tuple(lines or stuck), tuple(failures))
 
 
 async def _settled(live: Live, entry: Entry) -> None:
-    """Wait until each route that meets the message has settled it, and nothing moves any more."""
+    """Wait until each route that receives the message has settled it, and no count changes any more."""
     pause = 0.01
     while any(True for _ in _stuck(live, entry)):
-        await trio.sleep(pause)  # the counts are plain numbers, and the clock jumps
+        await trio.sleep(pause)  # no event reports that counts have changed; the clock is simulated
         pause *= 1.2
     before: object = None
     while (now := _counts(live)) != before or any(route.in_hand for route in live.routes):
         before = now
         await trio.sleep(QUIET_FOR)
         if any(route.settled["returned"] for route in live.routes):
-            return  # it failed, and comes again and again
+            return  # it failed and is redelivered again and again
 
 
 def _stuck(live: Live, entry: Entry) -> Iterator[tuple[str, str]]:
@@ -118,7 +117,7 @@ def _stuck(live: Live, entry: Entry) -> Iterator[tuple[str, str]]:
         if route.name not in entry.routes:
             continue
         if not route.received_in_all:
-            yield route.name, f"it did not get the message: {route.trouble or route.state}"
+            yield route.name, f"it did not receive the message: {route.trouble or route.state}"
         elif route.in_hand:
             yield route.name, f"the message was not settled within {SETTLED_WITHIN:g} s: {route.trouble or 'in hand'}"
 
@@ -129,13 +128,13 @@ def _counts(live: Live) -> list[object]:
 
 def _no_route(settings: Settings, example: ExampleSettings) -> str:
     patterns = {one for route in settings.routes for one in route.source.patterns}
-    takes = ", ".join(sorted(patterns)) or "nothing, there are none"
+    takes = ", ".join(sorted(patterns)) or "nothing, since there are none"
     where = "" if example.message.connection is None else f" on connection {example.message.connection!r}"
     return f"no route takes {example.message.subject!r}{where}; the routes take: {takes}"
 
 
 def _fake(settings: Settings) -> Settings:
-    """Return settings without an HTTP side, traces and servers."""
+    """Return the settings without HTTP and traces, and with a fake server for each connection."""
     telemetry = settings.telemetry.model_copy(update={"listen": "", "otlp_endpoint": "", "handler_errors": "full"})
     fake = {"servers": [ServerURL.parse("nats://fake:4222")]}
     connections = {name: one.model_copy(update=fake) for name, one in settings.connections.items()}
@@ -144,7 +143,7 @@ def _fake(settings: Settings) -> Settings:
 
 @contextmanager
 def _without_traces() -> Iterator[None]:
-    """OpenTelemetry's own variables would have traces sent, too."""
+    """Switch traces off, which the environment variables of OpenTelemetry may also have switched on."""
     before = os.environ.get(_OTEL_OFF)
     os.environ[_OTEL_OFF] = "true"
     try:

@@ -11,10 +11,10 @@ from router_trio.cli.dead_letters.letter import (
     as_received,
     for_source,
     foreign,
+    format_time,
     is_newer,
     read_letter,
     why_not,
-    written,
 )
 from router_trio.cli.dead_letters.output import as_json, lines, payload_of, row
 from router_trio.nats.jetstream.api import StoredMessage
@@ -62,7 +62,7 @@ def test_what_is_missing_is_empty_and_the_time_is_that_of_its_stream() -> None:
     )
     assert (found.reason, found.from_stream, found.time) == ("", False, "2025-11-26T10:00:00.123Z")
     assert found.fields()["attempts"] is None
-    assert written(0) == "1970-01-01T00:00:00.000Z"
+    assert format_time(0) == "1970-01-01T00:00:00.000Z"
 
 
 def test_on_its_old_subject_it_has_its_own_headers_its_history_and_the_same_id_each_time() -> None:
@@ -136,11 +136,11 @@ def test_a_dead_letter_that_was_stored_under_another_id_gets_one_of_its_own(its_
     [
         ({}, "ORDERS", None),
         ({"Router_Dead_Letter_Stream": None, "Router_Dead_Letter_Sequence": None}, None, None),
-        ({}, None, "it came from the stream 'ORDERS', and the route reads none"),
-        ({}, "OTHER", "it came from the stream 'ORDERS', and the route reads OTHER"),
+        ({}, None, "its source is stream 'ORDERS', but the route reads no stream"),
+        ({}, "OTHER", "its source is stream 'ORDERS', but the route reads stream OTHER"),
         ({"Router_Dead_Letter_Sequence": "9" * 5000}, "ORDERS", "Sequence is not a number"),
         ({"Router_Dead_Letter_Sequence": "0"}, "ORDERS", "Sequence is not a number"),
-        ({"Router_Dead_Letter_Sequence": "6"}, "ORDERS", "Nats-Msg-Id is not that of message 6 of ORDERS"),
+        ({"Router_Dead_Letter_Sequence": "6"}, "ORDERS", "Nats-Msg-Id does not belong to message 6 of stream ORDERS"),
         ({"Router_Dead_Letter_Attempts": "0"}, "ORDERS", "Attempts is not a number"),
         ({"Router_Dead_Letter_Time": "2025-13-26T10:00:00.000Z"}, "ORDERS", "Time is not a time"),
     ],
@@ -203,7 +203,7 @@ def test_of_a_dead_letter_without_a_time_the_sequence_tells_what_is_newer() -> N
         (None, ">", "it has no header Router-Dead-Letter-Subject"),
         ("orders.*", ">", "has the wildcard"),
         ("a..b", ">", "empty token"),
-        ("payments.7", "orders.*", "is none that the route reads (orders.*)"),
+        ("payments.7", "orders.*", "the route does not read its subject 'payments.7' (it reads orders.*)"),
         ("$JS.API.STREAM.DELETE.X", ">", "is below $, reserved"),
         ("_INBOX.a", ">", "is below _INBOX, reserved"),
         ("_ROUTER.a", ">", "is below _ROUTER, reserved"),
@@ -218,7 +218,7 @@ def test_it_goes_only_where_the_route_reads(origin: str | None, source: str, why
 def test_it_goes_only_where_its_stream_takes_messages(taken: list[str], fits: bool) -> None:
     found = why_not(letter(), [">"], taken)
     assert (found is None) is fits
-    assert fits or "is none that the stream takes which the route reads" in str(found)
+    assert fits or "the source stream does not take its subject 'orders.7'" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_message_is_routed(route: dict[str, Any]) -> None:
     found = run(route, test=example({"subject": "in.7", "payload": "x"}, {"subject": "out.7", "payload": "x"}))
     assert found.difference == ()
-    assert [(one.connection, one.subject, one.payload) for one in found.came] == [("main", "out.7", b"x")]
+    assert [(one.connection, one.subject, one.payload) for one in found.sent] == [("main", "out.7", b"x")]
     assert found.passed
 
 
@@ -162,7 +162,7 @@ def test_nothing_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     telemetry = {"listen": "127.0.0.1:9001", "otlp_endpoint": "http://127.0.0.1:9", "trace_sample_ratio": 1.0}
     found = run(core("in", "out"), test=example("in", "out"), telemetry=telemetry)
     assert found.passed
-    assert [name for name, _ in found.came[0].headers.pairs()] == []
+    assert [name for name, _ in found.sent[0].headers.pairs()] == []
 
 
 # --- what differs is said ---

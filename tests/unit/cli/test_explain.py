@@ -47,7 +47,7 @@ def test_no_match_is_an_answer_that_names_what_would_match() -> None:
     found = explained("nobody.asks", route("orders", {"subject": "orders.*", "queue": "workers"}, "eu.$1"))
     assert found.as_json() == {"subject": "nobody.asks", "routes": []}
     assert list(found.lines()) == [
-        "no route takes it; these routes take:",
+        "no route takes it; the routes take:",
         "  orders: main: orders.*, queue group workers",
     ]
 
@@ -83,7 +83,7 @@ def test_a_jetstream_destination_and_a_random_one_are_told_apart() -> None:
     ]
     assert list(explained("a.b", {"name": "r", "from": source, "to": to}).lines())[1:] == [
         "  -> other: kept.b (JetStream, waits for the PubAck)",
-        "  -> other: shard.0 (core publish, drawn at random for each message)",
+        "  -> other: shard.0 (core publish, random for each message)",
         "     note: random needs nats-server 2.12 in a mapping of the server's own; here the router computes it, with "
         "every server",
     ]
@@ -91,7 +91,7 @@ def test_a_jetstream_destination_and_a_random_one_are_told_apart() -> None:
 
 def test_a_handler_is_named_and_not_called() -> None:
     found = explained("a.b", route("r", {"subject": "a.*"}, "c.$1", handler="no.such.module:function"))
-    assert "  handler no.such.module:function may change it or filter it out" in list(found.lines())
+    assert "  handler no.such.module:function may change the message or filter it out" in list(found.lines())
     assert found.as_json()["routes"] == [{"name": "r", "destinations": [{"connection": "other", "subject": "c.b"}]}]
 
 

@@ -70,7 +70,7 @@ def test_a_when_that_does_not_hold_filters() -> None:
     found = explained(route({}, when="body.total > 100"), body={"total": 5})
     told = only(found)
     assert (told["filtered"], told["destinations"], told["when"]["value"]) == ("when", [], False)
-    assert list(found.lines())[-1] == "  filtered: its when does not hold"
+    assert list(found.lines())[-1] == "  filtered: its when is false"
     assert found.difference([]) is None
 
 
@@ -82,7 +82,7 @@ def test_a_when_that_fails_fails_the_message(payload: bytes, detail: str) -> Non
     assert detail in told["error"]["detail"]
     assert told["destinations"] == []
     assert "filtered" not in told
-    assert found.difference(["out.0"]) == "it fails in r"
+    assert found.difference(["out.0"]) == "the message fails in r"
     assert list(found.lines())[-1] == f"  fails: {told['error']['detail']}"
 
 
@@ -93,7 +93,7 @@ def test_first_match_says_why_each_was_or_was_not_taken() -> None:
     assert [one["subject"] for one in told["destinations"]] == ["out.1"]
     assert told["destinations"][0]["when"]["value"] is True
     assert [(one["template"], one["why"]) for one in told["not_taken"]] == [
-        ("out.0", "its when does not hold"),
+        ("out.0", "its when is false"),
         ("out.2", "an earlier destination takes it"),
     ]
     assert "  not to main: out.2: an earlier destination takes it" in list(found.lines())
@@ -103,7 +103,7 @@ def test_what_no_destination_takes_is_unmatched() -> None:
     found = explained(route({"when": "false"}, {"when": "body.a == 1"}, {"mirror": 1}), body={"a": 2})
     told = only(found)
     assert (told["filtered"], told["destinations"]) == ("unmatched", [])
-    assert told["not_taken"][2]["why"] == "a mirror gets copies of what goes somewhere"
+    assert told["not_taken"][2]["why"] == "a mirror gets a copy only if another destination gets the message"
     assert list(found.lines())[-1] == "  filtered: no destination takes it"
 
 
@@ -113,7 +113,7 @@ def test_one_failing_when_of_a_destination_stops_the_others_as_well() -> None:
     assert told["destinations"] == []
     assert [one["why"] for one in told["not_taken"]] == [
         "the message fails",
-        "its when fails, and so the message",
+        "its when fails, so the message fails",
         "the message fails",
     ]
 
@@ -134,9 +134,12 @@ def test_what_depends_on_more_than_the_message_is_said() -> None:
         [("out.0", None, None), ("out.1", "mirror", 0.25)],
     ]
     lines = list(found.lines())
-    assert "  -> main: out.0 (core publish, by turns: 0.75 of the messages)" in lines
-    assert "  -> main: out.1 (core publish, if it is the first that is connected and takes messages)" in lines
-    assert "  -> main: out.1 (core publish, a mirror: a copy of 0.25 of the messages)" in lines
+    assert "  -> main: out.0 (core publish, 0.75 of the messages by weight)" in lines
+    assert (
+        "  -> main: out.1 (core publish, if it is the first destination that is connected and accepts messages)"
+        in lines
+    )
+    assert "  -> main: out.1 (core publish, mirror of 0.25 of the messages)" in lines
 
 
 def test_sticky_shows_the_key_and_goes_where_the_router_would_send_it() -> None:
@@ -151,7 +154,7 @@ def test_sticky_shows_the_key_and_goes_where_the_router_would_send_it() -> None:
     [index] = plan.strategy().choose(Facts("orders.7", b"", b'{"id": "c-7"}', plan.reader()))
     assert (taken["subject"], taken["depends_on"]) == (f"out.{index}", "key")
     assert told["key"] == {"expression": "body.id", "value": "c-7"}
-    assert {one["why"] for one in told["not_taken"]} == {"the key belongs to another destination"}
+    assert {one["why"] for one in told["not_taken"]} == {"the key selects another destination"}
 
 
 def test_transformed_payload_and_headers_are_shown() -> None:
@@ -184,7 +187,7 @@ def test_a_transform_that_fails_is_shown_as_failing() -> None:
     assert first["subject"] is None
     assert "nothing" in first["error"]
     assert second["subject"] == "out.1"
-    assert found.difference(["out.1"]) == "it fails in r"
+    assert found.difference(["out.1"]) == "the message fails in r"
 
 
 def test_a_mirror_that_fails_fails_nothing() -> None:
@@ -196,7 +199,7 @@ def test_what_only_a_stream_knows_is_assumed_and_said() -> None:
     source = {"stream": "S", "durable": "d", "filter": "orders.*"}
     found = explained(route({}, source=source, when="deliveries == 1 && sequence == 1"))
     assert only(found)["assumed"] == {"sequence": 1, "deliveries": 1, "time": "now"}
-    assert "  as if it were the first of its stream, stored now and delivered once" in list(found.lines())
+    assert "  assumed: the first message of its stream, stored now, delivered once" in list(found.lines())
     assert "assumed" not in only(explained(route({}, source=source, when='stream == "S"')))
 
 
@@ -205,11 +208,11 @@ def test_what_only_a_stream_knows_is_assumed_and_said() -> None:
     [
         (["a", "w0", "f1"], None),
         (["f0", "a", "w1", "m"], None),
-        (["a", "w0", "w1", "f0"], "it does not go to w1"),
-        (["a", "w0"], "it goes to f0"),
-        (["a", "w0", "f0", "f1"], "it does not go to f1"),
-        (["a", "a", "w0", "f0"], "it does not go to a"),
-        ([], "it goes to a, f0, w0"),
+        (["a", "w0", "w1", "f0"], "it is not sent to w1"),
+        (["a", "w0"], "it is sent to f0"),
+        (["a", "w0", "f0", "f1"], "it is not sent to f1"),
+        (["a", "a", "w0", "f0"], "it is not sent to a"),
+        ([], "it is sent to a, f0, w0"),
     ],
 )
 def test_expectations_leave_open_what_the_message_does_not_decide(expected: list[str], difference: str | None) -> None:
@@ -238,12 +241,12 @@ to = [{ subject = "eu.$1" }, { subject = "log" }]
     ("data", "expect", "code", "told"),
     [
         ('{"total": 150}', ["eu.7", "log"], 0, ""),
-        ('{"total": 150}', ["log"], 1, "router-trio: not as expected: it goes to eu.7\n"),
-        ('{"total": 150}', ["eu.7", "log", "x"], 1, "router-trio: not as expected: it does not go to x\n"),
-        ('{"total": 150}', [""], 1, "router-trio: not as expected: it goes to eu.7, log\n"),
+        ('{"total": 150}', ["log"], 1, "router-trio: not as expected: it is sent to eu.7\n"),
+        ('{"total": 150}', ["eu.7", "log", "x"], 1, "router-trio: not as expected: it is not sent to x\n"),
+        ('{"total": 150}', [""], 1, "router-trio: not as expected: it is sent to eu.7, log\n"),
         ('{"total": 5}', [""], 0, ""),
-        ('{"total": 5}', ["log"], 1, "router-trio: not as expected: it does not go to log\n"),
-        ("", ["log"], 1, "router-trio: not as expected: it fails in orders\n"),
+        ('{"total": 5}', ["log"], 1, "router-trio: not as expected: it is not sent to log\n"),
+        ("", ["log"], 1, "router-trio: not as expected: the message fails in orders\n"),
         ("", [], 0, ""),
     ],
 )

@@ -8,15 +8,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.cli.run.reloading import Content, Watched, content_of, watch_files
+from router_trio.cli.run.reloading import ChangeDetector, Content, content_of, watch_files
 
 
 def of(text: str | None) -> Content | None:
     return None if text is None else (("router.toml", text.encode()),)
 
 
-def told(watched: Watched, *texts: str | None) -> list[bool]:
-    return [watched.has_changed(of(text)) for text in texts]
+def told(detector: ChangeDetector, *texts: str | None) -> list[bool]:
+    return [detector.has_changed(of(text)) for text in texts]
 
 
 A, B = "a = 1", "a = 2"
@@ -33,20 +33,20 @@ HALF = TWO[: TWO.rindex("[[routes]]")]
 
 
 def test_what_is_as_it_was_has_not_changed() -> None:
-    assert told(Watched(of(A)), A, A, A) == [False, False, False]
+    assert told(ChangeDetector(of(A)), A, A, A) == [False, False, False]
 
 
 def test_what_is_new_has_changed_once_when_it_was_found_twice() -> None:
-    assert told(Watched(of(A)), B, B, B, A, A) == [False, True, False, False, True]
+    assert told(ChangeDetector(of(A)), B, B, B, A, A) == [False, True, False, False, True]
 
 
 def test_what_is_half_written_or_away_for_a_moment_changes_nothing() -> None:
-    assert told(Watched(of(A)), "", "half", None, A, A) == [False] * 5
-    assert told(Watched(of(A)), None, None, None) == [False] * 3
+    assert told(ChangeDetector(of(A)), "", "half", None, A, A) == [False] * 5
+    assert told(ChangeDetector(of(A)), None, None, None) == [False] * 3
 
 
 def test_a_file_that_is_written_on_and_on_counts_when_it_is_over() -> None:
-    assert told(Watched(of("")), "b = 1", "b = 1\nc = 1", "b = 1\nc = 1\nd = 1", "b = 1\nc = 1\nd = 1")[-2:] == [
+    assert told(ChangeDetector(of("")), "b = 1", "b = 1\nc = 1", "b = 1\nc = 1\nd = 1", "b = 1\nc = 1\nd = 1")[-2:] == [
         False,
         True,
     ]
@@ -67,18 +67,18 @@ def test_a_file_that_is_written_on_and_on_counts_when_it_is_over() -> None:
 )
 def test_a_writer_that_pauses_for_three_seconds_is_waited_for(half: str | None) -> None:
     new = TWO.replace("5/s", "6/s")
-    assert told(Watched(of(TWO)), half, half, half, half, new, new, new) == [False] * 5 + [True, False]
+    assert told(ChangeDetector(of(TWO)), half, half, half, half, new, new, new) == [False] * 5 + [True, False]
 
 
 @pytest.mark.parametrize("less", [HALF, TWO[:-3], "", None], ids=["a route", "no TOML", "empty", "away"])
 def test_what_has_less_and_stays_so_has_changed(less: str | None) -> None:
-    assert told(Watched(of(TWO)), *[less] * 8) == [False] * 5 + [True, False, False]
+    assert told(ChangeDetector(of(TWO)), *[less] * 8) == [False] * 5 + [True, False, False]
 
 
 def test_routes_that_move_to_another_file_or_place_are_not_missing() -> None:
-    watched = Watched((("a", TWO.encode()),))
+    detector = ChangeDetector((("a", TWO.encode()),))
     moved = (("a", HALF.encode()), ("b", b'[[routes]]\nname = "other"'))
-    assert [watched.has_changed(moved), watched.has_changed(moved)] == [False, True]
+    assert [detector.has_changed(moved), detector.has_changed(moved)] == [False, True]
 
 
 def test_the_files_of_a_folder_are_looked_at(tmp_path: Path) -> None:

@@ -27,4 +27,4 @@ def test_check_refuses_one_without_a_handler(tmp_path: Path) -> None:
 def test_explain_says_where_the_answer_goes() -> None:
     settings = Settings(connections=MAIN, routes=[route(to=[], respond=True, handler="shop:price")])
     explanation = explain_message(compile_routes(settings), "in.x")
-    assert "  what it returns goes to the reply subject of the message as well" in list(explanation.lines())
+    assert "  the result of the handler is also sent to the reply subject of the message" in list(explanation.lines())
