@@ -186,13 +186,14 @@ class PullConsumer(Subscription, Protocol):
         a few seconds at most.
         """
 
-    async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
+    async def gone(self, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
         """Return which of these, that were delivered and not acked here, never come again.
 
         The stream has them no more, or another message under that sequence, or the consumer has an answer for them, of
-        somebody else. `awaited`: their times as they came, by sequence, `b""` if unknown. `in_hand`: how many others
-        were delivered here and are not acked. Raises `SourceError` if that can't be found out, `LinkError` if the link
-        dies. Blocks for a few seconds at most.
+        somebody else. `awaited`: their times as they came, by sequence, `b""` if unknown. `in_hand` is called when the
+        server has answered. It returns how many others were delivered here and have not been acked since before this
+        call. Raises `SourceError` if that can't be found out, `LinkError` if the link dies. Blocks for a few seconds at
+        most.
         """
         ...
 

@@ -188,7 +188,7 @@ class FakePullConsumer(FakeSubscription):
     async def unacked(self, first: int) -> Sequence[int] | None:
         return [sequence for sequence in self.left_unacked if sequence >= first]
 
-    async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
+    async def gone(self, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
         """Return which of these never come again. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
         spec = self._opened().spec
         asked = [f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}", f"$JS.API.STREAM.MSG.GET.{spec.stream}"]

@@ -110,8 +110,8 @@ REQUESTS: dict[str, Callable[[Link, PullConsumer], Awaitable[object]]] = {
     "STREAM.INFO.ORDERS": lambda link, _: link.stream_state("ORDERS"),
     "STREAM.NAMES": lambda link, _: link.find_streams("orders.>"),
     "CONSUMER.INFO.ORDERS.router": lambda _, consumer: consumer.check(),
-    "CONSUMER.INFO.ORDERS.*": lambda _, consumer: consumer.gone({1: b""}, 1),
-    "STREAM.MSG.GET.ORDERS": lambda _, consumer: consumer.gone({1: b""}, 0),
+    "CONSUMER.INFO.ORDERS.*": lambda _, consumer: consumer.gone({1: b""}, lambda: 1),
+    "STREAM.MSG.GET.ORDERS": lambda _, consumer: consumer.gone({1: b""}, lambda: 0),
     "CONSUMER.DURABLE.CREATE.ORDERS.other": lambda link, _: link.open_consumer(
         replace(SPEC, durable="other"), Recorder()
     ),

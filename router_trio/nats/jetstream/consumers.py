@@ -170,10 +170,10 @@ class WirePullConsumer:
         spec = self._spec
         return await find_between(self._api, spec.stream, spec.filters, between, self._num_unacked, self._lookup_limit)
 
-    async def gone(self, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
+    async def gone(self, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
         with api_errors(self._spec, self._api):
             info = await _consumer(self._api, self._spec)
-            nothing_else = info.num_ack_pending <= in_hand
+            nothing_else = info.num_ack_pending <= in_hand()
             answered = info.delivered.sequence if nothing_else else info.ack_floor.sequence
             found = {sequence for sequence in awaited if sequence <= answered}
             for sequence in [one for one in awaited if one not in found][:MOST_LOOKED_FOR]:

@@ -267,8 +267,14 @@ class PullLoop:
         pending, order = self._pending, self._pending.order
         cursor = pending.cursor
         gone: Collection[int] = ()
+        before = [*pending.open.values()]
+
+        def still_in_hand() -> int:
+            # The server may have counted before or after an ack that was sent meanwhile.
+            return sum(pending.open.get(delivery.sequence) is delivery for delivery in before)
+
         try:
-            gone = await consumer.gone({one: cursor.time_of(one) for one in late}, len(pending.open))
+            gone = await consumer.gone({one: cursor.time_of(one) for one in late}, still_in_hand)
             self._lookup_error = None
             self._comes_again |= len(gone) < len(late)  # their ack wait is over as well
         except SourceError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import pytest
 import trio
@@ -24,6 +24,7 @@ from tests.support.world import (
     two_brokers,
     world,
 )
+from tests.unit.routing.by_key import Calls, by_key, publish
 from tests.unit.routing.stream.refusing import arrived, remote, route
 
 
@@ -129,8 +130,10 @@ async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however
 async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_the_route_says_so(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(consumer: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: int) -> Collection[int]:
-        asked.append((list(awaited), in_hand))
+    async def ask(
+        consumer: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]
+    ) -> Collection[int]:
+        asked.append((list(awaited), in_hand()))
         raise SourceError("no answer", reason="timeout")
 
     asked: list[tuple[list[int], int]] = []
@@ -148,6 +151,41 @@ async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_
         await all_acked(w, 19)
         assert arrived(w, "a") == numbers(19, first=1)
         await eventually(lambda: w.route.reason is None)
+
+
+async def test_what_is_acked_while_the_server_is_asked_hides_no_message_that_is_to_be_redelivered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The consumer is paused, so the message is late; the server counts what has no ack after two others were acked."""
+    calls = Calls()
+    asked = 0
+
+    async def ask(self: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
+        """Ask as a real link does, which knows how many have no ack, and not which."""
+        nonlocal asked
+        asked += 1
+        calls.let_go("a", "b")
+        await trio.sleep(1.0)
+        state = await self.check()
+        answered = state.delivered if state.unacked <= in_hand() else state.passed
+        return [sequence for sequence in awaited if sequence <= answered]
+
+    failures = iter((True,))
+
+    async def work(message: Message) -> Message:
+        if message.payload == b"0" and next(failures, False):
+            raise ValueError("not yet")
+        return await calls(message)
+
+    monkeypatch.setattr(FakePullConsumer, "gone", ask)
+    handler = by_key(work, ack_wait="5s", retry={"initial": "1s"})
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        publish(w.broker, "f:0", "a:1", "b:2", "c:3")
+        await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.at_work) == 3)
+        w.broker.trouble.pause_consumer("IN", "router", 20.0)
+        await eventually(lambda: asked, 20)
+        calls.let_go("c", "f")
+        await eventually(lambda: sorted(one.payload for one in w.broker.messages("OUT")) == numbers(4), 60)
 
 
 async def _one_is_awaited(w: World) -> None:
