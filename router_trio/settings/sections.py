@@ -121,7 +121,7 @@ class RouterSettings(Section, init=False):
     shutdown_timeout: Duration = Field(
         "10s",
         validate_default=True,
-        description="Maximum time to drain at a shutdown. Operations that are unsettled then are dropped and counted.",
+        description="Maximum time to drain at a shutdown. Operations that are still unsettled are dropped and counted.",
     )
     workers: int = Field(
         1,

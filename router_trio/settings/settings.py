@@ -72,16 +72,17 @@ class Settings(Section, init=False):
     """
 
     router: RouterSettings = Field({}, validate_default=True, description="The process as a whole.")
-    telemetry: TelemetrySettings = Field({}, validate_default=True, description="HTTP side, logs and traces.")
+    telemetry: TelemetrySettings = Field({}, validate_default=True, description="HTTP server, logs and traces.")
     connections: dict[str, ConnectionSettings] = Field(
         default={}, description="Connections to NATS, by name; at least one."
     )
-    routes: list[RouteSettings] = Field(default=[], description="Where messages go, from where.")
+    routes: list[RouteSettings] = Field(default=[], description="Routes: the source and the destinations of messages.")
     streams: list[StreamSettings] = Field(
-        default=[], description="Streams that are made if they are absent, before the routes begin."
+        default=[], description="Streams that are created if they do not exist, before the routes start."
     )
     tests: list[ExampleSettings] = Field(
-        default=[], description="Examples that `router-trio test` runs: a message and what must become of it."
+        default=[],
+        description="Examples that `router-trio test` runs: a message, and what the router must send for it.",
     )
 
     _source: str = PrivateAttr("settings")

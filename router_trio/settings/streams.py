@@ -29,12 +29,12 @@ class StreamSettings(Section, init=False):
         description="When a message is deleted: at a limit; also when all consumers are done with it (interest); or "
         "when the only one is (workqueue).",
     )
-    replicas: int = Field(1, ge=1, le=5, description="Servers of the cluster that keep each message.")
+    replicas: int = Field(1, ge=1, le=5, description="Number of servers in the cluster that keep each message.")
     max_age: MaxAge = Field(
         "0s", validate_default=True, description="Age at which a message is deleted, 100ms or more; 0s: never."
     )
-    max_bytes: Size = Field("0B", validate_default=True, description="Most bytes of the stream; 0B: no limit.")
-    max_messages: int = Field(0, ge=0, description="Most messages of the stream; 0: no limit.")
+    max_bytes: Size = Field("0B", validate_default=True, description="Maximum size of the stream; 0B: no limit.")
+    max_messages: int = Field(0, ge=0, description="Maximum number of messages in the stream; 0: no limit.")
     discard: Literal["old", "new"] = Field(
         "old", description="At a limit: delete the oldest messages, or refuse new ones."
     )

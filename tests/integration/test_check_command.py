@@ -212,7 +212,7 @@ def test_check_refuses_a_circle_that_a_start_does_not_look_for(config: Path) -> 
     done = command("check", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (78, "")
     assert done.stdout == (
-        "router.toml: routes[0].to[0].subject: what route 'there' takes comes back to it: it sends 'b.*' to route "
+        "router.toml: routes[0].to[0].subject: messages of route 'there' return to it: it sends 'b.*' to route "
         "'back', which sends 'a.*' to route 'there'; send to other subjects, narrow a source, or set hop_limit on one "
         "of these routes (line 7, route 'there')\n"
     )
@@ -220,7 +220,7 @@ def test_check_refuses_a_circle_that_a_start_does_not_look_for(config: Path) -> 
     done = command("check", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
-        "router.toml: routes[0].to[0].subject: warning: what route 'there' takes may come back to it: "
+        "router.toml: routes[0].to[0].subject: warning: messages of route 'there' may return to it: "
     )
     config.write_text(CIRCLE)
     assert command("explain", "router.toml", "a.x", cwd=config.parent).returncode == 0

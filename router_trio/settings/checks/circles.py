@@ -201,7 +201,7 @@ class CircleSearch:
 
     def _problem(self, circle: _Circle) -> Problem:
         first, shape = circle.ways[0], circle.shape
-        text = f"what route {first.name!r} takes {'comes' if self._certain else 'may come'} back to it: it sends "
+        text = f"messages of route {first.name!r} {'return' if self._certain else 'may return'} to it: it sends "
         left_out = len(circle.ways) - MOST_NAMED
         for place, (way, following) in enumerate(zip(circle.ways, [*circle.ways[1:], first], strict=True)):
             shape = way.sends(shape)

@@ -73,10 +73,10 @@ def _check_header_names(path: str, headers: HeaderSettings) -> Iterator[Problem]
         if first != where:
             yield Problem(where, f"{name!r} is in {first.removeprefix(f'{path}.')} already; keep one of them")
         elif name.lower() == MESSAGE_ID.lower():
-            yield Problem(where, f"{name} is made by the router, from what message_id in [routes.from] says; remove it")
+            yield Problem(where, f"{name} is set by the router, as message_id in [routes.from] says; remove it")
         elif is_control_header(name):
             removed = where.startswith(f"{path}.remove")
-            cure = "does not go along anyway" if removed else "steers the stream, and can't be set; there is `ttl`"
+            cure = "is never copied" if removed else "steers the stream, and can't be set; there is `ttl`"
             yield Problem(where, f"{name!r} is a control header, which {cure}; remove it")
         else:
             try:
@@ -97,7 +97,7 @@ def _check_choice(path: str, destination: DestinationSettings, strategy: str | N
             yield Problem(f"{path}.when", "can't be combined with mirror; remove it, or mirror in a route of its own")
         elif strategy is not None and strategy not in _HAS_CONDITIONS:
             yield Problem(
-                f"{path}.when", f"strategy {strategy!r} does not ask it; remove it, or set when for the whole route"
+                f"{path}.when", f"strategy {strategy!r} does not use it; remove it, or set when for the whole route"
             )
     if destination.weight != 1:
         if destination.mirror is not None:
@@ -105,7 +105,7 @@ def _check_choice(path: str, destination: DestinationSettings, strategy: str | N
         elif strategy is not None and strategy not in _WEIGHS:
             yield Problem(
                 f"{path}.weight",
-                f"strategy {strategy!r} does not weigh; remove it, or set strategy = 'weighted' or 'sticky'",
+                f"strategy {strategy!r} does not use weights; remove it, or set strategy = 'weighted' or 'sticky'",
             )
 
 

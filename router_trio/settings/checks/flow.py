@@ -27,7 +27,7 @@ def check_flow(
         yield from check_expression(f"{path}.limit.per", limit.per, PER, from_stream)
     for index, destination in enumerate(to):
         if destination is not None and destination.breaker is not None and destination.mirror is not None:
-            text = "a mirror holds up nothing when it fails, so it needs none; remove it"
+            text = "a mirror that fails delays nothing, so it needs no breaker; remove it"
             yield Problem(f"{path}.to[{index}].breaker", text)
 
 

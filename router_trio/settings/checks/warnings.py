@@ -103,7 +103,7 @@ def _filters(
                 yield Problem(
                     f"{path}.from.filter",
                     f"{one!r} matches none of the subjects of streams[{index}] ({stream.name}), which are {taken}: the "
-                    "route would get no message; correct the filter, or the subjects",
+                    "route would receive nothing; correct the filter or the subjects",
                 )
 
 

@@ -61,7 +61,7 @@ SURE = [
 def test_what_surely_comes_back_is_refused(routes: list[dict[str, Any]]) -> None:
     refused, _ = found(routes)
     assert len(refused) == 1
-    assert "what route 'a' takes comes back to it" in next(iter(refused.values()))
+    assert "messages of route 'a' return to it" in next(iter(refused.values()))
     for one in routes:
         limited = [other | {"hop_limit": 3} if other is one else other for other in routes]
         assert found(limited) == ({}, {}), "a limit on one of them is enough"
@@ -70,7 +70,7 @@ def test_what_surely_comes_back_is_refused(routes: list[dict[str, Any]]) -> None
 def test_the_way_round_and_the_cure_are_said() -> None:
     refused, _ = found(chain(("in.*", "mid.$1"), ("mid.*", "out.$1"), ("out.>", "in.x")))
     assert refused == {
-        "routes[0].to[0].subject": "what route 'a' takes comes back to it: it sends 'mid.x' to route 'b', which sends "
+        "routes[0].to[0].subject": "messages of route 'a' return to it: it sends 'mid.x' to route 'b', which sends "
         "'out.x' to route 'c', which sends 'in.x' to route 'a'; send to other subjects, narrow a source, or set "
         "hop_limit on one of these routes"
     }
@@ -94,7 +94,7 @@ def test_what_may_come_back_is_warned_about(routes: list[dict[str, Any]]) -> Non
     refused, warned = found(routes)
     assert refused == {}
     assert len(warned) == 1
-    assert "what route 'a' takes may come back to it" in next(iter(warned.values()))
+    assert "messages of route 'a' may return to it" in next(iter(warned.values()))
     assert found([routes[0] | {"hop_limit": 3}, *routes[1:]]) == ({}, {})
 
 
@@ -310,7 +310,7 @@ def test_a_whole_stream_that_is_fed_over_another_connection_is_a_circle() -> Non
     connections = {"main": {"servers": [ONE]}, "edge": {"servers": [ONE]}}
     fed = route("a", WHOLE, {"connection": "edge", "subject": "s.copy"})
     refused, _ = found([fed], connections=connections, streams=[stream("s.>")])
-    assert "what route 'a' takes comes back to it" in refused["routes[0].to[0].subject"]
+    assert "messages of route 'a' return to it" in refused["routes[0].to[0].subject"]
 
 
 def test_two_routes_over_two_whole_streams_are_a_circle() -> None:
@@ -318,7 +318,7 @@ def test_two_routes_over_two_whole_streams_are_a_circle() -> None:
     streams = [stream("s.>"), stream("t.>", name="T")]
     refused, _ = found(routes, streams=streams)
     told = refused["routes[0].to[0].subject"]
-    assert "what route 'a' takes comes back to it" in told
+    assert "messages of route 'a' return to it" in told
     assert ".s.>' to route 'b', which sends 's.t." in told
     for index in (0, 1):
         limited = [one | {"hop_limit": 3} if number == index else one for number, one in enumerate(routes)]

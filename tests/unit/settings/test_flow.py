@@ -106,7 +106,7 @@ def test_what_goes_at_once_by_default_is_what_goes_in_a_second(rate: str, burst:
         ({"to": breaker(pause="0s")}, "to[0].breaker.pause", "0s is too short; at least 100ms"),
         ({"to": breaker(puase="1s")}, "to[0].breaker.puase", "unknown key; did you mean 'pause'?"),
         ({"to": [{"subject": "out", "breaker": {}}]}, "to[0].breaker", "only a stream says whether it took a message"),
-        ({"to": [TO, TO | {"mirror": 0.1, "breaker": {}}]}, "to[1].breaker", "a mirror holds up nothing when it fails"),
+        ({"to": [TO, TO | {"mirror": 0.1, "breaker": {}}]}, "to[1].breaker", "a mirror that fails delays nothing"),
     ],
 )
 def test_bad_section(changes: dict[str, Any], key: str, message: str) -> None:

@@ -63,8 +63,8 @@ class SourceKeys(Section, init=False):
     )
     standby: bool = Field(
         False,
-        description="Let one of all processes with this durable route, and another take over when it is gone, so "
-        "that order is kept. Needs nats-server 2.11.",
+        description="Let only one of all processes with this durable route at a time, so that order is kept; another "
+        "one takes over when it ends. Needs nats-server 2.11.",
     )
     filter: Filter = Field(
         None,
