@@ -54,7 +54,7 @@ _Scalar = None | bool | Annotated[int, msgspec.Meta(ge=MIN_INT, le=MAX_INT)] | f
 
 
 def decode(payload: bytes, budget: Budget | None = None) -> Value:
-    """Return the value of a JSON payload. Raises EvaluationError if it is not JSON, nested too deep or too costly."""
+    """Return the value of a JSON payload. Raises EvaluationError if it is not JSON, too deep or too costly."""
     try:
         run = _decode if len(payload) <= FREE else _charged(payload, budget or Budget())
         try:

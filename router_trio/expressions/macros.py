@@ -24,7 +24,7 @@ def _elements(of: Value, budget: Budget) -> Iterable[Value]:
 
 
 def all_of(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
-    """Return `of.all(x, holds)`: false if `holds` is false for any element, else the first error is raised."""
+    """Return `of.all(x, holds)`. It is false if `holds` is false for any element; else it raises the first error."""
 
     def run(message: Any) -> bool:
         values, budget, failed = message.locals, message.budget, None
@@ -45,7 +45,7 @@ def all_of(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
 
 
 def exists(of: Closure, slot: int, holds: Closure, weight: int) -> Closure:
-    """Return `of.exists(x, holds)`: true if `holds` is true for any element, else the first error is raised."""
+    """Return `of.exists(x, holds)`. It is true if `holds` is true for any element; else it raises the first error."""
 
     def run(message: Any) -> bool:
         values, budget, failed = message.locals, message.budget, None

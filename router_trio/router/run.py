@@ -42,7 +42,7 @@ from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.http.status import unready_parts
 from router_trio.telemetry.logs.writer import write_to_stderr
-from router_trio.telemetry.ready import watch_readiness
+from router_trio.telemetry.readiness_log import watch_readiness
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute

@@ -67,12 +67,12 @@ class ConnectionView(Protocol):
 
     @property
     def state(self) -> ConnectionState:
-        """Its state and lifecycle counters."""
+        """The state and the lifecycle counters of the connection."""
         ...
 
     @property
     def outbox(self) -> OutboxView:
-        """Its queue, ledger and operation counters."""
+        """The queue, the ledger and the operation counters of the connection."""
         ...
 
 
@@ -96,36 +96,36 @@ class ConfigView(Protocol):
 
     @property
     def loaded_at(self) -> float:
-        """The Unix time at which it took effect."""
+        """The Unix time at which the configuration in force took effect."""
         ...
 
     @property
     def last_error(self) -> str | None:
-        """The problems of the last reload, one a line; None if it was accepted."""
+        """The problems of the last reload, one per line; None if it was accepted."""
         ...
 
 
 class RouterView(Protocol):
-    """A router."""
+    """The state of a router."""
 
     @property
     def name(self) -> str:
-        """The name from the settings."""
+        """The name of the router, from its settings."""
         ...
 
     @property
     def connections(self) -> Mapping[str, ConnectionView]:
-        """Its connections by name; empty until they have been created."""
+        """The connections by name; empty until they have been created."""
         ...
 
     @property
     def routes(self) -> Sequence[RouteState]:
-        """Its routes."""
+        """The states of the routes."""
         ...
 
     @property
     def config(self) -> ConfigView:
-        """Its configuration."""
+        """The configuration in force, and the result of the last reload."""
         ...
 
     @property

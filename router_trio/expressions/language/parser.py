@@ -1,4 +1,4 @@
-"""The parser: from tokens to the tree, with macros expanded. It follows the grammar of CEL's language definition."""
+"""The parser: from tokens to the tree, with macros recognized. It follows the grammar of CEL's language definition."""
 
 from __future__ import annotations
 

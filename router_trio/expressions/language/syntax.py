@@ -24,7 +24,7 @@ class Node:
     depth: int = field(default=1)
 
     def children(self) -> Sequence[Node]:
-        """Return the parts of this part."""
+        """Return the direct children of this node."""
         return ()
 
 
@@ -48,14 +48,13 @@ class Name(Node):
 
 @dataclass(slots=True)
 class Select(Node):
-    """`operand.field`, or with `test` the macro `has(operand.field)`."""
+    """A field access `operand.field`, or with `test` the macro `has(operand.field)`."""
 
     operand: Node
     field: str
     test: bool = False
 
     def children(self) -> Sequence[Node]:
-        """Return the parts of this part."""
         return (self.operand,)
 
 
@@ -70,7 +69,6 @@ class Call(Node):
     """The ids of the overloads that may be called; more than one if the choice depends on the message."""
 
     def children(self) -> Sequence[Node]:
-        """Return the parts of this part."""
         return self.arguments
 
 
@@ -82,29 +80,26 @@ class Logic(Node):
     parts: tuple[Node, ...]
 
     def children(self) -> Sequence[Node]:
-        """Return the parts of this part."""
         return self.parts
 
 
 @dataclass(slots=True)
 class ListLiteral(Node):
-    """`[a, b]`."""
+    """A list literal: `[a, b]`."""
 
     items: tuple[Node, ...]
 
     def children(self) -> Sequence[Node]:
-        """Return the parts of this part."""
         return self.items
 
 
 @dataclass(slots=True)
 class MapLiteral(Node):
-    """`{key: value}`."""
+    """A map literal: `{key: value}`."""
 
     entries: tuple[tuple[Node, Node], ...]
 
     def children(self) -> Sequence[Node]:
-        """Return the parts of this part."""
         return tuple(node for entry in self.entries for node in entry)
 
 
@@ -119,7 +114,6 @@ class Macro(Node):
     slot: int = -1
 
     def children(self) -> Sequence[Node]:
-        """Return the parts of this part."""
         return (self.range, *self.parts)
 
 

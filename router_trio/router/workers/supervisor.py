@@ -38,7 +38,7 @@ from router_trio.settings.reload.difference import difference, in_effect
 from router_trio.settings.reload.state import ConfigState
 from router_trio.telemetry.http.rendering import REST
 from router_trio.telemetry.logs.recent import Recent
-from router_trio.telemetry.ready import watch_readiness
+from router_trio.telemetry.readiness_log import watch_readiness
 
 ASK_EVERY = 1.0
 """Seconds between two requests for reports."""

@@ -1,1 +1,1 @@
-"""The table of metrics, and the pages that a scrape gets."""
+"""The table of metrics, and the rendering of `/metrics`."""

@@ -19,7 +19,7 @@ from router_trio.telemetry.logs.console import console_line
 from router_trio.telemetry.logs.sentences import sentence
 from router_trio.telemetry.metrics.metric import Metric
 from router_trio.telemetry.metrics.table import TABLE
-from router_trio.telemetry.ready import Readiness, watch_readiness
+from router_trio.telemetry.readiness_log import Readiness, watch_readiness
 from tests.support.eventually import eventually
 from tests.support.measured import needs_full_speed
 from tests.support.telemetry_views import View, make_view
