@@ -1,14 +1,15 @@
-"""Every message that a route has received and not settled, and where it is: what is the same for every source.
+"""Every message that a route has received and not settled, and its state: the part common to all sources.
 
     received ──> WAITING ──┬──> IN HANDLER ──> ACTIVE ──> settled
                     ▲      │                     │
                     ├── LIMITED                  │ failed, or out of turn
                     └── HELD <───────────────────┘
 
-`count` is all of it. WAITING is `schedule`, LIMITED is `limits`, IN HANDLER is `in_handler`; what is in none of them,
-and not HELD, is ACTIVE: sent, or being dead-lettered. Who is HELD differs. Of a subject, which has nothing any more, it
-is what failed and waits for its next attempt: `core/in_hand.py`. A stream redelivers what failed, and what is behind
-that is held: `stream/in_hand.py`. Only these modules move messages. Synchronous and without I/O.
+`count` is the total. WAITING messages are in `schedule`, LIMITED ones in `limits`, those IN HANDLER in `in_handler`.
+Messages in none of these and not HELD are ACTIVE: sent, or being dead-lettered. What HELD means depends on the source.
+A subject redelivers nothing, so failed messages are held for their next attempt (`core/in_hand.py`). A stream
+redelivers failed messages, so those behind them are held (`stream/in_hand.py`). Only these modules move messages.
+Synchronous and without I/O.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ class InHand(Generic[D]):
         self.limits: Limits[D] = limits
         self.count: int = 0
         self.in_handler: dict[D, None] = {}
-        """Messages in a handler that has not returned, in the order of its calls. Nothing of them was sent."""
+        """Messages in handler calls that have not returned, in the order of the calls. Nothing of them was sent."""
 
     @property
     def waiting(self) -> int:
-        """Return how many messages wait for their turn, apart from those that wait for the limit of their value."""
+        """Return the number of messages that wait for their turn, not for the limit of their value."""
         return self.schedule.count
 
     @property
     def held(self) -> int:
-        """Return how many messages wait for the next attempt of one that failed, which may be their own."""
+        """Return the number of messages that wait for an attempt: their own, or that of an earlier failed message."""
         raise NotImplementedError
 
     @property
     def active(self) -> int:
-        """Return how many messages were sent, or are being dead-lettered, and have no fate."""
+        """Return the number of messages that were sent, or are being dead-lettered, and are not settled."""
         return self.count - self.schedule.count - self.limits.count - self.held - len(self.in_handler)
 
     @property
     def due_at(self) -> float:
-        """Return when a message may go that waits for nothing but time; infinite if none does."""
+        """Return when the next message may be sent that waits only for time; infinite if there is none."""
         return self.limits.due_at
 
     def ready(self, now: float) -> bool:
@@ -56,7 +57,7 @@ class InHand(Generic[D]):
         return self.schedule.ready or self.due_at <= now
 
     def next(self, now: float) -> D | None:
-        """Take out the next message to route, which is active from then on; None if none may go now."""
+        """Take out the next message to route, and make it active; return None if none may be routed now."""
         raise NotImplementedError
 
     # --- in a handler ---
@@ -66,11 +67,11 @@ class InHand(Generic[D]):
         self.in_handler[delivery] = None
 
     def handler_returned(self, delivery: D) -> None:
-        """Record that it waits no longer, whatever came of that."""
+        """Record that the handler returned, raised or was cancelled."""
         self.in_handler.pop(delivery, None)
 
     def put_back(self, delivery: D) -> None:
-        """Let a message wait whose handler has ended its route: at the end it is dropped or returned with the others.
+        """Put back a message whose handler ended the route: it is dropped or returned with the others at the end.
 
         Nothing of it was sent, and it is not routed again.
         """

@@ -1,6 +1,7 @@
-"""Keep the messages of a route until they have their fate, and say what settling one means at its source.
+"""Keepers hold the messages of a route until they are settled, and define what settling means at the source.
 
-The other half of the seam of `source.py`. A `KeptRoute` asks its keeper what it may route, and says what came of it.
+The other half of the interface in `source.py`. A `KeptRoute` asks its keeper for the next message to route, and reports
+the result to it.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ class RouteToWake(Protocol):
     """The route of a keeper."""
 
     def something_waits(self) -> None:
-        """Go on: there is something to route."""
+        """Wake the route: there is a message to route."""
 
     def look(self) -> None:
-        """Go on with what there is room for: something has left its place."""
+        """Continue with messages that there is room for now: one has left the hand."""
 
 
 class Keeper(ABC, Generic[D, H]):
-    """Keeps the messages of one route until they have their fate, and says what that means at their source."""
+    """Holds the messages of one route until they are settled, and carries that out at their source."""
 
     hand: H
 
     def __init__(self, routing: Routing, place_of: Callable[[D], int]) -> None:
-        """`place_of` gives the order of messages. No two that are in hand have the same place."""
+        """`place_of` returns the place of a message in the order. No two messages in hand have the same place."""
         self.state: RouteState = routing.state
         self._routing = routing
         self._place_of = place_of
@@ -42,13 +43,13 @@ class Keeper(ABC, Generic[D, H]):
         self.routes: bool = False
         """True while its route runs."""
         self.is_over: bool = False
-        """True from `let_go` on: nobody routes any more."""
+        """True from `let_go` on: nothing is routed any more."""
         self.route: RouteToWake
         """See `routed_by`."""
         self.state.held_by(self)
 
     def routed_by(self, route: RouteToWake) -> None:
-        """Wake this route, which has just been made."""
+        """Set the route to wake, which has just been created."""
         self.route = route
 
     # --- what pages show ---
@@ -81,15 +82,15 @@ class Keeper(ABC, Generic[D, H]):
 
     @abstractmethod
     async def room(self) -> None:
-        """Wait until a message may be sent: where it waits while a destination is away is for the source to say."""
+        """Wait until a message may be sent. The source decides where messages wait while a destination is away."""
 
     def next(self, now: float) -> D | None:
-        """Take out the next message to route; None if none may go now."""
+        """Take out the next message to route; return None if none may be routed now."""
         delivery: D | None = self.hand.next(now)
         return delivery
 
     def order_key(self, delivery: D) -> bytes:
-        """Return what a message is in order with: its subject, or the value of the route's key. Does not raise."""
+        """Return the key by which messages are ordered: the subject, or the value of the route's key. Never raises."""
         if not self._keyed:
             return delivery.raw[0]
         key = delivery.key
@@ -99,20 +100,20 @@ class Keeper(ABC, Generic[D, H]):
 
     @abstractmethod
     def forward(self, delivery: D) -> None:
-        """Take a message to its destinations, without a handler. `has_room` holds."""
+        """Send a message to its destinations, without a handler. `has_room` is True."""
 
     def forward_waiting(self) -> bool:
-        """Forward what waits in one go, if the source has a fast path. Return False if messages go one by one."""
+        """Forward waiting messages together, if the source has a fast path. Return False if it has none."""
         return False
 
     @property
     @abstractmethod
     def sent(self) -> int:
-        """Return how many messages were sent, or are being dead-lettered, and have no fate."""
+        """Return the number of messages that were sent, or are being dead-lettered, and are not settled."""
 
     @property
     def limited(self) -> int:
-        """Return how many messages wait for the limit of the route, or of their value."""
+        """Return the number of messages that wait for the limit of the route, or of their value."""
         flow = self._routing.flow
         if flow is None or flow.values is not None:
             return self.hand.limits.count
@@ -122,48 +123,48 @@ class Keeper(ABC, Generic[D, H]):
 
     @abstractmethod
     def finished(self, delivery: D) -> None:
-        """Settle a message that all its destinations have settled, or have it tried again."""
+        """Settle a message that all its destinations have settled, or have it retried."""
 
     # --- the end ---
 
     def _end(self) -> None:
-        """Record that nobody routes any more."""
+        """Record that nothing is routed any more."""
         self.routes, self.is_over = False, True
 
     @abstractmethod
     def settle_rest(self) -> bool:
-        """Settle what waits for something that will not happen: nothing more is received.
+        """Settle messages that wait for something that will not happen, since nothing more is received.
 
         Return True if there is nothing left to wait for.
         """
 
     @abstractmethod
     def return_unrouted(self) -> bool:
-        """Return everything that waits to the source: nothing more is received, and nothing may go.
+        """Return all waiting messages to the source: nothing more is received, and none may be sent.
 
-        Return False if the source takes nothing back.
+        Return False if the source takes no messages back.
         """
 
     @abstractmethod
     def not_sent(self, delivery: D) -> None:
-        """Keep a message whose handler was cancelled, or has ended the route, until `let_go`."""
+        """Keep a message until `let_go` whose handler was cancelled or ended the route."""
 
     @abstractmethod
     def let_go(self) -> int:
-        """End without waiting: drop what was not routed, or return it. Return how many messages are lost."""
+        """End without waiting: drop unrouted messages, or return them. Return the number of lost messages."""
 
     def recall(self) -> None:
-        """Take back what the outboxes have not sent, before `let_go`, if the source takes it back."""
+        """Take unsent messages back from the outboxes, before `let_go`, if the source takes them back."""
 
     def retire(self) -> None:
-        """The route is over, and the router goes on: listen to nothing any more."""
+        """Stop listening, since the route has ended and the router goes on."""
 
     # --- from one route to its successor ---
 
     def take_back(self) -> Batches:
-        """Take out all that was not begun, for a route that receives in this one's place: see `Route.hand_over`."""
+        """Take out all messages that were not started, for the successor of the route: see `Route.hand_over`."""
         raise NotImplementedError
 
     def go_on_with(self, waiting: Batches) -> None:
-        """Route these before anything else: a route before this one has accepted them."""
+        """Route these messages before all others: the previous route received them."""
         raise NotImplementedError

@@ -1,12 +1,12 @@
-"""Routes that keep each message until it has its fate, whatever source it came from.
+"""Routes that keep each message until it is settled, for every source.
 
-A route from a stream always does, and one from a subject if its messages are tried again or dead-lettered, if they go
-by key, or if they may have to wait for a limit or a breaker. Which message is next is for the hand to say
-(`in_hand.py`), when one may go for the limit and the breakers (`flow/`), and what its fate means at the source for the
-keeper (`keeper.py`).
+A route from a stream always keeps its messages. A route from a subject does if messages are retried or dead-lettered,
+if they are routed by key, or if they may have to wait for a rate limit or a circuit breaker. The hand decides which
+message is next (`in_hand.py`), the limit and the breakers when one may be sent (`flow/`), and the keeper what its fate
+means at the source (`keeper.py`).
 
-A route with a `key` or a `concurrency` has one message of each key active at a time, until its destinations have
-confirmed it. One that failed holds back its key until it was tried again or is given up.
+A route with a `key` or a `concurrency` has one active message of each key at a time, until the destinations have
+confirmed it. A failed message holds back its key until it is retried or given up.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class KeptRoute(Route, Generic[D]):
         return blocked
 
     async def _something_waits(self) -> None:
-        """Wait until there is something to route: it arrived, or is due."""
+        """Wait until there is a message to route: one that arrived, or is due."""
         hand = self._hand
         while not hand.ready(trio.current_time()):
             self._arrived = trio.Event()
@@ -78,16 +78,16 @@ class KeptRoute(Route, Generic[D]):
             self.routing.turn.begin()
 
     async def _some_may_go(self) -> bool:
-        """Return True if something may be routed now. If not, wait until it should be asked again what waits."""
-        await self._keeper.room()  # last: what is routed in one go relies on it
+        """Return True if a message may be routed now. Otherwise wait until that should be checked again."""
+        await self._keeper.room()  # last: messages that are routed together rely on it
         if self._flow is None or self._flow.may_go(1):
             return True
         if not (self._nothing_comes and self._keeper.return_unrouted()):
-            await self._flow.wait_to_go(self._hand.waiting or 1)  # if none waits, it is one that is due
+            await self._flow.wait_to_go(self._hand.waiting or 1)  # if none waits, there is one that is due
         return False
 
     def _begin_some(self) -> Awaitable[None] | None:
-        """Route what may go now, one after the other. If a handler blocks, return what to await in this task."""
+        """Route messages that may be routed now, one by one. If a handler blocks, return what to await in this task."""
         keeper, flow, turn = self._keeper, self._flow, self.routing.turn
         if keeper.forward_waiting():
             return None
@@ -105,7 +105,7 @@ class KeptRoute(Route, Generic[D]):
         return None
 
     def _begin(self, delivery: D) -> Awaitable[None] | None:
-        """Route one message, which may go. If its handler blocks, return what to await."""
+        """Route one message. If its handler blocks, return what to await."""
         routing, keeper = self.routing, self._keeper
         if self._keyed and routing.lacks_key(keeper.order_key(delivery)):
             routing.fail_without_key(delivery)
@@ -126,7 +126,7 @@ class KeptRoute(Route, Generic[D]):
         return self._wait_for(blocked, delivery)
 
     async def _wait_for(self, blocked: Awaitable[None], delivery: D) -> None:
-        """Wait for a handler. Cancelled in it, nothing was sent."""
+        """Wait for a handler. If it is cancelled, nothing of the message was sent."""
         try:
             await blocked
         except BaseException:
@@ -148,7 +148,7 @@ class KeptRoute(Route, Generic[D]):
     # --- from one route to its successor ---
 
     def _take_back(self) -> Batches:
-        # What is left here is looked at when nothing more is received: see `_all_routed`.
+        # `_all_routed` settles what is left here when nothing more is received.
         return self._keeper.take_back()
 
     def _go_on_with(self, waiting: Batches) -> None:
@@ -158,7 +158,7 @@ class KeptRoute(Route, Generic[D]):
     # --- the end ---
 
     async def _all_routed(self) -> None:
-        """See `Route`. What waits for its turn is routed, unless nothing lets it go and the source takes it back."""
+        """See `Route`. Waiting messages are routed, unless none may be sent and the source takes them back."""
         self._nothing_comes = True
         self._arrived.set()
         if self._flow is not None:
@@ -179,10 +179,10 @@ class KeptRoute(Route, Generic[D]):
 
 
 Lead = Callable[[], Awaitable[Awaitable[None]]]
-"""Waits for messages and calls the handler until it blocks. Returns what to await then, in the same task."""
+"""Waits for messages and calls the handler until it blocks. Returns what to await, in the same task."""
 
 Begin = Callable[[], Awaitable[None] | None]
-"""Route messages that have arrived, without waiting. Return what a call blocks on, None if none does."""
+"""Routes messages that have arrived, without waiting. Returns what a call blocks on; None if none blocks."""
 
 
 class HandlerTasks:
@@ -209,7 +209,7 @@ class HandlerTasks:
             await self._work(nursery)
 
     async def _work(self, nursery: trio.Nursery) -> None:
-        """Lead until a call blocks; lead again after that call, unless another task does."""
+        """Lead until a call blocks; lead again after that call, unless another task leads."""
         while True:
             blocked: Awaitable[None] | None = await self._lead()
             self._waits += 1
@@ -224,7 +224,7 @@ class HandlerTasks:
 
     def _pass_lead(self, nursery: trio.Nursery) -> None:
         if self._waits == self._most:
-            self._led = False  # whose call is over first
+            self._led = False  # the task whose call ends first leads
         elif self._idle:
             self._idle.unpark()
         else:

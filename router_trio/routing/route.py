@@ -1,4 +1,4 @@
-"""Route the messages of one source. The end of a route leaves nothing uncounted."""
+"""Routes: each takes the messages of one source to its destinations. Its end leaves no message uncounted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from router_trio.states import RouteState
 
 
 class Route(ABC):
-    """Routes what a source receives. `run` lasts as long as the router lives, or until `abandon`.
+    """Routes the messages of a source. `run` lasts as long as the router runs, or until `abandon`.
 
-    Two kinds: a `KeptRoute` keeps each message until it has its fate; a `BatchRoute` keeps nothing, and is fast.
+    There are two kinds: a `KeptRoute` keeps each message until it is settled; a `BatchRoute` keeps none, and is fast.
     """
 
     def __init__(self, routing: Routing, source: Source) -> None:
@@ -26,22 +26,23 @@ class Route(ABC):
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
-        """Route what arrives, until cancelled or abandoned."""
+        """Route arriving messages, until cancelled or abandoned."""
         with self._scope:
             self.routing.turn.begin()
             await self._route_arriving()
 
     @abstractmethod
     async def _route_arriving(self) -> None:
-        """Route what arrives, for ever."""
+        """Route arriving messages; never return."""
 
     # --- from one route to its successor ---
 
     def hand_over(self, successor: Route) -> None:
-        """Hand the source, and everything that was not begun, to a route of the same subject. What was begun is routed.
+        """Hand the source, and all messages that were not started, to a route of the same subject.
 
-        Messages that arrive from now on wait for `run` of the successor, so that the order is kept. A route from a
-        stream hands nothing over: it ends, and the source of its successor goes on from there (`Source.go_on`).
+        Started messages are still routed here. Messages that arrive from now on wait for `run` of the successor, so
+        order is kept. A route from a stream hands nothing over: it ends, and the source of its successor continues from
+        there (`Source.go_on`).
         """
         waiting = self._take_back()
         count = sum(len(batch) for _, batch in waiting)
@@ -53,34 +54,34 @@ class Route(ABC):
 
     @abstractmethod
     def _take_back(self) -> Batches:
-        """Take out all that was not begun."""
+        """Take out all messages that were not started."""
 
     @abstractmethod
     def _go_on_with(self, waiting: Batches) -> None:
-        """Route these first, which were received, and accepted, before anything else. Nothing passes them by."""
+        """Route these messages, which were received before all others, first. No message passes them."""
 
     # --- the end ---
 
     def close_intake(self) -> None:
-        """Receive nothing more; what was received is still routed."""
+        """Receive nothing more; received messages are still routed."""
         self.source.close()
 
     async def idle(self) -> None:
-        """Wait until nothing more is received, and all that was is routed, or returned to its source if it can't be."""
+        """Wait until nothing more is received, and every message is routed, or returned to its source."""
         await self.source.over()
         await self._all_routed()
         self.source.give_up_lead()
 
     @abstractmethod
     async def _all_routed(self) -> None:
-        """Wait until all that was received is routed: nothing more is."""
+        """Wait until all received messages are routed; nothing more is received."""
 
     @abstractmethod
     def recall(self) -> None:
-        """Take back what the outboxes have not sent, before `abandon`, if the source redelivers it."""
+        """Take unsent messages back from the outboxes, before `abandon`, if the source redelivers them."""
 
     def abandon(self) -> int:
-        """End without waiting. Return how many messages were received and never routed, and count them as failed."""
+        """End without waiting. Count received messages that were never routed as failed, and return their number."""
         self._scope.cancel()
         left = self._let_go()
         if left:
@@ -89,10 +90,10 @@ class Route(ABC):
 
     @abstractmethod
     def _let_go(self) -> int:
-        """Drop all that was not routed, or return it to its source. Return how many messages are lost."""
+        """Drop all unrouted messages, or return them to their source. Return the number of lost messages."""
 
     def retire(self) -> None:
-        """The route is over, and the router goes on: read from no link, and listen to nothing any more."""
+        """Stop reading from links and stop listening, since the route has ended and the router goes on."""
         self.source.retire()
         if self.routing.flow is not None:
             self.routing.flow.retire()

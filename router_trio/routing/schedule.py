@@ -1,4 +1,4 @@
-"""Which of the messages that wait in a route may be routed next. Synchronous, without I/O.
+"""Schedules: which waiting message of a route is routed next. Synchronous, without I/O.
 
 A schedule is an order (`ArrivalOrder` or `KeyOrder`) and a limit (`NoValueLimit` or `ValueLimit`). A message is added
 once, and taken once:
@@ -7,7 +7,7 @@ once, and taken once:
                                               │
                                               └──> limited, until the limit allows it
 
-What a route lacks is an object that lets everything pass, not a `None` that each message asks about.
+A route without a limit has an object that lets everything pass, not a `None` that has to be checked for each message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Order(Protocol[D]):
     """The order in which waiting messages get their turn."""
 
     waiting: deque[D]
-    """Messages that were added and not looked at yet. Of a route in order of arrival, all that wait."""
+    """Messages that were added and not sorted yet. In order of arrival, all waiting messages."""
 
     @property
     def ready(self) -> bool:
@@ -39,26 +39,26 @@ class Order(Protocol[D]):
 
     @property
     def count(self) -> int:
-        """Return how many messages wait."""
+        """Return the number of waiting messages."""
         ...
 
     @property
     def behind(self) -> int:
-        """Return how many of them wait for another message of their key."""
+        """Return the number of messages that wait for another message of their key."""
         ...
 
     @property
     def may_begin(self) -> int:
-        """Return how many of them were looked at, and need not wait for another message of their key."""
+        """Return the number of sorted messages that need not wait for another message of their key."""
         ...
 
     @property
     def keys(self) -> int:
-        """Return how many keys have something that waits or is active; 0 where messages have none."""
+        """Return the number of keys with a waiting or active message; 0 if messages have no keys."""
         ...
 
     def take(self) -> D | None:
-        """Take out the message whose turn it is, which is active from then on."""
+        """Take out the message whose turn it is, and make it active."""
         ...
 
     @property
@@ -67,18 +67,18 @@ class Order(Protocol[D]):
         ...
 
     def release(self, messages: Sequence[D]) -> None:
-        """Add messages that were held back, sorted by place. Each goes before the later ones of its key."""
+        """Add messages that were held back, sorted by place. Each is taken before later messages of its key."""
         ...
 
     def finished(self, message: D) -> None:
-        """Record that a message is no longer active: the next one of its key may be."""
+        """Record that a message is no longer active, so that the next one of its key may be taken."""
 
     def all_finished(self, messages: Sequence[D]) -> None:
-        """Record the same for several messages, which may be most of what passes through a route."""
+        """Record the same for several messages at once, which is cheaper."""
         ...
 
     def clear(self) -> list[D]:
-        """Take out everything that waits, in order. What is active stays so."""
+        """Take out all waiting messages, in order. Active ones stay active."""
         ...
 
 
@@ -92,14 +92,14 @@ class _Turn:
 
 
 class ArrivalOrder(Generic[D]):
-    """An `Order` in which the message that arrived first goes first; any number may be active.
+    """An `Order` in which the message that arrived first is taken first; any number may be active.
 
-    Of the key of a released message, later messages may already be waiting. They are not searched for. Until every
-    message that was released has had a turn, each turn of its key is for the first of the released messages and of
-    those whose turn it would have been.
+    When a message is released, later messages of its key may already be waiting. They are not searched for. Instead,
+    until every released message of a key was taken, each turn of that key is given to the earliest message among the
+    released ones and those whose turn has come.
     """
 
-    # Asked for each message, so no properties.
+    # Read for each message, so these are no properties.
     behind = 0
     may_begin = 0
     keys = 0
@@ -110,7 +110,7 @@ class ArrivalOrder(Generic[D]):
         self._key_of = key_of
         self._place_of = place_of
         self._released: dict[bytes, list[tuple[int, D]]] = {}
-        """By key, a heap with as many messages as there are turns of that key in `waiting`."""
+        """By key, a heap with as many messages as `waiting` has turns of that key."""
 
     @property
     def ready(self) -> bool:
@@ -161,7 +161,7 @@ class ArrivalOrder(Generic[D]):
 
 
 class KeyOrder(Generic[D]):
-    """An `Order` with one active message of each key. Keys that have something to begin with take turns."""
+    """An `Order` with one active message of each key. Keys with a message that may start take turns."""
 
     def __init__(
         self,
@@ -170,9 +170,9 @@ class KeyOrder(Generic[D]):
         most_of_a_key: float = inf,
         too_many: Callable[[D], None] = lambda message: None,
     ) -> None:
-        """`key_of` does not raise. Of one key, messages go in the order of their places, then of their arrival.
+        """`key_of` does not raise. Messages of a key are ordered by their places, then by arrival.
 
-        `too_many` takes each message of a key of which `most_of_a_key` wait.
+        `too_many` is called with each message that is added while `most_of_a_key` messages of its key wait.
         """
         self.waiting: deque[D] = deque()
         self._key_of = key_of
@@ -183,7 +183,7 @@ class KeyOrder(Generic[D]):
 
     @property
     def ready(self) -> bool:
-        """See `Order`. Computes no key, so that it may be asked anywhere."""
+        """See `Order`. Computes no key, so it may be called anywhere."""
         return bool(self.waiting or self.may_begin)
 
     @property
@@ -192,7 +192,7 @@ class KeyOrder(Generic[D]):
 
     @property
     def behind(self) -> int:
-        """See `Order`. What was not looked at yet is not among them."""
+        """See `Order`. Messages that are not sorted yet are not included."""
         return self._keys.behind
 
     @property
@@ -223,13 +223,13 @@ class KeyOrder(Generic[D]):
             self._keys.finished(self._key_of(message), message)
 
     def clear(self) -> list[D]:
-        """See `Order`. Messages of which the key was not computed come last."""
+        """See `Order`. Messages whose key was not computed yet come last."""
         waiting = [*self._keys.clear(), *self.waiting]
         self.waiting.clear()
         return waiting
 
     def _sort(self) -> None:
-        """Put what was added behind what is there of its key. Here, so that keys are computed in the route's task."""
+        """Sort added messages into the queues of their keys. Called in the route's task, which computes the keys."""
         waiting = self.waiting
         while waiting:
             message = waiting.popleft()
@@ -241,33 +241,33 @@ class KeyOrder(Generic[D]):
 
 
 class Limits(Protocol[D]):
-    """Whether the limit of its value lets a message go."""
+    """The limits of values, and the messages that wait for them."""
 
     @property
     def count(self) -> int:
-        """Return how many messages wait for it."""
+        """Return the number of messages that wait for the limit of their value."""
         ...
 
     @property
     def due_at(self) -> float:
-        """Return when one of them may go; infinite if none waits."""
+        """Return when one of them may be sent; infinite if none waits."""
         ...
 
     def admits(self, message: D, now: float) -> bool:
-        """Return True if a message may go now. Otherwise it waits here, or it has no value and has failed."""
+        """Return True if a message may be sent now. Otherwise it waits here, or it has no value and has failed."""
         ...
 
     def pop_due(self, now: float) -> D | None:
-        """Take out a message that waited and may go now."""
+        """Take out a waiting message that may be sent now."""
         ...
 
     def clear(self) -> list[D]:
-        """Take out everything that waits."""
+        """Take out all waiting messages."""
         ...
 
 
 class NoValueLimit(Generic[D]):
-    """The `Limits` of a route whose values have none: lets everything go."""
+    """The `Limits` of a route without limits for values: admits every message."""
 
     count = 0
     due_at = inf
@@ -283,7 +283,7 @@ class NoValueLimit(Generic[D]):
 
 
 class ValueLimit(Generic[D]):
-    """The `Limits` of each value: messages over it wait, and messages of other values pass them."""
+    """`Limits` with one limit for each value: messages over it wait, and messages of other values pass them."""
 
     def __init__(
         self,
@@ -294,10 +294,10 @@ class ValueLimit(Generic[D]):
         held_back: Callable[[], None],
         none_waits: Callable[[], None],
     ) -> None:
-        """`value_of` returns None for a message that no limit is for.
+        """`value_of` returns None for a message without a limit.
 
         If it raises `EvaluationError`, `has_no_value` is called, which has to fail the message. `held_back` is called
-        for each message that has to wait, `none_waits` when a look finds that none does any more.
+        for each message that has to wait, and `none_waits` when `pop_due` finds that none waits any more.
         """
         self._queues: ValueQueues[D] = ValueQueues(limits)
         self._value_of = value_of

@@ -1,8 +1,7 @@
-"""Where the messages of a route come from: the seam between a route and a subject, a stream, or what comes later.
+"""Sources: the interface between a route and a subject, a stream, or another origin of messages.
 
-A source receives, on one link after the other, until it is closed. A route that keeps its messages until they have
-their fate has a source with a `Keeper`, which says what becomes of a message there: what an ack, a nak and the end of
-the route mean.
+A source receives messages, on one link after another, until it is closed. A route that keeps its messages until they
+are settled has a source with a `Keeper`, which defines what an ack, a nak and the end of the route mean there.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ K = TypeVar("K", bound="Keeper[Any, Any]", covariant=True)
 
 
 class Source(ABC):
-    """The source of one route. `serve` receives, on each link; it ends with `retire`."""
+    """The source of one route. `serve` receives on each link, until `retire`."""
 
     def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
         self.state: RouteState = routing.state
@@ -40,28 +39,28 @@ class Source(ABC):
         self._emit = emit
         self._retry = SourceRetry(routing.state, connection, emit)
         self.first_try_over: trio.Event = self._retry.first_try_over
-        """Set once it has tried to receive, with or without success."""
+        """Set after the first attempt to receive, whether it succeeded or not."""
         self.look: Callable[[], object] = _nothing
-        """Ask for more if there is room: something has left the hand. An attribute, so that no call comes between."""
+        """Request more messages if there is room: one has left the hand. An attribute, to save a call."""
         self._closing = trio.Event()
         self._over = trio.Event()
         self._over.set()
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
-        """See `session.Source`: receive from this link, and again with growing delay when the source is lost."""
+        """See `session.Source`. Receive from this link; retry with growing delays when the source is lost."""
         await self._retry.keep_receiving(self._receive, link, tried, self._closing)
 
     @abstractmethod
     async def _receive(self, link: Link, tried: trio.Event) -> None:
-        """Receive until the source is closed, and then what is on its way.
+        """Receive until the source is closed, and then the messages that are on their way.
 
-        Raises `SourceError` if there is no source, or it is lost. `tried` is set (by `SourceRetry.tried`) when the link
-        need not wait for this any more.
+        Raises `SourceError` if the source does not exist or is lost. `tried` is set (by `SourceRetry.tried`) when the
+        link need not wait for this any more.
         """
 
     @contextmanager
     def _receiving(self, afterwards: str) -> Iterator[None]:
-        """While it is entered, more may be received. `afterwards`: the reason why nothing is received then."""
+        """Mark the time in which messages may be received. `afterwards` is the reason why none is received after it."""
         self._over = trio.Event()
         try:
             yield
@@ -72,12 +71,12 @@ class Source(ABC):
     # --- the end ---
 
     def close(self) -> None:
-        """Receive nothing more, but what is on its way."""
+        """Receive nothing more, except for messages on their way."""
         self._closing.set()
 
     @property
     def closed(self) -> bool:
-        """Return True if nothing more is received, or what is on its way at most."""
+        """Return True if nothing more is received, except for messages on their way."""
         return self._closing.is_set()
 
     async def over(self) -> None:
@@ -85,20 +84,20 @@ class Source(ABC):
         await self._over.wait()
 
     def keep_lead(self) -> float:
-        """Keep other processes from taking over while messages are in hand. Return for how many seconds that lasts."""
+        """Keep other processes from taking over while messages are in hand. Return the seconds that this lasts."""
         return inf
 
     def give_up_lead(self) -> None:  # noqa: B027 - most sources have no lead
-        """Let another process take over at once: nothing is in hand any more."""
+        """Let another process take over at once, since nothing is in hand any more."""
 
     def retire(self) -> None:
-        """The route is over, and the router goes on: read from no link, and listen to nothing any more."""
+        """Stop reading from links and stop listening, since the route has ended and the router goes on."""
         self._connection.detach(self)
 
     # --- from one route to its successor ---
 
     def hand_over(self, successor: Source) -> None:
-        """Have another source receive from now on what this one does, without a gap. Only a subject can do that."""
+        """Have another source receive in place of this one from now on, without a gap. Only a subject can do that."""
         raise NotImplementedError
 
     def take_over(self, member: Member) -> None:
@@ -108,18 +107,18 @@ class Source(ABC):
     def go_on(
         self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None
     ) -> KeptSource[Any] | None:
-        """Return the source of a route with other settings that goes on where this one, which is over, has ended.
+        """Return a source for a route with other settings that continues where this one, which has ended, stopped.
 
-        None if it would read from somewhere else, or if nothing outlives the end: then it begins afresh.
+        Return None if it would read from elsewhere, or if nothing outlives the end; the caller then creates a new one.
         """
         return None
 
 
 class KeptSource(Source, Generic[K]):
-    """A source of messages that are kept until they have their fate."""
+    """A source of messages that are kept until they are settled."""
 
     keeper: K
 
 
 def _nothing() -> None:
-    """For a source that asks for nothing."""
+    """Do nothing: the `look` of a source that requests no messages."""

@@ -1,1 +1,1 @@
-"""Hold a route back: by its limit, and by the breakers of its destinations."""
+"""Hold back the messages of a route: by its rate limit, and by the circuit breakers of its destinations."""

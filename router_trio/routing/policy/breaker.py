@@ -1,9 +1,9 @@
-"""When a route leaves a destination alone that fails message after message, and when it tries again.
+"""A circuit breaker: stops sending to a destination that refuses message after message, and tries it again later.
 
-Closed: messages go. After `failures` in a row it opens, and nothing goes there for `pause` seconds. Then one message
-may: half open. If the destination takes it, the breaker closes, else it opens again. Pure; the time is given, and so is
-how many messages the destination has taken: while the breaker is closed, what goes well is counted anyway, and costs
-nothing here.
+While the breaker is closed, messages are sent. After `failures` refusals in a row it opens, and nothing is sent for
+`pause` seconds. Then it is half open, and one message is sent as a probe. If the destination accepts the probe, the
+breaker closes; otherwise it opens again. Pure: the caller passes the time, and the number of messages that the
+destination has accepted. That number is counted anyway, so accepted messages cost nothing here while it is closed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ OPEN: Final = "open"
 
 
 class Breaker:
-    """The breaker of one destination.
+    """The circuit breaker of one destination.
 
-    `reason` is that of the last failure, `opened_at` when it opened, `probe_at` from when on a message may try.
+    `reason` is the reason of the last failure, `opened_at` the time when the breaker opened, and `probe_at` the time
+    from which on a probe may be sent.
     """
 
     __slots__ = ("_failures", "_in_a_row", "_pause", "_taken", "opened_at", "probe_at", "reason", "state")
@@ -34,25 +35,25 @@ class Breaker:
         self._taken = 0
 
     def in_a_row(self, taken: int) -> int:
-        """Return how many failed since the destination last took one."""
+        """Return the number of failures since the destination last accepted a message."""
         return self._in_a_row if taken == self._taken else 0
 
     def admits(self, now: float) -> bool:
-        """Return True if a message may go."""
+        """Return True if a message may be sent."""
         return self.state == CLOSED or (self.state == OPEN and now >= self.probe_at)
 
     def message_goes(self, now: float) -> None:
-        """A message goes, which `admits` it: if the breaker is open, that is the probe."""
+        """Record that a message is sent, which `admits` allowed. If the breaker is open, that message is the probe."""
         if self.state == OPEN and now >= self.probe_at:
             self.state = HALF_OPEN
 
     def message_failed(self, now: float, taken: int, reason: str) -> bool:
-        """The destination did not take a message. Return True if the breaker opens now, having been closed."""
+        """Record that the destination refused a message. Return True if the breaker was closed and opens now."""
         self.reason = reason
         if self.state == HALF_OPEN:
             self.state, self.probe_at = OPEN, now + self._pause
         if self.state == OPEN:
-            return False  # else it was under way when the breaker opened
+            return False  # it was in flight when the breaker opened
         self._in_a_row = self.in_a_row(taken) + 1
         self._taken = taken
         if self._in_a_row < self._failures:
@@ -61,12 +62,12 @@ class Breaker:
         return True
 
     def inconclusive(self, now: float) -> None:
-        """A message that went has failed, and not by the destination: the next one may try instead."""
+        """Record that the probe failed for another reason than its destination: the next message may be the probe."""
         if self.state == HALF_OPEN:
             self.state, self.probe_at = OPEN, now
 
     def message_passed(self) -> bool:
-        """The destination took a message. Return True if the breaker closes: that was the probe."""
+        """Record that the destination accepted a message. Return True if it was the probe: the breaker closes."""
         if self.state != HALF_OPEN:
             return False
         self.state, self._in_a_row = CLOSED, 0

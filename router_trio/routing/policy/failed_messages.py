@@ -1,7 +1,7 @@
-"""Messages of a stream that failed here: how often, where they were delivered all the same, which are given up. Pure.
+"""The failed messages of a stream: how often each failed, which copies were delivered, which are given up. Pure.
 
-A failure is counted by who saw it. What the server calls a delivery says nothing of that: naks at a shutdown, links
-that died and processes that were killed use up deliveries of messages that nobody has worked on.
+The process that saw a failure counts it. The server's count of deliveries can't be used: naks at a shutdown, lost links
+and killed processes use up deliveries of messages that no handler and no destination has seen.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from router_trio.routing.policy.retry import GivenUp
 from router_trio.states import BeingRetried
 
 MOST_REMEMBERED = 65_536
-"""Messages; of more that fail, the oldest count from 1 again. The same of those whose dead letters are not stored."""
+"""Failed messages that are remembered; the count of older ones starts again at 1.
+
+The same bound holds for messages whose dead letters are not stored yet.
+"""
 
 _NONE: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
 class Failed:
-    """How often one message failed, and which of its copies are stored or sent. `tried`: some may be."""
+    """The number of failures of one message, and its delivered copies. `tried`: copies may have been sent."""
 
     attempts: int = 0
     tried: bool = False
@@ -35,45 +38,45 @@ class FailedMessages:
 
     def __init__(self) -> None:
         self.failed: dict[int, Failed] = {}
-        """Messages that failed, or may be stored, and may be tried again. Changed only here."""
+        """Messages that failed, or of which copies may be stored, and that may be retried. Changed only here."""
         self.retried: BeingRetried = BeingRetried()
         self.given_up: dict[int, GivenUp] = {}
         """Messages that were given up and are redelivered until their dead letters are stored."""
 
     def attempts(self, sequence: int) -> int:
-        """Return how often the message failed."""
+        """Return the number of failures of the message."""
         found = self.failed.get(sequence)
         return 0 if found is None else found.attempts
 
     def was_tried(self, sequence: int) -> bool:
-        """Return True if copies of the message may be stored: it failed, or waits though it was sent."""
+        """Return True if copies of the message may be stored: it failed, or it was sent and waits again."""
         found = self.failed.get(sequence)
         return found is not None and (found.tried or found.attempts > 0)
 
     def mark_tried(self, sequence: int) -> None:
-        """Copies of the message may be stored, though it did not fail."""
+        """Record that copies of the message may be stored though it did not fail."""
         self._of(sequence).tried = True
 
     def copies(self, sequence: int) -> Set[int]:
-        """Return which of several copies of a message are delivered, by the numbers that its route gives them."""
+        """Return the numbers of the copies of a message that were delivered, as its route numbers them."""
         found = self.failed.get(sequence)
         return _NONE if found is None else found.delivered
 
     def copied(self, sequence: int, copy: int) -> None:
-        """Record that one of several copies of a message is delivered; others may fail."""
+        """Record that one of several copies of a message was delivered; others may fail."""
         self._of(sequence).delivered.add(copy)
 
     def choice(self, sequence: int, number: int) -> Sequence[int] | None:
-        """Return the places of the destinations that were chosen for a message before, None if they are not known."""
+        """Return the places of the destinations that were chosen for a message before; None if unknown."""
         found = self.failed.get(sequence)
         return None if found is None else found.choices.get(number)
 
     def keep_choices(self, sequence: int, choices: Mapping[int, Sequence[int]]) -> None:
-        """These destinations were chosen for a message, which comes again."""
+        """Remember the destinations that were chosen for a message, which will be redelivered."""
         self._of(sequence).choices.update(choices)
 
     def add(self, sequence: int) -> int:
-        """The message failed once more. Return how often it has."""
+        """Count a failure of the message. Return the number of its failures."""
         found = self._of(sequence)
         found.attempts += 1
         return found.attempts
@@ -86,14 +89,14 @@ class FailedMessages:
         return found
 
     def discard(self, sequences: Iterable[int]) -> None:
-        """These messages need not come again."""
+        """Forget messages that are settled."""
         for sequence in sequences:
             self.failed.pop(sequence, None)
             self.given_up.pop(sequence, None)
             self.retried.discard(sequence)
 
     def keep_given_up(self, sequence: int, dead: GivenUp) -> None:
-        """The dead letter of a message could not be stored once more: it is all that is tried when that comes again."""
+        """Remember that the dead letter of a message could not be stored; only that is retried on redelivery."""
         dead.tries += 1
         while len(self.given_up) >= MOST_REMEMBERED and sequence not in self.given_up:
             del self.given_up[next(iter(self.given_up))]

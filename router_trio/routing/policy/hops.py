@@ -1,7 +1,7 @@
-"""How many routes a message has passed: a header that counts them, for routes that have a `hop_limit`.
+"""Count the routes that a message has passed, in a header, for routes that have a `hop_limit`.
 
-A message that goes round in a circle of routers passes the same routes again and again. It is never the router's own
-doing that it goes round, so nothing but the message itself can tell.
+A message that circles among routers passes the same routes again and again. A single router can't see that circle, so
+only the message itself can show it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LINES = headers.lines_of([NAME])
 
 
 def count(block: bytes) -> int:
-    """Return how many routes a message with these headers has passed; 0 if they don't say, or not by a number."""
+    """Return the number of routes that a message with these headers has passed; 0 if there is no valid number."""
     found = _LINES.search(block)
     if found is None:
         return 0
@@ -34,7 +34,7 @@ def next_count(facts: Any) -> str:
 
 
 def carried(block: bytes, origin: bytes) -> bytes:
-    """Return the headers of a message that a handler made, with the count of the message that it was made of."""
+    """Return the headers of a message that a handler returned, with the count of the message passed to the handler."""
     if _LINES.search(block) is not None:
         block = headers.removed(block, _LINES)
     passed = count(origin)
@@ -42,7 +42,7 @@ def carried(block: bytes, origin: bytes) -> bytes:
 
 
 def check(limit: int, block: bytes) -> None:
-    """Raise `LoopError` for a message that has passed so many routes, or more."""
+    """Raise `LoopError` for a message that has passed `limit` routes or more."""
     passed = count(block)
     if passed >= limit:
         raise LoopError(
@@ -51,7 +51,7 @@ def check(limit: int, block: bytes) -> None:
 
 
 def checked(limit: int, when: Callable[[Any], Any] | None) -> Callable[[Any], bool]:
-    """Return the `when` of a route with a limit. It raises `LoopError` for a message that the route would take."""
+    """Return the `when` of a route with a limit. It raises `LoopError` for a message that the route would accept."""
 
     def takes(facts: Any) -> bool:
         if when is not None and not when(facts):

@@ -1,8 +1,8 @@
-"""Messages of a route by their keys: of each key one is at work, and the others wait behind it, in order. Pure.
+"""Queues of a route's messages by key: one message of each key is active, the others wait behind it in order. Pure.
 
-Keys that have something to begin with take turns: one that has much to do is the last in the row after each message. A
-key is known for as long as something of it waits or is at work, so that any number of keys may come in the course of
-time. How many messages wait is bounded by who adds them.
+Keys with a message that may start take turns: after each message its key goes to the end of the line. A key is known as
+long as a message of it waits or is active, so any number of keys may occur over time. The caller bounds the number of
+waiting messages.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ T = TypeVar("T")
 class _Key(Generic[T]):
     """The queue of one key: waiting items, each with its place and arrival number, and the active one."""
 
-    __slots__ = ("at_work", "waiting")
+    __slots__ = ("active", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[tuple[int, int, T]] = []
-        self.at_work: T | None = None
+        self.active: T | None = None
 
 
 class KeyQueues(Generic[T]):
     """Queues by key with at most one active item per key. `count` excludes active items.
 
-    Whoever adds something gives its place: the order is that of the places, and that of adding for the same place.
+    Items are ordered by the place that `add` is given, and items of the same place by the order of adding.
     """
 
     __slots__ = ("_added", "_keys", "_ready", "count")
@@ -39,51 +39,51 @@ class KeyQueues(Generic[T]):
         self._added = 0
 
     def __len__(self) -> int:
-        """Return how many keys are known."""
+        """Return the number of known keys."""
         return len(self._keys)
 
     @property
     def may_begin(self) -> int:
-        """How many messages may begin now: one of each key that has nothing at work."""
+        """Return the number of messages that may start now: one of each key without an active message."""
         return len(self._ready)
 
     @property
     def behind(self) -> int:
-        """How many messages wait behind another one of their key."""
+        """Return the number of messages that wait behind another message of their key."""
         return self.count - len(self._ready)
 
     def add(self, key: bytes, place: int, item: T) -> None:
-        """A message waits: for its key, or only for its turn among the keys."""
+        """Add a message that waits for another message of its key, or only for the turn of its key."""
         found = self._keys.get(key)
         if found is None:
             found = self._keys[key] = _Key()
-        if found.at_work is None and not found.waiting:
+        if found.active is None and not found.waiting:
             self._ready.append((key, found))
         self._added += 1
         heappush(found.waiting, (place, self._added, item))
         self.count += 1
 
     def waiting_of(self, key: bytes) -> int:
-        """Return how many messages of a key wait."""
+        """Return the number of waiting messages of a key."""
         found = self._keys.get(key)
         return 0 if found is None else len(found.waiting)
 
     def take_next(self) -> T | None:
-        """Take out a message, the first of the key whose turn it is, which is at work then; None if none may begin."""
+        """Take out the first message of the key whose turn it is, and make it active. Return None if none may start."""
         if not self._ready:
             return None
         _, found = self._ready.popleft()
         _, _, item = heappop(found.waiting)
-        found.at_work = item
+        found.active = item
         self.count -= 1
         return item
 
     def finished(self, key: bytes, item: T) -> bool:
-        """A message is at work no more, if it was: the next one of its key may begin. Return True if it was."""
+        """Make a message inactive, so that the next one of its key may start. Return False if it was not active."""
         found = self._keys.get(key)
-        if found is None or found.at_work is not item:
+        if found is None or found.active is not item:
             return False
-        found.at_work = None
+        found.active = None
         if found.waiting:
             self._ready.append((key, found))
         else:
@@ -91,10 +91,10 @@ class KeyQueues(Generic[T]):
         return True
 
     def clear(self) -> list[T]:
-        """Take out all that waits, in the order of the places."""
+        """Take out all waiting messages, in the order of their places."""
         waiting = sorted((one for found in self._keys.values() for one in found.waiting), key=_place)
         self._ready.clear()
-        self._keys = {key: found for key, found in self._keys.items() if found.at_work is not None}
+        self._keys = {key: found for key, found in self._keys.items() if found.active is not None}
         for found in self._keys.values():
             found.waiting.clear()
         self.count = 0

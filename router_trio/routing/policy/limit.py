@@ -1,8 +1,8 @@
-"""How many messages may go, and when: at most burst + rate x t of them in any time t.
+"""Rate limits: at most burst + rate x t messages in any time t.
 
-This is the generic cell rate algorithm (GCRA), which needs one number: the time at which the bucket is full again. Time
-is counted in whole nanoseconds, multiplied by the number of messages of the rate: so nothing is ever rounded, and the
-bound holds exactly. Pure; the time is given.
+The generic cell rate algorithm (GCRA) needs one number: the time at which the bucket is full again. Time is counted in
+whole nanoseconds, multiplied by the messages of the rate, so nothing is rounded and the bound holds exactly. Pure: the
+caller passes the time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from hashlib import blake2b
 from math import ceil, inf
 
 MOST_VALUES = 131_072
-"""Values with a bucket of their own. What more there are at a time share one, and so go more slowly."""
+"""Values with their own bucket. Further values share one bucket, so their messages wait longer."""
 
 LONGEST_VALUE = 32
-"""Bytes of a value that is kept as it is; of a longer one a hash."""
+"""Bytes of the longest value that is kept as it is; a longer one is kept as a hash."""
 
 _NANOSECONDS = 1_000_000_000
 
@@ -32,19 +32,19 @@ class Limit:
         self._full_at = 0
 
     def available(self, now: float) -> int:
-        """Return how many may go at `now`, if none goes before."""
+        """Return the number of messages that may be sent at `now`, if none is sent before."""
         return (self._most - max(0, self._full_at - self._ticks(now))) // self._step
 
     def charge(self, count: int, now: float) -> None:
-        """Take `count` tokens: no more than `available`."""
+        """Take `count` tokens, at most as many as are `available`."""
         self._full_at = max(self._full_at, self._ticks(now)) + count * self._step
 
     def give_back(self, count: int) -> None:
-        """Return `count` of the tokens that were just taken and not used. None was taken since."""
+        """Return `count` unused tokens of the last `charge`."""
         self._full_at -= count * self._step
 
     def free_at(self, count: int = 1) -> float:
-        """Return when so many may go. Infinite if that is more than ever go at once."""
+        """Return the time when `count` messages may be sent; infinite if that exceeds the burst."""
         if count * self._step > self._most:
             return inf
         return _seconds(self._full_at - self._most + count * self._step, self._scale)
@@ -54,10 +54,10 @@ class Limit:
 
 
 class ValueLimits:
-    """A bucket for each value, all alike. One that is full again is forgotten.
+    """Token buckets, one for each value, all with the same rate. A bucket that is full again is forgotten.
 
-    Of more than `most` values that have one at a time, the others share a bucket: so the bound holds for each of them,
-    and memory has one. A value that leaves the shared bucket takes its state along.
+    At most `most` values have their own bucket at a time; the others share one. So the rate holds for each value, and
+    memory is bounded. A value that leaves the shared bucket keeps its state.
     """
 
     __slots__ = ("_full_at", "_most", "_most_values", "_scale", "_shared", "_step", "_stood_still")
@@ -67,13 +67,13 @@ class ValueLimits:
         self._step = seconds * _NANOSECONDS
         self._most = burst * self._step
         self._most_values = most
-        # Ordered by when each was used last. The first of a plain dict takes long to find, once others were deleted.
+        # Ordered by last use. In a plain dict, finding the first entry becomes slow once earlier ones were deleted.
         self._full_at: OrderedDict[bytes, int] = OrderedDict()
         self._shared = 0
         self._stood_still = 0
 
     def __len__(self) -> int:
-        """How many values have a bucket of their own."""
+        """Return the number of values with their own bucket."""
         return len(self._full_at)
 
     def charge(self, value: bytes, now: float) -> float:
@@ -99,13 +99,13 @@ class ValueLimits:
         return 0.0
 
     def stand_still(self, seconds: float) -> None:
-        """Let no time have passed for so long: what went then, and shortly before, gets through only now."""
+        """Stop the clock of all buckets for the past `seconds`: what was sent meanwhile reaches the server only now."""
         self._stood_still += int(seconds * _NANOSECONDS) * self._scale
 
     def _forget(self, ticks: int) -> None:
-        """Forget values whose buckets are full: those that were used longest ago come first.
+        """Forget values with full buckets, the least recently used first.
 
-        Each call forgets more than the one value that may be new, so that what is full does not pile up.
+        Each call forgets up to two values, more than the one that may be added, so that full buckets do not pile up.
         """
         known = self._full_at
         for _ in range(2):
@@ -120,7 +120,7 @@ def _kept(value: bytes) -> bytes:
 
 
 def _seconds(ticks: int, scale: int) -> float:
-    """Return the seconds of so many ticks, rounded up so far that as many ticks have passed then."""
+    """Return `ticks` in seconds, rounded up so that at least that many ticks have passed by then."""
     nanoseconds = -(-ticks // scale) + 1
     seconds = nanoseconds / _NANOSECONDS
     # A float of seconds has fewer digits than its nanoseconds once the clock runs for months.

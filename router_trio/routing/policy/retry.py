@@ -1,7 +1,7 @@
-"""When a message that failed is tried again, and when it is given up. Pure: time and random numbers are given.
+"""Decide when a failed message is retried, and when it is given up. Pure: the caller passes time and random numbers.
 
-Messages that fail for what they are must not keep the others out. So the retries are spread: however many fail, no
-more come again in a second, or in the first delay if that is shorter, than half of what a route may have in hand.
+Messages that fail because of their content must not keep others out. So retries are spread: within a second, or within
+the first delay if that is shorter, no more messages are retried than half of what the route may have in hand.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from router_trio.settings import RouteSettings
 from router_trio.settings.retry import RetrySettings
 
 LONGEST_SPREAD = 60.0
-"""Seconds by which many retries may be spread, besides their delays."""
+"""Seconds by which spreading may delay a retry, in addition to its own delay."""
 
 _POWERS = 64
-"""Powers of the factor that are computed: the longest delay is reached long before."""
+"""The highest power of the factor that is computed; the longest delay is reached long before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a message failed: a short word for metrics, and a text for people.
 
-    `error` is what its handler raised, `place` where. `after`: the handler wants another attempt after so many seconds.
-    `quotes`: the text is a handler's, and may quote the message; it is for the dead letter alone.
+    `error` is the class of what its handler raised, and `place` where that was raised. `after` is the delay in seconds
+    that the handler asked for. With `quotes` the text comes from a handler and may quote the message, so it is put into
+    the dead letter only.
     """
 
     reason: str
@@ -37,15 +38,15 @@ class Failure:
 
     @property
     def shown(self) -> str | None:
-        """Return the text if it may be shown outside of a dead letter, None if it may not or there is none."""
+        """Return the text if there is one that may be shown outside of a dead letter, else None."""
         return None if self.quotes else self.detail or None
 
 
 @dataclass(slots=True)
 class GivenUp:
-    """A message that is not tried again: how it failed the last time, and after how many attempts.
+    """A message that is not retried, with its last failure and the number of its attempts.
 
-    `refused`: what is behind it in its stream waits for it. `tries`: how often its dead letter could not be stored.
+    `refused`: later messages in its stream wait for it. `tries`: failed attempts to store its dead letter.
     """
 
     failure: Failure
@@ -55,10 +56,10 @@ class GivenUp:
 
 
 class RetryPolicy:
-    """The `[routes.retry]` of one route at work."""
+    """The retry policy of one route, from its `[routes.retry]`."""
 
     def __init__(self, settings: RetrySettings, most_in_hand: int, uniform: Callable[[float, float], float]) -> None:
-        """`most_in_hand` is what the route may have in hand, `uniform(a, b)` draws a number between two."""
+        """`most_in_hand`: messages that the route may have in hand. `uniform(a, b)` draws a number from that range."""
         self.initial: float = settings.initial
         self._factor = settings.factor
         self.longest: float = settings.max
@@ -70,33 +71,33 @@ class RetryPolicy:
 
     @property
     def gives_up(self) -> bool:
-        """True if some failures are the last."""
+        """Return True if messages are ever given up."""
         return self._attempts > 0 or bool(self._never)
 
     def over(self, failure: Failure, attempts: int) -> bool:
-        """Return True if there is no further attempt after so many, the last of which failed like this."""
+        """Return True if there is no further attempt after `attempts`, the last of which ended with `failure`."""
         if 0 < self._attempts <= attempts or failure.reason in NEVER_AGAIN:
             return True
         return bool(self._never) and _is_among(failure, self._never)
 
     def delay(self, failure: Failure, attempts: int, now: float) -> float:
-        """Return the seconds until the next attempt, after so many, the last of which failed like this."""
+        """Return the seconds until the next attempt, after `attempts`, the last of which ended with `failure`."""
         return self.backoff(attempts, now) if failure.after is None else failure.after
 
     def backoff(self, attempts: int, now: float) -> float:
-        """Return the seconds until what was tried so often is tried again."""
+        """Return the seconds until a message with that many attempts is retried."""
         backoff = min(self.initial * self._factor ** min(attempts - 1, _POWERS), self.longest)
         self._next = min(max(now, self._next + self._spacing), now + LONGEST_SPREAD)
         return self._uniform(0.0, backoff) + self._next - now
 
 
 def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
-    """Return a new policy of a route: without `[routes.retry]` as its source has it."""
+    """Return a new policy for a route: without `[routes.retry]`, the default of its source."""
     return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform)
 
 
 def _is_among(failure: Failure, reasons: Collection[str]) -> bool:
-    """Return True if a failure has one of these reasons: of an error, its class and those that it is made of count."""
+    """Return True if a failure has one of these reasons; for an error, its class and all base classes count."""
     if failure.reason in reasons:
         return True
     if failure.error is None or failure.reason != HANDLER_ERROR:

@@ -1,6 +1,6 @@
-"""Messages of a core subscription that wait for their next attempt: bounded, the one that is due first comes first.
+"""A bounded queue of messages from a core subscription that wait for their next attempt, in the order of due times.
 
-Pure; the time is given.
+Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ M = TypeVar("M")
 
 
 class RetryQueue(Generic[M]):
-    """The messages of one route that wait for another attempt. Its length is their number."""
+    """The messages of one route that wait for their next attempt. The length is their number."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[float, int, int, M]] = []
-        self._numbers = count()  # of two that are due at one time, the first that came
+        self._numbers = count()  # of two messages with the same due time, the one added first goes first
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -29,11 +29,11 @@ class RetryQueue(Generic[M]):
 
     @property
     def first_due(self) -> float:
-        """When the next one is due; infinite if nothing waits."""
+        """Return when the next message is due; infinite if none waits."""
         return self._waiting[0][0] if self._waiting else inf
 
     def add(self, message: M, size: int, due: float) -> bool:
-        """Keep a message of so many bytes until it is due. Return False if there is no room for it."""
+        """Keep a message of `size` bytes until it is due. Return False if there is no room for it."""
         if len(self._waiting) >= MOST_MESSAGES or (self._waiting and self._bytes + size > MOST_BYTES):
             return False
         self._bytes += size
@@ -41,11 +41,11 @@ class RetryQueue(Generic[M]):
         return True
 
     def pop_due(self, now: float) -> M | None:
-        """Take out one that is due, if any is."""
+        """Take out a message that is due; return None if there is none."""
         return self._take() if self.first_due <= now else None
 
     def take_all(self) -> list[M]:
-        """Take out everything."""
+        """Take out all messages."""
         return [self._take() for _ in range(len(self._waiting))]
 
     def _take(self) -> M:

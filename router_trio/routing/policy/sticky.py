@@ -1,10 +1,11 @@
-"""To which of several members a key belongs: weighted rendezvous hashing.
+"""Assign keys to members by weighted rendezvous hashing.
 
-Each member has a score for the key, -w / ln(h): w is its weight and h a number between 0 and 1, drawn by a hash of its
-name and the key. The highest score wins. So a member gets keys in proportion to its weight. If one is removed, only its
-own keys move; if one is added or its weight grows, keys move only to it, and if it shrinks, only away from it.
+Each member has a score for the key, -w / ln(h), where w is its weight and h a number between 0 and 1 that is derived
+from a hash of its name and the key. The highest score wins, so a member gets keys in proportion to its weight. If a
+member is removed, only its own keys move. If a member is added or its weight grows, keys move only to it; if its weight
+shrinks, keys move only away from it.
 
-The hash is BLAKE2b, and what is hashed is below: the same in each process, on each machine and in each version.
+The hash is BLAKE2b of the input below, so the result is the same in every process, machine and version.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from router_trio.errors import EvaluationError
 from router_trio.expressions.values import Duration, Timestamp, Uint, Value, kind_name
 
 MAX_REMEMBERED = 8_192
-"""Keys that are remembered with their member."""
+"""Number of keys that are remembered with their member."""
 LONGEST_REMEMBERED = 128
-"""Bytes of a key that is remembered."""
+"""Bytes of the longest key that is remembered."""
 
 M = TypeVar("M")
 
 
 def key_of(value: Value) -> bytes:
-    """Return the bytes that stand for the value of a key: a letter for its type, and the value.
+    """Return the bytes that represent the value of a key: a letter for its type, and the value.
 
-    Numbers that CEL takes for equal have the same: 7, 7u and 7.0. Raises EvaluationError for lists, maps and types.
+    Numbers that are equal in CEL have the same bytes: 7, 7u and 7.0. Raises EvaluationError for lists, maps and types.
     """
     kind = value.__class__
     if kind is str:
@@ -81,5 +82,5 @@ class Rendezvous(Generic[M]):
 
 
 def _part(name: bytes) -> bytes:
-    """Return a name with its length before it, so that no name and key together look like another name and key."""
+    """Return a name prefixed with its length, so that no two pairs of name and key give the same input."""
     return b"%d:%b" % (len(name), name)

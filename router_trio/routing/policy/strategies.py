@@ -1,12 +1,12 @@
-"""Which destinations of a route get a message.
+"""Strategies: which destinations of a route get a message.
 
-A strategy is asked once a message: `choose` returns the places of the destinations, in the order of the configuration,
-those of mirrors last. `()`: none takes the message, which is then filtered as `UNMATCHED`. What a strategy counts
-(whose turn it is, what a mirror is owed) belongs to one route of one process.
+A strategy is asked once for each message: `choose` returns the places of the destinations, in the order of the
+configuration, mirrors last. An empty result means that no destination accepts the message, which is then filtered as
+`UNMATCHED`. The counters of a strategy (whose turn it is, what a mirror is owed) belong to one route of one process.
 
-Whoever routes keeps the answer with the message for as long as that is in hand, and does not ask again when it comes
-again: a copy that is stored would otherwise get a second one elsewhere. Only if no copy is stored may `choose_again` be
-asked. It counts nothing, and goes on from the first answer.
+The caller keeps the choice with the message while the message is in hand, and does not ask again when the message is
+redelivered: otherwise a message with a stored copy could get a second one elsewhere. Only if no copy is stored may
+`choose_again` be called. It counts nothing, and starts from the first choice.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing.policy.sticky import LONGEST_REMEMBERED, MAX_REMEMBERED, Rendezvous, key_of
 
 Evaluate = Callable[[Any], Any]
-"""Gives the value of an expression for a message (`Facts`), or raises EvaluationError."""
+"""Returns the value of an expression for a message (`Facts`), or raises EvaluationError."""
 Choice = Sequence[int]
 
 
 Header = Callable[[RawMessage], bytes]
-"""Reads a header of a message as it came, or raises EvaluationError."""
+"""Reads a header of a raw message, or raises EvaluationError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A destination as strategies see it. `name` is what `sticky` knows it by, the same in each process.
+    """A destination as strategies see it. `name` identifies it for `sticky`, and is the same in each process.
 
-    `mirror` is the share of messages of which it gets a copy; None if it is no mirror.
+    `mirror` is the share of messages that a mirror gets copies of; None if it is no mirror.
     """
 
     name: bytes
@@ -43,21 +43,21 @@ class Candidate:
 
 
 class Strategy:
-    """Chooses destinations. What it raises (EvaluationError) fails the message, and counts nothing."""
+    """Chooses destinations. If `choose` raises EvaluationError, the message fails and nothing is counted."""
 
     __slots__ = ()
 
     def choose(self, facts: Any) -> Choice:
-        """Return which destinations get a new message. Raises EvaluationError."""
+        """Return the destinations of a new message. Raises EvaluationError."""
         raise NotImplementedError
 
     def choose_again(self, chosen: Choice) -> Choice:
-        """Return which destinations get a message that failed, and of which no copy is stored."""
+        """Return the destinations of a message that failed and has no stored copy."""
         return chosen
 
     @property
     def choose_raw(self) -> Callable[[RawMessage], Choice] | None:
-        """Return what `choose` would for a message that was not decoded; None if it has to be decoded."""
+        """Return a `choose` for messages that are not decoded; None if they have to be decoded."""
         return None
 
 
@@ -69,10 +69,10 @@ def strategy_for(
     key_header: Header | None = None,
     healthy: Callable[[int], bool] = lambda index: True,
 ) -> Strategy:
-    """Return a new strategy of that name, with its counters at the start.
+    """Return a new strategy of that name, with its counters at zero.
 
-    `key` is for `sticky`, and `key_header` if it is a header and nothing else. `healthy`, for `fallback`, says of the
-    destination at a place whether it is connected and takes messages.
+    `key` is for `sticky`; `key_header` reads the key if the key is just a header. `healthy`, for `fallback`, returns
+    whether the destination at a place is connected and accepts messages.
     """
     real = [index for index, one in enumerate(candidates) if one.mirror is None]
     strategy: Strategy
@@ -105,7 +105,7 @@ class Fixed(Strategy):
 
 
 class AllThatHold(Strategy):
-    """Every destination whose `when` holds, and every one without."""
+    """Choose every destination whose `when` holds, and every one without a `when`."""
 
     __slots__ = ("_tests",)
 
@@ -113,12 +113,12 @@ class AllThatHold(Strategy):
         self._tests = tuple(tests)
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`. All are evaluated before anything is sent: one that fails fails the message as a whole."""
+        """See `Strategy`. All are evaluated before anything is sent: if one raises, nothing of the message is sent."""
         return [index for index, holds in self._tests if holds is None or holds(facts)]
 
 
 class FirstMatch(Strategy):
-    """The first destination whose `when` holds, or that has none. The ones behind it are not evaluated."""
+    """Choose the first destination whose `when` holds, or that has none. Later ones are not evaluated."""
 
     __slots__ = ("_tests",)
 
@@ -133,11 +133,10 @@ class FirstMatch(Strategy):
 
 
 class Weighted(Strategy):
-    """Choose one destination after the other, each as often as its weight says.
+    """Choose one destination after the other, each in proportion to its weight (smooth weighted round robin).
 
-    As many messages in a row as the weights add up to go to each destination exactly as often as its weight, wherever
-    one begins to count, and those of one destination are spread among them (smooth weighted round robin). The order is
-    the same in each round, so it is worked out once.
+    Of as many consecutive messages as the weights add up to, each destination gets exactly as many as its weight,
+    evenly spread. The order is the same in each round, so it is computed once.
     """
 
     __slots__ = ("_next", "_round")
@@ -160,7 +159,7 @@ class Weighted(Strategy):
 
 
 def smooth_round(weights: Sequence[int]) -> list[int]:
-    """Return one round: places by turns, each as often as its weight, in lowest terms, as evenly spread as they go."""
+    """Return one round of places: each as often as its weight in lowest terms, spread as evenly as possible."""
     divisor = gcd(*weights)
     weights = [weight // divisor for weight in weights]
     total = sum(weights)
@@ -178,7 +177,7 @@ def smooth_round(weights: Sequence[int]) -> list[int]:
 
 
 class Sticky(Strategy):
-    """The destination that belongs to the key of the message."""
+    """Choose the destination that the key of the message belongs to."""
 
     __slots__ = ("_by_header", "_destination_of", "_header", "_key")
 
@@ -197,7 +196,7 @@ class Sticky(Strategy):
 
     @property
     def choose_raw(self) -> Callable[[RawMessage], Choice] | None:
-        """See `Strategy`: if the key is a header."""
+        """See `Strategy`. Only if the key is a header."""
         return None if self._header is None else self._choose_by_header
 
     def _choose_by_header(self, raw: RawMessage) -> Choice:
@@ -214,7 +213,7 @@ class Sticky(Strategy):
 
 
 class Fallback(Strategy):
-    """The first healthy destination; if there is none the first of all, where the message waits."""
+    """Choose the first healthy destination; if none is healthy the first one, whose outbox keeps the message."""
 
     __slots__ = ("_first", "_healthy", "_places")
 
@@ -235,14 +234,14 @@ class Fallback(Strategy):
         return self.choose
 
     def choose_again(self, chosen: Choice) -> Choice:
-        """See `Strategy`. What is healthy now decides."""
+        """See `Strategy`. Chooses by which destinations are healthy now."""
         return self.choose(None)
 
 
 class Mirrored(Strategy):
-    """Choose what another strategy does, and for a share of the messages the mirrors as well.
+    """Choose the destinations of another strategy, and for a share of the messages the mirrors as well.
 
-    Of any n messages in a row that go anywhere, a mirror with the share p gets n x p, rounded up or down.
+    Of any n consecutive messages that have a destination, a mirror with the share p gets n x p, rounded up or down.
     """
 
     __slots__ = ("_mirrors", "_owed", "_strategy")
@@ -266,7 +265,7 @@ class Mirrored(Strategy):
         return chosen
 
     def choose_again(self, chosen: Choice) -> Choice:
-        """See `Strategy`. The same mirrors get their copy."""
+        """See `Strategy`. The mirrors stay the same."""
         places = {index for index, _, _ in self._mirrors}
         mirrors = [index for index in chosen if index in places]
         real = [index for index in chosen if index not in places]

@@ -15,9 +15,9 @@ TTL = "Nats-TTL"
 
 
 class Transform:
-    """The transforms of one destination. All see the message as it came: none sees what another has made.
+    """The transforms of one destination. Each is computed from the original message, not from another's result.
 
-    `largest` is how many bytes there may be: the max_payload of the destination's server.
+    `largest` is the maximum number of bytes: the max_payload of the destination's server.
     """
 
     __slots__ = ("_lines", "_payload", "_set", "_unwanted", "changes_headers")
@@ -30,7 +30,7 @@ class Transform:
         remove: Sequence[str] = (),
         ttl: int = 0,
     ) -> None:
-        """`ttl` is in seconds; 0 leaves it as it came."""
+        """`ttl` is in seconds; 0 leaves the header unchanged."""
         self._payload = payload
         self._set = tuple(set_headers)
         self._lines = f"{TTL}: {ttl}s\r\n".encode() if ttl else b""
@@ -39,13 +39,13 @@ class Transform:
         self.changes_headers: bool = bool(names)
 
     def payload(self, facts: Any, payload: bytes, largest: int) -> bytes:
-        """Return the payload of the copy of a message that came with this one. Raises EvaluationError."""
+        """Return the payload of a copy, given the payload of the message. Raises EvaluationError."""
         return payload if self._payload is None else payload_of(self._payload(facts), largest, facts)
 
     def headers(self, facts: Any, block: bytes, largest: int) -> bytes:
-        """Return the header block of the copy of a message, without the control headers, that came with this one.
+        """Return the header block of a copy, given that of the message without control headers.
 
-        Raises EvaluationError. Ids and traces come after it: nothing here removes or sets theirs.
+        Raises EvaluationError. Ids and traces are added later: nothing here removes or sets their headers.
         """
         if self._unwanted is None:
             return block

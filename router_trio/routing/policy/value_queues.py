@@ -1,4 +1,4 @@
-"""Messages that wait for the limit of their value, in order for each value; those of other values pass them. Pure."""
+"""Queues of messages that wait for the limit of their value; messages of other values pass them. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class ValueQueues(Generic[T]):
-    """Queues of waiting messages, by value. `count` is all of them.
+    """Queues of waiting messages by value. `count` is the total of waiting messages.
 
-    Whoever adds something gives its place: the order is that of the places, and that of adding for the same place.
+    Items are ordered by the place that `admit` is given, and items of the same place by the order of adding.
     """
 
     __slots__ = ("_added", "_due", "_limits", "_queues", "count")
@@ -27,7 +27,7 @@ class ValueQueues(Generic[T]):
         self._added = 0
 
     def admit(self, value: bytes, place: int, item: T, now: float) -> bool:
-        """Return True if a message of this value goes now; else it waits here."""
+        """Return True if a message of this value may be sent now; otherwise add it to the queue of the value."""
         queue = self._queues.get(value)
         if queue is None:
             again = self._limits.charge(value, now)
@@ -41,12 +41,12 @@ class ValueQueues(Generic[T]):
         return False
 
     def pop_due(self, now: float) -> T | None:
-        """Take out a message that goes now, the one that may for the longest time; None if there is none."""
+        """Take out the message that was allowed first to be sent by now; return None if there is none."""
         while self._due and self._due[0][0] <= now:
             _, value = heappop(self._due)
             again = self._limits.charge(value, now)
             if again:
-                heappush(self._due, (again, value))  # of a bucket that is shared, others took some
+                heappush(self._due, (again, value))  # other values took tokens from the shared bucket
                 continue
             queue = self._queues[value]
             _, _, item = heappop(queue)
@@ -60,11 +60,11 @@ class ValueQueues(Generic[T]):
 
     @property
     def due_at(self) -> float:
-        """When to ask `pop_due` again; infinite if nothing waits."""
+        """Return when to call `pop_due` again; infinite if no message waits."""
         return self._due[0][0] if self._due else inf
 
     def clear(self) -> list[T]:
-        """Take out everything."""
+        """Take out all messages."""
         items = [item for queue in self._queues.values() for _, _, item in sorted(queue, key=_place)]
         self._queues.clear()
         self._due.clear()

@@ -91,8 +91,8 @@ def assert_keys_are_used(schedule: Order[Any], active: list[Delivery]) -> None:
     """Each key that is known has something that waits or is active; of one key, one is active."""
     assert schedule.count == len(waiting_in(schedule))
     for _, one in keys_of(schedule):
-        assert one.waiting or one.at_work is not None
-        assert one.at_work is None or any(one.at_work is delivery for delivery in active), "a key waits for nothing"
+        assert one.waiting or one.active is not None
+        assert one.active is None or any(one.active is delivery for delivery in active), "a key waits for nothing"
 
 
 class CoreMachine(RuleBasedStateMachine):
