@@ -107,6 +107,7 @@ class PullLoop:
         self._comes_again = False  # what is asked for now has come before, as far as is known
         self._look_again = trio.Event()
         self._heard_at = 0.0
+        self._opened_at = 0.0
         self._quiet = False
         self._waiting_reported = False
         self._lost: SourceError | None = None
@@ -216,6 +217,7 @@ class PullLoop:
         """
         pending = self._pending
         self._within = within
+        self._opened_at = trio.current_time()
         asked = self._asking_about_late = False
         self._filters = filters
         self._credit.most_requests = consumer.limits.max_waiting
@@ -267,7 +269,8 @@ class PullLoop:
         pending, order = self._pending, self._pending.order
         cursor = pending.cursor
         gone: Collection[int] = ()
-        before = [*pending.open.values()]
+        # Not those of an earlier link: the server may have redelivered them to another process, or given them up.
+        before = [delivery for delivery in pending.open.values() if delivery.received_at >= self._opened_at]
 
         def still_in_hand() -> int:
             # The server may have counted before or after an ack that was sent meanwhile.

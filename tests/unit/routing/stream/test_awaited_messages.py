@@ -14,6 +14,7 @@ from router_trio.states import RUNNING
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
 from tests.support.world import (
+    Handled,
     World,
     all_acked,
     fill,
@@ -153,6 +154,26 @@ async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_
         await eventually(lambda: w.route.reason is None)
 
 
+def one_that_fails_once(calls: Calls) -> Handled:
+    """A route by key whose first message fails once."""
+    failures = iter((True,))
+
+    async def work(message: Message) -> Message:
+        if message.payload == b"0" and next(failures, False):
+            raise ValueError("not yet")
+        return await calls(message)
+
+    handler: Handled = by_key(work, ack_wait="5s", retry={"initial": "1s"})
+    return handler
+
+
+async def answered(consumer: FakePullConsumer, awaited: Collection[int], in_hand: Callable[[], int]) -> list[int]:
+    """Return what seems to be gone by what a real link knows: how many messages have no ack, and not which."""
+    state = await consumer.check()
+    last = state.delivered if state.unacked <= in_hand() else state.passed
+    return [sequence for sequence in awaited if sequence <= last]
+
+
 async def test_what_is_acked_while_the_server_is_asked_hides_no_message_that_is_to_be_redelivered(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,31 +182,45 @@ async def test_what_is_acked_while_the_server_is_asked_hides_no_message_that_is_
     asked = 0
 
     async def ask(self: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
-        """Ask as a real link does, which knows how many have no ack, and not which."""
         nonlocal asked
         asked += 1
         calls.let_go("a", "b")
         await trio.sleep(1.0)
-        state = await self.check()
-        answered = state.delivered if state.unacked <= in_hand() else state.passed
-        return [sequence for sequence in awaited if sequence <= answered]
-
-    failures = iter((True,))
-
-    async def work(message: Message) -> Message:
-        if message.payload == b"0" and next(failures, False):
-            raise ValueError("not yet")
-        return await calls(message)
+        return await answered(self, awaited, in_hand)
 
     monkeypatch.setattr(FakePullConsumer, "gone", ask)
-    handler = by_key(work, ack_wait="5s", retry={"initial": "1s"})
-    async with world(handlers=[handler], brokers=one_broker()) as w:
+    async with world(handlers=[one_that_fails_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1", "b:2", "c:3")
         await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.at_work) == 3)
         w.broker.trouble.pause_consumer("IN", "router", 20.0)
         await eventually(lambda: asked, 20)
         calls.let_go("c", "f")
         await eventually(lambda: sorted(one.payload for one in w.broker.messages("OUT")) == numbers(4), 60)
+
+
+async def test_what_another_process_has_acked_hides_no_message_that_is_to_be_redelivered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was redelivered there while the link was away, and is in hand here all the same."""
+    calls = Calls()
+    asked = 0
+
+    async def ask(self: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
+        nonlocal asked
+        asked += 1
+        return await answered(self, awaited, in_hand)
+
+    monkeypatch.setattr(FakePullConsumer, "gone", ask)
+    async with world(handlers=[one_that_fails_once(calls)], brokers=one_broker()) as w:
+        publish(w.broker, "f:0", "a:1")
+        await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.at_work) == 1)
+        w.broker.trouble.pause_consumer("IN", "router", 30.0)
+        await w.lose()
+        w.broker._server.consumers["IN", "router"].ack(2)
+        await w.find()
+        await eventually(lambda: asked, 30)
+        calls.let_go("a", "f")
+        await eventually(lambda: sorted(one.payload for one in w.broker.messages("OUT")) == numbers(2), 60)
 
 
 async def _one_is_awaited(w: World) -> None:
