@@ -1,7 +1,6 @@
-"""From plans to routes: each with its outlets, its state, and what it shares with others of its connection.
+"""Build routes from plans: each with its outlets, its state, and what it shares with other routes of its connection.
 
-A kind of route is imported for the first route of its kind, and so is what only some routes have: a plain core route
-does not wait for that.
+Modules that only some routes need are imported for the first such route, so a plain core route does not wait for them.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class RouteBuilder:
-    """Makes the routes of one router, and keeps what they share for as long as one of them is there."""
+    """Builds the routes of one router, and keeps what they share as long as one of them exists."""
 
     def __init__(self, emit: Emit, tracing: Tracing, *, handler_errors: str = "type") -> None:
         """`handler_errors`: see `Routing`."""
@@ -46,14 +45,14 @@ class RouteBuilder:
         )
 
     def build(self, plan: RoutePlan, connections: Mapping[str, Connection], before: Route | None = None) -> Route:
-        """Return the route of a plan. Whoever builds it attaches it to its connection.
+        """Return the route of a plan. The caller attaches it to its connection.
 
-        `before` is the same route with its settings before, of which the counts go on. One from a stream is over.
+        `before` is the same route with its previous settings, whose counts continue. A route from a stream has ended.
         """
         connection, state = connections[plan.connection], _state(plan, connections, self._emit)
         if before is not None:
             continue_counts(state, before.state)
-            # Its own may still leave some behind, those before it none any more.
+            # Calls of its own handler may still be left behind, but no more of earlier generations' handlers.
             *older, last = before.state.left_behind or [()]
             state.left_behind += [*filter(None, older), last]
         state.left_behind.append(left_behind_by(plan.handler))
@@ -88,7 +87,7 @@ class RouteBuilder:
         letters: DeadLetters | None,
         before: Route | None,
     ) -> Route:
-        """Return a route around its source, which goes on where the one before it was if it can."""
+        """Return a route around its source, which continues from the source of `before` if it can."""
         plan, settings = routing.plan, routing.plan.settings.source
         source = None if before is None else before.source.go_on(routing, connection, letters)
         if source is None and settings.kind.consumer(settings) is not None:
@@ -108,7 +107,7 @@ class RouteBuilder:
         return KeptRoute(routing, source)
 
     def forget_connection(self, connection: Connection) -> None:
-        """This connection has ended: no route is built on it any more."""
+        """Forget a connection that has ended."""
         self._passthrough.pop(connection, None)
 
     def _passthrough_to(self, connection: Connection) -> Passthrough:
@@ -118,7 +117,7 @@ class RouteBuilder:
         return found
 
     def _shared_by(self, plan: RoutePlan, connection: Connection) -> SharedSubscription:
-        """Return the subscription that all routes share which read this subject, in this queue group if in any."""
+        """Return the subscription shared by all routes that read this subject, in this queue group if there is one."""
         subscription = plan.settings.source.kind.subscription(plan.settings.source)
         assert subscription is not None
         key = (connection, *subscription)
@@ -131,7 +130,7 @@ class RouteBuilder:
 def outlets_of(
     plan: RoutePlan, connections: Mapping[str, Connection], state: RouteState, emit: Emit
 ) -> tuple[list[Outlet], FlowControl | None]:
-    """Return the outlets of a route, and what holds it back: None if it has neither a limit nor a breaker."""
+    """Return the outlets of a route, and its flow control; None if it has neither a limit nor a breaker."""
     theirs = [connections[destination.connection] for destination in plan.destinations]
     flow = None
     if plan.settings.limit is not None or any(to.breaker is not None for to in plan.settings.to):
@@ -146,7 +145,7 @@ def outlets_of(
 
 
 def _keeps_messages(routing: Routing, letters: DeadLetters | None) -> bool:
-    """Return True if messages of a subject are kept until they have their fate, for what the settings ask for."""
+    """Return True if the settings require that messages of a subject are kept until they are settled."""
     plan = routing.plan
     return plan.settings.retry is not None or letters is not None or routing.flow is not None or plan.by_key
 

@@ -1,7 +1,7 @@
-"""Dead letters: what a route gives up, as it came, with headers that say where it came from and why it is there.
+"""Dead letters: messages that a route gave up, unchanged, with headers that describe their origin and the failure.
 
-A dead letter is an ordinary publish of its connection's outbox, which sends it again until it is confirmed. Its
-`Nats-Msg-Id` is made of the place of the message in its stream, so that a second one is known there.
+A dead letter is an ordinary publish of its connection's outbox, which resends it until it is confirmed. Its
+`Nats-Msg-Id` is derived from the position of the message in its stream, so a duplicate is recognized.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from router_trio.routing.route_plans import Destination
 from router_trio.states import RouteState
 
 PREFIX = "Router-Dead-Letter-"
-"""The prefix of the headers that a dead letter gets."""
+"""The prefix of the headers that are added to a dead letter."""
 
 ID_PART = b":dead"
-"""Between the id of a message and what tells its copies apart: a dead letter is none of them."""
+"""The part of the id of a dead letter behind the message's id, which sets it apart from the copies of the message."""
 
 FIELDS = ("Route", "Reason", "Detail", "Attempts", "Subject", "Stream", "Sequence", "Time", "Message-Id")
-"""Ends of the names of those headers."""
+"""The names of those headers, without the prefix."""
 
 OWN_LINES = headers.lines_of([PREFIX + field for field in FIELDS])
-"""Finds the lines of those headers in a header block."""
+"""Matches the lines of those headers in a header block."""
 
 
 class DeadLetter:
-    """A dead letter that is being published: the owner of its publish. `report` is called with its fate."""
+    """A dead letter that is being published, as the owner of its publish. `report` is called with its fate."""
 
     __slots__ = ("_report", "dead", "delivery", "destination")
 
@@ -62,10 +62,10 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """Where the dead letters of one route go."""
+    """The destination of the dead letters of one route."""
 
     def __init__(self, destination: Destination, connection: Connection, state: RouteState) -> None:
-        """`state` and the connection are told of the destination: whether it would store them is looked up."""
+        """Adds the destination to `state` and the connection, which looks up whether it would store messages."""
         self._outlet = Outlet(destination, connection)
         self._connection = connection
         self._destination = destination
@@ -75,18 +75,18 @@ class DeadLetters:
 
     @property
     def connection(self) -> Connection:
-        """Where they are stored."""
+        """The connection of the stream that stores them."""
         return self._connection
 
     @property
     def reachable(self) -> bool:
-        """Return True if there is a link to store them over."""
+        """Return True if the connection has a link."""
         return self._connection.connected
 
     def store(self, delivery: Delivery, dead: GivenUp, report: Callable[[DeadLetter, Fate], None]) -> None:
         """Publish the dead letter of a message. `report` is called once with its fate, possibly before this returns.
 
-        Raises `RouterError` if it can't be sent at all: it has no subject there, is too large, or there is no room.
+        Raises `RouterError` if it can't be sent at all: no subject results, it is too large, or there is no room.
         """
         template = self._destination.template
         owner = DeadLetter(delivery, dead, (self._destination.route, template), report)
@@ -94,7 +94,7 @@ class DeadLetters:
         self._outlet.forward_with(delivery.raw, owner, message_id, self._headers(delivery, dead))
 
     def _headers(self, delivery: Delivery, dead: GivenUp) -> bytes:
-        """The header block of a dead letter, but for its id: what came, without what steers streams, and our own."""
+        """Return the headers of a dead letter without its id: those of the message but control headers, and our own."""
         came = framing.header_block(delivery.raw)
         origin: dict[str, Any] = delivery.origin()
         failure = dead.failure

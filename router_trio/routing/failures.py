@@ -1,6 +1,6 @@
-"""Retry a message that failed, or give it up and store its dead letter.
+"""Retry a failed message, or give it up and store its dead letter.
 
-The same for every source. A source says what trying again and giving up mean there: see `Recovery`.
+This is the same for every source. A source defines what retrying and giving up mean there: see `Recovery`.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ D_contra = TypeVar("D_contra", bound=Delivery, contravariant=True)
 
 
 class Recovery(Protocol[D_contra]):
-    """Retry or settle messages that failed, as their source can. All calls but the first two settle the message."""
+    """Retries or settles failed messages, as their source can. All methods except the first two settle the message."""
 
     def is_last_attempt(self, delivery: D_contra, failure: Failure) -> bool:
-        """Return True if a message can't be tried again, whatever the settings say."""
+        """Return True if a message can't be retried, regardless of the settings."""
         ...
 
     def try_again(self, delivery: D_contra, delay: float, now: float) -> bool:
-        """Have a message routed again after `delay` seconds. Return False if there is no room to keep it until then."""
+        """Have a message routed again after `delay` seconds. Return False if there is no room to keep it."""
         ...
 
     def dead_lettered(self, delivery: D_contra, dead: GivenUp) -> None:
         """Settle a message whose dead letter is stored."""
 
     def dropped(self, delivery: D_contra, dead: GivenUp) -> None:
-        """Settle a message that is given up where there are no dead letters."""
+        """Settle a message that is given up on a route without dead letters."""
 
     def not_stored(self, delivery: D_contra, dead: GivenUp) -> None:
-        """Settle a message that was given up, and whose dead letter was not stored: a source may still have it."""
+        """Settle a message that was given up and whose dead letter was not stored; its source may still have it."""
 
     def place(self, delivery: D_contra) -> dict[str, Any]:
-        """Return the stream and the sequence of a message, as fields of an event; nothing for a subject."""
+        """Return the stream and sequence of a message as fields of an event; empty for a subject."""
         ...
 
 
@@ -68,18 +68,18 @@ class Failures(Generic[D]):
 
     @property
     def has_dead_letters(self) -> bool:
-        """Return True if what is given up is stored elsewhere."""
+        """Return True if the route stores dead letters."""
         return self._dead_letters is not None
 
     def failed(self, delivery: D, failure: Failure, attempts: int) -> None:
-        """Try a message again that has failed so many times, or give it up."""
+        """Retry a message that has failed `attempts` times, or give it up."""
         now = trio.current_time()
         last = self._recovery.is_last_attempt(delivery, failure) or self.policy.over(failure, attempts)
         if last or not self._recovery.try_again(delivery, self.policy.delay(failure, attempts, now), now):
             self.give_up(delivery, GivenUp(failure, attempts, delivery.refused))
 
     def give_up(self, delivery: D, dead: GivenUp) -> None:
-        """Store the dead letter of a message, which is active until that is settled; or drop it if there are none."""
+        """Store the dead letter of a message, which is active until that is settled; without dead letters, drop it."""
         delivery.report_given_up()
         letters = self._dead_letters
         if letters is None:
@@ -122,7 +122,7 @@ class Failures(Generic[D]):
         self._recovery.not_stored(delivery, dead)
 
     def count(self, event: type[MessageDeadLettered] | type[MessageGivenUp], delivery: D, dead: GivenUp) -> None:
-        """Count a message that is given up, and say so."""
+        """Count and report a message that is given up."""
         reason = dead.failure.reason
         self._state.given_up[reason] += 1
         self._emit(

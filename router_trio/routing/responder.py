@@ -1,8 +1,9 @@
-"""Answers: what a handler returns goes to the reply subject of the message, over the connection on which that came.
+"""Answers: send what a handler returns to the reply subject of the message, over the connection it was received on.
 
-An answer is an ordinary core publish, confirmed by a fence. The sender chooses where it goes, so it goes to inboxes,
-and elsewhere only where the route's `reply_to` lets it. It never goes to a subject that begins with `$`, nor to an
-inbox of a router: with the router's rights, a sender could have it ask JetStream for anything, or forge PubAcks.
+An answer is an ordinary core publish, confirmed by a fence. The sender chooses the reply subject, so answers are sent
+to inboxes, and elsewhere only where the route's `reply_to` allows it. They are never sent to a subject that begins with
+`$`, nor to an inbox of a router: otherwise a sender could use the router's permissions to make any JetStream request,
+or forge PubAcks.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from router_trio.subjects.patterns import is_valid_subject, matches
 
 ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
-"""The headers by which a NATS service (ADR-32) says that it failed."""
+"""The headers with which a NATS service (ADR-32) reports a failure."""
 
 FAILED = "500"
-"""The code of a handler that raised, as in HTTP."""
+"""The code for a handler that raised, as in HTTP."""
 
 
 class Responder:
-    """Answers for one route with a handler."""
+    """Sends the answers of one route with a handler."""
 
     def __init__(self, state: RouteState, connection: Connection, plan: RoutePlan) -> None:
         self.connection = connection
@@ -44,9 +45,10 @@ class Responder:
         self._control = ControlHeaders()
 
     def answer(self, answers: Sequence[Message], message: Message, delivery: Delivery, first_copy: int) -> bool:
-        """Answer with what the handler made of a message. Return False if there is nobody to answer to.
+        """Answer with the messages that the handler returned. Return False if there is no subject to answer to.
 
-        `first_copy`: the number of the first answer among the copies of the message. One that is too large fails it.
+        `first_copy`: the number of the first answer among the copies of the message. If an answer is too large, the
+        message fails.
         """
         reply = self._reply_of(delivery)
         if reply is None:
@@ -69,16 +71,16 @@ class Responder:
         return True
 
     def answer_error(self, described: str, delivery: Delivery) -> None:
-        """Answer that the handler failed. `described` says how: whoever asked reads it."""
+        """Answer that the handler failed. `described` is the error text for the requester."""
         reply = self._reply_of(delivery)
         if reply is None:
             return
         block = headers.encode(Headers({ERROR: excerpt(described), ERROR_CODE: FAILED}))
-        with suppress(PublishError):  # its queue has counted it
+        with suppress(PublishError):  # the outbox has counted it
             self.connection.outbox.offer(framing.publish(reply, b"", headers=block))
 
     def _reply_of(self, delivery: Delivery) -> bytes | None:
-        """Return where to answer; None, and counted why, if nowhere."""
+        """Return the subject to answer to. If there is none, count the reason and return None."""
         reply = delivery.raw[1]
         if not reply:
             why = reasons.NO_REPLY
@@ -96,7 +98,7 @@ class Responder:
         return reply.startswith(SHARED) or any(matches(pattern, subject) for pattern in self._reply_to)
 
     def _headers(self, answer: Message, message: Message, delivery: Delivery) -> bytes:
-        """The header block of an answer: what the handler has left alone of what steers streams does not go along."""
+        """Return the header block of an answer, without control headers that the handler left unchanged."""
         if answer.headers is message.headers or answer.headers == message.headers:
             block = headers.without_status(framing.header_block(delivery.raw))
             block = message_ids.remove(self._control.removed(block)) if block else b""

@@ -1,4 +1,4 @@
-"""Trying again to get a source that a server refused, without hurrying and without ending anything else."""
+"""Retry to get a source that a server refused, with growing delays and without affecting anything else."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 10.0
 
 Receive = Callable[[Link, trio.Event], Awaitable[None]]
-"""Receives until the intake is closed, sets the event once it has tried. Raises `SourceError` when it can't."""
+"""Receives until the intake is closed; sets the event after the first attempt. Raises `SourceError` if it fails."""
 
 
 class SourceRetry:
-    """Counts and tells a route's failures to subscribe, and waits between them: doubling, with jitter."""
+    """Counts and reports a route's failures to subscribe, and waits between attempts: doubling delays, with jitter."""
 
     def __init__(self, state: RouteState, connection: Connection, emit: Emit) -> None:
         self._state = state
@@ -31,10 +31,10 @@ class SourceRetry:
         self._longer = 0.0
         self._silent = 0
         self.first_try_over: trio.Event = trio.Event()
-        """Whether the route has ever tried, with or without success."""
+        """Set after the first attempt, whether it succeeded or not."""
 
     async def keep_receiving(self, receive: Receive, link: Link, tried: trio.Event, closing: trio.Event) -> None:
-        """Receive on this link until the intake is closed: again, with growing delay, when the source can't be had."""
+        """Receive on this link until the intake is closed; retry with growing delays when the source fails."""
         while not closing.is_set():
             try:
                 await receive(link, tried)
@@ -43,7 +43,7 @@ class SourceRetry:
                 await self.after(error)
 
     def ready(self, source: str) -> None:
-        """The source is there: count it and say so."""
+        """Count and report that the source is available."""
         self.first_try_over.set()
         self._connection.counters.succeed("subscribe")
         self._emit(
@@ -51,12 +51,12 @@ class SourceRetry:
         )
 
     def tried(self, on_this_link: trio.Event) -> None:
-        """A try is over: tells the link that waits for it, and whoever waits for the router to be up."""
+        """Record the end of an attempt, for which the link and the start of the router wait."""
         on_this_link.set()
         self.first_try_over.set()
 
     def tell(self, error: SourceError) -> None:
-        """Count and tell one failure; the route is failed until the next success."""
+        """Count and report a failure; the route is failed until the next success."""
         self._state.enter(FAILED, bounded(str(error)))
         if error.reason == reasons.CONSUMER_SILENT:
             self._silent += 1
@@ -75,18 +75,18 @@ class SourceRetry:
         )
 
     async def after(self, error: SourceError) -> None:
-        """Tell the failure, then wait until it is time to try again."""
+        """Report the failure, then wait until it is time to retry."""
         self.tell(error)
         delay, self._delay = self._delay, min(self._delay * 2, LONGEST_DELAY)
         longer, self._longer = self._longer, 0.0
         await trio.sleep(longer + self._connection.platform.random.uniform(delay / 2, delay))
 
     def wait_longer(self, seconds: float) -> None:
-        """Wait so much longer before the next try."""
+        """Wait `seconds` longer before the next attempt."""
         self._longer = seconds
 
     def succeeded(self) -> None:
-        """Something was heard of the source: the next failure waits the shortest time again."""
+        """Record that the source answered: after the next failure, the shortest delay is used again."""
         self._delay = FIRST_DELAY
         if self._silent:
             self._silent = 0

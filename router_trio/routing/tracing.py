@@ -1,8 +1,8 @@
-"""The port for traces: what routing asks of whoever makes spans.
+"""The interface through which routing creates traces.
 
-Routing never calls an SDK for an unsampled message. Which ones are sampled is asked once a batch; for the many that
-aren't the answer costs a look at the `traceparent` if there are headers, and next to nothing if there are none. The
-default samples nothing.
+Routing never calls an SDK for an unsampled message. It asks once a batch which messages are sampled. For an unsampled
+message with headers that costs a look at its `traceparent`, without headers next to nothing. The default samples
+nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 
 Attributes = tuple[tuple[str, str], ...]
-"""Attributes of a span, by name. They are compared as a whole, so they can be hashed."""
+"""Attributes of a span, by name. Hashable, since sets of attributes are compared."""
 
 
 class MessageTrace(Protocol):
@@ -25,34 +25,34 @@ class MessageTrace(Protocol):
         ...
 
     def sent(self, destination: str, fate: Fate) -> None:
-        """The send to this destination has its fate: ends its span."""
+        """End the span of the send to this destination, which has its fate."""
 
     def refused(self, destination: str, reason: str, detail: str) -> None:
-        """The last send to this destination was never accepted: ends its span, and fails the message."""
+        """End the span of the last send to this destination, which was never accepted, and fail the message."""
 
     def failed(self, error_type: str, detail: str) -> None:
-        """The message failed in the router."""
+        """Record that the message failed in the router."""
 
     def end(self) -> None:
-        """Every destination is settled: ends the `process` span. Also ends what is open. Called exactly once."""
+        """End the `process` span and all open ones, since every destination is settled. Called exactly once."""
 
 
 class Tracing(Protocol):
     """Decides what is sampled and makes its spans."""
 
     active: bool
-    """Whether anything would ever be sampled; asked once a batch."""
+    """True if messages may be sampled at all; read once a batch."""
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
-        """The indexes of the sampled messages of a batch, in order. Each of them is then asked of `begin`."""
+        """Return the indexes of the sampled messages of a batch, in order. `begin` is then called for each of them."""
         ...
 
     def sampled_plain(self, count: int) -> Sequence[int]:
-        """Return the same for messages without headers, of which only the number matters."""
+        """Return the same for `count` messages without headers."""
         ...
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
-        """Return the same for messages that are PUB and HPUB frames already."""
+        """Return the same for messages in the form of PUB and HPUB frames."""
         ...
 
     def begin(
@@ -65,9 +65,9 @@ class Tracing(Protocol):
         sequence: int | None = None,
         deliveries: int | None = None,
     ) -> MessageTrace | None:
-        """The trace of a message that is sampled. `template` is the source's subject pattern, never a raw subject.
+        """Begin the trace of a sampled message. `template` is the source's subject pattern, never a raw subject.
 
-        `source` names the source. `sequence` and `deliveries` are None for a message that has neither. Returns None if
+        `source` names the source. `sequence` and `deliveries` are None if the message has neither. Returns None if
         tracing has ended since.
         """
 

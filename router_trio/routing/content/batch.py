@@ -1,8 +1,7 @@
-"""Messages of one read from a core subscription, each on its way to the destinations that its content chooses.
+"""Send the messages of one read from a core subscription to the destinations that their content chooses.
 
-What goes to one core destination alone is kept until the batch ends, and sent together with all others that go there.
-Everything else takes the way of single messages, behind what was kept for its destinations: so each destination gets
-what it gets in the order of the source.
+Messages for one core destination alone are collected until the batch ends, and offered together. All others are sent
+one by one, after the messages collected for their destinations, so each destination gets messages in source order.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.outlets.outlet import Outlet
 
 _Way = tuple[Callable[[RawMessage], None] | None, Callable[[RawMessage, Facts], bytes] | None, Callable[[bytes], None]]
-"""Functions that keep a message as it is, or make its frame and keep that; without either it is sent alone."""
+"""Functions that collect a message unchanged, or make its frame and collect that; without either it is sent alone."""
 _NOTHING = cast(Facts, None)
-"""The facts of a message that no expression looks at."""
+"""The facts of a message that no expression reads."""
 
 
 class ContentBatch:
-    """A batch of a route that decides by content, or changes what it sends. `offer_kept` is called at the end.
+    """A batch of a route that decides by content, or changes its messages. `offer_kept` is called at the end.
 
     Fast path of `ContentRouting.forward`; held equal by
     tests/unit/routing/test_content.py::test_a_batch_goes_where_its_messages_would_go_one_by_one, worth 660 instructions
@@ -39,7 +38,7 @@ class ContentBatch:
         self._ways = _Ways(routing.outlets)
 
     def forward_batch(self, batch: Sequence[RawMessage]) -> None:
-        """Send messages that nobody samples."""
+        """Send messages that are not sampled."""
         ways, state = self._ways, self._routing.state
         reader, when, choose, chosen = self._routing.content.parts
         filtered = unmatched = 0
@@ -71,7 +70,7 @@ class ContentBatch:
                         keep_frame(frame_of(raw, facts))
                         continue
                     except (EvaluationError, MappingError, PublishError):
-                        pass  # the way of single messages says so
+                        pass  # sent alone below, where the failure is counted
             elif not chosen:
                 unmatched += 1
                 continue
@@ -86,7 +85,7 @@ class ContentBatch:
             state.elapsed.record(0.0, unmatched)
 
     def forward_traced(self, raw: RawMessage) -> None:
-        """Send one message that is sampled."""
+        """Send one sampled message."""
         self.offer_kept()
         delivery = self._delivery(raw)
         self._routing.begin_trace(delivery)
@@ -103,7 +102,7 @@ class ContentBatch:
         delivery.done()
 
     def offer_kept(self) -> None:
-        """Offer what was kept to its destinations."""
+        """Offer the collected messages to their destinations."""
         for place in self._ways:
             self._offer(place)
 
@@ -125,7 +124,7 @@ class ContentBatch:
 
 
 class _Ways(dict[int, _Way]):
-    """How messages that go to one destination alone are kept, by its place."""
+    """Collects messages for one destination alone, by the place of the destination."""
 
     def __init__(self, outlets: Sequence[Outlet]) -> None:
         self.raws: dict[int, list[RawMessage]] = {}
@@ -133,7 +132,7 @@ class _Ways(dict[int, _Way]):
         self._outlets = outlets
 
     def __missing__(self, place: int) -> _Way:
-        """Begin to keep for a destination."""
+        """Start to collect messages for a destination."""
         outlet = self._outlets[place]
         way: _Way = (None, None, _never)
         if not outlet.waits_for_puback:
@@ -148,4 +147,4 @@ class _Ways(dict[int, _Way]):
 
 
 def _never(frame: bytes) -> None:
-    """Keeps nothing."""
+    """Collect nothing: never called."""

@@ -1,4 +1,4 @@
-"""Decide by the content of a message whether a route takes it, and which destinations get it."""
+"""Decide by the content of a message whether a route accepts it, and which destinations get it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from router_trio.routing.route_plans import RoutePlan
 
 
 class Parts(NamedTuple):
-    """The questions about each message of a core subscription, in order.
+    """The decisions about each message of a core subscription, in order.
 
-    `when` and `choose` are asked about `Arrived` with this `reader`, or without one about the raw message. Without
-    `choose`, all messages go to what is `chosen`.
+    `when` and `choose` are called with an `Arrived` that has this `reader`, or without a reader with the raw message.
+    Without `choose`, all messages are sent to the `chosen` destinations.
     """
 
     reader: BodyReader | None
@@ -29,32 +29,32 @@ class Parts(NamedTuple):
 
 
 class Content:
-    """Asks the expressions and the strategy of one route. What it raises (`EvaluationError`) fails the message."""
+    """Evaluates the expressions and the strategy of one route. If it raises `EvaluationError`, the message fails."""
 
     def __init__(self, plan: RoutePlan, healthy: Callable[[int], bool]) -> None:
-        """`healthy` says of the destination at a place whether it is connected and takes messages."""
+        """`healthy` returns whether the destination at a place is connected and accepts messages."""
         self._when = None if plan.when is None else plan.when.evaluate
         if plan.settings.hop_limit is not None:
             self._when = hops.checked(plan.settings.hop_limit, self._when)
         self._strategy = plan.strategy(healthy)
         self.looks: bool = bool(plan.expressions) or plan.transforms or plan.counts_hops
-        """True if expressions or transforms look at messages: then they have facts."""
+        """True if expressions or transforms read messages, which then need facts."""
         self._reader = plan.reader()
         self.parts: Parts = self._parts(plan)
-        """As an attribute, for callers in a loop."""
+        """An attribute, for callers in a loop."""
         self.mirrors: frozenset[int] = frozenset(
             place for place, one in enumerate(plan.destinations) if one.mirror is not None
         )
-        """The places of destinations whose copies fail nothing."""
+        """The places of mirrors: their copies never fail a message."""
 
     def facts(self, raw: RawMessage, delivery: Delivery | None = None) -> Facts:
-        """Return what expressions see of a message as it came; of a stream's, `delivery` tells where it was."""
+        """Return the facts of a raw message for expressions; with a `delivery` from a stream, also its position."""
         if delivery is None or not delivery.from_stream:
             return Arrived(raw, self._reader)
         return self.facts_of(framing.text(raw[0]), framing.header_block(raw), framing.payload(raw), delivery)
 
     def facts_of(self, subject: str, block: bytes, payload: bytes, delivery: Delivery | None) -> Facts:
-        """Return the same of what a handler made of a message."""
+        """Return the facts of a message with these contents, as returned by a handler."""
         if delivery is None:
             return Facts(subject, block, payload, self._reader)
         return Facts(subject, block, payload, self._reader, **delivery.in_stream())
@@ -70,14 +70,14 @@ class Content:
         return Parts(None, when, choose, chosen)
 
     def takes(self, facts: Facts) -> bool:
-        """Return True if the route takes the message. Raises `EvaluationError`."""
+        """Return True if the route accepts the message. Raises `EvaluationError`."""
         return self._when is None or bool(self._when(facts))
 
     def choose_for(self, facts: Facts, delivery: Delivery, number: int) -> Choice:
-        """Return which destinations get a message, by their places. Raises `EvaluationError`.
+        """Return the places of the destinations of a message. Raises `EvaluationError`.
 
-        `number` is that of one of several messages which a handler made of one, else 0. A message that was chosen for
-        before keeps its destinations while one of them has its copy.
+        `number` is that of one of several messages that a handler returned for one, else 0. A message with an earlier
+        choice keeps its destinations if one of them has its copy.
         """
         before: Sequence[int] | None = delivery.choice(number)
         if before is None:
@@ -87,5 +87,5 @@ class Content:
         if not delivery.has_copies:
             before = self._strategy.choose_again(before)
             delivery.keep_choice(number, before)
-        # Mirrors had their copy the first time.
+        # Mirrors got their copy the first time.
         return [place for place in before if place not in self.mirrors]

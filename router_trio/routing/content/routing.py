@@ -1,4 +1,4 @@
-"""Take a message to the destinations that its content chooses."""
+"""Send messages to the destinations that their content chooses."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Delivery)
 
 _NO_KEY = b"\0"
-"""Begins what stands for the key of a message that has none."""
+"""The first byte of what represents the key of a message without a key."""
 
 LONGEST_KEY = 64
-"""Bytes of a value of `key` that is kept as it is, for each message in hand; of a longer one a hash is kept."""
+"""Bytes of the longest value of `key` that is kept unchanged for each message in hand; longer ones are hashed."""
 
 
 class ContentRouting(Routing):
-    """The way of a route that decides by content, or changes what it sends. Expressions may fail a message."""
+    """The routing of a route that decides by content, or changes its messages. Expressions may fail a message."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class ContentRouting(Routing):
 
     def takes_message(self, delivery: Delivery) -> bool:
         if delivery.choice(0) is not None:
-            return True  # it was taken before: that is not asked twice
+            return True  # it was accepted before, which is not decided twice
         try:
             taken = self.content.takes(self.content.facts(delivery.raw, delivery))
         except EvaluationError as error:
@@ -81,22 +81,22 @@ class ContentRouting(Routing):
             self.flow.filtered(1)
 
     def limited_value(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes | None:
-        """Return the value that has a limit of its own, for a message; None if the route does not take the message.
+        """Return the value by which a message is limited; None if the route does not accept the message.
 
-        Of a message of a stream, `delivery` tells where it was. Raises `EvaluationError` if there is no such value.
+        `delivery` is that of a message from a stream. Raises `EvaluationError` if there is no such value.
         """
         facts = self.content.facts(raw, delivery)
         try:
             if (delivery is None or delivery.choice(0) is None) and not self.content.takes(facts):
                 return None
         except EvaluationError:
-            return None  # it fails in the same way when it is routed
+            return None  # it fails with the same error when it is routed
         per = self.plan.per
         assert per is not None
         return key_of(per.evaluate(facts))
 
     def value_limits(self, place_of: Callable[[D], int]) -> Limits[D]:
-        """See `Routing.value_limits`. A message that has no value fails."""
+        """See `Routing.value_limits`. A message without the value fails."""
         flow = self.flow
         if flow is None or flow.values is None:
             return super().value_limits(place_of)
@@ -132,16 +132,16 @@ class ContentRouting(Routing):
     def value_of_key(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes:
         """Return the value of the route's key for a message. Raises `EvaluationError` if it has none.
 
-        Of a message of a stream, `delivery` tells where it was.
+        `delivery` is that of a message from a stream.
         """
         expression = self.plan.key
         assert expression is not None
         key = key_of(expression.evaluate(self.content.facts(raw, delivery)))
-        # Of what is too long a hash, with a letter of its own: no key begins with NUL, as what stands for none does.
+        # A long key is hashed, and marked by a letter of its own. No key begins with NUL, which marks a missing key.
         return key if len(key) <= LONGEST_KEY else b"#" + blake2b(key, digest_size=LONGEST_KEY - 1).digest()
 
     def forward(self, delivery: Delivery) -> None:
-        """Take one message to the destinations that its content chooses."""
+        """Send one message to the destinations that its content chooses."""
         content = self.content
         try:
             facts = content.facts(delivery.raw, delivery)
@@ -154,7 +154,7 @@ class ContentRouting(Routing):
         delivery.done()
 
     def forward_chosen(self, delivery: Delivery, facts: Facts, chosen: Sequence[int]) -> None:
-        """Take one message to the destinations at these places, if any. `Delivery.done` is the caller's."""
+        """Send one message to the destinations at these places, if any. The caller calls `Delivery.done`."""
         if not chosen:
             self.filter_out(delivery, UNMATCHED)
 
@@ -173,7 +173,7 @@ class ContentRouting(Routing):
         several: bool = False,
         size: int | None = None,
     ) -> None:
-        """Send one copy to each destination at these places, but what has its copy, each with an owner of its own.
+        """Send one copy, with its own owner, to each destination at these places that has none yet.
 
         `number`, `several`: see `send_answer`. `size`: see `Outlet.trace`.
         """
@@ -196,7 +196,7 @@ class ContentRouting(Routing):
     def expression_failed(self, error: EvaluationError | PublishError, delivery: Delivery) -> None:
         """Fail a message for which an expression has no value, or with headers that can't be written.
 
-        `Delivery.done` is the caller's.
+        The caller calls `Delivery.done`.
         """
         delivery.fail(error.reason, Failure(error.reason, str(error)))
         self.emit_failure_of(delivery, error.reason, str(error))
@@ -204,7 +204,7 @@ class ContentRouting(Routing):
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
     ) -> bool:
-        """See `Routing`. What the handler made of the message is what decides."""
+        """See `Routing`. The message that the handler returned decides."""
         unchanged = answer.headers is message.headers
         content = self.content
         try:

@@ -1,7 +1,7 @@
-"""Between a link's reader and a route: batches of messages that wait to be routed.
+"""The queue between a link's reader and a route: batches of messages that wait to be routed.
 
-The reader never waits, so that no route can hold up another one, or the fences. What doesn't fit is refused and
-counted by the route, as NATS clients do with a slow consumer.
+The reader never waits, so no route can hold up another route or the fences. Messages that do not fit are refused and
+counted by the route, as NATS clients treat a slow consumer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _tail = itemgetter(4)
 
 
 class IntakeQueue:
-    """A bounded queue of batches with one taker. `deliver` is a `link.Deliver`."""
+    """A bounded queue of batches with one consumer. `deliver` is a `link.Deliver`."""
 
     def __init__(self, overflow: Callable[[int], None], turn_begins: Callable[[], object] = lambda: None) -> None:
-        """`turn_begins` is called each time that others have had their turn while the taker waited."""
+        """`turn_begins` is called each time that other tasks have run while `take` waited."""
         self._overflow = overflow
         self._turn_begins = turn_begins
         self._batches: deque[tuple[float, list[RawMessage], int]] = deque()
@@ -34,14 +34,14 @@ class IntakeQueue:
         self._arrived = trio.Event()
         self._taken = 0
         self.busy: bool = False
-        """Whether something waits, or the taker is at work on what it took."""
+        """True while messages wait, or the batch that was taken last is being routed."""
         self._finished = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
         return self._messages
 
     def deliver(self, batch: list[RawMessage]) -> None:
-        """Take a batch, or as much of it as fits; the rest is told to `overflow`."""
+        """Add a batch, or as much of it as fits; pass the number of the others to `overflow`."""
         room = max(MAX_MESSAGES - self._messages, 0) if self._bytes < MAX_BYTES else 0
         if len(batch) > room:
             self._overflow(len(batch) - room)
@@ -56,9 +56,9 @@ class IntakeQueue:
         self._arrived.set()
 
     async def take(self) -> tuple[float, list[RawMessage]]:
-        """The oldest batch and when it arrived; waits for one. Cancelling takes nothing.
+        """Wait for the oldest batch, and return it with the time when it arrived. If cancelled, nothing is taken.
 
-        Lets others run when it waits and after each `MESSAGES_IN_A_TURN`: many small batches are one turn.
+        Other tasks run while it waits, and after each `MESSAGES_IN_A_TURN` messages: many small batches make one turn.
         """
         while not self._batches:
             self._arrived = trio.Event()
@@ -78,17 +78,17 @@ class IntakeQueue:
         return arrived, batch
 
     def let_nothing_pass(self) -> None:
-        """Let nothing pass by: what comes waits here, until `take` finds nothing left."""
+        """Let no message pass this queue until `take` finds it empty."""
         self.busy = True
 
     def take_waiting(self) -> list[tuple[float, list[RawMessage]]]:
-        """Take out everything that waits, the oldest first."""
+        """Take out all waiting batches, the oldest first."""
         left = [(arrived, batch) for arrived, batch, _ in self._batches]
         self.clear()
         return left
 
     def put_first(self, batches: Sequence[tuple[float, list[RawMessage]]]) -> None:
-        """Put batches that came before, and were accepted then, before all that waits."""
+        """Put batches that were received and accepted earlier before all waiting ones."""
         for arrived, batch in reversed(batches):
             size = sum(map(len, map(_tail, batch)))
             self._messages += len(batch)
@@ -99,17 +99,17 @@ class IntakeQueue:
             self._arrived.set()
 
     def finish(self) -> None:
-        """Nothing waits, and what the taker was at work on is not its own any more."""
+        """Record that nothing waits, and that the batch taken last was taken back."""
         self.busy = False
         self._finished.unpark_all()
 
     def clear(self) -> int:
-        """Forget everything that waits. Returns how many messages that were."""
+        """Drop all waiting messages. Return their number."""
         left, self._messages, self._bytes = self._messages, 0, 0
         self._batches.clear()
         return left
 
     async def empty(self) -> None:
-        """Wait until the taker has finished every batch and asks for the next one."""
+        """Wait until every batch was routed and the next one is asked for."""
         while self.busy:
             await self._finished.park()

@@ -1,7 +1,7 @@
-"""Passthrough: what nobody changes or looks at is forwarded while it arrives, without a turn of its route's task.
+"""Passthrough: forward unchanged messages while they arrive, without a turn of their route's task.
 
-A message costs a look-up of its subject and a joined frame, whatever route it is for. With a thousand routes each
-message is a batch of its own: so what comes at one time for all of them is forwarded in one go, and offered together.
+A message costs a lookup of its subject and a joined frame, whatever its route. With a thousand routes, each message is
+a batch of its own. So messages that arrive at one time for all routes are forwarded and offered together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router_trio.states import RouteState
 
 
 class Passthrough:
-    """The way to one connection's outbox of all that passes through to it."""
+    """Forwards the messages of all passthrough routes to the outbox of one connection."""
 
     def __init__(self, destination: Connection, tracing: Tracing) -> None:
         self._connection = destination
@@ -77,22 +77,22 @@ class Passthrough:
         outbox.offer_frames(frames, owners)
 
     def let_wait(self, route: PassthroughRoute) -> None:
-        """Let what comes for this route wait in its intake queue, for as long as that is busy."""
+        """Queue arriving messages of this route in its intake queue, as long as that is busy."""
         self._behind.add(route)
 
     def forget(self, route: PassthroughRoute) -> None:
-        """Let go of a route that has ended."""
+        """Forget a route that has ended."""
         self._behind.discard(route)
 
     def _let_wait(self, touched: Sequence[SubscriptionBatch], *, everything: bool) -> list[SubscriptionBatch]:
-        """Queue messages that can't be forwarded now at their routes. Return the ones that can."""
+        """Queue messages that can't be forwarded now at their routes. Return the batches that can be."""
         behind = {route for route in self._behind if route.intake.busy}
         rest = []
         for arrivals in touched:
             route: PassthroughRoute = arrivals.key
             if everything or route in behind:
                 route.otherwise(arrivals)
-                # Nothing but what goes this way gets into the intake: until then, it need not be looked at.
+                # Only messages that were queued here enter the intake, so it need not be checked before.
                 if route.intake.busy:
                     behind.add(route)
             else:
@@ -102,12 +102,12 @@ class Passthrough:
 
 
 class PassthroughRoute(CountedOwner):
-    """A core route to a core subject without content rules: the owner of all that it forwards."""
+    """A core route to a core subject without content rules: the owner of all messages that it forwards."""
 
     __slots__ = ("_routing", "intake", "otherwise", "outlet", "prefixes", "state")
 
     def __init__(self, routing: Routing, intake: IntakeQueue, otherwise: Deliver) -> None:
-        """`otherwise` takes what can't be forwarded when it comes, into `intake`."""
+        """`otherwise` puts messages that can't be forwarded on arrival into `intake`."""
         super().__init__(routing.state.forwarded)
         (outlet,) = routing.outlets
         self.outlet: Outlet = outlet
@@ -130,10 +130,10 @@ class PassthroughRoute(CountedOwner):
         self.state.elapsed.record(now - operation.accepted_at, count)
 
     def not_offered(self, raw: RawMessage, reason: str, detail: str) -> None:
-        """A message is never offered."""
+        """Count and report a message that can't be offered."""
         routing = self._routing
         if routing.tracing.active and routing.tracing.sampled((raw,)):
-            # It fails again, and its trace says so.
+            # It fails again, and its trace records that.
             delivery = Delivery(self.state, raw, trio.current_time())
             routing.begin_trace(delivery)
             routing.forward(delivery)
@@ -144,7 +144,7 @@ class PassthroughRoute(CountedOwner):
         routing.emit_failure(reason, detail, subject=raw[0])
 
     def traced(self, frame: bytes) -> tuple[Owner, bytes]:
-        """A frame is sampled: who follows it from now on, and the frame that tells of it."""
+        """Begin the trace of a sampled frame. Return its new owner, and the frame with the `traceparent`."""
         raw = framing.published(frame)
         delivery = Delivery(self.state, raw, trio.current_time())
         self._routing.begin_trace(delivery)
@@ -155,6 +155,6 @@ class PassthroughRoute(CountedOwner):
 
 
 def _trace(frames: list[bytes], index: int, owner: Owner) -> Owner:
-    """Put the frame that tells of its trace in the place of one, and return who follows that."""
+    """Replace a sampled frame by one with a `traceparent`, and return its new owner."""
     follower, frames[index] = cast(PassthroughRoute, owner).traced(frames[index])
     return follower

@@ -1,6 +1,6 @@
-"""Whether messages of a route may go now: its limit says how many, the breakers of its destinations whether any may.
+"""Flow control: how many messages of a route may be sent now, by its rate limit and its circuit breakers.
 
-A route without either has none of this. Whoever routes asks `may_go`, calls `going`, and waits if nothing may.
+A route with neither has no flow control. The route calls `may_go`, then `going`, and waits if no message may be sent.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from router_trio.settings.units import format_rate
 from router_trio.states import LimitState, RouteState
 
 HORIZON = 1.0
-"""Seconds: a stream is asked for what may go within them, so that little waits in hand."""
+"""Seconds: messages that may be sent within them are requested from a stream, so that few wait in hand."""
 
 UNDER_WAY_FOR = 1.0
-"""Seconds: as many messages of a limited route as go within them, and a burst, may be sent and without a fate.
+"""Seconds: a limited route may have as many unsettled messages as it may send within them, plus a burst.
 
-A link of a long round trip has more under way than a short one. What is more than that would reach the server all at
-once when a link, or a stream, is back. Where each value has a limit, nothing goes to a link that has confirmed nothing
-for so long.
+A link with a long round trip has more messages in flight than one with a short round trip. More unsettled messages
+would reach the server all at once when a link, or a stream, is back. If each value has a limit, nothing is sent to a
+link that has confirmed nothing for this time.
 """
 
 LOOK_FOR_FATES = 0.05
-"""Seconds between two looks whether some of them have one."""
+"""Seconds between two checks whether some of them are settled."""
 
 LOOK_AGAIN = 1.0
-"""Seconds between two looks for a destination to fall back to, when none takes messages."""
+"""Seconds between two checks for a destination to fall back to, while none accepts messages."""
 
 
 class FlowControl:
-    """The limit and the breakers of one route. They belong to the route, not to a link.
+    """The rate limit and the circuit breakers of one route. They belong to the route, not to a link.
 
-    `limit` is for all messages, `values` for those of each value; at most one of them is there.
+    `limit` is for all messages, `values` for the messages of each value; at most one of them is set.
     """
 
     def __init__(self, plan: RoutePlan, connections: Sequence[Connection], state: RouteState, emit: Emit) -> None:
-        """`connections` are those of the destinations, in order; `state` knows the destinations already."""
+        """`connections` are those of the destinations, in order; `state` already has the destinations."""
         settings = plan.settings
         self.limit: Limit | None = None
         self.values: ValueLimits | None = None
@@ -61,11 +61,11 @@ class FlowControl:
         self._gone: Callable[[], int] = lambda: 0
         self._most_under_way = 0
         self._stuck: int | None = None
-        """While what has gone does not get through, how many messages that are."""
+        """The number of sent messages that do not get through; None while they do."""
         self._stuck_since = inf
-        """Since when nothing of that gets through, where each value has a limit."""
+        """The time since which none of them gets through, if each value has a limit."""
         self._parked: int | None = None
-        """While some of several fallbacks are away, how many messages had gone when that began."""
+        """While some of several fallbacks are away, the number of messages that had been sent when that began."""
         if settings.limit is not None:
             rate = settings.limit.rate
             burst = settings.limit.most_at_once
@@ -95,15 +95,15 @@ class FlowControl:
         )
 
     def breaker_of(self, place: int) -> DestinationBreaker | None:
-        """Return the breaker of the destination at this place; None if it has none."""
+        """Return the circuit breaker of the destination at this place; None if it has none."""
         return self._breakers.get(place)
 
-    # --- what has gone, and its destinations ---
+    # --- sent messages, and their destinations ---
 
     def follow(self, destinations: Sequence[Connection], gone: Callable[[], int]) -> None:
-        """Let nothing go while one of these is away, or does not confirm what has gone.
+        """Hold back messages while one of these connections is away, or does not confirm sent messages.
 
-        `gone` gives how many messages were sent to them and have no fate: not those that a handler has.
+        `gone` returns the number of unsettled messages that were sent to them, without those in a handler.
         """
         if self.limit is None and self.values is None:
             return
@@ -112,7 +112,7 @@ class FlowControl:
             connection.when_changed(self.wake)
 
     def retire(self) -> None:
-        """The route is over, and the router goes on: listen to nothing any more."""
+        """Stop listening, since the route has ended and the router goes on."""
         for connection in self._destinations:
             connection.stop_notifying(self.wake)
         for breaker in self.breakers:
@@ -120,9 +120,9 @@ class FlowControl:
 
     @property
     def is_away(self) -> bool:
-        """Return True while a destination is not connected, and would keep what is sent to it until it is.
+        """Return True while a destination is not connected and would queue messages until it is.
 
-        Of fallbacks, one that is connected is enough.
+        Of several fallbacks, one connected destination is enough.
         """
         away = self._count_away()
         return away == len(self._destinations) if self._one_is_enough and self._destinations else away > 0
@@ -131,9 +131,9 @@ class FlowControl:
         return sum(not one.connected and not one.settings.fail_open for one in self._destinations)
 
     def _is_stuck(self, arriving: int) -> bool:
-        """Return True while what has gone does not get through. `arriving` have come, and wait nowhere yet.
+        """Return True while sent messages do not get through. `arriving` messages are not queued yet.
 
-        All of it may reach the server in the moment when that ends: then it has used the limit, and not before.
+        All sent messages may reach the server at the moment when that ends, so they use the limit then, not before.
         """
         if not self._destinations:
             return False
@@ -154,7 +154,7 @@ class FlowControl:
         return False
 
     def _park(self, under_way: int, now: float) -> int:
-        """Return how many messages wait for a fallback that is away: they hold up nothing that others take.
+        """Return how many messages wait for a fallback that is away: they do not hold up messages for the others.
 
         They count as sent when it is back.
         """
@@ -170,25 +170,25 @@ class FlowControl:
         return 0
 
     def _silent(self, now: float) -> list[Outbox]:
-        """Return the outboxes of destinations that confirm nothing of what they were sent.
+        """Return the outboxes of destinations that confirm none of the messages sent to them.
 
-        Not of a fallback that is away: others take what comes.
+        A fallback that is away is not included: others accept the messages.
         """
         outboxes = [one.outbox for one in self._destinations if one.connected or not self._one_is_enough]
         return [one for one in outboxes if now - one.silent_since >= UNDER_WAY_FOR]
 
-    # --- for who routes ---
+    # --- for the route ---
 
     @property
     def probing(self) -> bool:
-        """True if a breaker is not closed: then messages go one by one, each followed by itself."""
-        for one in self.breakers:  # noqa: SIM110 - as fast as it gets: this is asked for each read
+        """Return True if a breaker is not closed: then messages are sent one by one, each with its own owner."""
+        for one in self.breakers:  # noqa: SIM110 - faster, and called for each read
             if not one.closed:
                 return True
         return False
 
     def may_go(self, most: int, *, arriving: bool = False) -> int:
-        """Return how many messages may go now, if there are `most`. `arriving`: they have waited nowhere yet."""
+        """Return how many of up to `most` messages may be sent now. `arriving`: they are not queued yet."""
         if self._is_stuck(most if arriving else 0):
             return 0
         if self.probing:
@@ -200,7 +200,7 @@ class FlowControl:
         return max(0, min(most, self.limit.available(trio.current_time())))
 
     def going(self, count: int, left: int) -> None:
-        """Take `count` tokens, not more than `may_go` said, without a checkpoint in between; `left` messages wait."""
+        """Take `count` tokens. Call it without a checkpoint after `may_go`. `left` messages wait."""
         if self.limit is None:
             return
         now = trio.current_time()
@@ -212,25 +212,25 @@ class FlowControl:
         else:
             self.holds = False
         if not left:
-            self._notify()  # what waited has made room for others, before it has its fate
+            self._notify()  # messages that waited have made room for others, before they are settled
 
     def filtered(self, count: int) -> None:
-        """Return the tokens of `count` messages that turned out not to be the route's."""
+        """Return the tokens of `count` messages that the route filtered out."""
         if self.limit is not None:
             self.limit.give_back(count)
 
     def hold_back(self, count: int) -> None:
-        """Note that `count` messages have to wait for the limit."""
+        """Record that `count` messages have to wait for the limit."""
         if not self.holds:
             self.holds = True
             self._emit(RouteLimited(at=trio.current_time(), route=self._state.name, rate=self._rate, count=count))
 
     def nothing_waits(self) -> None:
-        """Note that no message waits for the limit of its value any more."""
+        """Record that no message waits for the limit of its value any more."""
         self.holds = False
 
     async def wait_to_go(self, count: int) -> None:
-        """Wait until any of so many messages may go, or it should be asked again."""
+        """Wait until one of `count` messages may be sent, or that should be checked again."""
         if self.limit is not None and not self.probing and self._stuck is None:
             self.hold_back(count)
         changed = self._changed
@@ -239,7 +239,7 @@ class FlowControl:
 
     @property
     def next_at(self) -> float:
-        """When messages may go again; in the past if they may now, infinite if something else has to happen first."""
+        """Return when messages may be sent again: not in the future if now, infinite if an event must happen first."""
         now = trio.current_time()
         if self.is_away:
             return inf
@@ -257,7 +257,7 @@ class FlowControl:
         self._listeners.append(listener)
 
     def wake(self) -> None:
-        """Wake those who wait, to ask again."""
+        """Wake the tasks that wait, to check again."""
         self._changed.set()
         self._changed = trio.Event()
         self._notify()
@@ -266,12 +266,12 @@ class FlowControl:
         for listener in self._listeners:
             listener()
 
-    # --- for who asks a stream for messages ---
+    # --- for the pull loop of a stream ---
 
     def may_ask(self, wanted: int, waiting: int, outstanding: int) -> int:
-        """Return how many messages to ask for, of those that are `wanted`.
+        """Return how many of the `wanted` messages to request.
 
-        `waiting` are in hand and could go, `outstanding` are asked for already.
+        `waiting` messages are in hand and could be sent, `outstanding` ones are requested already.
         """
         now = trio.current_time()
         if self.probing:
@@ -286,7 +286,7 @@ class FlowControl:
 
     @property
     def ask_at(self) -> float:
-        """When `may_ask` says more, if nothing happens meanwhile."""
+        """Return when `may_ask` may return more, if nothing happens before."""
         now = trio.current_time()
         if self.probing and not self._admits(now):
             return self.next_at
@@ -296,7 +296,7 @@ class FlowControl:
         return at if at > now else inf
 
     def held_up(self) -> str | None:
-        """Return why nothing may go now, if a breaker says so."""
+        """Return why no message may be sent now, if a breaker is the cause."""
         if self.probing and not self._admits(trio.current_time()):
             return next(one.shown.why_open for one in self.breakers if not one.closed)
         return None
@@ -304,7 +304,7 @@ class FlowControl:
     def _admits(self, now: float) -> bool:
         if not self._one_is_enough:
             return all(one.admits(now) for one in self.breakers)
-        # The first of all gets what none takes.
+        # The first destination gets the messages that none accepts.
         first = self.breaker_of(self._real[0])
         return first is None or first.admits(now) or any(map(self._is_healthy, self._real))
 

@@ -1,8 +1,8 @@
-"""The breaker of one destination of a route, at work: it is told what becomes of publishes, and acts on it.
+"""The circuit breaker of one destination of a route: it observes the fates of publishes, and acts on them.
 
-While it is closed, only failures are looked at. When it opens, what is queued for the destination returns to the hand
-of the route, if a stream keeps it, and so does whatever fails there until it is closed: nothing of it counts as an
-attempt, and no stream has to deliver it again.
+While it is closed, only failures are observed. When it opens, messages queued for the destination return to the hand of
+the route, if a stream keeps them, and so do messages that fail there until it is closed. None of that counts as an
+attempt, and the stream need not redeliver these messages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEFT_ALONE = "the breaker of its destination is open"
 class DestinationBreaker:
     """The circuit breaker of one destination. `changed` is called when it opens, closes, or lets a message probe.
 
-    `several`: the route has other destinations, so that what this one takes is counted here.
+    `several`: the route has other destinations, so the messages that this one accepts are counted here.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DestinationBreaker:
         several: bool,
         kept: bool,
     ) -> None:
-        """`kept`: a stream has the messages until they are acked, so that they can wait in hand."""
+        """`kept`: a stream keeps the messages until they are acked, so they can wait in hand."""
         self.shown: BreakerState = BreakerState(connection.name, template)
         """For pages and readiness."""
         self._breaker = Breaker(settings.failures, settings.pause)
@@ -72,15 +72,15 @@ class DestinationBreaker:
 
     @property
     def closed(self) -> bool:
-        """True if messages go as if there were no breaker."""
+        """Return True if messages are sent as without a breaker."""
         return self._breaker.state == CLOSED
 
     def admits(self, now: float) -> bool:
-        """Return True if a message may go there."""
+        """Return True if a message may be sent there."""
         return self._breaker.admits(now)
 
     def _publish(self) -> None:
-        """Publish a change of the breaker, and wake those who wait."""
+        """Show a change of the breaker on pages, and wake the tasks that wait."""
         breaker, shown = self._breaker, self.shown
         shown.state, shown.probe_at, shown.why_open = breaker.state, breaker.probe_at, None
         if breaker.state != CLOSED:
@@ -93,7 +93,7 @@ class DestinationBreaker:
 
     @property
     def _detail(self) -> str:
-        """Return what the server said about the last failure, for the end of a text."""
+        """Return the server's text about the last failure, as the end of a sentence."""
         shown = self.shown
         for one in self._route.to:
             if (one.connection, one.template) == (shown.connection, shown.template) and one.refused_for is not None:
@@ -101,10 +101,10 @@ class DestinationBreaker:
                 return f" ({detail})" if reason == self._breaker.reason else ""
         return ""
 
-    # --- what happens ---
+    # --- events ---
 
     def follow(self, delivery: Delivery, copy: int) -> BreakerTracker:
-        """Note that a message is sent there now. Return the owner of its operation."""
+        """Record that a message is sent there. Return the owner of its operation."""
         self._breaker.message_goes(trio.current_time())
         self.shown.state = self._breaker.state
         delivery.remaining += 1
@@ -133,7 +133,7 @@ class DestinationBreaker:
             self._publish()
 
     def copy_refused(self, reason: str) -> str:
-        """See `delivery.BreakerWatch`. A message that waits in hand fails as one that is taken back from the queue."""
+        """See `delivery.BreakerWatch`. A message that can wait in hand fails as if it was taken back from the queue."""
         if reason in OF_THE_MESSAGE or reason in OF_THE_WAY:
             self.spare()
             return reason
@@ -142,13 +142,13 @@ class DestinationBreaker:
         return reason if self.closed or not self._kept else OUT_OF_TURN
 
     def spare(self) -> None:
-        """Allow another probe: what was sent there was none after all."""
+        """Allow another probe, since the message sent there did not test the destination."""
         if self._breaker.state == HALF_OPEN:
             self._breaker.inconclusive(trio.current_time())
             self._publish()
 
     def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        """See `Refusals.notify_of_retries`: a publish was refused, and is held there."""
+        """See `Refusals.notify_of_retries`: a publish was refused, and the outbox keeps it."""
         opens = self._failed(reason)
         if opens:
             self._recall()
@@ -156,7 +156,7 @@ class DestinationBreaker:
             self._refusals.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
 
     def _failed(self, reason: str) -> bool:
-        """Return True if the breaker opens, be it again."""
+        """Record a failure. Return True if the breaker opens, for the first time or again."""
         breaker, now, before = self._breaker, trio.current_time(), self._breaker.state
         if breaker.message_failed(now, self._taken, reason):
             self._route.openings[self.shown.connection, self.shown.template] += 1
@@ -177,7 +177,7 @@ class DestinationBreaker:
         return True
 
     def _recall(self) -> None:
-        """Take back what is queued for the destination."""
+        """Take back the messages that are queued for the destination."""
         if self._kept:
             self._outbox.recall(self._is_ours, _LEFT_ALONE)
 

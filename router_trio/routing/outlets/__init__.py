@@ -1,1 +1,1 @@
-"""The destinations of a route at work: subjects, headers, and frames into an outbox."""
+"""Send to the destinations of a route: map subjects, set headers, and offer frames to an outbox."""

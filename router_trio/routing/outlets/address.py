@@ -1,7 +1,7 @@
-"""Where the messages of one destination go: the start of each frame, remembered, so that it costs one look-up.
+"""Map source subjects to the subjects of one destination, and cache the start of each frame.
 
-What makes a subject unusable is found out here: it does not fit the mapping, it is reserved, or it is too long for a
-server. What is remembered is short and bounded: see `MAX_REMEMBERED_BYTES`.
+Unusable subjects are detected here: those that do not fit the mapping, are reserved, or are too long for the server.
+The cache is bounded: see `MAX_REMEMBERED_BYTES`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from router_trio.protocol import framing
 from router_trio.routing.route_plans import Destination
 
 MAX_REMEMBERED_BYTES = 4 * 1024 * 1024
-"""Of one destination's subjects and what they map to; then the memory starts anew."""
+"""Bytes of one destination's cached subjects and their mappings; beyond that the cache is cleared."""
 
 LONGEST_REMEMBERED = 512
-"""Bytes of a subject, before or after its mapping; a longer one is mapped again for each message.
+"""Bytes of the longest cached subject, before and after its mapping; a longer one is mapped again for each message.
 
-A control line has room for one that is not longer, unless a sender's reply subject is beside it.
+A control line has room for a subject of this length, unless it also holds a sender's reply subject.
 """
 
 _ENTRY_BYTES = 300
-"""About what an entry takes besides its subjects."""
+"""Approximate bytes of an entry in addition to its subjects."""
 
 
 class Address:
@@ -32,19 +32,19 @@ class Address:
         self._connection = connection
         self._remembered_bytes = 0
         self.prefixes: dict[bytes, bytes] = {}
-        """By source subject, what `prefix_for` gave."""
+        """The results of `prefix_for`, by source subject."""
         self.endings: dict[bytes, bytes] = {}
-        """By source subject, what `ending_for` gave; for no other subjects than `prefixes`."""
+        """The results of `ending_for`, by source subject; only for subjects in `prefixes`."""
 
     def subject_for(self, subject: bytes) -> bytes:
-        """Return where a message with this subject goes. Raises `MappingError`."""
+        """Return the destination's subject for a message with this subject. Raises `MappingError`."""
         prefix = self.prefixes.get(subject)
         return framing.prefixed_subject(prefix) if prefix is not None else self._mapped(subject)
 
     def prefix_for(self, raw: framing.RawMessage, more: int = 0) -> bytes:
-        """Return the start of the frame of a message's copy, whose control line has `more` bytes than the message's.
+        """Return the start of the frame of a copy, whose control line may be `more` bytes longer than the message's.
 
-        Raises `MappingError`, also if the server would not take that line.
+        Raises `MappingError`, also if the server would not accept that line.
         """
         subject, _, _, _, tail = raw
         target = self._mapped(subject)
@@ -65,7 +65,7 @@ class Address:
         return ending
 
     def check_line(self, size: int) -> None:
-        """Raise `MappingError` (`too_large`) if the server does not take a control line with so many bytes."""
+        """Raise `MappingError` (`too_large`) if the server does not accept a control line of `size` bytes."""
         limit = self._connection.max_control_line
         if size > limit:
             raise MappingError(

@@ -1,1 +1,1 @@
-"""Routes from a JetStream stream: what is in hand, in what order, and how more is asked for."""
+"""Routes from a JetStream stream: messages in hand, their order, and the requests for more."""

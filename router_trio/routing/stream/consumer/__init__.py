@@ -1,1 +1,1 @@
-"""The durable of a route from a stream: what it is to be, who has its lead, and what it had not delivered."""
+"""The durable of a route from a stream: its configuration, its lead, and deliveries that a lost link missed."""

@@ -1,1 +1,1 @@
-"""Asking a stream for messages, as many as there is room for."""
+"""Request messages from a stream, as many as there is room for."""
