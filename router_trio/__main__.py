@@ -51,7 +51,7 @@ def _interrupt_at_once() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Give the null device to the standard streams that whoever started us has closed.
+    """Give the null device to the standard streams that the parent process has closed.
 
     Else the next socket takes their number, and what is meant for people is written to a server.
     """

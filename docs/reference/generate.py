@@ -279,9 +279,9 @@ def _permissions() -> Iterator[str]:
         "",
         "[nats-permissions.conf](../deploy/nats-permissions.conf) is an example for a server.",
         "",
-        "A server that maps subjects names the subject that it maps to when it refuses a publish. That is none of the",
-        "router's subjects, so all core publishes on their way fail (`NATS_REFUSAL_NOT_ATTRIBUTED`): what may",
-        "have been refused never counts as sent.",
+        "When a server that maps subjects refuses a publish, it names the mapped subject, which the router does not",
+        "know. So all core publishes in flight fail (`NATS_REFUSAL_NOT_ATTRIBUTED`): a publish that may have been",
+        "refused never counts as sent.",
         "",
     )
     for kind in ("publish", "subscribe"):

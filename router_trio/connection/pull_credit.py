@@ -304,7 +304,7 @@ class PullCredit:
         if code == 409 and "deleted" in words:
             return Reading(Verdict.REOPEN, reasons.CONSUMER_DELETED, "the consumer was deleted")
         if code == 503:
-            return Reading(Verdict.REOPEN, reasons.NO_RESPONDERS, "nobody answers for the consumer")
+            return Reading(Verdict.REOPEN, reasons.NO_RESPONDERS, "no server answers for the consumer")
         return Reading(Verdict.REOPEN, reasons.CONSUMER_LOST, f"{code} {excerpt(description)}")
 
     def _too_large_for(self, left: int) -> Reading:

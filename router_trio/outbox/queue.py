@@ -192,7 +192,7 @@ class SendQueue:
         back += self.lanes.clear()
         self._waiting.clear()
         self.waiting_bytes = self.waiting = 0
-        assert not self.in_flight.count + self.lanes.held, "all that has no fate goes back"
+        assert not self.in_flight.count + self.lanes.held, "everything without a fate is returned"
         for operation in back:
             if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
                 operation.first_written_at = None  # each one gets its full budget on the next link

@@ -108,7 +108,7 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         PUBLISH,
         "{api}.STREAM.MSG.GET.{stream}",
-        "lookups of single messages: whether a stream went back in time, or a message was deleted",
+        "lookups of single messages: whether a stream was restored, or a message was deleted",
         "each route from a stream",
         "without the lookup the router waits for the ack wait, or assumes the less favourable case",
         optional=True,

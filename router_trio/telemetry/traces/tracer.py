@@ -43,7 +43,7 @@ UNSAMPLED = TraceParent(0, 0, 0)
 
 SHUTDOWN_SECONDS = 2.0
 INTERRUPT_SECONDS = 1.5
-"""Seconds after which the exporter is told to stop retrying, so that its thread ends within `SHUTDOWN_SECONDS`."""
+"""Seconds after which the exporter is stopped from retrying, so that its thread ends within `SHUTDOWN_SECONDS`."""
 
 BURST_SECONDS = 10.0
 """Burst of the traces that the router starts, in seconds of `max_per_second`."""

@@ -1,0 +1,117 @@
+"""No docstring, comment, message or page uses words that an English-speaking engineer would not use there.
+
+They are understandable, and still make a reader stop: a delivery *comes again* where the field says that it is
+redelivered, an error is *told* where others log or report it. `ALLOWED` lists the few uses that are right, and why.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, README, ROOT, SECURITY, page
+
+WORDS = {
+    "told": "told",
+    "said": "said",
+    "whoever": "whoever",
+    "nobody": "nobody",
+    "anew": "anew",
+    "in doubt": "in doubt",
+    "at work": "at work",
+    "of which": "of which",
+    "that is none": "(?:that|which) (?:is|are) none",
+    "is not to have": "(?:is|are) not to have",
+    "comes again": "(?:comes?|came|coming) again",
+    "goes back": "(?:goes|went) back",
+    "of the time before": "of the time before",
+    "so many": "so many",
+    "what comes": "what comes",
+}
+"""The forms of each word, by the name that `ALLOWED` has for it."""
+
+ALLOWED: dict[tuple[str, str], str] = {
+    ("of which", "router_trio/telemetry/http/hosts.py"): "a relative clause about addresses, as anyone writes it",
+    ("goes back", "docs/explanation/delivery.md"): "the heading says what the event STREAM_WENT_BACK reports",
+}
+"""Why a word is right in a file."""
+
+NOT_YET = frozenset({"routing", "testing", "link.py", "demo", "embedded.py", "message.py"})
+"""Rooms of the package that still have such words: remove a room once it has none."""
+
+PACKAGE = ROOT / "router_trio"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in NOT_YET)
+OF_DOCSTRINGS = DOCS / "reference" / "python.md"
+"""Repeats docstrings of rooms that are not clean yet."""
+
+PAGES = [README, SECURITY, ROOT / "CONTRIBUTING.md", *sorted({*DOCS.rglob("*.md")} - {OF_DOCSTRINGS})]
+_ANY = [(word, re.compile(rf"\b{form}\b", re.IGNORECASE)) for word, form in WORDS.items()]
+_BREAK = re.compile(r"\s*\n\s*(?:[#>*-]\s+)?")
+
+
+def uses(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each word that is used in a text, with its surroundings."""
+    text = _BREAK.sub(" ", text)
+    for word, form in _ANY:
+        for found in form.finditer(text):
+            yield word, f"...{text[max(found.start() - 40, 0) : found.end() + 40]}..."
+
+
+def texts_of(source: str) -> Iterator[str]:
+    """Yield the comments of a module, those of successive lines together, and its strings, docstrings included."""
+    comments: dict[int, str] = {}
+    first = last = -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line = token.start[0]
+            first = first if line == last + 1 else line
+            comments[first] = f"{comments.get(first, '')}{token.string}\n"
+            last = line
+    yield from comments.values()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def disallowed(path: Path, texts: Iterator[str]) -> list[str]:
+    """Return the uses of words in the texts of a file, but those that are allowed there."""
+    file = str(path.relative_to(ROOT))
+    return [f"{word}: {where}" for text in texts for word, where in uses(text) if (word, file) not in ALLOWED]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_comments_and_messages_have_none_of_these_words(module: Path) -> None:
+    assert disallowed(module, texts_of(module.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_have_none_of_these_words(path: Path) -> None:
+    assert disallowed(path, iter([page(path).prose])) == []
+
+
+@pytest.mark.parametrize(("word", "file"), ALLOWED)
+def test_an_exception_is_still_needed(word: str, file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    texts = texts_of(text) if file.endswith(".py") else iter([text])
+    assert word in {used for one in texts for used, _ in uses(one)}
+
+
+# --- that it sees what it is for ---
+
+SOURCE = '''
+"""Ask whoever
+listens."""
+# What was sent comes
+# again later.
+nobody = f"{nobody} was told"  # a name may be anything
+'''
+
+
+def test_words_are_found_over_the_ends_of_lines_and_not_in_names() -> None:
+    assert [word for text in texts_of(SOURCE) for word, _ in uses(text)] == ["comes again", "whoever", "told"]
