@@ -241,11 +241,11 @@ def reader_for(fields: Iterable[Mapping[Path, bool] | None]) -> BodyReader:
     together: dict[Path, bool] = {}
     for one in fields:
         if one is None:
-            return WHOLE
+            return WITHOUT_RECORDS
         for path, more in one.items():
             together[path] = together.get(path, False) or more
     return BodyReader(together)
 
 
-WHOLE = BodyReader(None)
+WITHOUT_RECORDS = BodyReader(None)
 """A reader that makes no records, so that bodies are always decoded completely."""

@@ -40,7 +40,9 @@ ERROR = 12
 """The cost of raising and catching an error that another part of the expression makes irrelevant."""
 
 
-def pay(function: Callable[..., Value], cost: Cost, free: int, message: Any, values: Sequence[Value]) -> Value:
+def call_and_charge(
+    function: Callable[..., Value], cost: Cost, free: int, message: Any, values: Sequence[Value]
+) -> Value:
     """Call a function, and charge its cost as far as it depends on values longer than `free`."""
     if cost.before is not None and (cost.always or len(values[0]) > free):
         cost.before(message.budget, *values)
@@ -50,8 +52,8 @@ def pay(function: Callable[..., Value], cost: Cost, free: int, message: Any, val
     return result
 
 
-def paid(function: Callable[..., Value], parts: list[Closure], cost: Cost, free: int) -> Closure:
-    """Return the closure of a call whose cost is charged as by `pay`."""
+def charged_call(function: Callable[..., Value], parts: list[Closure], cost: Cost, free: int) -> Closure:
+    """Return the closure of a call whose cost is charged as by `call_and_charge`."""
     before, after = cost.before, cost.after
     if len(parts) == 2 and before is not None and after is None and not cost.always:
         left, right = parts
@@ -83,7 +85,7 @@ def paid(function: Callable[..., Value], parts: list[Closure], cost: Cost, free:
             return function(value)
 
         return of_one
-    return lambda message: pay(function, cost, free, message, [part(message) for part in parts])
+    return lambda message: call_and_charge(function, cost, free, message, [part(message) for part in parts])
 
 
 def watched_by(run: Closure, node: Node, watch: Watch) -> Closure:
@@ -101,7 +103,7 @@ def watched_by(run: Closure, node: Node, watch: Watch) -> Closure:
     return watched
 
 
-def both(first: Closure, second: Closure) -> Closure:
+def logical_and(first: Closure, second: Closure) -> Closure:
     """Return `first && second`. It is false if either side is false, even if the other side fails."""
 
     def run(message: Any) -> Value:
@@ -118,7 +120,7 @@ def both(first: Closure, second: Closure) -> Closure:
     return run
 
 
-def either(first: Closure, second: Closure) -> Closure:
+def logical_or(first: Closure, second: Closure) -> Closure:
     """Return `first || second`. It is true if either side is true, even if the other side fails."""
 
     def run(message: Any) -> Value:
@@ -135,7 +137,7 @@ def either(first: Closure, second: Closure) -> Closure:
     return run
 
 
-def every(parts: list[Closure], all_hold: bool) -> Closure:
+def logical_chain(parts: list[Closure], all_hold: bool) -> Closure:
     """Return a chain of more than two parts: `&&` if `all_hold`, else `||`."""
 
     def run(message: Any) -> bool:

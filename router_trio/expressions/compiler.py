@@ -9,7 +9,17 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions import access, macros
 from router_trio.expressions.access import Closure
-from router_trio.expressions.closures import Nothing, Watch, both, either, every, paid, pay, truth, watched_by
+from router_trio.expressions.closures import (
+    Nothing,
+    Watch,
+    call_and_charge,
+    charged_call,
+    logical_and,
+    logical_chain,
+    logical_or,
+    truth,
+    watched_by,
+)
 from router_trio.expressions.costs import Cost, cost_of
 from router_trio.expressions.functions.patterns import EXTRA, BadPattern, Pattern, matches
 from router_trio.expressions.language.signatures import BY_ID
@@ -54,7 +64,7 @@ from router_trio.expressions.operators import (
     indexed,
     no_overload,
 )
-from router_trio.expressions.values import LONG, TypeValue, Uint, Value, equal, key_of, within
+from router_trio.expressions.values import LONG, TypeValue, Uint, Value, equal, is_element, key_of
 
 LONG_IN_A_LOOP = 16
 _NULLABLE = frozenset({NULL, TIMESTAMP, DURATION})
@@ -166,8 +176,8 @@ class _Compiler:
     def _logic(self, node: Logic) -> Closure:
         parts = [self._truth(part) for part in node.parts]
         if len(parts) == 2:
-            return (both if node.operator == "&&" else either)(*parts)
-        return every(parts, node.operator == "&&")
+            return (logical_and if node.operator == "&&" else logical_or)(*parts)
+        return logical_chain(parts, node.operator == "&&")
 
     # --- macros ---
 
@@ -267,7 +277,7 @@ class _Compiler:
     def _applied(self, function: Callable[..., Value], parts: list[Closure], cost: Cost | None = None) -> Closure:
         """Return the closure that calls a function with its arguments and charges its cost."""
         if cost is not None and (cost.before or cost.after is not None):
-            return paid(function, parts, cost, self._free)
+            return charged_call(function, parts, cost, self._free)
         if len(parts) == 1:
             (only,) = parts
             return lambda message: function(only(message))
@@ -314,7 +324,7 @@ class _Compiler:
                 if chosen is None:
                     raise no_overload(name, (value,))
                 function, cost = chosen
-                return function(value) if cost is None else pay(function, cost, free, message, (value,))
+                return function(value) if cost is None else call_and_charge(function, cost, free, message, (value,))
 
             return call_one
 
@@ -324,7 +334,7 @@ class _Compiler:
             if chosen is None:
                 raise no_overload(name, tuple(values))
             function, cost = chosen
-            return function(*values) if cost is None else pay(function, cost, free, message, values)
+            return function(*values) if cost is None else call_and_charge(function, cost, free, message, values)
 
         return call
 
@@ -358,7 +368,7 @@ class _Compiler:
         def contained(message: Any) -> bool:
             value, values = left(message), right(message)
             if values.__class__ is list:
-                return within(value, values, message)
+                return is_element(value, values, message)
             if values.__class__ is dict:
                 return has_key(values, value)
             raise no_overload("in", (value, values))

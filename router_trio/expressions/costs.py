@@ -104,7 +104,7 @@ COSTS: dict[str, Cost] = {
     "-_": FREE,
     "_==_": Cost(2),  # `values.equal` charges the rest
     "_!=_": Cost(2),
-    "@in": Cost(14),  # `values.within` charges the rest
+    "@in": Cost(14),  # `values.is_element` charges the rest
     "_+_": Cost(3),
     "_+_:string_string": _JOINED,
     "_+_:bytes_bytes": _JOINED,

@@ -11,7 +11,7 @@ from typing import Any
 from router_trio.errors import EvaluationError
 from router_trio.expressions.access import Closure
 from router_trio.expressions.closures import ERROR
-from router_trio.expressions.values import Budget, Value, a_kind, of_key
+from router_trio.expressions.values import Budget, Value, a_kind, value_of_key
 
 
 def _elements(of: Value, budget: Budget) -> Iterable[Value]:
@@ -19,7 +19,7 @@ def _elements(of: Value, budget: Budget) -> Iterable[Value]:
         return of
     if of.__class__ is dict:
         budget.spend(len(of))
-        return [of_key(key) for key in of]
+        return [value_of_key(key) for key in of]
     raise EvaluationError(f"a macro iterates over a list or the keys of a map, not over {a_kind(of)}")
 
 

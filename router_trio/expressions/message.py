@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.body import FREE, WHOLE, BodyReader, decode
+from router_trio.expressions.body import FREE, WITHOUT_RECORDS, BodyReader, decode
 from router_trio.expressions.functions.times import timestamp
 from router_trio.expressions.headers import FREE_HEADERS, first_value
 from router_trio.expressions.language.types import BYTES, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
@@ -77,7 +77,7 @@ class Facts:
         subject: str,
         header_block: bytes,
         payload: bytes,
-        reader: BodyReader = WHOLE,
+        reader: BodyReader = WITHOUT_RECORDS,
         *,
         stream: str = "",
         sequence: int = 0,

@@ -24,8 +24,8 @@ from router_trio.expressions.values import (
     Value,
     a_kind,
     kind_name,
+    lookup_key,
     sized,
-    wanted_key,
 )
 
 Function = Callable[..., Value]
@@ -110,7 +110,7 @@ def element(values: list[Value], index: Value) -> Value:
 def entry(entries: dict[Value, Value], key: Value) -> Value:
     """Return the value of a key of a map. Raises EvaluationError if the map does not have the key."""
     try:
-        return entries[wanted_key(key)]
+        return entries[lookup_key(key)]
     except KeyError:
         raise EvaluationError("the map has no such key") from None
 
@@ -126,7 +126,7 @@ def indexed(of: Value, index: Value) -> Value:
 
 def has_key(entries: dict[Value, Value], key: Value) -> bool:
     """Return True if a map has this key. Raises EvaluationError if a value of this type can't be a key."""
-    return wanted_key(key) in entries
+    return lookup_key(key) in entries
 
 
 def field(of: Value, name: str) -> Value:

@@ -2,7 +2,7 @@
 
 int, double, bool, string, bytes, list, map and null are Python's types. A uint is a `Uint`, which distinguishes it from
 an int; both compare and hash equal if their values are, as in CEL. A key of a map is the value itself, except for a
-bool, which Python would treat as a number: `key_of` and `of_key` convert it.
+bool, which Python would treat as a number: `key_of` and `value_of_key` convert it.
 """
 
 from __future__ import annotations
@@ -123,12 +123,12 @@ def key_of(value: Value) -> Value:
     raise EvaluationError(f"{a_kind(value)} can't be the key of a map")
 
 
-def wanted_key(value: Value) -> Value:
+def lookup_key(value: Value) -> Value:
     """Return the key for a lookup in a map. Unlike `key_of` it accepts a double, which finds an equal int."""
     return value if value.__class__ is float else key_of(value)
 
 
-def of_key(key: Value) -> Value:
+def value_of_key(key: Value) -> Value:
     """Return the value that a key of a map stands for."""
     return key.value if key.__class__ is BoolKey else key
 
@@ -166,7 +166,7 @@ def _deep_equal(left: Value, right: Value, message: Any, depth: int) -> bool:
     return all(key in right and _deep_equal(value, right[key], message, depth + 1) for key, value in left.items())
 
 
-def within(element: Value, values: list[Value], message: Any) -> bool:
+def is_element(element: Value, values: list[Value], message: Any) -> bool:
     """Return True if a list contains an equal element. Raises EvaluationError if the budget is used up."""
     if element.__class__ is str:
         if len(values) > LONG or len(element) > LONG:

@@ -40,7 +40,7 @@ class HandedOver:
 
     def __init__(self) -> None:
         self._waiting: deque[socket.socket] = deque()
-        self._some = trio.Event()
+        self._not_empty = trio.Event()
         self._closed = False
 
     def put(self, connection: socket.socket) -> None:
@@ -49,13 +49,13 @@ class HandedOver:
             connection.close()
             return
         self._waiting.append(connection)
-        self._some.set()
+        self._not_empty.set()
 
     async def take(self) -> trio.SocketStream:
         """Remove and return the oldest connection; wait for one if there is none."""
         while not self._waiting:
-            self._some = trio.Event()
-            await self._some.wait()
+            self._not_empty = trio.Event()
+            await self._not_empty.wait()
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._waiting.popleft()))
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class ProbesWhileBlocked:
                 for one in listening:
                     one.close()
                 for one in asking:
-                    self._give(one)
+                    self._pass_to_loop(one)
 
     def _turn(
         self, listening: list[socket.socket], asking: dict[socket.socket, float], blocked: Callable[[], str | None]
@@ -113,16 +113,16 @@ class ProbesWhileBlocked:
         if not listening:
             time.sleep(_TICK)
         for connection, deadline in [*asking.items()]:
-            begun = _begun(connection)
+            received = _received(connection)
             why = blocked()
             if why is None:
                 return  # the loop runs again and serves the connections itself
-            if b"\r\n\r\n" in begun and begun.startswith(_PROBES):
+            if b"\r\n\r\n" in received and received.startswith(_PROBES):
                 del asking[connection]
-                self._answer(connection, begun, why)
-            elif b"\r\n\r\n" in begun or len(begun) == MAX_REQUEST or time.monotonic() >= deadline:
+                self._answer(connection, received, why)
+            elif b"\r\n\r\n" in received or len(received) == MAX_REQUEST or time.monotonic() >= deadline:
                 del asking[connection]
-                self._give(connection)
+                self._pass_to_loop(connection)
 
     def _answer(self, connection: socket.socket, request: bytes, why: str) -> None:
         body = json.dumps({"status": "unavailable", "reasons": [{"router": self._name, "reason": why}]}).encode()
@@ -136,14 +136,14 @@ class ProbesWhileBlocked:
             connection.shutdown(socket.SHUT_WR)
         connection.close()
 
-    def _give(self, connection: socket.socket) -> None:
+    def _pass_to_loop(self, connection: socket.socket) -> None:
         try:
             self._token.run_sync_soon(self._hand_over, connection)
         except trio.RunFinishedError:
             connection.close()
 
 
-def _begun(connection: socket.socket) -> bytes:
+def _received(connection: socket.socket) -> bytes:
     """Peek at the bytes received so far; `b""` if there are none or the connection failed."""
     try:
         return connection.recv(MAX_REQUEST, socket.MSG_PEEK)

@@ -47,11 +47,11 @@ class HTTPConnection:
         self._stream = stream
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self._is_head = False
-        self.ends: bool = False
+        self.close_after_answer: bool = False
         """Set it to True to close the connection after the answer."""
 
     @property
-    def begun(self) -> bool:
+    def request_begun(self) -> bool:
         """True if part of the next request has arrived."""
         return bool(self._h11.trailing_data[0])
 
@@ -88,9 +88,9 @@ class HTTPConnection:
 
     async def wait_until_gone(self) -> None:
         """Wait until the client has closed its side. Waits until cancelled if the client sends its next request."""
-        if not self.begun:
+        if not self.request_begun:
             self._h11.receive_data(await self._stream.receive_some(_READ_BYTES))
-        if self.begun:
+        if self.request_begun:
             await trio.sleep_forever()
 
     async def send_head(self, code: int, headers: Iterable[Header], data: bytes = b"", *, more: bool = False) -> None:
@@ -99,7 +99,7 @@ class HTTPConnection:
         If the connection will be closed after the answer, a header `connection: close` is added.
         """
         lines = [*headers, (b"date", formatdate(usegmt=True).encode())]
-        if (self.ends or self.body_awaited) and not any(name == b"connection" for name, _ in lines):
+        if (self.close_after_answer or self.body_awaited) and not any(name == b"connection" for name, _ in lines):
             lines.append((b"connection", b"close"))
         response = h11.Response(status_code=code, headers=lines, reason=HTTPStatus(code).phrase.encode())
         await self.send_body(data, more=more, after=self._h11.send(response) or b"")
@@ -122,7 +122,7 @@ class HTTPConnection:
         ]
         if refused.code == HTTPStatus.SERVICE_UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
-        self.ends = True
+        self.close_after_answer = True
         await self.send_head(refused.code, headers, text)
 
     async def write(self, data: bytes) -> None:
@@ -142,7 +142,7 @@ class HTTPConnection:
 
     async def linger(self) -> None:
         """Close the sending side, and discard what the client still sends for up to `LINGER_SECONDS`."""
-        if self._h11.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED) and not self.begun:
+        if self._h11.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED) and not self.request_begun:
             return
         with trio.move_on_after(LINGER_SECONDS):
             await self._stream.send_eof()

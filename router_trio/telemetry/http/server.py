@@ -180,7 +180,7 @@ class _Server:
         timeout = HEADER_SECONDS if first else IDLE_SECONDS
         with client.waiting(trio.current_time() + timeout) as scope:
             request = await connection.next_request()
-        if scope.cancelled_caught and connection.begun and not client.evicted:
+        if scope.cancelled_caught and connection.request_begun and not client.evicted:
             raise RequestRefused(408, f"the headers must arrive within {timeout:g} s")
         if request is None:
             return False
@@ -197,7 +197,7 @@ class _Server:
             return connection.start_next_request()
         if path_of(request) not in PROBES:
             raise RequestRefused(503, "too many concurrent requests")
-        connection.ends = True
+        connection.close_after_answer = True
         with client.waiting():
             await answer(connection, request, self._app)
         return False

@@ -81,7 +81,7 @@ class Logs:
         self._events: Merger[tuple[Event, SpanIds | None]] = Merger(clock)
         self._records: Merger[logging.LogRecord] = Merger(clock)
         self._lock = threading.Lock()
-        self._something = trio.Event()
+        self._to_flush = trio.Event()
         self._wake: Callable[[], object] = lambda: None
 
     @property
@@ -99,7 +99,7 @@ class Logs:
         subject = getattr(event, "connection", None) or getattr(event, "route", None)
         reason = getattr(event, "reason", None)
         merged = self._events.offer((event.code, subject), (event, ids), getattr(event, "count", 1), reason)
-        self._something.set()
+        self._to_flush.set()
         if merged is not None:
             self._write_merged(merged)
 
@@ -125,13 +125,13 @@ class Logs:
     async def flush_regularly(self) -> None:
         """Flush due events periodically until cancelled. Sleeps while there is nothing to flush."""
         token = trio.lowlevel.current_trio_token()
-        self._wake = partial(_soon, token, self._set_something)
+        self._wake = partial(_soon, token, self._notify_flush)
         while True:
             while self._events or self._records:
                 await trio.sleep(INTERVAL / 2)
                 self.flush()
-            self._something = trio.Event()
-            await self._something.wait()
+            self._to_flush = trio.Event()
+            await self._to_flush.wait()
 
     def library(self, record: logging.LogRecord) -> None:
         """Log a record of the standard library's `logging`, merged by its text. Thread-safe."""
@@ -145,8 +145,8 @@ class Logs:
 
     # --- inside ---
 
-    def _set_something(self) -> None:
-        self._something.set()
+    def _notify_flush(self) -> None:
+        self._to_flush.set()
 
     @contextmanager
     def _libraries(self) -> Iterator[None]:

@@ -181,7 +181,7 @@ _OF_EXPORTERS = _Unquoted(ValueError)
 """An invalid header raises a ValueError whose text contains the header."""
 
 
-def quote_no_variables() -> None:
+def redact_variables() -> None:
     """Make OpenTelemetry log the name, but not the value, of an environment variable that it can't use."""
     for names, unquoted in ((_READERS_OF_VARIABLES, _OF_READERS), (_EXPORTERS, _OF_EXPORTERS)):
         for name in names:

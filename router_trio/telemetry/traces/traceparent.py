@@ -43,7 +43,7 @@ def lookup(block: bytes) -> bytes | None:
     return find(block, b"traceparent") or find(block, b"Traceparent")
 
 
-def says_unsampled(value: bytes) -> bool:
+def is_unsampled(value: bytes) -> bool:
     """Return True if the sampled bit of a header of version 00's length is clear. Does not validate the rest."""
     return len(value) == 55 and value[54] in _EVEN
 

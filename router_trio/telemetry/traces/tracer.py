@@ -28,7 +28,7 @@ from router_trio.events import ConnectionEvent, ConnectionLost, Event
 from router_trio.protocol.framing import RawMessage, header_block, published
 from router_trio.protocol.headers import END
 from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan, MessageSpans
-from router_trio.telemetry.traces.traceparent import TraceParent, lookup, parse, says_unsampled
+from router_trio.telemetry.traces.traceparent import TraceParent, is_unsampled, lookup, parse
 from router_trio.telemetry.view import package_version
 
 if TYPE_CHECKING:
@@ -244,10 +244,10 @@ class Traces:
 
         Logs an error and returns None if the exporter can't be created.
         """
-        from router_trio.telemetry.traces.export import SCOPE, Pipeline, quote_no_variables
+        from router_trio.telemetry.traces.export import SCOPE, Pipeline, redact_variables
         from router_trio.telemetry.traces.outage import Outages
 
-        quote_no_variables()
+        redact_variables()
         try:
             pipeline = Pipeline(self._exporter(self._endpoint), self._service_name, package_version())
         except Exception as error:
@@ -295,7 +295,7 @@ def _parent(raw: RawMessage) -> TraceParent | None:
     value = lookup(header_block(raw))
     if value is None:
         return None
-    if says_unsampled(value):
+    if is_unsampled(value):
         return UNSAMPLED
     parent = parse(value)
     return UNSAMPLED if parent is not None and not parent.sampled else parent

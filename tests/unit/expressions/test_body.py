@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.body import WHOLE, BodyReader, decode, reader_for
+from router_trio.expressions.body import WITHOUT_RECORDS, BodyReader, decode, reader_for
 from router_trio.expressions.expression import Expression, compile_expression
 from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
 
@@ -147,7 +147,7 @@ def payloads(draw: st.DrawFn) -> bytes:
 @example(b'{"total": 1, "x": ' + b"[" * 200 + b"]" * 200 + b"}")
 def test_a_record_gives_the_same_as_the_decoded_body(payload: bytes) -> None:
     for text, expression in EXPRESSIONS.items():
-        whole = ended(expression, payload, WHOLE)
+        whole = ended(expression, payload, WITHOUT_RECORDS)
         assert ended(expression, payload, READERS[text]) == whole
         assert ended(expression, payload, TOGETHER) == whole
 
@@ -166,7 +166,7 @@ def test_several_expressions_share_a_reader() -> None:
     whole = compile_expression("body", MESSAGE_VARIABLES)
     assert reader_for([one.body_fields]).record(b'{"a": {"b": 2}}').f_a.f_b == 2
     assert reader_for([one.body_fields, other.body_fields]).record(b'{"a": {"b": 2}}') is None
-    assert reader_for([one.body_fields, whole.body_fields]) is WHOLE
+    assert reader_for([one.body_fields, whole.body_fields]) is WITHOUT_RECORDS
     assert reader_for([]).record(b"{}") is None
 
 
