@@ -158,7 +158,7 @@ async def _told_in_an_outage(terminal: int, server: EmbeddedServer, process: tri
 DEMO_STYLES = {
     r"^\[.*?\]": "dim",
     r"the server is killed.*|the connection is lost.*|reconnecting|disconnected": "red",
-    r"connected again.*|these are settled.*|each once and in order": "green",
+    r"reconnected after.*|these messages are settled.*|each once and in order": "green",
     r"^Nothing was lost\.": "bold green",
 }
 PICTURES = {

@@ -1,9 +1,9 @@
-"""Tests of a route and its handler, without a server and without waiting: an outage of an hour takes milliseconds.
+"""Test a route and its handler without a server and without waiting: an outage of an hour takes milliseconds.
 
     pytest examples/test_a_route.py
 
-`router` would be in a module of your program; its settings are those of every day. A test opens it on a broker in
-memory, and without HTTP. Needs pytest and pytest-trio.
+`router` belongs in a module of your program, with its production settings. The tests open it on an in-memory broker and
+without HTTP. They need pytest and pytest-trio.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def running(broker: FakeBroker) -> AsyncIterator[Live]:
 
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():
-        await trio.sleep(0.1)  # of the test's clock, which jumps
+        await trio.sleep(0.1)  # on the simulated clock of the test
 
 
 def payloads(broker: FakeBroker, stream: str) -> list[tuple[str, bytes]]:

@@ -1,11 +1,11 @@
-"""A web service on Trio with a router in it: what is posted is stored in a stream before the answer is given.
+"""Run a router inside a web service on Trio, which stores each posted order in a stream before it answers.
 
     python examples/web_service.py nats://127.0.0.1:4222 8080
     curl --data '{"total": 12}' http://127.0.0.1:8080/orders/7
 
-The answer is 201 when the stream has the order, 202 when it is queued since the server is away, and 503 when it was not
-accepted. Only h11 is needed for HTTP; with a framework, open the router where the framework has its lifetime, and give
-`live` to what answers requests.
+The answer is 201 if the stream has stored the order, 202 if it is queued while the server is not connected, and 503 if
+it was not accepted. This example needs only h11 for HTTP. With a framework, open the router in the lifespan of the
+application, and pass `live` to the request handlers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import trio
 from router_trio import Live, PublishError, Router, Settings
 
 LARGEST = 64 * 1024
-"""Bytes of a body."""
+"""Maximum size of a body, in bytes."""
 WITHIN = 10.0
-"""Seconds that a client has to send its request."""
+"""Seconds within which a client must send its request."""
 _ORDER = re.compile(rb"/orders/([A-Za-z0-9]{1,20})")
 
 
 def settings(server: str) -> Settings:
-    """Return what a file would say. A full queue refuses, so that a client of ours is told."""
+    """Return the settings, which could also be in a file. A full queue rejects, so that the client gets 503."""
     return Settings(
         telemetry={"listen": "127.0.0.1:0"},
         connections={"main": {"servers": [server], "on_pending_full": "reject"}},
@@ -38,7 +38,7 @@ def settings(server: str) -> Settings:
 
 
 async def store(live: Live, method: bytes, target: bytes, body: bytes) -> HTTPStatus:
-    """Return the answer to a request: what became of the order."""
+    """Publish an order, and return the status for its request."""
     order = _ORDER.fullmatch(target)
     if order is None:
         return HTTPStatus.NOT_FOUND
@@ -52,7 +52,7 @@ async def store(live: Live, method: bytes, target: bytes, body: bytes) -> HTTPSt
 
 
 async def serve_client(live: Live, stream: trio.SocketStream) -> None:
-    """Answer one request. What a client does wrong ends its connection, and nothing else."""
+    """Answer one request. A mistake of a client ends only its own connection."""
     http = h11.Connection(h11.SERVER)
     try:
         with trio.fail_after(WITHIN):
@@ -68,7 +68,7 @@ async def serve_client(live: Live, stream: trio.SocketStream) -> None:
 
 
 async def receive(http: h11.Connection, stream: trio.SocketStream) -> tuple[h11.Request, bytes]:
-    """Read a request with its body; at most a little more than `LARGEST` bytes of it."""
+    """Read a request and its body, but not much more than `LARGEST` bytes of it."""
     request: h11.Request | None = None
     body = b""
     while len(body) <= LARGEST:
@@ -87,7 +87,7 @@ async def receive(http: h11.Connection, stream: trio.SocketStream) -> tuple[h11.
 
 
 async def send(http: h11.Connection, stream: trio.SocketStream, status: HTTPStatus) -> None:
-    """Answer with a status, and its phrase as the body."""
+    """Send a response with a status, and its phrase as the body."""
     text = f"{status.phrase}\n".encode()
     headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(text))), ("Connection", "close")]
     events = (h11.Response(status_code=status, headers=headers), h11.Data(data=text), h11.EndOfMessage())
@@ -95,7 +95,7 @@ async def send(http: h11.Connection, stream: trio.SocketStream, status: HTTPStat
 
 
 async def main(server: str, port: int) -> None:
-    """Run the router and, within it, the web service, until a signal: the service ends first, and the router drains."""
+    """Run the router with the web service inside it until a signal: the service ends first, then the router drains."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with Router(settings(server), log=True).open() as live, trio.open_nursery() as nursery:
             serve = partial(trio.serve_tcp, partial(serve_client, live), port, host="127.0.0.1")

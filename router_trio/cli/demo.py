@@ -44,13 +44,13 @@ def demo(*, duration: str) -> int:
 
     scope = trio.CancelScope()
 
-    async def play() -> bool | None:
+    async def run_story() -> bool | None:
         with scope, open_display(sys.stdout) as display:
-            return await Story(seconds, display).tell()
+            return await Story(seconds, display).run()
         return None
 
     gc.enable()  # see `__main__`
-    good = trio.run(run_with_signals, play, lambda _number: scope.cancel())
-    if good is None:
+    passed = trio.run(run_with_signals, run_story, lambda _number: scope.cancel())
+    if passed is None:
         print("router-trio: the demo was interrupted before its end, so there is no verdict", file=sys.stderr)
-    return DONE if good else FAILED
+    return DONE if passed else FAILED

@@ -1,10 +1,10 @@
-"""The story of `router-trio demo`: a router at work, its server killed, and the proof that nothing was lost.
+"""The program behind `router-trio demo`: a router loses its server while it routes, and no message is lost.
 
-It uses nothing that a program of your own could not use: settings in code, a handler, `Router.open`, publishing and
-observers. What arrived is read back from the server by another client, and compared with what was published.
+It uses only what any program can use: settings in code, a handler, `Router.open`, publishing and observers. Another
+client reads the stored messages back from the server, and they are compared with the published ones.
 """
 
 from __future__ import annotations
 
 SHORTEST = 3.0
-"""Seconds of traffic: a shorter demo has no room for its outage."""
+"""Shortest time of publishing in seconds, so that the outage fits in."""

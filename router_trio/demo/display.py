@@ -1,4 +1,4 @@
-"""Show the demo: live in a terminal, as plain lines everywhere else."""
+"""Show the progress of the demo: updated in place in a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STYLES = {"connected": "green", "reconnecting": "yellow", "disconnected": "red"
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The numbers of one moment. Times in seconds."""
+    """The counts at one moment of the demo. Times are in seconds."""
 
     elapsed: float
     duration: float
@@ -30,33 +30,33 @@ class Moment:
 
 
 class Display(Protocol):
-    """Both methods are synchronous and print at once."""
+    """Shows the progress of the demo. Both methods are synchronous and write immediately."""
 
     interval: float
-    """Seconds between two moments that are worth showing."""
+    """Seconds between two calls of `show`."""
 
-    def say(self, text: str, elapsed: float | None = None) -> None:
-        """Tell what happened, and stay on the screen."""
+    def log(self, text: str, elapsed: float | None = None) -> None:
+        """Write a line that stays on the screen, with the elapsed seconds if given."""
 
     def show(self, moment: Moment) -> None:
-        """Show how things are."""
+        """Show the counts of a moment."""
 
 
 class PlainDisplay:
-    """Prints a line for each thing said or shown."""
+    """Writes one line for each call."""
 
     interval: float = 2.0
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
-    def say(self, text: str, elapsed: float | None = None) -> None:
-        """Print a line, with the time if there is one."""
+    def log(self, text: str, elapsed: float | None = None) -> None:
+        """Write a line, with the elapsed seconds if given."""
         print(text if elapsed is None else f"[{elapsed:5.1f}s] {text}", file=self._file, flush=True)
 
     def show(self, moment: Moment) -> None:
-        """Print the numbers in a line."""
-        self.say(
+        """Write the counts as one line."""
+        self.log(
             f"{moment.state}: {moment.published} published, {moment.pending} pending, {moment.in_flight} in flight, "
             f"{moment.settled} settled",
             moment.elapsed,
@@ -64,20 +64,20 @@ class PlainDisplay:
 
 
 class ScreenDisplay:
-    """Scrolls the lines, and keeps the numbers below them up to date."""
+    """Scrolls the lines, and updates the counts below them in place."""
 
     interval: float = 0.2
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
-    def say(self, text: str, elapsed: float | None = None) -> None:
-        """Print a line above the numbers."""
+    def log(self, text: str, elapsed: float | None = None) -> None:
+        """Write a line above the counts."""
         line = Text(text if elapsed is None else f"[{elapsed:5.1f}s] {text}")
         self._screen.console.print(line, highlight=False)
 
     def show(self, moment: Moment) -> None:
-        """Redraw the numbers."""
+        """Redraw the counts."""
         done = round(_BAR * min(1.0, moment.elapsed / moment.duration))
         table = Table.grid(padding=(0, 2))
         table.add_row("connection", Text(moment.state, style=_STYLES.get(moment.state, "")))
@@ -89,11 +89,11 @@ class ScreenDisplay:
 
 @contextmanager
 def open_display(file: TextIO) -> Iterator[Display]:
-    """Open a display on `file`: live if that is a terminal. The terminal is as before afterwards."""
+    """Open a display on `file`, updated in place if that is a terminal, and restore the terminal on exit."""
     console = Console(file=file)
     if not console.is_terminal:
         yield PlainDisplay(file)
         return
-    # Refreshed by `show` alone: rich's own refresh is a thread.
+    # Only `show` refreshes the screen: the automatic refresh of rich would run in a thread.
     with Screen(console=console, auto_refresh=False, transient=True) as screen:
         yield ScreenDisplay(screen)

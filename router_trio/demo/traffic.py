@@ -1,7 +1,7 @@
-"""The demo's routes, and the traffic that they get.
+"""The routes of the demo, and the messages that are published to them.
 
-Every message carries a number, so that afterwards each can be looked for. Core subjects that routes send to are kept
-by streams: the server itself is the witness of what arrived, and it outlives its own restart.
+Every message has a number, so that each can be found afterwards. Streams also store the core subjects to which routes
+send, so that the server itself shows what arrived, even after its restart.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ STREAMS = {
 REGIONS = ("africa", "america", "asia", "europe")
 SENSORS = ("door", "gate", "roof")
 ROUND = 0.02
-"""Seconds between two rounds; a round is one order a region, one reading a sensor and one payment."""
+"""Seconds between two rounds. A round is one order per region, one reading per sensor and one payment."""
 ACK_WITHIN = 60.0
-"""Seconds that an order may wait for its ack: longer than the outage by far."""
+"""Seconds that an order may wait for its PubAck, much longer than the outage."""
 CANCELLED_EVERY = 5
-"""Of so many payments one is cancelled, and the handler filters it out."""
+"""Every n-th payment is cancelled, and the handler filters it out."""
 
 
 def demo_settings(url: str) -> Settings:
-    """The settings of the demo's router; what a file would say, in code."""
+    """Return the settings of the router of the demo, which a file could contain as well."""
     return Settings(
-        # Only a demo that is interrupted has something to drain, and its server may never come back.
+        # Only an interrupted demo has something to drain, and then its server may be gone for good.
         router={"name": "demo", "shutdown_timeout": "2s"},
         telemetry={"listen": "127.0.0.1:0"},
         connections={
@@ -69,7 +69,7 @@ def demo_settings(url: str) -> Settings:
 
 
 async def audit(message: Message) -> Message | None:
-    """The handler of the route `payments`: leaves out what was cancelled, and marks the rest."""
+    """Filter out cancelled payments, and mark the others. The handler of the route `payments`."""
     payment = json.loads(message.payload)
     if payment["cancelled"]:
         return None
@@ -78,7 +78,7 @@ async def audit(message: Message) -> Message | None:
 
 @dataclass
 class Traffic:
-    """Publishes, and keeps what it published: `expected` by stream, subject and number, fates and refusals by name."""
+    """Publishes messages, and records them: `expected` by stream, subject and number, fates and refusals by name."""
 
     expected: dict[str, dict[str, list[int]]] = field(
         default_factory=lambda: {name: {} for name in ("ARCHIVE", "READINGS", "AUDIT")}
@@ -88,7 +88,7 @@ class Traffic:
     refused: Counter[str] = field(default_factory=Counter)
 
     async def publish_for(self, live: Live, seconds: float) -> None:
-        """Publish at a moderate rate, whatever the connection does. Returns when each message has its fate."""
+        """Publish at a moderate rate, connected or not. Return when every message is settled. Can be cancelled."""
         end = trio.current_time() + seconds
         async with trio.open_nursery() as nursery:
             number = 0
@@ -97,7 +97,7 @@ class Traffic:
                 order = {"n": number}
                 for region in REGIONS:
                     self._expect("ARCHIVE", f"archive.{region}", number)
-                    # Waits for the stream's ack; a task each, so that an outage doesn't stop the others.
+                    # Waits for the PubAck; one task for each message, so that an outage doesn't stop the others.
                     nursery.start_soon(self._publish, live, f"orders.{region}", order, True)
                 for sensor in SENSORS:
                     self._expect("READINGS", f"eu.readings.{sensor}", number)

@@ -1,4 +1,4 @@
-"""The demo's verdict: compare what was published with what arrived, and check that the ledgers agree. Pure."""
+"""Compare the published messages of the demo with the stored ones, and check the ledgers. Pure."""
 
 from __future__ import annotations
 
@@ -19,69 +19,74 @@ _CONFIRMED = ("fenced", "acked")
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The result of comparing numbered messages. `strange` arrived but were never sent, or on another subject."""
+    """The result of a comparison of numbered messages.
+
+    `unexpected` counts stored messages that were never published, or on another subject.
+    """
 
     sent: int
     stored: int
     missing: int
     repeated: int
-    disordered: int
-    strange: int
+    out_of_order: int
+    unexpected: int
 
     @property
     def exact(self) -> bool:
-        """Return True if each message arrived once and in the order of its subject."""
-        return not (self.missing or self.repeated or self.disordered or self.strange)
+        """True if each message arrived exactly once, and in the order of its subject."""
+        return not (self.missing or self.repeated or self.out_of_order or self.unexpected)
 
     @property
     def complete(self) -> bool:
-        """Return True if each message arrived, be it more than once, and in order."""
-        return not (self.missing or self.disordered or self.strange)
+        """True if each message arrived at least once, and in the order of its subject."""
+        return not (self.missing or self.out_of_order or self.unexpected)
 
     def __str__(self) -> str:
         if self.exact:
             return f"{self.stored} of {self.sent} arrived, each once and in order"
-        wrong = {
+        faults = {
             "missing": self.missing,
             "twice or more": self.repeated,
-            "out of order": self.disordered,
-            "never sent": self.strange,
+            "out of order": self.out_of_order,
+            "never published": self.unexpected,
         }
-        return f"{self.stored} arrived of {self.sent}: " + ", ".join(f"{n} {what}" for what, n in wrong.items() if n)
+        return f"{self.stored} arrived of {self.sent}: " + ", ".join(
+            f"{count} {fault}" for fault, count in faults.items() if count
+        )
 
 
 def tally(sent: Mapping[str, Sequence[int]], stored: Iterable[tuple[str, int]]) -> Tally:
-    """Compare numbers by subject. `sent` has the numbers of each subject in order, `stored` what came, in order.
+    """Compare the numbers of messages. `sent` has those of each subject in order, `stored` the stored ones in order.
 
-    A number that came again is counted as repeated, and its first time alone says whether it came in order.
+    A number that was stored more than once is counted as repeated; only its first position is checked for order.
     """
     expected = {(subject, number) for subject, numbers in sent.items() for number in numbers}
-    came: Counter[tuple[str, int]] = Counter()
+    arrived: Counter[tuple[str, int]] = Counter()
     latest: dict[str, int] = {}
-    disordered = 0
+    out_of_order = 0
     for subject, number in stored:
-        came[subject, number] += 1
-        if came[subject, number] > 1:
+        arrived[subject, number] += 1
+        if arrived[subject, number] > 1:
             continue
         if number < latest.get(subject, number):
-            disordered += 1
+            out_of_order += 1
         latest[subject] = max(number, latest.get(subject, number))
     return Tally(
         sent=len(expected),
-        stored=came.total(),
-        missing=len(expected - came.keys()),
-        repeated=came.total() - len(came),
-        disordered=disordered,
-        strange=len(came.keys() - expected),
+        stored=arrived.total(),
+        missing=len(expected - arrived.keys()),
+        repeated=arrived.total() - len(arrived),
+        out_of_order=out_of_order,
+        unexpected=len(arrived.keys() - expected),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The lines to print, and whether nothing was lost."""
+    """The lines to print, and whether the demo `passed`: no message was lost."""
 
     lines: tuple[str, ...]
-    good: bool
+    passed: bool
 
 
 def judge(
@@ -92,16 +97,16 @@ def judge(
     ledger: Mapping[str, Mapping[str, Any]],
     route_ledgers: Mapping[str, Mapping[str, Any]],
 ) -> Verdict:
-    """Weigh what publishers were told (`fates`, `refused`), what streams hold (`tallies`) and the ledgers.
+    """Check the results of the publishes (`fates`, `refused`), the stored messages (`tallies`) and the ledgers.
 
-    From stream to stream each message must have arrived exactly once and in order. A core message must have arrived;
-    what was unconfirmed when the server died is sent again and may arrive twice.
+    From stream to stream, each message must arrive exactly once and in order. A core message must arrive at least once:
+    one that was unconfirmed when the server died is sent again, and may arrive twice.
     """
     faults = [f"{count} publishes were refused: {reason}" for reason, count in refused.items()]
-    faults += [f"{count} publishes ended as {fate}" for fate, count in fates.items() if fate not in _CONFIRMED]
-    without_fate = sum(published.values()) - sum(fates.values()) - sum(refused.values())
-    if without_fate:
-        faults.append(f"{without_fate} publishes have no fate")
+    faults += [f"{count} publishes were settled as {fate}" for fate, count in fates.items() if fate not in _CONFIRMED]
+    unsettled = sum(published.values()) - sum(fates.values()) - sum(refused.values())
+    if unsettled:
+        faults.append(f"{unsettled} publishes were not settled")
     lines = ["", f"published: {sum(published.values())}, confirmed: {sum(fates.get(fate, 0) for fate in _CONFIRMED)}"]
     for stream, found in tallies.items():
         route, kind = _ROUTES[stream]
@@ -127,7 +132,7 @@ def judge(
 
 
 def ledger_lines(ledger: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The ledger as a table."""
+    """Return the ledger of the connections as a table."""
     heads = ["accepted", "pending", "in_flight", *FATES]
     width = max(len("connection"), *map(len, ledger))
     lines = ["  ".join(["connection".ljust(width), *heads])]
@@ -140,7 +145,7 @@ def ledger_lines(ledger: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def route_ledger_lines(ledgers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line for each route: its sum, with the fates that were met."""
+    """Return a line for each route: the messages that it received, by their fates."""
     width = max(map(len, ledgers), default=0)
     lines = []
     for route, book in ledgers.items():

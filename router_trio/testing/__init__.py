@@ -1,11 +1,11 @@
-"""Test your routes without a server: a fake broker in memory, with streams, consumers and trouble on demand.
+"""Test routes without a server: an in-memory broker with streams, consumers and fault injection.
 
-`FakeBroker.connect` is what a connection uses to open its links. It runs on Trio alone, without sockets and without
-real time: under the autojump clock of `trio.testing` an outage of an hour takes a millisecond, and every run is like
-the last. It passes the same contract tests as the links to a real nats-server.
+Pass `FakeBroker.connect` to a router, which opens the links of a connection with it. The broker runs on Trio only,
+without sockets and without real time: with the autojump clock of `trio.testing` an outage of an hour takes a
+millisecond, and every run has the same result. It passes the same contract tests as the links to a real nats-server.
 
-What it leaves out: clusters, accounts, TLS, request limits, stream limits other than a number of messages, and every
-JetStream API but the one that `link.Link` offers.
+It has no clusters, accounts, TLS or request limits, no stream limit except a number of messages, and only those parts
+of the JetStream API that `link.Link` offers.
 """
 
 from __future__ import annotations

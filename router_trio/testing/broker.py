@@ -1,4 +1,4 @@
-"""The fake broker: what a test of routes connects to, and turns the screws of."""
+"""The fake broker: a test connects routes to it, and controls its streams, consumers and faults."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from router_trio.testing.watch import PublishedMessage
 class FakeBroker:
     """An in-memory NATS server with JetStream. `connect` is a `link.Connect`.
 
-    Every method that changes something is a plain function and takes effect at once; those that need the time must be
-    called inside `trio.run`. Streams, consumers and permissions survive `down`.
+    All methods except `connect` are synchronous and take effect immediately. Those that need the current time must be
+    called inside `trio.run`. `down` keeps streams, consumers and permissions.
     """
 
     def __init__(
@@ -37,29 +37,29 @@ class FakeBroker:
         max_payload: int = 1024 * 1024,
         epoch: float = EPOCH,
     ) -> None:
-        """`epoch` is what the zero of Trio's clock is on this server, in Unix seconds: clocks of servers differ."""
+        """`epoch` is the Unix time, in seconds, at which Trio's clock is 0 on this server: clocks of servers differ."""
         self.connect_attempts: int = 0
-        """How often somebody tried to connect, with or without success."""
+        """Number of attempts to connect, successful or not."""
         self._server = Server(epoch)
         self._network = Network(self._server, max_payload=max_payload)
         self.trouble: Trouble = Trouble(self._server, self._network)
-        """Faults of the server and its streams that last."""
+        """Faults of the network, the server and its streams that last until they are ended."""
         self._is_down = False
         self._refuses_credentials = False
 
     @asynccontextmanager
     async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:
-        """Connect to this broker, whatever the server URL, as `link.Connect` says.
+        """Connect to this broker for any server URL, as `link.Connect` specifies.
 
-        Blocks while nothing gets through; can be cancelled then.
+        Blocks while the network is paused. Can be cancelled.
         """
         self.connect_attempts += 1
         await self._network.until_it_flows()
         where = _without_credentials(server)
         if self._is_down:
-            raise LinkError(f"can't connect to {where}: the fake broker is down; up() brings it back")
+            raise LinkError(f"can't connect to {where}: the fake broker is down; call up() to start it")
         if self._refuses_credentials:
-            raise AuthorizationError(f"{where} refused the credentials; accept_credentials() lets them in again")
+            raise AuthorizationError(f"{where} refused the credentials; call accept_credentials() to accept them")
         async with _open_link(self._network, where, inbox, listener) as link:
             yield link
 
@@ -74,9 +74,10 @@ class FakeBroker:
         max_messages: int | None = None,
         fallback: bool = False,
     ) -> None:
-        """Create a stream. `duplicate_window` is in seconds; with `max_messages` it refuses what would be more.
+        """Create a stream. `duplicate_window` is in seconds; a stream with `max_messages` refuses further messages.
 
-        A `fallback`, which no real server has, takes what no other stream takes: its subjects may overlap with theirs.
+        A `fallback` stream, which a real server does not have, stores only messages that no other stream takes. Its
+        subjects may overlap with those of other streams.
 
         Raises `ValueError` if the name is taken or the subjects overlap with those of another stream.
         """
@@ -85,18 +86,18 @@ class FakeBroker:
         )
 
     def delete_stream(self, name: str) -> None:
-        """Delete a stream and its consumers. Raises `KeyError` if there is none of that name."""
+        """Delete a stream and its consumers. Raises `KeyError` if it does not exist."""
         self._server.delete_stream(name)
 
     def delete_consumer(self, stream: str, durable: str) -> None:
-        """Delete a durable consumer; who waits for its messages gets a status. Raises `KeyError` if there is none."""
+        """Delete a durable consumer and end its pull requests with a status. Raises `KeyError` if it does not exist."""
         self._server.delete_consumer(stream, durable)
 
-    # --- what happened ---
+    # --- state ---
 
     @property
     def published(self) -> list[PublishedMessage]:
-        """The publishes that it accepted from links, in order, as (subject, headers, payload), without denied ones."""
+        """The publishes accepted from links, in order, as (subject, headers, payload). Denied ones are not included."""
         return self._server.published
 
     @property
@@ -109,7 +110,7 @@ class FakeBroker:
         return self._server.streams[stream].messages()
 
     def unacked(self, stream: str, durable: str) -> int:
-        """Messages of a consumer that were delivered and not acked. Raises `KeyError` if there is no such consumer."""
+        """Return the number of delivered, unacked messages of a consumer. Raises `KeyError` if it does not exist."""
         return len(self._server.consumers[stream, durable].left_unacked())
 
     # --- another client ---
@@ -117,10 +118,10 @@ class FakeBroker:
     def publish(
         self, subject: str, payload: bytes = b"", headers: HeadersLike = None, *, reply: str | None = None
     ) -> None:
-        """Publish as another client would, whom neither `down` nor `blackhole` touches. Not in `published`.
+        """Publish as another client, which `down` and `blackhole` do not affect. Not included in `published`.
 
-        Nothing is published with a reply subject below `$JS.ACK`, as only consumers may have one. Raises `SubjectError`
-        or `PublishError` for a subject or a header that is not valid.
+        A message with a reply subject below `$JS.ACK` is dropped, since only consumers may use one. Raises
+        `SubjectError` or `PublishError` for an invalid subject or header.
         """
         validate_subject(subject)
         if reply is not None and reply.startswith(ack_reply.BEGINNING):
@@ -129,7 +130,7 @@ class FakeBroker:
         self._server.publish(publish, trio.current_time())
         self._network.settle()
 
-    # --- trouble ---
+    # --- faults ---
 
     def down(self) -> None:
         """End all links, and refuse to connect until `up`."""
@@ -138,29 +139,29 @@ class FakeBroker:
         self.cut()
 
     def up(self) -> None:
-        """End `down`, `blackhole` and `stall`. What a blackhole held back gets through now, as TCP would have it."""
+        """End `down`, `blackhole` and `stall`. Data that a blackhole held back is delivered now, as over TCP."""
         self._is_down = False
         self._network.resume()
 
     def cut(self, server: str | None = None) -> None:
-        """Break the links to this server (as `host:port`), or all. Connecting again works."""
+        """Break the links to this server (`host:port`), or all links. Reconnecting works."""
         for link in self._network.links.copy():
             if server is None or link.server == server:
                 link.die(LinkError("the connection was cut"))
 
     def blackhole(self) -> None:
-        """Let nothing through in either direction, without a word, until `up`. Links stay open.
+        """Silently hold back all data in both directions until `up`. Links stay open.
 
-        What is sent goes into a socket buffer and, when that is full, blocks. Connecting blocks.
+        Sent data fills a socket buffer; when that is full, sending blocks. Connecting blocks.
         """
         self._network.pause(inf)
 
     def stall(self, seconds: float) -> None:
-        """A blackhole that ends by itself."""
+        """Start a `blackhole` that ends after `seconds`."""
         self._network.pause(trio.current_time() + seconds)
 
     def refuse_credentials(self) -> None:
-        """Connecting raises `AuthorizationError` until `accept_credentials`. Links that are open stay."""
+        """Raise `AuthorizationError` on each connect until `accept_credentials`. Open links stay open."""
         self._refuses_credentials = True
 
     def accept_credentials(self) -> None:
@@ -168,7 +169,7 @@ class FakeBroker:
         self._refuses_credentials = False
 
     def deny_publish(self, pattern: str) -> None:
-        """From now on nobody may publish to what matches. Raises `SubjectError` for a bad pattern."""
+        """Deny links to publish to subjects that match. Raises `SubjectError` for an invalid pattern."""
         validate_pattern(pattern)
         self._server.denied_publishes.append(pattern)
 
@@ -177,24 +178,24 @@ class FakeBroker:
         self._server.denied_publishes.remove(pattern)
 
     def deny_subscribe(self, pattern: str) -> None:
-        """From now on nobody may subscribe to what matches. Raises `SubjectError` for a bad pattern."""
+        """Deny links to subscribe to subjects that match. Raises `SubjectError` for an invalid pattern."""
         validate_pattern(pattern)
         self._server.denied_subscriptions.append(pattern)
 
     def lame_duck(self) -> None:
-        """Announce to all links that the server will shut down. That is all; `cut` or `down` does the rest."""
+        """Announce to all links that the server will shut down. Links stay open until `cut` or `down`."""
         for link in self._network.links:
             link.announce_lame_duck()
 
     def announce_servers(self, *servers: str) -> None:
-        """Tell all links which servers the cluster has, as `host:port`."""
+        """Announce the servers of the cluster to all links, as `host:port`."""
         for link in self._network.links:
             link.announce_servers(list(servers))
 
 
 @asynccontextmanager
 async def _open_link(network: Network, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:
-    """A link that is connected. Its death cancels the body and is raised behind it; another error of the body wins."""
+    """Open a link. If it dies, the body is cancelled and the error is raised, unless the body raised another error."""
     link = FakeLink(network, server, inbox, listener)
     network.links.append(link)
     if network.is_lame:
@@ -211,11 +212,11 @@ async def _open_link(network: Network, server: str, inbox: bytes, listener: Link
                         failure = error
                     nursery.cancel_scope.cancel()
             finally:
-                # Behind the nursery, which would wrap it, or forget it when it is cancelled itself.
+                # Raised outside of the nursery, which would wrap it, or drop it if the nursery itself is cancelled.
                 if failure is not None:
                     raise failure
     except (Exception, BaseExceptionGroup) as error:
-        # Whoever met the dead link says the same as the link itself.
+        # An error of a task that used the dead link is the same as that of the link.
         if link.death is None or not isinstance(innermost(error, LinkError), LinkError):
             raise
     finally:
@@ -226,6 +227,6 @@ async def _open_link(network: Network, server: str, inbox: bytes, listener: Link
 
 
 def _without_credentials(server: str) -> str:
-    """`host:port` of a server URL."""
+    """Return `host:port` of a server URL."""
     parts = urlsplit(server if "://" in server else f"nats://{server}")
     return f"{parts.hostname}:{parts.port or 4222}"

@@ -1,7 +1,7 @@
-"""A durable pull consumer in memory, with explicit acks: who waits, what is delivered again and when.
+"""A durable pull consumer in memory with explicit acks: its pull requests, deliveries and redeliveries.
 
-Synchronous, and the caller gives the time. Pull requests are served in the order in which they came, and what is due
-again goes before what is new. Follows nats-server in what each status says; the statuses end a request.
+Synchronous; callers pass the time. Pull requests are served in order of arrival, and due redeliveries go before new
+messages. Statuses have the text of nats-server, and end a request.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Unacked:
 
 
 class Consumer:
-    """A durable consumer of one stream. A new one starts where its spec says, if that means this very stream."""
+    """A durable consumer of one stream. It resumes at the position in its spec if that belongs to this stream."""
 
     def __init__(self, spec: ConsumerSpec, stream: Stream, losses: Losses) -> None:
         resumes = spec.start_sequence is not None and spec.stream_created is not None and not stream.differs(spec)
@@ -64,25 +64,25 @@ class Consumer:
         self._matching: list[int] = []
         again = spec.stream_created is not None
         self.began: str = "" if resumes or (again and spec.deliver == "new") else spec.deliver
-        """Where the consumer began, as `link.Limits` has it."""
+        """The start of the consumer, as in `link.Limits`."""
         self._first = (spec.start_sequence or 1) if resumes else stream.first_since(self.began)
         self._next_to_scan = self._first
         self._position = 0
         self._unacked: dict[int, _Unacked] = {}
-        # Never later than the earliest `due` among the unacked: spares a look at all of them at every poll.
+        # Never later than the earliest `due` of the unacked, so that `poll` need not look at all of them.
         self._earliest = inf
         self._sequence = 0
         self.answers: int = 0
-        """How often somebody said what becomes of a delivery, or that they work on what was delivered."""
+        """Number of acks, naks and in-progress signals that were received."""
         self._lifted: Sequence[str] = ()
 
     @property
     def stream_created(self) -> str:
-        """The time at which its stream was made: it belongs to that incarnation."""
+        """The creation time of its stream, which identifies the incarnation of the stream."""
         return self._stream.created
 
     def differs(self, spec: ConsumerSpec) -> str | None:
-        """Return how the stream contradicts what the spec knows of it: see `streams.Stream.differs`."""
+        """Return how the stream differs from the one that the spec describes: see `streams.Stream.differs`."""
         return self._stream.differs(spec)
 
     @property
@@ -103,7 +103,7 @@ class Consumer:
         return Progress(self._sequence, bool(self._requests), passed)
 
     def state_at(self, now: float) -> ConsumerState:
-        """Return how it is, at that time."""
+        """Return the state of the consumer at this time."""
         self._look_at_stream()
         return ConsumerState(
             paused="it is paused on the server; resume it" if now < self.paused_until else None,
@@ -117,11 +117,11 @@ class Consumer:
         )
 
     def left_unacked(self) -> list[int]:
-        """Return what was delivered and has no ack, in order."""
+        """Return the sequences of delivered, unacked messages, in order."""
         return sorted(self._unacked)
 
     def gone(self, awaited: Mapping[int, bytes], now: float) -> list[int] | SourceError:
-        """Return which of these are never delivered again; an error if nobody can tell now."""
+        """Return which of these messages will never be redelivered; an error if the consumer can't be asked now."""
         if self.deleted or now < self._stream.leaderless_until:
             return SourceError("the consumer can't be asked now", reason=reasons.JETSTREAM_UNAVAILABLE)
         stored = self._stream.stored
@@ -146,11 +146,10 @@ class Consumer:
         heartbeat: float = inf,
         pin: str | None = None,
     ) -> None:
-        """Add a pull request, good for `expires` seconds, with a sign of life every `heartbeat` seconds if idle.
+        """Add a pull request that expires after `expires` seconds, with a heartbeat every `heartbeat` seconds if idle.
 
-        It brings at most `batch` messages, of together at most `max_bytes` unless that is 0.
-
-        A deleted consumer answers like a server that has no such subject.
+        It receives at most `batch` messages, with at most `max_bytes` in total unless that is 0. A deleted consumer
+        answers as a server without subscribers.
         """
         if self.deleted or now < self._stream.leaderless_until:
             receive(status(inbox, "503"))
@@ -160,10 +159,10 @@ class Consumer:
             return
         self.keep_pin(pin, now)
         request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat, pin)
-        self._losses.meets("pull", now, lambda: self._requests.append(request))
+        self._losses.apply("pull", now, lambda: self._requests.append(request))
 
     def take_pin(self, pin: str | None, now: float) -> str | None:
-        """Return the pin if it is the one that holds, or a new one if none does; None if another one has the lead."""
+        """Return the pin if it has the lead, or a new pin if none has it; None if another pin has the lead."""
         if now >= self._lead_until:
             self._pins += 1
             self._pin = f"pin{self._pins}"
@@ -173,27 +172,27 @@ class Consumer:
         return self._pin
 
     def keep_pin(self, pin: str | None, now: float) -> None:
-        """Keep the lead if this pin holds."""
+        """Extend the lead if this pin has it."""
         if pin == self._pin:
             self._lead_until = now + LEAD_ENDS_AFTER
 
     def drop_pin(self, pin: str | None, now: float) -> None:
-        """Give up the lead."""
+        """Release the lead if this pin has it."""
         if pin == self._pin:
             self._lead_until = now
 
     def remove_requests(self, receive: Receive) -> None:
-        """Forget the pull requests of somebody who is gone."""
+        """Remove the pull requests of a closed link."""
         self._requests = deque(request for request in self._requests if request.receive != receive)
 
     def strand_requests(self, receive: Receive) -> None:
-        """Keep the pull requests of a link that is dead and half-open: nobody hears what they bring."""
+        """Keep the pull requests of a dead, half-open link; their messages are lost."""
         for request in self._requests:
             if request.receive == receive:
-                request.receive, request.next_beat, request.heartbeat = _nobody, inf, inf
+                request.receive, request.next_beat, request.heartbeat = _discard, inf, inf
 
     def ack(self, sequence: int) -> bool:
-        """Ack a message. Return True if it was unacked; else nothing is done, as by a server."""
+        """Ack a message. Return True if it was unacked; otherwise do nothing, as a server does."""
         self.answers += 1
         if self.deleted or sequence not in self._unacked:
             return False
@@ -201,26 +200,26 @@ class Consumer:
         return True
 
     def nak(self, sequence: int, due: float) -> None:
-        """Deliver the message again from that time on."""
+        """Redeliver a message at the time `due`."""
         self.answers += 1
         if sequence in self._unacked:
             self._postpone(self._unacked[sequence], due)
 
     def say_at_work(self, now: float) -> None:
-        """Let whoever listens hear a sign of work, unless it is lost on its way: it acks no message."""
-        self._losses.meets("in_progress", now, lambda: self.extend_ack_wait(0, now))
+        """Count an in-progress signal that acks no message, unless it is lost on its way."""
+        self._losses.apply("in_progress", now, lambda: self.extend_ack_wait(0, now))
 
     def extend_ack_wait(self, sequence: int, now: float) -> None:
-        """The ack wait of the message starts anew."""
+        """Restart the ack wait of a message."""
         self.nak(sequence, now + self.spec.ack_wait)
 
     def again(self, sequences: Sequence[int], now: float) -> None:
-        """Deliver these again before anything new; those that aren't unacked are ignored."""
+        """Redeliver these messages before new ones. Messages that are not unacked are ignored."""
         for sequence in sequences:
             self.nak(sequence, now)
 
     def take_by_hand(self, count: int, *, ack: bool) -> None:
-        """Give the next messages to somebody else, who acks them or not."""
+        """Deliver the next messages to another process, which acks them or not."""
 
         def receive(message: RawMessage) -> None:
             if ack and message[1]:
@@ -229,13 +228,13 @@ class Consumer:
         self._requests.appendleft(_Request(b"hand", receive, count, inf, inf, inf, inf))
 
     def redeliver_by_hand(self, count: int, now: float) -> list[int]:
-        """Deliver so many of the unacked messages to somebody else, who does not ack them. Return which.
+        """Redeliver `count` unacked messages to another process, which does not ack them. Return their sequences.
 
-        Of fewer, the deliveries that are left are of messages that are gone from the stream.
+        If there are fewer, the remaining deliveries count as those of messages that the stream has deleted.
         """
         taken = self.left_unacked()[:count]
         if taken:
-            request = _Request(b"hand", _nobody, len(taken) + 1, inf, inf, inf, inf)
+            request = _Request(b"hand", _discard, len(taken) + 1, inf, inf, inf, inf)
             self._requests.appendleft(request)
             for sequence in taken:
                 self._deliver(sequence, now)
@@ -244,39 +243,39 @@ class Consumer:
         return taken
 
     def delete(self) -> None:
-        """End all requests: nothing is delivered any more."""
+        """Delete the consumer and end its pull requests."""
         self.deleted = True
         self.end_requests("409 Consumer Deleted")
 
     def end_requests(self, why: str) -> None:
-        """Tell whoever waits that nothing comes for this request."""
+        """End all pull requests with a status."""
         for request in self._requests:
             request.receive(status(request.inbox, why))
         self._requests.clear()
 
     def reset(self, sequence: int) -> None:
-        """Go on with the first message from that one on; nothing that was delivered waits for an ack any more."""
+        """Continue at the first message from `sequence` on, and forget all unacked messages."""
         self._look_at_stream()
         self._position = bisect_left(self._matching, sequence)
         self._unacked.clear()
         self._earliest, self._sequence = inf, 0
 
     def lift(self, max_deliver: int) -> None:
-        """Change the limit of deliveries as a router does, and remember how it was for `take_lifted`."""
+        """Change the limit of deliveries as a router does, and record the previous one for `take_lifted`."""
         self._lifted = [f"max_deliver = {self.spec.max_deliver}"]
         self.edit(max_deliver=max_deliver)
 
     def take_lifted(self) -> Sequence[str]:
-        """Return once what `lift` has changed."""
+        """Return the limits that `lift` has changed since the last call."""
         lifted, self._lifted = self._lifted, ()
         return lifted
 
     def edit(self, **changes: Any) -> None:
-        """Change fields of its spec, as an administrator would. What is delivered already keeps its ack wait."""
+        """Change fields of the spec, as an administrator can. Delivered messages keep their ack wait."""
         self.spec = replace(self.spec, **changes)
 
     def went_back(self) -> None:
-        """The stream has forgotten its last messages: what is delivered of them is delivered no more."""
+        """Forget messages that the stream has lost at its end."""
         last = len(self._stream.stored)
         self._matching = [sequence for sequence in self._matching if sequence <= last]
         self._position = min(self._position, len(self._matching))
@@ -284,7 +283,7 @@ class Consumer:
         self._unacked = {sequence: entry for sequence, entry in self._unacked.items() if sequence <= last}
 
     def poll(self, now: float) -> None:
-        """End the requests whose time is over, deliver what can be delivered, give signs of life."""
+        """End expired requests, deliver messages that can be delivered, and send heartbeats."""
         self._expire_requests(now)
         self._look_at_stream()
         stream = self._stream
@@ -313,7 +312,7 @@ class Consumer:
                 request.receive(status(request.inbox, "100 Idle Heartbeat", fields))
 
     def next_due(self) -> float:
-        """Return when `poll` may have something to do if nothing else happens before."""
+        """Return the next time at which `poll` may have something to do, unless something else happens before."""
         if not self._requests:
             return inf
         held_until = max(self.paused_until, self._stream.leaderless_until)
@@ -331,9 +330,9 @@ class Consumer:
                 _end(request, "408 Request Timeout")
 
     def _look_at_stream(self) -> None:
-        wanted = self.spec.filters
+        filters = self.spec.filters
         for stored in self._stream.stored[self._next_to_scan - 1 :]:
-            if not wanted or any(matches(one, stored.subject) for one in wanted):
+            if not filters or any(matches(one, stored.subject) for one in filters):
                 self._matching.append(stored.sequence)
             self._next_to_scan = stored.sequence + 1
 
@@ -356,7 +355,7 @@ class Consumer:
         self._earliest = min(self._earliest, due)
 
     def _has_request(self, sequence: int, position: int) -> bool:
-        """Find a request that has bytes enough for the message; those before it that have not are ended."""
+        """Return True if a request has enough bytes for the message. End the requests before it that have not."""
         deliveries = self._unacked[sequence].deliveries if sequence in self._unacked else 0
         size = delivered_size([self._message(sequence, deliveries + 1, self._sequence + 1, position)])
         while self.spec.standby and self._requests and self._requests[0].pin not in (self._pin, None):
@@ -375,7 +374,7 @@ class Consumer:
         request.remaining -= 1
         request.bytes -= delivered_size([message])
         request.next_beat = now + request.heartbeat
-        self._losses.meets("message", now, lambda: request.receive(message))
+        self._losses.apply("message", now, lambda: request.receive(message))
         if request.remaining <= 0 or request.bytes <= 0:
             self._requests.popleft()
             if 0 < request.bytes < inf:
@@ -398,12 +397,12 @@ class Consumer:
         return raw(stored.publish.subject, reply, block, body)
 
 
-def _nobody(message: RawMessage) -> None:
-    """Receive nothing."""
+def _discard(message: RawMessage) -> None:
+    """Lose the message."""
 
 
 def _end(request: _Request, line: str) -> None:
-    """Tell the status that ends a request."""
+    """Send the status that ends a request."""
     left = request.bytes if request.bytes < inf else 0
     fields = f"Nats-Pending-Messages: {request.remaining}\r\nNats-Pending-Bytes: {left}\r\n"
     request.receive(status(request.inbox, line, fields))

@@ -1,4 +1,4 @@
-"""Publish frames, read the way a server reads them: a reader of its own, so that it can catch a wrong writer.
+"""Parse publish frames as a server does, independently of the code that writes them, so that its mistakes are found.
 
 Follows the client protocol of the NATS documentation for PUB and HPUB.
 """
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from router_trio.protocol.framing import RawMessage
 
-_SUBJECT = re.compile(rb"[^ \t\r\n]+")  # a server relays all else, also what no client should send
+_SUBJECT = re.compile(rb"[^ \t\r\n]+")  # a server accepts any other byte, even those that no client should send
 
 
 class Publish(NamedTuple):
-    """A publish as it reached the broker: subject, reply (`b""` for none), raw header block, payload."""
+    """A publish as the broker received it: subject, reply (`b""` for none), raw header block, payload."""
 
     subject: bytes
     reply: bytes
@@ -23,11 +23,11 @@ class Publish(NamedTuple):
 
 
 class FrameError(ValueError):
-    """Bytes that a server would not take for a publish."""
+    """The bytes are not a valid publish frame."""
 
 
 def parse(frame: bytes) -> Publish:
-    """Read exactly one PUB or HPUB frame. Raises `FrameError`, which says what is wrong with it."""
+    """Parse exactly one PUB or HPUB frame. Raises `FrameError` with the mistake."""
     line, line_break, body = frame.partition(b"\r\n")
     verb, *words = line.split(b" ")
     sizes = {b"PUB": 1, b"HPUB": 2}.get(verb)
@@ -37,20 +37,20 @@ def parse(frame: bytes) -> Publish:
     reply = rest[0] if len(rest) > sizes else b""
     for name, value in (("subject", subject), ("reply", reply or b"none")):
         if not _SUBJECT.fullmatch(value):
-            raise FrameError(f"the {name} {value!r} is empty or has whitespace in it")
+            raise FrameError(f"the {name} {value!r} is empty or contains whitespace")
     if not all(size.isdigit() for size in rest[-sizes:]):
-        raise FrameError(f"a size that is no number: {line[:80]!r}")
+        raise FrameError(f"a size is not a number: {line[:80]!r}")
     header_size = int(rest[-2]) if sizes == 2 else 0
     size = int(rest[-1])
     if len(body) != size + 2 or not body.endswith(b"\r\n"):
         raise FrameError(f"{line[:80]!r} announces {size} bytes and CRLF, but {len(body)} bytes follow")
     if header_size > size:
-        raise FrameError(f"{line[:80]!r} has more headers than bytes")
+        raise FrameError(f"{line[:80]!r} announces more headers than bytes")
     return Publish(subject, reply, body[:header_size], body[header_size:-2])
 
 
 def raw(subject: bytes, reply: bytes, header: bytes, payload: bytes) -> RawMessage:
-    """Return a message as a link's reader delivers it."""
+    """Return a message as the reader of a link delivers it."""
     size = len(header) + len(payload)
     words = [reply] if reply else []
     words += [b"%d" % len(header)] if header else []
@@ -59,5 +59,5 @@ def raw(subject: bytes, reply: bytes, header: bytes, payload: bytes) -> RawMessa
 
 
 def status(subject: bytes, line: str, fields: str = "") -> RawMessage:
-    """Return a status message: `line` is code and description, `fields` are header lines that end with CRLF."""
+    """Return a status message. `line` is code and description, `fields` are header lines, each with CRLF at its end."""
     return raw(subject, b"", f"NATS/1.0 {line}\r\n{fields}\r\n".encode(), b"")

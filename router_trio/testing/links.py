@@ -1,4 +1,4 @@
-"""Fake links: what a link can do, by asking the fake server over queues that take the place of a socket."""
+"""Fake links: they exchange requests and messages with the fake server over queues in place of a socket."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 T = TypeVar("T")
 
 ASK_FOR_LEAD_EVERY = 0.25
-"""Seconds."""
+"""Seconds between two requests for the lead of a standby consumer."""
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at a consumer whose lead is waited for."""
+"""Seconds between two lookups of a consumer while waiting for its lead."""
 
 SOCKET_BUFFER = 256 * 1024
-"""Bytes that a paused network takes from a link before `send` blocks."""
+"""Bytes that a link can send on a paused network before `send` blocks."""
 
 
 _News = tuple[FakeSubscription, RawMessage] | Callable[[], None]
@@ -63,11 +63,11 @@ _News = tuple[FakeSubscription, RawMessage] | Callable[[], None]
 class FakeLink:
     """A `link.Link` to the fake broker, a `network.Endpoint`, and the `subscriptions.Line` of its subscriptions.
 
-    Lives inside the context that `FakeBroker.connect` gives. The first error that ends it counts.
+    It exists inside the context of `FakeBroker.connect`. Its first error is the one that counts.
 
-    Queues lead to the server and from it, and a task hands out what came. The network moves what is in the queues at
-    once unless it is paused; a link that dies loses both. Messages are delivered in batches by that task, as on a real
-    link, and never from within a call of their publisher.
+    One queue leads to the server and one from it, and a task delivers received messages. The network forwards queued
+    items immediately unless it is paused; a link that dies loses both queues. Messages are delivered in batches by the
+    task, as on a real link, and never within a call of their publisher.
     """
 
     def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
@@ -85,7 +85,7 @@ class FakeLink:
         self._progress = trio.lowlevel.ParkingLot()
         self._subscriptions: list[FakeSubscription] = []
         self.max_payload: int = network.max_payload
-        self.max_control_line = DEFAULT_CONTROL_LINE  # no server tells its own
+        self.max_control_line = DEFAULT_CONTROL_LINE  # the INFO of a server does not contain its own
         self._inbox = inbox
         self._inboxes = 0
         self._pins: set[str] = set()
@@ -96,7 +96,7 @@ class FakeLink:
     # --- publishing ---
 
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """Send operations. A frame that would make a server end the connection ends the link."""
+        """Send operations. A frame for which a server would close the connection ends the link."""
         self._check_alive()
         refusals = self._take(operations)
         self._network.settle()
@@ -112,7 +112,7 @@ class FakeLink:
         return self.death is None and self._out_bytes <= SOCKET_BUFFER
 
     def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        """Send operations, which reach the server in the next turn of the link's task."""
+        """Send operations, which reach the server on the next turn of the task of the link."""
         refusals = self._take(operations)
         self.wake()
         return refusals
@@ -123,7 +123,7 @@ class FakeLink:
             try:
                 publish = parse(operation.frame)
             except FrameError as error:
-                self.die(ProtocolError(f"the fake broker does not take a frame: {error}"))
+                self.die(ProtocolError(f"the fake broker refused a frame: {error}"))
                 break
             if len(publish.header) + len(publish.payload) > self.max_payload:
                 detail = f"more than the server's max_payload of {self.max_payload} bytes"
@@ -136,11 +136,11 @@ class FakeLink:
         return refusals
 
     async def fence(self) -> None:
-        """Wait for the server. Raises `LinkError` on a dead link, for a task that waits outside of its context."""
+        """Wait for an answer of the server. Raises `LinkError` on a dead link, even outside of its context."""
         await self.request(lambda _: None)
 
     async def ping(self) -> None:
-        """Wait for the server. Raises as `fence` does."""
+        """Wait for an answer of the server. Raises as `fence` does."""
         await self.request(lambda _: None)
 
     def _publishing(self, publish: Publish) -> Callable[[float], None]:
@@ -157,8 +157,8 @@ class FakeLink:
         return any(one.receive == receive for one in self._subscriptions)
 
     def _refuse(self, subject: bytes) -> None:
-        told = f'Permissions Violation for Publish to "{text(subject)}"'
-        self._notify(lambda: self._listener.publish_denied(subject, told))
+        detail = f'Permissions Violation for Publish to "{text(subject)}"'
+        self._notify(lambda: self._listener.publish_denied(subject, detail))
 
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
 
@@ -186,7 +186,7 @@ class FakeLink:
         server = self._network.server
 
         def ask(now: float) -> Consumer | SourceError:
-            # A subject like any other: whoever knows it may publish to it.
+            # The inbox is an ordinary subject, on which any client that knows it may publish.
             interest = server.subscribe(text(inbox), None, subscription.receive)
             return interest if isinstance(interest, SourceError) else server.open_consumer(spec, now)
 
@@ -196,7 +196,7 @@ class FakeLink:
         return subscription
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
-        """Wait for the lead, which needs no message here."""
+        """Wait until this link has the lead. No message is needed for that here."""
         if spec.pin is not None and spec.pin not in self._pins:
             subject = f"$JS.API.CONSUMER.UNPIN.{spec.stream}.{spec.durable}".encode()
             self.publishing(subject, lambda now: self._network.server.unpin(spec, now))
@@ -242,7 +242,7 @@ class FakeLink:
         return await self.request(ask)
 
     async def look_up(self, ask: Callable[[float], T | SourceError]) -> T:
-        """Ask as `request` does. Raises `SourceError`, if the server does not answer after `LOOKUP_WITHIN` seconds."""
+        """Ask as `request` does. Raises `SourceError`; after `LOOKUP_WITHIN` seconds if the server does not answer."""
         answer = await self.request(ask)
         if isinstance(answer, SourceError):
             if answer.reason == reasons.TIMEOUT:
@@ -263,7 +263,7 @@ class FakeLink:
         return answer
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
-        """Ack messages. Raises `ValueError` if one is no reply subject of a JetStream message."""
+        """Ack messages. Raises `ValueError` if one is not the reply subject of a JetStream message."""
         try:
             self._check_alive()
         except LinkError as error:
@@ -290,14 +290,14 @@ class FakeLink:
     # --- the end of a subscription ---
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:
-        self.act(lambda _: self._gone(subscription))
+        self.act(lambda _: self._removed(subscription))
 
     async def unsubscribed(self, subscription: FakeSubscription) -> None:
-        """Unsubscribe, and wait for the server's answer, which comes behind the last message."""
-        await self.request(lambda _: self._gone(subscription))
+        """Unsubscribe, and wait for the answer of the server, which follows the last message."""
+        await self.request(lambda _: self._removed(subscription))
 
-    def _gone(self, subscription: FakeSubscription) -> None:
-        # Not before the server hears of it: if the link dies first, that is what ends it there.
+    def _removed(self, subscription: FakeSubscription) -> None:
+        # Only when the server has received it: if the link dies first, its death removes the subscription.
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
             self._network.server.remove_receiver(subscription.receive)
@@ -314,25 +314,25 @@ class FakeLink:
         if status(header_block(raw))[0] == 503:
             self._listener.ack_refused(order, reasons.NO_RESPONDERS, "no stream takes this subject", True)
             return
-        fate, reason, told = None, "", ""
+        fate, reason, detail = None, "", ""
         try:
             answer = json.loads(payload(raw))
             if "type" in answer:
-                raise ValueError("it is an answer of the JetStream API")
+                raise ValueError("an answer of the JetStream API is not a PubAck")
             error, stream = answer.get("error"), answer.get("stream", "")
             if error is None:
                 if not 1 <= answer["seq"] <= LAST_SEQUENCE:
-                    raise ValueError("a sequence that no stream has")
+                    raise ValueError("the sequence is out of range")
                 fate = stored(answer["stream"], answer["seq"], answer.get("duplicate", False))
             else:
-                reason, told = refusal_of(error["err_code"]), error["description"]
+                reason, detail = refusal_of(error["err_code"]), error["description"]
         except (ValueError, LookupError, TypeError, AttributeError):
             self._listener.ack_refused(order, reasons.BAD_ANSWER, "not a PubAck", False)
             return
         if fate is not None:
             self._listener.acked([(order, fate)])
         else:
-            self._listener.ack_refused(order, reason, told, False, stream=stream)
+            self._listener.ack_refused(order, reason, detail, False, stream=stream)
 
     # --- the queue to the server ---
 
@@ -384,7 +384,7 @@ class FakeLink:
 
     def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
         if self.death is None:
-            self._on_its_way((subscription, message))
+            self._enqueue_arrival((subscription, message))
 
     def announce_lame_duck(self) -> None:
         self._notify(self._listener.lame_duck)
@@ -393,9 +393,9 @@ class FakeLink:
         self._notify(lambda: self._listener.discovered(servers))
 
     def _notify(self, news: Callable[[], None]) -> None:
-        self._on_its_way(news)
+        self._enqueue_arrival(news)
 
-    def _on_its_way(self, news: _News) -> None:
+    def _enqueue_arrival(self, news: _News) -> None:
         self._last_in = max(self._last_in, trio.current_time() + self._network.travel())
         self._in.append((self._last_in, news))
         self.wake()
@@ -403,18 +403,18 @@ class FakeLink:
     # --- the task ---
 
     async def run(self) -> None:
-        """Hand out what comes, and keep the time for the server, for as long as the link lives."""
+        """Deliver received messages, and run what is due on the server, until cancelled at the end of the link."""
         while True:
             self._wake = trio.Event()
             self._network.settle()
-            self._hand_out()
+            self._deliver_arrived()
             with trio.move_on_at(self._network.next_due()):
                 await self._wake.wait()
 
     def wake(self) -> None:
         self._wake.set()
 
-    def _hand_out(self) -> None:
+    def _deliver_arrived(self) -> None:
         batches: dict[FakeSubscription, list[RawMessage]] = {}
         now = trio.current_time()
         while self._in and self._in[0][0] <= now and self._network.flows():
@@ -456,7 +456,7 @@ class FakeLink:
     # --- the end ---
 
     def die(self, error: LinkError) -> None:
-        """End the connection. The first error counts."""
+        """End the link. Only the first error counts."""
         if self.death is not None:
             return
         self.death = error

@@ -1,4 +1,4 @@
-"""Lose or delay what goes between the parts of a server: counted down, one kind at a time. Synchronous, pure."""
+"""Lose or delay a number of messages of one kind between the parts of a server. Synchronous, pure."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from math import inf
 from typing import Protocol
 
 KINDS = ("puback", "ack", "nak", "in_progress", "pull", "message")
-"""A stream's answer to a publish, what a client says of a message, a request for messages, a delivery."""
+"""The answer of a stream to a publish, the answers of a client to a delivery, a pull request, a delivery."""
 
 
 class Timed(Protocol):
-    """A part of a server that does something at its time, when it is asked to."""
+    """A part of a server that has something to do at certain times."""
 
     def poll(self, now: float) -> None:
-        """Do what is due."""
+        """Do everything that is due."""
 
     def next_due(self) -> float:
-        """Return when `poll` may have something to do if nothing else happens before; infinity for never."""
+        """Return the next time at which `poll` may have something to do, unless something else happens; or infinity."""
         ...
 
 
 class Losses:
-    """Strike the next few of a kind. What is late is done by `poll`."""
+    """Loses or delays the next actions of a kind. `poll` runs delayed actions."""
 
     def __init__(self) -> None:
         self._left: dict[str, int] = {}
@@ -32,36 +32,36 @@ class Losses:
         self._waiting: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
 
-    def strike(self, kind: str, times: int, late: float = inf) -> None:
-        """Delay the next `times` of this kind by `late` seconds, or lose them. Raises `ValueError` for another kind."""
+    def set(self, kind: str, times: int, late: float = inf) -> None:
+        """Delay the next `times` actions by `late` seconds, or lose them. Raises `ValueError` for an unknown kind."""
         if kind not in KINDS:
-            raise ValueError(f"nothing of the kind {kind!r} can be lost; there are {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
         self._left[kind] = times
         self._late[kind] = late
 
     def clear(self) -> None:
-        """Strike nothing more; what is late already stays so."""
+        """Lose and delay nothing more; actions that are already delayed stay delayed."""
         self._left.clear()
 
-    def meets(self, kind: str, now: float, action: Callable[[], object]) -> None:
-        """Do this now, later or never."""
+    def apply(self, kind: str, now: float, action: Callable[[], object]) -> None:
+        """Run `action` now, later or never."""
         left = self._left.get(kind, 0)
         if not left:
             action()
             return
         self._left[kind] = left - 1
-        self.later(now + self._late[kind], action)
+        self.schedule(now + self._late[kind], action)
 
-    def later(self, due: float, action: Callable[[], object]) -> None:
-        """Do this at that time; never, if it is infinite."""
+    def schedule(self, due: float, action: Callable[[], object]) -> None:
+        """Run `action` at the time `due`; never if that is infinite."""
         if due < inf:
             heappush(self._waiting, (due, next(self._numbers), action))
 
     def poll(self, now: float) -> None:
-        """Do what is late and due."""
+        """Run the delayed actions that are due."""
         while self._waiting and self._waiting[0][0] <= now:
             heappop(self._waiting)[2]()
 
     def next_due(self) -> float:
-        """Return when `poll` has something to do; infinity for never."""
+        """Return the time of the next delayed action, or infinity."""
         return self._waiting[0][0] if self._waiting else inf

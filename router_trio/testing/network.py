@@ -1,4 +1,4 @@
-"""The network between the fake links and the fake server: brings over what was sent, in time, unless it is paused."""
+"""The network between the fake links and the fake server. It delivers everything in time, unless it is paused."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from router_trio.testing.server import Server
 
 
 class Endpoint(Protocol):
-    """A link as the network sees it."""
+    """The part of a link that the network uses."""
 
     server: str
 
     def flush(self) -> None:
-        """Deliver to the server what was sent long enough ago."""
+        """Deliver everything to the server that has arrived by now."""
 
     def next_arrival(self) -> float:
-        """Return when something that is on its way arrives."""
+        """Return the time at which the next item arrives, or infinity."""
         ...
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
-        """Break the connection behind so many bytes of what is on its way."""
+        """Break the connection after this number of further items in each direction; None for no limit."""
 
     def wake(self) -> None:
         """Notify the link's task that something has changed."""
@@ -34,21 +34,21 @@ class Endpoint(Protocol):
         """Announce that the server will shut down."""
 
     def announce_servers(self, servers: list[str]) -> None:
-        """Tell the link which other servers are in the cluster."""
+        """Announce the other servers of the cluster."""
 
     def die(self, error: LinkError) -> None:
         """End the connection."""
 
 
 def at_once() -> float:
-    """Return the delay of everything, unless a test sets another one."""
+    """Return the default delay, 0 seconds."""
     return 0.0
 
 
 class Network:
-    """The open links, whether anything gets through, and how long that takes.
+    """The open links, and the delay and the state of the network between them and the server.
 
-    `travel` gives the seconds that something takes one way; what is behind it on the same link is no sooner there.
+    `travel` returns the delay of an item in seconds, one way. Items of the same link never overtake each other.
     """
 
     def __init__(self, server: Server, *, max_payload: int) -> None:
@@ -66,32 +66,32 @@ class Network:
         self.wake_links()
 
     def resume(self) -> None:
-        """Let what was held back go on."""
+        """Deliver again, including everything that was held back."""
         self._paused_until = -inf
         self._resumed.set()
         self._resumed = trio.Event()
         self.wake_links()
 
     def flows(self) -> bool:
-        """Return True if anything gets through now."""
+        """Return True if the network is not paused."""
         return trio.current_time() >= self._paused_until
 
     async def until_it_flows(self) -> None:
-        """Returns when something gets through. Can be cancelled."""
+        """Wait until the network is not paused. Can be cancelled."""
         await trio.lowlevel.checkpoint()
         while not self.flows():
             with trio.move_on_at(self._paused_until):
                 await self._resumed.wait()
 
     def settle(self) -> None:
-        """Bring to the server what was sent, and let it do what is due."""
+        """Deliver everything that has arrived to the server, and let the server do what is due."""
         if self.flows():
             for link in self.links.copy():
                 link.flush()
         self.server.poll(trio.current_time())
 
     def next_due(self) -> float:
-        """Return when `settle` has something to do if nothing else happens before."""
+        """Return the next time at which `settle` has something to do, unless something else happens before."""
         due = self.server.next_due()
         if not self.flows():
             return min(due, self._paused_until)
@@ -100,6 +100,6 @@ class Network:
         return due
 
     def wake_links(self) -> None:
-        """Let every link look at what has changed."""
+        """Notify the task of every link that something has changed."""
         for link in self.links:
             link.wake()

@@ -1,6 +1,6 @@
-"""The server behind the fake links: routes publishes to subscriptions, stores them in streams, feeds consumers.
+"""The server behind the fake links: it delivers publishes to subscriptions, and has streams and consumers.
 
-Synchronous, knows no links and no clock: whoever calls gives the time and the functions that take messages.
+Synchronous, without links and without a clock: callers pass the time and the functions that receive messages.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from router_trio.testing.streams import EPOCH, Stream, refusal_of
 from router_trio.testing.watch import PublishedMessage, Watch
 
 DUPLICATE_WINDOW = 120.0
-"""Seconds, of a stream for which nobody says another one."""
+"""The default duplicate window of a stream, in seconds."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Interest:
-    """A subscription as the server sees it."""
+    """A subscription on the server."""
 
     pattern: str
     queue: str | None
@@ -48,11 +48,11 @@ class Server:
         self.streams: dict[str, Stream] = {}
         self.consumers: dict[tuple[str, str], Consumer] = {}
         self.jetstream: bool = True
-        """False: it makes no streams."""
+        """False if JetStream is disabled, so that no stream can be created."""
         self.denied_publishes: list[str] = []
         self.denied_subscriptions: list[str] = []
         self.half_open = False
-        """True while links that die are taken for alive: their pull requests still get messages."""
+        """True while links that die count as open, so that their pull requests still get messages."""
         self._streams_created = 0
         self._interests: list[Interest] = []
         self._turns: Counter[str] = Counter()
@@ -60,30 +60,30 @@ class Server:
     # --- publish and subscribe ---
 
     def may_publish(self, subject: str) -> bool:
-        """Return True if permissions allow it."""
+        """Return True if the permissions allow to publish to a subject."""
         return not any(matches(pattern, subject) for pattern in self.denied_publishes)
 
     def may_not_ask(self, subject: str) -> SourceError | None:
-        """Return why a request to a subject gets no answer; None if permissions allow it."""
+        """Return the error of a request that the permissions deny; None if they allow it."""
         if self.may_publish(subject):
             return None
-        told = f"this user may not publish to {subject!r}; give this user the permission"
-        return SourceError(told, reason=reasons.PERMISSION_DENIED)
+        detail = f"this user may not publish to {subject!r}; grant this user the permission"
+        return SourceError(detail, reason=reasons.PERMISSION_DENIED)
 
     def receive(self, publish: Publish, now: float, is_own: Callable[[Receive], bool]) -> None:
-        """Take a publish from a link: it is recorded, and then routed. `is_own`: see `publish`."""
+        """Record a publish from a link, and deliver it. See `publish` for `is_own`."""
         self.published.append(PublishedMessage(text(publish.subject), decode(publish.header), publish.payload))
         self.watch.received(publish, now)
         self.publish(publish, now, is_own)
 
     def publish(self, publish: Publish, now: float, is_own: Callable[[Receive], bool] = lambda receive: False) -> None:
-        """Route to subscriptions, store in the stream that takes the subject, and answer at the reply subject.
+        """Deliver to subscriptions, store in the stream that takes the subject, and answer on the reply subject.
 
-        A stream answers there whoever listens. That nothing takes the subject is said to the publisher alone: to
-        those receivers that are its own.
+        The PubAck of a stream is delivered to all subscribers of the reply subject. If nothing takes the subject, a
+        503 status is delivered only to the publisher: to receivers for which `is_own` is true.
         """
         subject = text(publish.subject)
-        wanted = self._route(subject, publish)
+        delivered = self._deliver(subject, publish)
         takers = [stream for stream in self.streams.values() if stream.takes(subject)]
         stream = min(takers, key=lambda stream: stream.fallback, default=None)
         if stream is not None and stream.cut_off:
@@ -92,8 +92,8 @@ class Server:
             self._store(stream, publish, now)
         elif publish.reply:
             self.watch.refused(publish, reasons.NO_RESPONDERS, now)
-            if wanted:
-                return  # whoever got it may answer
+            if delivered:
+                return  # a receiver may answer
             for receive in filter(is_own, self._receivers(text(publish.reply))):
                 receive(status(publish.reply, "503"))
 
@@ -106,14 +106,14 @@ class Server:
             self.watch.refused(publish, refusal_of(json.loads(pub_ack)["error"]["err_code"]), now)
         if not publish.reply:
             return
-        answer = partial(self._route, text(publish.reply), Publish(publish.reply, b"", b"", pub_ack))
+        answer = partial(self._deliver, text(publish.reply), Publish(publish.reply, b"", b"", pub_ack))
         if stream.answers_after:
-            self.losses.later(now + stream.answers_after, answer)
+            self.losses.schedule(now + stream.answers_after, answer)
         else:
-            self.losses.meets("puback", now, answer)
+            self.losses.apply("puback", now, answer)
 
     def subscribe(self, pattern: str, queue: str | None, receive: Receive) -> Interest | SourceError:
-        """Add a subscription, or say why not."""
+        """Add a subscription, or return the error."""
         if any(matches(denied, pattern) for denied in self.denied_subscriptions):
             return SourceError(
                 f'Permissions Violation for Subscription to "{pattern}"', reason=reasons.PERMISSION_DENIED
@@ -123,7 +123,7 @@ class Server:
         return interest
 
     def remove_receiver(self, receive: Receive, *, died: bool = False) -> None:
-        """Forget a receiver: what it subscribed to, and its pull requests unless its link `died` half-open."""
+        """Remove the subscriptions of a receiver, and its pull requests unless its link `died` half-open."""
         self._interests = [interest for interest in self._interests if interest.receive != receive]
         for consumer in self.consumers.values():
             if died and self.half_open:
@@ -131,7 +131,7 @@ class Server:
             else:
                 consumer.remove_requests(receive)
 
-    def _route(self, subject: str, publish: Publish) -> bool:
+    def _deliver(self, subject: str, publish: Publish) -> bool:
         receivers = self._receivers(subject)
         message = raw(*publish)
         for receive in receivers:
@@ -146,7 +146,7 @@ class Server:
                 group = receivers if interest.queue is None else groups.setdefault(interest.queue, [])
                 group.append(interest.receive)
         for queue, members in groups.items():
-            # In turn, where a real server draws lots: a test wants to know who comes next.
+            # In turn, where a real server chooses at random: a test must know the next receiver.
             receivers.append(members[self._turns[queue] % len(members)])
             self._turns[queue] += 1
         return receivers
@@ -175,7 +175,7 @@ class Server:
             config=config,
         )
         if name in self.streams:
-            raise ValueError(f"there is a stream {name!r} already: delete it first, or use another name")
+            raise ValueError(f"stream {name!r} already exists: delete it first, or use another name")
         for other in self.streams.values():
             if other.fallback == fallback and other.overlaps(stream):
                 raise ValueError(f"stream {name!r}: subjects overlap with those of stream {other.name!r}")
@@ -189,14 +189,14 @@ class Server:
             stream.epoch += seconds
 
     def delete_stream(self, name: str) -> None:
-        """Delete a stream with its consumers. Raises `KeyError` if there is none."""
+        """Delete a stream and its consumers. Raises `KeyError` if it does not exist."""
         del self.streams[name]
         for stream, durable in list(self.consumers):
             if stream == name:
                 self.delete_consumer(stream, durable)
 
     def open_consumer(self, spec: ConsumerSpec, now: float = inf) -> Consumer | SourceError:
-        """Find the durable consumer or create it, or say why not."""
+        """Return the durable consumer, created if missing, or the error."""
         created = (spec.stream, spec.durable) not in self.consumers and spec.stream in self.streams
         for request in (f"STREAM.INFO.{spec.stream}", f"CONSUMER.INFO.{spec.stream}.{spec.durable}") + (
             (f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}",) if created else ()
@@ -219,127 +219,127 @@ class Server:
         return consumer
 
     def pin_for(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
-        """Return the pin of a standby consumer if nobody else has the lead; or why it can't be had."""
+        """Return the pin of a standby consumer; None if another pin has the lead; or the error."""
         denied = self.may_not_ask(f"$JS.API.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}")
         if denied is not None:
             return denied
         if (spec.stream, spec.durable) not in self.consumers:
-            told = f"nobody answers for the durable {spec.durable!r} of stream {spec.stream!r}"
-            return SourceError(told, reason=reasons.CONSUMER_DELETED)
+            detail = f"the durable {spec.durable!r} of stream {spec.stream!r} does not answer"
+            return SourceError(detail, reason=reasons.CONSUMER_DELETED)
         consumer = self.open_consumer(spec, now)
         return consumer if isinstance(consumer, SourceError) else consumer.take_pin(spec.pin, now)
 
     def unpin(self, spec: ConsumerSpec, now: float) -> None:
-        """Take the lead from whoever has it by the pin of a spec."""
+        """End the lead of the pin of a spec."""
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is not None:
             consumer.drop_pin(spec.pin, now)
 
     def check_consumer(self, spec: ConsumerSpec, now: float) -> ConsumerState | SourceError:
-        """Say how the durable consumer of a spec is, or what became of it."""
+        """Return the state of the durable consumer of a spec, or the error."""
         if (denied := self.may_not_ask(f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}")) is not None:
             return denied
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
-            told = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
-            return SourceError(told, reason=reasons.CONSUMER_NOT_FOUND)
+            detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
+            return SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND)
         return _mismatch(spec, consumer) or consumer.state_at(now)
 
     def streams_of(self, subject: str) -> list[str] | SourceError:
-        """Return the names of the streams that take subjects of this pattern."""
+        """Return the names of the streams that take subjects of this pattern, or the error."""
         if (denied := self.may_not_ask("$JS.API.STREAM.NAMES")) is not None:
             return denied
         return [name for name, one in self.streams.items() if any(overlaps(subject, theirs) for theirs in one.subjects)]
 
     def state_of_stream(self, name: str, now: float) -> StreamState | SourceError | None:
-        """Return what there is to know of a stream."""
+        """Return the state of a stream; None if it does not exist; or the error."""
         if (denied := self.may_not_ask(f"$JS.API.STREAM.INFO.{name}")) is not None:
             return denied
         stream = self.streams.get(name)
         if stream is not None and now < stream.leaderless_until:
-            return SourceError(f"the stream {name!r} has no leader, and only that answers", reason=reasons.TIMEOUT)
+            return SourceError(f"the stream {name!r} has no leader, which alone answers", reason=reasons.TIMEOUT)
         return None if stream is None else stream.state
 
-    def ensure_stream(self, wanted: StreamConfig, now: float) -> tuple[StreamConfig, bool] | SourceError:
-        """Return what a stream is, made if there is none of that name, and True if it was made; or why not.
+    def ensure_stream(self, config: StreamConfig, now: float) -> tuple[StreamConfig, bool] | SourceError:
+        """Return the configuration of a stream, created if missing, and True if it was created; or the error.
 
-        It deletes nothing: limits with `discard` "old" are not kept.
+        Streams delete nothing: limits with `discard` "old" have no effect.
         """
         if not self.jetstream:
             return SourceError("JetStream is not enabled", reason=reasons.NO_JETSTREAM)
-        state = self.state_of_stream(wanted.name, now)
+        state = self.state_of_stream(config.name, now)
         if isinstance(state, SourceError):
             return state
         if state is not None:
-            return self.streams[wanted.name].config, False
-        if (denied := self.may_not_ask(f"$JS.API.STREAM.CREATE.{wanted.name}")) is not None:
+            return self.streams[config.name].config, False
+        if (denied := self.may_not_ask(f"$JS.API.STREAM.CREATE.{config.name}")) is not None:
             return denied
-        window = DUPLICATE_WINDOW if wanted.duplicate_window is None else wanted.duplicate_window
-        if wanted.duplicate_window is None and wanted.max_age:
-            window = min(window, wanted.max_age)
-        refuses_at = wanted.max_messages if wanted.discard == "new" and wanted.max_messages > 0 else None
+        window = DUPLICATE_WINDOW if config.duplicate_window is None else config.duplicate_window
+        if config.duplicate_window is None and config.max_age:
+            window = min(window, config.max_age)
+        refuses_at = config.max_messages if config.discard == "new" and config.max_messages > 0 else None
         try:
             self.add_stream(
-                wanted.name, wanted.subjects, duplicate_window=window, max_messages=refuses_at, config=wanted
+                config.name, config.subjects, duplicate_window=window, max_messages=refuses_at, config=config
             )
         except ValueError as error:
             return SourceError(str(error), reason=reasons.STREAM_REFUSED)
-        return self.streams[wanted.name].config, True
+        return self.streams[config.name].config, True
 
     def delete_consumer(self, stream: str, durable: str) -> None:
-        """Delete a consumer; whoever waits for its messages is told. Raises `KeyError` if there is none."""
+        """Delete a consumer and end its pull requests with a status. Raises `KeyError` if it does not exist."""
         self.consumers.pop((stream, durable)).delete()
 
     def ack(self, reply: bytes, now: float) -> None:
-        """The message with this reply subject is done."""
+        """Ack the message with this reply subject."""
         consumer, sequence = self._delivered(reply)
         self.watch.answered("ack")
         if consumer is not None:
-            self.losses.meets("ack", now, lambda: self._acked(consumer, sequence, now))
+            self.losses.apply("ack", now, lambda: self._acked(consumer, sequence, now))
 
     def _acked(self, consumer: Consumer, sequence: int, now: float) -> None:
         if consumer.ack(sequence):
             self.watch.ack_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
     def term(self, reply: bytes, now: float) -> None:
-        """The message with this reply subject is given up."""
+        """Terminate the message with this reply subject: it is not redelivered."""
         consumer, sequence = self._delivered(reply)
         self.watch.answered("nak")
         if consumer is not None:
-            self.losses.meets("nak", now, lambda: self._termed(consumer, sequence, now))
+            self.losses.apply("nak", now, lambda: self._termed(consumer, sequence, now))
 
     def _termed(self, consumer: Consumer, sequence: int, now: float) -> None:
         if consumer.ack(sequence):
             self.watch.term_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
     def nak(self, reply: bytes, now: float, delay: float) -> None:
-        """Deliver the message with this reply subject again, after `delay` seconds."""
+        """Redeliver the message with this reply subject after `delay` seconds."""
         consumer, sequence = self._delivered(reply)
         self.watch.answered("nak")
         if consumer is not None:
-            self.losses.meets("nak", now, lambda: consumer.nak(sequence, now + delay))
+            self.losses.apply("nak", now, lambda: consumer.nak(sequence, now + delay))
 
     def in_progress(self, reply: bytes, now: float) -> None:
-        """The ack wait of the message with this reply subject starts anew."""
+        """Restart the ack wait of the message with this reply subject."""
         consumer, sequence = self._delivered(reply)
         if consumer is not None:
-            self.losses.meets("in_progress", now, lambda: consumer.extend_ack_wait(sequence, now))
+            self.losses.apply("in_progress", now, lambda: consumer.extend_ack_wait(sequence, now))
 
     def _delivered(self, reply: bytes) -> tuple[Consumer | None, int]:
         words = reply.decode("ascii", "replace").split(".")
         if len(words) != 9 or words[:2] != ["$JS", "ACK"]:
-            raise ValueError(f"{reply!r} is not the reply subject of a JetStream message: only those can be acked")
+            raise ValueError(f"{reply!r} is not the reply subject of a JetStream message; only those can be acked")
         return self.consumers.get((words[2], words[3])), int(words[5])
 
     # --- time ---
 
     def poll(self, now: float) -> None:
-        """Do what is due: deliver to waiting pull requests, and end those whose time is over."""
+        """Do everything that is due: deliver to pull requests, and end expired ones."""
         for part in self._timed():
             part.poll(now)
 
     def next_due(self) -> float:
-        """Return when `poll` has something to do if nothing else happens before; infinity for never."""
+        """Return the next time at which `poll` has something to do, unless something else happens; or infinity."""
         return min(part.next_due() for part in self._timed())
 
     def _timed(self) -> Iterator[Timed]:
@@ -348,13 +348,13 @@ class Server:
 
 
 def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
-    """Refuse what a real link would: waits and limits may differ, but not what a consumer delivers."""
-    has, wanted = (", ".join(sorted(one.filters)) or ">" for one in (consumer.spec, spec))
-    differences = [f"its filter is {has}, the route's is {wanted}"] if has != wanted else []
+    """Return the error of a real link: waits and limits may differ, but not the messages that a consumer delivers."""
+    actual, expected = (", ".join(sorted(one.filters)) or ">" for one in (consumer.spec, spec))
+    differences = [f"its filter is {actual}, the route's is {expected}"] if actual != expected else []
     if spec.standby is not consumer.spec.standby:
-        differences.append("it has a priority group, as standby needs, or the route does, and the other has none")
+        differences.append("only one of durable and route uses a priority group, which standby needs")
     if consumer.headers_only:
-        differences.append("it delivers only headers (headers_only), the payloads are needed")
+        differences.append("it delivers only headers (headers_only), but the route needs payloads")
     if not differences:
         return None
     return SourceError(

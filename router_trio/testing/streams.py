@@ -1,4 +1,4 @@
-"""A stream in memory: stores, numbers, and drops what it has seen. The caller gives the time."""
+"""A stream in memory: it numbers and stores messages, and drops duplicates. Callers pass the time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 
 EPOCH = 1_700_000_000
-"""Unix seconds at the zero of Trio's clock: timestamps look like real ones, and no real time is read."""
+"""The Unix time, in seconds, at which Trio's clock is 0. Timestamps look real, but no real clock is read."""
 
 
 FULL = {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}
-"""The answer of a stream that takes no more (discard policy `new`)."""
+"""The answer of a full stream with discard policy `new`."""
 
 SEALED = {"code": 400, "err_code": 10109, "description": "invalid operation on sealed stream"}
 
@@ -32,7 +32,7 @@ WRONG_SEQUENCE = 10071
 
 
 def refusal_of(error_code: int) -> str:
-    """Return the reason for which a publish is refused with this error."""
+    """Return the reason of a publish that a stream refused with this error code."""
     if error_code == FULL["err_code"]:
         return reasons.LIMIT
     if error_code in (WRONG_STREAM["err_code"], WRONG_SEQUENCE):
@@ -50,7 +50,7 @@ class StoredMessage(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A message in a stream, as it came. `timestamp` is in nanoseconds since 1970."""
+    """A message in a stream, as published. `timestamp` is in nanoseconds since 1970."""
 
     publish: Publish
     subject: str
@@ -59,12 +59,12 @@ class Stored(NamedTuple):
 
 
 class Stream:
-    """A stream in memory. It keeps all that it takes, so sequences start at 1 and have no gaps. When full it refuses.
+    """A stream in memory. It keeps every message, so sequences start at 1 and have no gaps. A full stream refuses.
 
-    `epoch` is what the zero of Trio's clock is for its server, in Unix seconds; `answers_after` the seconds that a
-    PubAck takes; without a leader it takes nothing, and `sealed` it refuses everything. A `fallback` takes what no
-    other stream of its server takes. With `acks_before_writing` it says that it is one with `persist_mode` `async`. One
-    that is `cut_off` says so, stores nothing and answers nothing.
+    `epoch` is the Unix time, in seconds, at which Trio's clock is 0 on its server. A PubAck takes `answers_after`
+    seconds. Until `leaderless_until` the stream stores nothing, and if it is `sealed`, it refuses everything. A
+    `fallback` stores messages that no other stream of the server takes. With `acks_before_writing` it reports
+    `persist_mode` `async`. If it is `cut_off`, it reports that, and neither stores nor answers.
     """
 
     def __init__(
@@ -102,25 +102,25 @@ class Stream:
         return any(matches(pattern, subject) for pattern in self.subjects)
 
     def overlaps(self, other: Stream) -> bool:
-        """Return True if some subject would go to both."""
+        """Return True if both streams take some subject."""
         return any(overlaps(ours, theirs) for ours in self.subjects for theirs in other.subjects)
 
     @property
     def config(self) -> StreamConfig:
-        """Its configuration, as made or edited."""
-        made_as = self._config or StreamConfig(
+        """The configuration, as created or edited."""
+        created_as = self._config or StreamConfig(
             self.name, (), discard="old" if self.max_messages is None else "new", max_messages=self.max_messages or -1
         )
-        return replace(made_as, subjects=self.subjects, duplicate_window=self.duplicate_window)
+        return replace(created_as, subjects=self.subjects, duplicate_window=self.duplicate_window)
 
     @property
     def stores(self) -> StreamSubjects:
-        """The subjects that it takes; none of a `fallback`, which depend on the other streams."""
+        """The subjects that it stores; none for a `fallback`, where they depend on the other streams."""
         return StreamSubjects(() if self.fallback or self.sealed else self.subjects)
 
     @property
     def state(self) -> StreamState:
-        """Return what a look-up of the stream returns."""
+        """The result of a lookup of the stream."""
         room = inf if self.max_messages is None else self.max_messages - len(self.stored)
         refuses = None
         if self.cut_off:
@@ -147,9 +147,9 @@ class Stream:
         )
 
     def store(self, publish: Publish, now: float) -> bytes:
-        """Store a publish, unless its `Nats-Msg-Id` came within the duplicate window. Returns the answer.
+        """Store a publish, unless its `Nats-Msg-Id` is a duplicate within the window. Return the answer.
 
-        Of what a publisher may expect of a stream it knows its name and its last sequence.
+        Of the expectations of a publisher, only the name and the last sequence of the stream are checked.
         """
         if self.sealed:
             return self._refusal(SEALED)
@@ -157,8 +157,8 @@ class Stream:
             return self._refusal(WRONG_STREAM)
         expected = headers.find_number(publish.header, b"Nats-Expected-Last-Sequence")
         if expected not in (None, len(self.stored)):
-            told = f"wrong last sequence: {len(self.stored)}"
-            return self._refusal({"code": 400, "err_code": WRONG_SEQUENCE, "description": told})
+            description = f"wrong last sequence: {len(self.stored)}"
+            return self._refusal({"code": 400, "err_code": WRONG_SEQUENCE, "description": description})
         message_id = message_ids.find(publish.header)
         if message_id:
             self._forget(now - self.duplicate_window)
@@ -182,21 +182,21 @@ class Stream:
         return next((one.sequence for one in self.stored if one.timestamp >= since), len(self.stored) + 1)
 
     def forget_after(self, sequence: int) -> None:
-        """Forget all messages after this sequence, as a disk that had not kept them: sequences go on from there."""
+        """Delete all messages after this sequence, as if never written to disk. Sequences continue there."""
         del self.stored[sequence:]
         self._seen = {one: seen for one, seen in self._seen.items() if seen[1] <= sequence}
 
     def differs(self, spec: ConsumerSpec) -> str | None:
-        """Return how the stream is another one than a spec knows; None if it is not, or the spec knows none."""
+        """Return how the stream differs from the one that a spec describes; None if it does not, or if unknown."""
         last = spec.last_sequence
         if spec.stream_created is None:
             return None
         if spec.stream_created != self.created and not (spec.found_by_message and self._has_last_of(spec)):
-            return f"it was made again: {self.created}"
+            return f"it was created again: {self.created}"
         if last > len(self.stored):
-            return f"its last sequence is {len(self.stored)}, message {last} came already"
+            return f"its last sequence is {len(self.stored)}, but message {last} was already received"
         if last and self.stored[last - 1].timestamp != spec.last_time:
-            return f"it has another message as its {last}"
+            return f"it has another message with sequence {last}"
         return None
 
     def _has_last_of(self, spec: ConsumerSpec) -> bool:
@@ -204,7 +204,7 @@ class Stream:
         return 0 < last <= len(self.stored) and self.stored[last - 1].timestamp == spec.last_time
 
     def messages(self) -> list[StoredMessage]:
-        """Return all its messages, in order."""
+        """Return all messages, in order."""
         return [
             StoredMessage(stored.subject, decode(stored.publish.header), stored.publish.payload, stored.sequence)
             for stored in self.stored

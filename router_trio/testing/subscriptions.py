@@ -1,4 +1,4 @@
-"""Subscriptions and consumers of a fake link: its side of what the fake server keeps."""
+"""Subscriptions and consumers of a fake link: the client side of those on the fake server."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from router_trio.testing.consumers import Consumer
 T = TypeVar("T")
 
 IDLE_HEARTBEAT = 5.0
-"""Seconds between the signs of life (status 100) of an idle pull request; one of at most two such times has none."""
+"""Seconds between the heartbeats (status 100) of an idle pull request. One of at most twice that time has none."""
 
 
 class Line(Protocol):
-    """The link as one of its subscriptions sees it."""
+    """The part of a link that its subscriptions use."""
 
     def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
-        """Take a message of the server that is under way to the subscription."""
+        """Take a message that the server sends to the subscription."""
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:
-        """End the subscription at the server."""
+        """Remove the subscription from the server."""
 
     async def unsubscribed(self, subscription: FakeSubscription) -> None:
-        """Return when the last message to a subscription that is drained has come."""
+        """Remove the subscription from the server, and wait until its last message has been received."""
 
     def act(self, action: Callable[[float], object]) -> None:
-        """Have something done at the server when the network gets it there; nothing on a dead link."""
+        """Run `action` when the network has forwarded it to the server. Does nothing on a dead link."""
 
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
-        """Do as `act`, if this user may publish to a subject; else the link is told that it may not."""
+        """Do as `act` if this user may publish to `subject`; otherwise report to the link that it may not."""
 
     async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
-        """Return how the consumer is now, as `link.PullConsumer.check` does."""
+        """Return the current state of the consumer, as `link.PullConsumer.check` does."""
         ...
 
     async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
-        """Ask as `request` does, if this user may publish to these subjects of the API."""
+        """Ask as `request` does if this user may publish to these subjects of the API; otherwise return the error."""
         ...
 
     async def request(self, question: Callable[[float], T]) -> T:
-        """Ask the server, and wait for what it answers. Raises `LinkError` if the link dies meanwhile."""
+        """Ask the server, and return its answer. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
         ...
 
 
@@ -62,7 +62,7 @@ class FakeSubscription:
         self._link = link
 
     def receive(self, message: RawMessage) -> None:
-        """For the server: send a message here."""
+        """Send a message from the server to this subscription."""
         self._link.receive(self, message)
 
     def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
@@ -74,7 +74,7 @@ class FakeSubscription:
             self._link.unsubscribe(self)
 
     async def drain(self) -> None:
-        """End it without a loss. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        """End the subscription without loss. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
         if not self.closed:
             await self._link.unsubscribed(self)
             self.close()
@@ -88,7 +88,7 @@ class FakePullConsumer(FakeSubscription):
         self.spec: ConsumerSpec | None = None
         self.consumer: Consumer | None = None
         self.find: Callable[[], Consumer | None] = lambda: None
-        """The consumer that has the name of this one now."""
+        """Returns the consumer that has this name now; None if it was deleted."""
         self.progress: Progress = Progress(0, in_use=False)
         self.went_back: str | None = None
         self.left_unacked: Sequence[int] = ()
@@ -96,24 +96,24 @@ class FakePullConsumer(FakeSubscription):
         self._inbox = inbox
 
     async def opened(self, spec: ConsumerSpec, consumer: Consumer) -> None:
-        """Look at how far a consumer is that was found or made.
+        """Read the position of a consumer that was found or created.
 
-        Listen for others if the spec knows nothing of this incarnation of the stream.
+        If the spec has no position in this incarnation of the stream, first listen for other processes that use it.
         """
         self.spec = spec
         self.consumer = consumer
         self.lifted = consumer.take_lifted()
         answers = consumer.answers
         first = (spec.stream_created is None or consumer.differs(spec) is not None) and not consumer.progress.in_use
-        listens = not spec.standby and (first or spec.others_seen) and bool(consumer.left_unacked())
-        if listens:
+        listen = not spec.standby and (first or spec.others_seen) and bool(consumer.left_unacked())
+        if listen:
             try:
                 await trio.sleep(LISTEN_FOR)
             except BaseException:
                 self.close()
                 raise
         progress = consumer.progress
-        waits = progress.in_use and not (listens and spec.others_seen)
+        waits = progress.in_use and not (listen and spec.others_seen)
         self.progress = replace(progress, in_use=not spec.standby and (waits or consumer.answers > answers))
         self.left_unacked = consumer.left_unacked()
         self.went_back = consumer.differs(spec)
@@ -140,7 +140,7 @@ class FakePullConsumer(FakeSubscription):
         return self._opened().stream_created
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
-        """Ask for messages. Does nothing on a dead link or when closed."""
+        """Request messages. Does nothing on a dead link or when closed."""
         heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
         if not self.closed:
             self._link.publishing(
@@ -182,14 +182,14 @@ class FakePullConsumer(FakeSubscription):
             self._link.publishing(subject, lambda now: self._named().drop_pin(pin, now))
 
     async def check(self) -> ConsumerState:
-        assert self.spec is not None, "whoever makes one sets it"
+        assert self.spec is not None, "opened() sets it"
         return await self._link.check_consumer(self.spec)
 
     async def unacked(self, first: int) -> Sequence[int] | None:
         return [sequence for sequence in self.left_unacked if sequence >= first]
 
     async def gone(self, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
-        """Return which of these never come again. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
+        """Return which of these will never be redelivered. Raises `LinkError` if the link dies. Can be cancelled."""
         spec = self._opened().spec
         asked = [f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}", f"$JS.API.STREAM.MSG.GET.{spec.stream}"]
         answer = await self._link.asking(asked, lambda now: self._named().gone(awaited, now))
@@ -199,25 +199,25 @@ class FakePullConsumer(FakeSubscription):
 
     async def again(self, sequences: Sequence[int]) -> bool:
         """Have these redelivered. Raises `LinkError` if the link dies meanwhile. Can be cancelled."""
-        noted: list[int] = []
+        received: list[int] = []
 
-        def note(sequence: int, now: float) -> None:
+        def redeliver(sequence: int, now: float) -> None:
             self._named().again([sequence], now)
-            noted.append(sequence)
+            received.append(sequence)
 
         for sequence in sequences:
-            self._link.publishing(self._ack_subject(sequence), partial(note, sequence))
+            self._link.publishing(self._ack_subject(sequence), partial(redeliver, sequence))
         await self._link.request(lambda _: None)
-        return len(noted) == len(sequences)
+        return len(received) == len(sequences)
 
     def _ack_subject(self, sequence: int) -> bytes:
         spec = self._opened().spec
         return ack_reply.subject(spec.stream.encode(), spec.durable.encode(), sequence=sequence, number=0)
 
     def _named(self) -> Consumer:
-        # A request goes to a name. Whoever has it answers, also one that was made since.
+        # A request is sent to a name, and a consumer that was created under it since then answers.
         return self.find() or self._opened()
 
     def _opened(self) -> Consumer:
-        assert self.consumer is not None, "whoever makes one sets it"
+        assert self.consumer is not None, "opened() sets it"
         return self.consumer

@@ -1,7 +1,7 @@
-"""Trouble that is rarer than a lost connection: slow networks, elections, lost answers, streams that go back in time.
+"""Faults that are rarer than a lost connection: slow networks, elections, lost answers, restored streams.
 
-What an administrator does to a durable behind a router's back is here as well. `FakeBroker.trouble` is one of these.
-Every method takes effect at once; those that need the time must be called inside `trio.run`.
+Changes that an administrator makes to a durable are here as well. `FakeBroker.trouble` is an instance. Every method
+takes effect immediately. Those that need the current time must be called inside `trio.run`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from router_trio.testing.watch import Watch
 
 
 class Trouble:
-    """The troubles of one broker. Names of streams and durables that are unknown raise `KeyError`."""
+    """The faults of one broker. Methods raise `KeyError` for an unknown stream or durable."""
 
     def __init__(self, server: Server, network: Network) -> None:
         self._server = server
         self._network = network
 
     def watch(self, watch: Watch) -> None:
-        """Tell this one, and no other, what happens at the server."""
+        """Let `watch` observe the server, in place of the previous one."""
         self._server.watch = watch
 
     def mend(self) -> None:
-        """End what strikes the next ones of something, elections, and what the network does. What is late stays so."""
+        """End losses, delays, elections and faults of the network. Actions that are already delayed stay delayed."""
         self._server.losses.clear()
         for stream in self._server.streams.values():
             stream.leaderless_until = -inf
@@ -42,80 +42,80 @@ class Trouble:
     # --- the network ---
 
     def travel(self, seconds: Callable[[], float]) -> None:
-        """From now on whatever is sent takes so long, each way; asked for each. Nothing overtakes on one link."""
+        """Set the delay of each item, each way, to the result of a call of `seconds`. A link keeps its order."""
         self._network.travel = seconds
 
     def break_after(self, *, to_server: int | None = None, from_server: int | None = None) -> None:
-        """Each link breaks behind so many more publishes, acks, messages ...; what is behind them never arrives."""
+        """Break each link after this number of further publishes, acks, messages and so on. Later ones never arrive."""
         for link in self._network.links.copy():
             link.break_after(to_server, from_server)
         self._network.wake_links()
 
     def stay_lame(self, is_lame: bool) -> None:
-        """Tell each client that connects at once that the server will shut down, or no longer."""
+        """Announce to each new link that the server will shut down, or stop to do so."""
         self._network.is_lame = is_lame
 
     # --- answers ---
 
     def lose(self, kind: str, times: int = 1) -> None:
-        """The next ones of a kind (see `losses.KINDS`) are lost; with 0, none is any more."""
-        self._server.losses.strike(kind, times)
+        """Lose the next `times` items of a kind in `losses.KINDS`; 0 ends that."""
+        self._server.losses.set(kind, times)
 
     def delay(self, kind: str, seconds: float, times: int = 1) -> None:
-        """The next ones of a kind come so much later."""
-        self._server.losses.strike(kind, times, seconds)
+        """Delay the next `times` items of a kind in `losses.KINDS` by `seconds`."""
+        self._server.losses.set(kind, times, seconds)
 
     # --- streams ---
 
     def set_clock(self, seconds: float) -> None:
-        """The clock of the server is set forward so much, or back: messages have other times from now on."""
+        """Set the clock of the server forward by `seconds`, or back if negative: new messages have other times."""
         self._server.set_clock(seconds)
 
     def slow_down(self, stream: str, seconds: float) -> None:
-        """The PubAcks of a stream take so long; 0: no more."""
+        """Delay the PubAcks of a stream by `seconds`; 0 ends that."""
         self._server.streams[stream].answers_after = seconds
 
     def limit(self, stream: str, max_messages: int | None) -> None:
-        """A stream refuses what would be more than this; None: no more."""
+        """Let a stream refuse messages beyond `max_messages`; None ends that."""
         self._server.streams[stream].max_messages = max_messages
 
     def switch_off_jetstream(self, is_off: bool = True) -> None:
-        """No stream can be made: JetStream is not enabled."""
+        """Disable JetStream, so that no stream can be created, or enable it again."""
         self._server.jetstream = not is_off
 
     def persist_async(self, stream: str, is_async: bool = True) -> None:
-        """The stream says that it confirms messages before it has written them. Here it writes them all the same."""
+        """Let a stream report `persist_mode: async`: it acks before it writes. Here it writes every message anyway."""
         self._server.streams[stream].acks_before_writing = is_async
 
     def seal(self, stream: str) -> None:
-        """A stream takes nothing any more."""
+        """Seal a stream, so that it refuses every message."""
         self._server.streams[stream].sealed = True
 
     def edit_subjects(self, stream: str, *subjects: str) -> None:
-        """A stream takes these subjects from now on, and no others."""
+        """Replace the subjects of a stream."""
         self._server.streams[stream].subjects = subjects
 
     def elect(self, stream: str, seconds: float) -> None:
-        """A stream and its consumers have no leader for so long: nobody answers, and who waits for messages is told."""
+        """Leave a stream and its consumers without a leader for `seconds`. Pull requests end with a status."""
         self._server.streams[stream].leaderless_until = trio.current_time() + seconds
         for consumer in self._consumers(stream):
             consumer.end_requests("409 Leadership Change")
         self._network.wake_links()
 
     def cut_off(self, stream: str, is_cut_off: bool = True) -> None:
-        """The server of a stream and its durables has lost its cluster: they are still led there, and store nothing."""
+        """Cut the server of a stream off from its cluster: it still leads stream and durables, but stores nothing."""
         self._server.streams[stream].cut_off = is_cut_off
 
     def forget(self, stream: str, count: int) -> None:
-        """A stream loses its last messages, as on a power failure: what comes next gets their sequences."""
+        """Delete the last `count` messages of a stream, as a power failure may: new messages get their sequences."""
         self._go_back(self._server.streams[stream], max(0, len(self._server.streams[stream].stored) - count))
 
     def restore(self, stream: str, count: int) -> None:
-        """A stream is put back from a snapshot that has its first `count` messages, and its consumers with it."""
+        """Restore a stream and its consumers from a snapshot with its first `count` messages."""
         self._go_back(self._server.streams[stream], count)
 
     def recreate(self, stream: str, *durables: str) -> None:
-        """A stream is deleted and made again, empty, and so are these of its durables."""
+        """Delete a stream, and create it and these durables again, empty."""
         old = self._server.streams[stream]
         specs = [self._server.consumers[stream, durable].spec for durable in durables]
         self._server.delete_stream(stream)
@@ -129,15 +129,15 @@ class Trouble:
     # --- consumers ---
 
     def half_open(self, is_half_open: bool = True) -> None:
-        """Links that die from now on are alive to the server: their pull requests get messages until they are over."""
+        """Let the server treat links that die as open: their pull requests still get messages until they expire."""
         self._server.half_open = is_half_open
 
     def add_consumer(self, spec: ConsumerSpec) -> None:
-        """Create a durable, as an administrator would."""
+        """Create a durable, as an administrator can."""
         self._server.open_consumer(spec)
 
     def edit_consumer(self, stream: str, durable: str, *, headers_only: bool | None = None, **changes: float) -> None:
-        """Change a durable: `ack_wait`, `max_deliver` and `max_ack_pending`, or deliver only headers."""
+        """Change `ack_wait`, `max_deliver` or `max_ack_pending` of a durable, or let it deliver only headers."""
         consumer = self._server.consumers[stream, durable]
         consumer.edit(**changes)
         if headers_only is not None:
@@ -145,27 +145,27 @@ class Trouble:
         self._network.wake_links()
 
     def fix_consumer(self, stream: str, durable: str) -> None:
-        """Forbid all clients to change a durable that they open."""
+        """Deny all clients to change a durable when they open it."""
         self._server.consumers[stream, durable].is_fixed = True
 
     def pause_consumer(self, stream: str, durable: str, seconds: float = inf) -> None:
-        """A durable delivers nothing for so long; 0: no more."""
+        """Pause a durable for `seconds`; 0 resumes it."""
         self._server.consumers[stream, durable].paused_until = trio.current_time() + seconds
         self._network.wake_links()
 
     def reset_consumer(self, stream: str, durable: str, sequence: int) -> None:
-        """Somebody has a durable go on with that message, and number its deliveries from 1 (`nats consumer reset`)."""
+        """Reset a durable to a message, as `nats consumer reset` does; its deliveries are numbered from 1 again."""
         self._server.consumers[stream, durable].reset(sequence)
         self._network.wake_links()
 
     def deliver_again(self, stream: str, durable: str, count: int) -> None:
-        """A durable delivers so many of its unacked messages once more."""
+        """Redeliver `count` of the unacked messages of a durable."""
         consumer = self._server.consumers[stream, durable]
         consumer.again(consumer.left_unacked()[:count], trio.current_time())
         self._network.wake_links()
 
     def hold(self, stream: str, durable: str, count: int, delay: float) -> None:
-        """Another process takes so many messages of a durable, and returns each to be redelivered after a delay."""
+        """Let another process receive `count` messages of a durable, and nak each with a delay."""
         consumer = self._server.consumers[stream, durable]
 
         def take(message: RawMessage) -> None:
@@ -176,12 +176,12 @@ class Trouble:
         self._network.wake_links()
 
     def take_by_hand(self, stream: str, durable: str, count: int = 1, *, ack: bool) -> None:
-        """Somebody else gets the next messages of a durable, and acks them or not."""
+        """Deliver the next `count` messages of a durable to another process, which acks them or not."""
         self._server.consumers[stream, durable].take_by_hand(count, ack=ack)
         self._network.wake_links()
 
     def redeliver_by_hand(self, stream: str, durable: str, count: int) -> None:
-        """Somebody else gets so many of the unacked messages of a durable, and does not ack them."""
+        """Redeliver `count` unacked messages of a durable to another process, which does not ack them."""
         self._server.consumers[stream, durable].redeliver_by_hand(count, trio.current_time())
         self._network.wake_links()
 

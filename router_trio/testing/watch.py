@@ -1,4 +1,4 @@
-"""Watch the fake server in a test: what it took from links, and what happens there."""
+"""Observe the fake server in a test: the messages that links published, and what happens to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router_trio.testing.streams import Stored, Stream
 
 
 class PublishedMessage(NamedTuple):
-    """A publish that the broker took from a link, for assertions."""
+    """A publish that the broker accepted from a link, for assertions."""
 
     subject: str
     headers: Headers
@@ -18,22 +18,22 @@ class PublishedMessage(NamedTuple):
 
 
 class Watch:
-    """Hears what happens at a server, for assertions at each step. Does nothing; a test overrides what it looks at."""
+    """Observes a server, for assertions at each step. Its methods do nothing; a test overrides those that it needs."""
 
     def received(self, publish: Publish, now: float) -> None:
-        """Called when a publish came from a link."""
+        """Called when a link has published a message."""
 
     def stored(self, stream: Stream, stored: Stored, now: float) -> None:
-        """Called when a stream took a message."""
+        """Called when a stream has stored a message."""
 
     def refused(self, publish: Publish, why: str, now: float) -> None:
-        """Called when a publish that wanted an answer was not taken."""
+        """Called when a publish with a reply subject was refused."""
 
     def answered(self, kind: str) -> None:
-        """Called when an `ack` or a `nak` came from a link, and was not refused."""
+        """Called when a link has sent an `ack` or a `nak` with a valid reply subject."""
 
     def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """Called when a consumer took an ack."""
+        """Called when a consumer has accepted an ack."""
 
     def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """Called when a consumer was told that a message is given up."""
+        """Called when a consumer has accepted a term, which gives up a message."""

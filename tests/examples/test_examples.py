@@ -145,7 +145,7 @@ async def test_orders_get_names_from_a_database(server: NatsServer, tmp_path: Pa
         assert await router.ended() == 0
         assert router.logged("ROUTER_STOPPED")
     assert json.loads(enriched.payload) == {"customer": "7", "name": "Ada"}
-    assert dead.header("Router-Dead-Letter-Detail") == "there is no such customer"
+    assert dead.header("Router-Dead-Letter-Detail") == "unknown customer"
 
 
 async def test_a_web_service_answers_201_only_when_a_stream_has_the_order(server: NatsServer, tmp_path: Path) -> None:

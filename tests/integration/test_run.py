@@ -287,7 +287,7 @@ async def test_the_demo_loses_nothing(tmp_path: Path) -> None:
     assert demo.errors == ""
     assert "the server is killed (SIGKILL)" in text
     assert "the connection is lost" in text
-    assert "connected again after" in text
+    assert "reconnected after" in text
     exact = re.search(r"orders \(stream to stream\) +(\d+) of (\d+) arrived, each once and in order", text)
     assert exact is not None
     assert exact[1] == exact[2] != "0"

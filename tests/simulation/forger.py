@@ -105,7 +105,7 @@ class _Ear:
             publish = Publish(wire(subject) or reply, reply * bool(subject), encode(Headers(headers)), b"forged")
             if self._what["late"]:
                 due = now + self._what["late"]
-                self._server.losses.later(due, partial(self._server.publish, publish, due))
+                self._server.losses.schedule(due, partial(self._server.publish, publish, due))
             else:
                 self._server.publish(publish, now)
 

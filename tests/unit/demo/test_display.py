@@ -16,8 +16,8 @@ def test_what_is_no_terminal_gets_plain_lines() -> None:
     file = io.StringIO()
     with open_display(file) as display:
         assert isinstance(display, PlainDisplay)
-        display.say("all is [well]")
-        display.say("the server is killed", 5.25)
+        display.log("all is [well]")
+        display.log("the server is killed", 5.25)
         display.show(MOMENT)
     assert file.getvalue().splitlines() == [
         "all is [well]",
@@ -32,7 +32,7 @@ def test_a_terminal_gets_a_screen_and_keeps_what_was_said() -> None:
     with Screen(console=console, auto_refresh=False, transient=True) as screen:
         display = ScreenDisplay(screen)
         display.show(MOMENT)
-        display.say("all is [well]", 5.0)
+        display.log("all is [well]", 5.0)
     text = file.getvalue()
     assert "[  5.0s] all is [well]" in text
     for shown in ("reconnecting", "1234", "56", "890"):

@@ -12,7 +12,7 @@ ARRIVED = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
 
 def test_all_arrived_once_and_in_order() -> None:
     found = tally(SENT, ARRIVED)
-    assert found == Tally(sent=5, stored=5, missing=0, repeated=0, disordered=0, strange=0)
+    assert found == Tally(sent=5, stored=5, missing=0, repeated=0, out_of_order=0, unexpected=0)
     assert found.exact
     assert str(found) == "5 of 5 arrived, each once and in order"
 
@@ -25,18 +25,18 @@ def test_a_missing_one_is_noticed() -> None:
 
 def test_a_repeated_one_is_complete_but_not_exact() -> None:
     found = tally(SENT, [*ARRIVED, ("a", 1)])
-    assert (found.repeated, found.disordered, found.exact, found.complete) == (1, 0, False, True)
+    assert (found.repeated, found.out_of_order, found.exact, found.complete) == (1, 0, False, True)
 
 
 def test_order_counts_within_a_subject_only() -> None:
     assert tally(SENT, [("b", 1), ("b", 2), ("a", 1), ("a", 2), ("a", 3)]).exact
     found = tally(SENT, [("a", 2), ("a", 1), ("a", 3), ("b", 1), ("b", 2)])
-    assert (found.disordered, found.complete) == (1, False)
+    assert (found.out_of_order, found.complete) == (1, False)
 
 
 def test_one_that_was_never_sent_is_noticed() -> None:
     found = tally(SENT, [*ARRIVED, ("b", 3)])
-    assert (found.strange, found.complete) == (1, False)
+    assert (found.unexpected, found.complete) == (1, False)
 
 
 EXACT = tally(SENT, ARRIVED)
@@ -72,7 +72,7 @@ def verdict(**changes: Any) -> tuple[bool, str]:
         "route_ledgers": {"orders": ROUTE_BOOK, "payments": ROUTE_BOOK},
     }
     found = judge(**(facts | changes))
-    return found.good, "\n".join(found.lines)
+    return found.passed, "\n".join(found.lines)
 
 
 def test_a_good_verdict_has_the_ledger() -> None:
@@ -101,9 +101,9 @@ def test_every_other_fault_makes_it_bad() -> None:
     missing = tally(SENT, ARRIVED[1:])
     for changes, fault in (
         ({"tallies": {"READINGS": missing}}, "route readings: 4 arrived of 5: 1 missing"),
-        ({"fates": {"acked": 4, "dropped (shutdown)": 1}}, "1 publishes ended as dropped (shutdown)"),
+        ({"fates": {"acked": 4, "dropped (shutdown)": 1}}, "1 publishes were settled as dropped (shutdown)"),
         ({"fates": {"acked": 4}, "refused": {"queue_full": 1}}, "1 publishes were refused: queue_full"),
-        ({"fates": {"acked": 4}}, "1 publishes have no fate"),
+        ({"fates": {"acked": 4}}, "1 publishes were not settled"),
         ({"ledger": {"main": BOOK | {"accepted": 11}}}, "the ledger of main is off by 1"),
         ({"ledger": {"main": BOOK | {"accepted": 11, "pending": 1}}}, "main has 1 pending and 0 in flight"),
         ({"route_ledgers": {"eu": ROUTE_BOOK | {"received": 6}}}, "the ledger of the route eu is off by -1"),

@@ -97,7 +97,7 @@ async def test_answers_are_lost_or_late(broker: FakeBroker, autojump_clock: trio
 
 
 def test_only_what_can_be_lost_can_be_lost(broker: FakeBroker) -> None:
-    with pytest.raises(ValueError, match="there are puback"):
+    with pytest.raises(ValueError, match="the kinds are puback"):
         broker.trouble.lose("heart")
 
 
