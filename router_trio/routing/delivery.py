@@ -1,7 +1,7 @@
 """Follow a message through its route until every destination is settled.
 
-`Delivery` is for messages that somebody waits for or looks at: from a stream, through a handler, in a trace. Plain
-messages from a core subscription are followed by the batch (`BatchDelivery`): they have nothing to ack.
+`Delivery` follows a single message: from a stream, through a handler, or in a trace. Plain messages from a core
+subscription are followed as a batch (`BatchDelivery`), since they have nothing to ack.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Batches = list[tuple[float, list[RawMessage]]]
 
 
 def was_resent(operation: Operation) -> bool:
-    """Return True for a publish that was written more than once: that a stream has it already is its own doing."""
+    """Return True for a publish that was written more than once, so a stream may have it already."""
     return isinstance(operation, OperationWithAck) and operation.resent
 
 
@@ -35,16 +35,16 @@ class Delivery:
     __slots__ = ("failure", "outcome", "raw", "received_at", "remaining", "route", "trace")
 
     from_stream: ClassVar[bool] = False
-    """True if its source keeps it and bounds how many there are: no place is made for it at the cost of another."""
+    """True if its source keeps it and bounds the number of messages: no other message is dropped for it."""
 
     message_id: bytes | None = None
-    """The id of its copies if it has none of its own; None if any new one will do."""
+    """The id of its copies if the message has none; None if any new id will do."""
 
     key: bytes | None = None
     """The value of its route's key, once that is known."""
 
     refused: bool = False
-    """True if a destination did not take it, for no reason of its own: what is behind it in a stream waits."""
+    """True if a destination refused it, not because of its content: later messages in its stream wait."""
 
     def __init__(self, route: RouteState, raw: RawMessage, received_at: float) -> None:
         self.route: RouteState = route
@@ -54,7 +54,7 @@ class Delivery:
             1  # one for the routing itself, so that it can't finish while destinations are being added
         )
         self.failure: Failure | None = None
-        self.outcome: str = "routed"  # its fate, if it does not fail
+        self.outcome: str = "routed"  # the fate if it does not fail
         self.trace: MessageTrace | None = None
 
     @property
@@ -64,7 +64,7 @@ class Delivery:
 
     @property
     def destination(self) -> tuple[str, str]:
-        """The destination of an operation that this owns: route and template, as of each owner here."""
+        """The destination of an operation that this owns: route and template. Every owner in this module has it."""
         return self.route.name, self.route.destinations[0]
 
     def origin(self) -> dict[str, Any]:
@@ -76,39 +76,39 @@ class Delivery:
         return {}
 
     def start_again(self) -> None:
-        """Reset it, to be routed again as if it had just arrived."""
+        """Reset it, so that it is routed as if it had just arrived."""
         self.remaining = 1
         self.failure = None
         self.outcome = "routed"
         self.trace = None
 
     def finished(self) -> None:
-        """Called once, when the last destination is settled: it has its fate."""
+        """Count its fate. Called once, when the last destination is settled."""
         self.route.fates[self.outcome if self.failure is None else "lost"] += 1
 
     def when_given_up(self, report: Callable[[], None]) -> None:
-        """Call `report` if it is not tried again after this failure."""
+        """Call `report` if it is not retried after this failure."""
         report()
 
     def report_given_up(self) -> None:
-        """Call what `when_given_up` was given, if the message keeps that until now."""
+        """Call the function that was passed to `when_given_up`, if it was kept."""
 
     def owner_for(self, template: str) -> RouteOwner:
         """Return the owner of the only operation to the destination with this template."""
         self.remaining += 1
-        # Of a route with one destination the message itself is the owner: no object more for most messages.
+        # With one destination the message itself is the owner, which saves an object for most messages.
         return self if len(self.route.destinations) == 1 else self._tracked(template)
 
     def _tracked(self, template: str) -> RouteOwner:
         return DestinationTracker(self, template, self.route.destinations.index(template))
 
     def copy(self, template: str, number: int) -> RouteOwner:
-        """Return the owner of one of several operations, each of which sends a copy with a number of its own."""
+        """Return the owner of one of several operations, which send numbered copies."""
         self.remaining += 1
         return DestinationTracker(self, template, number)
 
     def _is_of_another(self, operation: Operation) -> bool:
-        """Return True if the stream took a copy for another message, to which a sender gave the same id."""
+        """Return True if the stream took a copy for another message with the same id, chosen by its sender."""
         return not self.route.own_ids and not self.was_tried and not was_resent(operation)
 
     @property
@@ -118,11 +118,11 @@ class Delivery:
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1 on."""
+        """The number of this attempt, from 1 on."""
         return 1
 
     def count_failure(self, failure: Failure) -> None:
-        """Count that it failed, and remember that as the last failure of its route."""
+        """Count the failure, and record it as the last failure of the route."""
         self.route.failed[failure.reason] += 1
         self.route.failed_at_last(
             failure.reason,
@@ -140,36 +140,36 @@ class Delivery:
 
     @property
     def out_of_turn(self) -> bool:
-        """True if an earlier message has to be redelivered first: nothing of it may be sent now."""
+        """True if an earlier message has to be redelivered first, so nothing of this one may be sent now."""
         return False
 
     def copied(self, copy: int) -> None:
-        """Note that one of several copies was delivered."""
+        """Record that one of several copies was delivered."""
 
     def has_copied(self, copy: int) -> bool:
-        """Return True if one of several copies was delivered before, and only others are still to be."""
+        """Return True if this one of several copies was delivered in an earlier attempt."""
         return False
 
     @property
     def has_copies(self) -> bool:
-        """Return True if any copy was delivered before."""
+        """Return True if any copy was delivered in an earlier attempt."""
         return False
 
     def choice(self, number: int) -> Sequence[int] | None:
-        """Return the places of the destinations that were chosen for it before, None if none were.
+        """Return the places of the destinations that were chosen in an earlier attempt; None if none were.
 
-        `number` is 0, or that of one of several messages which a handler made of it.
+        `number` is 0, or that of one of several messages that a handler returned for it.
         """
         return None
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        """Remember which destinations were chosen for it, if it may be redelivered."""
+        """Remember the chosen destinations, if the message may be redelivered."""
 
     def mark_tried(self) -> None:
-        """Note that copies of it may be stored, though it did not fail."""
+        """Record that copies may be stored though the message did not fail."""
 
     def counted_fate(self, fate: Fate, refused: Callable[[str], str]) -> Fate:
-        """Return the fate that counts of a copy that was not delivered: see `RouteState.counted_reason`."""
+        """Return the fate that counts for an undelivered copy: see `RouteState.counted_reason`."""
         reason = fate.reason or fate.name
         counted = refused(reason)
         if counted == reason:
@@ -184,7 +184,7 @@ class Delivery:
         self.operation_settled(self.route.destinations[0], operation, fate, now)
 
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
-        """Settle an operation to the destination with this template."""
+        """Record the fate of the operation to the destination with this template."""
         if not fate.delivered:
             reason = fate.reason or fate.name
             self.fail(reason, Failure(reason, self.route.not_taken(template, fate.detail)))
@@ -198,12 +198,12 @@ class Delivery:
         self.done(now)
 
     def fail(self, reason: str, failure: Failure | None = None) -> None:
-        """Fail the message; the first reason stands. `failure` says more about it."""
+        """Fail the message; the first reason is kept. `failure` has details."""
         if self.failure is None:
             self.failure = Failure(reason) if failure is None else failure
 
     def done(self, now: float | None = None) -> None:
-        """Settle the message if nothing else of it is under way."""
+        """Record that an operation, or the routing, is done. Settle the message if it was the last one."""
         self.remaining -= 1
         if self.remaining:
             assert self.remaining > 0, "a message is settled once at each destination"
@@ -250,13 +250,13 @@ class DestinationTracker:
 
 
 class BreakerWatch(Protocol):
-    """Hears what becomes of operations to one destination: its breaker."""
+    """The breaker of a destination, which observes the fates of operations to it."""
 
     def copy_passed(self) -> None:
-        """Note that the destination accepted a message."""
+        """Record that the destination accepted a message."""
 
     def copy_refused(self, reason: str) -> str:
-        """Note that the destination did not accept a message. Return the reason that counts."""
+        """Record that the destination refused a message. Return the reason that counts."""
         ...
 
 
@@ -279,7 +279,7 @@ class BreakerTracker(DestinationTracker):
 
 
 class MirrorCopy:
-    """The owner of a copy for a mirror: counted, and nothing else follows from its fate."""
+    """The owner of a copy for a mirror. Its fate is counted, and has no effect on the message."""
 
     __slots__ = ("_route", "_template")
 
@@ -302,16 +302,16 @@ class MirrorCopy:
             self._route.mirror_failed[fate.reason or fate.name] += count
 
     def count_failure(self, reason: str) -> None:
-        """The copy never became an operation."""
+        """Count a copy that never became an operation."""
         self._route.mirrors_under_way -= 1
         self._route.mirror_failed[reason] += 1
 
 
 class BatchDelivery:
-    """Messages that came together and have nothing to ack, to all destinations of a route. Their numbers begin at 0.
+    """Messages that were received together, have nothing to ack, and are sent to all destinations of a route.
 
-    With several destinations all of them are connected while the messages are offered: none has a fate before its
-    number is known.
+    They are numbered from 0. If there are several destinations, all of them are connected while the messages are
+    offered, so no message is settled before its number is known.
     """
 
     __slots__ = ("_count", "_outcomes", "_received_at", "_recorded", "_settled", "route")
@@ -323,16 +323,16 @@ class BatchDelivery:
         self._settled: list[int] = []
         self._recorded = 0
         self._outcomes: dict[int, str] = {}
-        """By number, the fates of those that were not routed to all of several destinations."""
+        """The fates, by number, of messages that were not routed to all of several destinations."""
 
     def owner_for(self, template: str) -> BatchTracker:
-        """Return the owner of the batch's operations to one more destination. Before anything is offered."""
+        """Return the owner of the batch's operations to one more destination. Called before anything is offered."""
         self._settled.append(0)
         return BatchTracker(self, template, len(self._settled) - 1)
 
     @property
     def has_several(self) -> bool:
-        """Return True if there are several destinations: then it matters which messages are settled at each."""
+        """Return True if there are several destinations, so the messages settled at each have to be known."""
         return len(self._settled) > 1
 
     def settle(
@@ -346,9 +346,9 @@ class BatchDelivery:
         *,
         resent: bool = False,
     ) -> None:
-        """Settle `count` messages at one destination. Each is done when it is settled at all of them.
+        """Settle `count` messages at one destination. A message is settled when it is settled at all destinations.
 
-        `numbers` says which they are, unless they were routed or there is one destination.
+        `numbers` identifies the messages, unless they were routed or there is one destination.
         """
         route = self.route
         outcome = "routed"
@@ -377,7 +377,7 @@ class BatchDelivery:
                     outcomes[number] = outcome
         everywhere = min(settled)
         if outcomes and everywhere < self._count:
-            return  # which of them are done is not known until all are
+            return  # it is unknown which messages are settled until all are
         assert everywhere <= self._count, "no message is settled twice at one destination"
         assert len(outcomes) <= self._count, "no message is counted that is not of this batch"
         done = everywhere - self._recorded
@@ -402,7 +402,7 @@ class BatchTracker(NumberedOwner):
         self._template = template
         self._place = place
         self._offered: list[tuple[int, int]] = []
-        """The number of a publish, and which message it is of. The messages behind it are those of the next numbers."""
+        """Pairs of the numbers of a publish and of its message. The following messages have the following numbers."""
 
     @property
     def destination(self) -> tuple[str, str]:
@@ -410,7 +410,7 @@ class BatchTracker(NumberedOwner):
         return self._batch.route.name, self._template
 
     def offered(self, order: int, number: int) -> None:
-        """Note that messages from `number` on have the publishes from `order` on, until another call says otherwise."""
+        """Record that messages from `number` on have the publishes from `order` on, until the next call."""
         offered = self._offered
         if not offered or offered[-1][0] - offered[-1][1] != order - number:
             offered.append((order, number))
@@ -428,19 +428,19 @@ class BatchTracker(NumberedOwner):
         self._batch.settle(self._place, self._template, count, fate, now, numbers, resent=was_resent(operation))
 
     def _number_of(self, order: int) -> int:
-        """Return which message of the batch has the publish with this number."""
+        """Return the number of the message that has the publish with this number."""
         at = bisect_right(self._offered, (order, maxsize)) - 1
         assert at >= 0, "a message of several destinations has its fates after it was offered"
         first, number = self._offered[at]
         return number + order - first
 
     def refuse(self, number: int, reason: str) -> None:
-        """Settle the message with this number, which never became an operation here."""
+        """Settle the message with this number, which never became an operation."""
         self._batch.settle(self._place, self._template, 1, Fate("failed", reason), trio.current_time(), (number,))
 
 
 def sampled(tracing: Tracing, deliveries: Sequence[Delivery]) -> Sequence[int]:
-    """Return the indexes of sampled messages, in order. Looks at each message only if one has headers."""
+    """Return the indexes of sampled messages, in order. Examines each message only if one has headers."""
     for delivery in deliveries:
         if delivery.raw[2]:
             return tracing.sampled([one.raw for one in deliveries])

@@ -1,4 +1,4 @@
-"""The messages that handlers are given."""
+"""Make the messages that are passed to handlers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from router_trio.protocol import framing, headers
 
 
 def as_messages(batch: Sequence[framing.RawMessage], connection: str) -> list[Message]:
-    """`Message`s for a handler, of what came from a core subscription."""
+    """Return a `Message` for each raw message of a core subscription."""
     text, decode, empty, new = framing.text, headers.decode, headers.EMPTY, tuple.__new__
-    # Past Message(), which takes longer: this is done for each message.
+    # Without calling Message(), which takes longer, since this is done for each message.
     return [
         new(
             Message,
@@ -33,6 +33,6 @@ def as_messages(batch: Sequence[framing.RawMessage], connection: str) -> list[Me
 
 
 def as_message(raw: framing.RawMessage, connection: str, **origin: Any) -> Message:
-    """A `Message` for a handler. `origin` are the fields that tell of a stream, where the reply is for the ack."""
+    """Return a `Message` for a handler. `origin` are the fields of one from a stream, whose reply is for the ack."""
     (message,) = as_messages((raw,), connection)
     return message.replace(reply=None, **origin) if origin else message

@@ -1,8 +1,8 @@
-"""Python handlers: found by name, called with a message, their answers made into a list.
+"""Python handlers: import them by name, call them with a message, and turn their answers into a list.
 
-A handler may be `def` or `async def`, and may return a message, several, or None. It may raise whatever it likes, also
-what is no `Exception`: that fails its message and nothing else. Only a signal that the process got, and the
-cancellation of the task that called it, pass through (see `raise_if_ours`).
+A handler may be `def` or `async def`, and may return a message, several, or None. It may raise anything, even if it is
+not an `Exception`: that fails its message and nothing else. Only a signal that the process received, and the
+cancellation of the calling task, pass through (see `raise_if_ours`).
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_hand
 Handler = Callable[[Message], Any]
 
 MOST_CANCELLATIONS = 1000
-"""Cancellations in a row that a handler may swallow and go on waiting: then it is given up, or no router could end."""
+"""Consecutive cancellations that a handler may swallow: then its call is given up, so that the router can end."""
 
 
 MOST_ANSWERS = 65_536
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
-"""Messages, and bytes of their payloads, that a handler may make of one: what it yields may have no end."""
+"""Messages, and bytes of their payloads, that a handler may return for one: a generator might never end."""
 
 
 def load_handler(name: str) -> Handler:
-    """The function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
+    """Return the function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -67,11 +67,11 @@ def load_handler(name: str) -> Handler:
 
 
 def unfit(handler: Handler) -> str | None:
-    """Return why a function can't be a handler, as far as its signature tells; None if it can."""
+    """Return why a function can't be a handler, judged by its signature; None if it can."""
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        return None  # not of Python: nobody knows before it is called
+        return None  # not written in Python: only a call can show it
     try:
         signature.bind(None)
     except TypeError:
@@ -83,9 +83,9 @@ def unfit(handler: Handler) -> str | None:
 
 
 def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler]) -> dict[str, Handler]:
-    """Return the handlers of routes by their names: those that are named, imported, and those `given` in code.
+    """Return the handlers of routes by route name: the imported ones, and those `given` in code.
 
-    One that is to be called in a thread is wrapped: see `in_thread`. Raises `HandlerError`, and `ConfigurationError`
+    A handler that is called in a thread is wrapped: see `in_thread`. Raises `HandlerError`, and `ConfigurationError`
     for a route that needs a handler and has none, or calls an async one in a thread.
     """
     problems = without_handler(routes, given)
@@ -103,7 +103,7 @@ def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler])
 
 
 def is_async(handler: Handler) -> bool:
-    """Return True if calling the handler gives something to await."""
+    """Return True if a call of the handler returns an awaitable."""
     while isinstance(handler, partial):
         handler = handler.func
     called = getattr(handler, "__call__", None)  # noqa: B004 - of an object, what a call of it is
@@ -111,15 +111,15 @@ def is_async(handler: Handler) -> bool:
 
 
 def in_thread(handler: Handler, most: int) -> Handler:
-    """Return the handler as an async one, which calls it in a thread: at most so many at a time.
+    """Return an async handler that calls this one in threads, at most `most` calls at a time.
 
-    Nobody can end a thread: a call that is cancelled is left behind, and what it returns is thrown away.
+    A thread can't be ended: a cancelled call is left behind, and its result is discarded.
     """
     return InThread(handler, most).call
 
 
 class InThread:
-    """A handler that is called in threads, at most `most` of its calls at a time."""
+    """A handler that is called in threads, at most `most` calls at a time."""
 
     def __init__(self, handler: Handler, most: int) -> None:
         self.__wrapped__: Handler = handler
@@ -128,7 +128,7 @@ class InThread:
         """Calls that were cancelled and have not returned."""
 
     async def call(self, message: Message) -> Sequence[Message]:
-        """Wait for what the handler returns."""
+        """Call the handler in a thread and wait for its answers. Can be cancelled, which leaves the call behind."""
         this = object()
 
         def call() -> Sequence[Message]:
@@ -144,12 +144,12 @@ class InThread:
         except trio.Cancelled:
             self.left_behind.add(this)
             if over:
-                self.left_behind.discard(this)  # it has returned just now
+                self.left_behind.discard(this)  # it returned at the same time
             raise
 
 
 def left_behind_by(handler: Handler | None) -> set[object]:
-    """Return the calls of a handler that were left behind in threads, as they are from now on."""
+    """Return the calls of a handler that were left behind in threads: a live set."""
     owner = getattr(handler, "__self__", None)
     return owner.left_behind if isinstance(owner, InThread) else set()
 
@@ -158,9 +158,9 @@ _NOTHING = object()
 
 
 class Blocked:
-    """An async handler that has begun and is about to block. Await it, once, for its answer.
+    """An async handler that has started and is about to block. Await it once for its answer.
 
-    `answered`: what `steps` gives when there is one, if it has more to do then.
+    `answered`: the value that `steps` yields when there is an answer, if it continues after that.
     """
 
     __slots__ = ("_answered", "_steps", "_wish")
@@ -171,7 +171,7 @@ class Blocked:
         self._answered = answered
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        # What `yield from` does once it has taken the first step (PEP 380).
+        # The semantics of `yield from` after the first step (PEP 380).
         steps, wish = self._steps, self._wish
         swallowed = 0
         while True:
@@ -182,7 +182,7 @@ class Blocked:
                     wish = steps.throw(error)
                 else:
                     wish = steps.send(answer)
-                    # Trio gives the outcome of a wait, and the code that waited raises it.
+                    # Trio sends the outcome of a wait, which the waiting code unwraps.
                     swallowed = swallowed + 1 if type(answer) is outcome.Error else 0
                     if swallowed > MOST_CANCELLATIONS:
                         _drop(steps)
@@ -194,14 +194,14 @@ class Blocked:
 
 
 def begin(handler: Handler, message: Message) -> Any:
-    """Call the handler: its answer, for `answers_of`, or `Blocked` if it is async and about to block.
+    """Call the handler. Return its answer, for `answers_of`, or `Blocked` if it is async and about to block.
 
-    Most async handlers never block, and a message then costs no task switch and no await. What a handler raises is the
-    caller's to count.
+    Most async handlers never block, so a message costs no task switch and no await. The caller counts what the handler
+    raises.
     """
     answer = handler(message)
     if type(answer) is CoroutineType:
-        try:  # without its iterator, which would be a quarter of this call's time
+        try:  # without `__await__`, which would take a quarter of the time of this call
             return Blocked(answer, answer.send(None))
         except StopIteration as done:
             return done.value
@@ -215,11 +215,11 @@ def begin(handler: Handler, message: Message) -> Any:
 
 
 Pair = tuple[RawMessage, Message]
-"""A message as it came, and as a handler gets it."""
+"""A raw message, and the message for the handler."""
 
 
 class HandlerCalls:
-    """The calls of a handler for `messages`. `call` says what comes of the latest.
+    """The calls of a handler for `messages`. `call` has the result of the latest one.
 
     A part of the fast path that `HandlerBatch` is, where `Routing.handle` has `begin`: who awaits a coroutine
     gets its answer as it is, and who drives one gets it in an exception, which takes 150 of 340 ns a message
@@ -231,14 +231,14 @@ class HandlerCalls:
 
     def __init__(self, handler: Handler, messages: Iterable[Pair]) -> None:
         self.call: list[Any] = [None, None, None]
-        """The message, a `Pair`; what the handler has answered; or what it has raised, until that is set to None."""
+        """The message (a `Pair`), the answer of the handler, and its error, which the reader has to set to None."""
         self.steps: Iterator[object] = _call_each(handler, messages, self.call)
-        """Calls the handler for the next message, and gives `call` then; anything else if it is about to block."""
+        """Each step calls the handler for the next message and yields `call`, or something else if it blocks."""
 
     async def blocked(self, wish: object) -> Any:
-        """Return the answer of the call that is about to block, of which the latest step gave `wish`.
+        """Return the answer of the call that is about to block, for which the latest step yielded `wish`.
 
-        To be awaited before the next step. Blocks as long as the handler does, and raises what it raises.
+        Must be awaited before the next step. Blocks as long as the handler does, and raises what it raises.
         """
         await Blocked(self.steps, wish, self.call)
         _, answer, error = self.call
@@ -267,17 +267,17 @@ _call_each: Any = coroutine(_steps)  # else it could not `yield from` a coroutin
 
 
 def _drop(steps: Any) -> None:
-    """Throw away a coroutine that can't be ended; it may object to that, too."""
+    """Discard a coroutine that can't be ended, and ignore its errors."""
     with suppress(BaseException):
         steps.close()
 
 
 async def finished(blocked: Awaitable[Any], scopes: Any) -> list[Message]:
-    """Return the messages that a handler which has begun makes. Blocks as long as it does, and raises what it raises.
+    """Return the answers of a handler that has started. Blocks as long as it does, and raises what it raises.
 
     `scopes` are those in which it was called: see `scopes_of_task`. Raises `trio.Cancelled` if the calling task is
-    cancelled, also when the handler swallowed that and answered: the message was given up, and its answer must not be
-    sent. Raises `ScopeLeftOpenError` if it has left a scope open, which is closed.
+    cancelled, even if the handler swallowed that and answered: the message was given up, and its answer must not be
+    sent. Raises `ScopeLeftOpenError` if the handler left a scope open, which is closed.
     """
     try:
         answers = answers_of(await blocked)
@@ -294,25 +294,25 @@ async def finished(blocked: Awaitable[Any], scopes: Any) -> list[Message]:
 
 
 async def raise_if_ours(error: BaseException) -> None:
-    """Return if what came out of a handler is the handler's own. Else raise: a signal, or the task's cancellation.
+    """Return if an error is the handler's own. Otherwise raise a signal's error, or the cancellation of the task.
 
-    `trio.Cancelled` in `error` decides nothing: a handler may have scopes of its own, mix cancellations with other
-    errors, or swallow ours and raise something else. What counts is whether this task is cancelled.
+    `trio.Cancelled` in `error` decides nothing: a handler may have its own scopes, mix cancellations with other errors,
+    or swallow ours and raise something else. Only the cancellation of this task counts.
     """
     raise_if_signal(error)
     await trio.lowlevel.checkpoint_if_cancelled()
 
 
 def raise_if_signal(error: BaseException) -> None:
-    """Raise the error, or the group that holds it, if a handler of signals raised it while other code ran.
+    """Raise the error, or the group that contains it, if a signal handler raised it while other code ran.
 
-    Then it is somebody's wish to end the program. Such an error comes through the frame of the signal's handler, which
-    a `raise KeyboardInterrupt` or `sys.exit()` of other code does not.
+    Such an error asks the program to end. Its traceback contains the frame of the signal handler, which that of a
+    `raise KeyboardInterrupt` or `sys.exit()` in other code does not.
     """
     if isinstance(error, Exception):
-        return  # most of them
+        return  # the usual case
     if threading.current_thread() is not threading.main_thread():
-        return  # Python calls them in the main thread only
+        return  # Python calls signal handlers in the main thread only
     receivers = [signal.getsignal(number) for number in signal.valid_signals()]
     codes = {code for receiver in receivers if (code := getattr(receiver, "__code__", None)) is not None}
     if _came_through(error, codes, signal.default_int_handler in receivers):
@@ -323,7 +323,7 @@ def _came_through(error: BaseException, codes: set[Any], bare: bool) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(_came_through(one, codes, bare) for one in error.exceptions)
     if bare and isinstance(error, KeyboardInterrupt):
-        return True  # Python's own handler of SIGINT has no frame: it can't be told apart
+        return True  # Python's own handler of SIGINT has no frame, so it can't be distinguished
     step = error.__traceback__
     while step is not None:
         if step.tb_frame.f_code in codes:
@@ -333,7 +333,7 @@ def _came_through(error: BaseException, codes: set[Any], bare: bool) -> bool:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an error of foreign code, which may fail at that, too."""
+    """Return the text of an error of foreign code, whose `str` may raise as well."""
     try:
         return str(error)
     except BaseException as another:
@@ -342,7 +342,7 @@ def text_of(error: BaseException) -> str:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return how a message failed whose handler raised this. A nursery of the handler may have put it into a group."""
+    """Return the failure of a message whose handler raised this, possibly in a group of a nursery."""
     bare = innermost(error, Reject)
     detail = bounded(text_of(bare))
     if isinstance(bare, Reject):
@@ -353,7 +353,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def answers_of(answer: Any) -> list[Message]:
-    """Return what a handler returned as a list of messages. Raises `HandlerError` if it is something else."""
+    """Return the answer of a handler as a list of messages. Raises `HandlerError` if it is something else."""
     if isinstance(answer, Message):
         _check(answer)
         return [answer]
@@ -377,7 +377,7 @@ _NOT_SEVERAL = (str, bytes, bytearray, memoryview, Mapping)
 
 
 def _check(message: object) -> None:
-    """Refuse what can't be sent, here where it can be said: the type checker of a handler may never have seen it."""
+    """Raise `HandlerError` for a message that can't be sent, since no type checker may have checked the handler."""
     if not isinstance(message, Message):
         raise HandlerError(f"a handler returns Message objects; there is {type(message).__name__} among these")
     if not isinstance(message.payload, bytes):

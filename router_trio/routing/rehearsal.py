@@ -1,7 +1,7 @@
-"""Runs messages through one route without sending anything: what the route would send is returned.
+"""Run messages through one route without sending anything, and return what the route would send.
 
-The handler is called, expressions are evaluated, destinations are chosen, subjects mapped and ids made by the code that
-does so for every message. Retries, limits and breakers are the caller's business, and so is sending.
+The same code as for any message calls the handler, evaluates expressions, chooses destinations, maps subjects and makes
+ids. Retries, limits, breakers and sending are left to the caller.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from router_trio.states import RouteState
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A publish that a route would make. `mirror`: nothing depends on whether it arrives.
+    """A publish that a route would make. `mirror`: nothing depends on its delivery.
 
-    `stream` is the one that its destination names: it may not take the subject.
+    `stream` is the stream that the destination names, which may not have the subject.
     """
 
     connection: str
@@ -48,7 +48,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a message was in its stream, and when it was stored, in nanoseconds since 1970."""
+    """The position of a message in its stream, and the time it was stored, in nanoseconds since 1970."""
 
     stream: str
     sequence: int
@@ -59,7 +59,7 @@ class Place:
 class Arrived:
     """A message as a route receives it. The ids of its copies begin with `message_id`.
 
-    `place` is None for one of a core subscription.
+    `place` is None for a message from a core subscription.
     """
 
     subject: str
@@ -80,19 +80,19 @@ class Rehearsed:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The sizes that the server of a connection takes, in bytes."""
+    """The maximum sizes that the server of a connection accepts, in bytes."""
 
     max_payload: int
     max_control_line: int
 
 
 class Rehearsal:
-    """A route with a connection without a link for each that it sends to."""
+    """A route whose connections have no links."""
 
     def __init__(
         self, settings: Settings, route: RouteSettings, handlers: dict[str, Handler], limits: Mapping[str, Limits]
     ) -> None:
-        """`limits` are those of every connection that the route sends to, by name."""
+        """`limits` are the limits of every connection that the route sends to, by name."""
         bare = [to.model_copy(update={"breaker": None}) for to in route.to]
         changes = {"limit": None, "retry": None, "dead_letter": None, "respond": False, "to": bare}
         one = settings.model_copy(update={"routes": [route.model_copy(update=changes)]})
@@ -102,11 +102,11 @@ class Rehearsal:
 
     @property
     def calls_handler(self) -> bool:
-        """True if `run` calls a handler, which may do whatever it does."""
+        """Return True if `run` calls a handler, which may have side effects."""
         return self._plan.handler is not None
 
     async def run(self, message: Arrived) -> Rehearsed:
-        """Return what the route makes of a message. Waits for as long as its handler does."""
+        """Return what the route would send for a message. Waits as long as its handler blocks."""
         state = self._routing.state
         state.filtered.clear()
         delivery = self._delivery(message)
@@ -140,7 +140,7 @@ class Rehearsal:
         return StreamDelivery(keeper, StreamCursor(), raw, now, place.sequence, 1, time, message.message_id)
 
     def _taken_from(self, connection: Connection) -> Sequence[Copy]:
-        """Take what was accepted for a connection out of its outbox, in order."""
+        """Take the accepted copies for a connection out of its outbox, in order."""
         copies: list[Copy] = []
 
         def take(operation: Operation) -> bool:
@@ -158,7 +158,7 @@ class Rehearsal:
 
 
 class _NoKeeper:
-    """Keeps the message that is rehearsed: what becomes of it is read by `run`."""
+    """The keeper of the rehearsed message, whose fate `run` reads."""
 
     def __init__(self, state: RouteState) -> None:
         self.state: RouteState = state

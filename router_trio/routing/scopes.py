@@ -1,10 +1,11 @@
-"""The cancel scopes of the task that calls a handler: what a handler has entered and not left is closed for it.
+"""Close cancel scopes that a handler has entered in its task and not left.
 
-All that comes behind it in that task would be within them: a deadline of the handler's would cancel the route, and when
-the route ends, Trio would find its stack of scopes out of order and end the router, without a word of whose they are.
-An asynchronous generator that a handler does not read to its end leaves such a scope, if it yields within one.
+Everything that runs later in that task would be inside them: a deadline of the handler would cancel the route, and when
+the route ends, Trio would find its stack of scopes out of order and end the router without naming the handler. An
+asynchronous generator that a handler does not read to its end leaves such a scope open, if it yields within one.
 
-Trio shows nobody its stack, so that attributes of its own are read: as tested, see the versions in pyproject.toml.
+Trio has no public interface to this stack, so private attributes are read, which is tested with the versions in
+pyproject.toml.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _WAITS = inspect.unwrap(wait_task_rescheduled).__code__
 
 
 def scopes_of_task() -> Any:
-    """Return what stands for the cancel scopes that the running task is in."""
+    """Return an object that identifies the cancel scopes of the running task."""
     return current_task()._cancel_status
 
 
@@ -38,10 +39,10 @@ def left_open(before: Any) -> bool:
 
 
 async def close_left_open(before: Any) -> ScopeLeftOpenError:
-    """Close what the running task has entered since `before`, the innermost first; return what the handler did wrong.
+    """Close the scopes that the running task has entered since `before`, innermost first; return the handler's error.
 
-    The tasks of a nursery are cancelled, and waited for. Cancelled itself, it goes on. Raises `ScopesLostError` if the
-    task is no longer within the scopes of `before`.
+    Cancels the tasks of a nursery and waits for them. If cancelled itself, it continues. Raises `ScopesLostError` if
+    the task is no longer within the scopes of `before`.
     """
     task, nurseries = current_task(), 0
     if not before.encloses(task._cancel_status):
@@ -56,18 +57,18 @@ async def close_left_open(before: Any) -> ScopeLeftOpenError:
 
 
 async def _close_nursery(nursery: Any) -> None:
-    """Cancel the tasks of a nursery and wait for them, as leaving it does. What they raise is not looked at."""
+    """Cancel the tasks of a nursery and wait for them, as leaving it does. Their errors are ignored."""
     nursery.cancel_scope.cancel()
     await nursery._nested_child_finished(None)
-    # Trio closes a generator that nobody reads in a task of its own, which leaves the nursery as well: it must not find
-    # a nursery of this task in its place, nor wait for this task's children for ever.
+    # Trio closes an abandoned generator in a task of its own, which leaves the nursery as well. It must not find a
+    # nursery of this task in its place, nor wait for this task's children forever.
     nursery._parent_task = SimpleNamespace(_child_nurseries=[nursery])
     for other in _leaving(nursery):
         reschedule(other)
 
 
 def _leaving(nursery: Any) -> Iterator[trio.lowlevel.Task]:
-    """Yield the tasks of Trio's own that wait for the tasks of a nursery."""
+    """Yield Trio's own tasks that wait for the tasks of a nursery."""
     root = current_root_task()
     for one in () if root is None else root.child_nurseries:
         for task in one.child_tasks:

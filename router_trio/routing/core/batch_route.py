@@ -1,6 +1,6 @@
-"""Routes from a subject that keep nothing: what is received is forwarded, or handled, batch by batch.
+"""Routes from a subject that keep no messages: received batches are forwarded, or passed to the handler.
 
-A message that nobody changes and nobody looks at goes through as part of a batch, untouched but for its subject.
+A message that is not changed by the route is forwarded as part of a batch, with only its subject replaced.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from router_trio.routing.route import Route
 
 
 class BatchRoute(Route):
-    """Route messages of a subject without keeping them: without retries, keys, limits and breakers.
+    """Routes messages of a subject without keeping them, for routes without retries, keys, limits and breakers.
 
-    What a `KeptRoute` would do with each of them is done with batches, as `BatchForwarding` and `HandlerBatch` say.
+    `BatchForwarding` and `HandlerBatch` do with batches what a `KeptRoute` does with each message.
     """
 
     source: SubjectSource
 
     def __init__(self, routing: Routing, source: SubjectSource, passthrough: Passthrough) -> None:
-        """`passthrough` leads to the connection of the first destination, if there is one."""
+        """`passthrough` is that of the first destination's connection, if there is a destination."""
         super().__init__(routing, source)
         outlets = routing.outlets
         as_it_comes = routing.plan.handler is None and routing.as_it_comes
@@ -42,17 +42,17 @@ class BatchRoute(Route):
         self._forwarding = BatchForwarding(routing)
         deliver: Deliver | SharedDelivery = self._received
         self._passes: tuple[Passthrough, PassthroughRoute] | None = None
-        """The way that what is forwarded as it comes takes, if it may."""
+        """Forwards messages on arrival, if the route allows it."""
         if as_it_comes and len(outlets) == 1 and not outlets[0].waits_for_puback:
             self._passes = passthrough, PassthroughRoute(routing, self._intake, self._received)
             deliver = SharedDelivery(passthrough.deliver, self._passes[1])
         source.deliver_to(deliver)
         self._in_hand = 0
-        """How many messages of the batch that was taken from the queue last are not routed."""
+        """The number of unrouted messages of the batch taken last from the queue."""
         self._batch: tuple[float, list[framing.RawMessage]] = (0.0, [])
-        """The batch that was taken from the queue last. The last of its messages may not have been begun."""
+        """The batch taken last from the queue. The last messages of it may not have been started."""
         self._not_begun = 0
-        """How many of that have not been begun: they may be taken back while the route waits for something."""
+        """The number of messages of it that were not started: they may be taken back while the route waits."""
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
         """See `link.Deliver`."""
@@ -61,7 +61,7 @@ class BatchRoute(Route):
         if self._intake.busy or routing.plan.handler is not None or routing.lacks_capacity:
             self._intake.deliver(batch)
             return
-        # Nothing to wait for: forwarded as it comes, without a turn of the route's own task.
+        # Nothing to wait for, so the batch is forwarded on arrival, without a turn of the route's own task.
         if not routing.as_it_comes:
             routing.turn.begin()
         if rest := self._forwarding.forward(trio.current_time(), batch):
@@ -76,7 +76,7 @@ class BatchRoute(Route):
             await self._route_batch(received_at, batch)
 
     async def _route_batch(self, received_at: float, batch: list[framing.RawMessage]) -> None:
-        """Route all of a batch."""
+        """Route a batch."""
         self._batch = received_at, batch
         self._in_hand = self._not_begun = len(batch)
         await self.routing.wait_for_capacity()
@@ -95,7 +95,7 @@ class BatchRoute(Route):
         self._in_hand = self._not_begun = 0
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
-        """Take a batch through the handler, or what of it is not taken back while that blocks."""
+        """Pass a batch to the handler, except for messages that are taken back while the handler blocks."""
         handled = HandlerBatch(self.routing, handler, received_at)
         await self._call_for_each(handler, handled, batch)
         handled.offer_kept()
@@ -124,7 +124,7 @@ class BatchRoute(Route):
                 return
 
     async def _taken_back(self, waits: Awaitable[None], in_handler: bool, not_begun: int) -> bool:
-        """Wait within a batch of which `not_begun` are left. Return True if these were taken back meanwhile."""
+        """Wait within a batch with `not_begun` messages left. Return True if these were taken back meanwhile."""
         self._in_hand, self._not_begun = in_handler + not_begun, not_begun
         await waits
         return self._not_begun < not_begun
@@ -153,7 +153,7 @@ class BatchRoute(Route):
         await self._intake.empty()
 
     def recall(self) -> None:
-        """See `Route`. Nothing is redelivered: what the outboxes have is still sent."""
+        """See `Route`. Does nothing: nothing is redelivered, so messages in the outboxes are still sent."""
 
     def _let_go(self) -> int:
         left, self._in_hand = self._intake.clear() + self._in_hand, 0

@@ -13,17 +13,17 @@ from router_trio.states import RouteState
 
 
 class Keeper(Protocol):
-    """The keeper of a delivery, as far as the delivery needs it: see `routing.keeper`."""
+    """The keeper of a delivery, with the methods that the delivery calls: see `routing.keeper`."""
 
     def finished(self, delivery: CoreDelivery) -> None:
-        """All destinations of a message are settled."""
+        """Settle or retry a message that all destinations have settled."""
 
 
 class CoreDelivery(Delivery):
-    """A message that its route keeps. `attempts` counts those that failed, `place` is its place among all that arrived.
+    """A message that its route keeps. `attempts` counts failed attempts, `place` is its place in the order of arrival.
 
-    `message_id`, set before the first attempt, is the same at each of them, so that a stream that has a copy already
-    knows it. `key` is the value of its route's key, once that is known.
+    `message_id`, set before the first attempt, is the same for each attempt, so a stream that already has a copy
+    recognizes it. `key` is the value of its route's key, once that is known.
     """
 
     remaining: int
@@ -33,7 +33,7 @@ class CoreDelivery(Delivery):
     def __init__(self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, place: int) -> None:
         super().__init__(state, raw, received_at)
         self._keeper = keeper
-        # Made when something is kept there: thousands of messages may wait.
+        # Created on first use, since thousands of messages may wait.
         self._copies: set[int] | None = None
         self._choices: dict[int, Sequence[int]] | None = None
         self._report_given_up: Callable[[], None] | None = None
@@ -82,7 +82,7 @@ class CoreDelivery(Delivery):
         self._choices[number] = chosen
 
     def done(self, now: float | None = None) -> None:
-        """See `Delivery.done`. How long it took is known when it has its fate: see `settle_as`."""
+        """See `Delivery.done`. The duration is recorded when the message is settled: see `settle_as`."""
         self.remaining -= 1
         if self.remaining:
             return
@@ -93,6 +93,6 @@ class CoreDelivery(Delivery):
         self._keeper.finished(self)
 
     def settle_as(self, fate: str) -> None:
-        """It has its fate."""
+        """Record the fate of the message and its duration."""
         self.route.elapsed.record(trio.current_time() - self.received_at)
         self.route.fates[fate] += 1

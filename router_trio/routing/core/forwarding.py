@@ -1,4 +1,4 @@
-"""Batches of messages that pass through a route untouched, or as its expressions say, and that nobody keeps."""
+"""Forward batches of messages without a handler and without keeping them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from router_trio.states import RouteState
 
 
 class BatchForwarding:
-    """Forwards batches of one route without a handler. What fails is lost: see `keeper` for what is tried again."""
+    """Forwards batches of one route without a handler. Failed messages are lost; `keeper` retries messages."""
 
     def __init__(self, routing: Routing) -> None:
         self.routing: Routing = routing
         self.state: RouteState = routing.state
 
     def forward(self, received_at: float, batch: list[framing.RawMessage]) -> list[framing.RawMessage]:
-        """Forward a batch. Return what is left of it if the loop should turn before the rest."""
+        """Forward a batch. Return the rest of it if other tasks should run first."""
         if not self.routing.as_it_comes:
             return self._forward_by_content(received_at, batch)
         if self.routing.tracing.active:
@@ -29,7 +29,7 @@ class BatchForwarding:
         return []
 
     def _forward_by_content(self, received_at: float, batch: list[framing.RawMessage]) -> list[framing.RawMessage]:
-        # Only for routes with expressions: what those need takes its time to import.
+        # Only for routes with expressions, since these modules take time to import.
         from router_trio.routing.content.batch import ContentBatch
         from router_trio.routing.content.routing import ContentRouting
 
@@ -52,7 +52,7 @@ class BatchForwarding:
         return rest
 
     def _forward_traced(self, received_at: float, batch: list[framing.RawMessage]) -> None:
-        """Forward a batch in which a few messages are sampled: what lies between two of them stays together."""
+        """Forward a batch with a few sampled messages; messages between two sampled ones stay together."""
         start = 0
         for index in self.routing.tracing.sampled(batch):
             if start < index:
@@ -65,7 +65,7 @@ class BatchForwarding:
             self._forward(received_at, batch[start:] if start else batch)
 
     def _forward(self, received_at: float, batch: list[framing.RawMessage]) -> None:
-        """Take a batch to every destination, with `BatchDelivery`, `Outlet.forward_core` and `Outbox.offer_frames`.
+        """Send a batch to every destination, with `BatchDelivery`, `Outlet.forward_core` and `Outbox.offer_frames`.
 
         Fast path of `Routing.forward`; held equal by
         tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth 600
@@ -74,7 +74,7 @@ class BatchForwarding:
         outlets, flow = self.routing.outlets, self.routing.flow
         apart = flow is not None and (flow.probing or (len(outlets) > 1 and bool(flow.breakers)))
         if apart or (len(outlets) > 1 and self.routing.waits_for is not None):
-            # What is kept is kept one by one: each has its own fate at each destination. A breaker has to know it.
+            # Queued messages are queued one by one: each has its own fate at each destination, which a breaker needs.
             for raw in batch:
                 self.routing.forward(Delivery(self.state, raw, received_at))
             return
@@ -91,7 +91,7 @@ class BatchForwarding:
 
 
 def _forward_each(outlet: Outlet, owner: BatchTracker, batch: list[framing.RawMessage]) -> list[tuple[int, str, str]]:
-    """Publish each message of a batch to a stream. Returns number, reason and detail of each that was refused."""
+    """Publish each message of a batch to a stream. Return number, reason and detail of each refused message."""
     refused = []
     for number, raw in enumerate(batch):
         try:

@@ -1,8 +1,8 @@
-"""Send what a handler makes of the messages of one batch together: the cheap way to core subjects.
+"""Send the answers of a handler to the messages of one batch together: the fast path to core subjects.
 
-Answers are kept until the batch ends or a handler is about to block, whichever comes first, so that none waits for
-another message's I/O. Whatever is not one plain answer (none, several, an error, a refusal) takes the way of single
-messages, behind what was kept before it.
+Answers are collected until the batch ends or the handler is about to block, whichever is first, so that no answer waits
+for the I/O of another message. Any other result than one plain answer (none, several, an error, a refusal) is processed
+like a single message, after the answers collected before it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from router_trio.routing.scopes import scopes_of_task
 
 
 class HandlerBatch:
-    """A batch on its way through a handler. `offer_kept` is called at the end.
+    """A batch that is passed to a handler. `offer_kept` is called at the end.
 
     Fast path of `Routing.route`; held equal by
     tests/unit/routing/test_both_ways.py::test_what_is_handled_together_is_what_each_would_be_by_itself, worth 650
@@ -46,7 +46,7 @@ class HandlerBatch:
         self._handler = handler
         self._received_at = received_at
         self._outlets = routing.outlets
-        # One that stays empty if there is no destination.
+        # Without destinations, one list that stays empty.
         self._frames: list[list[bytes]] = [[] for _ in self._outlets] or [[]]
         self._followed: dict[int, list[Owner]] = {}
         self._together = routing.as_it_comes and not any(outlet.waits_for_puback for outlet in self._outlets)
@@ -55,12 +55,12 @@ class HandlerBatch:
         self._task: Any = current_task()
         self._scopes = scopes_of_task()
         self.between_calls: bool = False
-        """True while what `handle_each` has returned lets the loop turn: no message is in the handler then."""
+        """True while the awaitable that `handle_each` returned lets other tasks run: no message is in the handler."""
 
     def handle_each(self, calls: HandlerCalls) -> Awaitable[None] | None:
-        """Take messages through the handler until one blocks, or has taken long: returns what to await before the next.
+        """Pass messages to the handler until one blocks or the turn is over; return what to await before the next.
 
-        Cancelled while it is awaited, nothing of that message was sent.
+        If that is cancelled, nothing of the message was sent.
         """
         only = self._only
         keep = self._frames[0].append
@@ -81,17 +81,17 @@ class HandlerBatch:
                 if clock() < until:
                     continue
                 return self._let_turn()
-            kind = type(answer)  # a name for it, or mypyc would take the payload for bytes before that is looked at
+            kind = type(answer)  # a variable, or mypyc would assume a payload of bytes before that is checked
             if (
                 only is not None
                 and kind is Message
                 and answer[0] is message[0]
                 and type(answer[1]) is bytes
-                and answer[2] is empty  # of a message that came with headers, these were removed
+                and answer[2] is empty  # or the handler removed them all
                 and answer[3] is message[3]
                 and task._cancel_status is scopes
             ):
-                # Nothing but the payload has changed, which needs no further look: what most handlers do.
+                # Only the payload has changed, as with most handlers, so no further checks are needed.
                 # Fast path of _answered; held equal by
                 # tests/unit/routing/test_both_ways.py::test_a_changed_payload_is_sent_as_any_other_answer, worth 195
                 # instructions a message
@@ -102,7 +102,7 @@ class HandlerBatch:
                         continue
                     return self._let_turn()
                 except RouterError:
-                    pass  # refused: the way of single messages says so
+                    pass  # refused: counted below, as for a single message
             if (left_open := self._answered(answer, message, self._delivery(raw))) is not None:
                 return left_open
             if clock() >= until:
@@ -110,7 +110,7 @@ class HandlerBatch:
         return None
 
     def let_turn(self) -> Awaitable[None] | None:
-        """Return what to await before the next message, if the turn has lasted long enough."""
+        """Return what to await before the next message, if the turn is over."""
         return self._let_turn() if self._turn.over else None
 
     def _let_turn(self) -> Awaitable[None]:
@@ -119,7 +119,7 @@ class HandlerBatch:
         return self._turn.give_way()
 
     def handle_traced(self, raw: framing.RawMessage) -> Awaitable[None] | None:
-        """Call the handler with one message that is sampled."""
+        """Call the handler with one sampled message."""
         self.between_calls = False
         delivery = self._delivery(raw)
         self.routing.begin_trace(delivery)
@@ -136,11 +136,11 @@ class HandlerBatch:
         return self._answered(answer, message, delivery)
 
     def wants(self, pair: Pair) -> bool:
-        """Return True if the route takes a message, as it is to be asked just before its call; else it is done."""
+        """Return True if the route accepts a message, else settle it. Called just before the handler is."""
         return self._takes(self._delivery(pair[0]))
 
     def _takes(self, delivery: Delivery) -> bool:
-        """Return True if the route takes a message; else it is done."""
+        """Return True if the route accepts a message, else settle it."""
         taken = self.routing.takes_message(delivery)
         if not taken:
             delivery.done()
@@ -164,7 +164,7 @@ class HandlerBatch:
             self._turn.begin()
 
     def _answered(self, answer: Any, message: Message, delivery: Delivery) -> Awaitable[None] | None:
-        """Go on with what a handler that has not blocked returned. Returns what to await if it left a scope open."""
+        """Process what a handler returned without blocking. Return what to await if it left a scope open."""
         try:
             answers = answers_of(answer)
         except BaseException as error:
@@ -176,7 +176,7 @@ class HandlerBatch:
         return None
 
     def _made(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> None:
-        # What is kept while a connection is away is kept one by one: each has its own fate at each destination.
+        # While a connection is away, messages are queued one by one: each has its own fate at each destination.
         together = self._together and (len(self._outlets) == 1 or self.routing.waits_for is None)
         if len(answers) == 1 and together and self._kept(answers[0], message, delivery):
             return
@@ -186,7 +186,7 @@ class HandlerBatch:
         delivery.done()
 
     def _kept(self, answer: Message, message: Message, delivery: Delivery) -> bool:
-        """Keep the one answer for all destinations; False if one of them refuses it."""
+        """Collect the answer for all destinations; return False if one of them refuses it."""
         raw = delivery.raw
         try:
             frames = [outlet.frame(answer, message, raw) for outlet in self._outlets]
@@ -205,7 +205,7 @@ class HandlerBatch:
         return True
 
     def _failed_at_once(self, error: BaseException, delivery: Delivery) -> Awaitable[None] | None:
-        """A handler that has not blocked raised. Returns what to await if it left a scope open."""
+        """Process the error of a handler that raised without blocking. Return what to await if it left a scope open."""
         if self._task._cancel_status is not self._scopes:
             self.offer_kept()
             return self.routing.scope_left_open(self._scopes, error, delivery)
@@ -216,7 +216,7 @@ class HandlerBatch:
         return None
 
     def offer_kept(self) -> None:
-        """Offer what was kept to the destinations."""
+        """Offer the collected answers to the destinations."""
         if not self._frames[0]:
             return
         delivery = BatchDelivery(self.routing.state, self._received_at, len(self._frames[0]) - len(self._followed))

@@ -1,7 +1,7 @@
-"""Every message that a route from a subject keeps, and where it is.
+"""Every message that a route from a subject keeps, and its state.
 
                      received
-                        │ add (what there is no room for is refused)
+                        │ add (refused if there is no room)
                         ▼
           ┌─────────► WAITING ─────────┐
           │             │ next         │ over the limit
@@ -9,14 +9,14 @@
           │             ▼           LIMITED
         RETRYING      ACTIVE ◄─────────┘ next
           ▲             │
-          └─────────────┤ failed, and tried again
+          └─────────────┤ failed, and retried
                         ▼
                      settled
 
-What is the same for every source, and what is ACTIVE, is in `routing/in_hand.py`. RETRYING is `retries`. What waits, or
-is limited, uses the room of an intake queue; what waits for its next attempt has room of its own.
+The part common to all sources, and the meaning of ACTIVE, is in `routing/in_hand.py`. RETRYING messages are in
+`retries`. WAITING and LIMITED messages share the room of an intake queue; RETRYING ones have room of their own.
 
-A message of a subject is nowhere else: what is dropped from here is lost.
+No other place has the messages of a subject: a message that is dropped here is lost.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         limits: Limits[CoreDelivery],
         new_message_id: Callable[[], bytes],
     ) -> None:
-        """`new_message_id` is called for each message that is about to be routed for the first time."""
+        """`new_message_id` is called for each message before its first attempt."""
         super().__init__(schedule, limits)
         self.retries: RetryQueue[CoreDelivery] = RetryQueue()
         self._new_message_id = new_message_id
@@ -61,13 +61,13 @@ class SubjectInHand(InHand[CoreDelivery]):
 
     @property
     def due_at(self) -> float:
-        """See `InHand`. What waits for its next attempt is due as well."""
+        """See `InHand`. Messages that wait for their next attempt are included."""
         return min(self.limits.due_at, self.retries.first_due)
 
     # --- received ---
 
     def add(self, keeper: Keeper, state: RouteState, batch: Sequence[RawMessage], now: float) -> int:
-        """Let messages wait, as many as there is room for. Return how many were refused."""
+        """Add as many messages as there is room for. Return the number of refused messages."""
         waiting = self.schedule.count + self.limits.count
         room = intake_queue.MAX_MESSAGES - waiting if self._bytes < intake_queue.MAX_BYTES else 0
         accepted = batch[: max(room, 0)]
@@ -79,7 +79,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         return len(batch) - len(accepted)
 
     def add_first(self, keeper: Keeper, state: RouteState, batches: Sequence[tuple[float, list[RawMessage]]]) -> None:
-        """Let messages wait before all others: a route before this one accepted them."""
+        """Add messages before all others: the previous route accepted them."""
         for received_at, batch in reversed(batches):
             for raw in reversed(batch):
                 self._first -= 1
@@ -105,7 +105,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         return None
 
     def _take(self, now: float) -> CoreDelivery | None:
-        """Take what is due to be tried again and what is new in turns, so that neither holds up the other."""
+        """Take due retries and new messages by turns, so that neither holds up the other."""
         self._retry_next = not self._retry_next
         delivery = self._take_retry(now) if self._retry_next else self._take_waiting()
         if delivery is None:
@@ -125,17 +125,17 @@ class SubjectInHand(InHand[CoreDelivery]):
             delivery.message_id = self._new_message_id()
         return delivery
 
-    # --- not routed any more ---
+    # --- no longer active ---
 
     def retry(self, delivery: CoreDelivery, due: float) -> bool:
         """Keep an active message for its next attempt. Return False if there is no room for it.
 
-        Its key, if the route goes by key, waits for it.
+        If the route is by key, later messages of its key wait for it.
         """
         return self.retries.add(delivery, delivery.raw[3], due)
 
     def settle(self, delivery: CoreDelivery) -> None:
-        """Remove an active message, which has its fate. Others of its key may be routed now."""
+        """Remove an active message that is settled, so that others of its key may be routed."""
         self.count -= 1
         self.schedule.finished(delivery)
 
@@ -144,16 +144,16 @@ class SubjectInHand(InHand[CoreDelivery]):
         self._bytes += len(delivery.raw[4])
 
     def refuse(self, delivery: CoreDelivery) -> None:
-        """Remove a message that a schedule had no room for."""
+        """Remove a message that the schedule had no room for."""
         self.count -= 1
         self._bytes -= len(delivery.raw[4])
 
     def take_back(self, now: float) -> list[CoreDelivery]:
-        """Take out all that was not begun, for the next route, in the order in which it was received.
+        """Take out all messages that were not started, for the next route, in the order of their arrival.
 
-        Of what failed, a message of which a copy was delivered stays, and is due now: it is tried once more here.
+        A failed message with a delivered copy stays, and is due now: it is retried once more here.
         """
-        begun = self.limits.clear()  # as its key knows
+        begun = self.limits.clear()  # their keys count them as active
         for delivery in self.retries.take_all():
             if delivery.has_copies:
                 self.retries.add(delivery, delivery.raw[3], now)
@@ -167,7 +167,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         return sorted(waiting, key=_place)
 
     def take_unrouted(self) -> list[CoreDelivery]:
-        """Take out all that was not routed, at the end of the route: also what is in a handler or was to be retried."""
+        """Take out all unrouted messages at the end of the route, also those in a handler or waiting for a retry."""
         unrouted = [
             *self.schedule.clear(),
             *self.limits.clear(),

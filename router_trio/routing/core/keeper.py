@@ -1,10 +1,10 @@
-"""Keeps the messages of a subject. No one else has them: one that failed waits here for its next attempt.
+"""Keep the messages of a subject. A failed message waits here for its next attempt, since no other place has it.
 
-It is lost if the router ends before that, unless its dead letter is stored. While nothing waits, a limit or a breaker
-alone keeps nothing: messages are forwarded as by a `BatchRoute`.
+It is lost if the router ends before that, unless its dead letter is stored. If the route has only a limit or a breaker,
+and nothing waits, messages are not kept, but forwarded as by a `BatchRoute`.
 
-By key, a message that waits for its next attempt holds back its key. Of one key at most half of the room is used, so
-that there is room for others.
+By key, a message that waits for its next attempt holds back its key. One key may use at most half of the room, so that
+there is room for others.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from router_trio.routing.source import KeptSource, Source
 from router_trio.states import BeingRetried
 
 MOST_OF_A_KEY = MAX_MESSAGES // 2
-"""Messages of one key that wait: what is more fails, as what there is no room for at all."""
+"""Waiting messages of one key; further ones fail, as messages do for which there is no room at all."""
 
 _place = attrgetter("place")
 
 
 class KeptSubject(SubjectSource, KeptSource["SubjectKeeper"]):
-    """A subject of which the messages are kept until they have their fate."""
+    """A subject whose messages are kept until they are settled."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class KeptSubject(SubjectSource, KeptSource["SubjectKeeper"]):
 
 
 class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
-    """The messages of one route, and what becomes of those that fail: the `Recovery` of a subject."""
+    """The messages of one route, and their recovery after failures: the `Recovery` of a subject."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         dead_letters: DeadLetters | None,
         source: Source,
     ) -> None:
-        """Once `source` is closed, nothing is tried again."""
+        """Once `source` is closed, messages are not retried."""
         super().__init__(routing, _place)
         plan, flow = routing.plan, routing.flow
         self._source = source
@@ -80,7 +80,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self.hand: SubjectInHand = SubjectInHand(order, routing.value_limits(_place), connection.new_message_id)
         self._handed_over = False
         self._forwarding: BatchForwarding | None = None
-        """Forwards what has to wait for nothing, and is not tried again, as it comes."""
+        """Forwards messages that need not wait and are never retried, on arrival."""
         tried_again = plan.settings.retry is not None or dead_letters is not None or plan.by_key
         if not tried_again and plan.handler is None and flow is not None and flow.values is None:
             self._forwarding = BatchForwarding(routing)
@@ -105,14 +105,14 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self.route.something_waits()
 
     def _may_pass(self, count: int) -> bool:
-        """Return True if messages that were just received go now: nothing waits, and the limit lets all of them go."""
+        """Return True if messages that were just received may be sent now: none wait, and the limit admits all."""
         flow, routing = self._routing.flow, self._routing
         assert flow is not None
         waits = not self.routes or self.hand.waiting or routing.lacks_capacity
         return not waits and flow.may_go(count, arriving=True) >= count
 
     def _pass_on(self, forwarding: BatchForwarding, batch: list[RawMessage]) -> list[RawMessage]:
-        """Forward messages as they come. Return what is left of them, which waits for the next turn of the loop.
+        """Forward messages on arrival. Return the rest of them, which waits for the next turn of the loop.
 
         Fast path of `KeptRoute._begin`; held equal by
         tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth what
@@ -141,7 +141,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return self._routing.has_capacity
 
     async def room(self) -> None:
-        """See `Keeper`. What is for a destination that is away waits in its outbox, as long as that has room."""
+        """See `Keeper`. Messages for a destination that is away wait in its outbox, as long as that has room."""
         await self._routing.wait_for_capacity()
 
     def forward(self, delivery: CoreDelivery) -> None:
@@ -152,10 +152,10 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     @property
     def sent(self) -> int:
-        """See `Keeper`. What passes by is not in hand."""
+        """See `Keeper`. Messages that were forwarded on arrival are not in hand."""
         return self.state.in_hand - self.hand.count + self.hand.active
 
-    # --- settled, or tried again ---
+    # --- settled, or retried ---
 
     def finished(self, delivery: CoreDelivery) -> None:
         if delivery.failure is None:
@@ -170,7 +170,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
         if self.hand.retry(delivery, now + delay):
             self._retried.add(delivery, now)
-            self.route.something_waits()  # until it is due, which may be before anything else is
+            self.route.something_waits()  # it may be due before anything else
             self.route.look()
             return True
         self.state.failed[reasons.RETRY_FULL] += 1
@@ -188,7 +188,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self._settled(delivery, "lost")
 
     def not_stored(self, delivery: CoreDelivery, dead: GivenUp) -> None:
-        """See `Recovery`: no one else has the message."""
+        """See `Recovery`. The message is lost, since no other place has it."""
         self._settled(delivery, "lost")
 
     def place(self, delivery: CoreDelivery) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- the end ---
 
     def settle_rest(self) -> bool:
-        """See `Keeper`. What waits for another attempt is dead-lettered now, or lost when the route is abandoned."""
+        """See `Keeper`. Messages that wait for a retry are dead-lettered now, or lost when the route is abandoned."""
         hand = self.hand
         if hand.waiting or hand.limits.count or hand.in_handler or (self._handed_over and hand.held):
             return False
@@ -217,12 +217,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return False
 
     def not_sent(self, delivery: CoreDelivery) -> None:
-        """See `Keeper`. Of a route that is over, it was dropped with the others."""
+        """See `Keeper`. If the route has ended, the message was dropped with the others."""
         if not self.is_over:
             self.hand.put_back(delivery)
 
     def let_go(self) -> int:
-        """See `Keeper`. What is in a handler is lost: what it answers is not sent any more."""
+        """See `Keeper`. Messages in a handler are lost: what the handler returns is not sent any more."""
         self._end()
         self._retried.clear()
         return len(self.hand.take_unrouted())

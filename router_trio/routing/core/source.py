@@ -1,7 +1,7 @@
 """A subject as the source of a route: a core subscription, shared with other routes of the same subject.
 
-What is received is nowhere else: nothing is acked, and nothing redelivered. A route whose subscription stays hands it
-to its successor from one message to the next.
+Received messages are not stored anywhere else: nothing is acked, and nothing redelivered. A route whose subscription
+stays hands it to its successor between two messages.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class SubjectSource(Source):
     """The subscription of one route."""
 
     def __init__(self, routing: Routing, connection: Connection, emit: Emit, shared: SharedSubscription) -> None:
-        """`shared` is with routes of the same subject."""
+        """`shared` is the subscription shared with routes of the same subject."""
         super().__init__(routing, connection, emit)
         self._shared = shared
         self._member: Member | None = None
         self._subscribing = trio.CancelScope()
         self.deliver: Deliver | SharedDelivery
-        """Where messages go: see `deliver_to`."""
+        """The receiver of messages: see `deliver_to`."""
 
     def deliver_to(self, deliver: Deliver | SharedDelivery) -> None:
-        """Deliver what is received to this. Before anything is."""
+        """Set the receiver of messages, before any is received."""
         self.deliver = deliver
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
@@ -40,7 +40,7 @@ class SubjectSource(Source):
         with self._receiving("no subscription, because the connection is down"):
             if self._member is None or self._member.link is not link:
                 self._member = None
-                # A server that doesn't answer must not hold up the end.
+                # A server that does not answer must not hold up the end.
                 with self._subscribing:
                     self._member = await self._shared.join(link, self.deliver)
             if self._member is None:
@@ -59,13 +59,13 @@ class SubjectSource(Source):
         self._subscribing.cancel()
 
     def retire(self) -> None:
-        """See `Source`. A drain that was cut short, because the server did not answer, leaves the subscription open."""
+        """See `Source`. Closes the subscription, which stays open if the server did not answer its drain."""
         super().retire()
         if self._member is not None:
             self._member.close()
 
     def hand_over(self, successor: Source) -> None:
-        """See `Source`. Without a link there is nothing to hand over: the successor subscribes on the next one."""
+        """See `Source`. Without a link there is nothing to hand over, and the successor subscribes on the next one."""
         member, self._member = self._member, None
         if member is not None and member.link is self._connection.link:
             successor.take_over(member)

@@ -1,8 +1,7 @@
 """Send to one destination of a route: map subjects, and offer frames to the outbox of its connection.
 
-Of what a message came with, a copy carries neither a status nor the control headers, unless the destination keeps
-them, nor a reply subject of another connection, of a server or of a router (`subjects.inboxes`). Its `Nats-Msg-Id`
-tells which copy it is.
+A copy has no status and no control headers of its message, unless the destination keeps them, and no reply subject of
+another connection, of a server or of a router (`subjects.inboxes`). Its `Nats-Msg-Id` identifies the copy.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ if TYPE_CHECKING:
     from router_trio.states import DestinationState
 
 _MORE_DIGITS = 24
-"""Bytes that a control line may grow by when a message gets headers or another payload: its two sizes."""
+"""Bytes by which a control line may grow when a message gets headers or another payload, for its two sizes."""
 
 _LONGEST_NUMBER = b".%d" % 2**64
-"""The longest part of the reply subject for a PubAck behind the inbox."""
+"""The longest part behind the inbox in the reply subject for a PubAck."""
 
 _MORE_WITH_ACK = _MORE_DIGITS + len(_LONGEST_NUMBER) + 1
-"""As `_MORE_DIGITS`, with a reply subject for the PubAck, besides the inbox."""
+"""`_MORE_DIGITS` plus the reply subject for a PubAck, without the inbox."""
 
 
 class Origin(Protocol):
-    """The origin of a message: its reply subject, and the id of its copies if it has none of its own."""
+    """The origin of a message: its reply subject, and the id of its copies if the message has none."""
 
     @property
     def reply(self) -> bytes:
@@ -49,27 +48,27 @@ class Origin(Protocol):
 
     @property
     def message_id(self) -> bytes | None:
-        """None if any new id will do."""
+        """The id; None if any new id will do."""
 
 
 class OutletBreaker(Protocol):
-    """The breaker of a destination, as who sends there sees it."""
+    """The circuit breaker of a destination, with the methods that senders call."""
 
     @property
     def closed(self) -> bool:
-        """True if messages go as if there were no breaker."""
+        """Return True if messages are sent as without a breaker."""
         ...
 
     def admits(self, now: float) -> bool:
-        """Return True if a message may go there."""
+        """Return True if a message may be sent there."""
         ...
 
     def follow(self, delivery: Delivery, copy: int) -> RouteOwner:
-        """A message goes there now. Return the owner of its operation."""
+        """Record that a message is sent there. Return the owner of its operation."""
         ...
 
     def spare(self) -> None:
-        """Record that a probe was not sent after all: another one may be."""
+        """Record that a probe was not sent after all, so another message may be the probe."""
 
 
 class Outlet:
@@ -85,19 +84,19 @@ class Outlet:
         self.contents: CopyContents = CopyContents(destination, connection, transform)
         self._transform = transform
         self.changes: bool = transform is not None
-        """True if a copy is not what the message was when it came."""
+        """True if copies differ from the message in more than the subject."""
         self._puback_from = destination.stream or (destination.route, self.template)
         self.waits_for_puback: bool = destination.waits_for_puback
-        """See `DestinationKind`; asked for each message."""
+        """See `DestinationKind`; an attribute, since it is read for each message."""
         self._carries_reply = destination.carries_reply
         self._never_replied_to = destination.never_replied_to
         self.breaker: OutletBreaker | None = breaker
         """See `FlowControl`."""
 
     def forward_core(self, batch: Sequence[framing.RawMessage], owner: BatchTracker) -> list[tuple[int, str, str]]:
-        """Publish a batch from a core subscription: what carries nothing along is its untouched tail.
+        """Publish a batch from a core subscription; messages without headers and reply keep their bytes unchanged.
 
-        Returns number, reason and detail of each message that has no subject here, or is too large.
+        Return number, reason and detail of each message that has no subject here, or is too large.
         """
         refused: list[tuple[int, str, str]] = []
         frames: list[bytes] = []
@@ -122,7 +121,7 @@ class Outlet:
         return refused
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:
-        """Return the frame of a core publish of a message with headers or a reply subject, and only what may go along.
+        """Return the frame of a core publish of a message with headers or a reply subject, as far as they are copied.
 
         Raises `MappingError` or `PublishError` (`too_large`).
         """
@@ -150,7 +149,7 @@ class Outlet:
         return framing.publish(framing.prefixed_subject(prefix), body, reply=reply, headers=block)
 
     def frame_by_content(self, raw: framing.RawMessage, facts: Facts) -> bytes:
-        """The frame of a core publish of a message of which the destination `changes` something.
+        """Return the frame of a core publish of a message that the destination `changes`.
 
         Raises `MappingError`, `PublishError` or `EvaluationError`.
         """
@@ -159,20 +158,20 @@ class Outlet:
         if not header_size and not self._transform.changes_headers:
             return self.frame_of(self._transform.payload(facts, framing.payload(raw), self.connection.max_payload), raw)
         if subject not in self.address.prefixes:
-            self.address.prefix_for(raw, _MORE_DIGITS)  # so that it is remembered
+            self.address.prefix_for(raw, _MORE_DIGITS)  # fills the cache
         target, block, body = self._copy_of(raw, None, facts)
         reply = self._carried_reply(reply)
         self._check_size(target, block, len(body), reply)
         return framing.publish(target, body, reply=reply, headers=block)
 
     def _carried_reply(self, reply: bytes) -> bytes:
-        """Return the reply subject that a copy has of a message that came with this one."""
+        """Return the reply subject of a copy, given that of the message."""
         return reply if self._carries_reply and not reply.startswith(self._never_replied_to) else b""
 
     def _copy_of(
         self, raw: framing.RawMessage, message_id: bytes | None, facts: Facts | None
     ) -> tuple[bytes, bytes, bytes]:
-        """Subject, header block and payload of the copy of a message."""
+        """Return subject, header block and payload of the copy of a message."""
         subject, _, header_size, size, tail = raw
         end = len(tail) - 2
         start = end - size
@@ -189,7 +188,7 @@ class Outlet:
         trace_parent: bytes | None = None,
         facts: Facts | None = None,
     ) -> int | None:
-        """Publish one raw message to its mapped subject. Returns its number if it gets a PubAck.
+        """Publish one raw message to its mapped subject. Return its number if it gets a PubAck.
 
         Raises `MappingError`, `PublishError` if it is refused, and with `facts` `EvaluationError`.
         """
@@ -261,7 +260,9 @@ class Outlet:
         trace_parent: bytes | None = None,
         facts: Facts | None = None,
     ) -> None:
-        """Publish what a handler made of `origin`, which came as `raw`. What it left alone is passed on as it came.
+        """Publish a message that a handler returned for `origin`, whose raw form is `raw`.
+
+        Parts that the handler left unchanged are copied from `raw`.
 
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
@@ -280,14 +281,14 @@ class Outlet:
         self._send(target, block, framing.payload(raw), owner, None, b"")
 
     def frame(self, message: Message, origin: Message, raw: framing.RawMessage) -> bytes:
-        """The frame of a core publish of what `forward_message` would publish. Raises as that does."""
+        """Return the frame of a core publish of what `forward_message` would publish. Raises as that does."""
         body = message.payload
         target, block, reply = self._addressed(message, origin, raw, None)
         self._check_size(target, block, len(body), reply)
         return framing.publish(target, body, reply=reply, headers=block)
 
     def frame_of(self, body: bytes, raw: framing.RawMessage) -> bytes:
-        """The frame of a core publish of a message without headers of which only the payload has changed.
+        """Return the frame of a core publish of a message without headers, with only its payload changed.
 
         As `frame`, for `HandlerBatch.handle_each`, whose tests hold it equal. Raises as `forward`.
         """
@@ -309,7 +310,7 @@ class Outlet:
         message_id: bytes | None,
         facts: Facts | None = None,
     ) -> tuple[bytes, bytes, bytes]:
-        """Subject, header block and reply subject of what a handler made of a message."""
+        """Return subject, header block and reply subject of a message that a handler returned."""
         if message.subject is not origin.subject and message.subject != origin.subject:
             target = self._target(message.subject, origin)
         else:
@@ -323,7 +324,7 @@ class Outlet:
         chosen = b""
         if message.headers is not origin.headers:
             block = headers.encode(self.contents.control.removed_from(message.headers, origin.headers))
-            chosen = chosen_id(message, origin)  # of headers that can be written
+            chosen = chosen_id(message, origin)  # after `encode`, which checks the headers
         else:
             block = self.contents.without_control(framing.header_block(raw)) if raw[2] else b""
         block = self.contents.transformed(block, facts)
@@ -334,7 +335,7 @@ class Outlet:
         return target, block, reply
 
     def _target(self, subject: str, origin: Message) -> bytes:
-        """Return where a handler sends a message to. Raises `MappingError` for a server, or an inbox of a router.
+        """Return the subject that a handler sends to. Raises `MappingError` for a server's or a router's own subjects.
 
         An answer to the one who asked may go to the inbox of any other client.
         """
@@ -355,7 +356,7 @@ class Outlet:
         *,
         mapped: bool = True,
     ) -> int | None:
-        """Offer one frame to the outbox. `mapped` is False if `target` is not what the mapping made of the subject.
+        """Offer one frame to the outbox. `mapped` is False if `target` does not result from the mapping.
 
         Returns its number if it gets a PubAck. Raises `MappingError` or `PublishError` (too_large, queue_full).
         """
@@ -376,7 +377,7 @@ class Outlet:
         self.address.check_line(framing.control_line_size(target, reply, len(block), size))
 
     def trace(self, delivery: Delivery, size: int | None = None) -> bytes | None:
-        """Begin the span of a send of `size` bytes, by default those of the message's payload, if it is traced.
+        """Begin the span of a send of `size` bytes, by default the size of the payload, if the message is traced.
 
         Returns the `traceparent` of what is sent.
         """
@@ -387,17 +388,17 @@ class Outlet:
         return delivery.trace.send(self.template, self.connection.name, size)
 
     def traced(self, raw: framing.RawMessage, trace_parent: bytes | None) -> bytes:
-        """The frame of a core publish of what is addressed already, with another parent."""
+        """Return the frame of a core publish of an addressed message, with this `traceparent`."""
         subject, reply, _, _, _ = raw
         block, body = framing.header_block(raw), framing.payload(raw)
-        # A line that may be full is not made longer.
+        # A control line that may have the maximum length is not made longer.
         if trace_parent is not None and len(subject) <= LONGEST_REMEMBERED:
             block = self.contents.with_parent(block, trace_parent, len(body))
         return framing.publish(subject, body, reply, block)
 
 
 def is_healthy(connection: Connection, breaker: OutletBreaker | None, to: DestinationState) -> bool:
-    """Return True if a destination is connected, and not known to refuse. An open breaker knows when to try."""
+    """Return True if a destination is connected, and not known to refuse. An open breaker decides when to try it."""
     if not connection.connected:
         return False
     if breaker is not None and not breaker.closed:
