@@ -1,4 +1,4 @@
-"""Take one message through the handler, the trace and every destination, whatever its source."""
+"""Route one message from any source: call the handler, trace the message, send it to every destination."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ D = TypeVar("D", bound=Delivery)
 
 
 class Routing:
-    """The way of one route from a message to its destinations."""
+    """Takes the messages of one route to their destinations."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Routing:
         handler_errors: str = "type",
         stopwatch: Callable[[], float] = perf_counter,
     ) -> None:
-        """`handler_errors`: "type" or "full", what a span says of an error that the handler raises.
+        """`handler_errors`: "type" or "full", how much a span contains of an error that the handler raised.
 
         `stopwatch` times the calls of the handler.
         """
@@ -81,7 +81,7 @@ class Routing:
         self.state = state
         self.tracing = tracing
         self.turn: Turn = Turn(stopwatch)
-        """For the calls of its handler."""
+        """The turn in which the handler is called."""
         self._emit = emit
         self._named_in_spans = plan.settings.source.kind.named_in_spans(plan.settings.source)
         self._full_errors = handler_errors == "full"
@@ -96,62 +96,62 @@ class Routing:
         )
         self._one_is_enough = plan.settings.strategy == "fallback"
         self.responder: Responder | None = None
-        """Sends what the handler returns to whoever asked: see `respond_with`."""
+        """Sends what the handler returns to the requester: see `respond_with`."""
         self.lost: ScopesLostError | None = None
-        """Why the route has ended, if its handler has left the scopes in which the route runs."""
+        """Why the route has ended, if its handler left the scopes in which the route runs."""
         self.as_it_comes: bool = True
-        """True if every message goes to every destination, but for its subject as it came."""
+        """True if every message is sent to every destination, with only its subject changed."""
         self.flow: FlowControl | None = flow
-        """None if it has neither a limit nor a breaker."""
+        """None if the route has neither a limit nor a breaker."""
 
     def respond_with(self, responder: Responder) -> None:
-        """Answer what comes. Before the route runs."""
+        """Answer messages with this responder. Called before the route runs."""
         self.responder = responder
         self.as_it_comes = False
         self.connections = tuple(dict.fromkeys((*self.connections, responder.connection)))
         self.needed = tuple(dict.fromkeys((*self.needed, responder.connection)))
 
-    # --- what is in order with what ---
+    # --- order ---
 
     def order_key(self, delivery: Delivery, place: int) -> bytes:
-        """Return what is the same for messages that are in order: their subject, or the value of the route's key.
+        """Return the key by which messages are ordered: the subject, or the value of the route's key.
 
-        A message that has no such value is in order with no other: `place` is its own. Does not raise.
+        A message without that value gets a key of its own, made from its `place`. Does not raise.
         """
         return delivery.raw[0]
 
     def lacks_key(self, key: bytes) -> bool:
-        """Return True if `order_key` returned `key` for a message that has no value of the route's key."""
+        """Return True if `order_key` returned `key` for a message without a value of the route's key."""
         return False
 
     def fail_without_key(self, delivery: Delivery) -> None:
-        """Settle a message without a key: it fails, unless the route does not take it."""
+        """Settle a message without a key: it fails, unless the route filters it out."""
         raise AssertionError("every message has a subject")
 
     def value_limits(self, place_of: Callable[[D], int]) -> Limits[D]:
-        """Return the limits by value that the messages of this route wait for. `place_of` gives their order."""
-        # For routes that keep their messages: a plain core route does not wait for the import.
+        """Return the limits by value for the messages of this route. `place_of` returns their order."""
+        # Only for routes that keep their messages, so a plain core route does not wait for the import.
         from router_trio.routing.schedule import NoValueLimit
 
         return NoValueLimit()
 
     @property
     def _awaited(self) -> Sequence[Connection]:
-        """The connections that must be there: mirrors are not waited for, and of fallbacks one is enough."""
+        """The connections that are waited for: not those of mirrors, and only one of several fallbacks."""
         if self._one_is_enough:
             return [connection for connection in self.needed if connection.connected] or self.needed
         return self.needed
 
     @property
     def waits_for(self) -> str | None:
-        """The name of a destination's connection that is not there, or None."""
+        """The name of an awaited connection that is not connected, or None."""
         for connection in self._awaited:
             if not connection.connected:
                 return connection.name
         return None
 
     async def ready(self) -> None:
-        """Wait until every destination that must be there is connected and has room."""
+        """Wait until every awaited destination is connected and has room."""
         while True:
             for connection in self._awaited:
                 if not connection.connected:
@@ -182,13 +182,13 @@ class Routing:
 
     @property
     def lacks_capacity(self) -> bool:
-        """Return True if a destination has no room for what is forwarded as it comes, and waiting may make some."""
+        """Return True if a destination has no room for messages forwarded on arrival, and waiting may make some."""
         return any(connection.outbox.over_limit for connection in self._awaited) or any(
             shares.is_used_up(destination) for shares, destination in self._shares
         )
 
     async def wait_for_capacity(self) -> None:
-        """Wait until every destination has room, or waiting would not make any. For routes that no stream holds up."""
+        """Wait until every destination has room, or waiting would make none. For routes from a subject."""
         for shares, destination in self._shares:
             if shares.is_used_up(destination):
                 await shares.wait(destination)
@@ -197,45 +197,46 @@ class Routing:
                 await connection.wait_for_capacity()
 
     def emit_failure(self, reason: str, detail: str, **more: Any) -> None:
-        """Say that a message failed in this route. Counting is the delivery's.
+        """Report that a message failed in this route. The delivery counts it.
 
         `more`: its `subject` as it came, its `origin` (see `Delivery`), what its handler `raised`, how many (`count`).
         """
         event = message_failed(self.state.name, reason, detail, full=self._full_errors, **more)
-        # Of what a handler raised the delivery tells, which knows whether that may be shown.
+        # The delivery records what a handler raised, since it knows whether that may be shown.
         shown = detail if event.error_type is None else None
         self.state.failed_at_last(reason, event.subject, event.sequence, place=event.place, detail=shown)
         self._emit(event)
 
     def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
-        """Emit the failure of one message that is followed."""
+        """Report the failure of the message of a delivery."""
         self.emit_failure(reason, detail, subject=delivery.raw[0], origin=delivery.origin(), raised=raised)
 
     def lose_unrouted(self, reason: str, detail: str, count: int) -> None:
-        """Count messages of a subject that were received and are never routed: nobody else has them."""
+        """Count messages of a subject that were received and are never routed, so they are lost."""
         self.state.failed[reason] += count
         self.state.never_routed += count
         self.state.fates["lost"] += count
         self.emit_failure(reason, detail, count=count)
 
     async def route(self, handler: Handler, delivery: Delivery) -> None:
-        """Take one message through the handler, and what that makes of it to every destination.
+        """Pass one message to the handler, and send what the handler returns to every destination.
 
-        Every error becomes the delivery's failure. Cancelled in the handler, nothing was sent. Nor if a message before
-        it was refused while the handler worked: then it goes through the handler once more, behind that one.
+        Every error becomes the delivery's failure. If cancelled in the handler, nothing was sent. Nothing is sent
+        either if an earlier message was refused while the handler ran: then the handler is called again, after that
+        message.
         """
         waits = self.route_until_blocked(handler, delivery)
         if waits is not None:
             await waits
 
     def route_until_blocked(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
-        """Begin with `route`, and go on until the handler is about to block: return what to await, in this task."""
+        """Do what `route` does until the handler is about to block; return what to await then, in this task."""
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
             self.begin_trace(delivery)
         return self.handle(handler, delivery)
 
     def begin_trace(self, delivery: Delivery) -> None:
-        """Begin the trace of a message that is sampled."""
+        """Begin the trace of a sampled message."""
         origin = delivery.origin()
         delivery.trace = self.tracing.begin(
             self.state.name,
@@ -247,7 +248,7 @@ class Routing:
         )
 
     def forward(self, delivery: Delivery) -> None:
-        """Take one message to its destinations: every one, as it is, if its content decides nothing."""
+        """Send one message to its destinations: unchanged to every one, unless the route decides by content."""
         for copy, outlet in enumerate(self.outlets):
             if delivery.has_copied(copy):
                 continue
@@ -259,12 +260,12 @@ class Routing:
         delivery.done()
 
     def filter_out(self, delivery: Delivery, reason: str) -> None:
-        """The message goes nowhere. `Delivery.done` is the caller's."""
+        """Filter a message out. The caller calls `Delivery.done`."""
         delivery.outcome = "filtered"
         self.state.filtered[reason] += 1
 
     def owner_of(self, delivery: Delivery, outlet: Outlet, copy: int, *, several: bool = False) -> RouteOwner:
-        """Return the owner of one copy of a message, by its number. `several`: there may be more to one destination."""
+        """Return the owner of one numbered copy of a message. `several`: a destination may get more than one."""
         several = several or len(self.outlets) > 1
         if outlet.breaker is not None and (several or not outlet.breaker.closed):
             return outlet.breaker.follow(delivery, copy)
@@ -273,7 +274,7 @@ class Routing:
         return delivery.owner_for(outlet.template)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> None:
-        """Take messages, as they are, to every destination; all of which are connected, and stay so meanwhile."""
+        """Send messages unchanged to every destination. All are connected, and stay so during the call."""
         if self.tracing.active:
             for index in sampled(self.tracing, deliveries):
                 self.begin_trace(deliveries[index])
@@ -283,16 +284,16 @@ class Routing:
             for delivery in deliveries:
                 self.forward(delivery)
             return
-        # What counts as the routing in each of them (see `Delivery`) is their only destination here.
+        # In `Delivery.remaining`, the only destination takes the place of the routing itself.
         for refused, error in only.forward_each(deliveries):
             self.not_accepted(error, refused, only)
 
     def takes_message(self, delivery: Delivery) -> bool:
-        """Return True if the route takes a message, else it is filtered or failed. `Delivery.done` is the caller's."""
+        """Return True if the route accepts a message; else filter or fail it. The caller calls `Delivery.done`."""
         return True
 
     def handle(self, handler: Handler, delivery: Delivery) -> Awaitable[None] | None:
-        """Take one message through the handler, and what that makes of it to every destination.
+        """Pass one message to the handler, and send what the handler returns to every destination.
 
         Returns what to await if the handler is about to block.
         """
@@ -319,7 +320,7 @@ class Routing:
         return None
 
     async def _finish(self, blocked: Blocked, message: Message, delivery: Delivery, scopes: Any) -> None:
-        """See `handle`: wait for the handler, and go on with what it makes of the message."""
+        """See `handle`. Wait for the handler, and send what it returns."""
         state = self.state
         state.handler_begins(trio.current_time())
         try:
@@ -339,7 +340,7 @@ class Routing:
         delivery.done()
 
     async def scope_left_open(self, scopes: Any, error: BaseException | None, delivery: Delivery) -> None:
-        """Close what a handler that has not blocked left open, and fail its message. `error` is what it raised."""
+        """Close scopes that a handler left open without blocking, and fail its message. `error` is what it raised."""
         state = self.state
         state.handler_begins(trio.current_time())
         left: HandlerError
@@ -357,12 +358,12 @@ class Routing:
         delivery.done()
 
     async def handler_raised(self, error: BaseException, delivery: Delivery) -> None:
-        """Fail a message whose handler, called in this task, raised. See `raise_if_ours` for what is raised again.
+        """Fail a message whose handler raised in this task. See `raise_if_ours` for errors that are raised again.
 
-        `Delivery.done` is the caller's.
+        The caller calls `Delivery.done`.
         """
         lost = isinstance(error, ScopesLostError)
-        if not lost:  # else nobody can tell whether this task is cancelled
+        if not lost:  # else it is unknown whether this task is cancelled
             await raise_if_ours(error)
         self.handler_failed(error, delivery)
         if lost:
@@ -371,7 +372,7 @@ class Routing:
             raise self.lost
 
     def answered(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> None:
-        """Take what a handler made of a message to every destination; nothing of it: it was filtered out."""
+        """Send the answers of a handler to every destination. Without answers, the message is filtered out."""
         if not answers:
             self.filter_out(delivery, reasons.HANDLER)
             return
@@ -383,7 +384,7 @@ class Routing:
         for index, answer in enumerate(answers):
             own_id, changed = base, answer
             if index:
-                # Several answers to one message are several messages: each has an id of its own, the same each time.
+                # Several answers are several messages, each with its own id, which is the same in each attempt.
                 own_id = b"%b.%d" % (base, index)
                 changed = _without_own_id(answer, message)
             sent |= self.send_answer(changed, message, delivery, index, own_id, several)
@@ -393,7 +394,7 @@ class Routing:
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
     ) -> bool:
-        """Take one of the messages that a handler made of one to every destination. Return False if none is for it."""
+        """Send one answer of a handler to every destination. Return False if there is no destination for it."""
         for place, outlet in enumerate(self.outlets):
             copy = number * len(self.outlets) + place
             if delivery.has_copied(copy):
@@ -409,13 +410,13 @@ class Routing:
         return bool(self.outlets)
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
-        """The handler raised: the message failed, and nothing else."""
+        """Fail the message whose handler raised."""
         raised, detail = Raised(error, self.plan.handler), bounded(text_of(error))
         kind = raised.kind
         failure = replace(failure_of(error), place=raised.place, quotes=not self._full_errors)
         delivery.fail(failure.reason, failure)
         if delivery.trace is not None:
-            # What it says may quote the payload.
+            # Its text may quote the payload.
             delivery.trace.failed(kind, detail if self._full_errors else kind)
         self.emit_failure_of(delivery, failure.reason, detail, raised)
         if self.responder is not None:
@@ -423,7 +424,7 @@ class Routing:
             delivery.when_given_up(partial(self.responder.answer_error, answer, delivery))
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
-        """A destination's operation was never accepted."""
+        """Record that an operation to a destination was not accepted."""
         if outlet.breaker is not None:
             outlet.breaker.spare()
         reason = reason_of(error)
@@ -435,14 +436,14 @@ class Routing:
 
 
 def reason_of(error: RouterError) -> str:
-    """Return why a message failed."""
+    """Return the reason for which an error fails a message."""
     if isinstance(error, MappingError | PublishError | EvaluationError):
         return error.reason
     return reasons.INVALID_SUBJECT if isinstance(error, SubjectError) else reasons.ERROR
 
 
 def _without_own_id(answer: Message, message: Message) -> Message:
-    """A further answer that merely carries the source's id along gets one of its own."""
+    """Return a further answer without its id if that is the id of the source message."""
     name = message_ids.NAME
     if name not in answer.headers or answer.headers[name] != message.headers.get(name):
         return answer
@@ -455,8 +456,8 @@ def connections_of(outlets: Sequence[Outlet]) -> tuple[Connection, ...]:
 
 
 async def first_change(connections: Sequence[Connection]) -> None:
-    """Wait until one of the connections comes or goes, from this very call on."""
-    # No tasks: a connection that comes before they begin would have come unnoticed.
+    """Wait until one of the connections connects or disconnects after this call."""
+    # No tasks: they would miss a change that happens before they start.
     change = trio.Event()
     for connection in connections:
         connection.when_changed(change.set)

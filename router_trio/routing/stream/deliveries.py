@@ -1,7 +1,7 @@
-"""Which messages in the inbox of a route are deliveries of its consumer: whoever knows an inbox may publish to it.
+"""Find the deliveries of a route's consumer among the messages in its inbox, to which any client may publish.
 
-A delivery is told by its reply subject, where it will be acked. An ack is a publish with the router's rights, so the
-subject has to name the route's own stream and consumer, and is never taken as it comes.
+A delivery is identified by its reply subject, to which it will be acked. An ack is a publish with the router's
+permissions, so the subject has to name the route's own stream and consumer, and is never used unchecked.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, Keeper, StreamDelivery, delivery_of
 
 FEW = 3
-"""Messages that are read one by one: it takes no longer."""
+"""Up to this number messages are read one by one, which takes no longer."""
 
 _reply = itemgetter(1)
 
 Read = tuple[list[StreamDelivery], Columns, Sequence[framing.RawMessage]]
-"""Deliveries, what they have in common, and the others: statuses, and whatever anybody published."""
+"""Deliveries, their columns, and other messages: statuses, and anything that was published to the inbox."""
 
 
 class Deliveries:
-    """Tells deliveries of one durable from everything else. Its methods do not raise."""
+    """Distinguishes deliveries of one durable from other messages. Its methods do not raise."""
 
     def __init__(self, keeper: Keeper, stream: str, durable: str) -> None:
         self._keeper = keeper
@@ -35,7 +35,7 @@ class Deliveries:
         self._delivered = ack_reply.pattern(self._stream, consumer)
 
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
-        """Return what of a batch was delivered, as of `cursor`, and what was not.
+        """Return the deliveries in a batch, as of `cursor`, and the other messages.
 
         Fast path of `one_by_one`; held equal by
         tests/unit/routing/stream/test_deliveries.py::test_both_ways_to_read_a_batch_are_the_same, worth 90 instructions
@@ -56,7 +56,7 @@ class Deliveries:
     def _all(
         self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float
     ) -> tuple[list[StreamDelivery], Columns] | None:
-        """All as deliveries, if each has a reply subject with our beginning and five numbers that a stream has."""
+        """Return all as deliveries, if each has a reply subject of this durable with five valid numbers; else None."""
         count, keeper = len(batch), self._keeper
         replies = b".".join(map(_reply, batch))
         joined = replies.replace(self._acked_at, b"")
@@ -90,7 +90,7 @@ class Deliveries:
                 try:
                     delivery = delivery_of(self._keeper, cursor, raw, now)
                 except ValueError:
-                    pass  # a number that no stream has
+                    pass  # not a valid number
                 else:
                     deliveries.append(delivery)
                     sequences.append(delivery.sequence)

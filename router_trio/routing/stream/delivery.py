@@ -21,38 +21,38 @@ Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
 
 
 class Keeper(Protocol):
-    """The keeper of a delivery, as far as the delivery needs it: see `routing.keeper`."""
+    """The keeper of a delivery, with the methods that the delivery calls: see `routing.keeper`."""
 
     state: RouteState
     stored: list[StreamDelivery]
-    """Messages whose only destination has stored them, as a link's PubAcks say: nothing of it is counted yet."""
+    """Messages whose only destination has stored them, by its PubAcks, and that are not counted yet."""
 
     def destination_refused(self, delivery: StreamDelivery) -> None:
-        """A destination did not take it, or it was taken back from one; others may not have answered yet."""
+        """Note that a destination refused it, or that it was recalled from one; others may not have answered yet."""
 
     def finished(self, delivery: StreamDelivery) -> None:
-        """All destinations of a message are settled."""
+        """Settle or redeliver a message that all destinations have settled."""
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """Return True if a message before it on its subject was refused and is not settled."""
         ...
 
     def first_stored(self) -> None:
-        """The first of `stored` is about to be put there."""
+        """Note that the first message is about to be added to `stored`."""
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
-        """Return what a message is in order with: its subject, or the value of the route's key. Does not raise."""
+        """Return the key by which messages are ordered: the subject, or the value of the route's key. Never raises."""
         ...
 
 
 class StreamDelivery(Delivery):
-    """A message from a stream. `ack_subject` acks it; the newest delivery's is the one that counts.
+    """A message from a stream. `ack_subject`, that of the newest delivery, acks it.
 
-    `number` is the consumer's number of the delivery, `cursor` the place in the stream that it came from, `time` when
-    the stream stored the message, in nanoseconds since 1970 and as it came.
-    `message_id` is the same for every delivery of the message, another one if the stream was made anew. `refused`:
-    some destination did not take it, for no reason of its own. `recalled`: it was taken back from one, see
-    `Outbox.recall`; that alone is no failure. `key` is the value of its route's key, once that is known.
+    `number` is the consumer's number of the delivery, `cursor` belongs to the incarnation of the stream that it came
+    from, and `time` is when the stream stored the message, in nanoseconds since 1970, as undecoded digits. `message_id`
+    is the same for every delivery of the message, and another one if the stream was recreated. `refused`: a destination
+    refused it, not because of its content. `recalled`: it was taken back from a destination, see `Outbox.recall`, which
+    alone is no failure. `key` is the value of its route's key, once that is known.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class StreamDelivery(Delivery):
     )
 
     from_stream = True
-    # The reply subject of a delivery is for us, not for who gets the copies. A constant is read faster than a property.
+    # The reply subject of a delivery is for acks, not for the receivers of copies. A constant, since it is read faster.
     reply = b""  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def __init__(
@@ -84,7 +84,7 @@ class StreamDelivery(Delivery):
         time: bytes,
         message_id: bytes,
     ) -> None:
-        # Not by the constructor above: one call more would be felt by each message.
+        # Without the base constructor, whose call would be noticeable for each message.
         self.route: RouteState = keeper.state
         self.raw = raw
         self.received_at = received_at
@@ -105,7 +105,7 @@ class StreamDelivery(Delivery):
         self.message_id: bytes | None = message_id
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`. What was stored and nothing else is done with all others of its read.
+        """See `operation.Owner`. A message that was just stored is settled with all others of the same read.
 
         Fast path of `Delivery.settle`; held equal by
         test_both_ways_of_streams.py::test_what_is_stored_together_is_acked_as_each_would_be, worth 230 instructions a
@@ -135,7 +135,7 @@ class StreamDelivery(Delivery):
 
     @property
     def deliveries(self) -> int:
-        """How often the message was delivered."""
+        """The number of deliveries of the message."""
         return _number(ack_reply.tokens(self.ack_subject)[ack_reply.DELIVERIES])
 
     def origin(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class StreamDelivery(Delivery):
         return self.cursor.failures.choice(self.sequence, number)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        """See `Delivery.keep_choice`. It is kept for the next delivery if this one fails."""
+        """See `Delivery.keep_choice`. The choice is kept for the next delivery if this one fails."""
         if self.choices is None:
             self.choices = {}
         self.choices[number] = chosen
@@ -215,7 +215,7 @@ class StreamDelivery(Delivery):
 
 
 def delivery_of(keeper: Keeper, cursor: StreamCursor, raw: framing.RawMessage, received_at: float) -> StreamDelivery:
-    """Read the reply subject of a delivery. Raises `ValueError` or `IndexError` for one that no stream gives."""
+    """Return a delivery made from its reply subject. Raises `ValueError` or `IndexError` if that is not valid."""
     tokens = ack_reply.tokens(raw[1])
     sequence, number = int(tokens[ack_reply.SEQUENCE]), int(tokens[ack_reply.NUMBER])
     if not (0 < sequence <= LAST_SEQUENCE and 0 < number <= LAST_SEQUENCE):
@@ -226,7 +226,7 @@ def delivery_of(keeper: Keeper, cursor: StreamCursor, raw: framing.RawMessage, r
 
 
 def columns_of(deliveries: Sequence[StreamDelivery]) -> Columns:
-    """Return what they have in common."""
+    """Return the columns of deliveries."""
     return (
         [delivery.sequence for delivery in deliveries],
         [delivery.number for delivery in deliveries],
@@ -235,5 +235,5 @@ def columns_of(deliveries: Sequence[StreamDelivery]) -> Columns:
 
 
 def _number(token: bytes) -> int:
-    """0 for what is none: the reply subject may be anybody's."""
+    """Return a number, 0 if the token is none: any client may have written the reply subject."""
     return int(token[:20]) if token.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Every message that a route from a stream has received and not settled, and where it is.
+"""Every message that a route from a stream has received and not settled, and its state.
 
                        delivered
                            │ add (a redelivery of a message in hand, or settled, is not added)
@@ -18,9 +18,9 @@
                            ▼
        settled: delivered, given up, or returned to the stream
 
-What is the same for every source is in `routing/in_hand.py`. HELD is `order`, ROUTING is `in_handler`. `open` has what
-belongs to the stream as it is now, by sequence: after a stream was replaced, older messages are still routed, and not
-answered. Acks, naks and requests for more are not sent here.
+The part common to all sources is in `routing/in_hand.py`. HELD messages are in `order`, ROUTING ones in `in_handler`.
+`open` has the messages of the current stream by sequence: after a stream was replaced, messages of the old one are
+still routed, but not acked. Acks, naks and requests for more are not sent here.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from router_trio.states import RouteState
 
 
 class HandOwner(Protocol):
-    """The life of a route that goes on with what earlier ones had sent."""
+    """The generation of a route that took over the messages of earlier ones."""
 
     def look(self) -> None:
-        """Go on with what there is room for: something has left the hand."""
+        """Continue with messages that there is room for now: one has left the hand."""
 
 
 class StreamInHand(InHand[StreamDelivery]):
@@ -62,14 +62,14 @@ class StreamInHand(InHand[StreamDelivery]):
         self.others: OtherProcesses = OtherProcesses()
         self.open: dict[int, StreamDelivery] = {}
         self.bytes: int = 0
-        """Size of the headers and payloads of what is in hand."""
+        """Bytes of the headers and payloads in hand."""
         self.holds_back: Callable[[StreamDelivery], bool] = was_refused
         self._left: Counter[RouteState] = Counter()
-        """How many of `count` are of earlier lives of the route, which had sent them and got no answer yet."""
+        """The number of messages in `count` by earlier generations of the route, which sent them."""
         self.owner: HandOwner
-        """The life of the route that has all this in hand now."""
+        """The generation of the route that has these messages now."""
         self.reset: tuple[int, int] | None = None
-        """Which message the consumer would have delivered next, and which it goes on with, if somebody has moved it."""
+        """The sequences that a reset consumer would have delivered next, and continues with; None if not reset."""
 
     def go_by(
         self,
@@ -80,10 +80,10 @@ class StreamInHand(InHand[StreamDelivery]):
         *,
         same_order: bool,
     ) -> None:
-        """Schedule messages for the route of `owner`, which is the first, or takes the place of one that has ended.
+        """Schedule messages for the route of `owner`, which is the first one or the successor of one that has ended.
 
-        `holds_back` tells of a failed message whether the ones behind it wait until it was redelivered. Without
-        `same_order`, the route before it knew what it waited for by other keys: that is not waited for.
+        `holds_back` returns whether later messages wait until a failed message was redelivered. Without `same_order`,
+        the previous route ordered messages by other keys, so what it awaited is not waited for.
         """
         assert not self.schedule.count + self.limits.count, "a route returns what it has not routed before it ends"
         self.owner = owner
@@ -91,17 +91,17 @@ class StreamInHand(InHand[StreamDelivery]):
         if not same_order:
             self.order.clear()
 
-    # --- one life of the route after the other ---
+    # --- generations of the route ---
 
     @property
     def in_hand(self) -> int:
-        """Return how many messages are in hand, but for those of earlier lives of the route."""
+        """Return the number of messages in hand, without those of earlier generations of the route."""
         return self.count - self._left.total() if self._left else self.count
 
     def goes_on(self, before: RouteState, now: float) -> LeftInHand:
-        """Go on in another life of the route. Return what is in hand of the one `before`, all of it sent.
+        """Continue in the next generation of the route. Return the messages of the one `before`, all of them sent.
 
-        What follows it waits, as behind a refused message, until its fate is known.
+        Later messages wait until these are settled, as behind a refused message.
         """
         if in_hand := self.in_hand:
             self._left[before] = in_hand
@@ -111,7 +111,7 @@ class StreamInHand(InHand[StreamDelivery]):
         return LeftInHand(self._left, before)
 
     def _leaves(self, delivery: StreamDelivery) -> None:
-        """A message leaves the hand; it may be of a life before this one."""
+        """Record that a message leaves the hand, which may be one of an earlier generation."""
         route = delivery.route
         if route in self._left:
             self._left[route] -= 1
@@ -121,20 +121,20 @@ class StreamInHand(InHand[StreamDelivery]):
     # --- received ---
 
     def consumer_was_reset(self, goes_on_with: int) -> None:
-        """Record that somebody has reset the consumer, or made it again: it goes on with that message."""
+        """Record that the consumer was reset or recreated, and continues with that message."""
         self.reset = self.cursor.highest + 1, goes_on_with
         self.cursor.renumber()
 
     def take_reset(self) -> tuple[int, int] | None:
-        """Return once which message the consumer would have delivered next, and which it goes on with, if it was reset.
+        """Return once the sequence that a reset consumer would have delivered next, and the one it continues with.
 
-        None if it was not.
+        None if it was not reset.
         """
         reset, self.reset = self.reset, None
         return reset
 
     def stream_replaced(self, stream_created: str) -> None:
-        """Start over with another stream of that name. What is in hand of the old one is routed, and not answered."""
+        """Start over with another stream of that name. Messages in hand of the old one are routed, but not acked."""
         self._start_at(StreamCursor(stream_created))
 
     def _start_at(self, cursor: StreamCursor) -> None:
@@ -142,7 +142,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self.open.clear()
         cursor.streams_before = self.cursor.streams_before + 1
         self.cursor = cursor
-        self.reset = None  # the stream says more
+        self.reset = None  # the replaced stream is reported instead
 
     def add(
         self,
@@ -153,8 +153,8 @@ class StreamInHand(InHand[StreamDelivery]):
     ) -> list[StreamDelivery]:
         """Add deliveries, at least one, with these `columns`. Return the ones whose messages are in hand, or settled.
 
-        `within`: see `StreamCursor.mark_received`. `went_back` is called with each delivery that shows that the
-        stream went back in time: that delivery and the following ones are taken as of another stream.
+        `within`: see `StreamCursor.mark_received`. `went_back` is called with each delivery that shows that the stream
+        went back in time: that delivery and the following ones belong to another incarnation of the stream.
         """
         # Fast path of _add; held equal by
         # test_both_ways_of_streams.py::test_deliveries_are_taken_together_as_they_would_be_one_by_one, worth 180
@@ -200,7 +200,7 @@ class StreamInHand(InHand[StreamDelivery]):
             self.schedule.waiting.append(delivery)
             return True
         if others.take(now):
-            # The others don't wait, and may get what is awaited.
+            # Other processes do not wait, and may get the awaited messages.
             self.schedule.waiting += order.clear()
         self._let_wait(order.admit(delivery))
         return True
@@ -223,7 +223,7 @@ class StreamInHand(InHand[StreamDelivery]):
 
     @property
     def apart(self) -> int:
-        """Return how many messages wait for the limit of their value, or for another message of their key."""
+        """Return the number of messages that wait for the limit of their value, or for another message of their key."""
         return self.limits.count + self.schedule.behind
 
     def next(self, now: float) -> StreamDelivery | None:
@@ -240,7 +240,7 @@ class StreamInHand(InHand[StreamDelivery]):
         return None
 
     def next_together(self, most: int) -> list[StreamDelivery]:
-        """Take out what `next` would return, up to `most` times. Not for routes with a limit for each value."""
+        """Take out up to `most` messages as `next` would. Not for routes with a limit for each value."""
         schedule, order = self.schedule, self.order
         if not order.lines and schedule.as_added:
             waiting = schedule.waiting
@@ -256,7 +256,7 @@ class StreamInHand(InHand[StreamDelivery]):
         return taken
 
     def _is_in_turn(self, delivery: StreamDelivery) -> bool:
-        """Return True if a message may be routed now; otherwise it is held, and the one whose turn it is waits."""
+        """Return True if a message may be routed now. Otherwise hold it, and let the one whose turn it is wait."""
         if not self.order.lines or delivery.cursor is not self.cursor:
             return True
         in_turn = self.order.admit(delivery)
@@ -268,13 +268,13 @@ class StreamInHand(InHand[StreamDelivery]):
         return False
 
     def let_next_go(self, delivery: StreamDelivery) -> None:
-        """Let the next message of its key be routed, though this one is active: both go the same way."""
+        """Let the next message of its key be routed while this one is active: both have the same destination."""
         self.schedule.finished(delivery)
 
     # --- settled, or redelivered later ---
 
     def remove(self, delivery: StreamDelivery) -> bool:
-        """Remove a message that is settled or returned. Return True if it is of the stream as it is now."""
+        """Remove a message that is settled or returned. Return True if it belongs to the current stream."""
         self.count -= 1
         self.bytes -= delivery.raw[3]
         if self._left:
@@ -286,7 +286,7 @@ class StreamInHand(InHand[StreamDelivery]):
         return True
 
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
-        """Remove messages that need not be redelivered. Return where to ack those of the stream as it is now."""
+        """Remove messages that need not be redelivered. Return the ack subjects of those of the current stream."""
         self.count -= len(deliveries)
         if self._left:
             for delivery in deliveries:
@@ -314,14 +314,14 @@ class StreamInHand(InHand[StreamDelivery]):
         return ack_subjects
 
     def given_up(self, delivery: StreamDelivery) -> None:
-        """Record that a message that was removed will not be redelivered, though it failed."""
+        """Record that a removed message will not be redelivered although it failed."""
         self.cursor.given_up(delivery.sequence)
         self._release_behind(delivery)
 
     def await_redelivery(self, delivery: StreamDelivery, now: float, due: float, within: float) -> None:
-        """Record that a message that was removed will be redelivered when it is `due`, or up to `within` later.
+        """Record that a removed message will be redelivered when it is `due`, or up to `within` seconds later.
 
-        If it holds back the ones behind it, they wait for that.
+        If it holds back later messages, they wait for that.
         """
         if self.holds_back(delivery) and not self.others.take(now):
             self._let_wait(self.order.await_redelivery(delivery, due, due + within))
@@ -337,20 +337,20 @@ class StreamInHand(InHand[StreamDelivery]):
             self.schedule.release(deliveries)
 
     def take_back(self, delivery: StreamDelivery) -> None:
-        """Let a message wait again that was removed, and that was finished only because it was out of turn."""
+        """Requeue a removed message that failed only because an earlier message has to be routed first."""
         delivery.start_again()
         self._enter(delivery)
         if delivery.cursor is self.cursor:
             self._let_wait(self.order.admit(delivery))
         else:
-            self.schedule.waiting.append(delivery)  # nobody's turn is kept in the stream as it was
+            self.schedule.waiting.append(delivery)  # no order is kept in the replaced stream
 
     # --- behind a refused message ---
 
     def hold_back_behind(self, delivery: StreamDelivery, now: float) -> bool:
-        """Hold back what is behind an active message that a destination refused.
+        """Hold back messages behind an active one that a destination refused.
 
-        Return True if some of that is active, and so `out_of_turn`.
+        Return True if some of them are active, and so `out_of_turn`.
         """
         if delivery.cursor is not self.cursor or self.others.take(now):
             return False
@@ -359,12 +359,12 @@ class StreamInHand(InHand[StreamDelivery]):
         return passed_by
 
     def out_of_turn(self, operation: Operation) -> bool:
-        """Return True if a publish is of a message of ours that must wait until another was redelivered."""
+        """Return True if a publish is of one of these messages that must wait until another was redelivered."""
         delivery = message_of(operation)
         return delivery is not None and self.passes_by(delivery)
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
-        """Return the same for a message, which may be in its handler."""
+        """Return True if a message, which may be in its handler, must wait until another was redelivered."""
         return delivery.cursor is self.cursor and self.order.pass_by(delivery)
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:
@@ -386,23 +386,23 @@ class StreamInHand(InHand[StreamDelivery]):
     # --- returned to the stream ---
 
     def return_newest(self, due: float, within: float) -> StreamDelivery | None:
-        """Remove the newest message that is held, if any is; it is awaited like a refused one."""
+        """Remove and return the newest held message, if there is one; its redelivery is awaited."""
         delivery = self.order.give_back_newest(due, due + within)
         if delivery is not None:
             self.remove(delivery)
         return delivery
 
     def take_stuck(self) -> list[StreamDelivery]:
-        """Take out what waits for redeliveries, or for the limit of its value, when nothing more is received.
+        """Take out messages that wait for redeliveries, or for the limit of their value, at the end of the route.
 
         Returned in the order of the stream. `remove` is still to be called for each.
         """
         return self.order.stuck() + self.limits.clear()
 
     def take_unrouted(self) -> list[StreamDelivery]:
-        """Take out everything that waits, is limited or held; not what is in a handler or active.
+        """Take out all waiting, limited and held messages; not those that are in a handler or active.
 
-        `remove` is still to be called for each. Messages of the stream as it is now come last, in its order.
+        `remove` is still to be called for each. Messages of the current stream are last, in its order.
         """
         ours: list[StreamDelivery] = []
         before: list[StreamDelivery] = []
@@ -412,14 +412,14 @@ class StreamInHand(InHand[StreamDelivery]):
         return before + sorted(ours, key=_sequence)
 
     def await_at_once(self, deliveries: Iterable[StreamDelivery], now: float) -> None:
-        """Record that messages were returned at the end: a successor waits for them, and what is behind them."""
+        """Record that messages were returned at the end: a successor waits for them before it routes later ones."""
         if not self.others.take(now):
             for delivery in deliveries:
                 self._let_wait(self.order.await_redelivery(delivery, 0.0, 0.0))
 
 
 class LeftInHand:
-    """The `Holder` of an earlier life of a route, whose messages are in the hand of this one."""
+    """The `Holder` of an earlier generation of a route, whose messages are in the hand of a later one."""
 
     limited = 0
     retrying = (0, 0.0)
@@ -435,19 +435,19 @@ class LeftInHand:
 
 
 def place_of(delivery: StreamDelivery) -> int:
-    """Return the place of a message among all: those of a stream that was replaced come first."""
+    """Return the place of a message in the order: messages of a replaced stream are first."""
     return delivery.cursor.streams_before * LAST_SEQUENCE + delivery.sequence
 
 
 def message_of(operation: Operation) -> StreamDelivery | None:
-    """Return the message of a stream that a publish is a copy of, if it is one."""
+    """Return the message from a stream that a publish is a copy of; None if there is none."""
     owner = operation.owner if isinstance(operation, CoreOperation) else None
     delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
     return delivery if isinstance(delivery, StreamDelivery) else None
 
 
 def was_refused(delivery: StreamDelivery) -> bool:
-    """Return True if a destination refused a message: one that failed for what it is holds back no other."""
+    """Return True if a destination refused a message: one that failed because of its content holds back no other."""
     return delivery.refused
 
 

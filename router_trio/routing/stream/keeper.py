@@ -1,16 +1,16 @@
-"""Keeps the messages of a stream until they are acked. The stream redelivers one that failed, or terminates it.
+"""Keep the messages of a stream until they are acked. A failed message is redelivered by the stream, or terminated.
 
-A message that is redelivered while it is in hand, or after it was settled, is not routed again. One that a destination
-refused is redelivered before the ones behind it on its subject. A destination that is away stops this route, and
+A message that is redelivered while it is in hand, or after it was settled, is not routed again. A message that a
+destination refused is redelivered before later messages of its subject. A destination that is away stops this route and
 nothing else: messages wait in the stream.
 
 A message that is given up stays in hand until its dead letter is stored; only then it is terminated. If the dead letter
-can't be stored, the message is returned to its stream, and nothing but its dead letter is tried when it is redelivered:
-no message is both routed and dead-lettered.
+can't be stored, the message is returned to its stream, and on redelivery only its dead letter is tried: no message is
+both routed and dead-lettered.
 
-By key, a message that failed, for whatever reason, holds back its key until it was redelivered or is given up. Without
-a handler, under the strategy sticky, a key goes to one destination: then messages of a key follow each other as those
-of a subject do.
+By key, a message that failed for any reason holds back its key until it is redelivered or given up. Without a handler,
+under the strategy sticky, all messages of a key have the same destination, so they follow each other as messages of a
+subject do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _received_at = attrgetter("received_at")
 
 
 class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
-    """The messages of one route, and the `Recovery` of a stream. Every method is synchronous, but `room`.
+    """The messages of one route, and the `Recovery` of a stream. Every method except `room` is synchronous.
 
     What it has in hand, and its acks, outlive it: the keeper of the next life of the route goes on with them.
     """
@@ -55,7 +55,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         dead_letters: DeadLetters | None,
         before: StreamKeeper | None,
     ) -> None:
-        """`before` is the keeper of the same consumer in the life of the route that is over."""
+        """`before` is the keeper of the same consumer in the previous generation of the route, which has ended."""
         super().__init__(routing, place_of)
         plan, source = routing.plan, routing.plan.settings.source
         self.acks: Acks = before.acks.on(connection) if before else Acks(connection, emit)
@@ -74,9 +74,9 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if before is not None and self.hand is before.hand:
             before.state.held_by(self.hand.goes_on(before.state, trio.current_time()))
         self.ack_wait: float = source.ack_wait
-        """Seconds after which the server redelivers what is not acked."""
+        """Seconds after which the server redelivers unacked messages."""
         self.server_limit: int = UNLIMITED
-        """Deliveries after which the server delivers no message again, though the route wants it to."""
+        """Deliveries after which the server does not redeliver a message, although the route wants that."""
         self.policy: RetryPolicy = policy_for(plan.settings, connection.platform.random.uniform)
         self._stream = source.kind.stream(source) or ""
         self._failures: Failures[StreamDelivery] = Failures(self.state, self.policy, dead_letters, self, emit)
@@ -84,7 +84,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self._flow = flow = routing.flow
         limited_by_value = flow is not None and flow.values is not None
         self.forwards_on_arrival: bool = plan.handler is None and not limited_by_value and not plan.by_key
-        """True if what has to wait for nothing is forwarded in the turn of the read that brought it."""
+        """True if messages that need not wait are forwarded in the turn of the read that received them."""
         for destination in routing.connections:
             destination.when_changed(self.recall_out_of_turn)
 
@@ -103,22 +103,22 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     @property
     def late(self) -> float:
-        """Return how many seconds a redelivery may be late: if a nak is lost, it is after the ack wait."""
+        """Return by how many seconds a redelivery may be late: if a nak is lost, it follows the ack wait."""
         return self.ack_wait + OVERDUE
 
     @property
     def has_dead_letters(self) -> bool:
-        """Return True if what is given up is stored elsewhere."""
+        """Return True if the route stores dead letters."""
         return self._failures.has_dead_letters
 
-    # --- what is in order with what ---
+    # --- order ---
 
     def _holds_back(self, delivery: StreamDelivery) -> bool:
-        """See `StreamInHand.holds_back`. Nothing waits for a message without a key: it takes up no room."""
+        """See `StreamInHand.holds_back`. No message waits for one without a key."""
         return delivery.refused or not (self._follows_at_once or self._routing.lacks_key(self.order_key(delivery)))
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
-        """See `Keeper.passes_by`. Nor is anything sent that a handler returns while a breaker lets nothing go."""
+        """See `Keeper.passes_by`. Also True while a breaker does not let the message be sent."""
         flow = self._flow
         return self.hand.passes_by(delivery) or (flow is not None and flow.probing and not flow.may_go(1))
 
@@ -129,11 +129,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return self._routing.is_ready
 
     async def room(self) -> None:
-        """See `Keeper`. What is for a destination that is away waits in the stream."""
+        """See `Keeper`. Messages for a destination that is away wait in the stream."""
         await self._routing.ready()
 
     def next(self, now: float) -> StreamDelivery | None:
-        """See `Keeper`. Of a message that was given up before, only the dead letter is sent."""
+        """See `Keeper`. For a message that was given up before, only the dead letter is sent."""
         hand = self.hand
         while (delivery := hand.next(now)) is not None:
             given_up = delivery.cursor.failures.given_up
@@ -157,7 +157,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return True
 
     def forward_some(self) -> bool:
-        """Forward messages that may go now, in one go. Return False if the limit or a breaker lets nothing go.
+        """Forward messages together that may be sent now. Return False if the limit or a breaker admits none.
 
         Fast path of `KeptRoute._begin_some`, for routes without a handler, keys and limits of values; held equal by
         test_both_ways_of_streams.py::test_what_waits_is_forwarded_together_as_it_would_be_one_by_one.
@@ -191,7 +191,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         elif failure is not None and delivery.cursor is hand.cursor:
             self._failed(delivery, failure)
         elif failure is None and self.is_over:
-            self._return((delivery,))  # nobody routes it any more
+            self._return((delivery,))  # it is not routed any more
         else:
             hand.remove(delivery)
             if failure is None:
@@ -201,7 +201,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route.look()
 
     def first_stored(self) -> None:
-        """See `Keeper.first_stored`. What is stored is acked with all others that the link tells of now."""
+        """See `Keeper.first_stored`. Stored messages are acked together with all others of this read of the link."""
         self._routing.connections[0].listener.when_read_done(self._ack_stored)
 
     def _ack_stored(self) -> None:
@@ -224,7 +224,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- failed ---
 
     def _failed(self, delivery: StreamDelivery, failure: Failure) -> None:
-        """Have a message that is in hand redelivered, or give it up."""
+        """Have a message in hand redelivered, or give it up."""
         failures = delivery.cursor.failures
         attempts = failures.add(delivery.sequence)
         if delivery.choices is not None:
@@ -232,11 +232,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self._failures.failed(delivery, failure, attempts)
 
     def _was_given_up(self, delivery: StreamDelivery) -> bool:
-        """Return True if a message was given up before: all that is left to do is to store its dead letter."""
+        """Return True if a message was given up before, so that only its dead letter has to be stored."""
         return delivery.sequence in delivery.cursor.failures.given_up
 
     def _without_given_up(self, deliveries: Sequence[StreamDelivery]) -> list[StreamDelivery]:
-        """Return the messages that are to be routed, of some in hand. Of the others, send the dead letters."""
+        """Return the messages that have to be routed, and send the dead letters of those given up before."""
         given_up = [self._was_given_up(delivery) for delivery in deliveries]
         for delivery in compress(deliveries, given_up):
             self._give_up_again(delivery)
@@ -250,7 +250,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route.look()
 
     def is_last_attempt(self, delivery: StreamDelivery, failure: Failure) -> bool:
-        """See `Recovery`: somebody has limited the deliveries of the consumer, and nobody may change that."""
+        """See `Recovery`. True if the consumer has a limit of deliveries that this user may not remove."""
         return self._is_last_delivery(delivery)
 
     def try_again(self, delivery: StreamDelivery, delay: float, now: float) -> bool:
@@ -265,7 +265,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         is_open = self.hand.remove(delivery)
         if is_open:
             self.hand.given_up(delivery)
-        # Before bytes leave: then the ledger has to add up.
+        # Before bytes are sent, since the ledger has to add up then.
         self.state.fates["dead_lettered"] += 1
         if is_open:
             self.acks.term(delivery.ack_subject, dead.failure.reason)
@@ -281,7 +281,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if not is_open:
             return  # in the stream as it is now, its sequence is that of another message
         if self._is_last_delivery(delivery):
-            self.acks.nak(delivery.ack_subject, 0)  # it is not redelivered, and no stream deletes it for that
+            self.acks.nak(delivery.ack_subject, 0)  # it is neither redelivered nor deleted by its stream
         else:
             self.acks.term(delivery.ack_subject, dead.failure.reason)
 
@@ -307,7 +307,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- behind a refused message ---
 
     def destination_refused(self, delivery: StreamDelivery) -> None:
-        """See `Keeper.destination_refused`: what is behind it must not be sent any more."""
+        """See `Keeper.destination_refused`. Later messages of the subject must not be sent any more."""
         if self.hand.hold_back_behind(delivery, trio.current_time()):
             self.recall_out_of_turn()
         if self.hand.schedule.ready:
@@ -319,12 +319,12 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.route.something_waits()
 
     def elsewhere(self, sequences: Collection[int]) -> None:
-        """Stop waiting for messages that somebody else seems to have."""
+        """Stop waiting for messages that another process seems to have."""
         if self.hand.wait_no_longer(sequences):
             self.route.something_waits()
 
     def recall_out_of_turn(self) -> None:
-        """Recall what is behind a refused message and not sent, or not confirmed on a link that died."""
+        """Recall messages behind a refused one that were not sent, or not confirmed on a link that died."""
         if self.hand.order.lines:
             for destination in self._routing.connections:
                 destination.outbox.recall(self.hand.out_of_turn)
@@ -332,7 +332,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- returned to the stream, which redelivers it ---
 
     def make_room(self, soon: bool) -> None:
-        """Return the newest message that is held, so that what is due can come: it is redelivered later than that."""
+        """Return the newest held message to the stream, so that due messages can be redelivered before it."""
         delay = self.policy.initial if soon else self.ack_wait
         delivery = self.hand.return_newest(trio.current_time() + delay + OVERDUE, self.late)
         if delivery is not None:
@@ -340,8 +340,8 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.acks.nak(delivery.ack_subject, delay)
 
     def settle_rest(self) -> bool:
-        """See `Keeper`. What can't go on is returned."""
-        while stuck := self.hand.take_stuck():  # what waited behind one of these is stuck then
+        """See `Keeper`. Messages that can't be routed any more are returned."""
+        while stuck := self.hand.take_stuck():  # messages that waited behind one of these are stuck then
             self._return(stuck)
         return not self.hand.count
 
@@ -350,14 +350,14 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return True
 
     def _return(self, deliveries: Iterable[StreamDelivery]) -> None:
-        """Return messages that are in hand and wait for nothing. Those of a stream before this one are lost."""
+        """Return messages to the stream. Messages of an earlier incarnation of the stream are lost."""
         deliveries = tuple(deliveries)
         self._nak_at_once(deliveries)
         for delivery in deliveries:
             self._count_returned(delivery)
 
     def _nak_at_once(self, deliveries: Iterable[StreamDelivery]) -> None:
-        """Have messages redelivered now; the route that takes this one's place waits for them."""
+        """Have messages redelivered at once. The successor of the route waits for them."""
         hand = self.hand
         ours = [delivery for delivery in deliveries if delivery.cursor is hand.cursor]
         hand.await_at_once(ours, trio.current_time())
@@ -365,31 +365,31 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.acks.nak(delivery.ack_subject, 0)
 
     def _count_returned(self, delivery: StreamDelivery) -> None:
-        """Remove a message that was not routed: its stream has it, if that is still there."""
+        """Remove a message that was not routed. It counts as returned, or as lost if its stream is gone."""
         self.state.fates["returned" if self.hand.remove(delivery) else "lost"] += 1
 
     # --- the end ---
 
     def not_sent(self, delivery: StreamDelivery) -> None:
-        """See `Keeper`. Of a route that is over, it was nak'ed with the others."""
+        """See `Keeper`. If the route has ended, the message was nak'ed with the others."""
         if self.is_over:
             self._count_returned(delivery)
         else:
             self.hand.put_back(delivery)
 
     def let_go(self) -> int:
-        """See `Keeper`. What was not routed is returned to the stream: none of it is lost, so it counts as nothing."""
+        """See `Keeper`. Unrouted messages are returned to the stream, so none is lost."""
         if not self.is_over:
             self._end()
             unrouted = self.hand.take_unrouted()
-            # What is in a handler has its fate when that returns, or was cancelled; the stream redelivers it first.
+            # Messages in a handler are settled when it returns or is cancelled; the stream redelivers them first.
             self._nak_at_once((*self.hand.in_handler, *unrouted))
             for delivery in unrouted:
                 self._count_returned(delivery)
         return 0
 
     def recall(self) -> None:
-        """See `Keeper`. It is returned to the stream with the rest, and redelivered."""
+        """See `Keeper`. Recalled messages are returned to the stream with the others, and redelivered."""
         for destination in self._routing.connections:
             destination.outbox.recall(self._is_own, "its route has ended, and the stream delivers it again")
 
@@ -402,11 +402,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         for destination in self._routing.connections:
             destination.stop_notifying(self.recall_out_of_turn)
             if self.hand.in_hand:
-                # What a link that dies leaves unconfirmed would be sent when there is another one, and waited for.
+                # Otherwise messages left unconfirmed by a link that dies would be sent on the next one, and waited for.
                 destination.when_changed(self.recall)
 
     def look_after_end(self) -> None:
-        """Something that was sent before the end has its fate."""
+        """Continue after a message was settled that had been sent before the end."""
         if not self.state.in_hand:
             for destination in self._routing.connections:
                 destination.stop_notifying(self.recall)
@@ -414,22 +414,22 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.hand.owner.look()
 
     def _leaves_hand_to(self, routing: Routing) -> bool:
-        """Return True if the next life of the route goes on with what this one, which has ended, has in hand.
+        """Return True if the next generation of the route takes over what this one, which has ended, has in hand.
 
-        Not with what a handler still works on, which the stream delivers again, nor by another order.
+        Not messages that are still in a handler, which the stream redelivers, and not if the order changes.
         """
         is_over = self.state.is_over and self._routing.plan.ordered_by == routing.plan.ordered_by
         return not self.hand.in_hand or is_over
 
 
 class _AfterEnd:
-    """In place of a route that is over and retired, of which something that was sent has no fate yet."""
+    """In place of a route that has ended and retired, while messages that it sent are not settled."""
 
     def __init__(self, keeper: StreamKeeper) -> None:
         self._keeper = keeper
 
     def something_waits(self) -> None:
-        """See `RouteToWake`: for a route after this one, which is told by its own keeper."""
+        """See `RouteToWake`. Does nothing: a later route is woken by its own keeper."""
 
     def look(self) -> None:
         """See `RouteToWake`."""

@@ -1,4 +1,4 @@
-"""A stream as the source of a route: its durable consumer, on one link after the other, and what that delivers.
+"""A stream as the source of a route: its durable consumer, on one link after another, and its deliveries.
 
 A pull loop asks for messages ahead, bounded in number and bytes. What is in hand outlives the link, and the route if
 its successor has the same consumer: see `keeper.py`.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
 
 GIVES_WAY_FOR = 1.0
-"""Seconds more, before a durable that was deleted is made again by a process that shared it."""
+"""Additional seconds before a process that shared a deleted durable creates it again."""
 
 
 class StreamSource(KeptSource[StreamKeeper]):
@@ -49,7 +49,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         dead_letters: DeadLetters | None = None,
         before: StreamKeeper | None = None,
     ) -> None:
-        """`before` is the keeper of the source whose place this one takes: what it has not settled goes on here."""
+        """`before` is the keeper of the previous source: its unsettled messages continue here."""
         super().__init__(routing, connection, emit)
         source = routing.plan.settings.source
         spec = self._spec = consumer_spec(source)
@@ -86,7 +86,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), self._pull_loop.lose)
         self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
         self._within = 0.0
-        """Seconds within which whatever is to be redelivered is: naks of another process are not known here."""
+        """Upper bound, in seconds, on the redelivery delay of any message, also of those nak'ed by other processes."""
         self._reported_differences: list[str] = []
         self._filters: Filters = Filters(self.state.name, spec, emit)
 
@@ -99,19 +99,19 @@ class StreamSource(KeptSource[StreamKeeper]):
                 spec = await self._lead.taken(link, spec, tried, self._learn)
             except SourceError as error:
                 if error.reason in (reasons.CONSUMER_DELETED, reasons.NO_RESPONDERS):
-                    # The process with the lead knows best where the next durable begins: it goes first.
+                    # The process with the lead knows best where the next durable starts, so it creates it.
                     self._retry.wait_longer(GIVES_WAY_FOR)
                 raise
             if self.closed:
                 return
-            spec = replace(self._next_spec(), pin=spec.pin)  # more is known of the stream by now
+            spec = replace(self._next_spec(), pin=spec.pin)  # more is known about the stream by now
         consumer = await link.open_consumer(spec, self.received)
         self._lead.holds(consumer)
         try:
             await self._receive_from(link, consumer, tried)
         except SourceError as error:
             if error.reason == reasons.CONSUMER_DELETED and self._pull_loop.shared:
-                # A process that took all there was knows best where the next durable begins: it goes first.
+                # A process that received all messages knows best where the next durable starts, so it creates it.
                 self._retry.wait_longer(GIVES_WAY_FOR)
             raise
 
@@ -122,21 +122,21 @@ class StreamSource(KeptSource[StreamKeeper]):
                 self._go_by(link, consumer)
                 self._feeding.check(consumer)
                 self._acks.await_pull(self._report_ready)
-                tried.set()  # the link need not wait until a pull was taken; the start of the router does
+                tried.set()  # only the start of the router waits until a pull was accepted
                 not_before = await ask_again(consumer, self._hand, self._within)
                 await self._pull_loop.keep_asking(
                     link, consumer, self.keeper.late, not_before, self._filters, self._acks.nothing_asked
                 )
-                # What is under way is still routed: a restart has not to wait for it to be delivered again.
+                # Messages on their way are still routed, so that a restart need not wait for their redelivery.
                 await consumer.drain()
             finally:
                 self._acks.await_no_pull()
                 self._retry.first_try_over.set()
                 consumer.close()
-                self._pull_loop.reset()  # what was borrowed from others is theirs again
+                self._pull_loop.reset()  # returns room that was borrowed from other routes
 
     def _report_ready(self) -> None:
-        """Say that messages come from now on: the first pull was taken, or none is to be sent yet."""
+        """Report that messages are received from now on: the first pull was accepted, or none is needed yet."""
         self._acks.await_no_pull()
         self._pull_loop.receives()
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
@@ -162,7 +162,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             destination.stop_notifying(self._pull_loop.look_again)
 
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
-        """See `Source`. It goes on if it has the same consumer, though the connection may have been made anew."""
+        """See `Source`. It continues if it has the same consumer, even on a new connection."""
         source = routing.plan.settings.source
         same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
         if not same or not connection.has_same_streams(self._connection):
@@ -172,7 +172,7 @@ class StreamSource(KeptSource[StreamKeeper]):
     # --- the consumer ---
 
     def _next_spec(self) -> ConsumerSpec:
-        """Return the consumer that is wanted on the next link: it goes on behind what is known of the stream."""
+        """Return the consumer for the next link, which continues behind the known part of the stream."""
         cursor, others, now = self._hand.cursor, self._hand.others, trio.current_time()
         last_sequence, last_time = cursor.last_known
         return replace(
@@ -186,7 +186,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         )
 
     def _go_by(self, link: Link, consumer: PullConsumer) -> None:
-        """A consumer is open on a link: go by what it says, and tell it what could not be told before."""
+        """Take in the state of a consumer that was opened on a link, and send what could not be sent before."""
         hand, keeper = self._hand, self.keeper
         keeper.ack_wait = hand.others.ack_wait = consumer.ack_wait
         self._within = max(2 * consumer.ack_wait, keeper.policy.longest)
@@ -199,7 +199,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         if consumer.went_back is not None or consumer.stream_created != hand.cursor.stream_created:
             hand.stream_replaced(consumer.stream_created)
             self._reset_sequences()
-        # One that takes its place must not begin where the stream does.
+        # A durable that replaces it must not start at the beginning of the stream.
         hand.cursor.begin_behind(consumer.progress.passed)
         if not consumer.progress.deliveries:
             hand.order.all_due(trio.current_time())
@@ -207,7 +207,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._acks.renak(link, hand.order.expected())
 
     def _learn(self, stream_created: str, passed: int) -> None:
-        """Another process has the lead: see `link.Learn`. If the durable is deleted, the next one begins behind that.
+        """See `link.Learn`. While another process has the lead, learn where the next durable would start.
 
         What shows that the stream is another one than this process knows is for `_go_by`.
         """
@@ -219,7 +219,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             hand.cursor.begin_behind(passed)
 
     def _compare(self, consumer: PullConsumer) -> None:
-        """Go by what the server's consumer says, and log where the route says otherwise."""
+        """Use the limits of the server's consumer, and log how they differ from the configuration."""
         spec = self._spec
         self.keeper.server_limit = consumer.limits.max_deliver
         if not self.keeper.has_dead_letters:
@@ -260,7 +260,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._reset_sequences()
 
     def _reset_sequences(self) -> None:
-        """Acks of what is in hand, or is owed, would now be taken for acks of other messages."""
+        """Forget acks that are owed: they would ack other messages now."""
         self.keeper.route.something_waits()
         self._acks.clear()
 
@@ -320,13 +320,13 @@ class StreamSource(KeptSource[StreamKeeper]):
             came_again = bool(hand.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)
         if answered or deliveries:
-            # The consumer sends that only to who has asked for it.
+            # The consumer sends these only in reply to a pull.
             self._retry.succeeded()
             if self._acks.awaits_pull:
                 self._acks.pull_answered()
         if keeper.forwards_on_arrival:
-            # What has to wait for nothing is forwarded while it arrives, without a turn of the route's own task.
-            # So all that waits is in `waiting`.
+            # Messages that need not wait are forwarded on arrival, without a turn of the route's own task. So all
+            # waiting messages are in `waiting`.
             routing = self._routing
             if not routing.as_it_comes:
                 routing.turn.begin()
@@ -335,7 +335,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                     break
         if schedule.waiting or schedule.may_begin:
             keeper.route.something_waits()
-        # A restarted server may deliver nothing but what is settled: none of it will be finished and ask for more.
+        # A restarted server may deliver only settled messages, of which none will be finished and request more.
         pull_loop.look()
         if hand.reset is not None:
             self._report_reset()

@@ -1,7 +1,7 @@
-"""Whether the stream of a route takes what the route sends: each of its messages would come back, for ever.
+"""Detect that the stream of a route stores what the route sends: each message would be delivered again, forever.
 
-What the configuration shows is refused when it is checked. What the server says of the stream is compared here, before
-anything is requested from it, and again after each look at it: a stream can be edited.
+Circles that the configuration shows are refused when it is checked. The subjects that the server reports for the stream
+are compared here, before anything is requested from it, and after each lookup, since a stream can be edited.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from router_trio.settings.checks.loops import feeds_itself_through
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A subject that a route sends to. Dead letters are not counted, so no `hop_limit` ends their rounds."""
+    """A subject that a route sends to. Dead letters have no hop count, so no `hop_limit` ends their circles."""
 
     connection: str
     template: str
@@ -39,7 +39,7 @@ class _Found:
 
 
 class Feeding:
-    """Compares the subjects that one route sends with those that its stream takes.
+    """Compares the subjects that one route sends to with the subjects of its stream.
 
     A stream that is found over another connection is the same one if it was created at the same moment.
     """
@@ -68,14 +68,14 @@ class Feeding:
             self._watched.append((one, seen))
 
     def check(self, consumer: PullConsumer) -> None:
-        """Raise `SourceError` (`feeds_itself`) if the stream of a consumer takes what the route sends."""
+        """Raise `SourceError` (`feeds_itself`) if the stream of a consumer stores what the route sends."""
         self._created = consumer.stream_created
         self._note(self._own, consumer.stream_created, consumer.limits.stores)
         if self._why is not None:
             raise SourceError(self._why, reason=reasons.FEEDS_ITSELF)
 
     def end(self) -> None:
-        """Listen no more: the route is over."""
+        """Stop listening, since the route has ended."""
         for connection, seen in self._watched:
             connection.destinations.sources.unwatch(self._stream, seen)
         self._watched.clear()
@@ -99,7 +99,7 @@ class Feeding:
         return next((one.why for one in self._found.values() if one.why and one.created == self._created), None)
 
     def _compare(self, connection: str, stores: StreamSubjects) -> str | None:
-        """Return how a stream takes what goes to one connection; None if it takes nothing of it."""
+        """Return how a stream stores messages sent to one connection; None if it stores none of them."""
         for one in self._sent:
             if one.connection != connection:
                 continue

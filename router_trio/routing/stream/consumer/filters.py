@@ -1,7 +1,7 @@
-"""Whether the filters of a route match anything that its stream takes.
+"""Detect filters of a route that match no subject of its stream.
 
-A route of which a filter matches nothing is not ready, and says so. What the stream has all the same, since it once
-took other subjects, is routed.
+A route with such a filter is not ready, which is logged. Messages that the stream still has, because it once had other
+subjects, are routed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from router_trio.link import ConsumerSpec, Link
 from router_trio.subjects.patterns import overlaps
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at a stream that a filter does not match."""
+"""Seconds between two lookups of a stream that a filter does not match."""
 
 
 class Filters:
-    """The filters of one route, held against the subjects of its stream."""
+    """Compares the filters of one route with the subjects of its stream."""
 
     def __init__(self, route: str, spec: ConsumerSpec, emit: Emit) -> None:
         self.outside: str | None = None
-        """Why the route is not ready, None if each filter matches something."""
+        """Why the route is not ready; None if each filter matches a subject."""
         self._route = route
         self._spec = spec
         self._emit = emit
         self._reported: tuple[str, str] | None = None
 
     def compare(self, subjects: Sequence[str]) -> None:
-        """Compare with all that the stream takes; none if that is not known. Says what is outside, once."""
+        """Compare the filters with all subjects of the stream (none if unknown). Log filters outside of them once."""
         outside = [one for one in self._spec.filters if not any(overlaps(one, subject) for subject in subjects)]
         if not subjects or not outside:
             self.outside = self._reported = None
@@ -51,7 +51,7 @@ class Filters:
         self._reported = described
 
     async def watch(self, link: Link, changed: Callable[[], None]) -> None:
-        """Return when no filter is outside any more: the stream was changed. Can be cancelled."""
+        """Return when the stream was changed so that no filter is outside. Can be cancelled."""
         while self.outside is not None:
             await trio.sleep(LOOK_EVERY)
             try:

@@ -9,14 +9,14 @@ from router_trio.routing.policy.retry import RetryPolicy
 from router_trio.settings import SourceSettings
 
 STOPPED_FOR = 86_400.0
-"""Seconds for which a router may be stopped, at least, until its durables expire."""
+"""Seconds for which a router may be stopped without its durables expiring, at least."""
 
 UNLIMITED = -1
-"""Deliveries: what a server counts is not what failed, so it is not for the server to give up."""
+"""No limit of deliveries: the server counts deliveries and not failures, so it must not give up messages."""
 
 
 def consumer_spec(source: SourceSettings) -> ConsumerSpec:
-    """Return the consumer that a route wants whose source has a durable one."""
+    """Return the consumer for a route whose source has a durable one."""
     consumer = source.kind.consumer(source)
     assert consumer is not None
     return ConsumerSpec(
@@ -24,8 +24,8 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
         source.subjects,
         source.ack_wait,
         UNLIMITED,
-        # Room for what was handed out on a link that died and is not yet acked on the next one, and for all that failed
-        # and waits for its next attempt: that must not keep out what is new.
+        # Room for messages delivered on a dead link that are not yet acked on the next one, and for failed messages
+        # that wait for their next attempt: these must not keep out new messages.
         2 * source.max_in_flight + MOST_REMEMBERED,
         standby=source.standby,
         deliver=source.deliver,
@@ -34,7 +34,7 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
 
 
 def check_expiry(spec: ConsumerSpec, consumer: PullConsumer) -> None:
-    """Raise `SourceError` (`consumer_expires`) where the durable is deleted when the router is stopped for a day."""
+    """Raise `SourceError` (`consumer_expires`) if the durable is deleted when the router is stopped for a day."""
     expires_after = consumer.limits.expires_after
     if 0 < expires_after < STOPPED_FOR:
         raise SourceError(
@@ -46,9 +46,9 @@ def check_expiry(spec: ConsumerSpec, consumer: PullConsumer) -> None:
 
 
 def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsumer) -> None:
-    """Raise `SourceError` (`would_delete`) where giving a message up would delete it from the stream.
+    """Raise `SourceError` (`would_delete`) if giving a message up would delete it from the stream.
 
-    For routes without dead letters. What a handler rejects is deleted because the handler wants that.
+    For routes without dead letters. Messages that a handler rejects are deleted as the handler wants.
     """
     retention = consumer.limits.retention
     if policy.gives_up and retention != "limits":
@@ -61,7 +61,7 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
 
 
 def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> list[str]:
-    """Return in what the consumer differs from `spec`. `capacity`: how many unacked messages the route may hold."""
+    """Return how the consumer differs from `spec`. `capacity`: unacked messages that the route may have."""
     limits = consumer.limits
     began = [f"deliver is {limits.deliver} there and {spec.deliver} here"] if limits.deliver != spec.deliver else []
     return began * bool(limits.deliver) + [

@@ -1,7 +1,7 @@
-"""When a durable delivers nothing new, since as many messages have no ack as may. Pure.
+"""Detect that a durable delivers nothing new because the maximum number of messages is unacked. Pure.
 
-The server delivers at most `max_ack_pending` messages that have no ack. What failed and waits for its next attempt is
-among them, and what was settled here by an ack that did not count: the server refused it, or a link died with it.
+The server delivers new messages only while fewer than `max_ack_pending` are unacked. Failed messages that wait for
+their next attempt are among these, and messages whose ack was refused by the server or lost with a link.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from router_trio.routing.stream.cursor import StreamCursor
 
 
 class Look(NamedTuple):
-    """A look at the consumer, and the number of messages in hand then: `held` of them wait for others."""
+    """A state of the consumer, and the number of messages in hand at that time; `held` of them wait for others."""
 
     state: ConsumerState
     in_hand: int
@@ -21,7 +21,7 @@ class Look(NamedTuple):
 
     @property
     def delivers_nothing_new(self) -> bool:
-        """Return True if too much has no ack, and less than half of that is worked on, and waited for."""
+        """Return True if the maximum is unacked, and less than half of that is in hand and routed."""
         state = self.state
         return 0 < state.max_ack_pending <= state.unacked and 2 * (self.in_hand - self.held) < state.unacked
 
@@ -29,9 +29,9 @@ class Look(NamedTuple):
 def standstill(
     before: Look | None, now: Look, cursor: StreamCursor, *, alone: bool = True, last_failure: str = ""
 ) -> str | None:
-    """Return why the consumer would deliver nothing new, None if it has since the look before, or others are the cause.
+    """Return why the consumer delivers nothing new; None if it does, or if other processes may be the cause.
 
-    `alone`: no other process takes from the consumer. `last_failure` is what a text about failed messages ends with.
+    `alone`: no other process uses the consumer. `last_failure` is the end of a text about failed messages.
     """
     if before is None or before.state.delivered != now.state.delivered or not now.delivers_nothing_new:
         return None
@@ -45,7 +45,7 @@ def standstill(
         attempts = cursor.failures.attempts(first)
         tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "is to be redelivered"
         return f"{described}message {first}, the first unacked one, {tried}{last_failure}"
-    # An ack that is under way at one look has arrived at the next.
+    # An ack that was on its way at one check has arrived at the next.
     if alone and before.delivers_nothing_new and not now.held:
         return (
             f"{described}{state.unacked - now.in_hand} of the unacked messages are settled here and their acks were "

@@ -1,4 +1,4 @@
-"""Ask for messages that a dead link or an earlier process did not settle, before anything new."""
+"""Request messages that a dead link or an earlier process did not settle, before new ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from router_trio.link import PullConsumer
 from router_trio.routing.stream.in_hand import StreamInHand
 
 OVERDUE = 0.1
-"""Seconds from the end of a nak's delay until the message is asked for: a server that has it not ready yet would give
-a new one instead."""
+"""Seconds from the end of a nak's delay until the message is requested: a server that does not have it ready yet would
+deliver a new one instead."""
 
 
 async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float) -> float:
-    """Have what the lost link did not deliver delivered again: so it keeps its order, and comes without the ack wait.
+    """Have messages redelivered that a lost link did not deliver, so that they keep their order and need no ack wait.
 
-    Where it can't be known which messages that are, or whether somebody else has them, and where the server takes no
-    note of that, it comes after the ack wait, and nothing may be asked for before: returns until when. `within`: see
-    `StreamCursor.opened`. Blocks for some seconds at most. Raises `LinkError` if the link dies.
+    If these messages are unknown, if another process may have them, or if the server does not confirm the request, they
+    are redelivered after the ack wait, and nothing may be requested before. Returns the time from which on messages may
+    be requested. `within`: see `StreamCursor.opened`. Blocks for some seconds at most. Raises `LinkError` if the link
+    dies.
     """
     progress, opened_at = consumer.progress, trio.current_time()
     cursor, others = pending.cursor, pending.others

@@ -1,8 +1,8 @@
-"""Messages whose payloads a server may have left out, since somebody has edited the durable (`headers_only`).
+"""Handle messages whose payloads the server may have omitted because the durable was edited (`headers_only`).
 
-Only a header tells them from empty messages, and a sender may write that header too. So they are left to the stream,
-with all that comes behind them, until the consumer was seen to deliver payloads: then they come again, and are taken as
-they are.
+Only a header distinguishes them from empty messages, and a sender may set that header too. So such messages, and all
+deliveries behind them, are left to the stream until the consumer was seen to deliver payloads. Then they are
+redelivered, and accepted as they are.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from router_trio.protocol.framing import RawMessage, header_block
 from router_trio.routing.stream.delivery import StreamDelivery
 
 MSG_SIZE = b"Nats-Msg-Size"
-"""The header with the size of the payload that was left out."""
+"""The header with the size of an omitted payload."""
 
 _header_size, _size = itemgetter(2), itemgetter(3)
 
 
 class Payloads:
-    """The deliveries of one durable that are not taken yet: `doubtful`, no more than were asked for."""
+    """The deliveries of one durable that are not accepted yet: `doubtful`, at most as many as were requested."""
 
     def __init__(self) -> None:
         self.doubtful: list[StreamDelivery] = []
         self._never_had: set[tuple[int, bytes]] = set()
 
     def reset(self) -> None:
-        """The consumer is opened again, and delivers again what is not acked."""
+        """Forget all, since the consumer is reopened and redelivers unacked messages."""
         self.doubtful.clear()
         self._never_had.clear()
 
     def sift(self, deliveries: Sequence[StreamDelivery], batch: Sequence[RawMessage]) -> int:
-        """Keep the first of these, of a batch, that may have lost its payload, and all behind it.
+        """Keep the first delivery of a batch that may lack its payload, and all behind it.
 
-        Returns how many come before it: nearly always all.
+        Returns the number of deliveries before it: nearly always all.
         """
         if not self.doubtful:
             if True not in map(eq, map(_header_size, batch), map(_size, batch)):
@@ -48,7 +48,7 @@ class Payloads:
         return first
 
     def confirm(self, count: int) -> list[int]:
-        """The consumer delivers payloads, and so many were here before it was asked. Returns which must come again."""
+        """Accept the first `count`, since the consumer delivers payloads now. Return the sequences to redeliver."""
         confirmed = self.doubtful[:count]
         self._never_had.update(_place(delivery) for delivery in confirmed if _is_bare(delivery))
         del self.doubtful[:count]
