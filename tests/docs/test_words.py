@@ -50,7 +50,8 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACK
 OF_DOCSTRINGS = DOCS / "reference" / "python.md"
 """Repeats docstrings of rooms that are not clean yet."""
 
-PAGES = [README, SECURITY, ROOT / "CONTRIBUTING.md", *sorted({*DOCS.rglob("*.md")} - {OF_DOCSTRINGS})]
+ALERTS = sorted((ROOT / "alerts").glob("*.yml"))
+PAGES = [README, SECURITY, ROOT / "CONTRIBUTING.md", *ALERTS, *sorted({*DOCS.rglob("*.md")} - {OF_DOCSTRINGS})]
 _ANY = [(word, re.compile(rf"\b{form}\b", re.IGNORECASE)) for word, form in WORDS.items()]
 _BREAK = re.compile(r"\s*\n\s*(?:[#>*-]\s+)?")
 
