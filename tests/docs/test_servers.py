@@ -26,10 +26,10 @@ def test_what_is_installed_by_default_is_tested() -> None:
 
 
 def test_every_version_that_a_test_asks_for_is_explained() -> None:
-    told = set(re.findall(r"^\| ([\d.]+) \|", LACKS, re.MULTILINE))
+    explained = set(re.findall(r"^\| ([\d.]+) \|", LACKS, re.MULTILINE))
     asked = set()
     for path in Path(ROOT / "tests").rglob("*.py"):
         for numbers in re.findall(r"needs_server\(([\d, ]+), lacks=", path.read_text(encoding="utf-8")):
             asked.add(numbers.replace(", ", "."))
     assert asked
-    assert asked <= told, "docs/reference/servers.md has no row for it"
+    assert asked <= explained, "docs/reference/servers.md has no row for it"
