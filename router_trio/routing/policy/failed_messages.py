@@ -38,7 +38,7 @@ class FailedMessages:
 
     def __init__(self) -> None:
         self.failed: dict[int, Failed] = {}
-        """Messages that failed, or of which copies may be stored, and that may be retried. Changed only here."""
+        """Messages that may be retried: they failed, or copies of them may be stored. Changed only here."""
         self.retried: BeingRetried = BeingRetried()
         self.given_up: dict[int, GivenUp] = {}
         """Messages that were given up and are redelivered until their dead letters are stored."""

@@ -75,13 +75,13 @@ class RetryPolicy:
         return self._attempts > 0 or bool(self._never)
 
     def over(self, failure: Failure, attempts: int) -> bool:
-        """Return True if there is no further attempt after `attempts`, the last of which ended with `failure`."""
+        """Return True if there is no further attempt after `attempts`, the last one ending with `failure`."""
         if 0 < self._attempts <= attempts or failure.reason in NEVER_AGAIN:
             return True
         return bool(self._never) and _is_among(failure, self._never)
 
     def delay(self, failure: Failure, attempts: int, now: float) -> float:
-        """Return the seconds until the next attempt, after `attempts`, the last of which ended with `failure`."""
+        """Return the seconds until the next attempt, after `attempts`, the last one ending with `failure`."""
         return self.backoff(attempts, now) if failure.after is None else failure.after
 
     def backoff(self, attempts: int, now: float) -> float:

@@ -1,10 +1,11 @@
-"""Acks and naks of one route: sent on the link that is there, and counted.
+"""Acks and naks of one route: sent on the current link, and counted.
 
-The subject of an ack outlives the connection that its message came on. An ack that meets no link is owed, and paid on
-the next one. So is one that was written to a link and not confirmed before that died. One that the server refused is
-owed until it takes acks again: else it would count the message as delivered and unsettled for the whole ack wait.
+The subject of an ack outlives the connection that its message was received on. An ack that can't be sent while
+disconnected is sent after reconnecting, and so is one that was written to a link and not confirmed before the link
+died. An ack that the server refused is sent again when the server accepts acks: otherwise the message would count as
+delivered and unsettled for the entire ack wait.
 
-A nak is not owed: the message comes again all the same. Only where others wait for it, it is said again.
+A nak need not be sent again, since the message is redelivered anyway. It is only if other messages wait for that.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from router_trio.routing.stream.subject_order import Awaited
 from router_trio.states import RouteState
 
 MOST_REFUSED = 65_536
-"""Acks that a server refused, and that are sent again when it takes acks. Of more, the oldest are forgotten."""
+"""Refused acks that are sent again when the server accepts acks; beyond that number the oldest are forgotten."""
 
 
 class Acks:
@@ -41,17 +42,17 @@ class Acks:
         """See `answers.Answering`."""
         self._unsent: list[bytes] = []
         self._refused: dict[bytes, bytes] = {}
-        """By the sequence of its message, each ack that the server refused."""
+        """Acks that the server refused, by the sequences of their messages."""
 
     def on(self, connection: Connection) -> Acks:
-        """Answer on this connection from now on, which may be the same: what is owed is sent there."""
+        """Send acks on this connection from now on, which may be the same one, also those that are still unsent."""
         self.connection = connection
         self._counters = connection.outbox.counters
         self._answers = connection.listener.answers
         return self
 
     def belong_to(self, state: RouteState, spec: ConsumerSpec, pull_denied: Callable[[SourceError], None]) -> None:
-        """Answer for the route with this state from now on. `pull_denied` gets the error of a pull that was refused."""
+        """Belong to the route with this state from now on. `pull_denied` gets the error of a refused pull."""
         self._state = state
         self._pull_denied = pull_denied
         self._pulls_pass: Callable[[], None] | None = None
@@ -62,7 +63,7 @@ class Acks:
         self._pulls_pass = listener
 
     def await_no_pull(self) -> None:
-        """Call what `await_pull` was given no more."""
+        """Stop calling the function that was passed to `await_pull`."""
         self._pulls_pass = None
 
     @property
@@ -71,7 +72,7 @@ class Acks:
         return self._pulls_pass is not None
 
     def ack(self, replies: Sequence[bytes]) -> None:
-        """Ack the messages with these reply subjects: they need not be redelivered."""
+        """Ack the messages with these reply subjects, so that they are not redelivered."""
         link = self.connection.link
         failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
         if failed:
@@ -81,13 +82,13 @@ class Acks:
             self._answers.sent("ack", self, replies)
         if self._refused:
             for reply in replies:
-                self._refused.pop(_sequence(reply), None)  # this one counts now, or is refused in its turn
+                self._refused.pop(_sequence(reply), None)  # this ack replaces it, or is refused as well
         for reply, error in failed:
             self._unsent.append(reply)
             self._failed("ack", AckFailed, error)
 
     def nak(self, reply: bytes, delay: float) -> None:
-        """The message with this reply subject is to come again after `delay` seconds."""
+        """Have the message with this reply subject redelivered after `delay` seconds."""
         link = self.connection.link
         try:
             if link is None:
@@ -99,23 +100,23 @@ class Acks:
             self._answers.sent("nak", self, (reply,))
 
     def term(self, reply: bytes, reason: str) -> None:
-        """The message with this reply subject is given up, and must not come again. Owed as an ack is."""
+        """Terminate the message with this reply subject, so that it is not redelivered. Sent again as an ack is."""
         link = self.connection.link
         try:
             if link is None:
                 raise _not_connected()
             link.term(reply, reason)
         except LinkError as error:
-            self._unsent.append(reply)  # an ack ends its deliveries as well
+            self._unsent.append(reply)  # an ack ends the deliveries as well
             self._failed("nak", NakFailed, error)
         else:
             self._answers.sent("term", self, (reply,))
 
     def flush_unsent(self, link: Link) -> None:
-        """Send the acks that are owed: they were counted when they met no link, as failed, or one that died.
+        """Send the unsent acks, which were counted as failed when there was no link, or when the link died.
 
-        Those that this link does not take either are for the next one: it is not for a route to end a link. So are
-        those that are lost with it, and those that the server refuses are sent again when it takes acks.
+        Acks that can't be sent on this link either, or are lost with it, are sent on the next one: a route does not end
+        a link. Acks that the server refuses are sent again when it accepts acks.
         """
         owed, self._unsent = self._unsent, [reply for reply, _ in link.ack(self._unsent)]
         if self._unsent:
@@ -125,14 +126,14 @@ class Acks:
             self._answers.sent("owed", self, owed)
 
     def renak(self, link: Link, awaited: Iterable[Awaited]) -> None:
-        """Say again on a new link which messages are to come again, and when: they are waited for."""
+        """Send naks again on a new link for awaited messages, with the remaining delays."""
         now = trio.current_time()
         with suppress(LinkError):
             for one in awaited:
                 link.nak(one.ack_subject, max(0.0, one.due - now))
 
     def clear(self) -> None:
-        """Owe nothing: the stream that the acks were for is gone, and they would ack messages of the next one.
+        """Forget all unsent acks: their stream is gone, and they would ack messages of the next one.
 
         Acks that were written before this call and are refused later, or lost with their link, are not sent again.
         """
@@ -140,7 +141,7 @@ class Acks:
         self._unsent.clear()
         self._refused.clear()
 
-    # --- what the server says ---
+    # --- answers of the server ---
 
     @property
     def route(self) -> str:
@@ -148,7 +149,7 @@ class Acks:
         return self._state.name
 
     def asked(self, kind: Kind, subjects: Sequence[bytes]) -> None:
-        """These were sent that are no acks and no naks: see `connection.answers`."""
+        """Record sent requests that are neither acks nor naks: see `connection.answers`."""
         self._answers.sent(kind, self, subjects)
 
     def refused(self, cause: str, subject: str, detail: str) -> bool:
@@ -191,12 +192,12 @@ class Acks:
                 del self._refused[next(iter(self._refused))]
 
     def pull_answered(self) -> None:
-        """The consumer has sent something: the server has taken a pull, and no fence has to say so."""
+        """Record that the consumer sent something, so the server has accepted a pull without a fence."""
         if self._pulls_pass is not None:
             self.passed(PULL)
 
     def nothing_asked(self) -> None:
-        """No pull is to be sent now, so none can be refused."""
+        """Record that no pull has to be sent now, so none can be refused."""
         if self._pulls_pass is not None and PULL not in self._state.obstacles:
             self._pulls_pass()
 

@@ -154,7 +154,7 @@ class StreamInHand(InHand[StreamDelivery]):
         """Add deliveries, at least one, with these `columns`. Return the ones whose messages are in hand, or settled.
 
         `within`: see `StreamCursor.mark_received`. `went_back` is called with each delivery that shows that the stream
-        went back in time: that delivery and the following ones belong to another incarnation of the stream.
+        was reset to an earlier time: that delivery and the following ones belong to another incarnation of it.
         """
         # Fast path of _add; held equal by
         # test_both_ways_of_streams.py::test_deliveries_are_taken_together_as_they_would_be_one_by_one, worth 180

@@ -335,7 +335,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                     break
         if schedule.waiting or schedule.may_begin:
             keeper.route.something_waits()
-        # A restarted server may deliver only settled messages, of which none will be finished and request more.
+        # A restarted server may deliver only settled messages, and none of them will be finished and request more.
         pull_loop.look()
         if hand.reset is not None:
             self._report_reset()

@@ -1,12 +1,12 @@
-"""Whose turn it is: what waits, source subject by source subject, behind a message that a destination refused. Pure.
+"""The order of each source subject: messages wait behind one that a destination refused. Pure.
 
-Of a route by key each value of the key has the place of a subject here, and a message that failed for whatever reason
-counts as refused.
+In a route by key, each value of the key is treated as a subject, and a message that failed for any reason counts as
+refused.
 
-A refused message goes back to its stream and comes again after its delay. What follows it on the same subject must not
-pass it, so it waits in hand. When the refused one has come again, it is tried alone: while a destination refuses, one
-message of a subject is enough to find that out. Once it is delivered, what waited goes on in the order of the stream,
-as one run, up to the next one that was refused and has not come again. The same if it is given up.
+A refused message is returned to its stream and redelivered after its delay. Later messages of the same subject must not
+pass it, so they are held. When the refused message is redelivered, it is tried alone: while a destination refuses, one
+message of a subject is enough to find that out. Once it is delivered or given up, the held messages are released in the
+order of the stream, as one run, up to the next message that was refused and is not redelivered yet.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Generic, Protocol, TypeVar
 
 
 class InTurn(Protocol):
-    """A message of a stream: what it is in order with, its place in the stream, and where it is answered."""
+    """A message of a stream: its order key, its position in the stream, and its ack subject."""
 
     @property
     def order_key(self) -> bytes:
-        """Its source subject, or the value of its route's key."""
+        """The source subject, or the value of the route's key."""
         ...
 
     @property
     def sequence(self) -> int:
-        """Its sequence in the stream."""
+        """The sequence in the stream."""
         ...
 
     @property
     def ack_subject(self) -> bytes:
-        """The reply subject of the newest delivery, which acks it."""
+        """The reply subject of the newest delivery, which acks the message."""
         ...
 
 
@@ -43,9 +43,9 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class Awaited:
-    """A refused message: when it comes again (`due`), and from when on it is late. `ack_subject` answers it.
+    """A refused message: when it is redelivered (`due`), and from when on that is late (`until`).
 
-    Both are infinite while it is in hand: other destinations have not answered yet.
+    Both are infinite while it is in hand, because other destinations have not answered yet. `ack_subject` acks it.
     """
 
     ack_subject: bytes
@@ -54,7 +54,7 @@ class Awaited:
 
 
 class _BySequence(dict[int, V]):
-    """A value for each sequence; `first` is the lowest sequence, infinite if there is none."""
+    """Values by sequence; `first` is the lowest sequence, infinite if there is none."""
 
     __slots__ = ("_heap",)
 
@@ -69,16 +69,16 @@ class _BySequence(dict[int, V]):
 
     @property
     def first(self) -> float:
-        # What was taken out leaves the heap when it gets to its top.
+        # Removed sequences leave the heap when they reach its top.
         while self._heap and self._heap[0] not in self:
             heappop(self._heap)
         return self._heap[0] if self._heap else inf
 
 
 class _Line(Generic[D]):
-    """The line of a subject. `tried` is the message that is sent alone, `run` those released and not yet looked at.
+    """The line of a subject. `tried` is the message that is tried alone; `run` are released and not yet routed ones.
 
-    Without anything but a run nothing is waited for: it is there since what is under way may be behind it.
+    If there is nothing but a run, no message waits: the line exists because messages in flight may be behind the run.
     """
 
     __slots__ = ("awaited", "held", "run", "tried")
@@ -91,20 +91,20 @@ class _Line(Generic[D]):
 
     @property
     def first_awaited(self) -> float:
-        """The first that is awaited: nothing from there on may go."""
+        """The first awaited sequence: no message from there on may be routed."""
         return self.awaited.first
 
     @property
     def waits_for_nothing(self) -> bool:
-        """Whether messages pass as if it were not there."""
+        """True if messages pass as if the line did not exist."""
         return not self.awaited and not self.held and self.tried is None
 
 
 class SubjectOrder(Generic[D]):
-    """All subjects of which something was refused and is not settled: `lines`, by subject.
+    """All subjects with a refused message that is not settled: `lines`, by subject.
 
-    `held` counts what waits in hand, `awaited` what has to come again. What a method returns may go on, in that order;
-    all that went on before it goes first.
+    `held` counts messages that wait in hand, `awaited` those that have to be redelivered. Messages that a method
+    returns may be routed, in that order, after all that may be routed already.
     """
 
     __slots__ = ("awaited", "held", "lines")
@@ -116,16 +116,16 @@ class SubjectOrder(Generic[D]):
 
     @property
     def aside(self) -> int:
-        """Return how many messages are held or awaited: neither makes room by itself."""
+        """Return the number of messages that are held or awaited: neither makes room by itself."""
         return self.held + self.awaited
 
     @property
     def held_for_redeliveries(self) -> int:
-        """How many wait for a message that is not in hand, or that another destination has yet to answer."""
+        """Return the number of messages that wait for one that is not in hand, or not answered by all destinations."""
         return sum(len(line.held) for line in self.lines.values() if line.tried is None)
 
     def describe(self) -> str:
-        """Say how many messages wait, and what for. For who looks, while there are `lines`."""
+        """Describe for people how many messages wait, and for what. Called while there are `lines`."""
         if not self.awaited and not self.held and all(line.waits_for_nothing for line in self.lines.values()):
             return "messages that waited for a failed message are about to be routed"
         if not self.awaited:
@@ -137,26 +137,24 @@ class SubjectOrder(Generic[D]):
         return again + behind if self.held else again
 
     def pass_by(self, delivery: D) -> bool:
-        """Return True if a message under way is behind one that has to come again, or has and is tried or waits.
-
-        Or behind one that waits no more and is not routed yet.
-        """
+        """Return True if an active message is behind one that is awaited, tried, held, or released but not routed."""
         line = self.lines.get(delivery.order_key)
         if line is None:
             return False
         return delivery.sequence > min(line.first_awaited, line.tried or inf, line.held.first, line.run.first)
 
     def follows_run(self, delivery: D) -> bool:
-        """Return True if a message is behind one that waits no more and is not looked at yet."""
+        """Return True if a message is behind one that was released and is not routed yet."""
         line = self.lines.get(delivery.order_key)
         return line is not None and delivery.sequence > line.run.first
 
-    # --- what comes and goes ---
+    # --- received and settled ---
 
     def admit(self, delivery: D) -> D | None:
-        """A message came, or is about to be routed: whose turn is it? Its own, that of one that waited, or nobody's.
+        """Admit a message that was received, or is about to be routed. Return the message whose turn it is, if any.
 
-        Asked twice, because something may be refused while it waits to be routed.
+        That may be the message itself, or one that was held. Called at both times, because another message may be
+        refused in between.
         """
         line = self.lines.get(delivery.order_key)
         if line is None:
@@ -170,7 +168,7 @@ class SubjectOrder(Generic[D]):
             return delivery
         if line.awaited.pop(sequence, None) is not None:
             self.awaited -= 1
-        # One before it may have been refused since, and have come again: then that waits in hand, or is tried.
+        # An earlier one may have been refused and redelivered since: then that is held, or tried.
         alone = line.tried is None or sequence <= line.tried
         if may_go and alone and sequence < min(line.held.first, line.first_awaited):
             return delivery
@@ -181,7 +179,7 @@ class SubjectOrder(Generic[D]):
         return self._try_one(line)
 
     def await_redelivery(self, delivery: D, due: float = inf, until: float = inf) -> D | None:
-        """A destination refused a message. Once it is sent back: when it is `due`, and from when on it is late."""
+        """Await a message that a destination refused. Once it is returned: when it is `due`, and `until` when."""
         line = self.lines.setdefault(delivery.order_key, _Line())
         self.awaited += delivery.sequence not in line.awaited
         line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until)
@@ -190,7 +188,7 @@ class SubjectOrder(Generic[D]):
         return self._try_one(line)
 
     def release_behind(self, delivery: D) -> list[D]:
-        """A message was delivered, given up, or failed for what it is."""
+        """Release messages behind one that was delivered, given up, or failed because of its content."""
         line = self.lines.get(delivery.order_key)
         if line is None:
             return []
@@ -203,7 +201,7 @@ class SubjectOrder(Generic[D]):
         return self._let_go(delivery.order_key, line)
 
     def _try_one(self, line: _Line[D]) -> D | None:
-        """The oldest that waits, if it waits for nobody any more."""
+        """Return the oldest held message, to be tried, if it need not wait any more."""
         if line.tried is not None or not line.held.first < line.first_awaited:
             return None
         line.tried = int(line.held.first)
@@ -220,32 +218,32 @@ class SubjectOrder(Generic[D]):
             del self.lines[subject]
         return [line.held.pop(sequence) for sequence in run]
 
-    # --- what has to come again ---
+    # --- redeliveries ---
 
     def expected(self) -> Iterator[Awaited]:
-        """All that was sent back."""
+        """Yield the awaited messages that were returned to the stream."""
         return (one for line in self.lines.values() for one in line.awaited.values() if one.due < inf)
 
     def count_due(self, now: float) -> int:
-        """How many may come now."""
+        """Return the number of messages that may be redelivered now."""
         return sum(one.due <= now for one in self.expected())
 
     def next_look(self, now: float) -> float:
-        """When another one may come, or is late."""
+        """Return when the next one may be redelivered, or is late."""
         return min((one.due if one.due > now else one.until for one in self.expected()), default=inf)
 
     def all_due(self, now: float) -> None:
-        """All that is awaited may come now: it was not sent back to this consumer, which starts with the oldest."""
+        """Make all awaited messages due now: they were not returned to this consumer, which starts with the oldest."""
         for one in self.expected():
             one.due = min(one.due, now)
 
     def wait_longer(self, now: float, within: float) -> None:
-        """Nothing could come for a while: what is awaited gets `within` seconds more from when it may come."""
+        """Wait `within` seconds more for awaited messages from their due times, since none could be received."""
         for one in self.expected():
             one.until = max(one.until, max(one.due, now) + within)
 
     def late(self, now: float) -> list[int]:
-        """Return what did not come in time, and may never come again: the oldest of each subject first."""
+        """Return the sequences that are late, and may never be redelivered; the oldest of each subject first."""
         if not self.awaited:
             return []
         late = [
@@ -257,10 +255,10 @@ class SubjectOrder(Generic[D]):
         return [sequence for _, sequence in sorted(late)]
 
     def give_up_waiting(self, gone: Collection[int]) -> list[D]:
-        """These never come again: another process has settled them, or the stream has lost them."""
+        """Stop waiting for messages that another process has settled, or that the stream does not have any more."""
         in_turn: list[D] = []
         for subject, line in list(self.lines.items()):
-            # Not what is in hand: it has come again meanwhile, and was refused again.
+            # Not messages in hand: they were redelivered meanwhile, and refused again.
             awaited = [sequence for sequence in gone if sequence in line.awaited and line.awaited[sequence].due < inf]
             for sequence in awaited:
                 del line.awaited[sequence]
@@ -270,7 +268,7 @@ class SubjectOrder(Generic[D]):
         return in_turn
 
     def give_back_newest(self, due: float, until: float) -> D | None:
-        """Take out the newest of all that wait: it goes back to the stream, and is awaited like a refused one."""
+        """Take out the newest held message, which is returned to the stream and awaited like a refused one."""
         line = max(self.lines.values(), key=lambda one: max(one.held, default=0), default=None)
         if line is None or not line.held:
             return None
@@ -283,7 +281,7 @@ class SubjectOrder(Generic[D]):
     # --- the end ---
 
     def stuck(self) -> list[D]:
-        """Take out what waits for messages that are not in hand: if nothing comes any more, it would wait for ever."""
+        """Take out messages held for ones that are not in hand: at the end they would wait forever."""
         found: list[D] = []
         for line in self.lines.values():
             if line.tried is None:
@@ -293,7 +291,7 @@ class SubjectOrder(Generic[D]):
         return sorted(found, key=_sequence)
 
     def leave_hand(self) -> list[D]:
-        """Take out all that waits, which is given back with all that is in hand. What is awaited still is."""
+        """Take out all held messages, to be returned with all others in hand. Awaited ones are still awaited."""
         found: list[D] = []
         for subject, line in [*self.lines.items()]:
             found += line.held.values()
@@ -309,7 +307,7 @@ class SubjectOrder(Generic[D]):
         return sorted(found, key=_sequence)
 
     def clear(self) -> list[D]:
-        """Await nothing and hold nothing any more. Returns what waited."""
+        """Forget all lines. Return the held messages."""
         held = [delivery for line in self.lines.values() for delivery in line.held.values()]
         self.lines.clear()
         self.awaited = self.held = 0

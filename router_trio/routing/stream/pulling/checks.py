@@ -1,7 +1,7 @@
-"""Looks at a consumer, every few seconds: whether it is still what the route wants, and whether it delivers.
+"""Check a consumer every few seconds: whether its configuration still fits the route, and whether it delivers.
 
-That it was deleted is told to whoever has asked it for messages. That somebody has edited or paused it is not, nor that
-nothing new comes since too much has no ack.
+The server reports a deletion to clients with pending pull requests, but not that the consumer was edited or paused, or
+that it delivers nothing new because too many messages are unacked.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
 CHECK_EVERY = 5.0
-"""Seconds between two looks at what the consumer is on the server."""
+"""Seconds between two checks of the consumer."""
 
 SHARED_CHECK_EVERY = 1.0
-"""Seconds between two looks at a durable that other processes take from as well.
+"""Seconds between two checks of a durable that other processes use as well.
 
-If it is deleted, the next one starts at the ack floor as it was last seen: what others have settled since then would be
-routed once more.
+If it is deleted, the next one starts at the ack floor that was seen last: messages that others have settled since then
+would be routed again.
 """
 
 SHARED_CHECKS_A_SECOND = 50
-"""Such looks a second on one connection: of more routes, each is looked at less often."""
+"""Such checks per second on one connection: with more routes, each is checked less often."""
 
 DENIED_CHECK_EVERY = 60.0
-"""Seconds between two looks while this user may not ask: a server logs each of these."""
+"""Seconds between two checks while this user may not make them: a server logs each one."""
 
 _NOT_AGAIN = "the server did not confirm that it will redeliver messages which it had delivered without their payload"
 
 
 class ConsumerChecks:
-    """The looks at one route's consumer. `lost` is told of an edit after which it is of no use any more.
+    """Checks the consumer of one route. `lost` is called after an edit that makes the consumer unusable.
 
     `changed` is called when `stopped` has changed.
     """
@@ -53,12 +53,12 @@ class ConsumerChecks:
         budget: PullBudget,
         last_failure: Callable[[], str] = str,
     ) -> None:
-        """`last_failure` gives what a text about messages that failed ends with: how the last one did."""
+        """`last_failure` returns the end of a text about failed messages: the last failure."""
         self._last_failure = last_failure
         self.stopped: str | None = None
-        """Why the consumer delivers nothing new, None if it does."""
+        """Why the consumer delivers nothing new; None if it does."""
         self.shared: bool = False
-        """True if other processes were seen to take from the consumer as well, since it was opened."""
+        """True if other processes were seen to use the consumer since it was opened."""
         self._budget = budget
         self._pause = trio.CancelScope()
         self._pending = pending
@@ -70,21 +70,21 @@ class ConsumerChecks:
         self._before: Look | None = None
 
     def reset(self) -> None:
-        """There is no consumer, or another one."""
+        """Forget the last check, since there is no consumer, or another one."""
         self.stopped = self._before = None
 
     def check_now(self) -> None:
-        """Look at the consumer now, and not when it is time."""
+        """Check the consumer now, before it is due."""
         self._now.set()
 
     def received(self) -> None:
-        """Something came while the consumer was `stopped`: look now if it delivers something new."""
+        """Record a message received while the consumer was `stopped`: check now if it is a new message."""
         before = self._before
         if before is not None and self._pending.cursor.highest > before.state.delivered:
             self._now.set()
 
     def share(self) -> None:
-        """Other processes take from the consumer as well: look more often from now on."""
+        """Check more often from now on, since other processes use the consumer as well."""
         if not self.shared:
             self.shared = True
             self._pause.deadline = min(self._pause.deadline, trio.current_time() + self._shared_pause)
@@ -94,7 +94,7 @@ class ConsumerChecks:
         return min(max(SHARED_CHECK_EVERY, self._budget.consumers / SHARED_CHECKS_A_SECOND), CHECK_EVERY)
 
     async def run(self, consumer: PullConsumer) -> None:
-        """Look again and again. Returns when the consumer is lost."""
+        """Check the consumer repeatedly. Return when it is lost."""
         self.shared = consumer.progress.in_use is True
         while True:
             pause = self._shared_pause if self.shared else CHECK_EVERY
@@ -115,18 +115,18 @@ class ConsumerChecks:
                     self._lifted(state.lifted)
                 before = self._before
                 if cursor is self._pending.cursor:
-                    # As it was when the server was asked: else a delivery that came meanwhile has shown it.
+                    # Compared with the number before the check: a delivery since then would have shown a reset.
                     if deliveries <= cursor.deliveries and deliveries and 2 * state.deliveries <= deliveries:
                         self._pending.consumer_was_reset(state.passed + 1)
                     cursor.learn(state.passed, state.delivered, state.deliveries)
-                    # What was delivered by the last look, and has not come since, went to somebody else.
+                    # Messages delivered before the last check, and not received since, went to another process.
                     self.shared |= before is not None and cursor.lacks(before.state.deliveries)
                     if self.shared or cursor.lacks(state.deliveries):
                         pause = self._shared_pause
                 self._compare(state)
                 again = self._payloads.confirm(doubtful)
                 if again and not await consumer.again(again):
-                    # What is new would come before them: opened again, the consumer is asked for nothing for so long.
+                    # New messages would be delivered before them. A reopened consumer requests none for a while.
                     self._lost(SourceError(_NOT_AGAIN, reason=reasons.TIMEOUT))
                     return
             self._pause = trio.CancelScope(deadline=trio.current_time() + pause)

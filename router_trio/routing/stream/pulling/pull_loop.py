@@ -1,8 +1,8 @@
-"""Asking a consumer for messages, on one link after the other: how many, when, and when it counts as lost.
+"""Request messages from a consumer, on one link after another: how many, when, and when the consumer counts as lost.
 
-What waits for its turn uses up room that is apart from the room of what is worked on, so that a subject that a
-destination refuses slows down the others only when as much waits as may be in hand without it. Then nothing new is
-asked for, but always what has to come again: a server gives that before anything new.
+Messages that wait for their turn have room of their own, apart from the room of active messages. So a subject that a
+destination refuses slows down the others only when as many messages wait as may otherwise be in hand. Then no new
+messages are requested, but redeliveries always are: a server delivers these before new messages.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from router_trio.states import PAUSED, RUNNING, STARTING
 PULL_EXPIRES = 30.0
 
 BORROWED_EXPIRES = 5.0
-"""Seconds of a request for more than a consumer's share of its connection: others may wait for what it borrows."""
+"""Seconds of a request for more than the consumer's share of its connection: others may wait for the borrowed room."""
 
 SILENCE = 15.0
-"""Seconds without message or heartbeat after which a pull request is taken for lost: three heartbeats."""
+"""Seconds without message or heartbeat after which a pull request counts as lost: three heartbeats."""
 
 QUIET = 8.0
-"""Seconds without message or heartbeat after which the route receives nothing: a heartbeat and three more.
+"""Seconds without message or heartbeat after which the route is paused: one heartbeat and three seconds.
 
-A server that is cut off from its cluster keeps the link, and answers fences, but no consumer is there any more.
+A server that is cut off from its cluster keeps the link, and answers fences, but its consumers deliver nothing.
 """
 
 _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
@@ -46,24 +46,23 @@ LEAST_PROGRESS_DELAY = 0.01
 """Seconds; a consumer may have an ack wait of a nanosecond."""
 
 MOST_LATE = 256
-"""Refused messages that a consumer is asked about at a time: the oldest of each subject first."""
+"""Refused messages that are looked up at a time: the oldest of each subject first."""
 
 ACKS_TESTED_EVERY = 5.0
-"""Seconds between two tests whether acks that were refused are taken again: a server logs each that it refuses."""
+"""Seconds between two tests whether refused acks are accepted again: a server logs each refusal."""
 
 PROGRESS_SHARE = 1 / 3
-"""Of the ack wait: how often the server is told that a message is still being worked on."""
+"""The interval, as a share of the ack wait, in which the server is notified that messages are still in progress."""
 
 
 class PullLoop:
-    """How one route asks. `closing` ends it; `never_come` is told which messages never come again, though they were to.
+    """Requests the messages of one route, until `closing`.
 
-    `elsewhere` is told which of those somebody else seems to have.
-
-    `make_room` is called when something is due, and what waits for it has all the room in which it could come. It is
-    told whether that comes soon: others that were delivered before come now, or it is late. `payloads` is told how much
-    of what it has kept came before the consumer was seen to deliver payloads. `asked` is told of all that is sent here,
-    which the server may refuse.
+    `never_come` is called with awaited messages that will not be redelivered, `elsewhere` with those that another
+    process seems to have. `make_room` is called when a message is due and the messages that wait for it use all the
+    room in which it could be received. Its argument is True if the message is expected soon: redeliveries are being
+    received, or it is late. `payloads` confirms kept deliveries when the consumer was seen to deliver payloads. `asked`
+    is called with each request that the server may refuse, `lifted` with limits that were removed from the consumer.
     """
 
     def __init__(
@@ -119,10 +118,10 @@ class PullLoop:
         self._enters: tuple[str, str | None] | None = None
         """The state that the route enters as soon as it `receives`."""
 
-    # --- what the route tells ---
+    # --- notifications by the route ---
 
     def reset(self) -> None:
-        """The link is new, or the consumer, or there is none: nothing is asked for."""
+        """Start over with a new link or consumer, or with none: nothing is requested."""
         self._credit.reopened(self._max_in_flight)
         self._payloads.reset()
         self._lost = None
@@ -130,60 +129,60 @@ class PullLoop:
         self._checks.reset()
 
     def receives(self) -> None:
-        """A pull was taken, or none is to be sent yet: from now on the route may count as running."""
+        """Let the route count as running from now on: a pull was accepted, or none is needed yet."""
         self._receives = True
         if self._enters is not None:
             self._enter(*self._enters)
 
     def kept(self, doubtful: Sequence[framing.RawMessage]) -> None:
-        """These came, and may not be what was asked for: look at the consumer before they are taken."""
+        """Check the consumer before these deliveries are accepted, which may lack their payloads."""
         self._credit.count_received(len(doubtful), framing.delivered_size(doubtful))
         self._checks.check_now()
 
     def share(self) -> None:
-        """Other processes take from the consumer as well."""
+        """Record that other processes use the consumer as well."""
         self._checks.share()
 
     @property
     def shared(self) -> bool:
-        """Return True if other processes were seen to take from the consumer as well, since it was opened."""
+        """Return True if other processes were seen to use the consumer since it was opened."""
         return self._checks.shared
 
     def heard(self, now: float) -> None:
-        """Something came."""
+        """Record that something was received from the consumer."""
         self._heard_at = now
         if self._quiet:
             self._look_again.set()
 
     def count_received(self, count: int, size: int, *, again: bool) -> None:
-        """That many of the messages that were asked for came, of so many bytes. `again`: the last had come before."""
+        """Count received messages and their bytes. `again`: the last of them is a redelivery."""
         self._credit.count_received(count, size)
         self._comes_again = again
         if self._checks.stopped is not None:
             self._checks.received()
 
     def look(self) -> None:
-        """Something came or went: ask, if there is room, and tell if something waits or nothing does any more."""
+        """Request messages if there is room, and update the state of the route. Called when the hand has changed."""
         pending, credit = self._pending, self._credit
         order = pending.order
         if bool(order.lines) is not self._waiting_reported:
             self._look_again.set()
         elif not (order.lines or pending.limits.count or pending.schedule.behind):
-            # As nearly always: all of it is worked on.
+            # As nearly always: all messages are active.
             if credit.want(pending.count, pending.bytes):
                 self._look_again.set()
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
 
     def look_again(self) -> None:
-        """A destination came or went, or the intake was closed."""
+        """Wake the loop: a destination has connected or disconnected, or the intake was closed."""
         self._look_again.set()
 
     def read_status(self, raw: framing.RawMessage) -> bool:
-        """Read a status of the consumer. Returns True if it says that all is well."""
+        """Read a status message of the consumer. Return True if it reports no problem."""
         block = framing.header_block(raw)
         if not headers.status(block)[0]:
-            return False  # it is nothing that a server says
+            return False  # not a status of a server
         unfilled, unfilled_bytes = (headers.find_number(block, name) for name in _PENDING)
         reading = self._credit.read_status(*headers.status(block), unfilled, unfilled_bytes)
         if reading.verdict is Verdict.GO_ON:
@@ -194,7 +193,7 @@ class PullLoop:
         return False
 
     def lose(self, error: SourceError) -> None:
-        """The consumer is of no use any more: it is to be opened again."""
+        """Have the consumer reopened, since it can't be used any more."""
         self._lost = error
         self._look_again.set()
 
@@ -209,11 +208,11 @@ class PullLoop:
         filters: Filters,
         nothing_asked: Callable[[], None],
     ) -> None:
-        """Ask until the intake is closed. Raises `SourceError` when the consumer is lost.
+        """Request messages until the intake is closed. Raises `SourceError` when the consumer is lost.
 
-        `within`: seconds that a message may be late that is to come again; then the consumer is asked whether it
-        does. `not_before`: nothing is asked for until then, so that what others left behind comes first.
-        `nothing_asked` is called whenever nothing is.
+        `within`: seconds by which a redelivery may be late before the consumer is asked whether it still has the
+        message. `not_before`: nothing is requested until then, so that messages left behind by others are delivered
+        first. `nothing_asked` is called whenever no request is pending.
         """
         pending = self._pending
         self._within = within
@@ -265,7 +264,7 @@ class PullLoop:
             raise self._lost
 
     async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], within: float) -> None:
-        """Wait no longer for what never comes again, and longer for the rest."""
+        """Stop waiting for messages that will not be redelivered, and wait longer for the others."""
         pending, order = self._pending, self._pending.order
         cursor = pending.cursor
         gone: Collection[int] = ()
@@ -279,7 +278,7 @@ class PullLoop:
         try:
             gone = await consumer.gone({one: cursor.time_of(one) for one in late}, still_in_hand)
             self._lookup_error = None
-            self._comes_again |= len(gone) < len(late)  # their ack wait is over as well
+            self._comes_again |= len(gone) < len(late)  # their ack wait has ended as well
         except SourceError as error:
             self._lookup_error = str(error)
         if cursor is pending.cursor:
@@ -291,9 +290,9 @@ class PullLoop:
         self._look_again.set()
 
     def _wait_for_no_others(self, late: Sequence[int]) -> None:
-        """Stop waiting for what is late for long, if deliveries went elsewhere: it is with those who took them.
+        """Stop waiting for messages that are long overdue if deliveries went elsewhere: another process has them.
 
-        A dead link that the server takes for alive may have got it as well, but not for so long.
+        They may also have been delivered to a dead link that the server considers alive, but not for that long.
         """
         now, before = trio.current_time(), self._late_since
         elsewhere = [one for one in late if before.get(one, now) + PULL_EXPIRES <= now]
@@ -305,20 +304,20 @@ class PullLoop:
     def _ask(self, consumer: PullConsumer, now: float) -> None:
         pending, order, credit = self._pending, self._pending.order, self._credit
         if self._is_full and order.count_due(now) and now >= self._makes_room_at:
-            # The server gives what comes again in the order in which it was due: others may be before what is awaited.
+            # The server redelivers in the order of due times: other messages may be before the awaited ones.
             self._made_room_at = now
             self._make_room(self._comes_again or bool(order.late(now)))
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if order.awaited:
-            # At most as many as were in hand before: should something new come instead, that must have an end.
+            # At most as many as were in hand before: if new messages are delivered instead, they must be bounded.
             wanted = max(wanted, credit.want_again(min(order.count_due(now), self._most - pending.count)))
         if self._flow is not None:
             wanted = self._flow.may_ask(wanted, pending.waiting, credit.outstanding)
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
-                wanted = 1  # it is for one large message: what is left is given back as soon as that has come
+                wanted = 1  # for one large message: borrowed room is returned as soon as it was received
             if not credit.outstanding:
                 self._heard_at = now
             consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size)
@@ -327,30 +326,30 @@ class PullLoop:
 
     @property
     def _is_full(self) -> bool:
-        """Return True if nothing is worked on that would make room by itself."""
+        """Return True if no active message would make room by itself."""
         return self._pending.order.held >= self._most
 
     @property
     def _makes_room_at(self) -> float:
-        """From when on one may be given back: at once if what comes has come before, so that all of that may come.
+        """The time from which on a held message may be returned: now, if redeliveries are being received.
 
-        What is new would come for as long as there is any.
+        New messages would be received as long as there are any.
         """
         return self._made_room_at + (0.0 if self._comes_again else self._within)
 
     def _worked_on(self) -> tuple[int, int]:
-        """Return the messages and bytes that use up room: those that wait for their turn have as much of their own."""
+        """Return the messages and bytes that use room; messages that wait for their turn have room of their own."""
         pending, order = self._pending, self._pending.order
         apart = pending.apart
         if not order.lines and not apart:
             return pending.count, pending.bytes
-        # So has what waits for the limit of its value, or for another one of its key.
+        # So have messages that wait for the limit of their value, or for another one of their key.
         held = max(pending.count - order.held - apart, order.aside + apart)
-        # As if all were of the same size.
+        # As if all messages had the same size.
         return held, pending.bytes * held // pending.count if pending.count else 0
 
     def _enter_held_up(self, why: str) -> None:
-        """A breaker is open: nothing is asked for."""
+        """Enter the state for an open breaker: nothing is requested."""
         state = self._routing.state
         self._enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
 
@@ -399,12 +398,12 @@ class PullLoop:
 
     @property
     def _silent_at(self) -> float:
-        """When the consumer counts as lost if nothing is heard of it before: never, while it is asked for nothing."""
+        """The time when the consumer counts as lost if it stays silent; never while nothing is requested."""
         return self._heard_at + SILENCE if self._credit.outstanding else math.inf
 
     @property
     def _quiet_at(self) -> float:
-        """When the route counts as receiving nothing, if nothing is heard of the consumer before."""
+        """The time when the route is paused if the consumer stays silent; never while nothing is requested."""
         return self._heard_at + QUIET if self._credit.outstanding else math.inf
 
     def _next_look(self, now: float) -> float:
@@ -416,7 +415,7 @@ class PullLoop:
         return min(look, self._makes_room_at) if self._is_full and order.count_due(now) else look
 
     async def _report_progress(self, link: Link, consumer: PullConsumer) -> None:
-        """Keep what is being worked on, or waits for its turn, from being delivered again; and the lead, if any."""
+        """Keep active and waiting messages from being redelivered, and keep the lead, if the route has one."""
         every = max(consumer.ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         sign = min(every, SIGN_OF_WORK_EVERY)
         reported_at = tested_at = -math.inf
@@ -435,9 +434,9 @@ class PullLoop:
                     consumer.say_at_work()
             else:
                 reported_at = now
-                # Any of them: what was taken back from a destination is behind what came later.
+                # Any of them, since messages recalled from a destination are behind later ones.
                 if any(delivery.received_at <= now - every for delivery in in_hand):
-                    # All of them: with a later ack wait than what came after it, a message would lose its place.
+                    # All of them: a message whose ack wait ends after that of a later one would lose its place.
                     subjects = [delivery.ack_subject for delivery in in_hand]
                     for subject in subjects:
                         link.in_progress(subject)
