@@ -92,7 +92,8 @@ suite: $(READY)  ## The tests without the checks; TESTS="tests/unit tests/docs" 
 
 # They wait for nothing: one at a time for each of two processors.
 quick: lint  ## For each commit: checks, unit tests, the contract on the fake broker, documents; within 90 seconds
-	$(BIN)/pytest -n 2 -m 'not nightly and not slow' tests/unit tests/contract tests/docs
+	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile quick -m 'not nightly and not slow' \
+		tests/unit tests/contract tests/docs
 
 SUITES := tests/unit tests/contract tests/integration tests/resilience
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -19,7 +20,12 @@ from tests.support.servers import NatsServer, nats_server
 
 # What one example takes depends on what else the machine does. Costs have tests of their own.
 hypothesis.settings.register_profile("router_trio", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("router_trio")
+
+# The garbage collector took a tenth of the time of unit tests, mostly to look at the objects of pytest. So it runs less
+# often, and leaves out what collecting the tests has made.
+gc.set_threshold(50_000, 20, 20)
 
 # What is ignored, as under nohup and in the background of a script, is ignored by each program that is started as well.
 # What is handled is not, so those that the tests start have the default. The tests themselves go on ignoring it.
@@ -38,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests and their modules out of what the garbage collector looks at."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

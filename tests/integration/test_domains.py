@@ -119,6 +119,8 @@ async def test_dead_letters_of_another_domain(tmp_path: Path) -> None:
     async with hub_and_leaf(tmp_path) as (hub, leaf), connect(hub) as there:
         stream = JetStream(there)
         await stream.create_stream("SOURCE", ["source.*"])
+        # It refuses each message at once, where a stream that is missing would be waited for.
+        await stream.create_stream("SINK", ["sink.*"], max_msg_size=1)
         await stream.create_stream("DEAD", ["dead.*"])
         letter = {"subject": "dead.{{wildcard(1)}}"}
         config = settings(leaf, routes=[route(retry={"attempts": 1}, dead_letter=letter)], domain="hub")

@@ -22,6 +22,7 @@ from router_trio.faults import Faults
 from router_trio.telemetry.http import asgi, connection, event_stream, server
 from router_trio.testing import FakeBroker
 from tests.integration.pages import Address, exchange, get, make_page_large, read_all, served, split
+from tests.support.drawn import examples
 from tests.support.eventually import eventually
 from tests.support.telemetry_views import View
 
@@ -314,7 +315,7 @@ PARTS = [
 TOKENS = st.sampled_from(PARTS)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=200), st.lists(TOKENS, max_size=25).map(b"".join)))
 @example(b"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: " + b"9" * 5000 + b"\r\n\r\n")
 @example(b"GET /%ff%00/../..//?%zz HTTP/1.1\r\nHost: localhost\r\n\r\n")

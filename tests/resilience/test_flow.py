@@ -21,7 +21,8 @@ from tests.support.streams import ROUTE, assert_sink_is_whole, numbers_in, publi
 from tests.support.watch import Watch, assert_survived, until_nothing_is_unacked, until_stored, watched
 from tests.unit.routing.policy.test_limit import assert_bounded
 
-OUTAGE = 20.0
+OUTAGE = 10.0
+"""Seconds: five probes of the breaker."""
 BREAKER = {"failures": 3, "pause": "2s"}
 
 LATE = 0.1

@@ -15,6 +15,7 @@ from router_trio.errors import EvaluationError
 from router_trio.expressions.body import WITHOUT_RECORDS, BodyReader, decode, reader_for
 from router_trio.expressions.expression import Expression, compile_expression
 from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
+from tests.support.drawn import examples
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def payloads(draw: st.DrawFn) -> bytes:
 
 @pytest.mark.slow
 @given(payloads())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @example(b'{"total": 1e400, "x": "\xff"}')
 @example(b'{"x": 1e400, "total": 1}')
 @example(b'{"x": 18446744073709551616, "total": 18446744073709551616, "items": [18446744073709551616]}')
@@ -193,7 +194,7 @@ def parsed(payload: str) -> Any:
 
 
 @given(st.lists(LONG_NUMBERS | STRINGS, min_size=1, max_size=4), st.sampled_from(["", "x" * 1100]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_numbers_of_any_length_are_decoded_as_by_python(parts: list[str], filling: str) -> None:
     """In a short body and in a long one, which are decoded differently."""
     payload = f'[{",".join(parts)}, "{filling}"]'

@@ -24,6 +24,7 @@ from router_trio.expressions.output import header_of, payload_of
 from router_trio.expressions.values import Duration, Timestamp, Uint
 from router_trio.routing.policy.sticky import key_of
 from tests.performance.growth import written
+from tests.support.drawn import examples
 from tests.unit.expressions.activation import Activation
 
 LONGEST = 2.0
@@ -133,13 +134,13 @@ def survives(text: str, payload: bytes) -> None:
 
 @pytest.mark.slow
 @given(st.lists(st.sampled_from(WORDS_OF_THE_LANGUAGE), max_size=14), st.sampled_from(["", " "]), BODIES)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=examples(2000), deadline=None)
 def test_random_tokens_raise_nothing_but_the_documented_errors(words: list[str], between: str, payload: bytes) -> None:
     survives(between.join(words), payload)
 
 
 @given(st.text(max_size=30), BODIES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_random_text_raises_nothing_but_the_documented_errors(text: str, payload: bytes) -> None:
     survives(text, payload)
 

@@ -14,6 +14,7 @@ from router_trio.expressions.expression import compile_expression, trace
 from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES, Facts
 from router_trio.expressions.values import Timestamp
 from router_trio.protocol.headers import Headers, decode, encode
+from tests.support.drawn import examples
 from tests.unit.expressions.activation import Activation
 
 BLOCK = encode(Headers([("region", "eu"), ("X-Trace", "1"), ("region", "us"), ("empty", "")]))
@@ -106,7 +107,7 @@ HEADER_TEXTS = (
 
 @pytest.mark.slow
 @given(HEADERS, st.sampled_from(["", "\r\n", "no colon\r\n", "x\r\n\r\n", ": y\r\n"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_header_has_the_same_value_raw_and_decoded(pairs: list[tuple[str, str]], odd: str) -> None:
     lines = "".join(f"{name}:{value}\r\n" for name, value in pairs) + odd
     block = b"NATS/1.0\r\n" + lines.encode("utf-8", "surrogateescape") + b"\r\n"
@@ -126,7 +127,7 @@ RAW_TESTS = (*HEADER_TEXTS[:3], *HEADER_TEXTS[7:11], "headers.region == headers.
 
 @pytest.mark.slow
 @given(HEADERS, st.sampled_from(["", "\r\n", "no colon\r\n", "x\r\n\r\n", ": y\r\n"]), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_header_has_the_same_value_in_a_raw_message_and_in_its_block(
     pairs: list[tuple[str, str]], odd: str, ended: bool
 ) -> None:
@@ -185,7 +186,7 @@ NUMBERS = st.one_of(
     st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
     NUMBERS.filter(lambda one: isinstance(one, int | float)),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_comparing_a_field_with_a_number_equals_the_general_comparison(value: object, mark: str, bound: object) -> None:
     literal = str(bound).lower() if isinstance(bound, bool) else repr(bound)
     literal = {"inf": "double('inf')", "-inf": "double('-inf')"}.get(literal, literal)

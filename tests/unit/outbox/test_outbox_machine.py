@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import precondition, rule
 
 from router_trio.message import Fate, stored
+from tests.support.drawn import examples
 from tests.unit.outbox.promises import Promises
 from tests.unit.outbox.publisher_rules import PublisherRules
 
@@ -48,6 +49,6 @@ class OutboxMachine(PublisherRules, Promises):
 
 TestOutbox = OutboxMachine.TestCase
 TestOutbox.settings = settings(
-    max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(120), stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestOutbox = pytest.mark.timeout(120)(TestOutbox)

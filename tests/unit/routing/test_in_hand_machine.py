@@ -29,6 +29,7 @@ from router_trio.routing.stream import in_hand as stream
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.other_processes import TAKE_FOR
 from router_trio.states import RouteState
+from tests.support.drawn import examples
 
 KEYS = st.sampled_from([b"a", b"a", b"b", b"c"])
 VALUES = st.sampled_from([b"none", b"fails", b"x", b"x", b"y"])
@@ -253,7 +254,7 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestCore.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
 
 
 class Life:
@@ -537,7 +538,7 @@ class StreamMachine(RuleBasedStateMachine):
 
 
 TestStream = StreamMachine.TestCase
-TestStream.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestStream.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
 
 
 def test_what_was_held_behind_a_message_that_is_returned_waits_again() -> None:

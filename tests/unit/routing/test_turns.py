@@ -13,7 +13,7 @@ from router_trio.message import Message
 from tests.support.eventually import eventually
 from tests.support.world import fill, handled, one_broker, to, world
 
-CALLS = 12
+CALLS = 7
 EACH = 0.06
 """Seconds of a call: more than a turn is to last."""
 

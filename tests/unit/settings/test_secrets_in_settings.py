@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from router_trio import Settings
 from router_trio.errors import ConfigurationError
 from router_trio.settings.server_url import ServerURL
+from tests.support.drawn import examples
 
 SECRET = st.from_regex(r"[A-Za-z0-9_~!$*+-]{4,20}Zq9", fullmatch=True)
 SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
@@ -160,7 +161,7 @@ def shown_of(build: Any) -> str:
 
 
 @pytest.mark.parametrize(("text", "variables"), PLACES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(25))
 @given(secret=SECRET)
 def test_a_secret_in_the_wrong_place_is_never_repeated(
     tmp_path: Path, secret: str, text: str, variables: dict[str, str]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
+from tests.support.drawn import examples
 
 
 def opened(failures: int = 3, pause: float = 10.0) -> Breaker:
@@ -123,5 +124,5 @@ class Machine(RuleBasedStateMachine):
             assert not self.breaker.admits(self.now + 1e9)
 
 
-Machine.TestCase.settings = settings(max_examples=200)
+Machine.TestCase.settings = settings(max_examples=examples(200))
 TestBreaker = Machine.TestCase

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from router_trio.message import Message
 from router_trio.routing.stream.acks import Acks
+from tests.support.drawn import examples
 from tests.support.eventually import eventually
 from tests.support.world import (
     World,
@@ -219,7 +220,7 @@ async def test_what_was_in_hand_of_an_earlier_stream_at_the_shutdown_is_lost(aut
 DRAWN = st.lists(st.sampled_from(["good", "filtered", "once", "never"]), max_size=12)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(kinds=DRAWN, most=st.integers(1, 3), blocks=st.booleans())
 def test_a_mixture_of_good_and_failing_messages(kinds: list[str], most: int, blocks: bool) -> None:
     """Each attempt that fails is a fate of its own: `returned`, and at the last one `given_up`."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from router_trio.routing.stream.subject_order import SubjectOrder
+from tests.support.drawn import examples
 from tests.unit.routing.stream.order import LATE, Message
 
 
@@ -158,4 +159,4 @@ class TurnsMachine(RuleBasedStateMachine):
 
 
 TestTurns = TurnsMachine.TestCase
-TestTurns.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestTurns.settings = settings(max_examples=examples(200), stateful_step_count=50, deadline=None)
