@@ -1,10 +1,10 @@
-"""A nats-server of our own, for `run --embedded-nats` and for the demo.
+"""Run a nats-server as a child process, for `run --embedded-nats` and for the demo.
 
-Guarantees: the server listens on the loopback interface only, and the one of `open_embedded_server` lets in whoever has
-its URL, which other users of the machine don't. When `async with` is entered, it has greeted a client;
-when it is left, by whatever way, the process is gone and reaped. Its port is the same over restarts. While the server
-is down, the one of `open_embedded_server` leaves its port to nobody, so that no client gives its password to another
-program (on Linux). If our own process is killed, the kernel kills the server as well (on Linux).
+Guarantees: the server listens on the loopback interface only, and that of `open_embedded_server` requires a password,
+which is in its URL and unknown to other users of the machine. When `async with` is entered, the server has greeted a
+client; when it is left, in any way, the process has ended and is reaped. Its port is the same over restarts. While the
+server of `open_embedded_server` is down, no other program can have its port, so that no client sends its password to
+another program (on Linux). If our own process is killed, the kernel kills the server as well (on Linux).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ USER = "router"
 PASSWORD_BYTES = 24
 NAME_BYTES = 16
 READY_WITHIN = 15.0
-"""Seconds that a server gets from its start to its first greeting."""
+"""Maximum time in seconds from the start of a server to its first greeting."""
 STOP_WITHIN = 5.0
-"""Seconds that a server gets to end after SIGTERM, and the kernel after SIGKILL."""
+"""Maximum time in seconds for a server to end after SIGTERM, and again after SIGKILL."""
 _POLL_INTERVAL = 0.01
 _LOG_TAIL_BYTES = 8192
 
@@ -57,9 +57,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def find_server_binary() -> Path:
-    """The nats-server to run: the one installed with this Python, or else the first in PATH.
+    """Return the path of the nats-server to run: the one installed with this Python, or else the first in PATH.
 
-    Raises `EmbeddedServerError`, which says how to get one, if there is none.
+    Raises `EmbeddedServerError`, with instructions to install one, if there is none.
     """
     name = "nats-server"
     candidates = [Path(sys.executable).parent / name, Path(sysconfig.get_path("scripts")) / name]
@@ -75,20 +75,19 @@ def find_server_binary() -> Path:
 
 @contextmanager
 def reserve_port(port: int = 0) -> Iterator[int]:
-    """Hold a TCP port of the loopback interface for a server of ours; 0 takes a free one.
+    """Reserve a TCP port of the loopback interface for a server; 0 takes a free one.
 
-    The socket is bound but never listens. On Linux that keeps everyone off the port, also as the local end of an
-    outgoing connection, but for what sets SO_REUSEADDR, as nats-server does: that may bind and listen on it, as often
-    as it likes. Elsewhere two such sockets exclude each other, so the port is only picked, not held.
-
-    Raises `EmbeddedServerError` if the port is taken.
+    The socket is bound but never listens. On Linux that keeps other programs off the port, also as the local end of an
+    outgoing connection, except those that set SO_REUSEADDR, as nats-server does: they may bind and listen on it,
+    repeatedly. Elsewhere two such sockets exclude each other, so the port is only chosen, not reserved. Raises
+    `EmbeddedServerError` if the port is taken.
     """
     with _reserved(port) as holder:
         yield holder.number
 
 
 class _Reservation:
-    """A port that is held by a socket, which is bound and never listens."""
+    """A port that is reserved by a socket, which is bound and never listens."""
 
     def __init__(self, holder: socket.socket) -> None:
         self._holder = holder
@@ -99,7 +98,7 @@ class _Reservation:
         self._set(1)
 
     def forbid(self) -> None:
-        """Let no other socket have the port, also not when the server that listens on it now has ended (on Linux)."""
+        """Let no other socket have the port, even after the server that listens on it now has ended (on Linux)."""
         self._set(0)
 
     def _set(self, reuse: int) -> None:
@@ -154,18 +153,18 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect, and with which password; the same over restarts."""
+        """The URL for clients, with the password; the same over restarts."""
         user = "" if self._password is None else f"{USER}:{self._password}@"
         return f"nats://{user}{HOST}:{self.port}"
 
     @property
     def address(self) -> str:
-        """Return the URL without the password: for texts that others may read."""
+        """Return the URL without the password, for texts that others may read."""
         return f"nats://{HOST}:{self.port}"
 
     @property
     def is_running(self) -> bool:
-        """Return True if the process is alive. Notices, and reaps, one that ended by itself."""
+        """Return True if the process is alive. Reaps a process that has ended by itself."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -186,13 +185,13 @@ class EmbeddedServer:
             await self.terminate()
 
     async def kill(self) -> None:
-        """SIGKILL, and return when the process is reaped. Nothing happens if it is not running."""
+        """Kill the server (SIGKILL), and return when the process is reaped. Does nothing if it is not running."""
         if self._process is not None:
             self._process.kill()
             await self._reap(self._process)
 
     async def terminate(self) -> None:
-        """End the server in order (SIGTERM); after `STOP_WITHIN` seconds kill it. Returns when it is reaped."""
+        """Terminate the server (SIGTERM); kill it after `STOP_WITHIN` seconds. Return when it is reaped."""
         if self._process is None:
             return
         self._process.terminate()
@@ -215,13 +214,13 @@ class EmbeddedServer:
         os.kill(self.pid, number)
 
     def recent_log(self) -> str:
-        """The last few KiB of what the server wrote, to its stderr and to its log."""
+        """Return the last few KiB of the server's stderr and log."""
         return "\n".join(text for path in (self._stderr_path, self._log_path) if (text := _tail(path)))
 
     def write_config(self, config: str) -> None:
         """Replace the configuration; a running server reads it on SIGHUP, or when restarted."""
         self._config = config
-        # The server rotates the log itself. Only what Go prints when it dies goes to stderr.
+        # The server rotates the log itself. Only a crash report of Go is written to stderr.
         log = f"logfile: {quoted(self._log_path)}\nlogfile_size_limit: 1MB\nlogfile_max_num: 2\n"
         if self._password is not None:
             log += f"authorization {{ user: {USER}, password: {json.dumps(self._password)} }}\n"
@@ -253,7 +252,7 @@ class EmbeddedServer:
             bound = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
             command = bound + command
         with self._stderr_path.open("ab") as stderr:
-            # A process group of its own: Ctrl-C in a terminal is for us, and the server must outlive our drain.
+            # A separate process group: Ctrl-C in a terminal is for us, and the server must outlive our drain.
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, process_group=0)
 
     async def _launch(self) -> None:
@@ -277,7 +276,7 @@ class EmbeddedServer:
             raise
 
     async def _answers(self) -> bool:
-        """Return True if the server answers. One with a password says a name that no other program can know yet."""
+        """Return True if the server answers. With a password it must answer with a name that it alone knows."""
         try:
             async with await trio.open_tcp_stream(HOST, self.port) as stream:
                 if not self.greets:
@@ -299,11 +298,11 @@ class EmbeddedServer:
 
 @asynccontextmanager
 async def open_embedded_server(*, store: Path | None = None, jetstream: bool = True) -> AsyncIterator[EmbeddedServer]:
-    """Run a nats-server on a free loopback port, with JetStream unless told otherwise, and with a new password.
+    """Run a nats-server on a free loopback port, by default with JetStream, and with a new password.
 
     `store` is JetStream's directory, kept at the end; without it the store is temporary and removed. Raises
-    `EmbeddedServerError` if there is no binary or the server does not come up. On the way out, also when cancelled,
-    it waits for the process to end, `2 * STOP_WITHIN` seconds at most.
+    `EmbeddedServerError` if there is no binary or the server does not start. Leaving waits for the process to end, `2 *
+    STOP_WITHIN` seconds at most, also when cancelled.
     """
     directory = Path(tempfile.mkdtemp(prefix="router-trio-nats-"))
     try:
@@ -315,12 +314,12 @@ async def open_embedded_server(*, store: Path | None = None, jetstream: bool = T
             async with server:
                 yield server
     finally:
-        with trio.CancelScope(shield=True):  # bounded by the size of a store that lived as long as we did
+        with trio.CancelScope(shield=True):  # bounded by the size of a store that is as old as this process
             await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
 
 
 def quoted(path: Path) -> str:
-    """A path as a string of nats-server's configuration language."""
+    """Return a path as a string of nats-server's configuration language."""
     return json.dumps(str(path.absolute()), ensure_ascii=False)
 
 

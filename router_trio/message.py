@@ -1,7 +1,7 @@
-"""The words that everyone uses: a message, and the fate of one that was accepted.
+"""The types that all packages share: a message, and the fate of an accepted message.
 
-Both are immutable, and named tuples because those are the cheapest of such objects: a message is made for each call of
-a handler, a fate for each PubAck. The data plane itself moves raw frames.
+Both are immutable, and named tuples because these are the cheapest of such objects: a message is created for each call
+of a handler, a fate for each PubAck. The data plane itself moves raw frames.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Message(NamedTuple):
     timestamp: float | None = None
 
     def replace(self, *, payload: bytes = _AS_IT_IS, **changes: Unpack[Changes]) -> Message:
-        """A copy with some fields changed. A changed `subject` wins over the route's; `headers` may be any mapping."""
+        """Return a copy with some fields changed. `subject` overrides the route's; `headers` may be any mapping."""
         if changes:
             if unknown := changes.keys() - set(self._fields):
                 raise TypeError(f"a message has no {', '.join(sorted(unknown))}; it has {', '.join(self._fields)}")
@@ -55,7 +55,7 @@ class Message(NamedTuple):
                 changes["headers"] = Headers(changes["headers"])
             payload = self.payload if payload is _AS_IT_IS else payload
             return self._replace(payload=payload, **changes)  # type: ignore[arg-type]  # they are Headers now
-        # Past the checks of Message(): what nearly every handler calls, for each message. By index, as the fastest way.
+        # Without the checks of Message(): nearly every handler calls this, for each message. Indexes are fastest.
         if payload is _AS_IT_IS:
             payload = self[1]
         return _new(Message, (self[0], payload, self[2], self[3], self[4], self[5], self[6], self[7], self[8]))
@@ -87,9 +87,10 @@ class Fate(NamedTuple):
 
 
 class _FateWithDetail(Fate):
-    """A fate with a text. The text is no field: what is counted by fates would be told apart by the words of servers.
+    """A fate with a text.
 
-    Nor has every fate room for one: there are as many as messages, and few fail.
+    The text is not a field: fates that are counted as one kind would differ by the words of servers. And a field would
+    take memory in every fate: there are as many as messages, and few fail.
     """
 
     text: str = ""
@@ -103,7 +104,7 @@ class _FateWithDetail(Fate):
 
 
 def fate_with_detail(name: str, reason: str, detail: str) -> Fate:
-    """Return the fate `name` of a message that was not delivered, with what was said of that."""
+    """Return the fate `name` of a message that was not delivered, with its reason and detail."""
     fate = _FateWithDetail(name, reason)
     fate.text = detail
     return fate
@@ -117,12 +118,12 @@ PubAck = tuple[int, Fate]
 
 
 def stored(stream: str, sequence: int, duplicate: bool = False) -> Fate:
-    """The fate of a publish that a stream has, `duplicate` if it was there before."""
-    # Past Fate(), which takes longer: this is done for each PubAck.
+    """Return the fate of a publish that a stream has stored; `duplicate` if it was stored before."""
+    # Without Fate(), which takes longer: this is called for each PubAck.
     return tuple.__new__(Fate, ("acked", None, stream, sequence, duplicate))
 
 
 def stored_each(stream: str, sequences: Iterable[int]) -> list[Fate]:
-    """Return what `stored` returns for each: for PubAcks that are read together."""
+    """Return the fates of publishes whose PubAcks were read together, as `stored` does for each."""
     fields = zip(repeat("acked"), repeat(None), repeat(stream), sequences, repeat(False), strict=False)
     return [*map(tuple.__new__, repeat(Fate), fields)]
