@@ -21,7 +21,7 @@ from router_trio.routing.tracing import MessageTrace, Tracing
 from router_trio.states import RouteState
 
 Batches = list[tuple[float, list[RawMessage]]]
-"""Messages that were received together, each batch with its time, the oldest first."""
+"""Batches of messages that were received together, each with the time it was received, the oldest first."""
 
 
 def was_resent(operation: Operation) -> bool:
@@ -51,7 +51,7 @@ class Delivery:
         self.raw: RawMessage = raw
         self.received_at: float = received_at
         self.remaining: int = (
-            1  # one for the routing itself, so that it can't finish while destinations are being added
+            1  # one for the routing itself, so that it can't be done while destinations are being added
         )
         self.failure: Failure | None = None
         self.outcome: str = "routed"  # the fate if it does not fail
@@ -72,7 +72,7 @@ class Delivery:
         return {}
 
     def in_stream(self) -> dict[str, Any]:
-        """Return the same for expressions: see `Facts`."""
+        """Return the fields of `Facts` about that stream."""
         return {}
 
     def start_again(self) -> None:
@@ -135,7 +135,7 @@ class Delivery:
 
     @property
     def was_tried(self) -> bool:
-        """True if copies of the message may have been sent by this process before."""
+        """True if this process may have sent copies of the message in an earlier attempt."""
         return False
 
     @property

@@ -133,7 +133,7 @@ class InThread:
 
         def call() -> Sequence[Message]:
             try:
-                return answers_of(self.__wrapped__(message))  # a generator runs in the thread, too
+                return answers_of(self.__wrapped__(message))  # a generator runs in the thread as well
             finally:
                 self.left_behind.discard(this)
                 over.append(None)
@@ -263,7 +263,7 @@ def _steps(handler: Handler, messages: Iterable[Pair], call: list[Any]) -> Gener
         yield call
 
 
-_call_each: Any = coroutine(_steps)  # else it could not `yield from` a coroutine; a type of it would not be an iterator
+_call_each: Any = coroutine(_steps)  # or it could not `yield from` a coroutine; its type would be no iterator
 
 
 def _drop(steps: Any) -> None:

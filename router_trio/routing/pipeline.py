@@ -199,7 +199,7 @@ class Routing:
     def emit_failure(self, reason: str, detail: str, **more: Any) -> None:
         """Report that a message failed in this route. The delivery counts it.
 
-        `more`: its `subject` as it came, its `origin` (see `Delivery`), what its handler `raised`, how many (`count`).
+        `more`: its source `subject`, its `origin` (see `Delivery`), what its handler `raised`, the number (`count`).
         """
         event = message_failed(self.state.name, reason, detail, full=self._full_errors, **more)
         # The delivery records what a handler raised, since it knows whether that may be shown.

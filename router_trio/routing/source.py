@@ -101,7 +101,7 @@ class Source(ABC):
         raise NotImplementedError
 
     def take_over(self, member: Member) -> None:
-        """Receive as this member of a subscription from now on: see `hand_over`."""
+        """Receive with this member of a subscription from now on: see `hand_over`."""
         raise NotImplementedError
 
     def go_on(

@@ -38,7 +38,7 @@ class MessageTrace(Protocol):
 
 
 class Tracing(Protocol):
-    """Decides what is sampled and makes its spans."""
+    """Decides which messages are sampled, and creates their spans."""
 
     active: bool
     """True if messages may be sampled at all; read once a batch."""
@@ -73,20 +73,20 @@ class Tracing(Protocol):
 
 
 class NoTracing:
-    """Traces nothing."""
+    """Samples nothing."""
 
     active = False
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
-        """Nothing is sampled."""
+        """Return no message."""
         return ()
 
     def sampled_plain(self, count: int) -> Sequence[int]:
-        """Nothing is sampled."""
+        """Return no message."""
         return ()
 
     def sampled_frames(self, frames: Sequence[bytes]) -> Sequence[int]:
-        """Nothing is sampled."""
+        """Return no message."""
         return ()
 
     def begin(
@@ -99,5 +99,5 @@ class NoTracing:
         sequence: int | None = None,
         deliveries: int | None = None,
     ) -> MessageTrace | None:
-        """Nothing is sampled."""
+        """Return no trace."""
         return None

@@ -1,1 +1,1 @@
-"""Routes that decide by the content of messages, or change what they send."""
+"""Routes that decide by the content of messages, or change the messages."""

@@ -1,4 +1,4 @@
-"""A message of a core subscription that its route keeps until it has its fate."""
+"""Follow a message of a core subscription that its route keeps until it is settled."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class DestinationBreaker:
     ) -> None:
         """`kept`: a stream keeps the messages until they are acked, so they can wait in hand."""
         self.shown: BreakerState = BreakerState(connection.name, template)
-        """For pages and readiness."""
+        """The state of the breaker for pages and readiness."""
         self._breaker = Breaker(settings.failures, settings.pause)
         self._settings = settings
         self._route = route
@@ -57,7 +57,7 @@ class DestinationBreaker:
         self._refusals.notify_of_retries((route.name, template), self._tried_again)
 
     def stop_listening(self) -> None:
-        """Stop listening, since the route is gone."""
+        """Stop listening, since the route has ended."""
         self._refusals.stop_notifying((self._route.name, self.shown.template), self._tried_again)
 
     @property

@@ -30,7 +30,7 @@ def measure(connection: Connection, size: int) -> None:
 
 
 class CopyContents:
-    """The contents of copies for one destination."""
+    """Makes the contents of copies for one destination."""
 
     def __init__(self, destination: Destination, connection: Connection, transform: Transform | None) -> None:
         self._connection = connection

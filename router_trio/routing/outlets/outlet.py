@@ -72,7 +72,7 @@ class OutletBreaker(Protocol):
 
 
 class Outlet:
-    """A destination and its connection."""
+    """Sends to one destination over its connection."""
 
     def __init__(self, destination: Destination, connection: Connection, breaker: OutletBreaker | None = None) -> None:
         self.destination = destination
@@ -199,7 +199,7 @@ class Outlet:
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
 
-        Returns those that were refused, and why.
+        Return the refused messages, each with its error.
 
         Fast path of `forward`; held equal by
         test_both_ways_of_streams.py::test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one, worth 370
@@ -232,7 +232,7 @@ class Outlet:
                         prefix, inbox, order, len(block), size, block, tail[start:]
                     )  # fmt: skip
                 else:
-                    # What most messages of a stream are like: the same in one go.
+                    # The case of most messages of a stream, in one expression.
                     added = len(message_id) + len(ending) + message_ids.ADDED
                     if size + added > limit:
                         measure(self.connection, size + added)

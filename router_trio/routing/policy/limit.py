@@ -77,7 +77,7 @@ class ValueLimits:
         return len(self._full_at)
 
     def charge(self, value: bytes, now: float) -> float:
-        """Take the token of one message of a value and return 0; without a token, return when there will be one."""
+        """Take a token for a message of a value and return 0; if there is none, return when there will be one."""
         ticks = int(now * _NANOSECONDS) * self._scale - self._stood_still
         known, value = self._full_at, _kept(value)
         full_at = known.pop(value, None)

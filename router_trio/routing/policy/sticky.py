@@ -69,7 +69,7 @@ class Rendezvous(Generic[M]):
         for member, named, weight in self._members:
             hashed = named.copy()
             hashed.update(key)
-            # 52 bits, so that a float holds the half that keeps it off 0 and 1.
+            # 52 bits, so that a float can hold the added half, which keeps the number from being 0 or 1.
             drawn = ((int.from_bytes(hashed.digest(), "big") >> 12) + 0.5) / 2.0**52
             score = -weight / log(drawn)
             if score > highest:

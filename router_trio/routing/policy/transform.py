@@ -53,7 +53,7 @@ class Transform:
             block = headers.removed(block, self._unwanted)
         if not self._set and not self._lines:
             return block
-        # A server also relays a block whose last line has no end.
+        # A server also relays a block without an end of its last line.
         lines = [(block.rstrip(b"\r\n") if block else headers.VERSION) + b"\r\n"]
         for name, evaluate in self._set:
             try:

@@ -31,7 +31,7 @@ MOST_REFUSED = 65_536
 
 
 class Acks:
-    """Acks, naks and terms of a route to its stream. Every method is synchronous; none raises."""
+    """Sends the acks, naks and terms of a route to its stream. Every method is synchronous; none raises."""
 
     def __init__(self, connection: Connection, emit: Emit) -> None:
         self.connection: Connection = connection

@@ -1,4 +1,4 @@
-"""A delivery of a message from a stream, as its reply subject describes it."""
+"""Follow a delivery of a message from a stream, which is described by its reply subject."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
-"""Of several deliveries: the sequences, the consumer's numbers, the times. See `StreamDelivery`."""
+"""The sequences, the consumer's numbers, and the times of several deliveries. See `StreamDelivery`."""
 
 
 class Keeper(Protocol):
@@ -34,7 +34,7 @@ class Keeper(Protocol):
         """Settle or redeliver a message that all destinations have settled."""
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
-        """Return True if a message before it on its subject was refused and is not settled."""
+        """Return True if an earlier message of its subject was refused and is not settled."""
         ...
 
     def first_stored(self) -> None:

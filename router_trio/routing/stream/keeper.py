@@ -44,7 +44,7 @@ _received_at = attrgetter("received_at")
 class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     """The messages of one route, and the `Recovery` of a stream. Every method except `room` is synchronous.
 
-    What it has in hand, and its acks, outlive it: the keeper of the next life of the route goes on with them.
+    Its messages in hand and its acks outlive it: the keeper of the next generation of the route takes them over.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return [delivery for delivery, over in zip(deliveries, given_up, strict=True) if not over]
 
     def _give_up_again(self, delivery: StreamDelivery) -> None:
-        """Send the dead letter of a message in hand that was given up before, and nothing else."""
+        """Send only the dead letter of a message in hand that was given up before."""
         dead = delivery.cursor.failures.given_up[delivery.sequence]
         delivery.refused = dead.refused
         self._failures.give_up(delivery, dead)

@@ -31,7 +31,7 @@ class _Sent:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The stream that a connection has under the name that the route reads. `why`: the route would feed itself."""
+    """The stream that a connection has under the name of the route's source. `why`: how the route would feed itself."""
 
     created: str
     stores: StreamSubjects
@@ -47,7 +47,7 @@ class Feeding:
     def __init__(
         self, plan: RoutePlan, own: Connection, others: Iterable[Connection], lose: Callable[[SourceError], None]
     ) -> None:
-        """`others` are the connections that the route sends to. `lose` is called when the stream was edited."""
+        """`others` are the connections that the route sends to. `lose` is called if the edited stream has them."""
         self._route = plan.name
         source = plan.settings.source
         self._stream = source.kind.stream(source) or ""

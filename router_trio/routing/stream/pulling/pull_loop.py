@@ -43,7 +43,7 @@ A server that is cut off from its cluster keeps the link, and answers fences, bu
 _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 
 LEAST_PROGRESS_DELAY = 0.01
-"""Seconds; a consumer may have an ack wait of a nanosecond."""
+"""Minimum seconds between signs of progress: a consumer may have an ack wait of a nanosecond."""
 
 MOST_LATE = 256
 """Refused messages that are looked up at a time: the oldest of each subject first."""
@@ -103,7 +103,7 @@ class PullLoop:
         )
         self._made_room_at = -math.inf
         self._within = 0.0
-        self._comes_again = False  # what is asked for now has come before, as far as is known
+        self._comes_again = False  # the next messages are probably redeliveries
         self._look_again = trio.Event()
         self._heard_at = 0.0
         self._opened_at = 0.0
@@ -116,7 +116,7 @@ class PullLoop:
         self._filters: Filters | None = None
         self._receives = False
         self._enters: tuple[str, str | None] | None = None
-        """The state that the route enters as soon as it `receives`."""
+        """The state that the route enters when `receives` is called."""
 
     # --- notifications by the route ---
 
@@ -354,7 +354,7 @@ class PullLoop:
         self._enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
 
     def _enter(self, state: str, reason: str | None = None) -> None:
-        """Enter a state of the route, which does not count as running before it `receives`."""
+        """Enter a state of the route, which does not count as running before `receives` is called."""
         own = self._routing.state
         if state != RUNNING or self._receives:
             self._enters = None
