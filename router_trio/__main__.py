@@ -1,26 +1,27 @@
-"""The `router-trio` command, and `python -m router_trio`: the same."""
+"""The `router-trio` command, which is also `python -m router_trio`."""
 
-# Built in, or imported by the interpreter before us: there is no file of that name to be found in another place. And
-# `signal` itself takes longer to import than all that is here.
+# Only modules that are built in, or already imported by the interpreter, so that no file of the same name can be found
+# elsewhere. And `signal` itself takes longer to import than everything here.
 import _signal as signal  # type: ignore[import-not-found]
 import gc
 import os
 import sys
 
 WORKER = "_worker"
-"""As `cli.run.worker` has it: what `run` starts its workers with, and no command for people."""
+"""The argument with which `run` starts its workers, as in `router.workers.process`. It is not a command for users."""
 
 INTERRUPTED = 130
-"""As `cli.command_line` has it, which is not imported yet."""
+"""As in `cli.command_line`, which is not imported yet."""
 
 
 def main() -> int:
     """Run the command in `sys.argv` and return its exit code. Blocks until it is done."""
-    # Before there is anything to drain, Ctrl-C ends the command at once: no traceback out of the middle of an import.
+    # Before there is anything to drain, Ctrl-C ends the command at once, without a traceback from inside an import.
     _interrupt_at_once()
     _open_what_is_closed()
-    # What a command imports and reads at its start stays to its end. Looking for garbage in it, again and again, would
-    # take a sixth of the start; a command that works for long switches it on (see `router.garbage_collection`).
+    # Objects that a command imports and reads at its start live until its end. Garbage collections would look for
+    # garbage among them and take a sixth of the start; a long-running command enables them (see
+    # `router.garbage_collection`).
     gc.disable()
     if sys.argv[1:2] == [WORKER]:
         from router_trio.cli.run.worker import main as command
@@ -30,14 +31,14 @@ def main() -> int:
     try:
         return command()
     finally:
-        # Nor does the interpreter have to look through all that, when all that is left to do is to end.
+        # The interpreter need not look for garbage either when it ends.
         gc.freeze()
 
 
 def _working_directory() -> str:
     try:
         return os.getcwd()
-    except OSError:  # it is gone
+    except OSError:  # it was deleted
         return ""
 
 
@@ -47,13 +48,13 @@ def _interrupt_at_once() -> None:
         try:  # noqa: SIM105
             signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
         except ValueError:
-            pass  # not in the main thread, which no signal reaches
+            pass  # in another thread than the main one, which receives no signals
 
 
 def _open_what_is_closed() -> None:
-    """Give the null device to the standard streams that the parent process has closed.
+    """Open the null device for each standard stream that the parent process has closed.
 
-    Else the next socket takes their number, and what is meant for people is written to a server.
+    Otherwise the next socket gets the number of that stream, and output would be written to a server.
     """
     for number in range(3):
         try:
@@ -69,8 +70,8 @@ def _open_what_is_closed() -> None:
 
 
 if __name__ == "__main__":
-    # `python -m` looks into the working directory first, where a `json.py` is somebody's own and not for us to run.
-    # Handlers are found there all the same, behind everything else (see `cli.configuration`).
+    # `python -m` searches the working directory first, where a `json.py` may be a file of the user. Handlers are still
+    # found there, after everything else (see `cli.configuration`).
     if not sys.flags.safe_path and sys.path[:1] in ([""], [_working_directory()]):
         del sys.path[0]
     sys.exit(main())

@@ -69,7 +69,7 @@ No argument of a process contains NUL."""
 
 
 class UsageError(Exception):
-    """An argument can't be used. The text says which one, why, and what to write instead."""
+    """An argument can't be used. The text names the argument, the reason, and what to write instead."""
 
 
 # --- the commands ---
@@ -205,7 +205,10 @@ class Parser(ArgumentParser):
             self.error(error.message if error.argument_name is None else f"{error.argument_name}: {error.message}")
         if unread:
             unknown = [argument.replace(_HYPHENS, "--") for argument in unread]
-            self._refuse([one for one in options if one in unknown], [one for one in positionals if one in unknown])
+            self._refuse(
+                [argument for argument in options if argument in unknown],
+                [argument for argument in positionals if argument in unknown],
+            )
         return vars(given)
 
     def error(self, message: str) -> NoReturn:

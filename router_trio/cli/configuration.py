@@ -111,7 +111,7 @@ def search_working_directory() -> None:
     directory = str(Path.cwd())
     if directory in sys.path or "" in sys.path:
         return
-    if not any(isinstance(one, _WorkingDirectory) and one.directory == directory for one in sys.meta_path):
+    if not any(isinstance(finder, _WorkingDirectory) and finder.directory == directory for finder in sys.meta_path):
         sys.meta_path.append(_WorkingDirectory(directory))
 
 

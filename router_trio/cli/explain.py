@@ -41,8 +41,8 @@ def explain(
     nothing.
 
     A handler is named but not called; it may change the message or filter
-    it out. If a choice depends on more than the message, such as the turn
-    of a destination or which ones are connected, the output says so.
+    it out. If a choice depends on more than the message, such as a weight
+    or which destinations are connected, the output names what it is.
 
     With --expect the exit code is 1 if the message would fail, or could
     not be sent to exactly these subjects. A single --expect '' means that
@@ -78,7 +78,7 @@ def explain(
         print(f"message {subject}: {len(payload)} bytes of payload, {len(block)} bytes of headers")
         print("\n".join(explanation.lines()))
     if expect:
-        difference = explanation.difference([one for one in expect if one])
+        difference = explanation.difference([value for value in expect if value])
         if difference is not None:
             print(f"router-trio: not as expected: {difference}", file=sys.stderr)
             return FAILED

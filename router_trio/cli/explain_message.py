@@ -50,7 +50,7 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
     if plan.expressions or plan.counts_hops:
         from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
 
-        found.assumed = any(one.reads - MESSAGE_VARIABLES.keys() - {"stream"} for one in plan.expressions)
+        found.assumed = any(expression.reads - MESSAGE_VARIABLES.keys() - {"stream"} for expression in plan.expressions)
         stream, reader = plan.stream or "", plan.reader()
         message.facts = Facts(
             subject, block, payload, reader, stream=stream, sequence=1, deliveries=1, time_ns=time_ns()
@@ -88,7 +88,7 @@ def _choose(found: RouteExplanation, message: Arrived) -> None:
     except EvaluationError as error:
         found.error = str(error)
         chosen = set()
-    weights = sum(one.weight for one in plan.destinations if one.mirror is None)
+    weights = sum(destination.weight for destination in plan.destinations if destination.mirror is None)
     taken = False
     for index, destination in enumerate(plan.destinations):
         mirror, when = destination.mirror is not None, None

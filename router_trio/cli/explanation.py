@@ -60,7 +60,7 @@ class Evaluated:
 class Sending(Printable):
     """A copy of the message for one destination. If it would fail, `subject` is None and `problem` is the reason.
 
-    `depends_on` says what decides whether this copy is sent: the `key` of the message, with certainty, or the
+    `depends_on` names what decides whether this copy is sent: the `key` of the message, with certainty, or the
     `weight`, the `health` or the `mirror` share of the destination. None if the expressions alone decide.
     """
 
@@ -172,12 +172,15 @@ class RouteExplanation(Printable):
     def fails(self) -> bool:
         """True if the message would fail; the failure of a mirror does not count."""
         return self.error is not None or any(
-            one.problem is not None and one.destination.mirror is None for one in self.sendings
+            sending.problem is not None and sending.destination.mirror is None for sending in self.sendings
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the name and the copies, and each decision that led to them."""
-        found: dict[str, Any] = {"name": self.plan.name, "destinations": [one.as_json() for one in self.sendings]}
+        found: dict[str, Any] = {
+            "name": self.plan.name,
+            "destinations": [sending.as_json() for sending in self.sendings],
+        }
         if self.plan.decides:
             found["strategy"] = self.plan.settings.strategy
         for name, evaluated in (("when", self.when), ("key", self.key)):
@@ -188,7 +191,7 @@ class RouteExplanation(Printable):
             per = {} if self.per is None else {"per": self.per.as_json()}
             found["limit"] = {"rate": format_rate(limit.rate), "burst": limit.most_at_once, **per}
         if self.not_taken:
-            found["not_taken"] = [one.as_json() for one in self.not_taken]
+            found["not_taken"] = [destination.as_json() for destination in self.not_taken]
         if self.filtered is not None:
             found["filtered"] = self.filtered
         if self.error is not None:
@@ -231,8 +234,8 @@ class RouteExplanation(Printable):
             yield from self.per.lines_behind("    each ")
         for sending in self.sendings:
             yield from sending.lines()
-        for one in self.not_taken:
-            yield from one.lines()
+        for destination in self.not_taken:
+            yield from destination.lines()
         if self.filtered is not None:
             yield "  filtered: no destination takes it"
         if self.error is not None:
@@ -272,21 +275,21 @@ class Explanation(Printable):
         copies: list[list[str | None]] = []
         for route in self.routes:
             alternatives: list[str | None] = []
-            for one in route.sendings:
-                if one.subject is None:
+            for sending in route.sendings:
+                if sending.subject is None:
                     continue
-                if one.depends_on in (None, "key") or one.share == 1:
-                    copies.append([one.subject])
-                elif one.depends_on == "mirror":
-                    copies.append([one.subject, None])
+                if sending.depends_on in (None, "key") or sending.share == 1:
+                    copies.append([sending.subject])
+                elif sending.depends_on == "mirror":
+                    copies.append([sending.subject, None])
                 else:
-                    alternatives.append(one.subject)
+                    alternatives.append(sending.subject)
             if alternatives:
                 copies.append(alternatives)
         left = Counter(expected)
         if _can_be(copies, left):
             return None
-        goes = Counter(one[0] for one in copies if one[0] is not None and one[-1] is not None)
+        goes = Counter(subjects[0] for subjects in copies if subjects[0] is not None and subjects[-1] is not None)
         missing, more = sorted((left - goes).elements()), sorted((goes - left).elements())
         differences = [f"it is not sent to {', '.join(missing)}"] if missing else []
         return "; ".join(differences + ([f"it is sent to {', '.join(more)}"] if more else []))

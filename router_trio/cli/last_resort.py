@@ -59,7 +59,9 @@ def end_without_threads(code: int) -> int:
 
 def _end_with(code: int) -> None:
     time.sleep(THREADS_WITHIN)
-    threads = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    threads = [
+        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
     with suppress(OSError):
         names = excerpt(", ".join(sorted(threads)), LONGEST_TEXT)
         os.write(2, f"router-trio: the process ends although threads of handlers are still running: {names}\n".encode())

@@ -56,8 +56,8 @@ async def run_with_signals(
 
     async def watch() -> None:
         number = 0
-        async for one in signals:
-            if one == signal.SIGHUP and on_hangup is not None:
+        async for received in signals:
+            if received == signal.SIGHUP and on_hangup is not None:
                 on_hangup()
                 continue
             number += 1
@@ -65,7 +65,7 @@ async def run_with_signals(
             if last_resort is not None:
                 last_resort.handled(number)
 
-    not_ignored = (one for one in (signal.SIGINT, *OTHERS) if signal.getsignal(one) is not signal.SIG_IGN)
+    not_ignored = (number for number in (signal.SIGINT, *OTHERS) if signal.getsignal(number) is not signal.SIG_IGN)
     handled = [signal.SIGTERM, *not_ignored]
     stopping = [number for number in handled if number != signal.SIGHUP or on_hangup is None]
     watching = nullcontext() if last_resort is None else last_resort.watching(stopping)

@@ -127,11 +127,11 @@ class Consumer:
         stored = self._stream.stored
         ahead = self._matching[self._position :]
         return [
-            one
-            for one, time in awaited.items()
-            if one > len(stored)
-            or (time and int(time) != stored[one - 1].timestamp)
-            or (one not in self._unacked and one not in ahead)
+            sequence
+            for sequence, time in awaited.items()
+            if sequence > len(stored)
+            or (time and int(time) != stored[sequence - 1].timestamp)
+            or (sequence not in self._unacked and sequence not in ahead)
         ]
 
     def pull(
@@ -332,7 +332,7 @@ class Consumer:
     def _look_at_stream(self) -> None:
         filters = self.spec.filters
         for stored in self._stream.stored[self._next_to_scan - 1 :]:
-            if not filters or any(matches(one, stored.subject) for one in filters):
+            if not filters or any(matches(pattern, stored.subject) for pattern in filters):
                 self._matching.append(stored.sequence)
             self._next_to_scan = stored.sequence + 1
 

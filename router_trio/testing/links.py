@@ -119,7 +119,7 @@ class FakeLink:
 
     def _take(self, operations: Sequence[Operation]) -> list[Refusal]:
         refusals: list[Refusal] = []
-        for operation in (one for joined in operations for one in joined.split()):
+        for operation in (operation for joined in operations for operation in joined.split()):
             try:
                 publish = parse(operation.frame)
             except FrameError as error:
@@ -154,7 +154,7 @@ class FakeLink:
         return arrive
 
     def _is_own(self, receive: Receive) -> bool:
-        return any(one.receive == receive for one in self._subscriptions)
+        return any(subscription.receive == receive for subscription in self._subscriptions)
 
     def _refuse(self, subject: bytes) -> None:
         detail = f'Permissions Violation for Publish to "{text(subject)}"'

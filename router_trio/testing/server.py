@@ -249,7 +249,11 @@ class Server:
         """Return the names of the streams that take subjects of this pattern, or the error."""
         if (denied := self.may_not_ask("$JS.API.STREAM.NAMES")) is not None:
             return denied
-        return [name for name, one in self.streams.items() if any(overlaps(subject, theirs) for theirs in one.subjects)]
+        return [
+            name
+            for name, stream in self.streams.items()
+            if any(overlaps(subject, theirs) for theirs in stream.subjects)
+        ]
 
     def state_of_stream(self, name: str, now: float) -> StreamState | SourceError | None:
         """Return the state of a stream; None if it does not exist; or the error."""
@@ -349,7 +353,7 @@ class Server:
 
 def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
     """Return the error of a real link: waits and limits may differ, but not the messages that a consumer delivers."""
-    actual, expected = (", ".join(sorted(one.filters)) or ">" for one in (consumer.spec, spec))
+    actual, expected = (", ".join(sorted(consumer_spec.filters)) or ">" for consumer_spec in (consumer.spec, spec))
     differences = [f"its filter is {actual}, the route's is {expected}"] if actual != expected else []
     if spec.standby is not consumer.spec.standby:
         differences.append("only one of durable and route uses a priority group, which standby needs")

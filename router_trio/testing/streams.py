@@ -179,12 +179,12 @@ class Stream:
         if start in ("", "all"):
             return 1
         since = datetime.fromisoformat(start).timestamp() * 1e9
-        return next((one.sequence for one in self.stored if one.timestamp >= since), len(self.stored) + 1)
+        return next((stored.sequence for stored in self.stored if stored.timestamp >= since), len(self.stored) + 1)
 
     def forget_after(self, sequence: int) -> None:
         """Delete all messages after this sequence, as if never written to disk. Sequences continue there."""
         del self.stored[sequence:]
-        self._seen = {one: seen for one, seen in self._seen.items() if seen[1] <= sequence}
+        self._seen = {message_id: seen for message_id, seen in self._seen.items() if seen[1] <= sequence}
 
     def differs(self, spec: ConsumerSpec) -> str | None:
         """Return how the stream differs from the one that a spec describes; None if it does not, or if unknown."""

@@ -163,7 +163,7 @@ class _Job:
         origin = Origin(self._route, reserved, streams, foreign=self._options.foreign)
         if self._options.to_source:
             return ToSource(origin, links[source.connection].link, streams, stream)
-        limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+        limits = {name: Limits(link.link.max_payload, link.link.max_control_line) for name, link in links.items()}
         return ThroughRoute(origin, Rehearsal(self._settings, self._route, self._handlers, limits), streams, stream)
 
     # --- reading ---

@@ -105,7 +105,7 @@ def dead_letters(
     if action == "show" and len(sequence) != 1:
         problem = "needs a SEQUENCE, as list prints it" if not sequence else "takes only one SEQUENCE"
         raise UsageError(f"show {problem}; router-trio dead-letters --help shows examples")
-    if any(one < 1 for one in sequence):
+    if any(value < 1 for value in sequence):
         raise UsageError(f"SEQUENCE {min(sequence)}: must be at least 1, as list prints it")
     if (to_source or foreign) and action != "redrive":
         raise UsageError(f"{'--to-source' if to_source else '--foreign'} can only be used with redrive")

@@ -196,10 +196,10 @@ def why_not(letter: Letter, sources: Sequence[str], taken: Sequence[str] | None,
     except SubjectError as error:
         return str(error)
     named = quoted(letter.origin)
-    source = next((one for one in sources if matches(one, letter.origin)), None)
+    source = next((pattern for pattern in sources if matches(pattern, letter.origin)), None)
     if source is None:
         return f"the route does not read its subject {named} (it reads {', '.join(sources)})"
-    if taken is not None and not any(matches(one, letter.origin) for one in taken):
+    if taken is not None and not any(matches(subject, letter.origin) for subject in taken):
         return f"the source stream does not take its subject {named} (it takes {excerpt(', '.join(taken) or 'none')})"
     tokens = source.split(".")
     literal = next((index for index, token in enumerate(tokens) if token in WILDCARDS), len(tokens))

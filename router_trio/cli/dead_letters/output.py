@@ -44,7 +44,7 @@ def lines(message: StoredMessage, *, as_hex: bool) -> Iterator[str]:
     if kind == "json":
         yield encoder.dumps(value, indent=2)
     elif kind == "text":
-        yield from (_safe(one) for one in value.split("\n"))
+        yield from (_safe(line) for line in value.split("\n"))
     else:
         yield from _hexadecimal(message.payload)
 
@@ -77,14 +77,16 @@ def payload_of(payload: bytes) -> tuple[str, Any]:
 
 def _safe(text: str) -> str:
     return "".join(
-        one if one.isprintable() or one == "\t" else one.encode("unicode_escape", "surrogateescape").decode()
-        for one in text.rstrip("\r")
+        character
+        if character.isprintable() or character == "\t"
+        else character.encode("unicode_escape", "surrogateescape").decode()
+        for character in text.rstrip("\r")
     )
 
 
 def _hexadecimal(payload: bytes) -> Iterator[str]:
     for start in range(0, len(payload), _HEX_LINE):
         part = payload[start : start + _HEX_LINE]
-        pairs = " ".join(f"{one:02x}" for one in part)
-        shown = "".join(chr(one) if 32 <= one < 127 else "." for one in part)
+        pairs = " ".join(f"{byte:02x}" for byte in part)
+        shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
         yield f"{start:08x}  {pairs:{3 * _HEX_LINE - 1}}  {shown}"

@@ -111,47 +111,49 @@ class Redrive(Purge):
 
     async def _finish(self, pending: list[_Redriven]) -> None:
         """Delete the dead letters whose copies are all stored."""
-        for connection in {sent.copy.connection for one in pending for sent in one.sent if sent.stream is None}:
+        for connection in {
+            sent.copy.connection for redriven in pending for sent in redriven.sent if sent.stream is None
+        }:
             # A core publish is not confirmed. After the fence the server has delivered it, or answered that it has no
             # subscriber.
             await self._streams.fence(connection)
         pending = await self._passing(pending, self._confirm)
         pending = await self._passing(pending, self._read_back)
         # The sequence may meanwhile belong to another message, which was not sent: the stream may have been recreated.
-        requests = {one.letter.sequence: self._stored.ask_for(one.letter.sequence) for one in pending}
+        requests = {redriven.letter.sequence: self._stored.ask_for(redriven.letter.sequence) for redriven in pending}
 
-        async def check_unchanged(one: _Redriven) -> None:
-            found = await self._stored.found(requests[one.letter.sequence])
-            if found is not None and found != one.letter.message:
+        async def check_unchanged(redriven: _Redriven) -> None:
+            found = await self._stored.found(requests[redriven.letter.sequence])
+            if found is not None and found != redriven.letter.message:
                 raise Kept("its stream now has another message with this sequence; run list again")
 
         pending = await self._passing(pending, check_unchanged)
         before = self.failed
-        await super().apply([one.letter for one in pending])
+        await super().apply([redriven.letter for redriven in pending])
         if self.failed == before:
-            self.already_stored += sum(any(sent.duplicate for sent in one.sent) for one in pending)
+            self.already_stored += sum(any(sent.duplicate for sent in redriven.sent) for redriven in pending)
 
     def _send(self, copies: Sequence[Copy], streams: Sequence[StreamInfo | None]) -> Sequence[Sent]:
         sent = [self._streams.send(copy, stream) for copy, stream in zip(copies, streams, strict=True)]
-        for one in sent:
-            if one.copy.mirror:
-                one.request.forget()
-        return [one for one in sent if not one.copy.mirror]
+        for sent_copy in sent:
+            if sent_copy.copy.mirror:
+                sent_copy.request.forget()
+        return [sent_copy for sent_copy in sent if not sent_copy.copy.mirror]
 
     async def _streams_for(self, letter: Letter, copies: Sequence[Copy]) -> list[StreamInfo | None]:
         return [None if copy.mirror else await self._streams.stream_for(copy, letter) for copy in copies]
 
-    async def _confirm(self, one: _Redriven) -> None:
-        for sent in one.sent:
+    async def _confirm(self, redriven: _Redriven) -> None:
+        for sent in redriven.sent:
             if sent.stream is None:
                 self._streams.check_delivered(sent)
             else:
                 await self._streams.wait_for_puback(sent)
 
-    async def _read_back(self, one: _Redriven) -> None:
+    async def _read_back(self, redriven: _Redriven) -> None:
         # If a handler returned several messages for one subject, such a stream keeps only the last one.
-        last = {(sent.copy.connection, sent.copy.subject): sent for sent in one.sent}
-        for sent in one.sent:
+        last = {(sent.copy.connection, sent.copy.subject): sent for sent in redriven.sent}
+        for sent in redriven.sent:
             if sent.stream is None:
                 continue
             if keeps_the_last(sent.stream) and last[sent.copy.connection, sent.copy.subject] is not sent:
@@ -163,15 +165,15 @@ class Redrive(Purge):
     ) -> list[_Redriven]:
         """Return the dead letters that pass a step; report the others, which stay."""
         passed: list[_Redriven] = []
-        for one in pending:
+        for redriven in pending:
             try:
-                await step(one)
+                await step(redriven)
             except (Kept, SourceError) as error:
-                for sent in one.sent:
+                for sent in redriven.sent:
                     sent.request.forget()
-                self._kept(one.letter, error)
+                self._kept(redriven.letter, error)
             else:
-                passed.append(one)
+                passed.append(redriven)
         return passed
 
     def _kept(self, letter: Letter, why: Kept | SourceError) -> None:

@@ -65,7 +65,7 @@ class Streams:
     async def stream_taking(self, connection: str, subject: str) -> StreamInfo:
         """Return the stream that takes a subject. Raises `Kept` if there is none, and `SourceError`."""
         for info in self._known[connection].values():
-            if any(matches(one, subject) for one in info.subjects):
+            if any(matches(pattern, subject) for pattern in info.subjects):
                 return info
         names = await self._links[connection].link.find_streams(subject)
         if not names or not is_name(names[0]):
@@ -88,7 +88,7 @@ class Streams:
                 f"stream {info.name} sends no PubAcks (no_ack), so no copy is known to be stored; enable its acks"
             )
         if keeps_the_last(info):
-            if not any(matches(one, copy.subject) for one in info.subjects):
+            if not any(matches(pattern, copy.subject) for pattern in info.subjects):
                 raise Kept(
                     f"stream {info.name} keeps one message per subject but does not take {excerpt(copy.subject)}, so "
                     "it is not known whether it has a newer message"
@@ -159,10 +159,10 @@ class Streams:
         copy, place = sent.copy, (sent.copy.connection, sent.copy.subject)
         if sent.sequence > self._consumed.get(place, 0):
             delivered = [
-                one.delivered.sequence
-                for one in await self.stored(copy.connection, stream.name).consumers()
-                if not one.config.filter_subjects
-                or any(matches(pattern, copy.subject) for pattern in one.config.filter_subjects)
+                consumer.delivered.sequence
+                for consumer in await self.stored(copy.connection, stream.name).consumers()
+                if not consumer.config.filter_subjects
+                or any(matches(pattern, copy.subject) for pattern in consumer.config.filter_subjects)
             ]
             self._consumed = {place: max(delivered, default=0)}
         return sent.sequence <= self._consumed[place]

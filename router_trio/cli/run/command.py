@@ -87,7 +87,7 @@ def run(
         router-trio run --watch router.toml
         router-trio run --workers 4 router.toml
     """
-    early = _note_hangups()
+    early_hangups = _note_hangups()
     from_stdin = str(configs[0]) == STDIN
     watching = None
     if watch:
@@ -125,7 +125,7 @@ def run(
             raise UsageError("--enable-fault-injection works with one process only; add --workers 1")
         from router_trio.cli.run.supervisor import serve_workers
 
-        return trio.run(serve_workers, load_again, settings, embedded_nats, watching, early)
+        return trio.run(serve_workers, load_again, settings, embedded_nats, watching, early_hangups)
     from router_trio.cli.last_resort import end_without_threads
     from router_trio.cli.run.serving import serve
 
@@ -136,7 +136,7 @@ def run(
         embedded_nats,
         enable_fault_injection,
         watching,
-        early,
+        early_hangups,
     )
     return end_without_threads(code)
 

@@ -57,13 +57,13 @@ async def reload_on_request(
     load: Callable[[], Settings],
     request: ReloadRequest,
     watch: Watch | None,
-    early: Sequence[int],
+    early_hangups: Sequence[int],
 ) -> None:
     """Reload the settings that `load` reads, on each request and each change that `watch` reports, until cancelled.
 
-    Reloads run one at a time. `early` has the SIGHUPs that were received before a reload was possible.
+    Reloads run one at a time. `early_hangups` has the SIGHUPs that were received before a reload was possible.
     """
-    if early:
+    if early_hangups:
         request.set()
     async with trio.open_nursery() as nursery:
         if watch is not None:
@@ -128,17 +128,18 @@ def _keys(content: Content | None) -> set[tuple[str, ...]] | None:
 
 def _paths(at: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
     if isinstance(value, dict):
-        named = [(key, one) for key, one in value.items()]
+        named = [(key, item) for key, item in value.items()]
     elif isinstance(value, list):
         # A named item is identified by its name: routes may move to another position or another file.
         named = [
-            (str(one.get("name", number) if isinstance(one, dict) else number), one) for number, one in enumerate(value)
+            (str(item.get("name", number) if isinstance(item, dict) else number), item)
+            for number, item in enumerate(value)
         ]
     else:
         return
-    for key, one in named:
+    for key, item in named:
         yield (*at, key)
-        yield from _paths((*at, key), one)
+        yield from _paths((*at, key), item)
 
 
 async def watch_files(read: Callable[[], Content | None], known: Content | None, changed: Callable[[], None]) -> None:

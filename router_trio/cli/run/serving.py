@@ -42,12 +42,12 @@ async def serve(
     embedded_nats: bool,
     fault_injection: bool = False,
     watch: Watch | None = None,
-    early: Sequence[int] = (),
+    early_hangups: Sequence[int] = (),
 ) -> int:
     """Route until a signal arrives, drain, and return the exit code. Raises `RouterError` if the router fails.
 
-    On SIGHUP, and when `watch` reports a change, `load`, which may block, reads the settings again. `early` has the
-    SIGHUPs that were received before this call.
+    On SIGHUP, and when `watch` reports a change, `load`, which may block, reads the settings again. `early_hangups` has
+    the SIGHUPs that were received before this call.
     """
     stop, everything, systemd, request = trio.Event(), trio.CancelScope(), Systemd(), ReloadRequest()
     last_resort = LastResort(settings.router.shutdown_timeout)
@@ -55,9 +55,9 @@ async def serve(
     opening = False
     emit: Emit | None = None
 
-    def begins(of_router: Emit) -> None:
+    def on_open(emit_event: Emit) -> None:
         nonlocal emit
-        emit = of_router
+        emit = emit_event
         report_ignored_hangups(emit)
 
     def on_signal(number: int) -> None:
@@ -72,15 +72,15 @@ async def serve(
             async with with_server(embedded_nats, settings, load) as (used, load_used):
                 observers = [systemd.observe, last_resort.observe]
                 router = (
-                    with_faults(used, observers, begins)
+                    with_faults(used, observers, on_open)
                     if fault_injection
-                    else Router(used, log=True, observers=observers, pages=preceded(begins, no_pages))
+                    else Router(used, log=True, observers=observers, pages=pages_after(on_open, no_pages))
                 )
                 opening = True
                 async with router.open(stop=stop) as live, _notifying(systemd, live):
                     begin_collecting()
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(reload_on_request, live.reload, load_used, request, watch, early)
+                        nursery.start_soon(reload_on_request, live.reload, load_used, request, watch, early_hangups)
                         await stop.wait()
                         nursery.cancel_scope.cancel()
         if live is None:
@@ -94,8 +94,8 @@ def _notifying(systemd: Systemd, live: Live) -> AbstractAsyncContextManager[None
     return systemd.serving(lambda: waiting_for(live, trio.current_time()), lambda: len(live.routes), lambda: True)
 
 
-def with_faults(settings: Settings, observers: Sequence[Emit], begins: Callable[[Emit], None]) -> Router:
-    """Return a router whose links apply the faults that are injected at `/faults`. See `preceded` for `begins`."""
+def with_faults(settings: Settings, observers: Sequence[Emit], on_open: Callable[[Emit], None]) -> Router:
+    """Return a router whose links apply the faults that are injected at `/faults`. See `pages_after` for `on_open`."""
     from router_trio.cli.run.fault_pages import fault_pages
     from router_trio.faults import Faults
 
@@ -105,15 +105,15 @@ def with_faults(settings: Settings, observers: Sequence[Emit], begins: Callable[
         log=True,
         observers=observers,
         connect=faults.around_factory(partial(real_network, router=settings.router.name)),
-        pages=preceded(begins, partial(fault_pages, faults)),
+        pages=pages_after(on_open, partial(fault_pages, faults)),
     )
 
 
-def preceded(begins: Callable[[Emit], None], pages: Pages) -> Pages:
-    """Return `pages`, but call `begins` first, with the function that emits events, as soon as the router has it."""
+def pages_after(on_open: Callable[[Emit], None], pages: Pages) -> Pages:
+    """Return `pages`, but first call `on_open` with the function that emits events, as soon as the router has it."""
 
     def made(emit: Emit) -> Sequence[BaseRoute]:
-        begins(emit)
+        on_open(emit)
         return pages(emit)
 
     return made

@@ -44,7 +44,7 @@ async def serve_workers(
     settings: Settings,
     embedded_nats: bool,
     watch: Watch | None = None,
-    early: Sequence[int] = (),
+    early_hangups: Sequence[int] = (),
 ) -> int:
     """Route with several workers until a signal arrives, and return the exit code. See `serving.serve`."""
     stop, cut, systemd, request = trio.Event(), trio.Event(), Systemd(), ReloadRequest()
@@ -89,7 +89,7 @@ async def serve_workers(
             )
             begin_collecting()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(reload_on_request, supervisor.reload_all, load_used, request, watch, early)
+                nursery.start_soon(reload_on_request, supervisor.reload_all, load_used, request, watch, early_hangups)
                 nursery.start_soon(_end_on_request, supervisor, stop, cut)
                 nursery.start_soon(_notify_systemd, supervisor, systemd)
                 try:

@@ -1,9 +1,9 @@
-"""Notify systemd of a service with `Type=notify`: ready, alive, stopping (sd_notify(3)).
+"""Report the state of a service with `Type=notify` to systemd: ready, alive, stopping (sd_notify(3)).
 
 Each notification is a small datagram to the socket that NOTIFY_SOCKET names; without that variable nothing is sent.
-Guarantees: nothing here blocks or fails, whatever reads the socket. A datagram that does not fit into the queue of the
-socket is dropped: the next keep-alive follows soon. Only READY is repeated until it is accepted, since systemd ends a
-service that does not become ready.
+Guarantees: nothing here blocks or fails, even if nothing reads the socket. A datagram that does not fit into the queue
+of the socket is dropped: the next keep-alive follows soon. Only READY is repeated until it is accepted, since systemd
+ends a service that does not become ready.
 """
 
 from __future__ import annotations

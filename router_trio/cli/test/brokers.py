@@ -31,7 +31,7 @@ def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry 
     takers = [
         route
         for route in routes
-        if any(matches(one, message.subject) for one in route.source.patterns)
+        if any(matches(pattern, message.subject) for pattern in route.source.patterns)
         and message.connection in (None, route.source.connection)
     ]
     if not takers:
@@ -52,9 +52,9 @@ def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> di
         taken: list[str] = []
         for stream, subjects in _streams(settings, name).items():
             # A subject that two streams seem to have belongs to the first one.
-            own = [one for one in subjects if not any(overlaps(one, other) for other in taken)]
+            own = [subject for subject in subjects if not any(overlaps(subject, other) for other in taken)]
             if (name, stream) == (entry.connection, entry.stream) and not any(
-                matches(one, message.subject) for one in (*taken, *own)
+                matches(pattern, message.subject) for pattern in (*taken, *own)
             ):
                 own.append(message.subject)
             taken += own
@@ -68,13 +68,13 @@ def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
 
     The streams of `[[streams]]` come first, then those that routes read with a filter, then those without one.
     """
-    streams = {one.name: list(one.subjects) for one in settings.streams if one.connection == connection}
+    streams = {stream.name: list(stream.subjects) for stream in settings.streams if stream.connection == connection}
     declared = frozenset(streams)
     for source in sorted((route.source for route in settings.routes), key=lambda source: not source.filters):
         name = _stream(source)
         if name is not None and name not in declared and source.connection == connection:
             subjects = streams.setdefault(name, [])
-            subjects += [one for one in source.filters if one not in subjects]
+            subjects += [subject for subject in source.filters if subject not in subjects]
     return streams
 
 

@@ -52,7 +52,9 @@ class Result:
         return {
             "name": self.example.name,
             "passed": self.passed,
-            "expected": [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in self.example.expect],
+            "expected": [
+                message.model_dump(mode="json", by_alias=True, exclude_none=True) for message in self.example.expect
+            ],
             "got": [message.as_json() for message in self.sent],
             "difference": "\n".join(self.difference),
         }
@@ -90,7 +92,7 @@ async def _run(settings: Settings, example: ExampleSettings) -> Result:
         with trio.move_on_after(SETTLED_WITHIN) as waiting:
             await _settled(live, entry)
         stuck = [f"route {name}: {why}" for name, why in _stuck(live, entry)] if waiting.cancelled_caught else []
-    sent = tuple(SentMessage(name, *one) for name, broker in brokers.items() for one in broker.published)
+    sent = tuple(SentMessage(name, *message) for name, broker in brokers.items() for message in broker.published)
     lines = difference(example.expect, sent)
     trouble = [*stuck, *failures]
     if lines and trouble:
@@ -127,7 +129,7 @@ def _counts(live: Live) -> list[object]:
 
 
 def _no_route(settings: Settings, example: ExampleSettings) -> str:
-    patterns = {one for route in settings.routes for one in route.source.patterns}
+    patterns = {pattern for route in settings.routes for pattern in route.source.patterns}
     takes = ", ".join(sorted(patterns)) or "nothing, since there are none"
     where = "" if example.message.connection is None else f" on connection {example.message.connection!r}"
     return f"no route takes {example.message.subject!r}{where}; the routes take: {takes}"
@@ -137,7 +139,7 @@ def _fake(settings: Settings) -> Settings:
     """Return the settings without HTTP and traces, and with a fake server for each connection."""
     telemetry = settings.telemetry.model_copy(update={"listen": "", "otlp_endpoint": "", "handler_errors": "full"})
     fake = {"servers": [ServerURL.parse("nats://fake:4222")]}
-    connections = {name: one.model_copy(update=fake) for name, one in settings.connections.items()}
+    connections = {name: connection.model_copy(update=fake) for name, connection in settings.connections.items()}
     return settings.model_copy(update={"telemetry": telemetry, "connections": connections})
 
 
