@@ -1,8 +1,8 @@
 """Writes the reference pages from the code: `python docs/reference/generate.py`.
 
-Configuration, metrics, log codes, commands, limits and the public API are known to the code already. A page that
-repeats them by hand would be wrong after the next change; these pages are made, committed, and compared with the code
-by a test. The page of the public API is made by `python_api.py`, that of limits by `limits.py` from `limits.in`.
+The code knows its configuration, metrics, log codes, commands, limits and public API, so a page that repeats them by
+hand would be wrong after the next change. These pages are generated, committed, and compared with the code by a test.
+`python_api.py` makes the page of the public API, and `limits.py` that of the limits, from `limits.in`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from router_trio.settings import json_schema
 HERE = Path(__file__).parent
 MADE_BY = "<!-- Made by `python docs/reference/generate.py`. Change the code, not this page. -->"
 WIDTH = "80"
-"""Columns of the help texts: as in a terminal, whatever the terminal here is."""
+"""Columns of the help texts, independent of the terminal."""
 
 PREFIXES = {
     "RouterSettings": "ROUTER__",
@@ -47,11 +47,11 @@ PREFIXES = {
     "ExampleMessage": "TESTS__0__MESSAGE__",
     "ExpectedMessage": "TESTS__0__EXPECT__0__",
 }
-"""Of the environment variables, in the order of the sections; what else the schema has comes after them."""
+"""Prefixes of the environment variables, in the order of the sections. Other sections of the schema follow."""
 
 
 def pages() -> dict[str, Callable[[], str]]:
-    """Every reference page, by file name: a call makes it, which for some takes a while."""
+    """Return a function that makes each reference page, by file name; some take a second."""
     made: dict[str, Callable[[], Iterable[str]]] = {
         "commands.md": _commands,
         "configuration.md": lambda: _configuration(json_schema()),
@@ -77,27 +77,26 @@ def _configuration(schema: Mapping[str, Any]) -> Iterator[str]:
     yield "# Configuration"
     yield from (
         "One TOML file, `router.toml` by default, or [several](../how-to/several-files.md). `router-trio schema`",
-        "prints the same as JSON Schema, for editors; `router-trio check router.toml` says what is wrong with a file.",
+        "prints the same as JSON Schema, for editors; `router-trio check router.toml` reports the errors of a file.",
         "",
-        "Durations are written `500ms`, `30s`, `5m` or `1h`; sizes `512KiB` or `64MiB`. Every key can be set in the",
-        "environment as well: `ROUTER_TRIO_` and the path of the key, with `__` between its parts, in capitals. Lists",
-        "and tables as a whole are JSON there: `ROUTER_TRIO_CONNECTIONS__MAIN__SERVERS='[\"nats://10.0.0.5:4222\"]'`.",
-        "A key without a default is required.",
+        "Write durations as `500ms`, `30s`, `5m` or `1h`, and sizes as `512KiB` or `64MiB`. Every key can also be set",
+        "in the environment: `ROUTER_TRIO_` and the path of the key, in capitals, with `__` between its parts. Write a",
+        "list or a table there as JSON: `ROUTER_TRIO_CONNECTIONS__MAIN__SERVERS='[\"nats://10.0.0.5:4222\"]'`.",
         "",
-        "Expressions are [CEL](expressions.md). What each strategy guarantees has a page of its own:",
+        "Expressions are [CEL](expressions.md). These pages explain what each strategy guarantees:",
         "[all and first_match](../how-to/route-by-content.md), [weighted](../how-to/split-by-weight.md),",
-        "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). So have [mirrors](../how-to/mirror.md),",
-        "[transforms](../how-to/transform.md), [limits](../how-to/limit-the-rate.md) and",
+        "[sticky](../how-to/sticky.md), [fallback](../how-to/fallback.md). See also [mirrors](../how-to/mirror.md),",
+        "[transforms](../how-to/transform.md), [limits](../how-to/limit-the-rate.md),",
         "[breakers](../how-to/circuit-breaker.md), and [concurrency and order by key](../how-to/concurrency.md).",
     )
     for definition in dict.fromkeys((*PREFIXES, *schema["$defs"])):
         section = schema["$defs"][definition]
-        # A section's description begins with what it is called in the file.
+        # A section's description begins with its name in the file.
         heading, _, about = section["description"].partition(": ")
         yield from ("", f"## {heading}", "", f"{about[:1].upper()}{about[1:]}", "")
         if definition in PREFIXES:
             yield from (f"Environment: `ROUTER_TRIO_{PREFIXES[definition]}...`", "")
-        yield "| key | type | default | what it is |"
+        yield "| key | type | default | description |"
         yield "|---|---|---|---|"
         required = section.get("required", ())
         for key, one in section["properties"].items():
@@ -139,25 +138,25 @@ def _toml(value: Any) -> str:
 # --- expressions ---
 
 _VARIABLES = {
-    "subject": "the subject that the message came on",
-    "tokens": "its tokens: what is between the dots",
-    "headers": "the first value of each header; names as they are written",
-    "body": "the payload as JSON, decoded when an expression first asks for it",
-    "payload": "the payload as it came",
-    "size": "bytes of the payload",
-    "stream": "the stream",
-    "sequence": "the sequence in its stream",
-    "deliveries": "how often it was delivered, 1 for the first time",
-    "time": "when the stream stored it",
+    "subject": "the subject of the message",
+    "tokens": "the tokens of the subject, which dots separate",
+    "headers": "the first value of each header; names are case-sensitive",
+    "body": "the payload decoded as JSON, when an expression first reads it",
+    "payload": "the payload in bytes, not decoded",
+    "size": "the size of the payload, in bytes",
+    "stream": "the name of the stream",
+    "sequence": "the sequence of the message in its stream",
+    "deliveries": "the number of deliveries of the message, 1 for the first",
+    "time": "the time at which the stream stored the message",
 }
 _MACROS = {
-    "has(a.b)": "True if the map has this key. Fails if what is before the last dot is not there.",
-    "a.all(x, p)": "True if p holds for each element of a list, or each key of a map.",
-    "a.exists(x, p)": "True if p holds for one at least.",
-    "a.exists_one(x, p)": "True if p holds for just one.",
-    "a.filter(x, p)": "The list of those for which p holds.",
-    "a.map(x, t)": "The list of what t makes of each.",
-    "a.map(x, p, t)": "The same, of those for which p holds.",
+    "has(a.b)": "True if the map `a` has the key `b`. Fails if `a` itself is missing.",
+    "a.all(x, p)": "True if p holds for every element of a list, or every key of a map.",
+    "a.exists(x, p)": "True if p holds for at least one element or key.",
+    "a.exists_one(x, p)": "True if p holds for exactly one element or key.",
+    "a.filter(x, p)": "The elements or keys for which p holds, as a list.",
+    "a.map(x, t)": "The values of t for all elements or keys, as a list.",
+    "a.map(x, p, t)": "The values of t for the elements or keys for which p holds, as a list.",
 }
 
 
@@ -167,41 +166,41 @@ def _expressions() -> Iterator[str]:
     yield from (
         "Expressions are [CEL](https://cel.dev), the Common Expression Language. They are checked when the router",
         "starts, and have no side effects. An expression that fails on a message (a key is missing, a type is wrong,",
-        "the body is not JSON) has no value: that is never taken for false.",
-        "[Conformance to CEL](../explanation/expressions.md) lists what is not supported,",
-        "[Limits](../explanation/limits.md#expressions) what limits them.",
+        "or the body is not JSON) has no value; a failure never counts as false.",
+        "[Conformance to CEL](../explanation/expressions.md) lists what is not supported, and",
+        "[Limits](../explanation/limits.md#expressions) their limits.",
         "",
         "## Variables",
         "",
-        "| name | type | what it is |",
+        "| name | type | value |",
         "|---|---|---|",
     )
     for name, kind in STREAM_VARIABLES.items():
-        where = "" if name in MESSAGE_VARIABLES else "; only of a message from a stream"
+        where = "" if name in MESSAGE_VARIABLES else "; only for messages from a stream"
         yield f"| `{name}` | {spelled(kind)} | {_VARIABLES[name]}{where} |"
     yield from (
         "",
-        "A number of the body without fraction and exponent is an int if it fits into 64 bits, else a double. Which",
-        "keys are below `body` and `headers` is not known beforehand: their values are `dyn` and string.",
+        "A number in the body without fraction and exponent is an int if it fits into 64 bits, else a double. The",
+        "keys of `body` and `headers` are not known in advance: their values have the types `dyn` and string.",
         "",
         "## Types",
         "",
-        ", ".join(_code(name) for name in TYPE_NAMES) + " and `dyn`, which fits everywhere and is known only when a",
-        "message is there.",
+        ", ".join(_code(name) for name in TYPE_NAMES) + " and `dyn`, a type that is known only when a message",
+        "is evaluated, and is accepted everywhere.",
         "",
         "## Operators",
         "",
-        "From those that bind least. Numbers of different kinds compare, but do not add: convert one, as in",
-        "`double(size) * 1.5`.",
+        "In order of precedence, lowest first. Numbers of different types can be compared but not added: convert one,",
+        "as in `double(size) * 1.5`.",
     )
     yield from _functions(OPERATORS, lambda function, _: function.shown)
     yield from (
         "",
-        "`a && b` and `a || b` take the side that decides, also when the other one fails.",
+        "`a && b` and `a || b` have a value if one side alone decides, even if the other side fails.",
         "",
         "## Macros",
         "",
-        "| macro | what it gives |",
+        "| macro | value |",
         "|---|---|",
     )
     yield from (f"| `{name}` | {about} |" for name, about in _MACROS.items())
@@ -210,10 +209,10 @@ def _expressions() -> Iterator[str]:
 
 
 def _functions(functions: Iterable[Function], shown: Callable[[Function, Overload], str]) -> Iterator[str]:
-    yield from ("", "| written | takes | gives | what it is |", "|---|---|---|---|")
+    yield from ("", "| written | takes | gives | description |", "|---|---|---|---|")
     for function in functions:
         about = _cell(function.about)
-        # One row for each way to write it and each result, whatever it takes.
+        # One row for each spelling and result type; argument types share a row.
         rows: dict[tuple[str, str], list[str]] = {}
         for one in function.overloads:
             takes = ", ".join(map(spelled, one.takes))
@@ -236,10 +235,10 @@ def _call(function: Function, one: Overload) -> str:
 def _metrics(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield "# Metrics"
     yield from (
-        "What `/metrics` shows, in the Prometheus text format. `router-trio contract --json` prints the same for",
-        "programs. Every series whose labels are known beforehand exists from the start, at zero.",
+        "`/metrics` exposes these metrics in the Prometheus text format. `router-trio contract --json` lists them for",
+        "programs. Every series whose labels are known in advance exists from the start, at zero.",
         "",
-        "| name | type | labels | what it is |",
+        "| name | type | labels | description |",
         "|---|---|---|---|",
     )
     for one in metrics:
@@ -250,11 +249,11 @@ def _metrics(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield "# Log codes"
     yield from (
-        "Each line on stderr is one JSON object with `timestamp`, `level`, `message` and `error_code`. At a terminal,",
-        'or with `log_format = "console"`, it is time, level and message, with the other facts behind them. The other',
-        "fields depend on the code. With traces switched on, lines that belong to an outage also have `trace_id` and",
-        "`span_id`. What can happen for every message is logged at most once a second for each code and connection or",
-        "route; `count` says how many messages a line is about. No line has a payload or a credential.",
+        "Each line on stderr is one JSON object with `timestamp`, `level`, `message`, `error_code`, and the fields of",
+        'the code. On a terminal, or with `log_format = "console"`, a line has the time, level and message, and then',
+        "the fields. With traces enabled, lines that belong to an outage also have `trace_id` and `span_id`. An event",
+        "that can happen for every message is logged at most once a second for each code and connection or route, and",
+        "`count` is the number of messages that the line covers. No line contains a payload or a credential.",
         "",
         "| `error_code` | level | fields | when |",
         "|---|---|---|---|",
@@ -271,21 +270,21 @@ def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _permissions() -> Iterator[str]:
     yield "# Permissions"
     yield from (
-        "Every permission that the user of a connection needs, what is sent with it, and what is seen when the server",
-        "refuses it. Names in braces are those of the configuration; `{api}` is `$JS.API` unless the connection has a",
-        "`domain` or an `api_prefix`. A refusal is logged and counted for what it was about, and `/readyz` names it",
-        "until the server takes the same again: nothing has to be restarted when a permission is given. Some are",
-        "optional: the router works without them, and knows less.",
+        "The permissions that the user of a connection needs, what the router sends with each, and what you see when",
+        "the server refuses it. Names in braces are those of the configuration; `{api}` is `$JS.API` unless the",
+        "connection has a `domain` or an `api_prefix`. A refusal is logged and counted for what caused it, and",
+        "`/readyz` names it until the server accepts the same operation again. Granting a permission needs no restart.",
+        "The router works without the optional permissions, but can report less.",
         "",
         "[nats-permissions.conf](../deploy/nats-permissions.conf) is an example for a server.",
         "",
         "When a server that maps subjects refuses a publish, it names the mapped subject, which the router does not",
-        "know. So all core publishes in flight fail (`NATS_REFUSAL_NOT_ATTRIBUTED`): a publish that may have been",
-        "refused never counts as sent.",
+        "know. All core publishes in flight then fail (`NATS_REFUSAL_NOT_ATTRIBUTED`), so that a publish that may have",
+        "been refused never counts as sent.",
         "",
     )
     for kind in ("publish", "subscribe"):
-        yield from (f"## To {kind}", "", "| subject | for | needed by | without it |", "|---|---|---|---|")
+        yield from (f"## To {kind}", "", "| subject | used for | needed by | without it |", "|---|---|---|---|")
         for one in PERMISSIONS:
             if one.kind == kind:
                 needed = f"{one.needed} (optional)" if one.optional else one.needed
@@ -299,8 +298,8 @@ def _permissions() -> Iterator[str]:
 def _commands() -> Iterator[str]:
     yield "# Commands"
     yield from (
-        "The help of `router-trio` and of each of its commands. Results go to stdout, logs and errors to",
-        "stderr. `python -m router_trio` is the same as `router-trio`.",
+        "The help of `router-trio` and its commands. Results are written to stdout, logs and errors to stderr.",
+        "`python -m router_trio` is the same as `router-trio`.",
     )
     yield from ("", "## `router-trio`", "", "```text", *help_of().splitlines(), "```")
     for name in command_names():
@@ -308,14 +307,14 @@ def _commands() -> Iterator[str]:
 
 
 def command_names() -> list[str]:
-    """The commands that there are, in the order of `--help`."""
+    """Return the names of all commands, in the order of `--help`."""
     from router_trio.cli.command_line import COMMANDS
 
     return [*COMMANDS]
 
 
 def help_of(*command: str) -> str:
-    """What a command says with `--help`. Runs it; blocks for a moment."""
+    """Run a command with `--help` and return its output."""
     environment = {**os.environ, "COLUMNS": WIDTH, "PYTHONPATH": str(HERE.parents[1])}
     run = [sys.executable, "-m", "router_trio", *command, "--help"]
     done = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
