@@ -68,7 +68,7 @@ def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
     return _cut(start + _CUT, longest)
 
 
-def told_by(error: BaseException, longest: int = LONGEST_QUOTE) -> str:
+def text_of_error(error: BaseException, longest: int = LONGEST_QUOTE) -> str:
     """Return an excerpt of the text of an error, or its type if the text is empty or `str` raises."""
     try:
         text = str(error)

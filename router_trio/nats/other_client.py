@@ -16,7 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from router_trio.errors import LinkError, SourceError, reasons
-from router_trio.errors.quotes import redact, told_by
+from router_trio.errors.quotes import redact, text_of_error
 from router_trio.nats.control_plane.asyncio_loop import aio_as_trio, open_loop
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info
 
@@ -104,13 +104,13 @@ async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]
             result: T = await aio_as_trio(work)()
             return result
         except nats.js.errors.Error as error:
-            detail = f"JetStream at {redact(url)} refused: {told_by(error)}"
+            detail = f"JetStream at {redact(url)} refused: {text_of_error(error)}"
             failure, cause = SourceError(detail, reason=reasons.JETSTREAM), error
         except (ApiError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             # Except for the first, these are raised for a malformed answer: ValueError by us, the others by nats-py,
             # which parses messages here.
-            detail = f"JetStream at {redact(url)} refused: {told_by(error)}"
+            detail = f"JetStream at {redact(url)} refused: {text_of_error(error)}"
             failure, cause = SourceError(detail, reason=reasons.JETSTREAM), error
         except (TimeoutError, nats.errors.Error, OSError) as error:
-            failure, cause = LinkError(f"can't talk to the server at {redact(url)}: {told_by(error)}"), error
+            failure, cause = LinkError(f"can't talk to the server at {redact(url)}: {text_of_error(error)}"), error
     raise failure from cause

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import trio
 
 from router_trio.errors import LinkError, ProtocolError, reasons
-from router_trio.errors.quotes import told_by
+from router_trio.errors.quotes import text_of_error
 from router_trio.nats.control_plane.plane import is_for_nats_py
 from router_trio.nats.info import quote
 from router_trio.nats.subscriptions import Subscriptions
@@ -335,4 +335,4 @@ def _reason(words: bytes) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    return told_by(error.__cause__ or error)
+    return text_of_error(error.__cause__ or error)

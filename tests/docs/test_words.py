@@ -42,16 +42,9 @@ ALLOWED: dict[tuple[str, str], str] = {
 }
 """Why a word is right in a file."""
 
-NOT_YET = frozenset({"routing", "testing", "demo"})
-"""Rooms of the package that still have such words: remove a room once it has none."""
-
-PACKAGE = ROOT / "router_trio"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in NOT_YET)
-OF_DOCSTRINGS = DOCS / "reference" / "python.md"
-"""Repeats docstrings of rooms that are not clean yet."""
-
+MODULES = sorted((ROOT / "router_trio").rglob("*.py"))
 ALERTS = sorted((ROOT / "alerts").glob("*.yml"))
-PAGES = [README, SECURITY, ROOT / "CONTRIBUTING.md", *ALERTS, *sorted({*DOCS.rglob("*.md")} - {OF_DOCSTRINGS})]
+PAGES = [README, SECURITY, ROOT / "CONTRIBUTING.md", *ALERTS, *sorted(DOCS.rglob("*.md"))]
 _ANY = [(word, re.compile(rf"\b{form}\b", re.IGNORECASE)) for word, form in WORDS.items()]
 _BREAK = re.compile(r"\s*\n\s*(?:[#>*-]\s+)?")
 

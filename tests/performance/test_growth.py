@@ -317,7 +317,7 @@ ON_TEXTS: dict[str, Callable[[str], object]] = {
     "quoted": quotes.quoted,
     "excerpt": quotes.excerpt,
     "bounded": quotes.bounded,
-    "told_by": lambda text: quotes.told_by(ValueError(text)),
+    "text_of_error": lambda text: quotes.text_of_error(ValueError(text)),
     "letter": lambda text: quotes.excerpt(quotes.redact(text[:1000]), 500),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from router_trio import events
 from router_trio.errors import MappingError, PublishError, SubjectError
-from router_trio.errors.quotes import LONGEST_QUOTE, LONGEST_TEXT, bounded, excerpt, quoted, redact, told_by
+from router_trio.errors.quotes import LONGEST_QUOTE, LONGEST_TEXT, bounded, excerpt, quoted, redact, text_of_error
 from router_trio.protocol.headers import Headers, encode
 from router_trio.settings.server_url import _HOST, ServerURL
 from router_trio.states import ConnectionState
@@ -196,9 +196,9 @@ def test_an_error_that_can_not_be_asked_is_told_by_its_type() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert told_by(BrokenError()) == "BrokenError"
-    assert told_by(ValueError()) == "ValueError"
-    assert len(told_by(ValueError("x" * 5000))) <= LONGEST_QUOTE
+    assert text_of_error(BrokenError()) == "BrokenError"
+    assert text_of_error(ValueError()) == "ValueError"
+    assert len(text_of_error(ValueError("x" * 5000))) <= LONGEST_QUOTE
 
 
 LONG = "a:a:a:a@." * 500

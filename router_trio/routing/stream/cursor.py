@@ -9,8 +9,8 @@ floor, which is looked up when the durable is opened and every few seconds (`lea
 missed here may be unsettled elsewhere, a new durable starts no later than when the first of them was missed, or behind
 the ack floor if that is later.
 
-A message is identified by its sequence and the time when it was stored, both given by the stream: a stream that went
-back in time (restored, purged, recreated) gives known sequences to other messages.
+A message is identified by its sequence and the time when it was stored, both given by the stream: a stream that
+was restored, purged or recreated gives known sequences to other messages.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from router_trio.errors.quotes import REDACTED, redact, told_by
+from router_trio.errors.quotes import REDACTED, redact, text_of_error
 from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan
 
 SCOPE = "router_trio"
@@ -173,7 +173,7 @@ class _Unquoted(logging.Filter):
     def _unquoted(self, argument: object) -> object:
         if isinstance(argument, self._quoting):
             return type(argument).__qualname__ if isinstance(argument, Exception) else REDACTED
-        return redact(told_by(argument)) if isinstance(argument, Exception) else argument
+        return redact(text_of_error(argument)) if isinstance(argument, Exception) else argument
 
 
 _OF_READERS = _Unquoted((str, Exception))
