@@ -81,18 +81,21 @@ $(GO_TOOLS)/%: tests/tools/%/go.mod tests/tools/%/go.sum
 	@cd tests/tools/$* && go build -buildvcs=false -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ tool
 	@touch $@
 
-# Many tests wait for servers: four at a time keep two processors busy.
+# Many tests wait for servers: four at a time keep two processors busy. Each worker begins in another part of the suite, so
+# that some wait while others compute, and takes over from a neighbour when it is done.
 WORKERS ?= 4
+WORKING = -n $(WORKERS) --dist worksteal
 
-test: lint suite  ## All checks and tests but the nightly ones, WORKERS=4 at a time
+test: lint suite  ## All checks and tests but the nightly ones and `make types`, WORKERS=4 at a time
 
-# What `types` runs is not run twice.
+# Without pyright, which takes minutes: `types` runs it, and `.ci/run` both.
 suite: $(READY)  ## The tests without the checks; TESTS="tests/unit tests/docs" for some of them
-	$(BIN)/pytest -n $(WORKERS) $(if $(filter types,$(MAKECMDGOALS)),--ignore tests/supply/test_types.py) $(TESTS)
+	$(BIN)/pytest $(WORKING) --ignore tests/supply/test_types.py $(TESTS)
 
 # They wait for nothing: one at a time for each of two processors.
+quick: WORKERS = 2
 quick: lint  ## For each commit: checks, unit tests, the contract on the fake broker, documents; within 90 seconds
-	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile quick -m 'not nightly and not slow' \
+	$(BIN)/pytest $(WORKING) --hypothesis-profile quick -m 'not nightly and not slow' \
 		tests/unit tests/contract tests/docs
 
 SUITES := tests/unit tests/contract tests/integration tests/resilience
@@ -125,10 +128,10 @@ $(NEWEST)/.installed: $(TOOLS)/.installed
 	$(call resolved,3.13,--refresh)
 
 test-oldest: $(OLDEST)/.installed  ## The tests on Python 3.11 and the lowest versions that are allowed
-	$(OLDEST)/bin/pytest -n $(WORKERS) $(SUITES)
+	$(OLDEST)/bin/pytest $(WORKING) $(SUITES)
 
 test-newest: $(NEWEST)/.installed  ## The tests on Python 3.13 and the newest versions that are allowed
-	$(NEWEST)/bin/pytest -n $(WORKERS) $(SUITES)
+	$(NEWEST)/bin/pytest $(WORKING) $(SUITES)
 
 # docs/reference/servers.md says what each lacks.
 SERVERS := 2.10.26 2.11.11 2.12.8 2.14.6 2.15.1
@@ -140,13 +143,13 @@ $(SERVERS:%=$(SERVER)/%/bin/nats-server): $(SERVER)/%/bin/nats-server: $(TOOLS)/
 test-servers: $(SERVERS:%=test-server-%)  ## The tests on each nats-server that is supported
 
 test-server-%: $(READY) $(SERVER)/%/bin/nats-server
-	NATS_SERVER=$(CURDIR)/$(SERVER)/$*/bin/nats-server $(BIN)/pytest -n $(WORKERS) \
+	NATS_SERVER=$(CURDIR)/$(SERVER)/$*/bin/nats-server $(BIN)/pytest $(WORKING) \
 		tests/contract tests/integration tests/resilience
 
 # Without tests/performance: measuring which lines run costs more than what is measured there.
 coverage: $(READY)  ## How much of the code the tests run; fails below the bound in pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --timeout 180 -n $(WORKERS) --ignore tests/performance
+	$(BIN)/coverage run -m pytest --timeout 180 $(WORKING) --ignore tests/performance
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -8,6 +8,7 @@ import signal
 import site
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,8 +40,9 @@ def loud(message):
 """
 
 
-def _poison(directory: Path) -> None:
-    """A file for each module of the standard library and each package that is installed.
+@cache
+def _modules_to_poison() -> frozenset[str]:
+    """Return each module of the standard library and each package that is installed.
 
     But for those that `python -m` itself, or what measures coverage, has imported before it gets to us.
     """
@@ -50,13 +52,18 @@ def _poison(directory: Path) -> None:
     # Debian's Python names folders of a virtual environment that it does not make.
     for folder in filter(Path.is_dir, map(Path, site.getsitepackages())):
         names |= {path.name.partition(".")[0] for path in folder.iterdir()}
-    for name in names - {module.partition(".")[0] for module in before} - {"router_trio", "tests", "__pycache__"}:
-        if name.isidentifier():
-            (directory / f"{name}.py").write_text(POISON)
+    names -= {module.partition(".")[0] for module in before} | {"router_trio", "tests", "__pycache__"}
+    return frozenset(filter(str.isidentifier, names))
+
+
+def _poison(directory: Path) -> None:
+    for name in _modules_to_poison():
+        (directory / f"{name}.py").write_text(POISON)
     assert (directory / "trio.py").exists()
     assert (directory / "ssl.py").exists()
 
 
+@cache
 def _optional_imports() -> set[str]:
     """What the packages that are installed import if it is there, and what is not there."""
     names = set()
