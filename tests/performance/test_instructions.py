@@ -7,7 +7,10 @@ leaner lowers it; whoever has to raise it says why.
 from __future__ import annotations
 
 import copy
+import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -23,6 +26,7 @@ from tests.support.compiled import looks_inside
 pytestmark = looks_inside
 
 MESSAGES = 1000
+SCALE = Path(__file__).parents[2] / "docs" / "explanation" / "scale.md"
 
 
 def a_message(run: Callable[[], None], messages: int = MESSAGES) -> float:
@@ -57,6 +61,18 @@ async def test_one_in_a_hundred_is_traced(handler: bool, more: float) -> None:
 
 async def test_stream_to_stream() -> None:
     assert a_message(Bench(1, stream=True).stream(MESSAGES)) < 630
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the page has the counts of Python 3.11")
+async def test_the_page_of_scale_has_what_is_counted() -> None:
+    runs = (
+        Bench(1).core(MESSAGES),
+        Bench(1).handled(MESSAGES, shout),
+        Bench(1, stream=True).stream(MESSAGES),
+    )
+    (row,) = re.findall(r"^\| \*\*all\*\* \| (.+) \|$", SCALE.read_text(encoding="utf-8"), re.MULTILINE)
+    shown = [int(number) for number in re.findall(r"\d+", row)]
+    assert shown == pytest.approx([a_message(run) for run in runs], rel=0.03)
 
 
 @pytest.mark.parametrize(("covers", "more"), [(True, 9), (False, 80)])
