@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from router_trio.errors import reasons
 from router_trio.errors.reasons import TABLE, Fault, Reason
 from tests.docs.pages import DOCS, ROOT, page
 
@@ -27,6 +28,16 @@ def test_a_reason_is_one_that_the_code_gives(reason: str) -> None:
 )
 def test_each_reason_has_its_row_with_cause_and_cure(reason: Reason) -> None:
     assert f"| `{reason.name}` | {reason.cause} | {reason.cure} |" in PAGE.text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("error", "heading"), [("LinkError", "NATS_CONNECTION_FAILED"), ("SourceError", "NATS_SUBSCRIBE_ERROR")]
+)
+def test_each_reason_of_a_link_or_a_source_is_in_its_own_table(error: str, heading: str) -> None:
+    table = PAGE.text.split(f"The `reason` of `{heading}`")[1].split("\nThe `reason` of ")[0].split("\n## ")[0]
+    names = set(re.findall(rf"\b{error}\((?:[^()]|\([^()]*\))*?reason=reasons\.([A-Z_]+)", CODE)) - {"NOT_CONNECTED"}
+    assert names
+    assert [name for name in sorted(names) if f"\n| `{getattr(reasons, name)}` |" not in table] == []
 
 
 def test_there_are_reasons_to_look_for() -> None:
