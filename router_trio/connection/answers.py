@@ -145,9 +145,23 @@ class Answers:
             key = answering, _cause(kind)
             all_taken[key] = all_taken.get(key, True) and not (refused or id(batch) in self._doubtful)
             self._doubtful.discard(id(batch))
-        self._by_subject.clear()
-        self._to_index = [*self._sent]
+        self._drop_from_index(fenced)
         return all_taken
+
+    def _drop_from_index(self, fenced: Sequence[_Batch]) -> None:
+        """Let denials be attributed only to answers that are not confirmed yet."""
+        if not self._refused:
+            self._by_subject.clear()
+            self._to_index = [*self._sent]
+            return
+        # Some of those were denied already: their denials were read together with the answer to the fence before them.
+        # To index them again would attribute the next denial of their subject to the same answer.
+        confirmed = {id(batch) for batch in fenced}
+        indexed, self._by_subject = self._by_subject, {}
+        for subject, batches in indexed.items():
+            if left := [batch for batch in batches if id(batch) not in confirmed]:
+                self._by_subject[subject] = left
+        self._to_index = [batch for batch in self._to_index if id(batch) not in confirmed]
 
     def link_down(self) -> None:
         """Count what was written on a lost link as sent, and notify routes of acks and terms that may be lost."""
