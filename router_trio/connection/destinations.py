@@ -430,7 +430,9 @@ class Destinations:
                 "if the server maps the subject to another one, set `stream` to the stream that takes that one"
             )
             if one.stream is not None:
-                detail = f"the destination names stream {one.stream!r}, which does not exist; create it, or correct it"
+                detail = (
+                    f"the destination names stream {one.stream!r}, which does not exist; create it, or correct its name"
+                )
             self._missing(one, ("no_stream", detail))
             return
         self._elsewhere.discard(one)

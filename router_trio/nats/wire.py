@@ -293,7 +293,7 @@ class Wire:
         elif word == b"PING":
             self._pongs_owed += 1
             if self._pongs_owed > MAX_PONGS_OWED:
-                raise ProtocolError(f"more than {MAX_PONGS_OWED} PINGs whose PONGs could not be sent")
+                raise ProtocolError(f"the server sent more than {MAX_PONGS_OWED} PINGs before it took the PONGs")
             self.send(framing.PONG)
         elif word == b"INFO":
             self._on_info(line[5:])

@@ -121,7 +121,7 @@ class FrameParser:
                 limit = MAX_INFO if data[position : position + 4].upper() == b"INFO" else MAX_CONTROL_LINE
                 self._line = limit - (length - position)
                 if self._line < 0:
-                    raise ProtocolError(f"a line of more than {limit} bytes")
+                    raise ProtocolError(f"the server sent a line of more than {limit} bytes")
                 break
             words = data[position:line_end].split(b" ")
             kind = words[0]
@@ -145,21 +145,23 @@ class FrameParser:
                         start -= len(reply) + 1
                     size, header_size = sizes[size_text], sizes[header_text]
                     if not 0 < header_size <= size:
-                        raise ProtocolError(f"header size {header_size} of a message of {size} bytes")
+                        raise ProtocolError(
+                            f"the server sent a message of {size} bytes with headers of {header_size} bytes"
+                        )
                 else:
                     self._control_line(data[position:line_end])
                     position = line_end + 2
                     continue
             except ValueError:
-                raise ProtocolError(f"malformed frame {data[position:line_end][:80]!r}") from None
+                raise ProtocolError(f"the server sent a malformed frame {data[position:line_end][:80]!r}") from None
             end = line_end + 4 + size
             if end > length:
                 if size > MAX_MESSAGE:
-                    raise ProtocolError(f"a message of {size} bytes")
+                    raise ProtocolError(f"the server sent a message of {size} bytes, which is too large")
                 self._needed = end - length
                 break
             if data[end - 2 : end] != b"\r\n":
-                raise ProtocolError("a message whose end does not match its size")
+                raise ProtocolError("the server sent a message whose end does not match its size")
             if sid != sid_of_run:
                 try:
                     buffer = buffers[sid]
@@ -199,7 +201,7 @@ class FrameParser:
         if word in (b"PING", b"PONG", b"INFO", b"-ERR") or word[:3] == b"+OK":
             self.control.append(line)
         else:
-            raise ProtocolError(f"unknown frame {line[:80]!r}")
+            raise ProtocolError(f"the server sent an unknown frame {line[:80]!r}")
 
 
 # --- reading a raw message ---

@@ -423,8 +423,12 @@ class RouteState(RouteCounts):
             who = "its handler has not" if self.handling == 1 else f"none of {self.handling} calls of its handler has"
             reasons.append(f"{who} returned for {quiet:.0f} s; other messages may be waiting for it")
         if left := sum(map(len, self.left_behind)):
-            calls, threads = ("a call", "a thread") if left == 1 else (f"{left} calls", f"{left} threads")
-            reasons.append(f"{calls} of its handler never returned: the route has abandoned {threads}")
+            if left == 1:
+                reasons.append("a call of its handler did not return and was abandoned; its thread still runs")
+            else:
+                reasons.append(
+                    f"{left} calls of its handler did not return and were abandoned; their threads still run"
+                )
         # A route that waits for a breaker reports that itself, so duplicates are removed.
         return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
 

@@ -126,7 +126,7 @@ def is_for_nats_py(frame: bytes) -> bool:
     line, _, body = frame.partition(b"\r\n")
     arguments = line.split(b" ")
     if not _SID.fullmatch(arguments[2]):
-        raise ProtocolError(f"a message for an unknown subscription: {quote(line)}")
+        raise ProtocolError(f"the server sent a message for an unknown subscription: {quote(line)}")
     if not _FOREIGN.fullmatch(line):
         return False
     block = body[: int(arguments[-2])] if arguments[0] == b"HMSG" else b""

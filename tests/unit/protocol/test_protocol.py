@@ -318,7 +318,7 @@ def test_a_new_subject_before_a_tail_forwards_the_message(one: Delivered, subjec
 
 def test_a_header_size_of_zero_is_refused() -> None:
     """The forwarded tail would be parsed as one with a reply subject."""
-    with pytest.raises(ProtocolError, match="header size 0 of a message of 5 bytes"):
+    with pytest.raises(ProtocolError, match="a message of 5 bytes with headers of 0 bytes"):
         FrameParser().feed(b"HMSG a 1 0 5\r\nhello\r\n")
 
 
