@@ -234,6 +234,9 @@ class Simulation:
         self.trace.add("healed")
         missing: list[str] = []
         patience = LIVELY_WITHIN + (BACKED_OFF_FOR if self.oracles.is_backed_off else 0.0)
+        if "half-open" in {step.kind for step in self.schedule.steps}:
+            # Deliveries to a link that the server takes for alive are not redelivered, nor retried here, before that.
+            patience += max((plan.source.get("ack_wait", 0.0) for plan in self.schedule.routes), default=0.0)
         with trio.move_on_after(patience):
             # What is lost just now is heard of in a moment.
             await trio.sleep(LOOK_EVERY)
