@@ -95,11 +95,11 @@ class ReloadQueue:
         """Cancel the reload in progress and start no more: the shutdown takes precedence."""
         self._stopped = True
         self._scope.cancel()
-        for request in (self._under_way, self._next):
-            if request is not None:
-                if request is self._next:
-                    request.over.set()
-                await request.over.wait()
+        # Before anything is awaited: `run` may take the waiting reload as soon as the one in progress is over.
+        if self._next is not None:
+            self._next.over.set()
+        if self._under_way is not None:
+            await self._under_way.over.wait()
 
     async def _difference(self, settings: Settings) -> Difference:
         before = self._run.settings

@@ -256,6 +256,24 @@ async def test_the_end_of_the_router_goes_before_a_reload_that_is_under_way(auto
     assert w.live.routes[0].settled["lost"] == 1
 
 
+async def test_the_end_of_the_router_goes_before_reloads_that_wait(autojump_clock: MockClock) -> None:
+    for _ in range(10):  # Trio draws which of the tasks that can run goes first
+        returned: list[int] = []
+
+        async def reload(w: World, number: int, returned: list[int] = returned) -> None:
+            await w.live.reload(w.configuration(core(f"in{number}.*", "out.$1")))
+            returned.append(number)
+
+        with trio.move_on_after(30) as scope:
+            async with trio.open_nursery() as nursery, world([core("in.*", "out.$1")], shutdown_timeout=1.0) as w:
+                w.broker.stall(5)
+                for number in range(2):  # the first one waits for a fence, the other one for it
+                    nursery.start_soon(reload, w, number)
+                    await wait_all_tasks_blocked()
+        assert not scope.cancelled_caught
+        assert sorted(returned) == [0, 1]
+
+
 async def test_routes_from_code_stay(autojump_clock: MockClock) -> None:
     def handler(message: Any) -> Any:
         return message
