@@ -40,9 +40,9 @@ class ConsumerDiffers(RouteEvent):
 
 
 class ConsumerLimitsRemoved(RouteEvent):
-    """The router removed limits of a durable with which the server would give up messages, or delete the durable.
+    """The router removed limits of a durable by which the server would give up messages, or delete the durable.
 
-    `detail` says what they were.
+    `detail` has the limits and their values.
     """
 
     code = "ROUTE_CONSUMER_LIMITS_REMOVED"

@@ -85,8 +85,8 @@ SENTENCES: Mapping[type[Event], str] = {
         "{detail}; change the consumer or the configuration"
     ),
     events.ConsumerLimitsRemoved: (
-        "Route {route}: the consumer {durable} of stream {stream} had {detail}, which the router has removed: a route "
-        "counts attempts itself, and its durable must outlast a stop"
+        "Route {route}: the router removed {detail} from consumer {durable} of stream {stream}, since a route counts "
+        "attempts itself and its durable must outlast a restart"
     ),
     events.ConsumerReset: (
         "Route {route}: consumer {durable} of stream {stream} was reset or recreated and continues at message "
