@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING
 
-from router_trio.errors import ConfigurationError, HandlerError, Problem
+from router_trio.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from router_trio.settings import Settings
@@ -116,20 +116,13 @@ def search_working_directory() -> None:
 
 
 def _handler_problems(settings: Settings) -> list[Problem]:
-    from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
+    from router_trio.settings.checks.handlers import without_handler
 
     problems = without_handler(settings.routes, ())
-    named = [(index, route.handler) for index, route in enumerate(settings.routes) if route.handler is not None]
-    if not named:
+    if all(route.handler is None for route in settings.routes):
         return problems
-    from router_trio.routing.handlers import is_async, load_handler
+    from router_trio.routing.handlers import handler_problem
 
     search_working_directory()
-    for index, handler in named:
-        try:
-            loaded = load_handler(handler)
-            if settings.routes[index].thread and is_async(loaded):
-                problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
-        except HandlerError as error:
-            problems.append(Problem(f"routes[{index}].handler", str(error)))
-    return problems
+    found = (handler_problem(index, route) for index, route in enumerate(settings.routes))
+    return problems + [problem for problem in found if problem is not None]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from router_trio.errors import ConfigurationError, HandlerError, Problem
+from router_trio.errors import ConfigurationError
 from router_trio.events import ReloadRefused
 from router_trio.router.run import Run
-from router_trio.routing.handlers import is_async, load_handler
+from router_trio.routing.handlers import handler_problem
 from router_trio.settings import Settings
-from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
+from router_trio.settings.checks.handlers import without_handler
 
 if TYPE_CHECKING:
     from router_trio.settings.reload.difference import Difference
@@ -119,15 +119,10 @@ class ReloadQueue:
         handlers = self._run.handlers
         problems = without_handler(settings.routes, handlers)
         for index, route in enumerate(settings.routes):
-            if route.handler is not None:
-                try:
-                    loaded = load_handler(route.handler)
-                    if route.thread and is_async(loaded):
-                        problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
-                except HandlerError as error:
-                    problems.append(Problem(f"routes[{index}].handler", str(error)))
+            if (problem := handler_problem(index, route)) is not None:
+                problems.append(problem)
         if problems:
-            raise ConfigurationError(problems)
+            raise settings.refused(*problems)
         return settings
 
 

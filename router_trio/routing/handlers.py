@@ -102,6 +102,17 @@ def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler])
     return found
 
 
+def handler_problem(index: int, route: RouteSettings) -> Problem | None:
+    """Import the handler that the route at `index` names, and return why it can't be used, or None."""
+    if route.handler is None:
+        return None
+    try:
+        loaded = load_handler(route.handler)
+    except HandlerError as error:
+        return Problem(f"routes[{index}].handler", str(error))
+    return Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD) if route.thread and is_async(loaded) else None
+
+
 def is_async(handler: Handler) -> bool:
     """Return True if a call of the handler returns an awaitable."""
     while isinstance(handler, partial):

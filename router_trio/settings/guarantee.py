@@ -44,19 +44,19 @@ def _order_among(route: RouteSettings, workers: int, *, by_key: bool) -> str:
 def _calls(route: RouteSettings) -> str:
     where = " in threads" if route.thread else ""
     if route.concurrency == 1:
-        return "one call of the handler at a time, in a thread"
-    return f"up to {route.concurrency} calls of the handler at a time{where}"
+        return "one handler call at a time, in a thread"
+    return f"up to {route.concurrency} concurrent handler calls{where}"
 
 
 def _failures(route: RouteSettings) -> Iterator[str]:
     kind, retry = route.source.kind, route.retry_or_default
     if retry.attempts == 1:
-        yield "tried once"
+        yield "not retried"
     else:
         memory = kind.retried_from
-        yield f"tried {retry.attempts} times{memory}" if retry.attempts else f"tried{memory} without end"
+        yield f"at most {retry.attempts} attempts{memory}" if retry.attempts else f"retried{memory} without end"
         if retry.never:
-            yield f"not again after {', '.join(retry.never)}"
+            yield f"not retried after {', '.join(retry.never)}"
     if route.dead_letter is not None:
         yield f"dead letters in {route.source.mapping(route.dead_letter.subject).pattern}"
     elif retry.attempts or retry.never:

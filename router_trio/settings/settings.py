@@ -212,6 +212,10 @@ class Settings(Section, init=False):
         """Return a problem of these settings with the place of its key, if they were read from files."""
         return problem if self._files is None else self._files.located(problem)
 
+    def refused(self, *problems: Problem) -> ConfigurationError:
+        """Return the error of these problems, with the file of these settings and the places of the keys."""
+        return ConfigurationError(list(map(self.located, problems)), self._source)
+
     def require_servers(self) -> None:
         """Check that each connection has servers, needed without an embedded server. Raises ConfigurationError."""
         cure = "missing; list the servers as ['nats://127.0.0.1:4222'], or run with --embedded-nats"
@@ -221,7 +225,7 @@ class Settings(Section, init=False):
             if not connection.servers
         ]
         if problems:
-            raise ConfigurationError(list(map(self.located, problems)), self._source)
+            raise self.refused(*problems)
 
     def with_workers(self, workers: int) -> Settings:
         """Return these settings for `workers` workers. Raises ConfigurationError if they can't share the routes."""
@@ -231,14 +235,14 @@ class Settings(Section, init=False):
             for problem in check_shared(f"routes[{index}]", route.source, route.limit, workers)
         ]
         if problems:
-            raise ConfigurationError(list(map(self.located, problems)), self._source)
+            raise self.refused(*problems)
         return self.model_copy(update={"router": self.router.model_copy(update={"workers": workers})})
 
     def require_loopback(self, why: str) -> None:
         """Check that only this machine reaches the HTTP server. `why` names the need. Raises ConfigurationError."""
         if self.telemetry.listens_beyond_loopback:
             cure = f"other machines reach {self.telemetry.listen!r}, and {why}; listen on 127.0.0.1, [::1] or localhost"
-            raise ConfigurationError([self.located(Problem("telemetry.listen", cure))], self._source)
+            raise self.refused(Problem("telemetry.listen", cure))
 
 
 def _put_workers(data: dict[str, Any], workers: int) -> None:

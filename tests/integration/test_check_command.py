@@ -47,7 +47,7 @@ dead_letter = { subject = "dead.{{wildcard(1)}}" }
     assert (done.returncode, done.stderr) == (0, "")
     warning, told, last = done.stdout.splitlines()
     assert warning.startswith(f"{config}: routes[0].from.max_deliver: warning: is ignored")
-    assert told == f"{config}: route orders: at least once; tried 5 times; dead letters in dead.*"
+    assert told == f"{config}: route orders: at least once; at most 5 attempts; dead letters in dead.*"
     assert last == f"{config}: {ok(config)}"
 
 

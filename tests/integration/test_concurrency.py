@@ -115,7 +115,7 @@ def test_check_says_what_is_promised_and_what_can_t_be(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == (
         "router.toml: route route: at least once; in order for each body.id within one process; "
-        "up to 8 calls of the handler at a time"
+        "up to 8 concurrent handler calls"
     )
     path.write_text(path.read_text().replace("work:slowly", "work:waits").replace("concurrency = 8", "thread = true"))
     done = command("check", path.name, cwd=tmp_path)

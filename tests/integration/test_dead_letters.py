@@ -406,6 +406,17 @@ async def test_a_named_one_that_is_not_there_is_told_and_the_others_go(tmp_path:
         assert await p.sequences("DEAD") == [1, 3]
 
 
+async def test_a_handler_that_cannot_be_imported_is_refused_with_its_file_and_key(tmp_path: Path) -> None:
+    text = CONFIG.format(url="nats://127.0.0.1:1")
+    (tmp_path / "router.toml").write_text(
+        text + '[[routes]]\nname = "handled"\nhandler = "nowhere:handle"\nfrom = {subject="a"}\nto = [{subject="b"}]\n'
+        'dead_letter = {subject="dead.handled"}\n'
+    )
+    done = command("dead-letters", "router.toml", "handled", "redrive", cwd=tmp_path)
+    assert done.returncode == 78
+    assert "router.toml: routes[2].handler: handler 'nowhere:handle': can't import 'nowhere'" in done.stderr
+
+
 async def test_wrong_usage_is_told(tmp_path: Path) -> None:
     def told(*arguments: str, route: str = "orders") -> tuple[int, str]:
         done = command("dead-letters", "router.toml", route, *arguments, cwd=tmp_path)
@@ -424,7 +435,7 @@ async def test_wrong_usage_is_told(tmp_path: Path) -> None:
         (("list",), "order", 2, "did you mean 'orders'?"),
         (("purge", "--to-source"), "orders", 2, "--to-source can only be used with redrive"),
         (("list", "--foreign"), "orders", 2, "--foreign can only be used with redrive"),
-        (("list",), "bare", 78, "routes[2].dead_letter: missing"),
+        (("list",), "bare", 78, "router.toml: routes[2].dead_letter: missing; route 'bare' has no dead letters (line "),
         (("list",), "orders", 1, "connection refused by 127.0.0.1:1; is the server running?"),
     ]
     for arguments, route, code, text in cases:

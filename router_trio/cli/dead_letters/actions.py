@@ -21,7 +21,7 @@ from router_trio.cli.dead_letters.selection import Selection, by_source_sequence
 from router_trio.cli.dead_letters.storing import Kept, Streams
 from router_trio.cli.dead_letters.targets import Origin, Target, ThroughRoute, ToSource
 from router_trio.cli.signals import run_with_signals
-from router_trio.errors import ConfigurationError, Problem, SourceError, reasons
+from router_trio.errors import Problem, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
 from router_trio.nats.jetstream.api import StreamInfo
@@ -53,30 +53,34 @@ class Options:
 
 def run(settings: Settings, name: str, action: str, options: Options) -> int:
     """Run an action on the dead letters of the route `name`, and return the exit code. Blocks. Raises `RouterError`."""
-    route, handlers = _route(settings, name), {}
+    index, handlers = _route(settings, name), {}
+    route = settings.routes[index]
     if action == "redrive" and not options.to_source:
         from router_trio.cli.configuration import search_working_directory
-        from router_trio.routing.handlers import load_handlers
+        from router_trio.routing.handlers import handler_problem, load_handlers
 
         gc.enable()  # see `__main__`
         search_working_directory()
+        if (problem := handler_problem(index, route)) is not None:
+            raise settings.refused(problem)
         handlers = load_handlers([route], {})
     job = _Job(settings, route, options, handlers)
     return trio.run(partial(job.run, action))
 
 
-def _route(settings: Settings, name: str) -> RouteSettings:
+def _route(settings: Settings, name: str) -> int:
+    """Return the index of the route `name`, which stores its dead letters. Raises `RouterError`."""
     for index, route in enumerate(settings.routes):
         if route.name != name:
             continue
         path, letter = f"routes[{index}].dead_letter", route.dead_letter
         if letter is None:
-            raise ConfigurationError([Problem(path, f"missing; route {name!r} has no dead letters")])
+            raise settings.refused(Problem(path, f"missing; route {name!r} has no dead letters"))
         if not letter.jetstream:
-            raise ConfigurationError(
-                [Problem(f"{path}.jetstream", "is false, so these dead letters are not stored in a stream")]
+            raise settings.refused(
+                Problem(f"{path}.jetstream", "is false, so these dead letters are not stored in a stream")
             )
-        return route
+        return index
     known = [route.name for route in settings.routes]
     raise UsageError(f"there is no route {excerpt(name)!r}; {suggestion(name, known)}")
 
