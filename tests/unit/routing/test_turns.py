@@ -65,19 +65,21 @@ def route_of(handler: Callable[[Message], Any], **more: Any) -> Any:
 @pytest.mark.parametrize("handler", [blocks, never_awaits, raises, new_payload])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_loop_turns_between_two_slow_calls(kind: str, handler: Callable[[Message], Any]) -> None:
-    longest = last = 0.0
+    longest = 0.0
 
-    async def watch() -> None:
-        nonlocal longest, last
+    async def watch(task_status: trio.TaskStatus[None]) -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        task_status.started()
         while True:
             await trio.lowlevel.checkpoint()
             now = time.perf_counter()
-            longest, last = max(longest, now - (last or now)), now
+            longest, last = max(longest, now - last), now
 
     async with world(handlers=[route_of(handler, **KINDS[kind])], brokers=one_broker()) as w:
-        fill(w.broker, CALLS, subjects="x")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
+            await nursery.start(watch)  # before the first call
+            fill(w.broker, CALLS, subjects="x")
             await eventually(lambda: sum(w.route.elapsed.counts) >= CALLS, within=20)
             nursery.cancel_scope.cancel()
         assert longest < 4 * EACH, f"{longest / EACH:.0f} calls in one turn"
