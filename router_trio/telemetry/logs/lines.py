@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from router_trio.events import Event, Level, catalogue
+from router_trio.events import Event, Level, RouterStopped, catalogue
 from router_trio.telemetry.logs.console import console_line, stderr_is_terminal, wants_colours
 from router_trio.telemetry.logs.merge import INTERVAL, Merged, Merger
 from router_trio.telemetry.logs.redact import redact_all
@@ -94,6 +94,8 @@ class Logs:
         if event.severity < self._level:
             return
         if not event.per_message:
+            if isinstance(event, RouterStopped):
+                self.flush(everything=True)  # what was merged happened before: the ledger is the last line
             self._write_event(event, ids)
             return
         subject = getattr(event, "connection", None) or getattr(event, "route", None)

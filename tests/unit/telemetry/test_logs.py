@@ -337,3 +337,10 @@ async def test_the_names_in_the_line_of_a_reload_are_bounded() -> None:
     assert "route 4 and 95 more, removed nothing" in done["message"]
     assert (wrong["count"], len(wrong["problems"])) == (1000, events.MOST_NAMES)
     assert len(wrong["problems"][0]) < 2000
+
+
+async def test_merged_events_are_logged_before_the_line_that_the_router_has_stopped() -> None:
+    stopped = events.RouterStopped(at=0.0, ledger={}, unsettled=0)
+    found = await logged(QUEUED, QUEUED, QUEUED, stopped)
+    assert [line["error_code"] for line in found] == [QUEUED.code, QUEUED.code, stopped.code]
+    assert found[1]["count"] == 2
