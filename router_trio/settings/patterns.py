@@ -22,7 +22,7 @@ def check_name(path: str, name: str | None, refused: re.Pattern[str] = NOT_IN_NA
     """Yield the problem of a name, by default that of a stream or a consumer; nothing if no name is given."""
     found = refused.search(name) if name else None
     if found:
-        yield Problem(path, f"{name!r} holds {found[0]!r}, which NATS does not allow; remove it")
+        yield Problem(path, f"{name!r} contains {found[0]!r}, which NATS does not allow; remove it")
 
 
 def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str], what: str) -> Iterator[Problem]:

@@ -142,7 +142,7 @@ def _check_api(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
     if connection.domain is not None and connection.api_prefix is not None:
         yield Problem(f"{path}.api_prefix", "domain and api_prefix exclude each other; keep one of them")
     if connection.domain is not None and (found := NOT_IN_NAMES.search(connection.domain)):
-        text = f"{connection.domain!r} holds {found[0]!r}, which NATS does not allow; remove it"
+        text = f"{connection.domain!r} contains {found[0]!r}, which NATS does not allow; remove it"
         yield Problem(f"{path}.domain", text)
     elif connection.api_prefix is not None:
         try:

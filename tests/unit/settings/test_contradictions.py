@@ -48,7 +48,7 @@ def test_missing_servers_are_found_by_require_servers(load: Load, tmp_path: Path
         ({"nkey_seed_file": "/nowhere/seed"}, {"nkey_seed_file": "there is no file '/nowhere/seed'"}),
         ({"credentials_file": "/"}, {"credentials_file": "there is no file '/'"}),
         ({"domain": "hub", "api_prefix": "JS.hub.API"}, {"api_prefix": "domain and api_prefix exclude each other"}),
-        ({"domain": "a.b"}, {"domain": "'a.b' holds '.', which NATS does not allow"}),
+        ({"domain": "a.b"}, {"domain": "'a.b' contains '.', which NATS does not allow"}),
         ({"api_prefix": "JS.*.API"}, {"api_prefix": "api_prefix 'JS.*.API' has the wildcard '*'"}),
         ({"api_prefix": "JS.API."}, {"api_prefix": "api_prefix 'JS.API.' has an empty token"}),
         ({"tls_ca_file": "/nowhere/\0"}, {"tls_ca_file": "there is no file"}),
@@ -127,9 +127,9 @@ def test_two_routes_must_not_share_a_consumer() -> None:
         ({"subject": ""}, {".subject": "subject"}),
         ({"subject": "a.>.b"}, {".subject": "subject 'a.>.b'"}),
         ({"stream": "S", "durable": "d", "filter": "a b"}, {".filter": "filter 'a b'"}),
-        ({"stream": "S.1", "durable": "d"}, {".stream": "'S.1' holds '.'"}),
-        ({"stream": "S", "durable": "d*"}, {".durable": "'d*' holds '*'"}),
-        ({"subject": "a", "queue": "q q"}, {".queue": "'q q' holds ' '"}),
+        ({"stream": "S.1", "durable": "d"}, {".stream": "'S.1' contains '.'"}),
+        ({"stream": "S", "durable": "d*"}, {".durable": "'d*' contains '*'"}),
+        ({"subject": "a", "queue": "q q"}, {".queue": "'q q' contains ' '"}),
     ],
 )
 def test_contradictions_of_a_source(source: dict[str, Any], found: dict[str, str]) -> None:

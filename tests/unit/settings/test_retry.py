@@ -86,7 +86,7 @@ def test_reasons_that_nobody_knows_beforehand_are_taken() -> None:
         ({"subject": "in.{{wildcard(1)}}"}, {".subject": "'in.{{wildcard(1)}}' can match the route's own source"}),
         ({"subject": "dead.x", "connection": "other"}, {".connection": "there is no connection 'other'"}),
         ({"subject": "dead.x", "when": "true"}, {".when": "unknown key"}),
-        ({"subject": "dead.x", "stream": "a.b"}, {".stream": "'a.b' holds '.', which NATS does not allow"}),
+        ({"subject": "dead.x", "stream": "a.b"}, {".stream": "'a.b' contains '.', which NATS does not allow"}),
         (
             {"subject": "dead.x", "stream": "S", "jetstream": False},
             {".stream": "only a JetStream publish has a PubAck"},

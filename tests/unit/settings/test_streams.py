@@ -49,7 +49,7 @@ subjects = ["plain"]
 @pytest.mark.parametrize(
     ("changes", "path", "told"),
     [
-        ({"name": "a.b"}, "name", "holds '.', which NATS does not allow"),
+        ({"name": "a.b"}, "name", "contains '.', which NATS does not allow"),
         ({"subjects": []}, "subjects", "must have at least 1 entry"),
         ({"subjects": ["a", "dead.>.x"]}, "subjects[1]", "has '>' before its last token"),
         ({"subjects": ["dead.*", "x", "dead.a"]}, "subjects[2]", "overlaps with subjects[0], 'dead.*'"),
