@@ -41,8 +41,10 @@ def explain(
     nothing.
 
     A handler is named but not called; it may change the message or filter
-    it out. If a choice depends on more than the message, such as a weight
-    or which destinations are connected, the output names what it is.
+    it out. A copy is not followed into another route that reads its
+    subject: explain that subject. If a choice depends on more than the
+    message, such as a weight or which destinations are connected, the
+    output names what it is.
 
     With --expect the exit code is 1 if the message would fail, or could
     not be sent to exactly these subjects. A single --expect '' means that

@@ -206,10 +206,10 @@ class RouteExplanation(Printable):
         """Yield the lines of text."""
         plan = self.plan
         source = plan.settings.source
-        # The configured subjects are expected in the stream; without any, only the server knows what it holds.
+        # The configured subjects are expected in the stream; without any, only the server knows what it takes.
         known = bool(source.subjects) or not source.kind.is_stored
-        holds = "" if known else f", if {source.kind.described(source)} holds this subject"
-        yield f"route {plan.name} takes it from {source_of(plan)}{holds}"
+        condition = "" if known else f", if {source.kind.described(source)} takes this subject"
+        yield f"route {plan.name} takes it from {source_of(plan)}{condition}"
         if sentence := guarantee(plan.settings, self.workers):
             yield f"  {sentence}"
         if self.assumed:

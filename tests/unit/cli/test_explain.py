@@ -61,7 +61,7 @@ def test_no_routes_at_all() -> None:
 def test_a_stream_without_filter_depends_on_what_the_stream_holds() -> None:
     found = explained("a.b", route("archive", {"stream": "ORDERS", "durable": "router"}, "archive.>"))
     assert list(found.lines()) == [
-        "route archive takes it from main: stream ORDERS, if stream ORDERS holds this subject",
+        "route archive takes it from main: stream ORDERS, if stream ORDERS takes this subject",
         "  -> other: archive.a.b (JetStream, waits for the PubAck)",
     ]
 
