@@ -166,6 +166,13 @@ class Session:
         # The caller has another context.
         return self._context.run(self._start_serving, source, self.link, self._nursery)
 
+    def serve_again(self, source: Source) -> trio.Event | None:
+        """Stop serving a source, and serve it from the start. Returns as `serve_also` does, which may do nothing."""
+        if self.link is None or self._nursery is None:
+            return None
+        self.stop_serving(source)
+        return self.serve_also(source)
+
     def stop_serving(self, source: Source) -> None:
         """Cancel serving this source."""
         scope = self._served.pop(source, None)

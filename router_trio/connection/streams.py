@@ -49,10 +49,12 @@ class Streams:
         self._emit = emit
         self._all: dict[str, StreamConfig] = {}
         self._reported: dict[str, object] = {}
+        self._added = trio.Event()
 
     def add(self, stream: StreamConfig) -> None:
-        """Also create this stream, from the next `serve` on."""
+        """Also create this stream, now if `serve` runs."""
         self._all[stream.name] = stream
+        self._added.set()
 
     def leave_alone(self, name: str) -> None:
         """Stop looking after this stream. It stays on the server as it is."""
@@ -60,16 +62,11 @@ class Streams:
         self._reported.pop(name, None)
         self._state.missing_streams.pop(name, None)
 
-    def __bool__(self) -> bool:
-        return bool(self._all)
-
     async def serve(self, link: Link, tried: trio.Event) -> None:
-        """Create missing streams, now and whenever they are deleted. Sets `tried` when each has been tried once.
-
-        Returns when there is no stream to look after.
-        """
+        """Create missing streams, now and whenever they are deleted. Sets `tried` when each has been tried once."""
         next_tries: defaultdict[str, _NextTry] = defaultdict(_NextTry)
-        while self._all:
+        while True:
+            self._added = trio.Event()
             for name, stream in list(self._all.items()):
                 last = next_tries[name]
                 now = trio.current_time()
@@ -80,14 +77,16 @@ class Streams:
                 else:
                     next_tries[name] = _NextTry(now + last.delay, min(2 * last.delay, LONGEST_DELAY))
             tried.set()
-            await trio.sleep_until(min((next_tries[name].at for name in self._all), default=-inf))
-        tried.set()
+            with trio.move_on_at(min((next_tries[name].at for name in self._all), default=inf)):
+                await self._added.wait()
 
     async def _ensure(self, link: Link, wanted: StreamConfig, *, was_there: bool) -> bool:
         name = wanted.name
         try:
             found, made = await link.ensure_stream(wanted)
         except SourceError as error:
+            if self._all.get(name) is not wanted:
+                return False  # a reload has removed or changed it meanwhile
             if was_there and error.reason in reasons.LOOKUP_FAILED:
                 return True  # as far as is known: during an election, for example, lookups fail
             cure = _CURES.get(error.reason)
@@ -110,6 +109,8 @@ class Streams:
         self._state.missing_streams.pop(name, None)
         if made:
             self._emit(StreamCreated(at=trio.current_time(), connection=self._state.name, stream=name))
+        if self._all.get(name) is not wanted:
+            return False
         differences = wanted.differences(found)
         if differences:
             detail = "; ".join(differences)

@@ -126,12 +126,9 @@ class Connection:
     def make_streams(self) -> trio.Event | None:
         """Create what is missing of `streams`, which have changed. Returns an event that is set once each was tried.
 
-        Returns None without a link: the next link does it before anything else.
+        Returns None without a link, or with one so new that it is doing so.
         """
-        if self.listener.session is None:
-            return None
-        self.listener.session.stop_serving(self.streams)
-        return self.listener.session.serve_also(self.streams)
+        return None if self.listener.session is None else self.listener.session.serve_again(self.streams)
 
     @property
     def link(self) -> Link | None:
@@ -275,7 +272,7 @@ class Connection:
             self._connect,
             self.listener,
             self._sources,
-            first=[self.streams] if self.streams else (),
+            first=[self.streams],  # also if there is none yet: a reload may add one during the dial
             connect_timeout=self.settings.connect_timeout,
             liveness_interval=self.settings.liveness_interval,
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
+from router_trio import Settings
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
+from tests.support.settings import settings
 from tests.support.world import World, core, stream, to, world
+from tests.unit.connection.network import A, Network, opened
 
 IN = {"name": "IN", "subjects": ["in.*"]}
 OUT = {"name": "OUT", "subjects": ["out.>"]}
@@ -96,3 +99,45 @@ async def test_one_that_is_deleted_is_made_on_the_next_link(autojump_clock: Mock
         await w.find()
         await eventually(lambda: len(w.watch.of("NATS_STREAM_CREATED")) == 2)
         assert w.payloads("OUT") == []
+
+
+# --- a reload while a link is new ------------------------------------------------------------------------------------
+
+
+async def test_one_that_a_reload_adds_during_a_dial_is_made_on_that_link(
+    network: Network, autojump_clock: MockClock
+) -> None:
+    before = settings(A)
+    after = Settings(**(before.model_dump(exclude_unset=True) | {"streams": [OUT]}))
+    async with opened(network, before) as (watch, live):
+        network.delays[A] = 0.5
+        network.broker.cut()
+        await eventually(lambda: len(network.dials) == 2)
+        with trio.move_on_after(0.1):
+            await live.reload(after)
+        await eventually(lambda: live.connections["main"].connected)
+        await eventually(lambda: len(watch.of("NATS_STREAM_CREATED")) == 1, 10.0)
+
+
+async def test_one_that_a_reload_adds_while_the_first_are_being_made_is_made_too(autojump_clock: MockClock) -> None:
+    async with world(streams=[OUT]) as w:
+        w.broker.delete_stream("OUT")
+        await w.lose()
+        w.broker.trouble.travel(lambda: 0.2)
+        await w.find()
+        assert len(w.watch.of("NATS_STREAM_CREATED")) == 1, "the second lookup is under way"
+        await w.live.reload(w.configuration(streams=[IN, OUT]))
+        await eventually(lambda: [one.stream for one in w.watch.of("NATS_STREAM_CREATED")] == ["OUT", "OUT", "IN"], 10.0)
+
+
+async def test_one_that_a_reload_removes_while_it_is_tried_is_no_trouble(autojump_clock: MockClock) -> None:
+    async with world(streams=[OUT]) as w:
+        w.broker.delete_stream("OUT")
+        w.broker.deny_publish("$JS.API.STREAM.CREATE.OUT")
+        await w.lose()
+        w.broker.trouble.travel(lambda: 0.2)
+        await w.find()
+        await w.live.reload(w.configuration(streams=[]))
+        await trio.sleep(10.0)
+        assert not reasons(w)
+        assert not w.watch.of("NATS_STREAM_NOT_MADE")
