@@ -147,7 +147,7 @@ class Session:
             if other is not None:
                 raise other from None
         finally:
-            if self.link is not None and self._answers is not None:
+            if self._go.is_set() and self.link is not None and self._answers is not None:
                 self._answers.link_down()
             self.link = None
             self.ended.set()

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from router_trio.connection.answers import Answers, Kind
+from router_trio.connection.session import Session
+from router_trio.errors import LinkError
 from router_trio.events import AckFailed, Event
 from router_trio.outbox.ledger import Counters
 from router_trio.protocol.permissions import cause_of
+from tests.unit.connection.sessions import SessionSetup
 
 ROUTE = "orders"
 
@@ -124,3 +129,28 @@ def _read(connection: Connection, answers: Sequence[bytes | None]) -> bool:
         connection.answers.fence_answered()
         return False
     return True
+
+
+async def test_a_link_that_ends_before_it_is_used_leaves_the_answers_of_the_one_in_use(
+    connection: Connection, autojump_clock: MockClock
+) -> None:
+    setup = SessionSetup()
+    setup.session = Session(
+        "nats://b:4222",
+        b"_INBOX.y",
+        setup.outbox,
+        fenced=setup.fenced.append,
+        progress=lambda: None,
+        answers=connection.answers,
+    )
+    connection.send("ack", reply(1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.run)
+        await setup.session.connected.wait()
+        setup.die(LinkError("gone"))
+    assert not connection.acks.refusals, "it may still be accepted"
+    connection.answers.fence_follows()
+    connection.deny(reply(1))
+    connection.answers.fence_answered()
+    assert connection.acked == 0
+    assert connection.acks.refusals == [reply(1)]

@@ -127,7 +127,9 @@ async def test_one_that_a_reload_adds_while_the_first_are_being_made_is_made_too
         await w.find()
         assert len(w.watch.of("NATS_STREAM_CREATED")) == 1, "the second lookup is under way"
         await w.live.reload(w.configuration(streams=[IN, OUT]))
-        await eventually(lambda: [one.stream for one in w.watch.of("NATS_STREAM_CREATED")] == ["OUT", "OUT", "IN"], 10.0)
+        await eventually(
+            lambda: [one.stream for one in w.watch.of("NATS_STREAM_CREATED")] == ["OUT", "OUT", "IN"], 10.0
+        )
 
 
 async def test_one_that_a_reload_removes_while_it_is_tried_is_no_trouble(autojump_clock: MockClock) -> None:
