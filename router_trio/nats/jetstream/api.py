@@ -115,10 +115,8 @@ class Api:
         liveness fence ends the wait.
         """
         subject = self.subject_of(request)
-        client = await self.control.ready_client()
         try:
-            with self.denials.raised(framing.wire(subject)):
-                answer = await self._answer(client, subject, body, within)
+            answer = await self.request(subject, body, within)
         except TimeoutError:
             if self.inbox_denied is None:
                 raise
@@ -130,6 +128,13 @@ class Api:
             raise SourceError(
                 f"the answer to {subject} is not a valid JetStream answer: {error}", reason=reasons.BAD_ANSWER
             ) from error
+
+    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+        """Return the answer to a request to any subject. Waits, can be cancelled, and raises as `ask`."""
+        client = await self.control.ready_client()
+        with self.denials.raised(framing.wire(subject)):
+            return await self._answer(client, subject, body, within)
+        raise AssertionError("unreachable: the block returns or raises")
 
     async def _answer(self, client: RunningClient, subject: str, body: bytes, within: float) -> bytes:
         answer: bytes | None = None

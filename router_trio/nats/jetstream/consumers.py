@@ -71,7 +71,10 @@ MOST_LOOKED_FOR = 16
 """Messages that one call of `gone` looks up in the stream."""
 
 NOTE_TAKEN_WITHIN = 5.0
-"""Seconds to wait for the answer that naks were processed. Without it a route requests nothing for the ack wait."""
+"""Seconds to wait for the answer that naks were processed, behind a round trip of the link: see `Api.ask`.
+
+Without it a route requests nothing for the ack wait.
+"""
 
 NOT_DELIVERED = 2**62
 """A sequence that no message has: the server accepts an answer to it, and confirms it if requested."""
@@ -201,15 +204,13 @@ class WirePullConsumer:
         return await self._answered(last, b"-NAK")
 
     async def _answered(self, ack_subject: bytes, answer: bytes) -> bool:
-        """Answer a delivery, and wait until the server has processed the answer, `NOTE_TAKEN_WITHIN` at most.
+        """Answer a delivery, and wait until the server has processed the answer. Returns True if it has.
 
-        Returns True if it has.
+        Waits for `NOTE_TAKEN_WITHIN` seconds at most, behind a round trip.
         """
         with contextlib.suppress(TimeoutError, SourceError, nats.errors.Error):
-            client = await self._api.control.ready_client()
-            with self._api.denials.raised(ack_subject):
-                await client.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
-                return True
+            await self._api.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
+            return True
         return False
 
     def say_at_work(self) -> None:
@@ -439,10 +440,11 @@ async def _progress(
     """
     if spec.standby:
         return Progress(info.delivered.delivery, in_use=False), info  # the process that has the lead is the only one
-    with trio.move_on_after(STALE_PULLS_END_WITHIN):
-        while info.num_waiting:
-            await trio.sleep(STALE_PULLS_POLL)
-            info = await _consumer(api, spec)
+    until = trio.current_time() + STALE_PULLS_END_WITHIN
+    while info.num_waiting and trio.current_time() < until:
+        # A lookup is not cut short: over a long round trip no second answer would ever arrive.
+        await trio.sleep(STALE_PULLS_POLL)
+        info = await _consumer(api, spec)
     in_use: bool | None = bool(info.num_waiting)
     if spec.others_seen and info.num_ack_pending:
         # The waiting requests may be those of our previous link, which the server takes for alive: it answers nothing.

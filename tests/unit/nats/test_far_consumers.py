@@ -1,0 +1,89 @@
+"""Consumers on a link with a long round trip, which is no part of the time that a server gets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio.nats.jetstream.api import Api, Denials
+from router_trio.nats.jetstream.consumers import FoundConsumer, WirePullConsumer, ensure_consumer
+from router_trio.nats.jetstream.streams import Lookups
+from router_trio.protocol.consumer import ConsumerSpec, Limits, Progress
+from tests.support.raw_server import consumer_answer, stream_answer
+
+SPEC = ConsumerSpec("S", "d", (), 30.0, -1, 1000)
+NONE = cast(Any, None)
+
+
+class FarServer:
+    """The control plane, and the client, of a link. Its server answers at once, a round trip away.
+
+    The pull requests of an earlier link, which is dead, wait there until `drops_at`.
+    """
+
+    def __init__(self, round_trip: float, *, drops_at: float = 0.0, is_silent: bool = False) -> None:
+        self._round_trip = round_trip
+        self._drops_at = drops_at
+        self._is_silent = is_silent
+
+    async def ready_client(self) -> FarServer:
+        return self
+
+    async def ping(self) -> None:
+        await trio.sleep(self._round_trip)
+
+    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+        with trio.move_on_after(within):
+            await trio.sleep(self._round_trip / 2)
+            answer = stream_answer("S") if ".STREAM." in subject else consumer_answer("S", "d")
+            if ".CONSUMER." in subject and trio.current_time() < self._drops_at:
+                answer["num_waiting"] = 1
+            await trio.sleep(float("inf") if self._is_silent else self._round_trip / 2)
+            return json.dumps(answer).encode()
+        raise TimeoutError
+
+
+def consumer_of(server: Any) -> WirePullConsumer:
+    api = Api(server, Denials())
+    limits = Limits(-1, 1000, "limits")
+    found = FoundConsumer(30.0, "", None, Progress(7, in_use=False), limits, range(1, 8), 7, (), False)
+    return WirePullConsumer(SPEC, found, b"_INBOX.x", api, Lookups(api), lambda _: None, NONE, NONE)
+
+
+@pytest.mark.parametrize("round_trip", [0.0, 1.0, 6.0, 30.0])
+async def test_the_answer_that_naks_were_read_has_its_time_behind_a_round_trip(
+    round_trip: float, autojump_clock: MockClock
+) -> None:
+    assert await consumer_of(FarServer(round_trip)).again([1, 2, 3])
+    began = trio.current_time()
+    assert not await consumer_of(FarServer(round_trip, is_silent=True)).again([1, 2, 3])
+    assert trio.current_time() - began <= 4 * round_trip + 10.1
+
+
+async def test_naks_that_are_denied_are_not_waited_for(autojump_clock: MockClock) -> None:
+    far = consumer_of(FarServer(1.0, is_silent=True))
+
+    async def deny() -> None:
+        while trio.current_time() < 5.0:
+            await trio.sleep(0.1)
+            for subject in [*far._api.denials._waiting]:
+                far._api.denials.denied(subject, "Permissions Violation")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deny)
+        assert not await far.again([1])
+        assert trio.current_time() < 1.0
+
+
+@pytest.mark.parametrize(("drops_at", "in_use"), [(0.0, False), (4.0, False), (1000.0, True)])
+@pytest.mark.parametrize("round_trip", [0.01, 2.0])
+async def test_requests_of_a_dead_link_are_not_those_of_another_process_on_a_far_server(
+    round_trip: float, drops_at: float, in_use: bool, autojump_clock: MockClock
+) -> None:
+    api = Api(cast(Any, FarServer(round_trip, drops_at=drops_at if round_trip > 1 or in_use else 0.2)), Denials())
+    found = await ensure_consumer(api, SPEC, NONE)
+    assert found.progress.in_use is in_use
