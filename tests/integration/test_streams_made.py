@@ -67,7 +67,7 @@ async def test_a_user_who_may_not_is_not_ready_and_told_why(tmp_path: Path) -> N
             ]
             code, body = readiness(live, trio.current_time())
             assert code == 503
-            assert any("stream 'OUT' can't be made" in one["reason"] for one in body["reasons"])
+            assert any("stream 'OUT' can't be looked up or created" in one["reason"] for one in body["reasons"])
             async with connect(server.url, user="other", password="other") as client:
                 for stream in STREAMS:
                     await JetStream(client).create_stream(
