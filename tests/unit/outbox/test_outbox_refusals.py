@@ -373,3 +373,19 @@ def test_a_publish_that_is_refused_on_the_next_link_is_refused_once_there() -> N
     assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
     denied = [Fate("failed", "permission_denied")]
     assert desk.told == {1: denied, 2: denied}, "the second refusal is of the second publish"
+
+
+def test_a_refusal_of_an_earlier_link_is_no_answer_of_the_next_one() -> None:
+    """The next server may take it: its PubAck may be late, and only its own refusal counts."""
+    desk = connected()
+    desk.outbox.link_up(b"_INBOX.x")
+    desk.offer(with_ack=True)
+    desk.batch()
+    desk.outbox.refusals.ack_refused(1, "limit", "maximum messages exceeded", False)
+    desk.outbox.link_down("closed")
+    desk.outbox.link_up(b"_INBOX.y")
+    assert desk.batch() == [1]
+    desk.now += 1.0
+    desk.outbox.refusals.sweep()
+    assert desk.told == {}
+    assert desk.books() == (1, 0, 1, {})
