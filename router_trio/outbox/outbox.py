@@ -290,7 +290,7 @@ class Outbox:
         queue.requeue_all()
         self._retries.clear()
         if blamed and only is not None and self.refusals.fail_poison(only):
-            self._suspects.remember(only)
+            self._suspects.remember(only, now)
         if self.fail_open:
             self.settlement.let_go(self._queue.drop_all(), reasons.NOT_CONNECTED)
             self._in_flight.notify_if_none()

@@ -99,7 +99,7 @@ class Sender:
             # An entire batch may belong in lanes. Returning nothing would then keep the operations behind it waiting.
             written = self._retries.without_held(batch)
             if self._suspects.known:
-                written = self._without_poison(written)
+                written = self._without_poison(written, now)
             if written or not batch:
                 break
         else:
@@ -108,11 +108,11 @@ class Sender:
         # Retries are sent with the others: however many are due, the operations behind them in the queue do not wait.
         return [*due, *written] if due else written
 
-    def _without_poison(self, batch: list[Operation]) -> list[Operation]:
-        """Fail the operations of `batch` that have ended links before. Only called once there was such a publish."""
+    def _without_poison(self, batch: list[Operation], now: float) -> list[Operation]:
+        """Fail the operations of `batch` that have ended links before. Only called while one is remembered."""
         harmless = []
         for operation in batch:
-            poison = [one for one in operation.split() if self._suspects.knows(one)]
+            poison = [one for one in operation.split() if self._suspects.knows(one, now)]
             if not poison:
                 harmless.append(operation)
                 continue

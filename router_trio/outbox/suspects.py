@@ -26,6 +26,9 @@ ANSWERED_WITHIN = 1.0
 MOST_KNOWN = 1024
 """Publishes that are remembered. Beyond that all are forgotten."""
 
+KNOWN_FOR = 600.0
+"""Seconds for which they are remembered. Others may be identical, and the server may have been at fault."""
+
 
 class Suspects:
     """Decide how much may be sent at once on a link, and which publish is to blame for its end."""
@@ -33,8 +36,8 @@ class Suspects:
     def __init__(self) -> None:
         self.careful: bool = False
         """True while `send_limit` limits what is sent."""
-        self.known: set[int] = set()
-        """Hashes of publishes that ended links."""
+        self.known: dict[int, float] = {}
+        """Publishes that ended links: their hashes, and when that was found."""
         self._window = 0
         self._suspected = 0
         self._settled = 0
@@ -75,15 +78,22 @@ class Suspects:
             self._accused = None
         return blamed
 
-    def remember(self, operation: Operation) -> None:
+    def remember(self, operation: Operation, now: float) -> None:
         """Remember a publish that ends links, so that it is not sent again when its stream redelivers the message."""
         if len(self.known) >= MOST_KNOWN:
             self.known.clear()
-        self.known.add(_hash(operation))
+        self.known[_hash(operation)] = now
 
-    def knows(self, operation: Operation) -> bool:
-        """Return True if the publish was remembered."""
-        return _hash(operation) in self.known
+    def knows(self, operation: Operation, now: float) -> bool:
+        """Return True if the publish, or an identical one, was remembered within `KNOWN_FOR` seconds."""
+        key = _hash(operation)
+        since = self.known.get(key)
+        if since is None:
+            return False
+        if now - since < KNOWN_FOR:
+            return True
+        del self.known[key]
+        return False
 
     def unreachable(self) -> None:
         """Clear all suspicion: no server could be reached, or the link ended for another reason."""

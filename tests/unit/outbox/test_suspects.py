@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from router_trio.message import Fate, stored
 from router_trio.outbox.operation import FrameOwners, Operation
-from router_trio.outbox.suspects import ANSWERED_WITHIN
+from router_trio.outbox.suspects import ANSWERED_WITHIN, KNOWN_FOR
 from router_trio.protocol import framing
 from tests.support.offers import offer_with_ack
-from tests.unit.outbox.desk import Desk
+from tests.unit.outbox.desk import Desk, connected
 
 
 class Server:
@@ -177,3 +177,21 @@ def test_what_is_suspected_is_sent_in_growing_windows_and_then_all_at_once() -> 
     for _ in range(20):
         desk.offer()
     assert len(desk.batch()) == 20
+
+
+def test_publishes_that_are_identical_to_a_poisonous_one_are_sent_again_after_a_while() -> None:
+    """The server may have been at fault, and a program may publish the same for ever."""
+    desk = connected()
+    desk.outbox.link_down("liveness")
+    desk.offer(b"tick")
+    while not desk.told:
+        desk.outbox.link_up()
+        assert desk.batch() == [1]
+        desk.outbox.link_down("closed")
+    desk.outbox.link_up()
+    desk.offer(b"tick")
+    assert desk.batch() == []
+    assert desk.told[2] == [Fate("failed", "poison")]
+    desk.now += KNOWN_FOR
+    desk.offer(b"tick")
+    assert desk.batch() == [3]
