@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from operator import attrgetter
@@ -101,6 +101,7 @@ class NatsLink:
         self._some_unknown = trio.Event()
         self._pubacks = PubAcks(listener, self._ask_about)
         self._answers = self._subscriptions.add(inbox + b".*", self._pubacks.read)
+        self._records: tuple[set[bytes], ...] = ()  # see `_own_answers`
         self._pins: set[str] = set()  # pins of leads taken on this link
         self._lifted: dict[tuple[str, str], Sequence[str]] = {}  # limits that were lifted of consumers not opened since
 
@@ -228,7 +229,7 @@ class NatsLink:
         self._let_client_listen()
         refused = self._subscriptions.too_many
         try:
-            found = await ensure_consumer(self.api, spec, self.subscribe)
+            found = await ensure_consumer(self.api, spec, self.subscribe, self._own_answers)
         except SourceError as error:
             if error.reason != reasons.TIMEOUT or self._subscriptions.too_many == refused:
                 raise
@@ -251,7 +252,7 @@ class NatsLink:
 
         check_version(self.info)
         self._let_client_listen()
-        found = await ensure_consumer(self.api, spec, self.subscribe)
+        found = await ensure_consumer(self.api, spec, self.subscribe, self._own_answers)
         if found.lifted:
             self._lifted[spec.stream, spec.durable] = found.lifted
         self._inboxes += 1
@@ -300,6 +301,8 @@ class NatsLink:
         if self.ended:
             return [(reply, _not_connected()) for reply in replies]
         if replies:
+            for record in self._records:
+                record.update(replies)
             self.wire.send(b"PUB " + b" 4\r\n+ACK\r\nPUB ".join(replies) + b" 4\r\n+ACK\r\n")
         return ()
 
@@ -315,7 +318,19 @@ class NatsLink:
     def _answer(self, reply: bytes, body: bytes) -> None:
         if self.ended:
             raise _not_connected()
+        for record in self._records:
+            record.add(reply)
         self.wire.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(body), body))
+
+    @contextmanager
+    def _own_answers(self) -> Iterator[Collection[bytes]]:
+        """Record the subjects of the acks, naks and in-progress signals sent on this link while this is entered."""
+        record: set[bytes] = set()
+        self._records += (record,)
+        try:
+            yield record
+        finally:
+            self._records = tuple(one for one in self._records if one is not record)
 
     # --- reports of the wire ---
 

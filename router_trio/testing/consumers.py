@@ -7,7 +7,7 @@ messages. Statuses have the text of nats-server, and end a request.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -72,8 +72,7 @@ class Consumer:
         # Never later than the earliest `due` of the unacked, so that `poll` need not look at all of them.
         self._earliest = inf
         self._sequence = 0
-        self.answers: int = 0
-        """Number of acks, naks and in-progress signals that were received."""
+        self._answers: Counter[bytes] = Counter()
         self._lifted: Sequence[str] = ()
 
     @property
@@ -191,32 +190,39 @@ class Consumer:
             if request.receive == receive:
                 request.receive, request.next_beat, request.heartbeat = _discard, inf, inf
 
-    def ack(self, sequence: int) -> bool:
-        """Ack a message. Return True if it was unacked; otherwise do nothing, as a server does."""
-        self.answers += 1
+    def answers_of_others(self, inbox: bytes) -> int:
+        """Return the number of acks, naks and in-progress signals that were not sent by the link with that inbox."""
+        return self._answers.total() - self._answers[inbox]
+
+    def ack(self, sequence: int, by: bytes = b"") -> bool:
+        """Ack a message. Return True if it was unacked; otherwise do nothing, as a server does.
+
+        `by`, here and below: the inbox of the link that answers.
+        """
+        self._answers[by] += 1
         if self.deleted or sequence not in self._unacked:
             return False
         del self._unacked[sequence]
         return True
 
-    def nak(self, sequence: int, due: float) -> None:
+    def nak(self, sequence: int, due: float, by: bytes = b"") -> None:
         """Redeliver a message at the time `due`."""
-        self.answers += 1
+        self._answers[by] += 1
         if sequence in self._unacked:
             self._postpone(self._unacked[sequence], due)
 
-    def say_at_work(self, now: float) -> None:
+    def say_at_work(self, now: float, by: bytes = b"") -> None:
         """Count an in-progress signal that acks no message, unless it is lost on its way."""
-        self._losses.apply("in_progress", now, lambda: self.extend_ack_wait(0, now))
+        self._losses.apply("in_progress", now, lambda: self.extend_ack_wait(0, now, by))
 
-    def extend_ack_wait(self, sequence: int, now: float) -> None:
+    def extend_ack_wait(self, sequence: int, now: float, by: bytes = b"") -> None:
         """Restart the ack wait of a message."""
-        self.nak(sequence, now + self.spec.ack_wait)
+        self.nak(sequence, now + self.spec.ack_wait, by)
 
-    def again(self, sequences: Sequence[int], now: float) -> None:
+    def again(self, sequences: Sequence[int], now: float, by: bytes = b"") -> None:
         """Redeliver these messages before new ones. Messages that are not unacked are ignored."""
         for sequence in sequences:
-            self.nak(sequence, now)
+            self.nak(sequence, now, by)
 
     def take_by_hand(self, count: int, *, ack: bool) -> None:
         """Deliver the next messages to another process, which acks them or not."""

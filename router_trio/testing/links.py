@@ -86,7 +86,7 @@ class FakeLink:
         self._subscriptions: list[FakeSubscription] = []
         self.max_payload: int = network.max_payload
         self.max_control_line = DEFAULT_CONTROL_LINE  # the INFO of a server does not contain its own
-        self._inbox = inbox
+        self.inbox: bytes = inbox
         self._inboxes = 0
         self._pins: set[str] = set()
         answers = FakeSubscription(self, self._answered)
@@ -181,7 +181,7 @@ class FakeLink:
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> FakePullConsumer:
         self._inboxes += 1
-        inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
+        inbox = b"%b-pull-%d" % (self.inbox, self._inboxes)
         subscription = FakePullConsumer(self, deliver, inbox)
         server = self._network.server
 
@@ -273,19 +273,19 @@ class FakeLink:
         return ()
 
     def _acked(self, reply: bytes, now: float) -> None:
-        self._network.server.ack(reply, now)
+        self._network.server.ack(reply, now, self.inbox)
 
     def nak(self, reply: bytes, delay: float) -> None:
         self._check_alive()
-        self.publishing(reply, lambda now: self._network.server.nak(reply, now, delay))
+        self.publishing(reply, lambda now: self._network.server.nak(reply, now, delay, self.inbox))
 
     def term(self, reply: bytes, reason: str) -> None:
         self._check_alive()
-        self.publishing(reply, lambda now: self._network.server.term(reply, now))
+        self.publishing(reply, lambda now: self._network.server.term(reply, now, self.inbox))
 
     def in_progress(self, reply: bytes) -> None:
         self._check_alive()
-        self.publishing(reply, lambda now: self._network.server.in_progress(reply, now))
+        self.publishing(reply, lambda now: self._network.server.in_progress(reply, now, self.inbox))
 
     # --- the end of a subscription ---
 
@@ -306,7 +306,7 @@ class FakeLink:
 
     def _answered(self, batch: list[RawMessage]) -> None:
         for raw in batch:
-            number = raw[0][len(self._inbox) + 1 :]
+            number = raw[0][len(self.inbox) + 1 :]
             if number.isdigit():
                 self._read(int(number), raw)
 

@@ -294,40 +294,40 @@ class Server:
         """Delete a consumer and end its pull requests with a status. Raises `KeyError` if it does not exist."""
         self.consumers.pop((stream, durable)).delete()
 
-    def ack(self, reply: bytes, now: float) -> None:
-        """Ack the message with this reply subject."""
+    def ack(self, reply: bytes, now: float, by: bytes = b"") -> None:
+        """Ack the message with this reply subject. `by`, here and below: the inbox of the link that answers."""
         consumer, sequence = self._delivered(reply)
         self.watch.answered("ack")
         if consumer is not None:
-            self.losses.apply("ack", now, lambda: self._acked(consumer, sequence, now))
+            self.losses.apply("ack", now, lambda: self._acked(consumer, sequence, now, by))
 
-    def _acked(self, consumer: Consumer, sequence: int, now: float) -> None:
-        if consumer.ack(sequence):
+    def _acked(self, consumer: Consumer, sequence: int, now: float, by: bytes) -> None:
+        if consumer.ack(sequence, by):
             self.watch.ack_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
-    def term(self, reply: bytes, now: float) -> None:
+    def term(self, reply: bytes, now: float, by: bytes = b"") -> None:
         """Terminate the message with this reply subject: it is not redelivered."""
         consumer, sequence = self._delivered(reply)
         self.watch.answered("nak")
         if consumer is not None:
-            self.losses.apply("nak", now, lambda: self._termed(consumer, sequence, now))
+            self.losses.apply("nak", now, lambda: self._termed(consumer, sequence, now, by))
 
-    def _termed(self, consumer: Consumer, sequence: int, now: float) -> None:
-        if consumer.ack(sequence):
+    def _termed(self, consumer: Consumer, sequence: int, now: float, by: bytes) -> None:
+        if consumer.ack(sequence, by):
             self.watch.term_taken(consumer.spec.stream, consumer.spec.durable, sequence, now)
 
-    def nak(self, reply: bytes, now: float, delay: float) -> None:
+    def nak(self, reply: bytes, now: float, delay: float, by: bytes = b"") -> None:
         """Redeliver the message with this reply subject after `delay` seconds."""
         consumer, sequence = self._delivered(reply)
         self.watch.answered("nak")
         if consumer is not None:
-            self.losses.apply("nak", now, lambda: consumer.nak(sequence, now + delay))
+            self.losses.apply("nak", now, lambda: consumer.nak(sequence, now + delay, by))
 
-    def in_progress(self, reply: bytes, now: float) -> None:
+    def in_progress(self, reply: bytes, now: float, by: bytes = b"") -> None:
         """Restart the ack wait of the message with this reply subject."""
         consumer, sequence = self._delivered(reply)
         if consumer is not None:
-            self.losses.apply("in_progress", now, lambda: consumer.extend_ack_wait(sequence, now))
+            self.losses.apply("in_progress", now, lambda: consumer.extend_ack_wait(sequence, now, by))
 
     def _delivered(self, reply: bytes) -> tuple[Consumer | None, int]:
         words = reply.decode("ascii", "replace").split(".")

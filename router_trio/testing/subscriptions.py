@@ -25,6 +25,8 @@ IDLE_HEARTBEAT = 5.0
 class Line(Protocol):
     """The part of a link that its subscriptions use."""
 
+    inbox: bytes
+
     def receive(self, subscription: FakeSubscription, message: RawMessage) -> None:
         """Take a message that the server sends to the subscription."""
 
@@ -103,7 +105,7 @@ class FakePullConsumer(FakeSubscription):
         self.spec = spec
         self.consumer = consumer
         self.lifted = consumer.take_lifted()
-        answers = consumer.answers
+        before = consumer.answers_of_others(self._link.inbox)
         first = (spec.stream_created is None or consumer.differs(spec) is not None) and not consumer.progress.in_use
         listen = not spec.standby and (first or spec.others_seen) and bool(consumer.left_unacked())
         if listen:
@@ -114,7 +116,8 @@ class FakePullConsumer(FakeSubscription):
                 raise
         progress = consumer.progress
         waits = progress.in_use and not (listen and spec.others_seen)
-        self.progress = replace(progress, in_use=not spec.standby and (waits or consumer.answers > answers))
+        answered = consumer.answers_of_others(self._link.inbox) > before
+        self.progress = replace(progress, in_use=not spec.standby and (waits or answered))
         self.left_unacked = consumer.left_unacked()
         self.went_back = consumer.differs(spec)
 
@@ -167,7 +170,7 @@ class FakePullConsumer(FakeSubscription):
         return None if self.spec is None else self.spec.pin
 
     def say_at_work(self) -> None:
-        self._link.publishing(self._ack_subject(0), lambda now: self._named().say_at_work(now))
+        self._link.publishing(self._ack_subject(0), lambda now: self._named().say_at_work(now, self._link.inbox))
 
     def hold_lead(self) -> None:
         pin = self._pin
@@ -202,7 +205,7 @@ class FakePullConsumer(FakeSubscription):
         received: list[int] = []
 
         def redeliver(sequence: int, now: float) -> None:
-            self._named().again([sequence], now)
+            self._named().again([sequence], now, self._link.inbox)
             received.append(sequence)
 
         for sequence in sequences:

@@ -5,14 +5,19 @@ Who takes one message does not end the order of the route; who resets the durabl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 
 from router_trio import Message, Router
+from router_trio.link import LISTEN_FOR, ConsumerSpec
+from tests.integration.dial import link_to
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
+from tests.support.recorder import Recorder
 from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer
 from tests.support.settings import settings
@@ -77,6 +82,39 @@ async def test_what_follows_a_message_that_failed_on_its_key_waits_for_it_though
                 await stream.publish(f"in.{number % 3}", b"%d" % number)
             await eventually(lambda: running.settled["routed"] >= COUNT + (7 if ack else 8), 30)
             await check_order(stream)
+
+
+@pytest.mark.parametrize("another", [False, True])
+async def test_acks_of_the_link_itself_are_not_taken_for_those_of_another_process(
+    server: NatsServer, another: bool
+) -> None:
+    spec, delivered = (
+        ConsumerSpec("SOURCE", "router", (), ack_wait=30.0, max_deliver=-1, max_ack_pending=100),
+        Recorder(),
+    )
+    async with connect(server.url) as client, link_to(server.url) as link:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["in.*"])
+        await stream.publish_many([("in.0", b"%d" % number, None) for number in range(5)])
+        consumer = await link.open_consumer(spec, delivered)
+        consumer.pull(4, 5.0)
+        await delivered.until_delivered(4)
+        consumer.close()
+        acks, naked, in_progress, last = [raw[1] for raw in delivered.messages]
+
+        async def answer() -> None:
+            await trio.sleep(LISTEN_FOR / 3)
+            link.ack([acks])
+            link.nak(naked, 60.0)
+            link.in_progress(in_progress)
+            if another:
+                await client.publish(last.decode(), b"+ACK")
+
+        again = replace(spec, stream_created=consumer.stream_created, start_sequence=1, others_seen=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            consumer = await link.open_consumer(again, Recorder())
+        assert consumer.progress.in_use is another
 
 
 @needs_server(2, 14, lacks="resets of consumers")

@@ -87,6 +87,8 @@ IDLE_HEARTBEAT = 5.0
 
 
 Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
+OwnAnswers = Callable[[], contextlib.AbstractContextManager[Collection[bytes]]]
+"""Returns a context that yields the subjects of all answers to deliveries that this link sends while it is entered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ class WirePullConsumer:
         await self._subscription.drain()
 
 
-async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) -> FoundConsumer:
+async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, own_answers: OwnAnswers) -> FoundConsumer:
     """Find the durable, or create it. Raises `SourceError`. Can be cancelled."""
     for name in (spec.stream, spec.durable):
         if not is_name(name):
@@ -286,7 +288,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe) ->
             if began(info.config) == "new":
                 began_behind = stream.last_sequence  # a server before 2.14 doesn't report it
         fresh = spec.stream_created is None or went_back is not None
-        progress, info = await _progress(api, spec, info, subscribe, fresh=fresh)
+        progress, info = await _progress(api, spec, info, subscribe, own_answers, fresh=fresh)
         last = stream.last_sequence
         if info.ack_floor.sequence > last:
             last = (await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)).last_sequence
@@ -432,7 +434,7 @@ def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
 
 
 async def _progress(
-    api: Api, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe, *, fresh: bool
+    api: Api, spec: ConsumerSpec, info: ConsumerInfo, subscribe: Subscribe, own_answers: OwnAnswers, *, fresh: bool
 ) -> tuple[Progress, ConsumerInfo]:
     """Return how far the consumer has read, once the server has dropped the requests of a dead link.
 
@@ -448,14 +450,14 @@ async def _progress(
     in_use: bool | None = bool(info.num_waiting)
     if spec.others_seen and info.num_ack_pending:
         # The waiting requests may be those of our previous link, which the server takes for alive: it answers nothing.
-        in_use = await others_answer(subscribe, spec)
+        in_use = await others_answer(subscribe, own_answers, spec)
         info = await _consumer(api, spec)
     elif fresh and info.num_ack_pending and not in_use:
         # A process with as many messages as it can hold doesn't wait, but sends signs of work. A process that was there
         # before us doesn't any more. If the durable was created again, its first deliveries may have answered a pull
         # that we had sent to its predecessor of this name: then no process works on them.
         before = info
-        in_use = await others_answer(subscribe, spec)
+        in_use = await others_answer(subscribe, own_answers, spec)
         info = await _consumer(api, spec)
         if info.num_waiting or _numbers(info) != _numbers(before):
             in_use = True
@@ -470,31 +472,33 @@ def _numbers(info: ConsumerInfo) -> tuple[Reached, Reached, int]:
 #
 # Only its answers show that: a process that holds as many messages as it can does not wait for more, and may not ack
 # for long. Every route with messages in hand sends a sign of work every `link.SIGN_OF_WORK_EVERY` seconds, to a subject
-# that anyone with the permission may subscribe to.
+# that anyone with the permission may subscribe to. The route itself acks meanwhile what it received on its last link.
 
 
-async def others_answer(subscribe: Subscribe, spec: ConsumerSpec) -> bool | None:
+async def others_answer(subscribe: Subscribe, own_answers: OwnAnswers, spec: ConsumerSpec) -> bool | None:
     """Return True if another client answers deliveries of a consumer; None if this user may not listen.
 
     Blocks for `LISTEN_FOR` seconds at most. Can be cancelled.
     """
     heard = trio.Event()
+    older_form, newer_form = ack_reply.subscriptions(spec.stream, spec.durable)
+    with own_answers() as own:
 
-    def hear(batch: list[RawMessage]) -> None:
-        heard.set()
+        def hear(batch: list[RawMessage]) -> None:
+            if any(raw[0] not in own for raw in batch):
+                heard.set()
 
-    try:
-        older_form, newer_form = ack_reply.subscriptions(spec.stream, spec.durable)
-        answers = await subscribe(older_form, hear)
         try:
-            of_domain = await subscribe(newer_form, hear)
+            answers = await subscribe(older_form, hear)
             try:
-                with trio.move_on_after(LISTEN_FOR):
-                    await heard.wait()
+                of_domain = await subscribe(newer_form, hear)
+                try:
+                    with trio.move_on_after(LISTEN_FOR):
+                        await heard.wait()
+                finally:
+                    of_domain.close()
             finally:
-                of_domain.close()
-        finally:
-            answers.close()
-    except SourceError:
-        return None
+                answers.close()
+        except SourceError:
+            return None
     return heard.is_set()

@@ -85,5 +85,5 @@ async def test_requests_of_a_dead_link_are_not_those_of_another_process_on_a_far
     round_trip: float, drops_at: float, in_use: bool, autojump_clock: MockClock
 ) -> None:
     api = Api(cast(Any, FarServer(round_trip, drops_at=drops_at if round_trip > 1 or in_use else 0.2)), Denials())
-    found = await ensure_consumer(api, SPEC, NONE)
+    found = await ensure_consumer(api, SPEC, NONE, NONE)
     assert found.progress.in_use is in_use

@@ -27,9 +27,9 @@ def acks_of(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Counter[byte
     server, sent = broker._server, Counter[bytes]()
     ack = server.ack
 
-    def count_acks(reply: bytes, now: float) -> None:
+    def count_acks(reply: bytes, now: float, by: bytes) -> None:
         sent[reply] += 1
-        ack(reply, now)
+        ack(reply, now, by)
 
     monkeypatch.setattr(server, "ack", count_acks)
     return sent

@@ -87,9 +87,9 @@ async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(
     server, sent = brokers["main"]._server, Counter[bytes]()
     ack = server.ack
 
-    def count_acks(reply: bytes, now: float) -> None:
+    def count_acks(reply: bytes, now: float, by: bytes) -> None:
         sent[reply] += 1
-        ack(reply, now)
+        ack(reply, now, by)
 
     monkeypatch.setattr(server, "ack", count_acks)
     async with world([REMOTE], brokers=brokers) as w:

@@ -6,10 +6,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.message import Message
 from router_trio.routing.stream.consumer import undelivered as module
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import all_acked, fill, numbers, one_broker, two_brokers, unacked, world
+from tests.support.world import all_acked, fill, handled, numbers, one_broker, to, two_brokers, unacked, world
 from tests.unit.routing.stream.refusing import arrived, remote, route
 
 # --- links, consumers and streams that come and go ---
@@ -146,6 +147,27 @@ async def test_a_refused_message_whose_nak_is_lost_still_comes_when_its_room_was
             await trio.sleep(0.2)
         await eventually(lambda: arrived(w, "a") == numbers(10), 60)
         await eventually(lambda: unacked(w) == 0)
+
+
+async def test_acks_of_the_route_itself_are_not_taken_for_those_of_another_process(
+    autojump_clock: MockClock,
+) -> None:
+    async def takes_a_moment(message: Message) -> Message:
+        await trio.sleep(0.2)
+        return message
+
+    source = {"connection": "main", "stream": "IN", "durable": "router", "filter": "in.*", "ack_wait": "5s"}
+    copies = handled(takes_a_moment, to=to("out.{{wildcard(1)}}", "edge", jetstream=True), key="subject", **source)
+    async with world(handlers=[copies], brokers=two_brokers()) as w:
+        w.broker.trouble.redeliver_by_hand("IN", "router", 1)  # so it listens for others on the next link
+        fill(w.broker, 5, subjects="a")
+        await eventually(lambda: w.route.in_hand == 5)
+        w.broker.trouble.break_after(from_server=0)  # what it delivers next is on its way to nobody
+        fill(w.broker, 5, first=5, subjects="a")
+        await eventually(lambda: w.watch.of("NATS_CONNECTION_LOST"))
+        fill(w.broker, 5, first=10, subjects="a")
+        await all_acked(w, 15)
+        assert arrived(w, "a", "edge") == numbers(15)
 
 
 # --- what the server is not allowed to be told ---
