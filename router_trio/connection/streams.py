@@ -26,7 +26,7 @@ LOOK_EVERY = 5.0
 """Seconds between two lookups of a stream that existed."""
 
 _CURES = {
-    reasons.PERMISSION_DENIED: "let this user do so, or make the stream yourself and remove it from [[streams]]",
+    reasons.PERMISSION_DENIED: "allow this user to create it, or create it yourself and remove it from [[streams]]",
     reasons.NO_JETSTREAM: "enable JetStream there, or remove the stream from [[streams]]",
     reasons.STREAM_REFUSED: "change it in [[streams]], or the server",
 }

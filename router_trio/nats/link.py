@@ -354,7 +354,7 @@ class NatsLink:
         subject, queue = denied.subject, denied.queue or b""
         if subject == self._inbox + b".*":
             self._inbox_denied = (
-                f"no PubAck can be received: {words}; let this user subscribe to {_prefix(self._inbox)}.>"
+                f"no PubAck can be received: {words}; allow this user to subscribe to {_prefix(self._inbox)}.>"
             )
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
         elif self._subscriptions.was_denied(subject, queue, words):
@@ -364,7 +364,7 @@ class NatsLink:
             raise LinkError(f"the server ended a subscription: {words}", reason=reasons.PERMISSION_DENIED)
         elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
             self._client_inbox_denied = True
-            self.api.inbox_denied = f"{words}; let this user subscribe to {_prefix(self._inbox)}.>"
+            self.api.inbox_denied = f"{words}; allow this user to subscribe to {_prefix(self._inbox)}.>"
 
     def _on_info(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)

@@ -111,6 +111,7 @@ class ArrivalOrder(Generic[D]):
         self._place_of = place_of
         self._released: dict[bytes, list[tuple[int, D]]] = {}
         """By key, a heap with as many messages as `waiting` has turns of that key."""
+        self.as_added: bool = True
 
     @property
     def ready(self) -> bool:
@@ -120,15 +121,11 @@ class ArrivalOrder(Generic[D]):
     def count(self) -> int:
         return len(self.waiting)
 
-    @property
-    def as_added(self) -> bool:
-        return not self._released
-
     def take(self) -> D | None:
         if not self.waiting:
             return None
         message = self.waiting.popleft()
-        return self._first_of_key(message) if self._released else message
+        return message if self.as_added else self._first_of_key(message)
 
     def _first_of_key(self, turn: D) -> D:
         """Return the message that goes now: `turn` is a message, or a turn of its key."""
@@ -137,6 +134,7 @@ class ArrivalOrder(Generic[D]):
             _, message = heappop(heap)
             if not heap:
                 del self._released[turn.key]
+                self.as_added = not self._released
             return message
         released = self._released.get(self._key_of(turn))
         return turn if released is None else heappushpop(released, (self._place_of(turn), turn))[1]
@@ -146,6 +144,7 @@ class ArrivalOrder(Generic[D]):
             key = self._key_of(message)
             heappush(self._released.setdefault(key, []), (self._place_of(message), message))
             self.waiting.append(cast(D, _Turn(key)))
+            self.as_added = False
 
     def finished(self, message: D) -> None:
         """See `Order`."""

@@ -205,7 +205,7 @@ async def test_what_is_seen_without_a_permission_is_what_the_table_says(
         # /readyz
         if "/readyz" in said:
             await at.until_unready(subject.removesuffix(".>"))
-            assert any("permission" in one["reason"] or "let this user" in one["reason"] for one in at.answer[1])
+            assert any("permission" in one["reason"] or "allow this user" in one["reason"] for one in at.answer[1])
         elif case.waits:
             await at.until_unready(case.waits)
         else:

@@ -73,7 +73,7 @@ async def test_a_reload_leaves_a_call_behind_that_hangs_in_a_thread_and_names_it
             assert (await run.has_logged("ROUTE_HANDLER_LEFT_BEHIND"))["route"] == "orders"
             code, body = await get(f"{page}/readyz")
             assert code == 503
-            assert any("left behind" in one["reason"] for one in body["reasons"])
+            assert any("was abandoned" in one["reason"] for one in body["reasons"])
             # A later one begins, and messages pass.
             configuration(tmp_path, server.url, source=source, to="asia")
             run.send(signal.SIGHUP)

@@ -129,7 +129,7 @@ async def test_without_an_inbox_publishes_with_ack_fail_and_say_why(tmp_path: Pa
             await watch.live.publish_with_ack("out", b"x")
         assert caught.value.reason == "permission_denied"
         (failed,) = watch.of("NATS_PUBLISH_WITH_ACK_ERROR")
-        assert "let this user subscribe to _INBOX.>" in failed.detail
+        assert "allow this user to subscribe to _INBOX.>" in failed.detail
         receipt = await watch.live.publish("out", b"x")
         assert (await receipt.settled()).name == "fenced"
 

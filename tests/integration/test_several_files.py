@@ -72,7 +72,7 @@ def test_explain_takes_the_last_for_the_subject(folder: Path) -> None:
     assert (found["name"], found["destinations"][0]["subject"]) == ("two", "7.out")
     done = command("explain", "base.toml", "routes.d/1.toml", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "SUBJECT is missing: it is the last argument, and routes.d/1.toml is a file" in done.stderr
+    assert "SUBJECT is missing: it must be the last argument, and routes.d/1.toml is a file" in done.stderr
 
 
 def test_test_runs_those_of_all_files(folder: Path) -> None:

@@ -56,20 +56,19 @@ class Acks:
         self._state = state
         self._pull_denied = pull_denied
         self._pulls_pass: Callable[[], None] | None = None
+        self.awaits_pull: bool = False
+        """True from `await_pull` until `await_no_pull`. It is read for each message, so it is no property."""
         self._answers.belong_to(spec.stream, spec.durable, self)
 
     def await_pull(self, listener: Callable[[], None]) -> None:
         """Call `listener` when the server has accepted a pull, or none is to be sent; see `await_no_pull`."""
         self._pulls_pass = listener
+        self.awaits_pull = True
 
     def await_no_pull(self) -> None:
         """Stop calling the function that was passed to `await_pull`."""
         self._pulls_pass = None
-
-    @property
-    def awaits_pull(self) -> bool:
-        """Return True from `await_pull` until `await_no_pull`."""
-        return self._pulls_pass is not None
+        self.awaits_pull = False
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """Ack the messages with these reply subjects, so that they are not redelivered."""

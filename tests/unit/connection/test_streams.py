@@ -67,7 +67,7 @@ async def test_one_that_is_refused_is_not_ready_until_it_is_made(autojump_clock:
     async with world([core("in.*", "heard.x")], brokers={"main": broker}, streams=[OUT]) as w:
         (event,) = w.watch.of("NATS_STREAM_NOT_MADE")
         assert (event.stream, event.reason) == ("OUT", "permission_denied")
-        assert "or make the stream yourself" in event.detail
+        assert "or create it yourself" in event.detail
         (reason,) = reasons(w)
         assert reason.startswith("stream 'OUT' can't be looked up or created: permission_denied")
         w.broker.publish("in.x", b"1")
