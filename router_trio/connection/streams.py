@@ -79,6 +79,8 @@ class Streams:
             tried.set()
             with trio.move_on_at(min((next_tries[name].at for name in self._all), default=inf)):
                 await self._added.wait()
+            # A reload that has added streams starts this again, and a request of this pass would have its answer lost.
+            await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _ensure(self, link: Link, wanted: StreamConfig, *, was_there: bool) -> bool:
         name = wanted.name

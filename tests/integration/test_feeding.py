@@ -128,9 +128,8 @@ LIMITED: dict[str, Any] = {"hop_limit": 3, "retry": {"attempts": 1}, "dead_lette
 
 async def ended(watch: Watch) -> None:
     """Wait until ten messages have gone round three times and are given up."""
-    settled = watch.router.routes[0].settled
-    await eventually(lambda: settled["dead_lettered"] == 10)
-    assert settled["routed"] == 30
+    await eventually(lambda: watch.router.routes[0].settled["dead_lettered"] == 10)
+    assert watch.router.routes[0].settled["routed"] == 30
 
 
 async def test_a_circle_over_two_streams_that_only_the_server_knows_ends_at_its_limit(server: NatsServer) -> None:
