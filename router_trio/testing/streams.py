@@ -195,6 +195,8 @@ class Stream:
             return f"it was created again: {self.created}"
         if last > len(self.stored):
             return f"its last sequence is {len(self.stored)}, but message {last} was already received"
+        if spec.start_sequence is not None and len(self.stored) < spec.start_sequence - 1:
+            return f"its last sequence is {len(self.stored)}, but the durable had passed {spec.start_sequence - 1}"
         if last and self.stored[last - 1].timestamp != spec.last_time:
             return f"it has another message with sequence {last}"
         return None

@@ -250,6 +250,26 @@ async def test_a_durable_made_again_in_a_stream_that_went_back_starts_at_the_beg
         assert sequences(await received.until_delivered(1)) == [1]
 
 
+@pytest.mark.parametrize(("start", "went_back"), [(4, False), (5, False), (6, True), (61, True)])
+async def test_a_stream_that_ends_before_the_start_of_a_durable_went_back(
+    start: int, went_back: bool, peer: Peer
+) -> None:
+    """A process that has received nothing knows the start from the durable that was deleted."""
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for n in range(4):
+        await peer.publish(f"orders.{n}")
+    received = Recorder()
+    async with link_of(peer) as link:
+        created = (await link.open_consumer(SPEC, Recorder())).stream_created
+        await peer.delete_consumer("ORDERS", "router")
+        known = replace(SPEC, stream_created=created, start_sequence=start)
+        consumer = await link.open_consumer(known, received)
+        assert (consumer.went_back is not None) is went_back
+        await peer.publish("orders.4")
+        consumer.pull(1, 5.0)
+        assert sequences(await received.until_delivered(1)) == [1 if went_back else start]
+
+
 async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it_no_more(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(6):

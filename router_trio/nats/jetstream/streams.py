@@ -283,6 +283,9 @@ def evidence_of_going_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None
         return f"it was created again at {stream.created}"
     if stream.last_sequence < spec.last_sequence:
         return f"its last sequence is {stream.last_sequence}, but message {spec.last_sequence} was received before"
+    if spec.start_sequence is not None and stream.last_sequence < spec.start_sequence - 1:
+        # Known from the durable alone, by a process that has received nothing.
+        return f"its last sequence is {stream.last_sequence}, but the durable had passed {spec.start_sequence - 1}"
     for sequence, time in (
         (stream.first_sequence, stream.first_time),
         (stream.last_sequence, stream.last_time),

@@ -137,6 +137,24 @@ async def test_what_a_durable_that_was_made_again_delivered_to_an_earlier_pull_i
         assert w.payloads("OUT") == numbers(sent + 5)
 
 
+async def test_a_durable_is_made_within_a_stream_that_was_put_back_before_a_new_process_received_anything(
+    autojump_clock: MockClock,
+) -> None:
+    """The position is known from the durable alone. Made there again, it would deliver nothing for long."""
+    brokers = one_broker()
+    broker = brokers["main"]
+    async with world([LOCAL], brokers=brokers) as w:
+        fill(broker, 20)
+        await all_acked(w, 20)
+    async with world([LOCAL], brokers=brokers) as w:
+        await trio.sleep(1.0)
+        broker.trouble.restore("IN", 1)
+        broker.delete_consumer("IN", "router")
+        await w.watch.until("STREAM_WENT_BACK")
+        fill(broker, 3, first=20)
+        await eventually(lambda: w.payloads("OUT")[-1:] == [b"22"], 10.0)
+
+
 async def test_a_clock_that_is_set_back_is_no_stream_that_went_back(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         sent = count()
