@@ -422,7 +422,7 @@ class LeftInHand:
     """The `Holder` of an earlier generation of a route, whose messages are in the hand of a later one."""
 
     limited = 0
-    retrying = (0, 0.0)
+    retrying: tuple[int, float] = (0, 0.0)
     uncounted = 0
 
     def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
