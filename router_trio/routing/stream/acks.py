@@ -55,20 +55,17 @@ class Acks:
         """Belong to the route with this state from now on. `pull_denied` gets the error of a refused pull."""
         self._state = state
         self._pull_denied = pull_denied
-        self._pulls_pass: Callable[[], None] | None = None
-        self.awaits_pull: bool = False
-        """True from `await_pull` until `await_no_pull`. It is read for each message, so it is no property."""
+        self.pull_listener: Callable[[], None] | None = None
+        """The function passed to `await_pull`, until `await_no_pull`. It is read for each message: no property."""
         self._answers.belong_to(spec.stream, spec.durable, self)
 
     def await_pull(self, listener: Callable[[], None]) -> None:
         """Call `listener` when the server has accepted a pull, or none is to be sent; see `await_no_pull`."""
-        self._pulls_pass = listener
-        self.awaits_pull = True
+        self.pull_listener = listener
 
     def await_no_pull(self) -> None:
         """Stop calling the function that was passed to `await_pull`."""
-        self._pulls_pass = None
-        self.awaits_pull = False
+        self.pull_listener = None
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """Ack the messages with these reply subjects, so that they are not redelivered."""
@@ -167,8 +164,8 @@ class Acks:
     def passed(self, cause: str) -> None:
         """See `answers.Answering`."""
         self._state.obstacles.pop(cause, None)
-        if cause == PULL and self._pulls_pass is not None:
-            self._pulls_pass()
+        if cause == PULL and self.pull_listener is not None:
+            self.pull_listener()
         if cause == ACK and self._refused:
             refused, self._refused = self._refused, {}
             self.ack([*refused.values()])
@@ -192,13 +189,13 @@ class Acks:
 
     def pull_answered(self) -> None:
         """Record that the consumer sent something, so the server has accepted a pull without a fence."""
-        if self._pulls_pass is not None:
+        if self.pull_listener is not None:
             self.passed(PULL)
 
     def nothing_asked(self) -> None:
         """Record that no pull has to be sent now, so none can be refused."""
-        if self._pulls_pass is not None and PULL not in self._state.obstacles:
-            self._pulls_pass()
+        if self.pull_listener is not None and PULL not in self._state.obstacles:
+            self.pull_listener()
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:
         self._counters.fail(operation, error.reason)

@@ -322,7 +322,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         if answered or deliveries:
             # The consumer sends these only in reply to a pull.
             self._retry.succeeded()
-            if self._acks.awaits_pull:
+            if self._acks.pull_listener is not None:
                 self._acks.pull_answered()
         if keeper.forwards_on_arrival:
             # Messages that need not wait are forwarded on arrival, without a turn of the route's own task. So all
