@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 import trio
@@ -31,9 +31,13 @@ MAX_ORDER = 2**64
 
 
 class ConnectionPublisher(Protocol):
-    """Publishes on one connection."""
+    """Publishes on one connection.
 
-    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
+    With `blocked` the publish has waited for room on an earlier connection while not connected, so that its failure is
+    counted already.
+    """
+
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike, *, blocked: bool = False) -> Receipt:
         """Publish on this connection, as `Live.publish` does."""
         ...
 
@@ -44,6 +48,8 @@ class ConnectionPublisher(Protocol):
         headers: HeadersLike,
         timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
         stream: str | None = None,
+        *,
+        blocked: bool = False,
     ) -> Receipt:
         """Publish on this connection, as `Live.publish_with_ack` does."""
         ...
@@ -60,11 +66,19 @@ class Publisher:
         self._outbox = outbox = connection.outbox
         self._capacity, self._refusals, self._settlement = outbox.capacity, outbox.refusals, outbox.settlement
         self._waiting: set[trio.Event] = set()
+        self._waiting_for_room: set[trio.CancelScope] = set()
+        self._successor: ConnectionPublisher | None = None
         self._deadlines = Deadlines(self._give_up)
         self.run: Callable[[], Awaitable[None]] = self._deadlines.run
         connection.when_changed(self._connection_changed)
 
-    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
+    def hand_over(self, successor: ConnectionPublisher) -> None:
+        """Let publishers that wait for room publish through `successor` instead: the connection is about to end."""
+        self._successor = successor
+        for scope in self._waiting_for_room:
+            scope.cancel()
+
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike, *, blocked: bool = False) -> Receipt:
         """Publish to core NATS."""
         target, block, body = self._checked(subject, payload, headers, False)
         frame = framing.publish(target, body, b"", block)
@@ -73,7 +87,10 @@ class Publisher:
         await checkpoint_if_cancelled()
         # Nothing is awaited between accepting the publish and the return, so a cancelled caller knows that nothing was
         # accepted.
-        blocked = (not outbox.connected or outbox.blocks) and await self._wait_for_room(with_ack=False)
+        if not outbox.connected or outbox.blocks:
+            blocked = await self._wait_for_room(with_ack=False, blocked=blocked)
+            if self._successor is not None:
+                return await self._successor.publish(subject, payload, headers, blocked=blocked)
         receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked, together=True)
         return receipt
 
@@ -84,6 +101,8 @@ class Publisher:
         headers: HeadersLike,
         timeout: float,  # noqa: ASYNC109 - a deadline of the operation itself: when it passes, the operation fails
         stream: str | None = None,
+        *,
+        blocked: bool = False,
     ) -> Receipt:
         """Publish to JetStream and wait for the PubAck."""
         if not timeout >= 0:
@@ -92,7 +111,9 @@ class Publisher:
         receipt = Receipt()
         if self._capacity.refuses(target):
             await self._wait_for_share(target, timeout)
-        blocked = await self._wait_for_room(with_ack=True)
+        blocked = await self._wait_for_room(with_ack=True, blocked=blocked)
+        if self._successor is not None:
+            return await self._successor.publish_with_ack(subject, payload, headers, timeout, stream, blocked=blocked)
         receipt.status, order = self._outbox.offer_with_ack(
             target, body, block, self._connection.inbox, owner=receipt, blocked=blocked, puback_from=stream
         )
@@ -128,33 +149,46 @@ class Publisher:
         """Fail a publish at its deadline."""
         self._refusals.timed_out(order, limit)
 
-    async def _wait_for_room(self, *, with_ack: bool) -> bool:
-        """Wait while the queue is full. Returns True if the failure for not being connected was counted here."""
+    async def _wait_for_room(self, *, with_ack: bool, blocked: bool) -> bool:
+        """Wait while the queue is full, until `hand_over`.
+
+        Returns True if the failure for not being connected has been counted: here, or before if `blocked`.
+        """
         if self._connection.connected:
             await checkpoint_if_cancelled()
         else:
             # Without a link a publisher does not wait for room, unless the policy is to block. It must still let other
             # tasks run, such as the one that reconnects.
             await trio.lowlevel.checkpoint()
-        if not self._outbox.blocks:
-            return False
-        if self._connection.connected:
-            await self._connection.wait_for_capacity()
-            return False
-        self._capacity.blocked(with_ack)
-        await self._connection.wait_for_capacity()
-        return True
+        if not self._outbox.blocks or self._successor is not None:
+            return blocked
+        if not self._connection.connected and not blocked:
+            self._capacity.blocked(with_ack)
+            blocked = True
+        await self._unless_handed_over(self._connection.wait_for_capacity)
+        return blocked
 
     async def _wait_for_share(self, target: bytes, limit: float) -> None:
         """Wait, up to the publish's timeout, while its destination refuses and its share of the room is used up."""
         destination = target.partition(b".")[0]
         with trio.move_on_after(limit):
-            await self._connection.shares.wait(destination)
+            await self._unless_handed_over(partial(self._connection.shares.wait, destination))
+        if self._successor is not None:
+            return
         if self._capacity.refuses(target) and self._capacity.waits_for(destination):
             reason = self._capacity.reason_late(target)
             detail = f"the queue of its destination is full, and within {limit:g} s nothing of it was sent"
             self._settlement.not_accepted(True, reason, detail, framing.text(target))
             raise PublishError(f"{detail} ({reason})", reason=reason)
+
+    async def _unless_handed_over(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait, until `hand_over`."""
+        with trio.CancelScope() as scope:
+            self._waiting_for_room.add(scope)
+            try:
+                await wait()
+            finally:
+                self._waiting_for_room.discard(scope)
 
     def _checked(self, subject: str, payload: bytes, given: HeadersLike, with_ack: bool) -> tuple[bytes, bytes, bytes]:
         """Return subject, header block and payload for a frame. `with_ack` adds a `Nats-Msg-Id` if there is none."""
@@ -201,8 +235,8 @@ class HeldPublisher:
         """Let publishers continue: the next connection exists, or there will be none."""
         self._released.set()
 
-    async def publish(self, subject: str, payload: bytes, headers: HeadersLike) -> Receipt:
-        return await (await self._next()).publish(subject, payload, headers)
+    async def publish(self, subject: str, payload: bytes, headers: HeadersLike, *, blocked: bool = False) -> Receipt:
+        return await (await self._next()).publish(subject, payload, headers, blocked=blocked)
 
     async def publish_with_ack(
         self,
@@ -211,9 +245,12 @@ class HeldPublisher:
         headers: HeadersLike,
         timeout: float,  # noqa: ASYNC109 - see `Live.publish_with_ack`
         stream: str | None = None,
+        *,
+        blocked: bool = False,
     ) -> Receipt:
         """Publish on the next connection. The timeout starts when there is one."""
-        return await (await self._next()).publish_with_ack(subject, payload, headers, timeout, stream)
+        publisher = await self._next()
+        return await publisher.publish_with_ack(subject, payload, headers, timeout, stream, blocked=blocked)
 
     async def _next(self) -> ConnectionPublisher:
         await self._released.wait()
@@ -254,5 +291,8 @@ def _failure(fate: Fate) -> PublishError:
         reasons.TIMEOUT: "no PubAck arrived in time; the stream may have stored the message anyway",
         reasons.NO_RESPONDERS: "no stream takes this subject; create one, or publish without ack",
         reasons.PERMISSION_DENIED: "the server does not permit this user to publish to that subject",
+        reasons.SHUTDOWN: "the router or its connection ended before a PubAck arrived; the stream may have stored it",
+        reasons.QUEUE_FULL: "it was dropped for newer messages, because the queue of its destination is full",
+        reasons.EXPIRED: "it was dropped, because it waited for longer than pending_max_age",
     }.get(reason, "the stream or the server refused it" + (f": {fate.detail}" if fate.detail else ""))
     return PublishError(f"{detail} ({fate.name}: {reason})", reason=reason)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from router_trio.client.publisher import ConnectionPublisher, HeldPublisher
+from router_trio.client.publisher import ConnectionPublisher, HeldPublisher, Publisher
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.routing.route_counts import continue_counts, counts_of, fold, total
@@ -61,8 +61,14 @@ class Registry:
         self._put_publisher(name, publisher)
 
     def hold_publishers(self, name: str) -> None:
-        """Make programs that publish on a connection wait, until it is replaced or removed."""
-        self._put_publisher(name, HeldPublisher(partial(self.publisher, name)))
+        """Make programs that publish on a connection wait, until it is replaced or removed.
+
+        Those that wait for room are included: a queue that is full may never have room again.
+        """
+        before, held = self._publishers.get(name), HeldPublisher(partial(self.publisher, name))
+        self._put_publisher(name, held)
+        if isinstance(before, Publisher):
+            before.hand_over(held)
 
     def remove_connection(self, name: str) -> None:
         """Remove the connection with this name."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from router_trio.errors import ConfigurationError
+from router_trio.errors import ConfigurationError, PublishError
 from router_trio.message import Message
 from router_trio.states import CONNECTED
 from router_trio.testing import FakeBroker
@@ -166,6 +166,94 @@ async def test_who_publishes_while_a_connection_is_exchanged_publishes_on_the_ne
         assert fates == ["fenced"]
         assert payloads(w, "x") == [b"first", b"second"]
         assert w.entry()["settled"] == {"fenced": 2}
+
+
+@pytest.mark.parametrize("with_ack", [False, True])
+async def test_a_publisher_that_waits_for_room_publishes_on_the_next_connection(
+    with_ack: bool, autojump_clock: MockClock
+) -> None:
+    queue: dict[str, Any] = {"max_pending_operations": 3, "on_pending_full": "block"}
+    async with world(brokers={"main": FakeBroker()}, shutdown_timeout=3.0, **queue) as w:
+        w.broker.add_stream("S", ["x"])
+        await w.lose()
+        lost = [await w.live.publish("x", payload) for payload in numbers(3)]
+        fates: list[str] = []
+
+        async def publish() -> None:
+            receipt = await (w.live.publish_with_ack if with_ack else w.live.publish)("x", b"waiting")
+            fates.append((await receipt.settled()).name)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            await wait_all_tasks_blocked()
+            change = {"main": {"connect_timeout": "1s"}}
+            nursery.start_soon(w.live.reload, w.configuration(connections=change))
+            await w.watch.until("ROUTER_RELOADED")
+            w.broker.up()
+        assert {(await one.settled()).name for one in lost} == {"dropped"}
+        assert fates == ["acked" if with_ack else "fenced"]
+        assert payloads(w, "x") == [b"waiting"]
+        assert w.failures("publish_with_ack" if with_ack else "publish")["not_connected"] == (1 if with_ack else 4)
+        assert w.entry()["accepted"] == 4
+
+
+async def test_a_publisher_that_waits_for_room_learns_that_its_connection_was_removed(
+    autojump_clock: MockClock,
+) -> None:
+    queue: dict[str, Any] = {"max_pending_operations": 3, "on_pending_full": "block"}
+    async with world(brokers=brokers(), shutdown_timeout=3.0, **queue) as w:
+        await w.lose("edge")
+        for payload in numbers(3):
+            await w.live.publish("x", payload, connection="edge")
+
+        async def publish() -> None:
+            with pytest.raises(ConfigurationError, match="no connection 'edge'"):
+                await w.live.publish("x", b"waiting", connection="edge")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(w.live.reload, w.configuration(names=["main"]))
+        assert w.live.status()["connections"].keys() == {"main"}
+
+
+async def test_a_publisher_that_waits_for_room_learns_that_the_router_ends(autojump_clock: MockClock) -> None:
+    queue: dict[str, Any] = {"max_pending_operations": 3, "on_pending_full": "block"}
+
+    async def publish(w: World) -> None:
+        with pytest.raises(PublishError, match="the router has stopped"):
+            await w.live.publish("x", b"waiting")
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery, world(brokers={"main": FakeBroker()}, **queue) as w:
+            await w.lose()
+            for payload in numbers(3):
+                await w.live.publish("x", payload)
+            nursery.start_soon(publish, w)
+            await wait_all_tasks_blocked()
+            change = {"main": {"connect_timeout": "1s"}}
+            nursery.start_soon(w.live.reload, w.configuration(connections=change))
+            await wait_all_tasks_blocked()
+
+
+async def test_a_publisher_that_waits_for_a_puback_learns_that_its_connection_was_replaced(
+    autojump_clock: MockClock,
+) -> None:
+    connection = {"liveness_interval": "60s"}
+    async with world(brokers={"main": FakeBroker()}, shutdown_timeout=3.0, connections={"main": connection}) as w:
+        w.broker.stall(100)
+
+        async def publish() -> None:
+            with pytest.raises(PublishError, match="ended before a PubAck arrived") as failed:
+                await w.live.publish_with_ack("x", b"", timeout=30)
+            assert failed.value.reason == "shutdown"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            await wait_all_tasks_blocked()
+            w.broker.stall(100)
+            nursery.start_soon(w.live.reload, w.configuration(connections={"main": {"connect_timeout": "1s"}}))
+        assert w.entry()["settled"] == {"dropped": 1}
 
 
 async def test_a_new_connection_that_is_refused_ends_nothing(autojump_clock: MockClock) -> None:
