@@ -1,4 +1,4 @@
-"""A desk at which publishes are offered to an outbox: its owner, its clock and all that it was told."""
+"""An outbox under test, with its owner, its clock, and every fate and event that it reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.settled import Settled
 
 
 class Desk:
-    """An outbox with a clock that is moved by hand, and all that it says."""
+    """An outbox with a clock that is moved by hand, and everything that it reports."""
 
     def __init__(self, **changes: Any) -> None:
         options: dict[str, Any] = {
@@ -28,7 +28,7 @@ class Desk:
         self.now = 0.0
         self.events: list[Event] = []
         self.wakes = 0
-        self.told: dict[int, list[Fate]] = {}
+        self.fates: dict[int, list[Fate]] = {}
         self.settled = Settled()
         self.outbox = Outbox("main", emit=self.hear, clock=lambda: self.now, wake=self._wake, **(options | changes))
 
@@ -41,7 +41,7 @@ class Desk:
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         assert now == self.now
         for order in self.settled.orders(operation, count):
-            self.told.setdefault(order, []).append(fate)
+            self.fates.setdefault(order, []).append(fate)
 
     def offer(self, subject: bytes = b"a", *, with_ack: bool = False, size: int = 0, blocked: bool = False) -> str:
         frame = framing.publish(subject, b"x" * size)
@@ -56,12 +56,12 @@ class Desk:
         return [type(event) for event in self.events]
 
     def books(self) -> tuple[int, int, int, dict[str, int]]:
-        """Accepted, pending, in flight, and settled by fate; checks that they add up."""
+        """Return accepted, pending, in flight, and settled by fate; check that they add up."""
         ledger = self.outbox.ledger
         settled = {fate: count for fate, count in ledger.settled.items() if count}
         books = (ledger.accepted, self.outbox.pending, self.outbox.in_flight, settled)
         assert books[0] == books[1] + books[2] + sum(settled.values())
-        assert all(len(fates) == 1 for fates in self.told.values())
+        assert all(len(fates) == 1 for fates in self.fates.values())
         return books
 
 

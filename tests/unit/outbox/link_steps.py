@@ -1,4 +1,4 @@
-"""What a link and the clock do to the modelled outbox."""
+"""The steps of a link and of the clock in the model of the outbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.outbox.model import PICKS, Drain, Fence, OutboxModel, Publish
 
 
 class LinkSteps(OutboxModel):
-    """A link that comes and goes, writes, refuses and answers, and time that passes."""
+    """Steps of a link that connects, disconnects, writes, refuses and answers, and of time that passes."""
 
     def link_up(self) -> None:
         kept = frozenset(p.order for p in self.pending())
@@ -33,7 +33,7 @@ class LinkSteps(OutboxModel):
     @precondition(lambda self: self.outbox.connected)
     @rule(left=st.booleans(), at=PICKS)
     def link_down(self, left: bool, at: int) -> None:
-        """The link dies, or is left in peace: then nothing more is written and fences are still answered."""
+        """Lose the link, or leave it: then nothing more is written, and fences are still answered."""
         if left:
             self.outbox.sender.hold_back()
             assert self.outbox.sender.next_batch() == []
@@ -48,8 +48,10 @@ class LinkSteps(OutboxModel):
         self.idle_calls += 1
 
     def send(self, refuse: bool | None, at: int) -> None:
-        """One turn of the sender; the link may refuse one operation of the batch, or a part of one that is several
-        publishes, and a fence may overtake it.
+        """Take one turn of the sender.
+
+        The link may refuse one operation of the batch, or a part of one that holds several publishes, and a fence may
+        overtake it.
         """
         batch = self._next_batch()
         self._fence()
@@ -59,7 +61,7 @@ class LinkSteps(OutboxModel):
                 parts = refused.split()
                 refused = parts[at % len(parts)]
             if at % 3 == 0:
-                # What the server denied comes while the link has the batch in hand.
+                # The denial arrives while the link has the batch in hand.
                 self.denied(self.publishes[refused.order].subject)
             self._refuse(refused, refuse)
 
@@ -79,7 +81,7 @@ class LinkSteps(OutboxModel):
                 self._was_entitled_to_fail(publish, retriable and may_hold)
 
     def _may_hold(self, operation: Operation | None) -> bool:
-        """Whether the share of its destination has a place for it, if it is refused."""
+        """Return whether the share of its destination has room for the operation if it is refused."""
         return isinstance(operation, OperationWithAck) and self.outbox.capacity.may_hold(operation)
 
     def _next_batch(self) -> list[Operation]:
@@ -88,7 +90,7 @@ class LinkSteps(OutboxModel):
         batch = self.outbox.sender.next_batch()
         messages = singles(batch)
         self.in_hand = {one.order for one in messages}
-        assert not (batch and may_sleep), "there was something to write and nobody was woken"
+        assert not (batch and may_sleep), "there was something to write and the sender was not woken"
         last: dict[bytes, int] = {}
         for one in messages:
             order = one.order
@@ -118,7 +120,7 @@ class LinkSteps(OutboxModel):
         self.fences.append(Fence(self.link, self.outbox.fences.sent, behind))
 
     def fence_answered(self, at: int) -> None:
-        """Also one of a link that is long gone, and one that was overtaken by a later one."""
+        """Answer a fence, possibly one of an earlier link, or one that a later fence has overtaken."""
         if not self.fences:
             return
         fence = self.fences[-1 - at % len(self.fences)]
@@ -128,12 +130,12 @@ class LinkSteps(OutboxModel):
         confirmed = [o for o in in_flight if o not in self.flight]
         assert all(self.publishes[o].fate == Fate("fenced") for o in confirmed)
         assert confirmed == expected[: len(confirmed)], "confirmed what was not written before the fence"
-        # What was taken out may have been one of many that stay together, and are confirmed together.
+        # A publish that was taken out may have belonged to a batch, whose publishes are confirmed together.
         missing = len(expected) - len(confirmed)
         assert missing == 0 or (fence.taken_out_later and missing < fence.taken_out_later + self.largest_batch)
 
     def answers(self, answers: list[str]) -> None:
-        """The streams answer what is in flight, from the oldest on."""
+        """Have the streams answer what is in flight, oldest first."""
         orders = sorted(o for o in self.flight if self.publishes[o].with_ack)
         for order, answer in zip(orders, answers, strict=False):
             if self.r is not None and self.publishes[order].subject.startswith(b"r."):
@@ -147,12 +149,12 @@ class LinkSteps(OutboxModel):
         publish, flew = self.publishes[order], order in self.flight
         had = publish.fate
         if answer == "ack":
-            told = Fate("acked", None, "S", order, False)
+            expected = Fate("acked", None, "S", order, False)
             self.outbox.acked([(order, stored("S", order))])
-            assert publish.fate in ((had,) if had is not None else (told,) if flew else (told, None))
+            assert publish.fate in ((had,) if had is not None else (expected,) if flew else (expected, None))
             return
         may_hold = self._may_hold(self.outbox._queue.find(order))
-        self.outbox.refusals.ack_refused(order, "no_responders", "nobody", answer == "later")
+        self.outbox.refusals.ack_refused(order, "no_responders", "no responders", answer == "later")
         if not flew:
             assert publish.fate == had
         elif publish.fate is None:
@@ -176,7 +178,7 @@ class LinkSteps(OutboxModel):
         assert all(self.publishes[o].fate.reason == "permission_denied" for o in failed)  # type: ignore[union-attr]
 
     def something_denied(self) -> None:
-        """No core publish in flight may count as sent."""
+        """Fail every core publish in flight: none of them may count as sent."""
         core = [o for o in self.flight if not self.publishes[o].with_ack]
         self.outbox.refusals.something_denied("Permissions Violation")
         assert all(self.publishes[o].fate is not None for o in core)

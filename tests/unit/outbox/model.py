@@ -1,4 +1,4 @@
-"""A model of the outbox that is too simple to be wrong: each accepted publish, and the fate that its owner was told."""
+"""A model of the outbox that is too simple to be wrong: each accepted publish, and the fate that its owner got."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from router_trio.outbox.retries import ACK_BUDGET, RESEND_UNACKED_AFTER
 from tests.support.settled import Settled
 
 SUBJECTS = st.sampled_from([b"a", b"b", b"r.1", b"r.2"])
-"""Those of the destination `r` are refused, or not answered, or answered as the others: it is drawn which."""
+"""Subjects below `r` are refused, left unanswered or answered like the others, as drawn."""
 
 BODIES = st.sampled_from([b"", b"x" * 10, b"x" * 60])
 KINDS = st.sampled_from(["core", "core", "core", "with ack", "with ack", "with ack", "frames", "waited", "too large"])
@@ -36,7 +36,7 @@ STEPS = st.sampled_from([0.1, 0.25, 1.0, RESEND_UNACKED_AFTER, ACK_BUDGET])
 
 @dataclass
 class Publish:
-    """What the model knows of one accepted publish. `clean`: accepted without having met a missing connection."""
+    """An accepted publish as the model knows it. `clean`: accepted without having found the connection missing."""
 
     order: int
     subject: bytes
@@ -49,7 +49,9 @@ class Publish:
 
 @dataclass
 class Fence:
-    """A fence under way: what was written before it, and how many written after it were taken out since."""
+    """A fence that was sent: what was written before it, and how many publishes written after it were taken out
+    since.
+    """
 
     link: int
     mark: int
@@ -59,7 +61,7 @@ class Fence:
 
 @dataclass
 class Drain:
-    """A drain: the numbers of what was kept, and how those that have a fate ended."""
+    """A drain: the numbers of the kept publishes, and how many were delivered or failed."""
 
     kept: frozenset[int]
     success: int = 0
@@ -72,7 +74,7 @@ class Drain:
 
 @dataclass
 class Waiter:
-    """A publisher that waits for room; `counted` once it met a missing connection."""
+    """A publisher that waits for room; `counted` once it has found the connection missing."""
 
     frame: bytes
     with_ack: bool
@@ -80,7 +82,7 @@ class Waiter:
 
 
 class OutboxModel(RuleBasedStateMachine):
-    """An outbox with small limits, and what is known of each of its publishes."""
+    """An outbox with small limits, and the state of each of its publishes."""
 
     @initialize(
         on_full=st.sampled_from(["drop_oldest", "reject", "block"]),
@@ -110,7 +112,7 @@ class OutboxModel(RuleBasedStateMachine):
         most_together: int,
         r: str | None,
     ) -> None:
-        # Small limits make the corners near; they are read at each call.
+        # Small limits make their corner cases likely; they are read at each call.
         self.patches = ExitStack()
         self.patches.enter_context(mock.patch.multiple(sender_module, **limits))
         self.patches.enter_context(mock.patch.object(pending_module, "MOST_TOGETHER", most_together))
@@ -164,18 +166,18 @@ class OutboxModel(RuleBasedStateMachine):
         self.awake = True
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """The owner of everything."""
+        """Record a fate, as the owner of every publish."""
         assert now == self.now
         for order in self.settled.orders(operation, count):
-            self._told(order, fate)
+            self._record(order, fate)
 
-    def _told(self, order: int, fate: Fate) -> None:
+    def _record(self, order: int, fate: Fate) -> None:
         if fate == Fate("failed", "queue_full"):
             self.refused_frames += 1
             del self.publishes[order]
             return
         publish = self.publishes[order]
-        assert publish.fate is None, f"told {fate} after {publish.fate}"
+        assert publish.fate is None, f"got {fate} after {publish.fate}"
         publish.fate = fate
         if self.flight.pop(publish.order, None) is not None and not publish.with_ack and fate.name != "fenced":
             for fence in self.fences:
@@ -188,7 +190,9 @@ class OutboxModel(RuleBasedStateMachine):
 
     @property
     def largest_batch(self) -> int:
-        """The most messages that can be one operation: frames of one route, behind others that left room for more."""
+        """The largest number of messages in one operation: frames of one route, behind others that left room for
+        more.
+        """
         return self.most_together - 1 + self.most_frames
 
     def pending(self) -> list[Publish]:
@@ -198,7 +202,7 @@ class OutboxModel(RuleBasedStateMachine):
         return orders[at % len(orders)]
 
     def find(self, order: int) -> Operation | None:
-        """The operation itself, wherever the outbox keeps it; None if it is one with others."""
+        """Return the operation, wherever the outbox keeps it; None if it is part of a batch."""
         if self.publishes[order].with_ack:
             found = self.outbox._queue.find(order)
             assert found is not None

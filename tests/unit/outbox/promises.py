@@ -1,4 +1,4 @@
-"""What the modelled outbox promises after each step."""
+"""The promises of the modelled outbox, checked after each step."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from tests.unit.outbox.model import OutboxModel, kind_of
 
 
 class Promises(OutboxModel):
-    """Invariants: the fates, the counts, the events, the drains and the limits."""
+    """Invariants of the fates, the counts, the events, the drains and the limits."""
 
     @invariant()
     def the_fates_add_up(self) -> None:
         outbox, ledger = self.outbox, self.outbox.ledger
-        told = Counter(p.fate.name for p in self.publishes.values() if p.fate is not None)
+        fates = Counter(p.fate.name for p in self.publishes.values() if p.fate is not None)
         assert ledger.accepted == len(self.publishes)
-        assert {name: n for name, n in ledger.settled.items() if n} == told
+        assert {name: n for name, n in ledger.settled.items() if n} == fates
         assert outbox.in_flight == len(self.flight)
         assert outbox.pending == len(self.pending())
         assert ledger.accepted == outbox.pending + outbox.in_flight + sum(ledger.settled.values())
         assert ledger.unsettled == outbox.pending + outbox.in_flight
         behind = sum(not self.publishes[o].with_ack for o in self.flight if o not in self.in_hand)
-        # One that is taken out of a batch in hand hides one from the fence, until the batch is sent.
+        # A publish taken out of a batch in hand hides another one from the fence until the batch is sent.
         assert behind - len(self.in_hand) <= outbox.fences.unfenced <= behind
         if not self.in_hand:
             assert outbox.fences.unfenced == behind
@@ -110,8 +110,8 @@ class Promises(OutboxModel):
         size, held_size = sum(p.size for p in waiting), sum(p.size for p in held)
         least = min(held_size, outbox.max_bytes // 2)
         assert outbox.capacity.full is (len(waiting) >= outbox.max_operations or size + least >= outbox.max_bytes)
-        # The last one taken into a batch may be many that stay together; and each subject may have one probe above the
-        # limit on its way.
+        # The last operation taken into a batch may hold many publishes; and each subject may have one probe in flight
+        # above the limit.
         core = sum(not self.publishes[o].with_ack for o in self.flight)
         assert core < self.limits["MAX_UNFENCED"] + self.limits["BATCH_OPERATIONS"] + self.largest_batch - 1
         unanswered = UNANSWERED_WINDOWS * self.limits["MAX_UNACKED"]

@@ -1,4 +1,4 @@
-"""What publishers do to the modelled outbox, in turn with its link and out of turn."""
+"""The steps of publishers in the model of the outbox, in turn with its link and out of turn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.unit.outbox.model import (
 
 
 class PublisherRules(LinkSteps):
-    """Rules: publishers offer, wait, give up and take back."""
+    """Rules by which publishers offer, wait, give up and take back."""
 
     def _expect(self, frame: bytes, with_ack: bool, clean: bool) -> int:
         order = next_order(self.outbox)
@@ -91,7 +91,9 @@ class PublisherRules(LinkSteps):
     def traffic(
         self, offers: list[tuple[bytes, bytes, str]], up: bool, turns: list[Turn], seconds: float, at: int
     ) -> None:
-        """What is usual is one rule, so that what is unusual finds something to upset."""
+        """Publish, connect, send and answer: the usual course is one rule, so that unusual steps have a state to
+        upset.
+        """
         self.publish(offers)
         if up and not self.outbox.connected:
             self.link_up()
@@ -137,7 +139,7 @@ class PublisherRules(LinkSteps):
             self.queued += accepted
 
     def wait_for_room(self, subject: bytes, with_ack: bool) -> None:
-        """One more publisher waits, or the first that waits finds room."""
+        """Let another publisher wait, or let the first waiting one publish if there is room."""
         if self.outbox.blocks:
             waiter = Waiter(framing.publish(subject, b"waited"), with_ack)
             if not self.outbox.connected:
@@ -150,13 +152,15 @@ class PublisherRules(LinkSteps):
         before = self.outbox.ledger.accepted
         self._offer(waiter.frame, waiter.with_ack, waiter.counted)
         if waiter.counted and self.outbox.ledger.accepted > before:
-            # The count is that of an accepted operation now.
+            # Now the count is that of an accepted operation.
             self.not_accepted_without_link[kind_of(waiter.with_ack)] -= 1
 
     @precondition(lambda self: self.outbox.connected and self.publishes)
     @rule(number=PICKS)
     def a_neighbour_publishes(self, number: int) -> None:
-        """Whatever is refused, or not answered: what is for another destination is accepted and written in no time."""
+        """Publish to another destination: it is accepted and written at once, whatever else is refused or
+        unanswered.
+        """
         for _ in range(UNANSWERED_WINDOWS):
             self.now += SLOW_AFTER + LOOK_EVERY
             self.write_everything()
@@ -171,7 +175,7 @@ class PublisherRules(LinkSteps):
         assert self.publishes[order].fate is not None
 
     def write_everything(self) -> None:
-        """Write what may be written, and answer the fences, which make room for more."""
+        """Write everything that may be written, and answer the fences, which makes room for more."""
         while True:
             while self._next_batch() or self.awake:
                 pass
@@ -187,7 +191,7 @@ class PublisherRules(LinkSteps):
         subject=SUBJECTS,
     )
     def out_of_turn(self, what: str, at: int, subject: bytes) -> None:
-        """What comes when nobody expects it: late, doubled, or for something that is somewhere else."""
+        """Let something happen out of turn: late, twice, or for a publish that has moved on."""
         if what == "give up":
             self.give_up(at)
         elif self.outbox.connected and what == "denied":
@@ -215,14 +219,14 @@ class PublisherRules(LinkSteps):
         )
         if operation is None:
             return
-        assert self.outbox.refusals.give_up(operation, "timeout", "the publisher's time is over") is (had is None)
+        assert self.outbox.refusals.give_up(operation, "timeout", "the publisher's timeout") is (had is None)
         name = "failed_open" if self.outbox.fail_open else "failed"
         assert publish.fate == (had or Fate(name, "timeout"))
 
     @precondition(lambda self: self.publishes)
     @rule(subject=SUBJECTS, at=PICKS)
     def recall(self, subject: bytes, at: int) -> None:
-        """An owner takes back what it would not send now; what is in flight stays where it is."""
+        """Take back what its owner would not send now; what is in flight stays there."""
         wanted = {o for o in self.publishes if self.publishes[o].subject == subject and o >= at % len(self.publishes)}
         before = {o for o in wanted if self.publishes[o].fate is None}
         self.outbox.recall(lambda operation: operation.count == 1 and operation.order in wanted)

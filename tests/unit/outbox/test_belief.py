@@ -1,4 +1,4 @@
-"""Whose PubAcks count, and what becomes of others."""
+"""Which PubAcks count, and what happens to the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INBOX = b"_INBOX.a"
 
 
 class Asked:
-    """See `belief.Lookups`: what was to be looked up, and what was told."""
+    """Records what `belief.Lookups` was asked to look up, and what was reported to it."""
 
     def __init__(self) -> None:
         self.streams: list[str] = []
@@ -39,7 +39,7 @@ class Asked:
 
 
 class Desk:
-    """An outbox with a link, of which everything is written at once."""
+    """An outbox with a link to which everything is written at once."""
 
     def __init__(self, emit: Callable[[Any], None] = lambda event: None) -> None:
         self.lookups = Asked()
@@ -66,7 +66,7 @@ class Desk:
         return order
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, in which the outbox looks after what waits, each second, and sends it again."""
+        """Let time pass: each second the outbox sweeps what is unanswered and sends it again."""
         until = self.now + seconds
         while self.now < until:
             self.now = min(self.now + 1.0, until)
@@ -79,7 +79,7 @@ class Desk:
 
 
 def held(desk: Desk, order: int) -> OperationWithAck:
-    """The publish with this number, which has no fate."""
+    """Return the unsettled publish with this number."""
     found = desk.outbox._queue.find(order)
     assert found is not None
     return found
@@ -89,7 +89,7 @@ def puback(order: int, stream: str = "OUT", sequence: int = 7) -> PubAck:
     return order, stored(stream, sequence)
 
 
-def test_a_puback_waits_until_its_stream_is_known_to_take_the_subject() -> None:
+def test_a_puback_counts_once_its_stream_is_known_to_take_the_subject() -> None:
     desk = Desk()
     desk.outbox.acked([puback(desk.publish()), puback(desk.publish(b"out.y"))])
     assert (desk.acked, desk.asked) == (0, ["OUT"])
@@ -100,7 +100,7 @@ def test_a_puback_waits_until_its_stream_is_known_to_take_the_subject() -> None:
 
 
 @pytest.mark.parametrize("subjects", [("evil.>",), ("out.y", "out.x.>"), ()])
-def test_a_puback_of_another_stream_is_passed_over_and_the_right_one_counts(subjects: tuple[str, ...]) -> None:
+def test_a_puback_of_another_stream_is_ignored_and_the_right_one_counts(subjects: tuple[str, ...]) -> None:
     desk = Desk()
     order = desk.publish()
     desk.outbox.acked([puback(order, "EVIL")])
@@ -129,7 +129,7 @@ def test_a_stream_that_does_not_take_the_subject_is_looked_up_once_a_second(subj
     assert desk.acked == 1, "it takes the subject by now"
 
 
-def test_a_stream_that_was_asked_about_is_believed_for_five_seconds() -> None:
+def test_the_subjects_of_a_stream_are_believed_for_five_seconds() -> None:
     desk = Desk()
     desk.outbox.acked([puback(desk.publish(), "OUT")])
     desk.outbox.stream_found("OUT", ("out.*",))
@@ -140,10 +140,10 @@ def test_a_stream_that_was_asked_about_is_believed_for_five_seconds() -> None:
     desk.outbox.acked([puback(desk.publish(), "OUT")])
     assert (desk.acked, desk.asked) == (2, ["OUT", "OUT"])
     desk.outbox.stream_found("OUT", ())
-    assert desk.acked == 2, "it has given up the subject"
+    assert desk.acked == 2, "the stream no longer takes the subject"
 
 
-def test_what_was_known_of_a_stream_counts_while_nobody_answers() -> None:
+def test_known_subjects_of_a_stream_are_believed_while_a_lookup_fails() -> None:
     desk = Desk()
     desk.outbox.acked([puback(desk.publish(), "OUT"), puback(desk.publish(), "EVIL")])
     desk.outbox.stream_found("OUT", ("out.*",))
@@ -156,8 +156,8 @@ def test_what_was_known_of_a_stream_counts_while_nobody_answers() -> None:
     assert desk.acked == 2
 
 
-def test_a_stream_that_a_publish_names_confirms_it_whatever_its_subject_is() -> None:
-    """And it alone: others have to take the subject."""
+def test_the_stream_named_by_a_publish_confirms_it_whatever_its_subject() -> None:
+    """No other publish: for those, the stream has to take the subject."""
     desk = Desk()
     order, other = desk.publish(puback_from="STORED"), desk.publish()
     assert desk.outbox.expects("STORED")
@@ -168,25 +168,25 @@ def test_a_stream_that_a_publish_names_confirms_it_whatever_its_subject_is() -> 
     assert desk.outbox.belief.may_answer("STORED", held(desk, desk.publish(puback_from="STORED"))) is True
 
 
-def test_a_stream_that_a_publish_names_confirms_it_though_its_subjects_are_known() -> None:
+def test_the_stream_named_by_a_publish_confirms_it_though_its_known_subjects_differ() -> None:
     desk = Desk()
     desk.outbox.belief.learn({"STORED": ("stored.*",)}, {"STORED": [("r", "t")]})
     desk.outbox.acked([puback(desk.publish(puback_from=one), "STORED") for one in ("STORED", ("r", "t"), ("r", "u"))])
     assert desk.acked == 2
 
 
-def test_a_publish_is_told_of_when_only_answers_came_that_do_not_count() -> None:
+def test_a_publish_is_reported_if_only_pubacks_arrived_that_do_not_count() -> None:
     desk = Desk()
-    told, answered = desk.lookups.passed_over, desk.lookups.destinations
+    passed_over, answered = desk.lookups.passed_over, desk.lookups.destinations
     right, wrong, silent = desk.publish(b"out.x"), desk.publish(b"out.y"), desk.publish(b"out.z")
     desk.outbox.acked([puback(right, "STORED"), puback(wrong, "STORED")])
     desk.outbox.stream_found("STORED", ("stored.*",))
     desk.outbox.acked([puback(right)])
     desk.outbox.stream_found("OUT", ("out.x",))
     desk.wait(4)
-    assert told == []
+    assert passed_over == []
     desk.wait(2)
-    assert told == [(wrong, "STORED")]
+    assert passed_over == [(wrong, "STORED")]
     assert answered == []
     assert "PubAcks from stream 'STORED'" in desk.outbox.refusals.no_puback(held(desk, wrong), 5)
     assert desk.outbox.refusals.no_puback(held(desk, silent), 5) == "no PubAck within 5 s"
@@ -196,7 +196,7 @@ def test_a_publish_is_told_of_when_only_answers_came_that_do_not_count() -> None
     assert answered == [b"out"], "none is left"
 
 
-def test_a_publish_that_fails_for_want_of_a_puback_names_the_stream_whose_did_not_count() -> None:
+def test_a_publish_that_fails_without_a_puback_names_the_stream_whose_pubacks_did_not_count() -> None:
     events: list[Any] = []
     desk = Desk(events.append)
     order = desk.publish()
@@ -221,10 +221,10 @@ def test_a_stream_that_has_taken_over_the_subject_is_believed() -> None:
     assert desk.acked == 1
     desk.outbox.belief.learn({"OTHER": ("other.*", "out.*")}, {})
     desk.outbox.acked([puback(desk.publish())])
-    assert desk.acked == 1, "it is gone"
+    assert desk.acked == 1, "OUT no longer exists"
 
 
-def test_a_link_begins_without_knowledge() -> None:
+def test_a_new_link_forgets_the_known_subjects_of_streams() -> None:
     desk = Desk()
     desk.outbox.stream_found("OUT", ("out.*",))
     desk.outbox.belief.begin_link()
@@ -232,7 +232,7 @@ def test_a_link_begins_without_knowledge() -> None:
     assert (desk.acked, desk.asked) == (0, ["OUT"])
 
 
-def test_an_error_decides_only_when_it_is_repeated() -> None:
+def test_an_error_fails_a_publish_only_if_it_is_repeated() -> None:
     desk = Desk()
     order = desk.publish()
     desk.outbox.refusals.ack_refused(order, "limit", "full", False)
@@ -244,14 +244,14 @@ def test_an_error_decides_only_when_it_is_repeated() -> None:
     assert desk.outbox.ledger.settled["failed"] == 1
 
 
-def test_what_the_link_itself_gives_up_is_not_asked_after() -> None:
+def test_an_answer_made_up_by_the_link_fails_a_publish_without_a_second_try() -> None:
     desk = Desk()
     desk.outbox.refusals.ack_refused(desk.publish(), "timeout", "no answer for 0.2 s", False)
     assert desk.outbox.ledger.settled["failed"] == 1
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_what_is_stored_though_an_error_came_is_acked(again: bool) -> None:
+def test_a_publish_that_is_stored_after_an_error_is_acked(again: bool) -> None:
     desk = Desk()
     desk.outbox.belief.learn({"OUT": ("out.*",)}, {})
     order = desk.publish()
@@ -263,7 +263,7 @@ def test_what_is_stored_though_an_error_came_is_acked(again: bool) -> None:
     assert (desk.acked, desk.outbox.ledger.settled["failed"]) == (1, 0)
 
 
-def test_what_a_client_can_have_us_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_client_can_make_us_remember_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_KEPT", "MAX_STREAMS", "MAX_SUBJECTS"):
         monkeypatch.setattr(belief_module, name, 3)
     belief = Belief(lambda: now)

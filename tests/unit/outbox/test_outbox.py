@@ -26,7 +26,7 @@ def test_a_core_publish_is_sent_and_fenced() -> None:
     assert desk.batch() == []
     desk.outbox.fenced(desk.outbox.fences.sent)
     assert desk.books() == (1, 0, 0, {"fenced": 1})
-    assert desk.told == {1: [FENCED]}
+    assert desk.fates == {1: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 1}
     assert desk.outbox.counters.failed == {}
     assert desk.events == []
@@ -37,14 +37,14 @@ def test_a_jetstream_publish_is_sent_and_acked() -> None:
     assert desk.offer(with_ack=True) == "sent"
     assert desk.batch() == [1]
     desk.outbox.fenced(desk.outbox.fences.sent)
-    assert desk.books() == (1, 0, 1, {}), "a fence says nothing of a stream"
+    assert desk.books() == (1, 0, 1, {}), "a fence does not confirm a stream"
     desk.outbox.acked([(1, stored("ORDERS", 7, True))])
-    assert desk.told == {1: [Fate("acked", None, "ORDERS", 7, True)]}
+    assert desk.fates == {1: [Fate("acked", None, "ORDERS", 7, True)]}
     assert desk.outbox.counters.succeeded == {"publish_with_ack": 1}
 
 
 @pytest.mark.parametrize("with_ack", [False, True])
-def test_it_tells_since_when_nothing_is_confirmed(with_ack: bool) -> None:
+def test_the_outbox_knows_since_when_nothing_was_confirmed(with_ack: bool) -> None:
     def confirm(order: int) -> None:
         if with_ack:
             desk.outbox.acked([(order, stored("S", order))])
@@ -59,17 +59,17 @@ def test_it_tells_since_when_nothing_is_confirmed(with_ack: bool) -> None:
     assert desk.outbox.silent_since == 1.0
     desk.now = 4.0
     desk.offer(with_ack=with_ack)
-    assert desk.outbox.silent_since == 1.0, "what was not written is younger"
+    assert desk.outbox.silent_since == 1.0, "the oldest written publish counts"
     desk.now = 5.0
     confirm(1)
     assert desk.outbox.silent_since == 5.0
     desk.outbox.link_down()
     desk.now = 9.0
     desk.outbox.link_up()
-    assert desk.outbox.silent_since == 5.0, "it is sent again, and was not confirmed yet"
+    assert desk.outbox.silent_since == 5.0, "resent and still unconfirmed"
     desk.batch()
     assert desk.outbox.silent_since == 5.0
-    assert desk.batch() == []  # what was written before is sent
+    assert desk.batch() == []  # the previous batch is on the wire
     if not with_ack:
         desk.outbox.fenced(desk.outbox.fences.sent)
     else:
@@ -77,7 +77,7 @@ def test_it_tells_since_when_nothing_is_confirmed(with_ack: bool) -> None:
     assert desk.outbox.silent_since == inf
 
 
-def test_a_second_puback_and_a_foreign_one_are_ignored() -> None:
+def test_a_second_puback_and_one_of_another_publish_are_ignored() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     desk.offer()
@@ -85,11 +85,11 @@ def test_a_second_puback_and_a_foreign_one_are_ignored() -> None:
     desk.outbox.acked([(1, stored("S", 1))])
     for order in (1, 2, 99):
         desk.outbox.acked([(order, stored("S", 1))])
-        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", False)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "no responders", False)
     assert desk.books() == (2, 0, 1, {"acked": 1})
 
 
-def test_publishers_wake_whoever_writes() -> None:
+def test_publishing_wakes_the_sender() -> None:
     desk = connected()
     before = desk.wakes
     desk.offer()
@@ -99,7 +99,7 @@ def test_publishers_wake_whoever_writes() -> None:
     assert desk.wakes > before
 
 
-def test_a_full_queue_blocks_publishers_while_connected_under_every_policy() -> None:
+def test_a_full_queue_blocks_publishers_while_connected_whatever_the_policy() -> None:
     for on_full in ("drop_oldest", "reject", "block"):
         desk = connected(on_full=on_full, max_operations=1)
         assert not desk.outbox.blocks
@@ -120,16 +120,16 @@ def test_a_publish_with_ack_gets_its_number_from_the_call_that_offers_it() -> No
 
 
 class Numbered(NumberedOwner):
-    """An owner that notes which of its publishes have a fate."""
+    """An owner that records which of its publishes have which fate."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[int, Fate]] = []
+        self.fates: list[tuple[int, Fate]] = []
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         self.settle_up_to(operation.order, operation, count, fate, now)
 
     def settle_up_to(self, last: int, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        self.told += [(order, fate) for order in range(last - count + 1, last + 1)]
+        self.fates += [(order, fate) for order in range(last - count + 1, last + 1)]
 
 
 def frames(count: int) -> list[bytes]:
@@ -137,7 +137,7 @@ def frames(count: int) -> list[bytes]:
 
 
 @looks_inside
-def test_an_owner_knows_which_of_its_publishes_failed_whoever_else_has_some_of_their_batch() -> None:
+def test_an_owner_knows_which_of_its_publishes_failed_in_a_batch_shared_with_others() -> None:
     desk = connected()
     desk.offer()
     one, between, other = Numbered(), Numbered(), Numbered()
@@ -145,26 +145,26 @@ def test_an_owner_knows_which_of_its_publishes_failed_whoever_else_has_some_of_t
     assert desk.outbox.offer_frames(frames(3), FrameOwners([other, one], [1, 2])) == 7
     assert desk.outbox.offer_frames([], FrameOwners([], [])) == 10
     assert len(desk.outbox.sender.next_batch()) == 2
-    assert (one.told, other.told) == ([], [])
+    assert (one.fates, other.fates) == ([], [])
     desk.outbox.refusals.something_denied("Permissions Violation")
     denied = Fate("failed", "permission_denied")
-    assert one.told == [(order, denied) for order in (2, 3, 8, 9)]
-    assert other.told == [(order, denied) for order in (5, 6, 7)]
-    assert between.told == [(4, denied)]
+    assert one.fates == [(order, denied) for order in (2, 3, 8, 9)]
+    assert other.fates == [(order, denied) for order in (5, 6, 7)]
+    assert between.fates == [(4, denied)]
 
 
 @looks_inside
-def test_a_frame_that_is_refused_has_a_number_like_every_other() -> None:
+def test_a_refused_frame_has_a_number_like_any_other() -> None:
     desk = Desk(max_operations=1, on_full="reject")
     owner = Numbered()
     desk.outbox.offer_frames(frames(3), FrameOwners([owner], [3]))
     full = Fate("failed", "queue_full")
-    assert owner.told == [(2, full), (3, full)]
+    assert owner.fates == [(2, full), (3, full)]
     desk.outbox.shut_down()
-    assert owner.told[2:] == [(1, Fate("dropped", "shutdown"))]
+    assert owner.fates[2:] == [(1, Fate("dropped", "shutdown"))]
 
 
-def test_numbers_that_were_taken_are_given_to_nobody_else_and_may_stay_unused() -> None:
+def test_reserved_numbers_are_not_given_to_other_publishes_and_may_stay_unused() -> None:
     desk = connected()
     first = desk.outbox.take_numbers(3)
     desk.outbox.offer_each(first, [framing.publish(b"a", b"")] * 2, [desk, desk], None)
@@ -188,7 +188,7 @@ def test_a_fence_that_overtakes_a_batch_in_hand_confirms_nothing_of_it() -> None
     assert desk.books() == (1, 0, 0, {"fenced": 1})
 
 
-def test_one_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> None:
+def test_a_publish_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> None:
     desk = connected()
     desk.offer()
     desk.offer(size=100)
@@ -197,7 +197,7 @@ def test_one_that_the_link_refuses_is_not_confirmed_by_a_fence_meanwhile() -> No
     desk.outbox.refusals.write_refused(taken[1], "too_large", "more than max_payload")
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
-    assert desk.told == {1: [FENCED], 2: [Fate("failed", "too_large")]}
+    assert desk.fates == {1: [FENCED], 2: [Fate("failed", "too_large")]}
     assert desk.outbox.counters.succeeded == {"publish": 1}
     assert desk.outbox.counters.failed == {("publish", "too_large"): 1}
     assert desk.kinds() == [PublishFailed]
@@ -220,23 +220,23 @@ def test_a_link_that_is_being_left_gets_nothing_more() -> None:
     assert desk.batch() == [2]
 
 
-def test_everyone_who_waits_for_an_empty_flight_is_told_once() -> None:
+def test_each_waiter_for_an_empty_flight_is_notified_once() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)
     desk.batch()
-    told: list[str] = []
-    desk.outbox.when_nothing_in_flight(lambda: told.append("first"))
-    desk.outbox.when_nothing_in_flight(lambda: told.append("second"))
+    notified: list[str] = []
+    desk.outbox.when_nothing_in_flight(lambda: notified.append("first"))
+    desk.outbox.when_nothing_in_flight(lambda: notified.append("second"))
     desk.outbox.acked([(1, stored("S", 1))])
-    assert told == []
-    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
-    assert told == ["first", "second"], "one that is held is not in flight"
+    assert notified == []
+    desk.outbox.refusals.ack_refused(2, "no_responders", "no responders", True)
+    assert notified == ["first", "second"], "a publish held in a lane is not in flight"
     desk.outbox.acked([(2, stored("S", 1))])
-    assert told == ["first", "second"]
+    assert notified == ["first", "second"]
 
 
-def test_refused_before_it_was_accepted_is_counted_and_not_in_the_ledger() -> None:
+def test_a_publish_refused_before_acceptance_is_counted_but_not_in_the_ledger() -> None:
     desk = connected()
     desk.outbox.settlement.not_accepted(True, "too_large", "more than max_payload")
     assert desk.books() == (0, 0, 0, {})
@@ -244,7 +244,7 @@ def test_refused_before_it_was_accepted_is_counted_and_not_in_the_ledger() -> No
     assert desk.kinds() == [PublishWithAckFailed]
 
 
-def test_the_ledger_knows_every_fate_from_the_start() -> None:
+def test_the_ledger_has_a_count_for_every_fate_from_the_start() -> None:
     ledger = Ledger()
     assert ledger.settled == dict.fromkeys(FATES, 0)
     ledger.accepted += 3

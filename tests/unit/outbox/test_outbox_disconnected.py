@@ -1,4 +1,4 @@
-"""The outbox without a link: what is queued, drained and sent again, and what fail-open keeps."""
+"""The outbox without a link: what is queued, drained and resent, and what fail-open keeps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_without_a_link_a_publish_is_queued_and_counted_as_failed_once() -> None
     desk.outbox.fenced(desk.outbox.fences.sent)
     desk.outbox.acked([(2, stored("S", 1))])
     assert desk.books() == (2, 0, 0, {"fenced": 1, "acked": 1})
-    assert desk.outbox.counters.succeeded == Counter(), "counted as failed, so not as succeeded too"
+    assert desk.outbox.counters.succeeded == Counter(), "already counted as failed"
     assert sum(desk.outbox.counters.failed.values()) == 2
 
 
@@ -61,7 +61,7 @@ def test_while_a_drain_runs_new_publishes_queue_behind_it() -> None:
     ]
 
 
-def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> None:
+def test_a_drain_interrupted_by_an_outage_starts_again_with_the_rest() -> None:
     desk = Desk()
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)
@@ -79,7 +79,7 @@ def test_a_drain_that_an_outage_cuts_short_starts_again_with_what_is_left() -> N
     assert [(e.success_count, e.failed_count) for e in desk.events if isinstance(e, RetryComplete)] == [(0, 1)]
 
 
-def test_what_was_in_flight_is_sent_again_first_and_in_order() -> None:
+def test_publishes_that_were_in_flight_are_resent_first_and_in_order() -> None:
     desk = connected()
     for order in range(1, 5):
         desk.offer(with_ack=order % 2 == 0)
@@ -118,14 +118,14 @@ def test_a_fence_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
 def test_fail_open_keeps_nothing_while_not_connected() -> None:
     desk = Desk(fail_open=True)
     assert desk.offer() == "failed_open"
-    assert desk.told == {1: [Fate("failed_open", "not_connected")]}
+    assert desk.fates == {1: [Fate("failed_open", "not_connected")]}
     assert desk.books() == (1, 0, 0, {"failed_open": 1})
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 1}
     assert desk.kinds() == [PublishFailedOpen]
     assert not desk.outbox.blocks
 
 
-def test_fail_open_lets_go_of_what_a_dead_link_had() -> None:
+def test_fail_open_gives_up_the_publishes_of_a_lost_link() -> None:
     desk = connected(fail_open=True)
     desk.offer()
     desk.offer(with_ack=True)
@@ -137,12 +137,12 @@ def test_fail_open_lets_go_of_what_a_dead_link_had() -> None:
     assert desk.events == [PublishFailedOpen(at=0.0, connection="main", reason="not_connected", count=3)]
 
 
-def test_fail_open_lets_go_of_what_fails_while_connected() -> None:
+def test_fail_open_gives_up_a_publish_that_fails_while_connected() -> None:
     desk = connected(fail_open=True)
     desk.offer(with_ack=True)
     desk.batch()
     desk.outbox.refusals.ack_refused(1, "limit", "maximum messages exceeded", False)
-    assert desk.told == {1: [Fate("failed_open", "limit")]}
+    assert desk.fates == {1: [Fate("failed_open", "limit")]}
     assert desk.outbox.counters.failed == {("publish_with_ack", "limit"): 1}
     assert desk.kinds() == [PublishWithAckFailed, PublishFailedOpen]
 
@@ -150,7 +150,7 @@ def test_fail_open_lets_go_of_what_fails_while_connected() -> None:
 # --- giving up ---
 
 
-def test_publishes_that_wait_share_the_time_of_the_first_of_their_millisecond() -> None:
+def test_waiting_publishes_share_the_time_of_the_first_of_their_millisecond() -> None:
     desk = Desk(max_age=10.0)
     for at in (1.0, 1.0 + SAME_TIME / 2, 1.0 + SAME_TIME * 2):
         desk.now = at
@@ -158,11 +158,11 @@ def test_publishes_that_wait_share_the_time_of_the_first_of_their_millisecond() 
     assert desk.outbox._queue.oldest_accepted_at == 1.0
     desk.now = 11.0 + SAME_TIME / 4
     desk.outbox.refusals.sweep()
-    assert sorted(desk.told) == [1, 2]
+    assert sorted(desk.fates) == [1, 2]
 
 
-def test_a_publish_of_128_bytes_that_waits_takes_at_most_400() -> None:
-    clock = itertools.count(0.5)  # each at its own time: the worst case
+def test_a_waiting_publish_of_128_bytes_takes_at_most_400() -> None:
+    clock = itertools.count(0.5)  # each at its own time, which is the worst case
     count = 2000
     outbox = Outbox(
         "main",
@@ -183,5 +183,5 @@ def test_a_publish_of_128_bytes_that_waits_takes_at_most_400() -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Without what the allocator rounds up: five objects to multiples of 16.
+    # Excludes what the allocator rounds up: five objects to multiples of 16.
     assert (after - before) / count < 380

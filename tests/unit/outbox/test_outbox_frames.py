@@ -1,4 +1,4 @@
-"""Frames that stay together are one operation, until something happens to one of them."""
+"""Frames that are kept together as one operation, until something happens to one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.outbox.desk import Desk, connected, offer_frames
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: int) -> None:
+def test_one_frame_of_a_batch_can_be_refused_and_fails_alone(part: int) -> None:
     desk = connected()
     receipts = [Receipt(), Receipt(), Receipt()]
     desk.offer()
@@ -32,7 +32,7 @@ def test_of_frames_that_stay_together_one_may_be_refused_and_fails_alone(part: i
     assert desk.books() == (4, 0, 0, {"fenced": 3, "failed": 1})
 
 
-def test_single_frames_of_the_same_time_stay_together_and_each_owner_is_told() -> None:
+def test_single_frames_offered_at_the_same_time_are_batched_and_each_owner_gets_its_fate() -> None:
     desk = connected()
     receipts = [Receipt(), Receipt(), Receipt()]
     for receipt in receipts:
@@ -58,11 +58,11 @@ def test_frames_of_a_route_are_accepted_together() -> None:
     assert desk.batch() == [1, 2]
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
-    assert desk.told == {1: [FENCED], 2: [FENCED]}
+    assert desk.fates == {1: [FENCED], 2: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 2}
 
 
-def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fenced() -> None:
+def test_one_frame_of_a_batch_can_be_denied_and_the_others_are_fenced() -> None:
     desk = connected()
     offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     assert len(desk.outbox.sender.next_batch()) == 1
@@ -70,12 +70,12 @@ def test_of_frames_that_stay_together_one_can_be_denied_and_the_others_are_fence
     mark = desk.outbox.fences.sent
     desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
-    assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
+    assert desk.fates == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
     assert desk.books() == (3, 0, 0, {"fenced": 2, "failed": 1})
 
 
 @pytest.mark.parametrize("denied", [False, True])
-def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -> None:
+def test_each_frame_of_a_refused_batch_fails_once(denied: bool) -> None:
     desk = connected()
     offer_frames(desk, [framing.publish(subject, b"") for subject in (b"a", b"secret", b"a")])
     (taken,) = desk.outbox.sender.next_batch()
@@ -85,12 +85,12 @@ def test_frames_that_stay_together_and_are_refused_all_fail_once(denied: bool) -
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
     reasons = ["fault", "permission_denied" if denied else "fault", "fault"]
-    assert desk.told == {order: [Fate("failed", reason)] for order, reason in enumerate(reasons, 1)}
+    assert desk.fates == {order: [Fate("failed", reason)] for order, reason in enumerate(reasons, 1)}
     assert desk.books() == (3, 0, 0, {"failed": 3})
     assert sum(desk.outbox.counters.failed.values()) == 3
 
 
-def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
+def test_the_frames_of_a_batch_are_single_again_after_a_loss() -> None:
     desk = connected(max_age=10.0)
     for _ in range(2):
         offer_frames(desk, [framing.publish(b"a", b"12"), framing.publish(b"b", b"")])
@@ -98,7 +98,7 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     offer_frames(desk, [framing.publish(b"a", b"")] * 2)
     desk.outbox.link_down()
     assert desk.books() == (6, 6, 0, {})
-    assert desk.outbox.refusals.give_up(desk.outbox._queue._waiting[2], "timeout", "its time is over")
+    assert desk.outbox.refusals.give_up(desk.outbox._queue._waiting[2], "timeout", "timed out")
     desk.outbox.link_up()
     assert [one.order for one in desk.outbox.sender.next_batch()] == [1, 2, 4, 5, 6]
     desk.batch()
@@ -106,7 +106,7 @@ def test_frames_that_stayed_together_are_single_again_after_a_loss() -> None:
     assert desk.books() == (6, 0, 0, {"failed": 1, "fenced": 5})
 
 
-def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_own() -> None:
+def test_frames_of_several_routes_are_batched_and_each_route_gets_the_fates_of_its_own() -> None:
     desk, other = connected(), Desk()
     for frames, owner in ((2, desk), (1, other), (1, desk)):
         offer_frames(desk, [framing.publish(b"a", b"")] * frames, owner)
@@ -115,18 +115,18 @@ def test_frames_of_several_routes_stay_together_and_each_route_is_told_of_its_ow
     offer_frames(desk, [framing.publish(b"a", b"")], other)
     offer_frames(desk, [framing.publish(b"a", b"")])
     desk.outbox.fenced(desk.outbox.fences.sent)
-    assert sum(len(fates) for fates in desk.told.values()) == 3
-    assert sum(len(fates) for fates in other.told.values()) == 1
+    assert sum(len(fates) for fates in desk.fates.values()) == 3
+    assert sum(len(fates) for fates in other.fates.values()) == 1
     desk.outbox.link_down()
     assert [(one.order, one.count) for one in desk.outbox._queue._waiting] == [(5, 1), (6, 1)]
     desk.outbox.link_up()
     desk.batch()
     desk.batch()
     desk.outbox.fenced(desk.outbox.fences.sent)
-    assert desk.told[6] == other.told[5] == [FENCED]
+    assert desk.fates[6] == other.fates[5] == [FENCED]
 
 
-def test_frames_that_were_accepted_at_another_time_are_another_operation() -> None:
+def test_frames_accepted_at_different_times_are_different_operations() -> None:
     desk = connected()
     offer_frames(desk, [framing.publish(b"a", b"")])
     desk.now = SAME_TIME
@@ -137,7 +137,7 @@ def test_frames_that_were_accepted_at_another_time_are_another_operation() -> No
     assert found == [(1, 0.0), (2, SAME_TIME), (3, SAME_TIME), (4, SAME_TIME)]
 
 
-def test_frames_that_stay_together_expire_together() -> None:
+def test_the_frames_of_a_batch_expire_together() -> None:
     desk = connected(max_age=10.0)
     offer_frames(desk, [framing.publish(b"a", b"")] * 3)
     desk.now = 10.1

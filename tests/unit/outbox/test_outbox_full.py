@@ -1,4 +1,4 @@
-"""A full outbox: who waits, what is dropped and what is refused."""
+"""A full outbox: which publishers wait, what is dropped and what is refused."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.offers import next_order, offer_with_ack
 from tests.unit.outbox.desk import Desk, connected, find, offer_frames
 
 
-def test_drop_oldest_lets_go_of_the_oldest_and_tells_its_owner() -> None:
+def test_drop_oldest_drops_the_oldest_and_notifies_its_owner() -> None:
     desk = Desk(max_operations=2)
     for _ in range(3):
         assert desk.offer() == "queued"
-    assert desk.told == {1: [Fate("dropped", "queue_full")]}
+    assert desk.fates == {1: [Fate("dropped", "queue_full")]}
     assert desk.books() == (3, 2, 0, {"dropped": 1})
     assert desk.outbox.counters.dropped == {"queue_full": 1}
     assert (
@@ -27,17 +27,17 @@ def test_drop_oldest_lets_go_of_the_oldest_and_tells_its_owner() -> None:
     )
 
 
-def test_drop_oldest_makes_room_for_the_bytes_of_the_new_one() -> None:
+def test_drop_oldest_makes_room_for_the_bytes_of_the_new_publish() -> None:
     small = len(framing.publish(b"a", b"x" * 10))
     desk = Desk(max_bytes=3 * small)
     for _ in range(3):
         desk.offer(size=10)
     desk.offer(size=30)
-    assert sorted(desk.told) == [1, 2], "no more than it takes"
+    assert sorted(desk.fates) == [1, 2], "no more than needed"
     assert desk.books() == (4, 2, 0, {"dropped": 2})
 
 
-def test_drop_oldest_takes_one_that_is_larger_than_the_queue_when_nothing_is_left_to_drop() -> None:
+def test_drop_oldest_accepts_a_publish_larger_than_the_queue_once_the_queue_is_empty() -> None:
     desk = Desk(max_bytes=100)
     desk.offer(size=500)
     desk.offer(size=500)
@@ -45,7 +45,7 @@ def test_drop_oldest_takes_one_that_is_larger_than_the_queue_when_nothing_is_lef
 
 
 class Replaces:
-    """An owner that publishes something else as soon as it is told of a failure, as a route does its dead letters."""
+    """An owner that publishes something else as soon as a publish fails, as a route does with dead letters."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -55,22 +55,22 @@ class Replaces:
         self._desk.offer(b"dead", with_ack=True)
 
 
-def test_one_that_is_dropped_and_replaced_at_once_does_not_take_the_number_of_what_it_made_room_for() -> None:
+def test_a_replacement_published_while_dropping_gets_a_later_number_than_the_publish_it_made_room_for() -> None:
     desk = connected(max_operations=2)
     publish = framing.publish(b"a", b"")
     offer_with_ack(desk.outbox, publish, owner=Replaces(desk))
     desk.batch()
-    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
     desk.now += REFUSES_FOR_LONG
     expected = next_order(desk.outbox)
     offer_with_ack(desk.outbox, publish, owner=desk)
-    assert desk.told == {1: [Fate("dropped", "queue_full")]}
+    assert desk.fates == {1: [Fate("dropped", "queue_full")]}
     assert find(desk, expected).subject == b"a", "its reply subject has this number"
     assert find(desk, expected + 1).subject == b"dead"
     assert desk.books() == (3, 2, 0, {"dropped": 1})
 
 
-def test_the_same_without_a_link() -> None:
+def test_a_replacement_published_while_dropping_without_a_link_gets_a_later_number() -> None:
     desk = Desk(max_operations=2)
     publish = framing.publish(b"a", b"")
     offer_with_ack(desk.outbox, publish, owner=Replaces(desk))
@@ -79,7 +79,7 @@ def test_the_same_without_a_link() -> None:
     offer_with_ack(desk.outbox, publish, owner=desk)
     assert find(desk, expected).subject == b"a"
     assert find(desk, expected + 1).subject == b"dead"
-    assert desk.told == {1: [Fate("dropped", "queue_full")], 2: [Fate("dropped", "queue_full")]}
+    assert desk.fates == {1: [Fate("dropped", "queue_full")], 2: [Fate("dropped", "queue_full")]}
     assert desk.books() == (4, 2, 0, {"dropped": 2})
 
 
@@ -111,15 +111,15 @@ def test_a_publisher_that_waited_for_room_is_counted_once() -> None:
     assert desk.outbox.counters.succeeded["publish_with_ack"] == 0
 
 
-def test_frames_of_a_route_that_find_no_room_fail_at_their_owner() -> None:
+def test_frames_of_a_route_that_find_no_room_fail() -> None:
     desk = Desk(max_operations=2, on_full="reject")
     offer_frames(desk, [framing.publish(b"a", b"")] * 3)
-    assert desk.told == {3: [Fate("failed", "queue_full")]}
+    assert desk.fates == {3: [Fate("failed", "queue_full")]}
     assert desk.books() == (2, 2, 0, {})
     assert desk.outbox.counters.failed == {("publish", "not_connected"): 3}
 
 
-def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> None:
+def test_a_forwarded_read_may_exceed_the_limit_while_connected() -> None:
     desk = connected(max_operations=1)
     offer_frames(desk, [framing.publish(b"a", b"")] * (FORWARDED - 1))
     assert desk.outbox.blocks
@@ -135,21 +135,21 @@ def test_a_read_that_is_forwarded_may_go_beyond_the_limit_while_connected() -> N
     assert desk.outbox.over_limit
 
 
-def test_what_is_held_back_in_a_lane_leaves_room_for_what_is_not() -> None:
+def test_publishes_held_in_a_lane_leave_room_for_others() -> None:
     desk = connected(max_bytes=1000, max_operations=2)
     for size in (600, 600, 600):
         desk.offer(size=size, with_ack=True)
         desk.batch()
     for order in (1, 2, 3):
-        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "no responders", True)
     assert (desk.outbox.pending, desk.outbox.capacity.full, desk.outbox.over_limit) == (3, False, False)
     desk.offer(b"b", size=300)
     assert not desk.outbox.capacity.full
     desk.offer(b"b", size=200)
-    assert desk.outbox.capacity.full, "half of the bytes is theirs"
+    assert desk.outbox.capacity.full, "held publishes have half of the bytes"
 
 
-def test_who_begins_carefully_and_may_send_nothing_more_yet_is_not_woken_for_it() -> None:
+def test_a_sender_on_probation_that_may_send_nothing_more_is_not_woken() -> None:
     desk = connected()
     for _ in range(4):
         desk.offer(with_ack=True)
@@ -162,12 +162,12 @@ def test_who_begins_carefully_and_may_send_nothing_more_yet_is_not_woken_for_it(
     assert desk.wakes == wakes
 
 
-def test_many_batches_that_are_all_held_back_let_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_of_held_batches_yields_to_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender_module, "BATCH_OPERATIONS", 2)
     desk = connected()
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
     for _ in range(2 * sender_module.BATCHES_HELD):
         desk.offer(with_ack=True)
     desk.offer(b"b")

@@ -1,7 +1,7 @@
-"""The outbox against a model that is too simple to be wrong: whatever happens in whatever order, the books balance.
+"""The outbox against a model that is too simple to be wrong: the books balance whatever happens, in any order.
 
-The model keeps every accepted publish in a dictionary, with its fate once its owner was told. Everything else that the
-outbox says of itself is computed from that and compared after each step.
+The model keeps every accepted publish in a dictionary, and its fate once its owner has it. Everything else that the
+outbox reports is computed from that and compared after each step.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tests.unit.outbox.publisher_rules import PublisherRules
 
 
 class OutboxMachine(PublisherRules, Promises):
-    """Rules are what publishers, the link and the clock can do; invariants are the promises."""
+    """Rules for what publishers, the link and the clock can do, and the promises as invariants."""
 
     @precondition(lambda self: self.outbox.connected and len(self.publishes) > 8)
     @rule()
     def settle_everything(self) -> None:
-        """A server that answers all: everything gets its fate in bounded time, and nobody has to be lucky."""
+        """Answer everything, as a healthy server does: each publish gets its fate in bounded time."""
         unsettled = any(p.fate is None for p in self.publishes.values())
         for _ in range(4 * len(self.publishes) + 4):
             while self._next_batch():

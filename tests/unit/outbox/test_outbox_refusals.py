@@ -1,4 +1,4 @@
-"""What a server or a stream refuses, or never answers: what is tried again, in which order, and for how long."""
+"""Publishes that a server or a stream refuses or never answers: which are tried again, in which order, how long."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ HEADERS = b"NATS/1.0\r\nA: b\r\n\r\n"
 # --- refused ---
 
 
-def test_a_refusal_that_no_second_try_helps_fails_at_once() -> None:
+def test_a_permanent_refusal_fails_the_publish_at_once() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     desk.batch()
     desk.outbox.refusals.ack_refused(1, "limit", "maximum messages exceeded", False)
-    assert desk.told == {1: [Fate("failed", "limit")]}
+    assert desk.fates == {1: [Fate("failed", "limit")]}
     assert desk.outbox.counters.failed == {("publish_with_ack", "limit"): 1}
     assert desk.kinds() == [PublishWithAckFailed]
 
@@ -36,7 +36,7 @@ def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_e
         desk.offer(with_ack=True)
         assert desk.batch() == [order]
     for order in (1, 2, 3):
-        desk.outbox.refusals.ack_refused(order, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(order, "no_responders", "no responders", True)
     assert desk.books() == (3, 3, 0, {})
     desk.offer(with_ack=True)
     desk.offer(b"other", with_ack=True)
@@ -46,53 +46,53 @@ def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_e
     assert desk.outbox.sender.next_batch_at() == RETRY_REFUSED_AFTER
     desk.now = RETRY_REFUSED_AFTER
     assert desk.batch() == [1]
-    assert desk.batch() == [], "one of a subject is tried at a time"
+    assert desk.batch() == [], "one publish per subject is tried at a time"
     before = desk.wakes
     desk.outbox.acked([(1, stored("S", 1))])
     assert desk.wakes > before
     assert desk.batch() == [2, 3, 4]
 
 
-def test_a_whole_batch_behind_a_refused_publish_does_not_hide_what_is_behind_it(
+def test_a_full_batch_behind_a_refused_publish_does_not_block_other_subjects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sender_module, "BATCH_OPERATIONS", 2)
     desk = connected()
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
     for _ in range(5):
         desk.offer(with_ack=True)
     desk.offer(b"other")
     assert desk.batch() == [7]
 
 
-def test_nobody_listens_for_as_long_as_the_budget_lasts() -> None:
+def test_a_publish_without_responders_is_retried_until_its_budget_ends() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     tries = 0
-    while not desk.told:
+    while not desk.fates:
         assert desk.batch() == [1]
         tries += 1
-        desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
         desk.now += RETRY_REFUSED_AFTER
     assert desk.now == pytest.approx(ACK_BUDGET + RETRY_REFUSED_AFTER)
     assert tries == ACK_BUDGET / RETRY_REFUSED_AFTER + 1
-    assert desk.told == {1: [Fate("failed", "no_responders")]}
+    assert desk.fates == {1: [Fate("failed", "no_responders")]}
 
 
-def test_when_one_fails_the_next_one_of_its_subject_is_tried() -> None:
+def test_when_a_publish_fails_the_next_one_to_its_subject_is_tried() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
-    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
+    desk.outbox.refusals.ack_refused(2, "no_responders", "no responders", True)
     desk.now = RETRY_REFUSED_AFTER
     assert desk.batch() == [1]
     assert desk.batch() == []
     before = desk.wakes
-    assert desk.outbox.refusals.give_up(find(desk, 1), "timeout", "its time is over")
+    assert desk.outbox.refusals.give_up(find(desk, 1), "timeout", "timed out")
     assert desk.wakes > before
     assert desk.batch() == [2]
 
@@ -103,30 +103,30 @@ def test_a_new_link_starts_a_new_budget(where: str) -> None:
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)
     desk.batch()
-    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
+    desk.outbox.refusals.ack_refused(2, "no_responders", "no responders", True)
     if where == "released":
         desk.outbox.acked([(1, stored("S", 1))])
     desk.outbox.link_down()
     desk.now = 2 * ACK_BUDGET
     desk.outbox.link_up()
     assert 2 in desk.batch()
-    desk.outbox.refusals.ack_refused(2, "no_responders", "nobody", True)
-    assert 2 not in desk.told, "it failed for the time of the outage"
+    desk.outbox.refusals.ack_refused(2, "no_responders", "no responders", True)
+    assert 2 not in desk.fates, "the outage counted against the budget"
 
 
-def test_a_link_that_will_not_write_a_publish_is_asked_again_within_its_budget() -> None:
+def test_a_publish_that_the_link_will_not_write_is_retried_until_its_budget_ends() -> None:
     desk = connected()
     desk.offer(with_ack=True)
-    while not desk.told:
+    while not desk.fates:
         assert desk.batch() == [1]
         desk.outbox.refusals.write_refused(find(desk, 1), "fault", "injected", True)
         desk.now += RETRY_REFUSED_AFTER
         assert desk.now < 2 * ACK_BUDGET
     assert desk.now > ACK_BUDGET
-    assert desk.told == {1: [Fate("failed", "fault")]}
+    assert desk.fates == {1: [Fate("failed", "fault")]}
 
 
-def test_a_core_publish_that_the_link_refuses_fails_even_if_a_later_try_might_not() -> None:
+def test_a_core_publish_that_the_link_refuses_fails_even_if_a_retry_might_succeed() -> None:
     desk = connected()
     desk.offer()
     (taken,) = desk.outbox.sender.next_batch()
@@ -146,13 +146,13 @@ def test_a_denied_publish_fails_and_its_neighbours_are_fenced() -> None:
     desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
-    assert desk.told == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
+    assert desk.fates == {1: [FENCED], 2: [Fate("failed", "permission_denied")], 3: [FENCED]}
     assert desk.outbox.counters.succeeded == {"publish": 2}
     assert desk.outbox.counters.failed == {("publish", "permission_denied"): 1}
 
 
-def test_where_one_of_several_to_a_subject_was_denied_none_is_taken_for_confirmed() -> None:
-    """A permission was taken while they were on their way: the first was received, and the error is of the second."""
+def test_if_one_of_several_core_publishes_to_a_subject_is_denied_none_counts_as_confirmed() -> None:
+    """A permission is revoked while they are in flight: the first was received, and the error concerns the second."""
     desk = connected()
     for subject in (b"secret", b"a", b"secret"):
         desk.offer(subject)
@@ -162,10 +162,10 @@ def test_where_one_of_several_to_a_subject_was_denied_none_is_taken_for_confirme
     desk.outbox.refusals.publish_denied(b"secret", "Permissions Violation")
     desk.outbox.fenced(mark)
     denied = Fate("failed", "permission_denied")
-    assert desk.told == {1: [denied], 2: [FENCED], 3: [denied]}
+    assert desk.fates == {1: [denied], 2: [FENCED], 3: [denied]}
 
 
-def test_a_denied_publish_makes_room_and_wakes_whoever_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denied_publish_makes_room_and_wakes_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender_module, "MAX_UNACKED", 1)
     desk = connected()
     desk.offer(b"secret", with_ack=True)
@@ -181,7 +181,7 @@ def test_a_denied_publish_makes_room_and_wakes_whoever_writes(monkeypatch: pytes
 # --- without an answer ---
 
 
-def test_a_publish_without_an_answer_is_sent_again_and_fails_at_the_end_of_its_budget() -> None:
+def test_an_unanswered_publish_is_resent_and_fails_at_the_end_of_its_budget() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     assert desk.batch() == [1]
@@ -189,18 +189,18 @@ def test_a_publish_without_an_answer_is_sent_again_and_fails_at_the_end_of_its_b
     desk.outbox.refusals.sweep()
     assert desk.batch() == []
     writes = 1
-    while not desk.told:
+    while not desk.fates:
         desk.now += 1.0
         desk.outbox.refusals.sweep()
         writes += len(desk.batch())
         assert desk.now < 2 * ACK_BUDGET
     assert writes == 6
     assert desk.now >= ACK_BUDGET
-    assert desk.told == {1: [Fate("failed", "timeout")]}
+    assert desk.fates == {1: [Fate("failed", "timeout")]}
     assert desk.books() == (1, 0, 0, {"failed": 1})
 
 
-def test_a_late_puback_counts_also_when_its_publish_is_held_for_another_try() -> None:
+def test_a_late_puback_counts_also_for_a_publish_held_for_another_try() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)
@@ -209,14 +209,14 @@ def test_a_late_puback_counts_also_when_its_publish_is_held_for_another_try() ->
     desk.outbox.refusals.sweep()
     assert desk.books() == (2, 2, 0, {})
     desk.outbox.acked([(1, stored("S", 1))])
-    assert desk.told == {1: [Fate("acked", None, "S", 1, False)]}
-    assert desk.batch() == [2], "the stream takes again"
+    assert desk.fates == {1: [Fate("acked", None, "S", 1, False)]}
+    assert desk.batch() == [2], "the stream accepts messages again"
     desk.outbox.acked([(2, stored("S", 2))])
     assert desk.books() == (2, 0, 0, {"acked": 2})
 
 
-def test_a_resend_does_not_overtake_an_older_one_that_was_released_and_waits() -> None:
-    """A leader dies with four publishes unanswered, the last a second younger than the others."""
+def test_a_resend_does_not_overtake_an_older_publish_that_was_released() -> None:
+    """A leader fails with four publishes unanswered, the last a second younger than the others."""
     desk = connected()
     for _ in range(3):
         desk.offer(with_ack=True)
@@ -239,7 +239,7 @@ def test_a_resend_does_not_overtake_an_older_one_that_was_released_and_waits() -
     assert written == [2, 3, 4]
 
 
-def test_room_under_the_bound_of_unconfirmed_core_publishes_wakes_whoever_writes(
+def test_a_fence_that_makes_room_for_core_publishes_wakes_the_sender(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert MAX_UNFENCED > 1
@@ -260,18 +260,18 @@ def test_room_under_the_bound_of_unconfirmed_core_publishes_wakes_whoever_writes
 
 
 def test_a_denied_core_publish_is_not_taken_for_a_jetstream_publish_to_its_subject() -> None:
-    """The server took the JetStream publish before the permission was taken; its PubAck may come late."""
+    """The server accepted the JetStream publish before the permission was revoked; its PubAck may be late."""
     desk = connected()
     desk.offer(b"a", with_ack=True)
     desk.offer(b"a")
     desk.batch()
     assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
-    assert desk.told == {2: [Fate("failed", "permission_denied")]}
+    assert desk.fates == {2: [Fate("failed", "permission_denied")]}
     desk.outbox.acked([(1, stored("S", 1))])
-    assert desk.told[1] == [stored("S", 1)]
+    assert desk.fates[1] == [stored("S", 1)]
 
 
-def test_of_both_kinds_to_a_denied_subject_all_fail_once() -> None:
+def test_core_and_jetstream_publishes_to_a_denied_subject_each_fail_once() -> None:
     desk = connected()
     for with_ack in (True, False, False, True, False):
         desk.offer(b"a", with_ack=with_ack)
@@ -279,11 +279,11 @@ def test_of_both_kinds_to_a_denied_subject_all_fail_once() -> None:
     for _ in range(5):
         assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
     denied = [Fate("failed", "permission_denied")]
-    assert desk.told == dict.fromkeys(range(1, 6), denied)
+    assert desk.fates == dict.fromkeys(range(1, 6), denied)
     assert not desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
 
 
-def test_behind_a_fence_a_refusal_is_of_something_new() -> None:
+def test_a_denial_after_a_fence_concerns_a_later_publish() -> None:
     desk = connected()
     for _ in range(3):
         desk.offer(b"a")
@@ -294,48 +294,48 @@ def test_behind_a_fence_a_refusal_is_of_something_new() -> None:
     desk.offer(b"a", with_ack=True)
     desk.batch()
     assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
-    assert desk.told[4] == [Fate("failed", "permission_denied")]
+    assert desk.fates[4] == [Fate("failed", "permission_denied")]
 
 
-def test_a_refusal_of_a_reply_subject_fails_what_has_it() -> None:
+def test_a_denied_reply_subject_fails_the_publishes_that_carry_it() -> None:
     desk = connected()
     for frame in (publish(b"a", b""), publish(b"a", b"", reply=b"r"), publish(b"a", b"x", reply=b"r", headers=HEADERS)):
         desk.outbox.offer(frame, owner=desk)
     desk.batch()
     for _ in range(2):
-        assert desk.outbox.refusals.reply_denied(b"r", "Permissions Violation"), "each of them is refused"
-        assert [*desk.told] == [2, 3]
+        assert desk.outbox.refusals.reply_denied(b"r", "Permissions Violation"), "there is one denial for each"
+        assert [*desk.fates] == [2, 3]
     assert not desk.outbox.refusals.reply_denied(b"r", "Permissions Violation")
 
 
-def test_what_can_not_be_attributed_lets_no_core_publish_count_as_sent() -> None:
+def test_after_a_denial_that_can_not_be_attributed_no_core_publish_counts_as_sent() -> None:
     desk = connected()
     desk.offer(b"a")
     desk.offer(b"b", with_ack=True)
     desk.offer(b"c")
     desk.batch()
     assert desk.outbox.refusals.something_denied("Permissions Violation") == [b"a", b"c"]
-    assert [*desk.told] == [1, 3]
+    assert [*desk.fates] == [1, 3]
     desk.outbox.acked([(2, stored("S", 1))])
-    assert desk.told[2] == [stored("S", 1)]
+    assert desk.fates[2] == [stored("S", 1)]
 
 
-def test_what_failed_because_it_could_be_meant_is_not_taken_for_a_jetstream_publish_to_its_subject() -> None:
+def test_a_denial_of_a_core_publish_already_failed_is_not_taken_for_a_jetstream_publish_to_its_subject() -> None:
     desk = connected()
     desk.offer(b"a", with_ack=True)
     desk.offer(b"a")
     desk.batch()
     desk.outbox.refusals.something_denied("Permissions Violation")
     assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
-    assert [*desk.told] == [2]
+    assert [*desk.fates] == [2]
     assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
-    assert desk.told[1] == [Fate("failed", "permission_denied")]
+    assert desk.fates[1] == [Fate("failed", "permission_denied")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("subjects", ["equal", "distinct"])
 @pytest.mark.parametrize("kind", ["core", "jetstream", "both"])
-def test_a_flood_of_denials_costs_as_much_as_it_is_long(kind: str, subjects: str) -> None:
+def test_a_flood_of_denials_takes_linear_time(kind: str, subjects: str) -> None:
     def flood(count: int) -> float:
         desk = connected(max_operations=count)
         sent = []
@@ -351,18 +351,18 @@ def test_a_flood_of_denials_costs_as_much_as_it_is_long(kind: str, subjects: str
         for subject in sent:
             desk.outbox.refusals.publish_denied(subject, "Permissions Violation")
         took = time.thread_time() - started
-        assert len(desk.told) >= in_flight
+        assert len(desk.fates) >= in_flight
         return took
 
     # Quadratic work would take 16 times as long.
     assert min(flood(4000) / flood(1000) for _ in range(5)) < 9
 
 
-def test_a_publish_that_is_refused_on_the_next_link_is_refused_once_there() -> None:
+def test_a_publish_refused_again_on_the_next_link_expects_one_denial_there() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     assert desk.batch() == [1]
-    desk.outbox.link_down()  # what the server said of it is lost with the link
+    desk.outbox.link_down()  # the denial is lost with the link
     desk.now = 1.0
     desk.outbox.link_up()
     assert desk.batch() == [1]
@@ -372,11 +372,11 @@ def test_a_publish_that_is_refused_on_the_next_link_is_refused_once_there() -> N
     assert desk.batch() == [2]
     assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
     denied = [Fate("failed", "permission_denied")]
-    assert desk.told == {1: denied, 2: denied}, "the second refusal is of the second publish"
+    assert desk.fates == {1: denied, 2: denied}, "the second refusal concerns the second publish"
 
 
-def test_a_refusal_of_an_earlier_link_is_no_answer_of_the_next_one() -> None:
-    """The next server may take it: its PubAck may be late, and only its own refusal counts."""
+def test_a_refusal_on_an_earlier_link_is_no_answer_on_the_next_one() -> None:
+    """The next server may accept the publish: its PubAck may be late, and only its own refusal counts."""
     desk = connected()
     desk.outbox.link_up(b"_INBOX.x")
     desk.offer(with_ack=True)
@@ -387,5 +387,5 @@ def test_a_refusal_of_an_earlier_link_is_no_answer_of_the_next_one() -> None:
     assert desk.batch() == [1]
     desk.now += 1.0
     desk.outbox.refusals.sweep()
-    assert desk.told == {}
+    assert desk.fates == {}
     assert desk.books() == (1, 0, 1, {})

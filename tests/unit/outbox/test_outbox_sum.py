@@ -1,4 +1,4 @@
-"""The ledger adds up at every moment at which anybody is told anything."""
+"""The ledger adds up at every moment at which a caller is notified."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.outbox.desk import Desk
 
 
 class Onlooker(Desk):
-    """A desk that looks at the books whenever it is told something: an event, or a fate."""
+    """A desk that checks the books at each event and each fate."""
 
     def hear(self, event: Event) -> None:
         super().hear(event)
@@ -62,7 +62,7 @@ def _stop(desk: Desk) -> None:
 
 @pytest.mark.parametrize("fail_open", [False, True])
 @pytest.mark.parametrize("happens", [_deny, _recall, _expire_budget, _go_away, _grow_old, _refuse, _stop])
-def test_whoever_is_told_something_sees_a_sum_that_is_right(happens: Callable[[Desk], None], fail_open: bool) -> None:
+def test_the_books_balance_at_every_event_and_every_fate(happens: Callable[[Desk], None], fail_open: bool) -> None:
     desk = Onlooker(fail_open=fail_open, max_age=60.0)
     desk.outbox.link_up()
     for _ in range(3):
@@ -71,4 +71,4 @@ def test_whoever_is_told_something_sees_a_sum_that_is_right(happens: Callable[[D
     desk.batch()
     happens(desk)
     desk.books()
-    assert desk.events, "nobody was told anything: no test"
+    assert desk.events, "no event was emitted: the test proves nothing"

@@ -1,4 +1,4 @@
-"""Lanes: what a stream can't take waits in order, is tried one at a time, and nothing of it is forgotten."""
+"""Retry lanes: what a stream refuses waits in order, is tried one at a time, and is never forgotten."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def orders(operations: Sequence[Operation]) -> list[int]:
     return sorted(one.order for one in operations)
 
 
-def test_no_lane() -> None:
+def test_without_a_lane_nothing_is_held_or_due() -> None:
     lanes = RetryLanes()
     assert lanes.held == 0
     assert lanes.held_bytes == 0
@@ -43,7 +43,7 @@ def test_no_lane() -> None:
     assert lanes.clear() == []
 
 
-def test_a_refused_operation_is_tried_again_when_its_time_comes() -> None:
+def test_a_refused_operation_is_tried_again_when_it_is_due() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1), 5.0)
     assert b"a" in lanes
@@ -54,11 +54,11 @@ def test_a_refused_operation_is_tried_again_when_its_time_comes() -> None:
     assert due(lanes, 5.0) == [1]
     assert lanes.held == 0
     assert lanes.held_bytes == 0
-    assert lanes.lanes, "the lane stays while its operation is under way"
+    assert lanes.lanes, "the lane stays while its operation is in flight"
     assert b"a" in lanes
 
 
-def test_one_operation_of_a_lane_is_under_way_at_a_time_and_it_is_the_oldest() -> None:
+def test_one_operation_of_a_lane_is_in_flight_at_a_time_the_oldest_first() -> None:
     lanes = RetryLanes()
     for order in (3, 1, 2):
         lanes.hold(operation(order), 1.0)
@@ -70,7 +70,7 @@ def test_one_operation_of_a_lane_is_under_way_at_a_time_and_it_is_the_oldest() -
     assert due(lanes, 2.0) == [1], "the refused one is still the oldest"
 
 
-def test_lanes_of_other_subjects_go_their_own_way() -> None:
+def test_lanes_of_different_subjects_are_independent() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1, b"a"), 1.0)
     lanes.hold(operation(2, b"b"), 2.0)
@@ -81,7 +81,7 @@ def test_lanes_of_other_subjects_go_their_own_way() -> None:
     assert due(lanes, 2.0) == [2]
 
 
-def test_one_that_would_overtake_an_older_one_is_not_due() -> None:
+def test_an_operation_that_would_overtake_an_older_one_is_not_due() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(4), 1.0)
     assert lanes.take_due(9.0, lambda one: one.order == 4) == []
@@ -100,14 +100,14 @@ def test_an_ack_dissolves_the_lane_and_releases_all_of_it() -> None:
     assert (lanes.held, lanes.held_bytes) == (0, 0)
 
 
-def test_an_ack_of_another_one_that_was_in_flight_dissolves_the_lane_too() -> None:
+def test_an_ack_of_another_publish_to_the_subject_dissolves_the_lane_too() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     assert orders(lanes.release(operation(2), accepted=True)) == [1]
     assert not lanes.lanes
 
 
-def test_when_the_one_under_way_is_given_up_the_next_one_is_tried() -> None:
+def test_when_the_operation_in_flight_is_given_up_the_next_one_is_tried() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
@@ -115,20 +115,20 @@ def test_when_the_one_under_way_is_given_up_the_next_one_is_tried() -> None:
     assert lanes.release(operation(1), accepted=False) == []
     assert due(lanes, 1.0) == [2]
     assert lanes.release(operation(2), accepted=False) == []
-    assert not lanes.lanes, "an empty lane is none"
+    assert not lanes.lanes, "an empty lane is removed"
 
 
-def test_the_end_of_one_that_is_not_under_way_changes_nothing() -> None:
+def test_the_failure_of_an_operation_not_in_flight_changes_nothing() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
     due(lanes, 1.0)
     assert lanes.release(operation(9), accepted=False) == []
-    assert due(lanes, 9.0) == [], "1 is still under way"
+    assert due(lanes, 9.0) == [], "1 is still in flight"
     assert lanes.held == 1
 
 
-def test_a_held_one_can_be_found_and_withdrawn_once() -> None:
+def test_a_held_operation_can_be_found_and_withdrawn_once() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2), 1.0)
@@ -140,11 +140,11 @@ def test_a_held_one_can_be_found_and_withdrawn_once() -> None:
     assert lanes.find(2) is None
     assert lanes.held == 1
     assert lanes.withdraw(operation(1))
-    assert not lanes.lanes, "an empty lane is none"
+    assert not lanes.lanes, "an empty lane is removed"
     assert lanes.held_bytes == 0
 
 
-def test_withdrawing_the_last_held_one_leaves_the_lane_to_the_one_under_way() -> None:
+def test_withdrawing_the_last_held_operation_keeps_the_lane_of_the_one_in_flight() -> None:
     lanes = RetryLanes()
     lanes.hold(operation(1), 1.0)
     lanes.hold(operation(2))
@@ -156,7 +156,7 @@ def test_withdrawing_the_last_held_one_leaves_the_lane_to_the_one_under_way() ->
     assert orders(lanes.release(operation(1), accepted=True)) == [3]
 
 
-def test_clear_gives_back_everything_that_is_held() -> None:
+def test_clear_returns_everything_that_is_held() -> None:
     lanes = RetryLanes()
     for order, subject in ((1, b"a"), (2, b"a"), (3, b"b")):
         lanes.hold(operation(order, subject), 1.0)
@@ -175,7 +175,7 @@ def refuse(lanes: RetryLanes, operations: Sequence[Operation], now: float) -> No
         lanes.hold(one, now + TURN, now=now)
 
 
-def test_a_destination_with_thousands_of_subjects_is_tried_in_turns() -> None:
+def test_the_subjects_of_a_destination_are_tried_in_turns() -> None:
     lanes = RetryLanes()
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
     now, tried = 1.0, []
@@ -190,10 +190,10 @@ def test_a_destination_with_thousands_of_subjects_is_tried_in_turns() -> None:
         assert again > now
         now = again
     assert len(tried) == 20 * TRIES_A_TURN
-    assert len(set(tried[:5000])) == 5000, "each once, before any of them again"
+    assert len(set(tried[:5000])) == 5000, "each is tried once before any is tried twice"
 
 
-def test_destinations_take_turns_however_much_one_of_them_holds() -> None:
+def test_a_destination_with_few_held_publishes_gets_its_turn_beside_one_with_thousands() -> None:
     lanes = RetryLanes()
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
     refuse(lanes, [operation(6000, b"one.a"), operation(6001, b"two.a")], 0.0)
@@ -205,7 +205,7 @@ def test_destinations_take_turns_however_much_one_of_them_holds() -> None:
         assert {6000, 6001} <= set(orders(tried))
 
 
-def test_what_is_acked_uses_up_no_tries() -> None:
+def test_an_acked_operation_uses_up_no_tries() -> None:
     lanes = RetryLanes()
     refuse(lanes, [operation(n, b"many.%d" % n) for n in range(1, 5001)], 0.0)
     while batch := lanes.take_due(1.0, nothing_waits):
@@ -214,7 +214,7 @@ def test_what_is_acked_uses_up_no_tries() -> None:
     assert (lanes.held, lanes.lanes, lanes.destinations) == (0, {}, {})
 
 
-def test_of_a_slow_destination_nothing_is_tried_and_what_only_that_held_is_let_go_together() -> None:
+def test_nothing_of_a_slow_destination_is_tried_and_everything_it_held_is_released_together() -> None:
     lanes = RetryLanes()
     lanes.destination_for(b"slow", 0.0).slow = True
     for order in (1, 2, 3):
@@ -222,12 +222,12 @@ def test_of_a_slow_destination_nothing_is_tried_and_what_only_that_held_is_let_g
     refuse(lanes, [operation(4, b"slow.refused")], 0.0)
     assert due(lanes, 9.0) == []
     assert next_due(lanes) is None
-    assert lanes.release(operation(9, b"slow.0"), accepted=True) == [], "it would be back at once"
+    assert lanes.release(operation(9, b"slow.0"), accepted=True) == [], "it would be held again at once"
     assert orders(lanes.not_slow([b"slow"])) == [1, 2, 3]
     assert due(lanes, 9.0) == [4]
 
 
-def test_since_when_a_destination_refuses_is_not_forgotten_when_all_of_it_has_failed() -> None:
+def test_the_start_of_a_destinations_refusals_is_remembered_after_its_publishes_have_failed() -> None:
     lanes = RetryLanes()
     refuse(lanes, [operation(1, b"a.1")], 5.0)
     lanes.clear_idle()

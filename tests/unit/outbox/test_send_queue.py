@@ -1,4 +1,4 @@
-"""The pending queue: everything is in one place, leaves it once, and comes back where it was."""
+"""The pending queue: each operation is in one place, leaves it once, and returns to where it was."""
 
 from __future__ import annotations
 
@@ -66,28 +66,28 @@ def test_what_is_taken_is_in_flight_in_order_of_acceptance() -> None:
     assert (queue.in_flight.unfenced, len(queue.in_flight.unacked)) == (2, 1)
 
 
-def test_take_stops_at_the_number_of_operations() -> None:
+def test_a_batch_ends_at_the_maximum_number_of_operations() -> None:
     queue = queue_of(*(operation(order) for order in range(1, 6)))
     assert orders(queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [1, 2]
     assert orders(queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)) == [3, 4]
 
 
-def test_take_gives_one_that_is_larger_than_a_batch() -> None:
+def test_an_operation_larger_than_a_batch_is_taken_alone() -> None:
     queue = queue_of(operation(1, size=100), operation(2))
     assert orders(queue.take_batch(0.0, max_operations=9, max_bytes=1, max_unacked=9)) == [1]
     assert queue.pending_bytes == len(operation(2).frame)
 
 
-def test_take_stops_at_the_first_that_needs_an_ack_when_there_is_no_room() -> None:
+def test_a_batch_ends_at_the_first_publish_with_ack_that_has_no_room() -> None:
     queue = queue_of(with_ack(1), with_ack(2), operation(3))
     assert orders(queue.take_batch(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [1]
-    # The core publish behind it doesn't overtake: order is acceptance.
+    # The core publish behind it doesn't overtake: the order is that of acceptance.
     assert queue.take_batch(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1) == []
     assert queue.in_flight.take_acked(1) is not None
     assert orders(queue.take_batch(0.0, max_operations=9, max_bytes=1 << 30, max_unacked=1)) == [2, 3]
 
 
-def test_the_first_write_is_remembered_until_the_link_dies() -> None:
+def test_the_time_of_the_first_write_is_kept_until_the_link_is_lost() -> None:
     one = with_ack(1)
     queue = queue_of(one)
     queue.take_batch(5.0, **ALL)
@@ -100,7 +100,7 @@ def test_the_first_write_is_remembered_until_the_link_dies() -> None:
     assert times(one) == (11.0, 11.0)
 
 
-def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
+def test_the_time_of_the_first_write_is_reset_also_for_a_publish_put_back_before_the_loss() -> None:
     one = with_ack(1)
     queue = queue_of(one)
     queue.take_batch(5.0, **ALL)
@@ -114,7 +114,7 @@ def test_also_what_was_put_back_before_the_link_died_starts_anew() -> None:
 # --- confirm ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_fence_confirms_what_was_written_before_its_mark_and_only_core_publishes() -> None:
+def test_a_fence_confirms_only_core_publishes_written_before_its_mark() -> None:
     queue = queue_of(operation(1), with_ack(2), operation(3), operation(4))
     queue.take_batch(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
     mark = queue.in_flight.written
@@ -125,7 +125,7 @@ def test_a_fence_confirms_what_was_written_before_its_mark_and_only_core_publish
     assert len(queue.in_flight.unacked) == 1
 
 
-def test_fences_that_are_answered_out_of_order_confirm_each_operation_once() -> None:
+def test_fences_answered_out_of_order_confirm_each_operation_once() -> None:
     queue = queue_of(operation(1), operation(2), operation(3))
     marks = []
     for _ in range(3):
@@ -148,7 +148,7 @@ def test_a_mark_of_a_dead_link_confirms_nothing_on_the_next_one() -> None:
     assert orders(queue.in_flight.take_fenced(queue.in_flight.written)) == [1, 2]
 
 
-def test_one_that_leaves_the_middle_never_makes_a_fence_confirm_too_much() -> None:
+def test_an_operation_withdrawn_from_the_middle_never_makes_a_fence_confirm_too_much() -> None:
     before, after = operation(2), operation(4)
     queue = queue_of(operation(1), before, operation(3), after)
     queue.take_batch(0.0, max_operations=3, max_bytes=1 << 30, max_unacked=9)
@@ -156,7 +156,7 @@ def test_one_that_leaves_the_middle_never_makes_a_fence_confirm_too_much() -> No
     queue.take_batch(0.0, **ALL)
     assert queue.withdraw(before)
     assert queue.withdraw(after)
-    # One too few now; the next fence has it.
+    # The fence confirms one too few now; the next fence confirms it.
     assert orders(queue.in_flight.take_fenced(mark)) == [1]
     assert orders(queue.in_flight.take_fenced(queue.in_flight.written)) == [3]
 
@@ -174,7 +174,7 @@ def test_a_puback_confirms_once() -> None:
 # --- back ------------------------------------------------------------------------------------------------------------
 
 
-def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_acceptance() -> None:
+def test_after_a_loss_everything_in_flight_is_resent_first_in_order_of_acceptance() -> None:
     queue = queue_of(*(with_ack(order) if order % 2 == 0 else operation(order) for order in range(1, 8)))
     size = queue.pending_bytes
     queue.take_batch(0.0, max_operations=5, max_bytes=1 << 30, max_unacked=9)
@@ -184,7 +184,7 @@ def test_after_a_loss_everything_in_flight_is_sent_again_first_in_order_of_accep
     assert orders(queue.take_batch(0.0, **ALL)) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_what_comes_back_in_turns_is_merged_by_order_of_acceptance() -> None:
+def test_operations_put_back_in_several_steps_are_merged_in_order_of_acceptance() -> None:
     taken = [with_ack(order) for order in range(1, 7)]
     queue = queue_of(*taken)
     queue.take_batch(0.0, **ALL)
@@ -197,7 +197,7 @@ def test_what_comes_back_in_turns_is_merged_by_order_of_acceptance() -> None:
 
 
 @given(st.lists(st.sampled_from(["take", "put_back", "requeue", "ack", "fence"]), max_size=30), st.data())
-def test_whatever_comes_back_the_queue_stays_in_order_of_acceptance(steps: list[str], data: st.DataObject) -> None:
+def test_the_queue_stays_in_order_of_acceptance_whatever_is_put_back(steps: list[str], data: st.DataObject) -> None:
     queue = queue_of(*((with_ack if order % 3 else operation)(order, size=order) for order in range(1, 20)))
     out: dict[int, Operation] = {}
     left = set(range(1, 20))
@@ -223,7 +223,7 @@ def test_whatever_comes_back_the_queue_stays_in_order_of_acceptance(steps: list[
     assert queue.pending_bytes == 0
 
 
-# --- out without being sent ------------------------------------------------------------------------------------------
+# --- removed without being sent --------------------------------------------------------------------------------------
 
 
 def test_the_oldest_is_dropped_first() -> None:
@@ -236,7 +236,7 @@ def test_the_oldest_is_dropped_first() -> None:
     assert queue.pending_bytes == len(operation(2).frame)
 
 
-def test_what_is_older_is_dropped_and_what_is_as_old_stays() -> None:
+def test_older_operations_are_dropped_and_one_of_exactly_the_age_stays() -> None:
     queue = queue_of(operation(1, at=1.0), operation(2, at=2.0), operation(3, at=3.0))
     assert orders(queue.drop_older_than(2.0)) == [1]
     assert queue.pending == 2
@@ -254,7 +254,7 @@ def test_withdraw_finds_an_operation_wherever_it_is_and_only_once() -> None:
     assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 0)
 
 
-def test_what_is_in_flight_to_a_subject_is_found_in_both_kinds() -> None:
+def test_operations_in_flight_to_a_subject_are_found_with_and_without_ack() -> None:
     queue = queue_of(
         operation(1, subject=b"b"),
         with_ack(2, subject=b"a"),
@@ -276,7 +276,7 @@ def test_what_is_in_flight_to_a_subject_is_found_in_both_kinds() -> None:
     assert orders(in_flight.take_all_core()) == [6]
 
 
-def test_what_left_after_the_first_denial_is_not_taken_for_denied_by_a_later_one() -> None:
+def test_a_publish_written_after_the_first_denial_is_found_by_a_later_one() -> None:
     queue = queue_of(*(with_ack(order, subject=b"a") for order in range(1, 5)))
     in_flight = queue.in_flight
     queue.take_batch(0.0, max_operations=2, max_bytes=1 << 30, max_unacked=9)
@@ -286,7 +286,7 @@ def test_what_left_after_the_first_denial_is_not_taken_for_denied_by_a_later_one
     assert [one.order for one in iter(lambda: in_flight.take_unacked_to(b"a"), None)] == [2, 3, 4]
 
 
-def test_an_older_one_to_the_same_subject_is_seen_while_it_waits() -> None:
+def test_an_older_publish_to_the_same_subject_is_seen_while_it_waits() -> None:
     probe = with_ack(4)
     queue = queue_of(operation(1), with_ack(2, subject=b"b"), with_ack(5), operation(6))
     assert not queue.older_waits(probe)
@@ -294,7 +294,7 @@ def test_an_older_one_to_the_same_subject_is_seen_while_it_waits() -> None:
     assert queue.older_waits(probe)
 
 
-def test_what_has_waited_long_for_its_puback() -> None:
+def test_publishes_that_waited_long_for_a_puback_are_listed() -> None:
     queue = queue_of(with_ack(1), with_ack(2), operation(3))
     queue.take_batch(1.0, max_operations=1, max_bytes=1 << 30, max_unacked=9)
     queue.take_batch(2.0, **ALL)
@@ -303,7 +303,7 @@ def test_what_has_waited_long_for_its_puback() -> None:
     assert orders(queue.in_flight.unacked_since(9.0)) == [1, 2]
 
 
-def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
+def test_selected_operations_are_taken_out_of_the_pending_ones() -> None:
     queue = queue_of(*(operation(order, size=order) for order in range(1, 6)))
     queue.take_batch(0.0, **(ALL | {"max_operations": 1}))
     size = queue.pending_bytes
@@ -315,7 +315,7 @@ def test_what_is_wanted_is_taken_out_of_what_is_pending() -> None:
     assert orders(queue.take_batch(0.0, **ALL)) == [2, 4]
 
 
-def test_what_stays_together_has_consecutive_numbers_also_when_one_between_was_taken_back() -> None:
+def test_frames_kept_together_have_consecutive_numbers_also_when_one_between_was_withdrawn() -> None:
     queue = SendQueue()
     queue.append_frame(1, b"PUB a 0\r\n\r\n", Receipt(), 0.0)
     between = with_ack(2)

@@ -1,4 +1,4 @@
-"""A publish that ends every link it is sent on: found, set aside, and nothing innocent with it."""
+"""A publish that ends every link it is sent on: it is found and set aside, and no innocent publish with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.outbox.desk import Desk, connected
 
 
 class Server:
-    """Takes what a desk sends, link after link, and ends the link at what it can't stand."""
+    """A server that accepts what a desk sends, link after link, and ends the link at a poisonous operation."""
 
     def __init__(self, desk: Desk, poison: Callable[[Operation], bool], reason: str = "closed") -> None:
         self.desk = desk
@@ -27,7 +27,7 @@ class Server:
         self.taken: list[int] = []
 
     def live(self) -> bool:
-        """One link, until everything is confirmed, or until it ends: False then."""
+        """Serve one link until everything is confirmed (True), or until it ends (False)."""
         outbox = self.desk.outbox
         outbox.link_up()
         self.links += 1
@@ -42,7 +42,7 @@ class Server:
         return True
 
     def _batch(self) -> list[Operation]:
-        """What is sent next: once that is asked for, the batch before has been sent, and can be confirmed."""
+        """Return the next batch; asking for it means that the previous one was sent and can be confirmed."""
         batch = self.desk.outbox.sender.next_batch()
         if not batch and self.desk.outbox.in_flight:
             self.desk.outbox.fenced(self.desk.outbox.fences.sent)
@@ -57,7 +57,7 @@ def to(subject: bytes) -> Callable[[Operation], bool]:
 @pytest.mark.parametrize("with_ack", [False, True])
 @pytest.mark.parametrize("reason", ["closed", "server_error"])
 @pytest.mark.parametrize("at", [0, 1, 9])
-def test_it_fails_alone(with_ack: bool, reason: str, at: int) -> None:
+def test_a_poisonous_publish_fails_alone(with_ack: bool, reason: str, at: int) -> None:
     desk = Desk()
     for number in range(10):
         desk.offer(b"bad" if number == at else b"good", with_ack=with_ack)
@@ -67,12 +67,14 @@ def test_it_fails_alone(with_ack: bool, reason: str, at: int) -> None:
     accepted, pending, in_flight, settled = desk.books()
     assert (accepted, pending, in_flight) == (10, 0, 0)
     assert settled == {"failed": 1, "acked" if with_ack else "fenced": 9}
-    assert desk.told[at + 1] == [Fate("failed", "poison")]
+    assert desk.fates[at + 1] == [Fate("failed", "poison")]
     assert sorted(set(server.taken)) == [number + 1 for number in range(10) if number != at]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.booleans(), st.booleans())
-def test_any_number_of_them_fail_and_nothing_else(bad: list[bool], with_ack: bool, together: bool) -> None:
+def test_any_number_of_poisonous_publishes_fail_and_nothing_else(
+    bad: list[bool], with_ack: bool, together: bool
+) -> None:
     desk = Desk()
     if together and not with_ack:
         desk.outbox.link_up()
@@ -88,23 +90,23 @@ def test_any_number_of_them_fail_and_nothing_else(bad: list[bool], with_ack: boo
     server = Server(desk, to(b"bad"))
     while not server.live():
         assert server.links < 14 * len(bad) + 14
-    failed = {order for order, fates in desk.told.items() if fates[0].name == "failed"}
+    failed = {order for order, fates in desk.fates.items() if fates[0].name == "failed"}
     assert failed == {number for number, one in enumerate(bad, 1) if one}
     assert desk.books()[:3] == (len(bad), 0, 0)
 
 
 @pytest.mark.parametrize(("reason", "times"), [("server_error", 2), ("closed", 5)])
-def test_it_takes_more_links_if_the_server_does_not_say_so(reason: str, times: int) -> None:
+def test_a_server_that_does_not_report_the_error_needs_more_links(reason: str, times: int) -> None:
     desk = Desk()
     desk.offer()
-    lose(desk, reason)  # nothing was confirmed: from now on carefully
+    lose(desk, reason)  # nothing was confirmed: the sender is on probation from now on
     lose(desk, reason, times - 1)
     assert desk.books() == (1, 1, 0, {})
     lose(desk, reason)
     assert desk.books() == (1, 0, 0, {"failed": 1})
 
 
-def test_what_is_known_is_not_sent_again() -> None:
+def test_a_known_poisonous_publish_is_not_sent_again() -> None:
     desk = Desk()
     desk.offer(b"bad")
     server = Server(desk, to(b"bad"))
@@ -126,14 +128,14 @@ def lose(desk: Desk, reason: str = "closed", times: int = 1) -> None:
 
 
 @pytest.mark.parametrize("reason", ["liveness", "server_shutdown", "network", "lame_duck", "stale"])
-def test_a_link_that_ends_for_another_reason_accuses_nobody(reason: str) -> None:
+def test_a_link_that_ends_for_another_reason_makes_no_publish_suspect(reason: str) -> None:
     desk = Desk()
     desk.offer()
     lose(desk, reason, times=20)
     assert desk.books() == (1, 1, 0, {})
 
 
-def test_a_server_that_was_away_in_between_accuses_nobody() -> None:
+def test_a_server_that_was_unreachable_in_between_makes_no_publish_suspect() -> None:
     desk = Desk()
     desk.offer()
     for _ in range(20):
@@ -142,7 +144,7 @@ def test_a_server_that_was_away_in_between_accuses_nobody() -> None:
     assert desk.books() == (1, 1, 0, {})
 
 
-def test_a_link_that_ended_long_after_accuses_nobody() -> None:
+def test_a_link_that_ended_long_after_makes_no_publish_suspect() -> None:
     desk = Desk()
     desk.offer()
     for _ in range(20):
@@ -153,7 +155,7 @@ def test_a_link_that_ended_long_after_accuses_nobody() -> None:
     assert desk.books() == (1, 1, 0, {})
 
 
-def test_a_link_without_anything_in_flight_accuses_nobody() -> None:
+def test_a_link_without_anything_in_flight_makes_no_publish_suspect() -> None:
     desk = Desk()
     desk.offer()
     for _ in range(20):
@@ -162,7 +164,7 @@ def test_a_link_without_anything_in_flight_accuses_nobody() -> None:
     assert desk.books() == (1, 1, 0, {})
 
 
-def test_what_is_suspected_is_sent_in_growing_windows_and_then_all_at_once() -> None:
+def test_suspects_are_sent_in_growing_windows_and_then_all_at_once() -> None:
     desk = Desk()
     for _ in range(20):
         desk.offer()
@@ -179,19 +181,19 @@ def test_what_is_suspected_is_sent_in_growing_windows_and_then_all_at_once() -> 
     assert len(desk.batch()) == 20
 
 
-def test_publishes_that_are_identical_to_a_poisonous_one_are_sent_again_after_a_while() -> None:
-    """The server may have been at fault, and a program may publish the same for ever."""
+def test_publishes_identical_to_a_poisonous_one_are_sent_again_after_a_while() -> None:
+    """The server may have been at fault, and a program may publish the same message for ever."""
     desk = connected()
     desk.outbox.link_down("liveness")
     desk.offer(b"tick")
-    while not desk.told:
+    while not desk.fates:
         desk.outbox.link_up()
         assert desk.batch() == [1]
         desk.outbox.link_down("closed")
     desk.outbox.link_up()
     desk.offer(b"tick")
     assert desk.batch() == []
-    assert desk.told[2] == [Fate("failed", "poison")]
+    assert desk.fates[2] == [Fate("failed", "poison")]
     desk.now += KNOWN_FOR
     desk.offer(b"tick")
     assert desk.batch() == [3]
