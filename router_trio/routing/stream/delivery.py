@@ -200,10 +200,15 @@ class StreamDelivery(Delivery):
         return self.cursor.failures.choice(self.sequence, number)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        """See `Delivery.keep_choice`. The choice is kept for the next delivery if this one fails."""
+        """See `Delivery.keep_choice`. `keep_for_redelivery` keeps it beyond this delivery."""
         if self.choices is None:
             self.choices = {}
         self.choices[number] = chosen
+
+    def keep_for_redelivery(self) -> None:
+        """Remember the chosen destinations, since the message leaves the hand and may be redelivered."""
+        if self.choices is not None:
+            self.cursor.failures.keep_choices(self.sequence, self.choices)
 
     def start_again(self) -> None:
         super().start_again()

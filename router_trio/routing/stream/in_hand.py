@@ -283,6 +283,7 @@ class StreamInHand(InHand[StreamDelivery]):
         if delivery.cursor is not self.cursor:
             return False
         del self.open[delivery.sequence]
+        delivery.keep_for_redelivery()
         return True
 
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:

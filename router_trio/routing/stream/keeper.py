@@ -225,10 +225,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def _failed(self, delivery: StreamDelivery, failure: Failure) -> None:
         """Have a message in hand redelivered, or give it up."""
-        failures = delivery.cursor.failures
-        attempts = failures.add(delivery.sequence)
-        if delivery.choices is not None:
-            failures.keep_choices(delivery.sequence, delivery.choices)
+        attempts = delivery.cursor.failures.add(delivery.sequence)
         self._failures.failed(delivery, failure, attempts)
 
     def _was_given_up(self, delivery: StreamDelivery) -> bool:

@@ -369,3 +369,25 @@ async def test_what_waits_for_the_life_before_the_last_goes_on_at_once(
         await eventually(lambda: w.payloads("OUT") == numbers(3))
         assert trio.current_time() - began < 0.5
         await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}))
+
+
+# --- where a message is sent that has left the hand ------------------------------------------------------------------
+
+WEIGHTED = [to(f"{name}.$1", jetstream=True) for name in ("new", "out")]
+"""The second message is for `out`, which is guarded by a breaker. Its turn comes after each reload, too."""
+WEIGHTED[1]["breaker"] = {"failures": 1, "pause": "1s"}
+
+
+async def test_what_a_breaker_has_taken_back_keeps_its_destination_over_a_reload(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    brokers["main"].add_stream("NEW", ["new.>"])
+    route = stream("IN", *WEIGHTED, filter="in.*") | {"strategy": "weighted"}
+    async with world([route], brokers=brokers) as w:
+        w.broker.trouble.limit("OUT", 0)
+        fill(w.broker, 2)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        await w.live.reload(w.configuration(route | {"from": route["from"] | {"max_in_flight": 10}}))
+        assert w.route_ledger()[2] == {"routed": 1, "returned": 1}, "it is returned, and no failure"
+        w.broker.trouble.limit("OUT", None)
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "returned": 1}), 60)
+        assert (w.payloads("NEW"), w.payloads("OUT")) == (numbers(1), numbers(1, first=1))
