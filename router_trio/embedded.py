@@ -108,7 +108,7 @@ class _Reservation:
 
 @contextmanager
 def _reserved(port: int = 0) -> Iterator[_Reservation]:
-    """See `reserve_port`."""
+    """Yield a reserved port, with access to its socket. Raises EmbeddedServerError if the port can't be used."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

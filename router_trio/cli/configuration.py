@@ -82,7 +82,6 @@ class _WorkingDirectory:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `importlib.abc.MetaPathFinder`."""
         # A module of the standard library may be missing on this platform, and its importer then does without it.
         if path is not None or name in sys.stdlib_module_names or not self._is_for_handlers(_importer()):
             return None

@@ -35,7 +35,7 @@ OWN_LINES = headers.lines_of([PREFIX + field for field in FIELDS])
 
 
 class DeadLetter:
-    """A dead letter that is being published, as the owner of its publish. `report` is called with its fate."""
+    """A dead letter that is being published: the `operation.Owner` of its publish. `report` is called with its fate."""
 
     __slots__ = ("_report", "dead", "delivery", "destination")
 
@@ -53,11 +53,10 @@ class DeadLetter:
 
     @property
     def from_stream(self) -> bool:
-        """See `Delivery.from_stream`."""
+        """True if the message is from a stream, which redelivers it."""
         return self.delivery.from_stream
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         self._report(self, fate)
 
 

@@ -30,7 +30,7 @@ def was_resent(operation: Operation) -> bool:
 
 
 class Delivery:
-    """Counts down the destinations of one message."""
+    """The `operation.Owner` of one message: counts down its destinations."""
 
     __slots__ = ("failure", "outcome", "raw", "received_at", "remaining", "route", "trace")
 
@@ -178,7 +178,6 @@ class Delivery:
         return fate_with_detail("failed", counted, fate.detail)
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         if not fate.delivered:
             fate = self.counted_fate(fate, self.route.counted_reason)
         self.operation_settled(self.route.destinations[0], operation, fate, now)
@@ -218,7 +217,7 @@ class Delivery:
 
 
 class DestinationTracker:
-    """The owner of one of several copies of a message, by its number."""
+    """The `operation.Owner` of one of several copies of a message, by its number."""
 
     __slots__ = ("_copy", "_template", "delivery")
 
@@ -229,12 +228,12 @@ class DestinationTracker:
 
     @property
     def destination(self) -> tuple[str, str]:
-        """See `Delivery.destination`."""
+        """The route and the template of the destination."""
         return self.delivery.route.name, self._template
 
     @property
     def from_stream(self) -> bool:
-        """See `Delivery.from_stream`."""
+        """True if the message is from a stream, which redelivers it."""
         return self.delivery.from_stream
 
     @property
@@ -243,7 +242,6 @@ class DestinationTracker:
         return self.delivery.key
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         if fate.delivered:
             self.delivery.copied(self._copy)
         self.delivery.operation_settled(self._template, operation, fate, now)
@@ -270,7 +268,6 @@ class BreakerTracker(DestinationTracker):
         self.breaker: BreakerWatch = breaker
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         if fate.delivered:
             super().settle(operation, count, fate, now)
             self.breaker.copy_passed()
@@ -279,7 +276,7 @@ class BreakerTracker(DestinationTracker):
 
 
 class MirrorCopy:
-    """The owner of a copy for a mirror. Its fate is counted, and has no effect on the message."""
+    """The `operation.Owner` of a copy for a mirror. Its fate is counted, and has no effect on the message."""
 
     __slots__ = ("_route", "_template")
 
@@ -290,11 +287,10 @@ class MirrorCopy:
 
     @property
     def destination(self) -> tuple[str, str]:
-        """See `Delivery.destination`."""
+        """The route and the template of the destination."""
         return self._route.name, self._template
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
         self._route.mirrors_under_way -= count
         if fate.delivered:
             self._route.delivered[self._template] += count
@@ -406,7 +402,7 @@ class BatchTracker(NumberedOwner):
 
     @property
     def destination(self) -> tuple[str, str]:
-        """See `Delivery.destination`."""
+        """The route and the template of the destination."""
         return self._batch.route.name, self._template
 
     def offered(self, order: int, number: int) -> None:

@@ -30,7 +30,7 @@ class RouteToWake(Protocol):
 
 
 class Keeper(ABC, Generic[D, H]):
-    """Holds the messages of one route until they are settled, and carries that out at their source."""
+    """The `Holder` of the messages of one route: settles each, and carries that out at its source."""
 
     hand: H
 
@@ -45,7 +45,7 @@ class Keeper(ABC, Generic[D, H]):
         self.is_over: bool = False
         """True from `let_go` on: nothing is routed any more."""
         self.route: RouteToWake
-        """See `routed_by`."""
+        """The route that `routed_by` set."""
         self.state.held_by(self)
 
     def routed_by(self, route: RouteToWake) -> None:
@@ -56,18 +56,15 @@ class Keeper(ABC, Generic[D, H]):
 
     @property
     def in_hand(self) -> int | None:
-        """See `Holder`."""
         return None
 
     @property
     def uncounted(self) -> int:
-        """See `Holder`."""
         return 0
 
     @property
     @abstractmethod
-    def retrying(self) -> tuple[int, float]:
-        """See `Holder`."""
+    def retrying(self) -> tuple[int, float]: ...
 
     # --- routed ---
 

@@ -52,7 +52,6 @@ class KeptRoute(Route, Generic[D]):
         await self._tasks.run()
 
     async def _lead_on(self) -> Awaitable[None]:
-        """See `HandlerTasks`."""
         while True:
             await self._something_waits()
             if await self._some_may_go():
@@ -63,7 +62,6 @@ class KeptRoute(Route, Generic[D]):
             await self.routing.turn.pass_on()
 
     def _begin_at_once(self) -> Awaitable[None] | None:
-        """See `HandlerTasks`."""
         blocked = self._begin_some() if self._keeper.has_room else None
         self._left_hand.unpark_all()
         return blocked
@@ -158,7 +156,7 @@ class KeptRoute(Route, Generic[D]):
     # --- the end ---
 
     async def _all_routed(self) -> None:
-        """See `Route`. Waiting messages are routed, unless none may be sent and the source takes them back."""
+        """Wait until all messages are routed, unless none may be sent and the source takes them back."""
         self._nothing_comes = True
         self._arrived.set()
         if self._flow is not None:

@@ -320,7 +320,7 @@ class Routing:
         return None
 
     async def _finish(self, blocked: Blocked, message: Message, delivery: Delivery, scopes: Any) -> None:
-        """See `handle`. Wait for the handler, and send what it returns."""
+        """Wait for the handler, and send its answers."""
         state = self.state
         state.handler_begins(trio.current_time())
         try:

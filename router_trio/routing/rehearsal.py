@@ -164,21 +164,16 @@ class _NoKeeper:
         self.state: RouteState = state
         self.stored: list[StreamDelivery] = []
 
-    def destination_refused(self, delivery: StreamDelivery) -> None:
-        """See `stream.delivery.Source`."""
+    def destination_refused(self, delivery: StreamDelivery) -> None: ...
 
-    def finished(self, delivery: Delivery) -> None:
-        """See `stream.delivery.Source` and `core_delivery.Keeper`."""
+    def finished(self, delivery: Delivery) -> None: ...
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
-        """See `stream.delivery.Source`."""
         return False
 
-    def first_stored(self) -> None:
-        """See `stream.delivery.Source`."""
+    def first_stored(self) -> None: ...
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
-        """See `stream.delivery.Source`."""
         return delivery.raw[0]
 
 

@@ -146,11 +146,9 @@ class ArrivalOrder(Generic[D]):
             self.waiting.append(cast(D, _Turn(key)))
             self.as_added = False
 
-    def finished(self, message: D) -> None:
-        """See `Order`."""
+    def finished(self, message: D) -> None: ...
 
-    def all_finished(self, messages: Sequence[D]) -> None:
-        """See `Order`."""
+    def all_finished(self, messages: Sequence[D]) -> None: ...
 
     def clear(self) -> list[D]:
         waiting = []
@@ -182,7 +180,7 @@ class KeyOrder(Generic[D]):
 
     @property
     def ready(self) -> bool:
-        """See `Order`. Computes no key, so it may be called anywhere."""
+        """Return True if `take` may return a message. Computes no key, so it may be called anywhere."""
         return bool(self.waiting or self.may_begin)
 
     @property
@@ -191,7 +189,7 @@ class KeyOrder(Generic[D]):
 
     @property
     def behind(self) -> int:
-        """See `Order`. Messages that are not sorted yet are not included."""
+        """Return the number of messages that wait for another of their key, without those not sorted yet."""
         return self._keys.behind
 
     @property
@@ -211,7 +209,7 @@ class KeyOrder(Generic[D]):
         return self._keys.take_next()
 
     def release(self, messages: Sequence[D]) -> None:
-        """See `Order`. All messages of a key are sorted by their places."""
+        """Add messages that were held back, and sort all messages of their keys by place."""
         self.waiting += messages
 
     def finished(self, message: D) -> None:
@@ -222,7 +220,7 @@ class KeyOrder(Generic[D]):
             self._keys.finished(self._key_of(message), message)
 
     def clear(self) -> list[D]:
-        """See `Order`. Messages whose key was not computed yet come last."""
+        """Take out all waiting messages in order, those whose key was not computed yet last."""
         waiting = [*self._keys.clear(), *self.waiting]
         self.waiting.clear()
         return waiting

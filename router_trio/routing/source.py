@@ -47,7 +47,7 @@ class Source(ABC):
         self._over.set()
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
-        """See `session.Source`. Receive from this link; retry with growing delays when the source is lost."""
+        """Receive from this link; retry with growing delays when the source is lost."""
         await self._retry.keep_receiving(self._receive, link, tried, self._closing)
 
     @abstractmethod

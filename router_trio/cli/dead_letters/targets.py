@@ -64,7 +64,7 @@ class Origin:
 
 
 class ThroughRoute:
-    """Sends dead letters through their own route, so that no other consumer of the source gets them."""
+    """The `Target` that sends dead letters through their route, so that no other consumer of the source gets them."""
 
     warning: str | None = None
 
@@ -76,7 +76,7 @@ class ThroughRoute:
         self._stream = stream
 
     async def preview(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
-        """See `Target`. A handler is not called."""
+        """Return a description of a redrive through the route, without calling a handler."""
         await self._check(letter)
         if self._rehearsal.calls_handler:
             return "be sent through the handler of the route", ()
@@ -84,7 +84,6 @@ class ThroughRoute:
         return f"be sent to {', '.join(excerpt(copy.subject) for copy in copies)}", copies
 
     async def copies(self, letter: Letter) -> Sequence[Copy]:
-        """See `Target`."""
         await self._check(letter)
         return await self._rehearse(letter)
 
@@ -113,7 +112,7 @@ class ThroughRoute:
 
 
 class ToSource:
-    """Publishes dead letters on their original subjects."""
+    """The `Target` that publishes dead letters on their original subjects."""
 
     def __init__(self, origin: Origin, link: NatsLink, streams: Streams, stream: str) -> None:
         """`link` is the link to the source, `stream` has the dead letters."""
@@ -132,11 +131,9 @@ class ToSource:
             )
 
     async def preview(self, letter: Letter) -> tuple[str, Sequence[Copy]]:
-        """See `Target`."""
         return f"be sent to {excerpt(letter.origin)}", await self.copies(letter)
 
     async def copies(self, letter: Letter) -> Sequence[Copy]:
-        """See `Target`."""
         await self._origin.check(letter)
         connection, limit = self._origin.source.connection, self._link.max_payload
         copy = for_source(letter, self._stream, connection, jetstream=self._origin.stream is not None)

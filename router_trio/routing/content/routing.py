@@ -96,7 +96,7 @@ class ContentRouting(Routing):
         return key_of(per.evaluate(facts))
 
     def value_limits(self, place_of: Callable[[D], int]) -> Limits[D]:
-        """See `Routing.value_limits`. A message without the value fails."""
+        """Return the limits by the values of an expression. A message without the value fails."""
         flow = self.flow
         if flow is None or flow.values is None:
             return super().value_limits(place_of)
@@ -204,7 +204,7 @@ class ContentRouting(Routing):
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool
     ) -> bool:
-        """See `Routing`. The message that the handler returned decides."""
+        """Send one answer of a handler where its own contents direct it. Return False if it has no destination."""
         unchanged = answer.headers is message.headers
         content = self.content
         try:

@@ -55,7 +55,6 @@ class BatchRoute(Route):
         """The number of messages of it that were not started: they may be taken back while the route waits."""
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
-        """See `link.Deliver`."""
         self.state.received += len(batch)
         routing = self.routing
         if self._intake.busy or routing.plan.handler is not None or routing.lacks_capacity:
@@ -153,7 +152,7 @@ class BatchRoute(Route):
         await self._intake.empty()
 
     def recall(self) -> None:
-        """See `Route`. Does nothing: nothing is redelivered, so messages in the outboxes are still sent."""
+        """Do nothing: a core subject redelivers nothing, so messages in the outboxes are still sent."""
 
     def _let_go(self) -> int:
         left, self._in_hand = self._intake.clear() + self._in_hand, 0

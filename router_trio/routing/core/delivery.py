@@ -82,7 +82,7 @@ class CoreDelivery(Delivery):
         self._choices[number] = chosen
 
     def done(self, now: float | None = None) -> None:
-        """See `Delivery.done`. The duration is recorded when the message is settled: see `settle_as`."""
+        """Record that an operation, or the routing, is done. `settle_as` records the duration."""
         self.remaining -= 1
         if self.remaining:
             return

@@ -61,7 +61,7 @@ class SubjectInHand(InHand[CoreDelivery]):
 
     @property
     def due_at(self) -> float:
-        """See `InHand`. Messages that wait for their next attempt are included."""
+        """Return when the next message may be sent, including messages that wait for their next attempt."""
         return min(self.limits.due_at, self.retries.first_due)
 
     # --- received ---

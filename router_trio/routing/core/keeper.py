@@ -58,7 +58,7 @@ class KeptSubject(SubjectSource, KeptSource["SubjectKeeper"]):
 
 
 class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
-    """The messages of one route, and their recovery after failures: the `Recovery` of a subject."""
+    """The messages of one route, and the `Recovery` of a subject after failures."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- received ---
 
     def received(self, batch: list[RawMessage]) -> None:
-        """See `link.Deliver`."""
+        """Take over a batch that the link has read."""
         self.state.received += len(batch)
         if self._forwarding is not None and self._may_pass(len(batch)):
             batch = self._pass_on(self._forwarding, batch)
@@ -141,7 +141,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return self._routing.has_capacity
 
     async def room(self) -> None:
-        """See `Keeper`. Messages for a destination that is away wait in its outbox, as long as that has room."""
+        """Wait until a message may be sent. While a destination is away, messages wait in its outbox if it has room."""
         await self._routing.wait_for_capacity()
 
     def forward(self, delivery: CoreDelivery) -> None:
@@ -152,7 +152,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     @property
     def sent(self) -> int:
-        """See `Keeper`. Messages that were forwarded on arrival are not in hand."""
+        """Return the number of unsettled messages, without those forwarded on arrival: they are not in hand."""
         return self.state.in_hand - self.hand.count + self.hand.active
 
     # --- settled, or retried ---
@@ -188,7 +188,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self._settled(delivery, "lost")
 
     def not_stored(self, delivery: CoreDelivery, dead: GivenUp) -> None:
-        """See `Recovery`. The message is lost, since no other place has it."""
+        """Count the message as lost: no other place has it."""
         self._settled(delivery, "lost")
 
     def place(self, delivery: CoreDelivery) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- the end ---
 
     def settle_rest(self) -> bool:
-        """See `Keeper`. Messages that wait for a retry are dead-lettered now, or lost when the route is abandoned."""
+        """Dead-letter messages that wait for a retry, or lose them when the route is abandoned."""
         hand = self.hand
         if hand.waiting or hand.limits.count or hand.in_handler or (self._handed_over and hand.held):
             return False
@@ -217,12 +217,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return False
 
     def not_sent(self, delivery: CoreDelivery) -> None:
-        """See `Keeper`. If the route has ended, the message was dropped with the others."""
+        """Keep the message until `let_go`. If the route has ended, it was dropped with the others."""
         if not self.is_over:
             self.hand.put_back(delivery)
 
     def let_go(self) -> int:
-        """See `Keeper`. Messages in a handler are lost: what the handler returns is not sent any more."""
+        """Drop all messages. Those in a handler are lost as well: its answers are not sent any more."""
         self._end()
         self._retried.clear()
         return len(self.hand.take_unrouted())

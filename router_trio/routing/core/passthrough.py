@@ -37,7 +37,7 @@ class Passthrough:
         self._behind: set[PassthroughRoute] = set()
 
     def deliver(self, touched: Sequence[SubscriptionBatch]) -> None:
-        """See `link.DeliverShared`. The keys are `PassthroughRoute`s.
+        """Forward a batch for all of its routes; the keys are `PassthroughRoute`s.
 
         Fast path of `BatchRoute._received`; held equal by
         tests/unit/routing/test_both_ways.py::test_what_passes_through_is_what_its_routes_would_forward, worth 440
@@ -102,7 +102,7 @@ class Passthrough:
 
 
 class PassthroughRoute(CountedOwner):
-    """A core route to a core subject without content rules: the owner of all messages that it forwards."""
+    """A core route to a core subject without content rules: the `RouteOwner` of all messages that it forwards."""
 
     __slots__ = ("_routing", "intake", "otherwise", "outlet", "prefixes", "state")
 
@@ -119,7 +119,6 @@ class PassthroughRoute(CountedOwner):
 
     @property
     def destination(self) -> tuple[str, str]:
-        """See `operation.RouteOwner`."""
         return self.state.name, self.outlet.template
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:

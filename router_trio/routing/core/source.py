@@ -59,13 +59,13 @@ class SubjectSource(Source):
         self._subscribing.cancel()
 
     def retire(self) -> None:
-        """See `Source`. Closes the subscription, which stays open if the server did not answer its drain."""
+        """Close the subscription, which stays open if the server did not answer its drain."""
         super().retire()
         if self._member is not None:
             self._member.close()
 
     def hand_over(self, successor: Source) -> None:
-        """See `Source`. Without a link there is nothing to hand over, and the successor subscribes on the next one."""
+        """Hand the subscription over. Without a link there is none, and the successor subscribes on the next link."""
         member, self._member = self._member, None
         if member is not None and member.link is self._connection.link:
             successor.take_over(member)

@@ -24,8 +24,9 @@ _LEFT_ALONE = "the breaker of its destination is open"
 
 
 class DestinationBreaker:
-    """The circuit breaker of one destination. `changed` is called when it opens, closes, or lets a message probe.
+    """The breaker of one destination, and the `BreakerWatch` of its publishes.
 
+    `changed` is called when it opens, closes, or lets a message probe.
     `several`: the route has other destinations, so the messages that this one accepts are counted here.
     """
 
@@ -62,12 +63,12 @@ class DestinationBreaker:
 
     @property
     def state(self) -> str:
-        """See `Breaker`."""
+        """CLOSED, OPEN or HALF_OPEN."""
         return self._breaker.state
 
     @property
     def probe_at(self) -> float:
-        """See `Breaker`."""
+        """When a message may probe the destination, in seconds of the outbox's clock."""
         return self._breaker.probe_at
 
     @property
@@ -117,7 +118,6 @@ class DestinationBreaker:
         return self._route.accepted_by(self.shown.template)
 
     def copy_passed(self) -> None:
-        """See `delivery.BreakerWatch`."""
         self._taken_here += 1
         if self._breaker.message_passed():
             now = trio.current_time()
@@ -133,7 +133,7 @@ class DestinationBreaker:
             self._publish()
 
     def copy_refused(self, reason: str) -> str:
-        """See `delivery.BreakerWatch`. A message that can wait in hand fails as if it was taken back from the queue."""
+        """Record that a copy was refused. A message that can wait in hand fails as if taken back from the outbox."""
         if reason in OF_THE_MESSAGE or reason in OF_THE_WAY:
             self.spare()
             return reason
@@ -148,7 +148,7 @@ class DestinationBreaker:
             self._publish()
 
     def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
-        """See `Refusals.notify_of_retries`: a publish was refused, and the outbox keeps it."""
+        """Record that a publish was refused which the outbox keeps and tries again."""
         opens = self._failed(reason)
         if opens:
             self._recall()

@@ -87,11 +87,11 @@ class Outlet:
         """True if copies differ from the message in more than the subject."""
         self._puback_from = destination.stream or (destination.route, self.template)
         self.waits_for_puback: bool = destination.waits_for_puback
-        """See `DestinationKind`; an attribute, since it is read for each message."""
+        """True if a publish is settled by its PubAck. An attribute, since it is read for each message."""
         self._carries_reply = destination.carries_reply
         self._never_replied_to = destination.never_replied_to
         self.breaker: OutletBreaker | None = breaker
-        """See `FlowControl`."""
+        """The breaker of the destination, if it has one."""
 
     def forward_core(self, batch: Sequence[framing.RawMessage], owner: BatchTracker) -> list[tuple[int, str, str]]:
         """Publish a batch from a core subscription; messages without headers and reply keep their bytes unchanged.

@@ -113,7 +113,7 @@ class AllThatHold(Strategy):
         self._tests = tuple(tests)
 
     def choose(self, facts: Any) -> Choice:
-        """See `Strategy`. All are evaluated before anything is sent: if one raises, nothing of the message is sent."""
+        """Evaluate all conditions before anything is sent: if one raises, nothing of the message is sent."""
         return [index for index, holds in self._tests if holds is None or holds(facts)]
 
 
@@ -196,7 +196,7 @@ class Sticky(Strategy):
 
     @property
     def choose_raw(self) -> Callable[[RawMessage], Choice] | None:
-        """See `Strategy`. Only if the key is a header."""
+        """Return a `choose` for messages that are not decoded if the key is a header, otherwise None."""
         return None if self._header is None else self._choose_by_header
 
     def _choose_by_header(self, raw: RawMessage) -> Choice:
@@ -234,7 +234,7 @@ class Fallback(Strategy):
         return self.choose
 
     def choose_again(self, chosen: Choice) -> Choice:
-        """See `Strategy`. Chooses by which destinations are healthy now."""
+        """Choose by which destinations are healthy now."""
         return self.choose(None)
 
 
@@ -265,7 +265,7 @@ class Mirrored(Strategy):
         return chosen
 
     def choose_again(self, chosen: Choice) -> Choice:
-        """See `Strategy`. The mirrors stay the same."""
+        """Choose the primary destination again; the mirrors stay the same."""
         places = {index for index, _, _ in self._mirrors}
         mirrors = [index for index in chosen if index in places]
         real = [index for index in chosen if index not in places]

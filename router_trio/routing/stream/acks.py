@@ -31,7 +31,10 @@ MOST_REFUSED = 65_536
 
 
 class Acks:
-    """Sends the acks, naks and terms of a route to its stream. Every method is synchronous; none raises."""
+    """Sends the acks, naks and terms of a route to its stream, and is their `Answering`. All of it is synchronous.
+
+    No method raises.
+    """
 
     def __init__(self, connection: Connection, emit: Emit) -> None:
         self.connection: Connection = connection
@@ -39,7 +42,7 @@ class Acks:
         self._answers = connection.listener.answers
         self._emit = emit
         self.incarnation: int = 0
-        """See `answers.Answering`."""
+        """The incarnation of the stream whose messages are acked."""
         self._unsent: list[bytes] = []
         self._refused: dict[bytes, bytes] = {}
         """Acks that the server refused, by the sequences of their messages."""
@@ -149,7 +152,6 @@ class Acks:
         self._answers.sent(kind, self, subjects)
 
     def refused(self, cause: str, subject: str, detail: str) -> bool:
-        """See `answers.Answering`."""
         fresh = cause not in self._state.obstacles
         if cause == ACK:
             what = "acks and naks, so its stream redelivers messages that were routed"
@@ -162,7 +164,6 @@ class Acks:
         return fresh
 
     def passed(self, cause: str) -> None:
-        """See `answers.Answering`."""
         self._state.obstacles.pop(cause, None)
         if cause == PULL and self.pull_listener is not None:
             self.pull_listener()
@@ -171,7 +172,7 @@ class Acks:
             self.ack([*refused.values()])
 
     def not_taken(self, replies: Sequence[bytes], incarnation: int, *, refused: bool) -> None:
-        """See `answers.Answering`. An ack settles what was given up as well.
+        """Record that answers were refused, or may be lost. An ack settles messages that were given up as well.
 
         One that was refused before its link was lost is sent again once: when the server takes acks.
         """

@@ -79,7 +79,7 @@ class Deliveries:
         ], (sequences, numbers, times)
 
     def one_by_one(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
-        """See `read`."""
+        """Return what `read` would, for a batch with messages of several kinds."""
         deliveries: list[StreamDelivery] = []
         others: list[framing.RawMessage] = []
         sequences: list[int] = []

@@ -105,7 +105,7 @@ class StreamDelivery(Delivery):
         self.message_id: bytes | None = message_id
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`. A message that was just stored is settled with all others of the same read.
+        """Record a fate. A message that was just stored is settled with all others of the same read.
 
         Fast path of `Delivery.settle`; held equal by
         test_both_ways_of_streams.py::test_what_is_stored_together_is_acked_as_each_would_be, worth 230 instructions a
@@ -130,7 +130,7 @@ class StreamDelivery(Delivery):
 
     @property
     def order_key(self) -> bytes:
-        """See `Keeper.order_key`."""
+        """The key whose messages are kept in order."""
         return self._keeper.order_key(self)
 
     @property
@@ -200,7 +200,7 @@ class StreamDelivery(Delivery):
         return self.cursor.failures.choice(self.sequence, number)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        """See `Delivery.keep_choice`. `keep_for_redelivery` keeps it beyond this delivery."""
+        """Remember the chosen destinations. `keep_for_redelivery` keeps them beyond this delivery."""
         if self.choices is None:
             self.choices = {}
         self.choices[number] = chosen

@@ -42,7 +42,7 @@ _received_at = attrgetter("received_at")
 
 
 class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
-    """The messages of one route, and the `Recovery` of a stream. Every method except `room` is synchronous.
+    """The messages of one route: the `HandOwner` and the `Recovery` of a stream. All but `room` is synchronous.
 
     Its messages in hand and its acks outlive it: the keeper of the next generation of the route takes them over.
     """
@@ -114,11 +114,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- order ---
 
     def _holds_back(self, delivery: StreamDelivery) -> bool:
-        """See `StreamInHand.holds_back`. No message waits for one without a key."""
+        """Return True if others of its key must wait for this message. None waits for a message without a key."""
         return delivery.refused or not (self._follows_at_once or self._routing.lacks_key(self.order_key(delivery)))
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
-        """See `Keeper.passes_by`. Also True while a breaker does not let the message be sent."""
+        """Return True if an earlier message of its subject is refused, or a breaker does not let this one be sent."""
         flow = self._flow
         return self.hand.passes_by(delivery) or (flow is not None and flow.probing and not flow.may_go(1))
 
@@ -129,11 +129,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return self._routing.is_ready
 
     async def room(self) -> None:
-        """See `Keeper`. Messages for a destination that is away wait in the stream."""
+        """Wait until a message may be sent. Messages for a destination that is away wait in the stream."""
         await self._routing.ready()
 
     def next(self, now: float) -> StreamDelivery | None:
-        """See `Keeper`. For a message that was given up before, only the dead letter is sent."""
+        """Take out the next message to route. For one that was given up before, only the dead letter is sent."""
         hand = self.hand
         while (delivery := hand.next(now)) is not None:
             given_up = delivery.cursor.failures.given_up
@@ -183,7 +183,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- settled ---
 
     def finished(self, delivery: StreamDelivery) -> None:
-        """See `Keeper`: ack it or nak it, or give it up."""
+        """Ack the message, nak it, or give it up."""
         hand, failure = self.hand, delivery.failure
         if failure is None and not delivery.recalled:
             self.state.fates[delivery.outcome] += 1
@@ -201,7 +201,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route.look()
 
     def first_stored(self) -> None:
-        """See `Keeper.first_stored`. Stored messages are acked together with all others of this read of the link."""
+        """Have all stored messages of this read of the link acked together."""
         self._routing.connections[0].listener.when_read_done(self._ack_stored)
 
     def _ack_stored(self) -> None:
@@ -218,7 +218,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.acks.ack(self.hand.delivered(deliveries))
 
     def look(self) -> None:
-        """See `HandOwner`."""
         self.route.look()
 
     # --- failed ---
@@ -247,7 +246,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route.look()
 
     def is_last_attempt(self, delivery: StreamDelivery, failure: Failure) -> bool:
-        """See `Recovery`. True if the consumer has a limit of deliveries that this user may not remove."""
+        """Return True if the consumer has a limit of deliveries that this user may not remove."""
         return self._is_last_delivery(delivery)
 
     def try_again(self, delivery: StreamDelivery, delay: float, now: float) -> bool:
@@ -269,7 +268,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route.look()
 
     def dropped(self, delivery: StreamDelivery, dead: GivenUp) -> None:
-        """See `Recovery`. A stream with limits retention keeps the message."""
+        """Ack a message that is given up without a dead letter. A stream with limits retention keeps it."""
         is_open = self.hand.remove(delivery)
         if is_open:
             self.hand.given_up(delivery)
@@ -283,7 +282,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.acks.term(delivery.ack_subject, dead.failure.reason)
 
     def not_stored(self, delivery: StreamDelivery, dead: GivenUp) -> None:
-        """See `Recovery`: the message stays in the stream."""
+        """Leave the message in the stream."""
         if delivery.cursor is not self.hand.cursor:
             self.hand.remove(delivery)
             self.state.fates["lost"] += 1  # that stream is gone
@@ -304,7 +303,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- behind a refused message ---
 
     def destination_refused(self, delivery: StreamDelivery) -> None:
-        """See `Keeper.destination_refused`. Later messages of the subject must not be sent any more."""
+        """Note that later messages of the subject must not be sent any more."""
         if self.hand.hold_back_behind(delivery, trio.current_time()):
             self.recall_out_of_turn()
         if self.hand.schedule.ready:
@@ -337,7 +336,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.acks.nak(delivery.ack_subject, delay)
 
     def settle_rest(self) -> bool:
-        """See `Keeper`. Messages that can't be routed any more are returned."""
+        """Return messages that can't be routed any more to the stream."""
         while stuck := self.hand.take_stuck():  # messages that waited behind one of these are stuck then
             self._return(stuck)
         return not self.hand.count
@@ -368,14 +367,14 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- the end ---
 
     def not_sent(self, delivery: StreamDelivery) -> None:
-        """See `Keeper`. If the route has ended, the message was nak'ed with the others."""
+        """Keep the message until `let_go`. If the route has ended, it was nak'ed with the others."""
         if self.is_over:
             self._count_returned(delivery)
         else:
             self.hand.put_back(delivery)
 
     def let_go(self) -> int:
-        """See `Keeper`. Unrouted messages are returned to the stream, so none is lost."""
+        """Return unrouted messages to the stream, so none is lost."""
         if not self.is_over:
             self._end()
             unrouted = self.hand.take_unrouted()
@@ -386,7 +385,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return 0
 
     def recall(self) -> None:
-        """See `Keeper`. Recalled messages are returned to the stream with the others, and redelivered."""
+        """Take unsent messages back. They are returned to the stream with the others, and redelivered."""
         for destination in self._routing.connections:
             destination.outbox.recall(self._is_own, "its route has ended, and the stream delivers it again")
 
@@ -426,8 +425,7 @@ class _AfterEnd:
         self._keeper = keeper
 
     def something_waits(self) -> None:
-        """See `RouteToWake`. Does nothing: a later route is woken by its own keeper."""
+        """Do nothing: a later route is woken by its own keeper."""
 
     def look(self) -> None:
-        """See `RouteToWake`."""
         self._keeper.look_after_end()

@@ -162,7 +162,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             destination.stop_notifying(self._pull_loop.look_again)
 
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
-        """See `Source`. It continues if it has the same consumer, even on a new connection."""
+        """Return a source that continues if it has the same consumer, even on a new connection; otherwise None."""
         source = routing.plan.settings.source
         same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
         if not same or not connection.has_same_streams(self._connection):
@@ -207,7 +207,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._acks.renak(link, hand.order.expected())
 
     def _learn(self, stream_created: str, passed: int) -> None:
-        """See `link.Learn`. While another process has the lead, learn where the next durable would start.
+        """Learn where the next durable would start, while another process has the lead.
 
         What shows that the stream is another one than this process knows is for `_go_by`.
         """
@@ -255,7 +255,6 @@ class StreamSource(KeptSource[StreamKeeper]):
         )
 
     def _other_message(self, delivery: StreamDelivery) -> None:
-        """See `StreamInHand.add`."""
         self._report_went_back(f"it delivers another message as its {delivery.sequence}")
         self._reset_sequences()
 
@@ -287,7 +286,7 @@ class StreamSource(KeptSource[StreamKeeper]):
     # --- its messages ---
 
     def received(self, batch: Sequence[framing.RawMessage]) -> None:
-        """See `link.Deliver`."""
+        """Take over a batch that the link has read: deliveries, and statuses of pull requests."""
         now = trio.current_time()
         keeper, pull_loop = self.keeper, self._pull_loop
         pull_loop.heard(now)
