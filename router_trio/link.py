@@ -261,6 +261,11 @@ class Link(Protocol):
         """Maximum size in bytes of a control line that the server accepts: see `framing.control_line_size`."""
         ...
 
+    @property
+    def lame_duck(self) -> bool:
+        """True if the server has announced on this link that it will shut down."""
+        ...
+
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
         """Write operations in order, with a fence if `fenced`; return when the socket has taken them.
 

@@ -52,9 +52,9 @@ class Attempts:
         """Return the next attempt, with its delay."""
         return self._plan.next()
 
-    def elsewhere(self, server: str) -> Iterator[Attempt]:
-        """Yield an attempt for each other server, with its delay: no delay if the link was stable."""
-        return self._plan.elsewhere(server)
+    def elsewhere(self, server: str, failed_passes: int = 0) -> Iterator[Attempt]:
+        """Yield an attempt for each other server, with its delay, as `ReconnectPlan.elsewhere` does."""
+        return self._plan.elsewhere(server, failed_passes)
 
     def discovered(self, servers: Sequence[str]) -> None:
         """Also try servers announced by another server, unless the settings disable that."""

@@ -115,15 +115,16 @@ class ReconnectPlan:
         if lasted >= self._stable_after:
             self._steps = 0
 
-    def elsewhere(self, server: str) -> Iterator[Attempt]:
+    def elsewhere(self, server: str, failed_passes: int = 0) -> Iterator[Attempt]:
         """Yield an attempt for each server but `server`, to leave a link that still works.
 
-        There is no delay until a server has been tried twice since the last stable link. From then on the delays are
+        `failed_passes` counts the passes through these servers that failed for this link. There is no delay
+        in the first pass until a server has been tried twice since the last stable link. From then on the delays are
         those of all other attempts, or servers that all want to be left would be hammered.
         """
         others = [other for other in self._servers if _bare(other) != _bare(server)]
         for number, other in enumerate(others, 1):
-            step = self._steps // len(self._servers)
+            step = max(self._steps // len(self._servers), failed_passes)
             delay = full_jitter(step, self._base, self._maximum, self._uniform) if step else 0.0
             self._steps += 1
             yield Attempt(number, delay, other)

@@ -34,6 +34,8 @@ class Listener:
         """The session in use; None while there is no link."""
         self.moving: trio.Event = trio.Event()
         """Set when the server of `session` announces that it will shut down."""
+        self.announced: trio.Event = trio.Event()
+        """Set, and replaced, when a server announces others."""
         self.outbox: Outbox = Outbox(
             name,
             emit=emit,
@@ -145,9 +147,12 @@ class Listener:
                 self.session.send_at_once()
 
     def lame_duck(self) -> None:
+        """Have the session in use moved to another server. `Link.lame_duck` records it for a session not yet in use."""
         if self.session is not None and not self.moving.is_set():
             self._emit(LameDuck(at=trio.current_time(), connection=self._name, server=self.session.server))
             self.moving.set()
 
     def discovered(self, servers: Sequence[str]) -> None:
         self._attempts.discovered(servers)
+        self.announced.set()
+        self.announced = trio.Event()

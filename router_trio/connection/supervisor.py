@@ -228,14 +228,21 @@ class Connection:
             self.first_attempt_over.set()
             self._attempts.end_of_round(attempt)
 
-    async def _move_from(self, session: Session, nursery: trio.Nursery) -> Session | None:
-        """Connect to another server while the old link still works. Returns None if no other server accepts."""
+    async def _move_from(self, session: Session, nursery: trio.Nursery) -> Session:
+        """Connect to another server while the old link still works. Returns when one accepts the connection."""
         self._attempts.lost(trio.current_time() - session.connected_at)  # it is about to be
-        for attempt in self._attempts.elsewhere(session.server):
-            successor = await self._try(attempt, nursery)
-            if successor.error is None:
-                return successor
-        return None
+        failed_passes = 0
+        while True:
+            tried = False
+            for attempt in self._attempts.elsewhere(session.server, failed_passes):
+                tried = True
+                successor = await self._try(attempt, nursery)
+                if successor.error is None:
+                    return successor
+            if tried:
+                failed_passes += 1
+            else:
+                await self.listener.announced.wait()  # no other server is known yet
 
     async def _try(self, attempt: Attempt, nursery: trio.Nursery) -> Session:
         """Make an attempt once it is due. Returns its session, which has an `error` if it failed."""
@@ -318,6 +325,8 @@ class Connection:
         session.serve()
         self._notify_changed()
         self.first_attempt_over.set()
+        if link.lame_duck:
+            self.listener.lame_duck()
 
     async def _leave(self, session: Session) -> None:
         """Let operations in flight be confirmed before the link is closed. The next link sends the others again."""

@@ -86,6 +86,10 @@ class FaultyLink:
     def max_control_line(self) -> int:
         return self._link.max_control_line
 
+    @property
+    def lame_duck(self) -> bool:
+        return self._link.lame_duck
+
     # --- publishing ---
 
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:

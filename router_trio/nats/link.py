@@ -110,6 +110,11 @@ class NatsLink:
         """The `host:port` of the server, without credentials."""
         return self._host
 
+    @property
+    def lame_duck(self) -> bool:
+        """True if the latest INFO announces that the server will shut down."""
+        return self.info.lame_duck
+
     @cached_property
     def _lookups(self) -> Lookups:
         from router_trio.nats.jetstream.streams import Lookups

@@ -86,6 +86,7 @@ class FakeLink:
         self._subscriptions: list[FakeSubscription] = []
         self.max_payload: int = network.max_payload
         self.max_control_line = DEFAULT_CONTROL_LINE  # the INFO of a server does not contain its own
+        self.lame_duck: bool = False
         self.inbox: bytes = inbox
         self._inboxes = 0
         self._pins: set[str] = set()
@@ -387,7 +388,11 @@ class FakeLink:
             self._enqueue_arrival((subscription, message))
 
     def announce_lame_duck(self) -> None:
-        self._notify(self._listener.lame_duck)
+        def arrive() -> None:
+            self.lame_duck = True
+            self._listener.lame_duck()
+
+        self._notify(arrive)
 
     def announce_servers(self, servers: list[str]) -> None:
         self._notify(lambda: self._listener.discovered(servers))

@@ -175,6 +175,10 @@ class _Eyes:
     def max_control_line(self) -> int:
         return self._link.max_control_line
 
+    @property
+    def lame_duck(self) -> bool:
+        return self._link.lame_duck
+
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
         self._takes(operations)
         return self._sent(operations, await self._link.send(operations, fenced=fenced))

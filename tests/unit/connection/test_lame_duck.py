@@ -117,7 +117,7 @@ async def test_a_lame_duck_without_another_server_is_kept_to_its_end(
 
 
 async def test_a_move_that_nobody_takes_is_counted_and_the_old_link_is_kept(
-    network: Network, autojump_clock: MockClock
+    network: Network, autojump_clock: MockClock, no_luck: None
 ) -> None:
     network.trouble = {B: LinkError("nobody listens"), C: AuthorizationError("not you")}
     async with opened(network, patient([A, B, C])) as (watch, live):
@@ -125,9 +125,65 @@ async def test_a_move_that_nobody_takes_is_counted_and_the_old_link_is_kept(
         await watch.until("NATS_CONNECTION_FAILED", 2)
         told = [(event.server, event.reason) for event in watch.of("NATS_CONNECTION_FAILED")]
         assert told == [(B, "network"), (C, "authorization")]
-        await trio.sleep(1)
+        await trio.sleep(0.5)
         state = live.connections["main"].state
         assert (state.gauge, state.reconnect_attempts, state.reconnect_failures) == (1.0, 2, 2)
+
+
+async def test_a_move_that_nobody_takes_is_tried_again_with_growing_delays(
+    network: Network, autojump_clock: MockClock, no_luck: None
+) -> None:
+    network.trouble = {B: LinkError("nobody listens")}
+    async with opened(network, patient([A, B])) as (watch, live):
+        network.broker.lame_duck()
+        await trio.sleep(60)
+        assert live.connections["main"].connected
+        assert network.dialled[:4] == [A, B, B, B]
+        assert network.pauses[1:6] == [1.0, 2.0, 4.0, 8.0, 16.0]
+        network.trouble = {}
+        restored = await watch.until("NATS_CONNECTION_RESTORED")
+        assert restored.server == "b:4222"
+        assert watch.of("NATS_CONNECTION_LOST")[0].reason == "lame_duck"
+        assert network.broker.links == 1
+
+
+async def test_a_lame_duck_is_left_for_a_server_that_is_announced_later(
+    network: Network, autojump_clock: MockClock
+) -> None:
+    async with opened(network, patient()) as (watch, _):
+        network.broker.lame_duck()
+        await trio.sleep(10)
+        network.broker.announce_servers("b:4222")
+        restored = await watch.until("NATS_CONNECTION_RESTORED")
+        assert (restored.at, restored.server) == (10.0, "b:4222")
+
+
+async def test_a_link_that_is_opened_to_a_lame_duck_is_left_too(network: Network, autojump_clock: MockClock) -> None:
+    network.brokers[A] = FakeBroker()
+    network.brokers[A]._network.is_lame = True
+    async with opened(network, patient([A, B])) as (watch, live):
+        await watch.until("NATS_CONNECTION_RESTORED")
+        await trio.sleep(1)
+        assert live.connections["main"].state.server == "b:4222"
+        assert watch.codes.index("NATS_CONNECTION_ESTABLISHED") < watch.codes.index("NATS_LAME_DUCK")
+
+
+async def test_the_next_server_may_become_a_lame_duck_while_the_last_one_is_left(
+    network: Network, autojump_clock: MockClock
+) -> None:
+    network.brokers |= {B: FakeBroker(), C: FakeBroker()}
+    async with opened(network, patient([A, B, C], liveness_interval="30s")) as (watch, live):
+        network.broker.lame_duck()
+        await watch.until("NATS_LAME_DUCK")
+        network.broker.blackhole()
+        await live.publish("out", b"keeps the old link for two seconds")
+        await trio.sleep(0.5)
+        assert network.brokers[B].links == 1
+        network.brokers[B].lame_duck()
+        await watch.until("NATS_CONNECTION_RESTORED", 2)
+        await trio.sleep(1)
+        assert [event.server for event in watch.of("NATS_LAME_DUCK")] == [A, B]
+        assert live.connections["main"].state.server == "c:4222"
 
 
 async def test_a_lame_duck_that_dies_during_the_move_leaves_no_second_link_behind(
