@@ -1,4 +1,4 @@
-"""Fixtures: real servers, a proxy in front of one, and a watch for what a test leaves behind."""
+"""Fixtures: real servers, a proxy in front of one, and a check that a test leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from router_trio.embedded import HOST
 from tests.support.proxy import TcpProxy, tcp_proxy
 from tests.support.servers import NatsServer, nats_server
 
-# What one example takes depends on what else the machine does. Costs have tests of their own.
+# How long one example takes depends on the load of the machine. Costs have tests of their own.
 hypothesis.settings.register_profile("router_trio", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("router_trio")
 
 # The garbage collector took a tenth of the time of unit tests, mostly to look at the objects of pytest. So it runs less
-# often, and leaves out what collecting the tests has made.
+# often, and skips the objects that collecting the tests created.
 gc.set_threshold(50_000, 20, 20)
 
-# What is ignored, as under nohup and in the background of a script, is ignored by each program that is started as well.
-# What is handled is not, so those that the tests start have the default. The tests themselves go on ignoring it.
+# A signal that is ignored, as under nohup and in the background of a script, is also ignored by each program that is
+# started. A handled one is not: programs that the tests start have the default action. The tests themselves go on
+# ignoring it.
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
@@ -40,21 +41,21 @@ _IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what starts a server; before `-m` looks at the marks."""
+    """Mark tests that start a server as slow, before `-m` evaluates the marks."""
     for item in items:
         if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:
-    """Leave the tests and their modules out of what the garbage collector looks at."""
+    """Exclude the tests and their modules from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Fail, at teardown, a test that leaves a child process (also an unreaped one) or a thread."""
+    """Fail, at teardown, a test that leaves a child process (even an unreaped one) or a thread."""
     children, threads = _children(), set(threading.enumerate())
     yield
     left = sorted(_children() - children)
@@ -62,26 +63,26 @@ def _nothing_left_behind() -> Iterator[None]:
     deadline = time.monotonic() + _THREADS_END_WITHIN
     while busy := [thread for thread in threading.enumerate() if thread not in threads and _is_ours(thread)]:
         assert time.monotonic() < deadline, f"threads left behind: {busy}"
-        busy[0].join(0.01)  # one that was told to end may need a moment
+        busy[0].join(0.01)  # a process that was asked to end may need a moment
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A nats-server with JetStream."""
+    """Yield a nats-server with JetStream."""
     async with nats_server(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 async def core_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A nats-server without JetStream."""
+    """Yield a nats-server without JetStream."""
     async with nats_server(tmp_path, jetstream=False) as running:
         yield running
 
 
 @pytest.fixture
 async def proxy(server: NatsServer) -> AsyncIterator[TcpProxy]:
-    """A proxy in front of `server`."""
+    """Yield a proxy in front of `server`."""
     async with tcp_proxy(HOST, server.port) as running:
         yield running
 
@@ -93,18 +94,18 @@ def _is_ours(thread: threading.Thread) -> bool:
 def _children() -> set[int]:
     if sys.platform != "linux":
         return set()
-    try:  # to look at every process of the machine takes longer than most tests
+    try:  # looking at every process of the machine takes longer than most tests
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # there is none, ended or not
+    except ChildProcessError:  # there is no child, running or ended
         return set()
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # The name may hold spaces and brackets; the parent is the second word behind its last bracket.
+                # The name may contain spaces and brackets; the parent is the second word after its last bracket.
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
-                continue  # it ended meanwhile
+                continue  # it ended in the meantime
             if parent == os.getpid():
                 found.add(int(entry.name))
     return found

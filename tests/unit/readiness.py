@@ -1,4 +1,4 @@
-"""What makes a destination unready, and routes that find out."""
+"""Causes of unready destinations, and routes that detect them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _numbers = count(1)
 
 
 async def probe(w: World) -> bool:
-    """Send a message to the routes' source. Whether it gets through, in good time."""
+    """Send a message to the routes' source and return whether it arrives within the time allowed."""
     payload = b"probe %d" % next(_numbers)
     with suppress(AssertionError):
         w.broker.publish("in.x", payload)
@@ -50,9 +50,9 @@ async def probe(w: World) -> bool:
 
 
 def arrived(w: World) -> list[bytes]:
-    """The payloads that got to the other side."""
+    """Return the payloads that arrived on the other side."""
     stored = []
-    with suppress(KeyError):  # the stream may be what is away
+    with suppress(KeyError):  # the stream itself may be missing
         stored = w.payloads("OUT")
     return stored + [message.payload for message in w.broker.published if message.subject.startswith("heard.")]
 

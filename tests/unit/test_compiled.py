@@ -1,4 +1,4 @@
-"""The compiled data plane: `make test` is to be without it, `make test-compiled` with all of it."""
+"""The compiled data plane: `make test` runs without it, `make test-compiled` with all of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
 
 
-def test_what_is_tested_is_what_was_asked_for() -> None:
-    """What a build left in the source tree, or a path in the wrong order, must not go unnoticed."""
+def test_the_modules_tested_are_those_asked_for() -> None:
+    """Files that a build left in the source tree, or a wrong path order, must not go unnoticed."""
     assert ("TEST_COMPILED" in os.environ) == COMPILED, framing.__file__
 
 
 @pytest.mark.parametrize("pattern", HOOKS["mypyc"]["include"])
-def test_all_that_is_to_be_compiled_is(pattern: str) -> None:
+def test_each_module_listed_for_compilation_is_compiled(pattern: str) -> None:
     found = [path.relative_to(ROOT) for path in ROOT.glob(pattern)]
     assert found
     for path in found:
@@ -37,18 +37,18 @@ REFERRED_TO_WEAKLY = {
     "router/workers/counts/block.py": ["router/workers/counts/block.py"],
     "routing/builder.py": ["connection/shared_subscription.py"],
 }
-"""Each module that refers to something weakly, and those that have the classes of what it refers to."""
+"""Modules that hold weak references, each with the modules of the classes to which it refers."""
 
 
 def test_no_class_that_is_referred_to_weakly_is_compiled() -> None:
-    """Its objects have no room for weak references."""
+    """Instances of a compiled class have no slot for weak references."""
     found = {name for name in all_modules() if "weakref import" in (ROOT / "router_trio" / name).read_text()}
     assert found == REFERRED_TO_WEAKLY.keys(), "say which classes it refers to"
     assert not {one for classes in REFERRED_TO_WEAKLY.values() for one in classes} & to_be_compiled()
 
 
-def test_no_class_that_is_not_compiled_inherits_from_one_that_is() -> None:
-    """It could not be instantiated."""
+def test_no_interpreted_class_inherits_from_a_compiled_one() -> None:
+    """Such a class could not be instantiated."""
     for name in all_modules():
         if not name.endswith("__main__.py"):
             module_of(name)
@@ -59,8 +59,8 @@ def test_no_class_that_is_not_compiled_inherits_from_one_that_is() -> None:
             assert {one for one in children if one.__module__ not in compiled} == set(), parent
 
 
-def test_no_error_that_is_compiled_has_its_defaults_in_its_class() -> None:
-    """Its objects would not have them."""
+def test_no_compiled_error_has_defaults_in_its_class() -> None:
+    """Its instances would not have them."""
     errors = [one for one in classes_to_be_compiled() if issubclass(one, BaseException)]
     assert errors
     assert [(one, name) for one in errors for name in one.__annotations__ if name in vars(one)] == []
@@ -73,13 +73,13 @@ def all_modules() -> set[str]:
 
 
 def to_be_compiled() -> set[str]:
-    """Return the paths of those that are to be compiled."""
+    """Return the paths of the modules to be compiled."""
     found = [path for pattern in HOOKS["mypyc"]["include"] for path in ROOT.glob(pattern)]
     return {str(path.relative_to(ROOT / "router_trio")) for path in found}
 
 
 def module_of(name: str) -> ModuleType:
-    """Return the module that has this path below `router_trio`."""
+    """Return the module with this path below `router_trio`."""
     parts = Path("router_trio", name).with_suffix("").parts
     return importlib.import_module(".".join(parts).removesuffix(".__init__"))
 

@@ -1,4 +1,4 @@
-"""What is known of destinations, and what of that makes a route unready."""
+"""State of destinations, and which of it makes a route unready."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.unit.readiness import (
 )
 
 
-async def test_a_stream_of_several_that_takes_messages_is_enough_until_a_publish_says_otherwise(
+async def test_one_usable_stream_of_several_is_enough_until_a_publish_is_refused(
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
@@ -49,13 +49,13 @@ async def test_a_stream_of_several_that_takes_messages_is_enough_until_a_publish
         await until_unready(w, "jetstream_10109")
 
 
-async def test_a_limit_that_is_gone_before_anybody_looked_is_over_all_the_same(autojump_clock: MockClock) -> None:
-    """The first look at the stream after the refusal sees it with room: there never is more than that."""
+async def test_a_limit_lifted_before_the_first_lookup_is_over_all_the_same(autojump_clock: MockClock) -> None:
+    """The first lookup of the stream after the refusal finds room: there never is more than that."""
     async with world([TO_STREAM], brokers=one_broker()) as w:
         fill_out(w)
         w.broker.publish("in.x")
         await until_unready(w, "limit")
-        limit(None)(w)  # a destination that takes one message and refuses the next is not looked at each time
+        limit(None)(w)  # a destination that takes one message and refuses the next is not looked up each time
         await probe_arrives(w)
         fill_out(w)
         w.broker.publish("in.x")
@@ -93,12 +93,12 @@ async def test_only_refusals_of_the_destination_count(autojump_clock: MockClock)
         destinations = w.live.connections["main"].destinations
         destinations.publish_refused(b"out.x", "too_large", "of the message")
         destinations.publish_refused(b"out.x", "wrong_expectation", "of the message")
-        destinations.publish_refused(b"elsewhere", "permission_denied", "of nobody here")
+        destinations.publish_refused(b"elsewhere", "permission_denied", "of another destination")
         assert not why(w)
         assert not w.watch.of("NATS_DESTINATION_NOT_STORED")
 
 
-async def test_a_destination_is_told_of_once_and_again_when_it_is_mended(autojump_clock: MockClock) -> None:
+async def test_an_unready_destination_is_reported_once_and_again_on_recovery(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     brokers["main"].delete_stream("OUT")
     async with world([TO_STREAM], brokers=brokers) as w:
@@ -115,7 +115,7 @@ async def test_a_destination_is_told_of_once_and_again_when_it_is_mended(autojum
         assert len(w.watch.of("NATS_DESTINATION_STORED")) == 1
 
 
-async def test_the_first_publish_that_nobody_takes_is_told_at_once(autojump_clock: MockClock) -> None:
+async def test_the_first_publish_that_no_stream_takes_is_reported_at_once(autojump_clock: MockClock) -> None:
     async with world([TO_STREAM], brokers=one_broker()) as w:
         await trio.sleep(1)
         delete_out(w)
@@ -127,7 +127,7 @@ async def test_the_first_publish_that_nobody_takes_is_told_at_once(autojump_cloc
         add_out(w)
 
 
-async def test_who_may_not_look_streams_up_is_ready_until_a_publish_is_refused(autojump_clock: MockClock) -> None:
+async def test_without_permission_for_lookups_a_destination_is_ready_until_a_refusal(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     brokers["main"].deny_publish("$JS.API.>")
     async with world([TO_STREAM], brokers=brokers) as w:
@@ -144,8 +144,8 @@ async def test_who_may_not_look_streams_up_is_ready_until_a_publish_is_refused(a
         await probe_arrives(w)
 
 
-async def test_what_another_account_stores_counts_though_no_stream_is_found_here(autojump_clock: MockClock) -> None:
-    """The same messages are stored, by a stream that no lookup tells of."""
+async def test_messages_stored_by_another_account_count_without_a_stream_here(autojump_clock: MockClock) -> None:
+    """The messages are stored by a stream that no lookup reveals."""
     brokers = one_broker()
     server = brokers["main"]._server
     find = server.streams_of
@@ -162,7 +162,7 @@ async def test_what_another_account_stores_counts_though_no_stream_is_found_here
         await until_unready(w, "no stream takes")
 
 
-async def test_each_stream_is_looked_up_once_a_time_however_many_routes_send_to_it(autojump_clock: MockClock) -> None:
+async def test_each_stream_is_looked_up_once_per_interval_for_all_its_routes(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     server = brokers["main"]._server
     asked: list[str] = []
@@ -178,7 +178,7 @@ async def test_each_stream_is_looked_up_once_a_time_however_many_routes_send_to_
         assert not why(w)
 
 
-async def test_two_destinations_of_one_template_are_told_apart(autojump_clock: MockClock) -> None:
+async def test_two_destinations_of_one_template_are_distinguished(autojump_clock: MockClock) -> None:
     both = [to("out.>", jetstream=True), to("out.>", "edge", jetstream=True)]
     brokers = two_brokers()
     brokers["main"].add_stream("HERE", ["out.>"])
@@ -212,7 +212,7 @@ async def test_pubacks_that_do_not_count_make_a_destination_unready_until_they_d
         await until_ready(w)
 
 
-async def test_a_stream_that_a_destination_names_is_looked_up_in_place_of_its_subject(
+async def test_the_stream_that_a_destination_names_is_looked_up_instead_of_its_subject(
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
@@ -237,10 +237,10 @@ async def test_a_stream_that_a_destination_names_is_looked_up_in_place_of_its_su
 
 
 @pytest.mark.parametrize(("denied", "times"), [(False, range(10, 16)), (True, range(1, 2))])
-async def test_a_stream_outside_of_destinations_is_looked_up_every_few_seconds_unless_it_may_not_be(
+async def test_streams_outside_of_destinations_are_looked_up_regularly_unless_denied(
     denied: bool, times: range, autojump_clock: MockClock
 ) -> None:
-    """A server logs each question that is not permitted."""
+    """A server logs each request that is denied."""
     brokers = one_broker()
     if denied:
         brokers["main"].deny_publish("$JS.API.STREAM.INFO.OUT")
@@ -258,10 +258,10 @@ async def test_a_stream_outside_of_destinations_is_looked_up_every_few_seconds_u
 FROM_STREAM: dict[str, Any] = {"name": "copy", "from": {"stream": "IN", "durable": "router", "filter": "in.*"}}
 
 
-async def test_a_message_of_a_stream_waits_for_its_puback_unless_the_file_says_otherwise(
+async def test_a_stream_message_waits_for_its_puback_unless_configured_otherwise(
     autojump_clock: MockClock,
 ) -> None:
-    """A destination that is full refuses the copy: the message stays in its stream."""
+    """A full destination refuses the copy: the message stays in its stream."""
     brokers = one_broker()
     brokers["main"].trouble.limit("OUT", 0)
     route = FROM_STREAM | {"to": [{"subject": "out.{{wildcard(1)}}"}]}
@@ -273,7 +273,7 @@ async def test_a_message_of_a_stream_waits_for_its_puback_unless_the_file_says_o
         await eventually(lambda: w.payloads("OUT") == [b"kept"])
 
 
-async def test_a_core_destination_that_a_stream_takes_is_said_once(autojump_clock: MockClock) -> None:
+async def test_a_core_destination_stored_by_a_stream_is_reported_once(autojump_clock: MockClock) -> None:
     route = FROM_STREAM | {
         "to": [{"subject": "out.x", "jetstream": False}, {"subject": "elsewhere", "jetstream": False}]
     }
@@ -287,7 +287,7 @@ async def test_a_core_destination_that_a_stream_takes_is_said_once(autojump_cloc
         assert (event.subject, event.stream) == ("out.x", "OUT")
 
 
-async def test_a_destination_is_forgotten_whose_route_a_reload_removes_while_others_are_looked_up(
+async def test_a_destination_removed_by_a_reload_during_a_lookup_is_forgotten(
     autojump_clock: MockClock,
 ) -> None:
     events: list[Event] = []
@@ -316,7 +316,7 @@ async def test_a_destination_is_forgotten_whose_route_a_reload_removes_while_oth
         nursery.cancel_scope.cancel()
 
 
-async def test_a_stream_that_confirms_before_it_writes_is_named_once(autojump_clock: MockClock) -> None:
+async def test_a_stream_that_confirms_before_it_writes_is_reported_once(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     brokers["main"].trouble.persist_async("OUT")
     async with world([TO_STREAM], brokers=brokers) as w:
@@ -330,13 +330,13 @@ async def test_a_stream_that_confirms_before_it_writes_is_named_once(autojump_cl
         assert not why(w), "it is what its owner wanted"
 
 
-async def test_a_router_without_streams_asks_nothing_of_jetstream(autojump_clock: MockClock) -> None:
+async def test_a_router_without_streams_sends_no_jetstream_requests(autojump_clock: MockClock) -> None:
     async with world([core("in.>", "out.>")], brokers=one_broker()) as w:
         await trio.sleep(60)
         assert not w.watch.of("NATS_DESTINATION_UNCONFIRMED")
 
 
-async def test_a_stream_without_a_leader_does_not_hide_how_others_are(autojump_clock: MockClock) -> None:
+async def test_a_stream_without_a_leader_does_not_hide_the_state_of_others(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     brokers["main"].add_stream("OTHER", ["other.>"])
     other = core("in.>", to("other.>", jetstream=True), name="other")
@@ -350,10 +350,10 @@ async def test_a_stream_without_a_leader_does_not_hide_how_others_are(autojump_c
         w.broker.trouble.elect("OUT", 0)
 
 
-async def test_a_stream_is_not_without_a_leader_where_this_user_may_not_ask_which_there_are(
+async def test_a_stream_is_not_leaderless_when_listing_streams_is_denied(
     autojump_clock: MockClock,
 ) -> None:
-    """Whether JetStream answers at all is not known then: publishes tell. It is asked once on a link."""
+    """Whether JetStream answers at all is then unknown until a publish shows it. One request is sent per link."""
     brokers = one_broker()
     brokers["main"].deny_publish("$JS.API.STREAM.NAMES")
     named = core("in.>", to("out.>", jetstream=True) | {"stream": "OUT"}, name="stored")

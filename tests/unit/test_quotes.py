@@ -1,4 +1,4 @@
-"""What is repeated of texts from outside: bounded, in linear time, and without their secrets."""
+"""Quotes of texts from outside: bounded, made in linear time, and without secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOSTILE = [
     *("//", "a:b@c ", "nats://a:b@c ", "\udc80", "\n", "\x1b", "a\u2028", "bearer x "),
 ]
 
-# What the rules are made of, so that texts meet them: words of them and single characters.
+# The words that the rules match, and single characters, so that texts reach the rules.
 PIECES = st.lists(
     st.sampled_from([*HOSTILE, *":/@='\"([])?.,;- \n", "nats", "user", "host:4222", "token=", "secret=", "eyJhbGciOi"])
     | st.text(max_size=3),
@@ -38,7 +38,7 @@ PIECES = st.lists(
 
 
 def growth(work: Callable[[str], object], unit: str, size: int) -> float:
-    """How much longer four times the text takes: the least processor time of some runs."""
+    """Return how many times longer a text four times as long takes, by the least processor time of some runs."""
 
     def least(length: int) -> float:
         text = unit * (length // len(unit))
@@ -71,7 +71,7 @@ def recent(text: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_the_work_grows_with_the_text_and_not_faster(unit: str) -> None:
+def test_the_cost_grows_no_faster_than_the_text(unit: str) -> None:
     # Quadratic work would grow 16 times, cubic work 64 times.
     for work in (redact, log, recent, quoted, excerpt):
         assert growth(work, unit, 4_000) < 8, work
@@ -83,7 +83,7 @@ def test_the_work_grows_with_the_text_and_not_faster(unit: str) -> None:
 @settings(deadline=None)  # the machine may be busy
 @given(PIECES)
 @example("nats://a://b@c")
-def test_what_is_redacted_stays_as_it_is(text: str) -> None:
+def test_redacting_twice_changes_nothing(text: str) -> None:
     once = redact(text)
     assert redact(once) == once
 
@@ -91,17 +91,17 @@ def test_what_is_redacted_stays_as_it_is(text: str) -> None:
 @settings(deadline=None)  # the machine may be busy
 @given(PIECES, st.integers(1, 200))
 @example("\U00010000" * 4, 121)
-def test_every_text_is_bounded_and_can_be_shown(text: str, times: int) -> None:
+def test_every_text_is_bounded_and_printable(text: str, times: int) -> None:
     text *= times
     for shown in (excerpt(text), quoted(text)):
         assert len(shown) <= 12 * LONGEST_QUOTE
-        shown.encode()  # holds no surrogate
+        shown.encode()  # contains no surrogate
         assert shown.isprintable()
     assert len(excerpt(text)) <= LONGEST_QUOTE
     assert len(bounded(text)) <= LONGEST_TEXT
     assert len(shown_text(text)) <= LONGEST_TEXT
     assert shown_text(text).isprintable()
-    # JSON writes a character beyond the basic plane as twelve; the rest of the line comes on top.
+    # JSON writes a character beyond the basic plane as twelve; the rest of the line adds to that.
     assert len(log(text)) <= 12 * LONGEST_TEXT + len(log("x"))
     assert len(recent(text)) <= 12 * LONGEST_TEXT + len(recent("x"))
 
@@ -148,7 +148,7 @@ def bounded_and_redacted(text: str) -> str:
 
 @settings(deadline=None)  # the machine may be busy
 @given(SECRET, st.integers(0, 1100))
-def test_no_secret_survives_where_a_text_is_cut(secret: str, at: int) -> None:
+def test_no_secret_survives_where_a_text_is_truncated(secret: str, at: int) -> None:
     text = "x" * at + f" nats://user:{secret}{'s' * 2000}@host:4222"
     for cut in (excerpt(text), quoted(text), bounded(text)):
         assert secret[:6] not in redact(cut)
@@ -156,7 +156,7 @@ def test_no_secret_survives_where_a_text_is_cut(secret: str, at: int) -> None:
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.integers(0, 1200), st.integers(0, 1200))
-def test_no_half_of_a_key_survives_behind_what_was_taken_out(taken_out: int, before: int) -> None:
+def test_no_half_of_a_key_survives_behind_redacted_text(taken_out: int, before: int) -> None:
     text = f"{'a ' * before}nats://u:{'p' * taken_out}@host {SEED} {SEED}" + " b" * 1000
     for cut in (excerpt(text), quoted(text), bounded(text)):
         assert SEED[:10] not in redact(cut)
@@ -165,7 +165,7 @@ def test_no_half_of_a_key_survives_behind_what_was_taken_out(taken_out: int, bef
 SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
 
 
-def test_a_seed_of_an_nkey_is_taken_out() -> None:
+def test_an_nkey_seed_is_redacted() -> None:
     seed = SEED
     assert redact(f"can't read {seed}") == "can't read [redacted]"
 
@@ -180,18 +180,18 @@ def test_a_seed_of_an_nkey_is_taken_out() -> None:
         "ask someone@example.com",
     ],
 )
-def test_what_is_no_secret_is_kept(text: str) -> None:
+def test_text_without_secrets_is_kept(text: str) -> None:
     assert redact(text) == text
 
 
-def test_a_cut_is_marked() -> None:
+def test_truncation_is_marked() -> None:
     assert quoted("a" * 4096) == "'" + "a" * (LONGEST_QUOTE - 1) + "…' (4096 characters)"
     assert quoted("a" * LONGEST_QUOTE) == repr("a" * LONGEST_QUOTE)
     assert excerpt("a" * 4096).endswith("a…")
     assert excerpt("line\nline\x1b[1m\udc80") == "line\\nline\\x1b[1m\\udc80"
 
 
-def test_an_error_that_can_not_be_asked_is_told_by_its_type() -> None:
+def test_an_error_that_cannot_be_printed_is_described_by_its_type() -> None:
     class BrokenError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -216,20 +216,20 @@ LONG = "a:a:a:a@." * 500
         (lambda: encode(Headers([("x" * 4000, "a\r\nb")])), PublishError),
     ],
 )
-def test_no_error_repeats_a_subject_or_a_header_at_length(refuse: Callable[[], object], kind: type[Exception]) -> None:
+def test_no_error_quotes_a_long_subject_or_header_in_full(refuse: Callable[[], object], kind: type[Exception]) -> None:
     with pytest.raises(kind) as raised:
         refuse()
     assert len(str(raised.value)) < LONGEST_TEXT
 
 
-def test_the_texts_of_an_event_are_bounded_when_it_is_made() -> None:
+def test_the_texts_of_an_event_are_bounded_at_its_creation() -> None:
     event = events.ConnectionLost(
         at=0.0, connection="main", server="s" * 9999, reason="r" * 9999, detail="d" * 9999, pending_count=0
     )
     assert max(len(event.server), len(event.reason), len(event.detail)) <= LONGEST_TEXT
 
 
-def test_a_span_says_no_more_than_a_log_line() -> None:
+def test_a_span_contains_no_more_than_a_log_line() -> None:
     text = error_text("at nats://user:QSECRET@host " + "\udc80" * 5000)
     assert "QSECRET" not in text
     assert len(text) <= LONGEST_TEXT
@@ -238,7 +238,7 @@ def test_a_span_says_no_more_than_a_log_line() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", [":", "a.", "a-", "@", "%", "[", "://", "?", "nats://a:b@"])
-def test_an_address_that_a_server_announces_is_refused_in_linear_time(unit: str) -> None:
+def test_a_server_address_is_refused_in_linear_time(unit: str) -> None:
     def parse(text: str) -> None:
         with pytest.raises(ValueError, match=r"server URL|scheme|host and a port"):
             ServerURL.parse(f"[{text}x]:4222")
@@ -249,7 +249,7 @@ def test_an_address_that_a_server_announces_is_refused_in_linear_time(unit: str)
     assert growth(parse, unit, 32_000) < 8
 
 
-def test_what_is_not_ready_says_so_in_few_words() -> None:
+def test_the_reason_of_an_unready_connection_is_short() -> None:
     state = ConnectionState("main")
     state.last_error = bounded("e" * 9999)
     reason = state.unready(0.0)

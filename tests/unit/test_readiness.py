@@ -1,7 +1,7 @@
-"""Readiness agrees with a probe: in each state that can be made, on the router's own clock and with its own times.
+"""Readiness agrees with a probe: in each state that can be produced, on the router's own clock and with its own times.
 
-A route is broken; within ten seconds the answer is 503, with a reason that names what is wrong, and a probe that is
-sent then does not arrive. It is mended; the answer is 200 again and a probe arrives.
+A route is broken; within ten seconds the answer is 503, with a reason that names the cause, and a probe that is sent
+then does not arrive. It is repaired; the answer is 200 again and a probe arrives.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ CORE = core("in.>", "heard.>", name="core")
 
 @dataclass(frozen=True)
 class State:
-    """How it is made and mended, on which routes, and a text that its reason has.
+    """How a state is produced and repaired, on which routes, and a text that its reason contains.
 
-    `probe_helps`: only a message that gets through shows that it is mended.
+    `probe_helps`: only a message that gets through shows that it is repaired.
     """
 
     routes: list[dict[str, Any]]
@@ -141,7 +141,7 @@ async def test_readiness_agrees_with_a_probe(state: State, autojump_clock: MockC
         assert not await probe(w)
         state.mend(w)
         if state.probe_helps:
-            await trio.sleep(60)  # what was refused from a stream comes again by itself
+            await trio.sleep(60)  # messages refused from a stream are redelivered without help
             assert await probe(w)
         await until_ready(w)
         await probe_arrives(w)
@@ -149,9 +149,7 @@ async def test_readiness_agrees_with_a_probe(state: State, autojump_clock: MockC
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["core", "stream"])
-async def test_a_handler_that_does_not_return_is_not_ready_until_it_moves(
-    source: str, autojump_clock: MockClock
-) -> None:
+async def test_a_stuck_handler_is_not_ready_until_it_returns(source: str, autojump_clock: MockClock) -> None:
     go_on = trio.Event()
 
     async def handler(message: Message) -> Message:
@@ -177,7 +175,7 @@ async def test_a_handler_that_does_not_return_is_not_ready_until_it_moves(
         await probe_arrives(w)
 
 
-async def test_a_slow_handler_that_moves_is_ready(autojump_clock: MockClock) -> None:
+async def test_a_slow_handler_that_returns_is_ready(autojump_clock: MockClock) -> None:
     async def handler(message: Message) -> Message:
         await trio.sleep(HANDLER_QUIET - 1)
         return message
@@ -190,7 +188,7 @@ async def test_a_slow_handler_that_moves_is_ready(autojump_clock: MockClock) -> 
             assert not why(w)
 
 
-async def test_nothing_is_stored_without_its_payload_when_a_consumer_is_edited(autojump_clock: MockClock) -> None:
+async def test_nothing_is_stored_without_its_payload_after_a_consumer_is_edited(autojump_clock: MockClock) -> None:
     async with world([STREAM], brokers=one_broker()) as w:
         await probe_arrives(w)
         headers_only(True)(w)
@@ -205,7 +203,9 @@ async def test_nothing_is_stored_without_its_payload_when_a_consumer_is_edited(a
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 1.0])
-async def test_nor_when_it_is_edited_again_and_again(autojump_clock: MockClock, seconds: float) -> None:
+async def test_repeated_edits_of_a_consumer_store_nothing_without_its_payload(
+    autojump_clock: MockClock, seconds: float
+) -> None:
     async with world([STREAM], brokers=one_broker()) as w:
         w.broker.trouble.travel(lambda: 0.01)
         for number in range(5):
@@ -219,7 +219,7 @@ async def test_nor_when_it_is_edited_again_and_again(autojump_clock: MockClock, 
         assert sorted(w.payloads("OUT")) == [b"%d%b" % (number, part) for number in range(5) for part in (b"a", b"b")]
 
 
-async def test_signs_of_life_go_on_while_payloads_are_in_doubt(
+async def test_liveness_checks_continue_while_payloads_are_verified(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = FakePullConsumer.check
@@ -238,7 +238,7 @@ async def test_signs_of_life_go_on_while_payloads_are_in_doubt(
         assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
 
 
-async def test_a_forged_message_in_the_inbox_puts_nothing_in_doubt(
+async def test_a_forged_message_in_the_inbox_triggers_no_verification(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(consumer: FakePullConsumer) -> NoReturn:
@@ -253,7 +253,7 @@ async def test_a_forged_message_in_the_inbox_puts_nothing_in_doubt(
         await probe_arrives(w)
 
 
-async def test_a_sender_that_writes_that_header_stops_nothing(autojump_clock: MockClock) -> None:
+async def test_a_sender_that_sets_the_size_header_stops_nothing(autojump_clock: MockClock) -> None:
     async with world([STREAM], brokers=one_broker()) as w:
         for number in range(3):
             w.broker.publish("in.x", b"", {"Nats-Msg-Size": "5"})
@@ -265,7 +265,7 @@ async def test_a_sender_that_writes_that_header_stops_nothing(autojump_clock: Mo
         assert not why(w)
 
 
-async def test_a_stream_that_may_not_be_looked_at_counts_as_fine_while_it_is_there(autojump_clock: MockClock) -> None:
+async def test_an_existing_stream_that_may_not_be_inspected_counts_as_ready(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     brokers["main"].deny_publish("$JS.API.STREAM.INFO.OUT")
     brokers["main"].add_stream("OTHER", ["other.>"])

@@ -1,4 +1,4 @@
-"""Every reason stands in one table, and nowhere else."""
+"""Every reason is defined in one table, and nowhere else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ONE_WORD_IS_MUCH_ELSE = {"error", "handler", "limit", "loop", "protocol", "jetst
 
 
 def literals(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
-    """Give all strings that stand where a reason is meant, or that are a reason and can be nothing else."""
+    """Return all strings used as a reason, or that are a reason and can be nothing else."""
     for node in nodes:
         if isinstance(node, ast.keyword) and node.arg == "reason" and _text(node.value):
             yield node.value.lineno, _text(node.value)
@@ -72,7 +72,7 @@ ELSEWHERE = {
 }
 
 
-def test_a_reason_is_spelled_out_in_the_table_alone() -> None:
+def test_a_reason_is_spelled_out_only_in_the_table() -> None:
     elsewhere = [
         f"{file}:{line}: {text}"
         for path in MODULES
@@ -107,15 +107,15 @@ def test_the_codes_of_a_server_become_reasons_of_one_form() -> None:
     assert all(name in TABLE or reasons.OF_CODE.fullmatch(name) for name in reasons.OF_THE_MESSAGE)
 
 
-def test_whose_fault_a_reason_is_has_one_answer() -> None:
+def test_each_reason_has_exactly_one_party_at_fault() -> None:
     assert not reasons.OF_THE_MESSAGE & reasons.OF_THE_WAY
     assert not reasons.OF_THE_MESSAGE & reasons.OF_ALL_ALIKE
     assert {name for name in reasons.OF_ALL_ALIKE if TABLE[name].fault is Fault.DESTINATION} == reasons.OF_ALL_ALIKE
 
 
-def test_all_that_a_configuration_may_name_is_a_failure_of_a_message() -> None:
+def test_every_reason_that_a_configuration_may_name_is_a_failure_of_a_message() -> None:
     assert {TABLE[name].fault for name in reasons.TO_NAME} == {Fault.MESSAGE, Fault.DESTINATION, Fault.WAY}
 
 
-def test_a_reason_is_fit_for_a_label() -> None:
+def test_a_reason_is_a_valid_label() -> None:
     assert all(re.fullmatch("[a-z][a-z0-9_]{1,39}", name) for name in TABLE)

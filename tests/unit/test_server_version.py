@@ -1,4 +1,4 @@
-"""Which server the tests run, and that a mark skips on older ones only."""
+"""Which server version the tests run, and that a mark skips only on older ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router_trio.embedded import find_server_binary
 from tests.support.server_version import needs_server, server_binary, server_version
 
 
-def test_the_variable_names_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_selects_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NATS_SERVER", raising=False)
     assert server_binary() == find_server_binary()
     monkeypatch.setenv("NATS_SERVER", "/elsewhere/nats-server")

@@ -1,4 +1,4 @@
-"""Leaving `Router.open()`: cancelled or not, what was accepted is drained, and nobody who is gone is waited for."""
+"""Leaving `Router.open()`: accepted messages are drained, cancelled or not; failed connections are not waited for."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ async def test_a_cancelled_body_is_drained_over_a_reconnect(autojump_clock: trio
         assert live.unsettled == 0
 
 
-async def test_a_failed_body_is_drained_and_its_error_comes_out_bare(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_failed_body_is_drained_and_its_error_is_raised_ungrouped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     broker = FakeBroker()
     receipts: list[Receipt] = []
 
@@ -107,7 +109,7 @@ async def test_connections_that_have_failed_are_not_waited_for(autojump_clock: t
 
 
 @pytest.mark.parametrize("with_ack", [False, True])
-async def test_whoever_waits_for_room_outside_is_told_at_the_end(
+async def test_a_caller_outside_that_waits_for_room_is_refused_at_the_end(
     with_ack: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     broker = FakeBroker()

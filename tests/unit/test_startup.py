@@ -1,4 +1,4 @@
-"""What the commands that must start fast may not import, and what a router may not import before it routes."""
+"""Imports forbidden to commands that must start fast, and to a router before it routes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ trio.run(main)
 """
 
 
-def test_a_router_is_up_before_what_serves_http_is_imported_and_the_first_scrape_is_whole() -> None:
+def test_a_router_is_up_before_http_is_imported_and_the_first_scrape_is_complete() -> None:
     heavy = ",".join(("opentelemetry", "prometheus_client", "starlette", "h11", "structlog", "rich", "requests"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""States: what is ready and why not, and counts in buckets that lose nothing."""
+"""States: whether each is ready and why not, and counts in buckets that lose nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router_trio.states import CONNECTED, DISCONNECTED, DURATION_BOUNDS, RECONNE
 
 @pytest.fixture
 def wall() -> list[float]:
-    """Unix time, to be moved by hand."""
+    """Return a settable Unix clock."""
     return [1000.0]
 
 
@@ -66,7 +66,7 @@ def test_a_connection_is_ready_while_its_last_fence_is_young() -> None:
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_route_is_ready_while_it_runs_and_says_why_it_does_not() -> None:
+def test_a_route_is_ready_while_it_runs_and_otherwise_gives_the_reason() -> None:
     state = states.RouteState("eu", "main", ["eu.{{wildcard(1)}}", "audit"])
     assert state.unready == "starting"
     state.enter(RUNNING)
@@ -90,7 +90,7 @@ def test_every_destination_of_a_route_is_at_zero_from_the_start() -> None:
     assert sum(state.durations.counts) == 0
 
 
-def test_what_is_cut_through_is_routed_to_the_first_destination_and_took_its_time() -> None:
+def test_a_forwarded_message_is_routed_to_the_first_destination_and_timed() -> None:
     state = states.RouteState("eu", "main", ["a", "b"])
     state.delivered["a"] = state.delivered["b"] = 2
     state.elapsed.record(0.3, 2)
@@ -106,7 +106,7 @@ def test_what_is_cut_through_is_routed_to_the_first_destination_and_took_its_tim
 # --- the histogram ---------------------------------------------------------------------------------------------------
 
 
-def test_bounds_belong_to_their_bucket() -> None:
+def test_a_bound_belongs_to_its_bucket() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.0, 1.0, 1.5, 2.0, 2.1):
         histogram.record(value)

@@ -1,4 +1,4 @@
-"""What the commands take of a command line, and what is said of arguments that none takes."""
+"""Parsing of command lines, and the errors for arguments that no command accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLAGS = {"embedded_nats": False, "watch": False, "workers": None, "enable_fault_
 
 
 def given(*arguments: str) -> dict[str, Any]:
-    """What the function of a command is called with."""
+    """Return the arguments with which the function of a command is called."""
     parsed = parse(arguments[0], arguments[1:])
     assert parsed is not None
     return parsed[1]
@@ -58,19 +58,19 @@ def test_the_last_argument_of_explain_is_the_subject() -> None:
     assert given("explain", "a.toml", "--json", "b.d", "--", "-x")["configs"] == [Path("a.toml"), Path("b.d")]
 
 
-def test_no_argument_is_needed_where_none_is_taken() -> None:
+def test_arguments_are_optional_where_a_command_takes_none() -> None:
     assert given("demo", "--duration", "4s") == {"duration": "4s"}
     assert given("schema", "--") == {}
 
 
 def test_a_value_may_begin_with_a_hyphen() -> None:
-    told = given("explain", "a.toml", "in.x", "--data", "-x", "--header", "-A=b", "--header=C=--", "--expect", "")
-    assert (told["data"], told["header"], told["expect"]) == ("-x", ["-A=b", "C=--"], [""])
+    message = given("explain", "a.toml", "in.x", "--data", "-x", "--header", "-A=b", "--header=C=--", "--expect", "")
+    assert (message["data"], message["header"], message["expect"]) == ("-x", ["-A=b", "C=--"], [""])
 
 
-def test_sequences_may_come_before_and_behind_options() -> None:
-    told = given("dead-letters", "a.toml", "orders", "--dry-run", "redrive", "7", "9")
-    assert (told["action"], told["sequence"], told["dry_run"]) == ("redrive", [7, 9], True)
+def test_repeatable_arguments_may_stand_before_or_after_options() -> None:
+    message = given("dead-letters", "a.toml", "orders", "--dry-run", "redrive", "7", "9")
+    assert (message["action"], message["sequence"], message["dry_run"]) == ("redrive", [7, 9], True)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_each_command_has_help_with_an_example(name: str, capsys: pytest.Capture
     assert f"For example:\n\n    router-trio {name}" in capsys.readouterr().out
 
 
-def test_no_arguments_print_the_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_arguments_print_the_help_of_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == DONE
     printed = capsys.readouterr().out
     assert all(f"\n  {name} " in printed for name in COMMANDS)
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("chek a.toml", "unknown command 'chek'; did you mean check?\nRun router-trio --help for a list of commands."),
         ("serve", "unknown command 'serve'; the commands are init, run, demo, "),
@@ -131,8 +131,10 @@ def test_no_arguments_print_the_help_of_all(capsys: pytest.CaptureFixture[str]) 
         ("completion tcsh", "SHELL: 'tcsh' is not one of bash, zsh, fish\n"),
     ],
 )
-def test_a_wrong_line_is_refused_with_what_would_do(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_line_is_refused_with_a_hint(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(line.split()) == WRONG_USAGE
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"router-trio: error: {told}")
+    assert printed.err.startswith(f"router-trio: error: {message}")

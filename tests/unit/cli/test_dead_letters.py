@@ -1,4 +1,4 @@
-"""Dead letters as values: what is read of one, what it is made into again, and how it looks."""
+"""Dead letters as values: how one is parsed, rebuilt for redelivery, and printed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HEADERS = {
 
 
 def message(payload: bytes = b'{"a": 1}', /, **changes: str | None) -> StoredMessage:
-    """A stored dead letter; `changes` are headers, with `_` for `-`, and None for one that is left out."""
+    """Return a stored dead letter; `changes` are headers, with `_` for `-`, and None for one to leave out."""
     changed = {name.replace("_", "-"): value for name, value in changes.items()}
     pairs = [(name, value) for name, value in (HEADERS | changed).items() if value is not None]
     return StoredMessage(17, 1_764_151_200_123_456_789, "dead.7", encode(Headers(pairs)), payload)
@@ -48,12 +48,12 @@ def letter(**changes: str | None) -> Letter:
     return found
 
 
-def test_one_of_another_route_is_none_of_this_one() -> None:
+def test_a_dead_letter_belongs_to_its_own_route_only() -> None:
     assert read_letter(message(), "payments") is None
     assert read_letter(replace(message(), headers=b""), "orders") is None
 
 
-def test_what_is_missing_is_empty_and_the_time_is_that_of_its_stream() -> None:
+def test_missing_headers_are_empty_and_the_time_defaults_to_that_of_the_stream() -> None:
     found = letter(
         Router_Dead_Letter_Reason=None,
         Router_Dead_Letter_Stream=None,
@@ -65,7 +65,7 @@ def test_what_is_missing_is_empty_and_the_time_is_that_of_its_stream() -> None:
     assert format_time(0) == "1970-01-01T00:00:00.000Z"
 
 
-def test_on_its_old_subject_it_has_its_own_headers_its_history_and_the_same_id_each_time() -> None:
+def test_a_redriven_letter_has_its_own_headers_its_history_and_a_stable_id() -> None:
     def sent(found: Letter, stream: str = "DEAD") -> Headers:
         return decode(for_source(found, stream, "main", jetstream=True).headers)
 
@@ -78,7 +78,7 @@ def test_on_its_old_subject_it_has_its_own_headers_its_history_and_the_same_id_e
     assert sent(letter(Router_Redriven="3"))["Router-Redriven"] == "4"
 
 
-def test_no_two_dead_letters_have_the_same_id_on_their_old_subjects() -> None:
+def test_no_two_dead_letters_have_the_same_id_on_their_original_subjects() -> None:
     def its_id(found: StoredMessage, stream: str = "DEAD") -> bytes:
         read = read_letter(found, "orders")
         assert read is not None
@@ -86,7 +86,7 @@ def test_no_two_dead_letters_have_the_same_id_on_their_old_subjects() -> None:
 
     first = message()
     others = [
-        replace(first, time_ns=first.time_ns + 1),  # its stream gave the sequence anew
+        replace(first, time_ns=first.time_ns + 1),  # the stream assigned the same sequence a second time
         replace(first, sequence=18),
         replace(first, payload=b"x"),
         replace(first, subject="dead.8"),
@@ -96,7 +96,7 @@ def test_no_two_dead_letters_have_the_same_id_on_their_old_subjects() -> None:
     assert len(ids) == 2 + len(others)
 
 
-def test_its_route_receives_it_as_it_came() -> None:
+def test_the_route_receives_a_redriven_letter_as_the_original_message() -> None:
     found = letter(Router_Dead_Letter_Message_Id="sender-1")
     received = as_received(found, "ORDERS", "DEAD")
     assert (received.subject, received.payload) == ("orders.7", b'{"a": 1}')
@@ -145,14 +145,14 @@ def test_a_dead_letter_that_was_stored_under_another_id_gets_one_of_its_own(its_
         ({"Router_Dead_Letter_Time": "2025-13-26T10:00:00.000Z"}, "ORDERS", "Time is not a time"),
     ],
 )
-def test_what_no_router_can_have_written_is_told(
+def test_a_dead_letter_that_no_router_can_have_written_is_reported(
     changes: dict[str, str | None], stream: str | None, why: str | None
 ) -> None:
     found = foreign(letter(**changes), stream)
     assert found is None if why is None else why in str(found)
 
 
-def test_a_header_that_is_there_twice_is_no_routers() -> None:
+def test_a_duplicated_header_was_written_by_no_router() -> None:
     twice = message().headers[:-2] + b"Router-Dead-Letter-Subject: orders.8\r\n\r\n"
     found = read_letter(replace(message(), headers=twice), "orders")
     assert found is not None
@@ -160,7 +160,7 @@ def test_a_header_that_is_there_twice_is_no_routers() -> None:
 
 
 NANO = 1_764_151_100_000_000_000
-"""When the message of these dead letters was stored."""
+"""Time at which the message of these dead letters was stored."""
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ NANO = 1_764_151_100_000_000_000
         ("", NANO, False),
         ("somebody", NANO + 1, True),
         ("mine", NANO + 1, False),
-        # A copy that the route, or a redrive, has stored later: of an older message, and of a newer one.
+        # A copy stored later by the route or by a redrive: of an older message, and of a newer one.
         (f"ORDERS:4:{NANO - 1}:abcdefghijklmnop", NANO + 9, False),
         (f"ORDERS:6:{NANO + 1}:abcdefghijklmnop", NANO + 9, True),
         (f"OTHER:4:{NANO - 1}:abcdefghijklmnop", NANO + 9, True),
@@ -178,15 +178,13 @@ NANO = 1_764_151_100_000_000_000
         (f"redriven:DEAD:18:1764151200123456790:{'a' * 32}:abcdefghijklmnop", NANO + 9, True),
     ],
 )
-def test_what_is_newer_than_a_dead_letter_is_told_by_what_it_was_made_of(
-    its_id: str, time_ns: int, newer: bool
-) -> None:
+def test_a_newer_message_is_recognised_by_its_original_position(its_id: str, time_ns: int, newer: bool) -> None:
     block = encode(Headers({"Nats-Msg-Id": its_id} if its_id else {}))
     last = StoredMessage(9, time_ns, "out.7", block, b"")
     assert is_newer(last, letter(), b"mine", at_source=False) is newer
 
 
-def test_of_a_dead_letter_without_a_time_the_sequence_tells_what_is_newer() -> None:
+def test_without_a_time_the_sequence_decides_what_is_newer() -> None:
     found = letter(Nats_Msg_Id=None)
     last = StoredMessage(6, NANO, "orders.7", b"", b"")
     assert is_newer(last, found, b"mine", at_source=True)
@@ -209,13 +207,15 @@ def test_of_a_dead_letter_without_a_time_the_sequence_tells_what_is_newer() -> N
         ("_ROUTER.a", ">", "is below _ROUTER, reserved"),
     ],
 )
-def test_it_goes_only_where_the_route_reads(origin: str | None, source: str, why: str | None) -> None:
+def test_a_letter_is_redriven_only_to_a_subject_that_the_route_reads(
+    origin: str | None, source: str, why: str | None
+) -> None:
     found = why_not(letter(Router_Dead_Letter_Subject=origin), [source], None, "_ROUTER")
     assert found is None if why is None else why in str(found)
 
 
 @pytest.mark.parametrize(("taken", "fits"), [(["orders.*", "x"], True), (["x", "orders.*.>"], False), ([], False)])
-def test_it_goes_only_where_its_stream_takes_messages(taken: list[str], fits: bool) -> None:
+def test_a_letter_is_redriven_only_to_a_subject_that_the_stream_takes(taken: list[str], fits: bool) -> None:
     found = why_not(letter(), [">"], taken)
     assert (found is None) is fits
     assert fits or "the source stream does not take its subject 'orders.7'" in str(found)
@@ -233,14 +233,14 @@ def test_it_goes_only_where_its_stream_takes_messages(taken: list[str], fits: bo
         (b"[" * 100_000, "text"),
     ],
 )
-def test_a_payload_is_shown_as_what_it_is(payload: bytes, kind: str) -> None:
+def test_a_payload_is_shown_as_json_text_or_hex(payload: bytes, kind: str) -> None:
     assert payload_of(payload)[0] == kind
     shown = "\n".join(lines(message(payload), as_hex=False))
     assert "\x1b" not in shown
     assert f'"{kind}"' in as_json(message(payload))
 
 
-def test_what_a_sender_wrote_does_nothing_to_a_terminal() -> None:
+def test_control_characters_of_a_sender_never_reach_the_terminal() -> None:
     evil = letter(Router_Dead_Letter_Reason="\x1b[2J", Router_Dead_Letter_Subject="orders.\x1b]0;x\x07")
     shown = row(evil) + "\n".join(lines(evil.message, as_hex=True))
     assert "\x1b" not in shown

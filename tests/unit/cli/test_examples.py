@@ -1,4 +1,4 @@
-"""What `router-trio test` runs and says: the examples of a configuration on fake brokers."""
+"""Runs by `router-trio test` of the examples of a configuration, on fake brokers, and what they print."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def run(*routes: dict[str, Any], test: dict[str, Any], **sections: Any) -> Resul
 
 @pytest.fixture
 def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module with handlers."""
+    """Return the name of a module with handlers."""
     (tmp_path / "handlers_of_examples.py").write_text(HANDLERS)
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("handlers_of_examples", None)
     return "handlers_of_examples"
 
 
-# --- messages come in where routes read, and what leaves is seen ---
+# --- messages enter where routes read, and what leaves is compared ---
 
 
 @pytest.mark.parametrize(
@@ -108,25 +108,25 @@ def test_a_message_passes_through_several_routes() -> None:
     assert found.difference == ()
 
 
-def test_every_route_that_takes_it_gets_it() -> None:
+def test_every_matching_route_receives_the_message() -> None:
     routes = [core("in.*", "a"), stream("IN", "b", route="s"), core("in.7", "c", name="t"), core("x", "d", name="u")]
     assert run(*routes, test=example("in.7", "c", "b", "a")).difference == ()
 
 
-def test_streams_may_be_read_in_any_way() -> None:
+def test_a_stream_may_be_read_with_any_consumer_options() -> None:
     routes = [
         stream("ALL", "all", route="a"),
         stream("IN", "first", route="b", filter="in.*"),
         stream("IN", "second", route="c"),
         stream("OTHER", "third.>", route="d", filter="in.>"),
     ]
-    # A subject is in one stream: the first that is known to have it.
+    # A subject belongs to the first stream that is known to take it.
     assert run(*routes, test=example("in.7", "first", "second")).difference == ()
     assert run(*routes, test=example("in.7.8", "third.7.8")).difference == ()
     assert run(*routes, test=example("else", "all")).difference == ()
 
 
-def test_a_message_comes_on_the_connection_that_it_names() -> None:
+def test_a_message_arrives_on_the_connection_that_the_test_names() -> None:
     routes = [core("in.*", "out.main"), {**core("in.*", "out.edge", name="s"), "from": {"subject": "in.*"}}]
     routes[1]["from"]["connection"] = "edge"
     for given, expected in ((None, "out.main"), ("main", "out.main"), ("edge", "out.edge")):
@@ -146,7 +146,7 @@ def test_handlers_are_called(handlers: str) -> None:
     assert run(core("in", "out", handler=f"{handlers}:swallow"), test=example("in")).passed
 
 
-def test_what_takes_a_minute_takes_no_time(handlers: str) -> None:
+def test_a_handler_that_sleeps_for_a_minute_takes_no_real_time(handlers: str) -> None:
     began = time.monotonic()
     assert run(stream("IN", "out", handler=f"{handlers}:slow"), test=example("in", "out")).passed
     assert time.monotonic() - began < 30
@@ -165,7 +165,7 @@ def test_nothing_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name, _ in found.sent[0].headers.pairs()] == []
 
 
-# --- what differs is said ---
+# --- differences are shown ---
 
 
 def test_json_is_compared_as_json_and_the_rest_in_any_order() -> None:
@@ -185,7 +185,7 @@ def test_headers_must_be_there_and_others_may() -> None:
     assert found.difference == ("  subject: out", "- header B: 3", "+ header B: 2", "- header C: 4")
 
 
-def test_a_message_is_shown_against_the_one_that_came_instead() -> None:
+def test_an_expected_message_is_compared_with_the_closest_one_sent() -> None:
     message = {"subject": "in", "json": {"id": "7", "total": 150}}
     wanted = {"subject": "out", "json": {"id": "7", "total": 100}}
     found = run(core("in", "else", "out"), test=example(message, wanted, {"subject": "else"}))
@@ -199,7 +199,7 @@ def test_a_message_is_shown_against_the_one_that_came_instead() -> None:
     )
 
 
-def test_one_that_answers_two_is_given_to_either() -> None:
+def test_a_message_that_matches_two_expectations_may_satisfy_either() -> None:
     message = {"subject": "in", "payload": "x"}
     routes = [core("in", "out"), core("in", {"subject": "out", "connection": "edge"}, name="s")]
     loose, strict = {"subject": "out"}, {"subject": "out", "connection": "main"}
@@ -209,12 +209,12 @@ def test_one_that_answers_two_is_given_to_either() -> None:
     assert found.difference == ("- connection: main", "+ connection: edge", "  subject: out")
 
 
-def test_what_comes_unasked_is_shown_whole() -> None:
+def test_an_unexpected_message_is_shown_completely() -> None:
     found = run(core("in", "out"), test=example({"subject": "in", "payload": "a\nb", "headers": {"K": "v"}}))
     assert found.difference == ("+ connection: main", "+ subject: out", "+ header K: v", "+ payload: a", "+ b")
 
 
-def test_what_does_not_come_is_shown(handlers: str) -> None:
+def test_a_missing_message_is_shown(handlers: str) -> None:
     route = core("in", "out", handler=f"{handlers}:swallow")
     found = run(route, test=example("in", {"subject": "out", "payload": "x"}))
     assert found.difference == ("- subject: out", "- payload: x")
@@ -230,7 +230,7 @@ def test_a_message_that_no_route_takes() -> None:
 
 
 @pytest.mark.parametrize("make", [core, stream])
-def test_why_a_message_failed_is_said(make: Any, handlers: str) -> None:
+def test_the_reason_of_a_failed_message_is_shown(make: Any, handlers: str) -> None:
     route = make("in", "out", handler=f"{handlers}:refuse")
     why = "route r: the message failed: handler_error: ValueError: no such order"
     found = run(route, test=example("in", "out"))
@@ -261,12 +261,12 @@ def test_the_first_match_is_taken() -> None:
     assert run(route, test=example(low, "slow")).passed
 
 
-def test_a_payload_is_made() -> None:
+def test_a_payload_may_be_built_by_an_expression() -> None:
     route = core("in", {"subject": "out", "payload": '{"id": body.id, "total": body.total * 100.0}'})
     message = {"subject": "in", "json": {"id": "7", "total": 150.5, "more": 1}}
     assert run(route, test=example(message, {"subject": "out", "json": {"id": "7", "total": 15050}})).passed
 
 
-def test_why_an_expression_failed_is_said() -> None:
+def test_the_cause_of_a_failed_expression_is_shown() -> None:
     found = run(core("in", "out", when="body.total > 1"), test=example({"subject": "in", "payload": "x"}, "out"))
     assert found.difference[0].startswith("route r: the message failed: expression: ")

@@ -1,4 +1,4 @@
-"""What `router-trio explain` says, without a process and without a server."""
+"""`router-trio explain`, called without a process and without a server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_json_has_every_matching_route_in_order_with_final_subjects() -> None:
     }
 
 
-def test_no_match_is_an_answer_that_names_what_would_match() -> None:
+def test_without_a_match_the_patterns_of_all_routes_are_listed() -> None:
     found = explained("nobody.asks", route("orders", {"subject": "orders.*", "queue": "workers"}, "eu.$1"))
     assert found.as_json() == {"subject": "nobody.asks", "routes": []}
     assert list(found.lines()) == [
@@ -52,7 +52,7 @@ def test_no_match_is_an_answer_that_names_what_would_match() -> None:
     ]
 
 
-def test_no_routes_at_all() -> None:
+def test_a_configuration_without_routes() -> None:
     found = explained("nobody.asks")
     assert found.as_json() == {"subject": "nobody.asks", "routes": []}
     assert list(found.lines()) == ["no route takes it: there are no routes"]
@@ -75,7 +75,7 @@ def test_a_stream_with_filter_takes_only_what_matches_it() -> None:
     assert explained("b.b", archive).as_json()["routes"] == []
 
 
-def test_a_jetstream_destination_and_a_random_one_are_told_apart() -> None:
+def test_a_jetstream_destination_and_a_random_one_are_distinguished() -> None:
     source = {"connection": "main", "subject": "a.*"}
     to = [
         {"connection": "other", "subject": "kept.$1", "jetstream": True},
@@ -104,7 +104,7 @@ def test_a_mapping_that_refuses_this_subject_is_shown_as_failing() -> None:
     assert list(found.lines())[1].startswith("  -> other: fails: subject 'a.--b' maps to 'c..b.d'")
 
 
-def test_a_subject_that_would_lead_to_the_server_is_refused_as_the_router_would() -> None:
+def test_a_subject_reserved_for_the_server_is_refused_as_the_router_would() -> None:
     found = explained("in.$JS.API.STREAM.DELETE.S", route("open", {"subject": "in.>"}, ">", "safe.>"))
     refused, sent = found.as_json()["routes"][0]["destinations"]
     assert refused["subject"] is None

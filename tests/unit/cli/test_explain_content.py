@@ -1,4 +1,4 @@
-"""What `router-trio explain` says of routes that decide by content, and what it expects."""
+"""`router-trio explain` for routes that decide by content, and its expectations."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_a_when_that_holds_is_shown_with_its_parts() -> None:
     ]
 
 
-def test_a_when_that_does_not_hold_filters() -> None:
+def test_a_when_that_does_not_hold_filters_the_message() -> None:
     found = explained(route({}, when="body.total > 100"), body={"total": 5})
-    told = only(found)
-    assert (told["filtered"], told["destinations"], told["when"]["value"]) == ("when", [], False)
+    output = only(found)
+    assert (output["filtered"], output["destinations"], output["when"]["value"]) == ("when", [], False)
     assert list(found.lines())[-1] == "  filtered: its when is false"
     assert found.difference([]) is None
 
@@ -77,58 +77,58 @@ def test_a_when_that_does_not_hold_filters() -> None:
 @pytest.mark.parametrize(("payload", "detail"), [(b"x", "JSON"), (b"{}", "total"), (b'{"total": "5"}', "string")])
 def test_a_when_that_fails_fails_the_message(payload: bytes, detail: str) -> None:
     found = explained(route({}, when="body.total > 100"), payload=payload)
-    told = only(found)
-    assert told["error"]["reason"] == "expression"
-    assert detail in told["error"]["detail"]
-    assert told["destinations"] == []
-    assert "filtered" not in told
+    output = only(found)
+    assert output["error"]["reason"] == "expression"
+    assert detail in output["error"]["detail"]
+    assert output["destinations"] == []
+    assert "filtered" not in output
     assert found.difference(["out.0"]) == "the message fails in r"
-    assert list(found.lines())[-1] == f"  fails: {told['error']['detail']}"
+    assert list(found.lines())[-1] == f"  fails: {output['error']['detail']}"
 
 
-def test_first_match_says_why_each_was_or_was_not_taken() -> None:
+def test_first_match_explains_each_destination() -> None:
     to: Any = ({"when": 'body.p == "high"'}, {"when": 'body.p == "low"'}, {})
     found = explained(route(*to, strategy="first_match"), body={"p": "low"})
-    told = only(found)
-    assert [one["subject"] for one in told["destinations"]] == ["out.1"]
-    assert told["destinations"][0]["when"]["value"] is True
-    assert [(one["template"], one["why"]) for one in told["not_taken"]] == [
+    output = only(found)
+    assert [one["subject"] for one in output["destinations"]] == ["out.1"]
+    assert output["destinations"][0]["when"]["value"] is True
+    assert [(one["template"], one["why"]) for one in output["not_taken"]] == [
         ("out.0", "its when is false"),
         ("out.2", "an earlier destination takes it"),
     ]
     assert "  not to main: out.2: an earlier destination takes it" in list(found.lines())
 
 
-def test_what_no_destination_takes_is_unmatched() -> None:
+def test_a_message_that_no_destination_takes_is_unmatched() -> None:
     found = explained(route({"when": "false"}, {"when": "body.a == 1"}, {"mirror": 1}), body={"a": 2})
-    told = only(found)
-    assert (told["filtered"], told["destinations"]) == ("unmatched", [])
-    assert told["not_taken"][2]["why"] == "a mirror gets a copy only if another destination gets the message"
+    output = only(found)
+    assert (output["filtered"], output["destinations"]) == ("unmatched", [])
+    assert output["not_taken"][2]["why"] == "a mirror gets a copy only if another destination gets the message"
     assert list(found.lines())[-1] == "  filtered: no destination takes it"
 
 
 def test_one_failing_when_of_a_destination_stops_the_others_as_well() -> None:
     found = explained(route({"when": "body.a == 1"}, {"when": "body.b == 1"}, {}), body={"a": 1})
-    told = only(found)
-    assert told["destinations"] == []
-    assert [one["why"] for one in told["not_taken"]] == [
+    output = only(found)
+    assert output["destinations"] == []
+    assert [one["why"] for one in output["not_taken"]] == [
         "the message fails",
         "its when fails, so the message fails",
         "the message fails",
     ]
 
 
-def test_what_depends_on_more_than_the_message_is_said() -> None:
+def test_decisions_that_depend_on_more_than_the_message_are_named() -> None:
     found = explained(
         route({"weight": 3}, {}, name="w", strategy="weighted"),
         route({}, {}, name="f", strategy="fallback"),
         route({}, {"mirror": 0.25}, name="m"),
     )
-    told = [
+    output = [
         [(one["subject"], one.get("depends_on"), one.get("share")) for one in route["destinations"]]
         for route in found.as_json()["routes"]
     ]
-    assert told == [
+    assert output == [
         [("out.0", "weight", 0.75), ("out.1", "weight", 0.25)],
         [("out.0", "health", None), ("out.1", "health", None)],
         [("out.0", None, None), ("out.1", "mirror", 0.25)],
@@ -142,19 +142,19 @@ def test_what_depends_on_more_than_the_message_is_said() -> None:
     assert "  -> main: out.1 (core publish, mirror of 0.25 of the messages)" in lines
 
 
-def test_sticky_shows_the_key_and_goes_where_the_router_would_send_it() -> None:
+def test_sticky_shows_the_key_and_the_destination_that_the_router_would_choose() -> None:
     configured = route({}, {}, {}, strategy="sticky", key="body.id")
     found = explained(configured, body={"id": "c-7"})
-    told = only(found)
-    [taken] = told["destinations"]
+    output = only(found)
+    [taken] = output["destinations"]
     settings = Settings(connections={"main": {"servers": ["nats://h"]}}, routes=[configured])
     [plan] = compile_routes(settings)
     from router_trio.expressions.message import Facts
 
     [index] = plan.strategy().choose(Facts("orders.7", b"", b'{"id": "c-7"}', plan.reader()))
     assert (taken["subject"], taken["depends_on"]) == (f"out.{index}", "key")
-    assert told["key"] == {"expression": "body.id", "value": "c-7"}
-    assert {one["why"] for one in told["not_taken"]} == {"the key selects another destination"}
+    assert output["key"] == {"expression": "body.id", "value": "c-7"}
+    assert {one["why"] for one in output["not_taken"]} == {"the key selects another destination"}
 
 
 def test_transformed_payload_and_headers_are_shown() -> None:
@@ -195,7 +195,7 @@ def test_a_mirror_that_fails_fails_nothing() -> None:
     assert found.difference(["out.0"]) is None
 
 
-def test_what_only_a_stream_knows_is_assumed_and_said() -> None:
+def test_values_that_only_a_stream_knows_are_assumed_and_named() -> None:
     source = {"stream": "S", "durable": "d", "filter": "orders.*"}
     found = explained(route({}, source=source, when="deliveries == 1 && sequence == 1"))
     assert only(found)["assumed"] == {"sequence": 1, "deliveries": 1, "time": "now"}
@@ -238,7 +238,7 @@ to = [{ subject = "eu.$1" }, { subject = "log" }]
 
 
 @pytest.mark.parametrize(
-    ("data", "expect", "code", "told"),
+    ("data", "expect", "code", "output"),
     [
         ('{"total": 150}', ["eu.7", "log"], 0, ""),
         ('{"total": 150}', ["log"], 1, "router-trio: not as expected: it is sent to eu.7\n"),
@@ -255,7 +255,7 @@ def test_the_command_expects_subjects(
     data: str,
     expect: list[str],
     code: int,
-    told: str,
+    output: str,
     form: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -265,7 +265,7 @@ def test_the_command_expects_subjects(
     options = [word for subject in expect for word in ("--expect", subject)]
     assert main(["explain", str(config), "orders.7", "--data", data, *options, *form]) == code
     out, error = capsys.readouterr()
-    assert error == told
+    assert error == output
     assert json.loads(out)["subject"] == "orders.7" if form else out.startswith("message orders.7: ")
 
 

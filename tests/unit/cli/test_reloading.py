@@ -1,4 +1,4 @@
-"""When a file counts as changed: new, and found twice in a row."""
+"""When a file counts as changed: its content is new, and the same twice in a row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def of(text: str | None) -> Content | None:
     return None if text is None else (("router.toml", text.encode()),)
 
 
-def told(detector: ChangeDetector, *texts: str | None) -> list[bool]:
+def seen(detector: ChangeDetector, *texts: str | None) -> list[bool]:
     return [detector.has_changed(of(text)) for text in texts]
 
 
@@ -32,21 +32,21 @@ name = "other"
 HALF = TWO[: TWO.rindex("[[routes]]")]
 
 
-def test_what_is_as_it_was_has_not_changed() -> None:
-    assert told(ChangeDetector(of(A)), A, A, A) == [False, False, False]
+def test_unchanged_content_is_no_change() -> None:
+    assert seen(ChangeDetector(of(A)), A, A, A) == [False, False, False]
 
 
-def test_what_is_new_has_changed_once_when_it_was_found_twice() -> None:
-    assert told(ChangeDetector(of(A)), B, B, B, A, A) == [False, True, False, False, True]
+def test_new_content_counts_once_after_it_was_found_twice() -> None:
+    assert seen(ChangeDetector(of(A)), B, B, B, A, A) == [False, True, False, False, True]
 
 
-def test_what_is_half_written_or_away_for_a_moment_changes_nothing() -> None:
-    assert told(ChangeDetector(of(A)), "", "half", None, A, A) == [False] * 5
-    assert told(ChangeDetector(of(A)), None, None, None) == [False] * 3
+def test_a_half_written_or_briefly_missing_file_is_no_change() -> None:
+    assert seen(ChangeDetector(of(A)), "", "half", None, A, A) == [False] * 5
+    assert seen(ChangeDetector(of(A)), None, None, None) == [False] * 3
 
 
-def test_a_file_that_is_written_on_and_on_counts_when_it_is_over() -> None:
-    assert told(ChangeDetector(of("")), "b = 1", "b = 1\nc = 1", "b = 1\nc = 1\nd = 1", "b = 1\nc = 1\nd = 1")[-2:] == [
+def test_a_file_under_constant_writing_changes_when_the_writing_stops() -> None:
+    assert seen(ChangeDetector(of("")), "b = 1", "b = 1\nc = 1", "b = 1\nc = 1\nd = 1", "b = 1\nc = 1\nd = 1")[-2:] == [
         False,
         True,
     ]
@@ -67,12 +67,12 @@ def test_a_file_that_is_written_on_and_on_counts_when_it_is_over() -> None:
 )
 def test_a_writer_that_pauses_for_three_seconds_is_waited_for(half: str | None) -> None:
     new = TWO.replace("5/s", "6/s")
-    assert told(ChangeDetector(of(TWO)), half, half, half, half, new, new, new) == [False] * 5 + [True, False]
+    assert seen(ChangeDetector(of(TWO)), half, half, half, half, new, new, new) == [False] * 5 + [True, False]
 
 
 @pytest.mark.parametrize("less", [HALF, TWO[:-3], "", None], ids=["a route", "no TOML", "empty", "away"])
-def test_what_has_less_and_stays_so_has_changed(less: str | None) -> None:
-    assert told(ChangeDetector(of(TWO)), *[less] * 8) == [False] * 5 + [True, False, False]
+def test_content_that_stays_shorter_has_changed(less: str | None) -> None:
+    assert seen(ChangeDetector(of(TWO)), *[less] * 8) == [False] * 5 + [True, False, False]
 
 
 def test_routes_that_move_to_another_file_or_place_are_not_missing() -> None:
@@ -81,7 +81,7 @@ def test_routes_that_move_to_another_file_or_place_are_not_missing() -> None:
     assert [detector.has_changed(moved), detector.has_changed(moved)] == [False, True]
 
 
-def test_the_files_of_a_folder_are_looked_at(tmp_path: Path) -> None:
+def test_the_files_of_a_folder_are_read(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text("b")
     (tmp_path / "a.toml").write_text("a")
     (tmp_path / "notes.txt").write_text("n")
@@ -90,7 +90,7 @@ def test_the_files_of_a_folder_are_looked_at(tmp_path: Path) -> None:
     assert len(content_of([tmp_path]) or ()) == 3
 
 
-def test_files_are_looked_at_together(tmp_path: Path) -> None:
+def test_files_are_compared_together(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("1")
     assert content_of([one, other]) is None
@@ -98,7 +98,7 @@ def test_files_are_looked_at_together(tmp_path: Path) -> None:
     assert content_of([one, other]) == ((str(one), b"1"), (str(other), b"2"))
 
 
-async def test_it_is_looked_at_each_second(autojump_clock: MockClock) -> None:
+async def test_files_are_read_once_a_second(autojump_clock: MockClock) -> None:
     looks: list[float] = []
     changes: list[int] = []
 

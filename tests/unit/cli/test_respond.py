@@ -1,4 +1,4 @@
-"""What `check` and `explain` say of a route that answers."""
+"""`check` and `explain` for a route that sends responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_check_refuses_one_without_a_handler(tmp_path: Path) -> None:
     assert [problem.path for problem in caught.value.problems] == ["routes[0].respond"]
 
 
-def test_explain_says_where_the_answer_goes() -> None:
+def test_explain_shows_where_the_response_is_sent() -> None:
     settings = Settings(connections=MAIN, routes=[route(to=[], respond=True, handler="shop:price")])
     explanation = explain_message(compile_routes(settings), "in.x")
     assert "  the result of the handler is also sent to the reply subject of the message" in list(explanation.lines())

@@ -1,4 +1,4 @@
-"""`router-trio test`: what it prints and how it ends. `test_examples` has what it runs."""
+"""Output and exit codes of `router-trio test`. `test_examples` covers what it runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def command(tmp_path: Path, text: str, *arguments: str) -> int:
     return main(["test", str(tmp_path / "router.toml"), *arguments])
 
 
-def test_all_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_tests_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(tmp_path, CONFIG + TESTS) == DONE
     assert capsys.readouterr() == (
         "ok      an order goes to Europe\nok      a bill goes nowhere\n2 passed, 0 failed\n",
@@ -54,13 +54,13 @@ def test_all_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_one_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_test_is_shown_with_its_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(tmp_path, CONFIG + TESTS + WRONG) == FAILED
     told = capsys.readouterr().out
     assert told.endswith("FAILED  wrong\n    - subject: eu.8\n    + subject: eu.7\n2 passed, 1 failed\n")
 
 
-def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(tmp_path, CONFIG + TESTS + WRONG, "--json") == FAILED
     [order, bill, wrong] = json.loads(capsys.readouterr().out)["tests"]
     came = {"connection": "main", "subject": "eu.7", "headers": {}, "json": {"id": "7"}}
@@ -75,7 +75,7 @@ def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (wrong["passed"], wrong["got"], wrong["difference"]) == (False, [came], "- subject: eu.8\n+ subject: eu.7")
 
 
-def test_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_test_is_selected_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(tmp_path, CONFIG + TESTS + WRONG, "--only", "a bill goes nowhere") == DONE
     assert capsys.readouterr().out == "ok      a bill goes nowhere\n1 passed, 0 failed\n"
     assert command(tmp_path, CONFIG + TESTS, "--only", "a bil goes nowhere") == WRONG_USAGE
@@ -103,7 +103,7 @@ def test_a_handler_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "routes[0].handler" in capsys.readouterr().err
 
 
-def test_in_a_terminal_what_differs_has_a_colour(
+def test_differences_are_coloured_in_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

@@ -1,4 +1,4 @@
-"""Both ways to publish, under one name, and a broker whose stream takes either."""
+"""Both ways to publish, under one name, and a broker whose stream accepts either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing from a program: what each publish gets, counts and becomes while connected."""
+"""Publishing from a program while connected: results, counts and fates."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_publish_with_ack_returns_the_ack(autojump_clock: MockClock) -> 
         assert w.entry()["settled"] == {"acked": 2}
 
 
-async def test_an_own_message_id_is_kept_and_a_duplicate_told(autojump_clock: MockClock) -> None:
+async def test_an_own_message_id_is_kept_and_a_duplicate_reported(autojump_clock: MockClock) -> None:
     async with world(brokers=broker_with_stream()) as w:
         first = await w.live.publish_with_ack("s.x", b"x", {"Nats-Msg-Id": "own", "A": "1"})
         second = await w.live.publish_with_ack("s.x", b"x", [("Nats-Msg-Id", "own")])
@@ -64,7 +64,7 @@ async def test_any_bytes_are_a_payload_and_a_copy_is_kept(autojump_clock: MockCl
         assert payloads(w) == [b"x"]
 
 
-async def test_concurrent_publishes_are_each_told_their_own_ack(autojump_clock: MockClock) -> None:
+async def test_concurrent_publishes_each_get_their_own_ack(autojump_clock: MockClock) -> None:
     async with world(brokers=broker_with_stream()) as w:
         found: dict[int, int | None] = {}
 
@@ -78,7 +78,7 @@ async def test_concurrent_publishes_are_each_told_their_own_ack(autojump_clock: 
         assert {number: stored[sequence or 0] for number, sequence in found.items()} == {n: n for n in range(200)}
 
 
-async def test_several_connections_must_be_named(autojump_clock: MockClock) -> None:
+async def test_with_several_connections_one_must_be_named(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     async with world(brokers=brokers) as w:
         await (await w.live.publish("a", b"x", connection="edge")).settled()
@@ -120,7 +120,7 @@ async def test_several_connections_must_be_named(autojump_clock: MockClock) -> N
         ("a", b"x" * 900, {"A": "y" * 200}, "too_large"),
     ],
 )
-async def test_what_can_not_be_sent_is_refused_and_harms_nothing(
+async def test_an_invalid_publish_is_refused_and_affects_no_other(
     autojump_clock: MockClock,
     subject: str,
     payload: Any,
@@ -159,7 +159,7 @@ async def test_exactly_max_payload_goes_through(autojump_clock: MockClock, with_
 # --- refused by the server or the stream ---
 
 
-async def test_no_stream_takes_it(autojump_clock: MockClock) -> None:
+async def test_a_publish_that_no_stream_takes_fails(autojump_clock: MockClock) -> None:
     async with world() as w:
         with pytest.raises(PublishError, match="no stream takes this subject") as refused:
             await w.live.publish_with_ack("nobody", b"x", timeout=2.0)
@@ -170,7 +170,7 @@ async def test_no_stream_takes_it(autojump_clock: MockClock) -> None:
         assert w.watch.count("NATS_PUBLISH_WITH_ACK_ERROR") == 1
 
 
-async def test_a_stream_that_comes_in_time_takes_it(autojump_clock: MockClock) -> None:
+async def test_a_stream_created_before_the_deadline_takes_the_publish(autojump_clock: MockClock) -> None:
     async with world() as w, trio.open_nursery() as nursery:
 
         async def create() -> None:
@@ -183,7 +183,7 @@ async def test_a_stream_that_comes_in_time_takes_it(autojump_clock: MockClock) -
         assert (w.successes("publish_with_ack"), w.failures("publish_with_ack")) == (1, {})
 
 
-async def test_a_full_stream_says_so_at_once(autojump_clock: MockClock) -> None:
+async def test_a_full_stream_refuses_at_once(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("S", ["s.>"], max_messages=1)
     async with world(brokers={"main": broker}) as w:
@@ -197,7 +197,7 @@ async def test_a_full_stream_says_so_at_once(autojump_clock: MockClock) -> None:
 
 
 @WITH_ACK
-async def test_a_publish_that_is_not_allowed(autojump_clock: MockClock, with_ack: bool) -> None:
+async def test_a_publish_without_permission_is_refused(autojump_clock: MockClock, with_ack: bool) -> None:
     async with world(brokers=broker_with_stream()) as w:
         w.broker.deny_publish("s.secret")
         if with_ack:
@@ -224,7 +224,7 @@ async def test_no_answer_in_time_fails_it_and_a_late_one_changes_nothing(autojum
         assert (w.successes("publish_with_ack"), w.failures("publish_with_ack")) == (0, {"timeout": 1})
 
 
-async def test_a_failure_while_connected_is_let_go_in_fail_open_mode(autojump_clock: MockClock) -> None:
+async def test_a_failure_while_connected_drops_the_message_in_fail_open_mode(autojump_clock: MockClock) -> None:
     async with world(fail_open=True) as w:
         receipt = await w.live.publish_with_ack("nobody", b"x", timeout=1.0)
         assert receipt.status == "failed_open"

@@ -1,4 +1,4 @@
-"""Callers that are cancelled while they publish: what was accepted stays accepted."""
+"""Callers that are cancelled while they publish: an accepted message stays accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.client.publishing import WITH_ACK, broker_with_stream, fates, op
 
 @WITH_ACK
 @pytest.mark.parametrize("connected", [True, False])
-async def test_cancelled_before_it_is_accepted_nothing_was(
+async def test_cancelled_before_the_offer_nothing_is_accepted(
     autojump_clock: MockClock, with_ack: bool, connected: bool
 ) -> None:
     async with world(brokers=broker_with_stream()) as w:
@@ -34,7 +34,7 @@ async def test_cancelled_before_it_is_accepted_nothing_was(
 
 
 @WITH_ACK
-async def test_cancelled_while_it_waits_for_room_it_was_not_accepted(autojump_clock: MockClock, with_ack: bool) -> None:
+async def test_cancelled_while_waiting_for_room_nothing_is_accepted(autojump_clock: MockClock, with_ack: bool) -> None:
     async with world(brokers=broker_with_stream(), max_pending_operations=2, on_pending_full="block") as w:
         await w.lose()
         receipts = [await publish(w.live, b"%d" % number, with_ack=with_ack) for number in range(2)]
@@ -48,7 +48,7 @@ async def test_cancelled_while_it_waits_for_room_it_was_not_accepted(autojump_cl
         assert payloads(w) == [b"0", b"1"]
 
 
-async def test_cancelled_while_it_waits_for_the_ack_the_message_stays_accepted(autojump_clock: MockClock) -> None:
+async def test_cancelled_while_waiting_for_the_ack_the_message_stays_accepted(autojump_clock: MockClock) -> None:
     async with world(brokers=broker_with_stream(), liveness_interval="60s") as w:
         w.broker.stall(10.0)
         with trio.move_on_after(1) as scope:
@@ -60,7 +60,7 @@ async def test_cancelled_while_it_waits_for_the_ack_the_message_stays_accepted(a
         assert w.successes("publish_with_ack") == 1
 
 
-async def test_the_time_of_one_whose_link_was_lost_is_nobody_s_any_more(autojump_clock: MockClock) -> None:
+async def test_the_deadline_of_a_publish_ends_with_its_link(autojump_clock: MockClock) -> None:
     async with world(brokers=broker_with_stream(), liveness_interval="60s") as w:
         w.broker.stall(1.0)
         async with trio.open_nursery() as nursery:
@@ -74,7 +74,7 @@ async def test_the_time_of_one_whose_link_was_lost_is_nobody_s_any_more(autojump
 
 
 @pytest.mark.parametrize("timeout", [-1.0, float("nan")])
-async def test_a_timeout_that_is_none_is_refused_before_anything_is_accepted(
+async def test_an_invalid_timeout_is_refused_before_anything_is_accepted(
     autojump_clock: MockClock,
     timeout: float,  # noqa: ASYNC109 - it is what is tested
 ) -> None:
@@ -84,7 +84,7 @@ async def test_a_timeout_that_is_none_is_refused_before_anything_is_accepted(
         assert w.entry()["accepted"] == 0
 
 
-async def test_whoever_waits_for_a_fate_is_told_however_often_he_was_woken(autojump_clock: MockClock) -> None:
+async def test_every_waiter_for_a_fate_is_woken(autojump_clock: MockClock) -> None:
     receipt = Receipt()
     first = receipt.event()
     assert receipt.event() is first
@@ -150,7 +150,7 @@ async def test_callers_cancelled_at_any_moment_of_any_outage(autojump_clock: Moc
                 nursery.start_soon(one, number)
         w.broker.up()
         await eventually(lambda: w.entry()["pending"] == w.entry()["in_flight"] == 0, 120)
-        # Whoever has an answer has a fate; what was confirmed has arrived; the rest adds up (the world checks it).
+        # A caller with an answer has a fate; confirmed messages have arrived; the world checks that the rest adds up.
         came = set(map(int, payloads(w)))
         for number, receipt in answered.items():
             assert receipt.fate is not None

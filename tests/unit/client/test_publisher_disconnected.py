@@ -1,4 +1,4 @@
-"""Publishing while the connection is away, or its queue is full: what is kept, dropped and told."""
+"""Publishing while disconnected or with a full queue: what is kept, dropped and reported."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ from tests.unit.client.publishing import (
 
 
 @WITH_ACK
-async def test_queued_while_away_and_drained_in_order(autojump_clock: MockClock, with_ack: bool) -> None:
+async def test_publishes_are_queued_while_disconnected_and_drained_in_order(
+    autojump_clock: MockClock, with_ack: bool
+) -> None:
     async with world(brokers=broker_with_stream()) as w:
         await w.lose()
         receipts = []
         for number in range(50):
             receipts.append(await publish(w.live, b"%d" % number, with_ack=with_ack))
-            # Exactly once, and before the caller has its answer.
+            # Stored exactly once, and before the caller gets its answer.
             assert w.failures(operation(with_ack)) == {"not_connected": number + 1}
             assert w.watch.count(event("QUEUED", with_ack)) == number + 1
         assert {receipt.status for receipt in receipts} == {"queued"}
@@ -52,7 +54,7 @@ async def test_queued_while_away_and_drained_in_order(autojump_clock: MockClock,
 
 
 @WITH_ACK
-async def test_in_fail_open_mode_nothing_is_kept(autojump_clock: MockClock, with_ack: bool) -> None:
+async def test_fail_open_mode_keeps_nothing_while_disconnected(autojump_clock: MockClock, with_ack: bool) -> None:
     async with world(brokers=broker_with_stream(), fail_open=True, max_pending_operations=1) as w:
         await w.lose()
         for number in range(3):
@@ -87,7 +89,7 @@ async def test_a_link_lost_while_waiting_for_the_ack(autojump_clock: MockClock) 
         assert (receipt.status, receipt.stream, receipt.sequence) == ("queued", "S", 1)
 
 
-async def test_a_link_lost_behind_the_stream_answers_as_a_duplicate(autojump_clock: MockClock) -> None:
+async def test_a_link_lost_after_the_stream_stored_it_gives_a_duplicate(autojump_clock: MockClock) -> None:
     async with world(brokers=broker_with_stream()) as w, trio.open_nursery() as nursery:
 
         async def lose() -> None:
@@ -101,7 +103,7 @@ async def test_a_link_lost_behind_the_stream_answers_as_a_duplicate(autojump_clo
 
 
 @WITH_ACK
-async def test_a_link_lost_in_fail_open_mode_lets_go_what_was_unconfirmed(
+async def test_a_link_lost_in_fail_open_mode_drops_unconfirmed_publishes(
     autojump_clock: MockClock, with_ack: bool
 ) -> None:
     async with world(brokers=broker_with_stream(), fail_open=True) as w, trio.open_nursery() as nursery:
@@ -214,7 +216,7 @@ async def test_block(autojump_clock: MockClock, with_ack: bool) -> None:
 
 @WITH_ACK
 @pytest.mark.parametrize("policy", ["drop_oldest", "reject", "block"])
-async def test_connected_a_full_queue_waits_for_the_wire_whatever_the_policy(
+async def test_while_connected_a_full_queue_waits_for_the_wire_under_any_policy(
     autojump_clock: MockClock, policy: str, with_ack: bool
 ) -> None:
     async with world(
@@ -252,7 +254,7 @@ async def test_expiry(autojump_clock: MockClock) -> None:
 
 
 @WITH_ACK
-async def test_what_is_left_at_the_end_is_dropped_and_told(autojump_clock: MockClock, with_ack: bool) -> None:
+async def test_publishes_left_at_the_end_are_dropped_and_reported(autojump_clock: MockClock, with_ack: bool) -> None:
     async with world(brokers=broker_with_stream(), shutdown_timeout=1) as w:
         await w.lose()
         receipts = [await publish(w.live, with_ack=with_ack) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Where a router may be opened, and what one is told who opens it elsewhere."""
+"""Where a router may be opened, and the errors elsewhere."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def fake_router() -> Router:
     return Router(settings("nats://127.0.0.1:4222"), connect=lambda name, _: broker.connect)
 
 
-def test_a_program_of_asyncio_is_told_that_this_is_trio() -> None:
+def test_opening_under_asyncio_names_trio_in_the_error() -> None:
     with pytest.raises(TrioRequiredError, match=r"runs on Trio, and this is asyncio; .*trio\.run\(main\).*asyncio\.md"):
         asyncio.run(opened(fake_router()))
 
 
-def test_who_runs_no_event_loop_is_told_so() -> None:
+def test_opening_without_an_event_loop_says_so() -> None:
     coroutine = opened(fake_router())
     with pytest.raises(RouterError, match="runs on Trio, and this is no task of Trio"):
         coroutine.send(None)
 
 
-async def test_a_router_takes_another_network_and_no_http_when_it_is_opened() -> None:
+async def test_an_open_router_may_use_another_network_and_no_http() -> None:
     own, other = FakeBroker(), FakeBroker()
     everyday = Settings(telemetry={"listen": "127.0.0.1:1"}, connections={"main": {"servers": ["nats://127.0.0.1"]}})
     router = Router(everyday, connect=lambda name, _: own.connect)

@@ -12,7 +12,7 @@ from router_trio.demo.display import Moment, PlainDisplay, ScreenDisplay, open_d
 MOMENT = Moment(elapsed=5.0, duration=20.0, state="reconnecting", published=1234, pending=56, in_flight=7, settled=890)
 
 
-def test_what_is_no_terminal_gets_plain_lines() -> None:
+def test_a_file_that_is_no_terminal_gets_plain_lines() -> None:
     file = io.StringIO()
     with open_display(file) as display:
         assert isinstance(display, PlainDisplay)
@@ -26,7 +26,7 @@ def test_what_is_no_terminal_gets_plain_lines() -> None:
     ]
 
 
-def test_a_terminal_gets_a_screen_and_keeps_what_was_said() -> None:
+def test_a_terminal_gets_a_screen_and_keeps_the_log() -> None:
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=80)
     with Screen(console=console, auto_refresh=False, transient=True) as screen:

@@ -1,4 +1,4 @@
-"""The demo's verdict must notice every kind of loss: else it proves nothing."""
+"""The demo's verdict must notice every kind of loss: otherwise it proves nothing."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ SENT = {"a": [1, 2, 3], "b": [1, 2]}
 ARRIVED = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
 
 
-def test_all_arrived_once_and_in_order() -> None:
+def test_all_messages_arrived_once_and_in_order() -> None:
     found = tally(SENT, ARRIVED)
     assert found == Tally(sent=5, stored=5, missing=0, repeated=0, out_of_order=0, unexpected=0)
     assert found.exact
     assert str(found) == "5 of 5 arrived, each once and in order"
 
 
-def test_a_missing_one_is_noticed() -> None:
+def test_a_missing_message_is_noticed() -> None:
     found = tally(SENT, ARRIVED[:-1])
     assert (found.missing, found.exact, found.complete) == (1, False, False)
     assert str(found) == "4 arrived of 5: 1 missing"
 
 
-def test_a_repeated_one_is_complete_but_not_exact() -> None:
+def test_a_repeated_message_is_complete_but_not_exact() -> None:
     found = tally(SENT, [*ARRIVED, ("a", 1)])
     assert (found.repeated, found.out_of_order, found.exact, found.complete) == (1, 0, False, True)
 
@@ -34,7 +34,7 @@ def test_order_counts_within_a_subject_only() -> None:
     assert (found.out_of_order, found.complete) == (1, False)
 
 
-def test_one_that_was_never_sent_is_noticed() -> None:
+def test_a_message_that_was_never_sent_is_noticed() -> None:
     found = tally(SENT, [*ARRIVED, ("b", 3)])
     assert (found.unexpected, found.complete) == (1, False)
 
@@ -90,7 +90,7 @@ def test_a_good_verdict_has_the_ledger() -> None:
     assert "payments  7 received = 0 in hand + 5 routed + 2 returned" in lines
 
 
-def test_a_core_message_may_come_twice_but_a_stream_message_may_not() -> None:
+def test_a_core_message_may_arrive_twice_but_a_stream_message_may_not() -> None:
     assert verdict(tallies={"READINGS": TWICE, "AUDIT": TWICE})[0]
     good, text = verdict(tallies={"ARCHIVE": TWICE})
     assert not good

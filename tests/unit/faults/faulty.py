@@ -12,7 +12,7 @@ from tests.support.recorder import INBOX, Recorder
 
 
 def with_orders() -> FakeBroker:
-    """A broker with a stream."""
+    """Return a broker with a stream."""
     broker = FakeBroker()
     broker.add_stream("ORDERS", ["orders.*"])
     return broker

@@ -1,4 +1,4 @@
-"""Fault injection: what is struck, and what that does to a link. On the fake broker and the autojump clock."""
+"""Fault injection on the fake broker and the autojump clock: which operations are struck, and how a link reacts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_new_fault_replaces_the_old_one_of_its_operation() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, -1.0, 1.1, nan])
-def test_a_probability_that_is_none_is_refused(probability: float) -> None:
+def test_an_invalid_probability_is_refused(probability: float) -> None:
     with pytest.raises(ValueError, match="probability"):
         Faults().inject("publish", error("x"), probability=probability)
 
@@ -64,13 +64,13 @@ def test_an_unknown_operation_is_refused_with_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize("reason", ["", "Two Words", "x" * 41, "7up", "a{b}", "a\nb"])
-def test_a_reason_that_is_no_label_is_refused(reason: str) -> None:
+def test_a_reason_that_is_not_a_valid_label_is_refused(reason: str) -> None:
     with pytest.raises(ValueError, match="label"):
         error(reason)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, inf, nan, 1e6])
-def test_a_time_that_is_none_is_refused(seconds: float) -> None:
+def test_an_invalid_duration_is_refused(seconds: float) -> None:
     for make in (timeout, delay):
         with pytest.raises(ValueError, match="not a valid duration"):
             make(seconds)
@@ -85,7 +85,7 @@ def test_a_time_that_is_none_is_refused(seconds: float) -> None:
         (close_connection(), "close_connection"),
     ],
 )
-def test_a_fault_says_what_it_is(fault: Fault, text: str) -> None:
+def test_a_fault_describes_itself(fault: Fault, text: str) -> None:
     assert str(fault) == text
 
 
@@ -126,7 +126,7 @@ async def test_connect_is_delayed(broker: FakeBroker, autojump_clock: trio.testi
 
 @pytest.mark.parametrize("with_consumer", [False, True])
 @pytest.mark.parametrize(("fault", "reason", "seconds"), [(error("no"), "no", 0.0), (timeout(4.0), "timeout", 4.0)])
-async def test_subscribing_fails_and_the_link_lives(
+async def test_subscribing_fails_and_the_link_survives(
     broker: FakeBroker,
     autojump_clock: trio.testing.MockClock,
     fault: Fault,
@@ -163,7 +163,7 @@ async def test_the_link_dies_when_subscribing(broker: FakeBroker) -> None:
 
 @asynccontextmanager
 async def received(broker: FakeBroker, faults: Faults) -> AsyncIterator[tuple[Link, bytes]]:
-    """A link, and the reply subject of a message that it received from a stream."""
+    """Yield a link, and the reply subject of a message that it received from a stream."""
     broker.publish("orders.1", b"x")
     recorder = Recorder()
     async with faulty(broker, faults) as link:
@@ -182,7 +182,7 @@ def answer(link: Link, name: str, reply: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["ack", "nak"])
 @pytest.mark.parametrize(("fault", "reason"), [(error("no"), "no"), (timeout(4.0), "timeout")])
-async def test_an_answer_fails_at_once_and_the_link_lives(
+async def test_an_ack_or_nak_fails_at_once_and_the_link_survives(
     broker: FakeBroker, fault: Fault, reason: str, name: str
 ) -> None:
     faults = Faults()
@@ -198,7 +198,7 @@ async def test_an_answer_fails_at_once_and_the_link_lives(
         assert broker.unacked("ORDERS", "router") == 0
 
 
-async def test_of_acks_that_are_sent_together_each_is_struck_by_itself(broker: FakeBroker) -> None:
+async def test_acks_sent_together_are_struck_one_by_one(broker: FakeBroker) -> None:
     faults = Faults()
     broker.publish("orders.2", b"y")
     async with received(broker, faults) as (link, first):
@@ -213,7 +213,7 @@ async def test_of_acks_that_are_sent_together_each_is_struck_by_itself(broker: F
 
 
 @pytest.mark.parametrize("name", ["ack", "nak"])
-async def test_the_link_dies_at_an_answer(broker: FakeBroker, name: str) -> None:
+async def test_the_link_dies_at_an_ack_or_nak(broker: FakeBroker, name: str) -> None:
     faults = Faults()
     faults.inject(name, close_connection(), times=1)
 
@@ -233,12 +233,14 @@ async def test_the_link_dies_at_an_answer(broker: FakeBroker, name: str) -> None
     assert broker.unacked("ORDERS", "router") == 1
 
 
-async def test_answers_are_delayed_in_order(broker: FakeBroker, autojump_clock: trio.testing.MockClock) -> None:
+async def test_delayed_acks_and_naks_keep_their_order(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock
+) -> None:
     faults = Faults()
     faults.inject("nak", delay(3.0), times=1)
     async with received(broker, faults) as (link, reply):
         link.nak(reply, 0.0)
-        assert not link.ack([reply])  # not struck, and behind the nak all the same
+        assert not link.ack([reply])  # not struck, and sent behind the nak all the same
         await link.fence()
         assert broker.unacked("ORDERS", "router") == 1
         await trio.sleep(3.5)

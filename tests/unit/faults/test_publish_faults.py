@@ -1,4 +1,4 @@
-"""Faults of publishes: what they strike, and what they leave alone."""
+"""Faults of publishes: which publishes they strike, and which they leave alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def payloads(broker: FakeBroker) -> list[bytes]:
 # --- publish ---
 
 
-async def test_an_error_refuses_what_it_strikes_and_nothing_else(broker: FakeBroker) -> None:
+async def test_an_error_refuses_only_the_publish_that_it_strikes(broker: FakeBroker) -> None:
     faults = Faults()
     faults.inject("publish", error("overloaded"), times=2)
     recorder = Recorder()
@@ -46,7 +46,7 @@ async def test_an_error_refuses_what_it_strikes_and_nothing_else(broker: FakeBro
     assert faults.active() == ()
 
 
-async def test_publishes_that_stay_together_are_struck_one_by_one(broker: FakeBroker) -> None:
+async def test_publishes_of_one_batch_are_struck_one_by_one(broker: FakeBroker) -> None:
     faults = Faults()
     faults.inject("publish", error("overloaded"), times=2)
     frames = [publish(b"out", b"%d" % n) for n in range(4)]
@@ -61,7 +61,7 @@ async def test_publishes_that_stay_together_are_struck_one_by_one(broker: FakeBr
     assert payloads(broker) == [b"2", b"3"]
 
 
-async def test_a_core_publish_that_times_out_lets_its_batch_go_first(
+async def test_a_core_publish_that_times_out_is_sent_behind_its_batch(
     broker: FakeBroker, autojump_clock: trio.testing.MockClock
 ) -> None:
     faults = Faults()
@@ -117,7 +117,7 @@ async def test_the_link_dies_before_the_write(broker: FakeBroker, with_ack: bool
     assert broker.links == 0
 
 
-async def test_what_is_before_a_closed_connection_is_written(broker: FakeBroker) -> None:
+async def test_publishes_before_a_closed_connection_are_written(broker: FakeBroker) -> None:
     faults = Faults()
     faults.inject("publish_with_ack", close_connection())
     with pytest.raises(LinkError):
@@ -138,7 +138,7 @@ async def test_a_delay_keeps_the_order(broker: FakeBroker, autojump_clock: trio.
     assert trio.current_time() - began == pytest.approx(2.0), "each is as late as the others, not later"
 
 
-async def test_the_same_seed_strikes_the_same(broker: FakeBroker) -> None:
+async def test_the_same_seed_strikes_the_same_publishes(broker: FakeBroker) -> None:
     async def refused(seed: int) -> list[int]:
         faults = Faults()
         faults.inject("publish", error("x"), probability=0.3, seed=seed)

@@ -1,4 +1,4 @@
-"""Answers of the JetStream API: what is one gives values, what is none one error, whatever it is."""
+"""Answers of the JetStream API: a valid one is parsed into values, any other raises one error."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_a_group_without_a_majority_is_in_trouble(
     assert said is None if trouble is None else trouble in str(said)
 
 
-def test_a_stream() -> None:
-    """As nats-server 2.15 says it."""
+def test_a_stream_answer_is_parsed() -> None:
+    """Parse an answer as nats-server 2.15 sends it."""
     info = api.stream_info(STREAM)
     assert (info.name, info.created, info.subjects) == ("S", "2026-11-25T22:04:12.627927376Z", ("s.>",))
     assert (info.retention, info.storage, info.discard, info.replicas) == ("workqueue", "memory", "new", 3)
@@ -90,7 +90,7 @@ def test_a_stream() -> None:
     assert not any((info.allow_atomic, info.allow_counter, info.allow_schedules, info.sealed, info.mirror))
 
 
-def test_a_consumer() -> None:
+def test_a_consumer_answer_is_parsed() -> None:
     info = api.consumer_info(CONSUMER)
     assert (info.stream, info.name, info.created) == ("S", "d", "2026-11-25T22:04:12+02:00")
     assert (info.delivered, info.ack_floor) == (Reached(9, 2**64 - 1), Reached(2, 4))
@@ -108,7 +108,7 @@ def test_a_consumer() -> None:
     )
 
 
-def test_an_error_is_raised_with_its_codes_and_the_beginning_of_its_words() -> None:
+def test_an_error_answer_is_raised_with_its_codes_and_a_bounded_description() -> None:
     body = {"error": {"code": 404, "err_code": 10059, "description": "stream\nnot \x1b[31mfound" + "x" * 500}}
     for read, _ in READERS.values():
         with pytest.raises(ApiError) as caught:
@@ -120,7 +120,7 @@ def test_an_error_is_raised_with_its_codes_and_the_beginning_of_its_words() -> N
 
 @pytest.mark.parametrize("what", READERS)
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-def test_what_is_no_answer_is_one_error(what: str, body: bytes) -> None:
+def test_an_invalid_answer_raises_one_error(what: str, body: bytes) -> None:
     with pytest.raises(AnswerError) as caught:
         READERS[what][0](body)
     assert 0 < len(str(caught.value)) <= 2 * LONGEST_QUOTE
@@ -128,7 +128,7 @@ def test_what_is_no_answer_is_one_error(what: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("what", READERS)
 def test_every_field_may_have_any_value(what: str) -> None:
-    """Either it is read, and then of its type and in its range, or it is one error that names the field."""
+    """Any value is parsed into its type and range, or raises one error that names the field."""
     read, answer = READERS[what]
     refused: list[tuple[str, str]] = []
     for path in paths(answer):
@@ -148,7 +148,7 @@ def test_every_field_may_have_any_value(what: str) -> None:
         assert len(error_text) <= 2 * LONGEST_QUOTE
 
 
-def test_a_field_that_is_named_twice_is_an_error() -> None:
+def test_a_duplicated_field_is_an_error() -> None:
     body = json.dumps(stream_answer("S")).replace('"created":', '"created": "2026-01-01T00:00:00Z", "created":')
     with pytest.raises(AnswerError, match="twice"):
         api.stream_info(body.encode())
@@ -162,14 +162,14 @@ def test_any_json_is_an_answer_or_one_error(value: Any) -> None:
 
 
 @given(body=st.binary(max_size=300))
-def test_any_bytes_are_one_error(body: bytes) -> None:
+def test_any_bytes_raise_one_error(body: bytes) -> None:
     for read, _ in READERS.values():
         with pytest.raises((AnswerError, ApiError)):
             read(body)
 
 
 @given(what=st.sampled_from(sorted(READERS)), data=st.data())
-def test_an_answer_with_one_other_value_is_read_or_one_error(what: str, data: st.DataObject) -> None:
+def test_an_answer_with_one_changed_value_is_parsed_or_raises_one_error(what: str, data: st.DataObject) -> None:
     read, answer = READERS[what]
     path = data.draw(st.sampled_from(list(paths(answer))))
     changed = deepcopy(answer)
@@ -182,7 +182,7 @@ def test_an_answer_with_one_other_value_is_read_or_one_error(what: str, data: st
 
 
 def paths(answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The names that lead to each field."""
+    """Yield the path of names that leads to each field."""
     for name, value in answer.items():
         yield (name,)
         if isinstance(value, dict):
@@ -190,7 +190,7 @@ def paths(answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def typed(info: StreamInfo | ConsumerInfo | api.ConsumerConfig | Group | Reached) -> None:
-    """Each value is of a type that its annotation names, and bounded."""
+    """Assert that each value has the type that its annotation names, and is bounded."""
     for name in info.__slots__:
         value = getattr(info, name)
         if isinstance(value, str):
@@ -211,7 +211,7 @@ def typed(info: StreamInfo | ConsumerInfo | api.ConsumerConfig | Group | Reached
 
 
 class FarServer:
-    """The control plane, and the client, of a link whose server answers `seconds` behind the round trip."""
+    """The control plane and the client of a link whose server answers `seconds` after the round trip."""
 
     def __init__(self, round_trip: float, seconds: float, *, ping_under_way: bool) -> None:
         self._round_trip = round_trip
@@ -239,7 +239,7 @@ def api_of(server: Any) -> Api:
 
 @pytest.mark.parametrize("ping_under_way", [False, True])
 @pytest.mark.parametrize("round_trip", [0.0, 1.0, 3.0, 30.0])
-async def test_the_round_trip_of_a_link_is_no_part_of_the_time_for_an_answer(
+async def test_the_round_trip_of_a_link_does_not_count_against_the_answer_timeout(
     round_trip: float, ping_under_way: bool, autojump_clock: MockClock
 ) -> None:
     far = api_of(FarServer(round_trip, 1.9, ping_under_way=ping_under_way))

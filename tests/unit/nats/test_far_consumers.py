@@ -1,4 +1,4 @@
-"""Consumers on a link with a long round trip, which is no part of the time that a server gets."""
+"""Consumers on a link with a long round trip, which does not count against the timeout of the server."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NONE = cast(Any, None)
 
 
 class FarServer:
-    """The control plane, and the client, of a link. Its server answers at once, a round trip away.
+    """The control plane and the client of a link. Its server answers at once, a round trip away.
 
-    The pull requests of an earlier link, which is dead, wait there until `drops_at`.
+    The pull requests of an earlier, dead link wait there until `drops_at`.
     """
 
     def __init__(self, round_trip: float, *, drops_at: float = 0.0, is_silent: bool = False) -> None:
@@ -55,7 +55,7 @@ def consumer_of(server: Any) -> WirePullConsumer:
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 1.0, 6.0, 30.0])
-async def test_the_answer_that_naks_were_read_has_its_time_behind_a_round_trip(
+async def test_the_answer_that_naks_were_read_has_its_timeout_after_a_round_trip(
     round_trip: float, autojump_clock: MockClock
 ) -> None:
     assert await consumer_of(FarServer(round_trip)).again([1, 2, 3])
@@ -64,7 +64,7 @@ async def test_the_answer_that_naks_were_read_has_its_time_behind_a_round_trip(
     assert trio.current_time() - began <= 4 * round_trip + 10.1
 
 
-async def test_naks_that_are_denied_are_not_waited_for(autojump_clock: MockClock) -> None:
+async def test_denied_naks_are_not_waited_for(autojump_clock: MockClock) -> None:
     far = consumer_of(FarServer(1.0, is_silent=True))
 
     async def deny() -> None:
@@ -81,7 +81,7 @@ async def test_naks_that_are_denied_are_not_waited_for(autojump_clock: MockClock
 
 @pytest.mark.parametrize(("drops_at", "in_use"), [(0.0, False), (4.0, False), (1000.0, True)])
 @pytest.mark.parametrize("round_trip", [0.01, 2.0])
-async def test_requests_of_a_dead_link_are_not_those_of_another_process_on_a_far_server(
+async def test_pull_requests_of_a_dead_link_are_not_mistaken_for_another_process(
     round_trip: float, drops_at: float, in_use: bool, autojump_clock: MockClock
 ) -> None:
     api = Api(cast(Any, FarServer(round_trip, drops_at=drops_at if round_trip > 1 or in_use else 0.2)), Denials())

@@ -1,4 +1,4 @@
-"""INFO: whatever a peer says, a typed and bounded value or a `ProtocolError` that names the field."""
+"""INFO from any peer: a typed and bounded value, or a `ProtocolError` that names the field."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def info(**fields: Any) -> bytes:
         ("9" * 200 + ".1", None),
     ],
 )
-def test_the_numbers_are_what_the_version_begins_with(version: str, numbers: tuple[int, int] | None) -> None:
+def test_the_version_numbers_are_the_beginning_of_the_version(version: str, numbers: tuple[int, int] | None) -> None:
     assert parse_info(info(version=version)).major_minor == numbers
 
 
@@ -79,7 +79,7 @@ def test_the_numbers_are_what_the_version_begins_with(version: str, numbers: tup
         ("2.11.0", True),
         ("2.14", True),
         ("3.0.0", True),
-        # A version that can't be read keeps no route from standing by.
+        # An unparsable version keeps no route from standing by.
         ("2", True),
         ("dev", True),
     ],
@@ -109,7 +109,7 @@ def is_sound(found: ServerInfo) -> bool:
 
 
 def is_address(text: str) -> bool:
-    """Read it in another way than the product does."""
+    """Check an address with code of its own, independent of the package."""
     host, _, port = text.rpartition(":")
     assert port.isascii()
     assert 1 <= int(port) <= 65535
@@ -121,7 +121,7 @@ def is_address(text: str) -> bool:
 
 
 def refusal(text: bytes) -> str:
-    """What is said against an INFO, by a `ProtocolError` and nothing else; "" if a sound value comes of it."""
+    """Return the message of the `ProtocolError` that an INFO raises, or "" if it gives a sound value."""
     try:
         found = parse_info(text)
     except ProtocolError as error:
@@ -162,7 +162,7 @@ def test_any_bytes_are_a_sound_value_or_a_protocol_error(text: bytes) -> None:
         ("connect_urls", ["7", '"a:1"', "true", '{"a:1": 1}', "1e999"]),
     ],
 )
-def test_a_field_of_another_kind_is_named(field: str, values: list[str]) -> None:
+def test_a_field_of_a_wrong_type_is_named(field: str, values: list[str]) -> None:
     for value in values:
         with pytest.raises(ProtocolError, match=field) as caught:
             parse_info(b'{"%b": %b}' % (field.encode(), value.encode()))
@@ -192,13 +192,13 @@ def test_a_field_of_another_kind_is_named(field: str, values: list[str]) -> None
         b'{"x": "' + b"x" * MAX_INFO + b'"}',
     ],
 )
-def test_what_is_no_info(text: bytes) -> None:
+def test_an_invalid_info_is_refused(text: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse_info(text)
     assert len(str(caught.value)) < MAX_ERROR
 
 
-def test_what_a_server_sends_is_understood() -> None:
+def test_the_info_of_a_server_is_parsed() -> None:
     found = parse_info(
         b'{"server_id":"NA","server_name":"NA","version":"2.15.1","proto":1,"go":"go1.26","host":"0.0.0.0","port":4222,'
         b'"headers":true,"auth_required":true,"tls_required":true,"tls_available":true,"max_payload":2097152,'
@@ -221,12 +221,12 @@ def test_what_a_server_sends_is_understood() -> None:
     assert parse_info(b"{}") == ServerInfo()
 
 
-def test_limits_that_are_left_out_stay_as_they_were_and_nothing_else_does() -> None:
+def test_limits_that_are_left_out_keep_their_values_and_nothing_else_does() -> None:
     before = parse_info(info(max_payload=5000, max_control_line=8192, ldm=True, connect_urls=["a:1"], nonce="n"))
     assert parse_info(b"{}", before) == ServerInfo(max_payload=5000, max_control_line=8192)
 
 
-def test_a_limit_above_ours_is_ours() -> None:
+def test_a_limit_above_ours_is_clamped() -> None:
     found = parse_info(info(max_payload=10**30, max_control_line=10**30))
     assert (found.max_payload, found.max_control_line) == (MAX_MESSAGE, MAX_INFO)
 
@@ -256,7 +256,7 @@ def test_a_limit_may_be_absent_where_go_writes_null() -> None:
     assert parse_info(info(connect_urls=None)) == ServerInfo()
 
 
-def test_the_client_library_is_told_nothing_but_what_was_vetted() -> None:
+def test_the_client_library_gets_only_vetted_fields() -> None:
     found = parse_info(info(nonce='a"b\\', connect_urls=["a:1"], client_id=[1], max_payload=7, headers=True, x={}))
     line = found.for_client()
     assert line.startswith(b"INFO {")
@@ -271,6 +271,6 @@ def test_the_client_library_is_told_nothing_but_what_was_vetted() -> None:
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300))
-def test_a_quote_is_short_and_printable(said: bytes | str) -> None:
-    assert len(quote(said)) <= LONGEST_QUOTE
-    assert quote(said).isprintable()
+def test_a_quote_is_short_and_printable(text: bytes | str) -> None:
+    assert len(quote(text)) <= LONGEST_QUOTE
+    assert quote(text).isprintable()

@@ -1,4 +1,4 @@
-"""What a stream answers to a publish, in every form that a server gives it."""
+"""A stream's answers to publishes, in every form that a server sends."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support.odd_answers import BODIES, DIGITS, json_values
 
 class Listener:
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.reports: list[tuple[object, ...]] = []
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
         assert all(fate.name == "acked" and fate.reason is None for _, fate in pubacks)
-        self.told += [(order, fate.stream, fate.sequence, fate.duplicate) for order, fate in pubacks]
+        self.reports += [(order, fate.stream, fate.sequence, fate.duplicate) for order, fate in pubacks]
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool, *, stream: str = "") -> None:
-        self.told.append((order, reason, retriable))
+        self.reports.append((order, reason, retriable))
 
     def expects(self, stream: str) -> bool:
         raise AssertionError("not from here")
@@ -52,12 +52,12 @@ class Listener:
         raise AssertionError("not from here")
 
 
-def told(*bodies: bytes, block: bytes = b"") -> list[tuple[object, ...]]:
-    """What a listener hears of these answers, to the publishes 1, 2, 3..."""
+def reports(*bodies: bytes, block: bytes = b"") -> list[tuple[object, ...]]:
+    """Return the calls of a listener for these answers to the publishes 1, 2, 3..."""
     listener = Listener()
     answers = [raw(b"_INBOX.x.%d" % number, b"", block, body) for number, body in enumerate(bodies, 1)]
     PubAcks(listener).read(answers)
-    return listener.told
+    return listener.reports
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def told(*bodies: bytes, block: bytes = b"") -> list[tuple[object, ...]]:
         ('{"stream":"O:ÜT", "seq":12}'.encode(), ("O:ÜT", 12, False)),
     ],
 )
-def test_a_puback_is_read_the_same_each_time_and_among_others(body: bytes, expected: tuple[object, ...]) -> None:
+def test_a_puback_is_parsed_the_same_each_time_and_among_others(body: bytes, expected: tuple[object, ...]) -> None:
     other = b'{"stream":"OTHER", "seq":%d}'
-    found = told(body, other % 1, body, other % 2, body)
+    found = reports(body, other % 1, body, other % 2, body)
     assert found == [
         (1, *expected),
         (2, "OTHER", 1, False),
@@ -85,39 +85,39 @@ def test_a_puback_is_read_the_same_each_time_and_among_others(body: bytes, expec
 
 
 @pytest.mark.parametrize("end", [b"7", b"x}", b"}", b"7]"])
-def test_what_begins_like_a_puback_and_is_none_is_refused(end: bytes) -> None:
-    found = told(b'{"stream":"OUT", "seq":7}', b'{"stream":"OUT", "seq":' + end)
+def test_an_answer_that_only_begins_like_a_puback_is_refused(end: bytes) -> None:
+    found = reports(b'{"stream":"OUT", "seq":7}', b'{"stream":"OUT", "seq":' + end)
     assert found == [(1, "OUT", 7, False), (2, "bad_answer", False)]
 
 
-def test_an_error_says_whether_a_later_try_may_help() -> None:
+def test_an_error_reports_whether_a_retry_may_help() -> None:
     passing = b'{"error":{"code":503,"err_code":10008,"description":"temporarily unavailable"}}'
     final = b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"}}'
-    assert told(passing, final) == [(1, "jetstream_10008", True), (2, "wrong_expectation", False)]
+    assert reports(passing, final) == [(1, "jetstream_10008", True), (2, "wrong_expectation", False)]
 
 
-def test_nobody_takes_the_subject() -> None:
-    assert told(b"", block=b"NATS/1.0 503\r\n\r\n") == [(1, "no_responders", True)]
+def test_a_subject_without_a_stream_has_no_responders() -> None:
+    assert reports(b"", block=b"NATS/1.0 503\r\n\r\n") == [(1, "no_responders", True)]
 
 
-def test_what_does_not_end_in_a_number_is_for_no_publish() -> None:
+def test_a_reply_subject_without_a_number_settles_no_publish() -> None:
     listener = Listener()
     PubAcks(listener).read([raw(b"_INBOX.x.", b"", b"", b"{}"), raw(b"_INBOX.x.1_0", b"", b"", b"{}")])
-    assert listener.told == []
+    assert listener.reports == []
 
 
-def test_more_streams_than_are_remembered_are_read_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pubacks_of_more_streams_than_are_remembered_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pubacks, "MAX_REMEMBERED", 2)
     names = ["A", "B", "C", "A", "B", "C"]
     bodies = [b'{"stream":"%b", "seq":5}' % name.encode() for name in names]
-    assert told(*bodies) == [(number, name, 5, False) for number, name in enumerate(names, 1)]
+    assert reports(*bodies) == [(number, name, 5, False) for number, name in enumerate(names, 1)]
 
 
-# --- streams that there may not be ---
+# --- streams that may not exist ---
 
 
 class Asking(Listener):
-    """A listener behind `PubAcks` that ask."""
+    """A listener behind `PubAcks` that looks streams up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,45 +143,45 @@ def test_the_first_pubacks_of_a_stream_wait_until_it_is_known_to_exist() -> None
     heard = Asking()
     heard.hear(OUT, b'{"stream":"OUT", "seq":8,"duplicate": true}')
     heard.hear(OUT, first=3)
-    assert (heard.told, heard.asked) == ([], [("OUT", "")])
+    assert (heard.reports, heard.asked) == ([], [("OUT", "")])
     heard.pubacks.found(("OUT", ""), True)
-    assert heard.told == [(1, "OUT", 7, False), (2, "OUT", 8, True), (3, "OUT", 7, False)]
+    assert heard.reports == [(1, "OUT", 7, False), (2, "OUT", 8, True), (3, "OUT", 7, False)]
     assert heard.handed_out_times == 1, "what is acked together is acked now"
     heard.hear(OUT, OUT, first=4)
-    assert heard.told[3:] == [(4, "OUT", 7, False), (5, "OUT", 7, False)]
+    assert heard.reports[3:] == [(4, "OUT", 7, False), (5, "OUT", 7, False)]
     assert len(heard.asked) == 1
 
 
-def test_what_is_known_already_waits_for_nothing_until_the_stream_is_gone() -> None:
+def test_pubacks_of_a_known_stream_wait_for_nothing_until_the_stream_is_gone() -> None:
     heard = Asking()
     heard.pubacks.found(("OUT", ""), True)
     heard.hear(OUT, OUT)
-    assert heard.told == [(1, "OUT", 7, False), (2, "OUT", 7, False)]
+    assert heard.reports == [(1, "OUT", 7, False), (2, "OUT", 7, False)]
     heard.pubacks.found(("OUT", ""), False)
     assert (heard.asked, heard.handed_out_times) == ([], 0)
     heard.hear(OUT, first=3)
     assert heard.asked == [("OUT", "")]
     heard.pubacks.found(("OUT", ""), False)
-    assert heard.told[2:] == [(3, "bad_answer", False)]
+    assert heard.reports[2:] == [(3, "bad_answer", False)]
 
 
-def test_what_names_a_stream_that_there_is_not_is_refused_each_time() -> None:
+def test_pubacks_that_name_a_missing_stream_are_refused_each_time() -> None:
     heard = Asking()
     for first in (1, 3):
         heard.hear(GHOST, GHOST, first=first)
         heard.pubacks.found(("GHOST", ""), False)
-    assert heard.told == [(number, "bad_answer", False) for number in (1, 2, 3, 4)]
+    assert heard.reports == [(number, "bad_answer", False) for number in (1, 2, 3, 4)]
     assert heard.asked == [("GHOST", "")] * 2
 
 
-def test_a_made_up_puback_does_no_harm_to_the_right_one() -> None:
+def test_a_forged_puback_does_not_affect_the_right_one() -> None:
     heard = Asking()
     heard.hear(GHOST)
     heard.hear(OUT)
     heard.pubacks.found(("GHOST", ""), False)
-    assert heard.told == []
+    assert heard.reports == []
     heard.pubacks.found(("OUT", ""), True)
-    assert heard.told == [(1, "OUT", 7, False)]
+    assert heard.reports == [(1, "OUT", 7, False)]
 
 
 def test_a_stream_of_another_domain_is_another_stream() -> None:
@@ -190,10 +190,10 @@ def test_a_stream_of_another_domain_is_another_stream() -> None:
     heard.pubacks.found(("OUT", ""), True)
     heard.hear(b'{"stream":"OUT","domain":"hub","seq":9}', first=2)
     assert heard.asked == [("OUT", ""), ("OUT", "hub")]
-    assert len(heard.told) == 1
+    assert len(heard.reports) == 1
 
 
-def test_what_anybody_sends_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pubacks_that_wait_for_a_lookup_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pubacks, "MAX_KEPT", 10)
     monkeypatch.setattr(pubacks, "MAX_ASKED_ABOUT", 3)
     heard = Asking()
@@ -202,12 +202,12 @@ def test_what_anybody_sends_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatc
     heard.hear(*[b'{"stream":"S0", "seq":7}'] * 20)
     for number in range(3):
         heard.pubacks.found((f"S{number}", ""), True)
-    assert len(heard.told) == 10
+    assert len(heard.reports) == 10
     heard.hear(OUT)
     assert heard.asked[-1] == ("OUT", "")
 
 
-# --- whatever anybody may send ---
+# --- any input that a peer may send ---
 
 NOT_A_PUBACK = {
     **{name: body for name, body in BODIES.items() if name not in ("error is empty", "code is null")},
@@ -246,24 +246,24 @@ NOT_A_PUBACK = {
 
 
 @pytest.mark.parametrize("body", NOT_A_PUBACK.values(), ids=NOT_A_PUBACK.keys())
-def test_what_is_no_puback_is_one_refusal_and_its_neighbours_are_read(body: bytes) -> None:
+def test_an_invalid_puback_is_one_refusal_and_its_neighbours_are_parsed(body: bytes) -> None:
     good = b'{"stream":"OUT", "seq":7}'
-    assert told(good, body, good) == [(1, "OUT", 7, False), (2, "bad_answer", False), (3, "OUT", 7, False)]
+    assert reports(good, body, good) == [(1, "OUT", 7, False), (2, "bad_answer", False), (3, "OUT", 7, False)]
 
 
-def test_the_last_sequence_that_there_may_be() -> None:
+def test_the_largest_sequence_is_parsed() -> None:
     body = b'{"stream":"OUT", "seq":18446744073709551615}'
-    assert told(body, body) == [(1, "OUT", 2**64 - 1, False), (2, "OUT", 2**64 - 1, False)]
+    assert reports(body, body) == [(1, "OUT", 2**64 - 1, False), (2, "OUT", 2**64 - 1, False)]
 
 
 @pytest.mark.parametrize("number", ["9" * 19, "9" * 5000, "٣", "-1", "+1", "1_0", "0x1", "", " 1"])
 def test_a_number_that_no_publish_has_is_ignored(number: str) -> None:
     listener = Listener()
     PubAcks(listener).read([raw(b"_INBOX.x." + number.encode(), b"", b"", b'{"stream":"OUT", "seq":7}')])
-    assert listener.told == []
+    assert listener.reports == []
 
 
-def test_the_words_of_an_error_are_bounded_and_printable_and_its_code_is_one_that_there_is() -> None:
+def test_the_description_of_an_error_is_bounded_and_printable_and_its_code_is_known() -> None:
     details: list[str] = []
 
     class Details(Listener):
@@ -275,14 +275,14 @@ def test_the_words_of_an_error_are_bounded_and_printable_and_its_code_is_one_tha
     words = b'{"error":{"code":400,"err_code":%d,"description":"a\\nb\\u001b\\ud800%b"}}'
     bodies = [words % (10_071, b"x" * 5000), words % (77_777, b"x"), b"", b'{"error":{"code":400}}']
     PubAcks(listener).read([raw(b"_INBOX.x.1", b"", b"NATS/1.0 400 " + b"y" * 5000, body) for body in bodies])
-    assert [reason for _, reason, _ in listener.told] == ["jetstream_10071", "jetstream", "bad_answer", "jetstream"]
+    assert [reason for _, reason, _ in listener.reports] == ["jetstream_10071", "jetstream", "bad_answer", "jetstream"]
     assert details[0].startswith("a\\nb\\x1b\\ud800xxx")
     assert all(detail.isprintable() and 0 < len(detail) <= 120 for detail in details)
 
 
 @given(body=st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()), block=st.binary())
-def test_whatever_comes_each_answer_is_told_once(body: bytes, block: bytes) -> None:
-    (heard,) = told(body, block=block)
+def test_any_answer_is_reported_exactly_once(body: bytes, block: bytes) -> None:
+    (heard,) = reports(body, block=block)
     assert heard[0] == 1
     if len(heard) == 4:
         _, stream, sequence, duplicate = heard
@@ -298,14 +298,14 @@ def test_whatever_comes_each_answer_is_told_once(body: bytes, block: bytes) -> N
     sequences=st.lists(st.integers(-5, 2**65), min_size=1, max_size=5),
     compact=st.booleans(),
 )
-def test_what_is_remembered_of_a_stream_changes_no_answer(stream: str, sequences: list[int], compact: bool) -> None:
+def test_the_cache_of_stream_names_changes_no_answer(stream: str, sequences: list[int], compact: bool) -> None:
     separators = (",", ":") if compact else (", ", ":")
     bodies = [
         json.dumps({"stream": stream, "seq": sequence}, separators=separators, ensure_ascii=False).encode()
         for sequence in sequences
     ]
-    together = told(*bodies)
-    alone = [told(body)[0][1:] for body in bodies]
+    together = reports(*bodies)
+    alone = [reports(body)[0][1:] for body in bodies]
     assert [heard[1:] for heard in together] == alone
 
 
@@ -329,7 +329,7 @@ def both_ways(answers: list[tuple[str, bytes]]) -> tuple[list[tuple[object, ...]
         pubacks = PubAcks(listener)
         pubacks.read([raw(b"_INBOX.x.1", b"", b"", puback(sequence)) for sequence in (1, 11)])
         way(pubacks, [raw(f"_INBOX.x.{order}".encode(), b"", b"", body) for order, body in answers])
-        heard.append(listener.told)
+        heard.append(listener.reports)
     return heard[0], heard[1]
 
 
@@ -342,7 +342,7 @@ def test_both_ways_to_read_pubacks_are_the_same(
         assert fast == slow
 
 
-def test_the_usual_ones_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ordinary_pubacks_are_parsed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PubAcks, "one_by_one", None)
     pubacks = PubAcks(Listener())
     pubacks._streams[b'26\r\n{"stream":"OUT", "seq":'] = "OUT"

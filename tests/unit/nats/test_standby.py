@@ -1,4 +1,4 @@
-"""Which servers have pinned consumers, as far as their version says."""
+"""Which servers have pinned consumers, as far as their version shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_server_that_may_have_them_is_asked(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.10.26", "2.9.0", "1.4.1"])
-def test_an_older_one_is_refused_before_it_makes_an_ordinary_consumer(version: str) -> None:
+def test_an_older_server_is_refused_before_it_creates_an_ordinary_consumer(version: str) -> None:
     with pytest.raises(SourceError, match=f"nats-server {version} has no pinned consumers") as caught:
         check_version(ServerInfo(version=version))
     assert caught.value.reason == "server_too_old"

@@ -1,4 +1,4 @@
-"""A TCP stream that is read after a wait and written in the turn of who asks, and the wire on it: real sockets."""
+"""A TCP stream that is read after a wait and written in the turn of its caller, and the wire on it: real sockets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from router_trio.protocol.framing import PING, PONG, RawMessage
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
-    """Both ends of a TCP connection."""
+    """Yield both ends of a TCP connection."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         ours = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
@@ -29,7 +29,7 @@ async def connected() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStrea
 
 def wire_on(stream: trio.SocketStream, log: list[str] | None = None) -> Wire:
     def nothing(*arguments: object) -> None:
-        """Nobody listens."""
+        """Ignore the call."""
 
     told = [] if log is None else log
     return Wire(
@@ -43,7 +43,7 @@ def wire_on(stream: trio.SocketStream, log: list[str] | None = None) -> Wire:
 
 
 async def received(stream: trio.SocketStream, size: int) -> bytes:
-    """So many bytes of a stream."""
+    """Return `size` bytes of a stream."""
     data = b""
     with trio.fail_after(5):
         while len(data) < size:
@@ -53,7 +53,7 @@ async def received(stream: trio.SocketStream, size: int) -> bytes:
     return data
 
 
-async def test_what_comes_is_read_and_the_end_is_empty() -> None:
+async def test_received_bytes_are_returned_and_the_end_is_empty() -> None:
     async with connected() as (ours, theirs):
         stream = TCPStream(ours)
         await theirs.send_all(b"hello")
@@ -62,7 +62,7 @@ async def test_what_comes_is_read_and_the_end_is_empty() -> None:
         assert await stream.receive_some(100) == b""
 
 
-async def test_a_read_gives_others_a_turn_though_something_is_there() -> None:
+async def test_a_read_yields_to_other_tasks_even_if_data_is_ready() -> None:
     async with connected() as (ours, theirs), trio.open_nursery() as nursery:
         await theirs.send_all(b"12")
         turns: list[str] = []
@@ -72,12 +72,12 @@ async def test_a_read_gives_others_a_turn_though_something_is_there() -> None:
 
         nursery.start_soon(other)
         stream = TCPStream(ours)
-        # Within one pass of the scheduler the order is drawn: behind the second read there was a whole one.
+        # The scheduler draws the order within one pass: a complete pass lies behind the second read.
         assert await stream.receive_some(1) + await stream.receive_some(1) == b"12"
         assert turns == ["other"]
 
 
-async def test_a_connection_that_was_reset_is_broken_for_who_reads_and_writes() -> None:
+async def test_a_reset_connection_is_broken_for_readers_and_writers() -> None:
     async with connected() as (ours, theirs):
         stream = TCPStream(ours)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -88,7 +88,7 @@ async def test_a_connection_that_was_reset_is_broken_for_who_reads_and_writes() 
             stream.write_some(b"x")
 
 
-async def test_a_stream_that_is_closed_meanwhile_is_told_to_who_reads_and_never_another_socket_is_written() -> None:
+async def test_closing_the_stream_ends_the_reader_and_no_other_socket_is_written() -> None:
     async with connected() as (ours, _):
         stream = TCPStream(ours)
         async with trio.open_nursery() as nursery:
@@ -108,7 +108,7 @@ async def _read_closed(stream: TCPStream) -> None:
         await stream.receive_some(1)
 
 
-async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_order() -> None:
+async def test_data_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_order() -> None:
     async with connected() as (ours, theirs), trio.open_nursery() as nursery:
         log: list[str] = []
         wire = wire_on(ours, log)
@@ -121,7 +121,7 @@ async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_ord
                 log.append(f"{len(wire._out)} left")
 
         sid = wire.subscriptions.add(b"in", deliver)
-        # Nobody runs `write`: whatever leaves was written in the turn of the reader.
+        # No task runs `write`: all that leaves was written in the turn of the reader.
         nursery.start_soon(wire.read)
         await theirs.send_all(b"MSG in %b 1\r\nx\r\n" % sid + PING)
         expected = b"SUB in %b\r\n" % sid + b"ack copy " + PING + PONG
@@ -130,7 +130,7 @@ async def test_what_is_sent_in_the_turn_of_a_read_is_written_in_that_turn_in_ord
         nursery.cancel_scope.cancel()
 
 
-async def test_what_the_socket_does_not_take_is_written_by_the_writer_behind_it_in_order() -> None:
+async def test_data_that_the_socket_does_not_take_is_written_later_by_the_writer_in_order() -> None:
     async with connected() as (ours, theirs), trio.open_nursery() as nursery:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         wire = wire_on(ours)
@@ -150,7 +150,7 @@ async def test_what_the_socket_does_not_take_is_written_by_the_writer_behind_it_
         nursery.cancel_scope.cancel()
 
 
-async def test_a_socket_that_breaks_in_the_turn_of_a_read_ends_the_link_by_its_writer() -> None:
+async def test_a_socket_that_breaks_in_the_turn_of_a_read_ends_the_link_through_its_writer() -> None:
     async with connected() as (ours, theirs):
         wire = wire_on(ours)
         sid = wire.subscriptions.add(b"in", lambda batch: wire.send(b"x"))
@@ -170,12 +170,12 @@ def _broken(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("plain", [True, False])
-async def test_who_has_to_note_something_does_before_bytes_leave(plain: bool) -> None:
-    """Whether a write waits for the socket or not, also of a stream that is none of TCP, as one with TLS."""
+async def test_the_callback_runs_before_bytes_leave(plain: bool) -> None:
+    """It runs whether or not a write waits for the socket, and also for a stream that is not plain TCP, such as TLS."""
     async with connected() as (ours, theirs):
         noted: list[str] = []
         one = ours if plain else trio.StapledStream(ours, ours)
-        stream = stream_for_wire(one, lambda: noted.append("" if nothing_came(theirs) else "late"))
+        stream = stream_for_wire(one, lambda: noted.append("" if nothing_arrived(theirs) else "late"))
         assert isinstance(stream, TCPStream) is plain
         await stream.send_all(b"one")
         assert noted == [""]
@@ -188,8 +188,8 @@ async def test_who_has_to_note_something_does_before_bytes_leave(plain: bool) ->
         assert await stream.receive_some(10) == b"three"
 
 
-def nothing_came(stream: trio.SocketStream) -> bool:
-    """Return True if nothing is there to read."""
+def nothing_arrived(stream: trio.SocketStream) -> bool:
+    """Return True if there is nothing to read."""
     try:
         stream.socket._sock.recv(1, socket.MSG_PEEK)  # type: ignore[attr-defined]
     except BlockingIOError:
@@ -197,6 +197,6 @@ def nothing_came(stream: trio.SocketStream) -> bool:
     return False
 
 
-async def test_one_process_alone_notes_nothing() -> None:
+async def test_a_single_process_has_no_callback() -> None:
     async with connected() as (ours, _):
         assert type(stream_for_wire(ours, None)) is TCPStream

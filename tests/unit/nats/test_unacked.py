@@ -1,4 +1,4 @@
-"""Which messages of a consumer are looked for, without a server: where nothing has to be asked."""
+"""Which messages of a consumer are looked up, without a server: cases in which no request is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router_trio.nats.jetstream.api import Stored
 from router_trio.nats.jetstream.unacked import FEW, MOST, find_between
 
 NOBODY = cast(Any, None)
-"""An API that can't be asked."""
+"""An API that must not be called."""
 
 FREE = trio.CapacityLimiter(1)
 
@@ -25,13 +25,13 @@ async def test_without_a_filter_all_messages_are_the_consumers_up_to_a_bound(wan
     assert await find_between(NOBODY, "S", wanted, range(1, MOST + 2), 1, FREE) is None
 
 
-async def test_with_a_filter_that_takes_most_of_them_nobody_is_asked() -> None:
+async def test_with_a_filter_that_takes_most_messages_no_request_is_made() -> None:
     assert await find_between(NOBODY, "S", ["a.*"], range(5), 3, FREE) == list(range(5))
     assert await find_between(NOBODY, "S", ["a.*"], range(0), 0, FREE) == []
     assert await find_between(NOBODY, "S", ["a.*"], range(MOST + 1), MOST, FREE) is None
 
 
-async def test_where_many_have_no_ack_all_in_between_are_taken() -> None:
+async def test_with_many_unacked_messages_all_in_between_are_taken() -> None:
     assert await find_between(NOBODY, "S", ["a.*"], range(MOST), FEW + 1, FREE) == list(range(MOST))
 
 
@@ -43,7 +43,7 @@ class Slow:
         return Stored(json.loads(body)["seq"], "")
 
 
-async def test_what_can_not_be_looked_for_soon_is_taken_as_it_is(autojump_clock: MockClock) -> None:
+async def test_messages_that_cannot_be_looked_up_soon_are_taken_unchecked(autojump_clock: MockClock) -> None:
     api = cast(Any, Slow())
     started_at = trio.current_time()
     assert await find_between(api, "S", ["a.*"], range(1, 101), 3, FREE) == list(range(1, 101))

@@ -1,4 +1,4 @@
-"""The wire's writing: two who may write, one socket, and no frame in pieces."""
+"""Writing by the wire: two possible writers, one socket, and no torn frame."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from router_trio.protocol.framing import PING, PONG, RawMessage
 
 
 class SlowStream(trio.abc.Stream):
-    """Takes bytes when it is told to, and remembers them."""
+    """A stream that accepts bytes after `go_on`, and records them."""
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
@@ -44,14 +44,14 @@ class SlowStream(trio.abc.Stream):
 
 def wire_on(stream: trio.abc.Stream) -> Wire:
     def nothing(*arguments: object) -> None:
-        """Nobody listens."""
+        """Ignore the call."""
 
     return Wire(stream, pass_to_client=nothing, on_info=nothing, denied=nothing, read_done=nothing)
 
 
 @asynccontextmanager
 async def written(stream: trio.abc.Stream) -> AsyncIterator[tuple[Wire, trio.Nursery]]:
-    """A wire whose writer runs, and a nursery that is cancelled at the end."""
+    """Yield a wire whose writer runs, and a nursery that is cancelled at the end."""
     wire = wire_on(stream)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wire.write)
@@ -60,7 +60,7 @@ async def written(stream: trio.abc.Stream) -> AsyncIterator[tuple[Wire, trio.Nur
         nursery.cancel_scope.cancel()
 
 
-async def test_a_peer_that_pings_and_reads_nothing_is_not_answered_without_bound() -> None:
+async def test_answers_to_a_peer_that_pings_and_reads_nothing_are_bounded() -> None:
     ours, theirs = memory_stream_pair()
     wire = wire_on(ours)  # nothing writes
     await theirs.send_all(PING * (MAX_PONGS_OWED + 1))
@@ -68,7 +68,7 @@ async def test_a_peer_that_pings_and_reads_nothing_is_not_answered_without_bound
         await wire.read()
 
 
-async def test_a_peer_that_reads_is_answered_as_often_as_it_pings() -> None:
+async def test_a_peer_that_reads_gets_an_answer_to_every_ping() -> None:
     ours, theirs = memory_stream_pair()
     async with written(ours) as (wire, nursery):
         nursery.start_soon(wire.read)
@@ -89,7 +89,7 @@ async def test_the_writer_wakes_for_what_is_appended_after_another_has_written(f
             assert await theirs.receive_some() == first + b"two"
 
 
-async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(autojump_clock: MockClock) -> None:
+async def test_data_appended_during_a_write_is_written_after_it_in_order(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     async with written(stream) as (wire, nursery):
         wire.send(b"1")
@@ -105,7 +105,7 @@ async def test_what_comes_while_somebody_writes_is_written_after_it_in_order(aut
         assert b"".join(stream.taken) == b"1234"
 
 
-async def test_a_fence_goes_with_what_is_fenced_and_whoever_asks_next_waits_for_it(autojump_clock: MockClock) -> None:
+async def test_a_fence_is_sent_with_its_data_and_the_next_caller_waits_for_it(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     stream.go_on.set()
     async with written(stream) as (wire, _):
@@ -119,7 +119,7 @@ async def test_a_fence_goes_with_what_is_fenced_and_whoever_asks_next_waits_for_
         with trio.fail_after(1):
             await wire.fence()
         assert stream.taken == [], "all that was appended is known to be with the server"
-        # It says nothing of what is appended behind it, and no more of whether the server still lives.
+        # That answer proves nothing about data appended after it, nor that the server is still alive.
         for sent, ask in ((b"2", wire.fence), (b"", wire.ping), (b"3", wire.ping)):
             stream.taken.clear()
             wire.send(sent)
@@ -130,7 +130,7 @@ async def test_a_fence_goes_with_what_is_fenced_and_whoever_asks_next_waits_for_
             answer(wire)
 
 
-async def test_no_fence_goes_with_anything_while_one_is_under_way(autojump_clock: MockClock) -> None:
+async def test_no_second_fence_is_attached_while_one_is_under_way(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     stream.go_on.set()
     async with written(stream) as (wire, nursery):
@@ -159,7 +159,7 @@ def answer(wire: Wire) -> None:
     wire._deliver()
 
 
-def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delivered() -> None:
+def test_messages_of_a_subscription_that_ends_during_a_delivery_are_not_delivered() -> None:
     wire = wire_on(SlowStream())
     got: list[bytes] = []
 
@@ -177,7 +177,7 @@ def test_what_a_subscription_got_that_ends_while_others_get_theirs_is_not_delive
     assert got == [b"one", b"one"]
 
 
-def test_of_what_is_delivered_together_a_subscription_that_has_ended_gets_nothing() -> None:
+def test_an_ended_subscription_gets_nothing_of_a_shared_delivery() -> None:
     wire = wire_on(SlowStream())
     got: list[list[tuple[str, list[bytes]]]] = []
 
@@ -198,7 +198,7 @@ def test_of_what_is_delivered_together_a_subscription_that_has_ended_gets_nothin
     assert got[1:] == [[("third", [b"2"]), ("first", [b"0"])]]
 
 
-async def test_who_is_cancelled_while_another_writes_tears_nothing(autojump_clock: MockClock) -> None:
+async def test_a_caller_cancelled_while_another_writes_tears_no_frame(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     async with written(stream) as (wire, _):
         wire.send(b"1")
@@ -211,7 +211,7 @@ async def test_who_is_cancelled_while_another_writes_tears_nothing(autojump_cloc
         assert b"".join(stream.taken) == b"12"
 
 
-async def test_cancelled_in_the_middle_of_a_write_the_link_ends(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_write_ends_the_link(autojump_clock: MockClock) -> None:
     stream = SlowStream()
     wire = wire_on(stream)
     with pytest.RaisesGroup(pytest.RaisesExc(LinkError, match="middle")):
@@ -227,7 +227,7 @@ async def test_cancelled_in_the_middle_of_a_write_the_link_ends(autojump_clock: 
     assert stream.taken == []
 
 
-async def test_a_write_that_fails_is_the_end_of_the_link_for_both() -> None:
+async def test_a_failed_write_ends_the_link_for_reader_and_writer() -> None:
     ours, theirs = memory_stream_pair()
     await theirs.aclose()
     with pytest.raises(LinkError, match="while writing"):
@@ -235,7 +235,7 @@ async def test_a_write_that_fails_is_the_end_of_the_link_for_both() -> None:
 
 
 @pytest.mark.parametrize("raised", [MemoryError(), ExceptionGroup("two", [ValueError(), MemoryError()])])
-async def test_without_memory_for_what_came_the_link_ends_and_no_bug_is_reported(raised: Exception) -> None:
+async def test_out_of_memory_while_delivering_ends_the_link_and_is_not_reported_as_a_bug(raised: Exception) -> None:
     ours, theirs = memory_stream_pair()
     wire = wire_on(ours)
 
@@ -250,7 +250,7 @@ async def test_without_memory_for_what_came_the_link_ends_and_no_bug_is_reported
     assert "bug" not in str(caught.value)
 
 
-# --- what is handed on to nats-py ---
+# --- frames passed to nats-py ---
 
 WORDS = st.sampled_from(
     [b"MSG", b"HMSG", b"a", b"a.b", b"1", b"2", b"0", b"5", b"12", b"999999", b"1000001", b"-1", b"+1", b"01", b"1_0"]
@@ -266,7 +266,7 @@ BLOCKS = st.sampled_from(
 
 @st.composite
 def foreign_frames(draw: st.DrawFn) -> bytes:
-    """Frames that are nearly right, most of them."""
+    """Draw frames, most of them nearly valid."""
     if draw(st.integers(0, 3)) == 0:
         return b" ".join(draw(st.lists(WORDS, max_size=7))) + b"\r\n" + draw(st.binary(max_size=8)) + b"\r\n"
     block, body = draw(BLOCKS), draw(st.sampled_from([b"", b"x", b"\r\n", b"MSG a 1 1\r\nx\r\n", b"\xff"]))
@@ -276,7 +276,7 @@ def foreign_frames(draw: st.DrawFn) -> bytes:
 
 
 class Taken(Client):
-    """nats-py's client, as far as a message goes through it before anybody asks whose it is."""
+    """nats-py's client, up to the point where a message is matched with its subscription."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,12 +289,12 @@ class Taken(Client):
 
 @settings(deadline=None)
 @given(st.lists(foreign_frames(), max_size=6))
-def test_nats_py_takes_whatever_is_handed_on_to_it(frames: list[bytes]) -> None:
-    """Each frame as one message, and nothing is left over: it reads them as our parser does."""
+def test_nats_py_parses_all_frames_that_are_passed_to_it(frames: list[bytes]) -> None:
+    """nats-py takes each frame as one message with nothing left over, as our parser does."""
     handed: list[bytes] = []
 
     def nothing(*arguments: object) -> None:
-        """Nobody listens."""
+        """Ignore the call."""
 
     wire = Wire(
         memory_stream_pair()[0], pass_to_client=handed.append, on_info=nothing, denied=nothing, read_done=nothing
@@ -308,7 +308,7 @@ def test_nats_py_takes_whatever_is_handed_on_to_it(frames: list[bytes]) -> None:
             wire._deliver()
             before = client.taken
             with suppress(StopIteration):
-                parser.parse(b"".join(handed)).send(None)  # it waits for nothing
+                parser.parse(b"".join(handed)).send(None)  # it never waits
             handed.clear()
             assert not parser.buf
             assert parser.state == AWAITING_CONTROL_LINE

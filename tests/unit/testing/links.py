@@ -16,7 +16,7 @@ SPEC = ConsumerSpec("ORDERS", "router", (), ack_wait=30.0, max_deliver=-1, max_a
 
 
 async def use_until_death(broker: FakeBroker) -> LinkError:
-    """Open a link and wait until it dies; returns what it raised."""
+    """Open a link and wait until it dies; return the error that it raised."""
 
     async def live() -> None:
         async with broker.connect(SERVER, INBOX, Recorder()):

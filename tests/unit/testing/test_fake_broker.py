@@ -1,4 +1,4 @@
-"""The fake broker's own controls; what it has in common with a real server is in `tests/contract`."""
+"""The fake broker's own controls; `tests/contract` covers what it has in common with a real server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_credentials_are_refused_until_they_are_accepted(autojump_clock: t
             await second.fence()
 
 
-async def test_permissions_can_be_taken_away_while_a_link_lives() -> None:
+async def test_permissions_can_be_revoked_while_a_link_lives() -> None:
     broker = FakeBroker()
     listener = Recorder()
     async with broker.connect(SERVER, INBOX, listener) as link:
@@ -45,7 +45,7 @@ async def test_permissions_can_be_taken_away_while_a_link_lives() -> None:
     assert [subject for subject, _ in listener.denied] == [b"orders.new"]
 
 
-async def test_a_frame_that_is_none_ends_the_link_with_a_protocol_error() -> None:
+async def test_an_invalid_frame_ends_the_link_with_a_protocol_error() -> None:
     broker = FakeBroker()
     broken = CoreOperation(1, b"PUB orders.new 5\r\nabc\r\n", owner=None, accepted_at=0.0, clean=True)
 
@@ -65,7 +65,7 @@ async def test_max_payload_can_be_small() -> None:
     assert refusal.reason == "too_large"
 
 
-async def test_acking_what_is_no_jetstream_message_is_an_error_in_the_test() -> None:
+async def test_acking_a_message_that_is_not_from_jetstream_is_an_error_in_the_test() -> None:
     broker = FakeBroker()
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
         with pytest.raises(ValueError, match="only those can be acked"):
@@ -90,10 +90,10 @@ async def test_announcements_reach_every_listener(autojump_clock: trio.abc.Clock
     assert [recorder.servers for recorder in (first, second)] == [["one:4222", "two:4222"]] * 2
 
 
-# --- what it shows ---
+# --- what it records ---
 
 
-async def test_published_holds_what_links_sent_in_order(autojump_clock: trio.abc.Clock) -> None:
+async def test_published_lists_what_links_sent_in_order(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     broker.add_stream("ORDERS", ["orders.>"])
     headers = Headers([("A", "1"), ("A", "2")])
@@ -108,7 +108,7 @@ async def test_published_holds_what_links_sent_in_order(autojump_clock: trio.abc
     ]
 
 
-async def test_unacked_counts_what_a_consumer_waits_for(autojump_clock: trio.abc.Clock) -> None:
+async def test_unacked_counts_the_messages_that_await_an_ack(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     broker.add_stream("ORDERS", ["orders.>"])
     for n in range(3):
@@ -124,7 +124,7 @@ async def test_unacked_counts_what_a_consumer_waits_for(autojump_clock: trio.abc
         assert broker.unacked("ORDERS", "router") == 2
 
 
-async def test_another_client_may_have_answers_sent_anywhere(autojump_clock: trio.abc.Clock) -> None:
+async def test_another_client_may_name_any_reply_subject(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     answers = Recorder()
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
@@ -138,7 +138,7 @@ async def test_another_client_may_have_answers_sent_anywhere(autojump_clock: tri
         broker.publish("orders.*")
 
 
-async def test_nothing_is_delivered_from_within_a_call_of_the_publisher(autojump_clock: trio.abc.Clock) -> None:
+async def test_nothing_is_delivered_within_a_call_of_the_publisher(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     received = Recorder()
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
@@ -150,7 +150,7 @@ async def test_nothing_is_delivered_from_within_a_call_of_the_publisher(autojump
     assert [len(batch) for batch in received.batches] == [2]
 
 
-async def test_a_taker_may_use_the_link_while_it_is_given_messages(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_callback_may_use_the_link_while_it_is_given_messages(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     broker.add_stream("ORDERS", ["orders.>"])
     seen: list[bytes] = []

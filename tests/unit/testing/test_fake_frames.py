@@ -1,4 +1,4 @@
-"""What the fake broker reads of the bytes that a link writes."""
+"""Parsing by the fake broker of the bytes that a link writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from router_trio.testing.frames import FrameError, Publish, parse, raw
         (b"HPUB a 4 3\r\nabc\r\n", "more headers than bytes"),
     ],
 )
-def test_frames_that_a_server_would_not_take(frame: bytes, complaint: str) -> None:
+def test_frames_that_a_server_would_refuse_are_refused(frame: bytes, complaint: str) -> None:
     with pytest.raises(FrameError, match=complaint):
         parse(frame)
 
@@ -38,6 +38,6 @@ def test_frames_that_a_server_would_not_take(frame: bytes, complaint: str) -> No
         (b"HPUB a r 8 8\r\nNATS/1.0\r\n", Publish(b"a", b"r", b"NATS/1.0", b"")),
     ],
 )
-def test_frames_are_read_and_their_tail_is_kept(frame: bytes, read: Publish) -> None:
+def test_frames_are_parsed_and_an_incomplete_tail_is_kept(frame: bytes, read: Publish) -> None:
     assert parse(frame) == read
     assert raw(*read)[4] == frame.split(b" ", 2)[2]

@@ -1,4 +1,4 @@
-"""Outages of the fake broker: links that die, and links through which nothing gets."""
+"""Outages of the fake broker: links that die, and links that carry nothing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_cut_breaks_the_links_to_one_server_only(autojump_clock: trio.abc.
         await again.fence()
 
 
-async def test_an_operation_on_a_dead_link_raises_for_who_is_not_in_its_body(autojump_clock: trio.abc.Clock) -> None:
+async def test_an_operation_on_a_dead_link_raises_outside_of_its_body_too(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     reasons: list[str] = []
 
@@ -82,7 +82,7 @@ async def test_an_operation_on_a_dead_link_raises_for_who_is_not_in_its_body(aut
     assert reasons == ["network", "network"]
 
 
-async def test_tasks_that_meet_the_dead_link_make_no_group_of_its_error(autojump_clock: trio.abc.Clock) -> None:
+async def test_tasks_that_use_a_dead_link_raise_its_error_without_a_group(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
 
     async def ack(link: Link) -> None:
@@ -102,7 +102,7 @@ async def test_tasks_that_meet_the_dead_link_make_no_group_of_its_error(autojump
     assert str(caught.value) == "the connection was cut"
 
 
-async def test_another_error_of_the_body_is_not_hidden_by_the_death(autojump_clock: trio.abc.Clock) -> None:
+async def test_another_error_of_the_body_is_not_hidden_by_the_death_of_the_link(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
 
     async def live() -> None:
@@ -115,7 +115,7 @@ async def test_another_error_of_the_body_is_not_hidden_by_the_death(autojump_clo
     assert broker.links == 0
 
 
-async def test_what_was_under_way_dies_with_the_link(autojump_clock: trio.abc.Clock) -> None:
+async def test_data_under_way_is_lost_with_the_link(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     received = Recorder()
 
@@ -139,7 +139,7 @@ async def test_what_was_under_way_dies_with_the_link(autojump_clock: trio.abc.Cl
 # --- nothing gets through ---
 
 
-async def test_a_blackhole_holds_back_both_directions_and_tells_nobody(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_blackhole_holds_back_both_directions_silently(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     received = Recorder()
     async with broker.connect(SERVER, INBOX, Recorder()) as link:

@@ -40,7 +40,7 @@ def test_streams_must_not_share_names_or_subjects() -> None:
         broker.add_stream("OTHER", ["other..new"])
 
 
-async def test_a_fallback_takes_what_no_other_stream_takes() -> None:
+async def test_a_fallback_stream_takes_what_no_other_stream_takes() -> None:
     broker = FakeBroker()
     broker.add_stream("ALL", [">"], fallback=True)
     broker.add_stream("ORDERS", ["orders.>"])
@@ -70,7 +70,7 @@ async def test_a_stream_outlives_an_outage(autojump_clock: trio.abc.Clock) -> No
     assert [raw[0] for raw in raws] == [b"orders.before", b"orders.meanwhile"]
 
 
-async def test_what_is_due_on_one_link_comes_though_another_one_ran_last(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_delayed_redelivery_may_use_another_link(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     broker.add_stream("ORDERS", ["orders.>"])
     broker.publish("orders.a")
@@ -106,7 +106,7 @@ async def test_a_consumer_may_start_behind_the_last_message_of_its_stream(autoju
     assert [payload(raw) for raw in raws] == [b"3", b"4"]
 
 
-async def test_draining_waits_for_what_is_held_back(autojump_clock: trio.abc.Clock) -> None:
+async def test_draining_waits_for_messages_held_back(autojump_clock: trio.abc.Clock) -> None:
     broker = FakeBroker()
     received = Recorder()
     async with broker.connect(SERVER, INBOX, Recorder()) as link:

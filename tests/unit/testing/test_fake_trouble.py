@@ -1,4 +1,4 @@
-"""The trouble that a fake broker makes; what a real server can show as well is in `tests/contract`."""
+"""The trouble that a fake broker makes; `tests/contract` covers what a real server can show as well."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def broker() -> FakeBroker:
 
 
 def bodies(recorder: Recorder) -> list[bytes]:
-    """What was delivered, without statuses."""
+    """Return the payloads that were delivered, without statuses."""
     return [payload(raw) for raw in recorder.messages if not status(header_block(raw))[0]]
 
 
@@ -33,7 +33,7 @@ def sequence(raw: RawMessage) -> int:
     return int(raw[1].split(b".")[5])
 
 
-async def test_what_is_sent_travels_for_its_time_and_nothing_overtakes(
+async def test_data_is_under_way_for_its_time_and_keeps_its_order(
     broker: FakeBroker, autojump_clock: trio.abc.Clock
 ) -> None:
     times = iter([1.0, 0.1, *[0.25] * 20])
@@ -48,7 +48,7 @@ async def test_what_is_sent_travels_for_its_time_and_nothing_overtakes(
         assert bodies(received) == [b"slow", b"quick"]
 
 
-async def test_a_link_breaks_within_what_is_under_way_to_the_server(
+async def test_a_link_breaks_within_data_on_its_way_to_the_server(
     broker: FakeBroker, autojump_clock: trio.abc.Clock
 ) -> None:
     async def send() -> None:
@@ -62,7 +62,7 @@ async def test_a_link_breaks_within_what_is_under_way_to_the_server(
     assert [message.payload for message in broker.messages("IN")] == [b"0", b"1"]
 
 
-async def test_a_link_breaks_within_what_is_under_way_from_the_server(
+async def test_a_link_breaks_within_data_on_its_way_from_the_server(
     broker: FakeBroker, autojump_clock: trio.abc.Clock
 ) -> None:
     received = Recorder()
@@ -96,12 +96,12 @@ async def test_answers_are_lost_or_late(broker: FakeBroker, autojump_clock: trio
     assert len(broker.messages("IN")) == 4
 
 
-def test_only_what_can_be_lost_can_be_lost(broker: FakeBroker) -> None:
+def test_losing_an_unknown_kind_is_an_error(broker: FakeBroker) -> None:
     with pytest.raises(ValueError, match="the kinds are puback"):
         broker.trouble.lose("heart")
 
 
-async def test_a_lost_ack_leaves_a_message_to_come_again(broker: FakeBroker, autojump_clock: trio.abc.Clock) -> None:
+async def test_a_message_whose_ack_is_lost_is_redelivered(broker: FakeBroker, autojump_clock: trio.abc.Clock) -> None:
     received = Recorder()
     broker.publish("in.a", b"a")
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
@@ -115,7 +115,7 @@ async def test_a_lost_ack_leaves_a_message_to_come_again(broker: FakeBroker, aut
         assert sequence(again) == 1
 
 
-async def test_a_stream_without_a_leader_answers_nobody_and_then_everybody(
+async def test_a_stream_without_a_leader_answers_nothing_until_it_has_one(
     broker: FakeBroker, autojump_clock: trio.abc.Clock
 ) -> None:
     listener, received = Recorder(), Recorder()
@@ -135,7 +135,7 @@ async def test_a_stream_without_a_leader_answers_nobody_and_then_everybody(
         assert set(listener.acks) == {2}
 
 
-async def test_a_stream_that_forgets_gives_sequences_again(broker: FakeBroker, autojump_clock: trio.abc.Clock) -> None:
+async def test_a_stream_that_forgets_reuses_sequences(broker: FakeBroker, autojump_clock: trio.abc.Clock) -> None:
     received = Recorder()
     for body in (b"a", b"b", b"c"):
         broker.publish("in.a", body)
@@ -151,7 +151,7 @@ async def test_a_stream_that_forgets_gives_sequences_again(broker: FakeBroker, a
     assert sequence(received.messages[3]) == 2
 
 
-async def test_a_stream_made_anew_is_another_one_and_keeps_what_it_is_asked_to(broker: FakeBroker) -> None:
+async def test_a_recreated_stream_has_another_identity_and_keeps_its_durable(broker: FakeBroker) -> None:
     broker.publish("in.a", b"a")
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
         before = await link.open_consumer(SPEC, Recorder())
@@ -161,7 +161,7 @@ async def test_a_stream_made_anew_is_another_one_and_keeps_what_it_is_asked_to(b
     assert broker.messages("IN") == []
 
 
-async def test_a_durable_delivers_again_on_demand(broker: FakeBroker, autojump_clock: trio.abc.Clock) -> None:
+async def test_a_durable_redelivers_on_demand(broker: FakeBroker, autojump_clock: trio.abc.Clock) -> None:
     received = Recorder()
     broker.publish("in.a", b"a")
     async with broker.connect(SERVER, INBOX, Recorder()) as link:
@@ -184,7 +184,7 @@ async def test_clocks_of_brokers_differ(autojump_clock: trio.abc.Clock) -> None:
     assert int(raw[1].split(b".")[7]) == 1_000 * 10**9
 
 
-async def test_what_was_closed_in_a_blackhole_is_gone_when_its_link_is(
+async def test_a_consumer_closed_in_a_blackhole_is_gone_with_its_link(
     broker: FakeBroker, autojump_clock: trio.abc.Clock
 ) -> None:
     lost, received = Recorder(), Recorder()
@@ -208,7 +208,9 @@ async def test_what_was_closed_in_a_blackhole_is_gone_when_its_link_is(
     assert not lost.messages
 
 
-async def test_whoever_connects_to_a_lame_server_is_told(broker: FakeBroker, autojump_clock: trio.abc.Clock) -> None:
+async def test_a_server_that_stays_in_lame_duck_mode_announces_it_to_new_links(
+    broker: FakeBroker, autojump_clock: trio.abc.Clock
+) -> None:
     broker.trouble.stay_lame(True)
     listener = Recorder()
     async with broker.connect(SERVER, INBOX, listener):
