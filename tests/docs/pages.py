@@ -13,6 +13,18 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 SECURITY = ROOT / "SECURITY.md"
 
+ROOMS_OF_TESTS = (
+    "tests/conftest.py",
+    "tests/unit/*.py",
+    "tests/unit/cli/*.py",
+    "tests/unit/client/*.py",
+    "tests/unit/demo/*.py",
+    "tests/unit/faults/*.py",
+    "tests/unit/nats/*.py",
+    "tests/unit/testing/*.py",
+)
+"""The tests whose English is checked like that of the package."""
+
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -21,6 +33,11 @@ _NOT_RUN = re.compile(r"<!-- not run here: .+ -->\s*\Z")
 _OUTPUT = re.compile(r"\A\s*prints\s+```text\n(.*?)```", re.DOTALL)
 _ADDED = "# at the end of router.toml"
 """How a configuration begins that is added to the one before it on its page."""
+
+
+def modules_of_tests() -> list[Path]:
+    """Return the modules of `ROOMS_OF_TESTS`, in order."""
+    return sorted(path for room in ROOMS_OF_TESTS for path in ROOT.glob(room))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, modules_of_tests
 from tests.support.syntax import nodes
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -28,7 +28,8 @@ NO_SUBJECT = re.compile(r"(?:What|Who|Whoever|Those|One|So many|The same|See)\b"
 
 
 def test_no_docstring_begins_with_a_noun_clause_or_a_reference() -> None:
-    found = [(module.name, text) for module in MODULES for text in _docstrings(module) if NO_SUBJECT.match(text)]
+    modules = [*MODULES, *modules_of_tests()]
+    found = [(module.name, text) for module in modules for text in _docstrings(module) if NO_SUBJECT.match(text)]
     assert found == []
 
 

@@ -1,4 +1,4 @@
-"""No docstring, comment, message or page uses words that an English-speaking engineer would not use there.
+"""No docstring, comment, message, page or test name uses words that an English-speaking engineer would not use there.
 
 They are understandable, and still make a reader stop: a delivery *comes again* where the field says that it is
 redelivered, an error is *told* where others log or report it. `ALLOWED` lists the few uses that are right, and why.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, README, ROOT, SECURITY, page
+from tests.docs.pages import DOCS, README, ROOT, SECURITY, modules_of_tests, page
 
 WORDS = {
     "told": "told",
@@ -42,6 +42,7 @@ ALLOWED: dict[tuple[str, str], str] = {
 }
 """Why a word is right in a file."""
 
+
 MODULES = sorted((ROOT / "router_trio").rglob("*.py"))
 ALERTS = sorted((ROOT / "alerts").glob("*.yml"))
 PAGES = [README, SECURITY, ROOT / "CONTRIBUTING.md", *ALERTS, *sorted(DOCS.rglob("*.md"))]
@@ -57,8 +58,8 @@ def uses(text: str) -> Iterator[tuple[str, str]]:
             yield word, f"...{text[max(found.start() - 40, 0) : found.end() + 40]}..."
 
 
-def texts_of(source: str) -> Iterator[str]:
-    """Yield the comments of a module, those of successive lines together, and its strings, docstrings included."""
+def comments_of(source: str) -> Iterator[str]:
+    """Yield the comments of a module, those of successive lines together."""
     comments: dict[int, str] = {}
     first = last = -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -68,9 +69,25 @@ def texts_of(source: str) -> Iterator[str]:
             comments[first] = f"{comments.get(first, '')}{token.string}\n"
             last = line
     yield from comments.values()
+
+
+def texts_of(source: str) -> Iterator[str]:
+    """Yield the comments of a module and its strings, docstrings included."""
+    yield from comments_of(source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def texts_of_tests(source: str) -> Iterator[str]:
+    """Yield the comments, docstrings and function names of a module of tests; its other strings are data."""
+    yield from comments_of(source)
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield text
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name.replace("_", " ")
 
 
 def disallowed(path: Path, texts: Iterator[str]) -> list[str]:
@@ -82,6 +99,12 @@ def disallowed(path: Path, texts: Iterator[str]) -> list[str]:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings_comments_and_messages_have_none_of_these_words(module: Path) -> None:
     assert disallowed(module, texts_of(module.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("module", modules_of_tests(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_have_none_of_these_words(module: Path) -> None:
+    source = module.read_text(encoding="utf-8")
+    assert disallowed(module, texts_of_tests(source)) == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""One timer serves all callers that wait for an ack; each is notified at its deadline unless it stopped waiting."""
+"""All callers that wait for an ack share one timer; each is notified at its deadline unless it stopped waiting."""
 
 from __future__ import annotations
 
