@@ -78,6 +78,10 @@ class Publisher:
         for scope in self._waiting_for_room:
             scope.cancel()
 
+    def take_back(self) -> None:
+        """Undo `hand_over` for publishers that call from now on."""
+        self._successor = None
+
     async def publish(self, subject: str, payload: bytes, headers: HeadersLike, *, blocked: bool = False) -> Receipt:
         """Publish to core NATS."""
         target, block, body = self._checked(subject, payload, headers, False)
@@ -160,12 +164,11 @@ class Publisher:
             # Without a link a publisher does not wait for room, unless the policy is to block. It must still let other
             # tasks run, such as the one that reconnects.
             await trio.lowlevel.checkpoint()
-        if not self._outbox.blocks or self._successor is not None:
-            return blocked
-        if not self._connection.connected and not blocked:
-            self._capacity.blocked(with_ack)
-            blocked = True
-        await self._unless_handed_over(self._connection.wait_for_capacity)
+        while self._outbox.blocks and self._successor is None:
+            if not self._connection.connected and not blocked:
+                self._capacity.blocked(with_ack)
+                blocked = True
+            await self._unless_handed_over(self._connection.wait_for_capacity)
         return blocked
 
     async def _wait_for_share(self, target: bytes, limit: float) -> None:
@@ -226,9 +229,13 @@ class HeldPublisher:
     It is a `ConnectionPublisher`.
     """
 
-    def __init__(self, publisher: Callable[[], ConnectionPublisher]) -> None:
-        """`publisher` returns the current publisher of the connection. Raises `ConfigurationError` without one."""
+    def __init__(self, publisher: Callable[[], ConnectionPublisher], before: Publisher) -> None:
+        """`publisher` returns the current publisher of the connection. Raises `ConfigurationError` without one.
+
+        `before` is the publisher of the connection that is being replaced.
+        """
         self._publisher = publisher
+        self.before: Publisher = before
         self._released = trio.Event()
 
     def release(self) -> None:
@@ -254,10 +261,7 @@ class HeldPublisher:
 
     async def _next(self) -> ConnectionPublisher:
         await self._released.wait()
-        publisher = self._publisher()
-        if publisher is self:
-            raise PublishError("the router has stopped; publish inside of its open()", reason=reasons.SHUTDOWN)
-        return publisher
+        return self._publisher()
 
 
 @lru_cache(REMEMBERED_SUBJECTS)

@@ -65,10 +65,11 @@ class Registry:
 
         Those that wait for room are included: a queue that is full may never have room again.
         """
-        before, held = self._publishers.get(name), HeldPublisher(partial(self.publisher, name))
+        before = self._publishers[name]
+        assert isinstance(before, Publisher), "publishers are held once"
+        held = HeldPublisher(partial(self.publisher, name), before)
         self._put_publisher(name, held)
-        if isinstance(before, Publisher):
-            before.hand_over(held)
+        before.hand_over(held)
 
     def remove_connection(self, name: str) -> None:
         """Remove the connection with this name."""
@@ -76,10 +77,11 @@ class Registry:
         self._put_publisher(name, None)
 
     def release_publishers(self) -> None:
-        """Release all held publishers, because the router ends."""
-        for publisher in self._publishers.values():
+        """Let held publishers continue on the connections that were not replaced, because the router ends."""
+        for name, publisher in tuple(self._publishers.items()):
             if isinstance(publisher, HeldPublisher):
-                publisher.release()
+                publisher.before.take_back()
+                self._put_publisher(name, publisher.before)
 
     def put_route(self, state: RouteState) -> None:
         """Show this route under its name from now on."""

@@ -137,9 +137,10 @@ class Reload:
         run = self._run
         before, successor = run.connections.get(name), self._new_connections.get(name)
         if before is not None:
-            run.registry.hold_publishers(name)
             for route in self._users[name]:
                 await self._route_ended[route].wait()
+            # Not earlier: a handler of these routes may publish on the connection before it returns.
+            run.registry.hold_publishers(name)
             self._unsettled += await before.end_connection(self._deadline)
             run.forget_connection(before.connection)
         if successor is None:

@@ -256,6 +256,50 @@ async def test_a_publisher_that_waits_for_a_puback_learns_that_its_connection_wa
         assert w.entry()["settled"] == {"dropped": 1}
 
 
+async def test_a_handler_publishes_on_the_connection_that_waits_for_its_route(autojump_clock: MockClock) -> None:
+    """A connection is replaced once its routes have ended, and a route ends once its handler has returned."""
+    worlds: list[World] = []
+
+    async def slow(message: Message) -> Message:
+        await trio.sleep(1)
+        await worlds[0].live.publish("side", message.payload)
+        return message
+
+    async with world(handlers=[handled(slow, subject="in.*", to="out.$1")], brokers={"main": FakeBroker()}) as w:
+        worlds.append(w)
+        w.broker.publish("in.1", b"1")
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        await w.live.reload(w.configuration(connections={"main": {"connect_timeout": "1s"}}))
+        assert trio.current_time() - began < 3
+        assert payloads(w, "side") == payloads(w, "out.1") == [b"1"]
+        assert w.route_ledger() == (1, 0, {"routed": 1})
+
+
+async def test_a_handler_still_publishes_when_the_router_ends_during_a_reload(autojump_clock: MockClock) -> None:
+    worlds: list[World] = []
+
+    async def slow(message: Message) -> Message:
+        await trio.sleep(2)
+        await worlds[0].live.publish("side", message.payload, connection="edge")
+        return message
+
+    route = handled(slow, subject="in.*", to=to("out.$1"), connection="main")
+    async with world(handlers=[route], brokers=brokers(), shutdown_timeout=20.0) as w:
+        worlds.append(w)
+        w.brokers["edge"].stall(5)
+        await w.live.publish("x", b"keeps the connection from being replaced", connection="edge")
+        w.broker.publish("in.1", b"1")
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.live.reload, w.configuration(connections=LATER))
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+    assert payloads(w, "side", "edge") == [b"1"]
+    assert payloads(w, "out.1") == [b"1"]
+    assert w.live.routes[0].settled["routed"] == 1
+
+
 async def test_a_new_connection_that_is_refused_ends_nothing(autojump_clock: MockClock) -> None:
     route = core("in.*", "out.$1", connection="main")
     route["to"][0]["connection"] = "main"
