@@ -1,6 +1,7 @@
-"""The whole router under one seed: drawn configuration, load and faults, on fake brokers, in virtual time.
+"""Simulation of the complete router under one seed: drawn configuration, load and faults, on fake brokers, in virtual
+time.
 
-`draw` makes a schedule of a seed, which is data; `simulation` carries it out; `oracles` hold every step against the
-promises; `run.simulate` does all of it, bit by bit the same each time; `shrink` makes a story of a schedule that
-breaks.
+`draw` turns a seed into a schedule, which is data; `simulation` executes it; `oracles` check every step against the
+promises; `run.simulate` does all of it, bit for bit the same each time; `shrink` reduces a schedule that breaks a
+promise to a short story.
 """

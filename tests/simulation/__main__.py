@@ -1,4 +1,4 @@
-"""The simulation command: replays one seed and shrinks it to a story, or runs many and prints what they met."""
+"""The simulation command: replays one seed and shrinks it to a story, or runs many and prints what they reached."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from tests.simulation.run import Outcome, simulate
 from tests.simulation.shrink import shrink
 
 AT_A_TIME = 16
-"""Seeds that a process runs in one go."""
+"""Number of seeds in one piece of work for a process."""
 
 MARKED = 5
-"""Of so many such pieces the marks of one are noted."""
+"""Run with marks one piece of this many, or of more if there are many seeds."""
 
 MOST_MARKED = 500
-"""Seeds of which they are, about: it takes six times as long, and what 500 do not reach is seldom reached by more."""
+"""Approximate number of seeds run with marks: marks take six times as long, and what 500 seeds do not reach is seldom
+reached by more.
+"""
 
 
 def main() -> int:
-    """Returns the exit code: 1 if a promise was broken, or a run was not like the last."""
+    """Run the command and return its exit code: 1 if a promise was broken, or a run differed from the previous one."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?", help="replay this seed")
     parser.add_argument("--trace", action="store_true", help="print all that happened")
@@ -47,12 +49,12 @@ def main() -> int:
 
 
 def command(seed: int, also: frozenset[str] = frozenset()) -> str:
-    """What replays a seed."""
+    """Return the command that replays a seed."""
     return " ".join([f"python -m tests.simulation {seed}", *(f"--also '{kind}'" for kind in sorted(also))])
 
 
 def story(outcome: Outcome) -> str:
-    """What it takes to break a promise, and how."""
+    """Describe the schedule that breaks a promise, and which promises it breaks."""
     return "\n".join([str(outcome.schedule), *(f"BROKEN {promise}: {told}" for promise, told in outcome.wrong)])
 
 
@@ -70,7 +72,7 @@ def _replay(seed: int, also: frozenset[str], trace: bool, smaller: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What a process runs in one go."""
+    """The seeds that one process runs in one go."""
 
     seeds: range
     also: frozenset[str]
@@ -78,7 +80,7 @@ class _Piece:
     marked: bool
 
     def run(self) -> tuple[list[tuple[Outcome, bool]], set[Place]]:
-        """Outcomes, whether each was the same twice, and which marks were reached."""
+        """Return the outcomes, whether each was the same twice, and which marks were reached."""
         marks = Marks()
         ran = []
         with marks.noting() if self.marked else nullcontext():

@@ -1,4 +1,4 @@
-"""What arrived at destinations: stored once, in order, and where it belongs."""
+"""Checks of arrivals at destinations: each copy is stored once, in order, and where it belongs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from tests.simulation.schedule import Plan, Schedule
 from tests.simulation.trace import Trace
 
 Copy = tuple[str, int, int, int]
-"""Route, index of the destination, number of the message, part of it."""
+"""Route, index of the destination, number of the message, part of the message."""
 
 Line = tuple[str, int, int, str]
-"""Route, index of the destination, part, key: what order is kept in."""
+"""Route, index of the destination, part, key: the unit within which order is kept."""
 
 
 DEAD_LETTERS_KNOWN_FOR = 120.0
-"""Seconds within which a stream knows a dead letter that it has."""
+"""Duplicate window, in seconds, of the stream of dead letters."""
 
 BACKED_OFF_AFTER = 5
-"""Attempts after which a message may wait for its next one up to a minute, and for its turn as long."""
+"""Number of attempts after which the next one may take up to a minute, and the turn of a message as long."""
 
 
 class Arrivals:
-    """Copies by route and destination. Destinations are told apart by their subjects, `out.ROUTE.dINDEX.KEY`."""
+    """Copies by route and destination. Subjects distinguish the destinations: `out.ROUTE.dINDEX.KEY`."""
 
     def __init__(
         self,
@@ -47,7 +47,9 @@ class Arrivals:
         broken: Callable[[str, str], None],
         trace: Trace,
     ) -> None:
-        """`published_at` and `sent`: when each message of strangers was published, and as what, by its number."""
+        """Check a schedule; `published_at` and `sent` hold, by number, when each message of strangers was published,
+        and its content.
+        """
         self._plans = {plan.name: plan for plan in schedule.routes}
         self._in_order = not WITHOUT_ORDER & {step.kind for step in schedule.steps}
         self._faults = set(schedule.faults)
@@ -58,7 +60,7 @@ class Arrivals:
         self._settled_to: dict[str, int] = {}
         self._sequences: dict[tuple[str, int], int] = {}
         self._window = schedule.windows["OUT"]
-        # A copy may be sent again where its PubAck was lost, or the process that got it.
+        # A copy may be sent again if its PubAck was lost, or the process that received it.
         self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
         self._pace = Pace(schedule, broken)
         self._handled = handled
@@ -82,34 +84,40 @@ class Arrivals:
         self._line: defaultdict[Line, list[Copy]] = defaultdict(list)
 
     def went_back(self, route: str, now: float) -> None:
-        """A route says that its stream went back in time."""
+        """Record that a route reports that its stream was rolled back."""
         self.went_back_at[route] = now
 
     def process_begins(self, route: str, consumer: Consumer | None) -> None:
-        """A process begins, and will find the durable of a route as it is now, unless that is deleted before."""
+        """Record the start of a process. It will find the durable of a route in its current state, unless that is
+        deleted first.
+        """
         self._settled_to.pop(route, None)
         self._found.pop(route, None)
         if consumer is not None:
             self._found[route] = consumer, consumer.progress.passed
 
     def route_ready(self, route: str) -> None:
-        """A route has its durable: if it is the one that was there, it knows what was settled by then."""
+        """Record that a route has its durable: if it is the same as before, it knows which messages were settled by
+        then.
+        """
         consumer, settled_to = self._found.pop(route, (None, 0))
         if consumer is not None and not consumer.deleted and self._keeps_sequences:
             self._settled_to[route] = settled_to
 
     def _check_settled(self, copy: Copy) -> None:
-        """What was settled before a process has found the durable is not routed by it, whatever becomes of that."""
+        """Check that no message is routed that was settled before the process found the durable, whatever its later
+        fate.
+        """
         route, index, number, _ = copy
         plan = self._plans[route]
         sequence = self._sequences.get((plan.broker, number), inf)
         if plan.stream and sequence <= self._settled_to.get(route, 0) and plan.targets[index].mirror is None:
             self._broken("settled", f"{copy}, of message {sequence} of its stream, was settled, and is routed again")
 
-    # --- what brokers tell ---
+    # --- reports of brokers ---
 
     def received(self, publish: Publish, now: float) -> None:
-        """A publish came from a link."""
+        """Record a publish that a broker received from a link."""
         found = self._copy(publish)
         if found is None:
             return
@@ -122,7 +130,7 @@ class Arrivals:
             self._arrive(copy, key, now)
 
     def refused(self, publish: Publish, why: str, now: float) -> None:
-        """A publish was not taken."""
+        """Record a publish that a broker refused."""
         found = self._copy(publish)
         if found is not None:
             self._trace.add(f"refused {text(publish.subject)} {publish.payload[:20]!r}: {why}")
@@ -133,7 +141,7 @@ class Arrivals:
                 self._place_of.pop((route, number, part), None)
 
     def stored(self, broker: str, stream: Stream, stored: Stored, now: float) -> None:
-        """A stream took a message."""
+        """Record a message that a stream stored."""
         publish = stored.publish
         self._trace.add(f"stored in {stream.name} of {broker} as {stored.sequence}: {stored.subject}")
         if stream.name == "IN":
@@ -151,7 +159,7 @@ class Arrivals:
         copy, key = found
         before = self._stored.get((copy, f"{broker} {stream.created}"))
         plan = self._plans[copy[0]]
-        # Two processes that subscribe to the same subject both route what comes.
+        # Two processes that subscribe to the same subject both route each message.
         is_doubled = self._has_second and not plan.stream
         if before is not None and now - before[1] < self._window and not is_doubled:
             self._broken("once", f"{copy} is stored as {before[0]} and again as {stored.sequence}")
@@ -161,7 +169,7 @@ class Arrivals:
         self._arrive(copy, key, now)
 
     def _dead_letter_stored(self, where: str, stored: Stored, now: float) -> None:
-        """A dead letter is stored once, as its message came, and says where it comes from and how often it failed."""
+        """Check that a dead letter is stored once, equals its message, and names its origin and its attempts."""
         publish = stored.publish
         plan, number = self._plans[stored.subject.split(".")[1]], number_of(publish.payload)
         told = f"dead letter of message {number} of {plan.name}"
@@ -182,7 +190,7 @@ class Arrivals:
             self._broken("dead letter", f"there is a {told}, which is where it belongs")
 
     def is_dead(self, plan: Plan, number: int) -> bool:
-        """Whether a dead letter of a message is stored."""
+        """Return True if a dead letter of a message is stored."""
         return (plan.name, number) in self._dead
 
     def _copy(self, publish: Publish) -> tuple[Copy, str] | None:
@@ -199,7 +207,7 @@ class Arrivals:
     # --- content ---
 
     def _check_content(self, plan: Plan, index: int, number: int, publish: Publish) -> None:
-        """A copy is where its content sends it, and as the destination wants it."""
+        """Check that a copy is where its content sends it, and in the form that the destination requires."""
         target, sent = plan.targets[index], self._sent[number]
         allowed = places(plan, number, sent)
         told = f"message {number} of {plan.name} ({sent})"
@@ -224,12 +232,13 @@ class Arrivals:
             self._broken("one destination", f"{told} came to d{index}, and before to d{place}")
 
     def _may_choose_anew(self, plan: Plan) -> bool:
-        """Whether a route may choose once more for what has a copy at another destination.
+        """Return True if a route may choose a second destination for a message that has a copy at another one.
 
-        What was chosen is known to the process, and as long as the stream is the one that it was: a crash or a restart
-        before the source's ack, another process, a stream that went back. `fallback` chooses anew for a message that
-        failed, and of which no copy is known to be stored: it is stored and unknown where the PubAck was lost or late,
-        or the link that it would have come by. A core message is routed once, but for its retries.
+        The process remembers its choice, for as long as the stream stays the same. It is lost by a crash or a restart
+        before the source's ack, by another process, and when a stream is rolled back. `fallback` chooses again for a
+        failed message without a copy that is known to be stored: a copy is stored without the router's knowledge if its
+        PubAck was lost or late, or the link that should have carried it. A core message is routed once, except for its
+        retries.
         """
         falls_back = plan.strategy == "fallback" and self._is_shaky
         if not plan.stream:
@@ -247,7 +256,7 @@ class Arrivals:
         if plan.targets[index].mirror is not None or (
             plan.strategy in ("weighted", "fallback") and self._may_choose_anew(plan)
         ):
-            return  # what comes again has no order among what another destination got
+            return  # a redelivered message has no order among the messages of another destination
         line = self._line[route, index, part, plan.group_of(key)]
         before = [other for other in line if other[2] > number]
         has_order = plan.stream or plan.one_of_a_key
@@ -256,11 +265,11 @@ class Arrivals:
         line.append(copy)
 
     def _may_be_late(self, copy: Copy, before: list[Copy], now: float) -> bool:
-        """Whether what overtook it was under way when it was refused: nothing could hold that back.
+        """Return True if the copies ahead of it were under way when it was refused: nothing could hold them back.
 
-        A message that its handler failed is not waited for, nor one that came before its stream went back, or was seen
-        to, nor one that was given up: another process may try it anew. By key there is nothing else under way, but for
-        `sticky` without a handler.
+        Later messages do not wait for a message whose handler failed, for one published before its stream was rolled
+        back or before the route noticed that, nor for one that was given up: another process may try it again. By key
+        nothing else is under way, except for `sticky` without a handler.
         """
         strict = self._plans[copy[0]].one_of_a_key
         if self._handled.raised[copy[0], copy[2]] and not strict:
@@ -277,10 +286,10 @@ class Arrivals:
         heard = [refused + self._heard_within for refused in self._refused[copy]]
         return bool(heard) and all(self._first_received[other] <= max(heard) for other in before)
 
-    # --- what is asked ---
+    # --- queries ---
 
     def complete(self, plan: Plan, number: int) -> bool:
-        """Whether every destination has every part of a message."""
+        """Return True if every destination has every part of a message."""
         parts = range(2 if self._handled.last.get((plan.name, number)) == SEVERAL else 1)
         sent = self._sent.get(number)
         wanted = range(len(plan.targets)) if sent is None else places(plan, number, sent)
@@ -288,28 +297,31 @@ class Arrivals:
         return all(enough((plan.name, index, number, part) in self._there for index in wanted) for part in parts)
 
     def failed(self, route: str) -> set[int]:
-        """The numbers of messages of a route of which a copy was refused: each comes again later and later."""
+        """Return the numbers of a route's messages with a refused copy: each is redelivered with growing
+        delays.
+        """
         return {copy[2] for copy, times in self._refused.items() if copy[0] == route and times}
 
     @property
     def is_backed_off(self) -> bool:
-        """Whether some copy was refused so often that its next attempt may be as late as there is."""
+        """Return True if some copy was refused so often that its next attempt may have the longest delay."""
         return any(len(times) >= BACKED_OFF_AFTER for times in self._refused.values())
 
     def check_published(self, broker: str, number: int) -> None:
-        """A program has a PubAck for this publish: it is stored, and once in each incarnation of the stream."""
+        """Check that a publish for which a program has a PubAck is stored, once in each incarnation of the stream."""
         times = [count for (at, _, one), count in self._published.items() if (at, one) == (broker, number)]
         if not times or max(times) > 1:
             self._broken("PubAck", f"publish {number} to {broker} was acked, and stored {times} times")
 
     def check_end(self) -> None:
-        """Nothing yet that is not seen before."""
+        """Check the end; all current checks are made earlier."""
 
 
 def _heard_within(schedule: Schedule) -> float:
-    """Seconds from a refusal at a server until what was written without knowing of it has arrived: two ways."""
+    """Return the seconds from a refusal until messages written in ignorance of it have arrived: two ways."""
     slow = {"slow network": 1.2, "slow stream": 2.0, "puback late": 6.0, "puback lost": 6.0, "no pubacks": 40.0}
-    # Who hears a subject that no stream takes keeps the server from saying so: a PubAck that does not come says it.
+    # A client that subscribes to a subject without a stream keeps the server from answering that there are no
+    # responders: only a missing PubAck shows it.
     slow[FORGED] = 6.0
     faults = {step.kind for step in schedule.steps}
     return 2 * max(schedule.latency.values()) + 0.001 + sum(slow[kind] for kind in slow.keys() & faults)

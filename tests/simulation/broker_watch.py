@@ -1,4 +1,4 @@
-"""What happens at one broker of a simulation, passed on to who counts it."""
+"""The events at one broker of a simulation, passed on to the oracles that count them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.simulation.arrivals import Arrivals
 
 
 class BrokerWatch(Watch):
-    """Passes on what happens at one broker. `acked` and `termed` get a durable and a sequence."""
+    """Passes on the events at one broker. `acked` and `termed` get a durable and a sequence."""
 
     def __init__(
         self,
@@ -29,17 +29,17 @@ class BrokerWatch(Watch):
         self._arrivals = arrivals
 
     def stored(self, stream: Stream, stored: Stored, now: float) -> None:
-        """See `Watch.stored`."""
+        """Pass on a stored message, see `Watch.stored`."""
         self._arrivals.stored(self._broker, stream, stored, now)
 
     def answered(self, kind: str) -> None:
-        """See `Watch.answered`."""
+        """Pass on an answer, see `Watch.answered`."""
         self._answered(self._broker, kind)
 
     def ack_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """See `Watch.ack_taken`."""
+        """Pass on an ack, see `Watch.ack_taken`."""
         self._acked(durable, sequence)
 
     def term_taken(self, stream: str, durable: str, sequence: int, now: float) -> None:
-        """See `Watch.term_taken`."""
+        """Pass on a termination, see `Watch.term_taken`."""
         self._termed(durable, sequence)

@@ -1,4 +1,4 @@
-"""What the router of a schedule is configured with."""
+"""The configuration of the router of a schedule."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NOTHING: Mapping[str, Any] = {}
 def settings_of(
     schedule: Schedule, routes: Sequence[dict[str, Any]] | None = None, more: Mapping[str, Any] = NOTHING
 ) -> Settings:
-    """What the router is configured with: with these routes, by default all but those with handlers.
+    """Return the settings of the router: with these routes, by default all but those with handlers.
 
-    `more` is what its connections have beside what was drawn.
+    `more` is added to the drawn settings of its connections.
     """
     without_handler = [_route(plan) for plan in schedule.routes if plan.handler is None]
     return Settings(
@@ -48,10 +48,11 @@ UNUSED = ("Nats-Incr", "Nats-Rollup", "Nats-Marker-Reason")
 
 
 def changed(schedule: Schedule, which: int, way: int) -> Settings:
-    """Settings of which the routes differ that `which` has a bit for, in what no message notices; with an odd `way` the
-    connections as well.
+    """Return settings in which the routes selected by the bits of `which` differ, in ways that no message notices; with
+    an odd `way` the connections differ as well.
 
-    A route that has a handler is named only if it differs: else it stays, or becomes, what the program has made of it.
+    A route that has a handler is listed only if it differs: otherwise it stays, or becomes, the route that the program
+    added.
     """
     routes = []
     for index, plan in enumerate(schedule.routes):
@@ -65,7 +66,7 @@ def changed(schedule: Schedule, which: int, way: int) -> Settings:
 
 
 def destinations_of(plan: Plan) -> list[dict[str, Any]]:
-    """Where a route sends: each destination has subjects of its own, which tell it apart."""
+    """Return the destinations of a route: each has subjects of its own, by which it is recognised."""
     last = "{{wildcard(1)}}" if plan.filter == "*" else plan.filter
     return [
         {
@@ -79,7 +80,7 @@ def destinations_of(plan: Plan) -> list[dict[str, Any]]:
 
 
 def failing_of(plan: Plan) -> dict[str, Any]:
-    """What a route does with messages that fail."""
+    """Return the settings of a route for messages that fail."""
     found: dict[str, Any] = {"retry": plan.retry} if plan.retry else {}
     if plan.dead_letter is not None:
         last = "{{wildcard(1)}}" if plan.filter == "*" else plan.filter

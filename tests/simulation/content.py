@@ -1,7 +1,7 @@
-"""What drawn routes decide by content, as expressions and as the same in Python: where each message may arrive.
+"""Decisions of drawn routes by content, as expressions and as the same in Python: where each message may arrive.
 
-The harness knows of every message its number, the last token of its subject, its headers and its size, and so what a
-predicate says of it. `all` and `first_match` follow from that. `sticky` is held to one destination for each key, before
+The harness knows the number of every message, the last token of its subject, its headers and its size, and so the value
+of each predicate. `all` and `first_match` follow from that. `sticky` is held to one destination for each key, before
 and after a restart. `weighted` and `fallback` are held to one destination, unless the router can't know that a copy is
 stored: see `Plan.may_choose_anew`.
 """
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tests.simulation.schedule import KEYS, Plan, Target
 
 CHANGED = b" changed"
-"""What a transform puts behind a payload."""
+"""The text that a transform appends to a payload."""
 
 STRATEGIES = ("all", "all", "first_match", "weighted", "sticky", "fallback")
 
@@ -30,7 +30,7 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A predicate: `kind` is what it looks at, `values` those for which it holds."""
+    """A predicate: `kind` is the property that it tests, `values` are those for which it holds."""
 
     __test__ = False
 
@@ -39,7 +39,7 @@ class Test:
 
     @property
     def expression(self) -> str:
-        """The predicate as a route has it."""
+        """The predicate as an expression of a route."""
         if self.kind == "number":
             digits = "".join(map(str, self.values))
             return f'string(payload).matches("^[0-9]*[{digits}]([ /]|$)")'
@@ -50,7 +50,7 @@ class Test:
         return "size < 200"
 
     def holds(self, number: int, sent: Sent) -> bool:
-        """Return what it says of a message."""
+        """Return True if the predicate holds for a message."""
         if self.kind == "number":
             return number % 10 in self.values
         if self.kind == "key":
@@ -64,7 +64,7 @@ class Test:
 
 
 def places(plan: Plan, number: int, sent: Sent) -> tuple[int, ...]:
-    """Return the destinations, without mirrors, at any or, for `all`, each of which a message is to arrive."""
+    """Return the destinations, without mirrors. A message must arrive at one of them, or with `all` at each."""
     if plan.when is not None and not plan.when.holds(number, sent):
         return ()
     real = [index for index, target in enumerate(plan.targets) if target.mirror is None]
@@ -73,7 +73,7 @@ def places(plan: Plan, number: int, sent: Sent) -> tuple[int, ...]:
 
 
 def decided(plan: Plan, connections: list[str], random: Random) -> Plan:
-    """Return the route with something to decide."""
+    """Return the route with drawn decisions."""
     count = random.choice((2, 2, 3))
     targets = [*plan.targets[:count]]
     while len(targets) < count:

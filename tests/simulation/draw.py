@@ -1,4 +1,4 @@
-"""Draws a schedule of a seed: configuration, load, and a subset of faults (swarm testing)."""
+"""Drawing of a schedule from a seed: configuration, load, and a subset of the faults (swarm testing)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HORIZON = 40.0
 """Seconds of load and faults."""
 
 MOST_FAULTS = 5
-"""Kinds of faults in one schedule: few, so that each has time to matter, and all of them over the seeds."""
+"""Kinds of faults in one schedule: few, so that each has time to matter; over all seeds every kind is drawn."""
 
 BY_CONTENT = 0.4
 """Share of the seeds in which routes decide by content."""
@@ -37,7 +37,7 @@ RELOADED = 0.2
 
 
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
-    """The schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
+    """Return the schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
     random = Random(f"simulation {seed}")
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
@@ -52,7 +52,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     connections = [*names, *(f"{name}2" for name in names if "second connection" in faults)]
     count = random.choice((1, 1, 2, 2, 3, 4))
     routes = tuple(_route(random, f"r{number}", names, connections, also) for number in range(count))
-    # A generator of its own: the rest of a seed stays what it was before there was content to decide by.
+    # A generator of its own: the rest of a seed stays as it was before content routing existed.
     content = Random(f"content {seed}")
     if content.random() < BY_CONTENT:
         routes = tuple(decided(plan, connections, content) if content.random() < 0.7 else plan for plan in routes)
@@ -103,7 +103,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
 
 
 def _when(random: Random, load: Sequence[Step]) -> float:
-    """When a fault begins: mostly while something is published, or just before."""
+    """Draw when a fault begins: mostly while messages are published, or just before."""
     if random.random() < 0.25:
         return round(random.uniform(0.0, HORIZON), 3)
     busy = random.choice(load)
@@ -157,7 +157,7 @@ def _route(random: Random, name: str, brokers: list[str], connections: list[str]
 
 
 def _load(random: Random, routes: tuple[Plan, ...], ids_again: bool) -> list[Step]:
-    """Strangers publish, in bursts, to where routes read."""
+    """Draw the bursts in which strangers publish to the subjects that routes read."""
     steps = []
     places = dict.fromkeys((plan.broker, "in" if plan.stream else f"core.{plan.name}") for plan in routes)
     for broker, subject in places:
@@ -176,7 +176,7 @@ def _load(random: Random, routes: tuple[Plan, ...], ids_again: bool) -> list[Ste
 
 
 def _programs(random: Random, brokers: list[str], also: frozenset[str]) -> list[Step]:
-    """Programs publish, and are cancelled at random."""
+    """Draw programs that publish, and are cancelled at random."""
     steps = []
     for _ in range(random.choice((4, 8) if also else (0, 1, 3))):
         what = {

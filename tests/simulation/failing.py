@@ -1,7 +1,7 @@
-"""Drawn routes that try failed messages again, give them up, and have dead letters: what may become of a message.
+"""Drawn routes that retry failed messages, give them up, and have dead letters: the fates that a message may have.
 
-A route with `dead_letter` gives up nothing else: a message of a stream that its consumer is done with is where it
-belongs, or its dead letter is stored. Attempts are counted by a process, so that one that ends forgets them.
+A route with `dead_letter` gives up nothing silently: a stream message that its consumer has finished with is at its
+destination, or its dead letter is stored. Attempts are counted by a process, so a process that ends forgets them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SHARE = 0.4
 RAISES = "handler_error:ValueError"
 
 LEAST_FOR_DEAD_LETTERS = 2000
-"""Bytes that a server must take so that each dead letter fits: its headers are more than its message."""
+"""Payload limit, in bytes, below which a dead letter may not fit: its headers are larger than those of its message."""
 
 
 def failing(plan: Plan, connections: list[str], random: Random) -> Plan:
-    """Return the route with a retry, dead letters, and perhaps a handler that says what is to become of a message."""
+    """Return the route with a retry, dead letters, and perhaps a handler that decides the fate of a message."""
     retry: dict[str, Any] = {
         "initial": random.choice((0.05, 0.1, 1.0)),
         "factor": random.choice((1.5, 2.0, 3.0)),
@@ -46,7 +46,7 @@ def failing(plan: Plan, connections: list[str], random: Random) -> Plan:
 
 
 def trouble(routes: tuple[Plan, ...], horizon: float, random: Random) -> list[Step]:
-    """Return when nobody may publish dead letters."""
+    """Return the steps during which dead letters may not be published."""
     steps = []
     for plan in routes:
         if plan.dead_letter is not None and random.random() < 0.4:
@@ -57,9 +57,9 @@ def trouble(routes: tuple[Plan, ...], horizon: float, random: Random) -> list[St
 
 
 def owes_dead_letter(plan: Plan, outcome: str | None, max_payload: Mapping[str, int]) -> bool:
-    """Return True if a message of a stream fails each time and is given up at last: its dead letter has to be stored.
+    """Return True if a stream message fails each time and is finally given up, so that its dead letter must be stored.
 
-    `outcome` is what its handler last made of it.
+    `outcome` is the last result of its handler.
     """
     if plan.dead_letter is None or outcome != RAISED or max_payload[plan.dead_letter[0]] < LEAST_FOR_DEAD_LETTERS:
         return False
@@ -68,6 +68,6 @@ def owes_dead_letter(plan: Plan, outcome: str | None, max_payload: Mapping[str, 
 
 
 def left_waiting(live: Live, routes: tuple[Plan, ...]) -> int:
-    """Return how many core messages waited for another attempt at the end: nobody else has them."""
+    """Return how many core messages waited for another attempt at the end: no other process has them."""
     kept = {plan.name for plan in routes if not plan.stream and plan.retry}
     return sum(route.failed["shutdown"] for route in live.routes if route.name in kept)

@@ -1,6 +1,6 @@
-"""The kinds of faults: what the world does to a router. Each is drawn as data, begun and ended by name.
+"""The kinds of faults of the world around a router. Each is drawn as data, begun and ended by name.
 
-`NOT_YET` are those that are known to break a promise: drawn only on demand, until what they break is mended.
+`NOT_YET` lists those that are known to break a promise: they are drawn only on demand, until the cause is fixed.
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ from tests.simulation.schedule import Plan
 NOT_YET = {
     "forgotten tail": "an ack that is under way meets the new message that has the sequence of the old one: seed 40118",
 }
-"""Kinds of faults, of handlers or of looks that are left out of what is drawn, and what each would find. `--also KIND`
-draws one."""
+"""Kinds of faults, handlers or lookups that are not drawn, and the fault that each would find. `--also KIND` draws one.
+"""
 
 
 OF_DURABLES = ("durable held",)
-"""Those that are drawn together with the end of a durable: see `deleted`."""
+"""Kinds drawn together with the deletion of a durable: see `deleted`."""
 
 
 OF_PERMISSIONS = ("acks refused", "pulls refused", "requests refused")
-"""Those that are drawn apart from the others: see `permissions`."""
+"""Kinds drawn apart from the others: see `permissions`."""
 
 
 class Drawn(NamedTuple):
-    """How long a fault lasts, and its details."""
+    """The duration of a fault, and its details."""
 
     seconds: float
     what: dict[str, Any]
 
 
 OF_FORGERS = (FORGED,)
-"""Those that are drawn where a client forges answers: see `forger`."""
+"""Kinds drawn where a client forges answers: see `forger`."""
 
 
 class Scene(Protocol):
-    """What a fault acts on."""
+    """The world on which a fault acts."""
 
     brokers: dict[str, FakeBroker]
     forgers: dict[str, Forger]
 
     def be_as_usual(self, broker: str) -> None:
-        """The network to a broker is as fast as it is without a fault."""
+        """Restore the normal speed of the network to a broker."""
 
     def publish_too_long(self, broker: str, subject: str) -> None:
-        """A stranger publishes to a subject that no destination's subject has room for."""
+        """Publish, as a stranger, to a subject that leaves no room within the subjects of destinations."""
 
     def begin_second(self) -> None:
         """Start another process of the same router, which shares its durables."""
 
     def end_second(self) -> None:
-        """End it in good order."""
+        """End the second process in good order."""
 
     def crash(self, after: float) -> None:
-        """Kill the router, and start it again so much later."""
+        """Kill the router, and restart it `after` seconds later."""
 
     def restart(self, after: float) -> None:
-        """End the router in good order, and start it again so much later."""
+        """End the router in good order, and restart it `after` seconds later."""
 
     def reload(self, routes: int, way: int) -> None:
-        """Reload the configuration with some of its routes changed, in what no message notices."""
+        """Reload the configuration with some of its routes changed, in ways that no message notices."""
 
 
 Act = Callable[[Scene, dict[str, Any]], None]
@@ -75,7 +75,7 @@ Act = Callable[[Scene, dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`draw` gives None where it makes no sense. What it needs to undo, it does in `end`."""
+    """A kind of fault. `draw` returns None where the fault makes no sense. `end` undoes all that `begin` did."""
 
     draw: Callable[[Random, Sequence[str], Sequence[Plan]], Drawn | None]
     begin: Act
@@ -83,7 +83,7 @@ class Fault:
 
 
 def _lasting(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn]:
-    """One broker, one of these times, and one of each detail's values."""
+    """Draw one broker, one of these durations, and one value of each detail."""
 
     def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
         what = {"broker": random.choice(brokers)} | {name: random.choice(values) for name, values in details.items()}
@@ -93,7 +93,7 @@ def _lasting(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn]:
 
 
 def _at_durable(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn | None]:
-    """The durable of one of the routes from a stream."""
+    """Draw the durable of one of the routes from a stream."""
 
     def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn | None:
         plans = [plan for plan in routes if plan.stream]
@@ -108,7 +108,7 @@ def _at_durable(*seconds: float, **details: Sequence[Any]) -> Callable[..., Draw
 
 
 def _at_source(*seconds: float) -> Callable[..., Drawn]:
-    """Where one of the routes reads."""
+    """Draw the subject that one of the routes reads."""
 
     def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
         plan = random.choice(routes)
@@ -119,7 +119,7 @@ def _at_source(*seconds: float) -> Callable[..., Drawn]:
 
 
 def _somewhere(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn]:
-    """The router itself."""
+    """Draw a fault of the router itself."""
 
     def draw(random: Random, brokers: Sequence[str], routes: Sequence[Plan]) -> Drawn:
         return Drawn(random.choice(seconds), {name: random.choice(values) for name, values in details.items()})
@@ -128,11 +128,11 @@ def _somewhere(*seconds: float, **details: Sequence[Any]) -> Callable[..., Drawn
 
 
 def _at(act: Callable[..., Any]) -> Act:
-    """Do it at the broker that was drawn, with the other details."""
+    """Call `act` with the broker that was drawn, and the other details."""
 
     def begin(scene: Scene, what: dict[str, Any]) -> None:
         details = {name: value for name, value in what.items() if name != "broker"}
-        # A consumer or a stream may be away just now.
+        # A consumer or a stream may be missing at the moment.
         with suppress(KeyError, ValueError):
             act(scene.brokers[what["broker"]], **details)
 
@@ -153,7 +153,7 @@ def _sink_made_anew(broker: FakeBroker) -> None:
 
 
 def _refused(*seconds: float, what: Sequence[str]) -> Fault:
-    """What the routes of a durable send to JetStream, and their user may not for a while."""
+    """Refuse the JetStream requests of the routes of a durable, for lack of permission, for a while."""
 
     def begin(broker: FakeBroker, durable: str, what: str) -> None:
         broker.deny_publish(what.format(durable=durable))
@@ -329,26 +329,28 @@ FAULTS: dict[str, Fault] = {
     ),
     "restart": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.restart(what["after"])),
 }
-"""By the name that a schedule has."""
+"""The faults by their names in a schedule."""
 
 WITHOUT_ORDER = frozenset({"message lost", "half-open", "second process", "durable held"})
-"""With these no order is promised: a server that loses a message of a living link, or sends it to a dead one, sends
-what is behind it first, and two processes share what they route."""
+"""Kinds that void the promise of order: a server that loses a message of a living link, or sends it to a dead one,
+sends the following messages first, and two processes share their routes.
+"""
 
 UNTOLD = frozenset(
     {"message lost", "pull lost", "nak lost", "ack lost", "in_progress lost", "silence", "second process"}
     | {"half-open", "durable held"}
 )
-"""With these messages wait for what nobody knows to be missing yet: `/readyz` says ok meanwhile."""
+"""Kinds under which messages wait while no party knows yet that they are missing: `/readyz` reports ok in the meantime.
+"""
 
 CRAWLS = frozenset({"slow network", "slow stream", "small max_payload"})
-"""With these messages wait for their turn for long, and all is well: many fail each time, and are tried again."""
+"""Kinds under which messages wait long for their turn though all is well: many fail each time, and are retried."""
 
 SLOW = frozenset({"silence", "slow network"})
-"""With these a publish takes long that nothing is wrong with."""
+"""Kinds under which a correct publish takes long."""
 
 GOES_BACK = frozenset({"restored stream", "source made anew", "source and durable made anew", "forgotten tail"})
-"""With these a stream goes back in time."""
+"""Kinds that make a stream go back in time."""
 
 LOSES = frozenset(f"{kind} lost" for kind in KINDS)
-"""Kinds after which a server waits for what will not come."""
+"""Kinds after which a server waits for messages that will not arrive."""

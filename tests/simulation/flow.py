@@ -1,9 +1,9 @@
-"""Limits and breakers of drawn routes, and what is held against them.
+"""Limits and breakers of drawn routes, and the checks of both.
 
-Of a limit: at most burst + rate x t messages in any time t, counted where they arrive, which is later where it is
-further away. On their way they may be held up by a fault, which moves some of them together; then the time since the
-beginning is what counts. Of breakers: while a destination takes nothing, no more messages go back to their stream than
-it takes to open them.
+A limit allows at most burst + rate x t messages in any time t, counted on arrival, which is later at a more distant
+destination. A fault may delay messages on their way and move some of them together; then the time since the beginning
+counts. Breakers: while a destination accepts nothing, no more messages are returned to their stream than it takes to
+open the breakers.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from router_trio import Live
 from tests.simulation.schedule import Plan, Schedule
 
 BEGINS_ANEW = frozenset({"crash", "restart", "second process"})
-"""Each of these gives a limit another burst."""
+"""Kinds that give a limit another burst."""
 
 OF_DESTINATIONS = frozenset({"publish denied", "full stream", "sink missing", "no pubacks", "election"})
 """Faults that only destinations have."""
 
 ON_THE_WAY = 0.01
-"""Seconds that messages of one time may be apart when they arrive at places equally far away, without faults."""
+"""Seconds between arrivals at equally distant places of messages sent at one time, without faults."""
 
 ROOM = 2
-"""Messages more that go back to their stream so that others can come."""
+"""Extra messages that may be returned to their stream so that others can be delivered."""
 
 
 def flowing(plan: Plan, random: Random) -> Plan:
@@ -46,7 +46,7 @@ def flowing(plan: Plan, random: Random) -> Plan:
 
 
 class Pace:
-    """When messages of routes with limits first arrived."""
+    """Times of the first arrival of messages of routes with limits."""
 
     def __init__(self, schedule: Schedule, broken: Callable[[str, str], None]) -> None:
         self._limits = {plan.name: plan.limit for plan in schedule.routes if plan.limit is not None}
@@ -61,7 +61,7 @@ class Pace:
         self._times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
 
     def arrived(self, route: str, number: int, key: str, now: float) -> None:
-        """A copy of a message arrived somewhere."""
+        """Record that a copy of a message arrived at some destination."""
         limit = self._limits.get(route)
         if limit is None or (route, number) in self._seen:
             return
@@ -81,7 +81,7 @@ class Pace:
 
 
 class Returned:
-    """Messages that go back to their stream while the destinations of their route take none."""
+    """Messages returned to their stream while the destinations of their route accept none."""
 
     def __init__(self, schedule: Schedule, broken: Callable[[str, str], None]) -> None:
         self._broken = broken
@@ -94,7 +94,7 @@ class Returned:
         self._since: dict[str, tuple[int, int]] = {}
 
     def check(self, live: Live) -> None:
-        """Any moment."""
+        """Check at any moment."""
         for route in live.routes:
             if route.name in self._most:
                 taken, returned = sum(route.routed.values()), route.settled["returned"]

@@ -1,8 +1,8 @@
-"""A client that hears all destinations, and has streams answer the router's publishes that did not get them.
+"""A client that subscribes to all destinations and forges answers: streams that did not get the router's publishes
+answer them.
 
-It publishes with the reply subject of each JetStream publish that it hears as its own reply subject. The subject that
-it publishes to is one of a stream that has nothing to do with the router: that stream's PubAck, or its error, comes to
-the router.
+It publishes with the reply subject of each JetStream publish that it receives as its own reply subject. It publishes to
+a subject of a stream that is unrelated to the router: the PubAck or error of that stream reaches the router.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from router_trio.testing.frames import Publish
 from tests.simulation.schedule import Step
 
 SHARE = 0.25
-"""Share of the seeds in which there is one at some broker."""
+"""Share of the seeds in which some broker has a forger."""
 
 FORGED = "forged answers"
 
 STREAMS = {"EVIL": (["evil.>"], None), "EVIL-FULL": (["evil-full.>"], 0)}
-"""Those that are no business of the router, with their subjects and the messages that they have room for."""
+"""Streams unrelated to the router, with their subjects and the number of messages that they have room for."""
 
 WAYS = {
     "stored": ("evil.x", {}),
@@ -36,11 +36,11 @@ WAYS = {
     "nothing there": ("nobody.home", {}),
     "asked": ("", {}),
 }
-"""What it publishes, by what becomes of that. What it asks of a service has an answer that is no PubAck."""
+"""Subjects to which it publishes, by the effect. The answer of a service is no PubAck."""
 
 
 def forged(brokers: Sequence[str], horizon: float, random: Random) -> list[Step]:
-    """Return when there is a forger, and what it does; often while a sink is missing or full."""
+    """Return when a forger is active, and what it does; often while a sink is missing or full."""
     if random.random() >= SHARE:
         return []
     steps = []
@@ -67,7 +67,7 @@ def forged(brokers: Sequence[str], horizon: float, random: Random) -> list[Step]
 
 
 class Forger:
-    """The one at a broker. It may do several things at a time: `begin` and `end` get the same `what`."""
+    """The forger at one broker. It may do several things at a time: `begin` and `end` get the same `what`."""
 
     def __init__(self, broker: FakeBroker) -> None:
         self._broker = broker
@@ -77,13 +77,13 @@ class Forger:
             broker.add_stream(name, subjects, max_messages=room)
 
     def begin(self, what: dict[str, Any]) -> None:
-        """Hear all that is published, and answer it."""
+        """Subscribe to all publishes, and answer them."""
         ear = self._listening[id(what)] = _Ear(self._broker, what)
         for pattern in ("out.>", "pub.>", "dead.>", "got.>"):
             self._server.subscribe(pattern, None, ear.hear)
 
     def end(self, what: dict[str, Any]) -> None:
-        """Hear nothing any more."""
+        """Unsubscribe."""
         self._server.remove_receiver(self._listening.pop(id(what)).hear)
 
 
@@ -110,7 +110,7 @@ class _Ear:
                 self._server.publish(publish, now)
 
     def _replies(self, inbox: bytes, number: int) -> Iterator[bytes]:
-        """The number of the publish, those of others that follow it, and what is no reply subject of anything."""
+        """Yield the reply subject of the publish, those of the following ones, and a name that is no reply subject."""
         for one in range(number, number + self._what["ahead"] + 1):
             yield b"%b.%d" % (inbox, one)
         if self._what["junk"]:

@@ -1,10 +1,11 @@
-"""What the router says of messages of streams that it gives up, and what that means for those behind them.
+"""The messages of streams that the router reports as given up, and the consequences for later messages.
 
-A message is given up by a process, and terminated at its source. If the server has lost that and the process ends, the
-next one gets the message once more, and knows nothing of it: it is tried behind those that waited for it no more.
+A process gives up a message and terminates it at its source. If the server loses the termination and the process ends,
+the next process gets the message once more and knows nothing of this: it is tried after messages that had stopped
+waiting for it.
 
-A dead letter may be larger than its server takes. Then its message is neither delivered nor given up, without end, and
-holds back what waits for it.
+A dead letter may be larger than its server accepts. Then its message is neither delivered nor given up, forever, and
+holds back the messages that wait for it.
 """
 
 from __future__ import annotations
@@ -31,27 +32,27 @@ class GivenUp:
         self._done: set[Message] = set()
         self._too_large: set[Message] = set()
 
-    # --- what is told ---
+    # --- reports ---
 
     def process_begins(self, process: int, now: float) -> None:
-        """A process of the router begins; it knows nothing of those before it."""
+        """Record the start of a process of the router; it knows nothing of earlier processes."""
         self._began_at[process] = now
 
     def told(self, process: int, event: Event, number: int) -> None:
-        """A process says something of a message."""
+        """Record an event of a process about a message."""
         if isinstance(event, MessageGivenUp | MessageDeadLettered):
             self._by[event.route, number] = process
         elif isinstance(event, DeadLetterNotStored) and event.reason == "too_large":
             self._too_large.add((event.route, number))
 
     def done(self, route: str, number: int) -> None:
-        """The consumer of a route takes it that a message is done."""
+        """Record that the consumer of a route considers a message done."""
         self._done.add((route, number))
 
-    # --- what follows ---
+    # --- conclusions ---
 
     def tried_anew_from(self, route: str, number: int) -> float:
-        """Return from when on a process has a message anew that one before it gave up; -inf if none does."""
+        """Return the time from which a process has a message that an earlier process gave up; -inf if none has."""
         by = self._by.get((route, number))
         if by is None or ((route, number) in self._done and not self._forgets):
             return -inf
@@ -60,10 +61,10 @@ class GivenUp:
     def stuck(
         self, plan: Plan, messages: Iterable[tuple[int, str]], holds_back: Callable[[int], bool]
     ) -> tuple[set[int], bool]:
-        """Return which of these messages wait without end, and whether they use up all the room of their route.
+        """Return which of these messages wait forever, and whether they use up all the room of their route.
 
-        `messages` are those that a route takes: numbers and keys, in the order of their stream. `holds_back`: others
-        wait for the message.
+        `messages` are those that a route takes: numbers and keys, in the order of their stream. `holds_back` returns
+        True if others wait for the message.
         """
         found: set[int] = set()
         if plan.dead_letter is None or self._max_payload[plan.dead_letter[0]] >= LEAST_FOR_DEAD_LETTERS:

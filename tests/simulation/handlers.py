@@ -1,4 +1,4 @@
-"""Handlers of drawn routes: every kind that there is. Each writes down what it made of a message."""
+"""Handlers of drawn routes, of every kind. Each records its result for a message."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PASSED, SEVERAL, FILTERED, RAISED = "passed", "several", "filtered", "raised"
 
 
 class Handled:
-    """What the handler of each route last made of each message, and how often it raised."""
+    """The last result of each route's handler for each message, and how often it raised."""
 
     def __init__(self) -> None:
         self.last: dict[tuple[str, int], str] = {}
         self.raised: defaultdict[tuple[str, int], int] = defaultdict(int)
 
     def note(self, route: str, message: Message, outcome: str) -> int:
-        """Write down; returns the number of the message."""
+        """Record a result; return the number of the message."""
         number = number_of(message.payload)
         self.last[route, number] = outcome
         self.raised[route, number] += outcome == RAISED
@@ -29,13 +29,13 @@ class Handled:
 
 
 def number_of(payload: bytes) -> int:
-    """Which message it is, or is made of: -1 for what has lost its number."""
+    """Return the number of a message, or of the one from which it was made; -1 if it has lost its number."""
     digits = payload.partition(b"/")[0].partition(b" ")[0]
     return int(digits) if digits.isdigit() else -1
 
 
 def part_of(payload: bytes) -> int:
-    """Which of several answers it is."""
+    """Return the index of a part, where a handler returns several."""
     return int(payload.rpartition(b"/")[2].partition(b" ")[0]) if b"/" in payload else 0
 
 
@@ -146,7 +146,7 @@ def _slow_and_fails(handled: Handled, route: str) -> Callable[[Message], Any]:
 
 
 def _takes_long(handled: Handled, route: str) -> Callable[[Message], Any]:
-    """It may be at work when the time for a shutdown is over, or for a reload."""
+    """Return a handler that may still be running when the timeout of a shutdown or a reload expires."""
 
     async def handler(message: Message) -> Message:
         if number_of(message.payload) % 40 == 0:
@@ -168,9 +168,9 @@ MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
 }
 
 FAIL: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"rejects": _rejects, "waits": _waits}
-"""Those that say what is to become of a message."""
+"""Kinds that decide the fate of a message."""
 
 SLOW: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"slow": _slow, "slow and fails": _slow_and_fails}
-"""Those that take their time, each message another one."""
+"""Kinds whose duration differs from message to message."""
 
 FAILS_EACH_TIME = ("poison", "rejects")

@@ -1,7 +1,7 @@
-"""Drawn routes that go by key, and what is held against them: one call of a handler for each key at a time, in order.
+"""Drawn routes by key, and the check of them: one handler call per key at a time, in order.
 
-The key of some is that of the subject, of others several subjects have one. Of such a route a message that failed holds
-back its key, so whatever fails without end is given up.
+Some keys correspond to a subject; others are shared by several subjects. On such a route a failed message holds back
+its key, so a message that fails forever is given up.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tests.simulation.handlers import FAILS_EACH_TIME, SLOW
 from tests.simulation.schedule import KEYS, PAIRS, Plan
 
 SHARE = 0.35
-"""Share of the seeds in which routes go by key."""
+"""Share of the seeds in which routes are by key."""
 
 GIVEN_UP = ["too_large", "mapping", "invalid_subject", "wrong_expectation", "expression"]
-"""Reasons of failures that would come again each time."""
+"""Reasons of failures that would recur on each attempt."""
 
 
 def keyed(plan: Plan, random: Random) -> Plan:
-    """Return the route with a key, several calls of its handler at a time, or both."""
+    """Return the route with a key, several concurrent calls of its handler, or both."""
     handler = plan.handler
     if handler is None and plan.strategy == "all" and plan.when is None and plan.limit is None:
         # Routes with handlers are added by a decorator, which leaves the choice to the destinations.
@@ -38,14 +38,14 @@ def keyed(plan: Plan, random: Random) -> Plan:
     never = [*plan.retry.get("not", []), *GIVEN_UP]
     source = plan.source
     if plan.stream and plan.dead_letter is not None:
-        # What has no dead letter either holds back its key for ever, and uses room.
+        # A message that has no dead letter either holds back its key forever, and uses room.
         source = {**source, "max_in_flight": max(source["max_in_flight"], 5)}
     retry = {"initial": 0.1} | plan.retry | {"not": never}
     return replace(plan, handler=handler, key=key, concurrency=concurrency, retry=retry, source=source)
 
 
 class Calls:
-    """What is at work of one route, in one process. `broken` is told if it is too much."""
+    """The running handler calls of one route, in one process. Reports too many of them to `broken`."""
 
     def __init__(self, plan: Plan, broken: Callable[[str, str], None]) -> None:
         self._plan = plan
@@ -53,7 +53,7 @@ class Calls:
         self._at_work: list[str] = []
 
     def watched(self, handler: Callable[[Message], Any]) -> Callable[[Message], Any]:
-        """Return the handler, of which calls are counted for as long as they block."""
+        """Return the handler, with its calls counted for as long as they block."""
 
         def call(message: Message) -> Any:
             answer = handler(message)

@@ -1,4 +1,4 @@
-"""What is held against the links of a router: how soon a silent one is given up, and how often it connects."""
+"""Checks of the links of a router: how soon a silent one is given up, and how often it connects."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from router_trio.testing import FakeBroker
 from tests.simulation.schedule import Schedule
 
 MOST_ATTEMPTS = 30
-"""Attempts to connect to one broker in a second, of all connections to it."""
+"""Attempts per second to connect to one broker, over all connections to it."""
 
 
 class Links:
-    """The links to all brokers. `broken` is told of a promise, and of what happened."""
+    """The links to all brokers. Reports a broken promise, and what happened, to `broken`."""
 
     def __init__(
         self, schedule: Schedule, brokers: Mapping[str, FakeBroker], broken: Callable[[str, str], None]
     ) -> None:
-        # A link that is being left is fenced no more once the next one is there.
+        # A link that is being left gets no more fences once its successor is up.
         self._leaving_takes = 2.0 * ("only lame ducks" in schedule.faults or "lame duck" in schedule.faults)
         self._brokers = brokers
         self._broken = broken
         self._attempts = dict.fromkeys(brokers, (0, 0.0))
 
     def check(self, live: Live) -> None:
-        """Any moment."""
+        """Check at any moment."""
         self._check_attempts()
         self._check_fences(live)
 
     def _check_fences(self, live: Live) -> None:
-        """A link whose peer is silent is given up within two intervals."""
+        """Check that a link whose peer is silent is given up within two intervals."""
         for name, connection in live.connections.items():
             state, bound = connection.state, 2 * connection.settings.liveness_interval + self._leaving_takes
             silent = trio.current_time() - (state.fenced_at or 0.0)
@@ -41,7 +41,7 @@ class Links:
                 self._broken("half open", f"{name} counts as connected, and answered no fence for {silent:.1f} s")
 
     def _check_attempts(self) -> None:
-        """No broker is stormed, whatever it says."""
+        """Check that no broker is stormed, whatever it answers."""
         now = trio.current_time()
         for name, broker in self._brokers.items():
             before, since = self._attempts[name]

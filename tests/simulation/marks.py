@@ -1,6 +1,6 @@
-"""Sometimes-marks: which lines of the modules that matter were ever reached, over all seeds.
+"""Sometimes-marks: which lines of the important modules were ever reached, over all seeds.
 
-Found by tracing, so that the product knows nothing of it. It takes time: a part of the seeds is enough.
+Found by tracing, so that the package knows nothing of it. Tracing is slow: a part of the seeds is enough.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ MODULES = (
     *("routing.pipeline", "routing.core.handler_batch"),
     *("client.publisher", "client.ack_deadlines", "client.receipt", "router"),
 )
-"""Under `router_trio`."""
+"""Modules below `router_trio`."""
 
 Trace = Callable[[FrameType, str, Any], Any]
 
 Place = tuple[str, int]
-"""A file and a line of it."""
+"""A file and one of its lines."""
 
 
 class Marks:
-    """Every line of `MODULES` that can be reached, and those that were."""
+    """Every reachable line of `MODULES`, and those that were reached."""
 
     def __init__(self) -> None:
         self.reached: set[Place] = set()
@@ -45,7 +45,7 @@ class Marks:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Note what runs meanwhile, in this thread."""
+        """Record the lines that run in this thread during the context."""
         before = sys.gettrace()
         sys.settrace(self._called)
         try:
@@ -58,7 +58,7 @@ class Marks:
         left = self._left.get(code)
         if left is None:
             left = self._left[code] = _lines_of(code) if code.co_filename in self._files else set()
-        # Once all of its lines were reached, a function costs no more than this look.
+        # Once all lines of a function were reached, it costs no more than this lookup.
         return self._ran if left else None
 
     def _ran(self, frame: FrameType, event: str, argument: object) -> Trace:
@@ -69,7 +69,7 @@ class Marks:
         return self._ran
 
     def unreached(self) -> list[tuple[str, int, str]]:
-        """Module, line and text of what was never reached, of all that functions do."""
+        """Yield module, line and text of each line of a function that was never reached."""
         found = []
         for file, name in self._files.items():
             text = Path(file).read_text()
@@ -80,13 +80,13 @@ class Marks:
         return found
 
     def count(self) -> tuple[int, int]:
-        """How many lines were reached, and how many there are."""
+        """Return the number of lines that were reached, and of all."""
         there = {(file, line) for file in self._files for line in _lines(compile(Path(file).read_text(), file, "exec"))}
         return len(there & self.reached), len(there)
 
 
 def report(marks: Marks) -> Sequence[str]:
-    """What there is to tell."""
+    """Return a report of the marks."""
     reached, there = marks.count()
     lines = [f"marks: {reached} of {there} lines of {len(MODULES)} modules were reached; not reached:"]
     return [*lines, *(f"  {name}:{line}: {text}" for name, line, text in marks.unreached())]
@@ -97,7 +97,7 @@ def _file(name: str) -> Path:
 
 
 def _lines(module: CodeType) -> set[int]:
-    """The lines of all functions in a module; what runs when it is imported is not meant."""
+    """Return the lines of all functions in a module, without those that run on import."""
     found: set[int] = set()
     todo = [one for one in module.co_consts if isinstance(one, CodeType)]
     while todo:
@@ -108,7 +108,7 @@ def _lines(module: CodeType) -> set[int]:
 
 
 def _lines_of(code: CodeType) -> set[int]:
-    """Those of one function but its first; a class body has none that are meant."""
+    """Return the lines of one function except its first; the lines of a class body are not included."""
     if not code.co_flags & CO_OPTIMIZED:
         return set()
     return {line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno}

@@ -1,4 +1,4 @@
-"""The promises, held against every step: each event, each message, each second, and the end."""
+"""The promises, checked at every step: each event, each message, each second, and the end."""
 
 from __future__ import annotations
 
@@ -45,20 +45,24 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 MOST_TOLD = 5
-"""Broken promises that are told of one run: the first one is what matters."""
+"""Number of broken promises reported for one run: the first one is what matters."""
 
 TOLD_WITHIN = 10.0
-"""Seconds from when a route passes nothing until `/readyz` says so."""
+"""Seconds from when a route passes nothing until `/readyz` reports it."""
 
 SEEN_WITHIN = 0.1
-"""Seconds within which a route sees that its stream went back, if it gets messages, on a network that adds none."""
+"""Seconds within which a route that gets messages notices that its stream was rolled back, on a network without added
+delay.
+"""
 
 COUNTERS = [row for row in TABLE if isinstance(row, Metric) and row.kind == "counter"]
 HISTOGRAMS = [row for row in TABLE if isinstance(row, HistogramMetric)]
 
 
 def _counters(sources: Sources) -> Iterator[tuple[tuple[str, ...], float]]:
-    """All that may not go back, by name and labels: counters, and of histograms each bucket and the sum."""
+    """Return all values that must not decrease, by name and labels: counters, and of histograms each bucket and the
+    sum.
+    """
     for row in COUNTERS:
         for labels, number in row.read(sources):
             yield (row.name, *labels), number
@@ -70,7 +74,7 @@ def _counters(sources: Sources) -> Iterator[tuple[tuple[str, ...], float]]:
 
 
 class Oracles:
-    """Sees everything and tells what is `wrong`, as (promise, what happened)."""
+    """Observes everything and reports what is `wrong`, as (promise, what happened)."""
 
     def __init__(self, schedule: Schedule, brokers: dict[str, FakeBroker], handled: Handled, trace: Trace) -> None:
         self.wrong: list[tuple[str, str]] = []
@@ -102,19 +106,19 @@ class Oracles:
         self._narrowed = {step.what["durable"] for step in schedule.steps if step.kind == "durable narrowed"}
 
     def broken(self, promise: str, told: str) -> None:
-        """A promise is broken."""
+        """Record a broken promise."""
         if len(self.wrong) < MOST_TOLD:
             self.wrong.append((promise, f"at {trio.current_time():.3f} s: {told}"))
         self._trace.add(f"BROKEN {promise}: {told}")
 
     def watch_of(self, broker: str) -> Watch:
-        """What is told of one broker."""
+        """Return the observer of one broker."""
         return BrokerWatch(self._arrivals, self.acked, self.termed, self._answered.arrived, broker)
 
     # --- at each event ---
 
     def observe(self, process: Process, event: Event) -> None:
-        """An event: the ledgers add up at that moment, and nothing is beyond its bound."""
+        """Check an event: the ledgers add up at that moment, and nothing exceeds its bound."""
         self.codes[event.code] += 1
         if isinstance(event, MessageGivenUp | MessageDeadLettered | DeadLetterNotStored):
             if event.sequence is not None:
@@ -131,7 +135,7 @@ class Oracles:
     def _told_of_one(
         self, process: Process, event: MessageGivenUp | MessageDeadLettered | DeadLetterNotStored, sequence: int
     ) -> None:
-        """An event is about the message of a stream with this sequence."""
+        """Record an event about the stream message with this sequence."""
         plan = next(plan for plan in self._schedule.routes if plan.name == event.route)
         if isinstance(event, MessageGivenUp):
             self._given_up.add((plan.name, sequence))
@@ -140,7 +144,7 @@ class Oracles:
             self._of_given_up.told(process.number, event, number)
 
     def _check_ledgers(self, process: Process, when: str) -> None:
-        """What adds up at each event as well."""
+        """Check the sums that hold at each event as well."""
         if process.live is not None:
             self._broken("ledger", (f"{when}: {told}" for told in sums.ledgers(process.live)))
             self._broken("bound", sums.bounds(process.live))
@@ -152,7 +156,7 @@ class Oracles:
     # --- at each step and each second ---
 
     def check(self, process: Process | None) -> None:
-        """Any moment: a scrape adds up too, and no counter goes back."""
+        """Check at any moment: a scrape adds up too, and no counter decreases."""
         if process is None or process.live is None:
             self._ready_since = None
             return
@@ -175,12 +179,12 @@ class Oracles:
         self._trace.add(str(process.live.ledger()))
 
     def _check_readiness(self, process: Process) -> None:
-        """Who says for long that it is ready has routed something of what came by then."""
+        """Check that a router that has been ready for long has routed some of the messages received by then."""
         now = trio.current_time()
         assert process.live is not None
         lost = sum(one.state.lost for one in process.live.connections.values())
         if lost != self._lost:
-            self._lost, self._ready_since = lost, None  # what was known of the link before is not known of this one
+            self._lost, self._ready_since = lost, None  # what was known of the previous link is not known of this one
         if readyz.reasons(process.live):
             self._ready_since = None
             return
@@ -189,7 +193,7 @@ class Oracles:
             waiting = self._unaccounted(plan) if plan.stream else []
             failed = self._arrivals.failed(plan.name)
             if any(number in failed or self._handled.raised[plan.name, number] for number in waiting):
-                continue  # it waits for its next attempt, and others behind it
+                continue  # it waits for its next attempt, and others wait behind it
             if readyz.is_held_up(process.live, plan.name):
                 continue
             done = len(self._source_of(plan)) - len(waiting)
@@ -201,7 +205,7 @@ class Oracles:
                     return
 
     def process_begins(self, process: Process) -> None:
-        """A process of the router begins."""
+        """Record the start of a process of the router."""
         for plan in self._schedule.routes:
             consumer = self._brokers[plan.broker]._server.consumers.get(("IN", plan.name))
             self._arrivals.process_begins(plan.name, consumer)
@@ -210,11 +214,11 @@ class Oracles:
     # --- programs ---
 
     def published(self, process: Process, broker: str, number: int, with_ack: bool, receipt: Receipt) -> None:
-        """A program's publish was accepted."""
+        """Record that a program's publish was accepted."""
         self._receipts.append((process, broker, number, with_ack, receipt))
 
     def closed(self, process: Process) -> None:
-        """A process ended in good order: nothing is left without a fate."""
+        """Check a process that ended in good order: nothing is left without a fate."""
         assert process.live is not None
         for name, entry in process.live.ledger().items():
             if entry["pending"] or entry["in_flight"]:
@@ -240,7 +244,7 @@ class Oracles:
     # --- the end ---
 
     def missing(self, process: Process | None) -> list[str]:
-        """What is neither delivered nor accounted, nor as it should be, though nothing is in the way."""
+        """Return what is neither delivered nor accounted for, or not in its proper state, though no fault is active."""
         if process is None or process.live is None:
             return ["no router is up"]
         live = process.live
@@ -275,7 +279,7 @@ class Oracles:
         return missing
 
     def _full_without_end(self) -> set[str]:
-        """The routes that ask for nothing any more: as much as may be in hand waits without end."""
+        """Return the routes that request nothing any more: their limit of messages in hand is used up forever."""
         return {plan.name for plan in self._schedule.routes if plan.stream and self._stuck(plan)[1]}
 
     def waits_without_end(self, plan: Plan, number: int) -> bool:
@@ -284,9 +288,10 @@ class Oracles:
         return full or number in stuck
 
     def _stuck(self, plan: Plan) -> tuple[set[int], bool]:
-        """What waits without end, as the dead letter of a message is larger than its server takes.
+        """Return the messages that wait forever because a dead letter is larger than its server accepts.
 
-        All does where a durable was narrowed, as long as `/readyz` says that nothing new is delivered for that.
+        All messages wait where a durable was narrowed, as long as `/readyz` reports that nothing new is delivered for
+        that.
         """
         if plan.name in self._narrowed and self._counted_of is not None and readyz.is_full(self._counted_of, plan.name):
             return set(), True
@@ -297,7 +302,7 @@ class Oracles:
 
     def _owes(self, plan: Plan, number: int) -> bool:
         outcome = self._handled.last.get((plan.name, number))
-        fits = number not in self.fails_for_what_it_is  # else its dead letter fails for that, too
+        fits = number not in self.fails_for_what_it_is  # otherwise its dead letter fails for that reason, too
         return fits and owes_dead_letter(plan, outcome, self._schedule.max_payload)
 
     def _taken_by(self, plan: Plan) -> Iterator[Stored]:
@@ -306,11 +311,13 @@ class Oracles:
                 yield message
 
     def _source_of(self, plan: Plan) -> list[Stored]:
-        # Not by `FakeBroker.messages`, which reads the headers of each: this is asked at each ack.
+        # `FakeBroker.messages` would read the headers of each message: this runs at each ack.
         return self._brokers[plan.broker]._server.streams["IN"].stored
 
     def arrived_everywhere(self, plan: Plan, number: int) -> bool:
-        """Whether a message is where the route and its handler want it, or is accounted as a failure of its own."""
+        """Return True if a message is where the route and its handler send it, or is accounted for as a failure of its
+        own.
+        """
         limits = [self._schedule.max_payload[target.broker[0]] for target in plan.targets]
         if number in self.fails_for_what_it_is or self.sizes.get(number, 0) > min(limits):
             return True
@@ -323,20 +330,22 @@ class Oracles:
 
     @property
     def is_backed_off(self) -> bool:
-        """Whether some message has failed so often that its next attempt may be late: many retries are spread."""
+        """Return True if some message has failed so often that its next attempt may be late: many retries are spread
+        out.
+        """
         return self._arrivals.is_backed_off or any(times > 1 for times in self._handled.raised.values())
 
     def unready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> str | None:
-        """What `/readyz` says is wrong, of one route or anywhere, or None."""
+        """Return the problem that `/readyz` reports, of one route or anywhere, or None."""
         assert process.live is not None
         return readyz.unready(process.live, self._full_without_end(), of, but_breakers=but_breakers)
 
     def check_end(self, processes: int) -> None:
-        """What can only be seen at the end."""
+        """Check what can only be seen at the end."""
         self._arrivals.check_end()
 
     def acked(self, durable: str, sequence: int) -> None:
-        """A source was acked: every destination was settled before."""
+        """Check an ack at the source: every destination must have been settled before."""
         plan, number = self._done_with(durable, sequence)
         if plan is None or (plan.name, sequence) in self._given_up or number is None:
             return
@@ -347,7 +356,7 @@ class Oracles:
             self.broken("source ack", f"message {number} of {plan.name} was acked and is not where it belongs")
 
     def termed(self, durable: str, sequence: int) -> None:
-        """A source was told that a message is given up: that was said, or its dead letter is stored."""
+        """Check a termination at the source: it must have been reported, or the dead letter stored."""
         plan, number = self._done_with(durable, sequence)
         if plan is None or (plan.name, sequence) in self._given_up or number is None:
             return
@@ -355,7 +364,9 @@ class Oracles:
             self.broken("terminated", f"message {number} of {plan.name}, and its dead letter is not stored")
 
     def _done_with(self, durable: str, sequence: int) -> tuple[Plan | None, int | None]:
-        """A consumer is done with a message. Return its route, and its number if the stream has it."""
+        """Record that a consumer has finished with a message. Return its route, and its number if the stream still has
+        it.
+        """
         plan = next((plan for plan in self._schedule.routes if plan.name == durable), None)
         number = None if plan is None else self._number_in(plan, sequence)
         if plan is not None and number is not None:
@@ -367,9 +378,10 @@ class Oracles:
         return number_of(held[sequence - 1].publish.payload) if sequence <= len(held) else None
 
     def _meets_another(self, plan: Plan) -> bool:
-        """Whether an ack that comes now may be one of the message that had its sequence before the stream went back.
+        """Return True if an ack received now may belong to the message that had this sequence before the stream was
+        rolled back.
 
-        JetStream knows no more of a message than that, so nothing can be done until the route knows.
+        JetStream knows no more of a message than its sequence, so nothing can be done until the route notices.
         """
         now, seen = trio.current_time(), self._arrivals.went_back_at[plan.name]
         faults = self._schedule.faults

@@ -1,4 +1,4 @@
-"""Permissions of a router that are taken away for a while, and what then counts as acked or nak'ed."""
+"""Permissions of a router that are revoked for a while, and which acks and naks then count as succeeded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 SHARE = 0.2
-"""Share of the seeds in which that happens, if a route reads from a stream."""
+"""Share of the seeds in which permissions are revoked, if a route reads from a stream."""
 
 UNCOUNTED = frozenset({"crash", "restart", "second process", "reload"})
-"""With these, the counts of one process are not of all that a broker was sent."""
+"""Kinds under which the counts of one process do not cover all that a broker was sent."""
 
 
 def taken_away(
@@ -28,9 +28,9 @@ def taken_away(
     when: Callable[[Random], float],
     forgers: Collection[str],
 ) -> list[Step]:
-    """Return the steps that take permissions away, and give them back.
+    """Return the steps that revoke permissions and restore them.
 
-    Where streams can't be looked up every PubAck is believed, so not all requests at a broker where one is forged.
+    Without lookups of streams every PubAck is believed, so a broker with a forger keeps some requests allowed.
     """
     steps: list[Step] = []
     if random.random() >= SHARE:
@@ -44,9 +44,9 @@ def taken_away(
 
 
 class Answered:
-    """Acks and naks that brokers were sent and did not refuse, against those that a process counts as succeeded.
+    """Acks and naks that brokers received and did not refuse, against those that a process counts as succeeded.
 
-    What is under way when a link is lost counts as sent, so a broker to which one was lost is left out.
+    Data under way when a link is lost counts as sent, so a broker that lost a link is left out.
     """
 
     def __init__(self, schedule: Schedule, broken: Callable[[str, str], None]) -> None:
@@ -56,17 +56,17 @@ class Answered:
         self._arrived: Counter[tuple[str, str]] = Counter()
 
     def arrived(self, broker: str, kind: str) -> None:
-        """A broker got an answer that it does not refuse."""
+        """Record an ack or nak that a broker received and does not refuse."""
         self._arrived[broker, kind] += 1
 
     def check(self, live: Live) -> None:
-        """At any moment, none counts that was refused."""
+        """Check at any moment that no refused one counts."""
         for broker, kind, succeeded in self._each(live):
             if succeeded > self._arrived[broker, kind]:
                 self._tell(broker, kind, succeeded)
 
     def check_end(self, process: Process) -> None:
-        """At the end, all other acks count. A nak may be sent once more, which counts once."""
+        """Check at the end that all other acks count. A nak may be sent a second time, which counts once."""
         assert process.live is not None
         for broker, kind, succeeded in self._each(process.live):
             if kind == "ack" and succeeded != self._arrived[broker, kind]:

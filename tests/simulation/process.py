@@ -1,4 +1,4 @@
-"""One process of the router: from its start to its end in good order, or to its crash."""
+"""A process of the router: from its start to its orderly end, or to its crash."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 REFUSED_AT_THE_START = 1.0
-"""Seconds until somebody starts a router again that ended because its credentials were refused."""
+"""Seconds until a router that ended because its credentials were refused is started again."""
 
 
 class Process:
-    """A router that runs. After `crash` nothing that it does reaches anybody, as if it were not there."""
+    """A running router. After `crash` nothing that it does has any effect outside of it."""
 
     def __init__(self, simulation: Simulation, number: int) -> None:
         self.number = number
@@ -41,7 +41,7 @@ class Process:
         self._links: list[FakeLink] = []
 
     async def run(self) -> None:
-        """Until `ending` is set, or it crashes."""
+        """Run until `ending` is set, or it crashes."""
         simulation = self._simulation
         try:
             with self._scope:
@@ -49,7 +49,7 @@ class Process:
                     try:
                         await self._open()
                     except AuthorizationError:
-                        # As a service manager would. Only a router that was never connected ends for it.
+                        # As a service manager would. Only a router that was never connected ends for this reason.
                         self.live = None
                         simulation.trace.add("refused at the start")
                         await trio.sleep(REFUSED_AT_THE_START)
@@ -93,7 +93,7 @@ class Process:
             self._simulation.oracles.broken(promise, told)
 
     def crash(self) -> None:
-        """The process is killed: its sockets are gone, and no exit path of it reaches anybody."""
+        """Kill the process: its sockets are gone, and none of its exit paths has any effect."""
         self._simulation.trace.add(f"process {self.number} is killed")
         self.dead = True
         for link in self._links:

@@ -1,4 +1,4 @@
-"""Programs that publish through the router that they are a part of, and are cancelled at random."""
+"""Programs that publish through the router in their process, and are cancelled at random."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 AT_ONCE = 1e-6
-"""Seconds within which a cancelled publish has ended: nothing that it does then may wait."""
+"""Seconds within which a cancelled publish has ended: its cleanup must not wait."""
 
 
 HAS_ROOM_WITHIN = 1.0
-"""Seconds within which a publish returns on a connection that is there, whatever is wrong with other subjects.
+"""Seconds within which a publish returns on an established connection, whatever is wrong with other subjects.
 
-A reload that replaces the connection holds it for the time of a shutdown more, in which what was accepted is settled.
+A reload that replaces the connection adds the shutdown timeout, in which accepted publishes are settled.
 """
 
 
 class Programs:
-    """Begins them in the process that is there, and hands what they got to the oracles."""
+    """Starts programs in the current process, and passes their results to the oracles."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
@@ -37,7 +37,7 @@ class Programs:
         self._is_quick = not SLOW & set(simulation.schedule.faults)
 
     def begin(self, step: Step) -> None:
-        """Nothing happens without a process that is up: a program is a part of it."""
+        """Start a program in the running process; do nothing if there is none."""
         process = self._simulation.process
         if process is None or process.programs is None or process.dead:
             return
@@ -47,7 +47,7 @@ class Programs:
             process.programs.start_soon(self._run, process, step)
 
     async def _outlive(self, process: Process, step: Step) -> None:
-        """It is told within a second of the router's end."""
+        """Run a program beyond the end of the router: its publishes fail within a second of that end."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._bound, process, nursery.cancel_scope)
             await self._run(process, step)

@@ -1,4 +1,4 @@
-"""What `/readyz` of a simulated router says."""
+"""`/readyz` of a simulated router."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from router_trio.telemetry.http.status import readiness
 
 
 def reasons(live: Live) -> list[dict[str, str]]:
-    """Return why it says that it is not ready; none if it is."""
+    """Return the reasons why it is not ready; none if it is."""
     found: list[dict[str, str]] = readiness(live, trio.current_time())[1]["reasons"]
     return found
 
 
 def unready(live: Live, full: Collection[str], of: str | None, *, but_breakers: bool) -> str | None:
-    """Return what is wrong by it, of one route or anywhere, or None. `full` are routes that may say so without end.
+    """Return the reported problem of one route or anywhere, or None. `full` are routes that may report it forever.
 
-    A permission that was refused is known to be there again only when a publish got through.
+    A revoked permission is known to be restored only after a successful publish.
     """
     wrong = [
         one
@@ -33,7 +33,9 @@ def unready(live: Live, full: Collection[str], of: str | None, *, but_breakers: 
 
 
 def is_full(live: Live, name: str) -> bool:
-    """Return True if a route says that its consumer delivers nothing new, since too much has no ack."""
+    """Return True if a route reports that its consumer delivers nothing new, since too many messages are
+    unacknowledged.
+    """
     return any(route.name == name and "max_ack_pending" in (route.unready or "") for route in live.routes)
 
 

@@ -1,4 +1,4 @@
-"""Runs a schedule: in a Trio of its own, on a clock that jumps, with a scheduler that is seeded."""
+"""Execution of a schedule: in its own Trio run, on a clock that jumps, with a seeded scheduler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STUCK_AFTER = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a run. `wrong` are broken promises, with what happened; `digest` is the hash over its trace."""
+    """The result of a run. `wrong` are broken promises, with what happened; `digest` is the hash over its trace."""
 
     schedule: Schedule
     digest: str
@@ -34,14 +34,14 @@ class Outcome:
 
     @property
     def promises(self) -> frozenset[str]:
-        """The names of what was broken."""
+        """The names of the broken promises."""
         return frozenset(promise for promise, _ in self.wrong)
 
 
 def simulate(
     seed: int, schedule: Schedule | None = None, *, also: frozenset[str] = frozenset(), keep: bool = False
 ) -> Outcome:
-    """Draw the schedule of a seed, unless it is given, and carry it out. `keep`: all lines of the trace."""
+    """Draw the schedule of a seed, unless it is given, and execute it. `keep` keeps all lines of the trace."""
     schedule = schedule or draw(seed, also)
     trace = Trace(keep=keep)
     clock = MockClock(autojump_threshold=0)
@@ -73,7 +73,7 @@ def _told(error: BaseException) -> str:
 
 @contextmanager
 def _deterministic(seed: int) -> Iterator[None]:
-    """Tasks that can run at the same time run in an order that the seed gives."""
+    """Run tasks that are runnable at the same time in an order that the seed determines."""
     before = _run._ALLOW_DETERMINISTIC_SCHEDULING
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     _run._r.seed(f"scheduler {seed}")
@@ -84,13 +84,13 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 
 class StuckError(Exception):
-    """A run has not ended in time: something goes round without waiting for anything."""
+    """A run has not ended in time: some task loops without waiting for anything."""
 
 
 @contextmanager
 def _bounded(wrong: list[tuple[str, str]]) -> Iterator[None]:
     def stop(_: int, frame: FrameType | None) -> None:
-        # It strikes anywhere: whatever breaks because of it comes later.
+        # The signal strikes anywhere: whatever breaks because of it is recorded later.
         place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "nowhere"
         wrong.insert(0, ("stuck", f"after {STUCK_AFTER:g} s of work it still goes round, at {place}"))
         raise StuckError

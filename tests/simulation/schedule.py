@@ -1,4 +1,4 @@
-"""A schedule: everything that a run does, as data. Steps can be taken away, and the rest stays what it is."""
+"""A schedule: everything that a run does, as data. Steps can be removed without changing the others."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from tests.simulation.content import Test
 
 KEYS = ("k0", "k1", "k2", "k3")
-"""The last token of every subject: what order is kept for."""
+"""The last token of every subject, within which order is kept."""
 
 PAIRS = 'size(tokens[size(tokens) - 1]) > 2 ? "long" : tokens[size(tokens) - 1] < "k2" ? "low" : "high"'
-"""A key of which each value has two of these. What is too long for any destination has one of its own."""
+"""A key with two subjects per value. Subjects too long for any destination share a value of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that happens `at` a time in seconds, for `seconds` (0: a moment). `kind` is a key of `STEPS`."""
+    """An action `at` a time in seconds, for `seconds` (0: a moment). `kind` is a key of `STEPS`."""
 
     at: float
     kind: str
@@ -32,7 +32,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One destination of a drawn route. `mirror` is its share, None if it is none; `changed`: it has a transform."""
+    """A destination of a drawn route. `mirror` is its share, or None; `changed` is set if it has a transform."""
 
     broker: str
     jetstream: bool
@@ -54,10 +54,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One drawn route. `handler` is a key of `handlers.MAKE`, or None; `source` are keys of `[routes.from]`.
+    """A drawn route. `handler` is a key of `handlers.MAKE`, or None; `source` are keys of `[routes.from]`.
 
     `key` and `concurrency` are those of `[[routes]]`, `retry` are keys of `[routes.retry]`. `dead_letter` is the
-    connection where dead letters go, if they do.
+    connection to which dead letters are sent, if any.
     """
 
     name: str
@@ -76,21 +76,21 @@ class Plan:
 
     @property
     def one_of_a_key(self) -> bool:
-        """Whether one message of a key is under way at a time: see `plans.RoutePlan.by_key`."""
+        """True if one message of a key is under way at a time: see `plans.RoutePlan.by_key`."""
         by_key = self.key is not None or self.concurrency > 1
         if not self.stream and self.handler is None:
             return self.key is not None and bool(self.retry or self.dead_letter)
         return by_key and not (self.handler is None and self.strategy == "sticky")
 
     def group_of(self, last: str) -> str:
-        """The key of a message whose subject has this last token."""
+        """Return the key of a message whose subject has this last token."""
         if self.key != PAIRS:
             return last
         return "long" if len(last) > 2 else "low" if last < "k2" else "high"
 
     @property
     def filter(self) -> str:
-        """The last token of what it takes."""
+        """The last token of the subjects that it takes."""
         return str(self.source.get("filter") or self.source.get("subject")).rpartition(".")[2]
 
     def __str__(self) -> str:
@@ -108,10 +108,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A seed, drawn. `brokers` are their names with what their clocks show at the start; `latency` is each way.
+    """A drawn seed. `brokers` are their names with the initial times of their clocks; `latency` is each way.
 
-    `also` are kinds of `NOT_YET`; `windows` the seconds within which each stream knows a duplicate. A connection is
-    named like its broker, or like that with a number behind it.
+    `also` are kinds of `NOT_YET`; `windows` are the duplicate windows of the streams, in seconds. A connection has the
+    name of its broker, or that name followed by a number.
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""Shrinks a schedule that breaks a promise to the few steps that it takes (delta debugging)."""
+"""Reduction of a schedule that breaks a promise to the few steps that are needed (delta debugging)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_RUNS = 400
 
 
 def shrink(outcome: Outcome, tell: Callable[[str], None] = lambda _: None) -> Outcome:
-    """The smallest schedule found that breaks one of the same promises. Each step that is left is needed for it."""
+    """Return the smallest schedule found that breaks one of the same promises. Each remaining step is needed for it."""
     return _Search(outcome, tell).smallest()
 
 
@@ -38,7 +38,7 @@ class _Search:
         try:
             outcome = simulate(schedule.seed, schedule)
         except ConfigurationError:
-            return False  # what is left of a route is none: only a mirror of nothing, for example
+            return False  # the rest of a route is invalid: only a mirror of nothing, for example
         if not outcome.promises & self._promises:
             return False
         self._best = outcome
@@ -46,7 +46,7 @@ class _Search:
         return True
 
     def _without_steps(self) -> None:
-        """Leave out ever smaller pieces of the schedule, as long as that leaves it broken."""
+        """Leave out ever smaller pieces of the schedule, as long as the rest still breaks the promise."""
         size = max(1, len(self._best.schedule.steps) // 2)
         while True:
             start, smaller = 0, False
@@ -69,7 +69,7 @@ class _Search:
                 self._breaks(replace(schedule, routes=kept))
 
     def _with_less(self) -> None:
-        """Fewer messages in each step, and fewer destinations of each route."""
+        """Try fewer messages in each step, and fewer destinations of each route."""
         for index in range(len(self._best.schedule.steps)):
             while (less := _halved(self._best.schedule.steps[index])) is not None:
                 steps = list(self._best.schedule.steps)

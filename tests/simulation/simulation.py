@@ -1,4 +1,4 @@
-"""Carries out a schedule: brokers, the router on them, strangers and programs that publish, and the faults."""
+"""Execution of a schedule: brokers, the router on them, strangers and programs that publish, and the faults."""
 
 from __future__ import annotations
 
@@ -25,27 +25,30 @@ from tests.simulation.schedule import KEYS, Schedule, Step
 from tests.simulation.trace import Trace
 
 LIVELY_WITHIN = 60.0
-"""Seconds after the last fault within which everything is delivered or accounted."""
+"""Seconds after the last fault within which everything is delivered or accounted for."""
 
 BACKED_OFF_FOR = 2 * LONGEST_SPREAD
-"""Seconds more where a message has failed so often that its next attempt is late: see `RetryPolicy.delay`."""
+"""Additional seconds if a message has failed so often that its next attempt is late: see `RetryPolicy.delay`."""
 
 PROBED_WITHIN = 10.0
 PROBED_LATE_WITHIN = 45.0
-"""Seconds until a probe arrives, and the same where a server has lost something that it alone can miss: it takes an ack
-wait, or the silence of a pull request. Or where much fails each time, and keeps a slow handler busy."""
+"""Seconds until a probe arrives; the second applies where a server has lost something that no one else can detect,
+which takes an ack wait or the silence of a pull request, or where many messages fail each time and keep a slow handler
+busy.
+"""
 LOOKED_UP_WITHIN = 8.0
-"""Seconds within which a router knows what there is to look up: it looks every 5 s, for 2 s at most. Where a server has
-lost something, a route may find out after the silence of a pull request."""
+"""Seconds within which a router completes its lookups: one every 5 s, for 2 s at most. Where a server has lost
+something, a route may notice only after the silence of a pull request.
+"""
 
 LOOK_EVERY = 1.0
 
 STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"], "DEAD": ["dead.>"]}
-"""Of each broker: what routes read, what they write, what programs write, what routes give up."""
+"""The streams of each broker: read by routes, written by routes, written by programs, and for dead letters."""
 
 
 class Simulation:
-    """One run."""
+    """A single run."""
 
     def __init__(self, schedule: Schedule, trace: Trace) -> None:
         self.schedule = schedule
@@ -80,7 +83,7 @@ class Simulation:
         self._last_fault_over = 0.0
 
     async def run(self) -> None:
-        """All of it."""
+        """Execute the schedule from start to end."""
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             self._begin_process()
@@ -108,14 +111,14 @@ class Simulation:
         self.nursery.start_soon(self.process.run)
 
     def crash(self, after: float) -> None:
-        """See `faults.Scene`."""
+        """Kill the router, see `faults.Scene`."""
         if self.process is not None:
             self.process.crash()
             self.process = None
             self.nursery.start_soon(self._begin_later, after)
 
     def begin_second(self) -> None:
-        """See `faults.Scene`."""
+        """Start a second process, see `faults.Scene`."""
         if self._second is None:
             self._processes += 1
             self._second = Process(self, self._processes)
@@ -123,19 +126,19 @@ class Simulation:
             self.nursery.start_soon(self._second.run)
 
     def end_second(self) -> None:
-        """See `faults.Scene`."""
+        """End the second process, see `faults.Scene`."""
         if self._second is not None:
             self.nursery.start_soon(self._end, self._second)
             self._second = None
 
     def restart(self, after: float) -> None:
-        """See `faults.Scene`."""
+        """Restart the router, see `faults.Scene`."""
         if self.process is not None:
             self.nursery.start_soon(self._restart, self.process, after)
             self.process = None
 
     def reload(self, routes: int, way: int) -> None:
-        """See `faults.Scene`."""
+        """Reload the configuration, see `faults.Scene`."""
         process = self.process
         if process is not None and process.live is not None and process.programs is not None:
             process.programs.start_soon(process.live.reload, changed(self.schedule, routes, way))
@@ -182,7 +185,7 @@ class Simulation:
                 await trio.sleep(step.seconds / what["count"])
 
     def be_as_usual(self, broker: str) -> None:
-        """The network to a broker is as fast as it is without a fault."""
+        """Restore the normal speed of the network to a broker."""
         latency = self.schedule.latency[broker]
         self.brokers[broker].trouble.travel(lambda: latency)
 
@@ -195,7 +198,7 @@ class Simulation:
         key: str | None = None,
         keys: int = len(KEYS),
     ) -> int:
-        """A stranger publishes the next message, to a key or to one of so many; returns its number."""
+        """Publish the next message as a stranger, to `key` or to one of `keys` keys in turn; return its number."""
         self._messages += 1
         number = self._messages
         key = key or KEYS[number % keys]
@@ -213,7 +216,7 @@ class Simulation:
         return number
 
     def publish_too_long(self, broker: str, subject: str) -> None:
-        """See `faults.Scene`."""
+        """Publish to a subject that is too long, see `faults.Scene`."""
         number = self.publish(broker, subject, key="k" * (4096 - len(f"{subject}. 99")))
         self.oracles.fails_for_what_it_is.add(number)
 
@@ -225,7 +228,7 @@ class Simulation:
             self.oracles.check(self.process)
 
     async def _until_all_is_well(self) -> None:
-        """Heal the world, and wait until everything is delivered or accounted, as is promised within a minute."""
+        """Heal the world, and wait until everything is delivered or accounted for, as promised within a minute."""
         for broker in self.brokers.values():
             broker.up()
             broker.trouble.mend()
@@ -235,10 +238,10 @@ class Simulation:
         missing: list[str] = []
         patience = LIVELY_WITHIN + (BACKED_OFF_FOR if self.oracles.is_backed_off else 0.0)
         if "half-open" in {step.kind for step in self.schedule.steps}:
-            # Deliveries to a link that the server takes for alive are not redelivered, nor retried here, before that.
+            # Until then, deliveries to a link that the server believes alive are neither redelivered nor retried here.
             patience += max((plan.source.get("ack_wait", 0.0) for plan in self.schedule.routes), default=0.0)
         with trio.move_on_after(patience):
-            # What is lost just now is heard of in a moment.
+            # A loss of this moment is detected shortly.
             await trio.sleep(LOOK_EVERY)
             while missing := self.oracles.missing(self.process):
                 await trio.sleep(0.5)
@@ -248,9 +251,9 @@ class Simulation:
             await self._probe(self.process)
 
     async def _probe(self, process: Process) -> None:
-        """Whoever says that it is ready routes a message at once.
+        """Check that a router that reports ready routes a message at once.
 
-        A breaker may be open as long as nothing gets through to its destination: until the message has arrived.
+        A breaker may be open until its destination receives something: here, until the message has arrived.
         """
         await self._until_ready(process, but_breakers=True)
         late = (LOSES | {"half-open"}) & {
@@ -261,7 +264,7 @@ class Simulation:
             key = KEYS[0] if plan.filter == "*" else plan.filter
             number = self.publish(plan.broker, "in" if plan.stream else f"core.{plan.name}", key=key)
             with trio.move_on_after(patience):
-                # One that its handler failed is given up, or waits for its turn among others that failed.
+                # A message whose handler failed is given up, or waits for its turn among other failed ones.
                 while not (
                     self.oracles.arrived_everywhere(plan, number)
                     or self.handled.raised[plan.name, number]
@@ -269,7 +272,7 @@ class Simulation:
                 ):
                     await trio.sleep(0.05)
                 if self.oracles.arrived_everywhere(plan, number):
-                    # It may be for other destinations than the one with the breaker.
+                    # The message may be for other destinations than the one with the breaker.
                     passes_by = plan.strategy != "all" or any(target.when for target in plan.targets)
                     await self._until_ready(process, of=plan.name, but_breakers=passes_by)
                 continue
@@ -280,7 +283,7 @@ class Simulation:
         kinds = {step.kind for step in self.schedule.steps}
         patience = LOOKED_UP_WITHIN + SILENCE * bool(LOSES & kinds)
         if "requests refused" in kinds:
-            patience += DENIED_LOOK_EVERY  # what was found before is known no better until the next lookup
+            patience += DENIED_LOOK_EVERY  # earlier findings are not updated until the next lookup
         with trio.move_on_after(patience):
             while told is not None:
                 await trio.sleep(0.5)

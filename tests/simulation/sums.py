@@ -1,4 +1,6 @@
-"""What adds up at any moment, and what is bounded: ledgers, and what a route has in hand. Each gives what is wrong."""
+"""Sums that hold at any moment, and bounds: ledgers, and the messages that a route has in hand. Each function returns
+the violations.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from router_trio.routing.stream.source import StreamSource
 
 
 def ledgers(live: Live) -> Iterator[str]:
-    """What was accepted by a connection is pending, in flight, or has one fate.
+    """Check that each publish accepted by a connection is pending, in flight, or has one fate.
 
-    What is pending has bytes, and nothing else.
+    Pending publishes have bytes, and no others have.
     """
     for name, entry in live.ledger().items():
         waiting = live.connections[name].outbox.pending_bytes
@@ -22,14 +24,16 @@ def ledgers(live: Live) -> Iterator[str]:
 
 
 def route_ledgers(live: Live) -> Iterator[str]:
-    """What a route received is in hand or has one fate. Not at events: some are told in the middle of a batch."""
+    """Check that each message a route received is in hand or has one fate. Not valid at events: some are emitted within
+    a batch.
+    """
     for route in live.routes:
         if route.in_hand < 0 or route.received_in_all != route.in_hand + sum(route.settled.values()):
             yield f"{route.name}: {route.received_in_all} received, {route.in_hand} in hand, {route.settled}"
 
 
 def bounds(live: Live) -> Iterator[str]:
-    """A route has no more of a stream in hand than twice what its settings say."""
+    """Check that a route has no more stream messages in hand than twice its configured limit."""
     for connection in live.connections.values():
         for source in connection._sources:
             if isinstance(source, StreamSource):

@@ -1,4 +1,4 @@
-"""A client that forges answers: the promises hold, and would not if the router believed every stream."""
+"""A client that forges answers: the promises hold, and would be broken if the router believed every stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_messages_are_lost_if_every_stream_is_believed(monkeypatch: pytest.Monke
     assert any("source ack" in promises for promises in broken)
 
 
-def test_none_is_where_every_stream_is_believed_since_none_can_be_looked_up() -> None:
+def test_no_forger_is_drawn_where_lookups_are_denied() -> None:
     for steps in [draw(seed).steps for seed in (*range(1000, 1200), 50261)]:
         forged_at = {step.what["broker"] for step in steps if step.kind == FORGED}
         denied_at = {step.what["broker"] for step in steps if step.what.get("what") == "$JS.API.>"}

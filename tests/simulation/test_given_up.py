@@ -1,4 +1,4 @@
-"""What the judge allows for messages that were given up, and no more."""
+"""Exactly what the judge allows for messages that were given up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def not_stored(reason: str = "too_large") -> Event:
     return DeadLetterNotStored(at=1.0, route="r0", reason=reason)
 
 
-def test_only_a_later_process_may_try_anew_what_was_given_up() -> None:
+def test_only_a_later_process_may_retry_a_given_up_message() -> None:
     judge = GivenUp(schedule())
     judge.process_begins(1, 0.0)
     judge.told(1, given_up(), 5)
@@ -42,7 +42,9 @@ def test_only_a_later_process_may_try_anew_what_was_given_up() -> None:
 
 
 @pytest.mark.parametrize(("faults", "expected"), [((), -inf), (("durable deleted",), 7.0)])
-def test_what_its_consumer_is_done_with_does_not_come_again(faults: tuple[str, ...], expected: float) -> None:
+def test_a_message_that_its_consumer_has_finished_with_is_not_redelivered(
+    faults: tuple[str, ...], expected: float
+) -> None:
     judge = GivenUp(schedule(SMALL, *faults))
     judge.told(1, given_up(), 5)
     judge.process_begins(2, 7.0)
@@ -50,7 +52,7 @@ def test_what_its_consumer_is_done_with_does_not_come_again(faults: tuple[str, .
     assert judge.tried_anew_from("r0", 5) == expected
 
 
-def test_behind_a_refused_message_whose_dead_letter_is_too_large_its_key_waits() -> None:
+def test_a_refused_message_whose_dead_letter_is_too_large_holds_back_its_key() -> None:
     judge = GivenUp(schedule())
     judge.told(1, not_stored(), 3)
     judge.done("r0", 5)
@@ -58,7 +60,7 @@ def test_behind_a_refused_message_whose_dead_letter_is_too_large_its_key_waits()
     assert judge.stuck(PLAN, [*SIX, (7, "k1"), (9, "k1")], lambda number: number == 3) == ({3, 7, 9}, True)
 
 
-def test_nothing_waits_for_one_that_failed_for_what_it_is_but_by_key() -> None:
+def test_a_message_that_failed_by_its_own_fault_holds_back_others_only_by_key() -> None:
     judge = GivenUp(schedule())
     judge.told(1, not_stored(), 3)
     assert judge.stuck(PLAN, SIX, lambda number: False) == ({3}, False)

@@ -1,4 +1,4 @@
-"""Seeds of the simulation: the promises hold, each run is like the last, and the instrument finds what is known."""
+"""Seeds of the simulation: the promises hold, each run is reproducible, and known faults are found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.simulation.shrink import shrink
 SEEDS = 150
 AT_A_TIME = 25
 TWICE = range(0, SEEDS, 25)
-"""Seeds whose trace is compared with that of a second run, here and in another process."""
+"""Seeds whose trace is compared with that of a second run, in this process and in another."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_A_TIME))
@@ -28,15 +28,15 @@ def test_the_promises_hold(first: int) -> None:
         assert not outcome.wrong, f"{command(seed)}\n{story(shrink(outcome))}"
 
 
-def test_a_run_is_like_the_last_in_this_process() -> None:
+def test_a_run_is_reproducible_in_one_process() -> None:
     for seed in TWICE:
         assert simulate(seed).digest == simulate(seed).digest, command(seed)
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "77"])
-def test_a_run_is_like_the_last_in_another_process_with_another_hash_seed(hash_seed: str) -> None:
+def test_a_run_is_reproducible_in_another_process_with_another_hash_seed(hash_seed: str) -> None:
     program = f"from tests.simulation.run import simulate; print(*(simulate(seed).digest for seed in {TWICE}))"
-    told = subprocess.run(
+    other = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
@@ -44,19 +44,19 @@ def test_a_run_is_like_the_last_in_another_process_with_another_hash_seed(hash_s
         check=True,
         timeout=50,
     )
-    assert told.stdout.split() == [simulate(seed).digest for seed in TWICE]
+    assert other.stdout.split() == [simulate(seed).digest for seed in TWICE]
 
 
 def test_seeds_differ() -> None:
     assert len({simulate(seed).digest for seed in range(10)}) == 10
 
 
-def test_without_a_step_the_rest_stays_what_it_is() -> None:
+def test_drawing_is_deterministic_and_draws_known_steps() -> None:
     assert draw(7) == draw(7)
     assert all(step.kind in FAULTS or "publish" in step.kind for seed in range(100) for step in draw(seed).steps)
 
 
-def test_every_fault_and_handler_is_drawn_over_the_seeds() -> None:
+def test_every_fault_and_handler_is_drawn_by_some_seed() -> None:
     drawn = [draw(seed) for seed in range(400)]
     faults = {kind for schedule in drawn for kind in schedule.faults}
     assert faults == FAULTS.keys() - NOT_YET.keys()

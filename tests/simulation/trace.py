@@ -9,19 +9,19 @@ import trio
 
 
 class Trace:
-    """Lines. Only the last ones are kept, unless `keep` says all."""
+    """Recorded lines. Only the last ones are kept, unless `keep` is set."""
 
     def __init__(self, *, keep: bool = False, last: int = 40) -> None:
         self._hash = blake2b(digest_size=16)
         self.lines: deque[str] = deque(maxlen=None if keep else last)
 
     def add(self, what: str) -> None:
-        """Write down what happens now."""
+        """Record an event with the current time."""
         line = f"{trio.current_time():11.6f} {what}"
         self._hash.update(line.encode() + b"\n")
         self.lines.append(line)
 
     @property
     def digest(self) -> str:
-        """The hash over all lines so far."""
+        """Return the hash over all lines so far."""
         return self._hash.hexdigest()
