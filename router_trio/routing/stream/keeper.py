@@ -118,9 +118,12 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return delivery.refused or not (self._follows_at_once or self._routing.lacks_key(self.order_key(delivery)))
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
-        """Return True if an earlier message of its subject is refused, or a breaker does not let this one be sent."""
+        """Return True if an earlier message of its subject is refused, or a breaker does not let this one be sent.
+
+        The limit is not asked: the message took its token before its handler was called.
+        """
         flow = self._flow
-        return self.hand.passes_by(delivery) or (flow is not None and flow.probing and not flow.may_go(1))
+        return self.hand.passes_by(delivery) or (flow is not None and flow.held_up() is not None)
 
     # --- routed ---
 

@@ -169,6 +169,24 @@ async def test_order_holds_over_an_outage_also_through_a_handler(autojump_clock:
             assert arrived(w, subject) == numbers(50)
 
 
+async def soon(message: Message) -> Message:
+    await trio.sleep(0.001)
+    return message
+
+
+async def test_a_message_that_used_up_the_limit_still_probes_after_its_handler(autojump_clock: MockClock) -> None:
+    settings = route() | {"limit": {"rate": "1/s"}, "handler": f"{__name__}:soon"}
+    async with world([settings], brokers=one_broker()) as w:
+        break_it(w.broker, "denied")
+        fill(w.broker, 10)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"), within=200)
+        await trio.sleep(30)
+        mend(w.broker, "denied")
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"), within=15)
+        await all_acked(w, 10)
+        assert arrived(w, "x") == numbers(10)
+
+
 async def test_fallback_uses_the_next_destination_at_once_and_comes_back(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     broker.add_stream("SPARE", ["spare.>"])
