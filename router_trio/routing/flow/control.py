@@ -64,6 +64,8 @@ class FlowControl:
         """The number of sent messages that do not get through; None while they do."""
         self._stuck_since = inf
         """The time since which none of them gets through, if each value has a limit."""
+        self._stood_until = -inf
+        """The time until which the clock of these limits has stood still."""
         self._parked: int | None = None
         """While some of several fallbacks are away, the number of messages that had been sent when that began."""
         if settings.limit is not None:
@@ -109,12 +111,12 @@ class FlowControl:
             return
         self._destinations, self._gone = tuple(destinations), gone
         for connection in destinations:
-            connection.when_changed(self.wake)
+            connection.when_changed(self._destination_changed)
 
     def retire(self) -> None:
         """Stop listening, since the route has ended and the router goes on."""
         for connection in self._destinations:
-            connection.stop_notifying(self.wake)
+            connection.stop_notifying(self._destination_changed)
         for breaker in self.breakers:
             breaker.stop_listening()
 
@@ -143,15 +145,29 @@ class FlowControl:
         if self.is_away or silent or (self.limit is not None and under_way >= self._most_under_way):
             self._stuck = max(under_way, self._stuck or 0)
             for outbox in silent:
-                self._stuck_since = min(self._stuck_since, outbox.undelivered_since(UNDER_WAY_FOR))
+                since = max(outbox.undelivered_since(UNDER_WAY_FOR), self._stood_until)
+                self._stuck_since = min(self._stuck_since, since)
             return True
-        if self._stuck is not None:
-            if self.limit is not None:
-                self.limit.charge(self._stuck, now)
-            elif self.values is not None and self._stuck_since < now:
-                self.values.stand_still(now - self._stuck_since)
-            self._stuck, self._stuck_since = None, inf
+        self._get_through(now)
         return False
+
+    def _get_through(self, now: float) -> None:
+        """Charge the limit for sent messages that were stuck until now."""
+        if self._stuck is None:
+            return
+        if self.limit is not None:
+            self.limit.charge(self._stuck, now)
+        elif self.values is not None and self._stuck_since < now:
+            self.values.stand_still(now - self._stuck_since)
+            self._stood_until = now
+        self._stuck, self._stuck_since = None, inf
+
+    def _destination_changed(self) -> None:
+        """Take in that a destination was connected or lost, also while no message waits to be sent."""
+        if self._is_stuck(0) and self.values is not None and not self.is_away:
+            # Unconfirmed messages of the lost link reach the server now, perhaps before `may_go` is called again.
+            self._get_through(trio.current_time())
+        self.wake()
 
     def _park(self, under_way: int, now: float) -> int:
         """Return how many messages wait for a fallback that is away: they do not hold up messages for the others.

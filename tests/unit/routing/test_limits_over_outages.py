@@ -105,6 +105,36 @@ async def test_the_limit_holds_when_a_destination_is_back(
 
 
 @pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
+async def test_what_an_outage_kept_uses_the_limit_though_no_other_message_arrived_meanwhile(
+    source: str, per: str | None, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    async with world([limited(source, "kept", per, jetstream=False)], brokers=brokers) as w:
+        await trio.sleep(1)
+        brokers["edge"].blackhole()
+        for number in range(BURST):
+            w.broker.publish("in.x", b"%d" % number)
+        await eventually(lambda: not w.live.connections["edge"].connected, within=60)
+        await trio.sleep(30)
+        times = Times(brokers["edge"])
+        brokers["edge"].up()
+        await eventually(lambda: len(times.all) == BURST, within=60)
+        for number in range(4 * RATE):
+            w.broker.publish("in.x", b"%d" % number)
+        await trio.sleep(5)
+        assert_limit_holds(times.all, 3)
+        assert len(times.all) == BURST + 4 * RATE, "and the others are sent as fast as they may be"
+        # All of that is over: the next messages find a full bucket.
+        await trio.sleep(5)
+        times.of.clear()
+        for number in range(BURST):
+            w.broker.publish("in.x", b"%d" % number)
+        await trio.sleep(0.1)
+        assert len(times.all) == BURST
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_limit_holds_when_a_stream_takes_messages_again(
     source: str, kind: str, autojump_clock: MockClock
