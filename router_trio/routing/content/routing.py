@@ -64,6 +64,13 @@ class ContentRouting(Routing):
         return is_healthy(outlet.connection, outlet.breaker, self.state.to[place])
 
     def takes_message(self, delivery: Delivery) -> bool:
+        taken = self._accepts(delivery)
+        if delivery.outcome == "filtered":
+            self._give_token_back()
+        return taken
+
+    def _accepts(self, delivery: Delivery) -> bool:
+        """Return True if the route accepts a message; else filter or fail it."""
         if delivery.choice(0) is not None:
             return True  # it was accepted before, which is not decided twice
         try:
@@ -72,11 +79,11 @@ class ContentRouting(Routing):
             self.expression_failed(error, delivery)
             return False
         if not taken:
-            self._not_taken(delivery)
+            self.filter_out(delivery, WHEN)
         return taken
 
-    def _not_taken(self, delivery: Delivery) -> None:
-        self.filter_out(delivery, WHEN)
+    def _give_token_back(self) -> None:
+        """Return the token of a message that was filtered out after it had taken one."""
         if self.flow is not None:
             self.flow.filtered(1)
 
@@ -122,11 +129,15 @@ class ContentRouting(Routing):
         return self._has_key and key.startswith(_NO_KEY)
 
     def fail_without_key(self, delivery: Delivery) -> None:
-        if self.takes_message(delivery):
+        # It has taken no token of the limit, so it gives none back.
+        if self._accepts(delivery):
             try:
                 self.value_of_key(delivery.raw, delivery)
-            except EvaluationError as error:
-                self.expression_failed(error, delivery)
+                # An expression may read `deliveries`, which grows while the message waits.
+                error = EvaluationError("the key had no value when the message was received")
+            except EvaluationError as missing:
+                error = missing
+            self.expression_failed(error, delivery)
         delivery.done()
 
     def value_of_key(self, raw: RawMessage, delivery: Delivery | None = None) -> bytes:
@@ -146,7 +157,8 @@ class ContentRouting(Routing):
         try:
             facts = content.facts(delivery.raw, delivery)
             if delivery.choice(0) is None and not content.takes(facts):
-                self._not_taken(delivery)
+                self.filter_out(delivery, WHEN)
+                self._give_token_back()
             else:
                 self.forward_chosen(delivery, facts, content.choose_for(facts, delivery, 0))
         except EvaluationError as error:

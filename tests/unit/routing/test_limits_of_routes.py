@@ -202,6 +202,21 @@ async def test_a_message_without_a_key_uses_up_nothing_of_the_limit(
         assert sum(w.route.failed.values()) == 2
 
 
+@pytest.mark.parametrize("source", [IN, {"subject": "in.*"}], ids=["stream", "subject"])
+async def test_messages_that_have_no_key_and_are_not_meant_for_the_route_add_nothing_to_the_limit(
+    autojump_clock: MockClock, source: dict[str, Any]
+) -> None:
+    broker = one_broker()["main"]
+    times = Times(broker)
+    settings = {"key": KEY, "when": '"key" in headers', "limit": {"rate": "1/s", "burst": 2}, "retry": {"attempts": 1}}
+    async with world(handlers=[handled(unchanged, to=OUT, **settings, **source)], brokers={"main": broker}) as w:
+        for _ in range(20):
+            publish(broker, "a:1", *[":0"] * 10)
+            await trio.sleep(0.1)
+        await eventually(lambda: w.route.settled["routed"] + w.route.settled["filtered"] == 220, within=60)
+        assert_bounded(times.all, 1, 1, 2)
+
+
 # --- a limit for each value ---
 
 
