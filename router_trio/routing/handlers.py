@@ -146,8 +146,8 @@ class InThread:
             try:
                 return answers_of(self.__wrapped__(message))  # a generator runs in the thread as well
             finally:
+                over.append(None)  # first: a task that is cancelled meanwhile either finds this, or is found below
                 self.left_behind.discard(this)
-                over.append(None)
 
         over: list[None] = []
         try:

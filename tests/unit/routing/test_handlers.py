@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import count, repeat
 from pathlib import Path
@@ -22,6 +23,7 @@ from router_trio.routing.handlers import (
     MOST_ANSWERS,
     Blocked,
     Handler,
+    InThread,
     answers_of,
     begin,
     finished,
@@ -225,3 +227,35 @@ def test_a_handler_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(HandlerError, match=told):
             load_handler(name)
     del sys.modules["good_handlers"]
+
+
+# --- in a thread -----------------------------------------------------------------------------------------------------
+
+
+class Halting(set[object]):
+    """Calls that were left behind. A thread that removes its call halts just after that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halted = threading.Event()
+        self.go_on = threading.Event()
+
+    def discard(self, element: object, /) -> None:
+        super().discard(element)
+        if threading.current_thread() is not threading.main_thread():
+            self.halted.set()
+            self.go_on.wait(10)
+
+
+async def test_a_call_that_returns_while_its_task_is_cancelled_is_not_left_behind() -> None:
+    handler = InThread(lambda message: None, 1)
+    handler.left_behind = calls = Halting()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handler.call, MESSAGE)
+        assert await trio.to_thread.run_sync(calls.halted.wait, 10)
+        nursery.cancel_scope.cancel()
+    calls.go_on.set()
+    with trio.fail_after(10):
+        while handler._limiter.borrowed_tokens:
+            await trio.sleep(0.01)
+    assert not calls
