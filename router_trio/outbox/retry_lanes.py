@@ -33,7 +33,7 @@ wire."""
 class _Lane:
     """The lane with this `key`, shared by its operations; `subject` is that of the publish for which it was created."""
 
-    __slots__ = ("_orders", "destination", "key", "operations", "probing", "refused", "retry_at", "subject")
+    __slots__ = ("_orders", "destination", "idle", "key", "operations", "probing", "refused", "retry_at", "subject")
 
     def __init__(self, key: Hashable, destination: Destination, subject: bytes) -> None:
         self.key = key
@@ -43,9 +43,11 @@ class _Lane:
         self.probing: int | None = None
         self.retry_at = 0.0
         self.refused = False
+        self.idle = False
         self._orders: list[int] = []
 
     def add(self, operation: OperationWithAck) -> None:
+        self.idle = False
         self.operations[operation.order] = operation
         heappush(self._orders, operation.order)
 
@@ -341,8 +343,15 @@ class RetryLanes:
         """Forget destinations that held nothing at the previous call either: they no longer refuse anything.
 
         Holding nothing for a moment does not prove that, since publishes that fail are not held: the next one may be
-        refused as well, and `since` must not start over.
+        refused as well, and `since` must not start over. Lanes that `drop_oldest` emptied are forgotten likewise, if
+        the publish for which it made room is not held after all.
         """
+        for lane in [*self.lanes.values()]:
+            if lane.operations or lane.probing is not None:
+                continue
+            if lane.idle:
+                self._dissolve(lane)
+            lane.idle = True
         for destination in [*self.destinations.values()]:
             if destination.lanes or destination.slow:
                 destination.idle = False

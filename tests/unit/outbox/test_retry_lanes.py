@@ -239,3 +239,19 @@ def test_the_start_of_a_destinations_refusals_is_remembered_after_its_publishes_
     lanes.clear_idle()
     lanes.clear_idle()
     assert not lanes.destinations
+
+
+def test_a_lane_whose_only_publish_was_dropped_for_one_that_is_never_held_is_forgotten() -> None:
+    lanes = RetryLanes()
+    refuse(lanes, [operation(1)], 0.0)
+    dropped = lanes.drop_oldest(b"a", lanes.destinations[b"a"])
+    assert dropped is not None
+    lanes.clear_idle()
+    lanes.hold(operation(2))
+    lanes.clear_idle()
+    assert b"a" in lanes, "the publish for which there is room now was held in time"
+    assert lanes.drop_oldest(b"a", lanes.destinations[b"a"]) is not None
+    for _ in range(4):
+        lanes.clear_idle()
+    assert not lanes.lanes
+    assert not lanes.destinations
