@@ -1,6 +1,7 @@
-"""The peer of each test: the fake broker, on an autojump clock, and a real nats-server, on the real one.
+"""The peer of each test: the fake broker or a real nats-server.
 
-Tests that let time pass take `clock`: the fake half runs on an autojump clock, the real half on the real one.
+Tests that let time pass take `clock`: with the fake they run on an autojump clock, with the real server on the real
+one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The consumer that the tests of the contract open, and what its deliveries say."""
+"""The consumer that the tests of the contract open, and readers of its deliveries."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ SPEC = ConsumerSpec("ORDERS", "router", (), ack_wait=1.0, max_deliver=-1, max_ac
 
 
 def sequences(raws: list[RawMessage]) -> list[int]:
-    """The stream's sequence of each, out of its ack subject."""
+    """Return the stream sequence of each message, from its ack subject."""
     return [int(raw[1].split(b".")[5]) for raw in raws]
 
 
 def delivered(raw: RawMessage) -> int:
-    """How often it was delivered."""
+    """Return how often the message was delivered."""
     return int(raw[1].split(b".")[4])
 
 
 def ending(raw: RawMessage) -> tuple[int, str, int | None, int | None]:
-    """Code and description of a status, and what the request did not bring: messages and bytes."""
+    """Return code and description of a status, and what the request did not bring: messages and bytes."""
     block = header_block(raw)
     left = (find_number(block, name) for name in (b"Nats-Pending-Messages", b"Nats-Pending-Bytes"))
     return (*status(block), *left)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""Two peers that a link can have, the fake broker and a real nats-server, seen through the same few methods.
+"""Two peers that a link can have, the fake broker and a real nats-server, behind the same few methods.
 
 In both, the router's user may not publish to `denied.>`, subscribe to `secret.>`, look up the stream `SECRET` or make
-one that is called `FORBIDDEN`.
+a stream called `FORBIDDEN`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ authorization {{ users: [
 
 
 class Peer(Protocol):
-    """What a link connects to, and what a test can do to it besides using the link."""
+    """The other end of a link, and what a test can do to it besides using the link."""
 
     server: str
 
     @property
     def connect(self) -> Connect:
-        """How links are opened."""
+        """Return how links are opened."""
 
     async def refuse_credentials(self) -> None:
-        """From now on `connect` meets a server that doesn't know the user."""
+        """Have `connect` find a server that doesn't know the user, from now on."""
 
     async def publish(
         self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = ""
@@ -58,10 +58,10 @@ class Peer(Protocol):
     async def add_stream(
         self, name: str, subjects: Sequence[str], *, max_messages: int | None = None, persist_async: bool = False
     ) -> None:
-        """Create a stream; at its limit it refuses. With `persist_async` it confirms before it writes."""
+        """Create a stream that refuses messages at its limit. With `persist_async` it confirms before it writes."""
 
     async def payloads(self, stream: str) -> list[bytes]:
-        """What a stream holds."""
+        """Return the payloads that a stream holds."""
 
     async def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a durable consumer."""
@@ -72,7 +72,7 @@ class Peer(Protocol):
         """Change a durable consumer, as an administrator would."""
 
     async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
-        """A durable consumer delivers nothing for so long."""
+        """Pause a durable consumer for `seconds`."""
 
     async def delete_stream(self, name: str) -> None:
         """Delete a stream."""
@@ -81,13 +81,13 @@ class Peer(Protocol):
         """Have a stream take these subjects, or seal it."""
 
     async def lame_duck(self) -> None:
-        """The server announces that it will shut down."""
+        """Announce that the server will shut down."""
 
     async def deny_publish(self, *subjects: str) -> None:
-        """From now on, the router's user may not publish to these either, until this is called again."""
+        """Deny the router's user these subjects too, from now on and until this is called again."""
 
     async def die(self) -> None:
-        """The server is gone."""
+        """Kill the server."""
 
 
 class FakePeer:
@@ -224,7 +224,7 @@ class RealPeer:
 
 @asynccontextmanager
 async def open_peer(kind: str, tmp_path: Path) -> AsyncIterator[Peer]:
-    """The peer of that kind, `fake` or `real`."""
+    """Yield a peer of that kind, `fake` or `real`."""
     if kind == "fake":
         yield FakePeer()
         return
@@ -236,5 +236,5 @@ async def open_peer(kind: str, tmp_path: Path) -> AsyncIterator[Peer]:
 
 
 def link_of(peer: Peer, listener: Recorder | None = None) -> AbstractAsyncContextManager[Link]:
-    """A link that one test uses."""
+    """Return a link for one test."""
     return peer.connect(peer.server, INBOX, listener or Recorder())

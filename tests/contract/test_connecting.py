@@ -1,4 +1,6 @@
-"""What `router_trio.link` promises of a link's life: how it begins, how it dies, and what is told of it."""
+"""Promises of `router_trio.link` about a link's life: how it begins, how it ends, and what its listener is called
+for.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,7 @@ async def test_the_death_of_a_link_ends_the_tasks_of_its_body(peer: Peer) -> Non
         await body()
 
 
-async def test_an_error_of_the_body_comes_through_bare(peer: Peer) -> None:
+async def test_an_error_of_the_body_is_raised_unwrapped(peer: Peer) -> None:
     mistake = ValueError("a mistake of the body")
     with pytest.raises(ValueError, match="a mistake") as caught:
         async with link_of(peer):
@@ -75,7 +77,7 @@ async def test_an_error_of_the_body_comes_through_bare(peer: Peer) -> None:
     assert caught.value is mistake
 
 
-async def test_cancelling_the_body_is_no_death(peer: Peer) -> None:
+async def test_cancelling_the_body_is_not_reported_as_a_lost_link(peer: Peer) -> None:
     with trio.CancelScope() as scope:
         async with link_of(peer):
             scope.cancel()
@@ -117,7 +119,7 @@ async def test_closing_a_subscription_of_a_dead_link_does_nothing(peer: Peer) ->
     subscriptions[0].close()
 
 
-async def test_the_listener_hears_of_a_lame_duck(peer: Peer) -> None:
+async def test_the_listener_is_notified_of_a_lame_duck(peer: Peer) -> None:
     listener = Recorder()
     async with link_of(peer, listener):
         await peer.lame_duck()

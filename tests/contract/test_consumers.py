@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of durable consumers: how they are opened, shared, closed and made again."""
+"""Promises of `router_trio.link` about durable consumers: how they are opened, shared, closed and recreated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder, operation
 
 
-async def test_a_filter_selects(peer: Peer) -> None:
+async def test_a_consumer_delivers_only_what_its_filter_selects(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for subject in ("orders.eu.1", "orders.us.1", "orders.eu.2"):
         await peer.publish(subject)
@@ -26,7 +26,7 @@ async def test_a_filter_selects(peer: Peer) -> None:
     assert [raw[1].split(b".")[8] for raw in raws] == [b"1", b"0"]
 
 
-async def test_each_of_several_filters_selects(peer: Peer) -> None:
+async def test_a_consumer_delivers_what_any_of_its_filters_selects(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>", "returns.>"])
     for subject in ("orders.eu.1", "orders.us.1", "returns.a.b", "orders.eu.2"):
         await peer.publish(subject)
@@ -42,7 +42,7 @@ async def test_each_of_several_filters_selects(peer: Peer) -> None:
     assert [raw[0] for raw in raws] == [b"orders.eu.1", b"returns.a.b", b"orders.eu.2"]
 
 
-async def test_what_several_filters_left_unacked_is_found(peer: Peer) -> None:
+async def test_unacked_messages_are_found_with_several_filters(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>", "returns.>", "other.>"])
     for number in range(40):
         await peer.publish(("orders.a", "other.b", "other.c", "returns.d", "other.e", "other.f")[number % 6])
@@ -59,7 +59,7 @@ async def test_what_several_filters_left_unacked_is_found(peer: Peer) -> None:
         assert await again.unacked(1) == [number + 1 for number in range(40) if number % 3 == 0][2:]
 
 
-async def test_a_durable_goes_on_where_the_last_link_left_off(peer: Peer) -> None:
+async def test_a_durable_continues_where_the_last_link_left_off(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
         await peer.publish(f"orders.{n}")
@@ -78,7 +78,7 @@ async def test_a_durable_goes_on_where_the_last_link_left_off(peer: Peer) -> Non
     assert sequences(raws) == [3, 4]
 
 
-async def test_a_durable_that_exists_is_taken_with_its_own_ack_wait(peer: Peer) -> None:
+async def test_an_existing_durable_keeps_its_own_ack_wait(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:
         first = await link.open_consumer(SPEC, Recorder())
@@ -107,7 +107,7 @@ async def test_a_durable_with_another_filter_raises_a_source_error_that_names_bo
         await link.fence()
 
 
-async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(peer: Peer) -> None:
+async def test_an_opened_consumer_reports_its_progress(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     spec = replace(SPEC, ack_wait=30.0)
     received = Recorder()
@@ -127,7 +127,7 @@ async def test_a_consumer_knows_how_far_it_was_when_it_was_opened(peer: Peer) ->
         assert [await consumer.unacked(first) for first in (1, 3, 4)] == [[2, 3], [3], []]
 
 
-async def test_a_consumer_that_another_link_waits_at_is_in_use(peer: Peer) -> None:
+async def test_a_consumer_with_a_waiting_pull_of_another_link_is_in_use(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(SPEC, Recorder())
@@ -136,7 +136,7 @@ async def test_a_consumer_that_another_link_waits_at_is_in_use(peer: Peer) -> No
         assert (await other.open_consumer(SPEC, Recorder())).progress.in_use
 
 
-async def test_two_links_share_a_consumer_and_nothing_comes_twice(peer: Peer) -> None:
+async def test_two_links_share_a_consumer_and_each_message_is_delivered_once(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     first, second = Recorder(), Recorder()
     async with link_of(peer) as one, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
@@ -150,7 +150,7 @@ async def test_two_links_share_a_consumer_and_nothing_comes_twice(peer: Peer) ->
     assert sorted(sequences(first.messages + second.messages)) == list(range(1, 21))
 
 
-async def test_a_drained_consumer_leaves_nothing_undelivered_and_nothing_more_comes(peer: Peer) -> None:
+async def test_a_drained_consumer_leaves_nothing_undelivered_and_gets_nothing_more(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     drained, other = Recorder(), Recorder()
     async with link_of(peer) as link:
@@ -167,11 +167,11 @@ async def test_a_drained_consumer_leaves_nothing_undelivered_and_nothing_more_co
     assert sequences([raw]) == [21]
 
 
-async def test_a_durable_made_again_resumes_only_in_the_same_incarnation_of_its_stream(peer: Peer) -> None:
+async def test_a_recreated_durable_resumes_only_in_the_same_incarnation_of_its_stream(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
         await peer.publish(f"orders.{n}")
-    lost, resumed, anew = Recorder(), Recorder(), Recorder()
+    lost, resumed, recreated = Recorder(), Recorder(), Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, lost)
         resuming = replace(SPEC, start_sequence=3, stream_created=consumer.stream_created)
@@ -184,17 +184,17 @@ async def test_a_durable_made_again_resumes_only_in_the_same_incarnation_of_its_
         await peer.add_stream("ORDERS", ["orders.>"])
         for n in range(4):
             await peer.publish(f"orders.{n}")
-        consumer = await link.open_consumer(resuming, anew)
+        consumer = await link.open_consumer(resuming, recreated)
         assert consumer.stream_created != resuming.stream_created
         consumer.pull(1, 5.0)
-        assert sequences(await anew.until_delivered(1)) == [1]
+        assert sequences(await recreated.until_delivered(1)) == [1]
 
 
 @pytest.mark.parametrize(
     ("last_sequence", "off", "went_back"),
     [(4, 0, False), (1, 0, False), (2, 0, False), (5, 0, True), (4, 1, True), (1, 1, True), (2, -1_000_000_000, True)],
 )
-async def test_a_stream_that_contradicts_what_is_known_of_it_went_back(
+async def test_a_stream_that_contradicts_what_was_known_of_it_went_back(
     peer: Peer, last_sequence: int, off: int, went_back: bool
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
@@ -215,7 +215,7 @@ async def test_a_stream_that_contradicts_what_is_known_of_it_went_back(
 
 
 @pytest.mark.parametrize(("off", "went_back"), [(0, False), (1, True)])
-async def test_a_stream_that_has_the_last_message_is_the_one_that_was_found_by_its_messages(
+async def test_a_stream_that_still_has_the_last_message_is_the_same_stream(
     peer: Peer, off: int, went_back: bool
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
@@ -235,7 +235,7 @@ async def test_a_stream_that_has_the_last_message_is_the_one_that_was_found_by_i
         assert sequences(await again.until_delivered(1)) == [1 if went_back else 3]
 
 
-async def test_a_durable_made_again_in_a_stream_that_went_back_starts_at_the_beginning(peer: Peer) -> None:
+async def test_a_durable_recreated_in_a_stream_that_went_back_starts_at_the_first_message(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
         await peer.publish(f"orders.{n}")
@@ -270,7 +270,7 @@ async def test_a_stream_that_ends_before_the_start_of_a_durable_went_back(
         assert sequences(await received.until_delivered(1)) == [1 if went_back else start]
 
 
-async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it_no_more(peer: Peer) -> None:
+async def test_a_delivered_message_is_gone_once_its_stream_or_its_consumer_no_longer_has_it(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(6):
         await peer.publish(f"orders.{n}")
@@ -284,7 +284,7 @@ async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it
         assert not await consumer.gone(late, lambda: 2)
         assert not other.ack([raws[0][1], raws[1][1]])
         await other.fence()
-        assert sorted(await consumer.gone(late, lambda: 2)) == [1, 2], "those before are acked too"
+        assert sorted(await consumer.gone(late, lambda: 2)) == [1, 2], "the earlier ones are acked too"
         assert not other.ack([raws[4][1]])
         link.nak(raws[2][1], 20.0)
         await other.fence()
@@ -292,8 +292,8 @@ async def test_what_was_delivered_is_gone_when_its_stream_or_its_consumer_has_it
         assert not await consumer.gone({3: times[3]}, lambda: 1)
 
 
-async def test_what_was_delivered_is_gone_when_the_stream_has_another_message_there(peer: Peer) -> None:
-    """Also one that the consumer of the new stream will not deliver."""
+async def test_a_delivered_message_is_gone_once_the_stream_has_another_one_at_its_sequence(peer: Peer) -> None:
+    """This includes a message that the consumer of the new stream will not deliver."""
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     spec, received = replace(SPEC, filters=("orders.a",), ack_wait=30.0), Recorder()
@@ -311,7 +311,7 @@ async def test_what_was_delivered_is_gone_when_the_stream_has_another_message_th
         assert not await consumer.gone({2: b""}, lambda: 0)
 
 
-async def test_a_closed_consumer_takes_nothing_more_and_the_next_one_gets_it(peer: Peer, clock: object) -> None:
+async def test_a_closed_consumer_gets_nothing_more_and_the_next_one_gets_the_message(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     closed, other = Recorder(), Recorder()
     async with link_of(peer) as link:

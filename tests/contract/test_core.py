@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of core publishes and subscriptions, and what is refused."""
+"""Promises of `router_trio.link` about core publishes and subscriptions, and about what is refused."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ async def test_everything_sent_before_a_fence_is_delivered_when_it_returns_and_i
         assert await link.send(batch[:200]) == []
         assert await link.send(batch[200:]) == []
         await link.fence()
-        # A server answers on one socket in order, so what it sent to ourselves is here as well.
+        # A server answers on one socket in order, so its deliveries to this link have arrived as well.
         assert [payload(raw) for raw in received.messages] == [b"%d" % n for n in range(500)]
 
 
-async def test_messages_come_in_batches(peer: Peer) -> None:
+async def test_messages_are_delivered_in_batches(peer: Peer) -> None:
     received = Recorder()
     async with link_of(peer) as link:
         await link.subscribe("orders.*", received)
@@ -38,7 +38,7 @@ async def test_messages_come_in_batches(peer: Peer) -> None:
     assert len(received.batches) < 50
 
 
-async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(peer: Peer) -> None:
+async def test_the_listener_is_notified_after_all_messages_of_a_read_are_delivered(peer: Peer) -> None:
     listener = Recorder()
     async with link_of(peer, listener) as link:
         await link.subscribe("one.*", listener)
@@ -47,12 +47,13 @@ async def test_the_listener_hears_when_all_that_came_at_one_time_is_handed_out(p
         await link.send([operation(n, b"one.a" if n % 2 else b"two.a") for n in range(100)])
         await listener.until_delivered(100)
         await listener.until(lambda heard: heard.events[-1] == "handed out")
-        # Whatever came in one read is delivered before: one batch for each subscription, and nothing after the end.
+        # The messages of one read are delivered first: one batch for each subscription, and nothing after the
+        # notification.
         assert listener.events.count("handed out") <= listener.events.count("delivered")
         assert listener.events[0] == "delivered"
 
 
-async def test_what_comes_goes_to_another_taker_from_one_message_to_the_next(peer: Peer) -> None:
+async def test_deliveries_can_be_switched_to_another_handler_between_two_messages(peer: Peer) -> None:
     takers = [Recorder() for _ in range(3)]
 
     def together(touched: Sequence[SubscriptionBatch]) -> None:
@@ -74,7 +75,7 @@ async def test_what_comes_goes_to_another_taker_from_one_message_to_the_next(pee
     assert numbers == [[*range(100)], [*range(100, 200)], [*range(200, 300)]]
 
 
-async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_together(peer: Peer) -> None:
+async def test_messages_of_one_read_for_several_subscriptions_are_delivered_together(peer: Peer) -> None:
     first, second, alone = Recorder(), Recorder(), Recorder()
     calls: list[int] = []
 
@@ -97,7 +98,7 @@ async def test_what_comes_at_one_time_for_several_subscriptions_is_delivered_tog
 
 
 @pytest.mark.parametrize("sent", [(b"end", b"kept.a", b"closed.a"), (b"closed.a", b"kept.a", b"end")])
-async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_another_one_has_closed(
+async def test_a_joint_delivery_has_no_messages_of_a_subscription_that_was_just_closed(
     peer: Peer, sent: tuple[bytes, ...]
 ) -> None:
     closed, kept = Recorder(), Recorder()
@@ -121,10 +122,10 @@ async def test_what_is_delivered_together_has_nothing_of_a_subscription_that_ano
         await link.send([operation(n, subject) for n, subject in enumerate(sent)])
         await link.fence()
     assert len(kept.messages) == 1
-    assert [len(closed.messages)] == before, "not after it was closed"
+    assert [len(closed.messages)] == before, "delivered after it was closed"
 
 
-async def test_a_raw_message_is_what_the_protocol_module_says(peer: Peer) -> None:
+async def test_a_raw_message_has_the_form_that_the_protocol_module_documents(peer: Peer) -> None:
     received = Recorder()
     block = encode(Headers({"A": "1"}))
     async with link_of(peer) as link:
@@ -143,7 +144,7 @@ async def test_a_raw_message_is_what_the_protocol_module_says(peer: Peer) -> Non
     ]
 
 
-async def test_headers_come_through_with_repeated_names_in_order(peer: Peer) -> None:
+async def test_headers_arrive_with_repeated_names_in_order(peer: Peer) -> None:
     received = Recorder()
     headers = Headers([("X-Trace", "1"), ("Other", "Grüße"), ("X-Trace", "2")])
     async with link_of(peer) as link:
@@ -154,7 +155,7 @@ async def test_headers_come_through_with_repeated_names_in_order(peer: Peer) -> 
     assert payload(raw) == b"body"
 
 
-async def test_poison_is_delivered_byte_for_byte_and_harms_nobody(peer: Peer) -> None:
+async def test_malformed_messages_are_delivered_byte_for_byte_and_disturb_no_others(peer: Peer) -> None:
     received = Recorder()
     async with link_of(peer) as link:
         await link.subscribe("poison.>", received)
@@ -182,7 +183,7 @@ async def test_poison_is_delivered_byte_for_byte_and_harms_nobody(peer: Peer) ->
         ("*", [b"orders"]),
     ],
 )
-async def test_wildcards_select(peer: Peer, pattern: str, taken: list[bytes]) -> None:
+async def test_a_subscription_gets_what_its_wildcards_match(peer: Peer, pattern: str, taken: list[bytes]) -> None:
     received = Recorder()
     async with link_of(peer) as link:
         await link.subscribe(pattern, received)
@@ -247,7 +248,7 @@ async def test_a_drained_subscription_gets_all_that_was_sent_before_and_nothing_
 # --- what is refused ---
 
 
-async def test_a_denied_publish_is_told_before_the_fence_and_the_others_go_through(peer: Peer) -> None:
+async def test_a_denied_publish_is_reported_before_the_fence_and_the_others_are_delivered(peer: Peer) -> None:
     listener, received = Recorder(), Recorder()
     async with link_of(peer, listener) as link:
         await link.subscribe("orders.*", received)
@@ -258,7 +259,7 @@ async def test_a_denied_publish_is_told_before_the_fence_and_the_others_go_throu
         assert len(received.messages) == 1
 
 
-async def test_a_denied_subscription_raises_a_source_error_and_the_link_lives(peer: Peer) -> None:
+async def test_a_denied_subscription_raises_a_source_error_and_the_link_survives(peer: Peer) -> None:
     received = Recorder()
     async with link_of(peer) as link:
         with pytest.raises(SourceError, match=r"secret\.plans") as caught:
@@ -270,7 +271,7 @@ async def test_a_denied_subscription_raises_a_source_error_and_the_link_lives(pe
     assert len(received.messages) == 1
 
 
-async def test_what_is_too_large_is_refused_and_not_written(peer: Peer) -> None:
+async def test_a_publish_that_is_too_large_is_refused_and_not_written(peer: Peer) -> None:
     received = Recorder()
     block = encode(Headers({"A": "1"}))
     async with link_of(peer) as link:

@@ -1,4 +1,4 @@
-"""A link with fault injection around it, and no fault in force, keeps every promise of `router_trio.link`."""
+"""A link wrapped in fault injection, with no fault in force, keeps every promise of `router_trio.link`."""
 
 from __future__ import annotations
 
@@ -56,10 +56,12 @@ CONTRACT = (
 for promises in CONTRACT:
     globals().update({name: one for name, one in vars(promises).items() if name.startswith("test_")})
 
-# Faults may block: nothing is sent in the turn of who calls.
-del globals()["test_what_is_sent_at_once_is_stored_behind_what_was_sent_before_and_acked"]
+# Faults may block, so nothing is sent in the caller's own turn.
+del globals()["test_a_publish_sent_at_once_is_stored_after_earlier_ones_and_acked"]
 
 
-async def test_nothing_is_sent_at_once(peer: FaultyPeer, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_link_with_fault_injection_never_sends_at_once(
+    peer: FaultyPeer, autojump_clock: trio.testing.MockClock
+) -> None:
     async with link_of(peer) as link:
         assert not link.can_send_at_once

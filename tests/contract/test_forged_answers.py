@@ -1,4 +1,4 @@
-"""What a server answers to another client that publishes with the reply subject of a publish of ours as its own."""
+"""Answers of a server to another client that publishes with the reply subject of one of our publishes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.recorder import INBOX, Recorder, operation_with_ack
 REPLY = f"{INBOX.decode()}.7"
 
 
-async def test_a_stream_answers_at_any_reply_subject_with_its_own_name(peer: Peer) -> None:
+async def test_a_puback_to_a_forged_reply_subject_names_the_stream_that_sent_it(peer: Peer) -> None:
     await peer.add_stream("EVIL", ["evil.>"])
     listener = Recorder()
     async with link_of(peer, listener):
@@ -27,7 +27,7 @@ async def test_a_stream_answers_at_any_reply_subject_with_its_own_name(peer: Pee
         (None, "limit"),
     ],
 )
-async def test_a_stream_that_refuses_says_so_at_any_reply_subject_with_its_own_name(
+async def test_a_refusal_to_a_forged_reply_subject_names_the_stream_that_sent_it(
     headers: dict[str, str] | None, reason: str, peer: Peer
 ) -> None:
     await peer.add_stream("EVIL", ["evil.>"], max_messages=1)
@@ -40,18 +40,18 @@ async def test_a_stream_that_refuses_says_so_at_any_reply_subject_with_its_own_n
     assert await peer.payloads("EVIL") == [b"fills it"]
 
 
-async def test_that_no_stream_takes_a_subject_is_said_to_its_publisher_alone(peer: Peer) -> None:
+async def test_no_responders_is_reported_only_to_the_publisher_itself(peer: Peer) -> None:
     listener = Recorder()
     async with link_of(peer, listener) as link:
-        await peer.publish("nobody.home", b"forged", reply=REPLY)
-        await link.send([operation_with_ack(8, b"nobody.home")])
+        await peer.publish("unheard.x", b"forged", reply=REPLY)
+        await link.send([operation_with_ack(8, b"unheard.x")])
         await listener.until(lambda recorder: recorder.refusals)
         await link.fence()
     assert listener.refusals == {8: ("no_responders", True)}
 
 
-async def test_what_somebody_hears_has_no_answer_where_no_stream_takes_it(peer: Peer) -> None:
-    """Of that it is not said that nothing takes it: the subscriber might answer."""
+async def test_a_subject_with_a_subscriber_and_without_a_stream_gets_no_answer(peer: Peer) -> None:
+    """The server does not report "no responders", because the subscriber might answer."""
     await peer.add_stream("ORDERS", ["orders.>"])
     listener, heard = Recorder(), Recorder()
     async with link_of(peer, listener) as link:
@@ -77,8 +77,8 @@ async def test_what_somebody_hears_has_no_answer_where_no_stream_takes_it(peer: 
         b'{"error":{"err_code":"10077"}}',
     ],
 )
-async def test_what_is_no_puback_is_a_bad_answer(junk: bytes, peer: Peer) -> None:
-    """As when a client asks a service, or the JetStream API, with that reply subject."""
+async def test_an_answer_that_is_not_a_puback_is_a_bad_answer(junk: bytes, peer: Peer) -> None:
+    """Such an answer arrives when a client asks a service, or the JetStream API, with that reply subject."""
     listener = Recorder()
     async with link_of(peer, listener) as link:
         await peer.publish(f"{REPLY}.more", junk)
@@ -89,8 +89,8 @@ async def test_what_is_no_puback_is_a_bad_answer(junk: bytes, peer: Peer) -> Non
     assert (listener.acks, listener.refusals) == ({}, {7: ("bad_answer", False)})
 
 
-async def test_no_client_publishes_with_the_reply_subject_of_a_delivery(peer: Peer) -> None:
-    """So what is in an inbox with such a reply subject was delivered by a consumer."""
+async def test_no_client_can_publish_with_the_reply_subject_of_a_delivery(peer: Peer) -> None:
+    """So a message in an inbox that has such a reply subject was delivered by a consumer."""
     listener = Recorder()
     async with link_of(peer, listener) as link:
         await link.subscribe("_INBOX.pull", listener)

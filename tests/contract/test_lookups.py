@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of lookups of streams and consumers."""
+"""Promises of `router_trio.link` about lookups of streams and consumers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder, operation_with_ack
 
 
-async def test_streams_are_found_by_what_they_take(peer: Peer) -> None:
+async def test_streams_are_found_by_the_subjects_they_take(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>", "old.*.x"])
     await peer.add_stream("OTHER", ["other.a", "other.b"])
     async with link_of(peer) as link:
@@ -38,14 +38,16 @@ async def test_streams_are_found_by_what_they_take(peer: Peer) -> None:
 
 
 async def holding(link: Link, stream: str, count: int) -> StreamState:
-    """The state of a stream once it has stored so many messages: a server says PONG to a publish before that."""
+    """Return the state of a stream once it has stored `count` messages: a server sends PONG before it has stored
+    them.
+    """
     with trio.fail_after(10):
         while (state := await link.stream_state(stream)) is None or state.held < count:
             await trio.sleep(0.01)
     return state
 
 
-async def test_a_stream_tells_whether_it_takes_a_message(peer: Peer) -> None:
+async def test_the_state_of_a_stream_shows_whether_it_takes_a_message(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"], max_messages=2)
     async with link_of(peer) as link:
         state = await link.stream_state("ORDERS")
@@ -66,7 +68,7 @@ async def test_a_stream_tells_whether_it_takes_a_message(peer: Peer) -> None:
         assert "'ORDERS' is full" in state.refuses[1]
 
 
-async def test_a_stream_is_known_again_by_its_creation(peer: Peer) -> None:
+async def test_a_stream_is_recognized_by_its_creation_time(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, Recorder())
@@ -77,7 +79,7 @@ async def test_a_stream_is_known_again_by_its_creation(peer: Peer) -> None:
 
 
 @pytest.mark.real_needs_server(2, 12, lacks="persist_mode")
-async def test_a_stream_that_confirms_before_it_writes_says_so(peer: Peer) -> None:
+async def test_the_state_of_a_stream_shows_that_it_confirms_before_it_writes(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"], persist_async=True)
     async with link_of(peer) as link:
         state = await link.stream_state("ORDERS")
@@ -85,7 +87,7 @@ async def test_a_stream_that_confirms_before_it_writes_says_so(peer: Peer) -> No
         assert state.acks_before_writing
 
 
-async def test_a_sealed_stream_says_so_and_refuses(peer: Peer) -> None:
+async def test_a_sealed_stream_is_reported_as_sealed_and_refuses(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.edit_stream("ORDERS", sealed=True)
     listener = Recorder()
@@ -99,7 +101,7 @@ async def test_a_sealed_stream_says_so_and_refuses(peer: Peer) -> None:
     assert listener.refusals == {1: ("jetstream_10109", False)}
 
 
-async def test_a_stream_that_is_edited_or_gone_says_so(peer: Peer) -> None:
+async def test_an_edited_or_deleted_stream_is_reported_as_such(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:
         await peer.edit_stream("ORDERS", "other.>")
@@ -111,19 +113,19 @@ async def test_a_stream_that_is_edited_or_gone_says_so(peer: Peer) -> None:
         assert await link.stream_state("ORDERS") is None
 
 
-async def test_what_may_not_be_looked_up_is_an_error_that_says_nothing_of_it(peer: Peer) -> None:
+async def test_a_denied_lookup_raises_permission_denied_at_once(peer: Peer) -> None:
     async with link_of(peer) as link:
         began = trio.current_time()
         with pytest.raises(SourceError) as caught:
             await link.stream_state("SECRET")
         assert caught.value.reason == "permission_denied"
         assert caught.value.reason in LOOKUP_FAILED
-        assert trio.current_time() - began < LOOKUP_WITHIN, "the server has said so"
+        assert trio.current_time() - began < LOOKUP_WITHIN, "the server has reported it"
         assert await link.stream_state("ORDERS") is None
 
 
 @pytest.mark.real_needs_server(2, 11, lacks="pause of consumers")
-async def test_a_consumer_that_is_paused_says_so_until_it_goes_on(peer: Peer) -> None:
+async def test_a_paused_consumer_is_reported_as_paused_until_it_resumes(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, Recorder())
@@ -134,7 +136,7 @@ async def test_a_consumer_that_is_paused_says_so_until_it_goes_on(peer: Peer) ->
         assert (await consumer.check()).paused is None
 
 
-async def test_a_consumer_says_that_too_much_has_no_ack_for_anything_new(peer: Peer, clock: object) -> None:
+async def test_a_consumer_reports_when_too_many_unacked_messages_block_new_ones(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for _ in range(5):
         await peer.publish("orders.a")
@@ -148,7 +150,7 @@ async def test_a_consumer_says_that_too_much_has_no_ack_for_anything_new(peer: P
         link.nak(first[0][1], 0.0)
         again = (await received.until_delivered(3))[2]
         assert sequences([again]) == [1]
-        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3, 3, 0), "what comes again is nothing new"
+        assert await consumer.check() == ConsumerState(None, 2, 2, 2, 3, 3, 0), "a redelivery counts as no new message"
         link.ack([again[1]])
         assert sequences((await received.until_delivered(4))[3:]) == [3]
         assert await consumer.check() == ConsumerState(None, 2, 2, 3, 2, deliveries=4, passed=1)
@@ -167,7 +169,7 @@ async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(peer: Pe
         assert (await consumer.check()).paused is None
 
 
-async def test_a_consumer_that_is_gone_says_so(peer: Peer) -> None:
+async def test_a_deleted_consumer_is_reported_as_not_found(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, Recorder())
@@ -177,7 +179,7 @@ async def test_a_consumer_that_is_gone_says_so(peer: Peer) -> None:
         assert caught.value.reason == "consumer_not_found"
 
 
-async def test_a_message_without_its_payload_tells_how_large_that_is(peer: Peer) -> None:
+async def test_a_message_without_its_payload_carries_the_payload_size(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(peer) as link:

@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of publishes to a stream."""
+"""Promises of `router_trio.link` about publishes to a stream."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ async def test_a_core_publish_is_stored_too_and_gets_no_ack(peer: Peer) -> None:
     assert await peer.payloads("ORDERS") == [b"core", b"with ack"]
 
 
-async def test_no_stream_for_the_subject_is_no_responders_and_worth_another_try(peer: Peer) -> None:
+async def test_a_publish_that_no_stream_takes_fails_with_no_responders_and_can_be_retried(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     listener = Recorder()
     async with link_of(peer, listener) as link:
-        await link.send([operation_with_ack(1, b"nobody.home"), operation_with_ack(2, b"orders.new")])
+        await link.send([operation_with_ack(1, b"unheard.x"), operation_with_ack(2, b"orders.new")])
         await listener.until(lambda recorder: recorder.acks and recorder.refusals)
     assert listener.refusals == {1: ("no_responders", True)}
     assert listener.acks == {2: ("ORDERS", 1, False)}
 
 
-async def test_a_full_stream_refuses_and_another_try_does_not_help(peer: Peer) -> None:
+async def test_a_full_stream_refuses_for_good(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"], max_messages=1)
     listener = Recorder()
     async with link_of(peer, listener) as link:
@@ -61,7 +61,7 @@ async def test_a_full_stream_refuses_and_another_try_does_not_help(peer: Peer) -
     assert await peer.payloads("ORDERS") == [b"in"]
 
 
-async def test_what_is_sent_at_once_is_stored_behind_what_was_sent_before_and_acked(peer: Peer) -> None:
+async def test_a_publish_sent_at_once_is_stored_after_earlier_ones_and_acked(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     listener = Recorder()
     async with link_of(peer, listener) as link:

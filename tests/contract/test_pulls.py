@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of pulls: what they bring, and how they end."""
+"""Promises of `router_trio.link` about pulls: what they deliver, and how they end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder, operation, operation_with_ack
 
 
-async def test_a_pull_gets_a_batch_of_the_oldest_and_each_message_says_where_it_is_from(peer: Peer) -> None:
+async def test_a_pull_gets_the_oldest_messages_and_each_names_its_place_in_the_stream(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(5):
         await peer.publish(f"orders.{n}", b"%d" % n)
@@ -30,7 +30,7 @@ async def test_a_pull_gets_a_batch_of_the_oldest_and_each_message_says_where_it_
         assert words[8:] == [b"%d" % (5 - n)]
 
 
-async def test_a_pull_waits_for_what_is_published_later(peer: Peer) -> None:
+async def test_a_pull_waits_for_messages_published_later(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(peer) as link:
@@ -55,8 +55,8 @@ async def test_a_pull_that_expires_ends_with_status_408(peer: Peer, clock: objec
     assert ending[1] == payload(ending) == b""
 
 
-async def test_a_pull_ends_before_the_message_that_is_larger_than_what_is_left_of_its_bytes(peer: Peer) -> None:
-    """The sizes of both are the same to the byte, with subject and reply."""
+async def test_a_pull_ends_before_a_message_larger_than_its_remaining_bytes(peer: Peer) -> None:
+    """Fake and real count the same size to the byte, including subject and reply."""
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(12):
         await peer.publish("orders.a", b"x" * (100 * n))
@@ -76,7 +76,7 @@ async def test_a_pull_ends_before_the_message_that_is_larger_than_what_is_left_o
         assert ending(over) == (409, "Batch Completed", 0, 5000 - delivered_size(messages))
 
 
-async def test_a_pull_that_is_filled_to_the_last_byte_ends_without_a_word(peer: Peer, clock: object) -> None:
+async def test_a_pull_filled_to_the_last_byte_ends_without_a_status(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for _ in range(3):
         await peer.publish("orders.a", b"x" * 100)
@@ -93,7 +93,7 @@ async def test_a_pull_that_is_filled_to_the_last_byte_ends_without_a_word(peer: 
     assert ending(over) == (408, "Request Timeout", 4, 10_000 - delivered_size([third]))
 
 
-async def test_two_pulls_share_what_comes_and_what_is_too_large_ends_both(peer: Peer) -> None:
+async def test_two_pulls_share_messages_and_one_that_is_too_large_ends_both(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(peer) as link:
@@ -110,7 +110,7 @@ async def test_two_pulls_share_what_comes_and_what_is_too_large_ends_both(peer: 
     assert sum(size or 0 for _, size in left) == 900 - delivered_size([message])
 
 
-async def test_who_pulls_hears_that_the_consumer_was_deleted(peer: Peer, clock: object) -> None:
+async def test_a_pull_ends_with_a_status_when_its_consumer_is_deleted(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(peer) as link:
@@ -121,11 +121,11 @@ async def test_who_pulls_hears_that_the_consumer_was_deleted(peer: Peer, clock: 
         (ending,) = await received.until_delivered(1)
         assert status(header_block(ending)) == (409, "Consumer Deleted")
         consumer.pull(3, 5.0)
-        nobody = (await received.until_delivered(2))[1]
-        assert status(header_block(nobody))[0] == 503
+        no_responders = (await received.until_delivered(2))[1]
+        assert status(header_block(no_responders))[0] == 503
 
 
-async def test_who_pulls_hears_that_the_stream_was_deleted_and_publishes_find_nobody(peer: Peer) -> None:
+async def test_a_pull_ends_with_a_status_when_its_stream_is_deleted_and_publishes_get_no_responders(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     listener, received = Recorder(), Recorder()
     async with link_of(peer, listener) as link:
@@ -140,7 +140,7 @@ async def test_who_pulls_hears_that_the_stream_was_deleted_and_publishes_find_no
     assert listener.refusals == {1: ("no_responders", True)}
 
 
-async def test_an_idle_pull_gives_signs_of_life(peer: Peer, clock: object) -> None:
+async def test_an_idle_pull_gets_heartbeats(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(peer) as link:

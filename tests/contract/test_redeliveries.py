@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of acks, naks and signs of work: what comes again, when, and before what."""
+"""Promises of `router_trio.link` about acks, naks and signs of work: what is redelivered, when, and in which order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder
 
 
-async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(peer: Peer, clock: object) -> None:
+async def test_an_unacked_message_is_redelivered_and_an_acked_one_is_not(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     await peer.publish("orders.b")
@@ -35,7 +35,7 @@ async def test_an_acked_message_does_not_come_again_and_an_unacked_one_does(peer
     assert status(header_block(ending))[0] == 408
 
 
-async def test_a_nak_brings_a_message_again_after_its_delay(peer: Peer, clock: object) -> None:
+async def test_a_nak_redelivers_a_message_after_its_delay(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     received = Recorder()
@@ -53,7 +53,7 @@ async def test_a_nak_brings_a_message_again_after_its_delay(peer: Peer, clock: o
     assert 0.5 <= took < 3.0
 
 
-async def test_in_progress_starts_the_ack_wait_anew(peer: Peer, clock: object) -> None:
+async def test_in_progress_restarts_the_ack_wait(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     received = Recorder()
@@ -68,10 +68,10 @@ async def test_in_progress_starts_the_ack_wait_anew(peer: Peer, clock: object) -
         again = (await received.until_delivered(2))[1]
         took = trio.current_time() - started_at
     assert delivered(again) == 2
-    assert took >= 2.9  # half a second four times, then the ack wait
+    assert took >= 2.9  # four times half a second, then the ack wait
 
 
-async def test_max_deliver_ends_the_deliveries(peer: Peer, clock: object) -> None:
+async def test_a_message_is_delivered_at_most_max_deliver_times(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     received = Recorder()
@@ -83,7 +83,7 @@ async def test_max_deliver_ends_the_deliveries(peer: Peer, clock: object) -> Non
     assert status(header_block(ending))[0] == 408
 
 
-async def test_max_ack_pending_holds_back_until_something_is_acked(peer: Peer, clock: object) -> None:
+async def test_max_ack_pending_holds_back_messages_until_one_is_acked(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(3):
         await peer.publish(f"orders.{n}")
@@ -100,7 +100,7 @@ async def test_max_ack_pending_holds_back_until_something_is_acked(peer: Peer, c
     assert sequences([third]) == [3]
 
 
-async def test_what_takes_up_max_ack_pending_comes_again_before_what_is_new(peer: Peer, clock: object) -> None:
+async def test_messages_that_use_up_max_ack_pending_are_redelivered_before_new_ones(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
         await peer.publish(f"orders.{n}")
@@ -122,7 +122,9 @@ async def test_what_takes_up_max_ack_pending_comes_again_before_what_is_new(peer
     assert (freed.unacked, freed.delivered, freed.undelivered) == (2, 4, 0)
 
 
-async def test_an_ack_counts_on_another_link_and_of_an_earlier_delivery_and_twice(peer: Peer, clock: object) -> None:
+async def test_an_ack_counts_on_another_link_for_an_earlier_delivery_and_when_repeated(
+    peer: Peer, clock: object
+) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(2):
         await peer.publish(f"orders.{n}")
@@ -143,7 +145,9 @@ async def test_an_ack_counts_on_another_link_and_of_an_earlier_delivery_and_twic
         assert (await consumer.check()).passed == 1
 
 
-async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(peer: Peer, clock: object) -> None:
+async def test_messages_that_a_lost_link_left_unacked_are_redelivered_on_the_next_one(
+    peer: Peer, clock: object
+) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     first, second = Recorder(), Recorder()
@@ -159,7 +163,7 @@ async def test_what_a_dead_link_left_unacked_comes_again_on_the_next_one(peer: P
     assert delivered(raw) == 2
 
 
-async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(peer: Peer) -> None:
+async def test_requested_redeliveries_arrive_at_once_and_before_new_messages(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     spec = replace(SPEC, ack_wait=30.0)
     for n in range(5):
@@ -173,7 +177,7 @@ async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(peer
         await link.fence()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(spec, second)
-        # The second has an ack, the fifth was never delivered, a sixth there is none: those are left alone.
+        # The second is acked, the fifth was never delivered, a sixth does not exist: the request leaves those alone.
         await consumer.again([1, 2, 3, 5, 6])
         consumer.pull(10, 5.0)
         again = await second.until_delivered(3)
@@ -181,7 +185,7 @@ async def test_what_is_asked_for_again_comes_at_once_and_before_what_is_new(peer
     assert [delivered(raw) for raw in again] == [2, 2, 1]
 
 
-async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(peer: Peer) -> None:
+async def test_requested_redeliveries_keep_their_order_whatever_was_due_before(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(5):
         await peer.publish(f"orders.{n}")
@@ -201,10 +205,8 @@ async def test_what_is_asked_for_again_keeps_its_order_whatever_was_due_before(p
 
 
 @pytest.mark.parametrize("known", [None, "1970-01-01T00:00:00Z"])
-async def test_who_says_that_it_works_on_a_message_uses_the_consumer(
-    known: str | None, peer: Peer, clock: object
-) -> None:
-    """Though it waits for no more, and acks nothing. Heard by who knows nothing of the stream, or another one."""
+async def test_a_sign_of_work_marks_the_consumer_as_in_use(known: str | None, peer: Peer, clock: object) -> None:
+    """The worker neither pulls nor acks. Others see it that know nothing of the stream, or know another incarnation."""
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     spec, received = replace(SPEC, ack_wait=30.0, stream_created=known), Recorder()
@@ -226,8 +228,8 @@ async def test_who_says_that_it_works_on_a_message_uses_the_consumer(
         assert not (await other.open_consumer(spec, Recorder())).progress.in_use
 
 
-async def test_who_says_that_it_works_changes_no_order(peer: Peer, clock: object) -> None:
-    """What it leaves comes again after the ack wait, the oldest first."""
+async def test_a_sign_of_work_changes_no_order(peer: Peer, clock: object) -> None:
+    """The messages that it leaves are redelivered after the ack wait, the oldest first."""
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(3):
         await peer.publish(f"orders.{n}")
@@ -247,8 +249,8 @@ async def test_who_says_that_it_works_changes_no_order(peer: Peer, clock: object
     assert sequences(raws) == [1, 2, 3]
 
 
-async def test_a_limit_of_deliveries_is_lifted(peer: Peer, clock: object) -> None:
-    """It counts what was delivered, also to links that died, and not what failed."""
+async def test_the_limit_on_deliveries_of_a_durable_is_lifted(peer: Peer, clock: object) -> None:
+    """The limit counts deliveries, including those to lost links, and not failures."""
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     async with link_of(peer) as link:
@@ -266,22 +268,22 @@ async def test_a_limit_of_deliveries_is_lifted(peer: Peer, clock: object) -> Non
         assert [delivered(raw) for raw in received.messages] == [1, 2, 3, 4, 5]
 
 
-async def test_what_is_terminated_is_not_delivered_again(peer: Peer, clock: object) -> None:
+async def test_a_terminated_message_is_not_redelivered(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=0.3), received)
         consumer.pull(2, 1.5)
-        link.term((await received.until_delivered(1))[0][1], "it was bad")
+        link.term((await received.until_delivered(1))[0][1], "malformed")
         *messages, ending = await received.until_delivered(2)
     assert len(messages) == 1
     assert status(header_block(ending))[0] == 408
     assert await peer.payloads("ORDERS") == [b""], "the stream keeps it"
 
 
-async def test_what_a_busy_server_was_still_sending_keeps_its_order(peer: Peer) -> None:
-    """It finds out message by message that the dead link does not get them, perhaps while they are asked for again."""
+async def test_messages_a_busy_server_was_still_sending_keep_their_order(peer: Peer) -> None:
+    """The server notices message by message that the link is lost, perhaps while redelivery is being requested."""
     await peer.add_stream("ORDERS", ["orders.>"])
     count = 1_000
     for n in range(count):

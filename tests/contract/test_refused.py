@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of acks, naks, pulls and requests that the server refuses, and takes again later."""
+"""Promises of `router_trio.link` about acks, naks, pulls and requests that the server refuses and later accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACKS = "$JS.ACK.ORDERS.router.>"
 PULLS = "$JS.API.CONSUMER.MSG.NEXT.ORDERS.router"
 
 
-async def test_an_ack_that_is_refused_is_told_before_the_fence_and_the_message_is_redelivered(
+async def test_a_refused_ack_is_reported_before_the_fence_and_the_message_is_redelivered(
     peer: Peer, clock: object
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
@@ -44,9 +44,7 @@ async def test_an_ack_that_is_refused_is_told_before_the_fence_and_the_message_i
 
 
 @pytest.mark.parametrize("answer", ["nak", "term", "in_progress", "say_at_work"])
-async def test_every_other_answer_that_is_refused_is_told_and_changes_nothing(
-    answer: str, peer: Peer, clock: object
-) -> None:
+async def test_any_other_refused_answer_is_reported_and_changes_nothing(answer: str, peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     received, listener = Recorder(), Recorder()
@@ -64,12 +62,12 @@ async def test_every_other_answer_that_is_refused_is_told_and_changes_nothing(
         }[answer]()
         await link.fence()
         assert [subject.startswith(b"$JS.ACK.ORDERS.router.") for subject, _ in listener.denied] == [True]
-        # It is redelivered when its ack wait is over: neither earlier nor later, nor never.
+        # The message is redelivered when its ack wait is over: neither earlier nor later.
         await received.until_delivered(2)
         assert 0.8 <= trio.current_time() - delivered_at < 3.0
 
 
-async def test_naks_of_a_dead_link_that_are_refused_are_told(peer: Peer, clock: object) -> None:
+async def test_refused_naks_for_a_lost_link_are_reported(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
     received, listener = Recorder(), Recorder()
@@ -87,7 +85,7 @@ async def test_naks_of_a_dead_link_that_are_refused_are_told(peer: Peer, clock: 
     assert len(received.messages) == 1
 
 
-async def test_a_pull_that_is_refused_is_told_and_brings_nothing(peer: Peer, clock: object) -> None:
+async def test_a_refused_pull_is_reported_and_delivers_nothing(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received, listener = Recorder(), Recorder()
     async with link_of(peer, listener) as link:
@@ -119,7 +117,7 @@ REQUESTS: dict[str, Callable[[Link, PullConsumer], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("subject", REQUESTS)
-async def test_a_request_that_is_refused_raises_at_once_and_is_answered_when_it_may_be_made(
+async def test_a_refused_request_raises_at_once_and_succeeds_once_permitted(
     subject: str, peer: Peer, clock: object
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])

@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of standby consumers: one has the lead, and another takes it when that is silent."""
+"""Promises of `router_trio.link` about standby consumers: one leads, and another takes the lead when it is silent."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HELD_EVERY = 0.5
 
 
 def ignore(stream_created: str, passed: int) -> None:
-    """What is learned of the durable meanwhile."""
+    """Ignore what is learned of the durable while waiting for the lead."""
 
 
-async def test_the_one_with_the_lead_gets_the_messages(peer: Peer, clock: trio.abc.Clock | None) -> None:
+async def test_the_leader_gets_the_messages(peer: Peer, clock: trio.abc.Clock | None) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.new", b"1")
     await peer.publish("orders.new", b"2")
@@ -32,17 +32,17 @@ async def test_the_one_with_the_lead_gets_the_messages(peer: Peer, clock: trio.a
     async with link_of(peer) as link:
         pin = await link.take_the_lead(STANDBY, ignore)
         consumer = await link.open_consumer(replace(STANDBY, pin=pin), received)
-        assert consumer.progress.in_use is False, "it is alone"
+        assert consumer.progress.in_use is False, "no other process uses it"
         unacked = await consumer.unacked(1)
-        if unacked:  # a real server says who leads with the first message, which then comes again
+        if unacked:  # a real server names the leader with the first message, which is then redelivered
             await consumer.again(unacked)
         consumer.pull(2, 5.0)
         assert [payload(raw) for raw in await received.until_delivered(2)] == [b"1", b"2"]
-        assert await link.take_the_lead(replace(STANDBY, pin=pin), ignore) == pin, "it still holds"
+        assert await link.take_the_lead(replace(STANDBY, pin=pin), ignore) == pin, "the lead is still valid"
         assert (await consumer.check()).paused is None
 
 
-async def test_a_lead_that_is_kept_on_another_link_is_a_new_one(peer: Peer, clock: trio.abc.Clock | None) -> None:
+async def test_a_lead_kept_on_another_link_gets_a_new_pin(peer: Peer, clock: trio.abc.Clock | None) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.new", b"1")
     await peer.publish("orders.new", b"2")
@@ -62,8 +62,8 @@ async def test_a_lead_that_is_kept_on_another_link_is_a_new_one(peer: Peer, cloc
             assert [payload(raw) for raw in await delivered.until_delivered(2)] == [b"1", b"2"]
 
 
-@pytest.mark.nightly  # a second too late on a busy machine, and the server gives the lead away
-async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: trio.abc.Clock | None) -> None:
+@pytest.mark.nightly  # on a busy machine a second's delay makes the server give the lead away
+async def test_another_process_waits_until_the_lead_is_released(peer: Peer, clock: trio.abc.Clock | None) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.new", b"1")
     async with link_of(peer) as first, link_of(peer) as second:
@@ -81,7 +81,7 @@ async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: t
             for _ in range(round(1.5 * LEAD_ENDS_AFTER / HELD_EVERY)):
                 consumer.hold_lead()
                 await trio.sleep(HELD_EVERY)
-            assert not taken, "it is held"
+            assert not taken, "the lead is held"
             consumer.release_lead()
             await peer.publish("orders.new", b"2")
             with trio.fail_after(LEAD_ENDS_AFTER / 2):
@@ -89,7 +89,9 @@ async def test_another_one_waits_until_the_lead_is_given_up(peer: Peer, clock: t
         assert taken != [pin]
 
 
-async def test_a_lead_ends_if_it_is_not_held_and_its_holder_is_told(peer: Peer, clock: trio.abc.Clock | None) -> None:
+async def test_a_lead_that_is_not_held_ends_and_its_holder_is_notified(
+    peer: Peer, clock: trio.abc.Clock | None
+) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.new", b"1")
     received = Recorder()
@@ -100,7 +102,7 @@ async def test_a_lead_ends_if_it_is_not_held_and_its_holder_is_told(peer: Peer, 
 
             @nursery.start_soon
             async def publish() -> None:
-                while True:  # a real server says who leads with a message
+                while True:  # a real server names the leader with a message
                     await trio.sleep(0.5)
                     await peer.publish("orders.new", b"2")
 
@@ -127,14 +129,14 @@ async def test_a_consumer_of_the_other_kind_is_refused(peer: Peer) -> None:
         assert caught.value.reason == "consumer_mismatch"
 
 
-async def test_without_a_stream_it_says_so(peer: Peer) -> None:
+async def test_taking_the_lead_without_a_stream_raises_stream_not_found(peer: Peer) -> None:
     async with link_of(peer) as link:
         with pytest.raises(SourceError) as caught:
             await link.take_the_lead(STANDBY, ignore)
         assert caught.value.reason == "stream_not_found"
 
 
-async def test_who_waits_learns_how_far_the_durable_is_and_that_it_was_deleted(
+async def test_a_waiting_standby_learns_the_progress_of_the_durable_and_its_deletion(
     peer: Peer, clock: trio.abc.Clock | None
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
@@ -165,7 +167,7 @@ async def test_who_waits_learns_how_far_the_durable_is_and_that_it_was_deleted(
                 await peer.delete_consumer("ORDERS", "router")
 
             with pytest.raises(SourceError) as caught:
-                await second.take_the_lead(STANDBY, lambda *told: learned.append(told))
+                await second.take_the_lead(STANDBY, lambda *seen: learned.append(seen))
             assert caught.value.reason == "consumer_deleted"
             nursery.cancel_scope.cancel()
         assert learned[0] == (consumer.stream_created, 0)

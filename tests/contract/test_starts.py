@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of where a durable begins."""
+"""Promises of `router_trio.link` about where a durable starts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.recorder import Recorder
 
 
 async def pulled(link: Link, spec: ConsumerSpec, count: int) -> list[int]:
-    """The sequences of the first messages that a consumer delivers."""
+    """Return the sequences of the first messages that a consumer delivers."""
     received = Recorder()
     consumer = await link.open_consumer(spec, received)
     consumer.pull(count, 5.0)
     return sequences(await received.until_delivered(count))
 
 
-async def test_a_durable_begins_with_all_or_with_what_is_new(peer: Peer) -> None:
+async def test_a_durable_starts_with_all_messages_or_with_new_ones(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for number in range(3):
         await peer.publish(f"orders.{number}")
@@ -35,11 +35,11 @@ async def test_a_durable_begins_with_all_or_with_what_is_new(peer: Peer) -> None
         assert await pulled(link, replace(SPEC, durable="all"), 4) == [1, 2, 3, 4]
 
 
-async def test_a_durable_begins_with_what_was_stored_at_a_time(peer: Peer) -> None:
+async def test_a_durable_starts_with_the_messages_stored_since_a_time(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for number in range(3):
         await peer.publish(f"orders.{number}")
-        await trio.sleep(0.02)  # so that each has a time of its own
+        await trio.sleep(0.02)  # each gets its own time
     async with link_of(peer) as link:
         received = Recorder()
         (await link.open_consumer(SPEC, received)).pull(3, 5.0)
@@ -49,14 +49,14 @@ async def test_a_durable_begins_with_what_was_stored_at_a_time(peer: Peer) -> No
         spec = replace(SPEC, durable="later", deliver=start)
         consumer = await link.open_consumer(spec, Recorder())
         assert consumer.limits.deliver == start
-        # One that takes its place before anything of it was settled begins there as well.
+        # A durable that replaces it before any message was settled starts there as well.
         await peer.delete_consumer("ORDERS", "later")
         first = consumer.progress.passed + 1
         again = replace(spec, stream_created=consumer.stream_created, start_sequence=first)
         assert await pulled(link, again, 2) == [2, 3]
 
 
-async def test_a_durable_that_is_there_goes_on_and_says_where_it_began(peer: Peer) -> None:
+async def test_an_existing_durable_continues_and_reports_where_it_started(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.0")
     async with link_of(peer) as link:
@@ -67,7 +67,7 @@ async def test_a_durable_that_is_there_goes_on_and_says_where_it_began(peer: Pee
         assert await pulled(link, changed, 2) == [1, 2]
 
 
-async def test_a_durable_that_takes_the_place_of_another_begins_where_it_is_told(peer: Peer) -> None:
+async def test_a_durable_that_replaces_another_starts_at_the_given_sequence(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for number in range(3):
         await peer.publish(f"orders.{number}")
@@ -81,7 +81,7 @@ async def test_a_durable_that_takes_the_place_of_another_begins_where_it_is_told
         assert await pulled(link, resumed, 2) == [2, 3]
 
 
-async def test_of_a_stream_that_was_made_again_all_is_new(peer: Peer) -> None:
+async def test_all_messages_of_a_recreated_stream_count_as_new(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.0")
     async with link_of(peer) as link:

@@ -1,4 +1,4 @@
-"""What `router_trio.link` promises of streams that it makes."""
+"""Promises of `router_trio.link` about streams that it creates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.recorder import Recorder, operation_with_ack
 DEAD = StreamConfig("DEAD", ("dead.>", "lost.*"), duplicate_window=60.0)
 
 
-async def test_a_stream_is_made_once_and_takes_messages(peer: Peer) -> None:
+async def test_a_stream_is_created_once_and_takes_messages(peer: Peer) -> None:
     listener = Recorder()
     async with link_of(peer, listener) as link:
         made = await link.ensure_stream(DEAD)
@@ -28,7 +28,7 @@ async def test_a_stream_is_made_once_and_takes_messages(peer: Peer) -> None:
     assert len(await peer.payloads("DEAD")) == 1
 
 
-async def test_each_setting_arrives(peer: Peer) -> None:
+async def test_each_setting_of_a_stream_is_applied(peer: Peer) -> None:
     wanted = StreamConfig(
         "DEAD",
         ("dead.>",),
@@ -44,7 +44,7 @@ async def test_each_setting_arrives(peer: Peer) -> None:
         assert await link.ensure_stream(wanted) == (wanted, True)
 
 
-async def test_who_leaves_the_duplicate_window_to_the_server_is_told_which_it_is(peer: Peer) -> None:
+async def test_the_duplicate_window_chosen_by_the_server_is_returned(peer: Peer) -> None:
     async with link_of(peer) as link:
         found, _ = await link.ensure_stream(StreamConfig("DEAD", ("dead.>",)))
         assert found.duplicate_window == 120.0
@@ -53,13 +53,13 @@ async def test_who_leaves_the_duplicate_window_to_the_server_is_told_which_it_is
 
 
 @pytest.mark.real_needs_server(2, 14, lacks="allow_batched")
-async def test_what_newer_servers_allow_arrives(peer: Peer) -> None:
+async def test_settings_that_only_newer_servers_allow_are_applied(peer: Peer) -> None:
     wanted = replace(DEAD, allow_batched=True, allow_message_ttl=True)
     async with link_of(peer) as link:
         assert await link.ensure_stream(wanted) == (wanted, True)
 
 
-async def test_a_stream_that_is_there_is_left_as_it_is(peer: Peer) -> None:
+async def test_an_existing_stream_is_left_unchanged(peer: Peer) -> None:
     await peer.add_stream("DEAD", ["dead.x"], max_messages=7)
     async with link_of(peer) as link:
         found, made = await link.ensure_stream(DEAD)
@@ -70,7 +70,7 @@ async def test_a_stream_that_is_there_is_left_as_it_is(peer: Peer) -> None:
         assert state.subjects == ("dead.x",)
 
 
-async def test_a_stream_that_the_server_can_not_have_is_refused(peer: Peer) -> None:
+async def test_a_stream_that_the_server_can_not_create_is_refused(peer: Peer) -> None:
     await peer.add_stream("OTHER", ["dead.a"])
     async with link_of(peer) as link:
         with pytest.raises(SourceError, match=r"overlap.*'OTHER'") as caught:
@@ -79,11 +79,11 @@ async def test_a_stream_that_the_server_can_not_have_is_refused(peer: Peer) -> N
         assert await link.stream_state("DEAD") is None
 
 
-async def test_who_may_not_is_told_so_at_once(peer: Peer) -> None:
+async def test_creating_a_stream_without_permission_fails_at_once(peer: Peer) -> None:
     async with link_of(peer) as link:
         for name in ("SECRET", "FORBIDDEN"):
             began = trio.current_time()
             with pytest.raises(SourceError) as caught:
                 await link.ensure_stream(StreamConfig(name, ("x",)))
             assert caught.value.reason == "permission_denied"
-            assert trio.current_time() - began < LOOKUP_WITHIN, "the server has said so"
+            assert trio.current_time() - began < LOOKUP_WITHIN, "the server has reported it"

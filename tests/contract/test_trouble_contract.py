@@ -1,7 +1,8 @@
-"""Trouble that the fake broker makes is what a real server makes: where one server alone can show it.
+"""The fake broker makes the same trouble as a real server, wherever a single server can show it.
 
-Elections, lost answers, travel times and streams that go back in time can't be compared: one server on the loopback has
-none of them.
+Elections, lost answers, travel times and streams that go back in time can't be compared: a single server on the
+loopback
+has none of them.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ MAX_CONTROL_LINE = 4096
 
 
 def subject_of(control_line: int) -> bytes:
-    """A subject with which a publish without payload has so many bytes between its verb and its line break."""
+    """Return a subject with which a publish without payload has a control line of this length after its verb."""
     return b"s" * (control_line - len(b" 0"))
 
 
-async def test_the_longest_control_line_is_taken(peer: Peer) -> None:
+async def test_a_control_line_of_the_maximum_length_is_accepted(peer: Peer) -> None:
     received = Recorder()
     subject = subject_of(MAX_CONTROL_LINE)
     async with link_of(peer) as link:
@@ -44,7 +45,7 @@ async def test_a_longer_control_line_is_not_written(peer: Peer) -> None:
 
 
 @pytest.mark.real_needs_server(2, 11, lacks="pause of consumers")
-async def test_a_paused_durable_delivers_nothing_and_then_goes_on(peer: Peer, clock: object) -> None:
+async def test_a_paused_durable_delivers_nothing_until_it_resumes(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(peer) as link:
@@ -58,7 +59,7 @@ async def test_a_paused_durable_delivers_nothing_and_then_goes_on(peer: Peer, cl
     assert payload(raw) == b"a"
 
 
-async def test_a_durable_that_is_edited_to_headers_only_delivers_the_size_in_place_of_the_payload(
+async def test_a_durable_edited_to_headers_only_delivers_the_size_instead_of_the_payload(
     peer: Peer, clock: object
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
@@ -73,7 +74,7 @@ async def test_a_durable_that_is_edited_to_headers_only_delivers_the_size_in_pla
     assert find(header_block(raw), b"Nats-Msg-Size") == b"4"
 
 
-async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_one(peer: Peer, clock: object) -> None:
+async def test_a_durable_with_an_edited_ack_wait_redelivers_after_the_new_one(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     received = Recorder()
     async with link_of(peer) as link:
@@ -86,7 +87,7 @@ async def test_a_durable_whose_ack_wait_is_edited_delivers_again_after_the_new_o
     assert again[1].split(b".")[4:6] == [b"2", b"1"]
 
 
-async def test_who_has_a_durable_of_a_stream_is_answered_by_the_one_that_took_its_name(
+async def test_a_consumer_of_a_deleted_stream_gets_the_messages_of_its_successor_of_the_same_name(
     peer: Peer, clock: object
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
