@@ -1,4 +1,4 @@
-"""The fake network of a connection, and delays without chance."""
+"""The fake network of a connection, and delays without randomness."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def network() -> Network:
 
 
 @pytest.fixture
-def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every delay is as long as it may be."""
+def longest_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every delay as long as it may be."""
 
     def longest(*args: Any, **options: Any) -> ReconnectPlan:
         return ReconnectPlan(*args, **options | {"uniform": lambda _, bound: bound})

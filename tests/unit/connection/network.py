@@ -1,4 +1,4 @@
-"""A fake network: servers that take, refuse or ignore whoever dials, and a router on it."""
+"""A fake network, whose servers accept, refuse or ignore connections, and a router on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
 class Network:
     """A fake broker behind the name of every server, and trouble on the way to some of them.
 
-    A server in `brokers` is one of its own.
+    A server in `brokers` has a broker of its own.
     """
 
     def __init__(self) -> None:
@@ -55,36 +55,36 @@ class Network:
         listener.lame_duck()
 
     def is_away(self) -> None:
-        """No server answers, and links break."""
+        """Stop every server from answering, and break the links."""
         self.broker.down()
 
     @property
     def dialled(self) -> list[str]:
-        """Which server each attempt was for."""
+        """Return which server each attempt was for."""
         return [server for _, server in self.dials]
 
     @property
     def pauses(self) -> list[float]:
-        """Seconds between the attempts."""
+        """Return the seconds between the attempts."""
         return [round(later - earlier, 6) for (earlier, _), (later, _) in pairwise(self.dials)]
 
 
 def patient(url: str | list[str] = A, **connection: Any) -> Settings:
-    """Settings with the delays of a real configuration."""
+    """Return settings with the delays of a real configuration."""
     usual = {"reconnect_delay": "1s", "max_reconnect_delay": "30s", "liveness_interval": "5s"}
     return settings(url, **{**usual, **connection})
 
 
 @asynccontextmanager
 async def opened(network: Network, config: Settings, **options: Any) -> AsyncIterator[tuple[Watch, Live]]:
-    """A router on this network, under watch."""
+    """Open a router on this network, with its events recorded."""
     async with watched(config, connect=lambda name, one: network.connect, **options) as watch:
         assert watch.live is not None
         yield watch, watch.live
 
 
 async def in_background(nursery: trio.Nursery, job: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """Start it, and let it get as far as it can without the clock. Its result, or error, will be in the list."""
+    """Start `job`, and let it run until it waits for the clock. The returned list will hold its result or error."""
     results: list[Any] = []
 
     async def run() -> None:

@@ -22,7 +22,7 @@ INTERVAL = 4.0
 
 
 class StubLink:
-    """Answers each fence `latency` seconds later, and refuses what is to be refused."""
+    """A link that answers each fence `latency` seconds later, and refuses what `refuse` selects."""
 
     def __init__(self) -> None:
         self.latency = 0.0
@@ -43,7 +43,7 @@ class StubLink:
         return False
 
     def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
-        raise AssertionError("it can't")
+        raise AssertionError("can_send_at_once is False")
 
     async def send(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
         await trio.sleep(self.send_takes)
@@ -52,7 +52,7 @@ class StubLink:
 
 
 class SessionSetup:
-    """A session with its outbox, and a network that the test rules."""
+    """A session with its outbox, and a network controlled by the test."""
 
     def __init__(self) -> None:
         self.link = StubLink()
@@ -117,7 +117,7 @@ class SessionSetup:
 
 @asynccontextmanager
 async def serving(setup: SessionSetup, *sources: Source, first: Sequence[Source] = ()) -> AsyncIterator[Session]:
-    """A session that is connected and serves; it is ended behind the body."""
+    """Run a session that is connected and serves; end it after the body."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(setup.run, *sources, first=first))
         await setup.session.connected.wait()
@@ -131,7 +131,7 @@ async def serving(setup: SessionSetup, *sources: Source, first: Sequence[Source]
 
 
 class StubSource:
-    """Notes when it is served; tries for as long as it is told."""
+    """A source that records when it is served, and tries for as long as it is asked to."""
 
     def __init__(self, tries: float = 0.0, fails: Exception | None = None) -> None:
         self.served: list[Any] = []

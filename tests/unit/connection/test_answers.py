@@ -1,4 +1,4 @@
-"""Acks, naks and pulls: each counts as sent once a fence behind it was answered, unless it was denied by then."""
+"""Acks, naks and pulls: each counts as sent once a fence behind it is answered, unless it was denied by then."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUTE = "orders"
 
 
 class Acknowledger:
-    """The acks of a route, which is notified of refusals."""
+    """The acks of a route, notified of refusals."""
 
     route = ROUTE
     incarnation = 0
@@ -40,7 +40,7 @@ class Acknowledger:
 
 
 class Connection:
-    """One connection's answers and their counts."""
+    """The answers of one connection, and their counts."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -70,10 +70,12 @@ def connection() -> Connection:
     return Connection()
 
 
-async def test_a_denial_that_is_read_with_the_answer_to_an_earlier_fence_is_not_forgotten(
+async def test_a_denial_read_together_with_the_answer_to_an_earlier_fence_is_not_lost(
     connection: Connection,
 ) -> None:
-    """The server denies what follows the fence in the same read, before the fence counts as answered here."""
+    """The server denies an answer behind the fence, and that denial is read before the fence counts as answered
+    here.
+    """
     connection.send("ack", reply(1))
     connection.answers.fence_follows()
     connection.send("in_progress", reply(2))
@@ -89,8 +91,8 @@ async def test_a_denial_that_is_read_with_the_answer_to_an_earlier_fence_is_not_
 
 
 @pytest.mark.parametrize("seed", range(300))
-async def test_what_counts_as_acked_is_what_was_not_denied(seed: int, connection: Connection) -> None:
-    """The server handles one operation after the other, and its answers are read several at a time."""
+async def test_an_ack_counts_unless_it_was_denied(seed: int, connection: Connection) -> None:
+    """The server handles one operation after the other, and its answers are read in batches."""
     random = Random(seed)
     is_denied = {reply(number): number < 2 for number in range(4)}
     to_read: list[bytes | None] = []
@@ -131,7 +133,7 @@ def _read(connection: Connection, answers: Sequence[bytes | None]) -> bool:
     return True
 
 
-async def test_a_link_that_ends_before_it_is_used_leaves_the_answers_of_the_one_in_use(
+async def test_a_link_that_ends_unused_leaves_the_answers_of_the_link_in_use(
     connection: Connection, autojump_clock: MockClock
 ) -> None:
     setup = SessionSetup()

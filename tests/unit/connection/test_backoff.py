@@ -1,4 +1,4 @@
-"""When to try again, and where: decided with dice that the test holds."""
+"""When and where to connect next, decided with a random source that the test controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
 
 
 def highest(_: float, bound: float) -> float:
-    """Dice that always show the most."""
+    """Return the highest number, as a random source."""
     return bound
 
 
@@ -39,7 +39,7 @@ def delays(ahead: ReconnectPlan, count: int) -> list[float]:
     return [ahead.next().delay for _ in range(count)]
 
 
-def test_the_very_first_attempt_comes_at_once() -> None:
+def test_the_very_first_attempt_is_made_at_once() -> None:
     assert plan().next() == Attempt(1, 0.0, A)
 
 
@@ -47,7 +47,7 @@ def test_the_bound_doubles_from_the_base_to_the_maximum() -> None:
     assert delays(plan(attempts=20), 9) == [0.0, 0.1, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
-def test_it_doubles_once_for_each_time_through_the_servers() -> None:
+def test_the_delay_doubles_once_per_round_of_all_servers() -> None:
     assert delays(plan(A, B, C, attempts=20), 10) == [0.0, *[0.1] * 3, *[1.0] * 3, *[2.0] * 3]
 
 
@@ -59,7 +59,7 @@ def test_the_first_retry_is_within_a_tenth_of_a_second_whatever_the_settings() -
     assert ahead.next().delay == FIRST_RETRY_WITHIN == 0.1
 
 
-def test_the_maximum_bounds_also_the_first_retry() -> None:
+def test_the_maximum_bounds_the_first_retry_too() -> None:
     assert delays(plan(maximum=0.05), 4) == [0.0, 0.05, 0.05, 0.05]
 
 
@@ -83,7 +83,7 @@ def test_jitter_is_full_and_within_its_bounds(step: int, base: float, maximum: f
     assert high == (min(0.1, maximum) if step <= 0 else min(maximum, base * 2.0 ** min(step - 1, 32)))
 
 
-def test_a_fleet_spreads_over_the_whole_bound() -> None:
+def test_the_delays_of_a_fleet_spread_over_the_entire_range() -> None:
     dice = random.Random(7)
     spread = sorted(full_jitter(4, 1.0, 30.0, dice.uniform) for _ in range(2000))
     assert spread[0] < 0.1
@@ -96,7 +96,7 @@ def test_servers_take_turns() -> None:
     assert [ahead.next().server for _ in range(7)] == [A, B, C, A, B, C, A]
 
 
-def test_a_loss_tries_the_server_that_was_lost_first() -> None:
+def test_after_a_loss_the_lost_server_is_tried_first() -> None:
     ahead = plan(A, B, C)
     ahead.next()
     assert ahead.next().server == B
@@ -115,14 +115,14 @@ def test_attempts_are_numbered_within_their_round() -> None:
     assert ahead.next().number == 1
 
 
-def test_a_new_round_waits_for_as_long_as_the_maximum() -> None:
+def test_in_a_new_round_every_delay_is_the_maximum() -> None:
     ahead = plan(attempts=2)
     assert delays(ahead, 2) == [0.0, 0.1]
     ahead.new_round()
     assert delays(ahead, 3) == [30.0, 30.0, 30.0]
 
 
-def test_a_connect_ends_the_round() -> None:
+def test_a_successful_connect_ends_the_round() -> None:
     ahead = plan(attempts=2)
     delays(ahead, 2)
     ahead.connected(A)
@@ -131,7 +131,7 @@ def test_a_connect_ends_the_round() -> None:
 
 
 @pytest.mark.parametrize(("lived", "next_delay"), [(5.0, 0.1), (3600.0, 0.1), (4.99, 4.0), (0.0, 4.0)])
-def test_only_a_stable_link_starts_the_backoff_anew(lived: float, next_delay: float) -> None:
+def test_only_a_stable_link_resets_the_backoff(lived: float, next_delay: float) -> None:
     ahead = plan()
     assert delays(ahead, 4) == [0.0, 0.1, 1.0, 2.0]
     ahead.connected(A)
@@ -139,7 +139,7 @@ def test_only_a_stable_link_starts_the_backoff_anew(lived: float, next_delay: fl
     assert ahead.next().delay == next_delay
 
 
-def test_a_flapping_server_is_met_ever_more_slowly() -> None:
+def test_a_flapping_server_is_tried_with_growing_delays() -> None:
     ahead = plan()
     seen = []
     for _ in range(8):
@@ -163,7 +163,7 @@ def test_discovered_servers_are_tried_after_the_configured_ones() -> None:
     assert [ahead.next().server for _ in range(3)] == [A, B, C]
 
 
-def test_discovered_servers_replace_those_of_before_and_never_the_configured_ones() -> None:
+def test_discovered_servers_replace_earlier_discovered_ones_but_never_the_configured_ones() -> None:
     ahead = plan(A, B)
     ahead.set_discovered(["c:4222", "d:4222"])
     ahead.set_discovered(["d:4222"])
@@ -172,7 +172,7 @@ def test_discovered_servers_replace_those_of_before_and_never_the_configured_one
     assert list(ahead.servers) == [A, B]
 
 
-def test_discovery_does_not_change_whose_turn_it_is() -> None:
+def test_discovery_does_not_change_which_server_is_next() -> None:
     ahead = plan(A)
     ahead.set_discovered(["b:4222", "c:4222"])
     ahead.connected(C)
@@ -180,7 +180,7 @@ def test_discovery_does_not_change_whose_turn_it_is() -> None:
     assert ahead.next().server == C
 
 
-def test_a_discovered_server_that_is_gone_gives_its_turn_away() -> None:
+def test_a_discovered_server_that_disappears_loses_its_turn() -> None:
     ahead = plan(A)
     ahead.set_discovered(["b:4222", "c:4222"])
     ahead.connected(C)
@@ -189,7 +189,7 @@ def test_a_discovered_server_that_is_gone_gives_its_turn_away() -> None:
     assert {ahead.next().server for _ in range(2)} == {A, B}
 
 
-def test_discovered_servers_are_asked_for_tls_as_the_configured_ones_are() -> None:
+def test_discovered_servers_are_connected_with_tls_if_the_configured_ones_are() -> None:
     ahead = plan("tls://a:4222")
     ahead.set_discovered(["b:4222", "[::1]:4222"])
     assert ahead.servers == ("tls://a:4222", "tls://b:4222", "tls://[::1]:4222")
@@ -197,8 +197,8 @@ def test_discovered_servers_are_asked_for_tls_as_the_configured_ones_are() -> No
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("servers", [(A, "tls://b:4222"), ("tls://b:4222", A)])
-def test_announced_servers_of_a_mixed_list_are_asked_for_tls(servers: tuple[str, ...], turns: int) -> None:
-    """Whoever is next."""
+def test_announced_servers_of_a_mixed_list_are_connected_with_tls(servers: tuple[str, ...], turns: int) -> None:
+    """The server that is next in turn makes no difference."""
     ahead = plan(*servers)
     for _ in range(turns):
         ahead.next()
@@ -217,23 +217,23 @@ def test_announced_servers_of_a_mixed_list_are_asked_for_tls(servers: tuple[str,
         {},
     ],
 )
-def test_announced_servers_are_asked_for_tls_however_the_configuration_asks(asking: dict[str, Any]) -> None:
+def test_announced_servers_are_connected_with_tls_however_the_configuration_requests_it(asking: dict[str, Any]) -> None:
     settings = ConnectionSettings(**{"servers": ["a:4222"], **asking})
     uniform = random.Random(1).uniform
     attempts = Attempts(settings, ConnectionState("main"), emit=lambda event: None, clock=lambda: 0.0, uniform=uniform)
     attempts.discovered(["c:4222"])
-    (told,) = (attempt.server for attempt in attempts.elsewhere(A) if "//c" in attempt.server)
-    assert told == ("tls://c:4222" if asking else "nats://c:4222")
+    (server,) = (attempt.server for attempt in attempts.elsewhere(A) if "//c" in attempt.server)
+    assert server == ("tls://c:4222" if asking else "nats://c:4222")
 
 
-def test_elsewhere_is_every_server_but_one_however_it_is_written() -> None:
+def test_elsewhere_is_every_other_server_however_it_is_written() -> None:
     ahead = plan(A, "tls://b:4222", "c:4222")
     assert [one.server for one in ahead.elsewhere("nats://user:secret@b:4222")] == [A, "c:4222"]
     assert [one.server for one in ahead.elsewhere("c:4222")] == [A, "tls://b:4222"]
     assert list(plan(A).elsewhere(A)) == []
 
 
-def test_elsewhere_comes_at_once_as_long_as_no_server_was_tried_twice() -> None:
+def test_elsewhere_is_immediate_until_a_server_is_tried_twice() -> None:
     ahead = plan(A, B)
     ahead.next()
     moves = [next(iter(ahead.elsewhere(server))) for server in (A, B, A, B, A, B)]
@@ -245,7 +245,7 @@ def test_elsewhere_comes_at_once_as_long_as_no_server_was_tried_twice() -> None:
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_announced_servers_are_tried_unless_they_are_to_be_ignored(ignored: bool) -> None:
+def test_announced_servers_are_tried_unless_they_are_ignored(ignored: bool) -> None:
     settings = ConnectionSettings(servers=["a:4222"], ignore_announced=ignored)
     attempts = Attempts(settings, ConnectionState("main"), emit=lambda _: None, clock=lambda: 0.0, uniform=max)
     attempts.discovered(["b:4222"])

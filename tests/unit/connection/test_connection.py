@@ -17,13 +17,13 @@ from router_trio.link import Link, LinkListener
 from tests.support.watch import Watch, assert_accounted
 from tests.unit.connection.network import A, B, C, Network, opened, patient
 
-REFUSED = LinkError("nobody listens there")
+REFUSED = LinkError("connection refused")
 
 
 # --- attempts ---
 
 
-async def test_the_first_retry_comes_within_a_tenth_of_a_second(network: Network, autojump_clock: MockClock) -> None:
+async def test_the_first_retry_is_made_within_a_tenth_of_a_second(network: Network, autojump_clock: MockClock) -> None:
     async with opened(network, patient()) as (watch, live):
         await trio.sleep(60)
         network.broker.cut()
@@ -39,8 +39,10 @@ async def test_the_first_retry_comes_within_a_tenth_of_a_second(network: Network
         assert (state.reconnect_attempts, state.reconnect_failures, state.failures) == (1, 0, 0)
 
 
-@pytest.mark.usefixtures("no_luck")
-async def test_attempts_come_ever_more_slowly_up_to_the_maximum(network: Network, autojump_clock: MockClock) -> None:
+@pytest.mark.usefixtures("longest_delays")
+async def test_attempts_are_made_ever_more_slowly_up_to_the_maximum(
+    network: Network, autojump_clock: MockClock
+) -> None:
     async with opened(network, patient()) as (watch, _):
         await trio.sleep(60)
         network.is_away()
@@ -52,8 +54,8 @@ async def test_attempts_come_ever_more_slowly_up_to_the_maximum(network: Network
         assert restored.reconnect_attempts == 10
 
 
-@pytest.mark.usefixtures("no_luck")
-async def test_only_a_stable_link_starts_the_backoff_anew(network: Network, autojump_clock: MockClock) -> None:
+@pytest.mark.usefixtures("longest_delays")
+async def test_only_a_stable_link_resets_the_backoff(network: Network, autojump_clock: MockClock) -> None:
     async with opened(network, patient()) as (watch, _):
         for number in range(1, 5):
             await trio.sleep(0.5)
@@ -66,9 +68,7 @@ async def test_only_a_stable_link_starts_the_backoff_anew(network: Network, auto
         assert watch.of("NATS_RECONNECT_ATTEMPT")[-1].delay_ms == 100
 
 
-async def test_servers_take_turns_and_the_one_that_was_lost_is_tried_first(
-    network: Network, autojump_clock: MockClock
-) -> None:
+async def test_servers_take_turns_and_the_lost_one_is_tried_first(network: Network, autojump_clock: MockClock) -> None:
     network.trouble = {A: REFUSED}
     async with opened(network, patient([A, B, C])) as (watch, live):
         await watch.until("NATS_CONNECTION_ESTABLISHED")
@@ -112,7 +112,7 @@ async def test_open_waits_for_the_first_attempt_and_not_for_the_server(
         assert watch.gauges["main"] == [0.0, 1.0]
 
 
-async def test_the_gauge_goes_from_connected_over_reconnecting_and_back(
+async def test_the_gauge_shows_connected_then_reconnecting_then_connected(
     network: Network, autojump_clock: MockClock
 ) -> None:
     async with opened(network, patient()) as (watch, live):
@@ -148,8 +148,8 @@ async def test_connect_timeout_does_not_bound_the_life_of_the_link(network: Netw
 # --- rounds ---
 
 
-@pytest.mark.usefixtures("no_luck")
-async def test_after_a_round_it_keeps_trying_at_the_longest_delay(network: Network, autojump_clock: MockClock) -> None:
+@pytest.mark.usefixtures("longest_delays")
+async def test_after_a_round_it_keeps_trying_at_the_maximum_delay(network: Network, autojump_clock: MockClock) -> None:
     network.is_away()
     async with opened(network, patient(reconnect_attempts=3)) as (watch, live):
         exhausted = await watch.until("NATS_RECONNECT_EXHAUSTED")
@@ -163,7 +163,7 @@ async def test_after_a_round_it_keeps_trying_at_the_longest_delay(network: Netwo
         await watch.until("NATS_CONNECTION_ESTABLISHED", within=40)
 
 
-async def test_after_a_round_it_stops_if_it_was_told_to(network: Network, autojump_clock: MockClock) -> None:
+async def test_after_a_round_it_stops_if_configured_to(network: Network, autojump_clock: MockClock) -> None:
     network.is_away()
     watch = Watch()
     config = patient(reconnect_attempts=3, on_reconnect_exhausted="stop")
@@ -176,7 +176,9 @@ async def test_after_a_round_it_stops_if_it_was_told_to(network: Network, autoju
     assert watch.gauges["main"][-1] == 0.0
 
 
-async def test_it_stops_after_an_outage_too_and_says_what_was_left(network: Network, autojump_clock: MockClock) -> None:
+async def test_a_stop_after_an_outage_reports_the_unsettled_publishes(
+    network: Network, autojump_clock: MockClock
+) -> None:
     watch = Watch()
     config = patient(reconnect_attempts=4, on_reconnect_exhausted="stop")
     receipts: list[Receipt] = []
@@ -190,7 +192,7 @@ async def test_it_stops_after_an_outage_too_and_says_what_was_left(network: Netw
 
     with pytest.raises(ConnectionExhaustedError):
         await run()
-    # Nothing can be sent any more: the shutdown does not wait for it.
+    # Nothing can be sent any more, so the shutdown does not wait.
     assert trio.current_time() - watch.of("NATS_RECONNECT_EXHAUSTED")[0].at < 0.1
     assert receipts[0].fate == Fate("dropped", "shutdown")
     assert watch.live is not None
@@ -217,7 +219,9 @@ async def test_a_refusal_at_the_first_connect_is_fatal_and_names_its_connection(
     assert len(network.dials) == 1
 
 
-async def test_a_server_that_is_away_and_then_refuses_is_fatal_too(network: Network, autojump_clock: MockClock) -> None:
+async def test_a_refusal_by_a_server_that_was_unreachable_before_is_fatal_too(
+    network: Network, autojump_clock: MockClock
+) -> None:
     network.is_away()
 
     async def run() -> None:
@@ -244,21 +248,21 @@ async def test_a_refusal_after_an_established_link_is_an_outage(
         await watch.until("NATS_CONNECTION_RESTORED")
 
 
-async def test_reasons_tell_failures_apart(network: Network, autojump_clock: MockClock) -> None:
+async def test_each_kind_of_failure_has_its_reason(network: Network, autojump_clock: MockClock) -> None:
     network.trouble = {
         A: LinkError("can't be resolved", reason="dns"),
-        B: LinkError("nobody listens"),
+        B: LinkError("connection refused"),
         C: LinkError("the server is full", reason="max_connections"),
     }
     async with opened(network, patient([A, B, C])) as (watch, _):
         await watch.until("NATS_CONNECTION_FAILED", 3)
-        told = [(event.server, event.reason) for event in watch.of("NATS_CONNECTION_FAILED")]
-        assert told == [(A, "dns"), (B, "network"), (C, "max_connections")]
+        reasons = [(event.server, event.reason) for event in watch.of("NATS_CONNECTION_FAILED")]
+        assert reasons == [(A, "dns"), (B, "network"), (C, "max_connections")]
         network.trouble = {}
         await watch.until("NATS_CONNECTION_ESTABLISHED")
 
 
-async def test_an_unknown_error_is_fatal_and_bare(network: Network, autojump_clock: MockClock) -> None:
+async def test_an_unknown_error_is_raised_unwrapped(network: Network, autojump_clock: MockClock) -> None:
     error = ZeroDivisionError("a fault of ours")
 
     @asynccontextmanager
@@ -272,17 +276,17 @@ async def test_an_unknown_error_is_fatal_and_bare(network: Network, autojump_clo
     assert caught.value is error
 
 
-async def test_a_link_that_ends_in_mid_read_leaves_the_next_one_as_any(
+async def test_a_link_that_ends_during_a_read_does_not_affect_the_next_one(
     network: Network, autojump_clock: MockClock
 ) -> None:
     async with opened(network, patient()) as (watch, live):
         connection = live.connections["main"]
-        told: list[str] = []
+        calls: list[str] = []
         connection.listener.read_begins()
-        connection.listener.when_read_done(lambda: told.append("done"))
+        connection.listener.when_read_done(lambda: calls.append("done"))
         network.broker.cut()
         await watch.until("NATS_CONNECTION_RESTORED")
-        assert told == ["done"]
+        assert calls == ["done"]
         receipt = await live.publish("out.x", b"1")
         with trio.fail_after(1):
             assert (await receipt.settled()).delivered

@@ -1,4 +1,4 @@
-"""What is said at a reconnect of messages that a stream may store twice."""
+"""The warning after a reconnect about messages that a stream may store twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def unanswered(w: World, count: int) -> None:
 
 
 async def away(w: World, seconds: float) -> None:
-    """An outage that lasts at least so long; returns when all that was kept is settled."""
+    """Have an outage of at least `seconds`; return when everything that was kept is settled."""
     await w.lose()
     await trio.sleep(seconds)
     await w.find()
@@ -52,7 +52,7 @@ async def away(w: World, seconds: float) -> None:
     await trio.sleep(20)
 
 
-async def test_after_an_outage_longer_than_the_window_what_may_be_stored_twice_is_said(
+async def test_after_an_outage_longer_than_the_window_possible_duplicates_are_reported(
     autojump_clock: MockClock,
 ) -> None:
     async with routing() as w:
@@ -64,14 +64,14 @@ async def test_after_an_outage_longer_than_the_window_what_may_be_stored_twice_i
         assert event.outage_seconds == pytest.approx(restored.outage_seconds, abs=0.001)
         assert event.unanswered_seconds == pytest.approx(event.outage_seconds + 1, abs=0.1)
         assert (event.window_seconds, event.window_assumed) == (120.0, False)
-        assert len(w.payloads("OUT")) == 6, "and so it was"
-        told = sentence(event)
+        assert len(w.payloads("OUT")) == 6, "the stream did store them twice"
+        text = sentence(event)
         for part in ("main", "stream OUT", "3 messages twice", f"{event.outage_seconds:.1f} s", "window of 120 s"):
-            assert part in told
-        assert "at least" not in told
+            assert part in text
+        assert "at least" not in text
 
 
-async def test_nothing_is_said_if_the_stream_still_knows_the_ids(autojump_clock: MockClock) -> None:
+async def test_no_duplicates_are_reported_if_the_stream_still_knows_the_ids(autojump_clock: MockClock) -> None:
     async with routing(window=600.0) as w:
         await unanswered(w, 3)
         await away(w, 180)
@@ -79,7 +79,7 @@ async def test_nothing_is_said_if_the_stream_still_knows_the_ids(autojump_clock:
         assert len(w.payloads("OUT")) == 3
 
 
-async def test_the_window_is_that_of_the_stream_that_the_destination_names(autojump_clock: MockClock) -> None:
+async def test_the_window_is_that_of_the_stream_named_by_the_destination(autojump_clock: MockClock) -> None:
     route = core("in.>", to("out.>", jetstream=True) | {"stream": "STORED"}, name="stored")
     async with routing(routes=[]) as w:
         w.broker.add_stream("STORED", ["stored.>"], duplicate_window=600.0)
@@ -92,7 +92,7 @@ async def test_the_window_is_that_of_the_stream_that_the_destination_names(autoj
         assert len(w.payloads("STORED")) == 3
 
 
-async def test_nothing_is_said_of_what_was_only_queued_in_the_outage(autojump_clock: MockClock) -> None:
+async def test_publishes_only_queued_during_the_outage_are_not_reported(autojump_clock: MockClock) -> None:
     async with routing() as w:
         await w.lose()
         for number in range(5):
@@ -104,8 +104,8 @@ async def test_nothing_is_said_of_what_was_only_queued_in_the_outage(autojump_cl
         assert len(w.payloads("OUT")) == 5
 
 
-async def test_the_time_counts_from_when_it_was_sent_and_not_from_the_loss(autojump_clock: MockClock) -> None:
-    """Flapping links and half-open ones: each outage is shorter than the window, and both together are not."""
+async def test_the_time_counts_from_the_first_write_and_not_from_the_loss(autojump_clock: MockClock) -> None:
+    """Flapping or half-open links: each outage is shorter than the window, and both together are longer."""
     async with routing() as w:
         await unanswered(w, 1)
         w.broker.trouble.lose("puback", 1)
@@ -121,7 +121,7 @@ async def test_the_time_counts_from_when_it_was_sent_and_not_from_the_loss(autoj
         assert len(w.payloads("OUT")) == 2
 
 
-async def test_a_link_that_comes_and_goes_after_a_long_outage_does_not_say_it_each_time(
+async def test_a_flapping_link_after_a_long_outage_reports_duplicates_only_once(
     autojump_clock: MockClock,
 ) -> None:
     async with routing() as w:
@@ -142,13 +142,13 @@ async def test_a_link_that_comes_and_goes_after_a_long_outage_does_not_say_it_ea
     ("denied", "stream"),
     [(("$JS.API.STREAM.INFO.OUT",), "OUT"), (("$JS.API.>",), None), (("$JS.API.STREAM.NAMES",), None)],
 )
-async def test_a_window_that_may_not_be_looked_up_counts_as_the_default_and_the_line_says_at_least(
+async def test_a_window_that_may_not_be_looked_up_counts_as_the_default_and_the_event_says_at_least(
     denied: tuple[str, ...], stream: str | None, autojump_clock: MockClock
 ) -> None:
     async with routing(*denied, window=600.0) as w:
         await unanswered(w, 2)
         await away(w, 100)
-        assert not w.watch.of(CODE), "within the default"
+        assert not w.watch.of(CODE), "within the default window"
         await unanswered(w, 2)
         await away(w, 180)
         (event,) = w.watch.of(CODE)
@@ -157,8 +157,8 @@ async def test_a_window_that_may_not_be_looked_up_counts_as_the_default_and_the_
         assert "at least 2 messages" in sentence(event)
 
 
-async def test_what_a_program_publishes_is_looked_up_by_its_subject(autojump_clock: MockClock) -> None:
-    """No destination leads to these streams."""
+async def test_the_stream_of_a_programs_publish_is_looked_up_by_its_subject(autojump_clock: MockClock) -> None:
+    """These streams are not a destination of any route."""
     async with routing(routes=[core("in.>", "plain.>")]) as w:
         w.broker.add_stream("SHORT", ["short.*"], duplicate_window=10.0)
         w.broker.add_stream("LONG", ["long.*"], duplicate_window=3600.0)
@@ -172,7 +172,7 @@ async def test_what_a_program_publishes_is_looked_up_by_its_subject(autojump_clo
         assert (event.stream, event.count, event.window_seconds) == ("SHORT", 3, 10.0)
 
 
-async def test_each_stream_has_a_line_of_its_own(autojump_clock: MockClock) -> None:
+async def test_each_stream_is_reported_separately(autojump_clock: MockClock) -> None:
     both = core("in.>", to("out.>", jetstream=True), to("more.>", jetstream=True))
     async with routing(routes=[both]) as w:
         w.broker.add_stream("MORE", ["more.>"], duplicate_window=60.0)
@@ -188,10 +188,10 @@ async def test_each_stream_has_a_line_of_its_own(autojump_clock: MockClock) -> N
         }
 
 
-async def test_a_link_that_is_lost_before_its_streams_are_looked_up_hides_nothing(
+async def test_duplicates_are_still_reported_if_the_next_link_is_lost_before_the_lookup(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    """What was sent again on that link is settled by then: the stream of another destination keeps the look-up busy."""
+    """Resent publishes are settled by then: the stream of another destination keeps the lookup busy."""
     other = core("other.>", to("more.>", jetstream=True), name="other")
     async with routing(routes=[TO_OUT, other]) as w:
         w.broker.add_stream("MORE", ["more.>"])

@@ -1,4 +1,4 @@
-"""The end of a router while its connections are in any state: nothing is left, and the books add up."""
+"""The end of a router while its connections are in any state: nothing is left behind, and the books add up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.support.watch import assert_accounted
 from tests.unit.connection.network import A, B, Network, opened, patient
 
 
-async def test_cancelled_open_at_any_step_leaves_nothing_and_the_books_add_up(
+async def test_open_can_be_cancelled_at_any_step_and_leaves_nothing_behind(
     network: Network, autojump_clock: MockClock
 ) -> None:
-    """Cancel after the first step of the scheduler, after the second, and so on, until nothing is left to cancel."""
+    """Cancel after the first step of the scheduler, after the second, and so on, until `open` ends by itself."""
     steps = 0
     entered = 0
     while True:
@@ -53,7 +53,7 @@ async def open_and_publish(network: Network, lives: list[Live]) -> None:
 
 
 class CancelAfter(trio.abc.Instrument):
-    """Cancels a scope after so many steps of tasks."""
+    """Cancels a scope after `steps` steps of tasks."""
 
     def __init__(self, steps: int, scope: trio.CancelScope) -> None:
         self._left = steps
@@ -66,7 +66,7 @@ class CancelAfter(trio.abc.Instrument):
 
 
 class cancelling_after:
-    """Let `CancelAfter` watch the body."""
+    """Run the body under `CancelAfter`."""
 
     def __init__(self, steps: int, scope: trio.CancelScope) -> None:
         self._instrument = CancelAfter(steps, scope)
@@ -79,7 +79,7 @@ class cancelling_after:
 
 
 def tasks_of_the_router() -> list[str]:
-    """Names of tasks of this package that are still there."""
+    """Return the names of tasks of this package that are still running."""
     root = trio.lowlevel.current_root_task()
     assert root is not None
     found = []
@@ -93,7 +93,7 @@ def tasks_of_the_router() -> list[str]:
 
 
 @pytest.mark.parametrize("first", ["cancel", "cut"])
-async def test_a_link_that_dies_while_the_router_is_cancelled_is_no_error(
+async def test_a_link_lost_while_the_router_is_cancelled_is_no_error(
     network: Network, first: str, autojump_clock: MockClock
 ) -> None:
     with trio.CancelScope() as scope:
@@ -104,7 +104,7 @@ async def test_a_link_that_dies_while_the_router_is_cancelled_is_no_error(
     assert scope.cancelled_caught
 
 
-async def test_an_error_of_the_body_comes_out_bare(network: Network, autojump_clock: MockClock) -> None:
+async def test_an_error_of_the_body_is_raised_unwrapped(network: Network, autojump_clock: MockClock) -> None:
     error = KeyError("of the body")
     with pytest.raises(KeyError) as caught:
         async with Router(patient(), connect=lambda name, one: network.connect).open():
@@ -112,14 +112,16 @@ async def test_an_error_of_the_body_comes_out_bare(network: Network, autojump_cl
     assert caught.value is error
 
 
-async def test_what_is_accepted_is_settled_when_the_router_is_left(network: Network, autojump_clock: MockClock) -> None:
+async def test_accepted_publishes_are_settled_when_the_router_is_left(
+    network: Network, autojump_clock: MockClock
+) -> None:
     async with opened(network, patient()) as (_, live):
         receipts = [await live.publish("out", b"x") for _ in range(1000)]
     assert {one.fate for one in receipts} == {Fate("fenced")}
     assert live.unsettled == 0
 
 
-async def test_what_is_accepted_is_settled_when_the_router_is_cancelled(
+async def test_accepted_publishes_are_settled_when_the_router_is_cancelled(
     network: Network, autojump_clock: MockClock
 ) -> None:
     receipts: list[Receipt] = []

@@ -1,4 +1,4 @@
-"""A link that says nothing more: lost in time, and not before."""
+"""A link that falls silent: it is given up in time, and not too early."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def publish_for_ever(live: Live) -> None:
         await trio.sleep(0.3)
 
 
-async def test_a_stall_that_is_shorter_is_lived_through(network: Network, autojump_clock: MockClock) -> None:
+async def test_a_shorter_stall_does_not_end_the_link(network: Network, autojump_clock: MockClock) -> None:
     async with opened(network, patient(liveness_interval="4s")) as (watch, _):
         for phase in range(40):
             network.broker.stall(0.95 * 4.0)
@@ -62,7 +62,7 @@ async def test_an_idle_link_stays_ready(network: Network, autojump_clock: MockCl
         assert state.unready(trio.current_time()) is None
 
 
-async def test_a_link_that_is_closed_by_us_says_so(network: Network, autojump_clock: MockClock) -> None:
+async def test_a_link_closed_by_the_router_is_reported_as_such(network: Network, autojump_clock: MockClock) -> None:
     async with opened(network, patient()) as (watch, live):
         close_link(live.connections["main"])
         lost = await watch.until("NATS_CONNECTION_LOST")

@@ -1,4 +1,4 @@
-"""A server in lame duck mode is left without a loss, or kept where there is no other."""
+"""A server in lame duck mode is left without a loss, or kept if there is no other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_lame_duck_is_left_before_it_ends(network: Network, autojump_clo
     assert [one.payload for one in network.broker.published] == [b"still there"]
 
 
-async def test_what_is_unconfirmed_on_a_lame_duck_is_sent_again_on_the_next_link(
+async def test_publishes_unconfirmed_on_a_lame_duck_are_resent_on_the_next_link(
     network: Network, autojump_clock: MockClock
 ) -> None:
     network.broker.add_stream("OUT", ["out.>"])
@@ -52,8 +52,8 @@ async def test_what_is_unconfirmed_on_a_lame_duck_is_sent_again_on_the_next_link
     assert list(dict.fromkeys(stored)) == list(range(60))
 
 
-async def test_a_lame_duck_that_answers_no_more_is_left_in_time(network: Network, autojump_clock: MockClock) -> None:
-    """What is in flight is not waited for longer than two seconds; then it goes to the next server."""
+async def test_a_lame_duck_that_stops_answering_is_left_in_time(network: Network, autojump_clock: MockClock) -> None:
+    """Wait no longer than two seconds for publishes in flight; then they are sent to the next server."""
     network.brokers[B] = FakeBroker()
     async with opened(network, patient([A, B], liveness_interval="30s")) as (watch, live):
         network.broker.lame_duck()
@@ -66,7 +66,7 @@ async def test_a_lame_duck_that_answers_no_more_is_left_in_time(network: Network
     assert [one.payload for one in network.brokers[B].published] == [b"0", b"1", b"2"]
 
 
-async def test_a_lame_duck_that_dies_while_it_is_left_is_not_waited_for(
+async def test_a_lame_duck_that_dies_while_it_is_being_left_is_not_waited_for(
     network: Network, autojump_clock: MockClock
 ) -> None:
     network.brokers[B] = FakeBroker()
@@ -82,10 +82,10 @@ async def test_a_lame_duck_that_dies_while_it_is_left_is_not_waited_for(
         assert (await receipt.settled()).name == "fenced"
 
 
-async def test_what_is_due_on_a_link_that_is_left_waits_for_the_next_one(
+async def test_a_retry_due_on_a_link_that_is_being_left_waits_for_the_next_link(
     network: Network, autojump_clock: MockClock
 ) -> None:
-    """A refused publish is to be tried again, on a link that gets nothing more: that must keep nobody busy."""
+    """A refused publish is due on a link that gets nothing more: the sender must not spin meanwhile."""
     network.brokers[B] = FakeBroker()
     network.brokers[B].add_stream("OUT", ["stored"])
     async with opened(network, patient([A, B], liveness_interval="30s")) as (watch, live):
@@ -98,7 +98,7 @@ async def test_what_is_due_on_a_link_that_is_left_waits_for_the_next_one(
             restored = await watch.until("NATS_CONNECTION_RESTORED")
             assert restored.at == HAND_OVER_WITHIN
         (stored,) = refused
-        assert stored.status in ("queued", "acked"), "whether it hears of the move or of the ack first is open"
+        assert stored.status in ("queued", "acked"), "the move and the ack may be noticed in either order"
         assert (await stored.settled()).name == "acked"
         assert (await receipt.settled()).name == "fenced"
 
@@ -116,24 +116,24 @@ async def test_a_lame_duck_without_another_server_is_kept_to_its_end(
         assert network.dialled == [A, A]
 
 
-async def test_a_move_that_nobody_takes_is_counted_and_the_old_link_is_kept(
-    network: Network, autojump_clock: MockClock, no_luck: None
+async def test_a_failed_move_is_counted_and_the_old_link_is_kept(
+    network: Network, autojump_clock: MockClock, longest_delays: None
 ) -> None:
-    network.trouble = {B: LinkError("nobody listens"), C: AuthorizationError("not you")}
+    network.trouble = {B: LinkError("connection refused"), C: AuthorizationError("not you")}
     async with opened(network, patient([A, B, C])) as (watch, live):
         network.broker.lame_duck()
         await watch.until("NATS_CONNECTION_FAILED", 2)
-        told = [(event.server, event.reason) for event in watch.of("NATS_CONNECTION_FAILED")]
-        assert told == [(B, "network"), (C, "authorization")]
+        reasons = [(event.server, event.reason) for event in watch.of("NATS_CONNECTION_FAILED")]
+        assert reasons == [(B, "network"), (C, "authorization")]
         await trio.sleep(0.5)
         state = live.connections["main"].state
         assert (state.gauge, state.reconnect_attempts, state.reconnect_failures) == (1.0, 2, 2)
 
 
-async def test_a_move_that_nobody_takes_is_tried_again_with_growing_delays(
-    network: Network, autojump_clock: MockClock, no_luck: None
+async def test_a_failed_move_is_retried_with_growing_delays(
+    network: Network, autojump_clock: MockClock, longest_delays: None
 ) -> None:
-    network.trouble = {B: LinkError("nobody listens")}
+    network.trouble = {B: LinkError("connection refused")}
     async with opened(network, patient([A, B])) as (watch, live):
         network.broker.lame_duck()
         await trio.sleep(60)
@@ -147,9 +147,7 @@ async def test_a_move_that_nobody_takes_is_tried_again_with_growing_delays(
         assert network.broker.links == 1
 
 
-async def test_a_lame_duck_is_left_for_a_server_that_is_announced_later(
-    network: Network, autojump_clock: MockClock
-) -> None:
+async def test_a_lame_duck_is_left_for_a_server_announced_later(network: Network, autojump_clock: MockClock) -> None:
     async with opened(network, patient()) as (watch, _):
         network.broker.lame_duck()
         await trio.sleep(10)
@@ -158,7 +156,7 @@ async def test_a_lame_duck_is_left_for_a_server_that_is_announced_later(
         assert (restored.at, restored.server) == (10.0, "b:4222")
 
 
-async def test_a_link_that_is_opened_to_a_lame_duck_is_left_too(network: Network, autojump_clock: MockClock) -> None:
+async def test_a_new_link_to_a_lame_duck_is_left_too(network: Network, autojump_clock: MockClock) -> None:
     network.brokers[A] = FakeBroker()
     network.brokers[A]._network.is_lame = True
     async with opened(network, patient([A, B])) as (watch, live):
@@ -168,7 +166,7 @@ async def test_a_link_that_is_opened_to_a_lame_duck_is_left_too(network: Network
         assert watch.codes.index("NATS_CONNECTION_ESTABLISHED") < watch.codes.index("NATS_LAME_DUCK")
 
 
-async def test_the_next_server_may_become_a_lame_duck_while_the_last_one_is_left(
+async def test_the_next_server_may_become_a_lame_duck_while_the_previous_one_is_being_left(
     network: Network, autojump_clock: MockClock
 ) -> None:
     network.brokers |= {B: FakeBroker(), C: FakeBroker()}
@@ -186,7 +184,7 @@ async def test_the_next_server_may_become_a_lame_duck_while_the_last_one_is_left
         assert live.connections["main"].state.server == "c:4222"
 
 
-async def test_a_lame_duck_that_dies_during_the_move_leaves_no_second_link_behind(
+async def test_a_lame_duck_that_dies_during_the_move_leaves_no_second_link(
     network: Network, autojump_clock: MockClock
 ) -> None:
     network.delays = {B: 1.0}
@@ -203,17 +201,17 @@ async def test_a_lame_duck_that_dies_during_the_move_leaves_no_second_link_behin
 
 
 @pytest.mark.parametrize("servers", [[A, B], [A, B, C]])
-async def test_servers_that_are_all_lame_ducks_are_not_hammered(
-    network: Network, autojump_clock: MockClock, no_luck: None, servers: list[str]
+async def test_servers_that_are_all_lame_ducks_are_not_flooded_with_attempts(
+    network: Network, autojump_clock: MockClock, longest_delays: None, servers: list[str]
 ) -> None:
     network.lame_ducks = True
     async with opened(network, patient(servers)):
         await trio.sleep(15)
-    # At most one each at once; behind that every second, two seconds, four.
+    # At most one attempt each at once; then after one second, two seconds, four.
     assert len(network.dials) <= 1 + 5 * len(servers)
 
 
-async def test_two_lame_ducks_in_turn(network: Network, autojump_clock: MockClock) -> None:
+async def test_one_lame_duck_after_another_is_left(network: Network, autojump_clock: MockClock) -> None:
     async with opened(network, patient([A, B])) as (watch, live):
         for number in range(1, 6):
             network.broker.lame_duck()

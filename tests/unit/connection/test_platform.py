@@ -1,4 +1,4 @@
-"""What a router takes from its platform is what it was given: nothing of it is looked up."""
+"""A router uses the clock and the random source of its platform, and no others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from router_trio.connection.platform import Platform
 from router_trio.testing import FakeBroker
 
 
-def told(seed: int) -> list[object]:
-    """What depends on chance and on the wall clock in one short run."""
+def outcome(seed: int) -> list[object]:
+    """Return the results of a short run that depend on chance and on the wall clock."""
     broker = FakeBroker()
     inboxes: list[bytes] = []
 
@@ -49,9 +49,9 @@ def told(seed: int) -> list[object]:
     return [since, inboxes[0], [message.subject for message in broker.published], delays]
 
 
-def test_the_wall_clock_and_the_dice_are_those_of_the_platform() -> None:
-    since, inbox, subjects, delays = told(1)
+def test_the_wall_clock_and_the_random_source_are_those_of_the_platform() -> None:
+    since, inbox, subjects, delays = outcome(1)
     assert since == 86_400.0
     assert delays
-    assert [since, inbox, subjects, delays] == told(1)
-    assert told(2)[1:] != told(1)[1:]
+    assert [since, inbox, subjects, delays] == outcome(1)
+    assert outcome(2)[1:] != outcome(1)[1:]

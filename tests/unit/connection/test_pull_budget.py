@@ -1,4 +1,4 @@
-"""What the consumers of one connection may ask for together."""
+"""The bytes that the consumers of one connection may request together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.unit.connection.test_pull_credit import MIB, Clock, a_budget, asked, 
 
 def test_all_consumers_of_a_connection_have_an_equal_share_and_borrow_from_the_rest() -> None:
     budget = a_budget(100)
-    told: list[int] = []
-    credits = [PullCredit(1000, 16 * MIB, budget, partial(told.append, number)) for number in range(100)]
+    notified: list[int] = []
+    credits = [PullCredit(1000, 16 * MIB, budget, partial(notified.append, number)) for number in range(100)]
     for credit in credits:
         assert asked(credit, 0) > 0
     assert sum(credit.outstanding_bytes for credit in credits) <= CONNECTION_BYTES // 2
@@ -33,11 +33,11 @@ def test_all_consumers_of_a_connection_have_an_equal_share_and_borrow_from_the_r
             credits[number].clear()
             sizes[number] = 2**40
     assert sizes == [2**40] * 100
-    assert told, "whoever waited for others to give back was told"
+    assert notified, "consumers that waited for bytes were notified"
     assert budget.lent == 0
 
 
-def test_a_connection_that_is_cut_is_asked_for_half_and_later_for_all_again() -> None:
+def test_after_a_cut_the_limit_of_a_connection_is_lowered_and_later_restored() -> None:
     clock = Clock()
     budget = PullBudget(clock)
     budget.join()
@@ -49,7 +49,7 @@ def test_a_connection_that_is_cut_is_asked_for_half_and_later_for_all_again() ->
         budget.cut()
     assert budget.limit == pull_credit.LEAST_CONNECTION_BYTES
     clock.now += pull_credit.GROWS_AFTER
-    assert budget.limit == pull_credit.LEAST_CONNECTION_BYTES, "it takes longer each time"
+    assert budget.limit == pull_credit.LEAST_CONNECTION_BYTES, "each cut makes it wait longer"
     for _ in range(5):
         clock.now += pull_credit.LONGEST_UNTIL_GROWTH
         assert budget.limit > pull_credit.LEAST_CONNECTION_BYTES

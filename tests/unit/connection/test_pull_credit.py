@@ -1,4 +1,4 @@
-"""How much is asked of a pull consumer, and what its statuses mean."""
+"""How much is requested of a pull consumer, and what its statuses mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router_trio.connection.pull_credit import LARGEST_REQUEST, PullBudget, Pull
 
 MIB = 1024 * 1024
 SIZE = 100
-"""Bytes of a message, where nothing else is said."""
+"""Bytes of a message, where nothing else is given."""
 
 
 class Clock:
@@ -45,7 +45,7 @@ def asked(credit: PullCredit, held: int, held_bytes: int | None = None) -> int:
     return wanted
 
 
-def test_the_whole_window_is_asked_for_at_once_and_topped_up_when_half_of_it_is_free() -> None:
+def test_the_entire_window_is_requested_at_once_and_topped_up_when_half_of_it_is_free() -> None:
     credit = a_credit(10)
     assert asked(credit, 0) == 10
     assert asked(credit, 0) == 0
@@ -60,7 +60,7 @@ def test_the_whole_window_is_asked_for_at_once_and_topped_up_when_half_of_it_is_
     assert credit.outstanding == 10
 
 
-def test_whatever_is_free_is_asked_for_when_nothing_is_outstanding() -> None:
+def test_any_free_room_is_requested_when_nothing_is_outstanding() -> None:
     credit = a_credit(10)
     assert asked(credit, 9) == 1
     assert asked(credit, 9) == 0
@@ -68,7 +68,7 @@ def test_whatever_is_free_is_asked_for_when_nothing_is_outstanding() -> None:
     assert a_credit(1).want(1, SIZE) == 0
 
 
-def test_never_more_than_the_window_is_asked_for_and_held() -> None:
+def test_requested_and_held_messages_never_exceed_the_window() -> None:
     credit = a_credit(7)
     held = 0
     for step in range(500):
@@ -81,7 +81,7 @@ def test_never_more_than_the_window_is_asked_for_and_held() -> None:
             held -= 1
 
 
-def test_more_than_was_asked_for_leaves_no_debt() -> None:
+def test_receiving_more_than_requested_leaves_no_debt() -> None:
     credit = a_credit(4)
     asked(credit, 0)
     credit.count_received(6, 6 * SIZE)
@@ -91,7 +91,7 @@ def test_more_than_was_asked_for_leaves_no_debt() -> None:
 
 @pytest.mark.parametrize(("unfilled", "left"), [(3, 7), (10, 0), (None, 0), (99, 0)])
 @pytest.mark.parametrize("code", [404, 408])
-def test_a_request_that_ended_gives_back_what_it_did_not_bring(code: int, unfilled: int | None, left: int) -> None:
+def test_a_finished_request_returns_what_it_did_not_deliver(code: int, unfilled: int | None, left: int) -> None:
     credit = a_credit(10)
     asked(credit, 0)
     reading = credit.read_status(code, "Request Timeout", unfilled, None if unfilled is None else 0)
@@ -129,7 +129,7 @@ def test_every_other_status_ends_all_requests(code: int, description: str, verdi
     assert (reading.detail != "") == (verdict is Verdict.REOPEN)
 
 
-def test_a_smaller_batch_is_tried_when_the_server_refuses_a_large_one_until_there_is_none() -> None:
+def test_ever_smaller_batches_are_tried_when_the_server_refuses_a_large_one() -> None:
     credit = a_credit(10)
     sizes = []
     while credit.read_status(409, "Exceeded MaxRequestBatch of 0", None, None).verdict is Verdict.ASK_AGAIN:
@@ -137,7 +137,7 @@ def test_a_smaller_batch_is_tried_when_the_server_refuses_a_large_one_until_ther
     assert sizes == [5, 2, 1]
 
 
-def test_what_is_due_again_is_asked_for_whatever_is_held() -> None:
+def test_redeliveries_that_are_due_are_requested_however_much_is_held() -> None:
     credit = a_credit(10)
     assert credit.want(10, 10 * SIZE) == 0
     assert (credit.want_again(3), credit.want_again(0), credit.want_again(99)) == (3, 0, 10)
@@ -152,7 +152,7 @@ def too_large(credit: PullCredit, messages: int, left: int) -> Verdict:
     return credit.read_status(409, "Message Size Exceeds MaxBytes", messages, left).verdict
 
 
-def test_a_request_is_for_twice_the_bytes_that_its_messages_had_and_never_for_more_than_is_free() -> None:
+def test_a_request_is_for_twice_the_bytes_of_the_latest_messages_but_never_for_more_than_is_free() -> None:
     credit = a_credit(1000)
     assert credit.size(1000, 0) == 2 * 1000 * pull_credit.ASSUMED_SIZE
     credit.asked(1000, 2 * MIB)
@@ -165,15 +165,15 @@ def test_a_request_is_for_twice_the_bytes_that_its_messages_had_and_never_for_mo
     assert credit.size(1000, 15 * MIB) == MIB
 
 
-def test_what_is_held_in_bytes_holds_back_as_what_is_held_in_number_does() -> None:
+def test_held_bytes_limit_requests_as_held_messages_do() -> None:
     credit = a_credit(1000, MIB)
     assert credit.want(1, MIB) == 0
     assert credit.want(1, MIB - pull_credit.SMALLEST_REQUEST + 1) == 0
     assert credit.want(1, MIB - pull_credit.SMALLEST_REQUEST) == 999
-    assert credit.want(0, 0) == 1000, "one that is larger than all that may be held is asked for alone"
+    assert credit.want(0, 0) == 1000, "a message larger than the limit of held bytes is requested alone"
 
 
-def test_the_bytes_of_a_request_that_is_over_come_back() -> None:
+def test_the_bytes_of_a_finished_request_are_returned() -> None:
     credit = a_credit(10)
     assert asked(credit, 0) == 10
     credit.count_received(4, 4 * SIZE)
@@ -183,7 +183,7 @@ def test_the_bytes_of_a_request_that_is_over_come_back() -> None:
     assert (credit.outstanding, credit.outstanding_bytes) == (0, 0)
 
 
-def test_a_request_that_was_filled_to_the_last_byte_is_over() -> None:
+def test_a_request_filled_to_the_last_byte_is_finished() -> None:
     credit = a_credit(10)
     asked(credit, 0)
     credit.count_received(3, credit.outstanding_bytes)
@@ -191,7 +191,7 @@ def test_a_request_that_was_filled_to_the_last_byte_is_over() -> None:
     assert credit.want(3, 3 * SIZE) == 7
 
 
-def test_a_status_that_comes_after_its_last_message_says_nothing_of_what_was_asked_for_since() -> None:
+def test_a_status_after_its_last_message_does_not_affect_later_requests() -> None:
     credit = a_credit(2)
     assert asked(credit, 1) == 1
     left = credit.outstanding_bytes - SIZE
@@ -199,30 +199,30 @@ def test_a_status_that_comes_after_its_last_message_says_nothing_of_what_was_ask
     assert asked(credit, 0) == 2
     assert credit.read_status(409, "Batch Completed", 0, left).verdict is Verdict.ASK_AGAIN
     credit.count_received(1, SIZE)
-    assert (credit.outstanding, credit.want(1, SIZE)) == (1, 0), "the other one is still asked for"
+    assert (credit.outstanding, credit.want(1, SIZE)) == (1, 0), "the other message is still requested"
 
 
-def test_a_message_that_found_no_room_gets_it_when_there_is_more_and_all_of_it_when_nothing_is_held() -> None:
+def test_a_message_that_is_too_large_is_requested_with_more_bytes_and_with_all_when_nothing_is_held() -> None:
     credit = a_credit(100, 2 * MIB)
     asked(credit, 0)
     credit.count_received(2, 2 * 900_000)
     too_large(credit, 98, credit.outstanding_bytes)
-    assert credit.want(2, 2 * 900_000) == 0, "that would be too little again"
+    assert credit.want(2, 2 * 900_000) == 0, "that would still be too little"
     assert asked(credit, 1, 900_000) > 0
     assert credit.outstanding_bytes >= 900_000
     credit.clear()
     assert asked(credit, 0) > 0
     while credit.outstanding_bytes < 5 * MIB:
         assert too_large(credit, credit.outstanding, credit.outstanding_bytes) is Verdict.ASK_AGAIN
-        assert credit.want(1, 10_000) == 0, "it is larger than all that may be held: alone"
+        assert credit.want(1, 10_000) == 0, "larger than the limit of held bytes: it is requested alone"
         assert asked(credit, 0) > 0
     credit.count_received(1, 5 * MIB)
     credit.clear()
     assert credit.size(100, 0) == 2 * MIB
 
 
-def test_nothing_is_borrowed_again_for_a_message_that_did_not_come() -> None:
-    """It was deleted, or went to somebody else."""
+def test_nothing_is_borrowed_again_for_a_message_that_was_not_delivered() -> None:
+    """The message was deleted, or delivered to another process."""
     budget = a_budget(1000)
     credit = a_credit(100, 16 * MIB, budget)
     asked(credit, 0)
@@ -235,7 +235,7 @@ def test_nothing_is_borrowed_again_for_a_message_that_did_not_come() -> None:
     assert (credit.borrowed, budget.lent) == (False, 0)
 
 
-def test_a_message_that_nobody_can_be_asked_for_ends_in_an_error() -> None:
+def test_a_message_too_large_for_any_request_ends_in_an_error() -> None:
     credit = a_credit(100)
     for _ in range(64):
         asked(credit, 0)
@@ -246,7 +246,7 @@ def test_a_message_that_nobody_can_be_asked_for_ends_in_an_error() -> None:
     assert str(LARGEST_REQUEST) in reading.detail
 
 
-def test_fewer_bytes_are_tried_when_the_consumer_limits_them() -> None:
+def test_smaller_requests_are_tried_when_the_consumer_limits_their_bytes() -> None:
     credit = a_credit(1000)
     asked(credit, 0)
     while credit.size(1000, 0) > 40_000:
@@ -263,10 +263,10 @@ def test_fewer_bytes_are_tried_when_the_consumer_limits_them() -> None:
     rounds=st.lists(st.integers(0, 5), min_size=1, max_size=60),
     late=st.lists(st.booleans(), min_size=1, max_size=60),
 )
-def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_may_be(
+def test_every_message_is_delivered_in_the_end_within_the_limits(
     sizes: list[int], window: int, window_bytes: int, consumers: int, rounds: list[int], late: list[bool]
 ) -> None:
-    """Against a server that gives what fits, one request after the other. Some statuses come a read later."""
+    """The server delivers what fits, one request after the other. Some statuses arrive a read later."""
     budget = a_budget(consumers)
     credit = a_credit(window, window_bytes, budget)
     backlog, held = deque(sizes), deque[int]()
@@ -305,18 +305,18 @@ def test_every_message_comes_in_the_end_and_no_more_is_asked_for_and_held_than_m
             held.popleft()
         turn += 1
         idle = idle + 1 if before == (len(backlog), len(held), credit.size(1, sum(held)), len(requests)) else 0
-        assert idle < len(rounds) + 2 or not any(rounds), "it goes on"
+        assert idle < len(rounds) + 2 or not any(rounds), "it makes progress"
         if not any(rounds) and held and idle > 2:
             held.popleft()
     credit.clear()
     assert budget.lent == 0
 
 
-def test_what_statuses_have_made_smaller_is_as_large_as_before_when_the_consumer_is_opened_again() -> None:
-    """A client that may publish to the inbox can send them: then the route is not slow for ever."""
+def test_limits_lowered_by_statuses_are_restored_when_the_consumer_is_reopened() -> None:
+    """A client that may publish to the inbox can forge them; the route must not stay slow for ever."""
     credit = a_credit(100)
-    for told in ("Exceeded MaxRequestBatch of 1", "Exceeded MaxRequestMaxBytes of 1") * 30:
-        credit.read_status(409, told, None, None)
+    for description in ("Exceeded MaxRequestBatch of 1", "Exceeded MaxRequestMaxBytes of 1") * 30:
+        credit.read_status(409, description, None, None)
     assert (credit.window, credit.size(1, 0)) == (1, 1)
     credit.reopened(100)
     assert credit.want(0, 0) == 100

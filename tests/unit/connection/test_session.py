@@ -1,4 +1,4 @@
-"""One link's life, with a link that does what the test says and a clock that jumps."""
+"""The life of one link, with a link controlled by the test and a clock that jumps."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.unit.connection.sessions import INTERVAL, SessionSetup, StubSource, s
 # --- the dial ---
 
 
-async def test_a_dial_that_fails_is_told_and_nothing_is_left(autojump_clock: MockClock) -> None:
+async def test_a_failed_dial_is_reported_and_leaves_nothing_behind(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
-    setup.dial_error = LinkError("nobody listens")
+    setup.dial_error = LinkError("connection refused")
     await setup.run()
     assert setup.session.error is setup.dial_error
     assert setup.session.ended.is_set()
     assert not setup.session.connected.is_set()
 
 
-async def test_a_dial_is_bounded(autojump_clock: MockClock) -> None:
+async def test_a_dial_takes_no_longer_than_its_timeout(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     setup.dial_takes = 10.0
     await setup.run()
@@ -40,7 +40,7 @@ async def test_a_dial_is_bounded(autojump_clock: MockClock) -> None:
     assert setup.closed
 
 
-async def test_a_session_may_be_ended_before_it_is_connected(autojump_clock: MockClock) -> None:
+async def test_a_session_can_be_ended_before_it_is_connected(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     setup.dial_takes = 1.0
     async with trio.open_nursery() as nursery:
@@ -53,7 +53,7 @@ async def test_a_session_may_be_ended_before_it_is_connected(autojump_clock: Moc
     assert not setup.session.connected.is_set()
 
 
-async def test_a_session_may_be_ended_before_it_began() -> None:
+async def test_a_session_can_be_ended_before_it_begins() -> None:
     setup = SessionSetup()
     setup.session.end()
     await setup.run()
@@ -61,7 +61,7 @@ async def test_a_session_may_be_ended_before_it_began() -> None:
     assert setup.session.link is None
 
 
-async def test_a_link_that_dies_before_it_serves_is_told(autojump_clock: MockClock) -> None:
+async def test_a_link_lost_before_it_serves_is_reported(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     death = LinkError("gone")
     async with trio.open_nursery() as nursery:
@@ -106,7 +106,7 @@ async def test_a_busy_link_needs_no_fence_of_its_own(autojump_clock: MockClock) 
 
 @pytest.mark.parametrize("latency", [0.1, 0.49, 0.51, 0.75, 0.95])
 async def test_a_slow_answer_is_an_answer(latency: float, autojump_clock: MockClock) -> None:
-    """Also when it comes after the next fence was sent."""
+    """An answer counts even if it arrives after the next fence was sent."""
     setup = SessionSetup()
     setup.link.latency = latency * INTERVAL
     async with serving(setup) as session:
@@ -115,7 +115,7 @@ async def test_a_slow_answer_is_an_answer(latency: float, autojump_clock: MockCl
     assert session.error is None
 
 
-async def test_no_answer_to_either_of_two_fences_ends_the_link(autojump_clock: MockClock) -> None:
+async def test_a_link_that_answers_neither_of_two_fences_is_ended(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup) as session:
         await trio.sleep(1.0)
@@ -144,7 +144,7 @@ async def test_a_blocked_writer_does_not_hide_a_dead_link(autojump_clock: MockCl
 # --- sending ---
 
 
-async def test_what_is_published_is_sent_and_confirmed(autojump_clock: MockClock) -> None:
+async def test_publishes_are_sent_and_confirmed(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup):
         receipts = [setup.publish(b"%d" % number) for number in range(10)]
@@ -153,7 +153,7 @@ async def test_what_is_published_is_sent_and_confirmed(autojump_clock: MockClock
     assert len(setup.link.fences) == 1
 
 
-async def test_nothing_is_confirmed_by_a_fence_that_was_sent_before_it(autojump_clock: MockClock) -> None:
+async def test_a_fence_confirms_nothing_that_was_sent_after_it(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     setup.link.latency = 1.0
     async with serving(setup):
@@ -167,7 +167,7 @@ async def test_nothing_is_confirmed_by_a_fence_that_was_sent_before_it(autojump_
         assert trio.current_time() == 2.0
 
 
-async def test_what_the_link_refuses_fails_and_the_rest_goes_through(autojump_clock: MockClock) -> None:
+async def test_a_publish_that_the_link_refuses_fails_and_the_others_are_sent(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     setup.link.refuse = lambda operation: b"large" in operation.frame
     async with serving(setup):
@@ -177,7 +177,7 @@ async def test_what_the_link_refuses_fails_and_the_rest_goes_through(autojump_cl
     assert receipts[1].fate.reason == "too_large"
 
 
-async def test_who_waits_for_room_is_woken_by_each_batch_that_is_taken(autojump_clock: MockClock) -> None:
+async def test_publishers_waiting_for_room_are_woken_by_each_batch_that_is_taken(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     setup.link.send_takes = 1.0
     async with serving(setup), trio.open_nursery() as nursery:
@@ -190,7 +190,7 @@ async def test_who_waits_for_room_is_woken_by_each_batch_that_is_taken(autojump_
         assert len(setup.room) == 0
 
 
-async def test_who_waits_for_room_is_woken_when_something_fails(autojump_clock: MockClock) -> None:
+async def test_publishers_waiting_for_room_are_woken_by_a_failure(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup), trio.open_nursery() as nursery:
         _, order = setup.outbox.offer_with_ack(b"stored", b"x", b"", b"_INBOX.x")
@@ -220,7 +220,7 @@ async def test_a_link_that_is_left_gets_nothing_more_and_confirms_what_it_has(au
 # --- the end ---
 
 
-async def test_several_tasks_that_meet_the_dead_link_make_one_loss(autojump_clock: MockClock) -> None:
+async def test_several_tasks_that_find_the_link_dead_make_one_loss(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     setup.die(LinkError("gone"))
     async with serving(setup, StubSource(fails=LinkError("dead"))) as session:
@@ -229,7 +229,7 @@ async def test_several_tasks_that_meet_the_dead_link_make_one_loss(autojump_cloc
 
 
 async def test_a_link_that_dies_when_the_session_is_cancelled_raises_nothing(autojump_clock: MockClock) -> None:
-    """Some tasks meet the cancellation and some the dead link: what is left of both is the cancellation."""
+    """Some tasks see the cancellation and some the dead link: only the cancellation is left."""
     setup = SessionSetup()
 
     class DiesWhenCancelled:
@@ -254,7 +254,7 @@ async def test_a_link_that_dies_when_the_session_is_cancelled_raises_nothing(aut
 
 
 class ForwardedOwner:
-    """Whose fates nobody waits for."""
+    """An owner whose fates are not awaited."""
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """See `operation.Owner`."""
@@ -265,7 +265,7 @@ def forward(setup: SessionSetup) -> None:
     setup.outbox.offer_frames([publish(b"out", b"x")], FrameOwners([ForwardedOwner()], [1]))
 
 
-async def test_what_is_forwarded_at_about_one_time_shares_the_fence_of_the_next(autojump_clock: MockClock) -> None:
+async def test_publishes_forwarded_at_about_the_same_time_share_a_fence(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup):
         for number in range(20):
@@ -273,14 +273,14 @@ async def test_what_is_forwarded_at_about_one_time_shares_the_fence_of_the_next(
             await trio.sleep(0.0002)
             assert setup.outbox.in_flight <= 11, number
         assert len(setup.link.sent) == 20
-        # One in each two milliseconds has a fence of its own.
+        # One publish in each two milliseconds has its own fence.
         assert 2 <= len(setup.link.fences) <= 3
         await trio.sleep(1)
         assert setup.outbox.in_flight == 0
         assert len(setup.link.fences) <= 4
 
 
-async def test_a_lone_publish_that_is_forwarded_is_fenced_at_once(autojump_clock: MockClock) -> None:
+async def test_a_lone_forwarded_publish_is_fenced_at_once(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup):
         for _ in range(3):
@@ -291,7 +291,7 @@ async def test_a_lone_publish_that_is_forwarded_is_fenced_at_once(autojump_clock
         assert len(setup.link.fences) == 3
 
 
-async def test_what_is_forwarded_and_followed_by_nothing_is_fenced_soon(autojump_clock: MockClock) -> None:
+async def test_a_forwarded_publish_that_none_follows_is_fenced_soon(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup):
         forward(setup)
@@ -303,7 +303,7 @@ async def test_what_is_forwarded_and_followed_by_nothing_is_fenced_soon(autojump
         assert setup.outbox.in_flight == 0
 
 
-async def test_many_that_are_forwarded_together_are_fenced_at_once(autojump_clock: MockClock) -> None:
+async def test_many_publishes_forwarded_together_are_fenced_at_once(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup):
         forward(setup)
@@ -314,7 +314,7 @@ async def test_many_that_are_forwarded_together_are_fenced_at_once(autojump_cloc
         assert setup.outbox.in_flight == 0
 
 
-async def test_what_a_program_publishes_is_fenced_at_once(autojump_clock: MockClock) -> None:
+async def test_the_publish_of_a_program_is_fenced_at_once(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     async with serving(setup):
         for _ in range(3):

@@ -34,14 +34,14 @@ SURROUNDINGS: ContextVar[str] = ContextVar("surroundings", default="elsewhere")
 
 
 class SurroundedSource(StubSource):
-    """Notes in which surroundings it is served."""
+    """A source that records the context in which it is served."""
 
     async def serve(self, link: Link, tried: trio.Event) -> None:
         self.surroundings = SURROUNDINGS.get()
         await super().serve(link, tried)
 
 
-async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_link(autojump_clock: MockClock) -> None:
+async def test_a_source_added_later_is_served_in_the_context_of_the_link(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     first, later = SurroundedSource(), SurroundedSource()
     connect = setup.connect
@@ -68,7 +68,7 @@ async def test_a_source_that_comes_later_is_served_in_the_surroundings_of_the_li
     assert session.serve_also(later) is None
 
 
-async def test_a_source_that_comes_while_a_dead_link_is_closed_is_for_the_next_one(autojump_clock: MockClock) -> None:
+async def test_a_source_added_while_a_dead_link_is_closed_waits_for_the_next_link(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     connect = setup.connect
 
@@ -91,13 +91,15 @@ async def test_a_source_that_comes_while_a_dead_link_is_closed_is_for_the_next_o
         await session.ended.wait()
 
 
-async def test_a_source_that_comes_before_the_link_serves_is_among_the_others(autojump_clock: MockClock) -> None:
+async def test_a_source_added_before_the_link_serves_is_served_with_the_others(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     assert setup.session.serve_also(StubSource()) is None
 
 
 @pytest.mark.parametrize(("tries", "sent_at"), [(0.5, 0.5), (100.0, SOURCES_FIRST_WITHIN)])
-async def test_sources_go_first_but_not_for_long(tries: float, sent_at: float, autojump_clock: MockClock) -> None:
+async def test_sources_are_served_before_publishes_are_sent_but_not_for_long(
+    tries: float, sent_at: float, autojump_clock: MockClock
+) -> None:
     setup = SessionSetup()
     receipt = Receipt()
     setup.outbox.offer(publish(b"out", b"kept"), owner=receipt)
@@ -107,7 +109,7 @@ async def test_sources_go_first_but_not_for_long(tries: float, sent_at: float, a
 
 
 @pytest.mark.parametrize(("tries", "served_at"), [(0.5, 0.5), (100.0, STREAMS_FIRST_WITHIN)])
-async def test_what_goes_first_is_waited_for_but_not_for_long(
+async def test_sources_to_be_served_first_are_waited_for_but_not_for_long(
     tries: float, served_at: float, autojump_clock: MockClock
 ) -> None:
     setup = SessionSetup()
@@ -119,9 +121,9 @@ async def test_what_goes_first_is_waited_for_but_not_for_long(
         assert source.served
 
 
-async def test_a_dead_link_that_a_source_meets_first_ends_the_session(autojump_clock: MockClock) -> None:
+async def test_a_dead_link_found_by_a_source_ends_the_session(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
-    met = LinkError("the link is dead", reason="closed")
-    async with serving(setup, StubSource(0.5, fails=met)) as session:
+    found = LinkError("the link is dead", reason="closed")
+    async with serving(setup, StubSource(0.5, fails=found)) as session:
         await session.ended.wait()
-    assert session.error is met
+    assert session.error is found

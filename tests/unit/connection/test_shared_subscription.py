@@ -1,4 +1,4 @@
-"""One subscription for several routes, on links that do what the test says."""
+"""One subscription for several routes, on links controlled by the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router_trio.link import Deliver, Link, SharedDelivery
 
 
 class StubLink:
-    """Notes who subscribes; a subscription is its own."""
+    """A link that records subscriptions and is itself the subscription."""
 
     def __init__(self) -> None:
         self.delivers: list[Deliver] = []
@@ -52,7 +52,7 @@ class StubLink:
 
 
 def taking() -> tuple[list[bytes], Deliver]:
-    """What was taken, and who takes it."""
+    """Return a list, and a delivery that appends to it."""
     taken: list[bytes] = []
     return taken, lambda batch: taken.extend(raw[4] for raw in batch)
 
@@ -61,7 +61,7 @@ def link_of(stub: StubLink) -> Link:
     return cast(Link, stub)
 
 
-async def test_all_get_what_comes_to_the_one_subscription(autojump_clock: MockClock) -> None:
+async def test_every_member_gets_the_messages_of_the_shared_subscription(autojump_clock: MockClock) -> None:
     stub, shared = StubLink(), SharedSubscription("in", "group")
     stub.answers_after = 1.0
     first, take_first = taking()
@@ -80,7 +80,7 @@ async def test_all_get_what_comes_to_the_one_subscription(autojump_clock: MockCl
     assert first == second == [b"1\r\n1\r\n", b"1\r\n2\r\n"]
 
 
-async def test_one_that_leaves_gets_what_was_sent_before_and_the_last_one_unsubscribes(
+async def test_a_leaving_member_gets_what_was_sent_before_and_the_last_one_unsubscribes(
     autojump_clock: MockClock,
 ) -> None:
     stub, shared = StubLink(), SharedSubscription("in", None)
@@ -103,7 +103,7 @@ async def test_one_that_leaves_gets_what_was_sent_before_and_the_last_one_unsubs
     assert (len(first), len(second)) == (1, 2)
 
 
-async def test_both_may_leave_at_once(autojump_clock: MockClock) -> None:
+async def test_both_members_can_leave_at_the_same_time(autojump_clock: MockClock) -> None:
     stub, shared = StubLink(), SharedSubscription("in", None)
     members = [await shared.join(link_of(stub), taking()[1]) for _ in range(2)]
     async with trio.open_nursery() as nursery:
@@ -112,7 +112,9 @@ async def test_both_may_leave_at_once(autojump_clock: MockClock) -> None:
     assert stub.log[-1] == "close"
 
 
-async def test_what_comes_while_the_last_ones_drain_is_for_all_of_them(autojump_clock: MockClock) -> None:
+async def test_messages_arriving_while_the_last_members_drain_are_delivered_to_all_of_them(
+    autojump_clock: MockClock,
+) -> None:
     stub, shared = StubLink(), SharedSubscription("in", None)
     first, take_first = taking()
     second, take_second = taking()
@@ -130,7 +132,7 @@ async def test_what_comes_while_the_last_ones_drain_is_for_all_of_them(autojump_
     assert stub.log.count("drain") == 1
 
 
-async def test_each_link_has_a_subscription_and_members_of_its_own(autojump_clock: MockClock) -> None:
+async def test_each_link_has_its_own_subscription_and_members(autojump_clock: MockClock) -> None:
     old, new, shared = StubLink(), StubLink(), SharedSubscription("in", None)
     taken, take = taking()
     before = await shared.join(link_of(old), take)
@@ -144,7 +146,7 @@ async def test_each_link_has_a_subscription_and_members_of_its_own(autojump_cloc
     assert new.log == ["SUB in None"]
 
 
-async def test_a_refusal_is_everybodys_and_the_next_try_is_a_new_one(autojump_clock: MockClock) -> None:
+async def test_a_refusal_is_raised_in_every_member_and_the_next_join_tries_again(autojump_clock: MockClock) -> None:
     stub, shared = StubLink(), SharedSubscription("in", None)
     stub.refused = SourceError("no", reason="permission_denied")
     for _ in range(2):
@@ -158,7 +160,7 @@ async def test_a_refusal_is_everybodys_and_the_next_try_is_a_new_one(autojump_cl
     assert stub.log == ["SUB in None"] * 3
 
 
-async def test_one_that_is_alone_gets_what_comes_directly_and_with_others_by_way_of_all(
+async def test_a_lone_member_gets_messages_directly_and_several_through_the_shared_delivery(
     autojump_clock: MockClock,
 ) -> None:
     stub, shared = StubLink(), SharedSubscription("in", None)
@@ -176,7 +178,7 @@ async def test_one_that_is_alone_gets_what_comes_directly_and_with_others_by_way
     await staying.drain()
 
 
-async def test_what_comes_goes_to_another_taker_from_one_message_to_the_next(autojump_clock: MockClock) -> None:
+async def test_deliveries_can_be_switched_to_another_handler_between_two_messages(autojump_clock: MockClock) -> None:
     stub, shared = StubLink(), SharedSubscription("in", None)
     old, take_old = taking()
     new, take_new = taking()

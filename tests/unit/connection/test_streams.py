@@ -1,4 +1,4 @@
-"""The streams that a connection is to have, on the fake broker: when they are made, and what is told of them."""
+"""The streams configured for a connection, on the fake broker: when they are created, and what is reported."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OUT = {"name": "OUT", "subjects": ["out.>"]}
 
 
 def reasons(w: World) -> list[str]:
-    """What `/readyz` says."""
+    """Return the reasons that `/readyz` reports."""
     return [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
 
 
-async def test_they_are_made_before_the_routes_that_need_them_begin(autojump_clock: MockClock) -> None:
+async def test_streams_are_created_before_the_routes_that_need_them_begin(autojump_clock: MockClock) -> None:
     async with world([stream("IN", "out.{{wildcard(1)}}", filter="in.*")], streams=[IN, OUT]) as w:
         assert not w.watch.of("NATS_SUBSCRIBE_ERROR")
         assert [event.stream for event in w.watch.of("NATS_STREAM_CREATED")] == ["IN", "OUT"]
@@ -32,7 +32,7 @@ async def test_they_are_made_before_the_routes_that_need_them_begin(autojump_clo
         assert not w.failures("publish_with_ack")
 
 
-async def test_what_waits_for_a_connection_finds_its_stream_there(autojump_clock: MockClock) -> None:
+async def test_a_publish_that_waited_for_a_connection_finds_its_stream_created(autojump_clock: MockClock) -> None:
     edge = FakeBroker()
     edge.down()
     route = core("in.*", to("out.{{wildcard(1)}}", "edge", jetstream=True), connection="main")
@@ -44,7 +44,7 @@ async def test_what_waits_for_a_connection_finds_its_stream_there(autojump_clock
         assert w.failures("publish_with_ack", "edge") == {"not_connected": 1}
 
 
-async def test_one_that_is_there_is_compared_and_left_alone(autojump_clock: MockClock) -> None:
+async def test_an_existing_stream_is_compared_and_left_unchanged(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("OUT", ["out.>"], max_messages=9, duplicate_window=5.0)
     wanted = OUT | {"duplicate_window": "1m"}
@@ -57,11 +57,11 @@ async def test_one_that_is_there_is_compared_and_left_alone(autojump_clock: Mock
         await w.lose()
         await w.find()
         await trio.sleep(1.0)
-        assert len(w.watch.of("NATS_STREAM_DIFFERS")) == 1, "told once"
+        assert len(w.watch.of("NATS_STREAM_DIFFERS")) == 1, "reported once"
         assert not w.watch.of("NATS_STREAM_CREATED")
 
 
-async def test_one_that_is_refused_is_not_ready_until_it_is_made(autojump_clock: MockClock) -> None:
+async def test_with_a_refused_stream_the_router_is_not_ready_until_it_is_created(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.deny_publish("$JS.API.STREAM.CREATE.OUT")
     async with world([core("in.*", "heard.x")], brokers={"main": broker}, streams=[OUT]) as w:
@@ -73,13 +73,13 @@ async def test_one_that_is_refused_is_not_ready_until_it_is_made(autojump_clock:
         w.broker.publish("in.x", b"1")
         await eventually(lambda: w.subjects() == ["heard.x"])
         await trio.sleep(30.0)
-        assert len(w.watch.of("NATS_STREAM_NOT_MADE")) == 1, "told once"
+        assert len(w.watch.of("NATS_STREAM_NOT_MADE")) == 1, "reported once"
         broker.allow_publish("$JS.API.STREAM.CREATE.OUT")
         await eventually(lambda: not reasons(w), 60)
         assert w.watch.of("NATS_STREAM_CREATED")
 
 
-async def test_without_jetstream_it_is_not_ready(autojump_clock: MockClock) -> None:
+async def test_without_jetstream_the_router_is_not_ready(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.trouble.switch_off_jetstream()
     async with world(brokers={"main": broker}, streams=[OUT]) as w:
@@ -92,7 +92,7 @@ async def test_without_jetstream_it_is_not_ready(autojump_clock: MockClock) -> N
         await eventually(lambda: not reasons(w), 2.0)
 
 
-async def test_one_that_is_deleted_is_made_on_the_next_link(autojump_clock: MockClock) -> None:
+async def test_a_deleted_stream_is_recreated_on_the_next_link(autojump_clock: MockClock) -> None:
     async with world(streams=[OUT]) as w:
         w.broker.delete_stream("OUT")
         await w.lose()
@@ -104,7 +104,7 @@ async def test_one_that_is_deleted_is_made_on_the_next_link(autojump_clock: Mock
 # --- a reload while a link is new ------------------------------------------------------------------------------------
 
 
-async def test_one_that_a_reload_adds_during_a_dial_is_made_on_that_link(
+async def test_a_stream_that_a_reload_adds_during_a_dial_is_created_on_that_link(
     network: Network, autojump_clock: MockClock
 ) -> None:
     before = settings(A)
@@ -119,7 +119,9 @@ async def test_one_that_a_reload_adds_during_a_dial_is_made_on_that_link(
         await eventually(lambda: len(watch.of("NATS_STREAM_CREATED")) == 1, 10.0)
 
 
-async def test_one_that_a_reload_adds_while_the_first_are_being_made_is_made_too(autojump_clock: MockClock) -> None:
+async def test_a_stream_that_a_reload_adds_while_others_are_being_created_is_created_too(
+    autojump_clock: MockClock,
+) -> None:
     async with world(streams=[OUT]) as w:
         w.broker.delete_stream("OUT")
         await w.lose()
@@ -132,7 +134,7 @@ async def test_one_that_a_reload_adds_while_the_first_are_being_made_is_made_too
         )
 
 
-async def test_one_that_a_reload_removes_while_it_is_tried_is_no_trouble(autojump_clock: MockClock) -> None:
+async def test_a_stream_that_a_reload_removes_while_it_is_tried_is_not_reported(autojump_clock: MockClock) -> None:
     async with world(streams=[OUT]) as w:
         w.broker.delete_stream("OUT")
         w.broker.deny_publish("$JS.API.STREAM.CREATE.OUT")

@@ -1,4 +1,4 @@
-"""A full queue of a connection: who waits for room, who is woken, and what an outage does to them."""
+"""A full queue of a connection: which publishers wait for room, which are woken, and what an outage does to them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.watch import assert_accounted
 from tests.unit.connection.network import Network, in_background, opened, patient
 
 BIG = b"x" * 100_000
-"""Three of these are more than the socket buffer of a fake link takes."""
+"""Three of these are more than the socket buffer of a fake link holds."""
 
 
 async def fill_queue(network: Network, live: Live) -> list[Receipt]:
-    """Fill the socket buffer of a link that hears nothing, and the queue of five behind it."""
+    """Fill the socket buffer of a link to a silent server, and the queue of five behind it."""
     network.broker.blackhole()
     receipts = [await live.publish("out", BIG) for _ in range(3)]
     await trio.testing.wait_all_tasks_blocked()
@@ -30,7 +30,7 @@ async def fill_queue(network: Network, live: Live) -> list[Receipt]:
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "reject", "block"])
-async def test_a_publisher_waits_for_room_on_a_slow_link_under_every_policy(
+async def test_a_publisher_waits_for_room_on_a_slow_link_whatever_the_policy(
     network: Network, policy: str, autojump_clock: MockClock
 ) -> None:
     config = patient(max_pending_operations=5, on_pending_full=policy)
@@ -45,7 +45,7 @@ async def test_a_publisher_waits_for_room_on_a_slow_link_under_every_policy(
         assert watch.count("NATS_QUEUE_FULL") == 0
 
 
-async def test_of_many_that_wait_for_room_each_wakes_the_next_also_one_that_does_nothing_with_it(
+async def test_each_publisher_waiting_for_room_wakes_the_next_even_if_it_uses_none(
     network: Network, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     blocked = True
@@ -59,10 +59,10 @@ async def test_of_many_that_wait_for_room_each_wakes_the_next_also_one_that_does
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "reject", "block", "fail_open"])
-async def test_a_publisher_that_waits_hears_of_the_loss_of_the_link(
+async def test_a_waiting_publisher_is_woken_when_the_link_is_lost(
     network: Network, policy: str, autojump_clock: MockClock
 ) -> None:
-    """What it was waiting for is over: from then on the rules for no connection hold."""
+    """Waiting for room on the link is over: from then on the rules for a missing connection apply."""
     how = {"fail_open": True} if policy == "fail_open" else {"on_pending_full": policy}
     async with (
         opened(network, patient(max_pending_operations=5, **how)) as (watch, live),
@@ -89,7 +89,9 @@ async def test_a_publisher_that_waits_hears_of_the_loss_of_the_link(
         assert len(waiting) == 1
 
 
-async def test_a_blocked_publisher_goes_on_when_the_oldest_expire(network: Network, autojump_clock: MockClock) -> None:
+async def test_a_blocked_publisher_continues_when_the_oldest_expire(
+    network: Network, autojump_clock: MockClock
+) -> None:
     network.is_away()
     config = patient(max_pending_operations=5, on_pending_full="block", pending_max_age="10s")
     async with opened(network, config) as (watch, live), trio.open_nursery() as nursery:
@@ -107,13 +109,13 @@ async def test_a_blocked_publisher_goes_on_when_the_oldest_expire(network: Netwo
         assert counters.dropped["expired"] == 6
 
 
-async def test_a_blocked_publisher_goes_on_when_what_uses_up_the_share_fails(
+async def test_a_blocked_publisher_continues_when_a_publish_that_uses_up_the_share_fails(
     network: Network, autojump_clock: MockClock
 ) -> None:
-    """Nothing was written meanwhile: room comes from a publish that nobody took. Others never wait for it."""
+    """Nothing was written meanwhile: the room was that of a publish without responders. Other publishes never wait."""
     config = patient(max_pending_operations=1, on_pending_full="block")
     async with opened(network, config) as (_, live), trio.open_nursery() as nursery:
-        publish = partial(live.publish_with_ack, "nobody.listens", b"x", timeout=1.5 * ACK_BUDGET)
+        publish = partial(live.publish_with_ack, "unheard.x", b"x", timeout=1.5 * ACK_BUDGET)
         refused = await in_background(nursery, publish)
         await trio.sleep(ACK_BUDGET / 2)
         waiting = await in_background(nursery, publish)
@@ -125,7 +127,9 @@ async def test_a_blocked_publisher_goes_on_when_what_uses_up_the_share_fails(
         assert live.ledger()["main"]["accepted"] == 3
 
 
-async def test_expiry_in_an_outage_and_the_rest_is_sent_after_it(network: Network, autojump_clock: MockClock) -> None:
+async def test_publishes_expire_in_an_outage_and_the_rest_is_sent_after_it(
+    network: Network, autojump_clock: MockClock
+) -> None:
     config = patient(pending_max_age="10s", max_reconnect_delay="1s")
     async with opened(network, config) as (watch, live):
         network.is_away()
@@ -142,7 +146,7 @@ async def test_expiry_in_an_outage_and_the_rest_is_sent_after_it(network: Networ
         assert (complete.success_count, complete.failed_count) == (2, 0)
 
 
-async def test_fail_open_keeps_nothing_and_goes_on_after_the_outage(
+async def test_fail_open_keeps_nothing_and_publishes_again_after_the_outage(
     network: Network, autojump_clock: MockClock
 ) -> None:
     async with opened(network, patient(fail_open=True)) as (watch, live):
@@ -159,7 +163,7 @@ async def test_fail_open_keeps_nothing_and_goes_on_after_the_outage(
     assert [one.payload for one in network.broker.published] == [b"y"]
 
 
-async def test_the_drain_says_when_it_starts_and_what_came_of_it(network: Network, autojump_clock: MockClock) -> None:
+async def test_the_start_and_the_result_of_a_drain_are_reported(network: Network, autojump_clock: MockClock) -> None:
     network.broker.add_stream("OUT", ["stored.>"])
     async with opened(network, patient()) as (watch, live):
         network.is_away()
