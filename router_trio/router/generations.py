@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -34,18 +35,17 @@ class ConnectionGeneration:
         finally:
             self._ended.set()
 
-    async def end_connection(self, deadline: float) -> int:
-        """Let accepted publishes be settled until the deadline, then close. Returns the number of dropped messages.
+    async def end_connection(self, deadline: float, unsettled: Callable[[int], None]) -> None:
+        """Let accepted publishes be settled until the deadline, then close. Routes that use it have ended before.
 
-        Routes that use the connection have ended before.
+        `unsettled` gets the number of dropped messages.
         """
         with trio.CancelScope(deadline=deadline):
             await self.connection.idle()
         await clean_up(self.connection)
-        left = self.connection.shut_down()
+        unsettled(self.connection.shut_down())
         self._scope.cancel()
         await self._ended.wait()
-        return left
 
 
 async def clean_up(connection: Connection, within: float = CLEAN_UP_WITHIN) -> None:
@@ -86,10 +86,10 @@ class RouteGeneration:
             self.route.state.is_over = True
             self._ended.set()
 
-    async def end_route(self, deadline: float) -> int:
+    async def end_route(self, deadline: float, unsettled: Callable[[int], None]) -> None:
         """Stop receiving, let messages in hand be routed until the deadline, and leave.
 
-        Returns the number of messages that were received and never routed.
+        `unsettled` gets the number of messages that were received and never routed.
         """
         route = self.route
         route.close_intake()
@@ -97,13 +97,12 @@ class RouteGeneration:
             await route.idle()
         if waiting.cancelled_caught:
             route.recall()
-        left = route.abandon()
+        unsettled(route.abandon())
         route.retire()
         # an abandoned route ends at once, unless its handler waits for something that can't be cancelled
         self._begun.set()
         with trio.move_on_after(CLEAN_UP_WITHIN):
             await self._ended.wait()
-        return left
 
     @property
     def left_behind(self) -> int:

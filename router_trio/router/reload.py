@@ -48,7 +48,18 @@ class Reload:
         self._unsettled = 0
 
     async def carry_out(self) -> None:
-        """Carry out the reload. If cancelled, what has not started is left as it is, because the router ends."""
+        """Carry out the reload. If cancelled, what has not started is left as it is, because the router ends.
+
+        The shutdown then reports what this reload has left unsettled.
+        """
+        try:
+            await self._carry_out()
+        except BaseException:
+            self._run.live.unsettled += self._unsettled
+            raise
+        self._emit_reloaded()
+
+    async def _carry_out(self) -> None:
         run, found = self._run, self._found
         fresh = {*found.routes.added, *found.routes.changed_names}
         changed = [route for route in self._settings.routes if route.name in fresh]
@@ -76,7 +87,6 @@ class Reload:
             [generation.connection for generation in self._new_connections.values()],
             [run.routes[name].route for name in self._plans],
         )
-        self._emit_reloaded()
 
     # --- routes ---
 
@@ -123,7 +133,7 @@ class Reload:
             del run.routes[name]
         if name not in self._plans:
             run.registry.remove_route(name)
-        self._unsettled += await generation.end_route(self._deadline)
+        await generation.end_route(self._deadline, self._count_unsettled)
         run.emit_left_behind(generation)
         run.leaving.pop(generation, None)
         for connection in run.connections.values():
@@ -141,7 +151,7 @@ class Reload:
                 await self._route_ended[route].wait()
             # Not earlier: a handler of these routes may publish on the connection before it returns.
             run.registry.hold_publishers(name)
-            self._unsettled += await before.end_connection(self._deadline)
+            await before.end_connection(self._deadline, self._count_unsettled)
             run.forget_connection(before.connection)
         if successor is None:
             run.remember_connection(run.connections.pop(name).connection)
@@ -184,6 +194,9 @@ class Reload:
             tried = self._run.connections[name].connection.make_streams()
             if tried is not None:
                 self._streams_tried[name] = tried
+
+    def _count_unsettled(self, count: int) -> None:
+        self._unsettled += count
 
     # --- events ---
 

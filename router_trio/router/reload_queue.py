@@ -7,11 +7,11 @@ and its caller then waits for that one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from router_trio.errors import ConfigurationError
+from router_trio.errors import ConfigurationError, Problem
 from router_trio.events import ReloadRefused
 from router_trio.router.run import Run
 from router_trio.routing.handlers import handler_problem
@@ -23,6 +23,28 @@ if TYPE_CHECKING:
 
 FEW_ROUTES = 64
 """Routes that are compared without delay; comparing more of them would hold up messages for too long."""
+
+
+T = TypeVar("T")
+
+
+def lacks_thread(error: RuntimeError) -> bool:
+    """Return True if this error was raised because the system has no thread left."""
+    return "new thread" in str(error)
+
+
+async def read_in_thread(read: Callable[[], T]) -> T:
+    """Call `read`, which reads settings, in a thread. It is abandoned if cancelled, since the file system may hang.
+
+    Raises as `read` does, and `ConfigurationError` if the system has no thread left.
+    """
+    try:
+        return await trio.to_thread.run_sync(read, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
+    except RuntimeError as error:
+        if not lacks_thread(error):
+            raise
+        why = "the system has no thread left to read the configuration; raise its limits (TasksMax), and reload again"
+        raise ConfigurationError([Problem("", why)]) from error
 
 
 class _Request:
@@ -51,10 +73,7 @@ class ReloadQueue:
     async def want(self, settings: Settings | Callable[[], Settings]) -> None:
         try:
             if not isinstance(settings, Settings):
-                # The thread is abandoned when the router ends: the file system may hang.
-                settings = await trio.to_thread.run_sync(
-                    settings, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
-                )
+                settings = await read_in_thread(settings)
             settings = self._checked(settings)
         except ConfigurationError as error:
             problems = tuple(str(error).splitlines())
@@ -107,7 +126,12 @@ class ReloadQueue:
             return _compared(before, settings)
         # In a thread, so that messages are routed meanwhile; with a limiter of its own, since the program's may be used
         # up.
-        return await trio.to_thread.run_sync(_compared, before, settings, limiter=trio.CapacityLimiter(1))
+        try:
+            return await trio.to_thread.run_sync(_compared, before, settings, limiter=trio.CapacityLimiter(1))
+        except RuntimeError as error:
+            if not lacks_thread(error):
+                raise
+            return _compared(before, settings)  # holds up messages, which is better than no reload
 
     def _checked(self, settings: Settings) -> Settings:
         """Return settings with which no reload fails, and the routes added in code. Raises `ConfigurationError`."""
@@ -119,7 +143,7 @@ class ReloadQueue:
         handlers = self._run.handlers
         problems = without_handler(settings.routes, handlers)
         for index, route in enumerate(settings.routes):
-            if (problem := handler_problem(index, route)) is not None:
+            if (problem := handler_problem(index, route, handlers.get(route.name))) is not None:
                 problems.append(problem)
         if problems:
             raise settings.refused(*problems)

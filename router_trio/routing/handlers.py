@@ -102,15 +102,20 @@ def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler])
     return found
 
 
-def handler_problem(index: int, route: RouteSettings) -> Problem | None:
-    """Import the handler that the route at `index` names, and return why it can't be used, or None."""
-    if route.handler is None:
-        return None
-    try:
-        loaded = load_handler(route.handler)
-    except HandlerError as error:
-        return Problem(f"routes[{index}].handler", str(error))
-    return Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD) if route.thread and is_async(loaded) else None
+def handler_problem(index: int, route: RouteSettings, given: Handler | None = None) -> Problem | None:
+    """Import the handler that the route at `index` names, and return why it can't be used, or None.
+
+    `given` is its handler from code, which is called instead.
+    """
+    used = given
+    if route.handler is not None:
+        try:
+            loaded = load_handler(route.handler)
+        except HandlerError as error:
+            return Problem(f"routes[{index}].handler", str(error))
+        used = given or loaded
+    is_refused = route.thread and used is not None and is_async(used)
+    return Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD) if is_refused else None
 
 
 def is_async(handler: Handler) -> bool:

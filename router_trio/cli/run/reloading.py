@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from router_trio.errors import ConfigurationError
+from router_trio.router.reload_queue import lacks_thread
 from router_trio.settings import Settings
 from router_trio.settings.reading.load import files_of
 
@@ -148,8 +149,13 @@ async def watch_files(read: Callable[[], Content | None], known: Content | None,
     while True:
         await trio.sleep(POLL_EVERY)
         # The thread is abandoned when the router ends, since the file system may hang.
-        has_changed = await trio.to_thread.run_sync(
-            lambda: detector.has_changed(read()), limiter=limiter, abandon_on_cancel=True
-        )
+        try:
+            has_changed = await trio.to_thread.run_sync(
+                lambda: detector.has_changed(read()), limiter=limiter, abandon_on_cancel=True
+            )
+        except RuntimeError as error:
+            if not lacks_thread(error):
+                raise
+            continue
         if has_changed:
             changed()

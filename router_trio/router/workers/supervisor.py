@@ -25,6 +25,7 @@ from router_trio.events import (
     RouterStopped,
     WorkerLostInHandler,
 )
+from router_trio.router.reload_queue import read_in_thread
 from router_trio.router.workers.counts.block import InHandler
 from router_trio.router.workers.counts.numbers import CONNECTION, PROCESS, ROUTE, Counts, add, forget_removed
 from router_trio.router.workers.process import EXITS_WITHIN, of_worker
@@ -287,10 +288,8 @@ class Supervisor:
         if self.stopping:
             return
         try:
-            settings, needed = await trio.to_thread.run_sync(
-                partial(_loaded, load, in_force=self.config.settings, workers=len(self._slots)),
-                limiter=trio.CapacityLimiter(1),
-                abandon_on_cancel=True,
+            settings, needed = await read_in_thread(
+                partial(_loaded, load, in_force=self.config.settings, workers=len(self._slots))
             )
         except ConfigurationError as error:
             self._refused(tuple(str(error).splitlines()), len(error.problems))

@@ -314,6 +314,50 @@ async def test_a_new_connection_that_is_refused_ends_nothing(autojump_clock: Moc
         await eventually(lambda: w.live.connections["edge"].connected)
 
 
+async def test_what_a_cut_short_reload_has_dropped_is_reported_by_the_shutdown(autojump_clock: MockClock) -> None:
+    async with world(brokers=brokers(), shutdown_timeout=3.0) as w:
+        await w.lose("edge")
+        for payload in numbers(10):
+            await w.live.publish("x", payload, connection="edge")
+        w.brokers["edge"].up()
+        w.brokers["edge"].blackhole()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.live.reload, w.configuration(connections=LATER | {"edge": {"connect_timeout": "60s"}}))
+            await eventually(lambda: w.entry("edge")["settled"] == {"dropped": 10})
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert w.watch.of("ROUTER_RELOADED") == []
+    assert w.live.unsettled == w.watch.of("ROUTER_STOPPED")[0].unsettled == 10
+
+
+async def test_a_reload_that_gets_no_thread_is_refused_or_done_without(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    async with world(brokers={"main": FakeBroker()}) as w:
+        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+        with pytest.raises(ConfigurationError, match="no thread"):
+            await w.live.reload(lambda: w.configuration(core("in.*", "out.$1")))
+        assert len(w.watch.of("ROUTER_RELOAD_REFUSED")) == 1
+        many = [core(f"in.{number}", "out.x", name=f"r{number}") for number in range(100)]
+        await w.live.reload(w.configuration(*many))
+        await w.live.reload(w.configuration(core("in.*", "out.$1")))
+        assert [one.name for one in w.live.routes] == ["route"]
+
+
+async def test_an_async_handler_of_code_in_a_thread_is_refused(autojump_clock: MockClock) -> None:
+    async def handler(message: Message) -> Message:
+        return message
+
+    async with world(handlers=[(handler, {"name": "code", "subject": "in.*", "to": "out.$1"})]) as w:
+        with pytest.raises(ConfigurationError, match="the handler is async"):
+            await w.live.reload(w.configuration(core("in.*", "out.$1", name="code") | {"thread": True}))
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: w.subjects() == ["out.1"])
+
+
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
