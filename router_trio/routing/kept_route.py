@@ -85,7 +85,15 @@ class KeptRoute(Route, Generic[D]):
         return False
 
     def _begin_some(self) -> Awaitable[None] | None:
-        """Route messages that may be routed now, one by one. If a handler blocks, return what to await in this task."""
+        """Route messages that may be routed now. If a handler blocks, return what to await in this task."""
+        blocked = self._begin_each()
+        if self._flow is not None and self._hand.schedule.behind:
+            # With a limit, only now it is known that these messages leave room for others to be requested.
+            self.source.look()
+        return blocked
+
+    def _begin_each(self) -> Awaitable[None] | None:
+        """Route them one by one, unless the keeper forwards them together."""
         keeper, flow, turn = self._keeper, self._flow, self.routing.turn
         if keeper.forward_waiting():
             return None

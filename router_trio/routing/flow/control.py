@@ -284,12 +284,14 @@ class FlowControl:
 
     # --- for the pull loop of a stream ---
 
-    def may_ask(self, wanted: int, waiting: int, outstanding: int) -> int:
+    def may_ask(self, wanted: int, waiting: int, behind: int, outstanding: int) -> int:
         """Return how many of the `wanted` messages to request.
 
-        `waiting` messages are in hand and could be sent, `outstanding` ones are requested already.
+        `waiting` messages are in hand, and `outstanding` ones are requested already. `behind` of those in hand wait for
+        another message of their key, perhaps for long: they keep no message of another key from being requested.
         """
         now = trio.current_time()
+        waiting -= behind
         if self.probing:
             if not self._admits(now) or waiting or outstanding:
                 return 0
