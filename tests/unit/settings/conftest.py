@@ -1,4 +1,4 @@
-"""A router.toml, written and loaded."""
+"""A fixture that writes a router.toml and loads it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.settings.problems import Load
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Write a router.toml and load it, away from this process's environment."""
+    """Return a function that writes a router.toml and loads it without this process's environment."""
 
     def load_text(text: str) -> Settings:
         path = tmp_path / "router.toml"

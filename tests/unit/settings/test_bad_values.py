@@ -1,4 +1,4 @@
-"""Values that are refused one by one, each with its key and its cure, and those that are warned about."""
+"""Values that are refused one by one, each with its key and its cure, and values that are warned about."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def test_bad_value_of_the_process(section: str, key: str, value: object, message
         "x" * 64,
     ],
 )
-def test_an_allowed_host_is_a_name_alone(host: str) -> None:
+def test_an_allowed_host_is_a_bare_name(host: str) -> None:
     found = problems(lambda: Settings(connections=MAIN, telemetry={"allowed_hosts": ["fine.example", host]}))
     assert set(found) == {"telemetry.allowed_hosts[1]"}
     assert found["telemetry.allowed_hosts[1]"].startswith("must be the name of a host alone")
 
 
-def test_allowed_hosts_are_compared_in_one_form() -> None:
+def test_allowed_hosts_are_normalized() -> None:
     telemetry = {"allowed_hosts": ["Router.Example.COM.", "router_1", "[2001:DB8::1]"]}
     settings = Settings(connections=MAIN, telemetry=telemetry)
     assert settings.telemetry.allowed_hosts == ["router.example.com", "router_1", "2001:db8::1"]
@@ -117,13 +117,13 @@ def test_allowed_hosts_are_compared_in_one_form() -> None:
         ("router.example.com:9001", True),
     ],
 )
-def test_listening_beyond_the_loopback(listen: str, beyond: bool) -> None:
+def test_listening_beyond_the_loopback_is_recognized(listen: str, beyond: bool) -> None:
     settings = Settings(connections=MAIN, telemetry={"listen": listen})
     assert settings.telemetry.listens_beyond_loopback is beyond
 
 
 @pytest.mark.parametrize("key", ["router", "telemetry", "connections"])
-def test_section_that_is_no_table(key: str) -> None:
+def test_a_section_that_is_not_a_table_is_refused(key: str) -> None:
     found = problems(lambda: Settings(**{"connections": MAIN, key: 5}))
     assert found == {key: "must be a table of keys and values"}
 
@@ -142,7 +142,7 @@ def test_unknown_keys_everywhere_get_a_suggestion() -> None:
 
 
 @pytest.mark.parametrize("value", ["all", "each", "some", 1])
-def test_a_key_that_was_removed_says_what_to_write_instead(value: Any) -> None:
+def test_a_removed_key_is_refused_with_what_to_write_instead(value: Any) -> None:
     stream = {"stream": "ORDERS", "durable": "router", "ack": value}
     found = problems(lambda: Settings(connections=MAIN, routes=[route(**{"from": stream})]))
     assert found == {"routes[0].from.ack": "no longer a key; remove it: every message is acked by itself"}
@@ -157,7 +157,7 @@ def test_fast_ingest_is_refused_with_what_to_do_instead(value: Any) -> None:
     }
 
 
-def test_unknown_key_without_a_likeness_lists_what_there_is() -> None:
+def test_an_unknown_key_without_a_similar_one_lists_the_known_keys() -> None:
     found = problems(lambda: Settings(connections=MAIN, router={"zzz": 1}))
     assert found == {"router.zzz": "unknown key; there is: 'name', 'shutdown_timeout', 'workers'"}
 
@@ -190,7 +190,7 @@ def test_missing_key_of_a_route(key: str) -> None:
     }
 
 
-def test_a_route_without_destinations_is_told_once() -> None:
+def test_a_route_without_destinations_is_reported_once() -> None:
     bad = route()
     del bad["to"]
     assert problems(lambda: Settings(connections=MAIN, routes=[bad])) == {"routes[0].to": NO_DESTINATION}
@@ -207,11 +207,11 @@ def _with_destination(**to: Any) -> dict[str, Any]:
     return {"name": "r", "from": {"subject": "a.*"}, "to": [{"subject": "b", **to}]}
 
 
-# --- what goes along with a message ---
+# --- what is copied with a message ---
 
 
 @pytest.mark.parametrize(
-    ("to", "path", "told"),
+    ("to", "path", "message"),
     [
         ({"headers": {"keep": ["X-Mine"]}}, "routes[0].to[0].headers.keep[0]", "not a control header"),
         ({"headers": {"keep": ["Nats-Msg-Id"]}}, "routes[0].to[0].headers.keep[0]", "not a control header"),
@@ -219,12 +219,12 @@ def _with_destination(**to: Any) -> dict[str, Any]:
         ({"reply": True, "jetstream": True}, "routes[0].to[0].reply", "PubAck"),
     ],
 )
-def test_what_can_not_go_along_is_refused(to: dict[str, Any], path: str, told: str) -> None:
+def test_headers_and_replies_that_can_not_be_copied_are_refused(to: dict[str, Any], path: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         Settings(connections={"main": {"servers": ["nats://h:1"]}}, routes=[_with_destination(**to)])
     (problem,) = refused.value.problems
     assert problem.path == path
-    assert told in problem.message
+    assert message in problem.message
 
 
 @pytest.mark.parametrize("keep", ["Nats-TTL", "nats-ttl", "Nats-Schedule-Target", "Nats-Expected-*"])
@@ -250,11 +250,11 @@ def test_a_bad_inbox_prefix_is_refused(prefix: str) -> None:
         ({"stream": "S", "durable": "d", "message_id": "sender"}, False),
     ],
 )
-def test_whose_ids_copies_get(source: dict[str, Any], own: bool) -> None:
+def test_copies_get_ids_from_the_source_or_from_the_sender(source: dict[str, Any], own: bool) -> None:
     assert SourceSettings(**source).own_ids is own
 
 
-# --- the least values that work ---
+# --- minimum values ---
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_whose_ids_copies_get(source: dict[str, Any], own: bool) -> None:
         ("max_pending_bytes", "63B", "64B"),
     ],
 )
-def test_what_can_not_work_on_a_connection_is_refused_with_the_least_value(
+def test_a_connection_value_too_small_to_work_is_refused_with_the_minimum(
     key: str, refused: str, accepted: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=rf"{key}: .* too (short|small); at least"):
@@ -279,7 +279,7 @@ def test_what_can_not_work_on_a_connection_is_refused_with_the_least_value(
 
 
 @pytest.mark.parametrize(("key", "refused", "accepted"), [("ack_wait", "1ms", "100ms"), ("nak_delay", "0s", "10ms")])
-def test_what_can_not_work_on_a_stream_is_refused_with_the_least_value(key: str, refused: str, accepted: str) -> None:
+def test_a_stream_value_too_small_to_work_is_refused_with_the_minimum(key: str, refused: str, accepted: str) -> None:
     def with_value(value: str) -> Settings:
         origin = {"stream": "IN", "durable": "d", key: value}
         return Settings(
@@ -292,7 +292,7 @@ def test_what_can_not_work_on_a_stream_is_refused_with_the_least_value(key: str,
     with_value(accepted)
 
 
-def test_what_works_and_is_hasty_is_warned_about() -> None:
+def test_values_that_work_but_are_hasty_are_warned_about() -> None:
     def warned(**connection: str) -> list[str]:
         origin = {"stream": "IN", "durable": "d", "ack_wait": connection.pop("ack_wait", "30s")}
         config = Settings(
@@ -309,7 +309,7 @@ def test_what_works_and_is_hasty_is_warned_about() -> None:
     assert warned(ack_wait="100ms") == ["routes[0].from.ack_wait"]
 
 
-def test_calls_of_a_handler_that_is_not_there_are_warned_about() -> None:
+def test_concurrency_without_a_handler_is_warned_about() -> None:
     route = {"name": "r", "from": {"subject": "in"}, "to": [{"subject": "out"}], "concurrency": 8}
     config = Settings(connections={"main": {"servers": ["nats://a:4222"]}}, routes=[route])
     assert [problem.path for problem in warnings(config.connections, config.routes)] == ["routes[0].concurrency"]
@@ -320,7 +320,7 @@ def test_calls_of_a_handler_that_is_not_there_are_warned_about() -> None:
 @pytest.mark.parametrize(
     "value", ["old", "2026-01-01", "2026-01-01T00:00:00", "yesterday", 7, True, date(2026, 1, 1), ""]
 )
-def test_a_start_that_is_no_start_is_refused(value: object) -> None:
+def test_an_invalid_start_is_refused(value: object) -> None:
     found = problems(one_route(from_stream="S", from_durable="d", from_deliver=value))
     cure = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T00:00:00Z'"
     assert found == {"routes[0].from.deliver": cure}
@@ -328,7 +328,7 @@ def test_a_start_that_is_no_start_is_refused(value: object) -> None:
     assert found == {"routes[0].from.deliver": "is only for a stream, and this source is a subject; remove it"}
 
 
-def test_a_key_of_another_table_says_where_it_belongs() -> None:
+def test_a_key_in_the_wrong_table_is_refused_with_the_table_it_belongs_to() -> None:
     bad = route(max_in_flight=5, rate="5/s", ttl="1h")
     found = problems(lambda: Settings(connections={"main": {"listen": "127.0.0.1:9001"}}, routes=[bad]))
     assert found["routes[0].max_in_flight"] == "unknown key; it belongs to [routes.from]"
@@ -338,7 +338,7 @@ def test_a_key_of_another_table_says_where_it_belongs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "path", "told"),
+    ("changes", "path", "message"),
     [
         ({"strategy": "wieghted"}, "routes[0].strategy", "did you mean 'weighted'?"),
         ({"when": "size > 1 and size < 3"}, "routes[0].when", "write '&&' for and"),
@@ -362,12 +362,14 @@ def test_a_key_of_another_table_says_where_it_belongs() -> None:
         ),
     ],
 )
-def test_a_mistake_from_elsewhere_says_what_is_meant(changes: dict[str, Any], path: str, told: str) -> None:
+def test_syntax_borrowed_from_elsewhere_is_refused_with_what_is_meant(
+    changes: dict[str, Any], path: str, message: str
+) -> None:
     found = problems(lambda: Settings(connections=MAIN, routes=[route(**changes)]))
-    assert found[path].endswith(told)
+    assert found[path].endswith(message)
 
 
-def test_a_port_that_is_none_says_so() -> None:
+def test_an_impossible_port_is_named_in_the_problem() -> None:
     found = problems(lambda: Settings(connections={"main": {"servers": ["nats://host:99999"]}}))
     assert found == {
         "connections.main.servers[0]": "'nats://host:99999' is not a server URL: ports go up to 65535; write "

@@ -1,4 +1,4 @@
-"""Circles of routes: what is refused, what is warned about, and what is neither."""
+"""Circles of routes: which are refused, which are warned about, and which are neither."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TWO = "nats://127.0.0.1:4223"
 
 
 def route(name: str, source: str | dict[str, Any], *to: str | dict[str, Any], **keys: Any) -> dict[str, Any]:
-    """A route; what is text is a subject on the connection `main`."""
+    """Return a route; a source or destination given as text is a subject on the connection `main`."""
     given = {"subject": source} if isinstance(source, str) else source
     ends = [{"subject": one} if isinstance(one, str) else one for one in to]
     main = {"connection": "main"}
@@ -26,12 +26,12 @@ def route(name: str, source: str | dict[str, Any], *to: str | dict[str, Any], **
 
 
 def chain(*steps: tuple[str, str]) -> list[dict[str, Any]]:
-    """Routes on one connection, named a, b, c, ..."""
+    """Return routes on one connection, named a, b, c, ..."""
     return [route("abcdef"[index], source, to) for index, (source, to) in enumerate(steps)]
 
 
 def found(routes: list[dict[str, Any]], **more: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """What is refused, by the settings or by `check`, and if nothing is, what is warned about."""
+    """Return what is refused, by the settings or by `check`, and if nothing is, what is warned about."""
     connections = more.pop("connections", {"main": {"servers": [ONE]}})
     try:
         settings = Settings(connections=connections, routes=routes, **more)
@@ -49,7 +49,7 @@ SURE = [
     chain(("a.*", "b.$1"), ("b.*", "c.$1"), ("c.*", "a.$1")),
     chain(("a.eu", "b.eu"), ("b.*", "a.$1")),
     chain(("a.>", "b"), ("b", "a.x")),
-    chain(("a.>", "b.x.>"), ("b.>", "a.>")),  # each round it is longer
+    chain(("a.>", "b.x.>"), ("b.>", "a.>")),  # the subject grows in each round
     chain(("a.*.*", "b.$2.$1"), ("b.*.*", "a.$1.$2")),
     [route("a", "a", "x", "b"), route("b", "b", "a")],
     [route("a", "a", "b", strategy="first_match"), route("b", "b", "a")],
@@ -58,7 +58,7 @@ SURE = [
 
 
 @pytest.mark.parametrize("routes", SURE)
-def test_what_surely_comes_back_is_refused(routes: list[dict[str, Any]]) -> None:
+def test_a_certain_circle_is_refused(routes: list[dict[str, Any]]) -> None:
     refused, _ = found(routes)
     assert len(refused) == 1
     assert "messages of route 'a' return to it" in next(iter(refused.values()))
@@ -67,7 +67,7 @@ def test_what_surely_comes_back_is_refused(routes: list[dict[str, Any]]) -> None
         assert found(limited) == ({}, {}), "a limit on one of them is enough"
 
 
-def test_the_way_round_and_the_cure_are_said() -> None:
+def test_a_refused_circle_is_described_with_its_path_and_the_cure() -> None:
     refused, _ = found(chain(("in.*", "mid.$1"), ("mid.*", "out.$1"), ("out.>", "in.x")))
     assert refused == {
         "routes[0].to[0].subject": "messages of route 'a' return to it: it sends 'mid.x' to route 'b', which sends "
@@ -90,7 +90,7 @@ MAYBE = [
 
 
 @pytest.mark.parametrize("routes", MAYBE)
-def test_what_may_come_back_is_warned_about(routes: list[dict[str, Any]]) -> None:
+def test_a_possible_circle_is_warned_about(routes: list[dict[str, Any]]) -> None:
     refused, warned = found(routes)
     assert refused == {}
     assert len(warned) == 1
@@ -100,16 +100,16 @@ def test_what_may_come_back_is_warned_about(routes: list[dict[str, Any]]) -> Non
 
 NEITHER = [
     chain(("a", "b"), ("b", "c")),
-    chain(("a.eu", "b.x"), ("b.*", "a.$1")),  # it comes back as a.x
+    chain(("a.eu", "b.x"), ("b.*", "a.$1")),  # it returns as a.x
     chain(("a.*", "b.eu.$1"), ("b.us.*", "a.$1")),
     chain(("a.*", "b.$1"), ("b.*.*", "a.$1")),
     chain(("a.*", "b.$1"), ("b.*", "c.$1"), ("c.eu", "d"), ("d", "e")),
-    [route("a", {"stream": "S", "durable": "d"}, "b"), route("b", "b", "a")],  # nobody knows what is in S
+    [route("a", {"stream": "S", "durable": "d"}, "b"), route("b", "b", "a")],  # the subjects of S are unknown
 ]
 
 
 @pytest.mark.parametrize("routes", NEITHER)
-def test_what_does_not_come_back_is_left_alone(routes: list[dict[str, Any]]) -> None:
+def test_routes_without_a_circle_are_accepted_without_a_warning(routes: list[dict[str, Any]]) -> None:
     assert found(routes) == ({}, {})
 
 
@@ -126,17 +126,17 @@ def test_what_does_not_come_back_is_left_alone(routes: list[dict[str, Any]]) -> 
         ({"servers": [ONE], "user": "u", "password": "p"}, {"servers": [ONE], "user": "u", "password": "p"}, "sure"),
     ],
 )
-def test_connections_to_one_server_are_one(main: dict[str, Any], edge: dict[str, Any], expected: str) -> None:
+def test_connections_to_the_same_server_count_as_one(main: dict[str, Any], edge: dict[str, Any], expected: str) -> None:
     there = route("there", "in.*", {"connection": "edge", "subject": "in.$1"})
     connections = {"main": main, "edge": edge}
-    # On one server such a route feeds itself, and two of them each other.
+    # On one server such a route feeds itself, and a pair of such routes each other.
     refused, warned = found([there], connections=connections)
     assert (len(refused), len(warned)) == {"sure": (1, 0), "maybe": (0, 1), "neither": (0, 0)}[expected]
     back = route("back", {"connection": "edge", "subject": "out.*"}, "in.$1")
     out = route("out", "in.*", {"connection": "edge", "subject": "out.$1"})
     refused, warned = found([out, back], connections=connections)
     if expected == "neither":
-        # `back` reads there what `out` has sent there, and sends it here.
+        # `back` reads on `edge` what `out` has sent there, and sends it to `main`.
         assert (len(refused), len(warned)) == (1, 0)
 
 
@@ -147,7 +147,7 @@ def test_routes_between_two_servers_and_back_are_a_circle() -> None:
     assert set(refused) == {"routes[0].to[0].subject"}
 
 
-def test_what_is_in_a_stream_is_known_if_the_configuration_makes_it() -> None:
+def test_the_subjects_of_a_stream_are_known_if_the_configuration_creates_it() -> None:
     routes = [route("a", {"stream": "S", "durable": "d"}, "b"), route("b", "b", "s.x")]
     streams = [{"connection": "main", "name": "S", "subjects": ["s.>"]}]
     refused, _ = found(routes, streams=streams)
@@ -166,7 +166,7 @@ def test_a_certain_circle_is_found_behind_a_possible_one() -> None:
     assert set(refused) == {"routes[1].to[0].subject"}
 
 
-def test_settings_are_made_of_routes_in_a_circle() -> None:
+def test_settings_accept_routes_in_a_circle() -> None:
     assert Settings(connections={"main": {"servers": [ONE]}}, routes=chain(("a", "b"), ("b", "a"))).routes
 
 
@@ -174,9 +174,9 @@ def test_many_routes_are_checked_quickly() -> None:
     routes = [route(f"r{number}", f"in.{number}.*", f"in.{number + 1}.$1") for number in range(300)]
     assert found(routes) == ({}, {})
     refused, _ = found([*routes, route("last", "in.300.*", "in.0.$1")])
-    told = refused.pop("routes[0].to[0].subject")
+    message = refused.pop("routes[0].to[0].subject")
     assert not refused
-    assert "to route 'r7', which sends on over 293 more, and the last one sends 'in.0.*' to route 'r0'" in told
+    assert "to route 'r7', which sends on over 293 more, and the last one sends 'in.0.*' to route 'r0'" in message
 
 
 MANY: dict[str, Callable[[int, int], tuple[str, str]]] = {
@@ -208,20 +208,20 @@ def test_the_search_grows_with_the_routes_and_not_with_their_square(name: str) -
         assert many <= 4.5 * few
 
 
-def test_a_search_that_is_cut_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_is_cut_short_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circles, "MOST_LOOKS", 10_000)
     refused, warned = found([route(f"r{i}", *MANY["half to half"](i, 400), when="size > 7") for i in range(400)])
     assert refused == {}
     assert warned["routes"].startswith("too many lead to each other to follow all ways, so a circle may")
 
 
-# --- a route from a whole stream -------------------------------------------------------------------------------------
+# --- a route without a filter ----------------------------------------------------------------------------------------
 
 WHOLE = {"stream": "S", "durable": "d"}
 
 
 def stream(*subjects: str, name: str = "S", connection: str = "main") -> dict[str, Any]:
-    """A stream that the configuration makes."""
+    """Return a stream that the configuration creates."""
     return {"connection": connection, "name": name, "subjects": list(subjects)}
 
 
@@ -232,24 +232,24 @@ FED = [
     (["a", "b.*"], "b.x"),
     (["s.*.x", "t"], "s.{{random(3)}}.x"),
     (["s.*"], "s.{{partition(3)}}"),
-    (["copy.*.raw", "x.raw"], "copy.>"),  # x.raw comes back as copy.x.raw
+    (["copy.*.raw", "x.raw"], "copy.>"),  # x.raw returns as copy.x.raw
 ]
 
 
 @pytest.mark.parametrize(("subjects", "destination"), FED)
 @pytest.mark.parametrize("keys", [{}, {"when": "size > 7"}, {"handler": "m:f"}, {"strategy": "weighted"}])
-def test_a_route_from_a_whole_stream_that_takes_what_it_sends_is_refused(
+def test_a_route_without_a_filter_from_a_stream_that_takes_what_it_sends_is_refused(
     subjects: list[str], destination: str, keys: dict[str, Any]
 ) -> None:
     fed = route("a", WHOLE, "elsewhere", destination, **keys)
     refused, _ = found([fed], streams=[stream(*subjects)])
     assert set(refused) == {"routes[0].to[1].subject"}
     assert "so the route would feed itself" in refused["routes[0].to[1].subject"]
-    # Whoever means it says so.
+    # An intended loop is declared with a hop limit.
     assert found([fed | {"hop_limit": 3}], streams=[stream(*subjects)])[0] == {}
 
 
-def test_who_feeds_itself_by_which_stream_is_said_with_the_cure() -> None:
+def test_a_route_that_feeds_itself_is_described_with_its_stream_and_the_cure() -> None:
     routes = [route("copy", WHOLE, {"subject": "s.copy", "jetstream": False})]
     refused, _ = found(routes, streams=[stream("other", name="T"), stream("s.>")])
     assert refused == {
@@ -259,9 +259,9 @@ def test_who_feeds_itself_by_which_stream_is_said_with_the_cure() -> None:
     }
 
 
-def test_dead_letters_that_come_back_to_a_whole_stream_are_refused() -> None:
+def test_dead_letters_that_return_to_a_stream_read_without_a_filter_are_refused() -> None:
     letters = route("a", WHOLE, "elsewhere", dead_letter={"subject": "s.dead"})
-    # They are not counted, so no limit ends them.
+    # Hops of dead letters are not counted, so no limit ends them.
     for one in (letters, letters | {"hop_limit": 3}):
         refused, _ = found([one], streams=[stream("s.>")])
         assert set(refused) == {"routes[0].dead_letter.subject"}
@@ -283,7 +283,7 @@ NOT_FED = [
 
 
 @pytest.mark.parametrize(("subjects", "source", "destination"), NOT_FED)
-def test_a_route_that_its_stream_does_not_feed_is_left_alone(
+def test_a_route_that_its_stream_does_not_feed_is_accepted(
     subjects: list[str], source: dict[str, Any], destination: str
 ) -> None:
     dead = {"dead_letter": {"subject": destination}}
@@ -306,26 +306,26 @@ def test_a_stream_of_another_connection_to_the_same_server_is_known(edge: dict[s
     assert (len(refused), len(warned)) == {"sure": (1, 0), "neither": (0, 0)}[expected]
 
 
-def test_a_whole_stream_that_is_fed_over_another_connection_is_a_circle() -> None:
+def test_a_stream_fed_over_another_connection_to_its_server_is_a_circle() -> None:
     connections = {"main": {"servers": [ONE]}, "edge": {"servers": [ONE]}}
     fed = route("a", WHOLE, {"connection": "edge", "subject": "s.copy"})
     refused, _ = found([fed], connections=connections, streams=[stream("s.>")])
     assert "messages of route 'a' return to it" in refused["routes[0].to[0].subject"]
 
 
-def test_two_routes_over_two_whole_streams_are_a_circle() -> None:
+def test_two_routes_over_two_streams_read_without_a_filter_are_a_circle() -> None:
     routes = [route("a", WHOLE, "t.>"), route("b", WHOLE | {"stream": "T"}, "s.>")]
     streams = [stream("s.>"), stream("t.>", name="T")]
     refused, _ = found(routes, streams=streams)
-    told = refused["routes[0].to[0].subject"]
-    assert "messages of route 'a' return to it" in told
-    assert ".s.>' to route 'b', which sends 's.t." in told
+    message = refused["routes[0].to[0].subject"]
+    assert "messages of route 'a' return to it" in message
+    assert ".s.>' to route 'b', which sends 's.t." in message
     for index in (0, 1):
         limited = [one | {"hop_limit": 3} if number == index else one for number, one in enumerate(routes)]
         assert found(limited, streams=streams) == ({}, {})
 
 
-def test_what_a_whole_stream_gives_keeps_its_whole_subject() -> None:
+def test_a_message_from_a_stream_read_without_a_filter_keeps_its_entire_subject() -> None:
     routes = [route("in", "in.*", "s.$1"), route("a", WHOLE, "copy.>"), route("b", "copy.s.*", "in.$1")]
     refused, _ = found(routes, streams=[stream("s.>")])
     assert set(refused) == {"routes[0].to[0].subject"}
@@ -333,7 +333,7 @@ def test_what_a_whole_stream_gives_keeps_its_whole_subject() -> None:
     assert found(routes, streams=[stream("s.>")]) == ({}, {})
 
 
-def test_no_limit_of_a_route_ends_a_circle_of_its_dead_letters() -> None:
+def test_no_hop_limit_of_a_route_ends_a_circle_of_its_dead_letters() -> None:
     routes = [route("a", "a", "z", dead_letter={"subject": "b"}, hop_limit=3), route("b", "b", "a")]
     refused, warned = found(routes)
     assert refused == {}

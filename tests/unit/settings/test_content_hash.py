@@ -1,4 +1,4 @@
-"""The hash of a configuration: the same for those that do the same, and no help to whoever guesses credentials."""
+"""The hash of a configuration: equal if the behaviour is equal, and of no help in guessing credentials."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DIFFERENT = [
 ]
 
 
-def test_what_differs_has_another_hash() -> None:
+def test_different_configurations_have_different_hashes() -> None:
     hashes = [one.content_hash for one in (configuration(), *DIFFERENT)]
     assert len({*hashes}) == len(hashes)
     for one in hashes:
@@ -65,7 +65,7 @@ def test_what_differs_has_another_hash() -> None:
     ],
     ids=["order", "defaults spelled out", "spelling", "units", "tests"],
 )
-def test_what_a_reload_would_not_change_has_the_same_hash(same: Settings) -> None:
+def test_configurations_that_a_reload_would_not_tell_apart_have_the_same_hash(same: Settings) -> None:
     assert not difference(configuration(), same)
     assert same.content_hash == configuration().content_hash
 
@@ -94,14 +94,14 @@ def with_credential(secret: str) -> list[Settings]:
     ]
 
 
-def test_credentials_are_no_part_of_it() -> None:
-    """A hash that holds one would let anyone who may read `/metrics` try passwords until it fits."""
+def test_credentials_do_not_change_the_hash() -> None:
+    """A hash that covered one would let anyone who may read `/metrics` try passwords until the hash matches."""
     pairs = zip(with_credential("hunter2hunter2"), with_credential("correct-horse"), strict=True)
     for one, other in pairs:
         assert one.content_hash == other.content_hash
 
 
-def test_it_is_that_of_the_whole_for_a_worker_and_with_an_embedded_server() -> None:
+def test_a_worker_and_a_router_with_an_embedded_server_have_the_hash_of_the_full_configuration() -> None:
     limited = configuration(router={"workers": 2}, routes=[route("a", limit={"rate": "100/s"}) | QUEUE])
     share = pickle.loads(pickle.dumps(of_worker(limited)))
     assert share.routes != limited.routes
@@ -113,14 +113,14 @@ def test_it_is_that_of_the_whole_for_a_worker_and_with_an_embedded_server() -> N
 QUEUE = {"from": {"connection": "main", "subject": "a.*", "queue": "q"}}
 
 
-def test_asking_for_it_leaves_equal_settings_equal() -> None:
+def test_computing_the_hash_leaves_equal_settings_equal() -> None:
     one, other = configuration(), configuration()
     assert one.content_hash
     assert one == other
     assert one != configuration(routes=[])
 
 
-def test_a_copy_with_other_routes_has_another_one() -> None:
+def test_a_copy_with_other_routes_has_another_hash() -> None:
     whole = configuration()
     before = whole.content_hash
     assert whole.model_copy(update={"routes": whole.routes[:1]}).content_hash != before
@@ -128,7 +128,7 @@ def test_a_copy_with_other_routes_has_another_one() -> None:
     assert whole.model_copy().content_hash == before
 
 
-def test_settings_know_their_files_and_those_from_code_have_none(tmp_path: Path) -> None:
+def test_settings_know_their_files_and_settings_from_code_have_none(tmp_path: Path) -> None:
     text = '[connections.main]\nservers = ["nats://one:4222"]\n'
     first, folder = tmp_path / "router.toml", tmp_path / "routes.d"
     folder.mkdir()

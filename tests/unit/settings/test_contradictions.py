@@ -1,4 +1,4 @@
-"""Values that are good each and impossible together: ways to log in, names, consumers, loops."""
+"""Values that are valid alone and impossible together: ways to log in, names, consumers, loops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.credentials import create_operator, user_nkey
 from tests.unit.settings.problems import MAIN, Load, one_route, problems, route
 
 
-def test_no_connection_names_the_cure() -> None:
+def test_a_configuration_without_connections_is_refused_with_the_cure() -> None:
     found = problems(lambda: Settings(routes=[route(from_subject="in", from_connection="main")]))
     assert set(found) == {"connections"}
     assert problems(Settings) == found
@@ -22,7 +22,7 @@ def test_no_connection_names_the_cure() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.b", "a b", "", "a__b", "ä"])
-def test_connection_name_must_fit_a_key(name: str) -> None:
+def test_a_connection_name_must_be_usable_as_a_key(name: str) -> None:
     found = problems(lambda: Settings(connections={name: {}}))
     assert "give it another name" in found[f"connections.{name}"]
 
@@ -55,7 +55,7 @@ def test_missing_servers_are_found_by_require_servers(load: Load, tmp_path: Path
         ({"tls_ca_file": "x" * 300}, {"tls_ca_file": f"'{'x' * 300}' can't be accessed (File name too long)"}),
     ],
 )
-def test_contradictions_of_a_connection(connection: dict[str, Any], found: dict[str, str]) -> None:
+def test_contradictions_of_a_connection_are_refused(connection: dict[str, Any], found: dict[str, str]) -> None:
     actual = problems(lambda: Settings(connections={"main": connection}))
     assert set(actual) == {f"connections.main.{key}" for key in found}
     for key, message in found.items():
@@ -79,7 +79,7 @@ def test_certificate_and_key_need_each_other(given: str, missing: str, tmp_path:
     assert found[f"connections.main.tls_{missing}_file"].startswith("missing")
 
 
-def test_route_must_say_which_of_several_connections() -> None:
+def test_a_route_must_name_one_of_several_connections() -> None:
     found = problems(lambda: Settings(connections={"a": {}, "b": {}}, routes=[route()]))
     cure = "missing; there are several connections, name one of 'a', 'b'"
     assert found == {"routes[0].from.connection": cure, "routes[0].to[0].connection": cure}
@@ -132,21 +132,21 @@ def test_two_routes_must_not_share_a_consumer() -> None:
         ({"subject": "a", "queue": "q q"}, {".queue": "'q q' contains ' '"}),
     ],
 )
-def test_contradictions_of_a_source(source: dict[str, Any], found: dict[str, str]) -> None:
+def test_contradictions_of_a_source_are_refused(source: dict[str, Any], found: dict[str, str]) -> None:
     actual = problems(lambda: Settings(connections=MAIN, routes=[route() | {"from": source}]))
     assert set(actual) == {f"routes[0].from{key}" for key in found}
     for key, message in found.items():
         assert actual[f"routes[0].from{key}"].startswith(message)
 
 
-def test_impossible_mapping_is_refused() -> None:
+def test_an_impossible_mapping_is_refused() -> None:
     to = [{"subject": "out.{{wildcard(1)}}"}, {"subject": "out.{{wildcard(2)}}"}, {"subject": "out.{{nothing(1)}}"}]
     found = problems(one_route(to=to))
     assert set(found) == {"routes[0].to[1].subject", "routes[0].to[2].subject"}
     assert "out of range" in found["routes[0].to[1].subject"]
 
 
-def test_mapping_from_a_whole_stream_starts_from_everything() -> None:
+def test_a_mapping_without_a_filter_starts_from_every_subject() -> None:
     assert one_route(from_stream="S", from_durable="d", to=[{"subject": "archive.>"}])()
     to = [{"subject": "archive.{{wildcard(1)}}"}]
     found = problems(one_route(from_stream="S", from_durable="d", to=to))
@@ -175,7 +175,7 @@ def test_each_of_several_filters_must_fit_the_destination() -> None:
         ("a..b", {"": "filter 'a..b' has an empty token"}),
     ],
 )
-def test_filters_that_are_refused(filters: object, found: dict[str, str]) -> None:
+def test_bad_filters_are_refused(filters: object, found: dict[str, str]) -> None:
     actual = problems(one_route(from_stream="S", from_durable="d", from_filter=filters))
     assert set(actual) == {f"routes[0].from.filter{key}" for key in found}
     for key, message in found.items():
@@ -219,17 +219,19 @@ NO_LOOPS = [
 
 @pytest.mark.parametrize("jetstream", [False, True])
 @pytest.mark.parametrize(("source", "destination"), LOOPS)
-def test_route_that_feeds_itself_is_refused(source: str, destination: str, jetstream: bool) -> None:
+def test_a_route_that_feeds_itself_is_refused_without_a_hop_limit(
+    source: str, destination: str, jetstream: bool
+) -> None:
     to = [{"subject": destination, "jetstream": jetstream}]
     for keys in ({"from_subject": source}, {"from_stream": "S", "from_durable": "d", "from_filter": source}):
         found = problems(one_route(to=to, **keys))
         assert set(found) == {"routes[0].to[0].subject"}
         assert "the route would feed itself" in found["routes[0].to[0].subject"]
-        assert one_route(to=to, **keys, hop_limit=3)(), "whoever means it says so"
+        assert one_route(to=to, **keys, hop_limit=3)(), "an intended loop is declared with a hop limit"
 
 
 @pytest.mark.parametrize(("source", "destination"), NO_LOOPS)
-def test_route_that_does_not_feed_itself_is_accepted(source: str, destination: str) -> None:
+def test_a_route_that_does_not_feed_itself_is_accepted(source: str, destination: str) -> None:
     assert one_route(from_subject=source, to=[{"subject": destination}])()
 
 

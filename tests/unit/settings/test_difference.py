@@ -1,4 +1,4 @@
-"""What differs between two configurations, and what a reload would make of it."""
+"""The differences between two configurations, and what a reload would do about them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_configuration_does_not_differ_from_itself() -> None:
     assert found.streams.unchanged == ("S on main",)
 
 
-def test_what_one_side_alone_has_is_added_or_removed() -> None:
+def test_routes_and_connections_of_one_side_only_are_added_or_removed() -> None:
     old = configuration(route("a"), route("b"), connections={"main": {}})
     new = configuration(
         route("c", source={"connection": "main"}, to="x") | {"to": [{"subject": "x", "connection": "main"}]},
@@ -67,19 +67,19 @@ def test_each_key_that_differs_is_named_with_both_values() -> None:
     ]
 
 
-def test_a_default_that_is_written_down_is_no_difference() -> None:
+def test_a_default_that_is_spelled_out_is_no_difference() -> None:
     plain, written = configuration(route("a")), configuration(route("a", strategy="all", when=None))
     assert not difference(plain, written)
     named = route("a", source={"connection": "main"}) | {"to": [{"subject": "out.$1", "connection": "main"}]}
     assert not difference(plain, configuration(named))
 
 
-def test_a_key_that_goes_back_to_its_default_shows_the_default() -> None:
+def test_a_key_returned_to_its_default_shows_the_default() -> None:
     old, new = configuration(connections={"main": {"fail_open": True}}), configuration()
     assert keys(old, new) == ["fail_open: true -> false"]
 
 
-def test_a_destination_more_shows_what_is_written_of_it() -> None:
+def test_an_added_destination_is_shown_with_its_given_keys() -> None:
     two = route("a") | {"to": [{"subject": "out.$1"}, {"subject": "copy.$1", "jetstream": True}]}
     assert [str(key) for key in routes_between(route("a"), two).changed[0].keys] == [
         'to[1].connection: not set -> "main"',
@@ -88,7 +88,7 @@ def test_a_destination_more_shows_what_is_written_of_it() -> None:
     ]
 
 
-def test_credentials_differ_and_are_not_shown() -> None:
+def test_a_change_of_credentials_is_reported_without_showing_them() -> None:
     one, other = {"user": "u", "password": "old-secret"}, {"user": "u", "password": "new-secret"}
     old = configuration(connections={"main": one, "edge": {"servers": ["nats://a:one@h"]}, "third": {"token": "t1"}})
     new = configuration(connections={"main": other, "edge": {"servers": ["nats://a:two@h"]}, "third": {"token": "t2"}})
@@ -96,7 +96,7 @@ def test_credentials_differ_and_are_not_shown() -> None:
     assert keys(old, new) == [f"password: {hidden}", f"servers: {hidden}", f"token: {hidden}"]
 
 
-def test_a_route_of_a_connection_that_changes_is_changed_too() -> None:
+def test_a_route_whose_connection_changes_is_changed_too() -> None:
     both: dict[str, dict[str, Any]] = {"main": {}, "edge": {}, "third": {}}
     away = {"subject": "out.$1", "connection": "edge"}
     routes = [
@@ -112,11 +112,11 @@ def test_a_route_of_a_connection_that_changes_is_changed_too() -> None:
         ("sends", (), ("edge",)),
     ]
     assert found.unchanged == ("neither",)
-    # The subscription is on the connection that goes away, or it is not.
+    # The subscription is on the connection that is removed, or on another one.
     assert [one.keeps_subscription for one in found.changed] == [False, True]
 
 
-def test_the_connection_of_dead_letters_counts() -> None:
+def test_the_connection_of_dead_letters_counts_as_one_of_the_route() -> None:
     one = route("a", source={"connection": "main"}, dead_letter={"subject": "dead", "connection": "edge"})
     made = configuration(
         one | {"to": [{"subject": "x", "connection": "third"}]}, connections={"main": {}, "edge": {}, "third": {}}
@@ -137,7 +137,7 @@ def test_a_core_route_keeps_its_subscription_while_connection_subject_and_queue_
     assert not kept(route("a"), stream)
 
 
-def test_keys_of_the_process_need_a_restart_but_for_the_shutdown_timeout() -> None:
+def test_keys_of_the_process_except_the_shutdown_timeout_need_a_restart() -> None:
     old = configuration()
     new = configuration(router={"name": "n", "shutdown_timeout": "1s"}, telemetry={"listen": "", "log_level": "debug"})
     found = difference(old, new)
@@ -145,7 +145,7 @@ def test_keys_of_the_process_need_a_restart_but_for_the_shutdown_timeout() -> No
     assert [one.path for one in found.process if not one.needs_restart] == ["router.shutdown_timeout"]
 
 
-def test_what_diff_prints() -> None:
+def test_diff_prints_every_route_and_connection() -> None:
     connections: dict[str, dict[str, Any]] = {"main": {}, "edge": {"servers": ["nats://h"]}}
     to_main = {"to": [{"subject": "x", "connection": "main"}]}
     old = configuration(
@@ -181,7 +181,7 @@ def test_what_diff_prints() -> None:
     ]
 
 
-def test_a_url_is_shown_without_what_may_be_a_key() -> None:
+def test_a_url_is_shown_without_parts_that_may_be_credentials() -> None:
     old = configuration(telemetry={"otlp_endpoint": "https://collector:4318/v1?api-key=SECRET1"})
     new = configuration(telemetry={"otlp_endpoint": "https://collector:4318/v1?api-key=SECRET3"})
     (line,) = difference(old, new).lines()
@@ -192,7 +192,7 @@ def test_a_url_is_shown_without_what_may_be_a_key() -> None:
     assert line == ('telemetry.otlp_endpoint: "https://collector:4318/v1?..." -> "https://other:4318/v1?..."')
 
 
-def test_each_key_that_differs_has_a_line_with_the_name_of_what_it_belongs_to() -> None:
+def test_each_key_that_differs_has_a_line_that_names_its_owner() -> None:
     old = configuration(route("a"), route("b"), connections={"main": {"password": "SECRET", "user": "u"}})
     new = configuration(route("a", to="new.$1"), connections={"main": {"password": "OTHER", "user": "u"}})
     assert [*difference(old, new).lines()] == [

@@ -1,4 +1,4 @@
-"""`check` compares the filter of a route with the stream as `[[streams]]` of the same configuration makes it."""
+"""`check` compares the filter of a route with the stream that `[[streams]]` of the same configuration creates."""
 
 from __future__ import annotations
 

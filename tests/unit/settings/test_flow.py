@@ -33,7 +33,7 @@ def test_rate_is_read_and_written(text: str, rate: Rate) -> None:
 
 
 @given(st.integers(1, MOST_MESSAGES), st.sampled_from([1, 60, 3600]))
-def test_writing_is_the_inverse_of_reading(messages: int, seconds: int) -> None:
+def test_every_rate_survives_being_written_and_read(messages: int, seconds: int) -> None:
     assert parse_rate(format_rate(Rate(messages, seconds))) == Rate(messages, seconds)
 
 
@@ -54,7 +54,7 @@ def test_writing_is_the_inverse_of_reading(messages: int, seconds: int) -> None:
         (Rate(5, 2), "a rate in 2 seconds can't be written"),
     ],
 )
-def test_bad_rate(text: Any, message: str) -> None:
+def test_a_bad_rate_is_refused(text: Any, message: str) -> None:
     found = problems(one_route(limit={"rate": text}))
     assert set(found) == {"routes[0].limit.rate"}
     assert found["routes[0].limit.rate"].startswith(message)
@@ -63,7 +63,7 @@ def test_bad_rate(text: Any, message: str) -> None:
 # --- sections ---
 
 
-def test_sections_are_read_and_absent_by_default() -> None:
+def test_limits_and_breakers_are_read_and_absent_by_default() -> None:
     limit = {"rate": "500/s", "burst": 100, "per": 'headers["tenant"]'}
     [route] = one_route(limit=limit, to=breaker(failures=3, pause="1m"))().routes
     assert route.limit is not None
@@ -80,7 +80,7 @@ def test_sections_are_read_and_absent_by_default() -> None:
 
 
 @pytest.mark.parametrize(("rate", "burst"), [("500/s", 500), ("30000/m", 500), ("59/m", 1), ("10/h", 1)])
-def test_what_goes_at_once_by_default_is_what_goes_in_a_second(rate: str, burst: int) -> None:
+def test_the_default_burst_is_the_messages_of_a_second(rate: str, burst: int) -> None:
     [route] = one_route(limit={"rate": rate})().routes
     assert route.limit is not None
     assert route.limit.most_at_once == burst
@@ -109,18 +109,18 @@ def test_what_goes_at_once_by_default_is_what_goes_in_a_second(rate: str, burst:
         ({"to": [TO, TO | {"mirror": 0.1, "breaker": {}}]}, "to[1].breaker", "a mirror that fails delays nothing"),
     ],
 )
-def test_bad_section(changes: dict[str, Any], key: str, message: str) -> None:
+def test_a_bad_limit_or_breaker_is_refused(changes: dict[str, Any], key: str, message: str) -> None:
     found = problems(one_route(**changes))
     assert set(found) == {f"routes[0].{key}"}
     assert found[f"routes[0].{key}"].startswith(message)
 
 
-def test_a_limit_that_is_refused_hides_no_other_mistake() -> None:
+def test_a_refused_limit_hides_no_other_mistake() -> None:
     found = problems(one_route(limit={"rate": "5"}, when="1", to=[{"subject": "out", "breaker": {}}]))
     assert set(found) == {"routes[0].limit.rate", "routes[0].when", "routes[0].to[0].breaker"}
 
 
-def test_keys_of_a_route_from_a_stream_may_be_those_of_a_stream() -> None:
+def test_a_limit_of_a_route_from_a_stream_may_use_its_variables() -> None:
     stream = {"from_stream": "S", "from_durable": "d"}
     one_route(**stream, limit={"rate": "5/s", "per": "sequence"})()
     found = problems(one_route(**stream, limit={"rate": "5/s", "per": "deliveries"}))
@@ -140,7 +140,7 @@ jetstream = true
 """
 
 
-def test_the_environment_sets_keys_of_sections_that_the_file_has_or_not(tmp_path: Path) -> None:
+def test_the_environment_sets_keys_of_limits_and_breakers_whether_or_not_the_file_has_them(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_text(FILE)
     variables = {"ROUTES__0__LIMIT__RATE": "7/m", "ROUTES__0__TO__0__BREAKER__FAILURES": "2"}
@@ -157,6 +157,6 @@ def test_the_environment_sets_keys_of_sections_that_the_file_has_or_not(tmp_path
     assert len(found) == 2
 
 
-def test_the_schema_knows_the_form_of_a_rate() -> None:
+def test_the_schema_has_the_pattern_of_a_rate() -> None:
     properties = file_schema()["$defs"]["LimitSettings"]["properties"]
     assert properties["rate"]["pattern"] == "^[1-9][0-9]*/[smh]$"

@@ -1,4 +1,4 @@
-"""What `check` and `explain` say of messages that fail."""
+"""The sentence in which `check` and `explain` describe what happens to messages that fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def made(source: dict[str, Any], **route: Any) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("source", "route", "told"),
+    ("source", "route", "sentence"),
     [
         (STREAM, {}, ""),
         (SUBJECT, {}, ""),
@@ -67,9 +67,11 @@ def made(source: dict[str, Any], **route: Any) -> Settings:
         (STREAM, {"concurrency": 8}, ""),
     ],
 )
-def test_one_sentence(source: dict[str, Any], route: dict[str, Any], told: str) -> None:
+def test_check_and_explain_describe_the_guarantee_in_one_sentence(
+    source: dict[str, Any], route: dict[str, Any], sentence: str
+) -> None:
     settings = made(source, **route)
-    assert guarantee(settings.routes[0]) == told
+    assert guarantee(settings.routes[0]) == sentence
     found = explain_message(compile_routes(settings), "in.7")
-    assert found.routes[0].as_json().get("guarantee", "") == told
-    assert (f"  {told}" in found.lines()) is bool(told)
+    assert found.routes[0].as_json().get("guarantee", "") == sentence
+    assert (f"  {sentence}" in found.lines()) is bool(sentence)

@@ -1,4 +1,4 @@
-"""What a destination is decides which keys it can have, what it promises and what pages show of it."""
+"""The kind of a destination decides which keys it can have, what it promises and what pages show of it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ ONLY_STORED: dict[str, Any] = {"stream": "COPIES", "ttl": "1m", "breaker": {}}
 
 @pytest.mark.parametrize("source", KINDS, ids=lambda kind: kind.key)
 @pytest.mark.parametrize("given", [None, True, False])
-def test_what_a_stream_has_is_stored_unless_it_is_said_otherwise(source: SourceKind, given: bool | None) -> None:
+def test_a_destination_of_a_stream_source_is_stored_by_default(source: SourceKind, given: bool | None) -> None:
     to = DestinationSettings(subject="out", jetstream=given)
     assert to.kind_for(source).waits_for_puback == (source.is_stored if given is None else given)
 
 
 @pytest.mark.parametrize("kind", [CORE, JETSTREAM], ids=["core", "jetstream"])
-def test_programs_are_shown_where_messages_go_and_whether_a_stream_takes_them(kind: DestinationKind) -> None:
+def test_programs_are_shown_the_destination_and_whether_a_stream_stores_it(kind: DestinationKind) -> None:
     to = DestinationSettings(subject="out.{{wildcard(1)}}")
     assert kind.template(to) == "out.{{wildcard(1)}}"
     assert kind.shown(to) == {"subject": "out.{{wildcard(1)}}", "jetstream": kind is JETSTREAM}
 
 
-def test_a_core_publish_has_none_of_the_keys_that_a_stream_acts_on() -> None:
+def test_a_core_publish_has_no_keys_that_only_a_stream_acts_on() -> None:
     found = problems(one_route(to=[{"subject": "out", **ONLY_STORED}]))
     assert found.keys() == {f"routes[0].to[0].{key}" for key in ONLY_STORED}
-    assert all(told.endswith("; set jetstream = true, or remove it") for told in found.values())
+    assert all(message.endswith("; set jetstream = true, or remove it") for message in found.values())
 
 
-def test_a_jetstream_publish_has_all_of_them() -> None:
+def test_a_jetstream_publish_has_all_keys_that_a_stream_acts_on() -> None:
     (route,) = one_route(to=[{"subject": "out", "jetstream": True, **ONLY_STORED}])().routes
     assert route.to[0].kind_for(route.source.kind) is JETSTREAM

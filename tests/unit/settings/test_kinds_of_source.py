@@ -1,4 +1,4 @@
-"""What a source is decides which keys it has, what is said of it and what it promises: each kind is one object."""
+"""The kind of a source decides which keys it has, how it is described and what it promises: each kind is one object."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def kind(request: pytest.FixtureRequest) -> SourceKind:
     return found
 
 
-def test_every_key_is_for_a_kind_of_source_or_for_all_of_them() -> None:
+def test_every_key_belongs_to_one_kind_of_source_or_to_all_of_them() -> None:
     of_kinds = {key for kind in KINDS for key in (kind.key, *kind.keys)}
     assert of_kinds | OF_ALL == set(SourceSettings.model_fields)
     assert not of_kinds & OF_ALL
@@ -64,20 +64,20 @@ def test_a_source_has_no_key_of_another_kind(kind: SourceKind) -> None:
                 assert "remove it" in found[f"routes[0].from.{key}"]
 
 
-def test_two_sources_in_one_are_refused_by_the_name_of_one_of_them() -> None:
+def test_two_sources_in_one_are_refused_by_naming_one_of_them() -> None:
     given = {f"from_{key}": value for needed in NEEDED.values() for key, value in needed.items()}
     assert problems(one_route(**given)) == {
         "routes[0].from.subject": "can't be combined with a stream; remove it, or use 'filter'"
     }
 
 
-def test_a_source_that_names_nothing_is_told_what_it_can_be() -> None:
+def test_a_source_that_names_nothing_is_refused_with_the_possible_kinds() -> None:
     assert problems(one_route(from_connection="main")) == {
         "routes[0].from": "names no source; give a subject, or a stream and a durable"
     }
 
 
-def test_programs_are_shown_what_was_given_of_what_names_a_source(kind: SourceKind) -> None:
+def test_programs_are_shown_the_given_keys_that_name_a_source(kind: SourceKind) -> None:
     everything = SourceSettings(**GIVEN[kind.key])
     assert kind.reads(everything) == {key: GIVEN[kind.key][key] for key in kind.shown}
     assert kind.reads(SourceSettings(**NEEDED[kind.key])) == NEEDED[kind.key]

@@ -1,4 +1,4 @@
-"""Whether a stream takes what a route reads from it and sends, as the server says what the stream is."""
+"""Whether a stream takes what a route reads from it and sends, according to the server's description of the stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.settings.checks.loops import feeds_itself_through
 
 TO_B = ("a.*", "b.{{wildcard(1)}}")
-"""What is published to `a` is stored under `b`."""
+"""A message published to `a` is stored under `b`."""
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ TO_B = ("a.*", "b.{{wildcard(1)}}")
         ((), (), "s.x", None),  # a mirror
     ],
 )
-def test_what_a_stream_takes_comes_back_unless_the_filter_leaves_it_out(
+def test_a_stream_that_takes_what_a_route_sends_feeds_it_unless_the_filter_excludes_it(
     taken: tuple[str, ...], filters: Sequence[str], destination: str, by: str | None
 ) -> None:
     assert feeds_itself_through(StreamSubjects(taken), filters, destination) == by
@@ -36,18 +36,18 @@ def test_what_a_stream_takes_comes_back_unless_the_filter_leaves_it_out(
 @pytest.mark.parametrize(
     ("taken", "filters", "destination", "by"),
     [
-        (("a.*",), (), "a.x", "a.*"),  # under whatever subject, the whole stream is read
-        (("a.*",), (), "b.x", None),  # that is only what it is stored as
+        (("a.*",), (), "a.x", "a.*"),  # without a filter every subject is read
+        (("a.*",), (), "b.x", None),  # messages are stored as b, not taken as b
         (("a.*",), ("b.*",), "a.x", "a.*"),
         (("a.*",), ("b.y",), "a.x", None),
         (("a.*", "b.*"), ("a.*",), "a.x", None),
-        (("a.>",), ("a.*.*",), "a.x.y", "a.>"),  # which the mapping does not match
+        (("a.>",), ("a.*.*",), "a.x.y", "a.>"),  # the mapping does not match this subject
         (("a.>",), ("a.*.*",), "a.x", None),
-        (("a.*",), (), ">", None),  # all that it holds begins with b
+        (("a.*",), (), ">", None),  # all subjects that it holds begin with b
         (("a.*", "c"), (), ">", "c"),
     ],
 )
-def test_a_mapping_of_the_stream_counts(
+def test_the_mapping_of_a_stream_is_taken_into_account(
     taken: tuple[str, ...], filters: Sequence[str], destination: str, by: str | None
 ) -> None:
     assert feeds_itself_through(StreamSubjects(taken, TO_B), filters, destination) == by
@@ -61,11 +61,11 @@ def test_thousands_of_subjects_are_compared_quickly() -> None:
     assert feeds_itself_through(stream, (), "s.>") is None
     assert feeds_itself_through(stream, [f"s.{number}.in" for number in range(1_000)], "s.7.out") is None
     assert feeds_itself_through(stream, (), "s.7.out") == "s.7.*"
-    # Each with each would be minutes.
+    # Comparing each with each would take minutes.
     assert perf_counter() - began < 10
 
 
-def test_whatever_a_server_names_is_compared() -> None:
+def test_any_subjects_that_a_server_reports_can_be_compared() -> None:
     long = "s." + "x." * 3000 + "*"
     destination = "{{split(1,-)}}.x"
     for stream in (StreamSubjects((long,)), StreamSubjects(("s.*",), ("s.*", long)), StreamSubjects(("..", "", ">.>"))):
@@ -73,7 +73,7 @@ def test_whatever_a_server_names_is_compared() -> None:
             assert feeds_itself_through(stream, filters, to) in (None, *stream.taken)
 
 
-def test_a_stream_may_hold_anything_of_other_streams() -> None:
+def test_a_stream_with_sources_may_hold_any_subject() -> None:
     assert feeds_itself_through(StreamSubjects(("copy.a",)), (), "copy.>") is None
     assert feeds_itself_through(StreamSubjects(("copy.a",), has_others=True), (), "copy.>") == "copy.a"
     assert feeds_itself_through(StreamSubjects((), has_others=True), (), "copy.>") is None

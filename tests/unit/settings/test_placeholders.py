@@ -1,4 +1,4 @@
-"""Destinations with what looks like a placeholder, and would be sent as it stands."""
+"""Destinations with a token that looks like a placeholder and would be sent literally."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.settings.problems import MAIN, one_route, problems
 
 
 @pytest.mark.parametrize(
-    ("destination", "token", "told"),
+    ("destination", "token", "message"),
     [
         ("x-$1.y", "x-$1", "has text around a placeholder"),
         ("$1x.y", "$1x", "has text around a placeholder"),
@@ -27,10 +27,10 @@ from tests.unit.settings.problems import MAIN, one_route, problems
         ("eu.{{split(1,.)}}", "{{split(1,", "looks like a function but is not one"),
     ],
 )
-def test_a_placeholder_with_text_around_it_is_refused(destination: str, token: str, told: str) -> None:
+def test_a_placeholder_with_text_around_it_is_refused(destination: str, token: str, message: str) -> None:
     found = problems(one_route(from_subject="in.*.*", to=[{"subject": destination}]))
     assert list(found) == ["routes[0].to[0].subject"]
-    assert found["routes[0].to[0].subject"].startswith(f"the token {token!r} of {destination!r} {told}")
+    assert found["routes[0].to[0].subject"].startswith(f"the token {token!r} of {destination!r} {message}")
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_a_placeholder_with_text_around_it_is_refused(destination: str, token: s
         "$KV.b",
     ],
 )
-def test_other_tokens_are_taken(destination: str) -> None:
+def test_other_tokens_are_accepted(destination: str) -> None:
     one_route(from_subject="in.*.*", to=[{"subject": destination}])()
 
 
-def test_dead_letters_and_routes_in_code_are_refused_as_well() -> None:
+def test_dead_letters_and_routes_in_code_are_checked_for_placeholders_too() -> None:
     found = problems(one_route(from_subject="in.*", dead_letter={"subject": "dead-$1"}))
     assert list(found) == ["routes[0].dead_letter.subject"]
     with pytest.raises(ConfigurationError, match="has text around a placeholder"):

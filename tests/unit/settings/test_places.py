@@ -1,4 +1,4 @@
-"""Where a key stands in a file: found for every key of every valid document."""
+"""The line of a key in a file: found for every key of every valid document."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_key_is_found_on_its_line(path: str, line: int) -> None:
     assert Places(ODD, {}).place_of(path) == f"line {line}"
 
 
-def test_what_is_nowhere_in_the_file_has_no_place() -> None:
+def test_a_key_that_is_not_in_the_file_has_no_place() -> None:
     assert Places(ODD, {}).place_of("connections.main") == ""
 
 

@@ -1,4 +1,4 @@
-"""`[routes.retry]` and `[routes.dead_letter]`: what they hold, and what is wrong with them."""
+"""`[routes.retry]` and `[routes.dead_letter]`: their keys, and which values are refused."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CONNECTIONS: dict[str, Any] = {name: {"servers": ["nats://127.0.0.1:4222"]} for 
 
 
 def made(source: dict[str, Any] = STREAM, **route: Any) -> Settings:
-    """Settings of one route."""
+    """Return settings of one route."""
     whole = {"name": "r", "from": source, "to": [{"connection": "main", "subject": "out.x"}], **route}
     return Settings(connections=CONNECTIONS, routes=[whole])
 
 
 def problems(**route: Any) -> dict[str, str]:
-    """What is wrong, by key path."""
+    """Return the problems for which the route is refused, by key path."""
     with pytest.raises(ConfigurationError) as caught:
         made(**route)
     return {one.path.removeprefix("routes[0]."): one.message for one in caught.value.problems}
 
 
-def test_a_route_has_neither_by_default() -> None:
+def test_a_route_has_no_retry_and_no_dead_letter_by_default() -> None:
     route = made().routes[0]
     assert (route.retry, route.dead_letter) == (None, None)
 
@@ -63,14 +63,14 @@ def test_dead_letters_go_to_a_stream_on_the_connection_of_the_source() -> None:
         ({"tries": 5}, {".tries": "unknown key"}),
     ],
 )
-def test_what_is_wrong_with_a_retry(retry: dict[str, Any], found: dict[str, str]) -> None:
+def test_bad_values_of_a_retry_are_refused(retry: dict[str, Any], found: dict[str, str]) -> None:
     actual = problems(retry=retry)
     assert {path.removeprefix("retry"): message for path, message in actual.items()}.keys() == found.keys()
     for key, message in found.items():
         assert actual[f"retry{key}"].startswith(message), actual
 
 
-def test_reasons_that_nobody_knows_beforehand_are_taken() -> None:
+def test_reasons_that_are_not_known_beforehand_are_accepted() -> None:
     reasons = ["jetstream_10054", "handler_error:ValueError", "handler_error:Outer.Inner", "brand_new"]
     retry = made(retry={"not": reasons}).routes[0].retry
     assert retry is not None
@@ -93,21 +93,21 @@ def test_reasons_that_nobody_knows_beforehand_are_taken() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_dead_letter(letter: dict[str, Any], found: dict[str, str]) -> None:
+def test_bad_values_of_a_dead_letter_are_refused(letter: dict[str, Any], found: dict[str, str]) -> None:
     actual = problems(dead_letter=letter)
     assert {path.removeprefix("dead_letter") for path in actual} == found.keys()
     for key, message in found.items():
         assert actual[f"dead_letter{key}"].startswith(message), actual
 
 
-def test_the_other_mistakes_of_a_route_are_found_as_well() -> None:
+def test_a_bad_retry_hides_no_other_mistake_of_the_route() -> None:
     found = problems(retry={"not": ["?"]}, dead_letter={"subject": "dead..x"}, to=[{"subject": 5}])
     assert {"retry.not[0]", "dead_letter.subject", "to[0].subject"} <= found.keys()
 
 
-def test_what_has_no_effect_any_more_is_said() -> None:
+def test_keys_without_effect_are_warned_about() -> None:
     settings = made(STREAM | {"max_deliver": 5, "nak_delay": "2s"})
-    told = {one.path: one.message for one in warnings(settings.connections, settings.routes)}
-    assert told.keys() == {"routes[0].from.max_deliver", "routes[0].from.nak_delay"}
-    assert "write attempts in [routes.retry] instead" in told["routes[0].from.max_deliver"]
-    assert "write initial in [routes.retry] instead" in told["routes[0].from.nak_delay"]
+    warned = {one.path: one.message for one in warnings(settings.connections, settings.routes)}
+    assert warned.keys() == {"routes[0].from.max_deliver", "routes[0].from.nak_delay"}
+    assert "write attempts in [routes.retry] instead" in warned["routes[0].from.max_deliver"]
+    assert "write initial in [routes.retry] instead" in warned["routes[0].from.nak_delay"]

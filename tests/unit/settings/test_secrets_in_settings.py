@@ -1,4 +1,4 @@
-"""A secret that stands in the wrong place of a configuration is never repeated: not in an error, not in a repr."""
+"""A secret in the wrong place of a configuration is never repeated: neither in an error nor in a repr."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ODD_URLS = [
 
 
 def refusal(build: Any) -> tuple[str, list[str]]:
-    """All that the error of a refused configuration shows, and the keys that it names."""
+    """Return everything that the error of a refused configuration shows, and the keys that it names."""
     with pytest.raises(ConfigurationError) as caught:
         build()
     error = caught.value
@@ -65,7 +65,7 @@ def refusal(build: Any) -> tuple[str, list[str]]:
 
 @settings(deadline=None)  # the machine may be busy
 @given(SECRET, st.sampled_from(ODD_URLS))
-def test_a_server_url_is_never_repeated_but_its_address(secret: str, form: str) -> None:
+def test_only_the_address_of_a_server_url_is_ever_repeated(secret: str, form: str) -> None:
     shown, keys = refusal(lambda: Settings(connections={"main": {"servers": [form.format(secret)]}}))
     assert secret not in shown
     assert keys == ["connections.main.servers[0]"]
@@ -149,13 +149,13 @@ PLACES: list[tuple[str, dict[str, str]]] = [
 
 
 def shown_of(build: Any) -> str:
-    """Return all that is shown of a configuration: its refusal, or itself and what is ignored of it."""
+    """Return everything that is shown of a configuration: its refusal, or the settings and what they ignore."""
     try:
         loaded = build()
     except ConfigurationError as error:
         shown = [str(error), repr(error), repr(error.problems), *traceback.format_exception(error)]
     else:
-        assert loaded.without_effect, "neither refused nor said to be ignored"
+        assert loaded.without_effect, "neither refused nor reported as ignored"
         shown = [repr(loaded), str(loaded), repr(loaded.without_effect), *map(str, loaded.without_effect)]
     return "\n".join(shown)
 

@@ -1,4 +1,4 @@
-"""Server URLs: what is read, what is refused, and that credentials in them stay secret."""
+"""Server URLs: how they are read, which are refused, and that credentials in them stay secret."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.settings.problems import problems
         ("nats://[::1]:5222", "::1", 5222, False, "nats://[::1]:5222"),
     ],
 )
-def test_server_url_is_read(text: str, host: str, port: int, tls: bool, shown: str) -> None:
+def test_a_server_url_is_read(text: str, host: str, port: int, tls: bool, shown: str) -> None:
     url = ServerURL.parse(text)
     assert (url.host, url.port, url.tls, str(url)) == (host, port, tls, shown)
     assert not url.has_credentials
@@ -51,7 +51,7 @@ def test_server_url_is_read(text: str, host: str, port: int, tls: bool, shown: s
         "nats:host",
     ],
 )
-def test_bad_server_url_is_refused(text: str) -> None:
+def test_a_bad_server_url_is_refused(text: str) -> None:
     found = problems(lambda: Settings(connections={"main": {"servers": ["ok", text]}}))
     assert set(found) == {"connections.main.servers[1]"}
     assert "'nats://host:4222'" in found["connections.main.servers[1]"]
@@ -110,6 +110,6 @@ def test_secrets_are_never_shown_in_errors(connection: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings(connections={"main": connection})
     assert "HUSH" not in str(caught.value)
-    # Nor in a traceback, which shows the errors that led to this one.
+    # A traceback, which shows the errors that led to this one, has no secret either.
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__

@@ -67,7 +67,7 @@ jetstream = true
 # --- what is accepted ---
 
 
-def test_documented_file_is_the_defaults(load: Load) -> None:
+def test_the_documented_file_has_the_defaults(load: Load) -> None:
     settings = load(DOCUMENTED)
     assert settings.router.name == "orders-router"
     assert settings.router.shutdown_timeout == 10.0
@@ -139,7 +139,7 @@ def test_start_of_a_source_is_written_as_a_server_writes_it(written: str, start:
     assert load(text).routes[0].source.deliver == start
 
 
-def test_code_may_use_keys_or_names_texts_or_numbers_and_dicts_or_sections() -> None:
+def test_settings_in_code_accept_keys_or_names_texts_or_numbers_and_dicts_or_sections() -> None:
     by_key = Settings(
         connections={"main": {"servers": ["127.0.0.1"], "reconnect_delay": "2s", "max_pending_bytes": "1KiB"}},
         routes=[{"name": "a", "from": {"subject": "in.*"}, "to": [{"subject": "out"}]}],
@@ -159,7 +159,7 @@ def test_settings_survive_a_dump() -> None:
     assert Settings(**json.loads(settings.model_dump_json())) == settings
 
 
-def test_routes_without_a_connection_mean_the_only_one() -> None:
+def test_a_route_without_a_connection_uses_the_only_one() -> None:
     settings = one_route()()
     assert settings.routes[0].source.connection == "main"
     assert settings.routes[0].to[0].connection == "main"
@@ -231,7 +231,7 @@ def test_every_problem_is_reported_at_once(load: Load, tmp_path: Path) -> None:
     assert f"{file}: connections.main.reconect_delay: unknown key; did you mean 'reconnect_delay'? (line 3)" in lines
 
 
-def test_sections_from_code_are_checked_next_to_a_broken_one() -> None:
+def test_sections_from_code_are_checked_beside_a_broken_one() -> None:
     good = RouteSettings(
         name="r", source=SourceSettings(subject="in"), to=[DestinationSettings(subject="out", connection="mian")]
     )
@@ -257,7 +257,7 @@ def test_problems_of_settings_in_code_name_no_file() -> None:
 # --- schema and cost ---
 
 
-def test_schema_describes_every_key_of_the_file() -> None:
+def test_the_schema_describes_every_key_of_the_file() -> None:
     schema = json_schema()
     sections = {"Settings": schema, **schema["$defs"]}
     assert set(sections) == {
@@ -300,7 +300,7 @@ def test_schema_describes_every_key_of_the_file() -> None:
     assert {"json", "payload"} < set(sections["ExampleMessage"]["properties"])
 
 
-def test_import_is_light_and_so_is_loading_without_variables(tmp_path: Path) -> None:
+def test_importing_and_loading_without_variables_imports_no_heavy_libraries(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_text(DOCUMENTED)
     code = f"""

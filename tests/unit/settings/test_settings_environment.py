@@ -1,4 +1,4 @@
-"""Environment variables over a file: what they set, what is refused, and that nothing goes unseen."""
+"""Environment variables over a file: which keys they set, which are refused, and that none is silently ignored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Load = Callable[..., Settings]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Load a file with the given variables, named without their prefix."""
+    """Return a function that loads a file with the given variables, named without their prefix."""
 
     def load_with(text: str = FILE, **variables: str) -> Settings:
         path = tmp_path / "router.toml"
@@ -49,11 +49,11 @@ def load(tmp_path: Path) -> Load:
 
 
 def problems(make: Callable[[], object]) -> dict[str, str]:
-    """Return what the configuration is refused for, by key path or variable."""
+    """Return the problems for which the configuration is refused, by key path or variable."""
     with pytest.raises(ConfigurationError) as caught:
         make()
     found = {problem.path: problem.message for problem in caught.value.problems}
-    assert len(found) == len(caught.value.problems), "one problem a key"
+    assert len(found) == len(caught.value.problems), "more than one problem for a key"
     return found
 
 
@@ -82,20 +82,20 @@ def test_every_kind_of_value_is_read(load: Load) -> None:
     assert main.servers == [ServerURL("host-a"), ServerURL("host-b", 443, tls=True)]
 
 
-def test_empty_text_is_a_value(load: Load) -> None:
+def test_an_empty_text_is_a_value(load: Load) -> None:
     assert load(TELEMETRY__LISTEN="").telemetry.listen_address is None
 
 
 @pytest.mark.parametrize(
     "name", ["CONNECTIONS__EDGE_1__FAIL_OPEN", "connections__edge-1__fail_open", "Connections__Edge_1__Fail_Open"]
 )
-def test_connection_keeps_the_name_of_the_file(name: str, load: Load) -> None:
+def test_a_connection_keeps_the_name_given_in_the_file(name: str, load: Load) -> None:
     settings = load(**{name: "true"})
     assert set(settings.connections) == {"main", "Edge-1"}
     assert settings.connections["Edge-1"].fail_open
 
 
-def test_prefix_may_be_in_any_case(tmp_path: Path) -> None:
+def test_the_prefix_may_be_in_any_case(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_text(FILE)
     assert Settings.load(path, environ={"router_trio_router__name": "x"}).router.name == "x"
@@ -122,7 +122,7 @@ def test_routes_are_reached_by_number(load: Load) -> None:
     assert settings.connections["main"].servers == [ServerURL("host")]
 
 
-def test_whole_lists_and_tables_are_json(load: Load) -> None:
+def test_entire_lists_and_tables_are_json(load: Load) -> None:
     settings = load(
         ROUTES='[{"name": "b", "from": {"connection": "main", "subject": "x"}, "to": []}]',
         ROUTES__0__TO='[{"connection": "main", "subject": "y"}]',
@@ -138,7 +138,7 @@ def test_whole_lists_and_tables_are_json(load: Load) -> None:
     assert [(test.name, test.message.body, test.expect) for test in settings.tests] == [("t", [1], [])]
 
 
-def test_what_decides_by_content_can_be_set(load: Load) -> None:
+def test_keys_that_decide_by_content_can_be_set(load: Load) -> None:
     settings = load(
         ROUTES__0__WHEN="body.total > 100",
         ROUTES__0__TO__0__TTL="1h",
@@ -153,7 +153,7 @@ def test_what_decides_by_content_can_be_set(load: Load) -> None:
     assert (first.headers.remove, first.headers.set) == (["X-Internal"], {"X-Region": "body.region"})
 
 
-def test_a_wrong_expression_names_its_variable_and_shows_the_place(load: Load) -> None:
+def test_a_wrong_expression_names_its_variable_and_is_shown_marked(load: Load) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(ROUTES__0__WHEN='heders["a"] == "b"')
     first, *picture = str(caught.value).splitlines()
@@ -188,7 +188,7 @@ def test_paths_are_relative_to_the_folder_of_the_file(load: Load, tmp_path: Path
         ("ROUTER", "HUSH", "is not JSON; write a list as"),
     ],
 )
-def test_variable_that_can_not_be_used_is_refused(name: str, value: str, message: str, load: Load) -> None:
+def test_a_variable_that_can_not_be_used_is_refused(name: str, value: str, message: str, load: Load) -> None:
     found = problems(lambda: load(**{name: value}))
     assert set(found) == {f"ROUTER_TRIO_{name}"}
     assert found[f"ROUTER_TRIO_{name}"].startswith(message)
@@ -209,10 +209,10 @@ def test_variable_that_can_not_be_used_is_refused(name: str, value: str, message
         ("CONNECTIONS__ZZZ", "{}", "is ignored, since the file has no connection 'zzz'"),
     ],
 )
-def test_a_connection_that_only_the_environment_names_is_ignored_and_said(
+def test_a_connection_that_only_the_environment_names_is_ignored_with_a_warning(
     name: str, value: str, message: str, load: Load
 ) -> None:
-    """One set of variables may serve several routers, whose files have different connections."""
+    """A set of variables may serve several routers, whose files have different connections."""
     settings = load(**{name: value})
     assert set(settings.connections) == {"main", "Edge-1"}
     [ignored] = settings.without_effect
@@ -222,12 +222,12 @@ def test_a_connection_that_only_the_environment_names_is_ignored_and_said(
 
 
 @pytest.mark.parametrize("value", ["5", "null", "true", '["HUSH"]', '["servers"]'])
-def test_a_new_connection_that_is_no_table_is_refused(value: str, load: Load) -> None:
+def test_a_new_connection_that_is_not_a_table_is_refused(value: str, load: Load) -> None:
     found = problems(lambda: load(CONNECTIONS__ZZZ=value))
     assert found == {"connections.zzz": "must be a table of keys and values"}
 
 
-def test_variables_of_kubernetes_for_a_service_of_our_name_are_ignored(load: Load) -> None:
+def test_kubernetes_variables_for_a_service_of_the_same_name_are_ignored(load: Load) -> None:
     service = {
         "SERVICE_HOST": "10.96.0.7",
         "SERVICE_PORT": "9001",
@@ -244,7 +244,7 @@ def test_variables_of_kubernetes_for_a_service_of_our_name_are_ignored(load: Loa
 
 
 @pytest.mark.parametrize("name", ["TELEMETRY_LISTEN", "telemetry_listen"])
-def test_a_variable_with_one_underscore_too_few_is_told_and_sets_nothing(name: str, load: Load) -> None:
+def test_a_variable_with_one_underscore_too_few_sets_nothing_and_is_reported(name: str, load: Load) -> None:
     settings = load(**{name: "127.0.0.1:1"})
     assert settings.telemetry.listen == "127.0.0.1:9001"
     [ignored] = settings.without_effect
@@ -252,7 +252,7 @@ def test_a_variable_with_one_underscore_too_few_is_told_and_sets_nothing(name: s
     assert ignored.message == "is ignored, since it has no '__'; write ROUTER_TRIO_TELEMETRY__LISTEN to set that key"
 
 
-def test_name_that_fits_two_connections_is_refused(load: Load) -> None:
+def test_a_name_that_fits_two_connections_is_refused(load: Load) -> None:
     text = '[connections.a-b]\n[connections.A_B]\nservers = ["host"]\n'
     found = problems(lambda: load(text, CONNECTIONS__A_B__FAIL_OPEN="true"))
     assert found == {"ROUTER_TRIO_CONNECTIONS__A_B__FAIL_OPEN": "could mean each of 'a-b', 'A_B'; set it in the file"}
@@ -273,7 +273,7 @@ def test_name_that_fits_two_connections_is_refused(load: Load) -> None:
         ("CONNECTIONS__MAIN__RECONNECT_DELAY", "5", "connections.main.reconnect_delay", "'5' has no unit"),
     ],
 )
-def test_bad_value_is_reported_with_its_variable(name: str, value: str, path: str, message: str, load: Load) -> None:
+def test_a_bad_value_is_reported_with_its_variable(name: str, value: str, path: str, message: str, load: Load) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(**{name: value})
     found = {problem.path: problem for problem in caught.value.problems}
@@ -296,7 +296,7 @@ def test_problems_of_file_and_environment_are_reported_together(load: Load, tmp_
 
 
 @pytest.mark.parametrize("text", ["router = 5", "connections = 5", "connections = { main = 5 }", "routes = [5]"])
-def test_file_of_the_wrong_shape_is_the_problem_and_not_the_variable(text: str, load: Load) -> None:
+def test_a_file_of_the_wrong_shape_is_reported_and_not_its_variables(text: str, load: Load) -> None:
     found = problems(
         lambda: load(
             text + "\n",
@@ -309,7 +309,7 @@ def test_file_of_the_wrong_shape_is_the_problem_and_not_the_variable(text: str, 
     assert not [path for path in found if path.startswith("ROUTER_TRIO_")]
 
 
-def test_pydantic_settings_is_imported_only_for_variables_of_ours(tmp_path: Path) -> None:
+def test_pydantic_settings_is_imported_only_if_a_variable_has_the_prefix(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_text(FILE)
     code = f"""
@@ -324,7 +324,7 @@ print(before, "pydantic_settings" in sys.modules)
     assert done.stdout.split() == ["False", "True"]
 
 
-def test_one_filter_or_a_list_of_them(load: Load) -> None:
+def test_a_variable_sets_one_filter_or_a_list_of_them(load: Load) -> None:
     text = """
         [connections.main]
         servers = ["nats://127.0.0.1:4222"]

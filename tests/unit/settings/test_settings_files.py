@@ -37,7 +37,7 @@ def test_file_that_is_not_utf8_names_line_and_column(tmp_path: Path) -> None:
         Settings.load(path, environ={})
 
 
-def test_missing_file_and_folder_name_the_cure(tmp_path: Path) -> None:
+def test_a_missing_file_or_an_empty_folder_is_reported_with_the_cure(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such file; create it or correct the path") as caught:
         Settings.load(str(tmp_path / "none.toml"), environ={})
     assert caught.value.source == str(tmp_path / "none.toml")
@@ -48,7 +48,7 @@ def test_missing_file_and_folder_name_the_cure(tmp_path: Path) -> None:
             Settings.load(path, environ={})
 
 
-def test_number_without_a_unit_in_a_file_is_refused(load: Load) -> None:
+def test_a_number_without_a_unit_in_a_file_is_refused(load: Load) -> None:
     found = problems(lambda: load("[connections.main]\nreconnect_delay = 500\nmax_pending_bytes = 4096\n"))
     assert found == {
         "connections.main.reconnect_delay": "has no unit; write '500s' for seconds or '500ms'",
@@ -83,7 +83,7 @@ def test_paths_in_a_file_are_relative_to_its_folder(
     assert main.tls_key_file == elsewhere / "key.pem"
 
 
-def test_home_of_nobody_is_no_crash(load: Load, tmp_path: Path) -> None:
+def test_the_home_of_an_unknown_user_is_reported_as_a_missing_file(load: Load, tmp_path: Path) -> None:
     found = problems(lambda: load('[connections.main]\ntls_ca_file = "~no.such.user/ca.pem"\n'))
     missing = str(tmp_path / "~no.such.user" / "ca.pem")
     assert found == {"connections.main.tls_ca_file": f"there is no file {missing!r}; create it or correct the path"}
@@ -94,7 +94,7 @@ TO = '[[routes.to]]\nsubject = "out"\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "path", "told"),
+    ("text", "path", "message"),
     [
         (f'{ROUTE}{TO}jetstream = "yes"\n', "routes[0].to[0].jetstream", "must be true or false, without quotes"),
         (f"{ROUTE}{TO}jetstream = 1\n", "routes[0].to[0].jetstream", "must be true or false"),
@@ -123,6 +123,6 @@ TO = '[[routes.to]]\nsubject = "out"\n'
         ),
     ],
 )
-def test_a_value_of_another_kind_is_refused_with_the_cure(text: str, path: str, told: str, load: Load) -> None:
+def test_a_value_of_another_kind_is_refused_with_the_cure(text: str, path: str, message: str, load: Load) -> None:
     found = problems(lambda: load(text))
-    assert found == {path: told}
+    assert found == {path: message}

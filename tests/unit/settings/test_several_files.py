@@ -1,4 +1,4 @@
-"""A configuration of several files and folders: what they make together, and where each mistake is."""
+"""A configuration of several files and folders: how they are merged, and where each mistake is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a file below a folder of its own; returns its path."""
+    """Return a function that writes a file below a temporary folder and returns its path."""
 
     def write_text(name: str, text: str) -> Path:
         path = tmp_path / name
@@ -44,14 +44,14 @@ def load(*paths: Path, **environ: str) -> Settings:
 
 
 def lines(*paths: Path, **environ: str) -> list[str]:
-    """What the files are refused for, each line with its file's name alone."""
+    """Return the lines of the refusal, with the names of the files alone."""
     with pytest.raises(ConfigurationError) as caught:
         load(*paths, **environ)
     return [line.replace(f"{paths[0].parent}/", "") for line in str(caught.value).splitlines()]
 
 
-def told(*paths: Path) -> list[str]:
-    """The same without the lines and the routes."""
+def problems_of(*paths: Path) -> list[str]:
+    """Return the lines of the refusal without line numbers and routes."""
     return [re.sub(r" \(line [^)]*\)$", "", line) for line in lines(*paths)]
 
 
@@ -92,7 +92,7 @@ def test_each_mistake_is_named_with_its_file_and_its_place_there(write: Write) -
     ]
 
 
-def test_what_is_given_twice_names_both_places(write: Write) -> None:
+def test_a_key_given_twice_is_reported_with_both_places(write: Write) -> None:
     base = write("base.toml", BASE + route("a") + route("b"))
     more = write("more.toml", '[router]\nname = "other"\n[connections]\nmain.servers = ["nats://h"]\n')
     assert lines(base, more) == [
@@ -100,27 +100,29 @@ def test_what_is_given_twice_names_both_places(write: Write) -> None:
         "more.toml: connections.main.servers: is given in base.toml already; keep it in one of them (line 4)",
     ]
     more.write_text(route("c") + route("b", source="x"))
-    assert told(base, more) == [
+    assert problems_of(base, more) == [
         "more.toml: routes[1].name: 'b' is the name of routes[1] of base.toml already; choose another"
     ]
     more.write_text(route("c") + route("c"))
-    assert told(base, more) == ["more.toml: routes[1].name: 'c' is the name of routes[0] already; choose another"]
+    assert problems_of(base, more) == [
+        "more.toml: routes[1].name: 'c' is the name of routes[0] already; choose another"
+    ]
     stream = '[[streams]]\nname = "S"\nsubjects = ["s.>"]\n'
     base.write_text(BASE + stream)
     more.write_text(stream.replace('"S"', '"T"'))
-    assert told(base, more) == [
+    assert problems_of(base, more) == [
         "more.toml: streams[0].subjects[0]: 's.>' overlaps with 's.>' of streams[0] of base.toml (S), and a subject "
         "can be in one stream; narrow one"
     ]
     test = '[[tests]]\nname = "t"\nmessage = { subject = "in" }\nexpect = []\n'
     base.write_text(BASE + test)
     more.write_text(test)
-    assert told(base, more) == [
+    assert problems_of(base, more) == [
         "more.toml: tests[0].name: 't' is the name of tests[0] of base.toml already; choose another"
     ]
 
 
-def test_files_that_can_not_be_read_are_all_named(write: Write) -> None:
+def test_all_files_that_can_not_be_read_are_named(write: Write) -> None:
     base = write("base.toml", BASE)
     broken = write("broken.toml", "[router")
     assert [line.split(": ")[:2] for line in lines(base, broken, base.parent / "none.toml")] == [
@@ -141,7 +143,7 @@ def test_paths_are_relative_to_the_file_that_has_them(write: Write, tmp_path: Pa
     assert load(base, more).connections["main"].credentials_file == creds
 
 
-def test_variables_lie_over_all_files(write: Write) -> None:
+def test_variables_override_every_file(write: Write) -> None:
     base, more = write("base.toml", BASE + route("a")), write("more.toml", route("b"))
     settings = load(base, more, ROUTES__1__FROM__SUBJECT="other", ROUTER__NAME="x")
     assert [one.source.subject for one in settings.routes] == ["in", "other"]
@@ -152,14 +154,14 @@ def test_variables_lie_over_all_files(write: Write) -> None:
     ]
 
 
-def test_a_unit_that_is_missing_is_named_with_its_file(write: Write) -> None:
+def test_a_missing_unit_is_reported_with_its_file(write: Write) -> None:
     base, more = write("base.toml", BASE), write("more.toml", "[router]\nshutdown_timeout = 5\n")
     assert lines(base, more) == [
         "more.toml: router.shutdown_timeout: has no unit; write '5s' for seconds or '5ms' (line 2)"
     ]
 
 
-def test_what_is_found_later_is_located_too(write: Write) -> None:
+def test_problems_found_after_loading_are_located_too(write: Write) -> None:
     base, more = write("base.toml", route("a")), write("more.toml", route("b") + "[connections.main]\n")
     settings = load(base, more)
     with pytest.raises(ConfigurationError) as caught:

@@ -1,4 +1,4 @@
-"""`[[streams]]`: what is accepted, and what is refused."""
+"""`[[streams]]`: which streams are accepted, and which are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO = {**MAIN, "edge": {"servers": ["nats://127.0.0.1:4223"]}}
 DEAD = {"name": "DEAD", "subjects": ["dead.>"]}
 
 
-def test_a_stream_is_made_as_its_section_says(load: Load) -> None:
+def test_a_stream_is_configured_as_its_section_describes(load: Load) -> None:
     settings = load("""
 [connections.main]
 servers = ["nats://127.0.0.1:4222"]
@@ -39,7 +39,7 @@ name = "PLAIN"
 subjects = ["plain"]
 """)
     dead, plain = settings.streams
-    assert (dead.connection, plain.connection) == ("main", "main"), "the only one"
+    assert (dead.connection, plain.connection) == ("main", "main"), "the only connection"
     assert dead.config == StreamConfig(
         "DEAD", ("dead.>", "lost.*"), "memory", "workqueue", 3, 3600.0, 64 * 1024**2, 1000, "new", 600.0, True, True
     )
@@ -47,7 +47,7 @@ subjects = ["plain"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "path", "told"),
+    ("changes", "path", "message"),
     [
         ({"name": "a.b"}, "name", "contains '.', which NATS does not allow"),
         ({"subjects": []}, "subjects", "must have at least 1 entry"),
@@ -64,13 +64,13 @@ subjects = ["plain"]
         ({"connection": "edge"}, "connection", "there is no connection 'edge'"),
     ],
 )
-def test_what_can_not_be_is_refused(changes: dict[str, Any], path: str, told: str) -> None:
+def test_impossible_streams_are_refused(changes: dict[str, Any], path: str, message: str) -> None:
     found = problems(lambda: Settings(connections=MAIN, streams=[DEAD | changes]))
     assert list(found) == [f"streams[0].{path}"]
-    assert told in found[f"streams[0].{path}"]
+    assert message in found[f"streams[0].{path}"]
 
 
-def test_with_several_connections_it_names_one() -> None:
+def test_a_stream_must_name_one_of_several_connections() -> None:
     found = problems(lambda: Settings(connections=TWO, streams=[DEAD]))
     assert found == {
         "streams[0].connection": "missing; there are several connections, name one of 'main', 'edge'",
@@ -92,7 +92,7 @@ def test_two_streams_of_one_connection_share_no_subject() -> None:
     Settings(connections=TWO, streams=[DEAD | {"connection": "main"}, other | {"connection": "edge"}])
 
 
-def test_what_is_wrong_elsewhere_hides_no_problem_of_a_stream() -> None:
+def test_a_mistake_elsewhere_hides_no_problem_of_a_stream() -> None:
     bad = DEAD | {"subjects": ["a..b"]}
     found = problems(lambda: Settings(connections=MAIN, routes=[{"name": "r"}], streams=[bad]))
     assert "streams[0].subjects[0]" in found
@@ -109,11 +109,11 @@ def test_what_is_wrong_elsewhere_hides_no_problem_of_a_stream() -> None:
         ({"allow_batched": True}, ["allow_batched is true there and false here"]),
     ],
 )
-def test_what_differs_is_named(found: dict[str, Any], differences: list[str]) -> None:
+def test_differences_from_the_existing_stream_are_named(found: dict[str, Any], differences: list[str]) -> None:
     wanted = StreamConfig("S", ("a", "b"))
-    told = wanted.differences(StreamConfig(**({"name": "S", "subjects": ("a", "b")} | found)))
-    assert len(told) == len(differences)
-    assert all(one.startswith(start) for one, start in zip(told, differences, strict=True))
+    named = wanted.differences(StreamConfig(**({"name": "S", "subjects": ("a", "b")} | found)))
+    assert len(named) == len(differences)
+    assert all(one.startswith(start) for one, start in zip(named, differences, strict=True))
     if not found:
         window = StreamConfig("S", ("a", "b"), duplicate_window=60.0)
         assert window.differences(StreamConfig("S", ("a", "b"), duplicate_window=120.0)) == [

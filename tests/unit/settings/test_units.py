@@ -1,4 +1,4 @@
-"""Durations and sizes: what is read, what is refused, and that writing is the inverse of reading."""
+"""Durations and sizes: how they are read, which are refused, and that each survives being written and read."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_bad_duration_is_refused_and_named(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
-def test_duration_without_a_unit_says_which_ones_there_are() -> None:
+def test_a_duration_without_a_unit_is_refused_with_the_possible_units() -> None:
     with pytest.raises(ValueError, match=r"^'30' has no unit; write '30s' for seconds or '30ms' for milliseconds$"):
         parse_duration("30")
 
@@ -174,7 +174,7 @@ def test_pydantic_reads_text_and_writes_it_to_json(kind: Any, text: str, value: 
         (PositiveSize, 0, "0B is too small; at least 1B"),
     ],
 )
-def test_pydantic_refuses_the_rest(kind: Any, value: object, message: str) -> None:
+def test_pydantic_refuses_other_values(kind: Any, value: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(kind).validate_python(value)
 

@@ -1,4 +1,4 @@
-"""What is often written wrong in a file is refused with what to write instead."""
+"""Common mistakes in a file are refused with what to write instead."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FIRST_ROUTE = '[connections.main]\n[[routes]]\nname = "orders"\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "told"),
+    ("text", "key", "message"),
     [
         (
             FILE.replace("eu.{{wildcard(1)}}", "eu.*"),
@@ -97,12 +97,12 @@ FIRST_ROUTE = '[connections.main]\n[[routes]]\nname = "orders"\n'
         ),
     ],
 )
-def test_a_wrong_key_or_value_is_told_what_to_write(text: str, key: str, told: str, load: Load) -> None:
-    assert problems(lambda: load(text)).get(key) == told
+def test_a_wrong_key_or_value_is_refused_with_what_to_write(text: str, key: str, message: str, load: Load) -> None:
+    assert problems(lambda: load(text)).get(key) == message
 
 
 @pytest.mark.parametrize(
-    ("line", "place", "told"),
+    ("line", "place", "cure"),
     [
         ("servers = nats://me:secret@host:4222", "line 1, column 11", 'a text is in quotes: write servers = ["..."]'),
         ("servers = [nats://127.0.0.1:4222]", "line 1, column 12", 'a text is in quotes: write servers = ["..."]'),
@@ -142,14 +142,14 @@ def test_a_wrong_key_or_value_is_told_what_to_write(text: str, key: str, told: s
         ("[routes]\n[routes]", "line 2, column 8", "each of several has two brackets: write [[routes]]"),
     ],
 )  # fmt: skip
-def test_what_is_no_toml_is_told_what_to_write(line: str, place: str, told: str, load: Load) -> None:
+def test_invalid_toml_is_refused_with_what_to_write(line: str, place: str, cure: str, load: Load) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(line)
     message = str(caught.value)
-    assert message.endswith(f"(at {place}): {told}"), message
+    assert message.endswith(f"(at {place}): {cure}"), message
     assert "secret" not in message
 
 
-def test_a_line_that_is_very_long_is_looked_at_around_the_mistake(load: Load) -> None:
+def test_a_very_long_line_is_examined_only_around_the_mistake(load: Load) -> None:
     with pytest.raises(ConfigurationError, match="a text is in quotes"):
         load("x" * 100_000 + " = " + "y" * 100_000 + '\nname = "a"')

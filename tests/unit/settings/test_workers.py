@@ -32,7 +32,7 @@ def made(source: dict[str, Any], workers: int = 4, **route: Any) -> Settings:
     )
 
 
-def test_what_can_be_shared_is_accepted() -> None:
+def test_sources_that_can_be_shared_are_accepted() -> None:
     made(QUEUE)
     made(STREAM)
     made({"subject": "in.*"}, workers=1)
@@ -40,7 +40,7 @@ def test_what_can_be_shared_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 257, "two"])
-def test_a_number_that_is_none(workers: Any) -> None:
+def test_an_impossible_number_of_workers_is_refused(workers: Any) -> None:
     assert set(problems(lambda: made(QUEUE, workers))) == {"router.workers"}
 
 
@@ -53,7 +53,7 @@ def test_a_number_that_is_none(workers: Any) -> None:
         (STREAM, {"rate": "3/h", "burst": 9}, "limit.rate", "raise it, or run fewer workers"),
     ],
 )
-def test_what_can_not_be_shared_is_refused_with_its_cure(
+def test_sources_and_limits_that_can_not_be_shared_are_refused_with_their_cure(
     source: dict[str, Any], limit: dict[str, Any] | None, path: str, cure: str
 ) -> None:
     found = problems(lambda: made(source, limit=limit))
@@ -77,7 +77,7 @@ to = [{ subject = "out.x" }]
 """
 
 
-def test_the_number_that_is_given_is_checked_and_not_that_of_the_file(tmp_path: Path) -> None:
+def test_the_given_number_of_workers_overrides_the_one_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_text(CORE)
     environ = {"ROUTER_TRIO_ROUTER__WORKERS": "3"}
@@ -88,19 +88,19 @@ def test_the_number_that_is_given_is_checked_and_not_that_of_the_file(tmp_path: 
     assert "each of 5 workers" in refused
 
 
-def test_of_a_router_that_is_no_table_that_is_the_problem() -> None:
+def test_a_router_section_that_is_not_a_table_is_the_only_problem() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.parse(CORE.replace("[router]\nworkers = 2", "router = 2").encode(), environ={}, workers=1)
     assert [problem.path for problem in caught.value.problems] == ["router"]
 
 
-def test_a_mistake_elsewhere_hides_none_of_these() -> None:
+def test_a_mistake_elsewhere_does_not_hide_what_workers_can_not_share() -> None:
     found = problems(lambda: made({"subject": "in.*"}, concurrency="many"))
     assert set(found) == {"routes[0].concurrency", "routes[0].from.queue"}
 
 
 @given(st.integers(1, 10**9), st.sampled_from([1, 60, 3600]), st.integers(1, 256))
-def test_the_shares_of_a_rate_are_never_more_than_all_of_it(messages: int, seconds: int, workers: int) -> None:
+def test_the_shares_of_a_rate_never_exceed_the_rate(messages: int, seconds: int, workers: int) -> None:
     share = share_of(Rate(messages, seconds), workers)
     assume(share is not None)
     assert share is not None
@@ -108,7 +108,7 @@ def test_the_shares_of_a_rate_are_never_more_than_all_of_it(messages: int, secon
     assert format_rate(share)
 
 
-def test_each_worker_gets_its_part_of_a_limit_and_no_pages() -> None:
+def test_each_worker_gets_its_share_of_a_limit_and_serves_no_pages() -> None:
     settings = made(STREAM, limit={"rate": "500/s", "burst": 10}).with_workers(3)
     mine = of_worker(settings)
     limit = mine.routes[0].limit
@@ -118,7 +118,7 @@ def test_each_worker_gets_its_part_of_a_limit_and_no_pages() -> None:
     assert settings.telemetry.listen
 
 
-def test_settings_go_through_the_channel_as_they_are() -> None:
+def test_settings_survive_the_channel_to_a_worker() -> None:
     settings = made(STREAM, limit={"rate": "500/s"})
     sent = pickle.loads(pickle.dumps(settings))
     assert sent == settings
@@ -127,7 +127,7 @@ def test_settings_go_through_the_channel_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "route", "told"),
+    ("source", "route", "sentence"),
     [
         (
             STREAM,
@@ -142,9 +142,11 @@ def test_settings_go_through_the_channel_as_they_are() -> None:
         ),
     ],
 )
-def test_what_is_promised_of_order(source: dict[str, Any], route: dict[str, Any], told: str) -> None:
+def test_the_order_promised_with_several_workers_is_described(
+    source: dict[str, Any], route: dict[str, Any], sentence: str
+) -> None:
     settings = made(source, **route)
-    assert guarantee(settings.routes[0], settings.router.workers) == told
+    assert guarantee(settings.routes[0], settings.router.workers) == sentence
     explained = explain_message(compile_routes(settings), "in.7", workers=settings.router.workers).routes[0]
-    assert explained.as_json()["guarantee"] == told
-    assert f"  {told}" in explained.lines()
+    assert explained.as_json()["guarantee"] == sentence
+    assert f"  {sentence}" in explained.lines()
