@@ -21,6 +21,7 @@ from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.route_plans import Handler, RoutePlan, compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
@@ -125,7 +126,7 @@ class Rehearsal:
         return Rehearsed(tuple(copies))
 
     def _delivery(self, message: Arrived) -> Delivery:
-        now, keeper, place = trio.current_time(), _NoKeeper(self._routing.state), message.place
+        now, keeper, place = trio.current_time(), _NoKeeper(self._routing), message.place
         reply, time = b"", b""
         if place is not None:  # as its first delivery by a consumer
             time = b"%d" % place.time_ns
@@ -160,8 +161,9 @@ class Rehearsal:
 class _NoKeeper:
     """The keeper of the rehearsed message, whose fate `run` reads."""
 
-    def __init__(self, state: RouteState) -> None:
-        self.state: RouteState = state
+    def __init__(self, routing: Routing) -> None:
+        self.state: RouteState = routing.state
+        self.numbering: Numbering = routing.plan.numbering
         self.stored: list[StreamDelivery] = []
 
     def destination_refused(self, delivery: StreamDelivery) -> None: ...

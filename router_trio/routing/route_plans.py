@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     # For type checkers alone: routes without expressions need nothing of it, and start without it.
     from router_trio.expressions.body import BodyReader
     from router_trio.expressions.expression import Expression
+    from router_trio.routing.policy.failed_messages import Numbering
     from router_trio.routing.policy.strategies import Strategy
     from router_trio.routing.policy.transform import Transform
 
@@ -219,20 +220,33 @@ class RoutePlan:
         """
         from router_trio.routing.policy.strategies import Candidate, strategy_for
 
-        candidates: list[Candidate] = []
+        candidates = [
+            Candidate(name, None if one.when is None else one.when.evaluate, one.weight, one.mirror)
+            for name, one in zip(self._names, self.destinations, strict=True)
+        ]
+        key = header = None
+        if self.key is not None:
+            key, header = self.key.evaluate, self.key.header_value
+        return strategy_for(self.settings.strategy, candidates, key=key, key_header=header, healthy=healthy)
+
+    @property
+    def numbering(self) -> Numbering:
+        """The places of its destinations, as they are remembered over reloads."""
+        from router_trio.routing.policy.failed_messages import Numbering
+
+        real = zip(self._names, self.destinations, strict=True)
+        return Numbering(self.settings.strategy, tuple(None if one.mirror is not None else name for name, one in real))
+
+    @property
+    def _names(self) -> Iterator[bytes]:
+        """The names of its destinations, the same in each process and over reloads: connection and subject."""
         for index, one in enumerate(self.destinations):
             name = f"{one.connection}\0{one.template}".encode("utf-8", "surrogatepass")
             before = sum(
                 (other.connection, other.template) == (one.connection, one.template)
                 for other in self.destinations[:index]
             )
-            if before:
-                name += b"\0%d" % before
-            candidates.append(Candidate(name, None if one.when is None else one.when.evaluate, one.weight, one.mirror))
-        key = header = None
-        if self.key is not None:
-            key, header = self.key.evaluate, self.key.header_value
-        return strategy_for(self.settings.strategy, candidates, key=key, key_header=header, healthy=healthy)
+            yield name + b"\0%d" % before if before else name
 
     @property
     def stream(self) -> str | None:

@@ -21,14 +21,55 @@ The same bound holds for messages whose dead letters are not stored yet.
 _NONE: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """The places of a route's destinations, by which copies and choices are numbered. A reload may change them.
+
+    `names` identify the destinations, in order; None for a mirror, whose copies are not recorded.
+    """
+
+    strategy: str
+    names: tuple[bytes | None, ...]
+
+
 @dataclass(slots=True)
 class Failed:
-    """The number of failures of one message, and its delivered copies. `tried`: copies may have been sent."""
+    """The number of failures of one message, and its delivered copies. `tried`: copies may have been sent.
+
+    Copies and choices have the numbers of `numbering`, None if nothing was recorded yet.
+    """
 
     attempts: int = 0
     tried: bool = False
     delivered: set[int] = field(default_factory=set)
     choices: dict[int, Sequence[int]] = field(default_factory=dict)
+    numbering: Numbering | None = None
+
+    def renumber(self, now: Numbering) -> None:
+        """Number the copies and choices as the next generation of the route does.
+
+        Copies at destinations that are gone are forgotten. So is a choice with such a destination, or one of another
+        strategy: the route as it is now chooses again.
+        """
+        before, self.numbering = self.numbering, now
+        if before is None or before == now:
+            return
+        place_of = {name: place for place, name in enumerate(now.names) if name is not None}
+        new_places = [None if name is None else place_of.get(name) for name in before.names]
+        delivered, self.delivered = self.delivered, set()
+        for copy in delivered:
+            answer, place = divmod(copy, len(before.names))
+            if (new_place := new_places[place]) is not None:
+                self.delivered.add(answer * len(now.names) + new_place)
+        choices, self.choices = self.choices, {}
+        if before.strategy != now.strategy:
+            return
+        for number, chosen in choices.items():
+            # Mirrors got their copy at the first attempt.
+            real = [place for place in chosen if before.names[place] is not None]
+            found = [new_place for place in real if (new_place := new_places[place]) is not None]
+            if len(found) == len(real):
+                self.choices[number] = found
 
 
 class FailedMessages:
@@ -57,23 +98,35 @@ class FailedMessages:
         """Record that copies of the message may be stored though it did not fail."""
         self._of(sequence).tried = True
 
-    def copies(self, sequence: int) -> Set[int]:
-        """Return the numbers of the copies of a message that were delivered, as its route numbers them."""
-        found = self.failed.get(sequence)
+    def copies(self, sequence: int, numbering: Numbering) -> Set[int]:
+        """Return the numbers of the copies of a message that were delivered."""
+        found = self._numbered(sequence, numbering)
         return _NONE if found is None else found.delivered
 
-    def copied(self, sequence: int, copy: int) -> None:
+    def copied(self, sequence: int, copy: int, numbering: Numbering) -> None:
         """Record that one of several copies of a message was delivered; others may fail."""
-        self._of(sequence).delivered.add(copy)
+        found = self._of(sequence)
+        if found.numbering is not numbering:
+            found.renumber(numbering)
+        found.delivered.add(copy)
 
-    def choice(self, sequence: int, number: int) -> Sequence[int] | None:
+    def choice(self, sequence: int, number: int, numbering: Numbering) -> Sequence[int] | None:
         """Return the places of the destinations that were chosen for a message before; None if unknown."""
-        found = self.failed.get(sequence)
+        found = self._numbered(sequence, numbering)
         return None if found is None else found.choices.get(number)
 
-    def keep_choices(self, sequence: int, choices: Mapping[int, Sequence[int]]) -> None:
+    def keep_choices(self, sequence: int, choices: Mapping[int, Sequence[int]], numbering: Numbering) -> None:
         """Remember the destinations that were chosen for a message, which will be redelivered."""
-        self._of(sequence).choices.update(choices)
+        found = self._of(sequence)
+        if found.numbering is not numbering:
+            found.renumber(numbering)
+        found.choices.update(choices)
+
+    def _numbered(self, sequence: int, numbering: Numbering) -> Failed | None:
+        found = self.failed.get(sequence)
+        if found is not None and found.numbering is not numbering:
+            found.renumber(numbering)
+        return found
 
     def add(self, sequence: int) -> int:
         """Count a failure of the message. Return the number of its failures."""

@@ -4,9 +4,9 @@ A strategy is asked once for each message: `choose` returns the places of the de
 configuration, mirrors last. An empty result means that no destination accepts the message, which is then filtered as
 `UNMATCHED`. The counters of a strategy (whose turn it is, what a mirror is owed) belong to one route of one process.
 
-The caller keeps the choice with the message while the message is in hand, and does not ask again when the message is
-redelivered: otherwise a message with a stored copy could get a second one elsewhere. Only if no copy is stored may
-`choose_again` be called. It counts nothing, and starts from the first choice.
+The caller keeps the choice until the message is settled, and does not ask again when the message is redelivered:
+otherwise a message with a stored copy could get a second one elsewhere. Only if no copy is stored may `choose_again` be
+called. It counts nothing, and starts from the first choice.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from router_trio.outbox.operation import Operation
 from router_trio.protocol import ack_reply, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.tracing import MessageTrace
@@ -24,6 +25,7 @@ class Keeper(Protocol):
     """The keeper of a delivery, with the methods that the delivery calls: see `routing.keeper`."""
 
     state: RouteState
+    numbering: Numbering
     stored: list[StreamDelivery]
     """Messages whose only destination has stored them, by its PubAcks, and that are not counted yet."""
 
@@ -185,19 +187,19 @@ class StreamDelivery(Delivery):
         return self._keeper.passes_by(self)
 
     def copied(self, copy: int) -> None:
-        self.cursor.failures.copied(self.sequence, copy)
+        self.cursor.failures.copied(self.sequence, copy, self._keeper.numbering)
 
     def has_copied(self, copy: int) -> bool:
-        return copy in self.cursor.failures.copies(self.sequence)
+        return copy in self.cursor.failures.copies(self.sequence, self._keeper.numbering)
 
     @property
     def has_copies(self) -> bool:
-        return bool(self.cursor.failures.copies(self.sequence))
+        return bool(self.cursor.failures.copies(self.sequence, self._keeper.numbering))
 
     def choice(self, number: int) -> Sequence[int] | None:
         if self.choices is not None and number in self.choices:
             return self.choices[number]
-        return self.cursor.failures.choice(self.sequence, number)
+        return self.cursor.failures.choice(self.sequence, number, self._keeper.numbering)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
         """Remember the chosen destinations. `keep_for_redelivery` keeps them beyond this delivery."""
@@ -208,7 +210,7 @@ class StreamDelivery(Delivery):
     def keep_for_redelivery(self) -> None:
         """Remember the chosen destinations, since the message leaves the hand and may be redelivered."""
         if self.choices is not None:
-            self.cursor.failures.keep_choices(self.sequence, self.choices)
+            self.cursor.failures.keep_choices(self.sequence, self.choices, self._keeper.numbering)
 
     def start_again(self) -> None:
         super().start_again()

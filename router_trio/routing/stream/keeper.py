@@ -29,6 +29,7 @@ from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.failures import Failures
 from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy, policy_for
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
 from router_trio.routing.stream.acks import Acks
@@ -58,6 +59,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """`before` is the keeper of the same consumer in the previous generation of the route, which has ended."""
         super().__init__(routing, place_of)
         plan, source = routing.plan, routing.plan.settings.source
+        self.numbering: Numbering = plan.numbering
         self.acks: Acks = before.acks.on(connection) if before else Acks(connection, emit)
         self.hand: StreamInHand = StreamInHand()
         same_order = True

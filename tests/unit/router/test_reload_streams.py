@@ -391,3 +391,49 @@ async def test_what_a_breaker_has_taken_back_keeps_its_destination_over_a_reload
         w.broker.trouble.limit("OUT", None)
         await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "returned": 1}), 60)
         assert (w.payloads("NEW"), w.payloads("OUT")) == (numbers(1), numbers(1, first=1))
+
+
+async def test_a_destination_that_moves_in_the_configuration_gets_what_it_refused(autojump_clock: MockClock) -> None:
+    places = [to("new.$1", jetstream=True), to("out.$1", jetstream=True)]
+    brokers = one_broker()
+    brokers["main"].add_stream("NEW", ["new.>"])
+    async with world([stream("IN", *places, filter="in.*", retry={"initial": "3s"})], brokers=brokers) as w:
+        w.broker.deny_publish("out.x")
+        fill(w.broker, 2)
+        await eventually(lambda: w.route_ledger()[2] == {"returned": 2})
+        w.broker.allow_publish("out.x")
+        await w.live.reload(w.configuration(stream("IN", *reversed(places), filter="in.*", retry={"initial": "3s"})))
+        await eventually(lambda: w.route_ledger() == (4, 0, {"returned": 2, "routed": 2}), 60)
+        assert (w.payloads("NEW"), w.payloads("OUT")) == (numbers(2), numbers(2)), "each has each once"
+
+
+async def test_what_was_sent_without_an_answer_is_known_by_its_destinations(autojump_clock: MockClock) -> None:
+    """Its fate is recorded by the route that sent it, when the next one has the same destinations at other places."""
+    brokers = one_broker()
+    brokers["main"].add_stream("NEW", ["new.>"])
+    places = [to("new.$1", jetstream=True), to("out.$1", jetstream=True)]
+    async with world([stream("IN", *places, filter="in.*")], brokers=brokers, shutdown_timeout=1.0) as w:
+        async with unanswered(w, 1):
+            await w.live.reload(w.configuration(stream("IN", *reversed(places), filter="in.*")))
+            await eventually(lambda: w.route_ledger()[2] == {"returned": 1}, 60)
+        w.broker.add_stream("OUT", ["out.>"])
+        await eventually(lambda: w.route_ledger() == (2, 0, {"returned": 1, "routed": 1}), 60)
+        assert (w.payloads("NEW"), w.payloads("OUT")) == (numbers(1), numbers(1))
+
+
+@pytest.mark.parametrize("strategy", ["weighted", "all"])
+async def test_what_a_removed_destination_refused_is_for_those_that_are_left(
+    strategy: str, autojump_clock: MockClock
+) -> None:
+    brokers = one_broker()
+    brokers["main"].add_stream("NEW", ["new.>", "next.>"])
+    places = [to(f"{name}.$1", jetstream=True) for name in ("new", "next", "out")]
+    route = stream("IN", *places, filter="in.*", retry={"initial": "3s"}) | {"strategy": strategy}
+    async with world([route], brokers=brokers) as w:
+        w.broker.deny_publish("out.x")
+        fill(w.broker, 3)
+        returned = 1 if strategy == "weighted" else 3
+        await eventually(lambda: w.route_ledger()[2].get("returned") == returned)
+        await w.live.reload(w.configuration(route | {"to": places[:2]}))
+        await eventually(lambda: w.route_ledger() == (3 + returned, 0, {"routed": 3, "returned": returned}), 60)
+        assert sorted(w.payloads("NEW")) == sorted(numbers(3) * (1 if strategy == "weighted" else 2))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from router_trio.routing.policy import failed_messages
-from router_trio.routing.policy.failed_messages import FailedMessages
+from router_trio.routing.policy.failed_messages import FailedMessages, Numbering
 from router_trio.routing.policy.retry import Failure, GivenUp
+
+WEIGHTED = Numbering("weighted", (b"a", b"b", None, b"c"))
 
 
 def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
@@ -19,12 +21,12 @@ def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
 
 def test_what_was_delivered_is_remembered_until_the_message_is() -> None:
     one = FailedMessages()
-    one.copied(7, 0)
+    one.copied(7, 0, WEIGHTED)
     assert one.attempts(7) == 0
     one.add(7)
-    one.copied(7, 2)
-    assert (one.attempts(7), one.copies(7)) == (1, {0, 2})
-    assert (one.attempts(8), one.copies(8)) == (0, set())
+    one.copied(7, 2, WEIGHTED)
+    assert (one.attempts(7), one.copies(7, WEIGHTED)) == (1, {0, 2})
+    assert (one.attempts(8), one.copies(8, WEIGHTED)) == (0, set())
     one.discard([7])
     assert (one.failed, one.given_up) == ({}, {})
 
@@ -49,3 +51,35 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(one.failed) == len(one.given_up) == 100
     assert one.add(999) == 2
     assert one.add(0) == 1
+
+
+def test_copies_and_choices_follow_their_destinations_to_other_places() -> None:
+    one = FailedMessages()
+    one.copied(7, 0, WEIGHTED)
+    one.copied(7, 4 + 3, WEIGHTED)  # of the second message that a handler returned for it
+    one.keep_choices(7, {0: (0, 2), 1: (3,), 2: ()}, WEIGHTED)
+    now = Numbering("weighted", (b"c", None, b"d", b"b", b"a"))
+    assert one.copies(7, now) == {4, 5 + 0}
+    assert [one.choice(7, number, now) for number in range(4)] == [[4], [0], [], None]
+    assert (one.copies(8, now), one.choice(8, 0, now)) == (set(), None)
+
+
+def test_what_was_at_a_destination_that_is_gone_is_forgotten() -> None:
+    one = FailedMessages()
+    one.copied(7, 0, WEIGHTED)
+    one.copied(7, 1, WEIGHTED)
+    one.keep_choices(7, {0: (0, 1), 1: (1,), 2: (3, 2)}, WEIGHTED)
+    now = Numbering("weighted", (b"b", b"c"))
+    assert one.copies(7, now) == {0}
+    assert [one.choice(7, number, now) for number in range(3)] == [None, [0], [1]]
+    one.copied(7, 1, now)
+    assert one.copies(7, WEIGHTED) == {1, 3}, "it is not known again for having been there once"
+
+
+def test_another_strategy_chooses_again_and_knows_what_was_delivered() -> None:
+    one = FailedMessages()
+    one.add(7)
+    one.copied(7, 1, WEIGHTED)
+    one.keep_choices(7, {0: (1, 3)}, WEIGHTED)
+    now = Numbering("first_match", WEIGHTED.names)
+    assert (one.attempts(7), one.copies(7, now), one.choice(7, 0, now)) == (1, {1}, None)
