@@ -625,9 +625,9 @@ def test_where_others_take_from_the_durable_nobody_waits_for_what_is_returned() 
     machine.store([(b"a", b"none"), (b"a", b"none")])
     others = machine.hand.others
     others.ack_wait = TAKE_FOR - 5
-    for _ in range(2):
+    for _ in range(int(TAKE_FOR) + 1):
         others.missed(1, machine.now)
-        machine.now += TAKE_FOR
+        machine.now += 1.0
     machine.reload(limited=False, handlers_end=True)
     assert not machine.hand.order.lines
     machine.teardown()

@@ -272,6 +272,25 @@ async def test_order_is_kept_though_somebody_takes_a_message_by_hand(
         assert sorted(arrived(w, "a"), key=int) == arrived(w, "a")
 
 
+async def test_order_is_kept_though_somebody_takes_a_message_by_hand_now_and_then(autojump_clock: MockClock) -> None:
+    async with world([route(ack_wait="30s")], brokers=one_broker()) as w:
+        for pause in (0.0, 36.0, 36.0):
+            await trio.sleep(pause)
+            w.broker.trouble.take_by_hand("IN", "router", ack=True)
+            fill(w.broker, 2, subjects="c")
+            await trio.sleep(0.1)
+        assert len(arrived(w, "c")) == 3, "every second one was taken"
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 3, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 3)
+        fill(w.broker, 40, first=3, subjects="a")
+        await trio.sleep(0.1)
+        assert w.route.failed["permission_denied"] == 3, "they wait behind the refused ones"
+        w.broker.allow_publish("out.a")
+        await eventually(lambda: len(arrived(w, "a")) == 43, 60)
+        assert arrived(w, "a") == numbers(43)
+
+
 async def test_where_others_take_from_the_durable_for_long_nobody_waits(autojump_clock: MockClock) -> None:
     async with world([route(ack_wait="5s")], brokers=one_broker()) as w:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router_trio.routing.stream.other_processes import LATE, TAKE_FOR, OtherProcesses
+from router_trio.routing.stream.other_processes import LATE, PAUSE_SHARE, TAKE_FOR, OtherProcesses
 
 ACK_WAIT = 2.0
 
@@ -45,13 +45,40 @@ def test_others_that_take_for_long_count_until_nothing_was_heard_of_them_for_twi
     while at < end:
         made.missed(1, at)
         assert not made.take(at)
-        at += ack_wait
+        at += 1.0
     made.missed(1, at)
     assert made.take(at)
     assert made.take(at + 2 * ack_wait - 0.1)
     assert not made.take(at + 2 * ack_wait)
     made.missed(1, at + 3 * ack_wait)
     assert not made.take(at + 3 * ack_wait), "it begins from the start"
+
+
+@pytest.mark.parametrize("ack_wait", [30.0, 100.0, 3600.0])
+def test_a_few_missing_deliveries_far_from_each_other_give_up_no_order(ack_wait: float) -> None:
+    """Messages taken by hand now and then: nothing is taken in the pauses between them."""
+    made, pause = others(ack_wait), ack_wait + 2 * LATE
+    for count in range(4):
+        made.missed(3, count * pause)
+        assert made.seen(count * pause)
+        assert not made.take(count * pause)
+
+
+def test_two_short_times_in_which_others_take_give_up_no_order() -> None:
+    """Two rolling updates, one soon after the other."""
+    made = others(30.0)
+    for began in (0.0, 50.0):
+        for step in range(100):
+            made.missed(1, began + step / 10)
+            assert not made.take(began + step / 10)
+
+
+@pytest.mark.parametrize("ack_wait", [30.0, 100.0, 3600.0])
+def test_others_that_take_seldom_count_as_well_but_later(ack_wait: float) -> None:
+    made, least = others(ack_wait), max(TAKE_FOR, ack_wait + LATE)
+    for count in range(10):
+        made.missed(1, count * ack_wait)
+        assert made.take(count * ack_wait) is (count * PAUSE_SHARE * least >= least)
 
 
 def test_what_was_redelivered_here_was_nobodys() -> None:
