@@ -28,6 +28,10 @@ class RouteToWake(Protocol):
     def look(self) -> None:
         """Continue with messages that there is room for now: one has left the hand."""
 
+    def pass_on(self, waiting: Batches) -> bool:
+        """Have messages routed by the successor. Return False if there is none that still receives messages."""
+        ...
+
 
 class Keeper(ABC, Generic[D, H]):
     """The `Holder` of the messages of one route: settles each, and carries that out at its source."""

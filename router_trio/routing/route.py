@@ -24,6 +24,8 @@ class Route(ABC):
         self.state: RouteState = routing.state
         self.source = source
         self._scope = trio.CancelScope()
+        self._successor: Route | None = None
+        """The route to which this one has handed its source."""
 
     async def run(self) -> None:
         """Route arriving messages, until cancelled or abandoned."""
@@ -44,13 +46,21 @@ class Route(ABC):
         order is kept. A route from a stream hands nothing over: it ends, and the source of its successor continues from
         there (`Source.go_on`).
         """
-        waiting = self._take_back()
+        self._successor = successor
+        self.pass_on(self._take_back())
+        self.source.hand_over(successor.source)
+        self.close_intake()
+
+    def pass_on(self, waiting: Batches) -> bool:
+        """Have messages routed by the successor. Return False if there is none that still receives messages."""
+        successor = self._successor
+        if successor is None or successor.source.closed:
+            return False
         count = sum(len(batch) for _, batch in waiting)
         self.state.received -= count
         successor.state.received += count
-        self.source.hand_over(successor.source)
         successor._go_on_with(waiting)
-        self.close_intake()
+        return True
 
     @abstractmethod
     def _take_back(self) -> Batches:
@@ -94,6 +104,7 @@ class Route(ABC):
 
     def retire(self) -> None:
         """Stop reading from links and stop listening, since the route has ended and the router goes on."""
+        self._successor = None
         self.source.retire()
         if self.routing.flow is not None:
             self.routing.flow.retire()

@@ -68,7 +68,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         dead_letters: DeadLetters | None,
         source: Source,
     ) -> None:
-        """Once `source` is closed, messages are not retried."""
+        """Once `source` is closed, messages are not retried here, but perhaps by the successor of the route."""
         super().__init__(routing, _place)
         plan, flow = routing.plan, routing.flow
         self._source = source
@@ -165,9 +165,25 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             self._failures.failed(delivery, delivery.failure, delivery.attempts)
 
     def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
-        return self._source.closed or failure.reason in reasons.DECIDED_BY_QUEUE
+        over = self._source.closed and not self._may_pass_on(delivery)
+        return over or failure.reason in reasons.DECIDED_BY_QUEUE
+
+    def _may_pass_on(self, delivery: CoreDelivery) -> bool:
+        """Return True if the successor of the route may retry a message. It would send all copies again."""
+        return self._handed_over and not self.is_over and not delivery.has_copies
+
+    def _leave_to_successor(self, delivery: CoreDelivery) -> bool:
+        """Have the successor retry an active message. Return False if there is no successor any more."""
+        if not self.route.pass_on([(delivery.received_at, [delivery.raw])]):
+            return False
+        self._retried.discard(delivery)
+        self.hand.settle(delivery)
+        self.route.look()
+        return True
 
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
+        if self._source.closed:
+            return self._leave_to_successor(delivery)
         if self.hand.retry(delivery, now + delay):
             self._retried.add(delivery, now)
             self.route.something_waits()  # it may be due before anything else

@@ -26,6 +26,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit, MessageGivenUp
 from router_trio.outbox.operation import Operation
 from router_trio.routing.dead_letters import DeadLetters
+from router_trio.routing.delivery import Batches
 from router_trio.routing.failures import Failures
 from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
@@ -434,3 +435,7 @@ class _AfterEnd:
 
     def look(self) -> None:
         self._keeper.look_after_end()
+
+    def pass_on(self, waiting: Batches) -> bool:
+        """Return False: what fails now is returned to the stream."""
+        return False

@@ -249,6 +249,40 @@ async def test_what_waits_for_another_attempt_is_tried_by_the_new_route(autojump
         assert received(w, "new.1") == [b"0"]
 
 
+async def fails_slowly(message: Message) -> Message:
+    await trio.sleep(1)
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("by_key", [False, True])
+async def test_what_fails_in_the_old_route_after_its_subscription_was_handed_over_is_tried_by_the_new_one(
+    way: str, by_key: bool, autojump_clock: MockClock
+) -> None:
+    old = core("in.*", "old.$1", retry=HOURLY) | called(fails_slowly) | {"concurrency": 4 if by_key else 1}
+    async with world([old]) as w, trio.open_nursery() as nursery:
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: by_name(w)["route"].handling == 1)
+        nursery.start_soon(w.live.reload, w.configuration(core("in.*", "new.$1") | WAYS[way]))
+        await trio.sleep(0.5)
+        w.broker.publish("in.1", b"1")
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}))
+        assert received(w, "new.1") == numbers(2)
+        assert by_name(w)["route"].failed["handler_error"] == 1
+        assert by_name(w)["route"].retrying == (0, 0.0)
+
+
+async def test_what_fails_in_the_old_route_at_a_shutdown_is_lost_with_its_reason(autojump_clock: MockClock) -> None:
+    old = core("in.*", "old.$1", retry=HOURLY) | called(fails_slowly)
+    async with world([old]) as w, trio.open_nursery() as nursery:
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: by_name(w)["route"].handling == 1)
+        nursery.start_soon(w.live.reload, w.configuration(core("in.*", "new.$1")))
+        await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    assert w.route_ledger()[1:] == (0, {"lost": 1})
+
+
 async def test_what_the_new_route_tries_is_not_being_retried_by_the_old_one(autojump_clock: MockClock) -> None:
     old = core("in.*", "old.$1", retry=HOURLY) | called(fails_or_stays)
     async with world([old]) as w, trio.open_nursery() as nursery:
