@@ -201,12 +201,12 @@ class InFlight:
                 notify()
 
     @property
-    def first_accepted_at(self) -> float:
-        """When the publish written first was accepted, the older of both kinds; infinite if nothing is in flight."""
+    def first_on_its_way_at(self) -> float:
+        """`Operation.on_its_way_at` of the publish written first, the older of both kinds; infinite if none."""
         first = next(self.core(), None)
-        core = inf if first is None else first.accepted_at
+        core = inf if first is None else first.on_its_way_at
         unacked = next(iter(self.unacked.values()), None)
-        return core if unacked is None else min(core, unacked.accepted_at)
+        return core if unacked is None else min(core, unacked.on_its_way_at)
 
     def only(self) -> Operation | None:
         """Return the publish in flight if there is exactly one, else None."""

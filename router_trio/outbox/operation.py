@@ -178,6 +178,11 @@ class Operation:
         raise NotImplementedError
 
     @property
+    def on_its_way_at(self) -> float:
+        """Time since which no server has answered it: when it was accepted or, if it was refused, written last."""
+        return self.accepted_at
+
+    @property
     def redelivered(self) -> int:
         """Number of messages that came from a stream, which redelivers them if they are not confirmed."""
         return 0
@@ -281,6 +286,10 @@ class OperationWithAck(CoreOperation):
     def written_again(self) -> bool:
         """Return True if it was written more than once on this link, so that the server may deny it more than once."""
         return self.first_written_at != self.written_at
+
+    @property
+    def on_its_way_at(self) -> float:
+        return self.accepted_at if self.refused_for is None else self.written_at
 
     def expect_puback_at(self, inbox: bytes) -> None:
         """Direct the PubAck to `inbox`, with the number of the publish as its last token."""

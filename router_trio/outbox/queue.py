@@ -61,13 +61,13 @@ class SendQueue:
 
     @property
     def oldest_on_its_way_at(self) -> float:
-        """When the oldest operation that waits for the wire or is in flight was accepted; infinite if there is none.
+        """`Operation.on_its_way_at` of the oldest one that waits for the wire or is in flight; infinite if none does.
 
         Excludes operations held in lanes. Of the JetStream publishes in flight, only the one written first is
         considered.
         """
-        head = self._waiting[0].accepted_at if self._waiting else inf
-        return min(head, self.in_flight.first_accepted_at)
+        head = self._waiting[0].on_its_way_at if self._waiting else inf
+        return min(head, self.in_flight.first_on_its_way_at)
 
     def find(self, order: int) -> OperationWithAck | None:
         """Return the JetStream publish with this number, pending or in flight, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 
 import pytest
 
@@ -51,6 +52,25 @@ def test_a_stream_without_a_leader_holds_back_its_subject_in_order_and_nothing_e
     desk.outbox.acked([(1, stored("S", 1))])
     assert desk.wakes > before
     assert desk.batch() == [2, 3, 4]
+
+
+def test_a_publish_that_is_refused_and_retried_has_been_answered() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    desk.batch()
+    assert desk.outbox.silent_since == 0.0
+    for desk.now in (5.0, 10.0):
+        desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+        assert desk.outbox.silent_since == inf, "nothing is on its way"
+        desk.now += RETRY_REFUSED_AFTER
+        assert desk.batch() == [1]
+        assert desk.outbox.silent_since == desk.outbox.undelivered_since(1.0) == desk.now
+    desk.outbox.link_down()
+    desk.now = 20.0
+    desk.outbox.link_up()
+    assert desk.outbox.silent_since == 10.0 + RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    assert desk.outbox.silent_since == 20.0
 
 
 def test_a_full_batch_behind_a_refused_publish_does_not_block_other_subjects(
