@@ -64,8 +64,8 @@ class FlowControl:
         """The number of sent messages that do not get through; None while they do."""
         self._stuck_since = inf
         """The time since which none of them gets through, if each value has a limit."""
-        self._stood_until = -inf
-        """The time until which the clock of these limits has stood still."""
+        self._delivered_until = -inf
+        """The time before which all messages of this route that were sent have been answered, for limits of values."""
         self._parked: int | None = None
         """While some of several fallbacks are away, the number of messages that had been sent when that began."""
         if settings.limit is not None:
@@ -145,10 +145,12 @@ class FlowControl:
         if self.is_away or silent or (self.limit is not None and under_way >= self._most_under_way):
             self._stuck = max(under_way, self._stuck or 0)
             for outbox in silent:
-                since = max(outbox.undelivered_since(UNDER_WAY_FOR), self._stood_until)
-                self._stuck_since = min(self._stuck_since, since)
+                self._stuck_since = min(self._stuck_since, outbox.undelivered_since(UNDER_WAY_FOR))
             return True
         self._get_through(now)
+        if self.values is not None:
+            # As long as no outbox is silent, what it has not confirmed was sent since: see `Outbox.undelivered_since`.
+            self._delivered_until = now if under_way <= 0 else max(self._delivered_until, now - 2 * UNDER_WAY_FOR)
         return False
 
     def _get_through(self, now: float) -> None:
@@ -157,9 +159,9 @@ class FlowControl:
             return
         if self.limit is not None:
             self.limit.charge(self._stuck, now)
-        elif self.values is not None and self._stuck_since < now:
-            self.values.stand_still(now - self._stuck_since)
-            self._stood_until = now
+        elif self.values is not None:
+            # The outbox may have been silent before, with publishes of others.
+            self.values.stand_still(max(self._stuck_since, self._delivered_until), now)
         self._stuck, self._stuck_since = None, inf
 
     def _destination_changed(self) -> None:

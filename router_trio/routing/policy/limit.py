@@ -60,7 +60,7 @@ class ValueLimits:
     memory is bounded. A value that leaves the shared bucket keeps its state.
     """
 
-    __slots__ = ("_full_at", "_most", "_most_values", "_scale", "_shared", "_step", "_stood_still")
+    __slots__ = ("_full_at", "_most", "_most_values", "_scale", "_shared", "_step", "_stood_still", "_stood_until")
 
     def __init__(self, messages: int, seconds: int, burst: int, *, most: int = MOST_VALUES) -> None:
         self._scale = messages
@@ -71,6 +71,7 @@ class ValueLimits:
         self._full_at: OrderedDict[bytes, int] = OrderedDict()
         self._shared = 0
         self._stood_still = 0
+        self._stood_until = -inf
 
     def __len__(self) -> int:
         """Return the number of values with their own bucket."""
@@ -98,9 +99,16 @@ class ValueLimits:
             self._shared = full_at
         return 0.0
 
-    def stand_still(self, seconds: float) -> None:
-        """Stop the clock of all buckets for the past `seconds`: what was sent meanwhile reaches the server only now."""
-        self._stood_still += int(seconds * _NANOSECONDS) * self._scale
+    def stand_still(self, since: float, now: float) -> None:
+        """Stop the clock of all buckets from `since` until `now`: what was sent meanwhile reaches the server only now.
+
+        Time for which the clock has been stopped before is not counted again. So it never falls behind by more than
+        the time that passes, however often this is called.
+        """
+        since = max(since, self._stood_until)
+        if since < now:
+            self._stood_still += int((now - since) * _NANOSECONDS) * self._scale
+            self._stood_until = now
 
     def _forget(self, ticks: int) -> None:
         """Forget values with full buckets, the least recently used first.

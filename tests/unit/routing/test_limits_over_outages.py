@@ -156,6 +156,53 @@ async def test_the_limit_holds_when_a_stream_takes_messages_again(
 
 
 @pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_limit_of_a_value_does_not_wait_when_a_stream_takes_messages_again(
+    source: str, kind: str, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    brokers["edge"].trouble.travel(lambda: 0.02)
+    route = limited(source, kind, "tokens[1]", jetstream=True)
+    route["limit"]["burst"] = 1
+    async with world([route], brokers=brokers) as w:
+        await offer(w, 1, "xy", seconds=20)
+        brokers["edge"].add_stream("OUT", ["out.>"])
+        await trio.sleep(3)
+        assert w.route.settled["routed"] == 40
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
+@pytest.mark.parametrize("trouble", ["refuses", "does not answer"])
+async def test_the_limit_of_a_value_does_not_wait_for_publishes_to_another_stream(
+    source: str, trouble: str, autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    broker = brokers["edge"]
+    broker.trouble.travel(lambda: 0.02)
+    broker.add_stream("OUT", ["out.>"])
+    broker.add_stream("OTHER", ["other.>"])
+    other = core("other.*", {"connection": "edge", "subject": "other.$1", "jetstream": True}, name="other")
+    other["from"]["connection"] = "main"
+    route = limited(source, "passed on", "tokens[1]", jetstream=True)
+    route["limit"] = {"rate": "1/s", "burst": 1, "per": "tokens[1]"}
+    async with world([route, other], brokers=brokers) as w:
+        if trouble == "refuses":
+            broker.delete_stream("OTHER")
+        else:
+            broker.trouble.cut_off("OTHER")
+        w.broker.publish("other.x", b"")
+        for _ in range(10):
+            for subject in "xyz":
+                w.broker.publish(f"in.{subject}", b"")
+            await trio.sleep(2)
+        assert w.route.settled["routed"] == 30
+        if trouble == "refuses":
+            broker.add_stream("OTHER", ["other.>"])
+        else:
+            broker.trouble.cut_off("OTHER", False)
+
+
+@pytest.mark.parametrize("source", ["core", "stream"])
 @pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
 async def test_the_limit_does_not_slow_down_a_long_link(
     source: str, per: str | None, autojump_clock: MockClock

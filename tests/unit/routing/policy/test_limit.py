@@ -141,7 +141,7 @@ def test_what_gets_through_when_time_has_stood_still_is_within_the_limit(
             went[value].append(through)
     for times in went.values():
         assume(len(times) <= burst)
-    limits.stand_still(through - since)
+    limits.stand_still(since, through)
     now = through
     for value, gap in after:
         now += gap
@@ -152,6 +152,33 @@ def test_what_gets_through_when_time_has_stood_still_is_within_the_limit(
             assert again > now
     for times in went.values():
         assert_bounded(times, *rate, burst)
+
+
+@given(RATES, BURSTS, st.lists(st.tuples(st.floats(0, 5), st.floats(0, 100)), min_size=1, max_size=20))
+def test_a_clock_that_is_stopped_repeatedly_falls_behind_by_no_more_than_the_time_that_passes(
+    rate: tuple[int, int], burst: int, stops: list[tuple[float, float]]
+) -> None:
+    """A message waits no longer than if the clock had been stopped once, from the earliest of these times."""
+    limits = ValueLimits(*rate, burst)
+    now = earliest = 100.0
+    for _ in range(burst):
+        assert limits.charge(b"x", now) == 0
+    for gap, back in stops:
+        now += gap
+        limits.stand_still(now - back, now)
+        earliest = min(earliest, now - back)
+    messages, seconds = rate
+    assert limits.charge(b"x", now) <= now + (100.0 - earliest) + seconds / messages + 1e-6
+
+
+def test_time_for_which_a_clock_was_stopped_is_counted_once() -> None:
+    limits = ValueLimits(1, 1, 1)
+    assert limits.charge(b"x", 10.0) == 0
+    limits.stand_still(10.0, 14.0)
+    limits.stand_still(10.0, 18.0)
+    limits.stand_still(12.0, 16.0)
+    assert limits.charge(b"x", 18.0) == pytest.approx(19.0)
+    assert limits.charge(b"x", 19.1) == 0
 
 
 def test_other_values_pass_one_that_waits() -> None:
