@@ -35,7 +35,7 @@ SENTENCES: Mapping[type[Event], str] = {
         "Connection {connection} closed its link to {server} after an unexpected {error_type} at {place}: "
         "this is a bug in router_trio, please report it"
     ),
-    events.ReconnectAttempt: "Connection {connection} is reconnecting to {server}, attempt {attempt} of {max_attempts}",
+    events.ReconnectAttempt: "Connection {connection} is connecting to {server}, attempt {attempt} of {max_attempts}",
     events.ReconnectExhausted: (
         "Connection {connection} failed to connect in {reconnect_attempts:count attempt}; {after_the_round}"
     ),

@@ -130,6 +130,12 @@ async def test_a_server_has_its_scheme_in_every_line() -> None:
     assert found[0]["message"] == "Connection main is connected to nats://h:4222"
 
 
+async def test_an_attempt_is_no_reconnect_of_a_connection_that_never_was() -> None:
+    attempt: dict[str, Any] = {"server": "nats://h:4222", "attempt": 2, "max_attempts": 10, "delay_ms": 100}
+    (line,) = await logged(events.ReconnectAttempt(at=0.0, connection="main", **attempt))
+    assert line["message"] == "Connection main is connecting to nats://h:4222, attempt 2 of 10"
+
+
 async def test_a_count_of_one_is_singular() -> None:
     found = await logged(
         events.RouterStarted(at=0.0, name="r", connections=1, routes=2),
