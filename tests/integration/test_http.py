@@ -22,6 +22,7 @@ from tests.support.telemetry_views import View
 async def get_json(address: Address, path: str) -> tuple[int, dict[str, Any]]:
     code, headers, body = await get(address, path)
     assert headers["content-type"] == "application/json"
+    assert body.endswith(b"}\n")
     return code, json.loads(body)
 
 
@@ -186,7 +187,7 @@ async def test_two_requests_on_one_connection(view: View) -> None:
             await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b""
             with trio.fail_after(5):
-                while not answer.endswith(b"}"):
+                while not answer.endswith(b"}\n"):
                     answer += await stream.receive_some()
             assert split(answer)[0] == 200
 

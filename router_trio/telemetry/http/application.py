@@ -85,6 +85,14 @@ class RouterAnswers:
         return self._page.render()
 
 
+class JSONPage(JSONResponse):
+    """A page of JSON that ends with a newline, for terminals."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of the page."""
+        return super().render(content) + b"\n"
+
+
 def application(
     answers: Answers, recent: Recent, allowed_hosts: AbstractSet[str], pages: Sequence[BaseRoute] = ()
 ) -> ASGIApp:
@@ -114,7 +122,7 @@ def application(
         code, body = answer
         if not may_read(request.scope["headers"], allowed_hosts):
             body = {"status": body["status"], "reasons": [], "detail": HIDDEN}
-        return JSONResponse(body, code, _FRESH)
+        return JSONPage(body, code, _FRESH)
 
     async def healthz(request: Request) -> Response:
         return probed(request, answers.health())
@@ -125,7 +133,7 @@ def application(
         return probed(request, answers.readiness())
 
     async def status_page(_: Request) -> Response:
-        return JSONResponse((await snapshot())["status"], headers=_FRESH)
+        return JSONPage((await snapshot())["status"], headers=_FRESH)
 
     async def front(_: Request) -> Response:
         text, headers = front_page()
@@ -172,4 +180,4 @@ class _Guard:
             await self._app(scope, receive, send)
         else:
             code, why = refused
-            await JSONResponse({"error": why}, code, _FRESH)(scope, receive, send)
+            await JSONPage({"error": why}, code, _FRESH)(scope, receive, send)

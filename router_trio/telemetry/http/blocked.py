@@ -125,7 +125,9 @@ class ProbesWhileBlocked:
                 self._pass_to_loop(connection)
 
     def _answer(self, connection: socket.socket, request: bytes, why: str) -> None:
-        body = json.dumps({"status": "unavailable", "reasons": [{"router": self._name, "reason": why}]}).encode()
+        body = (
+            json.dumps({"status": "unavailable", "reasons": [{"router": self._name, "reason": why}]}).encode() + b"\n"
+        )
         head = (
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
