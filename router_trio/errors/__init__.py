@@ -27,8 +27,8 @@ class Problem:
     """A problem of a configuration: the path of a key, what is wrong, and the cure.
 
     `picture` shows the place of a mistake in an expression, on separate, indented lines. `place` names the line of the
-    key in the file, and its route. `source` is the file, if it differs from that of the error. `other` is the path of
-    another key that the message names.
+    key in the file, and its route; `line` is that line, 0 if it is not known. `source` is the file, if it differs from
+    that of the error. `other` is the path of another key that the message names.
     """
 
     path: str
@@ -37,6 +37,7 @@ class Problem:
     place: str = field(default="", compare=False)
     source: str = ""
     other: str = ""
+    line: int = field(default=0, compare=False)
 
     @property
     def with_place(self) -> str:
@@ -45,13 +46,15 @@ class Problem:
 
 
 class ConfigurationError(RouterError):
-    """The configuration can't be used. Contains every problem found, not only the first.
+    """The configuration can't be used. Contains every problem found, not only the first, by file and line.
 
     `str()` gives one line for each problem: `SOURCE: key.path: what is wrong (line 7, route 'orders')`, followed by its
     picture, if it has one.
     """
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
+        order = {name: index for index, name in enumerate(dict.fromkeys(one.source for one in problems))}
+        problems = sorted(problems, key=lambda one: (order[one.source], one.line))
         # Messages never quote secrets on purpose, but an invalid value that is quoted may contain one.
         self.problems: tuple[Problem, ...] = tuple(
             replace(

@@ -16,7 +16,7 @@ from router_trio.client.live import Live
 from router_trio.client.registry import Registry
 from router_trio.connection.platform import Platform
 from router_trio.connection.supervisor import Connection, ConnectionCounts
-from router_trio.errors import innermost
+from router_trio.errors import ConfigurationError, innermost
 from router_trio.events import (
     Emit,
     HandlerLeftBehind,
@@ -172,9 +172,11 @@ class Run:
 
     def plans(self, settings: Settings, routes: Sequence[RouteSettings]) -> list[RoutePlan]:
         """Return the plans of some routes of the settings. Raises `HandlerError` and `ConfigurationError`."""
-        handlers = load_handlers(
-            routes, {one.name: self.handlers[one.name] for one in routes if one.name in self.handlers}
-        )
+        given = {one.name: self.handlers[one.name] for one in routes if one.name in self.handlers}
+        try:
+            handlers = load_handlers(routes, given)
+        except ConfigurationError as error:
+            raise settings.refused(*error.problems) from None
         if self._around is not None:
             handlers |= {one.name: self._around(one, handlers[one.name]) for one in routes if one.name in handlers}
         chosen = settings.model_copy(update={"routes": list(routes)})

@@ -36,15 +36,16 @@ class Files:
         file, path = (problem.source, problem.path) if problem.source else self._place(problem.path, first)
         found = self.places.get(file)
         place = "" if found is None else found.place_of(path, with_line=variable is None)
+        line = 0 if found is None or variable is not None else found.line_of(path)
         if variable is not None:
             place = ", ".join(filter(None, (f"set by {variable}", place)))
         if not self.several:
-            return replace(problem, place=place)
+            return replace(problem, place=place, line=line)
         message = problem.message
         if problem.other:
             other_file, other = self._place(problem.other, first)
             message = message.replace(problem.other, other if other_file == file else f"{other} of {other_file}", 1)
-        return replace(problem, path=path, message=message, source=file, place=place)
+        return replace(problem, path=path, message=message, source=file, place=place, line=line)
 
     def _place(self, path: str, first: str) -> tuple[str, str]:
         """Return the file of a key, and its path there."""

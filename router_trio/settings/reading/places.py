@@ -35,22 +35,22 @@ class Places:
     def place_of(self, path: str, *, with_line: bool = True) -> str:
         """Return the place of a key path such as `routes[0].to` as text; empty if the file does not have it."""
         parts = []
-        line = self._line(path) if with_line else None
-        if line is not None:
+        line = self.line_of(path) if with_line else 0
+        if line:
             parts.append(f"line {line}")
         name = self._route_name(path)
         if name is not None:
             parts.append(f"route {excerpt(name)!r}")
         return ", ".join(parts)
 
-    def _line(self, path: str) -> int | None:
-        # A missing key has no line: then the line of the section that lacks it.
+    def line_of(self, path: str) -> int:
+        """Return the line of a key, or of the section that lacks it; 0 if neither is in the file."""
         while path:
             if path in self._lines:
                 return self._lines[path]
             cut = max(path.rfind("."), path.rfind("["))
             path = path[:cut] if cut > 0 else ""
-        return None
+        return 0
 
     def _route_name(self, path: str) -> str | None:
         found, routes = _ROUTE.match(path), self._data.get("routes")

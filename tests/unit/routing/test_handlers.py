@@ -259,3 +259,18 @@ async def test_a_call_that_returns_while_its_task_is_cancelled_is_not_left_behin
         while handler._limiter.borrowed_tokens:
             await trio.sleep(0.01)
     assert not calls
+
+
+async def test_a_program_learns_in_which_file_a_handler_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "router.toml"
+    file.write_text(
+        '[telemetry]\nlisten = ""\n[connections.main]\nservers = ["nats://h"]\n'
+        '[[routes]]\nname = "orders"\nfrom = { subject = "in" }\nto = [ { subject = "out" } ]\nthread = true\n'
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        async with Router(Settings.load(file, environ={})).open():
+            pass
+    assert str(caught.value) == (
+        f"{file}: routes[0].thread: calls a handler, and the route has none; name a handler, or remove it "
+        "(line 9, route 'orders')"
+    )

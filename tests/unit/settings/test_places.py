@@ -114,8 +114,8 @@ def test_a_problem_names_the_line_and_the_route(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.load(file, environ={})
     assert str(caught.value).splitlines() == [
-        f"{file}: routes[0].from.subjct: unknown key; did you mean 'subject'? (line 7, route 'orders')",
         f"{file}: routes[0].from: names no source; give a subject, or a stream and a durable (line 6, route 'orders')",
+        f"{file}: routes[0].from.subjct: unknown key; did you mean 'subject'? (line 7, route 'orders')",
     ]
 
 
@@ -128,3 +128,16 @@ def test_a_problem_of_a_variable_names_the_route_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.load(file, environ={"ROUTER_TRIO_ROUTES__0__FROM__SUBJECT": "a..b"})
     assert "(set by ROUTER_TRIO_ROUTES__0__FROM__SUBJECT, route 'orders')" in str(caught.value)
+
+
+def test_problems_are_sorted_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "router.toml"
+    file.write_text(
+        '[[routes]]\nname = "a"\nfrom = { subject = "a..b" }\nto = [ { subject = "out", nonsense = 1 } ]\n'
+        '[connections.main]\nservers = ["nats://h"]\nfail_open = "yes"\n[router]\nname = ""\nworkers = 0\n'
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(file, environ={})
+    found = [problem.line for problem in caught.value.problems]
+    assert len(set(found)) > 3
+    assert found == sorted(found)
