@@ -1,4 +1,4 @@
-"""The codes that an outage has in the log."""
+"""The codes of an outage in the log."""
 
 from __future__ import annotations
 

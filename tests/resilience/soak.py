@@ -1,4 +1,4 @@
-"""A soak: the real command routes for minutes, its server is restarted all the time, and its memory is watched.
+"""A soak: the real command routes for minutes, its server is restarted again and again, and its memory is measured.
 
     python -m tests.resilience.soak --minutes 10
 
@@ -34,10 +34,10 @@ DOWN_FOR = 1.0
 SAMPLE_EVERY = 1.0
 TICK = 0.04
 KEPT = 200_000
-"""Messages that each stream keeps: more than gather in an outage. How many there ever were is their last sequence."""
+"""Messages that each stream keeps: more than an outage accumulates. Their last sequence is the total number."""
 
 FLAT_WITHIN = 0.05
-"""How far the last quarter's memory may be from the second quarter's."""
+"""Allowed difference between the memory of the last quarter and that of the second."""
 
 SETTLED_WITHIN = 30.0
 
@@ -87,7 +87,7 @@ class Sample:
 
 
 class Router:
-    """The command, seen from outside."""
+    """The command, observed from outside."""
 
     def __init__(self, process: trio.Process, port: int, log: Path) -> None:
         self.process = process
@@ -95,7 +95,7 @@ class Router:
         self._log = log
 
     async def status(self) -> dict[str, Any]:
-        """What `/status` says. Raises `OSError` if it does not answer."""
+        """Return `/status`. Raises `OSError` if it does not answer."""
         async with await trio.open_tcp_stream(HOST, self._port) as stream:
             await stream.send_all(f"GET /status HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
             answer = b"".join([part async for part in stream])
@@ -103,7 +103,7 @@ class Router:
         return body
 
     async def sample(self) -> Sample:
-        """Look at it now, and check its books."""
+        """Take a sample now, and check its ledgers."""
         status = await self.status()
         _check_ledger(status)
         proc = Path("/proc") / str(self.process.pid)
@@ -119,7 +119,7 @@ class Router:
 
 @dataclass(frozen=True)
 class Report:
-    """What a soak found. `broken` are the promises that were not kept."""
+    """The findings of a soak. `broken` are the promises that were not kept."""
 
     seconds: float
     restarts: int
@@ -144,12 +144,12 @@ class Report:
 
     @property
     def growth(self) -> float:
-        """Of the last quarter's memory over the second quarter's."""
+        """The growth from the second quarter's memory to the last quarter's."""
         return self.memory[3] / self.memory[1] - 1
 
 
 class Load:
-    """Publishes at a fixed rate, whatever happens. `published` counts what the source stream has taken."""
+    """A publisher with a fixed rate. `published` counts the messages that the source stream has stored."""
 
     def __init__(self, url: str, rate: float) -> None:
         self.published = 0
@@ -157,7 +157,7 @@ class Load:
         self._rate = rate
 
     async def into_stream(self, until: float) -> None:
-        """Every message until the stream has it."""
+        """Publish every message until the stream has it."""
         began = trio.current_time()
         while trio.current_time() < until:
             try:
@@ -179,7 +179,7 @@ class Load:
         self.published += count
 
     async def to_core(self, until: float) -> None:
-        """Every message once; while the server is away, none."""
+        """Publish every message once; while the server is away, none."""
         while trio.current_time() < until:
             try:
                 async with connect(self._url) as client:
@@ -192,7 +192,7 @@ class Load:
 
 
 async def soak(minutes: float, rate: float, directory: Path) -> Report:
-    """Run for so many minutes at so many messages a second, and judge."""
+    """Run for this many minutes at this many messages a second, and judge."""
     samples: list[Sample] = []
     restarts = 0
     async with nats_server(directory) as server:
@@ -274,7 +274,7 @@ async def _is_up(router: Router) -> bool:
 
 
 async def _settled(router: Router, server: NatsServer) -> list[str]:
-    """Wait until nothing is under way; say whose books don't add up then."""
+    """Wait until nothing is under way; return the ledgers that don't add up then."""
     with trio.move_on_after(SETTLED_WITHIN):
         async with connect(server.url) as client:
             while True:
@@ -305,7 +305,7 @@ def _quarters(samples: list[Sample]) -> list[list[Sample]]:
 
 
 def main() -> int:
-    """Returns the exit code: 1 if a promise was not kept."""
+    """Run the command and return its exit code: 1 if a promise was not kept."""
     parser = argparse.ArgumentParser(prog="python -m tests.resilience.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=5_000, help="messages a second, over both routes")

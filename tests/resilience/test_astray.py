@@ -1,4 +1,4 @@
-"""What is asked for again is known to be ours, and no more than that: sparse filters, many routes, full hands."""
+"""Astray deliveries: a router requests only its own again, with sparse filters, many routes and full hands."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from tests.support.settings import settings, stream_route
 from tests.support.watch import Watch, until_stored, watched
 
 FOREIGN = 70_000
-"""Messages between two of a route's own: more than anybody could ask for one by one."""
+"""Messages between two of a route's own: more than could be looked up one by one."""
 
 AT_ONCE = 10.0
-"""Seconds: far less than the usual ack wait."""
+"""Seconds; far less than the usual ack wait."""
 
 
 @pytest.fixture
 async def streams(server: NatsServer) -> NatsServer:
-    """The server, with a source and a sink."""
+    """Return the server, with a source and a sink."""
     await _add_streams(server)
     return server
 
 
-async def test_who_joins_takes_nothing_out_of_full_hands(streams: NatsServer) -> None:
-    """The first router waits for no more messages, and acks nothing for a while."""
+async def test_a_joining_router_takes_no_messages_that_the_first_has_in_hand(streams: NatsServer) -> None:
+    """The first router has all its room in use, and acks nothing for a while."""
     go_on = trio.Event()
     handled: list[tuple[str, int]] = []
     await _publish(streams, "a", range(4))
@@ -70,7 +70,7 @@ async def test_a_kill_with_a_sparse_filter_keeps_the_order(streams: NatsServer, 
     assert trio.current_time() - began < AT_ONCE
 
 
-async def test_many_routes_with_sparse_filters_ask_for_little_after_a_reconnect(
+async def test_many_routes_with_sparse_filters_look_up_little_after_a_reconnect(
     streams: NatsServer, proxy: TcpProxy
 ) -> None:
     names = [f"r{number}" for number in range(30)]
@@ -99,8 +99,12 @@ async def test_many_routes_with_sparse_filters_ask_for_little_after_a_reconnect(
     [("publish: { deny: '$JS.API.STREAM.MSG.GET.>' }", False), ("subscribe: { deny: '$JS.ACK.>' }", True)],
     ids=["may not look into the stream", "may not listen"],
 )
-async def test_what_can_not_be_found_out_comes_again_all_the_same(tmp_path: Path, denied: str, waits: bool) -> None:
-    """In order, and nothing new before. Who can't look asks for all in between, who can't listen waits."""
+async def test_astray_messages_are_redelivered_even_if_lookups_are_denied(
+    tmp_path: Path, denied: str, waits: bool
+) -> None:
+    """They keep their order, before any new message. Without lookups all in between are requested; without answers the
+    route waits.
+    """
     users = f"{{ user: router, password: p, permissions: {{ {denied} }} }}, {{ user: u, password: p }}"
     config = f"authorization {{ users: [ {users} ] }}\n"
     async with nats_server(tmp_path, config=config) as server, tcp_proxy(HOST, server.port) as proxy:
@@ -125,7 +129,7 @@ async def test_what_can_not_be_found_out_comes_again_all_the_same(tmp_path: Path
 
 
 def _settings(url: str, *names: str, ack_wait: float = 30.0, **connection: Any) -> Settings:
-    """One route for each name, from that subject."""
+    """Return settings with a route for each name, from that subject."""
     routes = [
         stream_route("SOURCE", f"sink.{name}", name=name, durable=name, filter=f"source.{name}", ack_wait=ack_wait)
         for name in names
@@ -138,7 +142,7 @@ def _settings(url: str, *names: str, ack_wait: float = 30.0, **connection: Any) 
 def _slow(
     server: NatsServer, name: str, handled: list[tuple[str, int]], go_on: trio.Event, *, stands: bool = True
 ) -> tuple[Router, Watch]:
-    """A router with a handler that stands still until it may go on, and four messages in hand."""
+    """Return a router with a handler that blocks until `go_on`, and four messages in hand."""
     watch = Watch()
     router = Router(settings(server.url), observers=[watch])
 
@@ -177,7 +181,7 @@ async def _publish(server: NatsServer, name: str, numbers: Iterable[int]) -> Non
 
 
 async def _sparse_into_the_void(server: NatsServer, proxy: TcpProxy, name: str, foreign: int = FOREIGN) -> None:
-    """The server delivers two messages that nobody receives, with many others between them."""
+    """Have the server deliver two messages that no client receives, with `foreign` others between them."""
     proxy.blackhole("to_client")
     await _publish(server, name, [2])
     await _publish(server, "foreign", range(foreign))
@@ -209,7 +213,7 @@ async def _number_stored(server: NatsServer, count: int) -> None:
 
 
 async def _stored(server: NatsServer, numbers: range, *, in_order: bool = True) -> None:
-    """Wait until the sink has these and nothing else."""
+    """Wait until the sink has exactly these."""
     await _number_stored(server, len(numbers))
     async with _jetstream(server) as stream:
         stored = [int(message.payload) for message in await stream.stream_messages("SINK")]

@@ -1,4 +1,4 @@
-"""Restarts, kills and lost links use up deliveries of a consumer, and no message vanishes for it."""
+"""Restarts, kills and lost links use up deliveries of a consumer, and no message is lost for that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = {"max_deliver": 3, "ack_wait": 2_000_000_000, "filter_subject": "in.*"}
 
 
 async def streams(stream: JetStream) -> None:
-    """A source with a durable that was made with a limit of deliveries, and a sink."""
+    """Create a source, with a durable that has a limit of deliveries, and a sink."""
     await stream.create_stream("SOURCE", ["in.*"])
     await stream.create_stream("SINK", ["out.*"])
     await stream.create_consumer("SOURCE", "router", **LIMIT)
@@ -29,7 +29,7 @@ async def streams(stream: JetStream) -> None:
 
 
 async def sunk(stream: JetStream) -> list[int]:
-    """What arrived, once all of it has."""
+    """Return what arrived, once all of it has."""
     await until_stored(stream, "SINK", MESSAGES)
     return [int(message.payload) for message in await stream.stream_messages("SINK")]
 
@@ -47,7 +47,7 @@ def router(url: str) -> Router:
     return made
 
 
-async def test_orderly_restarts(server: NatsServer) -> None:
+async def test_orderly_restarts_lose_no_message(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = JetStream(client)
         await streams(stream)
@@ -60,7 +60,7 @@ async def test_orderly_restarts(server: NatsServer) -> None:
         assert info["config"]["max_deliver"] == -1
 
 
-async def test_a_process_that_is_killed_again_and_again(server: NatsServer, tmp_path: Path) -> None:
+async def test_repeated_kills_of_the_process_lose_no_message(server: NatsServer, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(
         "import trio\nasync def slowly(message):\n    await trio.sleep(0.005)\n    return message\n"
     )

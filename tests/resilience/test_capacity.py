@@ -1,6 +1,6 @@
-"""A destination that takes nothing, or not all, beside others on the same connection: real servers, real time.
+"""A destination that accepts nothing, or not all, beside others on the same connection: real servers, real time.
 
-Publishes and routes that have to do with the connection alone go on at once; what waits is delivered in order later.
+Publishes and routes that share only the connection continue at once; waiting messages are delivered in order later.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.support.watch import Watch, until_stored, watched
 
 MESSAGES = 40_000
 REFUSED = 12_000
-"""Messages that fail one by one: seconds of one processor, in which neighbours are looked at."""
+"""Messages that fail one by one: seconds of one processor, in which the neighbours are checked."""
 
 SUBJECTS = 1_000
 AT_A_TIME = 1_500
-"""Messages: more than a queue's usual limit."""
+"""Number of messages: more than a queue's usual limit."""
 
 HEALTHY = [
     core_route("core.*", "fine.{{wildcard(1)}}", name="core"),
@@ -43,7 +43,7 @@ def _to_bad(name: str = "bad") -> dict[str, Any]:
 
 @asynccontextmanager
 async def beside(server: NatsServer, *routes: dict[str, Any], **bad: Any) -> AsyncIterator[tuple[Watch, JetStream]]:
-    """A router with routes that work, and `routes`; with options, `bad.copy.>` has a stream."""
+    """Yield a router with healthy routes, and `routes`; with options, `bad.copy.>` has a stream."""
     async with connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("IN", ["in.*"])
@@ -55,16 +55,16 @@ async def beside(server: NatsServer, *routes: dict[str, Any], **bad: Any) -> Asy
 
 
 async def flood(client: RawClient, first: int = 0, messages: int = MESSAGES) -> None:
-    """Messages for the destination that takes nothing: consecutive numbers."""
+    """Publish messages with consecutive numbers for the destination that accepts nothing."""
     numbers = range(first, first + messages)
     await client.publish_many((f"bad.{number % SUBJECTS}", b"%d" % number) for number in numbers)
     await client.ping()
 
 
 async def flood_that_is_refused(client: RawClient, live: Live) -> None:
-    """The same where each message fails: no more of them come than the machine works off in a part of a second.
+    """Publish messages that all fail, in portions that the machine processes within a part of a second.
 
-    A neighbour's message is behind what the server has sent before it, whatever the router does.
+    A neighbour's message is behind all that the server has sent before it, whatever the router does.
     """
     for first in range(0, REFUSED, AT_A_TIME):
         await flood(client, first, AT_A_TIME)
@@ -76,7 +76,7 @@ def _failed(live: Live, count: int) -> bool:
 
 
 async def _routed(live: Live, counts: list[int]) -> None:
-    """Wait until the first routes have routed so many: a second at most."""
+    """Wait until the first routes have routed `counts` messages: a second at most."""
     await eventually(lambda: [sum(route.routed.values()) for route in live.routes[: len(counts)]] == counts, 1)
 
 
@@ -104,7 +104,7 @@ async def assert_whole_and_in_order(stream: JetStream) -> None:
         last[message.subject] = number
 
 
-async def test_a_missing_stream(server: NatsServer) -> None:
+async def test_a_missing_stream_delays_no_other_destination(server: NatsServer) -> None:
     async with beside(server, _to_bad()) as (watch, stream), connect(server.url) as client:
         await flood(client)
         await assert_neighbours_go_on(watch, client)
@@ -114,7 +114,7 @@ async def test_a_missing_stream(server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("state", ["sealed", "full"])
-async def test_a_stream_that_takes_nothing_more(server: NatsServer, state: str) -> None:
+async def test_a_full_or_sealed_stream_delays_no_other_destination(server: NatsServer, state: str) -> None:
     options: dict[str, Any] = {"max_msgs": 1, "discard": "new"} if state == "full" else {"storage": "memory"}
     async with beside(server, _to_bad(), **options) as (watch, stream), connect(server.url) as client:
         await stream.publish("bad.copy.first", b"")
@@ -126,7 +126,7 @@ async def test_a_stream_that_takes_nothing_more(server: NatsServer, state: str) 
             await assert_neighbours_go_on(watch, client)
 
 
-async def test_somebody_listens_who_answers_nothing(server: NatsServer) -> None:
+async def test_a_subscriber_that_never_answers_delays_no_other_destination(server: NatsServer) -> None:
     async with beside(server, _to_bad()) as (watch, _), connect(server.url) as client, connect(server.url) as mute:
         await mute.subscribe("bad.copy.>")
         await mute.ping()
@@ -134,7 +134,7 @@ async def test_somebody_listens_who_answers_nothing(server: NatsServer) -> None:
         await assert_neighbours_go_on(watch, client, 20)
 
 
-async def test_publishes_of_a_program_to_a_missing_stream(server: NatsServer) -> None:
+async def test_a_programs_publishes_to_a_missing_stream_delay_no_others(server: NatsServer) -> None:
     async with beside(server) as (watch, _), connect(server.url) as client, trio.open_nursery() as nursery:
         for number in range(5_000):
             nursery.start_soon(partial(_refused, watch.router, f"bad.copy.{number % SUBJECTS}"))

@@ -1,4 +1,4 @@
-"""Routes between replicated streams, while leaders go: what is lost (nothing), and for how long nothing goes on."""
+"""Routes between replicated streams when leaders fail: nothing is lost, and the pause is bounded."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.support.settings import settings, stream_route
 from tests.support.watch import Watch, assert_alive, watched
 
 STEP_DOWN_WITHIN = 3.0
-"""Seconds without a PubAck when a leader hands over, besides those in which the stream has none."""
+"""Seconds without a PubAck when a leader hands over, in addition to the time in which the stream has none."""
 
 KILLED_WITHIN = 20.0
-"""An election starts 4 to 9 s after the leader's last sign of life, and may have to be held again."""
+"""An election starts 4 to 9 s after the leader's last sign of life, and may have to be repeated."""
 
 ASK_AGAIN_AFTER = 0.25
 PAUSE = 0.02
@@ -32,7 +32,7 @@ CHUNK = 10
 
 
 async def step_down(group: Cluster, stream: str) -> float:
-    """The leader of a stream hands over to another server. Returns for how long there was none."""
+    """Make the leader of a stream hand over to another server. Return for how long there was none."""
     async with connect(group.urls[0]) as client:
         await JetStream(client).api(f"STREAM.LEADER.STEPDOWN.{stream}")
         began = trio.current_time()
@@ -47,7 +47,7 @@ async def step_down(group: Cluster, stream: str) -> float:
 
 
 async def kill_leader(group: Cluster, stream: str) -> float:
-    """The server that leads a stream is killed, and stays away. What that takes is in `KILLED_WITHIN`."""
+    """Kill the server that leads a stream, for good. `KILLED_WITHIN` bounds the time that this takes."""
     await (await group.stream_leader(stream)).kill()
     return 0.0
 
@@ -61,7 +61,7 @@ async def kill_leader(group: Cluster, stream: str) -> float:
     ],
     ids=["stepped down", "killed"],
 )
-async def test_a_leader_that_goes_costs_time_and_nothing_else(
+async def test_losing_a_leader_costs_time_and_no_message(
     tmp_path: Path,
     stream: str,
     depose: Callable[[Cluster, str], Awaitable[float]],
@@ -102,10 +102,10 @@ async def test_a_leader_that_goes_costs_time_and_nothing_else(
 
 
 @pytest.mark.parametrize("leads", [True, False], ids=["it leads", "it does not lead"])
-async def test_a_node_that_is_cut_off_makes_its_router_not_ready_within_ten_seconds(
-    tmp_path: Path, leads: bool
-) -> None:
-    """The other two hang, which is all that the third sees of them. If it leads, it goes on as if nothing was."""
+async def test_a_node_that_is_cut_off_makes_its_router_unready_within_ten_seconds(tmp_path: Path, leads: bool) -> None:
+    """The other two hang, which is all that the third can observe. If it leads, it continues as if nothing had
+    happened.
+    """
     watch = Watch()
     async with cluster(tmp_path) as group:
         async with connect(group.urls[0]) as client:
@@ -134,7 +134,7 @@ async def test_a_node_that_is_cut_off_makes_its_router_not_ready_within_ten_seco
 
 
 async def _fill(group: Cluster, messages: int) -> None:
-    """Publish to the source until it has all, a chunk at a time, on whatever server runs."""
+    """Publish to the source until it has all, a chunk at a time, on any running server."""
     sent = 0
     while sent < messages:
         server = next(server for server in group.servers if server.is_running)

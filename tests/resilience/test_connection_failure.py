@@ -1,4 +1,4 @@
-"""A connection fails, and comes back.
+"""A connection fails, and recovers.
 
 Each test ends with `assert_survived`: alive, accounted, visible. docs/testing.md has the list of scenarios.
 """
@@ -102,7 +102,7 @@ async def test_metrics_on_failure(server: NatsServer, proxy: TcpProxy) -> None:
         for word in ("retry", "retry_success"):
             assert watch.metric(f"router_nats_pending_operations_{word}_total") == 6
         for operation, fate in (("publish", "fenced"), ("publish_with_ack", "acked")):
-            # Accepted while away each is a failure, and stays one: none is counted twice.
+            # Each publish accepted while disconnected is a failure, and stays one: none is counted twice.
             assert watch.metric(f"router_nats_{operation}_failures_total") == 3
             assert watch.metric(f"router_nats_{operation}_total") == 0
             assert watch.metric("router_nats_operations_settled_total", fate=fate) == 3
@@ -188,7 +188,7 @@ async def test_operations_that_time_out(server: NatsServer) -> None:
         with pytest.raises(PublishError) as caught:
             await live.publish_with_ack("sink.1", b"gone", timeout=0.1)
         assert caught.value.reason == "timeout"
-        assert (unconfirmed.status, unconfirmed.fate) == ("sent", None), "nobody confirmed it"
+        assert (unconfirmed.status, unconfirmed.fate) == ("sent", None), "it was not confirmed"
         lost = await watch.until("NATS_CONNECTION_LOST")
         assert lost.reason == "liveness", "the socket says nothing"
         failed = await watch.until("NATS_CONNECTION_FAILED")
@@ -250,7 +250,7 @@ async def test_recovery_after_a_short_drop(server: NatsServer, proxy: TcpProxy) 
     config = settings(proxy.url, routes=[ROUTE], reconnect_delay="1s", max_reconnect_delay="30s")
     async with connect(server.url) as client:
         stream = await source_and_sink(client)
-        # A link that has lived is stable: the first retry comes at once.
+        # A link that has lived is stable: the first retry is made at once.
         async with watched(config.model_copy(deep=True)) as watch:
             await eventually(lambda: trio.current_time() - watch.of("NATS_CONNECTION_ESTABLISHED")[0].at > 1.0)
             proxy.cut()
@@ -264,8 +264,8 @@ async def test_recovery_after_a_short_drop(server: NatsServer, proxy: TcpProxy) 
     await assert_sink_is_whole(server.url, 100)
 
 
-async def test_recovery_after_a_long_one(server: NatsServer, proxy: TcpProxy) -> None:
-    """Longer than `max_reconnect_delay`, over several rounds of attempts."""
+async def test_recovery_after_a_long_drop(server: NatsServer, proxy: TcpProxy) -> None:
+    """The drop is longer than `max_reconnect_delay`, over several rounds of attempts."""
     config = settings(proxy.url, routes=[ROUTE], reconnect_attempts=3, max_reconnect_delay="100ms")
     async with connect(server.url) as client:
         stream = await source_and_sink(client)
@@ -288,7 +288,7 @@ async def test_recovery_after_a_long_one(server: NatsServer, proxy: TcpProxy) ->
 
 
 async def test_retries_of_queued_work_first_in_first_out(server: NatsServer, proxy: TcpProxy) -> None:
-    """Both kinds of publishes, and new ones while the drain runs: what was accepted first goes first."""
+    """Both kinds of publishes, and new ones during the drain: what was accepted first is sent first."""
     async with connect(server.url) as client, watched(settings(proxy.url)) as watch:
         live = watch.router
         await JetStream(client).create_stream("SINK", ["mixed"])

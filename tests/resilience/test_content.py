@@ -50,7 +50,7 @@ def adds_up(route: RouteState) -> bool:
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.nightly)])
-async def test_every_strategy_at_once_loses_and_doubles_nothing(server: NatsServer, count: int) -> None:
+async def test_every_strategy_at_once_loses_and_duplicates_nothing(server: NatsServer, count: int) -> None:
     async with connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("SOURCE", ["source"])
@@ -114,7 +114,8 @@ async def _check(stream: JetStream, name: str, count: int, expected: Counter[str
     assert len({(one.subject, one.payload) for one in real}) == len(real), "nothing is doubled"
     found = Counter(message.subject for message in real)
     if expected is not None:
-        # Also by weight: a choice is kept with its message, so that the proportion is exact over two kills.
+        # This holds by weight as well: a choice is kept with its message, so that the proportion is exact over two
+        # kills.
         assert found == expected
     else:
         assert found.total() == count

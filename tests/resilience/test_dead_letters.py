@@ -1,4 +1,4 @@
-"""Messages that fail, against real servers: tried again, dead-lettered once, and terminated only behind that."""
+"""Failing messages against real servers: retried, dead-lettered once, and terminated only after that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME = "Router-Dead-Letter-"
 
 
 async def streams(client: RawClient, **source: Any) -> JetStream:
-    """SOURCE, SINK and DEAD."""
+    """Create SOURCE, SINK and DEAD."""
     stream = JetStream(client)
     await stream.create_stream("SOURCE", ["in.*"], **source)
     await stream.create_stream("SINK", ["out.*"])
@@ -38,7 +38,7 @@ async def streams(client: RawClient, **source: Any) -> JetStream:
 def router(
     url: str, handler: Callable[[Message], Any], watch: Watch | None = None, *, subject: str | None = None, **route: Any
 ) -> Router:
-    """From SOURCE, or a core subject, to SINK, with dead letters in DEAD."""
+    """Return a router from SOURCE, or a core subject, to SINK, with dead letters in DEAD."""
     made = Router(settings(url), observers=[] if watch is None else [watch])
     source: dict[str, Any] = {} if subject else {"stream": "SOURCE", "durable": "router", "filter": "in.*"}
     keys: dict[str, Any] = {"dead_letter": DEAD} | source | route
@@ -47,7 +47,7 @@ def router(
 
 
 class Failing:
-    """A handler that fails so often on each message, and then passes it."""
+    """A handler that fails `times` times on each message, and then passes it."""
 
     def __init__(self, times: int, error: Callable[[], Exception] = lambda: ValueError("no")) -> None:
         self.times = times
@@ -66,7 +66,7 @@ class Failing:
         return Counter({payload: len(times) for payload, times in self.at.items()})
 
 
-async def test_a_message_that_passes_at_its_last_attempt_is_no_dead_letter(server: NatsServer) -> None:
+async def test_a_message_that_passes_at_its_last_attempt_is_not_dead_lettered(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await streams(client)
         failing = Failing(2)
@@ -82,7 +82,7 @@ async def test_a_message_that_passes_at_its_last_attempt_is_no_dead_letter(serve
         assert await stream.stream_messages("DEAD") == []
 
 
-async def test_one_that_fails_each_time_is_dead_lettered_once(server: NatsServer) -> None:
+async def test_a_message_that_fails_each_time_is_dead_lettered_once(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await streams(client)
         failing = Failing(100)
@@ -111,8 +111,10 @@ async def test_one_that_fails_each_time_is_dead_lettered_once(server: NatsServer
     }
 
 
-async def test_the_source_is_terminated_only_behind_the_puback(server: NatsServer, tmp_path: Path) -> None:
-    """The server of the dead letters is killed when it has stored one, and has told nobody."""
+async def test_the_source_is_terminated_only_after_the_puback_of_the_dead_letter(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """The server of the dead letters is killed when it has stored one, and has not confirmed it."""
     async with (
         nats_server(tmp_path, name="edge") as edge,
         tcp_proxy("127.0.0.1", edge.port) as proxy,
@@ -151,7 +153,7 @@ async def test_the_source_is_terminated_only_behind_the_puback(server: NatsServe
         assert failing.calls == {b"bad": 1}
 
 
-async def test_a_handler_says_when_it_wants_a_message_again(server: NatsServer) -> None:
+async def test_a_handler_chooses_when_its_message_is_redelivered(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await streams(client)
         failing = Failing(2, lambda: Retry(after=0.7))
@@ -162,7 +164,7 @@ async def test_a_handler_says_when_it_wants_a_message_again(server: NatsServer) 
         assert all(0.65 <= later - earlier < 3 for earlier, later in pairwise(times))
 
 
-async def test_what_a_handler_rejects_is_not_tried_again(server: NatsServer) -> None:
+async def test_a_message_that_a_handler_rejects_is_not_retried(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await streams(client)
         failing = Failing(100, lambda: Reject("an order without lines"))
@@ -176,7 +178,7 @@ async def test_what_a_handler_rejects_is_not_tried_again(server: NatsServer) -> 
     assert failing.calls == {b"1": 1}
 
 
-async def test_some_reasons_are_the_last(server: NatsServer) -> None:
+async def test_a_final_reason_is_not_retried(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await streams(client)
         failing = Failing(100)
@@ -188,7 +190,7 @@ async def test_some_reasons_are_the_last(server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
-async def test_a_stream_that_deletes_what_is_done_needs_dead_letters(server: NatsServer, retention: str) -> None:
+async def test_a_stream_that_deletes_acked_messages_needs_dead_letters(server: NatsServer, retention: str) -> None:
     async with connect(server.url) as client:
         stream = await streams(client, retention=retention)
         retry = {"initial": "20ms", "attempts": 2}
@@ -209,7 +211,9 @@ def _is_empty(stream: JetStream, name: str) -> Callable[[], Any]:
     return empty
 
 
-async def test_deliveries_that_a_killed_process_used_up_are_no_failures(server: NatsServer, tmp_path: Path) -> None:
+async def test_deliveries_that_a_killed_process_used_up_are_not_counted_as_failures(
+    server: NatsServer, tmp_path: Path
+) -> None:
     (tmp_path / "work.py").write_text("import trio\nasync def hang(message):\n    await trio.sleep_forever()\n")
     stream_route_file(
         tmp_path,
@@ -236,7 +240,7 @@ async def test_deliveries_that_a_killed_process_used_up_are_no_failures(server: 
         assert set(failing.calls.values()) == {2}
 
 
-async def test_core_messages_are_tried_again_and_dead_lettered(server: NatsServer) -> None:
+async def test_core_messages_are_retried_and_dead_lettered(server: NatsServer) -> None:
     def pick(message: Message) -> Message:
         return passing(message) if message.payload.startswith(b"good") else dying(message)
 
@@ -262,11 +266,11 @@ async def test_core_messages_are_tried_again_and_dead_lettered(server: NatsServe
     assert set(passing.calls.values()) == set(dying.calls.values()) == {3}
 
 
-async def test_what_has_no_effect_any_more_is_said_at_the_start(server: NatsServer) -> None:
+async def test_a_setting_without_effect_is_reported_at_the_start(server: NatsServer) -> None:
     async with connect(server.url) as client:
         await streams(client)
         watch = Watch()
         made = router(server.url, Failing(0), watch, max_deliver=3)
         async with watched(made, watch):
-            (told,) = watch.of("ROUTER_SETTING_IGNORED")
-            assert told.key == "routes[0].from.max_deliver"
+            (ignored,) = watch.of("ROUTER_SETTING_IGNORED")
+            assert ignored.key == "routes[0].from.max_deliver"

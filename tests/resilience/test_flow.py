@@ -22,23 +22,23 @@ from tests.support.watch import Watch, assert_survived, until_nothing_is_unacked
 from tests.unit.routing.policy.test_limit import assert_bounded
 
 OUTAGE = 10.0
-"""Seconds: five probes of the breaker."""
+"""Seconds; five probes of the breaker."""
 BREAKER = {"failures": 3, "pause": "2s"}
 
 LATE = 0.1
-"""Seconds until a handler is called once the limit has let its message go, on a busy machine."""
+"""Seconds until a handler is called once the limit has released its message, on a busy machine."""
 
 called: list[tuple[float, int]] = []
 
 
 def note(message: Message) -> Message:
-    """A handler that writes down when it is called."""
+    """Record the time of the call."""
     called.append((trio.current_time(), int(message.payload)))
     return message
 
 
 def served(url: str, *routes: dict[str, Any]) -> Settings:
-    """A router with an HTTP side."""
+    """Yield a router with an HTTP side."""
     quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
     return Settings(
         telemetry={"listen": "127.0.0.1:0"}, connections={"main": {"servers": [url], **quick}}, routes=list(routes)
@@ -46,7 +46,7 @@ def served(url: str, *routes: dict[str, Any]) -> Settings:
 
 
 def guarded(**source: Any) -> dict[str, Any]:
-    """`ROUTE` with a breaker."""
+    """Return `ROUTE` with a breaker."""
     [to] = ROUTE["to"]
     return {**ROUTE, "from": {**ROUTE["from"], **source}, "to": [to | {"breaker": BREAKER}]}
 
@@ -66,7 +66,7 @@ async def opened(settings: Settings) -> AsyncIterator[Watch]:
 
 
 async def deliveries(stream: JetStream) -> int:
-    """How often the consumer has delivered something."""
+    """Return how many deliveries the consumer has made."""
     info = await stream.consumer_info("SOURCE", "router")
     sequence: int = info["delivered"]["consumer_seq"]
     return sequence
@@ -74,13 +74,13 @@ async def deliveries(stream: JetStream) -> int:
 
 async def end_outage(stream: JetStream, how: str) -> None:
     if how == "sealed":
-        await stream.delete_stream("SINK")  # it can't be unsealed
+        await stream.delete_stream("SINK")  # a sealed stream can't be unsealed
     await stream.create_stream("SINK", ["sink.*"])
 
 
 @pytest.mark.parametrize("how", ["missing", "sealed"])
-async def test_a_destination_stream_that_is_away_for_long(server: NatsServer, how: str) -> None:
-    """Nothing fails finally, almost nothing is delivered again, and everybody is told."""
+async def test_a_long_outage_of_a_destination_stream_fails_no_message(server: NatsServer, how: str) -> None:
+    """Nothing fails finally, almost nothing is redelivered, and the outage is reported everywhere."""
     before, count = 200, 1_000
     async with connect(server.url) as client, opened(served(server.url, guarded(max_in_flight=100))) as watch:
         stream = await source_and_sink(client, before)
@@ -105,7 +105,7 @@ async def test_a_destination_stream_that_is_away_for_long(server: NatsServer, ho
         while trio.current_time() < began + OUTAGE:
             await trio.sleep(0.5)
             assert await deliveries(stream) <= before + 200 + 3
-        # One probe each two seconds, and what was under way at the beginning.
+        # One probe each two seconds, and the messages under way at the beginning.
         assert watch.metric("router_nats_publish_with_ack_failures_total") - failed <= 200 + 2 * OUTAGE / 2
         assert watch.metric("router_breaker_state", route="route") in (0.5, 1.0)
         await end_outage(stream, how)
@@ -166,7 +166,7 @@ def limited(rate: str, burst: int, **limit: Any) -> dict[str, Any]:
     return {**ROUTE, "handler": f"{__name__}:note", "limit": {"rate": rate, "burst": burst, **limit}}
 
 
-async def test_a_limit_holds_over_a_killed_server(server: NatsServer) -> None:
+async def test_a_limit_holds_while_the_server_is_killed(server: NatsServer) -> None:
     count = 600
     called.clear()
     async with connect(server.url) as client:
@@ -188,7 +188,7 @@ async def test_a_limit_holds_over_a_killed_server(server: NatsServer) -> None:
 
 
 async def test_each_value_has_its_own_limit(server: NatsServer) -> None:
-    """Ten subjects, one of which has nine tenths of the messages."""
+    """Of ten subjects, one receives nine tenths of the messages."""
     called.clear()
     async with connect(server.url) as client:
         stream = await source_and_sink(client)

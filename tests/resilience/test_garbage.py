@@ -1,4 +1,4 @@
-"""A server that talks garbage, at any step: its link ends, and nothing else does."""
+"""A server that sends garbage, at any step: its link ends, and nothing else does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NIGHTLY = [pytest.mark.nightly, pytest.mark.timeout(1_800)]
 
 
 @pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 2_000), marks=NIGHTLY)])
-async def test_a_link_to_garbage_ends_by_a_link_error_alone(seeds: Sequence[int]) -> None:
+async def test_a_link_to_garbage_ends_only_with_a_link_error(seeds: Sequence[int]) -> None:
     for seed in seeds:
         async with impostor(session(Random(seed))) as server:
             config = ConnectionSettings(servers=[server.url], user="u", password="p")
@@ -41,7 +41,7 @@ async def test_a_link_to_garbage_ends_by_a_link_error_alone(seeds: Sequence[int]
 
 
 async def end_of_a_link(config: ConnectionSettings) -> LinkError | None:
-    """Dial, subscribe, and wait for the end; None if there is none in time."""
+    """Dial, subscribe, and wait for the end; return None if the link does not end in time."""
     try:
         with trio.move_on_after(SECONDS):
             async with Dialer(config, "main")(str(config.servers[0]), INBOX, Recorder()) as link:
@@ -54,13 +54,13 @@ async def end_of_a_link(config: ConnectionSettings) -> LinkError | None:
 
 
 def same(message: Message) -> Message:
-    """A handler."""
+    """Return the message."""
     return message.replace(payload=message.payload + bytes(message.subject, "utf-8", "replace"))
 
 
 @pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1_000), marks=NIGHTLY)])
-async def test_a_router_lives_and_routes_elsewhere(core_server: NatsServer, seeds: Sequence[int]) -> None:
-    """Each link to the bad server is another seed; routes go from it, to it, and beside it."""
+async def test_a_router_survives_garbage_and_routes_elsewhere(core_server: NatsServer, seeds: Sequence[int]) -> None:
+    """Each link to the bad server uses another seed; routes lead from it, to it, and past it."""
     talked = 0
 
     async def play(caller: Caller) -> None:
@@ -123,12 +123,12 @@ ADDRESSES = (b"127.0.0.1:99999", b"h:-1", b"[::1", b"[::1]:x", b":", b"a b:1", b
 
 @pytest.mark.parametrize("step", ["greeting", "before the first PONG", "on a live link"])
 @pytest.mark.parametrize("kind", ["fields", "addresses"])
-async def test_an_info_is_the_end_of_its_link_at_most(step: str, kind: str) -> None:
+async def test_a_garbled_info_ends_at_most_its_own_link(step: str, kind: str) -> None:
     if kind == "fields":
         bad = [b"INFO {%b}\r\n" % field for field in BAD_FIELDS]
     else:
         bad = [b'INFO {"connect_urls": ["%b"]}\r\n' % address for address in ADDRESSES]
-    # The first link is in order. Who was told of an address is turned away then, so that it is the next one to try.
+    # The first link is sound. A client that was announced an address is turned away then, so that it tries that next.
     away = [None] * (2 * (kind == "addresses"))
     waiting = [b"", *(one for line in bad for one in (line, *away))]
     calls = len(waiting)
@@ -147,7 +147,7 @@ async def test_an_info_is_the_end_of_its_link_at_most(step: str, kind: str) -> N
             await caller.say(line)
         if waiting and (kind == "addresses" or not line):
             await caller.say(b"PING\r\n")
-            await caller.hear(b"PONG\r\n")  # and so what was said before it was worked off
+            await caller.hear(b"PONG\r\n")  # and so the data before it was processed
             await caller.close()
 
     async with impostor(play) as server:
@@ -157,10 +157,10 @@ async def test_an_info_is_the_end_of_its_link_at_most(step: str, kind: str) -> N
                 await eventually(lambda: ends(watch).count("protocol") == len(bad), 30, lambda: ends(watch))
             else:
                 await eventually(lambda: len(server.callers) >= calls, 30)
-            # None of the addresses was ever tried.
+            # None of the announced addresses was ever tried.
             assert {event.server for event in watch.of("NATS_RECONNECT_ATTEMPT")} == {server.url}
 
 
 def ends(watch: Watch) -> list[str]:
-    """The reason of each attempt and each link that came to nothing."""
+    """Return the reason of each failed attempt and each lost link."""
     return [one.reason for one in (*watch.of("NATS_CONNECTION_LOST"), *watch.of("NATS_CONNECTION_FAILED"))]

@@ -1,4 +1,4 @@
-"""A source stream goes back in time: its sequences are now of other messages, and every one of them is routed."""
+"""A source stream is rolled back: its sequences are reused for new messages, and every one of them is routed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.settings import settings, stream_route
 from tests.support.watch import Watch, until_stored, watched
 
 KNOWN = 150
-"""Messages that were routed before."""
+"""Number of messages that were routed before."""
 
 
 @pytest.fixture
 async def streams(server: NatsServer) -> NatsServer:
-    """The server, with a source and a sink."""
+    """Return the server, with a source and a sink."""
     async with connect(server.url) as client:
         await JetStream(client).create_stream("SINK", ["sink.*"])
         await JetStream(client).create_stream("SOURCE", ["source.*"])
@@ -37,7 +37,9 @@ async def streams(server: NatsServer) -> NatsServer:
 @needs_server(2, 14, lacks="reset of a durable that is ahead of its stream")
 @pytest.mark.parametrize("new", [KNOWN // 3, KNOWN, 2 * KNOWN], ids=["fewer", "as many", "more"])
 @pytest.mark.parametrize("first_back", ["router", "messages"])
-async def test_a_stream_that_comes_back_empty(streams: NatsServer, proxy: TcpProxy, first_back: str, new: int) -> None:
+async def test_a_stream_that_lost_its_messages_routes_all_new_ones(
+    streams: NatsServer, proxy: TcpProxy, first_back: str, new: int
+) -> None:
     async with watched(_settings(proxy.url)) as watch:
         await _publish(streams, range(KNOWN))
         await _stored(streams, range(KNOWN))
@@ -60,10 +62,10 @@ async def test_a_stream_that_comes_back_empty(streams: NatsServer, proxy: TcpPro
 
 @pytest.mark.parametrize("new", [20, 50, 100])
 @pytest.mark.parametrize("durable", ["restored", "deleted"])
-async def test_a_stream_that_is_put_back_from_a_snapshot(
+async def test_a_stream_restored_from_a_snapshot_routes_all_new_messages(
     streams: NatsServer, proxy: TcpProxy, tmp_path: Path, durable: str, new: int
 ) -> None:
-    """And has new messages before the router is back."""
+    """It has new messages before the router reconnects."""
     backup = tmp_path / "backup"
     async with watched(_settings(proxy.url)) as watch:
         await _publish(streams, range(100))
@@ -90,8 +92,10 @@ async def test_a_stream_that_is_put_back_from_a_snapshot(
 
 
 @pytest.mark.parametrize("in_hand", [0, 3])
-async def test_a_stream_and_durable_made_again_while_nothing_is_asked_for(streams: NatsServer, in_hand: int) -> None:
-    """The router hears of it by nothing but the new messages."""
+async def test_a_stream_and_durable_recreated_without_a_pull_request_are_noticed(
+    streams: NatsServer, in_hand: int
+) -> None:
+    """Only the new messages reveal it to the router."""
     held = {b"%d" % number for number in range(KNOWN, KNOWN + in_hand)}
     full, go_on = trio.Event(), trio.Event()
     config = settings(streams.url)
@@ -130,7 +134,9 @@ async def test_a_stream_and_durable_made_again_while_nothing_is_asked_for(stream
         _told_once(watch)
 
 
-async def test_a_purge_and_deleted_messages_are_no_going_back(streams: NatsServer, proxy: TcpProxy) -> None:
+async def test_a_purge_and_deleted_messages_are_not_mistaken_for_a_rollback(
+    streams: NatsServer, proxy: TcpProxy
+) -> None:
     async with watched(_settings(proxy.url)) as watch:
         for purged in (False, True):
             first = KNOWN * purged
@@ -167,7 +173,7 @@ async def _publish(server: NatsServer, numbers: Iterable[int]) -> None:
 
 
 async def _stored(server: NatsServer, numbers: range) -> None:
-    """Wait until the sink has each of these, and nothing else."""
+    """Wait until the sink has exactly these."""
     async with connect(server.url) as client:
         stream = JetStream(client)
         await until_stored(stream, "SINK", len(numbers), within=20)

@@ -1,4 +1,4 @@
-"""JetStream refuses, is away, or is changed under a route."""
+"""JetStream refuses, is unavailable, or is changed under a route."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.streams import ROUTE, assert_sink_is_whole, numbers_in, publi
 from tests.support.watch import Watch, assert_survived, cut_off, let_in, until_nothing_is_unacked, until_stored, watched
 
 
-async def test_no_responders(server: NatsServer) -> None:
+async def test_no_responders_delays_no_other_publish(server: NatsServer) -> None:
     async with connect(server.url) as client, watched(settings(server.url)) as watch:
         live = watch.router
         with pytest.raises(PublishError) as caught:
@@ -38,7 +38,7 @@ async def test_no_responders(server: NatsServer) -> None:
 
             nursery.start_soon(publish)
             await eventually(lambda: live.ledger()["main"]["accepted"] == 2)
-            # What nobody takes holds up nobody else.
+            # A publish that no stream takes does not delay others.
             assert await (await live.publish("out", b"x")).settled() == Fate("fenced")
             await JetStream(client).create_stream("SINK", ["sink.*"])
         assert receipts[0].status == "acked", "tried again until the stream was there"
@@ -46,7 +46,7 @@ async def test_no_responders(server: NatsServer) -> None:
         assert [message.payload for message in await JetStream(client).stream_messages("SINK")] == [b"held"]
 
 
-async def test_jetstream_not_enabled(tmp_path: Path) -> None:
+async def test_jetstream_not_enabled_is_reported_until_it_is_enabled(tmp_path: Path) -> None:
     other = core_route("in.*", "out.{{wildcard(1)}}", name="core")
     async with (
         nats_server(tmp_path, jetstream=False) as bare,
@@ -64,7 +64,7 @@ async def test_jetstream_not_enabled(tmp_path: Path) -> None:
             subscription = await client.subscribe("out.*")
             await client.publish("in.1", b"core works all the same")
             await subscription.next()
-        # Somebody switches it on.
+        # An administrator enables it.
         bare.write_config(f"jetstream {{ store_dir: {quoted(bare.directory / 'late')} }}\n")
         await bare.restart()
         async with connect(bare.url) as client:
@@ -82,7 +82,7 @@ async def test_consumer_deleted_under_a_route(server: NatsServer) -> None:
             await eventually(lambda: sum(route.routed.values()) > count / 5)
             await stream.delete_consumer("SOURCE", "router")
             lost = await watch.until("NATS_SUBSCRIBE_ERROR")
-            # A request that waited is told so; one that comes later finds nobody; one that comes in between is lost.
+            # A waiting request is answered with an error; a later one has no responders; one in between is lost.
             assert lost.reason in ("consumer_deleted", "no_responders", "consumer_silent")
             await until_stored(stream, "SINK", count)
             await publish_numbered(stream, range(count, count + 100))
@@ -93,7 +93,9 @@ async def test_consumer_deleted_under_a_route(server: NatsServer) -> None:
 
 
 async def test_consumer_replaced_while_away(server: NatsServer, proxy: TcpProxy) -> None:
-    """The new one starts from the beginning, as a server does that has forgotten: what is settled is only acked."""
+    """The new one starts from the beginning, as on a server without memory of it: messages settled before are only
+    acked.
+    """
     count = 2_000
     async with connect(server.url) as client:
         stream = await source_and_sink(client, count)
@@ -113,7 +115,7 @@ async def test_consumer_replaced_while_away(server: NatsServer, proxy: TcpProxy)
     await assert_sink_is_whole(server.url, count + 100)
 
 
-async def test_stream_deleted_while_publishing(server: NatsServer) -> None:
+async def test_a_stream_deleted_while_publishing(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("SINK", ["sink.*"])
@@ -141,7 +143,7 @@ async def test_stream_at_its_limits(server: NatsServer) -> None:
                 await live.publish_with_ack("sink.1", b"0")
             assert caught.value.reason == "limit"
             assert (await stream.stream_info("SINK"))["state"]["messages"] == 60
-            # Each is sent once more before its refusal counts; then its nak, when a fence behind that was answered.
+            # Each is sent once more before its refusal counts; then its nak, after a fence behind it was answered.
             await eventually(lambda: watch.metric("router_messages_failed_total", reason="limit") >= 40)
             await eventually(lambda: watch.metric("router_nats_nak_total") > 0, 1)
             config = (await stream.stream_info("SINK"))["config"]
@@ -168,7 +170,7 @@ async def test_wrong_expected_sequence(server: NatsServer) -> None:
 
 
 async def test_ack_errors(server: NatsServer, proxy: TcpProxy) -> None:
-    """A message that is settled when its source is away: its ack meets no link, and is sent on the next one."""
+    """A message settled while its source is disconnected: its ack cannot be sent, and is sent on the next link."""
     async with connect(server.url) as client:
         stream = await source_and_sink(client, 1)
         config = settings(proxy.url)

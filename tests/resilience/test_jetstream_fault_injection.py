@@ -29,7 +29,7 @@ from tests.support.watch import Watch, assert_survived, until_nothing_is_unacked
 COUNT = 300
 
 QUICK = route(ack_wait="1s", retry={"initial": "50ms"})
-"""What fails, or is lost, comes again soon enough for a test."""
+"""Redelivery delays that are short enough for a test."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def faults() -> Faults:
 async def routing(
     server: NatsServer, faults: Faults, count: int = COUNT, **connection: Any
 ) -> AsyncIterator[tuple[Watch, JetStream]]:
-    """A router with one route under these faults; at the end SINK must hold each message once."""
+    """Yield a router with one route under these faults; at the end SINK must hold each message once."""
     async with connect(server.url) as client:
         stream = await source_and_sink(client, count)
         config = settings(server.url, routes=[QUICK], **connection)
@@ -54,7 +54,7 @@ async def routing(
 
 
 async def assert_connecting_fails(server: NatsServer, faults: Faults, fault: Fault, reason: str) -> None:
-    """A link is closed in the middle of the work, and the next three attempts meet this fault."""
+    """Close a link in the middle of traffic, and apply this fault to the next three attempts."""
     async with routing(server, faults) as (watch, stream):
         await eventually(lambda: sum(watch.router.routes[0].routed.values()) > 0)
         faults.inject("connect", fault, times=3)
@@ -108,7 +108,7 @@ async def test_publish_timeout(server: NatsServer, faults: Faults) -> None:
 
 
 async def test_publish_close_connection(server: NatsServer, faults: Faults) -> None:
-    """The link dies three times under the copies of the route; what was not confirmed is sent again."""
+    """The link dies three times under the copies of the route; unconfirmed publishes are sent again."""
     faults.inject("publish_with_ack", close_connection(), probability=0.02, seed=5, times=3)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
@@ -126,7 +126,7 @@ async def test_publish_with_ack_error(server: NatsServer, faults: Faults) -> Non
         await assert_survived(watch, losses=0, seen=["NATS_PUBLISH_WITH_ACK_ERROR"])
         assert watch.metric("router_nats_publish_with_ack_failures_total", reason="overloaded") == 50
         assert watch.metric("router_messages_failed_total", reason="overloaded") == 50
-        # Counted when a fence has confirmed them, which goes with the acks, later than the stream has what it needs.
+        # Counted when a fence has confirmed them; the fence is sent with the acks, after the stream has its messages.
         await eventually(lambda: watch.metric("router_nats_nak_total") == 50)  # each is redelivered
         assert watch.metric("router_messages_routed_total") == COUNT
         faults.inject("publish_with_ack", error("overloaded"))
@@ -139,14 +139,14 @@ async def test_publish_with_ack_error(server: NatsServer, faults: Faults) -> Non
 
 
 async def test_ack_error(server: NatsServer, faults: Faults) -> None:
-    """Acks that are refused: the stream delivers again, and nothing is stored twice."""
+    """Acks are refused: the stream redelivers, and nothing is stored twice."""
     faults.inject("ack", error("refused"), times=20)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
         await until_nothing_is_unacked(stream)
         await assert_survived(watch, losses=0, seen=["NATS_ACK_ERROR"])
         assert watch.metric("router_nats_ack_failures_total", reason="refused") == 20
-        assert watch.metric("router_messages_routed_total") == COUNT, "what comes again is not routed again"
+        assert watch.metric("router_messages_routed_total") == COUNT, "redelivered messages are not routed again"
 
 
 async def test_ack_timeout(server: NatsServer, faults: Faults) -> None:
@@ -159,14 +159,14 @@ async def test_ack_timeout(server: NatsServer, faults: Faults) -> None:
 
 
 async def test_ack_close_connection(server: NatsServer, faults: Faults) -> None:
-    """The link dies at an ack; it is sent on the next one."""
+    """The link dies at an ack; the ack is sent on the next link."""
     faults.inject("ack", close_connection(), probability=0.05, seed=1, times=2)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
         await watch.until("NATS_CONNECTION_RESTORED", times=2)
         await assert_survived(watch, losses=2, seen=["NATS_ACK_ERROR", "NATS_CONNECTION_LOST"])
         await until_nothing_is_unacked(stream)
-        # One that is owed already, and struck when it is sent again, is the same failure.
+        # An ack that is already pending, and struck when it is sent again, is the same failure.
         assert 1 <= watch.metric("router_nats_ack_failures_total", reason="closed") <= faults.struck["ack"] == 2
 
 
@@ -200,7 +200,7 @@ async def test_subscribe_timeout(server: NatsServer, faults: Faults) -> None:
 
 
 async def test_intermittent_publish_errors(server: NatsServer, faults: Faults) -> None:
-    """One publish in five fails, until each message has got through."""
+    """Every fifth publish fails, until each message has got through."""
     faults.inject("publish_with_ack", error("overloaded"), probability=0.2, seed=42)
     async with routing(server, faults) as (watch, stream):
         await until_stored(stream, "SINK", COUNT)
@@ -216,7 +216,7 @@ async def test_intermittent_publish_errors(server: NatsServer, faults: Faults) -
 
 
 async def test_cascading_failures(server: NatsServer, faults: Faults) -> None:
-    """Everything fails now and then, all at once: connecting, subscribing, publishing, answering."""
+    """Everything fails now and then, at the same time: connecting, subscribing, publishing, answering."""
     faults.inject("subscribe", error("refused"), probability=0.5, seed=2, times=3)
     faults.inject("publish_with_ack", close_connection(), probability=0.01, seed=3, times=3)
     faults.inject("ack", error("refused"), probability=0.3, seed=4)
@@ -233,7 +233,7 @@ async def test_cascading_failures(server: NatsServer, faults: Faults) -> None:
 
 
 async def test_full_recovery_after_the_faults_are_cleared(server: NatsServer, faults: Faults) -> None:
-    """Nothing gets through while the faults are in force, everything once they are cleared, and no trace is left."""
+    """Nothing gets through while the faults are in force, everything once they are cleared, and no trace remains."""
     for operation in ("publish_with_ack", "ack", "nak"):
         faults.inject(operation, error("refused"))
     async with routing(server, faults, 2 * COUNT) as (watch, stream):

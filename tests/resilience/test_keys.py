@@ -1,4 +1,4 @@
-"""Order for each key against real servers that are killed, with a handler that fails and takes its time."""
+"""Order per key against real servers that are killed, with a handler that fails and varies in duration."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def never(number):
 def fails(number, attempt):
     return Random(f"{number} {attempt}").random() < 0.2
 '''
-"""What becomes of a message depends on it and on how often it was tried, and on nothing else."""
+"""The result for a message depends only on it and on how often it was tried."""
 
 
 def handler(longest: float) -> dict[str, Any]:
-    """The names of `HANDLER`."""
+    """Return the names that `HANDLER` defines."""
     names: dict[str, Any] = {"LONGEST": longest}
     exec(HANDLER, names)
     return names
 
 
 async def filled(stream: JetStream, count: int) -> dict[str, list[int]]:
-    """SOURCE with so many messages, SINK and DEAD. Returns the numbers of each key, in order."""
+    """Fill SOURCE with `count` messages, and create SINK and DEAD. Return the numbers of each key, in order."""
     await stream.create_stream("SOURCE", ["in.*"])
     await stream.create_stream("SINK", ["out.*"])
     await stream.create_stream("DEAD", ["dead.*"])
@@ -97,7 +97,7 @@ async def counted(stream: JetStream, name: str) -> int:
 
 
 async def kill_again_and_again(server: NatsServer, count: int) -> None:
-    """Kill the server so often, each time when a further part has arrived."""
+    """Kill the server `count` times, each time after a further part has arrived."""
     for time in range(1, KILLS + 1):
         async with connect(server.url) as client:
             stream = JetStream(client)
@@ -112,7 +112,8 @@ async def kill_again_and_again(server: NatsServer, count: int) -> None:
 
 
 async def assert_each_arrived_once_in_order(server: NatsServer, numbers: dict[str, list[int]], within: float) -> None:
-    """Each message is in SINK or in DEAD, as its handler has it, and each key is in order there."""
+    """Wait until each message is in SINK or in DEAD, as its handler decides, and check that each key is in order there.
+    """
     never = handler(0)["never"]
     count = sum(map(len, numbers.values()))
     async with connect(server.url) as client:
@@ -135,9 +136,7 @@ async def assert_each_arrived_once_in_order(server: NatsServer, numbers: dict[st
 @pytest.mark.parametrize(
     "count", [5_000, pytest.param(100_000, marks=[pytest.mark.nightly, pytest.mark.timeout(1_800)])]
 )
-async def test_each_arrives_once_in_order_of_its_key_though_the_server_is_killed(
-    server: NatsServer, count: int
-) -> None:
+async def test_killing_the_server_keeps_each_message_once_and_in_key_order(server: NatsServer, count: int) -> None:
     async with connect(server.url) as client:
         numbers = await filled(JetStream(client), count)
     names, watch = handler(0.02), Watch()
@@ -157,13 +156,13 @@ async def test_each_arrives_once_in_order_of_its_key_though_the_server_is_killed
 
 
 class Scrapes:
-    """The pages of a router that runs as a process, read again and again: its ledgers add up each time."""
+    """Repeated scrapes of a router that runs as a process: its ledgers add up each time."""
 
     def __init__(self) -> None:
         self.count = 0
 
     async def scrape(self, process: RunningCommand) -> None:
-        """Read them until cancelled."""
+        """Scrape until cancelled."""
         address = await address_of(process)
         while True:
             _, _, body = await get(address, "/status")
@@ -179,7 +178,7 @@ class Scrapes:
         pytest.param(100_000, marks=[pytest.mark.nightly, pytest.mark.timeout(1_800)]),
     ],
 )
-async def test_the_order_of_each_key_outlives_the_router_as_well(
+async def test_killing_the_router_as_well_keeps_the_order_of_each_key(
     server: NatsServer, tmp_path: Path, count: int
 ) -> None:
     async with connect(server.url) as client:

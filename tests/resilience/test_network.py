@@ -1,6 +1,6 @@
-"""The kernel's own faults of a network: packets that are lost, late, or swallowed without a word.
+"""Network faults of the kernel: packets that are lost, late, or dropped silently.
 
-Each test runs in a network namespace of its own, with its server and its router, so that nothing outside of it notices.
+Each test runs in a network namespace of its own, with its server and its router, so that nothing outside is affected.
 That needs root and Linux, and some faults need a queueing discipline that not every kernel has.
 """
 
@@ -29,7 +29,9 @@ from tests.support.settings import settings, stream_route
 from tests.support.watch import assert_alive, until_stored, watched
 
 INTERVAL = 2.0
-"""Seconds of `liveness_interval`; large enough that its margin, an eighth of two, is more than a busy machine's lag."""
+"""The `liveness_interval` in seconds; large enough that its margin, an eighth of two, exceeds the lag of a busy
+machine.
+"""
 
 MESSAGES = 2_000
 
@@ -37,22 +39,22 @@ _CLONE_NEWNET = 0x40000000
 
 
 class Network:
-    """The loopback interface of a namespace, and what is done to its packets. Only one thing at a time."""
+    """The loopback interface of a namespace, and the fault applied to its packets. Only one at a time."""
 
     def netem(self, *faults: str) -> None:
-        """Loss, delay and the like, in tc's words."""
+        """Apply loss, delay and the like, in tc's words."""
         assert self._queue("netem", *faults)
 
     def congest(self) -> None:
-        """A narrow line with a short queue: what comes too fast is dropped."""
+        """Narrow the line, with a short queue: excess packets are dropped."""
         assert self._queue("tbf", "rate", "8mbit", "burst", "16kb", "limit", "24kb")
 
     def partition(self) -> None:
-        """Nothing passes, nobody is told. The bucket is smaller than any packet."""
+        """Drop all packets silently. The bucket is smaller than any packet."""
         assert self._queue("tbf", "rate", "8bit", "burst", "10", "limit", "10")
 
     def heal(self) -> None:
-        """As if nothing had been."""
+        """Remove the fault."""
         _ip("tc", "qdisc", "del", "dev", "lo", "root")
 
     def _queue(self, *discipline: str) -> bool:
@@ -61,7 +63,7 @@ class Network:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """A namespace for this thread, and so for every socket and process that the test makes."""
+    """Enter a namespace for this thread, and so for every socket and process that the test makes."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("network namespaces need Linux and root")
     if not (shutil.which("ip") and shutil.which("tc")):
@@ -73,7 +75,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def netem(network: Network) -> Network:
-    """A namespace on a kernel that can lose and delay packets at random."""
+    """Return a namespace on a kernel that can lose and delay packets at random."""
     if not _ip("tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "0ms"):
         pytest.skip("this kernel has no netem: `modprobe sch_netem`, or one that has CONFIG_NET_SCH_NETEM")
     network.heal()
@@ -82,12 +84,12 @@ def netem(network: Network) -> Network:
 
 @pytest.fixture
 async def far_server(network: Network, tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A nats-server in the namespace."""
+    """Yield a nats-server in the namespace."""
     async with nats_server(tmp_path) as running:
         yield running
 
 
-async def test_a_partition_that_drops_silently_is_found_within_two_liveness_intervals(
+async def test_a_silent_partition_is_detected_within_two_liveness_intervals(
     network: Network, far_server: NatsServer
 ) -> None:
     # The second connection has bytes under way when the packets stop, the first one is idle.
@@ -127,7 +129,7 @@ async def test_packets_lost_at_random_cost_no_message(netem: Network, far_server
     await _route_all(netem, far_server)
 
 
-async def test_a_long_way_costs_time_once_and_not_for_each_message(netem: Network, far_server: NatsServer) -> None:
+async def test_a_long_round_trip_costs_time_once_and_not_per_message(netem: Network, far_server: NatsServer) -> None:
     await _fill(far_server)
     netem.netem("delay", "50ms")
     took = await _route_all(netem, far_server)
@@ -146,7 +148,7 @@ async def _fill(server: NatsServer) -> None:
 
 
 async def _route_all(network: Network, server: NatsServer) -> float:
-    """Route everything, heal the network, and look at what came. Returns the seconds that it took."""
+    """Route everything, heal the network, and check what arrived. Return the seconds that it took."""
     began = trio.current_time()
     route = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*")
     async with watched(settings(server.url, routes=[route], liveness_interval=INTERVAL)) as watch:
@@ -181,5 +183,5 @@ def _namespace() -> Iterator[None]:
 
 
 def _ip(*command: str) -> bool:
-    # Not a trio process: that would be started from a thread that is not in the namespace.
+    # Not a trio process: that would be started from a thread outside of the namespace.
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

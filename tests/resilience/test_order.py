@@ -1,4 +1,4 @@
-"""What went astray with a link comes again at once, before anything new, and without disturbing anybody else."""
+"""Messages that went astray with a link are redelivered at once, before anything new, and without affecting others."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from tests.support.watch import until_stored, watched
 
 ACK_WAIT = 30.0
 AT_ONCE = 10.0
-"""Seconds: far less than the ack wait."""
+"""Seconds; far less than the ack wait."""
 
 MESSAGES = 300
 
 
 @pytest.fixture
 async def streams(server: NatsServer) -> NatsServer:
-    """The server, with a source and a sink."""
+    """Return the server, with a source and a sink."""
     async with connect(server.url) as client:
         await JetStream(client).create_stream("SOURCE", ["source.*"])
         await JetStream(client).create_stream("SINK", ["sink.*"])
     return server
 
 
-async def test_what_was_delivered_into_a_dead_link_keeps_its_order(streams: NatsServer, proxy: TcpProxy) -> None:
+async def test_messages_delivered_into_a_dead_link_keep_their_order(streams: NatsServer, proxy: TcpProxy) -> None:
     async with watched(_settings(proxy)) as watch:
         live = watch.live
         assert live is not None
@@ -49,7 +49,7 @@ async def test_what_was_delivered_into_a_dead_link_keeps_its_order(streams: Nats
         assert live.routes[0].received == MESSAGES, "nothing is routed twice"
 
 
-async def test_what_a_router_left_in_an_outage_goes_before_what_is_new(streams: NatsServer, proxy: TcpProxy) -> None:
+async def test_messages_left_in_an_outage_are_routed_before_new_ones(streams: NatsServer, proxy: TcpProxy) -> None:
     async with watched(_settings(proxy)) as watch:
         live = watch.live
         assert live is not None
@@ -65,9 +65,9 @@ async def test_what_a_router_left_in_an_outage_goes_before_what_is_new(streams: 
         await _stored_in_order(streams)
 
 
-async def test_a_router_that_joins_another_takes_nothing_out_of_its_hands(streams: NatsServer, proxy: TcpProxy) -> None:
+async def test_a_joining_router_takes_no_messages_from_a_busy_one(streams: NatsServer, proxy: TcpProxy) -> None:
     spy = Spy()
-    # The first one has its hands full all the time: what it sends is slow.
+    # The first router is always at its limit: it sends slowly.
     busy = _settings(proxy, max_in_flight=32)
     async with watched(Router(busy, connect=spy.connect)) as first:
         assert first.live is not None
@@ -101,7 +101,7 @@ async def _publish(server: NatsServer, chunk: range) -> None:
 
 
 async def _deliver_into_the_void(server: NatsServer, proxy: TcpProxy, chunk: range) -> None:
-    """Publish messages that the server delivers, and that nobody receives."""
+    """Publish messages that the server delivers, and that no client receives."""
     proxy.blackhole("to_client")
     await _publish(server, chunk)
     async with connect(server.url) as client:

@@ -29,7 +29,7 @@ from tests.support.watch import (
 
 
 @pytest.mark.parametrize("count", [10_000, pytest.param(50_000, marks=pytest.mark.nightly)])
-async def test_a_killed_server_costs_a_stream_route_nothing(server: NatsServer, count: int) -> None:
+async def test_killing_the_server_costs_a_stream_route_nothing(server: NatsServer, count: int) -> None:
     async with connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("SOURCE", ["source.*"])
@@ -47,7 +47,7 @@ async def test_a_killed_server_costs_a_stream_route_nothing(server: NatsServer, 
         await watch.until("NATS_RECONNECT_ATTEMPT", times=2)
         await server.restart()
         await watch.until("NATS_RETRY_COMPLETE")
-        # Not `routed`: what the restarted server delivers again is routed again, and stored once.
+        # Not `routed`: messages that the restarted server redelivers are routed again, and stored once.
         async with connect(server.url) as client:
             await until_stored(JetStream(client), "SINK", count)
         await assert_alive(live)
@@ -69,7 +69,7 @@ async def test_a_killed_server_costs_a_stream_route_nothing(server: NatsServer, 
 
 
 async def stop_in_the_middle(server: NatsServer, live: Live) -> None:
-    """Stop the server at a moment when something is written and not confirmed, so that a kill leaves it open."""
+    """Stop the server when data is written and not confirmed, so that a kill leaves its fate open."""
     while True:
         server.stop()
         await trio.testing.wait_all_tasks_blocked(0.02)
@@ -92,7 +92,7 @@ async def test_a_cut_connection_loses_no_accepted_publish(server: NatsServer, pr
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(collect)
-            # The queue holds all, so that none is dropped by policy: this is about the cut.
+            # The queue holds all, so that none is dropped by policy: this test is about the cut.
             async with watched(settings(proxy.url, max_pending_operations=count)) as watch:
                 live = watch.live
                 assert live is not None
@@ -112,11 +112,11 @@ async def test_a_cut_connection_loses_no_accepted_publish(server: NatsServer, pr
 
 
 def first_arrivals(numbers: Sequence[int]) -> list[int]:
-    """The numbers in the order in which each came first."""
+    """Return the numbers in the order of their first arrival."""
     return list(dict.fromkeys(numbers))
 
 
-async def test_a_full_queue_drops_the_oldest_and_says_so(server: NatsServer, proxy: TcpProxy) -> None:
+async def test_a_full_queue_drops_the_oldest_and_reports_it(server: NatsServer, proxy: TcpProxy) -> None:
     received: list[int] = []
     config = settings(proxy.url, max_pending_operations=100)
     async with watched(config) as watch:
@@ -136,7 +136,7 @@ async def test_a_full_queue_drops_the_oldest_and_says_so(server: NatsServer, pro
         assert set(fates) == {Fate("dropped", "queue_full")}
         await server.restart()
         async with connect(server.url) as client:
-            # The router is let in when the subscriber is there: what it drains before would reach nobody.
+            # The router may connect once the subscriber is there: messages drained before that would reach no client.
             subscription = await client.subscribe("out")
             await client.ping()
             await let_in(proxy, watch)
@@ -148,7 +148,7 @@ async def test_a_full_queue_drops_the_oldest_and_says_so(server: NatsServer, pro
     assert received == list(range(900, 1000))
 
 
-async def test_after_an_outage_longer_than_the_duplicate_window_the_log_says_how_many_may_be_doubled(
+async def test_an_outage_longer_than_the_duplicate_window_logs_how_many_may_be_duplicated(
     server: NatsServer, proxy: TcpProxy
 ) -> None:
     """The stream has stored them all when the link is lost, and their PubAcks are lost with it."""
@@ -212,5 +212,5 @@ async def test_cancelling_open_is_done_within_the_shutdown_deadline(
         assert opened[0].unsettled == entry["settled"]["dropped"]
         if moment in ("blackholed", "away"):
             assert entry["settled"]["dropped"] >= 1
-    # What a run leaves behind is checked for threads and children by a fixture, for tasks and sockets here.
+    # A fixture checks for threads and children that a run leaves behind; tasks and sockets are checked here.
     assert router_tasks() == []

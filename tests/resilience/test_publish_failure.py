@@ -1,7 +1,7 @@
-"""A publish fails: what its caller gets, what is kept, its fate, the counters (exactly once), and no copy too many.
+"""Failed publishes: the caller's result, what is kept, its fate, the counters (exactly once), and no copy too many.
 
 The matrix {publish, publish_with_ack} x {error, timeout, close_connection, not connected} x {queueing, fail-open},
-against a real server with a stream that keeps what comes. docs/testing.md has the list of scenarios.
+against a real server with a stream that stores every message. docs/testing.md has the list of scenarios.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUBJECT = "kept.1"
 
 @dataclass
 class Case:
-    """One field of the matrix."""
+    """A cell of the matrix."""
 
     operation: str
     fail_open: bool
@@ -43,21 +43,21 @@ class Case:
     stream: JetStream
 
     async def publish(self, payload: bytes = b"x") -> Receipt:
-        """Publish; a `PublishError` comes out."""
+        """Publish, and raise a `PublishError` ungrouped."""
         publish = getattr(self.watch.router, self.operation)
         receipt = await publish(SUBJECT, payload)
         assert isinstance(receipt, Receipt)
         return receipt
 
     async def stored(self) -> list[bytes]:
-        """What came, in order. No `Nats-Msg-Id` is there twice."""
+        """Return the stored messages, in order. No `Nats-Msg-Id` is there twice."""
         messages = await self.stream.stream_messages("KEPT")
         ids = Counter(message.header("Nats-Msg-Id") for message in messages if message.header("Nats-Msg-Id"))
         assert not ids or max(ids.values()) == 1
         return [message.payload for message in messages]
 
     def counted(self) -> dict[str, float]:
-        """The operation's counters that are not zero: `succeeded`, and each reason of a failure."""
+        """Return the operation's counters that are not zero: `succeeded`, and each reason of a failure."""
         counters = self.watch.router.connections["main"].outbox.counters
         assert self.watch.metric(f"router_nats_{self.operation}_total") == counters.succeeded[self.operation]
         found: dict[str, float] = {"succeeded": counters.succeeded[self.operation]}
@@ -68,7 +68,7 @@ class Case:
         return {name: count for name, count in found.items() if count}
 
     def settled(self) -> dict[str, int]:
-        """How many have which fate."""
+        """Return how many publishes have which fate."""
         ledger = self.watch.router.ledger()["main"]
         return {name: count for name, count in ledger["settled"].items() if count}
 
@@ -101,7 +101,7 @@ async def opened(server: NatsServer, proxy: TcpProxy, operation: str, *, fail_op
 
 
 async def failed(case: Case) -> Fate:
-    """Publish what is going to fail while connected; returns its fate, having looked at what the caller gets."""
+    """Publish a message that is going to fail while connected; check the caller's result and return the fate."""
     if case.operation == "publish_with_ack" and not case.fail_open:
         with pytest.raises(PublishError) as caught:
             await case.publish()
@@ -139,7 +139,7 @@ async def test_timeout(case: Case) -> None:
 
 
 async def test_close_connection(case: Case) -> None:
-    """The link dies before the write: kept and sent on the next one, or let go."""
+    """The link dies before the write: the publish is kept and sent on the next one, or dropped."""
     case.faults.inject(case.operation, close_connection(), times=1)
     receipt = await case.publish()
     if case.operation == "publish_with_ack":
@@ -156,7 +156,7 @@ async def test_close_connection(case: Case) -> None:
         assert case.watch.count("NATS_RETRY_PENDING") == 0
     else:
         assert (fate.name, fate.reason, fate.duplicate) == (FATES[case.operation], None, False)
-        assert case.counted() == {"succeeded": 1}, "it met no failure that anybody was told of"
+        assert case.counted() == {"succeeded": 1}, "no failure of it was reported"
         assert await case.stored() == [b"x"]
         await assert_survived(case.watch, seen=["NATS_CONNECTION_LOST", "NATS_RETRY_PENDING", "NATS_RETRY_COMPLETE"])
         assert case.watch.metric("router_nats_pending_operations_retry_success_total") == 1
@@ -173,7 +173,7 @@ async def test_not_connected(case: Case, proxy: TcpProxy) -> None:
         assert {receipt.fate for receipt in receipts} == {Fate("failed_open", "not_connected")}
     else:
         assert {receipt.fate for receipt in receipts} == {None}
-    # Three more outages, each in the middle of the drain: what is sent again is stored once.
+    # Three more outages, each in the middle of the drain: publishes that are sent again are stored once.
     for _ in range(3):
         await let_in(proxy, case.watch)
         await cut_off(proxy, case.watch)
@@ -188,7 +188,7 @@ async def test_not_connected(case: Case, proxy: TcpProxy) -> None:
     else:
         numbers = [b"%d" % number for number in range(10)]
         stored = await case.stored()
-        # A core publish that was written and not fenced may come twice; in order in any case.
+        # A core publish that was written and not fenced may arrive twice; in order in any case.
         assert (stored if case.operation == "publish_with_ack" else list(dict.fromkeys(stored))) == numbers
         assert case.settled() == {FATES[case.operation]: 10}
         await assert_survived(case.watch, losses=4, seen=[QUEUED[case.operation], "NATS_RETRY_COMPLETE"])

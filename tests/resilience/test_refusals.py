@@ -1,4 +1,4 @@
-"""A destination refuses what a route from a stream sends, and takes it again later: each subject arrives in order."""
+"""A destination refuses messages of a route from a stream, and accepts them later: each subject arrives in order."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from tests.support.streams import SUBJECTS, assert_sink_is_whole, numbers_in, pu
 from tests.support.watch import assert_survived, until_stored, watched
 
 REFUSED = ("sink.3", "sink.4")
-"""The others are not concerned."""
+"""The subjects that are refused; the others are unaffected."""
 
 
 def config(denied: Sequence[str] = ()) -> str:
-    """A server whose user `router` may not publish to these subjects."""
+    """Return the configuration of a server whose user `router` may not publish to these subjects."""
     permissions = f"permissions: {{ publish: {{ deny: {json.dumps(list(denied))} }} }}"
     users = f"{{ user: router, password: p, {permissions} }}, {{ user: u, password: p }}"
     return f"authorization {{ users: [ {users} ] }}\n"
 
 
 def routed(server: NatsServer, attempts: int = 0, **source: Any) -> Settings:
-    """A route whose refused messages come again soon."""
+    """Return a route whose refused messages are redelivered soon."""
     retry = {"initial": "100ms", "attempts": attempts}
     return settings(server.url, routes=[route(retry=retry, **source)], user="router", password="p")
 
 
 def somebody(server: NatsServer) -> Any:
-    """A client that may do anything."""
+    """Connect a client that may do anything."""
     return connect(server.url, user="u", password="p")
 
 
 async def numbers(client: RawClient, subjects: Sequence[str] | None = None) -> list[int]:
-    """The numbers that SINK holds, of all subjects or of these."""
+    """Return the numbers that SINK holds, of all subjects or of these."""
     stored = await JetStream(client).stream_messages("SINK")
     return [int(one.payload) for one in stored if subjects is None or one.subject in subjects]
 
 
-async def test_a_refused_message_that_is_deleted_from_its_stream_holds_up_the_others_for_a_while(
+async def test_a_refused_message_deleted_from_its_stream_delays_the_others_only_for_a_while(
     tmp_path: Path,
 ) -> None:
     async with nats_server(tmp_path, config=config()) as server, somebody(server) as client:
@@ -67,7 +67,7 @@ async def test_a_refused_message_that_is_deleted_from_its_stream_holds_up_the_ot
             assert await numbers(client) == [13, 23]
 
 
-async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -> None:
+async def test_a_permission_revoked_under_traffic_and_restored_keeps_the_order(tmp_path: Path) -> None:
     each = 300
     async with nats_server(tmp_path, config=config()) as server, somebody(server) as client:
         stream = await source_and_sink(client, each)
@@ -96,8 +96,10 @@ async def test_permission_revoked_under_traffic_and_given_back(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("max_ack_pending", [4, 1000])
-async def test_with_little_room_what_waits_lets_in_what_has_to_come_again(tmp_path: Path, max_ack_pending: int) -> None:
-    """Also if somebody made a durable that would hand out much more."""
+async def test_with_little_room_waiting_messages_make_way_for_redeliveries(
+    tmp_path: Path, max_ack_pending: int
+) -> None:
+    """This holds even if the durable was created with a much larger limit."""
     count = 60
     async with nats_server(tmp_path, config=config(REFUSED)) as server, somebody(server) as client:
         stream = await source_and_sink(client)
@@ -119,7 +121,7 @@ async def test_with_little_room_what_waits_lets_in_what_has_to_come_again(tmp_pa
         assert [n for n in arrived if n % SUBJECTS == subject] == list(range(subject, count, SUBJECTS))
 
 
-async def test_what_is_given_up_holds_up_nobody(tmp_path: Path) -> None:
+async def test_a_message_that_is_given_up_delays_no_other(tmp_path: Path) -> None:
     count = 100
     async with nats_server(tmp_path, config=config(REFUSED)) as server, somebody(server) as client:
         await source_and_sink(client, count)

@@ -1,7 +1,7 @@
-"""Reloads of a router under load, as a process of its own on a real server: nothing lost or doubled, and no pause.
+"""Reloads of a router under load, as a process of its own on a real server: nothing lost or duplicated, and no pause.
 
-20,000 messages a second, or as many as this machine can publish. A pause is judged by what the same run shows without a
-reload: on a machine that has other work, there are pauses of its own.
+20,000 messages a second, or as many as this machine can publish. A pause is compared with a phase of the same run
+without reloads: a machine with other load has pauses of its own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.support.raw_nats import RawClient, RawSubscription, connect
 from tests.support.servers import NatsServer
 
 RATE = 20_000
-"""Messages a second, of all subjects together."""
+"""Messages per second, of all subjects together."""
 EVERY = 0.005
 SUBJECTS = ("stays.1", "changes.1", "goes.1", "comes.1")
 SECONDS = 1.5
-"""Of each part of a run."""
+"""Duration of each part of a run."""
 PAUSE = 0.05
 ROUNDS = 3
 
@@ -65,7 +65,7 @@ WRONG = AFTER + core("wrong", "out..$1")
 
 
 class Arrivals:
-    """What came to one subject: the numbers, and when."""
+    """Arrivals on one subject: the numbers, and their times."""
 
     def __init__(self, subscription: RawSubscription) -> None:
         self.numbers: list[int] = []
@@ -73,19 +73,19 @@ class Arrivals:
         self._subscription = subscription
 
     async def collect(self) -> None:
-        """Take what comes, until cancelled."""
+        """Collect messages until cancelled."""
         async for message in self._subscription:
             self.numbers.append(int(message.payload))
             self.times.append(trio.current_time())
 
     def longest_pause(self, begin: float, end: float) -> float:
-        """Between two that follow each other."""
+        """Return the longest time between two consecutive arrivals."""
         times = [begin, *(time for time in self.times if begin <= time <= end), end]
         return max(later - earlier for earlier, later in pairwise(times))
 
 
 class Load:
-    """Numbers that are published to all subjects, at the rate, for as long as `run` lasts."""
+    """A load of numbers, published to all subjects at the rate for as long as `run` lasts."""
 
     def __init__(self, client: RawClient) -> None:
         self.sent = 0
@@ -106,7 +106,7 @@ class Load:
 
 
 async def reload(run: RunningCommand, path: Path, url: str, routes: str, code: str) -> dict[str, Any]:
-    """Write this configuration and send SIGHUP. Returns the log line with which it ends."""
+    """Write this configuration and send SIGHUP. Return the log line with which the reload ends."""
     await trio.Path(path).write_text(HEAD.replace("URL", url) + routes)
     before = len(run.logged(code))
     run.send(signal.SIGHUP)
@@ -114,7 +114,7 @@ async def reload(run: RunningCommand, path: Path, url: str, routes: str, code: s
     return run.logged(code)[-1]
 
 
-async def test_routes_come_change_and_go_under_load_and_nothing_is_lost_or_doubled(
+async def test_adding_changing_and_removing_routes_under_load_loses_and_duplicates_nothing(
     server: NatsServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "router.toml"
@@ -152,7 +152,7 @@ async def test_routes_come_change_and_go_under_load_and_nothing_is_lost_or_doubl
                 stays = came["stayed"]
                 pauses.append((stays.longest_pause(between, trio.current_time()), stays.longest_pause(began, between)))
             loading.cancel()
-            await ended.wait()  # what is being published is counted when it was
+            await ended.wait()  # messages being published are counted once they are
             await eventually(
                 lambda: len(came["stayed"].numbers) >= load.sent <= len(came["old"].numbers + came["new"].numbers),
                 30,
@@ -166,7 +166,7 @@ async def test_routes_come_change_and_go_under_load_and_nothing_is_lost_or_doubl
         assert Counter(came["old"].numbers + came["new"].numbers) == Counter(everything)
         assert all(one.numbers == sorted(set(one.numbers)) for one in came.values())
         print(f"{load.sent} messages to each of {len(SUBJECTS)} subjects; pauses with and without a reload: {pauses}")
-        # A pause of the reload's own would be in each of them.
+        # A pause caused by the reload would be in each of them.
         assert min(with_it - max(PAUSE, 2 * without) for with_it, without in pauses) <= 0, pauses
 
 

@@ -1,4 +1,4 @@
-"""The system has nothing left for one more connection: that is a failed attempt, and never the end of the router."""
+"""The system has no resources left for another connection: that is a failed attempt, and never ends the router."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def run(server: NatsServer, what: str, count: int, url: str | None = None, more:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc")
 @pytest.mark.parametrize("more", ["plain", "stored"])
-async def test_no_descriptor_at_a_reconnect(server: NatsServer, more: str) -> None:
+async def test_no_descriptor_left_at_a_reconnect(server: NatsServer, more: str) -> None:
     told = run(server, "descriptors", 0, more=more)
     assert told["reasons"] == ["resources"]
     assert told["fate"] == "fenced"
@@ -113,13 +113,13 @@ async def test_no_descriptor_at_a_reconnect(server: NatsServer, more: str) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc")
 @pytest.mark.parametrize("left", [1, 2])
-async def test_messages_pass_if_there_are_none_left_for_the_control_plane(server: NatsServer, left: int) -> None:
-    """It takes two more for its loop. What only it can find out is unknown until then."""
+async def test_messages_pass_with_no_descriptors_left_for_the_control_plane(server: NatsServer, left: int) -> None:
+    """The control plane takes two more for its loop. Facts that only it can look up are unknown until then."""
     told = run(server, "descriptors", left, more="stored")
     assert told == {"reasons": [], "unknown": ["resources"], "fate": "fenced"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc")
-async def test_no_thread_to_resolve_a_name_at_a_reconnect(server: NatsServer) -> None:
+async def test_no_thread_left_to_resolve_a_name_at_a_reconnect(server: NatsServer) -> None:
     told = run(server, "threads", 0, url=f"nats://localhost:{server.port}")
     assert told == {"reasons": ["resources"], "fate": "fenced"}

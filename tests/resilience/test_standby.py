@@ -18,7 +18,7 @@ from tests.support.raw_nats import RawClient, connect
 from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer, nats_server
 
-# Processes that are suspended and killed while a server counts seconds: on a busy machine a lead is lost by chance.
+# Processes are suspended and killed while a server counts seconds: on a busy machine a lead may be lost by chance.
 pytestmark = [needs_server(2, 11, lacks="pinned consumers"), pytest.mark.nightly]
 
 CONFIG = """
@@ -47,7 +47,7 @@ async def work(message):
 """
 SUBJECTS = 20
 TAKEOVER_WITHIN = 15.0
-"""Seconds: the lead ends five after the last sign; the rest is what a loaded machine takes."""
+"""Seconds: the lead ends five after the last sign of life; the rest is for a loaded machine."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Place:
         return JetStream(self.client)
 
     async def publish_on(self) -> None:
-        """Publish consecutive numbers on each subject, until told to stop."""
+        """Publish consecutive numbers on each subject, until the event is set."""
         while not self.stop.is_set():
             first = self.published
             batch = [(f"in.{number % SUBJECTS}", b"%d" % number, None) for number in range(first, first + SUBJECTS)]
@@ -113,7 +113,7 @@ async def the_active_one(*routers: RunningCommand) -> RunningCommand:
     return active
 
 
-async def test_the_other_takes_over_when_the_active_one_is_killed(tmp_path: Path) -> None:
+async def test_the_other_process_takes_over_when_the_active_one_is_killed(tmp_path: Path) -> None:
     async with place(tmp_path) as p, p.router() as first, p.router() as second, trio.open_nursery() as nursery:
         nursery.start_soon(p.publish_on)
         active = await the_active_one(first, second)
@@ -135,7 +135,7 @@ async def test_the_other_takes_over_when_the_active_one_is_killed(tmp_path: Path
         assert await other.ended() == 0
 
 
-async def test_one_that_is_stopped_gives_up_the_lead_at_once(tmp_path: Path) -> None:
+async def test_a_process_that_is_stopped_gives_up_the_lead_at_once(tmp_path: Path) -> None:
     async with place(tmp_path) as p, p.router() as first, p.router() as second, trio.open_nursery() as nursery:
         nursery.start_soon(p.publish_on)
         active = await the_active_one(first, second)
@@ -151,7 +151,7 @@ async def test_one_that_is_stopped_gives_up_the_lead_at_once(tmp_path: Path) -> 
         await p.all_there_in_order()
 
 
-async def test_one_that_was_suspended_finds_that_it_lost_the_lead(tmp_path: Path) -> None:
+async def test_a_process_that_was_suspended_notices_that_it_lost_the_lead(tmp_path: Path) -> None:
     async with place(tmp_path) as p, p.router() as first, p.router() as second, trio.open_nursery() as nursery:
         nursery.start_soon(p.publish_on)
         active = await the_active_one(first, second)

@@ -1,4 +1,4 @@
-"""Many connections that lose the same server at the same moment: they come back, and not all at once."""
+"""Many connections that lose the same server at the same moment: they reconnect, and not all at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUCKET = 0.1
 """Seconds."""
 
 ATTEMPTS = 3
-"""The server stays away until every connection has begun so many."""
+"""Number of attempts that every connection has begun before the server returns."""
 
 BAR = 50
 
@@ -44,7 +44,7 @@ DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         ),
     ],
 )
-async def test_connections_that_lose_one_server_come_back_spread_over_time(
+async def test_connections_that_lose_one_server_reconnect_spread_over_time(
     server: NatsServer, connections: int, base: float, longest: float
 ) -> None:
     one = {
@@ -52,7 +52,7 @@ async def test_connections_that_lose_one_server_come_back_spread_over_time(
         "reconnect_delay": base,
         "max_reconnect_delay": longest,
         "connect_timeout": 5.0,
-        # A liveness fence that is late because five hundred handshakes share one core is not what this is about.
+        # A liveness fence that is late because five hundred handshakes share one core is outside of this test.
         "liveness_interval": 20.0,
     }
     config = Settings(telemetry={"listen": ""}, connections={f"c{number}": one for number in range(connections)})
@@ -77,17 +77,17 @@ async def test_connections_that_lose_one_server_come_back_spread_over_time(
         f"back after {min(outages):.2f} to {max(outages):.2f} s, median {sorted(outages)[connections // 2]:.2f} s; "
         f"{min(tries)} to {max(tries)} attempts"
     )
-    # The first retry comes within a tenth of a second by promise; from then on nobody marches in step. Judged by the
-    # delays that were drawn: a machine that is busy may still start many attempts at once.
+    # The first retry is within a tenth of a second by promise; after that no two march in step. Judged by the delays
+    # that were drawn: a busy machine may still start many attempts at once.
     delays = _delays(watch)
     assert max(delays[1]) <= FIRST_RETRY_WITHIN
     for number in range(2, ATTEMPTS + 1):
         assert max(Counter(int(delay / BUCKET) for delay in delays[number]).values()) <= connections * _share(base)
-    # None starves: each is back within the delay that it drew last, and what the handshakes of all the others take.
+    # None starves: each reconnects within its last drawn delay plus the time of all the other handshakes.
     assert max(outages) < down_for + longest + connections * 0.05 + 2
 
 
-async def test_a_plain_connection_does_not_read_the_systems_authorities(
+async def test_a_plain_connection_does_not_load_the_certificate_authorities_of_the_system(
     core_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[ConnectionSettings] = []
@@ -98,12 +98,12 @@ async def test_a_plain_connection_does_not_read_the_systems_authorities(
 
 
 def _attempts(watch: Watch, since: float) -> list[float]:
-    """When each attempt began, in seconds since the server was killed."""
+    """Return when each attempt began, in seconds since the server was killed."""
     return sorted(event.at - since for event in watch.of("NATS_RECONNECT_ATTEMPT"))
 
 
 def _delays(watch: Watch) -> dict[int, list[float]]:
-    """The delays before each attempt, by its number in its round."""
+    """Return the delays before each attempt, by its number in its round."""
     delays = defaultdict(list)
     for event in watch.of("NATS_RECONNECT_ATTEMPT"):
         delays[event.attempt].append(event.delay_ms / 1000)
@@ -111,7 +111,7 @@ def _delays(watch: Watch) -> dict[int, list[float]]:
 
 
 def _share(base: float) -> float:
-    """How large a part of all may fall into one bucket: twice what an even spread below the first bound would give."""
+    """Return the largest share of all that one bucket may hold: twice that of an even spread below the first bound."""
     return 2 * BUCKET / base
 
 

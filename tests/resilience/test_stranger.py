@@ -1,4 +1,4 @@
-"""A stranger who may publish below `in.` and nothing else, and publishes whatever it likes to every kind of route."""
+"""A stranger who may publish only below `in.`, and publishes arbitrary data to every kind of route."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ NOT_IN_SUBJECTS = bytes({*range(0x21), 0x7F})
 
 
 class Stranger:
-    """Makes messages of every kind, by one seed."""
+    """Generates messages of every kind from one seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
     def frame(self) -> bytes:
-        """One PUB or HPUB frame that a server takes."""
+        """Return one PUB or HPUB frame that a server accepts."""
         draw = self._random
         subject = b"in." + draw.choice(PLACES).encode() + b"." + self._rest()
         reply = draw.choice(REPLIES)
@@ -146,7 +146,7 @@ class Stranger:
 
 @contextmanager
 def probing(port: int) -> Iterator[list[float]]:
-    """Ask for `/healthz` again and again, from a thread; the list has how long each answer took, inf for none."""
+    """Request `/healthz` again and again from a thread; the list holds the duration of each answer, inf for none."""
     took: list[float] = []
     over = threading.Event()
 
@@ -172,7 +172,7 @@ def probing(port: int) -> Iterator[list[float]]:
 
 
 async def status(port: int) -> dict[str, Any]:
-    """The `/status` of the router."""
+    """Return the `/status` of the router."""
 
     def ask() -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -208,7 +208,7 @@ async def state(stream: JetStream, name: str) -> tuple[int, int, int]:
 )
 @pytest.mark.parametrize(
     ("messages", "within"),
-    # Beside other tests on two processors, an answer may wait for its process's turn.
+    # Beside other tests on two processors, an answer may wait until its process is scheduled.
     [pytest.param(10_000, 0.1, marks=pytest.mark.nightly), (1_000, 0.5)],
 )
 @pytest.mark.timeout(300)
@@ -274,9 +274,9 @@ async def _until_ready(port: int) -> None:
 
 
 async def _until_calm(stream: JetStream, port: int) -> None:
-    """Wait until every message that came is settled, or is to come again only when this is long over.
+    """Wait until every received message is settled, or due for redelivery only when this test is long over.
 
-    A publish that nobody takes is tried for 30 s, and what came behind it for as long again.
+    A publish that no stream takes is retried for 30 s, and the messages behind it for as long again.
     """
     with trio.fail_after(150):
         while True:

@@ -58,15 +58,17 @@ async def test_requests_through_a_route_while_down(server: NatsServer, proxy: Tc
         nursery.start_soon(answer)
         assert (await client.request("ask.1", b"a")).payload == b"yes, a"
         await cut_off(proxy, watch)
-        await until_nobody_answers(client, "ask.1")
+        await until_no_responders(client, "ask.1")
         await let_in(proxy, watch)
         await assert_survived(watch, seen=OUTAGE)
         assert (await client.request("ask.1", b"c")).payload == b"yes, c"
         nursery.cancel_scope.cancel()
 
 
-async def until_nobody_answers(client: RawClient, subject: str) -> None:
-    """Ask until the server says that nobody is there: it notices a moment later that a subscriber has gone."""
+async def until_no_responders(client: RawClient, subject: str) -> None:
+    """Send requests until the server answers that there are no responders: it notices the end of a subscriber with a
+    delay.
+    """
     with trio.fail_after(5):
         while True:
             try:
@@ -96,7 +98,7 @@ async def test_messages_in_flight_at_the_moment_of_loss(server: NatsServer, prox
             await until_stored(stream, "SINK", 50)
             assert await numbers_from(subscription, 50) == list(range(50))
             entry = live.ledger()["main"]
-            assert (entry["in_flight"], sum(entry["settled"].values())) == (100, 0), "written, and nobody confirmed it"
+            assert (entry["in_flight"], sum(entry["settled"].values())) == (100, 0), "written, and it was not confirmed"
             await cut_off(proxy, watch)
             proxy.clear()
             assert live.ledger()["main"]["pending"] == 100
@@ -111,7 +113,7 @@ async def test_messages_in_flight_at_the_moment_of_loss(server: NatsServer, prox
 
 
 async def test_core_route_in_a_failure(server: NatsServer, proxy: TcpProxy, tmp_path: Path) -> None:
-    """The destination is away: what comes is kept, and sent in order."""
+    """The destination is disconnected: messages are kept, and sent in order."""
     async with (
         nats_server(tmp_path, jetstream=False, name="edge") as edge,
         connect(edge.url) as source,
@@ -142,7 +144,7 @@ async def test_core_route_in_a_failure(server: NatsServer, proxy: TcpProxy, tmp_
 
 
 async def test_jetstream_route_in_a_failure(server: NatsServer, proxy: TcpProxy) -> None:
-    """The destination is away: the route stops pulling, and another route on the same source goes on."""
+    """The destination is disconnected: the route stops pulling, and another route on the same source goes on."""
     count = 3_000
     async with connect(server.url) as client:
         stream = await source_and_sink(client)

@@ -1,4 +1,4 @@
-"""Chaos: a router between a server and networks that misbehave, by a schedule drawn from a seed.
+"""Chaos: a router between a server and networks that misbehave, on a schedule drawn from a seed.
 
     python -m tests.resilience.chaos --seed 7 --kind stream      replays one seed
     python -m tests.resilience.chaos --seeds 100                 prints the table of a hundred

@@ -1,4 +1,4 @@
-"""The chaos command: replays one seed, or runs many and prints the table."""
+"""The chaos command: replays one seed, or runs many and prints the table of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.resilience.chaos.verdict import HEAD, Outcome, command, row, total
 
 
 def main() -> int:
-    """Returns the exit code: 1 if a promise was not kept."""
+    """Run the command and return its exit code: 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.resilience.chaos", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=int, help="replay one seed, and say what is done when")
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _run(seed: int, kind: Kind, messages: int, variant: Variant) -> Outcome | None:
-    """One seed in an event loop of its own; tells at once what went wrong."""
+    """Run one seed in an event loop of its own; print at once what went wrong."""
     try:
         outcome = trio.run(run_seed, seed, kind, messages, variant)
     except Exception as error:

@@ -1,7 +1,7 @@
-"""The faults: each does one thing to a scene, lasts as long as its step says, and takes it back.
+"""The faults: each does one thing to a scene, lasts as long as its step says, and undoes it.
 
-A fault waits for what it does (a process that ends, a configuration that is loaded) and for nothing that a router does:
-a router that hangs must not hang its fault.
+A fault waits for its own effect (a process that ends, a configuration that is loaded) and for nothing that a router
+does: a router that hangs must not hang its fault.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.raw_nats import encode_publish
 Fault = Callable[[Scene, Step], Awaitable[None]]
 
 SLOW = 20_000
-"""Bytes a second."""
+"""Bytes per second."""
 
 LESS_PAYLOAD = 1_024
 
@@ -30,7 +30,7 @@ POISONED = 5
 
 
 async def run_track(scene: Scene, steps: tuple[Step, ...]) -> None:
-    """One fault after the other."""
+    """Run one fault after the other."""
     for step in steps:
         await trio.sleep(step.after)
         await FAULTS[step.fault](scene, step)
@@ -40,17 +40,17 @@ async def run_track(scene: Scene, steps: tuple[Step, ...]) -> None:
 
 
 def _proxy(scene: Scene, step: Step) -> TcpProxy:
-    # Of four, all are met: `place` has two values.
+    # With four proxies, all are reached: `place` has two values.
     return scene.proxies[(step.place + 2 * (step.amount % 2)) % len(scene.proxies)]
 
 
 async def cut(scene: Scene, step: Step) -> None:
-    """Every connection is closed."""
+    """Close every connection."""
     _proxy(scene, step).cut()
 
 
 async def reset(scene: Scene, step: Step) -> None:
-    """Every connection is reset (RST)."""
+    """Reset every connection (RST)."""
     _proxy(scene, step).reset()
 
 
@@ -76,28 +76,28 @@ def _refuse(proxy: TcpProxy, step: Step) -> None:
 
 
 async def kill(scene: Scene, step: Step) -> None:
-    """SIGKILL, and a new process on the same store."""
+    """Send SIGKILL, and start a new process on the same store."""
     await scene.die()
     await trio.sleep(step.seconds)
     await scene.revive()
 
 
 async def terminate(scene: Scene, step: Step) -> None:
-    """SIGTERM, and a new process on the same store."""
+    """Send SIGTERM, and start a new process on the same store."""
     await scene.die(gently=True)
     await trio.sleep(step.seconds)
     await scene.revive()
 
 
 async def freeze(scene: Scene, step: Step) -> None:
-    """SIGSTOP, SIGCONT."""
+    """Send SIGSTOP, then SIGCONT."""
     scene.server.stop()
     await trio.sleep(step.seconds)
     scene.server.cont()
 
 
 async def lame_duck(scene: Scene, step: Step) -> None:
-    """The server announces its end, and then meets it."""
+    """Let the server announce its end, and then end it."""
     began = trio.current_time()
     scene.server.lame_duck()
     await trio.sleep(step.seconds)
@@ -115,9 +115,10 @@ def _with_config(**changes: object) -> Fault:
 
 
 async def less_payload(scene: Scene, step: Step) -> None:
-    """The largest payload is made smaller than some messages; when it is raised again everybody has to connect anew.
+    """Reduce the maximum payload below the size of some messages; when it is raised again every client has to
+    reconnect.
 
-    A server tells its limit in its greeting, and tells nobody that it was changed.
+    A server sends its limit in its greeting, and notifies no client of a change.
     """
     await scene.change(max_payload=LESS_PAYLOAD)
     await trio.sleep(step.seconds)
@@ -127,7 +128,9 @@ async def less_payload(scene: Scene, step: Step) -> None:
 
 
 async def poison(scene: Scene, step: Step) -> None:
-    """Somebody else publishes what the server relays and breaks clients: to the source, and to anybody who listens."""
+    """Publish, as another client, data that the server relays and that breaks clients: to the source, and to all
+    subscribers.
+    """
     root = b"source" if scene.schedule.kind == "stream" else b"in"
     frames = [b"PUB %b.\xff\xfe 6\r\npoison\r\n" % root]
     frames += [encode_publish(f"{root.decode()}.0", b"poison", header) for header in (b"NATS/1.0", b"NATS/1.0\r\n\r\n")]
@@ -137,26 +140,26 @@ async def poison(scene: Scene, step: Step) -> None:
             await client.send(b"".join(frames) * POISONED)
             await client.ping()
     except load.TROUBLE:
-        pass  # a server that was made to refuse us; the schedule goes on
+        pass  # a server that was configured to refuse us; the schedule goes on
 
 
 # --- streams and consumers ---
 
 
 async def consumer_deleted(scene: Scene, step: Step) -> None:
-    """The durable of the route is deleted under it."""
+    """Delete the durable of the route under it."""
     async with load.client(scene.server.url) as client:
         try:
             await JetStream(client).delete_consumer(SOURCE, DURABLE)
         except JetStreamError as error:
-            if error.code != 404:  # the route had not made it again since the last time
+            if error.code != 404:  # the route had not recreated it since the last deletion
                 raise
 
 
 async def sink_deleted(scene: Scene, step: Step) -> None:
-    """The stream that the route fills is deleted, and made again later.
+    """Delete the stream that the route fills, and recreate it later.
 
-    What it held is read before. Nothing may be stored between the two, so nothing reaches the server meanwhile.
+    Its contents are read before. Nothing may be stored between the two, so nothing reaches the server in the meantime.
     """
     async with scene.sink_is_read:
         for proxy in scene.proxies:
@@ -175,7 +178,7 @@ async def sink_deleted(scene: Scene, step: Step) -> None:
 
 
 async def _until_still(stream: JetStream) -> None:
-    """Wait until a stream has stored what the server has of it already."""
+    """Wait until a stream has stored everything that its server already has."""
     last = -1
     while (now := (await stream.stream_info(SINK))["state"]["last_seq"]) != last:
         last = now
@@ -183,7 +186,7 @@ async def _until_still(stream: JetStream) -> None:
 
 
 async def delivered_twice(scene: Scene, step: Step) -> None:
-    """Every batch from the stream comes twice."""
+    """Deliver every batch from the stream twice."""
     scene.spy.deliver_twice = True
     await trio.sleep(step.seconds)
     scene.spy.deliver_twice = False
@@ -193,7 +196,7 @@ async def delivered_twice(scene: Scene, step: Step) -> None:
 
 
 async def restart_router(scene: Scene, step: Step) -> None:
-    """A router is told to end while its server is away, and a new one is started."""
+    """End a router while its server is away, and start a new one."""
     router = scene.routers[step.place % len(scene.routers)]
     for proxy in router.proxies:
         proxy.refuse()

@@ -1,4 +1,5 @@
-"""Who has a message in hand, as links show it: what no router has dies with a stream that is kept in memory."""
+"""Which router has a message in hand, as its links show: a message that no router has is lost with a stream in memory.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from tests.resilience.chaos.load import numbers
 
 
 class Hands:
-    """Messages of streams that are in the hands of routers, by the number in their payload.
+    """Messages of streams that routers have in hand, by the number in their payload.
 
-    A router has a message from the moment when a link brings it until it goes back to its stream: by a nak, because the
-    destination refused it, or because the router ends. What has arrived is no longer looked for here.
+    A router has a message from its delivery by a link until it is returned to its stream: by a nak, because the
+    destination refused it, or because the router ends. Messages that have arrived are no longer looked up here.
     """
 
     def __init__(self) -> None:
@@ -23,21 +24,21 @@ class Hands:
         return message in self._holders
 
     def brought(self, holder: object, batch: Sequence[RawMessage]) -> None:
-        """A link of this router brought these deliveries."""
+        """Record deliveries by a link of this router."""
         for raw in batch:
             found = numbers(raw[4])
             self._answered_at[raw[1]] = found
             self._holders.update(dict.fromkeys(found, holder))
 
     def sent_back(self, messages: Iterable[int]) -> None:
-        """A destination refused these for good: they are to come again from their stream."""
+        """Record messages that a destination refused for good: they are to be redelivered from their stream."""
         for message in messages:
             self._holders.pop(message, None)
 
     def answered(self, reply: bytes) -> None:
-        """The delivery with this reply subject was negatively acknowledged, or terminated."""
+        """Record that the delivery with this reply subject was nak'ed or terminated."""
         self.sent_back(self._answered_at.get(reply, ()))
 
     def left(self, holder: object) -> None:
-        """A router has ended: what it had not delivered is its stream's again."""
+        """Record that a router has ended: its undelivered messages are returned to their stream."""
         self._holders = {message: other for message, other in self._holders.items() if other is not holder}

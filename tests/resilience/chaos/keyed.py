@@ -1,4 +1,4 @@
-"""The handler of routes that go by key: it takes its time, another one for each message."""
+"""The handler of routes by key; its duration differs from message to message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def ten_keys(message: Message) -> Message:
 
 
 async def two_keys(message: Message) -> Message:
-    """Handle one message of half of the subjects at a time, as the expression halves them: some are no numbers."""
+    """Handle one message of half of the subjects at a time, as the expression splits them: some are no numbers."""
     return await _handle(message, str(message.subject.rpartition(".")[2] < "5"))
 
 
@@ -38,5 +38,5 @@ async def _handle(message: Message, key: str) -> Message:
 
 
 def group_of(key: str, number: int) -> int:
-    """The key of a message with this number."""
+    """Return the key of the message with this number."""
     return number % load.SUBJECTS if key == KEYS[0] else int(number % load.SUBJECTS < load.SUBJECTS // 2)

@@ -1,7 +1,7 @@
-"""What is published while things go wrong: straight to the server, past the proxies, by a client that comes back.
+"""The load during the faults: published straight to the server, past the proxies, by a client that reconnects.
 
-Each message carries its number. Into a stream it is published until a PubAck came, with the same Msg-Id, so that the
-source holds all of them, in order, whatever happened. To a core subject it is published once: nobody promises more.
+Each message carries its number. To a stream it is published until a PubAck arrives, with the same Msg-Id, so that the
+source holds all of them, in order, whatever happened. To a core subject it is published once: more is not promised.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from tests.support.raw_nats import RawClient, RawNatsError, connect
 
 SUBJECTS = 10
 CHUNKS = 40
-"""Writes in which all messages go out, spread over the time of the schedule."""
+"""Number of writes for all messages, spread over the duration of the schedule."""
 
 LARGE_EVERY = 50
 LARGE = 3_000
-"""Bytes: more than `faults.less_payload` leaves room for."""
+"""Payload size in bytes: more than `faults.less_payload` leaves room for."""
 
 ATTEMPT_WITHIN = 1.0
 TRY_AGAIN_AFTER = 0.05
 
 TROUBLE = (RawNatsError, OSError, trio.BrokenResourceError, trio.TooSlowError)
-"""What a client of a server that comes and goes meets."""
+"""Errors that a client of a restarting server may get."""
 
 
 _NUMBER = re.compile(rb"#(\d+);")
@@ -38,23 +38,24 @@ Request = tuple[str, bytes, list[tuple[str, str]]]
 
 
 def payload(number: int) -> bytes:
-    """A payload with this number in it; some are large."""
+    """Return a payload that contains this number; some are large."""
     filling = LARGE if number % LARGE_EVERY == 0 else 64
     return b"#%d;" % number + b"." * filling
 
 
 def subject(root: str, number: int) -> str:
-    """The subject of the message with this number."""
+    """Return the subject of the message with this number."""
     return f"{root}.{number % SUBJECTS}"
 
 
 def numbers(text: bytes) -> list[int]:
-    """The numbers of the messages in these frames or this payload; none for what the load did not publish."""
+    """Return the numbers of the messages in these frames or this payload; none for data that the load did not publish.
+    """
     return [int(found) for found in _NUMBER.findall(text)]
 
 
 class Taken(NamedTuple):
-    """A message that the source has taken: by which attempt, and when that began."""
+    """A message that the source has stored: by which attempt, and when that attempt began."""
 
     number: int
     began: float
@@ -63,15 +64,15 @@ class Taken(NamedTuple):
 
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[RawClient]:
-    """A client with the permission to do anything."""
+    """Connect a client with all permissions."""
     async with connect(url, user="load", password="load") as connected:
         yield connected
 
 
 async def fill_stream(url: str, messages: int, seconds: float, noise: int = 0) -> Sequence[Taken]:
-    """Publish to `source.*` until the stream has all, with that many messages of `noise.*` before each.
+    """Publish to `source.*` until the stream has all, with `noise` messages of `noise.*` before each.
 
-    Returns when each message was taken.
+    Return when each message was taken.
     """
     taken: list[Taken] = []
     for chunk, pause in _chunks(messages, seconds):
@@ -91,7 +92,7 @@ async def fill_stream(url: str, messages: int, seconds: float, noise: int = 0) -
 
 
 def requests(chunk: Iterable[int], noise: int = 0) -> Iterator[Request]:
-    """What is published to a stream for these numbers."""
+    """Return the publishes to a stream for these numbers."""
     for number in chunk:
         for other in range(noise):
             yield f"noise.{other}", b"noise", [("Nats-Msg-Id", f"noise-{number}-{other}")]

@@ -1,4 +1,4 @@
-"""Routers that follow one another: each is watched, and its books are checked when it is left."""
+"""Routers that follow one another: each is observed, and its ledgers are checked when it is left."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support.watch import Watch, watched
 class KeptRouter:
     """A router in this process that is started again whenever it is left, until `close`.
 
-    `proxies` are between it and the server. `alone`: there is no other one in this process.
+    `proxies` are between it and the server. `alone`: there is no other router in this process.
     """
 
     def __init__(self, settings: Settings, spy: Spy, proxies: Sequence[TcpProxy], *, alone: bool) -> None:
         self.proxies = proxies
         self.runs: list[Watch] = []
         self.failed: Counter[str] = Counter()
-        """Messages that routes failed, by reason, over all runs that are over; `received` and `routed` the same."""
+        """Messages that routes failed, by reason, over all finished runs; `received` and `routed` likewise."""
         self.received = 0
         self.routed = 0
         self._settings = settings
@@ -55,8 +55,8 @@ class KeptRouter:
                     self._opened.set()
                     await self._leave.wait()
             except AuthorizationError:
-                # A server that loads another configuration refuses whoever is just shaking hands. A router that is
-                # refused before its first link ends, and who watches over processes starts it again.
+                # A server that reloads its configuration refuses clients in the middle of a handshake. A router that is
+                # refused before its first link ends, and a process supervisor would start it again.
                 continue
             self._count(self.live)
             if not self._over:
@@ -64,20 +64,20 @@ class KeptRouter:
             self._left.set()
 
     async def restart(self) -> None:
-        """Leave the router that runs, and wait for the next."""
+        """Leave the running router, and wait for the next."""
         self._opened = trio.Event()
         self._leave.set()
         await self._opened.wait()
 
     async def close(self) -> None:
-        """Leave the last router: it drains, and its books are closed."""
+        """Leave the last router: it drains, and its ledgers are closed."""
         self._over = True
         self._left = trio.Event()
         self._leave.set()
         await self._left.wait()
 
     async def is_open(self) -> None:
-        """Wait for the first one."""
+        """Wait for the first router."""
         await self._opened.wait()
 
     def _count(self, live: Live) -> None:

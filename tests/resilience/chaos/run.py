@@ -1,4 +1,4 @@
-"""One seed, from the server's start to the verdict."""
+"""The run of one seed, from the start of the server to the verdict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLL = 0.05
 
 
 class Hang(AssertionError):
-    """A router that did not finish its work, with what it said of itself."""
+    """A router that did not finish its work, with its own report of its state."""
 
 
 async def run_seed(seed: int, kind: Kind, messages: int, variant: Variant = "plain") -> Outcome:
@@ -53,7 +53,7 @@ async def run_seed(seed: int, kind: Kind, messages: int, variant: Variant = "pla
 
 
 async def _trouble(on: Scene) -> None:
-    """The load and both tracks of faults, until all of them are over."""
+    """Run the load and both tracks of faults, until all of them are over."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_load, on)
         nursery.start_soon(run_track, on, on.schedule.network)
@@ -69,9 +69,9 @@ async def _load(on: Scene) -> None:
 
 
 async def _all_acked(on: Scene) -> list[str]:
-    """Wait until the durable has delivered everything and has an ack for all of it. Returns what is wrong with it.
+    """Wait until the durable has delivered everything and has an ack for all of it. Return what is wrong with it.
 
-    What a router has in hand of a stream that is no more has no durable that waits for its ack: it is waited for too.
+    Messages in hand of a stream that no longer exists have no durable that waits for an ack: they are waited for too.
     """
     async with load.client(on.server.url) as client:
         stream = JetStream(client)
@@ -93,7 +93,7 @@ def _descriptors() -> int:
 
 
 def _router_tasks() -> list[str]:
-    """Tasks of routers."""
+    """Return the tasks of routers."""
     root = trio.lowlevel.current_root_task()
     assert root is not None
     found, tasks = [], [root]

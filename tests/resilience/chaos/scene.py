@@ -1,6 +1,6 @@
 """A scene: one server, routers, and a proxy for each of their connections.
 
-Everything that a fault may touch is here. The routers are real ones in this process.
+A scene holds everything that a fault may touch. The routers are real ones in this process.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tests.support.servers import NatsServer, nats_server
 from tests.support.watch import Watch
 
 LIVENESS = 0.4
-"""Seconds: what a router under test is set to. The longest fault is longer than two missed fences."""
+"""Seconds, the setting of a router under test. The longest fault is longer than two missed fences."""
 
 
 class Scene:
-    """See `scene`."""
+    """All that a fault may touch; open it with `scene`."""
 
     def __init__(
         self, schedule: Schedule, server: NatsServer, proxies: Sequence[TcpProxy], collector: OtlpReceiver
@@ -43,15 +43,17 @@ class Scene:
         self.collector = collector
         self.spy = Spy()
         self.deaths: list[tuple[float, float]] = []
-        """From when to when the server ended: JetStream before the process, and that before it is reaped."""
+        """Start and end of each death of the server: JetStream stops before the process, which ends before it is
+        reaped.
+        """
         count = variants.routers(schedule.variant)
         self.routers = [self._router(proxies[first::count], alone=count == 1) for first in range(count)]
         self.taken: Sequence[load.Taken] = ()
-        """What the source has taken, and when."""
+        """Messages that the source has stored, and when."""
         self.sink_before: list[StoredMessage] = []
-        """What the sinks held that were deleted."""
+        """Contents of the sinks that were deleted."""
         self.sink_is_read = trio.Lock()
-        """Held while nothing may reach the server: a fault of the network that ends must not let anything through."""
+        """Held while nothing may reach the server: a network fault that ends must not let anything through."""
 
     # --- the routers ---
 
@@ -65,39 +67,39 @@ class Scene:
 
     @property
     def failed(self) -> Counter[str]:
-        """Messages that routes failed, by reason, over all runs that are over."""
+        """Messages that routes failed, by reason, over all finished runs."""
         return sum((router.failed for router in self.routers), Counter())
 
     @property
     def received(self) -> int:
-        """Messages that routes received, over all runs that are over."""
+        """Messages that routes received, over all finished runs."""
         return sum(router.received for router in self.routers)
 
     @property
     def routed(self) -> int:
-        """Messages that routes delivered, over all runs that are over."""
+        """Messages that routes delivered, over all finished runs."""
         return sum(router.routed for router in self.routers)
 
     @property
     def in_hand(self) -> int:
-        """Messages that the routes that run have received and not settled."""
+        """Messages that the running routes have received and not settled."""
         routes = [route for router in self.routers for route in router.live.routes]
         return sum(route.received - sum(route.routed.values()) - sum(route.failed.values()) for route in routes)
 
     async def close_routers(self) -> None:
-        """Leave all routers: they drain, and their books are closed."""
+        """Leave all routers: they drain, and their ledgers are closed."""
         for router in self.routers:
             await router.close()
 
     def told(self) -> str:
-        """What the last routers say of themselves, for a failure's message."""
+        """Return the state that the last routers report, for the message of a failure."""
         told = [router.live.status() for router in self.routers]
         return json.dumps([{name: one[name] for name in ("connections", "routes")} for one in told], default=str)
 
     # --- the server ---
 
     async def die(self, *, gently: bool = False, since: float | None = None) -> None:
-        """End the server's process; `since` says when that began."""
+        """End the server's process; `since` is when that began."""
         began = trio.current_time() if since is None else since
         if gently:
             await self.server.terminate()
@@ -106,18 +108,18 @@ class Scene:
         self.deaths.append((began, trio.current_time()))
 
     async def revive(self) -> None:
-        """A new process of the server on the same store; streams that are kept in memory are made again."""
+        """Start a new process of the server on the same store; streams in memory are created again."""
         await self.server.restart()
         if variants.dies_with_its_server(self.schedule.variant):
             await self.create_sink()
             await self.create_source()
 
     async def change(self, **changes: Any) -> None:
-        """Let the server run with another configuration; without arguments with the first one."""
+        """Reload the server with another configuration; without arguments, with the original one."""
         await self.server.reload(config(**changes))
 
     async def stored(self, stream: str) -> list[StoredMessage]:
-        """What a stream holds."""
+        """Return the contents of a stream."""
         async with load.client(self.server.url) as client:
             return await JetStream(client).stream_messages(stream)
 
@@ -133,7 +135,7 @@ class Scene:
 
 
 def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: OtlpReceiver) -> Settings:
-    """The settings of a router that reaches its server through these proxies: one for each connection."""
+    """Return the settings of a router that reaches its server through these proxies: one for each connection."""
     names = ("main", "away")[: schedule.connections]
     common: dict[str, Any] = {
         "user": "router",
@@ -177,7 +179,7 @@ def config(
     no_publish: Sequence[str] = (),
     no_subscribe: Sequence[str] = (),
 ) -> str:
-    """The server's configuration: two users, one of whom may be kept from some subjects."""
+    """Return the server's configuration: two users, one of whom may be denied some subjects."""
 
     def deny(subjects: Sequence[str]) -> str:
         return f"{{ deny: {json.dumps(list(subjects))} }}"
@@ -199,7 +201,7 @@ def config(
 
 @asynccontextmanager
 async def scene(schedule: Schedule, directory: Path) -> AsyncIterator[Scene]:
-    """Server, streams, proxies and the first routers, ready to be troubled. `close_routers` before the end."""
+    """Yield server, streams, proxies and the first routers, ready for faults. Call `close_routers` before the end."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(nats_server(directory, config=config()))
         needed = schedule.connections * variants.routers(schedule.variant)

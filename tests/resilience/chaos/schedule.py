@@ -1,6 +1,6 @@
-"""What goes wrong, and when: drawn from a seed, and nothing else. Pure.
+"""The faults and their times, drawn from a seed alone. Pure.
 
-Two tracks run at the same time, so that faults overlap: one of the networks, one of the server and of the router. Each
+Two tracks run at the same time, so that faults overlap: one for the networks, one for the server and the router. Each
 has its own faults, one after the other.
 """
 
@@ -14,11 +14,11 @@ from typing import Literal, get_args
 Kind = Literal["stream", "core"]
 
 Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers", "content", "keys"]
-"""How streams, durable, routers and routes are made: see `variants`."""
+"""How streams, durable, routers and routes are created: see `variants`."""
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 OF_CORE: tuple[Variant, ...] = ("plain", "content")
-"""Those of core routes."""
+"""The variants of core routes."""
 
 NETWORK: Mapping[str, int] = {
     "cut": 3,
@@ -56,15 +56,15 @@ STREAM: Mapping[str, int] = {
     "no_api": 1,
     "delivered_twice": 2,
 }
-"""Those that only a route between streams can stand."""
+"""Faults that only a route between streams can survive."""
 
 SHORTEST, LONGEST = 0.05, 1.2
-"""Seconds that a fault lasts: below and above what the routers under test take for a lost link."""
+"""Seconds that a fault lasts: below and above the time in which the routers under test detect a lost link."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One fault, for `seconds`, `after` so many seconds of quiet. `place` and `amount` are dice for it to use."""
+    """A fault that lasts `seconds`, after `after` seconds of quiet. `place` and `amount` are random numbers for its use."""
 
     after: float
     fault: str
@@ -98,12 +98,14 @@ class Schedule:
 
     @property
     def seconds(self) -> float:
-        """How long the longer track takes, if everything goes as fast as it is told to."""
+        """Return the duration of the longer track if every fault takes exactly its time."""
         return max(sum(step.after + step.seconds for step in track) for track in (self.network, self.server))
 
 
 def draw(seed: int, kind: Kind, messages: int, variant: Variant = "plain") -> Schedule:
-    """The schedule of a seed: the same for the same arguments. All variants have the same faults at the same times."""
+    """Return the schedule of a seed: the same for the same arguments. All variants have the same faults at the same
+    times.
+    """
     if kind == "core" and variant not in OF_CORE:
         raise ValueError(f"{variant} is a variant of routes from streams")
     dice = random.Random(f"{seed} {kind}")

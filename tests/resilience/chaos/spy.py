@@ -1,4 +1,4 @@
-"""Between a router and its links: what it was given, what it wrote, and what a server said of it.
+"""A spy between a router and its links: records what was delivered, what was written, and the server's answers.
 
 A link around a link, like fault injection, but it changes nothing, except for `deliver_twice`. It knows messages by the
 number in their payload (see `load.payload`).
@@ -36,44 +36,44 @@ from tests.resilience.chaos.load import numbers
 
 
 class Spy:
-    """What was seen, over all links of all routers that used `connect`."""
+    """The records of all links of all routers that used `connect`."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
-        """Numbers of the messages that core subscriptions brought, in order."""
+        """Numbers of the messages that core subscriptions delivered, in order."""
         self.written_at: dict[int, float] = {}
         """When the message with this number was last written and not refused."""
         self.first_taken_at: dict[int, float] = {}
         """When a link first had the message with this number in hand, to be written."""
         self.taken_again_at: dict[int, float] = {}
-        """When one had it for the second time."""
+        """When a link had it for the second time."""
         self.first_refused_at: dict[int, float] = {}
-        """When a router first heard that a server or stream did not take the message with this number."""
+        """When a router was first notified that a server or stream did not take the message with this number."""
         self.resent = 0
         """Publishes that were written again."""
         self.suppressed = 0
-        """PubAcks that said: a duplicate."""
+        """PubAcks that report a duplicate."""
         self.acked_at: list[float] = []
-        """When each PubAck came."""
+        """When each PubAck arrived."""
         self.stored: list[int] = []
-        """Numbers of the messages of which a PubAck said that a stream has them, in order."""
+        """Numbers of the messages that PubAcks report as stored, in order."""
         self.hands = Hands()
         self.deliver_twice = False
 
     @property
     def longest_gap(self) -> float:
-        """The longest time between two PubAcks, in seconds."""
+        """Return the longest time between two PubAcks, in seconds."""
         return max((later - earlier for earlier, later in pairwise(self.acked_at)), default=0.0)
 
     def wrote(self, frames: bytes) -> None:
-        """A link took these frames."""
+        """Record that a link took these frames."""
         now = trio.current_time()
         for message in numbers(frames):
             self.resent += message in self.written_at
             self.written_at[message] = now
 
     def takes(self, frames: bytes) -> None:
-        """A link is about to write these frames."""
+        """Record that a link is about to write these frames."""
         now = trio.current_time()
         for message in numbers(frames):
             if message in self.first_taken_at:
@@ -82,7 +82,9 @@ class Spy:
                 self.first_taken_at[message] = now
 
     def refused(self, operation: Operation | None, *, retriable: bool = False) -> None:
-        """A router heard that this was not taken. `retriable`: it keeps it, and tries again by itself."""
+        """Record that a router was notified of a refusal. `retriable`: the router keeps the publish, and retries it by
+        itself.
+        """
         refused = numbers(operation.frame) if operation is not None else []
         for message in refused:
             self.first_refused_at.setdefault(message, trio.current_time())
@@ -90,13 +92,13 @@ class Spy:
             self.hands.sent_back(refused)
 
     def took(self, operation: Operation | None) -> None:
-        """A PubAck for this came."""
+        """Record a PubAck for this publish."""
         self.acked_at.append(trio.current_time())
         if operation is not None:
             self.stored += numbers(operation.frame)
 
     def connect(self, name: str, settings: ConnectionSettings, holder: object = None) -> Connect:
-        """A `router.ConnectFactory`. `holder` is the router, if there are several."""
+        """Return a `router.ConnectFactory`. `holder` is the router, if there are several."""
         dial = Dialer(settings, name)
 
         @asynccontextmanager
@@ -109,7 +111,7 @@ class Spy:
 
 
 class _Ears:
-    """See `link.LinkListener`."""
+    """A listener around a `link.LinkListener`, which records answers."""
 
     def __init__(self, listener: LinkListener, spy: Spy) -> None:
         self._listener = listener
@@ -135,7 +137,7 @@ class _Ears:
         self._listener.ack_refused(order, reason, detail, retriable, stream=stream)
 
     def writes(self, operation: Operation) -> None:
-        """A publish that wants an answer is about to be written."""
+        """Record that a publish that wants an answer is about to be written."""
         self.unanswered[operation.order] = operation
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
@@ -146,7 +148,7 @@ class _Ears:
 
 
 class _Eyes:
-    """See `link.Link`."""
+    """A `link.Link` around another one, which records what passes."""
 
     def __init__(self, link: Link, spy: Spy, ears: _Ears, holder: object) -> None:
         self._link = link

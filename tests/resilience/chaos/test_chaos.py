@@ -1,4 +1,6 @@
-"""A few seeds on every run; a hundred, and some of each variant, at night. A broken promise says what replays it."""
+"""A few seeds on every run; a hundred, and some of each variant, at night. A broken promise names the command that
+replays it.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ async def test_ten_seeds_of_each_variant_break_no_promise(seed: int, kind: Kind,
     assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
 
 
-def test_a_seed_always_draws_the_same() -> None:
+def test_a_seed_always_draws_the_same_schedule() -> None:
     assert draw(5, "stream", 100) == draw(5, "stream", 100)
     assert draw(5, "stream", 100) != draw(6, "stream", 100)
 
@@ -71,7 +73,7 @@ def test_a_variant_has_the_faults_of_its_seed(variant: Variant) -> None:
     assert replace(draw(5, "stream", 100, variant), variant="plain") == draw(5, "stream", 100)
 
 
-def test_a_message_is_in_the_hands_of_who_got_it_last_until_it_goes_back() -> None:
+def test_a_message_is_in_hand_of_its_last_receiver_until_it_is_returned() -> None:
     hands, first, second = Hands(), object(), object()
     hands.brought(first, [_delivery(number) for number in range(4)])
     hands.brought(second, [_delivery(3)])
@@ -104,13 +106,13 @@ def test_order_is_judged_by_subject_and_by_first_arrival() -> None:
     ("sent", "faults", "in_order"),
     [
         ([1, 11, 1], ["no_publish"], True),  # 1 was refused, the refusal died with the link, and 1 is sent again
-        ([1, 11, 1], ["cut"], False),  # nobody refuses anything: 11 can't have arrived without 1
+        ([1, 11, 1], ["cut"], False),  # nothing is refused: 11 can't have arrived without 1
         ([11, 1, 1], ["no_publish"], False),  # sent out of order
-        ([1, 1, 11], ["no_publish"], False),  # 11 was sent when it was known that 1 had to be sent again
-        ([1, 11], ["no_publish"], False),  # never sent again: then a server has lost it, or took them out of order
+        ([1, 1, 11], ["no_publish"], False),  # 11 was sent although it was known that 1 had to be sent again
+        ([1, 11], ["no_publish"], False),  # never sent again: a server has lost it, or took them out of order
     ],
 )
-def test_only_what_was_sent_before_a_refusal_was_known_may_overtake(
+def test_only_messages_sent_before_a_refusal_was_known_may_overtake(
     sent: list[int], faults: list[str], in_order: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10))
@@ -121,7 +123,7 @@ def test_only_what_was_sent_before_a_refusal_was_known_may_overtake(
     assert were_in_flight(spy, faults, 1, [11]) is in_order
 
 
-def test_a_trace_is_whole_if_its_message_and_all_its_sends_came_once() -> None:
+def test_a_trace_is_complete_if_its_message_and_each_send_appear_once() -> None:
     message = ReceivedSpan("process route", "CONSUMER", "t", "1", "", {}, {}, [], 0, "")
     send = replace(message, name="send out", span_id="2", parent_id="1")
     failed = replace(message, span_id="3", attributes={"error.type": "mapping"})

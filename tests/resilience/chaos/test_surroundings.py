@@ -1,4 +1,4 @@
-"""What goes wrong around a router and a server: clocks, names, certificates, disks."""
+"""Faults around a router and a server: clocks, names, certificates, disks."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ DAY = 24 * 3600.0
 MESSAGES = 1_000
 
 DISK = 32 * 1024 * 1024
-"""Bytes of the disk that fills up."""
+"""Size of the disk that fills up, in bytes."""
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of `DISK` bytes."""
+    """Mount a file system of `DISK` bytes."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("a small file system needs Linux and root")
     directory = tmp_path / "disk"
@@ -55,7 +55,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(directory)], capture_output=True, check=True)
 
 
-async def test_a_wall_clock_that_jumps_expires_and_delays_nothing(
+async def test_a_jump_of_the_wall_clock_expires_and_delays_nothing(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true_time, jump = time.time, [0.0]
@@ -79,7 +79,9 @@ async def test_a_wall_clock_that_jumps_expires_and_delays_nothing(
         await assert_alive(live)
 
 
-async def test_a_slow_resolver_holds_up_nobody(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_resolver_does_not_delay_other_connections(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resolver = SlowResolver("nats.test")
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     try:
@@ -123,7 +125,7 @@ async def test_leaving_does_not_wait_for_a_slow_resolver(monkeypatch: pytest.Mon
         resolver.answers.set()
 
 
-async def test_a_certificate_that_expired_is_told_and_its_successor_is_taken(tmp_path: Path) -> None:
+async def test_an_expired_certificate_is_reported_and_its_successor_accepted(tmp_path: Path) -> None:
     certificates = create_certificates(tmp_path / "certificates")
     good = certificates.server_config()
     expired = certificates.server_config(server=certificates.expired_server)
@@ -137,7 +139,7 @@ async def test_a_certificate_that_expired_is_told_and_its_successor_is_taken(tmp
         await server.kill()
         await server.restart()
         failed = await watch.until("NATS_CONNECTION_FAILED")
-        while "expired" not in failed.detail:  # the first attempts may have met no server
+        while "expired" not in failed.detail:  # the first attempts may have found no server
             failed = await watch.until("NATS_CONNECTION_FAILED", times=len(watch.of("NATS_CONNECTION_FAILED")) + 1)
         receipt = await live.publish("out", b"x")
         assert receipt.status == "queued"
@@ -148,7 +150,7 @@ async def test_a_certificate_that_expired_is_told_and_its_successor_is_taken(tmp
         assert watch.gauges["main"] == [1.0, 0.5, 1.0]
 
 
-async def test_a_permission_that_comes_back_is_noticed_on_the_link_that_lacked_it(tmp_path: Path) -> None:
+async def test_a_restored_permission_is_noticed_on_the_link_that_lacked_it(tmp_path: Path) -> None:
     async with nats_server(tmp_path, config=config(no_subscribe=["_INBOX.>"])) as server:
         async with load.client(server.url) as client:
             await JetStream(client).create_stream("SOURCE", ["source.*"])
@@ -159,7 +161,7 @@ async def test_a_permission_that_comes_back_is_noticed_on_the_link_that_lacked_i
         async with watched(given) as watch:
             live = watch.live
             assert live is not None
-            # Neither nats-py, which asks for the consumer, nor the link, which waits for PubAcks, hears an answer.
+            # Neither nats-py, which requests the consumer, nor the link, which waits for PubAcks, gets an answer.
             assert watch.of("NATS_SUBSCRIBE_ERROR")
             with pytest.raises(PublishError, match="does not permit this user"):
                 await live.publish_with_ack("sink.x", b"x")
@@ -188,7 +190,7 @@ async def test_a_full_disk_stops_a_stream_and_loses_nothing(server: NatsServer, 
             _fill(filler)
             async with connect(server.url) as client:
                 await _publish(client, range(MESSAGES // 2, MESSAGES))
-            # Such a server answers nothing at all: what it was given stays in flight.
+            # Such a server answers nothing at all: publishes stay in flight.
             await eventually(lambda: live.ledger()["sink"]["in_flight"] == MESSAGES // 2, 30, live.ledger)
             async with connect(full.url) as client:
                 await client.ping()
@@ -205,9 +207,9 @@ async def test_a_full_disk_stops_a_stream_and_loses_nothing(server: NatsServer, 
 
 
 class SlowResolver:
-    """`socket.getaddrinfo`, which does not answer for one name until `answers` is set; then that name is loopback.
+    """A `socket.getaddrinfo` that does not answer for one name until `answers` is set; then that name is loopback.
 
-    What is asked for numbers only, which trio does first, is answered at once: it involves no resolver.
+    Numeric look-ups, which trio makes first, are answered at once: they involve no resolver.
     """
 
     def __init__(self, name: str) -> None:

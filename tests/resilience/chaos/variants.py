@@ -1,6 +1,7 @@
-"""What a variant changes in a scene: how streams, durable and route are made, and how many routers share it.
+"""The changes that a variant makes to a scene: how streams, durable and route are created, and how many routers share
+it.
 
-The faults of a seed are the same in each variant. What each has to keep beyond that is in `verdict`.
+The faults of a seed are the same in each variant. The additional promises of each are in `verdict`.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ SINK = "SINK"
 SOURCE = "SOURCE"
 
 FILTER = "source.*"
-"""What a route takes of the source."""
+"""The subjects of the source that a route takes."""
 
 ACK_WAIT = 2.0
 """Seconds."""
 
 MAX_DELIVER = 3
 WORN = 100
-"""Messages of which a durable with `max_deliver` has used up all deliveries but one before a router comes."""
+"""Messages for which a durable with `max_deliver` has used up all deliveries but one before a router starts."""
 
 NOISE = 19
-"""Messages in a sparse source that the route's filter does not take, before each that it takes."""
+"""Messages in a sparse source that the route's filter skips, before each that it takes."""
 
 
 def routers(variant: Variant) -> int:
-    """How many routers run at the same time."""
+    """Return how many routers run at the same time."""
     return 2 if variant == "two-routers" else 1
 
 
 def noise(variant: Variant) -> int:
-    """How many messages that nobody takes are published before each of the others."""
+    """Return how many messages outside of any filter are published before each of the others."""
     return NOISE if variant == "sparse" else 0
 
 
 def keeps_order(schedule: Schedule) -> bool:
-    """Return False where no order of a subject is promised.
+    """Return False where the order of a subject is not promised.
 
-    Routers that share a durable promise none. Of a core subject, each destination gets what goes to it in order, and
-    those of weights have a part of each subject.
+    Routers that share a durable promise none. Of a core subject, each destination gets its messages in order; weighted
+    destinations get a part of each subject.
     """
     if schedule.variant == "content" and schedule.kind == "core":
         return str(by_content(schedule.seed, {"to": [{}]})["strategy"]) != "weighted"
@@ -57,7 +58,7 @@ def keeps_order(schedule: Schedule) -> bool:
 def by_content(seed: int, route: dict[str, Any]) -> dict[str, Any]:
     """Return a route that decides by content in a way that the seed draws, and sends each message to the same place.
 
-    So it has to keep what the plain one keeps. All expressions have a value for whatever comes.
+    So it has the same promises as the plain one. All expressions have a value for every message.
     """
     dice = random.Random(f"content {seed}")
     (to,) = route["to"]
@@ -79,7 +80,7 @@ def by_content(seed: int, route: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_key(seed: int) -> dict[str, Any]:
-    """Return what makes a route go by a key that the seed draws, with several calls of a handler at a time."""
+    """Return the settings of a route by a key that the seed draws, with several concurrent handler calls."""
     handler = "tests.resilience.chaos.keyed:" + ("ten_keys" if key_of(seed) == keyed.KEYS[0] else "two_keys")
     concurrency = random.Random(f"concurrency {seed}").choice((2, 4, 16))
     return {"key": key_of(seed), "concurrency": concurrency, "handler": handler}
@@ -103,7 +104,7 @@ async def create_sink(stream: JetStream, schedule: Schedule) -> None:
 
 
 def dies_with_its_server(variant: Variant) -> bool:
-    """Return True if the streams are kept in memory: a server that is started again knows nothing of them."""
+    """Return True if the streams are in memory: a restarted server knows nothing of them."""
     return variant == "memory"
 
 
@@ -129,7 +130,7 @@ async def create_worn_durable(client: RawClient, messages: int) -> None:
 
 
 async def _deliver(client: RawClient, count: int) -> Sequence[str]:
-    """Have that many messages delivered. Returns where each is answered."""
+    """Have `count` messages delivered. Return the reply subject of each."""
     inbox = client.new_inbox()
     deliveries = await client.subscribe(inbox)
     pull = json.dumps({"batch": count, "expires": 5_000_000_000}).encode()

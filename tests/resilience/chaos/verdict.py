@@ -1,4 +1,4 @@
-"""The promises, held against what happened."""
+"""The verdict: the promises, checked against what happened."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from tests.support.otlp_receiver import ReceivedSpan
 from tests.support.raw_jetstream import StoredMessage
 
 MAY_DIE_WITH_THE_SERVER = 1.0
-"""Seconds before a server's end in which it may have taken a core publish, said so, and stored nothing. A fence proves
-no more than that the server received it."""
+"""Seconds before a server's end in which it may have taken a core publish, confirmed it, and stored nothing. A fence
+proves only that the server received it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One seed, as a row of the table. `broken` are the promises that were not kept.
+    """The result of one seed, as a row of the table. `broken` are the promises that were not kept.
 
-    `lost` are all that were received, or taken by a source, and did not arrive; `died` those of them that a server had
-    when it ended.
+    `lost` are all messages that were received, or taken by a source, and did not arrive; `died` are those of them that
+    a server had when it ended.
     """
 
     schedule: Schedule
@@ -40,12 +41,12 @@ class Outcome:
 
     @property
     def command(self) -> str:
-        """What replays this seed."""
+        """Return the command that replays this seed."""
         return command(self.schedule)
 
 
 def command(schedule: Schedule) -> str:
-    """What replays a schedule."""
+    """Return the command that replays a schedule."""
     variant = f" --variant {schedule.variant}" if schedule.variant != "plain" else ""
     return (
         f"python -m tests.resilience.chaos --seed {schedule.seed} --kind {schedule.kind} "
@@ -56,7 +57,7 @@ def command(schedule: Schedule) -> str:
 def judge(
     scene: Scene, source: Sequence[StoredMessage], sink: Sequence[StoredMessage], leaks: Sequence[str]
 ) -> Outcome:
-    """Hold a finished scene against the promises. `sink` begins with what deleted sinks held."""
+    """Check a finished scene against the promises. `sink` begins with the contents of deleted sinks."""
     broken = list(leaks)
     failed = sum(scene.failed.values())
     mortal = dies_with_its_server(scene.schedule.variant)
@@ -95,17 +96,17 @@ def judge(
     late = overtaken([one for one in accepted if one in in_order], [one for one in arrived if one in in_order], keys)
     wrong = [one for one, before in late if not were_in_flight(scene.spy, scene.schedule.faults, one, before)]
     if scene.schedule.variant == "keys":
-        # Nothing else of its key is in flight, and what failed is waited for.
+        # Nothing else of its key is in flight, and later messages wait for a failed one.
         wrong = [one for one, _ in late]
         if handled := scene.failed["handler_error"]:
             broken.append(f"{handled} calls of the handler failed: one of a key at a time")
-    # What is too large comes again later, and nobody waits for it: what is behind it would not fail.
+    # A message that is too large is redelivered later, and none waits for it: those behind it would not fail.
     waits = scene.schedule.kind == "core" or scene.schedule.variant == "keys"
     too_large = 0 if waits else scene.failed["too_large"]
-    # Without leave to answer the stream, a router can't ask again for what went astray before it takes what is new.
+    # Without permission to answer the stream, a router can't ask again for astray messages before it takes new ones.
     ordered = "no_acks" not in scene.schedule.faults and keeps_order(scene.schedule)
     if len(wrong) > too_large and ordered:
-        broken.append(f"out of order: {wrong[:20]}; {too_large} were too large and came again")
+        broken.append(f"out of order: {wrong[:20]}; {too_large} were too large and were redelivered")
     events = [event for watch in scene.runs for event in watch.of("NATS_CONNECTION_RESTORED")]
     return Outcome(
         schedule=scene.schedule,
@@ -121,12 +122,12 @@ def judge(
 
 
 def out_of_order(accepted: Sequence[int], arrived: Sequence[int]) -> list[int]:
-    """Messages whose first arrival comes behind a later one to the same subject."""
+    """Return the messages whose first arrival is behind a later one to the same subject."""
     return [late for late, _ in overtaken(accepted, arrived)]
 
 
 def overtaken(accepted: Sequence[int], arrived: Sequence[int], key: str = keyed.KEYS[0]) -> list[tuple[int, list[int]]]:
-    """The same, each with the later ones of its key that arrived before it."""
+    """Return the same messages, each with the later ones of its key that arrived before it."""
     place = {one: index for index, one in enumerate(dict.fromkeys(accepted))}
     seen: dict[int, list[int]] = {}
     late = []
@@ -140,10 +141,10 @@ def overtaken(accepted: Sequence[int], arrived: Sequence[int], key: str = keyed.
 
 
 def were_in_flight(spy: Spy, faults: Collection[str], late: int, before: Sequence[int]) -> bool:
-    """Whether all that overtook a message were sent after it, and before the router heard that this one was refused.
+    """Return True if all that overtook a message were sent after it, and before the router was notified of its refusal.
 
-    The refusal may have been over by then: a server that refuses one and takes the next gives no other choice. A
-    refusal that dies with its link is never heard: the router learns of it by having to send the message again.
+    The refusal may have ended by then: a server that refuses one message and takes the next leaves no other choice. A
+    refusal that is lost with its link is never received: the router learns of it by having to send the message again.
     """
     heard = spy.first_refused_at.get(late)
     if heard is None and "no_publish" in faults:
@@ -153,7 +154,8 @@ def were_in_flight(spy: Spy, faults: Collection[str], late: int, before: Sequenc
 
 
 def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
-    """What is wrong with the spans of sampled messages: each comes once, and each send belongs to a message."""
+    """Return what is wrong with the spans of sampled messages: each appears once, and each send belongs to a message.
+    """
     broken = []
     twice = [one for one, times in Counter(span.span_id for span in spans).items() if times > 1]
     if twice:
@@ -170,9 +172,10 @@ def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
 
 
 def stored_twice(scene: Scene, sink: Sequence[StoredMessage]) -> list[str]:
-    """Ids that one incarnation of the sink holds more than once; of two routers on one durable, the messages as well.
+    """Return the ids that one incarnation of the sink holds more than once; of two routers on one durable, the messages
+    as well.
 
-    The whole run is shorter than the duplicate window.
+    The entire run is shorter than the duplicate window.
     """
     held = sink[len(scene.sink_before) :]
     now = Counter(str(message.header("Nats-Msg-Id")) for message in held)
@@ -190,17 +193,17 @@ def _died_with_the_server(scene: Scene, message: int) -> bool:
 
 HEAD = f"{'seed':>6} {'outage s':>9} {'resent':>7} {'dupl.':>6} {'failed':>7} {'lost':>6} {'died':>6} {'order':>6}  "
 HEAD += "faults"
-"""Over the rows: `dupl.` are the duplicates that streams suppressed, `order` the messages out of order."""
+"""The header of the rows: `dupl.` are the duplicates that streams suppressed, `order` the messages out of order."""
 
 
 def row(one: Outcome) -> str:
-    """One seed."""
+    """Return the row of one seed."""
     told = " ".join(one.schedule.faults) + ("  BROKEN" if one.broken else "")
     return _line(one.schedule.seed, [one], told)
 
 
 def total(outcomes: Sequence[Outcome]) -> str:
-    """The sums under the rows."""
+    """Return the sums below the rows."""
     return _line(len(outcomes), outcomes, f"{sum(bool(one.broken) for one in outcomes)} broken")
 
 
