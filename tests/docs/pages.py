@@ -15,6 +15,8 @@ SECURITY = ROOT / "SECURITY.md"
 
 ROOMS_OF_TESTS = (
     "tests/conftest.py",
+    "tests/resilience/**/*.py",
+    "tests/simulation/*.py",
     "tests/unit/*.py",
     "tests/unit/cli/*.py",
     "tests/unit/client/*.py",

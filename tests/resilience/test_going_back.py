@@ -57,7 +57,7 @@ async def test_a_stream_that_lost_its_messages_routes_all_new_ones(
             await watch.until("STREAM_WENT_BACK")
             await _publish(streams, range(KNOWN, KNOWN + new))
         await _stored(streams, range(KNOWN + new))
-        _told_once(watch)
+        _reported_once(watch)
 
 
 @pytest.mark.parametrize("new", [20, 50, 100])
@@ -88,7 +88,7 @@ async def test_a_stream_restored_from_a_snapshot_routes_all_new_messages(
                 await JetStream(client).delete_consumer("SOURCE", "router")
         proxy.accept()
         await _stored(streams, range(KNOWN + new))
-        _told_once(watch)
+        _reported_once(watch)
 
 
 @pytest.mark.parametrize("in_hand", [0, 3])
@@ -131,7 +131,7 @@ async def test_a_stream_and_durable_recreated_without_a_pull_request_are_noticed
         go_on.set()
         await _stored(streams, range(new.stop))
         await _all_acked(streams)
-        _told_once(watch)
+        _reported_once(watch)
 
 
 async def test_a_purge_and_deleted_messages_are_not_mistaken_for_a_rollback(
@@ -192,6 +192,6 @@ async def _all_acked(server: NatsServer) -> None:
                 await trio.sleep(0.02)
 
 
-def _told_once(watch: Watch) -> None:
-    told = watch.of("STREAM_WENT_BACK")
-    assert [(event.route, event.stream) for event in told] == [("route", "SOURCE")], told
+def _reported_once(watch: Watch) -> None:
+    reports = watch.of("STREAM_WENT_BACK")
+    assert [(event.route, event.stream) for event in reports] == [("route", "SOURCE")], reports

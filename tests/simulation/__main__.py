@@ -55,13 +55,13 @@ def command(seed: int, also: frozenset[str] = frozenset()) -> str:
 
 def story(outcome: Outcome) -> str:
     """Describe the schedule that breaks a promise, and which promises it breaks."""
-    return "\n".join([str(outcome.schedule), *(f"BROKEN {promise}: {told}" for promise, told in outcome.wrong)])
+    return "\n".join([str(outcome.schedule), *(f"BROKEN {promise}: {detail}" for promise, detail in outcome.wrong)])
 
 
 def _replay(seed: int, also: frozenset[str], trace: bool, smaller: bool) -> int:
     outcome = simulate(seed, also=also, keep=trace)
     if outcome.wrong and smaller:
-        outcome = shrink(outcome, lambda told: print(told, file=sys.stderr))
+        outcome = shrink(outcome, lambda detail: print(detail, file=sys.stderr))
         outcome = simulate(seed, outcome.schedule, keep=trace)
     if trace:
         print("\n".join(outcome.lines))
@@ -102,9 +102,9 @@ def _run_many(seeds: range, also: frozenset[str], twice: bool) -> int:
         codes.update(outcome.codes)
         if outcome.wrong or not same:
             broken += 1
-            told = outcome.wrong[0] if outcome.wrong else ("determinism", "the second run was not like the first")
+            detail = outcome.wrong[0] if outcome.wrong else ("determinism", "the second run was not like the first")
             seed = outcome.schedule.seed
-            print(f"seed {seed}: BROKEN {told[0]}: {told[1][:400]}\n  {command(seed, also)}", flush=True)
+            print(f"seed {seed}: BROKEN {detail[0]}: {detail[1][:400]}\n  {command(seed, also)}", flush=True)
     took = time.perf_counter() - began
     print(f"{len(seeds)} seeds, {broken} broken, {len(seeds) / took:.1f} a second; {seconds / 3600:.1f} virtual hours")
     print("seeds with each fault:", ", ".join(f"{kind} {drawn[kind]}" for kind in FAULTS if drawn[kind]))

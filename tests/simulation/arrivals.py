@@ -83,7 +83,7 @@ class Arrivals:
         self._dead_at: dict[tuple[str, int, str], float] = {}
         self._line: defaultdict[Line, list[Copy]] = defaultdict(list)
 
-    def went_back(self, route: str, now: float) -> None:
+    def rolled_back(self, route: str, now: float) -> None:
         """Record that a route reports that its stream was rolled back."""
         self.went_back_at[route] = now
 
@@ -172,22 +172,22 @@ class Arrivals:
         """Check that a dead letter is stored once, equals its message, and names its origin and its attempts."""
         publish = stored.publish
         plan, number = self._plans[stored.subject.split(".")[1]], number_of(publish.payload)
-        told = f"dead letter of message {number} of {plan.name}"
+        described = f"dead letter of message {number} of {plan.name}"
         before = self._dead_at.get((plan.name, number, where))
         is_doubled = self._has_second and not plan.stream
         if before is not None and now - before < DEAD_LETTERS_KNOWN_FOR and not is_doubled:
-            self._broken("once", f"the {told} is stored once more")
+            self._broken("once", f"the {described} is stored once more")
         self._dead_at[plan.name, number, where] = now
         self._dead.add((plan.name, number))
         headers = dict(decode(publish.header).pairs())
         attempts, most = int(headers["Router-Dead-Letter-Attempts"]), plan.retry.get("attempts", 0)
         if headers["Router-Dead-Letter-Route"] != plan.name or attempts < 1 or 0 < most < attempts:
-            self._broken("dead letter", f"the {told} says {headers}")
+            self._broken("dead letter", f"the {described} says {headers}")
         if plan.stream is not ("Router-Dead-Letter-Sequence" in headers):
-            self._broken("dead letter", f"the {told} does not say where it comes from: {headers}")
+            self._broken("dead letter", f"the {described} does not say where it comes from: {headers}")
         arrived = any(copy[0] == plan.name and copy[2] == number for copy in self._there)
         if not self._faults and plan.dead_letter is not None and arrived and self.complete(plan, number):
-            self._broken("dead letter", f"there is a {told}, which is where it belongs")
+            self._broken("dead letter", f"there is a {described}, which is where it belongs")
 
     def is_dead(self, plan: Plan, number: int) -> bool:
         """Return True if a dead letter of a message is stored."""
@@ -210,28 +210,28 @@ class Arrivals:
         """Check that a copy is where its content sends it, and in the form that the destination requires."""
         target, sent = plan.targets[index], self._sent[number]
         allowed = places(plan, number, sent)
-        told = f"message {number} of {plan.name} ({sent})"
+        described = f"message {number} of {plan.name} ({sent})"
         if not allowed or (target.mirror is None and index not in allowed):
-            self._broken("content", f"{told} came to d{index}, which is none of {allowed}")
+            self._broken("content", f"{described} came to d{index}, which is none of {allowed}")
         if (
             publish.payload.endswith(CHANGED) is not target.changed
             or (b"X-From: " in publish.header) is not target.changed
         ):
-            self._broken("transform", f"{told} came to d{index} as {publish.header!r} {publish.payload[-40:]!r}")
+            self._broken("transform", f"{described} came to d{index} as {publish.header!r} {publish.payload[-40:]!r}")
         if target.mirror is None and plan.strategy in ("weighted", "sticky", "fallback"):
-            self._check_choice(plan, index, number, part_of(publish.payload), sent, told)
+            self._check_choice(plan, index, number, part_of(publish.payload), sent, described)
 
-    def _check_choice(self, plan: Plan, index: int, number: int, part: int, sent: Sent, told: str) -> None:
+    def _check_choice(self, plan: Plan, index: int, number: int, part: int, sent: Sent, described: str) -> None:
         if plan.strategy == "sticky":
             owner = self._owner_of.setdefault((plan.name, sent.key), index)
             if owner != index:
-                self._broken("sticky", f"{told} came to d{index}, and others of its key to d{owner}")
+                self._broken("sticky", f"{described} came to d{index}, and others of its key to d{owner}")
             return
         place = self._place_of.setdefault((plan.name, number, part), index)
-        if place != index and not self._may_choose_anew(plan):
-            self._broken("one destination", f"{told} came to d{index}, and before to d{place}")
+        if place != index and not self._may_choose_again(plan):
+            self._broken("one destination", f"{described} came to d{index}, and before to d{place}")
 
-    def _may_choose_anew(self, plan: Plan) -> bool:
+    def _may_choose_again(self, plan: Plan) -> bool:
         """Return True if a route may choose a second destination for a message that has a copy at another one.
 
         The process remembers its choice, for as long as the stream stays the same. It is lost by a crash or a restart
@@ -254,7 +254,7 @@ class Arrivals:
         route, index, number, part = copy
         plan = self._plans[route]
         if plan.targets[index].mirror is not None or (
-            plan.strategy in ("weighted", "fallback") and self._may_choose_anew(plan)
+            plan.strategy in ("weighted", "fallback") and self._may_choose_again(plan)
         ):
             return  # a redelivered message has no order among the messages of another destination
         line = self._line[route, index, part, plan.group_of(key)]
@@ -275,11 +275,11 @@ class Arrivals:
         if self._handled.raised[copy[0], copy[2]] and not strict:
             return True
         broker = self._plans[copy[0]].broker
-        went_back = [at for at, where in self._goes_back if where == broker and at <= now]
-        if self._published_at.get(copy[2], 0.0) <= max(self.went_back_at[copy[0]], *went_back, -inf):
+        rolled_back = [at for at, where in self._goes_back if where == broker and at <= now]
+        if self._published_at.get(copy[2], 0.0) <= max(self.went_back_at[copy[0]], *rolled_back, -inf):
             return True
-        anew = self._given_up.tried_anew_from(copy[0], copy[2]) + self._heard_within
-        if all(self._first_received[other] <= anew for other in before):
+        retried = self._given_up.retried_from(copy[0], copy[2]) + self._heard_within
+        if all(self._first_received[other] <= retried for other in before):
             return True
         if strict:
             return False

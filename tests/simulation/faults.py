@@ -148,7 +148,7 @@ def _full(broker: FakeBroker, more: int) -> None:
     broker.trouble.limit("OUT", len(broker.messages("OUT")) + more)
 
 
-def _sink_made_anew(broker: FakeBroker) -> None:
+def _sink_recreated(broker: FakeBroker) -> None:
     broker.trouble.recreate("OUT")
 
 
@@ -262,7 +262,7 @@ FAULTS: dict[str, Fault] = {
         _at(lambda broker, pattern: broker.deny_publish(pattern)),
         _at(lambda broker, pattern: broker.allow_publish(pattern)),
     ),
-    "sink made anew": Fault(_lasting(0.0), _at(_sink_made_anew)),
+    "sink made anew": Fault(_lasting(0.0), _at(_sink_recreated)),
     "forgotten tail": Fault(
         _lasting(0.0, count=(1, 5, 30)), _at(lambda broker, count: broker.trouble.forget("IN", count))
     ),

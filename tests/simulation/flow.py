@@ -75,8 +75,8 @@ class Pace:
         if self._steady:
             for earlier, since in enumerate(times):
                 if len(times) - earlier > burst + rate * (now - since + self._apart[route]):
-                    told = f"{len(times) - earlier} messages of {route} in {now - since:.3f} s, with {limit}"
-                    self._broken("limit", told)
+                    detail = f"{len(times) - earlier} messages of {route} in {now - since:.3f} s, with {limit}"
+                    self._broken("limit", detail)
                     return
 
 
@@ -102,5 +102,7 @@ class Returned:
                 if before is None or before[0] != taken:
                     self._since[route.name] = taken, returned
                 elif returned - before[1] > self._most[route.name]:
-                    told = f"{returned - before[1]} messages of {route.name} went back, and its destinations took none"
-                    self._broken("breaker", told)
+                    detail = (
+                        f"{returned - before[1]} messages of {route.name} went back, and its destinations took none"
+                    )
+                    self._broken("breaker", detail)

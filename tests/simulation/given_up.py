@@ -38,7 +38,7 @@ class GivenUp:
         """Record the start of a process of the router; it knows nothing of earlier processes."""
         self._began_at[process] = now
 
-    def told(self, process: int, event: Event, number: int) -> None:
+    def reported(self, process: int, event: Event, number: int) -> None:
         """Record an event of a process about a message."""
         if isinstance(event, MessageGivenUp | MessageDeadLettered):
             self._by[event.route, number] = process
@@ -51,7 +51,7 @@ class GivenUp:
 
     # --- conclusions ---
 
-    def tried_anew_from(self, route: str, number: int) -> float:
+    def retried_from(self, route: str, number: int) -> float:
         """Return the time from which a process has a message that an earlier process gave up; -inf if none has."""
         by = self._by.get((route, number))
         if by is None or ((route, number) in self._done and not self._forgets):

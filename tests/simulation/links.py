@@ -47,6 +47,6 @@ class Links:
             before, since = self._attempts[name]
             if now - since >= 1.0:
                 if broker.connect_attempts - before > MOST_ATTEMPTS * (now - since):
-                    told = f"{broker.connect_attempts - before} connections to {name} in {now - since:.1f} s"
-                    self._broken("storm", told)
+                    detail = f"{broker.connect_attempts - before} connections to {name} in {now - since:.1f} s"
+                    self._broken("storm", detail)
                 self._attempts[name] = broker.connect_attempts, now

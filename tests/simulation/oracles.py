@@ -105,11 +105,11 @@ class Oracles:
         self._moved: dict[str, tuple[int, float]] = {}
         self._narrowed = {step.what["durable"] for step in schedule.steps if step.kind == "durable narrowed"}
 
-    def broken(self, promise: str, told: str) -> None:
+    def broken(self, promise: str, detail: str) -> None:
         """Record a broken promise."""
         if len(self.wrong) < MOST_TOLD:
-            self.wrong.append((promise, f"at {trio.current_time():.3f} s: {told}"))
-        self._trace.add(f"BROKEN {promise}: {told}")
+            self.wrong.append((promise, f"at {trio.current_time():.3f} s: {detail}"))
+        self._trace.add(f"BROKEN {promise}: {detail}")
 
     def watch_of(self, broker: str) -> Watch:
         """Return the observer of one broker."""
@@ -122,9 +122,9 @@ class Oracles:
         self.codes[event.code] += 1
         if isinstance(event, MessageGivenUp | MessageDeadLettered | DeadLetterNotStored):
             if event.sequence is not None:
-                self._told_of_one(process, event, event.sequence)
+                self._event_of_one(process, event, event.sequence)
         elif isinstance(event, StreamWentBack):
-            self._arrivals.went_back(event.route, trio.current_time())
+            self._arrivals.rolled_back(event.route, trio.current_time())
         elif isinstance(event, PublishWithAckFailed):
             if event.reason == reasons.WRONG_EXPECTATION:
                 self.broken("forged", f"a publish to {event.subject} failed, which expects nothing of its stream")
@@ -132,7 +132,7 @@ class Oracles:
             self._arrivals.route_ready(event.route)
         self._check_ledgers(process, f"at {event.code}")
 
-    def _told_of_one(
+    def _event_of_one(
         self, process: Process, event: MessageGivenUp | MessageDeadLettered | DeadLetterNotStored, sequence: int
     ) -> None:
         """Record an event about the stream message with this sequence."""
@@ -141,17 +141,17 @@ class Oracles:
             self._given_up.add((plan.name, sequence))
         number = self._number_in(plan, sequence)
         if number is not None:
-            self._of_given_up.told(process.number, event, number)
+            self._of_given_up.reported(process.number, event, number)
 
     def _check_ledgers(self, process: Process, when: str) -> None:
         """Check the sums that hold at each event as well."""
         if process.live is not None:
-            self._broken("ledger", (f"{when}: {told}" for told in sums.ledgers(process.live)))
+            self._broken("ledger", (f"{when}: {detail}" for detail in sums.ledgers(process.live)))
             self._broken("bound", sums.bounds(process.live))
 
     def _broken(self, promise: str, found: Iterable[str]) -> None:
-        for told in found:
-            self.broken(promise, told)
+        for detail in found:
+            self.broken(promise, detail)
 
     # --- at each step and each second ---
 

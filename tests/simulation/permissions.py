@@ -73,8 +73,8 @@ class Answered:
                 self._tell(broker, kind, succeeded)
 
     def _tell(self, broker: str, kind: str, succeeded: int) -> None:
-        told = f"{succeeded} {kind}s to {broker} count as succeeded, which took {self._arrived[broker, kind]}"
-        self._broken("answers", told)
+        detail = f"{succeeded} {kind}s to {broker} count as succeeded, which took {self._arrived[broker, kind]}"
+        self._broken("answers", detail)
 
     def _each(self, live: Live) -> list[tuple[str, str, int]]:
         if not self._counted:

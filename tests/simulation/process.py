@@ -88,9 +88,9 @@ class Process:
                 handler = (MAKE | FAIL | SLOW)[plan.handler](self._simulation.handled, plan.name)
                 add(Calls(plan, self._broken).watched(handler) if plan.one_of_a_key else handler)
 
-    def _broken(self, promise: str, told: str) -> None:
+    def _broken(self, promise: str, detail: str) -> None:
         if not self.dead:
-            self._simulation.oracles.broken(promise, told)
+            self._simulation.oracles.broken(promise, detail)
 
     def crash(self) -> None:
         """Kill the process: its sockets are gone, and none of its exit paths has any effect."""

@@ -50,7 +50,7 @@ def simulate(
         try:
             trio.run(simulation.run, clock=clock)
         except Exception as error:
-            simulation.oracles.wrong.append(("end", f"the run ended with {_told(error)}"))
+            simulation.oracles.wrong.append(("end", f"the run ended with {_describe(error)}"))
     return Outcome(
         schedule=schedule,
         digest=trace.digest,
@@ -61,9 +61,9 @@ def simulate(
     )
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_told(one) for one in error.exceptions)
+        return "; ".join(_describe(one) for one in error.exceptions)
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

@@ -25,9 +25,9 @@ class Step:
     what: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.what.items())
+        parts = ", ".join(f"{name}={value!r}" for name, value in self.what.items())
         lasting = f" for {self.seconds:g} s" if self.seconds else ""
-        return f"at {self.at:7.3f} s{lasting}: {self.kind}({told})"
+        return f"at {self.at:7.3f} s{lasting}: {self.kind}({parts})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Target:
     breaker: dict[str, Any] | None = None
 
     def __str__(self) -> str:
-        told = [f"when {self.when}"] if self.when else []
-        told += [f"weight {self.weight}"] if self.weight > 1 else []
-        told += [f"mirror {self.mirror}"] if self.mirror is not None else []
-        told += ["changed"] if self.changed else []
-        told += [f"breaker {self.breaker}"] if self.breaker else []
+        parts = [f"when {self.when}"] if self.when else []
+        parts += [f"weight {self.weight}"] if self.weight > 1 else []
+        parts += [f"mirror {self.mirror}"] if self.mirror is not None else []
+        parts += ["changed"] if self.changed else []
+        parts += [f"breaker {self.breaker}"] if self.breaker else []
         kind = " (stream)" if self.jetstream else ""
-        return f"{self.broker}{kind}{' [' + ', '.join(told) + ']' if told else ''}"
+        return f"{self.broker}{kind}{' [' + ', '.join(parts) + ']' if parts else ''}"
 
 
 @dataclass(frozen=True, slots=True)

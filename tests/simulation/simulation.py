@@ -279,17 +279,17 @@ class Simulation:
             self.oracles.broken("probe", f"/readyz says ok, and a message of {plan.name} did not arrive in time")
 
     async def _until_ready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> None:
-        told = self.oracles.unready(process, of, but_breakers=but_breakers)
+        problem = self.oracles.unready(process, of, but_breakers=but_breakers)
         kinds = {step.kind for step in self.schedule.steps}
         patience = LOOKED_UP_WITHIN + SILENCE * bool(LOSES & kinds)
         if "requests refused" in kinds:
             patience += DENIED_LOOK_EVERY  # earlier findings are not updated until the next lookup
         with trio.move_on_after(patience):
-            while told is not None:
+            while problem is not None:
                 await trio.sleep(0.5)
-                told = self.oracles.unready(process, of, but_breakers=but_breakers)
-        if told is not None:
-            self.oracles.broken("readiness", f"all is well, and /readyz says {told}")
+                problem = self.oracles.unready(process, of, but_breakers=but_breakers)
+        if problem is not None:
+            self.oracles.broken("readiness", f"all is well, and /readyz says {problem}")
 
     async def _end_well(self, process: Process) -> None:
         self.process = None

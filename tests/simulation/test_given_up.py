@@ -33,12 +33,12 @@ def not_stored(reason: str = "too_large") -> Event:
 def test_only_a_later_process_may_retry_a_given_up_message() -> None:
     judge = GivenUp(schedule())
     judge.process_begins(1, 0.0)
-    judge.told(1, given_up(), 5)
-    assert judge.tried_anew_from("r0", 5) == -inf, "the process that gave it up knows it"
+    judge.reported(1, given_up(), 5)
+    assert judge.retried_from("r0", 5) == -inf, "the process that gave it up knows it"
     judge.process_begins(2, 7.0)
     judge.process_begins(3, 9.0)
-    assert judge.tried_anew_from("r0", 5) == 7.0, "what the next one sent is behind it again"
-    assert judge.tried_anew_from("r0", 6) == -inf
+    assert judge.retried_from("r0", 5) == 7.0, "what the next one sent is behind it again"
+    assert judge.retried_from("r0", 6) == -inf
 
 
 @pytest.mark.parametrize(("faults", "expected"), [((), -inf), (("durable deleted",), 7.0)])
@@ -46,15 +46,15 @@ def test_a_message_that_its_consumer_has_finished_with_is_not_redelivered(
     faults: tuple[str, ...], expected: float
 ) -> None:
     judge = GivenUp(schedule(SMALL, *faults))
-    judge.told(1, given_up(), 5)
+    judge.reported(1, given_up(), 5)
     judge.process_begins(2, 7.0)
     judge.done("r0", 5)
-    assert judge.tried_anew_from("r0", 5) == expected
+    assert judge.retried_from("r0", 5) == expected
 
 
 def test_a_refused_message_whose_dead_letter_is_too_large_holds_back_its_key() -> None:
     judge = GivenUp(schedule())
-    judge.told(1, not_stored(), 3)
+    judge.reported(1, not_stored(), 3)
     judge.done("r0", 5)
     assert judge.stuck(PLAN, SIX[:4], lambda number: number == 3) == ({3}, False)
     assert judge.stuck(PLAN, [*SIX, (7, "k1"), (9, "k1")], lambda number: number == 3) == ({3, 7, 9}, True)
@@ -62,7 +62,7 @@ def test_a_refused_message_whose_dead_letter_is_too_large_holds_back_its_key() -
 
 def test_a_message_that_failed_by_its_own_fault_holds_back_others_only_by_key() -> None:
     judge = GivenUp(schedule())
-    judge.told(1, not_stored(), 3)
+    judge.reported(1, not_stored(), 3)
     assert judge.stuck(PLAN, SIX, lambda number: False) == ({3}, False)
     assert judge.stuck(replace(PLAN, key="subject"), SIX, lambda number: False) == ({3, 5}, False)
 
@@ -70,5 +70,5 @@ def test_a_message_that_failed_by_its_own_fault_holds_back_others_only_by_key() 
 @pytest.mark.parametrize(("reason", "max_payload"), [("permission_denied", SMALL), ("too_large", SMALL + 1)])
 def test_a_dead_letter_that_may_be_stored_later_is_owed(reason: str, max_payload: int) -> None:
     judge = GivenUp(schedule(max_payload))
-    judge.told(1, not_stored(reason), 3)
+    judge.reported(1, not_stored(reason), 3)
     assert judge.stuck(PLAN, SIX, lambda number: True) == (set(), False)

@@ -1,5 +1,4 @@
-"""Which router has a message in hand, as its links show: a message that no router has is lost with a stream in memory.
-"""
+"""Which router has a message in hand, as its links show: a message in no hand is lost with a stream in memory."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ def subject(root: str, number: int) -> str:
 
 
 def numbers(text: bytes) -> list[int]:
-    """Return the numbers of the messages in these frames or this payload; none for data that the load did not publish.
-    """
+    """Return the numbers of the messages in these frames or this payload; none for data not from the load."""
     return [int(found) for found in _NUMBER.findall(text)]
 
 

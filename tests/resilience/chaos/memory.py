@@ -10,8 +10,7 @@ from tests.support.raw_jetstream import StoredMessage
 
 
 def arrived(scene: Scene, sink: Sequence[StoredMessage]) -> list[int]:
-    """Return the messages that a sink has stored: by its PubAck, for those lost with it, or because it holds them now.
-    """
+    """Return the messages that a sink has stored: by its PubAck, for those lost with it, or since it holds them now."""
     return scene.spy.stored + [found for message in sink for found in numbers(message.payload)]
 
 

@@ -43,7 +43,7 @@ async def run_seed(seed: int, kind: Kind, messages: int, variant: Variant = "pla
                         leaks += await _all_acked(on)
                     await on.close_routers()
             except trio.TooSlowError:
-                raise Hang(f"not settled {SETTLED_WITHIN:g} s after the last fault: {on.told()}") from None
+                raise Hang(f"not settled {SETTLED_WITHIN:g} s after the last fault: {on.reports()}") from None
             if _router_tasks() != tasks:
                 leaks.append(f"tasks left behind: {_router_tasks()}")
             sink = on.sink_before + await on.stored(SINK)

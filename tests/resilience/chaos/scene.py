@@ -91,10 +91,10 @@ class Scene:
         for router in self.routers:
             await router.close()
 
-    def told(self) -> str:
+    def reports(self) -> str:
         """Return the state that the last routers report, for the message of a failure."""
-        told = [router.live.status() for router in self.routers]
-        return json.dumps([{name: one[name] for name in ("connections", "routes")} for one in told], default=str)
+        reports = [router.live.status() for router in self.routers]
+        return json.dumps([{name: one[name] for name in ("connections", "routes")} for one in reports], default=str)
 
     # --- the server ---
 

@@ -64,7 +64,9 @@ SHORTEST, LONGEST = 0.05, 1.2
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A fault that lasts `seconds`, after `after` seconds of quiet. `place` and `amount` are random numbers for its use."""
+    """A fault of `seconds`, after `after` seconds of quiet. `place` and `amount` are random numbers for its
+    use.
+    """
 
     after: float
     fault: str

@@ -154,8 +154,7 @@ def were_in_flight(spy: Spy, faults: Collection[str], late: int, before: Sequenc
 
 
 def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
-    """Return what is wrong with the spans of sampled messages: each appears once, and each send belongs to a message.
-    """
+    """Return the faults in the spans of sampled messages: each appears once, and each send belongs to a message."""
     broken = []
     twice = [one for one, times in Counter(span.span_id for span in spans).items() if times > 1]
     if twice:
