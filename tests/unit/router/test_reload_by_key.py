@@ -1,4 +1,4 @@
-"""Reloads on fake brokers: routes that go key by key, before the change, behind it, or both."""
+"""Reloads on fake brokers of routes with a key, before the change, after it, or both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLOWLY = {"handler": f"{slowly.__module__}:slowly"}
 
 
 @pytest.mark.parametrize(("before", "behind"), [(BY_KEY, BY_KEY), (BY_KEY, {}), ({}, BY_KEY)])
-async def test_what_waits_behind_its_key_is_the_new_routes(
+async def test_messages_waiting_behind_their_key_are_taken_over_by_the_new_route(
     before: dict[str, Any], behind: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     old, new = core("in.*", "old.$1") | SLOWLY | before, core("in.*", "new.$1") | SLOWLY | behind
@@ -44,15 +44,15 @@ async def test_what_waits_behind_its_key_is_the_new_routes(
             assert second
 
 
-async def test_nothing_of_a_key_is_in_two_handlers_over_a_change(autojump_clock: MockClock) -> None:
-    at_work = 0
+async def test_a_key_is_never_in_two_handlers_at_once_across_a_change(autojump_clock: MockClock) -> None:
+    active = 0
 
     async def one_at_a_time(message: Message) -> Message:
-        nonlocal at_work
-        at_work += 1
-        assert at_work == 1
+        nonlocal active
+        active += 1
+        assert active == 1
         await trio.sleep(1)
-        at_work -= 1
+        active -= 1
         return message
 
     async with world(handlers=[handled(one_at_a_time, subject="in.*", to="out.$1", concurrency=8)]) as w:
@@ -65,7 +65,9 @@ async def test_nothing_of_a_key_is_in_two_handlers_over_a_change(autojump_clock:
         assert received(w, "out.a") == numbers(6)
 
 
-async def test_what_waits_for_another_attempt_leaves_its_key(autojump_clock: MockClock) -> None:
+async def test_messages_waiting_for_another_attempt_are_tried_at_once_by_the_new_route(
+    autojump_clock: MockClock,
+) -> None:
     retry = {"initial": "1h", "max": "1h", "attempts": 9}
     old = core("in.*", "old.$1", retry=retry) | {"handler": f"{never.__module__}:never"} | BY_KEY
     async with world([old]) as w:
@@ -80,7 +82,9 @@ async def test_what_waits_for_another_attempt_leaves_its_key(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("per", [None, "subject"])
-async def test_what_waits_for_the_limit_goes_by_the_new_one(per: str | None, autojump_clock: MockClock) -> None:
+async def test_messages_waiting_for_the_limit_are_handled_by_the_new_route_at_once(
+    per: str | None, autojump_clock: MockClock
+) -> None:
     limit = {"rate": "1/h", "burst": 1} | ({} if per is None else {"per": per})
     old = core("in.*", "old.$1") | SLOWLY | BY_KEY | {"limit": limit}
     async with world([old]) as w:
@@ -116,7 +120,7 @@ async def test_a_route_from_a_stream_changes_its_key(
 
 
 @pytest.mark.parametrize("behind", [{"concurrency": 2}, {}], ids=["by key", "not"])
-async def test_what_is_cancelled_in_handlers_goes_before_what_is_new_of_its_key(
+async def test_messages_cancelled_in_handlers_are_redelivered_before_new_ones_of_their_key(
     behind: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     calls: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Reloads on fake brokers: connections and streams that are added, removed and changed, and what publishes on them."""
+"""Reloads on fake brokers: connections and streams that are added, removed and changed, and publishes on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def payloads(w: World, subject: str, connection: str = "main") -> list[bytes]:
 
 
 async def publish_numbers(w: World, act: Callable[[], Any]) -> int:
-    """Publish consecutive numbers to `in.1`, and act in the midst of them. Returns how many were published."""
+    """Publish consecutive numbers to `in.1`, and call `act` meanwhile. Return how many were published."""
     sent = 0
 
     async def publish() -> None:
@@ -50,7 +50,7 @@ async def publish_numbers(w: World, act: Callable[[], Any]) -> int:
     return sent
 
 
-async def test_a_core_route_loses_nothing_when_the_connection_that_it_sends_to_changes(
+async def test_a_core_route_loses_nothing_when_its_destination_connection_changes(
     autojump_clock: MockClock,
 ) -> None:
     route = core("in.*", to("out.$1", "edge"), connection="main")
@@ -64,12 +64,12 @@ async def test_a_core_route_loses_nothing_when_the_connection_that_it_sends_to_c
         assert w.live.connections["main"] is main
         assert main.state.lost == 0
         assert w.entry("edge")["settled"] == {"fenced": sent}
-        (told,) = w.watch.of("ROUTER_RELOADED")
-        assert told.changed == ("connection edge", "route route")
-        assert (told.unchanged, told.unsettled) == (1, 0)
+        (reload,) = w.watch.of("ROUTER_RELOADED")
+        assert reload.changed == ("connection edge", "route route")
+        assert (reload.unchanged, reload.unsettled) == (1, 0)
 
 
-async def test_a_route_from_a_stream_goes_on_when_each_of_its_connections_changes(autojump_clock: MockClock) -> None:
+async def test_a_route_from_a_stream_continues_when_each_of_its_connections_changes(autojump_clock: MockClock) -> None:
     route = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
     async with world([route], brokers=two_brokers()) as w:
         for changed in ("main", "edge"):
@@ -86,7 +86,7 @@ async def test_a_route_from_a_stream_goes_on_when_each_of_its_connections_change
     [({"connect_timeout": "1s"}, 3), ({"servers": ["nats://elsewhere:4222"]}, 5)],
     ids=["the same servers", "others"],
 )
-async def test_what_is_known_of_a_stream_is_known_on_a_connection_to_the_same_servers(
+async def test_counts_of_attempts_are_kept_on_a_changed_connection_to_the_same_servers(
     change: dict[str, Any], calls: int, autojump_clock: MockClock
 ) -> None:
     made: list[bytes] = []
@@ -121,11 +121,11 @@ async def test_a_connection_is_added_with_its_routes_and_removed(autojump_clock:
         await eventually(lambda: payloads(w, "out.1", "edge") == [b"1"])
         receipt = await w.live.publish("x", b"", connection="edge")
         assert (await receipt.settled()).name == "fenced"
-        # It was there before, and its counts go on.
+        # The connection was there before, and its counts continue.
         assert w.live.connections["edge"].state.established == 2
 
 
-async def test_what_is_queued_on_a_connection_that_changes_is_drained_first(autojump_clock: MockClock) -> None:
+async def test_the_queue_of_a_changed_connection_is_drained_first(autojump_clock: MockClock) -> None:
     async with world(brokers=brokers()) as w:
         w.brokers["edge"].stall(2)
         receipts = [await w.live.publish("x", payload, connection="edge") for payload in numbers(10)]
@@ -134,7 +134,7 @@ async def test_what_is_queued_on_a_connection_that_changes_is_drained_first(auto
         assert w.entry("edge")["settled"] == {"fenced": 10}
 
 
-async def test_what_can_not_be_drained_in_time_is_dropped_and_counted(autojump_clock: MockClock) -> None:
+async def test_a_queue_that_can_not_be_drained_in_time_is_dropped_and_counted(autojump_clock: MockClock) -> None:
     async with world(brokers=brokers(), shutdown_timeout=3.0) as w:
         await w.lose("edge")
         receipts = [await w.live.publish("x", payload, connection="edge") for payload in numbers(10)]
@@ -147,7 +147,7 @@ async def test_what_can_not_be_drained_in_time_is_dropped_and_counted(autojump_c
         assert w.watch.of("ROUTER_RELOADED")[0].unsettled == 10
 
 
-async def test_who_publishes_while_a_connection_is_exchanged_publishes_on_the_next_one(
+async def test_a_publish_while_a_connection_is_replaced_is_sent_on_the_new_one(
     autojump_clock: MockClock,
 ) -> None:
     async with world(brokers={"main": FakeBroker()}) as w:
@@ -197,7 +197,7 @@ async def test_a_publisher_that_waits_for_room_publishes_on_the_next_connection(
         assert w.entry()["accepted"] == 4
 
 
-async def test_a_publisher_that_waits_for_room_learns_that_its_connection_was_removed(
+async def test_a_publisher_waiting_for_room_fails_when_its_connection_is_removed(
     autojump_clock: MockClock,
 ) -> None:
     queue: dict[str, Any] = {"max_pending_operations": 3, "on_pending_full": "block"}
@@ -217,7 +217,7 @@ async def test_a_publisher_that_waits_for_room_learns_that_its_connection_was_re
         assert w.live.status()["connections"].keys() == {"main"}
 
 
-async def test_a_publisher_that_waits_for_room_learns_that_the_router_ends(autojump_clock: MockClock) -> None:
+async def test_a_publisher_waiting_for_room_fails_when_the_router_ends(autojump_clock: MockClock) -> None:
     queue: dict[str, Any] = {"max_pending_operations": 3, "on_pending_full": "block"}
 
     async def publish(w: World) -> None:
@@ -236,7 +236,7 @@ async def test_a_publisher_that_waits_for_room_learns_that_the_router_ends(autoj
             await wait_all_tasks_blocked()
 
 
-async def test_a_publisher_that_waits_for_a_puback_learns_that_its_connection_was_replaced(
+async def test_a_publisher_waiting_for_a_puback_fails_when_its_connection_is_replaced(
     autojump_clock: MockClock,
 ) -> None:
     connection = {"liveness_interval": "60s"}
@@ -256,7 +256,7 @@ async def test_a_publisher_that_waits_for_a_puback_learns_that_its_connection_wa
         assert w.entry()["settled"] == {"dropped": 1}
 
 
-async def test_a_handler_publishes_on_the_connection_that_waits_for_its_route(autojump_clock: MockClock) -> None:
+async def test_a_handler_can_publish_on_the_connection_that_waits_for_its_route(autojump_clock: MockClock) -> None:
     """A connection is replaced once its routes have ended, and a route ends once its handler has returned."""
     worlds: list[World] = []
 
@@ -276,7 +276,7 @@ async def test_a_handler_publishes_on_the_connection_that_waits_for_its_route(au
         assert w.route_ledger() == (1, 0, {"routed": 1})
 
 
-async def test_a_handler_still_publishes_when_the_router_ends_during_a_reload(autojump_clock: MockClock) -> None:
+async def test_a_handler_can_still_publish_when_the_router_ends_during_a_reload(autojump_clock: MockClock) -> None:
     worlds: list[World] = []
 
     async def slow(message: Message) -> Message:
@@ -314,7 +314,9 @@ async def test_a_new_connection_that_is_refused_ends_nothing(autojump_clock: Moc
         await eventually(lambda: w.live.connections["edge"].connected)
 
 
-async def test_what_a_cut_short_reload_has_dropped_is_reported_by_the_shutdown(autojump_clock: MockClock) -> None:
+async def test_publishes_dropped_by_an_interrupted_reload_are_reported_by_the_shutdown(
+    autojump_clock: MockClock,
+) -> None:
     async with world(brokers=brokers(), shutdown_timeout=3.0) as w:
         await w.lose("edge")
         for payload in numbers(10):
@@ -330,7 +332,7 @@ async def test_what_a_cut_short_reload_has_dropped_is_reported_by_the_shutdown(a
     assert w.live.unsettled == w.watch.of("ROUTER_STOPPED")[0].unsettled == 10
 
 
-async def test_a_reload_that_gets_no_thread_is_refused_or_done_without(
+async def test_a_reload_without_a_thread_is_refused_or_done_without_it(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def no_thread(*_: Any, **__: Any) -> Any:
@@ -347,7 +349,7 @@ async def test_a_reload_that_gets_no_thread_is_refused_or_done_without(
         assert [one.name for one in w.live.routes] == ["route"]
 
 
-async def test_an_async_handler_of_code_in_a_thread_is_refused(autojump_clock: MockClock) -> None:
+async def test_an_async_handler_from_code_is_refused_in_a_thread(autojump_clock: MockClock) -> None:
     async def handler(message: Message) -> Message:
         return message
 
@@ -361,7 +363,7 @@ async def test_an_async_handler_of_code_in_a_thread_is_refused(autojump_clock: M
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-async def test_streams_that_are_new_are_made_before_the_routes_that_read_them(autojump_clock: MockClock) -> None:
+async def test_new_streams_are_created_before_the_routes_that_read_them(autojump_clock: MockClock) -> None:
     route = stream("NEW", "out.$1", filter="in.*")
     made = [{"name": "NEW", "subjects": ["in.*"]}, {"name": "OUT", "subjects": ["out.*"]}]
     async with world() as w:
@@ -372,7 +374,7 @@ async def test_streams_that_are_new_are_made_before_the_routes_that_read_them(au
         await eventually(lambda: w.payloads("OUT") == numbers(3))
 
 
-async def test_a_stream_that_could_not_be_made_and_is_removed_is_no_trouble_any_more(
+async def test_a_removed_stream_that_could_not_be_created_is_no_longer_reported(
     autojump_clock: MockClock,
 ) -> None:
     async with world() as w:
@@ -387,10 +389,10 @@ async def test_a_stream_that_could_not_be_made_and_is_removed_is_no_trouble_any_
 # --- one after the other, and the end --------------------------------------------------------------------------------
 
 
-async def test_of_reloads_that_wait_the_last_one_is_done(autojump_clock: MockClock) -> None:
+async def test_of_several_waiting_reloads_only_the_last_is_done(autojump_clock: MockClock) -> None:
     async with world([core("in.*", "0.$1")], shutdown_timeout=1.0) as w:
         w.broker.stall(10)
-        # It waits for a fence, and the others for it.
+        # The first reload waits for a fence, and the others for the first.
         async with trio.open_nursery() as nursery:
             for number in range(1, 4):
                 nursery.start_soon(w.live.reload, w.configuration(core(f"in{number}.*", f"{number}.$1")))
@@ -401,7 +403,7 @@ async def test_of_reloads_that_wait_the_last_one_is_done(autojump_clock: MockClo
         await eventually(lambda: w.subjects() == ["3.1"])
 
 
-async def test_a_reload_whose_caller_is_cancelled_is_done_all_the_same(autojump_clock: MockClock) -> None:
+async def test_a_reload_whose_caller_is_cancelled_is_still_done(autojump_clock: MockClock) -> None:
     async with world([core("a.*", "0.$1")]) as w:
         w.broker.stall(2)
         with trio.move_on_after(1) as scope:
@@ -412,7 +414,7 @@ async def test_a_reload_whose_caller_is_cancelled_is_done_all_the_same(autojump_
         await eventually(lambda: w.subjects() == ["1.1"])
 
 
-async def test_the_end_of_the_router_goes_before_a_reload_that_is_under_way(autojump_clock: MockClock) -> None:
+async def test_a_shutdown_interrupts_a_reload_in_progress(autojump_clock: MockClock) -> None:
     route = core("in.*", to("out.$1", "edge"), connection="main")
     async with world([route], brokers=brokers(), shutdown_timeout=60.0) as w:
         w.brokers["edge"].stall(5)
@@ -421,7 +423,7 @@ async def test_the_end_of_the_router_goes_before_a_reload_that_is_under_way(auto
         async with trio.open_nursery() as nursery:
             nursery.start_soon(w.live.reload, w.configuration(route, connections=LATER))
             await wait_all_tasks_blocked()
-            w.broker.publish("in.1", b"2")  # waits for the connection that never comes
+            w.broker.publish("in.1", b"2")  # waits for a connection that is never made
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         began = trio.current_time()
@@ -432,8 +434,8 @@ async def test_the_end_of_the_router_goes_before_a_reload_that_is_under_way(auto
     assert w.live.routes[0].settled["lost"] == 1
 
 
-async def test_the_end_of_the_router_goes_before_reloads_that_wait(autojump_clock: MockClock) -> None:
-    for _ in range(10):  # Trio draws which of the tasks that can run goes first
+async def test_a_shutdown_returns_from_waiting_reloads(autojump_clock: MockClock) -> None:
+    for _ in range(10):  # Trio runs the runnable tasks in random order
         returned: list[int] = []
 
         async def reload(w: World, number: int, returned: list[int] = returned) -> None:
@@ -443,7 +445,7 @@ async def test_the_end_of_the_router_goes_before_reloads_that_wait(autojump_cloc
         with trio.move_on_after(30) as scope:
             async with trio.open_nursery() as nursery, world([core("in.*", "out.$1")], shutdown_timeout=1.0) as w:
                 w.broker.stall(5)
-                for number in range(2):  # the first one waits for a fence, the other one for it
+                for number in range(2):  # the first waits for a fence, the second for the first
                     nursery.start_soon(reload, w, number)
                     await wait_all_tasks_blocked()
         assert not scope.cancelled_caught
@@ -461,7 +463,7 @@ async def test_routes_from_code_stay(autojump_clock: MockClock) -> None:
         assert w.live.routes[1] is before
 
 
-async def test_settings_may_be_read_by_a_function(autojump_clock: MockClock) -> None:
+async def test_settings_may_be_loaded_by_a_function(autojump_clock: MockClock) -> None:
     async with world() as w:
         await w.live.reload(lambda: w.configuration(core("in.*", "out.$1")))
         assert [one.name for one in w.live.routes] == ["route"]

@@ -1,4 +1,4 @@
-"""Thousands of reloads leave no more behind than a few: memory stays flat, the ledger goes on, and pages answer."""
+"""Thousands of reloads leave no more behind than a few: memory stays flat, the ledger continues, and pages answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 WARM_UP, RELOADS = 20, 60
 MANY = 1100
-"""More than Python calls within one another."""
+"""More than Python allows nested calls."""
 
 KINDS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "a destination": lambda n: [core("b.*", f"new{n % 2}.$1")],
@@ -50,15 +50,15 @@ def two() -> dict[str, FakeBroker]:
 
 async def reload(w: World, *routes: Mapping[str, Any]) -> None:
     await w.live.reload(w.configuration(*routes))
-    w.watch.events.clear()  # which remembers each of them
+    w.watch.events.clear()  # the watch remembers each event
 
 
 def objects() -> Counter[str]:
-    """The objects of this package that there are, by kind."""
-    while gc.collect():  # what a finalizer releases is collected in the next round
+    """Return the number of live objects of this package, by kind."""
+    while gc.collect():  # objects released by a finalizer are collected in the next round
         pass
     kinds = (type(one) for one in gc.get_objects())
-    # Some compiled types of others, whose objects have a `__module__` of their own, have no text there.
+    # Objects of some compiled types of other packages have a `__module__` that is not text.
     return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith("router_trio"))
 
 
@@ -70,17 +70,17 @@ async def test_a_reload_leaves_nothing_behind(kind: str, autojump_clock: MockClo
             await reload(w, *routes(number))
         before = objects()
         for number in range(WARM_UP, WARM_UP + RELOADS):
-            if number % 25 == 0:  # the broker remembers each of them
+            if number % 25 == 0:  # the broker remembers each message
                 w.broker.publish("b.x", b"x")
                 w.broker.publish("in.x", b"x")
             await reload(w, *routes(number))
         await eventually(lambda: sum(one.in_hand for one in w.live.routes) == 0)
-        await trio.sleep(1)  # what was asked of streams is forgotten behind the next fence
+        await trio.sleep(1)  # requests to streams are forgotten after the next fence
         more = {name: count for name, count in (objects() - before).items() if count > RELOADS // 3}
         assert more == {}
 
 
-async def test_connections_that_change_and_go_leave_nothing_behind(autojump_clock: MockClock) -> None:
+async def test_connections_that_change_and_are_removed_leave_nothing_behind(autojump_clock: MockClock) -> None:
     def number(n: int) -> dict[str, Any]:
         return {"connections": {"main": {"max_pending_operations": 100 + n}}}
 
@@ -95,7 +95,7 @@ async def test_connections_that_change_and_go_leave_nothing_behind(autojump_cloc
         assert more == {}
 
 
-async def test_pages_answer_after_thousands_of_reloads_that_nobody_looked_at(autojump_clock: MockClock) -> None:
+async def test_pages_answer_after_thousands_of_reloads_between_two_scrapes(autojump_clock: MockClock) -> None:
     async with world([core("b.*", "new.$1")]) as w:
         for number in range(1, MANY + 1):
             w.broker.publish("b.x", b"x")
@@ -107,7 +107,7 @@ async def test_pages_answer_after_thousands_of_reloads_that_nobody_looked_at(aut
         assert w.route.settled["routed"] == sum(w.route.routed.values()) == MANY
 
 
-async def test_messages_that_wait_from_before_many_reloads_are_counted_until_they_are_settled(
+async def test_messages_waiting_since_before_many_reloads_are_counted_until_they_are_settled(
     autojump_clock: MockClock,
 ) -> None:
     def changed(number: int) -> dict[str, Any]:
@@ -131,7 +131,7 @@ async def test_messages_that_wait_from_before_many_reloads_are_counted_until_the
         assert w.route.settled["routed"] == sum(w.route.routed.values()) == MANY
 
 
-async def test_a_route_has_a_bounded_number_of_destinations_that_are_gone(autojump_clock: MockClock) -> None:
+async def test_a_route_remembers_a_bounded_number_of_past_destinations(autojump_clock: MockClock) -> None:
     changes = MOST_PAST_DESTINATIONS + 50
     async with world([core("b.*", "new.$1")]) as w:
 
@@ -149,7 +149,7 @@ async def test_a_route_has_a_bounded_number_of_destinations_that_are_gone(autoju
         assert routed[PAST_DESTINATIONS] > 1
 
 
-async def test_a_route_that_comes_back_while_its_last_messages_are_on_their_way_is_shown_once(
+async def test_a_route_that_is_added_again_while_its_last_messages_are_in_flight_is_shown_once(
     autojump_clock: MockClock,
 ) -> None:
     async with world([core("b.*", to("new.$1", "edge"), connection="main")], brokers=two(), shutdown_timeout=0.5) as w:

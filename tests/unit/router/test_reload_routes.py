@@ -1,4 +1,4 @@
-"""Reloads on fake brokers, under traffic: routes that are added, removed, changed, and those that are not."""
+"""Reloads on fake brokers, under traffic: routes that are added, removed, changed or left alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.world import core, numbers, one_broker, stream, to, world
 from tests.unit.router.traffic import by_name, never, received, reloaded, traffic
 
 CALLS: list[bytes] = []
-"""What `slow` and `stuck` were called with in the test that runs."""
+"""Payloads with which `slow` and `stuck` were called in the current test."""
 
 
 async def slow(message: Message) -> Message:
@@ -52,7 +52,7 @@ def called(handler: Callable[..., Any]) -> dict[str, Any]:
 # --- routes from a subject -------------------------------------------------------------------------------------------
 
 
-async def test_a_route_that_changes_loses_and_doubles_nothing_and_others_never_notice(
+async def test_a_changed_route_loses_and_doubles_nothing_and_other_routes_are_unaffected(
     autojump_clock: MockClock,
 ) -> None:
     stays, changes = core("a.*", "stays.$1", name="stays"), core("b.*", "old.$1", name="changes")
@@ -74,7 +74,7 @@ async def test_a_route_that_changes_loses_and_doubles_nothing_and_others_never_n
         assert changed.settled["routed"] == sent[0]
         assert changed.routed == {"old.$1": len(old), "new.$1": len(new)}
         assert sum(changed.durations.counts) == sent[0]
-        assert w.successes("subscribe") == subscribed + 1  # the new one counts as had
+        assert w.successes("subscribe") == subscribed + 1  # the subscription taken over counts as subscribed
         assert (reloaded(w).added, reloaded(w).removed, reloaded(w).changed) == ((), (), ("route changes",))
         assert (reloaded(w).unchanged, reloaded(w).unsettled) == (2, 0)
 
@@ -93,23 +93,23 @@ async def test_a_route_is_added_and_removed_under_traffic(autojump_clock: MockCl
         gone = received(w, "gone.1")
         assert gone == numbers(len(gone))
         assert 50 < len(gone) <= at
-        came = received(w, "comes.1")
-        assert came == numbers(len(came), first=sent[0] - len(came))
-        assert len(came) > 50
+        arrived = received(w, "comes.1")
+        assert arrived == numbers(len(arrived), first=sent[0] - len(arrived))
+        assert len(arrived) > 50
         assert [route.name for route in w.live.routes] == ["comes", "stays"]
         assert [route.state for route in w.live.routes] == [RUNNING, RUNNING]
         assert reloaded(w).added == ("route comes",)
         assert reloaded(w).removed == ("route goes",)
 
 
-async def test_the_counts_of_a_route_that_comes_back_go_on(autojump_clock: MockClock) -> None:
+async def test_the_counts_of_a_route_that_is_added_again_continue(autojump_clock: MockClock) -> None:
     route = core("in.*", "out.$1")
     async with world([route]) as w:
         w.broker.publish("in.1", b"1")
         await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
         await w.live.reload(w.configuration())
         assert w.live.routes == ()
-        w.broker.publish("in.1", b"nobody takes it")
+        w.broker.publish("in.1", b"no route takes it")
         await wait_all_tasks_blocked()
         await w.live.reload(w.configuration(route))
         w.broker.publish("in.1", b"2")
@@ -117,7 +117,7 @@ async def test_the_counts_of_a_route_that_comes_back_go_on(autojump_clock: MockC
         assert received(w, "out.1") == [b"1", b"2"]
 
 
-async def test_a_change_of_the_subject_makes_another_subscription(autojump_clock: MockClock) -> None:
+async def test_a_change_of_the_subject_replaces_the_subscription(autojump_clock: MockClock) -> None:
     async with world([core("a.*", "out.$1")]) as w:
         await w.live.reload(w.configuration(core("b.*", "out.$1")))
         w.broker.publish("a.1", b"a")
@@ -138,7 +138,7 @@ HOURLY = {"initial": "1h", "max": "1h", "attempts": 9}
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_is_in_the_handler_is_finished_by_the_old_route_and_all_else_is_the_new_ones(
+async def test_a_message_in_the_handler_is_finished_by_the_old_route_and_all_others_by_the_new_one(
     way: str, autojump_clock: MockClock
 ) -> None:
     CALLS.clear()
@@ -156,9 +156,7 @@ async def test_what_is_in_the_handler_is_finished_by_the_old_route_and_all_else_
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_handler_that_never_returns_takes_nothing_but_its_own_message_along(
-    way: str, autojump_clock: MockClock
-) -> None:
+async def test_a_handler_that_never_returns_costs_only_its_own_message(way: str, autojump_clock: MockClock) -> None:
     CALLS.clear()
     async with world([core("in.*", "old.$1") | called(stuck) | WAYS[way]], shutdown_timeout=2.0) as w:
         for payload in numbers(5):
@@ -170,7 +168,7 @@ async def test_a_handler_that_never_returns_takes_nothing_but_its_own_message_al
         assert reloaded(w).unsettled == 1
 
 
-async def test_the_openings_of_a_breaker_count_on_when_it_opens_again(autojump_clock: MockClock) -> None:
+async def test_the_openings_of_a_breaker_continue_when_it_opens_again(autojump_clock: MockClock) -> None:
     def guarded(template: str) -> dict[str, Any]:
         sealed = to("out.x", jetstream=True) | {"breaker": {"failures": 1, "pause": "1h"}}
         return core("in.*", sealed, template)
@@ -187,10 +185,10 @@ async def test_the_openings_of_a_breaker_count_on_when_it_opens_again(autojump_c
 
 
 @pytest.mark.parametrize("source", [core, stream], ids=["core", "stream"])
-async def test_the_openings_of_a_breaker_stay_when_nothing_is_in_hand(
+async def test_the_openings_of_a_breaker_are_kept_when_nothing_is_in_hand(
     source: Callable[..., dict[str, Any]], autojump_clock: MockClock
 ) -> None:
-    """Then the counts of the route before are added while the next one is built."""
+    """Then the counts of the previous route are added while the next one is built."""
     brokers = one_broker()
 
     def guarded(**options: Any) -> dict[str, Any]:
@@ -215,7 +213,9 @@ async def test_the_openings_of_a_breaker_stay_when_nothing_is_in_hand(
 
 
 @pytest.mark.parametrize("more", [{}, {"retry": {}}], ids=["passed on", "kept"])
-async def test_what_waits_for_the_limit_goes_by_the_new_one(more: dict[str, Any], autojump_clock: MockClock) -> None:
+async def test_messages_waiting_for_the_limit_are_handled_by_the_new_route(
+    more: dict[str, Any], autojump_clock: MockClock
+) -> None:
     limited = core("in.*", "old.$1") | {"limit": {"rate": "1/h", "burst": 1}} | more
     async with world([limited]) as w:
         for payload in numbers(4):
@@ -228,7 +228,9 @@ async def test_what_waits_for_the_limit_goes_by_the_new_one(more: dict[str, Any]
         await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
 
 
-async def test_what_waits_for_the_limit_of_its_value_goes_by_the_new_one(autojump_clock: MockClock) -> None:
+async def test_messages_waiting_for_the_limit_of_their_value_are_handled_by_the_new_route(
+    autojump_clock: MockClock,
+) -> None:
     limited = core("in.*", "old.$1") | {"limit": {"rate": "1/h", "burst": 1, "per": "subject"}}
     async with world([limited]) as w:
         for payload in numbers(4):
@@ -239,7 +241,7 @@ async def test_what_waits_for_the_limit_of_its_value_goes_by_the_new_one(autojum
         await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
 
 
-async def test_what_waits_for_another_attempt_is_tried_by_the_new_route(autojump_clock: MockClock) -> None:
+async def test_a_message_waiting_for_another_attempt_is_tried_by_the_new_route(autojump_clock: MockClock) -> None:
     old = core("in.*", "old.$1", retry=HOURLY) | {"handler": f"{never.__module__}:never"}
     async with world([old]) as w:
         w.broker.publish("in.1", b"0")
@@ -256,7 +258,7 @@ async def fails_slowly(message: Message) -> Message:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("by_key", [False, True])
-async def test_what_fails_in_the_old_route_after_its_subscription_was_handed_over_is_tried_by_the_new_one(
+async def test_a_message_that_fails_in_the_old_route_after_the_hand_over_is_tried_by_the_new_one(
     way: str, by_key: bool, autojump_clock: MockClock
 ) -> None:
     old = core("in.*", "old.$1", retry=HOURLY) | called(fails_slowly) | {"concurrency": 4 if by_key else 1}
@@ -272,7 +274,7 @@ async def test_what_fails_in_the_old_route_after_its_subscription_was_handed_ove
         assert by_name(w)["route"].retrying == (0, 0.0)
 
 
-async def test_what_fails_in_the_old_route_at_a_shutdown_is_lost_with_its_reason(autojump_clock: MockClock) -> None:
+async def test_a_message_that_fails_in_the_old_route_at_a_shutdown_is_lost(autojump_clock: MockClock) -> None:
     old = core("in.*", "old.$1", retry=HOURLY) | called(fails_slowly)
     async with world([old]) as w, trio.open_nursery() as nursery:
         w.broker.publish("in.1", b"0")
@@ -283,7 +285,9 @@ async def test_what_fails_in_the_old_route_at_a_shutdown_is_lost_with_its_reason
     assert w.route_ledger()[1:] == (0, {"lost": 1})
 
 
-async def test_what_the_new_route_tries_is_not_being_retried_by_the_old_one(autojump_clock: MockClock) -> None:
+async def test_a_message_taken_over_by_the_new_route_no_longer_counts_as_retrying_in_the_old_one(
+    autojump_clock: MockClock,
+) -> None:
     old = core("in.*", "old.$1", retry=HOURLY) | called(fails_or_stays)
     async with world([old]) as w, trio.open_nursery() as nursery:
         for payload in (b"fails", b"stays"):
@@ -295,7 +299,7 @@ async def test_what_the_new_route_tries_is_not_being_retried_by_the_old_one(auto
         assert by_name(w)["route"].retrying == (0, 0.0)
 
 
-async def test_what_was_lost_at_the_end_is_not_being_retried_any_more(autojump_clock: MockClock) -> None:
+async def test_a_message_lost_at_the_end_no_longer_counts_as_retrying(autojump_clock: MockClock) -> None:
     old = core("in.*", "old.$1", retry=HOURLY) | called(fails_or_stays)
     async with world([old], shutdown_timeout=2.0) as w:
         for payload in (b"fails", b"stays"):
@@ -307,7 +311,7 @@ async def test_what_was_lost_at_the_end_is_not_being_retried_any_more(autojump_c
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_comes_while_the_old_route_is_in_its_handler_waits_for_that(
+async def test_messages_that_arrive_while_the_old_route_is_in_its_handler_wait_for_it(
     way: str, autojump_clock: MockClock
 ) -> None:
     CALLS.clear()
@@ -321,7 +325,7 @@ async def test_what_comes_while_the_old_route_is_in_its_handler_waits_for_that(
         assert received(w, "old.1", "new.1") == numbers(2)
 
 
-async def test_by_key_what_the_old_route_has_sent_is_confirmed_before_the_next_of_its_key_goes(
+async def test_by_key_a_publish_of_the_old_route_is_confirmed_before_the_next_message_of_its_key_is_sent(
     autojump_clock: MockClock,
 ) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
@@ -341,7 +345,7 @@ async def test_by_key_what_the_old_route_has_sent_is_confirmed_before_the_next_o
         assert (received(w, "old.1", connection="edge"), received(w, "new.1")) == ([b"0"], [b"1"])
 
 
-async def test_what_waits_for_room_goes_by_the_new_route(autojump_clock: MockClock) -> None:
+async def test_messages_waiting_for_room_are_handled_by_the_new_route(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     old = core("in.*", to("old.$1", "edge"), connection="main")
     blocking = {"edge": {"max_pending_operations": 2, "on_pending_full": "block"}}
@@ -360,7 +364,7 @@ async def test_what_waits_for_room_goes_by_the_new_route(autojump_clock: MockClo
         assert received(w, "old.1", connection="edge") + received(w, "new.1") == numbers(10)
 
 
-async def test_routes_of_one_subject_share_a_subscription_that_lasts(autojump_clock: MockClock) -> None:
+async def test_routes_of_one_subject_share_a_lasting_subscription(autojump_clock: MockClock) -> None:
     first, second = (core("in.*", f"{name}.$1", name=name, queue="q") for name in ("first", "second"))
     async with world([first]) as w:
         async with traffic(w, "in.1") as sent:
@@ -373,7 +377,7 @@ async def test_routes_of_one_subject_share_a_subscription_that_lasts(autojump_cl
             until = sent[0]
             await trio.sleep(0.05)
         await eventually(lambda: sum(one.in_hand for one in w.live.routes) == 0)
-        # Each of them got every message, as long as it was there.
+        # Each of them got every message while it existed.
         firsts, seconds = received(w, "first.1", "third.1"), received(w, "second.1")
         assert firsts == numbers(len(firsts))
         assert until - 20 < len(firsts) <= until + 1
@@ -382,7 +386,7 @@ async def test_routes_of_one_subject_share_a_subscription_that_lasts(autojump_cl
 
 @pytest.mark.parametrize("subject", ["in.*", "other.*"], ids=["shared", "alone"])
 @pytest.mark.parametrize("way", ["plain", "kept"])
-async def test_a_route_that_is_removed_while_its_server_is_silent_receives_nothing_any_more(
+async def test_a_route_removed_while_its_server_is_silent_receives_nothing_more(
     way: str, subject: str, autojump_clock: MockClock
 ) -> None:
     goes, stays = core("in.*", "gone.$1", name="goes") | WAYS[way], core(subject, "stays.$1", name="stays")
@@ -401,7 +405,7 @@ async def test_a_route_that_is_removed_while_its_server_is_silent_receives_nothi
         assert (ended.received, ended.in_hand) == (1, 0)
 
 
-async def test_a_change_while_the_link_is_away_subscribes_when_it_is_back(autojump_clock: MockClock) -> None:
+async def test_a_route_changed_during_an_outage_subscribes_on_the_next_link(autojump_clock: MockClock) -> None:
     async with world([core("in.*", "old.$1")]) as w:
         await w.lose()
         await w.live.reload(w.configuration(core("in.*", "new.$1")))
@@ -412,7 +416,7 @@ async def test_a_change_while_the_link_is_away_subscribes_when_it_is_back(autoju
         await eventually(lambda: received(w, "new.1") == [b"1"])
 
 
-async def test_many_routes_are_compared_while_messages_pass(autojump_clock: MockClock) -> None:
+async def test_many_routes_are_compared_while_messages_are_routed(autojump_clock: MockClock) -> None:
     routes = [core(f"in.{number}", f"out.{number}", name=f"r{number}") for number in range(FEW_ROUTES + 10)]
     async with world(routes) as w:
         await w.live.reload(w.configuration(*routes[1:], core("in.0", "new.0", name="r0")))
@@ -424,7 +428,7 @@ async def test_many_routes_are_compared_while_messages_pass(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("more", [{}, {"limit": {"rate": "30/m", "burst": 1}}], ids=["at once", "within the limit"])
-async def test_a_message_of_which_a_copy_was_delivered_is_tried_once_more_by_the_old_route(
+async def test_a_partly_delivered_message_is_tried_once_more_by_the_old_route(
     more: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
@@ -441,7 +445,7 @@ async def test_a_message_of_which_a_copy_was_delivered_is_tried_once_more_by_the
         assert received(w, "new.1") == []
 
 
-async def test_a_message_of_which_a_copy_was_delivered_is_given_up_if_it_fails_once_more(
+async def test_a_partly_delivered_message_is_given_up_if_it_fails_once_more(
     autojump_clock: MockClock,
 ) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}

@@ -1,4 +1,4 @@
-"""What a router says of its configuration: which is in force, since when, and whether the last reload was accepted."""
+"""The state of a router's configuration: which is in force, since when, and whether the last reload was accepted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_router_from_code_has_no_files_and_was_loaded_at_its_start(autoj
         assert gauge(w, "info") == {(shown["hash"],): 1}
 
 
-async def test_a_refused_reload_is_shown_until_one_is_accepted(autojump_clock: MockClock) -> None:
+async def test_a_refused_reload_is_shown_until_a_reload_is_accepted(autojump_clock: MockClock) -> None:
     async with world([ROUTE]) as w:
         before, began = config(w), gauge(w, "last_reload_timestamp_seconds")
         await refuse(w)
@@ -75,7 +75,7 @@ async def test_a_reload_without_a_difference_is_a_success(autojump_clock: MockCl
         assert (config(w)["hash"], config(w)["last_error"]) == (w.configuration(ROUTE).content_hash, None)
 
 
-async def test_the_problems_are_shown_one_a_line_without_credentials(autojump_clock: MockClock) -> None:
+async def test_problems_are_shown_one_per_line_without_credentials(autojump_clock: MockClock) -> None:
     def load() -> Settings:
         routes = [core("in.*", f"out {SECRET}"), core("in..x", "y", name="b")]
         return w.configuration(*routes)
@@ -89,7 +89,7 @@ async def test_the_problems_are_shown_one_a_line_without_credentials(autojump_cl
         assert "s3cret" not in first
 
 
-async def test_keys_that_need_a_restart_are_not_in_force_and_not_in_the_hash(autojump_clock: MockClock) -> None:
+async def test_keys_that_need_a_restart_are_neither_in_force_nor_in_the_hash(autojump_clock: MockClock) -> None:
     async with world([ROUTE]) as w:
         before = config(w)["hash"]
         debug = w.configuration(ROUTE, telemetry={"log_level": "debug"})
@@ -99,7 +99,7 @@ async def test_keys_that_need_a_restart_are_not_in_force_and_not_in_the_hash(aut
         assert (config(w)["hash"], config(w)["last_error"]) == (before, None)
 
 
-async def test_the_last_verdict_counts_though_what_was_accepted_before_takes_effect_later(
+async def test_the_latest_refusal_is_shown_though_an_earlier_reload_takes_effect_later(
     autojump_clock: MockClock,
 ) -> None:
     async def slow(message: Message) -> Message:
@@ -109,7 +109,7 @@ async def test_the_last_verdict_counts_though_what_was_accepted_before_takes_eff
     async with world(handlers=[handled(slow, subject="a", to="out")]) as w, trio.open_nursery() as nursery:
         w.broker.publish("a", b"1")
         await trio.sleep(1)
-        # The first ends a route whose handler is busy, and the second waits for that.
+        # The first reload ends a route whose handler is busy, and the second waits for that.
         first, second = (w.configuration(core(subject, "out", name="route")) for subject in ("b", "c"))
         for one in (first, second):
             nursery.start_soon(w.live.reload, one)
@@ -121,7 +121,7 @@ async def test_the_last_verdict_counts_though_what_was_accepted_before_takes_eff
         assert "no_such_module" in config(w)["last_error"]
 
 
-async def test_a_router_with_routes_from_code_keeps_to_its_files(autojump_clock: MockClock) -> None:
+async def test_a_reload_of_a_router_with_routes_from_code_reports_its_files(autojump_clock: MockClock) -> None:
     def handle(message: Message) -> Message:
         return message
 

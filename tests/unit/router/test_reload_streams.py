@@ -1,4 +1,4 @@
-"""Reloads on fake brokers, under traffic: routes from a stream that change, and what is refused."""
+"""Reloads on fake brokers, under traffic: routes from a stream that change, and settings that are refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_route_from_a_stream_changes_and_each_message_is_stored_once(aut
         assert w.live.connections["main"].pull_budget.consumers == 1
 
 
-async def test_what_the_destination_of_the_old_route_does_not_take_goes_back_to_the_stream(
+async def test_messages_that_the_old_destination_does_not_take_are_returned_and_sent_to_the_new_one(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -59,7 +59,7 @@ async def test_what_the_destination_of_the_old_route_does_not_take_goes_back_to_
     old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
     new = stream("IN", to("new.$1", "main", jetstream=True), connection="main", filter="in.*")
     async with world([old], brokers=brokers) as w:
-        brokers["edge"].down()  # it does not know yet, and offers what it has
+        brokers["edge"].down()  # the router has not noticed yet, and offers what it has
         fill(w.broker, 20)
         await eventually(lambda: by_name(w)["route"].in_hand == 20)
         await w.live.reload(w.configuration(new))
@@ -69,12 +69,14 @@ async def test_what_the_destination_of_the_old_route_does_not_take_goes_back_to_
         assert w.payloads("OUT", "edge") == []
 
 
-async def test_what_the_old_route_gave_back_at_its_timeout_is_the_new_ones_alone(autojump_clock: MockClock) -> None:
+async def test_messages_that_the_old_route_returned_at_its_timeout_are_only_in_the_new_route(
+    autojump_clock: MockClock,
+) -> None:
     async with world([stream("IN", "out.$1", filter="in.*")], brokers=one_broker(), shutdown_timeout=2.0) as w:
-        w.broker.trouble.edit_subjects("OUT", "nobody")
+        w.broker.trouble.edit_subjects("OUT", "elsewhere")
         fill(w.broker, 5)
         await eventually(lambda: by_name(w)["route"].in_hand == 5)
-        # What its outbox held back goes back to the stream; none of it may still wait in the route.
+        # Messages held back in the outbox are returned to the stream; none of them may still wait in the route.
         await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", max_in_flight=10)))
         w.broker.trouble.edit_subjects("OUT", "out.>")
         await eventually(lambda: w.payloads("OUT") == numbers(5))
@@ -82,7 +84,7 @@ async def test_what_the_old_route_gave_back_at_its_timeout_is_the_new_ones_alone
         assert w.route_ledger() == (10, 0, {"returned": 5, "routed": 5})
 
 
-async def test_what_follows_a_refused_message_waits_for_it_over_a_reload(autojump_clock: MockClock) -> None:
+async def test_messages_behind_a_refused_one_wait_for_it_across_a_reload(autojump_clock: MockClock) -> None:
     slowly = {"initial": "20s", "max": "20s"}
     async with world([stream("IN", "out.$1", filter="in.*", retry=slowly)], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
@@ -94,12 +96,14 @@ async def test_what_follows_a_refused_message_waits_for_it_over_a_reload(autojum
         fill(w.broker, 2, first=4)
         fill(w.broker, 1, subjects="y")
         await eventually(lambda: b"0" in w.payloads("OUT"))
-        assert trio.current_time() < 10, "nobody waits for messages of other subjects"
+        assert trio.current_time() < 10, "a message of another subject does not wait"
         await eventually(lambda: len(w.payloads("OUT")) == 7, 60)
         assert w.payloads("OUT") == [b"0", *numbers(6)]
 
 
-async def test_what_a_handler_of_the_old_route_is_cancelled_in_is_the_new_ones_alone(autojump_clock: MockClock) -> None:
+async def test_messages_cancelled_in_a_handler_of_the_old_route_are_only_in_the_new_route(
+    autojump_clock: MockClock,
+) -> None:
     calls: list[bytes] = []
 
     async def stuck_at_first(message: Message) -> Message:
@@ -120,7 +124,7 @@ async def test_what_a_handler_of_the_old_route_is_cancelled_in_is_the_new_ones_a
         assert calls == numbers(1) + numbers(5)
 
 
-async def test_what_a_handler_of_the_old_route_can_not_be_cancelled_in_is_the_new_ones_at_once(
+async def test_messages_in_a_handler_that_can_not_be_cancelled_are_in_the_new_route_at_once(
     autojump_clock: MockClock,
 ) -> None:
     calls: list[bytes] = []
@@ -141,10 +145,10 @@ async def test_what_a_handler_of_the_old_route_can_not_be_cancelled_in_is_the_ne
         await trio.sleep(60)
         assert w.route_ledger() == (10, 0, {"returned": 5, "routed": 5})
         assert calls == numbers(1) + numbers(5)
-        assert w.payloads("OUT") == numbers(5), "what it returns then is not sent"
+        assert w.payloads("OUT") == numbers(5), "the late result of the handler is not sent"
 
 
-async def test_a_route_that_is_removed_takes_nothing_of_another_from_its_destination(autojump_clock: MockClock) -> None:
+async def test_a_removed_route_takes_back_no_messages_of_another_route(autojump_clock: MockClock) -> None:
     calls: list[bytes] = []
 
     async def count(message: Message) -> Message:
@@ -155,7 +159,7 @@ async def test_a_route_that_is_removed_takes_nothing_of_another_from_its_destina
     stays = handled(count, to=at_edge, name="stays", connection="main", stream="IN", durable="other", filter="in.*")
     goes = stream("IN", at_edge, connection="main", filter="in.*") | {"name": "goes"}
     async with world([goes], handlers=[stays], brokers=two_brokers(), shutdown_timeout=2.0) as w:
-        w.brokers["edge"].down()  # it does not know yet, and offers what it has
+        w.brokers["edge"].down()  # the router has not noticed yet, and offers what it has
         fill(w.broker, 5)
         await eventually(lambda: [one.in_hand for one in w.live.routes] == [5, 5])
         await w.live.reload(w.configuration())
@@ -164,7 +168,7 @@ async def test_a_route_that_is_removed_takes_nothing_of_another_from_its_destina
         assert calls == numbers(5)
 
 
-async def test_what_is_returned_without_a_link_is_waited_for_by_the_next_route(autojump_clock: MockClock) -> None:
+async def test_messages_returned_without_a_link_are_awaited_by_the_next_route(autojump_clock: MockClock) -> None:
     calls: list[bytes] = []
 
     async def stuck_at_first(message: Message) -> Message:
@@ -185,7 +189,7 @@ async def test_what_is_returned_without_a_link_is_waited_for_by_the_next_route(a
         assert w.payloads("OUT") == numbers(10)
 
 
-async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: MockClock) -> None:
+async def test_acks_that_found_no_link_are_sent_by_the_next_route(autojump_clock: MockClock) -> None:
     async with world([stream("IN", "out.$1", filter="in.*")], brokers=one_broker()) as w:
         fill(w.broker, 5)
         await eventually(lambda: w.payloads("OUT") == numbers(5))
@@ -199,21 +203,21 @@ async def test_acks_that_met_no_link_are_sent_by_the_next_route(autojump_clock: 
         assert w.successes("ack") >= acks + 5
 
 
-async def test_what_the_next_route_has_in_hand_is_not_the_old_ones_as_well(autojump_clock: MockClock) -> None:
+async def test_a_message_in_hand_of_the_next_route_is_not_counted_in_the_old_one_too(autojump_clock: MockClock) -> None:
     old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
     new = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*", max_in_flight=10)
     async with world([old], brokers=two_brokers()) as w:
         fill(w.broker, 3)
         await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}))
         await w.live.reload(w.configuration(new))
-        # Nobody looks at the routes before there is something in hand again.
+        # No page is read before there is something in hand again.
         w.brokers["edge"].stall(5)
         fill(w.broker, 3, first=3)
         await wait_all_tasks_blocked()
         assert w.route_ledger() == (6, 3, {"routed": 3})
 
 
-async def test_a_standby_route_that_changes_has_the_lead_again_at_once(autojump_clock: MockClock) -> None:
+async def test_a_changed_standby_route_leads_again_at_once(autojump_clock: MockClock) -> None:
     async with world([stream("IN", "out.$1", filter="in.*", standby=True)], brokers=one_broker()) as w:
         fill(w.broker, 5)
         await eventually(lambda: w.payloads("OUT") == numbers(5))
@@ -239,7 +243,7 @@ async def test_a_route_that_changes_from_a_subject_to_a_stream_keeps_its_ledger(
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-async def test_settings_that_can_not_be_used_change_nothing(autojump_clock: MockClock) -> None:
+async def test_unusable_settings_change_nothing(autojump_clock: MockClock) -> None:
     route = core("in.*", "out.$1")
     async with world([route]) as w:
         async with traffic(w, "in.1") as sent:
@@ -275,12 +279,12 @@ async def test_keys_that_need_a_restart_are_named(autojump_clock: MockClock) -> 
         await eventually(lambda: received(w, "new.1") == [b"1"])
 
 
-# --- what has no answer when the old route ends ----------------------------------------------------------------------
+# --- publishes without an answer when the old route ends -------------------------------------------------------------
 
 
 @asynccontextmanager
 async def unanswered(w: World, messages: int) -> AsyncIterator[None]:
-    """The destination takes nothing and says nothing: no stream has its subject, but somebody hears it."""
+    """Have the destination neither take nor refuse messages: no stream has its subject, but a subscriber does."""
     w.broker.delete_stream("OUT")
     async with overhearing(w.broker, "out.>"):
         fill(w.broker, messages)
@@ -292,30 +296,32 @@ BY_KEY = {"key": "subject"}
 
 
 @pytest.mark.parametrize("more", [{}, BY_KEY], ids=["by subject", "by key"])
-async def test_what_follows_what_is_under_way_waits_for_it_over_a_reload(
+async def test_messages_behind_unanswered_ones_wait_for_them_across_a_reload(
     more: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     route = stream("IN", "out.$1", filter="in.*", ack_wait="3s") | more
     async with world([route], brokers=one_broker(), shutdown_timeout=1.0) as w:
-        # Of a key one is under way at a time: there is nothing that could go back.
+        # Only one message of a key is in progress at a time: none could be returned.
         async with unanswered(w, 1 if more else 3):
             changed = route["from"] | {"max_in_flight": 10}
-            for number in range(1, 4):  # as many lives have something under way
+            for number in range(1, 4):  # this many generations have something in progress
                 await w.live.reload(w.configuration(route | {"from": changed | {"max_in_flight": 10 + number}}))
                 assert w.route_ledger()[1] == (1 if more else 3)
         w.broker.add_stream("OUT", ["out.>"])
         fill(w.broker, 6, first=1 if more else 3)
         fill(w.broker, 1, subjects="y")
         await eventually(lambda: b"0" in w.payloads("OUT"))
-        assert w.payloads("OUT") == numbers(1), "nobody waits for messages of other subjects"
+        assert w.payloads("OUT") == numbers(1), "a message of another subject does not wait"
         await eventually(lambda: len(w.payloads("OUT")) == (8 if more else 10), 60)
         assert w.payloads("OUT") == [b"0", *numbers(7 if more else 9)]
         await eventually(lambda: w.broker.unacked("IN", "router") == 0)
         messages = 8 if more else 10
-        assert w.route_ledger() == (messages, 0, {"routed": messages}), "signs of work kept them from coming again"
+        assert w.route_ledger() == (messages, 0, {"routed": messages}), "signs of work prevented redeliveries"
 
 
-async def test_what_is_under_way_is_not_sent_any_more_when_its_link_dies(autojump_clock: MockClock) -> None:
+async def test_an_unanswered_message_is_sent_to_the_new_destination_when_the_old_link_is_lost(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker() | {"edge": FakeBroker()}
     old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
     new = stream("IN", to("out.$1", "main", jetstream=True), connection="main", filter="in.*")
@@ -326,10 +332,10 @@ async def test_what_is_under_way_is_not_sent_any_more_when_its_link_dies(autojum
             await w.live.reload(w.configuration(new))
             fill(w.broker, 3, first=3)
             await trio.sleep(2)
-            assert w.payloads("OUT") == [], "what has no answer is waited for"
+            assert w.payloads("OUT") == [], "unanswered messages are waited for"
             assert w.route_ledger()[1] == 6
         await w.lose("edge")
-        # It is given back, and goes where the route sends it now, though the link does not come back.
+        # They are returned, and sent to the new destination, though the old link stays down.
         await eventually(lambda: w.payloads("OUT") == numbers(6))
         await eventually(lambda: w.broker.unacked("IN", "router") == 0)
         assert w.route_ledger() == (9, 0, {"routed": 6, "returned": 3})
@@ -338,7 +344,9 @@ async def test_what_is_under_way_is_not_sent_any_more_when_its_link_dies(autojum
         await w.find("edge")
 
 
-async def test_what_the_old_route_fails_later_is_tried_again_by_the_next_one(autojump_clock: MockClock) -> None:
+async def test_a_message_that_the_old_route_fails_later_is_tried_again_by_the_next_route(
+    autojump_clock: MockClock,
+) -> None:
     retry = {"initial": "1s"}
     route = stream("IN", "out.$1", filter="in.*", retry=retry)
     async with world([route], brokers=one_broker(), shutdown_timeout=1.0) as w:
@@ -353,13 +361,13 @@ async def test_what_the_old_route_fails_later_is_tried_again_by_the_next_one(aut
 
 
 @pytest.mark.parametrize("more", [{}, BY_KEY], ids=["by subject", "by key"])
-async def test_what_waits_for_the_life_before_the_last_goes_on_at_once(
+async def test_a_message_waiting_for_the_generation_before_the_last_continues_at_once(
     more: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     route = stream("IN", "out.$1", filter="in.*") | more
     async with world([route], brokers=one_broker(), shutdown_timeout=1.0) as w:
         async with unanswered(w, 1):
-            for number in (10, 11):  # the life between has nothing in hand
+            for number in (10, 11):  # the generation between has nothing in hand
                 await w.live.reload(w.configuration(route | {"from": route["from"] | {"max_in_flight": number}}))
             fill(w.broker, 2, first=1)
             await eventually(lambda: w.route_ledger() == (3, 3, {}))
@@ -371,14 +379,14 @@ async def test_what_waits_for_the_life_before_the_last_goes_on_at_once(
         await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}))
 
 
-# --- where a message is sent that has left the hand ------------------------------------------------------------------
+# --- the destination of a message that has been returned -------------------------------------------------------------
 
 WEIGHTED = [to(f"{name}.$1", jetstream=True) for name in ("new", "out")]
-"""The second message is for `out`, which is guarded by a breaker. Its turn comes after each reload, too."""
+"""The second message is for `out`, which is guarded by a breaker. It is the second after each reload, too."""
 WEIGHTED[1]["breaker"] = {"failures": 1, "pause": "1s"}
 
 
-async def test_what_a_breaker_has_taken_back_keeps_its_destination_over_a_reload(autojump_clock: MockClock) -> None:
+async def test_a_message_returned_by_a_breaker_keeps_its_destination_across_a_reload(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     brokers["main"].add_stream("NEW", ["new.>"])
     route = stream("IN", *WEIGHTED, filter="in.*") | {"strategy": "weighted"}
@@ -387,13 +395,15 @@ async def test_what_a_breaker_has_taken_back_keeps_its_destination_over_a_reload
         fill(w.broker, 2)
         await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
         await w.live.reload(w.configuration(route | {"from": route["from"] | {"max_in_flight": 10}}))
-        assert w.route_ledger()[2] == {"routed": 1, "returned": 1}, "it is returned, and no failure"
+        assert w.route_ledger()[2] == {"routed": 1, "returned": 1}, "it is returned and has not failed"
         w.broker.trouble.limit("OUT", None)
         await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "returned": 1}), 60)
         assert (w.payloads("NEW"), w.payloads("OUT")) == (numbers(1), numbers(1, first=1))
 
 
-async def test_a_destination_that_moves_in_the_configuration_gets_what_it_refused(autojump_clock: MockClock) -> None:
+async def test_a_destination_moved_in_the_configuration_gets_the_messages_that_it_refused(
+    autojump_clock: MockClock,
+) -> None:
     places = [to("new.$1", jetstream=True), to("out.$1", jetstream=True)]
     brokers = one_broker()
     brokers["main"].add_stream("NEW", ["new.>"])
@@ -404,11 +414,15 @@ async def test_a_destination_that_moves_in_the_configuration_gets_what_it_refuse
         w.broker.allow_publish("out.x")
         await w.live.reload(w.configuration(stream("IN", *reversed(places), filter="in.*", retry={"initial": "3s"})))
         await eventually(lambda: w.route_ledger() == (4, 0, {"returned": 2, "routed": 2}), 60)
-        assert (w.payloads("NEW"), w.payloads("OUT")) == (numbers(2), numbers(2)), "each has each once"
+        assert (w.payloads("NEW"), w.payloads("OUT")) == (numbers(2), numbers(2)), (
+            "each destination has each message once"
+        )
 
 
-async def test_what_was_sent_without_an_answer_is_known_by_its_destinations(autojump_clock: MockClock) -> None:
-    """Its fate is recorded by the route that sent it, when the next one has the same destinations at other places."""
+async def test_an_unanswered_message_is_settled_though_its_destinations_changed_places(
+    autojump_clock: MockClock,
+) -> None:
+    """The route that sent it records its fate, while the next route has the same destinations at other places."""
     brokers = one_broker()
     brokers["main"].add_stream("NEW", ["new.>"])
     places = [to("new.$1", jetstream=True), to("out.$1", jetstream=True)]
@@ -422,7 +436,7 @@ async def test_what_was_sent_without_an_answer_is_known_by_its_destinations(auto
 
 
 @pytest.mark.parametrize("strategy", ["weighted", "all"])
-async def test_what_a_removed_destination_refused_is_for_those_that_are_left(
+async def test_messages_refused_by_a_removed_destination_are_sent_to_the_remaining_ones(
     strategy: str, autojump_clock: MockClock
 ) -> None:
     brokers = one_broker()

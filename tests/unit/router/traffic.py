@@ -1,4 +1,4 @@
-"""What tests of reloads ask of a router on fake brokers, and what they do with it."""
+"""Helpers for tests of reloads: traffic through a router on fake brokers, and what arrived."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.world import World
 
 
 def reloaded(w: World) -> Any:
-    """The last of the events that tell of a reload."""
+    """Return the latest ROUTER_RELOADED event."""
     return w.watch.of("ROUTER_RELOADED")[-1]
 
 
 @asynccontextmanager
 async def traffic(w: World, *subjects: str, every: float = 0.001) -> AsyncIterator[list[int]]:
-    """Publish consecutive numbers to all of these subjects while this is entered; yields how many, in a list."""
+    """Publish consecutive numbers to all of these subjects during the body; yield a list with their count."""
     sent = [0]
 
     async def publish() -> None:
@@ -38,12 +38,12 @@ async def traffic(w: World, *subjects: str, every: float = 0.001) -> AsyncIterat
 
 
 def received(w: World, *subjects: str, connection: str = "main") -> list[bytes]:
-    """The payloads that came to any of these subjects, in order."""
+    """Return the payloads that arrived on any of these subjects, in order."""
     return [one.payload for one in w.brokers[connection].published if one.subject in subjects]
 
 
 def never(message: Message) -> Message:
-    """A handler of which each message fails."""
+    """Fail every message."""
     raise RuntimeError
 
 

@@ -1,4 +1,4 @@
-"""Routers that have counted something, set by hand."""
+"""Routers with counts, set by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tests.support.telemetry_views import View, make_view
 
 
 def router(*, streams: bool = True) -> View:
-    """A router with two connections and two routes, of which the first is from a stream (unless `streams` is False)."""
+    """Return a router with two connections and two routes, the first of them from a stream unless `streams` is
+    False.
+    """
     view = make_view(["main", "edge"], ["stored", "passed"])
     for connection in view.connections.values():
         connection.state.enter(CONNECTED, server="127.0.0.1:4222")
@@ -29,7 +31,7 @@ def router(*, streams: bool = True) -> View:
 
 
 def count(view: View, random: Random) -> None:
-    """Let something happen that is counted, and leave some of it unsettled."""
+    """Count random events, and leave some publishes and messages unsettled."""
     for connection in view.connections.values():
         ledger, counters = connection.outbox.ledger, connection.outbox.counters
         accepted = random.randrange(100)
@@ -41,15 +43,15 @@ def count(view: View, random: Random) -> None:
         counters.retried += random.randrange(3)
         connection.state.lost += random.randrange(3)
     for route in view.routes:
-        came(route, random.randrange(100), random)
+        receive(route, random.randrange(100), random)
         route.failed["handler_error"] += random.randrange(3)
         route.filtered["when"] += random.randrange(3)
         route.limited += random.randrange(3)
         route.openings["edge", "copy"] += random.randrange(3)
 
 
-def came(route: RouteState, received: int, random: Random) -> None:
-    """Let messages come to a route, of which a part is settled."""
+def receive(route: RouteState, received: int, random: Random) -> None:
+    """Let a route receive messages and settle some of them."""
     settled = random.randrange(received + 1)
     route.received += received
     route.duplicates += random.randrange(3)
@@ -64,7 +66,7 @@ def came(route: RouteState, received: int, random: Random) -> None:
 
 @contextmanager
 def block() -> Iterator[tuple[Block, int]]:
-    """A block, and its descriptor."""
+    """Yield a block and its descriptor."""
     descriptor = new_block()
     try:
         yield Block(descriptor), descriptor

@@ -1,4 +1,4 @@
-"""The shared block: what is written is read, however it grows; and what counts is there before bytes leave."""
+"""The shared block: what is written can be read, however it grows, and counts are written before bytes leave."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from router_trio.settings import RouteSettings, Settings
 from router_trio.states import DURATION_BOUNDS, Held, Histogram, RouteState
 from router_trio.telemetry.metrics.metric import Sources
 from tests.support.telemetry_views import View, make_view
-from tests.unit.router.workers.counted import block, came, count, router
+from tests.unit.router.workers.counted import block, count, receive, router
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 TEXTS = st.text(max_size=20)
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.dictionaries(TEXTS, NUMBERS, max_size=5)), max_size=20))
-def test_what_is_written_is_read(records: list[tuple[str, str, dict[str, int]]]) -> None:
+def test_records_are_read_as_they_were_written(records: list[tuple[str, str, dict[str, int]]]) -> None:
     expected: Counts = {}
     with block() as (one, descriptor):
         for kind, name, numbers in records:
@@ -42,7 +42,7 @@ def test_what_is_written_is_read(records: list[tuple[str, str, dict[str, int]]])
         assert read_block(descriptor) == expected
 
 
-def test_it_grows_and_older_records_are_still_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grown_block_still_takes_writes_to_older_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_module, "FIRST_SIZE", 4096)
     with block() as (one, descriptor):
         records = [one.new_record((ROUTE, f"r{number}"), ["a", "b"], [number, 0]) for number in range(500)]
@@ -52,7 +52,7 @@ def test_it_grows_and_older_records_are_still_written(monkeypatch: pytest.Monkey
         assert read_block(descriptor) == {(ROUTE, f"r{n}"): {"a": n, "b": 2 * n} for n in range(500)}
 
 
-def test_what_was_written_outlives_a_process_that_is_killed() -> None:
+def test_records_outlive_a_killed_process() -> None:
     with block() as (_, descriptor):
         child = os.fork()
         if not child:
@@ -63,14 +63,14 @@ def test_what_was_written_outlives_a_process_that_is_killed() -> None:
 
 
 def nonzero(counts: Counts) -> Counts:
-    """What is not 0, but of the process: its time goes on."""
+    """Return the counts that are not 0, without those of the process, whose time advances."""
     return {
         key: {name: number for name, number in one.items() if number} for key, one in counts.items() if key != PROCESS
     }
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5))
-def test_the_block_holds_what_is_counted(seed: int, times: int) -> None:
+def test_the_block_holds_every_count(seed: int, times: int) -> None:
     random, view = Random(seed), router()
     with block() as (one, descriptor):
         counting = Counting(one)
@@ -83,7 +83,7 @@ def test_the_block_holds_what_is_counted(seed: int, times: int) -> None:
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
 def test_before_bytes_leave_the_ledgers_are_in_the_block(seed: int, times: int) -> None:
-    """Also of a route that settles, without anything new, what it had in hand."""
+    """This includes a route that receives nothing new and settles what it had in hand."""
     random, view = Random(seed), router()
     with block() as (one, descriptor):
         counting = Counting(one)
@@ -94,7 +94,7 @@ def test_before_bytes_leave_the_ledgers_are_in_the_block(seed: int, times: int) 
             ledger.settle("acked", random.randrange(2))
             route = view.routes[0]
             if random.randrange(2) or not route.in_hand:
-                came(route, random.randrange(10), random)
+                receive(route, random.randrange(10), random)
             else:
                 route.held_by(Held(route.in_hand - 1))
                 route.fates["routed"] += 1
@@ -106,7 +106,7 @@ def test_before_bytes_leave_the_ledgers_are_in_the_block(seed: int, times: int) 
             assert {fate: counts["route", "stored"][f"fates.{fate}"] for fate in route.fates} == route.fates
 
 
-def test_a_route_whose_destinations_change_goes_on_with_its_counts() -> None:
+def test_the_counts_of_a_route_continue_when_its_destinations_change() -> None:
     view = router()
     with block() as (one, descriptor):
         counting = Counting(one)
@@ -123,7 +123,7 @@ def test_a_route_whose_destinations_change_goes_on_with_its_counts() -> None:
 
 
 def change(view: View, template: str) -> RouteState:
-    """Reload the second route with another destination; it has nothing in hand."""
+    """Reload the second route, which has nothing in hand, with another destination."""
     before, after = view.routes[1], RouteState("passed", "main", [template])
     before.is_over, before.elapsed = True, Histogram(DURATION_BOUNDS)
     before.elapsed.record(0.1, before.received)
@@ -132,7 +132,7 @@ def change(view: View, template: str) -> RouteState:
     return after
 
 
-def test_a_route_that_is_reloaded_with_ever_new_destinations_needs_no_more_room() -> None:
+def test_a_route_reloaded_with_ever_new_destinations_needs_no_more_room() -> None:
     view, used = router(), {}
     with block() as (one, descriptor):
         counting = Counting(one)
@@ -183,7 +183,7 @@ def route_named(name: str) -> RouteSettings:
 
 
 def test_a_block_can_be_read_whenever_its_worker_is_killed() -> None:
-    """After each line that writes to it: what a change replaces is there until what replaces it is."""
+    """Read after each line that writes to the block: a replaced record stays until its replacement is complete."""
     seen: list[tuple[int, int]] = []
     with block() as (one, descriptor):
 
@@ -201,12 +201,12 @@ def test_a_block_can_be_read_whenever_its_worker_is_killed() -> None:
                 one.free(before)
         finally:
             sys.settrace(None)
-        assert one.used < 40 * 32, "their room was used again"
+        assert one.used < 40 * 32, "the room of freed records is reused"
     assert len(seen) > 500
     assert all(now in (number - 1, number) for number, now in seen)
 
 
-def test_what_blocks_a_loop_is_read_while_it_does_and_is_no_count() -> None:
+def test_the_cause_of_a_blocked_loop_can_be_read_meanwhile_and_is_not_a_count() -> None:
     with block() as (one, descriptor):
         assert read_blocked(descriptor) is None
         one.new_record((ROUTE, "r"), ["a"], [7])
@@ -219,7 +219,7 @@ def test_what_blocks_a_loop_is_read_while_it_does_and_is_no_count() -> None:
 
 
 class Removed:
-    """See `copying.Past`: a router of which everything was removed."""
+    """A router, as `copying.Past`, from which everything was removed."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -234,7 +234,7 @@ class Removed:
         return next((route for route in self._view.routes if route.name == name), None)
 
 
-def test_a_route_that_is_removed_leaves_its_last_counts_and_nothing_unsettled() -> None:
+def test_a_removed_route_leaves_its_last_counts_and_nothing_unsettled() -> None:
     view, before = router(), router()
     before.connections, before.routes = view.connections, view.routes
     with block() as (one, descriptor):

@@ -1,4 +1,4 @@
-"""The channel between supervisor and worker: whole messages in order, and an end that both notice."""
+"""The channel between supervisor and worker: complete messages in order, and an end that both notice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pair() -> tuple[Channel, Channel, trio.SocketStream]:
     return Channel(one), Channel(other), one
 
 
-async def test_messages_come_whole_and_in_order() -> None:
+async def test_messages_arrive_complete_and_in_order() -> None:
     ours, theirs, _ = pair()
     messages = [("report", number, {"x": "y" * number * 50_000}) for number in range(5)]
     for message in messages:
@@ -27,7 +27,7 @@ async def test_messages_come_whole_and_in_order() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_when_one_end_is_gone_the_other_hears_it_and_waits_for_nothing() -> None:
+async def test_when_one_end_closes_the_other_notices_and_waits_for_nothing() -> None:
     _, theirs, stream = pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(theirs.write)
@@ -40,7 +40,7 @@ async def test_when_one_end_is_gone_the_other_hears_it_and_waits_for_nothing() -
         nursery.cancel_scope.cancel()
 
 
-async def test_who_waits_for_what_is_written_waits_for_what_is_posted_meanwhile_too() -> None:
+async def test_waiting_until_all_is_written_includes_messages_posted_meanwhile() -> None:
     ours, theirs, _ = pair()
     ours.post("report", b"x" * 1_000_000)  # more than the sockets hold
     async with trio.open_nursery() as nursery:
@@ -56,7 +56,7 @@ async def test_who_waits_for_what_is_written_waits_for_what_is_posted_meanwhile_
         nursery.cancel_scope.cancel()
 
 
-async def test_half_a_message_is_none() -> None:
+async def test_an_incomplete_message_is_discarded() -> None:
     _, theirs, stream = pair()
     await stream.send_all(b"\x40")
     await stream.aclose()

@@ -1,4 +1,4 @@
-"""A router that a program opens is one process, and says so if its settings want several."""
+"""A router opened by a program is one process, and reports it if its settings ask for several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.settings import settings
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_program_is_told_that_workers_have_no_effect(
+async def test_a_program_is_notified_that_workers_have_no_effect(
     workers: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     broker, heard = FakeBroker(), list[Event]()

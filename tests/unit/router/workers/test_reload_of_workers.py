@@ -1,4 +1,4 @@
-"""Reloads of workers: what is said of keys that need a restart, and in which order a worker makes them."""
+"""Reloads of workers: how keys that need a restart are reported, and in which order a worker reloads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_each_reload_names_the_keys_that_still_need_a_restart() -> None:
     assert await named_by_reload_to(settings()) == []
 
 
-async def test_a_worker_makes_one_reload_after_the_other_and_of_those_asked_for_meanwhile_the_last() -> None:
+async def test_a_worker_does_one_reload_at_a_time_and_only_the_last_of_those_waiting() -> None:
     made: list[str] = []
     under_way, go_on = trio.Event(), trio.Event()
 
@@ -76,7 +76,7 @@ async def test_a_worker_makes_one_reload_after_the_other_and_of_those_asked_for_
 
 @asynccontextmanager
 async def channels() -> AsyncIterator[tuple[Channel, Channel]]:
-    """Both ends of a channel, of which each sends what is posted there."""
+    """Yield both ends of a channel; each sends what is posted to it."""
     ends = [channel_of(end) for end in socket.socketpair()]
     async with trio.open_nursery() as nursery:
         for end in ends:

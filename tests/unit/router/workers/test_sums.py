@@ -1,4 +1,4 @@
-"""Sums over workers, and over what those that are gone have counted: every ledger adds up, and states are the worst."""
+"""Sums over workers and over the counts of ended ones: every ledger adds up, and each state is the worst of all."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SETTINGS = Settings(
 
 
 def report_of(view: View) -> Report:
-    """What a worker with this router says of itself, as it comes through the channel."""
+    """Return the report of a worker with this router, as it arrives through the channel."""
     with block() as (one, _):
         counting = Counting(one)
         counting.watch(Sources(view))
@@ -63,7 +63,7 @@ def report_of(view: View) -> Report:
 
 
 def left_by(view: View) -> Counts:
-    """What the block of a worker with this router holds, once that is killed."""
+    """Return what the block of a worker with this router holds after the worker was killed."""
     with block() as (one, descriptor):
         counting = Counting(one)
         counting.watch(Sources(view))
@@ -78,7 +78,7 @@ def summed(views: list[View], gone: Counts | None = None) -> RouterSum:
 
 
 def samples(view: RouterSum | View) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """The counters and histograms of a page."""
+    """Return the counters and histograms of the metrics page."""
     page = MetricsPage(Sources(view), lambda: b"").render().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -99,7 +99,7 @@ SEEDS = st.lists(st.integers(0, 2**32), min_size=1, max_size=3)
 
 @pytest.mark.slow
 @given(SEEDS)
-def test_each_counter_is_the_sum_of_those_of_the_workers(seeds: list[int]) -> None:
+def test_each_counter_is_the_sum_of_the_workers_counters(seeds: list[int]) -> None:
     views = [counted(seed) for seed in seeds]
     page = samples(summed(views))
     apart = [samples(view) for view in views]
@@ -109,7 +109,9 @@ def test_each_counter_is_the_sum_of_those_of_the_workers(seeds: list[int]) -> No
 
 @pytest.mark.slow
 @given(SEEDS, SEEDS)
-def test_what_the_dead_have_left_is_settled_and_every_ledger_adds_up(alive: list[int], dead: list[int]) -> None:
+def test_unsettled_work_of_killed_workers_is_settled_and_every_ledger_adds_up(
+    alive: list[int], dead: list[int]
+) -> None:
     views, died = [counted(seed) for seed in alive], [counted(seed) for seed in dead]
     gone: Counts = {}
     dropped = returned = lost = 0
@@ -139,7 +141,7 @@ def test_what_the_dead_have_left_is_settled_and_every_ledger_adds_up(alive: list
     assert passed.failed["worker_lost"] == lost
 
 
-def test_the_openings_of_a_breaker_are_its_own_though_a_reload_has_taken_others_away() -> None:
+def test_the_openings_of_a_breaker_stay_apart_though_a_reload_has_removed_others() -> None:
     before, now = router(), router()
     before.routes[0].breakers = [BreakerState("main", "out"), BreakerState("edge", "copy")]
     before.routes[0].openings.update({("main", "out"): 5, ("edge", "copy"): 2})
@@ -170,7 +172,7 @@ def test_a_state_is_the_worst_with_the_number_of_its_worker() -> None:
     assert shown["routes"]["stored"]["from"] == {"connection": "main", "stream": "ORDERS", "durable": "router"}
 
 
-def test_a_worker_with_another_configuration_is_seen() -> None:
+def test_a_worker_with_another_configuration_is_shown() -> None:
     other = SETTINGS.with_changes(routes=SETTINGS.routes[:1])
     views = [router(), router(), router()]
     for view, settings in zip(views, (SETTINGS, other, SETTINGS), strict=True):
@@ -183,7 +185,7 @@ def test_a_worker_with_another_configuration_is_seen() -> None:
         assert f'router_config_info{{hash="{one.content_hash}"}} 1.0' in page
 
 
-def test_while_no_worker_runs_what_was_counted_is_shown() -> None:
+def test_counts_are_shown_while_no_worker_runs() -> None:
     view = counted(7)
     counts = left_by(view)
     settle(counts)
@@ -194,13 +196,13 @@ def test_while_no_worker_runs_what_was_counted_is_shown() -> None:
     assert found.routes[0].received == view.routes[0].received
 
 
-def test_limits_of_queues_are_added_and_the_oldest_is_the_oldest() -> None:
+def test_limits_of_queues_are_added_up() -> None:
     found = summed([router(), router()])
     assert found.connections["main"].outbox.max_operations == 20
     assert found.connections["main"].outbox.max_bytes == 2000
 
 
-def test_processes_are_added_but_for_the_limit_of_each() -> None:
+def test_process_metrics_are_added_except_for_limits() -> None:
     both = together(
         [
             {"process_open_fds": 7, "process_max_fds": 100, "process_resident_memory_bytes": 5},
@@ -216,7 +218,7 @@ def test_processes_are_added_but_for_the_limit_of_each() -> None:
     assert "process_cpu_seconds_total 3.5" in lines
 
 
-def test_news_of_a_worker_come_once_and_say_whose_they_are() -> None:
+def test_an_event_of_a_worker_is_included_once_with_the_number_of_the_worker() -> None:
     entry = {
         "number": 12,
         "at": "2026-01-01T00:00:00.000Z",
@@ -231,7 +233,7 @@ def test_news_of_a_worker_come_once_and_say_whose_they_are() -> None:
     assert (found["number"], found["details"]) == (1, {"worker": 2})
 
 
-def test_what_a_reload_has_removed_keeps_its_counts_and_the_oldest_of_many_are_forgotten() -> None:
+def test_routes_removed_by_a_reload_keep_their_counts_and_the_oldest_of_many_are_forgotten() -> None:
     route = (ROUTE, "goes")
     kept = with_removed({route: {"received": 5}, PROCESS: {"lag": 1}}, {PROCESS: {"lag": 2}})
     assert kept == {route: {"received": 5}, PROCESS: {"lag": 2}}
@@ -243,15 +245,15 @@ def test_what_a_reload_has_removed_keeps_its_counts_and_the_oldest_of_many_are_f
 
 
 @given(st.integers(0, 10**15), st.integers(0, 10**15))
-def test_a_sum_of_durations_does_not_go_back_when_they_are_moved_within_a_route(elapsed: int, forwarded: int) -> None:
+def test_a_sum_of_durations_does_not_decrease_when_they_are_moved_within_a_route(elapsed: int, forwarded: int) -> None:
     before, after = (RouteState("r", "main", ["out"]) for _ in range(2))
     before.add_numbers({"elapsed_ns": elapsed, "forwarded_ns": forwarded})
     after.add_numbers({"elapsed_ns": elapsed + forwarded})
     assert after.durations.total == before.durations.total
 
 
-def test_what_is_about_a_worker_or_a_connection_is_said_before_what_is_about_routes() -> None:
-    """The first worker has noticed nothing but that its consumers are silent, the second that its link is gone."""
+def test_causes_in_a_worker_or_a_connection_are_listed_before_those_of_routes() -> None:
+    """The first worker has only noticed that its consumers are silent, the second that its link is lost."""
     silent, quiet = (
         {"worker": 3, "reason": "silent"},
         [{"worker": 1, "route": name, "reason": "quiet"} for name in "ab"],

@@ -1,4 +1,4 @@
-"""Messages that end the processes that handle them: noted, named, tried alone, and no longer handled at some time."""
+"""Messages that end the processes that handle them: recorded, named, tried alone, and finally not handled any more."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_message_is_in_the_block_as_long_as_a_handler_has_it(subject: str) -> 
         assert noted(descriptor) == [core]
 
 
-def test_a_message_under_the_sequence_of_one_that_ended_processes_is_another_one() -> None:
+def test_a_new_message_with_the_sequence_of_one_that_ended_processes_is_handled() -> None:
     with block() as (one, descriptor):
         handlers = InHandlers(one, lambda _: None)
         seen: list[InHandler] = []
@@ -70,7 +70,7 @@ def test_a_message_under_the_sequence_of_one_that_ended_processes_is_another_one
         assert [one.time for one in seen] == [1764338400.123456, 1764338400.123457]
 
 
-def test_what_was_in_handlers_is_no_count() -> None:
+def test_messages_in_handlers_are_not_counts() -> None:
     with block() as (one, descriptor):
         Place(one, "r", 1).enter(7, "s")
         counts: Counts = read_block(descriptor)
@@ -78,7 +78,7 @@ def test_what_was_in_handlers_is_no_count() -> None:
         assert counts == {}
 
 
-async def test_each_way_to_answer_leaves_the_block_empty() -> None:
+async def test_the_block_is_empty_after_every_kind_of_answer() -> None:
     async def slow(one: Message) -> Message:
         await trio.lowlevel.checkpoint()
         assert noted(descriptor) == [InHandler("r", "s", 3)]
@@ -104,7 +104,7 @@ async def test_each_way_to_answer_leaves_the_block_empty() -> None:
             assert noted(descriptor) == []
 
 
-async def test_a_suspect_is_handled_alone_and_what_comes_meanwhile_waits(
+async def test_a_suspect_is_handled_alone_and_other_messages_wait(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     active: list[int] = []
@@ -183,7 +183,7 @@ async def test_a_message_that_has_ended_too_many_processes_is_not_handled(
         assert called(message(2, "another")) is not None
 
 
-def test_of_several_in_handlers_none_is_counted_and_each_is_suspected() -> None:
+def test_of_several_messages_in_handlers_none_is_counted_and_each_is_suspected() -> None:
     suspects, several = Suspects(), [InHandler("r", "s", number) for number in (1, 2)]
     assert suspects.died(several) == [(one, 0) for one in several]
     assert suspects.died(several[:1]) == [(several[0], 1)]
@@ -197,7 +197,7 @@ def test_of_several_in_handlers_none_is_counted_and_each_is_suspected() -> None:
     assert several[1] not in suspects.table
 
 
-def test_what_was_noted_is_read_after_the_block_has_grown() -> None:
+def test_recorded_messages_can_be_read_after_the_block_has_grown() -> None:
     with block() as (one, descriptor):
         places = [Place(one, "r" * 200, number) for number in range(4000)]
         for number, place in enumerate(places):
