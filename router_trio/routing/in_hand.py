@@ -57,7 +57,11 @@ class InHand(Generic[D]):
         return self.schedule.ready or self.due_at <= now
 
     def next(self, now: float) -> D | None:
-        """Take out the next message to route, and make it active; return None if none may be routed now."""
+        """Take out the next message to route, and make it active; return None if none may be routed now.
+
+        Also returns None after some messages that have to wait, or that fail at once, although it is still `ready`:
+        then other tasks should run before the next call.
+        """
         raise NotImplementedError
 
     # --- in a handler ---

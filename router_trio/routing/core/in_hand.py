@@ -30,6 +30,7 @@ from router_trio.routing.core.delivery import CoreDelivery, Keeper
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.policy.retry_queue import RetryQueue
 from router_trio.routing.schedule import Limits, Order
+from router_trio.routing.turns import BETWEEN_TWO_LOOKS
 from router_trio.states import RouteState
 
 _place = attrgetter("place")
@@ -96,7 +97,10 @@ class SubjectInHand(InHand[CoreDelivery]):
             self._bytes -= len(delivery.raw[4])
             delivery.route.limited += 1
             return delivery
-        while (delivery := self._take(now)) is not None:
+        for _ in range(BETWEEN_TWO_LOOKS):
+            delivery = self._take(now)
+            if delivery is None:
+                break
             limited = limits.count
             if limits.admits(delivery, now):
                 return delivery

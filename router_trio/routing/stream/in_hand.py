@@ -38,6 +38,7 @@ from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
 from router_trio.routing.stream.other_processes import OtherProcesses
 from router_trio.routing.stream.subject_order import SubjectOrder
+from router_trio.routing.turns import BETWEEN_TWO_LOOKS
 from router_trio.states import RouteState
 
 
@@ -234,7 +235,10 @@ class StreamInHand(InHand[StreamDelivery]):
             elif self._is_in_turn(delivery):
                 delivery.route.limited += 1
                 return delivery
-        while (delivery := self.schedule.take()) is not None:
+        for _ in range(BETWEEN_TWO_LOOKS):
+            delivery = self.schedule.take()
+            if delivery is None:
+                break
             if self._is_in_turn(delivery) and self.limits.admits(delivery, now):
                 return delivery
         return None

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from router_trio.message import Message
+from router_trio.routing.turns import BATCH
 from tests.support.eventually import eventually
 from tests.support.world import fill, handled, one_broker, to, world
+from tests.unit.routing.by_key import IN, KEY, publish
 
 CALLS = 7
 EACH = 0.06
@@ -94,3 +97,28 @@ async def test_the_loop_turns_between_two_slow_calls(kind: str, handler: Callabl
             nursery.cancel_scope.cancel()
         assert most < 4, f"{most} calls in one turn"
         assert w.route.received == CALLS
+
+
+@pytest.mark.parametrize("source", [{"subject": "in.*"}, IN], ids=["subject", "stream"])
+async def test_other_tasks_run_while_many_messages_fail_for_lack_of_the_value_that_they_are_limited_by(
+    autojump_clock: MockClock, source: dict[str, Any]
+) -> None:
+    waiting, go_on = 3 * BATCH, trio.Event()
+
+    async def waits(message: Message) -> None:
+        await go_on.wait()
+
+    limit = {"rate": "1000/s", "burst": 1000, "per": KEY}
+    more: dict[str, Any] = {"max_in_flight": 1000} if source is IN else {}
+    async with world(
+        handlers=[handled(waits, to=to("out.x"), limit=limit, **more, **source)], brokers=one_broker()
+    ) as w:
+        publish(w.broker, "a:1", *[":0"] * waiting)
+        await eventually(lambda: w.route.in_hand == 1 + waiting)
+        go_on.set()
+        most = failed = 0
+        while failed < waiting:
+            await trio.lowlevel.checkpoint()
+            before, failed = failed, w.route.failed["expression"]
+            most = max(most, failed - before)
+        assert most <= BATCH
