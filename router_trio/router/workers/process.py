@@ -45,13 +45,18 @@ class WorkerProcess:
 
     async def ended(self) -> int:
         """Wait until the process has ended, and reap it. Returns its exit code."""
-        if self.process.poll() is None and hasattr(os, "pidfd_open"):
+        if self.process.poll() is not None:
+            await trio.lowlevel.checkpoint()
+            return self.process.returncode
+        try:
             descriptor = os.pidfd_open(self.pid)
-            try:
-                await trio.lowlevel.wait_readable(descriptor)
-            finally:
-                os.close(descriptor)
-        return await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
+        except (AttributeError, OSError):  # the system has no pidfd_open, or no descriptor left
+            return await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+        return self.process.wait()  # at once, since it has ended
 
 
 @asynccontextmanager
