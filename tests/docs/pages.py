@@ -17,6 +17,7 @@ ROOMS_OF_TESTS = (
     "tests/conftest.py",
     "tests/resilience/**/*.py",
     "tests/simulation/*.py",
+    "tests/support/*.py",
     "tests/unit/*.py",
     "tests/unit/cli/*.py",
     "tests/unit/client/*.py",

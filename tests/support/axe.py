@@ -1,6 +1,6 @@
-"""axe-core, which finds what keeps people with disabilities from a page: fetched from npm, in one version.
+"""axe-core, which finds accessibility problems of a page: fetched from npm, in a fixed version.
 
-It is half a megabyte and under the MPL: it is not part of this tree.
+It is half a megabyte and under the MPL, so it is not part of this tree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SCRIPT = "package/axe.min.js"
 
 
 class NoAxe(Exception):
-    """There is no axe-core here; the argument says why."""
+    """axe-core is not available here; the argument is the reason."""
 
 
 @cache
@@ -54,7 +54,7 @@ def script() -> str:
 
 
 async def violations(page: Page) -> list[str]:
-    """Return what axe-core finds wrong with a page: one line for each element."""
+    """Return the problems that axe-core finds in a page: one line for each element."""
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(f"{script()}; true")
     asked = "axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations)"

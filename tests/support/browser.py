@@ -1,6 +1,6 @@
 """A headless Chromium, controlled over a pipe by the Chrome DevTools Protocol: it needs no driver and no port.
 
-https://chromedevtools.github.io/devtools-protocol/ has the methods and events that are named here.
+https://chromedevtools.github.io/devtools-protocol/ documents the methods and events named here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _KEYS = {"Tab": 9, "Enter": 13, " ": 32}
 
 
 class Browser:
-    """The process and its pipe: messages of JSON, each ended by a zero byte."""
+    """The process and its pipe, which carries JSON messages, each ended by a zero byte."""
 
     def __init__(self, requests: trio.lowlevel.FdStream, answers: trio.lowlevel.FdStream) -> None:
         self._requests = requests
@@ -75,7 +75,7 @@ class Browser:
         return page
 
     async def listen(self) -> None:
-        """Read what the browser says, until it closes the pipe."""
+        """Read messages of the browser until it closes the pipe."""
         rest = b""
         async for data in self._answers:
             *messages, rest = (rest + data).split(b"\0")
@@ -89,7 +89,7 @@ class Browser:
 
 
 class Page:
-    """One tab. `errors` are exceptions of its script, and what its console has as an error, such as a broken policy."""
+    """A tab. `errors` are the exceptions of its script and the errors in its console, such as a violated policy."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self.errors: list[str] = []
@@ -98,7 +98,7 @@ class Page:
         self._loaded = trio.Event()
 
     def noticed(self, method: str, parameters: dict[str, Any]) -> None:
-        """Take note of an event."""
+        """Record an event."""
         if method == "Page.loadEventFired":
             self._loaded.set()
         elif method == "Runtime.exceptionThrown":
@@ -118,7 +118,7 @@ class Page:
             await self._loaded.wait()
 
     async def look(self, width: int, height: int = 900, *, dark: bool = False, scale: float = 1.0) -> None:
-        """Set the size of the window, and the scheme of colours."""
+        """Set the size of the window, and the colour scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         await self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -146,14 +146,14 @@ class Page:
         return await self.evaluate(wait)
 
     async def press(self, key: str) -> None:
-        """Press a key and let it go."""
+        """Press and release a key."""
         typed = {"text": {"Enter": "\r"}.get(key, key)} if key in ("Enter", " ") else {}
         named = {"key": key, "code": {" ": "Space"}.get(key, key), "windowsVirtualKeyCode": _KEYS[key]}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **named, **typed)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     async def picture(self, height: int | None = None) -> bytes:
-        """Return a PNG of the window's width: of the whole page, or of its first `height` pixels."""
+        """Return a PNG of the window's width: of the entire page, or of its first `height` pixels."""
         size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
         size["height"] = min(size["height"], height or size["height"])
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
@@ -162,7 +162,7 @@ class Page:
 
 
 def _beyond(descriptor: int) -> int:
-    """Return the same descriptor under a number that is out of the way of 3 and 4."""
+    """Return a duplicate of the descriptor with a number above 3 and 4."""
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
     finally:
@@ -176,7 +176,7 @@ async def browser(profile: Path) -> AsyncIterator[Browser]:
     request_end, requests = os.pipe()
     answers, answer_end = os.pipe()
     request_end, answer_end = _beyond(request_end), _beyond(answer_end)
-    # The browser reads from descriptor 3 and writes to 4, whatever the numbers are here.
+    # The browser reads from descriptor 3 and writes to 4, whatever the numbers are in this process.
     moved = f'exec "$@" 3<&{request_end} 4>&{answer_end}'
     command = ["bash", "-c", moved, "bash", BROWSER, *_OPTIONS, f"--user-data-dir={profile}"]
     process = await trio.lowlevel.open_process(

@@ -6,7 +6,7 @@ from router_trio.protocol.framing import RawMessage
 
 
 class MessageBuffer(list[RawMessage]):
-    """One that has a group of its own, or shares one."""
+    """A buffer with a group of its own, or with a shared one."""
 
     def __init__(self, group: list[MessageBuffer] | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, what it signed, and what must not be trusted."""
+"""Certificates for tests: an authority, certificates signed by it, and untrusted ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Certificates:
     def server_config(
         self, *, server: KeyPair | None = None, verify: bool = False, handshake_first: bool = False
     ) -> str:
-        """The `tls` block of a nats-server; `verify` makes it ask clients for a certificate.
+        """Return the `tls` block of a nats-server; `verify` makes it require a client certificate.
 
         With `handshake_first` start the server with `greets=False`.
         """
@@ -45,7 +45,9 @@ class Certificates:
         )
 
     def client_context(self, *, ca: Path | None = None, with_certificate: bool = False) -> ssl.SSLContext:
-        """What a client needs to trust the servers, or `other_ca` to trust none, and to be trusted by them."""
+        """Return a client's TLS context that trusts the servers, or with `other_ca` none, optionally with a certificate
+        of its own.
+        """
         context = ssl.create_default_context(cafile=ca or self.ca)
         if with_certificate:
             context.load_cert_chain(self.client.certificate, self.client.key)

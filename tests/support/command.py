@@ -1,4 +1,4 @@
-"""The `router-trio` command as a process: what it prints, what it logs, how it ends."""
+"""The `router-trio` command as a process: its output, its log and its exit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENDS_WITHIN = 20.0
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Our own environment without any ROUTER_TRIO_ variable, and with this source tree to import from."""
+    """Return the environment of this process without ROUTER_TRIO_ variables, with this source tree to import from."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("ROUTER_TRIO_", "OTEL_"))}
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | dict(changes or {})
 
@@ -53,8 +53,8 @@ def command(
 async def dead_letters(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `dead-letters router.toml ARGUMENTS` to its end, one at a time, in a thread of this process.
 
-    All but what only a process has, signals and its start, is the command's own; a process would take half a second of
-    a processor for its imports.
+    This runs all of the command except its start and its signals, which need a process; a process would spend half a
+    second of processor time on imports.
     """
 
     async def without_signals(job: Callable[[], Awaitable[int]], on_signal: Callable[[int], None]) -> int:
@@ -69,7 +69,7 @@ async def dead_letters(*arguments: str, cwd: Path) -> subprocess.CompletedProces
 
 
 class RunningCommand:
-    """A command that runs."""
+    """A running command."""
 
     def __init__(self, process: trio.Process, *, group: bool = False) -> None:
         self._process = process
@@ -80,16 +80,16 @@ class RunningCommand:
 
     @property
     def output(self) -> str:
-        """What came on stdout so far."""
+        """The output on stdout so far."""
         return self._text["stdout"].decode("utf-8", "replace")
 
     @property
     def errors(self) -> str:
-        """What came on stderr so far."""
+        """The output on stderr so far."""
         return self._text["stderr"].decode("utf-8", "replace")
 
     def logged(self, code: str) -> list[dict[str, Any]]:
-        """The log lines with this code so far. Lines of stderr that are no JSON objects are left out."""
+        """Return the log lines with this code so far. Lines of stderr that are no JSON objects are left out."""
         whole = self.errors.rpartition("\n")[0].splitlines()
         lines = [json.loads(line) for line in whole if line.startswith("{")]
         return [line for line in lines if line["error_code"] == code]
@@ -111,7 +111,7 @@ class RunningCommand:
         return found
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal: as a terminal does, to the whole group, if it has one of its own."""
+        """Send a signal, to the process group if it has one of its own, as a terminal does."""
         if self._group:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
@@ -119,7 +119,7 @@ class RunningCommand:
             self._process.send_signal(number)
 
     async def ended(self) -> int:
-        """Wait for the end and for all that it printed; return the exit code. Raises `trio.TooSlowError`."""
+        """Wait for the end of the process and of its output; return the exit code. Raises `trio.TooSlowError`."""
         with trio.fail_after(ENDS_WITHIN):
             code = await self._process.wait()
             while self._reading:
@@ -127,7 +127,7 @@ class RunningCommand:
         return code
 
     async def read(self, stream: trio.abc.ReceiveStream, name: str) -> None:
-        """For `running`: keep what the stream brings."""
+        """Collect the output of a stream; for `running`."""
         async for part in stream:
             self._text[name] += part
             self._tell()
@@ -152,7 +152,7 @@ async def running(
     python: Sequence[str] = COMMAND,
     group: bool = False,
 ) -> AsyncIterator[RunningCommand]:
-    """Run a command in the background; it is killed at the end if it still runs. `group`: with all that it starts."""
+    """Run a command in the background; kill it at the end if it still runs. `group`: with its children."""
     process = await trio.lowlevel.open_process(
         [*python, *map(str, arguments)],
         stdout=subprocess.PIPE,

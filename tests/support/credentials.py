@@ -24,7 +24,7 @@ _UNLIMITED_USER = {"subs": -1, "data": -1, "payload": -1}
 
 
 class Nkey:
-    """An Ed25519 key in NATS' notation: `seed` is the secret, `public` names it."""
+    """An Ed25519 key in NATS' notation: `seed` is the secret, `public` the public key."""
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
@@ -32,18 +32,18 @@ class Nkey:
         self.public: str = self._pair.public_key.decode()
 
     def sign(self, data: bytes) -> bytes:
-        """The signature of the data, 64 bytes."""
+        """Return the signature of the data, 64 bytes."""
         signature: bytes = self._pair.sign(data)
         return signature
 
 
 def user_nkey() -> Nkey:
-    """A new key of a user, `SU...` and `U...`."""
+    """Return a new key of a user, `SU...` and `U...`."""
     return _new(nkeys.PREFIX_BYTE_USER)
 
 
 def nkey_config(*users: Nkey) -> str:
-    """The `authorization` block of a nats-server that lets these keys in."""
+    """Return the `authorization` block of a nats-server that accepts these keys."""
     entries = ", ".join(f'{{ nkey: "{user.public}" }}' for user in users)
     return f"authorization {{ users: [{entries}] }}\n"
 
@@ -58,7 +58,7 @@ class Operator:
     def credentials(
         self, path: Path, *, expires_in: float | None = None, permissions: dict[str, Any] | None = None
     ) -> Path:
-        """Write the credentials file of a new user, and give its path.
+        """Write the credentials file of a new user, and return its path.
 
         `expires_in` is in seconds, negative for a user that has expired; `permissions` are the JWT's `pub` and `sub`.
         """
@@ -74,7 +74,7 @@ class Operator:
 
 
 def create_operator() -> Operator:
-    """A new operator, with a system account that JetStream wants and an account for users."""
+    """Return a new operator, with the system account that JetStream requires and an account for users."""
     operator = _new(nkeys.PREFIX_BYTE_OPERATOR)
     system, account = _new(nkeys.PREFIX_BYTE_ACCOUNT), _new(nkeys.PREFIX_BYTE_ACCOUNT)
     operator_claims = {"type": "operator", "system_account": system.public}
@@ -94,7 +94,7 @@ def create_operator() -> Operator:
 
 
 def read_credentials(path: Path) -> tuple[str, str]:
-    """The JWT and the seed of a credentials file."""
+    """Return the JWT and the seed of a credentials file."""
     lines = [line for line in path.read_text().splitlines() if line and not line.startswith("-")]
     jwt, seed = lines
     return jwt, seed

@@ -1,4 +1,4 @@
-"""How many examples tests draw."""
+"""The number of examples that property tests draw."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ DEFAULT = 100
 
 
 def examples(count: int) -> int:
-    """Return `count` in proportion to what the profile draws instead of 100: fewer in `make quick`."""
+    """Return `count` scaled by the profile, for which 100 is the standard: fewer in `make quick`."""
     return max(1, count * settings().max_examples // DEFAULT)

@@ -1,4 +1,4 @@
-"""Waiting for plain state that nobody signals."""
+"""Waiting for plain state that has no event."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import trio
 async def eventually(
     condition: Callable[[], object], within: float = 10.0, otherwise: Callable[[], object] | None = None
 ) -> None:
-    """Wait until a condition, a function or an async one, holds: at most `within` seconds.
+    """Wait at most `within` seconds until a condition, a function or an async one, holds.
 
-    Raises `AssertionError` with what `otherwise` says. It looks less often when it takes long: minutes on an autojump
-    clock cost little.
+    Raises `AssertionError` with the text that `otherwise` returns. Polls less often as time passes: minutes on an
+    autojump clock cost little.
     """
     began = trio.current_time()
     with trio.move_on_after(within):

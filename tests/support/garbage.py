@@ -1,7 +1,7 @@
-"""What no server says: bytes for every step of a session, drawn from a seed.
+"""Bytes that no server sends, for every step of a session, drawn from a seed.
 
-A step is as a server would do it, nearly so, or not at all. Of the answers to JetStream requests and publishes there
-is nothing here.
+A step is done as a server would do it, nearly so, or not at all. Answers to JetStream requests and publishes are not
+included.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 from tests.support.impostors import Caller, Play
 
 STEP_WITHIN = 0.5
-"""Seconds for which a step waits for what it would answer: the other side may have nothing to say."""
+"""Seconds for which a step waits for the data that it would answer: the other side may have nothing to send."""
 
 SIZES = (b"-1", b"+1", b"1_0", b"01", b"\xd9\xa1", b"9" * 5_000, b"67108865", b"1e3", b" 1", b"", b"0x1", b"NaN", b"5")
 SUBJECTS = (
@@ -53,7 +53,7 @@ LINES = (
 
 
 def info(random: Random) -> bytes:
-    """An INFO, most often with something wrong in it."""
+    """Return an INFO, usually with an error in it."""
     fields = {"version": "2.15.1", "proto": 1, "headers": True, "max_payload": 1048576, "nonce": "abc"}
     wrong: dict[str, Any] = {random.choice(FIELDS): random.choice(VALUES) for _ in range(random.randint(0, 2))}
     text = json.dumps(fields | wrong).encode()
@@ -63,7 +63,7 @@ def info(random: Random) -> bytes:
 
 
 def frame(random: Random, sids: list[bytes]) -> bytes:
-    """A message for one of these subscriptions or another one, most often with something wrong in it."""
+    """Return a message for one of these subscriptions or another one, usually with an error in it."""
     sid = random.choice([*sids, *sids, b"1", b"2", b"1000001", b"-1", b"9" * 5_000, b"x", b"", b"\xd9\xa1", b"1.5"])
     words = [random.choice(SUBJECTS), sid, *random.choice([[], [], [b"reply"], [b"_INBOX.x.1"], [b"\xff"], [b""]])]
     block = random.choice([b"", b"", *BLOCKS])
@@ -76,7 +76,7 @@ def frame(random: Random, sids: list[bytes]) -> bytes:
 
 
 def session(random: Random) -> Play:
-    """A session that goes as a server would have it up to some step, and astray from there."""
+    """Return a session that is correct up to some step, and wrong from there."""
     good_steps = random.randint(0, 4)
 
     def step(number: int, good: bytes) -> bytes:

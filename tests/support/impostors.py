@@ -1,4 +1,4 @@
-"""Raw TCP servers that say what a test wants and write down every byte that they hear.
+"""Raw TCP servers that send what a test wants and record every byte that they receive.
 
 They are no NATS servers: each test plays one, by a coroutine that is run for every connection.
 """
@@ -22,7 +22,7 @@ GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Caller:
-    """One connection to an impostor, from its side. `clear` and `secured` are what came before and after TLS."""
+    """A connection to an impostor, from its side. `clear` and `secured` are the data before and after TLS."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.clear = bytearray()
@@ -30,12 +30,14 @@ class Caller:
         self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
 
     async def say(self, data: bytes) -> None:
-        """Send bytes; nobody may hear them any more."""
+        """Send bytes; the other side may no longer receive them."""
         with suppress(*GONE):
             await self.stream.send_all(data)
 
     async def hear(self, until: bytes = b"") -> bytes:
-        """Wait for bytes, or for these among all that came; returns all that came. Ends early with the connection."""
+        """Wait for any bytes, or for `until` among all that arrived; return all that arrived. Ends early with the
+        connection.
+        """
         heard = self.clear if isinstance(self.stream, trio.SocketStream) else self.secured
         data = b"x"
         seen = len(heard)
@@ -48,7 +50,7 @@ class Caller:
         return bytes(heard)
 
     async def upgrade(self, certificates: Certificates) -> bool:
-        """Do the TLS handshake, as the server; returns whether the caller went along."""
+        """Do the TLS handshake as the server; return True if the caller completed it."""
         assert isinstance(self.stream, trio.SocketStream)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificates.server.certificate, certificates.server.key)
@@ -66,7 +68,7 @@ class Caller:
 
 
 class Impostor:
-    """A running one: where it is, and who called."""
+    """A running impostor: its address, and its callers."""
 
     def __init__(self, port: int) -> None:
         self.address = f"{HOST}:{port}"
@@ -75,7 +77,7 @@ class Impostor:
 
     @property
     def heard_in_clear(self) -> bytes:
-        """Everything that came without TLS, over all connections."""
+        """Everything received without TLS, over all connections."""
         return b"".join(bytes(caller.clear) for caller in self.callers)
 
 
@@ -109,13 +111,13 @@ async def impostor(play: Play) -> AsyncIterator[Impostor]:
 
 
 def info(**fields: Any) -> bytes:
-    """An INFO line as nats-server writes it, with these fields in it or in place of its own."""
+    """Return an INFO line as nats-server writes it, with these fields added or replaced."""
     known = {"server_id": "x", "version": "2.15.1", "proto": 1, "headers": True, "max_payload": 1048576, "nonce": "abc"}
     return b"INFO %b\r\n" % json.dumps(known | fields).encode()
 
 
 def saying(*lines: bytes, then_close: bool = False) -> Play:
-    """Say the first line, and the next one each time something comes."""
+    """Send the first line, and the next one after each read."""
 
     async def play(caller: Caller) -> None:
         for place, line in enumerate(lines):

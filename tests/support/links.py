@@ -6,7 +6,7 @@ from router_trio.connection.supervisor import Connection
 
 
 def close_link(connection: Connection) -> None:
-    """Close the live link; the supervisor will connect again."""
+    """Close the live link; the supervisor will reconnect."""
     session = connection.listener.session
     assert session is not None, "there is no link"
     session.end()

@@ -1,4 +1,4 @@
-"""A mark for tests of what something costs: all costs several times as much while coverage looks at each line."""
+"""A mark for tests of costs: under coverage, which observes each line, everything costs several times as much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer may send in the place of JSON: bodies for tests of whatever reads an answer."""
+"""Bodies that a peer may send instead of JSON, for tests of all readers of answers."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ VALUES: list[Any] = [
     {},
     {"x": None},
 ]
-"""Values in the place of any field."""
+"""Values to put in place of any field."""
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.integers(-(10**40), 10**40) | st.floats() | st.text(max_size=300),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-"""Anything that Python's JSON can write."""
+"""Any value that Python's JSON can write."""

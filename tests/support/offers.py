@@ -1,4 +1,4 @@
-"""Offers a frame to an outbox as a JetStream publish, and tells which number the next publish gets."""
+"""Offers of frames to an outbox as JetStream publishes, and the number that the next publish gets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INBOX = b"_INBOX.a"
 
 
 def offer_with_ack(outbox: Outbox, frame: bytes, inbox: bytes = INBOX, **options: Any) -> str:
-    """Offer what this frame publishes. Returns its status."""
+    """Offer the publish in this frame. Return its status."""
     raw = framing.published(frame)
     block, body = framing.header_block(raw), framing.payload(raw)
     status, _ = outbox.offer_with_ack(raw[0], body, block, inbox, **options)

@@ -1,4 +1,4 @@
-"""A collector for tests: takes OTLP over HTTP (protobuf, plain or gzip) and keeps the spans it was sent, decoded."""
+"""A collector for tests: receives OTLP over HTTP (protobuf, plain or gzip) and keeps the decoded spans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_READ = 64 * 1024
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span as it came over the wire; ids in hexadecimal, no parent as an empty string."""
+    """A span as received; ids in hexadecimal, no parent as an empty string."""
 
     name: str
     kind: str
@@ -39,7 +39,9 @@ class ReceivedSpan:
 
 @dataclass
 class OtlpReceiver:
-    """What came so far. `encodings` are those of the requests, in order; `status` is what the next one is answered."""
+    """The spans received so far. `encodings` are those of the requests, in order; `status` is the next response's
+    status.
+    """
 
     endpoint: str
     spans: list[ReceivedSpan] = field(default_factory=list)
@@ -48,7 +50,7 @@ class OtlpReceiver:
     status: int = 200
 
     def named(self, name: str) -> ReceivedSpan:
-        """The only span of that name."""
+        """Return the only span of that name."""
         [span] = [span for span in self.spans if span.name == name]
         return span
 
@@ -93,7 +95,7 @@ class OtlpReceiver:
 
 @asynccontextmanager
 async def otlp_receiver() -> AsyncIterator[OtlpReceiver]:
-    """Receive on a free port of the loopback while this is entered."""
+    """Receive on a free port of the loopback while the context is open."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     receiver = OtlpReceiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
     async with background() as nursery:

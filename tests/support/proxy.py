@@ -1,7 +1,7 @@
-"""A TCP proxy that does to a connection what networks do: cut, reset, swallow, delay, throttle, refuse.
+"""A TCP proxy that imitates the faults of networks: cut, reset, swallow, delay, throttle, refuse.
 
-It holds its port for as long as it lives, also while it refuses. A reset or an end of one side is passed on to the
-other. It accepts before it connects to its target: a client of a dead target is accepted, then closed.
+It holds its port for its lifetime, also while it refuses. A reset or an end of one side is passed on to the other. It
+accepts before it connects to its target: a client of a dead target is accepted, then closed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from router_trio.embedded import HOST, reserve_port
 
 Direction = Literal["both", "to_server", "to_client"]
 _CHUNK = 65_536
-_CHUNKS_HELD = 16  # what a direction may hold back in memory, beside the buffers of the kernel
-_SLICES_PER_SECOND = 20  # how finely a throttled direction is cut
+_CHUNKS_HELD = 16  # limit of what a direction holds back in memory, beside the buffers of the kernel
+_SLICES_PER_SECOND = 20  # granularity of a throttled direction
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @asynccontextmanager
 async def background() -> AsyncIterator[trio.Nursery]:
-    """A nursery for the tasks of a test tool, cancelled at the end.
+    """Yield a nursery for the tasks of a test tool, cancelled at the end.
 
-    An error of the body leaves it bare instead of in a group, so that `pytest.raises` around the tool sees it.
+    An error of the body is raised ungrouped, so that `pytest.raises` around the tool sees it.
     """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -41,7 +41,7 @@ async def background() -> AsyncIterator[trio.Nursery]:
 
 
 class _Flow:
-    """What is done to the bytes of one direction, over all connections."""
+    """The faults applied to the bytes of one direction, over all connections."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -88,7 +88,7 @@ class _Flow:
         return min(limits)
 
     def passed(self, size: int) -> bool:
-        """Count bytes that went through. True: they were the last before the cut."""
+        """Count bytes that went through. Return True if they were the last before the cut."""
         self.bytes += size
         if not self.remaining:
             return False
@@ -97,7 +97,7 @@ class _Flow:
 
 
 class TcpProxy:
-    """See `tcp_proxy`. What it does to connections are plain functions that take effect at once."""
+    """A proxy, run by `tcp_proxy`. Its faults are plain functions that take effect at once."""
 
     def __init__(self, nursery: trio.Nursery, port: int, target_host: str, target_port: int) -> None:
         self.port = port
@@ -112,7 +112,7 @@ class TcpProxy:
 
     @property
     def url(self) -> str:
-        """Where NATS clients connect."""
+        """The URL to which NATS clients connect."""
         return f"nats://{HOST}:{self.port}"
 
     @property
@@ -131,7 +131,7 @@ class TcpProxy:
         return self._to_client.bytes
 
     def cut(self) -> None:
-        """Close every connection now, on both sides; bytes on the way are lost. New ones are accepted."""
+        """Close every connection now, on both sides; bytes under way are lost. New ones are accepted."""
         for stream in self._take_all():
             with suppress(OSError):
                 stream.socket.shutdown(socket.SHUT_RDWR)
@@ -143,37 +143,37 @@ class TcpProxy:
             _reset(stream)
 
     def blackhole(self, direction: Direction = "both") -> None:
-        """Pass nothing on, not even an end, as if every packet were lost. `clear` lets what is held go on its way.
+        """Pass nothing on, not even an end, as if every packet were lost. `clear` releases the held data.
 
-        New connections are accepted and hear nothing.
+        New connections are accepted and receive nothing.
         """
         for flow in self._flows(direction):
             flow.set(blackholed=True)
 
     def delay(self, seconds: float, direction: Direction = "both") -> None:
-        """Pass everything on this much later, in order."""
+        """Pass everything on with this delay, in order."""
         for flow in self._flows(direction):
             flow.set(delay=seconds)
 
     def throttle(self, bytes_per_second: int, direction: Direction = "both") -> None:
-        """Pass on no more than this, on each connection."""
+        """Limit each connection to this rate."""
         for flow in self._flows(direction):
             flow.set(rate=bytes_per_second)
 
     def cut_after(self, n_bytes: int, direction: Direction) -> None:
-        """`cut` when this many more bytes, on all connections together, have gone through; once."""
+        """Call `cut` once when this many more bytes, on all connections together, have gone through."""
         if n_bytes < 1:
             raise ValueError(f"cut_after needs at least 1 byte, not {n_bytes}: to cut now call cut()")
         for flow in self._flows(direction):
             flow.set(remaining=n_bytes)
 
     def clear(self) -> None:
-        """No more blackhole, delay, throttle or cut to come."""
+        """End any blackhole, delay, throttle and pending cut."""
         for flow in self._flows("both"):
             flow.clear()
 
     def refuse(self) -> None:
-        """Refuse new connections; those that are open live on."""
+        """Refuse new connections; open ones live on."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -216,7 +216,7 @@ class TcpProxy:
                 except OSError:
                     return
                 async with server:
-                    if link in self._links:  # not cut meanwhile
+                    if link in self._links:  # not cut in the meantime
                         link.append(server)
                         await self._pass(client, server)
         finally:
@@ -282,7 +282,7 @@ class TcpProxy:
 
 @asynccontextmanager
 async def tcp_proxy(target_host: str, target_port: int) -> AsyncIterator[TcpProxy]:
-    """Run a proxy in front of a server, on a port of its own; at the end every connection is closed."""
+    """Run a proxy in front of a server, on a port of its own; close every connection at the end."""
     with reserve_port() as port:
         async with background() as nursery:
             proxy = TcpProxy(nursery, port, target_host, target_port)

@@ -1,4 +1,4 @@
-"""JetStream for tests, through its JSON API and the raw client: fill streams, and read back all that they hold."""
+"""JetStream for tests, through its JSON API and the raw client: fills streams, and reads back all that they hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PULL_EXPIRES = 60  # seconds; the reader gives up earlier
 
 
 class JetStreamError(RawNatsError):
-    """JetStream's answer was an error: `code` as in HTTP, `err_code` NATS' own."""
+    """An error answer of JetStream: `code` as in HTTP, `err_code` as in NATS."""
 
     def __init__(self, request: str, error: Mapping[str, Any]) -> None:
         self.code: int = error["code"]
@@ -27,7 +27,7 @@ class JetStreamError(RawNatsError):
 
 
 class StoredMessage(NamedTuple):
-    """A message as a stream holds it."""
+    """A message as a stream stores it."""
 
     subject: str
     headers: HeaderPairs
@@ -35,24 +35,24 @@ class StoredMessage(NamedTuple):
     sequence: int
 
     def header(self, name: str) -> str | None:
-        """The first value of a header."""
+        """Return the first value of a header."""
         return next((value for key, value in self.headers if key == name), None)
 
 
 class JetStream:
-    """JetStream's API over a raw client; every call raises `JetStreamError` if the server says no."""
+    """JetStream's API over a raw client; every call raises `JetStreamError` if the server answers with an error."""
 
     def __init__(self, client: RawClient) -> None:
         self.client: RawClient = client
 
     async def api(self, request: str, body: Mapping[str, Any] | None = None, within: float = 5.0) -> dict[str, Any]:
-        """Any request below `$JS.API.`, `STREAM.INFO.ORDERS` for instance."""
+        """Send any request below `$JS.API.`, `STREAM.INFO.ORDERS` for instance."""
         payload = json.dumps(body).encode() if body is not None else b""
         answer = await self.client.request(f"$JS.API.{request}", payload, within=within)
         return _checked(request, answer)
 
     async def create_stream(self, name: str, subjects: Sequence[str], **config: Any) -> dict[str, Any]:
-        """Create a stream, on file and with one replica unless `config` says otherwise; durations in nanoseconds.
+        """Create a stream, on file and with one replica unless `config` sets otherwise; durations in nanoseconds.
 
         Waits while a server that is to hold a replica counts as offline: on a busy machine one may for a moment.
         """
@@ -73,21 +73,21 @@ class JetStream:
                 await trio.sleep(0.1)
 
     async def create_consumer(self, stream: str, durable: str, **config: Any) -> dict[str, Any]:
-        """Create a durable pull consumer with explicit acks unless `config` says otherwise."""
+        """Create a durable pull consumer with explicit acks unless `config` sets otherwise."""
         settings = {"durable_name": durable, "ack_policy": "explicit", "deliver_policy": "all"} | config
         body = {"stream_name": stream, "config": settings}
         return await self.api(f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", body, within=15)
 
     async def stream_info(self, name: str) -> dict[str, Any]:
-        """`config`, `state` (`messages`, `first_seq`, `last_seq` ...), `cluster`."""
+        """Return `config`, `state` (`messages`, `first_seq`, `last_seq` ...), `cluster`."""
         return await self.api(f"STREAM.INFO.{name}")
 
     async def consumer_info(self, stream: str, consumer: str) -> dict[str, Any]:
-        """`num_pending`, `num_ack_pending`, `num_redelivered`, `ack_floor` ..."""
+        """Return `num_pending`, `num_ack_pending`, `num_redelivered`, `ack_floor` ..."""
         return await self.api(f"CONSUMER.INFO.{stream}.{consumer}")
 
     async def delete_stream(self, name: str) -> None:
-        """Delete a stream with all that it holds."""
+        """Delete a stream with all its messages."""
         await self.api(f"STREAM.DELETE.{name}")
 
     async def delete_consumer(self, stream: str, consumer: str) -> None:
@@ -106,7 +106,7 @@ class JetStream:
         await self.api(f"CONSUMER.DURABLE.CREATE.{stream}.{consumer}", body)
 
     async def pause_consumer(self, stream: str, consumer: str, seconds: float) -> None:
-        """Have a consumer deliver nothing for so long; 0: no more."""
+        """Pause the deliveries of a consumer for this many seconds; 0 resumes them."""
         until = datetime.now(UTC) + timedelta(seconds=seconds)
         body = {"pause_until": until.isoformat().replace("+00:00", "Z")} if seconds else {}
         await self.api(f"CONSUMER.PAUSE.{stream}.{consumer}", body)
@@ -118,7 +118,7 @@ class JetStream:
         return _checked(subject, await self.client.request(subject, payload, headers, within))
 
     async def publish_many(self, messages: Iterable[tuple[str, bytes, Headers | None]]) -> list[dict[str, Any]]:
-        """Publish, a window of messages at a time, and give all the PubAcks in order."""
+        """Publish, a window of messages at a time, and return all the PubAcks in order."""
         acks: list[dict[str, Any]] = []
         for window in windows(messages):
             answers = await self.client.request_many(window, within=15)
@@ -126,14 +126,14 @@ class JetStream:
         return acks
 
     async def stream_messages(self, name: str, within: float = 30.0) -> list[StoredMessage]:
-        """All that a stream holds at this moment, in order; nothing is taken from it.
+        """Return all that a stream holds at this moment, in order; nothing is removed from it.
 
         Raises `trio.TooSlowError` after `within` seconds.
         """
         with trio.fail_after(within):
             if (await self.stream_info(name))["config"]["retention"] == "limits":
                 return await self._pulled(name)
-            return await self._got(name)  # a consumer of ours would take the messages, or be refused
+            return await self._got(name)  # a consumer would remove the messages, or be refused
 
     async def _pulled(self, stream: str) -> list[StoredMessage]:
         config = {"deliver_policy": "all", "ack_policy": "none", "mem_storage": True, "num_replicas": 1}
@@ -149,12 +149,12 @@ class JetStream:
         try:
             while len(messages) < total:
                 if asked - len(messages) <= _PULL_BATCH and asked < total:
-                    # Ask one batch ahead, so that the server never waits for us.
+                    # Request one batch ahead, so that the server never waits for us.
                     await self.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", pull, None, inbox)
                     asked += _PULL_BATCH
                 for message in (await replies.next(_PULL_EXPIRES), *replies.waiting()):
                     if message.status == "503" and not messages:
-                        # In a cluster, our server has yet to hear that the consumer listens: ask again.
+                        # In a cluster, our server may not know yet that the consumer listens: request again.
                         asked -= _PULL_BATCH
                     elif message.status:
                         raise RawNatsError(f"reading {stream} broke off: {message.header_block!r}")

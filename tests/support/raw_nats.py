@@ -1,7 +1,7 @@
-"""A small NATS client for tests, with a parser of its own: it shares no code with the product and none with nats-py.
+"""A small NATS client for tests, with a parser of its own: it shares no code with the package and none with nats-py.
 
-It does not reconnect. When the connection ends, whoever waits gets `RawNatsClosed`. What the server says in -ERR is in
-`errors`. Cancelling a call that sends may leave half a frame behind: then drop the client. JetStream is next door, in
+It does not reconnect. When the connection ends, waiting calls raise `RawNatsClosed`. Errors that the server reports by
+-ERR are in `errors`. Cancelling a call that sends may leave half a frame behind: then drop the client. JetStream is in
 `tests.support.raw_jetstream`.
 """
 
@@ -25,7 +25,7 @@ from tests.support.proxy import background
 
 HeaderPairs = tuple[tuple[str, str], ...]
 Headers = Mapping[str, str] | Sequence[tuple[str, str]] | bytes
-"""What to publish: a mapping, pairs if a name is to appear twice, or the raw block if it is to be wrong."""
+"""Headers to publish: a mapping, pairs if a name is to appear twice, or the raw block if it is to be invalid."""
 Signer = Callable[[bytes], bytes]
 T = TypeVar("T")
 WINDOW = 1_000
@@ -33,7 +33,7 @@ WINDOW = 1_000
 
 
 class RawNatsError(Exception):
-    """The root of the errors here, and itself: the server refused the connection."""
+    """The base class of the errors here; raised itself if the server refused the connection."""
 
 
 class RawNatsClosed(RawNatsError):
@@ -41,11 +41,11 @@ class RawNatsClosed(RawNatsError):
 
 
 class NoResponders(RawNatsError):
-    """Nobody listens to the subject of a request."""
+    """The subject of a request has no subscribers."""
 
 
 class RawMessage(NamedTuple):
-    """A message as it came off the wire. `header_block` is the block before it was parsed."""
+    """A message as received. `header_block` is the block before it was parsed."""
 
     subject: str
     reply: str | None
@@ -64,7 +64,7 @@ class RawMessage(NamedTuple):
 
 
 class RawSubscription:
-    """Messages of one subscription, kept without bound until they are asked for."""
+    """Messages of one subscription, kept without bound until they are read."""
 
     def __init__(self, client: RawClient, sid: int) -> None:
         self.sid = sid
@@ -72,7 +72,7 @@ class RawSubscription:
         self._sender, self._receiver = trio.open_memory_channel[RawMessage](math.inf)
 
     async def next(self, within: float = 5.0) -> RawMessage:
-        """The next message. Raises `trio.TooSlowError` after `within` seconds, `RawNatsClosed` at the end."""
+        """Return the next message. Raises `trio.TooSlowError` after `within` seconds, `RawNatsClosed` at the end."""
         with trio.fail_after(within):
             try:
                 return await self._receiver.receive()
@@ -80,22 +80,22 @@ class RawSubscription:
                 raise self._client.ended() from None
 
     def waiting(self) -> list[RawMessage]:
-        """What has come and was not asked for yet. After a `ping` that is all that was sent before."""
+        """The received messages that were not read yet. After a `ping` these include all that was sent before."""
         return [self._receiver.receive_nowait() for _ in range(self._receiver.statistics().current_buffer_used)]
 
     async def unsubscribe(self) -> None:
-        """Receive no more; returns when the server has agreed. What has come can still be had."""
+        """Receive no more; return when the server has confirmed it. Received messages can still be read."""
         await self._client.send(b"UNSUB %d\r\n" % self.sid)
         await self._client.ping()
         self._client._subscriptions.pop(self.sid, None)
         self.end()
 
     def deliver(self, message: RawMessage) -> None:
-        """For the client's reader."""
+        """Add a message; called by the client's reader."""
         self._sender.send_nowait(message)
 
     def end(self) -> None:
-        """For the client's reader: nothing more will come."""
+        """End the subscription; called by the client's reader."""
         self._sender.close()
 
     def __aiter__(self) -> AsyncIterator[RawMessage]:
@@ -103,12 +103,12 @@ class RawSubscription:
 
 
 class RawClient:
-    """A connection. See `connect`."""
+    """A connection, opened by `connect`."""
 
     def __init__(self, url: str, stream: trio.abc.Stream) -> None:
         self.url = url
         self.info: dict[str, Any] = {}
-        """The server's latest INFO; `ldm` is in it when the server is a lame duck."""
+        """The server's latest INFO; it contains `ldm` when the server is in lame duck mode."""
         self.errors: list[str] = []
         self._stream = stream
         self._buffer = bytearray()
@@ -133,7 +133,7 @@ class RawClient:
     async def publish(
         self, subject: str, payload: bytes = b"", headers: Headers | None = None, reply: str | None = None
     ) -> None:
-        """Write a message; `ping` to be sure that the server has it."""
+        """Write a message; call `ping` to be sure that the server has it."""
         await self.send(encode_publish(subject, payload, headers, reply))
 
     async def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> None:
@@ -142,7 +142,7 @@ class RawClient:
             await self.send(b"".join(encode_publish(subject, payload) for subject, payload in window))
 
     async def subscribe(self, subject: str, queue: str | None = None) -> RawSubscription:
-        """Subscribe; returns when the server has it."""
+        """Subscribe; return when the server has the subscription."""
         subscription = RawSubscription(self, next(self._numbers))
         self._subscriptions[subscription.sid] = subscription
         await self.send(f"SUB {subject} {queue or ''} {subscription.sid}\r\n".encode())
@@ -150,7 +150,9 @@ class RawClient:
         return subscription
 
     async def ping(self, within: float = 5.0) -> None:
-        """A fence: returns when the server has worked off all that was sent, and all it sent before is here."""
+        """Send a fence: return when the server has processed all that was sent, and all that it sent before has
+        arrived.
+        """
         answered = trio.Event()
         with trio.fail_after(within):
             # The lock is fair, so the order of the pongs is the order of the pings.
@@ -172,7 +174,7 @@ class RawClient:
     async def request_many(
         self, requests: Sequence[tuple[str, bytes, Headers | None]], within: float = 5.0
     ) -> list[RawMessage]:
-        """Send requests at once; one answer each, in the order of the requests, whatever they say."""
+        """Send requests at once; return one answer each, in the order of the requests, whatever their content."""
         answers: dict[int, RawMessage] = {}
         with self._replies() as (inbox, subscription), trio.fail_after(within):
             frames = (encode_publish(*request, f"{inbox}.{place}") for place, request in enumerate(requests))
@@ -183,12 +185,12 @@ class RawClient:
         return [answers[place] for place in range(len(requests))]
 
     def new_inbox(self) -> str:
-        """A subject of one's own, to subscribe to."""
+        """Return a new unique subject, to subscribe to."""
         return f"_INBOX.{os.urandom(8).hex()}"
 
     @contextmanager
     def _replies(self) -> Iterator[tuple[str, RawSubscription]]:
-        """A subject for replies, to use with one more token, and what comes in on it."""
+        """Yield a subject for replies, to use with one more token, and the subscription to them."""
         number = str(next(self._numbers))
         self._answers[number] = subscription = RawSubscription(self, 0)
         try:
@@ -201,11 +203,11 @@ class RawClient:
         await self._closed.wait()
 
     def ended(self) -> RawNatsClosed:
-        """The error for who still wants something of a connection that has ended."""
+        """Return the error for further calls on a connection that has ended."""
         return RawNatsClosed(f"the connection to {self.url} has ended; the server's errors: {self.errors}")
 
     async def handshake(self, options: dict[str, Any], sign: Signer | None, tls: ssl.SSLContext | None) -> None:
-        """For `connect`: from INFO to the first PONG. Raises `RawNatsError` if the server says no."""
+        """Do the handshake from INFO to the first PONG, for `connect`. Raises `RawNatsError` if the server refuses."""
         while not self.info:
             await self._read_some()
         if tls is not None and isinstance(self._stream, trio.SocketStream):
@@ -225,7 +227,7 @@ class RawClient:
                 raise RawNatsError(f"{self.url} refused the connection: {self.errors}") from None
 
     async def read_all(self) -> None:
-        """For `connect`: the reader, until the connection ends."""
+        """Read until the connection ends, for `connect`."""
         try:
             while True:
                 await self._read_some()
@@ -250,7 +252,7 @@ class RawClient:
             await self.send(b"PONG\r\n")
 
     def _parse(self) -> bool:
-        """Work off whole frames. True: there was a PING among them."""
+        """Process complete frames. Return True if there was a PING among them."""
         buffer, start, pinged = self._buffer, 0, False
         while (end := buffer.find(b"\r\n", start)) >= 0:
             verb, *words = buffer[start:end].decode("utf-8", "surrogateescape").split(" ")
@@ -322,7 +324,7 @@ async def connect(
 def encode_publish(
     subject: str, payload: bytes = b"", headers: Headers | None = None, reply: str | None = None
 ) -> bytes:
-    """A PUB or HPUB frame."""
+    """Return a PUB or HPUB frame."""
     where = f"{subject} {reply}" if reply else subject
     if headers is None:
         return b"PUB %b %d\r\n%b\r\n" % (where.encode(), len(payload), payload)
@@ -337,14 +339,14 @@ def encode_publish(
 
 
 def parse_headers(block: bytes) -> HeaderPairs:
-    """The names and values of a header block, in order; the status line is left out."""
+    """Return the names and values of a header block, in order; the status line is left out."""
     lines = block.decode("utf-8", "surrogateescape").split("\r\n")[1:]
     pairs = (line.partition(":") for line in lines if line)
     return tuple((name, value.strip()) for name, _, value in pairs)
 
 
 def windows(messages: Iterable[T]) -> Iterator[list[T]]:
-    """Lists of up to `WINDOW` of them."""
+    """Yield lists of up to `WINDOW` of them."""
     iterator = iter(messages)
     while window := list(islice(iterator, WINDOW)):
         yield window

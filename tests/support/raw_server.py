@@ -1,7 +1,7 @@
-"""A NATS server for tests that says what a test wants it to: real sockets, and answers of any kind to any publish.
+"""A NATS server for tests with scripted answers: real sockets, and answers of any kind to any publish.
 
-It knows CONNECT, PING, SUB, UNSUB, PUB and HPUB, keeps subscriptions, and asks the test's function what to send for
-each publish. With a parser of its own: it shares no code with the product.
+It knows CONNECT, PING, SUB, UNSUB, PUB and HPUB, keeps subscriptions, and calls the test's function for the answers to
+each publish. With a parser of its own: it shares no code with the package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CREATED = "2026-01-02T03:04:05.678901234Z"
 
 
 class Published(NamedTuple):
-    """What a client published."""
+    """A publish of a client."""
 
     subject: str
     reply: str
@@ -29,7 +29,7 @@ class Published(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What the server sends to whoever subscribed to `to`; `subject` is the one that the message has, else `to`."""
+    """A message from the server to the subscribers of `to`; `subject` is the one in the message, by default `to`."""
 
     to: str
     payload: bytes = b""
@@ -42,7 +42,7 @@ Answer = Callable[[Published], Iterable[Sent]]
 
 
 class RawServer:
-    """See `raw_server`."""
+    """A running server; see `raw_server`."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -115,25 +115,25 @@ def _matches(pattern: list[str], tokens: list[str]) -> bool:
 
 @asynccontextmanager
 async def raw_server(answer: Answer) -> AsyncIterator[tuple[RawServer, str]]:
-    """A server that does as `answer` says, and its URL."""
+    """Run a server that answers each publish with `answer`; yield it and its URL."""
     server = RawServer(answer)
     async with background() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, server.serve, 0, host=HOST))
         yield server, f"nats://{HOST}:{listener.socket.getsockname()[1]}"
 
 
-# --- what JetStream says when all is well ---
+# --- the answers of JetStream without any error ---
 
 
 def stream_answer(stream: str) -> dict[str, Any]:
-    """The answer to STREAM.INFO of an empty stream."""
+    """Return the answer to STREAM.INFO of an empty stream."""
     config = {"name": stream, "subjects": ["in.>"], "retention": "limits", "duplicate_window": 120_000_000_000}
     state = {"messages": 0, "bytes": 0, "first_seq": 1, "last_seq": 0, "consumer_count": 1}
     return {"config": config, "created": CREATED, "state": state}
 
 
 def consumer_answer(stream: str, durable: str, **config: Any) -> dict[str, Any]:
-    """The answer to CONSUMER.INFO and CONSUMER.CREATE of a consumer that has delivered nothing."""
+    """Return the answer to CONSUMER.INFO and CONSUMER.CREATE of a consumer that has delivered nothing."""
     nothing = {"consumer_seq": 0, "stream_seq": 0}
     settings = {"durable_name": durable, "ack_policy": "explicit", "ack_wait": 30_000_000_000, "max_deliver": -1}
     return {

@@ -1,4 +1,4 @@
-"""What a link tells, written down, and operations to send on one."""
+"""A recorder of all that a link reports, and operations to send on one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WITHIN = 5.0
 
 
 class Recorder:
-    """A `LinkListener`, and a `Deliver`: writes down what it is told, and lets a test wait for it."""
+    """A `LinkListener`, and a `Deliver`: records its calls, and lets a test wait for them."""
 
     def __init__(self) -> None:
         self.batches: list[list[RawMessage]] = []
@@ -26,7 +26,7 @@ class Recorder:
         self.expected: set[str] = set()
         self.denied: list[tuple[bytes, str]] = []
         self.unknown: list[str] = []
-        """What was denied of which nobody knows what it was."""
+        """Denials that could not be attributed."""
         self.events: list[str] = []
         self.lame_ducks = 0
         self.servers: list[str] = []
@@ -39,7 +39,7 @@ class Recorder:
 
     @property
     def messages(self) -> list[RawMessage]:
-        """All that was delivered, in order."""
+        """All delivered messages, in order."""
         return [raw for batch in self.batches for raw in batch]
 
     def acked(self, pubacks: Sequence[PubAck]) -> None:
@@ -82,13 +82,13 @@ class Recorder:
         self._tell()
 
     async def until(self, condition: Callable[[Recorder], object], *, within: float = WITHIN) -> None:
-        """Returns when it is true of this recorder. Raises `trio.TooSlowError` after `within` seconds."""
+        """Wait until the condition is true of this recorder. Raises `trio.TooSlowError` after `within` seconds."""
         with trio.fail_after(within):
             while not condition(self):
                 await self._told.wait()
 
     async def until_delivered(self, count: int, *, within: float = WITHIN) -> list[RawMessage]:
-        """All messages, as soon as there are that many. See `until`."""
+        """Return all messages, as soon as there are `count`. See `until`."""
         await self.until(lambda recorder: len(recorder.messages) >= count, within=within)
         return self.messages
 
@@ -98,12 +98,12 @@ class Recorder:
 
 
 def operation(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> CoreOperation:
-    """A core publish."""
+    """Return a core publish."""
     frame = publish(subject, payload, headers=headers)
     return CoreOperation(order, frame, owner=None, accepted_at=0.0, clean=True)
 
 
 def operation_with_ack(order: int, subject: bytes, payload: bytes = b"", *, headers: bytes = b"") -> Operation:
-    """A JetStream publish, whose PubAck is expected at the link's inbox."""
+    """Return a JetStream publish, whose PubAck is expected at the link's inbox."""
     frame = publish(subject, payload, reply=b"%b.%d" % (INBOX, order), headers=headers)
     return OperationWithAck(order, frame, owner=None, accepted_at=0.0, clean=True)

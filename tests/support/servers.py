@@ -1,7 +1,7 @@
-"""Real nats-servers for tests: killed, stopped, reloaded, asked how they are, and three of them as a cluster.
+"""Real nats-servers for tests: killed, stopped, reloaded, queried, and three of them as a cluster.
 
-The process control is the product's own (`router_trio.embedded`). At the end a server is killed, not asked to stop:
-its store is thrown away, and a test should not wait for it.
+The process control is that of the package (`router_trio.embedded`). At the end a server is killed, not stopped in
+order: its store is discarded, and a test should not wait for it.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ class NatsServer(EmbeddedServer):
             await self.kill()
 
     def stop(self) -> None:
-        """Freeze the process (SIGSTOP): its sockets stay open and say nothing. Returns when it is frozen."""
+        """Freeze the process (SIGSTOP): its sockets stay open and send nothing. Return when it is frozen."""
         self.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def cont(self) -> None:
-        """Let a frozen process go on (SIGCONT)."""
+        """Resume a frozen process (SIGCONT)."""
         self.send_signal(signal.SIGCONT)
 
     def lame_duck(self) -> None:
-        """Enter lame duck mode (SIGUSR2): clients are told by INFO, later closed, then the server ends.
+        """Enter lame duck mode (SIGUSR2): clients are notified by INFO, later closed, then the server ends.
 
         The server waits `lame_duck_grace_period` (10 s unless configured) before it closes the first client.
         """
         self.send_signal(signal.SIGUSR2)
 
     async def reload(self, config: str) -> None:
-        """Replace the extra configuration and apply it (SIGHUP). Returns when the server has done so.
+        """Replace the extra configuration and apply it (SIGHUP). Return when the server has done so.
 
         Raises `AssertionError`, with the server's log, if the server refuses it.
         """
@@ -84,13 +84,13 @@ class NatsServer(EmbeddedServer):
             await trio.sleep(_POLL_INTERVAL)
 
     async def varz(self) -> dict[str, Any]:
-        """General figures: connections, bytes, slow consumers ... See `monitor`."""
+        """Return general figures: connections, bytes, slow consumers ... See `monitor`."""
         return await self.monitor("/varz")
 
     async def monitor(self, path: str) -> dict[str, Any]:
-        """The JSON that the monitoring port gives for a path, `/jsz?streams=1` for instance; whatever the status.
+        """Return the JSON of the monitoring port for a path, `/jsz?streams=1` for instance, whatever the status.
 
-        Raises `OSError` if the server is not there; waits for ever on a frozen one.
+        Raises `OSError` if the server is not there; waits forever on a frozen one.
         """
         async with await trio.open_tcp_stream(HOST, self.monitor_port) as stream:
             await stream.send_all(f"GET {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
@@ -111,7 +111,7 @@ async def nats_server(
 ) -> AsyncIterator[NatsServer]:
     """Run a server in a directory of its own below `tmp_path`; its log stays there, its store does not.
 
-    `config` is extra configuration text, `greets=False` is for servers that want TLS before anything else.
+    `config` is extra configuration text, `greets=False` is for servers that require TLS before anything else.
     """
     directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=tmp_path))
     store = directory / "store"
@@ -129,13 +129,13 @@ async def nats_server(
 
 @dataclass(frozen=True)
 class Cluster:
-    """Servers that know each other, with JetStream over all of them."""
+    """Connected servers, with JetStream over all of them."""
 
     servers: Sequence[NatsServer]
 
     @property
     def urls(self) -> list[str]:
-        """Where clients connect, one URL a server."""
+        """The URLs to which clients connect, one per server."""
         return [server.url for server in self.servers]
 
     async def ready(self) -> None:
@@ -150,7 +150,7 @@ class Cluster:
                 await trio.sleep(_POLL_INTERVAL)
 
     async def stream_leader(self, stream: str) -> NatsServer:
-        """The running server that leads a stream. Waits until there is one."""
+        """Return the running server that leads a stream. Waits until there is one."""
         while True:
             for server in self.servers:
                 if server.is_running and (name := await _stream_leader(server, stream)):
@@ -173,7 +173,7 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(tmp_path: Path, size: int = 3, *, config: str = "") -> AsyncIterator[Cluster]:
-    """Run a cluster that can hold R3 streams; entered when it can be used."""
+    """Run a cluster that can hold R3 streams; entered when it is usable."""
     with ExitStack() as ports:
         routes = [ports.enter_context(reserve_port()) for _ in range(size)]
         peers = ", ".join(f'"nats-route://{HOST}:{route}"' for route in routes)

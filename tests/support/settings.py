@@ -1,4 +1,4 @@
-"""Settings for tests: one connection or several, quick to come back, and routes."""
+"""Settings for tests: one connection or several, with quick reconnects, and routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from router_trio import Settings
 
 
 def settings(url: str | list[str], *, routes: list[dict[str, Any]] | None = None, **connection: Any) -> Settings:
-    """Settings with one connection `main`, no HTTP, and reconnects that are quick enough for a test."""
+    """Return settings with one connection `main`, no HTTP, and reconnects that are quick enough for a test."""
     quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
     servers = [url] if isinstance(url, str) else url
     return Settings(
@@ -22,7 +22,7 @@ def settings(url: str | list[str], *, routes: list[dict[str, Any]] | None = None
 def stream_route_file(
     folder: Path, url: str, *, to: str = "out.{{wildcard(1)}}", ack_wait: str = "5s", listen: str = "", **route: Any
 ) -> Path:
-    """Write `router.toml` for a command that ends and begins in a test: a route from `SOURCE`, HTTP if wanted."""
+    """Write `router.toml` for a command that starts and ends in a test: a route from `SOURCE`, HTTP if wanted."""
     keys = "\n".join(f"{key} = {value}" for key, value in route.items())
     path = folder / "router.toml"
     path.write_text(f"""
@@ -42,7 +42,7 @@ to = [{{ subject = "{to}", jetstream = true }}]
 
 
 def core_route(subject: str, to: str, *, name: str = "route", **source: Any) -> dict[str, Any]:
-    """A route from a core subject to a core subject."""
+    """Return a route from a core subject to a core subject."""
     failing = failing_of(source)
     return {"name": name, "from": {"subject": subject, **source}, "to": [{"subject": to}], **failing}
 
@@ -50,7 +50,7 @@ def core_route(subject: str, to: str, *, name: str = "route", **source: Any) -> 
 def stream_route(
     stream: str, to: str, *, name: str = "route", durable: str = "router", **source: Any
 ) -> dict[str, Any]:
-    """A route from a stream to a stream."""
+    """Return a route from a stream to a stream."""
     failing = failing_of(source)
     return {
         "name": name,
@@ -61,5 +61,5 @@ def stream_route(
 
 
 def failing_of(source: dict[str, Any]) -> dict[str, Any]:
-    """Take what is about failures, and so the route's and not its source's, out of the keys of a source."""
+    """Move the keys about failures, which belong to the route, out of the keys of a source."""
     return {key: source.pop(key) for key in ("retry", "dead_letter") if key in source}

@@ -1,4 +1,4 @@
-"""Streams SOURCE and SINK with numbered messages: what routes from a stream to a stream are tested with.
+"""Streams SOURCE and SINK with numbered messages, for tests of routes from a stream to a stream.
 
 Message `n` has the subject `source.K` with `K = n % 10`, the payload `n` and the `Nats-Msg-Id` `id-n`.
 """
@@ -15,11 +15,11 @@ from tests.support.settings import failing_of, stream_route
 SUBJECTS = 10
 
 ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*", max_in_flight=1024)
-"""A part of the messages at a time, so that there are others when something happens."""
+"""Size of a part of the messages, so that others remain when something happens."""
 
 
 def route(**source: Any) -> dict[str, Any]:
-    """`ROUTE` with more keys of `[routes.from]`, and what is about failures."""
+    """Return `ROUTE` with more keys of `[routes.from]`, and the keys about failures."""
     failing = failing_of(source)
     return {**ROUTE, "from": {**ROUTE["from"], **source}, **failing}
 
@@ -39,13 +39,13 @@ async def publish_numbered(stream: JetStream, numbers: Iterable[int]) -> None:
 
 
 async def numbers_in(url: str, name: str = "SINK") -> list[int]:
-    """The numbers that a stream holds, in its order."""
+    """Return the numbers that a stream holds, in its order."""
     async with connect(url) as client:
         return [int(message.payload) for message in await JetStream(client).stream_messages(name)]
 
 
 async def assert_sink_is_whole(url: str, count: int, *, in_order: bool = True) -> None:
-    """Each of the messages is in SINK, once; and those of a subject in order."""
+    """Assert that each of the messages is in SINK, once, and those of a subject in order."""
     numbers = await numbers_in(url)
     assert sorted(numbers) == list(range(count))
     for subject in range(SUBJECTS) if in_order else ():
@@ -59,5 +59,5 @@ def _first_fall(numbers: list[int]) -> str:
 
 
 async def numbers_from(subscription: RawSubscription, count: int, within: float = 5.0) -> list[int]:
-    """The payloads of the next messages, each of which must come within that time."""
+    """Return the payloads of the next messages; each must arrive within that time."""
     return [int((await subscription.next(within)).payload) for _ in range(count)]

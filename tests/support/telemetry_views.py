@@ -12,7 +12,7 @@ from router_trio.settings.reload.state import ConfigState
 from router_trio.states import ConnectionState, RouteState
 
 SETTINGS = Settings(connections={"main": {"servers": ["nats://127.0.0.1:4222"]}})
-"""What views have for their configuration."""
+"""The configuration that views have."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class View:
 
 
 def make_view(connections: Sequence[str] = ("main",), routes: Sequence[str] = ()) -> View:
-    """A view with connections and with routes from the first of them, each to `out.{{wildcard(1)}}` and `copy`."""
+    """Return a view with connections and routes from the first of them, each to `out.{{wildcard(1)}}` and `copy`."""
     view = View()
     for name in connections:
         outbox = Outbox(

@@ -1,4 +1,4 @@
-"""Programs of others that tests run, as `make tools` builds them from the Go modules in `tests/tools`."""
+"""Programs of third parties that tests run, as `make tools` builds them from the Go modules in `tests/tools`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[2] / ".go-tools"
 
 
 def tool(name: str) -> Path:
-    """Return the program. Skips the test if it was not built."""
+    """Return the path of a program. Skips the test if it was not built."""
     program = FOLDER / name
     if not program.exists():
         pytest.skip(f"no {name}: `make tools` builds it, where there is Go")

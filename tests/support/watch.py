@@ -1,8 +1,8 @@
-"""A router under watch: what every test of a failure asks of it, in one place.
+"""A router under observation, with the checks that every test of a failure needs.
 
-**alive**: the router and its routes still work, nothing was restarted that should not be, no task is left;
-**accounted**: the ledger adds up and every message has its fate; **visible**: the events that became log lines and
-counters, the status gauge during the fault and after it. `assert_survived` asks all three.
+**alive**: the router and its routes still work, nothing was restarted needlessly, no task is left; **accounted**: the
+ledger adds up and every message has its fate; **visible**: the events that became log lines and counters, the status
+gauge during the fault and after it. `assert_survived` checks all three.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.raw_jetstream import JetStream
 
 
 class Watch:
-    """Everything a router said, and the gauge of each connection as it changed. An observer of `Router`."""
+    """Every event of a router, and the changes of the gauge of each connection. An observer of `Router`."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -33,7 +33,7 @@ class Watch:
         self._changed = trio.lowlevel.ParkingLot()
 
     def __call__(self, event: Event) -> None:
-        """See `events.Emit`."""
+        """Record an event, see `events.Emit`."""
         self.events.append(event)
         if self.live is not None:
             for name, connection in self.live.connections.items():
@@ -49,20 +49,22 @@ class Watch:
 
     @property
     def router(self) -> Live:
-        """The router that is open."""
+        """The open router."""
         assert self.live is not None
         return self.live
 
     def of(self, code: str) -> list[Any]:
-        """The events with this code."""
+        """Return the events with this code."""
         return [event for event in self.events if event.code == code]
 
     def count(self, code: str) -> int:
-        """How often this happened, merged events by their count."""
+        """Return how often this happened; a merged event counts as often as it reports."""
         return sum(getattr(event, "count", 1) for event in self.of(code))
 
     def metric(self, name: str, **labels: str) -> float:
-        """What a scrape would show now: the sum of a counter's or gauge's series that have these labels."""
+        """Return the value that a scrape would show now: the sum of a counter's or gauge's series that have these
+        labels.
+        """
         assert self.live is not None
         row = next(row for row in TABLE if row.name == name)
         assert isinstance(row, Metric)
@@ -73,7 +75,7 @@ class Watch:
         return total
 
     async def until(self, code: str, times: int = 1, within: float = 20.0) -> Any:
-        """The `times`-th event with this code; waits for it."""
+        """Wait for the `times`-th event with this code, and return it."""
         with trio.fail_after(within):
             while len(self.of(code)) < times:
                 await self._changed.park()
@@ -86,7 +88,7 @@ async def watched(
 ) -> AsyncIterator[Watch]:
     """Open a router and check at the end that it is accounted for.
 
-    `alone`: a router that was opened later has ended before, so that no task of any is left at the end.
+    `alone`: any router opened later has ended before, so that no task of any router is left at the end.
     """
     watch = watch or Watch()
     if isinstance(router, Settings):
@@ -106,7 +108,7 @@ async def watched(
 
 
 async def cut_off(proxy: TcpProxy, watch: Watch) -> None:
-    """Reset a router's connections and refuse new ones; returns when it has noticed."""
+    """Reset a router's connections and refuse new ones; return when it has noticed."""
     losses = len(watch.of("NATS_CONNECTION_LOST"))
     proxy.refuse()
     proxy.reset()
@@ -114,7 +116,7 @@ async def cut_off(proxy: TcpProxy, watch: Watch) -> None:
 
 
 async def let_in(proxy: TcpProxy, watch: Watch) -> None:
-    """Accept connections again; returns when the router is connected."""
+    """Accept connections again; return when the router is connected."""
     times = len(watch.of("NATS_CONNECTION_RESTORED"))
     proxy.accept()
     await watch.until("NATS_CONNECTION_RESTORED", times + 1)
@@ -123,10 +125,10 @@ async def let_in(proxy: TcpProxy, watch: Watch) -> None:
 async def assert_survived(
     watch: Watch, *, seen: Iterable[str] = (), losses: int | None = 1, connection: str = "main", within: float = 10.0
 ) -> None:
-    """Alive, accounted and visible, after a fault on a connection that was connected when the watch began.
+    """Assert that a router is alive, accounted and visible, after a fault on a connection that was up at the start.
 
-    `seen` are codes that must have been emitted, each at the level of its class; `losses` is how often the link went
-    and came back (None: don't know): the gauge and the counters must say the same.
+    `seen` are codes that must have been emitted, each at the level of its class; `losses` is how often the link was
+    lost and restored (None: unknown): the gauge and the counters must agree.
     """
     live = watch.live
     assert live is not None
@@ -138,7 +140,7 @@ async def assert_survived(
         starts = [event for event in watch.of("ROUTE_READY") if event.route == route.name]
         links = state.established + state.restored
         assert 1 <= len(starts) <= links + len(errors), f"{route.name}: {starts}, {links} links, {errors}"
-    # Accounted: all that was accepted meets its fate, and the sum is right.
+    # Accounted: every accepted message has its fate, and the sum is right.
     await until_settled(live, within)
     assert_accounted(live)
     assert watch.metric("router_ledger_unbalanced") == 0
@@ -151,7 +153,7 @@ async def assert_survived(
 
 
 async def until_settled(live: Live, within: float = 10.0) -> None:
-    """Wait until everything that was accepted has its fate."""
+    """Wait until every accepted message has its fate."""
     await eventually(
         lambda: all(entry["pending"] == entry["in_flight"] == 0 for entry in live.ledger().values()),
         within,
@@ -160,7 +162,7 @@ async def until_settled(live: Live, within: float = 10.0) -> None:
 
 
 def assert_losses_visible(watch: Watch, losses: int, connection: str = "main") -> None:
-    """The link went and came back that often, by the gauge, by the counters and by the log."""
+    """Assert that the link was lost and restored that often, by the gauge, by the counters and by the log."""
     assert watch.gauges[connection] == [1.0, *[0.5, 1.0] * losses]
     for word, times in (("established", 1), ("lost", losses), ("restored", losses)):
         assert watch.metric(f"router_nats_connection_{word}_total", connection=connection) == times, word
@@ -169,7 +171,7 @@ def assert_losses_visible(watch: Watch, losses: int, connection: str = "main") -
 
 
 def router_tasks() -> Sequence[str]:
-    """Names of the router's tasks that there are, in all of this run of Trio."""
+    """Return the names of the router's tasks in this run of Trio."""
     found = []
     root = trio.lowlevel.current_root_task()
     assert root is not None
@@ -184,7 +186,7 @@ def router_tasks() -> Sequence[str]:
 
 
 def assert_accounted(live: Live) -> None:
-    """The ledgers add up, of every connection and of every route."""
+    """Assert that the ledgers of every connection and of every route add up."""
     for route in live.routes:
         told = f"{route.name}: {route.received_in_all} received, {route.in_hand} in hand, {route.settled}"
         assert 0 <= route.in_hand == route.received_in_all - sum(route.settled.values()), told
@@ -194,7 +196,7 @@ def assert_accounted(live: Live) -> None:
 
 
 async def assert_alive(live: Live, within: float = 10.0) -> None:
-    """Every connection connects and every route runs again."""
+    """Wait until every connection is connected and every route runs again."""
     await eventually(
         lambda: (
             all(c.state.state == CONNECTED for c in live.connections.values())
@@ -206,7 +208,7 @@ async def assert_alive(live: Live, within: float = 10.0) -> None:
 
 
 async def until_nothing_is_unacked(stream: JetStream, within: float = 15.0) -> None:
-    """Wait until the consumer `router` of SOURCE has nothing left to deliver and nothing unacked."""
+    """Wait until the consumer `router` of SOURCE has nothing left to deliver and nothing unacknowledged."""
 
     async def nothing() -> bool:
         info = await stream.consumer_info("SOURCE", "router")

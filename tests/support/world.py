@@ -1,6 +1,6 @@
-"""A router on fake brokers, one for each connection: where the tests of routing and of publishing take place.
+"""A router on fake brokers, one for each connection, for the tests of routing and of publishing.
 
-All of it runs on the autojump clock: what takes minutes for the router takes milliseconds for the test.
+All of it runs on the autojump clock: minutes of the router take milliseconds of the test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class World:
     watch: Watch
     live: Live
     configuration: Callable[..., Settings]
-    """Settings on the same brokers: from routes, and from what `world` takes besides."""
+    """Build settings on the same brokers, from routes and from the other arguments of `world`."""
 
     @property
     def broker(self) -> FakeBroker:
@@ -49,24 +49,24 @@ class World:
         return self.live.routes[0]
 
     def entry(self, connection: str = "main") -> dict[str, Any]:
-        """What the ledger says: the counts, and under `settled` only the fates that were met."""
+        """Return the ledger of a connection: the counts, and under `settled` only the fates that occurred."""
         assert_accounted(self.live)
         entry = self.live.ledger()[connection]
         return entry | {"settled": {fate: count for fate, count in entry["settled"].items() if count}}
 
     def route_ledger(self, number: int = 0) -> tuple[int, int, dict[str, int]]:
-        """What the ledger of a route says: received, in hand, and the fates that were met."""
+        """Return the ledger of a route: received, in hand, and the fates that occurred."""
         assert_accounted(self.live)
         route = self.live.routes[number]
         return route.received_in_all, route.in_hand, {fate: count for fate, count in route.settled.items() if count}
 
     def failures(self, operation: str, connection: str = "main") -> dict[str, int]:
-        """The failures of one kind of operation, by reason."""
+        """Return the failures of one kind of operation, by reason."""
         failed = self.live.connections[connection].outbox.counters.failed
         return {reason: count for (kind, reason), count in failed.items() if kind == operation and count}
 
     def successes(self, operation: str, connection: str = "main") -> int:
-        """How often one kind of operation succeeded: acks and naks when they are sent, unless they are refused."""
+        """Return how often one kind of operation succeeded: acks and naks when sent, unless refused."""
         found = self.live.connections[connection]
         succeeded = found.outbox.counters.succeeded[operation]
         if operation == "ack":
@@ -74,35 +74,35 @@ class World:
         return succeeded + (found.listener.answers.unconfirmed("nak") if operation == "nak" else 0)
 
     def subjects(self, connection: str = "main") -> list[str]:
-        """The subjects of what came from the router, in order."""
+        """Return the subjects of the router's publishes, in order."""
         return [message.subject for message in self.brokers[connection].published]
 
     def payloads(self, stream: str, connection: str = "main") -> list[bytes]:
-        """The payloads that a stream holds, in order."""
+        """Return the payloads that a stream holds, in order."""
         return [message.payload for message in self.brokers[connection].messages(stream)]
 
     async def lose(self, connection: str = "main") -> None:
-        """Take the broker of a connection down; returns when the router knows."""
+        """Take the broker of a connection down; return when the router has noticed."""
         lost = self.live.connections[connection].state.lost
         self.brokers[connection].down()
         await eventually(lambda: self.live.connections[connection].state.lost > lost)
 
     async def find(self, connection: str = "main") -> None:
-        """Bring the broker of a connection back; returns when the router is connected again."""
+        """Bring the broker of a connection back; return when the router is connected again."""
         self.brokers[connection].up()
         await eventually(lambda: self.live.connections[connection].connected)
 
 
 class LongestDelays(Random):
-    """Draws the longest of the delays that there may be: retries come when they are expected."""
+    """Draws the longest possible delays: retries happen at predictable times."""
 
     def uniform(self, a: float, b: float) -> float:
-        """The higher one."""
+        """Return the higher bound."""
         return b
 
 
 class _Deaf:
-    """A link listener that publishes nothing and so needs no answers."""
+    """A link listener for a client that publishes nothing and so gets no answers."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
@@ -110,7 +110,7 @@ class _Deaf:
 
 @asynccontextmanager
 async def another_link(broker: FakeBroker) -> AsyncIterator[FakeLink]:
-    """The link of another client, to `other:4222`."""
+    """Open the link of another client, to `other:4222`."""
     listener: Any = _Deaf()
     async with broker.connect("nats://other:4222", b"_INBOX.other", listener) as link:
         yield link
@@ -118,7 +118,7 @@ async def another_link(broker: FakeBroker) -> AsyncIterator[FakeLink]:
 
 @asynccontextmanager
 async def overhearing(broker: FakeBroker, pattern: str) -> AsyncIterator[list[RawMessage]]:
-    """Another client that is subscribed to `pattern`; yields the list of what it got, replies included."""
+    """Subscribe another client to `pattern`; yield the list of received messages, replies included."""
     messages: list[RawMessage] = []
     async with another_link(broker) as link:
         await link.subscribe(pattern, messages.extend)
@@ -126,7 +126,7 @@ async def overhearing(broker: FakeBroker, pattern: str) -> AsyncIterator[list[Ra
 
 
 def handled(handler: Callable[..., Any], **route: Any) -> Handled:
-    """A route through a handler; `route` are the arguments of `Router.route`."""
+    """Return a route through a handler; `route` are the arguments of `Router.route`."""
     return handler, {"name": "route", **route}
 
 
@@ -143,7 +143,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """Open a router on `brokers`, by default on one of its own. `options` are those of every connection.
 
-    `connections` adds options for one connection, `streams` are those that it makes. At the end everything must be
+    `connections` adds options for one connection, `streams` are those that it creates. At the end everything must be
     accounted for.
     """
     brokers = brokers or {"main": FakeBroker()}
@@ -183,12 +183,12 @@ async def world(
 
 
 def to(subject: str, connection: str = "main", *, jetstream: bool = False) -> dict[str, Any]:
-    """A destination."""
+    """Return a destination."""
     return {"subject": subject, "connection": connection, "jetstream": jetstream}
 
 
 def core(subject: str, *to: str | dict[str, Any], name: str = "route", **source: Any) -> dict[str, Any]:
-    """A route from a core subject. A destination that is text is a core subject on the same connection."""
+    """Return a route from a core subject. A destination that is text is a core subject on the same connection."""
     failing = failing_of(source)
     return {"name": name, "from": {"subject": subject, **source}, "to": [_destination(one) for one in to], **failing}
 
@@ -196,7 +196,7 @@ def core(subject: str, *to: str | dict[str, Any], name: str = "route", **source:
 def stream(
     name: str, *to: str | dict[str, Any], route: str = "route", durable: str = "router", **source: Any
 ) -> dict[str, Any]:
-    """A route from a stream. A destination that is text is a JetStream subject on the same connection."""
+    """Return a route from a stream. A destination that is text is a JetStream subject on the same connection."""
     failing = failing_of(source)
     origin = {"stream": name, "durable": durable, **source}
     return {"name": route, "from": origin, "to": [_destination(one, jetstream=True) for one in to], **failing}
@@ -210,7 +210,7 @@ def _destination(to: str | dict[str, Any], **defaults: Any) -> dict[str, Any]:
 
 
 def map_subjects(broker: FakeBroker, of: str, to: str) -> None:
-    """Have the server give what is published below one token another first token."""
+    """Have the server replace the first token of the subjects below one token by another."""
     server = broker._server
     receive = server.receive
 
@@ -226,7 +226,7 @@ def map_subjects(broker: FakeBroker, of: str, to: str) -> None:
 
 
 def two_brokers() -> dict[str, FakeBroker]:
-    """`main` has the stream `IN` of `in.*`, `edge` the stream `OUT` of `out.>`."""
+    """Return two brokers: `main` has the stream `IN` of `in.*`, `edge` the stream `OUT` of `out.>`."""
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     brokers["main"].add_stream("IN", ["in.*"])
     brokers["edge"].add_stream("OUT", ["out.>"])
@@ -234,7 +234,7 @@ def two_brokers() -> dict[str, FakeBroker]:
 
 
 def one_broker() -> dict[str, FakeBroker]:
-    """`main` has both streams."""
+    """Return one broker: `main` has both streams."""
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     broker.add_stream("OUT", ["out.>"])
@@ -249,17 +249,17 @@ def fill(broker: FakeBroker, count: int, *, first: int = 0, subjects: str = "x")
 
 
 def numbers(count: int, *, first: int = 0) -> list[bytes]:
-    """The payloads of `fill`."""
+    """Return the payloads of `fill`."""
     return [b"%d" % number for number in range(first, first + count)]
 
 
 def unacked(w: World) -> int:
-    """What the consumer `router` of `IN` has given out and got no ack for."""
+    """Return how many messages the consumer `router` of `IN` has delivered without getting an ack."""
     return w.broker.unacked("IN", "router")
 
 
 async def all_acked(w: World, acked: int) -> None:
-    """Wait until so many acks were sent, and the consumer waits for none."""
+    """Wait until this many acks were sent, and the consumer waits for none."""
     await eventually(lambda: w.successes("ack") == acked, 600, lambda: (w.successes("ack"), acked))
     await eventually(lambda: unacked(w) == 0)
 
@@ -269,7 +269,7 @@ LOCAL = stream("IN", "out.{{wildcard(1)}}", filter="in.*")
 
 
 async def hear(broker: FakeBroker, inbox: bytes, block: bytes) -> None:
-    """Have a message with this header block come to an inbox; returns when it has been read."""
+    """Have a message with this header block delivered to an inbox; return when it has been read."""
     for receive in broker._server._receivers(inbox.decode()):
         receive(raw(inbox, b"", block, b""))
     await trio.testing.wait_all_tasks_blocked()
