@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from traceback import extract_tb
 
 from router_trio.errors import reasons
@@ -54,7 +55,7 @@ class ConfigurationError(RouterError):
 
     def __init__(self, problems: Sequence[Problem], source: str = "settings") -> None:
         order = {name: index for index, name in enumerate(dict.fromkeys(one.source for one in problems))}
-        problems = sorted(problems, key=lambda one: (order[one.source], one.line))
+        problems = sorted(problems, key=lambda one: (order[one.source], one.line or inf))
         # Messages never quote secrets on purpose, but an invalid value that is quoted may contain one.
         self.problems: tuple[Problem, ...] = tuple(
             replace(

@@ -288,8 +288,8 @@ def test_problems_of_file_and_environment_are_reported_together(load: Load, tmp_
     file = tmp_path / "router.toml"
     assert str(caught.value).splitlines() == [
         f"{file}: connections.main.reconnect_delay: has no unit; write '2s' for seconds or '2ms' (line 4)",
-        f"{file}: ROUTER_TRIO_ROUTER__NAME__X: sets nothing; did you mean ROUTER_TRIO_ROUTER__NAME?",
         f"{file}: connections.main.conect_timeout: unknown key; did you mean 'connect_timeout'? (line 5)",
+        f"{file}: ROUTER_TRIO_ROUTER__NAME__X: sets nothing; did you mean ROUTER_TRIO_ROUTER__NAME?",
         f"{file}: routes[0].to[0].connection: there is no connection 'mian'; did you mean 'main'? "
         "(set by ROUTER_TRIO_ROUTES__0__TO__0__CONNECTION, route 'a')",
     ]
