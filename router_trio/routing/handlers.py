@@ -165,8 +165,8 @@ class InThread:
 
 
 def left_behind_by(handler: Handler | None) -> set[object]:
-    """Return the calls of a handler that were left behind in threads: a live set."""
-    owner = getattr(handler, "__self__", None)
+    """Return the calls of a handler that were left behind in threads: a live set. A worker wraps its handlers."""
+    owner = getattr(getattr(handler, "__wrapped__", handler), "__self__", None)
     return owner.left_behind if isinstance(owner, InThread) else set()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import wraps
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from router_trio.routing.handlers import (
     answers_of,
     begin,
     finished,
+    in_thread,
+    left_behind_by,
     load_handler,
 )
 from router_trio.routing.scopes import scopes_of_task
@@ -274,3 +277,18 @@ async def test_a_program_learns_in_which_file_a_handler_is_missing(tmp_path: Pat
         f"{file}: routes[0].thread: calls a handler, and the route has none; name a handler, or remove it "
         "(line 9, route 'orders')"
     )
+
+
+def test_calls_left_behind_are_found_behind_the_wrapper_of_a_worker() -> None:
+    threaded = in_thread(_same, 1)
+
+    @wraps(threaded)
+    def around(message: Message) -> Any:
+        return threaded(message)
+
+    assert left_behind_by(around) is left_behind_by(threaded)
+    assert left_behind_by(_same) is not left_behind_by(threaded)
+
+
+def _same(message: Message) -> Message:
+    return message
