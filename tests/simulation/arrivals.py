@@ -278,7 +278,7 @@ class Arrivals:
         rolled_back = [at for at, where in self._goes_back if where == broker and at <= now]
         if self._published_at.get(copy[2], 0.0) <= max(self.went_back_at[copy[0]], *rolled_back, -inf):
             return True
-        retried = self._given_up.retried_from(copy[0], copy[2]) + self._heard_within
+        retried = self._given_up.retried_from(copy[0], copy[2], now) + self._heard_within
         if all(self._first_received[other] <= retried for other in before):
             return True
         if strict:

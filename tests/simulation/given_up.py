@@ -26,9 +26,9 @@ class GivenUp:
 
     def __init__(self, schedule: Schedule) -> None:
         self._max_payload = schedule.max_payload
-        self._forgets = "durable deleted" in schedule.faults
+        self._deleted = [(one.what["durable"], one.at) for one in schedule.steps if one.kind == "durable deleted"]
         self._began_at: dict[int, float] = {}
-        self._by: dict[Message, int] = {}
+        self._by: dict[Message, tuple[int, float]] = {}
         self._done: set[Message] = set()
         self._too_large: set[Message] = set()
 
@@ -41,7 +41,7 @@ class GivenUp:
     def reported(self, process: int, event: Event, number: int) -> None:
         """Record an event of a process about a message."""
         if isinstance(event, MessageGivenUp | MessageDeadLettered):
-            self._by[event.route, number] = process
+            self._by[event.route, number] = process, event.at
         elif isinstance(event, DeadLetterNotStored) and event.reason == "too_large":
             self._too_large.add((event.route, number))
 
@@ -51,12 +51,22 @@ class GivenUp:
 
     # --- conclusions ---
 
-    def retried_from(self, route: str, number: int) -> float:
-        """Return the time from which a process has a message that an earlier process gave up; -inf if none has."""
-        by = self._by.get((route, number))
-        if by is None or ((route, number) in self._done and not self._forgets):
+    def retried_from(self, route: str, number: int, now: float) -> float:
+        """Return the time from which a process has a message that an earlier process gave up; -inf if none has.
+
+        A message that its consumer considers done is redelivered only by a durable created since then, and only to a
+        process that did not know the deleted one.
+        """
+        by, at = self._by.get((route, number), (0, -inf))
+        if at == -inf:
             return -inf
-        return self._began_at.get(by + 1, -inf)
+        if (route, number) not in self._done:
+            return self._began_at.get(by + 1, -inf)
+        deleted = min((gone for durable, gone in self._deleted if durable == route and at <= gone <= now), default=inf)
+        later = [began for process, began in self._began_at.items() if process > by]
+        if deleted == inf or not later:
+            return -inf
+        return min((began for began in later if began >= deleted), default=deleted)
 
     def stuck(
         self, plan: Plan, messages: Iterable[tuple[int, str]], holds_back: Callable[[int], bool]

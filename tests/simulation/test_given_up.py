@@ -11,15 +11,16 @@ from router_trio.events import DeadLetterNotStored, Event, MessageGivenUp
 from tests.simulation.draw import draw
 from tests.simulation.failing import LEAST_FOR_DEAD_LETTERS
 from tests.simulation.given_up import GivenUp
-from tests.simulation.schedule import Plan, Schedule, Target
+from tests.simulation.schedule import Plan, Schedule, Step, Target
 
 SMALL = LEAST_FOR_DEAD_LETTERS - 1
 PLAN = Plan("r0", "a", True, (Target("a", True),), None, {"max_in_flight": 3}, dead_letter="a")
 SIX = [(number, f"k{number % 2}") for number in range(1, 7)]
 
 
-def schedule(max_payload: int = SMALL, *faults: str) -> Schedule:
-    return replace(draw(0), routes=(PLAN,), faults=faults, max_payload={"a": max_payload})
+def schedule(max_payload: int = SMALL, *, deleted_at: float | None = None, durable: str = "r0") -> Schedule:
+    steps = () if deleted_at is None else (Step(deleted_at, "durable deleted", 0.0, {"durable": durable}),)
+    return replace(draw(0), routes=(PLAN,), steps=steps, max_payload={"a": max_payload})
 
 
 def given_up() -> Event:
@@ -34,22 +35,35 @@ def test_only_a_later_process_may_retry_a_given_up_message() -> None:
     judge = GivenUp(schedule())
     judge.process_begins(1, 0.0)
     judge.reported(1, given_up(), 5)
-    assert judge.retried_from("r0", 5) == -inf, "the process that gave it up knows it"
+    assert judge.retried_from("r0", 5, 20.0) == -inf, "the process that gave it up knows it"
     judge.process_begins(2, 7.0)
     judge.process_begins(3, 9.0)
-    assert judge.retried_from("r0", 5) == 7.0, "what the next one sent is behind it again"
-    assert judge.retried_from("r0", 6) == -inf
+    assert judge.retried_from("r0", 5, 20.0) == 7.0, "what the next one sent is behind it again"
+    assert judge.retried_from("r0", 6, 20.0) == -inf
 
 
-@pytest.mark.parametrize(("faults", "expected"), [((), -inf), (("durable deleted",), 7.0)])
-def test_a_message_that_its_consumer_has_finished_with_is_not_redelivered(
-    faults: tuple[str, ...], expected: float
+@pytest.mark.parametrize(
+    ("deleted_at", "durable", "now", "expected"),
+    [
+        (None, "r0", 20.0, -inf),
+        (8.0, "another", 20.0, -inf),
+        (0.5, "r0", 20.0, -inf),  # the durable was created again before the message was given up
+        (6.0, "r0", 20.0, 7.0),
+        (8.0, "r0", 20.0, 9.0),  # the second process found the durable, and what it sent is behind the message
+        (8.0, "r0", 7.5, -inf),  # it is not deleted yet
+        (9.5, "r0", 20.0, 9.5),  # the third process may not have found it
+    ],
+)
+def test_a_message_that_its_consumer_has_finished_with_is_redelivered_only_by_a_new_durable(
+    deleted_at: float | None, durable: str, now: float, expected: float
 ) -> None:
-    judge = GivenUp(schedule(SMALL, *faults))
+    judge = GivenUp(schedule(deleted_at=deleted_at, durable=durable))
+    judge.process_begins(1, 0.0)
     judge.reported(1, given_up(), 5)
-    judge.process_begins(2, 7.0)
     judge.done("r0", 5)
-    assert judge.retried_from("r0", 5) == expected
+    judge.process_begins(2, 7.0)
+    judge.process_begins(3, 9.0)
+    assert judge.retried_from("r0", 5, now) == expected
 
 
 def test_a_refused_message_whose_dead_letter_is_too_large_holds_back_its_key() -> None:
