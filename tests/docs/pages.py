@@ -15,6 +15,7 @@ SECURITY = ROOT / "SECURITY.md"
 
 ROOMS_OF_TESTS = (
     "tests/conftest.py",
+    "tests/performance/**/*.py",
     "tests/resilience/**/*.py",
     "tests/simulation/*.py",
     "tests/support/*.py",

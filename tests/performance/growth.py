@@ -1,7 +1,7 @@
-"""How long each function that a message can reach takes, and how that grows: for n and 4n of what a sender may choose.
+"""Durations of each function that a message can reach, and their growth: for n and 4n of what a sender may choose.
 
-Functions and operators of expressions come from the table of signatures, those of mappings from the table of mapping
-functions, so that a new one is measured without a word here. All others are listed in `test_growth.py`.
+Functions and operators of expressions are taken from the table of signatures, those of mappings from the table of
+mapping functions, so that a new one is measured without a change here. All others are listed in `test_growth.py`.
 
 Time is CPU time of this thread, the least of several runs: a busy machine disturbs some of them, not all.
 """
@@ -22,19 +22,19 @@ MOST = 20e6
 """Nanoseconds that one message may cost."""
 TIMES = 4
 GROWTH = 2.2 * TIMES
-"""The most by which the time may grow from n to 4n: linear, with room for what does not fit into caches any more."""
+"""The largest factor by which the time may grow from n to 4n: linear, with room for misses of the caches."""
 MEASURABLE = 8e6
-"""Nanoseconds below which growth is not looked at: what takes less for the largest message is quick."""
+"""Nanoseconds below which growth is not examined: a function that takes less for the largest message is fast."""
 RUNS = 1
 AGAIN = 10
-"""How often it is measured again what seems too slow."""
+"""How often a result that seems too slow is measured again."""
 AT_EASE = 4.1e6
-"""Nanoseconds that the loop of `pace` takes on the machine that the bounds are for, while it does nothing else."""
+"""Nanoseconds of the loop in `pace` on the machine for which the bounds are made, when it is idle."""
 
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """The search for garbage takes time for what others have left."""
+    """Disable garbage collection, which would spend time on what others have left."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -45,9 +45,9 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def nanoseconds(prepare: Callable[[], Callable[[], object]], most: float) -> float:
-    """Return what a call takes at best. `prepare` makes the call, on what no call has seen before.
+    """Return the least duration of a call. `prepare` makes the call, on data that no call has seen before.
 
-    What is below `most` once is not measured again. A refusal is an end like any other.
+    Once it is below `most` it is not measured again. A refusal is an end like any other.
     """
     best = float("inf")
     for _ in range(RUNS):
@@ -72,12 +72,12 @@ def pace() -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """A call, made for a size: `make(n)` returns what prepares it (see `nanoseconds`)."""
+    """A call, made for a size: `make(n)` returns the function that prepares it (see `nanoseconds`)."""
 
     name: str
     make: Callable[[int], Callable[[], Callable[[], object]]]
     size: int
-    """4n: as large as a message, or this part of it, may be."""
+    """The size 4n: as large as a message, or this part of it, may be."""
 
 
 def call(name: str, function: Callable[[Any], object], shape: Callable[[int], Any], size: int) -> Case:
@@ -92,7 +92,7 @@ def call(name: str, function: Callable[[Any], object], shape: Callable[[int], An
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a case, in nanoseconds."""
+    """The measurements of a case, in nanoseconds."""
 
     case: str
     quarter: float
@@ -100,7 +100,7 @@ class Figures:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with them."""
+        """Return the bounds that they break."""
         found = []
         if self.whole > MOST:
             found.append(f"{self.case} takes {self.whole / 1e6:.1f} ms for one message")
@@ -113,7 +113,9 @@ class Figures:
 
 
 def measured(case: Case) -> Figures:
-    """Measure a case. What seems too slow is measured again: it is so each time, or it was the machine."""
+    """Measure a case. If it seems too slow it is measured again: a slow function is slow each time, a busy machine is
+    not.
+    """
     with without_garbage_collection():
         whole = nanoseconds(case.make(case.size), MEASURABLE)
         quarter = whole
@@ -132,7 +134,7 @@ def measured(case: Case) -> Figures:
 
 
 def faults(cases: list[Case]) -> list[str]:
-    """Return what is wrong with any of these cases, and print the slowest."""
+    """Return the broken bounds of any of these cases, and print the slowest."""
     figures = sorted(map(measured, cases), key=lambda one: -one.whole)
     for one in figures[:10]:
         print(one)
@@ -158,7 +160,7 @@ def written(name: str, overload: Overload) -> str:
     return f"{name}({', '.join(names)})"
 
 
-# --- what a sender may choose ---
+# --- inputs that a sender may choose ---
 
 TEXTS: dict[str, Callable[[int], str]] = {
     "letters": lambda n: "a" * n,

@@ -1,7 +1,7 @@
-"""How many bytecode instructions the data plane takes a message: the same on every machine, however busy it is.
+"""Bytecode instructions that the data plane takes per message: the same on every machine, however busy it is.
 
-Routes are built of their real parts, between a wire that is fed bytes and an outbox whose frames are looked at. Nothing
-waits, so nothing but the code itself is counted; what C code does inside of one instruction is not.
+Routes are built of their real parts, between a wire that is fed bytes and an outbox whose frames are examined. Nothing
+waits, so only the code itself is counted; the work of C code within one instruction is not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BODY = b"x" * 128
 
 
 def instructions(run: Callable[[], object]) -> int:
-    """The instructions that `run` takes inside of router_trio."""
+    """Return the instructions that `run` executes inside of router_trio."""
     if sys.version_info >= (3, 12):
         return _monitored(run)
     return _traced(run)
@@ -54,7 +54,7 @@ def instructions(run: Callable[[], object]) -> int:
 if sys.version_info >= (3, 12):
 
     def _monitored(run: Callable[[], object]) -> int:
-        """By PEP 669."""
+        """Count by PEP 669."""
         monitoring = sys.monitoring
         count = 0
 
@@ -102,7 +102,7 @@ def _traced(run: Callable[[], object]) -> int:
 
 
 class Bench:
-    """One connection that is up, its wire, and `count` routes from it to it. Needs an event loop for its clock."""
+    """A connection that is up, its wire, and `count` routes from it to it. Needs an event loop for its clock."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Bench:
         tracing: Tracing | None = None,
         routes: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """`routes` are others than those that it has by default."""
+        """Build the bench; `routes` replace the default ones."""
         settings = Settings(
             connections={"main": {"servers": ["nats://127.0.0.1:4222"]}},
             routes=routes or [stream_route() if stream else core_route(number) for number in range(count)],
@@ -124,7 +124,7 @@ class Bench:
         self.answers: list[bytes] = []
         self.naks: list[tuple[bytes, float]] = []
         self.events: list[Event] = []
-        """What the routes say."""
+        """The events of the routes."""
         link = SimpleNamespace(ack=self._acked, nak=lambda *nak: self.naks.append(nak))
         self.connection.listener.session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings)]
@@ -144,14 +144,14 @@ class Bench:
         return ()
 
     def written(self) -> list[bytes]:
-        """Have the outbox write all that is pending. Returns the frames of each operation."""
+        """Have the outbox write all that is pending. Return the frames of each operation."""
         frames = []
         while batch := self.outbox.sender.next_batch():
             frames += [operation.frame for operation in batch]
         return frames
 
     def core_routes(self) -> tuple[Passthrough, list[BatchRoute]]:
-        """The routes from core subscriptions, and the way that what only passes through goes."""
+        """The routes from core subscriptions, and the fast path for messages that only pass through."""
         passthrough = Passthrough(self.connection, self._tracing)
         shared = SharedSubscription("in.>", None)
         return passthrough, [
@@ -167,7 +167,7 @@ class Bench:
         return source
 
     def core(self, messages: int) -> Callable[[], None]:
-        """What comes for the routes in turn, is forwarded, written and fenced."""
+        """Return a run in which messages for the routes in turn are received, forwarded, written and fenced."""
         _, routes = self.core_routes()
         sids = [self.wire.subscriptions.add(b"in", route.source.deliver) for route in routes]
         data = b"".join(
@@ -186,7 +186,7 @@ class Bench:
         return run
 
     def handled(self, messages: int, handler: Handler) -> Callable[[], None]:
-        """Messages in hand go through a handler, are written and fenced."""
+        """Return a run in which messages in hand pass through a handler, are written and fenced."""
         _, (route, *_) = self.core_routes()
         raws = [raw(b"in.0000.%d" % (number % 7), b"") for number in range(messages)]
 
@@ -200,7 +200,7 @@ class Bench:
         return run
 
     def published(self, messages: int) -> Callable[[], None]:
-        """What a program publishes is written and fenced."""
+        """Return a run in which publishes of a program are written and fenced."""
         publisher = Publisher(self.connection)
 
         async def publish() -> None:
@@ -217,7 +217,9 @@ class Bench:
         return run
 
     def stream(self, messages: int) -> Callable[[], None]:
-        """What a stream delivers is forwarded, written, acked by the destination, and acked to its source."""
+        """Return a run in which deliveries of a stream are forwarded, written, acked by the destination, and acked to
+        their source.
+        """
         source = self.stream_source()
         keeper = source.keeper
         acks = PubAcks(self.connection.listener)
@@ -243,14 +245,14 @@ class Bench:
 
 
 def core_route(number: int) -> dict[str, Any]:
-    """The settings of one of several routes from core subscriptions."""
+    """Return the settings of one of several routes from core subscriptions."""
     source = {"connection": "main", "subject": f"in.{number:04d}.*"}
     to = {"connection": "main", "subject": f"out.{number:04d}.{{{{wildcard(1)}}}}"}
     return {"name": f"r{number}", "from": source, "to": [to]}
 
 
 def stream_route() -> dict[str, Any]:
-    """The settings of a route from a stream."""
+    """Return the settings of a route from a stream."""
     source: dict[str, Any] = {"connection": "main", "stream": "IN", "durable": "router", "filter": "in.*.*"}
     source["max_in_flight"] = 4096
     to: dict[str, Any] = {"connection": "main", "subject": "out.{{wildcard(1)}}.{{wildcard(2)}}", "jetstream": True}
@@ -258,23 +260,23 @@ def stream_route() -> dict[str, Any]:
 
 
 def raw(subject: bytes, reply: bytes, body: bytes = BODY) -> framing.RawMessage:
-    """A message without headers."""
+    """Return a message without headers."""
     return subject, reply, 0, len(body), b"%b%d\r\n%b\r\n" % (reply and reply + b" ", len(body), body)
 
 
 def delivered(number: int, subjects: int = 7) -> framing.RawMessage:
-    """A delivery of that number, of the message with that sequence, under one of so many subjects."""
+    """Return a delivery of that number, of the message with that sequence, under one of `subjects` subjects."""
     ack = b"$JS.ACK.IN.router.1.%d.%d.1700000000000000000.9"
     return raw(b"in.0000.%d" % (number % subjects), ack % (number, number))
 
 
 def puback(order: int) -> framing.RawMessage:
-    """What a stream answers to the publish with that number."""
+    """Return a stream's answer to the publish with that number."""
     return raw(b"_INBOX.x.%d" % order, b"", b'{"stream":"OUT", "seq":%d}' % order)
 
 
 def finish(routing: Any) -> None:
-    """Run what must not block."""
+    """Run a coroutine that must not block."""
     try:
         routing.send(None)
     except StopIteration:
@@ -283,4 +285,4 @@ def finish(routing: Any) -> None:
 
 
 def _nothing(*arguments: object) -> None:
-    """For what a wire tells."""
+    """Ignore a call of the wire."""

@@ -1,4 +1,5 @@
-"""What several handler calls at a time bring, what the order of keys costs, and that a key leaves nothing behind.
+"""The gain of concurrent handler calls, the cost of the order of keys, and a proof that a used key leaves nothing
+behind.
 
 By the autojump clock, bytecode instructions and traced memory: the same on every machine, however busy it is.
 """
@@ -31,7 +32,7 @@ MESSAGES = 1_000
 
 
 async def seconds(concurrency: int, messages: int) -> float:
-    """How long messages of 200 keys take, each 10 ms in the handler, from one stream to another."""
+    """Return how long messages of 200 keys take, each 10 ms in the handler, from one stream to another."""
 
     async def handler(message: Message) -> Message:
         await trio.sleep(0.01)
@@ -64,7 +65,9 @@ async def shout(message: Message) -> Message:
 
 
 def run_of(concurrency: int) -> Callable[[], None]:
-    """Take messages of 200 keys from a stream, through a handler that does not block, to a stream, and ack them."""
+    """Return a run that takes messages of 200 keys from a stream, through a handler that does not block, to a stream,
+    and acks them.
+    """
     bench = Bench(1, routes=[stream_route() | {"concurrency": concurrency}])
     (routing,) = bench.routings
     routing.plan = replace(routing.plan, handler=shout)
@@ -92,8 +95,8 @@ def run_of(concurrency: int) -> Callable[[], None]:
 
 
 @looks_inside
-async def test_the_order_of_keys_costs_less_than_half_as_much_again(autojump_clock: MockClock) -> None:
-    """So that a handler which does not wait keeps seven tenths of its rate."""
+async def test_the_order_of_keys_adds_less_than_half_to_the_cost(autojump_clock: MockClock) -> None:
+    """A handler that does not wait then keeps seven tenths of its rate."""
     costs = []
     for concurrency in (1, 2):
         run = run_of(concurrency)

@@ -1,4 +1,4 @@
-"""router_trio is at least as fast as the client that it builds on, on the same work in the same run."""
+"""router_trio is at least as fast as the client on which it builds, on the same work in the same run."""
 
 from __future__ import annotations
 

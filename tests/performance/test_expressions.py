@@ -1,4 +1,4 @@
-"""What an expression costs a message: instructions are bounded, times are printed beside those of others."""
+"""Cost of an expression per message: instructions are bounded, times are printed beside those of other runtimes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROUNDS, CALLS = 300, 200
 
 
 def nanoseconds(run: Callable[[], object]) -> float:
-    """Return what a call takes at best: a busy machine disturbs some rounds, not all."""
+    """Return the least duration of a call: a busy machine disturbs some rounds, not all."""
     best = 10**18
     for _ in range(ROUNDS):
         began = process_time_ns()
@@ -45,7 +45,9 @@ def nanoseconds(run: Callable[[], object]) -> float:
 
 
 def evaluation(text: str, *, known: bool) -> Callable[[], Any]:
-    """Return a call that evaluates an expression: on the same message each time if it is `known`, else on a new one."""
+    """Return a call that evaluates an expression: on the same message each time if it is `known`, otherwise on a new
+    one.
+    """
     expression = compile_expression(text, STREAM_VARIABLES)
     evaluate, reader = expression.evaluate, reader_for([expression.body_fields])
     if known:
@@ -83,10 +85,10 @@ def test_the_cost_grows_no_faster_than_the_number_of_predicates() -> None:
         assert many <= count * (one + (two - 2 * one) + 20)
 
 
-def test_a_closure_is_quicker_than_the_runtime_in_c() -> None:
-    """On one message, decoded already, against cel-cpp. Prints the figures, and those of lambdas that say the same.
+def test_a_closure_is_faster_than_the_runtime_in_c() -> None:
+    """Evaluate one decoded message, compared with cel-cpp. Prints the figures, and those of equivalent lambdas.
 
-    Each has the call that is measured in it, some 30 ns.
+    Each includes the measuring call, some 30 ns.
     """
     headers, body = {"region": "eu"}, {"total": 123.45}
     by_hand: dict[str, Callable[[], object]] = {

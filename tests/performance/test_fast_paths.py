@@ -1,7 +1,7 @@
-"""What each fast path is worth: the instructions that it saves a message, against its twin, in a typical case.
+"""The gain of each fast path: the instructions that it saves per message, against its twin, in a typical case.
 
-Each bound is about a fifth below what was counted with Python 3.11, which is in the comment. Who makes a twin cheaper,
-so that a test here fails, deletes the fast path. What holds both equal is named where the fast path is.
+Each bound is about a fifth below the count with Python 3.11, which is in the comment. If a twin becomes cheaper, so
+that a test here fails, delete the fast path. The comment at the fast path names the test that holds both equal.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from tests.support.compiled import looks_inside
 pytestmark = looks_inside
 
 MESSAGES = 256
-"""What one read brings, when there is much."""
+"""A typical large batch of one read."""
 
 
 @pytest.fixture(autouse=True)
 def clock(mock_clock: MockClock) -> None:
-    """It stands still, or what was accepted at one time would depend on the machine."""
+    """Return a clock that stands still; otherwise the messages accepted at one time would depend on the machine."""
 
 
 def saved(fast: Callable[[], object], slow: Callable[[], object], messages: int = MESSAGES) -> float:
-    """The instructions that `fast` takes less than `slow`, for each of the messages that both take."""
+    """Return the instructions that `fast` saves for each of the messages that both take."""
     slow_count = instructions(slow)
     fast_count = instructions(fast)
     assert fast_count > 0
@@ -55,7 +55,7 @@ def plain(number: int = 7) -> list[Any]:
 
 
 def carrying(header: bytes, subject: bytes) -> Any:
-    """A message with that header."""
+    """Return a message with that header."""
     block = b"NATS/1.0\r\n%b\r\n\r\n" % header
     return (
         subject,
@@ -68,7 +68,7 @@ def carrying(header: bytes, subject: bytes) -> Any:
 
 class Listener:
     def acked(self, pubacks: object) -> None:
-        """What they mean is not looked at."""
+        """Ignore them."""
 
 
 async def test_pubacks_that_are_read_together() -> None:
@@ -252,7 +252,7 @@ async def test_answers_of_which_only_the_payload_is_new() -> None:
 
 
 async def test_calls_one_after_another() -> None:
-    """What they save is inside of instructions: that no exception is made. So this is measured in time, of the best."""
+    """The saving is inside of instructions: no exception is raised. So this is measured in time, of the best run."""
     raws = plain()
     messages = [*zip(raws, as_messages(raws, "main"), strict=True)]
 

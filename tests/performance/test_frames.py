@@ -11,10 +11,10 @@ from tests.support.compiled import looks_inside
 pytestmark = looks_inside
 
 BOUNDS = {"core": 69, "stream": 96}
-"""Measured with Python 3.11: 69 and 96. Whoever gets lower lowers them."""
+"""Measured with Python 3.11: 69 and 96. Lower the bounds with the figures."""
 
 TURNS = {"core": 5, "stream": 3}
-"""How often a task goes on: each time costs as much as a dozen frames."""
+"""How often a task is resumed: each time costs as much as a dozen frames."""
 
 
 @pytest.mark.parametrize("kind", BOUNDS)

@@ -1,4 +1,4 @@
-"""Nothing that a sender chooses makes a message cost more than 20 ms, or more than in proportion to its size."""
+"""No message that a sender can choose costs more than 20 ms, or more than in proportion to its size."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from tests.performance.growth import BLOCKS, NAMES, PAYLOADS, TEXTS, Case, call,
 from tests.unit.expressions.activation import Activation
 
 MESSAGE = 1_000_000
-"""Bytes of a message: as many as a server takes, unless it is set to more."""
+"""Bytes of a message: the default limit of a server."""
 HEADERS = 64 * 1024
-"""Bytes of headers: as many as a stream stores."""
+"""Bytes of headers: the limit of a stream."""
 
 
 # --- decoding ---
@@ -61,7 +61,7 @@ def test_a_body_is_decoded_in_bounded_time(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", PAYLOADS)
-def test_a_body_costs_a_message_no_more_if_many_parts_ask(shape: str) -> None:
+def test_a_body_is_decoded_once_however_many_parts_read_it(shape: str) -> None:
     text = "[1, 2, 3].exists(i, body.total == i || has(body.x) && body.x == i) || has(body.y) || body == 1"
     assert not faults([on_facts(text, f"{text} on {shape}", lambda n: (b"", PAYLOADS[shape](n)))])
 
@@ -119,7 +119,7 @@ WORDS: dict[str, Callable[[int], str]] = {
     "patterns": lambda i: f"(a|b){{{i % 500}}}c{i}",
     "letters": lambda i: "a" * 200,
 }
-"""Short texts, each for a number, of which a message has many."""
+"""Short texts, each made from a number; a message may have many."""
 VALUES: dict[Type, Any] = {
     INT: 2**62,
     UINT: Uint(2**63),
@@ -133,7 +133,7 @@ SECOND = {"letters", "empty", "b before letters", "fifty letters and b", "a zone
 
 
 def among(choices: list[tuple[str, Callable[[int], Any]]], names: set[str]) -> list[tuple[str, Callable[[int], Any]]]:
-    """Return those of some values that have one of these names, or all if none has."""
+    """Return the values that have one of these names, or all if none has."""
     return [one for one in choices if one[0] in names] or choices
 
 
@@ -145,7 +145,7 @@ OVERLOADS = {
 
 
 def given(kind: Type) -> list[tuple[str, Callable[[int], Any]]]:
-    """Return the values that an argument of a type is given, by how they are called."""
+    """Return the values for an argument of a type, by their names."""
     if kind == STRING:
         return list(STRINGS.items())
     if kind == BYTES:
@@ -178,19 +178,19 @@ def on_values(text: str, name: str, variables: dict[str, Type], make: Callable[[
 
 
 def fitting(kind: Type) -> Type:
-    """Return the type with something in place of its parameters."""
+    """Return the type with its parameters filled in."""
     if kind.is_parameter:
         return DYN
     return Type(kind.name, tuple(fitting(one) if not one.is_parameter else DYN for one in kind.parameters))
 
 
 def calls(name: str, overload: Overload) -> Iterator[Case]:
-    """Yield the cases of an overload: one call, many beside each other, in macros, and on many short texts."""
+    """Yield the cases of an overload: one call, many side by side, in macros, and on many short texts."""
     text = written(name, overload)
     exact = dict(zip(NAMES, map(fitting, overload.takes), strict=False))
     dyn = dict.fromkeys(exact, DYN)
     choices = [given(kind) for kind in overload.takes]
-    if len(choices) > 1:  # not each text with each other
+    if len(choices) > 1:  # not each text with every other
         choices = [among(choices[0], FIRST), among(choices[1], SECOND), *(one[:1] for one in choices[2:])]
     if len(choices) > 2:
         choices = [choices[0][::2], choices[1][::2], *choices[2:]]
@@ -260,11 +260,11 @@ def test_macros_take_bounded_time(text: str) -> None:
     assert not faults([case])
 
 
-# --- what expressions make ---
+# --- results of expressions ---
 
 
 @pytest.mark.parametrize("kind", [STRING, BYTES, list_of(DYN), Type("map", (STRING, DYN)), DOUBLE])
-def test_what_expressions_make_is_written_in_bounded_time(kind: Type) -> None:
+def test_results_of_expressions_are_encoded_in_bounded_time(kind: Type) -> None:
     writers: dict[str, Callable[[Any], object]] = {
         "payload": lambda value: payload_of(value, 1024**2),
         "header": lambda value: header_of(value, 1024**2),
@@ -278,7 +278,7 @@ def test_what_expressions_make_is_written_in_bounded_time(kind: Type) -> None:
     assert not faults(cases)
 
 
-# --- headers, ids, traces, letters ---
+# --- headers, ids, traces, dead letters ---
 
 CONTROL = ControlHeaders()
 KEPT = ControlHeaders(["Nats-TTL", "Nats-Expected-*"])
@@ -307,11 +307,11 @@ ON_BLOCKS: dict[str, Callable[[bytes], object]] = {
 
 
 @pytest.mark.parametrize("name", ON_BLOCKS)
-def test_headers_are_read_and_written_in_bounded_time(name: str) -> None:
+def test_headers_are_decoded_and_encoded_in_bounded_time(name: str) -> None:
     assert not faults([call(f"{name} of {shape}", ON_BLOCKS[name], make, HEADERS) for shape, make in BLOCKS.items()])
 
 
-# --- texts of errors, logs and letters ---
+# --- texts of errors, logs and dead letters ---
 
 ON_TEXTS: dict[str, Callable[[str], object]] = {
     "quoted": quotes.quoted,
@@ -328,11 +328,11 @@ def test_a_text_from_outside_is_quoted_in_bounded_time(name: str) -> None:
 
 
 def test_a_text_is_redacted_in_bounded_time() -> None:
-    """Of a text from outside no more is redacted than twice what is shown: this is many times as much."""
+    """Redaction stops at twice the shown length of a text from outside: this text is many times as long."""
     assert not faults([call(f"redact of {shape}", quotes.redact, make, 16 * 1024) for shape, make in TEXTS.items()])
 
 
-# --- mappings, and what is refused ---
+# --- mappings, and refusals ---
 
 ARGUMENTS = {"wildcard": "1", "partition": "10,1", "split": "1,-", "random": "10"}
 

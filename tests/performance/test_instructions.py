@@ -1,7 +1,7 @@
-"""The regression guard of the data plane: instructions a message, and how they grow. Never seconds.
+"""The regression guard of the data plane: instructions per message, and their growth. Never seconds.
 
-Each bound is a tenth above what was counted on the version of Python that took most. Whoever makes the data plane
-leaner lowers it; whoever has to raise it says why.
+Each bound is a tenth above the count of the most expensive version of Python. A change that makes the data plane leaner
+lowers it; a change that has to raise it explains why.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SCALE = Path(__file__).parents[2] / "docs" / "explanation" / "scale.md"
 
 
 def a_message(run: Callable[[], None], messages: int = MESSAGES) -> float:
-    """Instructions for each of the messages that `run` takes."""
-    run()  # what is remembered of subjects is not there the first time
+    """Return the instructions for each of the messages that `run` takes."""
+    run()  # the caches of subjects are empty the first time
     return instructions(run) / messages
 
 
@@ -49,7 +49,7 @@ async def test_through_a_handler() -> None:
 
 @pytest.mark.parametrize(("handler", "more"), [(False, 13.6), (True, 20)])
 async def test_one_in_a_hundred_is_traced(handler: bool, more: float) -> None:
-    """What is traced costs more, but it costs nothing to what came with it."""
+    """A traced message costs more, but adds nothing to the others of its batch."""
     exporter = InMemorySpanExporter()
     traces = Traces(service_name="bench", sample_ratio=0.01, exporter=lambda _: exporter, random=Random(7))
     async with traces.running():
@@ -64,7 +64,7 @@ async def test_stream_to_stream() -> None:
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the page has the counts of Python 3.11")
-async def test_the_page_of_scale_has_what_is_counted() -> None:
+async def test_the_page_of_scale_contains_the_counted_figures() -> None:
     runs = (
         Bench(1).core(MESSAGES),
         Bench(1).handled(MESSAGES, shout),
@@ -79,7 +79,7 @@ async def test_the_page_of_scale_has_what_is_counted() -> None:
 async def test_whether_a_puback_counts_costs_a_lookup_where_a_stream_takes_all_of_a_destination(
     covers: bool, more: float
 ) -> None:
-    """Else the subject is looked up, of which is remembered whether the stream takes it."""
+    """Otherwise the subject is looked up; the result, whether the stream takes it, is cached."""
     believing, asking = Bench(1, stream=True), Bench(1, stream=True)
     (to,) = stream_route()["to"]
     asking.outbox.belief.begin_link()
@@ -93,10 +93,10 @@ FLOW: dict[str, dict[str, Any]] = {
 }
 
 
-# There is no breaker for core destinations: only a stream says whether it took a message.
+# There is no breaker for core destinations: only a stream reports whether it took a message.
 @pytest.mark.parametrize(("flow", "stream"), [("limit", False), ("limit", True), ("breaker", True)])
 async def test_a_limit_or_a_breaker_that_is_not_at_work_costs_nothing(flow: str, stream: bool) -> None:
-    """Next to nothing: it is asked for each read."""
+    """It costs next to nothing: it is consulted for each read."""
     route = stream_route() if stream else core_route(0)
     held = copy.deepcopy(route)
     (held if flow == "limit" else held["to"][0]).update(FLOW[flow])
@@ -106,7 +106,7 @@ async def test_a_limit_or_a_breaker_that_is_not_at_work_costs_nothing(flow: str,
 
 
 async def test_published_by_a_program(mock_clock: MockClock) -> None:
-    """On a clock that stands still: what is accepted at one time stays together."""
+    """The clock stands still: messages accepted at one time stay together."""
     assert a_message(Bench(1).published(900), 900) < 385
 
 
@@ -118,13 +118,13 @@ async def test_many_routes_that_get_messages_in_turn(routes: int, times: float) 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_large_batch_costs_no_more_a_message_than_a_small_one(stream: bool, mock_clock: MockClock) -> None:
-    """On a clock that stands still: else the destination seems slow on a machine that is busy, and is held back."""
+    """The clock stands still: otherwise the destination seems slow on a busy machine, and is held back."""
     small, large = Bench(1, stream=stream), Bench(1, stream=stream)
     runs = (small.stream(100), large.stream(3000)) if stream else (small.core(100), large.core(3000))
     assert a_message(runs[1], 3000) < a_message(runs[0], 100) * 1.1
 
 
-async def test_what_is_counted_is_counted_the_same_each_time() -> None:
+async def test_counting_twice_gives_the_same_figures() -> None:
     run = Bench(1).core(MESSAGES)
     run()
     assert instructions(run) == instructions(run) > MESSAGES

@@ -1,4 +1,4 @@
-"""What the queue and the backoff cost, and that they are bounded. `pytest -s` shows the figures.
+"""The costs of the queue and the backoff, and their bounds. `pytest -s` shows the figures.
 
 Figures depend on the machine and are printed only; asserted are counts, bounds, and ratios of the same work done twice
 in different sizes. docs/testing.md has the list of scenarios.
@@ -31,7 +31,7 @@ PAYLOAD = b"x" * 128
 
 
 def say(what: str, **figures: float) -> None:
-    """Print figures, those that are whole without a fraction."""
+    """Print figures, integers without a fraction."""
     told = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in figures.items())
     print(f"\n{what}: {told}")
 
@@ -41,7 +41,9 @@ async def publish_many(watch: Watch, count: int, payload: bytes = PAYLOAD) -> li
 
 
 async def test_queue_limit_adequacy(proxy: TcpProxy) -> None:
-    """How long an outage the default queue bridges, by operations and by bytes; beyond that the oldest is dropped."""
+    """Measure how long an outage the default queue bridges, by operations and by bytes; beyond that the oldest is
+    dropped.
+    """
     limit = ConnectionSettings().max_pending_operations
     assert limit == 1000
     async with watched(settings(proxy.url)) as watch:
@@ -68,7 +70,7 @@ async def test_queue_limit_adequacy(proxy: TcpProxy) -> None:
 
 
 async def test_queue_memory_at_high_traffic(autojump_clock: trio.testing.MockClock) -> None:
-    """A full queue costs a small multiple of what is in it, however much more is published."""
+    """A full queue costs a small multiple of its contents, however much more is published."""
     broker = FakeBroker()
     limit = 5_000
     config = settings("nats://fake:4222", max_pending_operations=limit)
@@ -95,7 +97,7 @@ async def test_queue_memory_at_high_traffic(autojump_clock: trio.testing.MockClo
 
 
 class Forgetful(Watch):
-    """Keeps no event of what can happen for every message, so that only the router's own memory counts."""
+    """Keeps no event that can occur for every message, so that only the router's own memory counts."""
 
     def __call__(self, event: Event) -> None:
         if not event.per_message:
@@ -113,7 +115,7 @@ def traced() -> int:
 
 
 async def test_drain_time_after_recovery(server: NatsServer, proxy: TcpProxy) -> None:
-    """Eight times as much kept takes about eight times as long, not sixty-four."""
+    """Draining eight times as many messages takes about eight times as long, not sixty-four."""
     small, large = 2_000, 16_000
     times: dict[int, list[float]] = {small: [], large: []}
     async with watched(settings(proxy.url, max_pending_operations=large)) as watch:
@@ -149,7 +151,7 @@ def test_backoff_delay_calculation() -> None:
 
 
 def test_backoff_limit() -> None:
-    """However long an outage lasts, no delay is longer than the maximum, and none takes longer to find than another."""
+    """However long an outage lasts, no delay exceeds the maximum, and none takes longer to compute than another."""
     plan = ReconnectPlan(["one", "two"], attempts=10, base=1.0, maximum=30.0, stable_after=5.0)
     delays, costs = [], []
     for _ in range(20):
@@ -166,7 +168,7 @@ def test_backoff_limit() -> None:
 
 
 async def test_order_of_retries(server: NatsServer, proxy: TcpProxy) -> None:
-    """Cut three times in the middle of the drain: what was accepted first arrives first, each time."""
+    """Cut three times in the middle of the drain: messages accepted first arrive first, each time."""
     count = 6_000
     async with connect(server.url) as client:
         subscription = await client.subscribe("out")
@@ -193,7 +195,7 @@ async def test_order_of_retries(server: NatsServer, proxy: TcpProxy) -> None:
 
 
 def runs(numbers: Sequence[int]) -> list[list[int]]:
-    """Cut where a number is not larger than the one before: there another drain began."""
+    """Split where a number is not larger than the one before: there another drain began."""
     found: list[list[int]] = [[]]
     for number in numbers:
         if found[-1] and number <= found[-1][-1]:
@@ -203,12 +205,12 @@ def runs(numbers: Sequence[int]) -> list[list[int]]:
 
 
 def behind_by_a_resend(run: Sequence[int]) -> bool:
-    """Whether nothing is missing in it."""
+    """Return True if nothing is missing in it."""
     return list(run) == list(range(run[0], run[0] + len(run)))
 
 
 async def test_no_retry_storm(autojump_clock: trio.testing.MockClock) -> None:
-    """An hour away costs a few hundred attempts and not one resend; a stream that is gone, four tries a second."""
+    """An hour away costs a few hundred attempts and no resend; a missing stream, four retries a second."""
     broker = FakeBroker()
     config = settings("nats://fake:4222", reconnect_delay="1s", max_reconnect_delay="30s", liveness_interval="5s")
     async with watched(config, connect=lambda name, settings: broker.connect) as watch:

@@ -1,4 +1,4 @@
-"""Who takes part in the benchmarks, and what their report says of them."""
+"""The contestants of the benchmarks, and the report about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 
 
 def section(**rates: float) -> Section:
-    """One turn for each contestant, with 3 messages lost, and another one with 2."""
+    """Return a section with one turn of 3 lost messages for each contestant, and another one with 2."""
     turns = {
         name: Turns([{"rate": rate, "cpu_us": 1.0, "lost": lost} for lost in (3, 2)]) for name, rate in rates.items()
     }
@@ -24,7 +24,7 @@ def section(**rates: float) -> Section:
 
 
 @pytest.mark.parametrize("kind", [CORE, HANDLED, STREAM])
-def test_what_is_not_built_is_left_out(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_contestant_that_is_not_built_is_left_out(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     there, absent = tmp_path / "there", tmp_path / "absent"
     there.touch()
     some = {path.name: Contestant(path.name, frozenset({kind}), lambda _: [], needs=path) for path in (there, absent)}
@@ -32,9 +32,7 @@ def test_what_is_not_built_is_left_out(kind: str, monkeypatch: pytest.MonkeyPatc
     assert [one.name for one in taking_part(kind, essential=False)] == ["there"]
 
 
-def test_where_there_is_no_go_its_programs_are_left_out_with_a_word(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_go_its_programs_are_left_out_with_a_notice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "GO_PEERS", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert environment.build_go_peers() == ["nats_go: there is no Go here", "watermill: there is no Go here"]
@@ -46,16 +44,18 @@ def test_ratios_are_to_each_client_and_to_the_limit() -> None:
     assert [cell.strip() for cell in first.split("|")][-5:-1] == ["5", "3.00", "0.50", "0.75"]
 
 
-def test_who_did_not_take_part_has_no_column() -> None:
+def test_a_contestant_that_did_not_take_part_has_no_column() -> None:
     assert "nats_go" not in report.table(section(router_trio=300, nats_py=100))
 
 
-@pytest.mark.parametrize(("configured", "told"), [("'--enable-optimizations' '--with-lto'", "with"), ("", "without")])
-def test_the_page_says_if_python_was_built_with_pgo_and_warns_if_not(
-    configured: str, told: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("configured", "expected"), [("'--enable-optimizations' '--with-lto'", "with"), ("", "without")]
+)
+def test_the_page_reports_whether_python_was_built_with_pgo_and_warns_if_not(
+    configured: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "base_prefix", "/opt/python")  # Debian tells of its own otherwise
+    monkeypatch.setattr(sys, "base_prefix", "/opt/python")  # otherwise Debian describes its own
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _: configured)
     page = report.page([], {"Python": environment.python_build()})
-    assert f", {told} PGO\n" in page
-    assert ("This Python was built without PGO" in page) == (told == "without")
+    assert f", {expected} PGO\n" in page
+    assert ("This Python was built without PGO" in page) == (expected == "without")

@@ -1,4 +1,4 @@
-"""What a second worker brings, where a handler takes a core: figures are printed, and the ratio is asserted."""
+"""The gain of a second worker, where a handler takes a core: figures are printed, and the ratio is asserted."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def handle(message):
 
 
 class Measured(NamedTuple):
-    """Messages in a second of time, and in a second of the processor time of all processes of the router."""
+    """Messages per second of time, and per second of the processor time of all processes of the router."""
 
     a_second: float
     a_processor_second: float
 
 
 async def measured(server: NatsServer, stored: JetStream, folder: Path, number: int, durable: str) -> Measured:
-    """What so many workers do, from one stream to another."""
+    """Measure the given number of workers, from one stream to another."""
     config = CONFIG.replace("workers = 2", f"workers = {number}").replace(
         'durable = "router"', f'durable = "{durable}"'
     )
@@ -47,7 +47,7 @@ async def measured(server: NatsServer, stored: JetStream, folder: Path, number: 
             messages = await one.metric("router_messages_routed_total", route="stored")
             return messages, trio.current_time(), await one.metric("process_cpu_seconds_total")
 
-        await trio.sleep(0.5)  # all have begun; what they did meanwhile does not count
+        await trio.sleep(0.5)  # all have begun; messages routed meanwhile do not count
         before = await now()
         await trio.sleep(SECONDS)
         after = await now()
@@ -58,8 +58,8 @@ async def measured(server: NatsServer, stored: JetStream, folder: Path, number: 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(300)
-async def test_two_workers_on_two_cores_take_17_times_what_one_takes(server: NatsServer, tmp_path: Path) -> None:
-    """Asserted of the processor time, which what else the machine does hardly changes: each has a core to itself."""
+async def test_a_second_worker_on_a_second_core_adds_seven_tenths(server: NatsServer, tmp_path: Path) -> None:
+    """Asserted of the processor time, which other load hardly changes: each worker has a core to itself."""
     (tmp_path / "burns.py").write_text(BURNS)
     async with connect(server.url) as client:
         stored = JetStream(client)

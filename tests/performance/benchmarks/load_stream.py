@@ -1,7 +1,7 @@
-"""The load of the stream workload: fills one stream, and watches how another one fills from it.
+"""The load of the stream workload: fills one stream, and observes how another one fills from it.
 
-The destination is watched through its own count of what it has stored, a few dozen times a second. A subscription
-would cost the server as much again for every message, and tell less: that something was published, not stored.
+The destination is observed through its own count of stored messages, a few dozen times a second. A subscription would
+double the server's cost per message, and prove less: that something was published, not stored.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ CONSUMER = "bench"
 
 
 SOURCED = [{"name": "IN", "subject_transforms": [{"src": "in.*", "dest": "out.{{wildcard(1)}}"}]}]
-"""What makes the server itself copy IN."""
+"""The configuration with which the server itself copies IN."""
 
 
 def create_streams(wire: Wire) -> None:
-    """Make IN and OUT anew, on file, and a durable consumer of IN."""
+    """Recreate IN and OUT, on file, and a durable consumer of IN."""
     create_source(wire)
     create_destination(wire)
 
 
 def create_source(wire: Wire, **consumer: Any) -> None:
-    """Make IN anew and its durable consumer, with what `consumer` says of it."""
+    """Recreate IN and its durable consumer, with the settings in `consumer`."""
     _create(wire, "IN", subjects=["in.*"])
     config = {"durable_name": CONSUMER, "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": "in.*"}
     body = {"stream_name": "IN", "config": config | consumer}
@@ -38,7 +38,7 @@ def create_source(wire: Wire, **consumer: Any) -> None:
 
 
 def create_destination(wire: Wire, **config: Any) -> None:
-    """Make OUT anew, with what `config` says of it."""
+    """Recreate OUT, with the settings in `config`."""
     _create(wire, "OUT", **{"subjects": ["out.*"]} | config)
 
 
@@ -106,14 +106,14 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _acked_too_soon(wire: Wire) -> int:
-    """In the middle of a run: how many of the source's messages are acked and not in the destination."""
+    """Return how many of the source's messages are acked and not in the destination, in the middle of a run."""
     acked: int = max(consumer["ack_floor"]["stream_seq"] for consumer in _consumers(wire))
     stored: int = wire.request("$JS.API.STREAM.INFO.OUT")["state"]["messages"]
     return max(0, acked - stored)
 
 
 def _left(wire: Wire, total: int) -> int:
-    """How many of the source's messages are not acked a while after the last one was stored, plus duplicates."""
+    """Return how many of the source's messages are not acked a while after the last one was stored, plus duplicates."""
     deadline = time.monotonic() + ACKED_WITHIN
     while True:
         left: int = min(consumer["num_pending"] + consumer["num_ack_pending"] for consumer in _consumers(wire))
@@ -125,6 +125,6 @@ def _left(wire: Wire, total: int) -> int:
 
 
 def _consumers(wire: Wire) -> list[dict[str, Any]]:
-    """Those of the source: ours, and the one of a contestant that insists on its own."""
+    """Yield the consumers of the source: ours, and that of a contestant that insists on its own."""
     found: list[dict[str, Any]] = wire.request("$JS.API.CONSUMER.LIST.IN", {})["consumers"]
     return found

@@ -1,6 +1,6 @@
-"""Taking turns: one measurement is one load generator and one contestant, both fresh, on a server that stays.
+"""Turns: one measurement is one load generator and one contestant, both fresh, on a server that stays.
 
-The figures of a contestant are the medians of its turns. A turn that failed is told, not left out silently.
+The figures of a contestant are the medians of its turns. A failed turn is reported, not left out silently.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ Turn = Callable[[], Awaitable[Figures]]
 
 
 class MeasurementError(Exception):
-    """A process did not do its part; the message has the end of what it wrote."""
+    """A process did not do its part; the message contains the end of its output."""
 
 
 @dataclass
 class Turns:
-    """The measurements of one contestant, a turn each."""
+    """The measurements of one contestant, one per turn."""
 
     figures: list[Figures] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def median(self, name: str) -> float:
-        """The middle one; not a number if there is none."""
+        """Return the median; not a number if there is none."""
         values = [one[name] for one in self.figures if name in one]
         return statistics.median(values) if values else float("nan")
 
     def spread(self, name: str) -> tuple[float, float]:
-        """The least and the greatest."""
+        """Return the least and the greatest."""
         values = [one[name] for one in self.figures if name in one] or [float("nan")]
         return min(values), max(values)
 
 
 async def in_turns(rounds: int, turns: Mapping[str, Turn], *, say: Callable[[str], None]) -> dict[str, Turns]:
-    """Take each turn once a round. One that fails twice is not asked again."""
+    """Take each turn once a round. A turn that fails twice is not repeated."""
     results = {name: Turns() for name in turns}
     for number in range(rounds):
         for name, turn in turns.items():
@@ -70,7 +70,7 @@ async def in_turns(rounds: int, turns: Mapping[str, Turn], *, say: Callable[[str
 
 
 async def routed(spec: Mapping[str, Any], contestant: Contestant | None, job: Job) -> Figures:
-    """Put `spec`'s load on a contestant, or on nobody. Raises `MeasurementError`."""
+    """Put `spec`'s load on a contestant, or on none. Raises `MeasurementError`."""
     async with _generator(spec, job.directory / "load.log") as generator:
         await generator.line()
         if contestant is None:
@@ -97,13 +97,13 @@ async def program(command: Sequence[str], *, within: float = MEASURED_WITHIN) ->
 
 @asynccontextmanager
 async def running(command: Sequence[str], log: Path) -> AsyncIterator[trio.Process]:
-    """Run a process while this is entered; asked to end at the end, and killed if it does not."""
+    """Run a process while the context is open; terminate it at the end, and kill it if it does not exit."""
     async with restartable(command, log) as process:
         yield process.current
 
 
 class Restartable:
-    """A process that can be killed and run again."""
+    """A process that can be killed and started again."""
 
     def __init__(self, command: Sequence[str], log: Path, current: trio.Process) -> None:
         self._command = command
@@ -112,23 +112,23 @@ class Restartable:
 
     @property
     def ended_with(self) -> int | None:
-        """The exit code of one that ended by itself."""
+        """Return the exit code of a process that ended by itself."""
         return self.current.returncode
 
     async def restart(self) -> None:
-        """Kill it, and run the command again."""
+        """Kill the process, and run the command again."""
         self.current.kill()
         await self.current.wait()
         self.current = await _run(self._command, self._log, "ab")
 
     def last_words(self) -> str:
-        """The end of what it wrote."""
+        """Return the end of its output."""
         return _tail(self._log)
 
 
 @asynccontextmanager
 async def restartable(command: Sequence[str], log: Path) -> AsyncIterator[Restartable]:
-    """Run a process while this is entered, as `running` does; it may be killed and run again meanwhile."""
+    """Run a process while the context is open, as `running` does; it may be killed and restarted meanwhile."""
     process = Restartable(command, log, await _run(command, log, "wb"))
     try:
         yield process
@@ -162,7 +162,7 @@ class _Generator:
         self._errors = errors
 
     async def line(self) -> str:
-        """The next line that it prints."""
+        """Return the next line of its output."""
         with trio.move_on_after(MEASURED_WITHIN):
             while b"\n" not in self._buffer:
                 data = await self._stdout.receive_some()
@@ -174,7 +174,7 @@ class _Generator:
         raise MeasurementError(f"the load generator did not answer within {MEASURED_WITHIN:g} s")
 
     async def result(self, pid: int) -> Figures:
-        """Let it measure the contestant with this process id."""
+        """Start the measurement of the contestant with this process id, and return the result."""
         await self._stdin.send_all(b"%d\n" % pid)
         figures: Figures = json.loads(await self.line())
         return figures

@@ -1,4 +1,4 @@
-"""Messages with a number each, and what became of them: which are lost, which came twice, and which out of order.
+"""Numbered messages, and the verdict on them: which are lost, duplicated, and out of order.
 
 They arrive in the stream OUT, which keeps them while the server is killed and started again, and in their order.
 """
@@ -16,7 +16,7 @@ import trio
 from tests.performance.benchmarks.wire import MARK, Wire, WireError
 
 SUBJECTS = 100
-"""The order of each is looked at by itself."""
+"""Subjects; order is checked within each."""
 SIZE = 128
 FILL_CHUNK = 2_000
 FILLED_WITHIN = 60.0
@@ -24,12 +24,12 @@ READ_WITHIN = 30.0
 FEED_EVERY = 0.005
 _NUMBER = re.compile(re.escape(MARK) + rb"(\d{7});")
 PROBE = b"PUB in.probe 6\r\n%bprobe\r\n" % MARK
-"""It has the mark that every message has, and no number."""
+"""A payload with the mark that every message has, and without a number."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many of the messages are lost, how many copies there are too many, and how many came behind a later one."""
+    """How many of the messages are lost, how many copies are too many, and how many arrived after a later one."""
 
     lost: int
     doubled: int
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def verdict(sent: int, arrived: Iterable[int]) -> Verdict:
-    """Judge what arrived of the numbers below `sent`. A copy is not out of order a second time."""
+    """Judge which of the numbers below `sent` arrived. An extra copy does not count as out of order as well."""
     seen: set[int] = set()
     last = [-1] * SUBJECTS
     doubled = out_of_order = 0
@@ -53,7 +53,7 @@ def verdict(sent: int, arrived: Iterable[int]) -> Verdict:
 
 
 def frames(first: int, end: int) -> bytes:
-    """Publishes with the numbers from `first` to below `end`."""
+    """Return publishes with the numbers from `first` to below `end`."""
     rest = b"x" * (SIZE - len(MARK) - 8)
     return b"".join(
         b"PUB in.%03d %d\r\n%b%07d;%b\r\n" % (number % SUBJECTS, SIZE, MARK, number, rest)
@@ -62,13 +62,13 @@ def frames(first: int, end: int) -> bytes:
 
 
 async def feed(url: str, count: int, rate: int) -> None:
-    """Publish so many messages, evenly spaced; one that is late is sent at once."""
+    """Publish `count` messages, evenly spaced; a late one is sent at once."""
     with closing(Wire(url)) as wire:
         start = trio.current_time()
         sent = 0
         while sent < count:
             due = min(count, int((trio.current_time() - start) * rate))
-            # To a server on this machine that is never killed: it takes them at once.
+            # To a server on this machine that is never killed: it accepts them at once.
             wire.socket.sendall(frames(sent, due))
             sent = due
             await trio.sleep(FEED_EVERY)
@@ -76,7 +76,7 @@ async def feed(url: str, count: int, rate: int) -> None:
 
 
 def publish_all(url: str, count: int) -> None:
-    """Publish so many messages into the stream IN; returns when they are stored. Raises `WireError`."""
+    """Publish `count` messages into the stream IN; return when they are stored. Raises `WireError`."""
     deadline = time.monotonic() + FILLED_WITHIN
     with closing(Wire(url)) as out, closing(Wire(url)) as asking:
         for first in range(0, count, FILL_CHUNK):
@@ -89,13 +89,13 @@ def publish_all(url: str, count: int) -> None:
 
 
 def stored(wire: Wire, stream: str) -> int:
-    """How many messages a stream has."""
+    """Return how many messages a stream has."""
     count: int = wire.request(f"$JS.API.STREAM.INFO.{stream}")["state"]["messages"]
     return count
 
 
 def arrived(url: str) -> list[int]:
-    """The numbers of the messages that OUT has, in order. Raises `WireError` if they can't be read in time."""
+    """Return the numbers of the messages that OUT has, in order. Raises `WireError` if they can't be read in time."""
     deadline = time.monotonic() + READ_WITHIN
     with closing(Wire(url)) as reader, closing(Wire(url)) as asking:
         expected = stored(asking, "OUT")

@@ -45,7 +45,7 @@ that has it, such as Debian's; what is written in Go or Rust is not affected.
 
 
 def table(section: Section) -> str:
-    """A table in Markdown, fit for a terminal."""
+    """Return a table in Markdown, fit for a terminal."""
     against = [name for name in section.against if name in section.turns]
     head = ["", *[column.title for column in section.columns], *[f"x {name}" for name in against]]
     rows = [head]
@@ -68,7 +68,7 @@ def table(section: Section) -> str:
 
 
 def _last_words(text: str) -> str:
-    """Return the last line that says something: groups of exceptions end in a rule."""
+    """Return the last line with words: groups of exceptions end in a rule."""
     lines = [line.strip(" |+-^") for line in text.splitlines()]
     return next((line for line in reversed(lines) if line), "no reason given")
 
@@ -89,7 +89,7 @@ def results(sections: Sequence[Section], about: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table of the page: one contestant of a section, whose name there is `ours`."""
+    """A row of a table on the page: one contestant of a section, whose name there is `ours`."""
 
     section: str
     title: str

@@ -1,4 +1,4 @@
-"""What a workload found: the turns of each contestant, and what they are to be compared by."""
+"""The result of a workload: the turns of each contestant, and the figures for comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.performance.benchmarks.measure import Turns
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of the table. `scale` multiplies what was measured, `digits` are those behind the point.
+    """A figure of the table. `scale` multiplies the measured value, `digits` are those behind the point.
 
     The median of the turns is shown, or their sum if it is a `total`.
     """
@@ -30,7 +30,7 @@ LOST = Column("lost", "lost", total=True)
 
 @dataclass(frozen=True)
 class Section:
-    """One table. The first column is the one that ratios are made of; `against` names who it is compared with."""
+    """A table. Ratios are made of its first column; `against` names the contestants to compare with."""
 
     name: str
     title: str
@@ -43,18 +43,18 @@ class Section:
     taken: str = ""
 
     def ratio(self, name: str, other: str) -> float:
-        """How many times as good `name` is as `other`."""
+        """Return how many times as good `name` is as `other`."""
         key = self.columns[0].key
         mine, theirs = self.turns[name].median(key), self.turns[other].median(key)
         return mine / theirs if self.more_is_better else theirs / mine
 
     def as_json(self) -> dict[str, Any]:
-        """To keep between runs."""
+        """Return the section as JSON, to keep between runs."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Section:
-        """What `as_json` gave."""
+        """Return the section that `as_json` stored."""
         return cls(
             stored["name"],
             stored["title"],

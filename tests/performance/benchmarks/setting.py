@@ -1,4 +1,4 @@
-"""The setting of a run: the server, how long, how often, and where to write."""
+"""The setting of a run: the server, durations, rounds, and where to write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVER_CONFIG = 'ping_interval: "1h"\nmax_payload: 2MB\n'
 
 @dataclass(frozen=True)
 class Setting:
-    """What every workload needs. `collector` is the address of one that takes every span.
+    """The common needs of all workloads. `collector` is the address of a collector that accepts every span.
 
     `seconds` is the length of one measurement, `rounds` how often each has its turn.
     """
@@ -38,22 +38,22 @@ class Setting:
 
     @property
     def url(self) -> str:
-        """The server's."""
+        """The URL of the server."""
         return self.server.url
 
     def job(self, kind: str, **changes: Any) -> Job:
-        """What a contestant is to do here: with traces on, unless `changes` say something else."""
+        """Return a job for a contestant here: with traces on, unless `changes` set something else."""
         return replace(Job(self.url, kind, self.directory, self.collector), **changes)
 
     @property
     def server_pid(self) -> int:
-        """The server's."""
+        """The process id of the server."""
         return self.server.pid
 
 
 @asynccontextmanager
 async def setting(directory: Path, *, quick: bool, say: Callable[[str], None]) -> AsyncIterator[Setting]:
-    """A server of one's own while this is entered."""
+    """Run a server while the context is open."""
     async with nats_server(directory, config=SERVER_CONFIG) as server, listening("otlp_sink.py") as port:
         yield Setting(
             server, f"http://127.0.0.1:{port}", directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say
@@ -62,7 +62,7 @@ async def setting(directory: Path, *, quick: bool, say: Callable[[str], None]) -
 
 @asynccontextmanager
 async def listening(script: str, *arguments: str) -> AsyncIterator[int]:
-    """Run a script of `peers/` while this is entered. Return the port that it prints first."""
+    """Run a script of `peers/` while the context is open. Return the port that it prints first."""
     command = [sys.executable, str(PEERS / script), *arguments]
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(

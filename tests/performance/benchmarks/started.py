@@ -1,6 +1,6 @@
-"""When a router has started to the end: what serves HTTP is imported while it works already.
+"""The end of a router's start: what serves HTTP is imported while it already routes.
 
-That is no part of what a publish takes, in time or in memory.
+That import counts for no publish, neither in time nor in memory.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ _SOCKET_BUFFER = 4 * 1024 * 1024
 
 
 class WireError(Exception):
-    """The server said no, or hung up."""
+    """The server answered with an error, or closed the connection."""
 
 
 class Wire:
-    """One connection. It answers no PING: the benchmark's server is set to send none."""
+    """A connection. It answers no PING: the benchmark's server is configured to send none."""
 
     def __init__(self, url: str) -> None:
         self._inbox = b""
@@ -35,7 +35,7 @@ class Wire:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         options = {"verbose": False, "pedantic": False, "headers": True, "protocol": 1, "name": "load"}
         self.socket.sendall(b"CONNECT %b\r\n" % json.dumps(options).encode())
-        # The server may tell more about itself behind the first PONG.
+        # The server may send another INFO behind the first PONG.
         self.fence()
         self.fence()
 
@@ -44,14 +44,14 @@ class Wire:
         self.socket.close()
 
     def fence(self) -> None:
-        """Send PING and wait for its PONG; what comes before it is thrown away."""
+        """Send PING and wait for its PONG; discard all that arrives before it."""
         self.socket.sendall(b"PING\r\n")
         got = b""
         while b"PONG\r\n" not in got:
             got = got[-16:] + self.receive()
 
     def receive(self) -> bytes:
-        """What has come, at least a byte. Raises `WireError` at the end or at an -ERR."""
+        """Return the received data, at least a byte. Raises `WireError` at the end or at an -ERR."""
         data = self.socket.recv(READ_SIZE)
         if not data:
             raise WireError("the server closed the load generator's connection; see the server's log")
@@ -60,12 +60,12 @@ class Wire:
         return data
 
     def subscribe(self, subject: str) -> None:
-        """Subscribe; returns when the server has it."""
+        """Subscribe; return when the server has the subscription."""
         self.socket.sendall(b"SUB %b 1\r\n" % subject.encode())
         self.fence()
 
     def request(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One request of JetStream's API. For a connection that has no subscription of its own.
+        """Send one request to JetStream's API, on a connection that has no subscription of its own.
 
         Raises `WireError` if the answer is an error.
         """
@@ -90,5 +90,5 @@ def _is_whole(frame: bytes) -> bool:
 
 
 def payload_of(size: int) -> bytes:
-    """A payload with one mark, of at least a byte."""
+    """Return a payload with one mark, of at least a byte."""
     return b"x" * (size - 1) + MARK

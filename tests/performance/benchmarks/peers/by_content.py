@@ -1,7 +1,7 @@
-"""What a program without a router does by the content of a message: one `if`, or a line more.
+"""Decisions by content in a program without a router: one `if`, or a line more.
 
-`DECIDE[JOB]()` gives what takes headers and payload and gives the payload to send, None for nothing. All destinations
-are one subject, as in the benchmark, but they are chosen.
+`DECIDE[JOB]()` returns a function from headers and payload to the payload to send, or None for nothing. All
+destinations are one subject, as in the benchmark, but they are chosen.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ Decide = Callable[[Headers, bytes], bytes | None]
 
 
 def by_header() -> Decide:
-    """One header has this value."""
+    """Decide whether a header has this value."""
     return lambda headers, payload: payload if headers.get("class") == "c4" else None
 
 
 def by_body() -> Decide:
-    """One field of a JSON body is more than this."""
+    """Decide whether a field of a JSON body is greater than this."""
     return lambda headers, payload: payload if json.loads(payload)["total"] > 100.0 else None
 
 
 def first_match() -> Decide:
-    """The first of ten values that a header has."""
+    """Choose the first of ten values that a header has."""
     values = [f"c{number}" for number in range(10)]
 
     def decide(headers: Headers, payload: bytes) -> bytes | None:
@@ -36,18 +36,18 @@ def first_match() -> Decide:
 
 
 def weighted() -> Decide:
-    """Of ten in a row, one, two and seven to each of three."""
+    """Distribute ten in a row as one, two and seven to three destinations."""
     turns = cycle([0, 1, 1, *[2] * 7])
     return lambda headers, payload: payload if next(turns) >= 0 else None
 
 
 def sticky() -> Decide:
-    """By the hash of a header, to one of three."""
+    """Choose one of three by the hash of a header."""
     return lambda headers, payload: payload if crc32(headers["class"].encode()) % 3 >= 0 else None
 
 
 def transform() -> Decide:
-    """Another JSON object, made of two fields."""
+    """Make another JSON object of two fields."""
 
     def decide(headers: Headers, payload: bytes) -> bytes:
         body = json.loads(payload)

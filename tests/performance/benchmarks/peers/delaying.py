@@ -1,6 +1,6 @@
-"""A way between a client and a server on which everything takes its time, as on a long cable: no bytes are lost.
+"""A path between a client and a server with a delay, as on a long cable: no bytes are lost.
 
-`delaying.py HOST:PORT SECONDS`: prints its port. Bytes arrive so many seconds after they were sent, whatever their
+`delaying.py HOST:PORT SECONDS`: prints its port. Bytes arrive that many seconds after they were sent, whatever their
 number: this is distance, not a narrow line.
 """
 
@@ -17,7 +17,7 @@ CHUNK = 256 * 1024
 
 
 def carry(source: socket.socket, target: socket.socket, seconds: float) -> None:
-    """Start two threads for one direction: one takes in what comes, the other gives it out when it is due."""
+    """Start two threads for one direction: one receives, the other sends what is due."""
     way: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
 
     def take_in() -> None:
@@ -44,7 +44,7 @@ def carry(source: socket.socket, target: socket.socket, seconds: float) -> None:
 
 
 def main(target: tuple[str, int], seconds: float) -> None:
-    """Carry connections for ever."""
+    """Carry connections forever."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         while True:

@@ -1,4 +1,4 @@
-"""FastStream's NATS broker: a subscriber that publishes, and filters if it is to.
+"""FastStream's NATS broker: a subscriber that publishes, with a filter if the job has one.
 
 `faststream_core.py URL core|handler|header|body`
 """
@@ -20,7 +20,7 @@ subscriber = broker.subscriber("in.*")
 
 
 async def passes(message: NatsMessage) -> bool:
-    """The filter of the workload."""
+    """Return True if the filter of the workload accepts the message."""
     if workload == "header":
         return bool(message.headers.get("class") == "c4")
     return workload != "body" or json.loads(message.body)["total"] > 100.0
@@ -28,7 +28,7 @@ async def passes(message: NatsMessage) -> bool:
 
 @subscriber(filter=passes)  # type: ignore[untyped-decorator]
 async def forward(body: bytes, message: NatsMessage) -> None:
-    """`in.TOKEN` -> `out.TOKEN`."""
+    """Forward `in.TOKEN` to `out.TOKEN`."""
     payload = body.upper() if workload == "handler" else body
     await broker.publish(payload, "out." + message.raw_message.subject[3:], headers=message.raw_message.headers)
 

@@ -1,7 +1,7 @@
-"""mq-bridge, whose core is Rust: a route from `in.*`. It maps no subjects, so all goes to `out.0000`.
+"""mq-bridge, whose core is Rust: a route from `in.*`. It maps no subjects, so all messages are sent to `out.0000`.
 
-`mq_bridge_route.py URL core|handler|stream|header|first-match [TO]`; by a header it goes through a switch. TO is
-the URL of the server that it publishes to, if it is another one.
+`mq_bridge_route.py URL core|handler|stream|header|first-match [TO]`; by a header it uses a switch. TO is the URL of the
+destination server, if it is another one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ BATCH = 128
 
 
 def shout(message: Message) -> Message:
-    """The payload in upper case."""
+    """Return the payload in upper case."""
     return message.with_payload(message.payload.upper())
 
 
 def main(url: str, workload: str, to: str = "") -> None:
-    """Route until the process is ended."""
+    """Route until the process is terminated."""
     source: dict[str, Any] = {"url": url, "subject": "in.*", "stream": "IN"}
     target: dict[str, Any] = {"url": to or url, "subject": "out.0000", "stream": "OUT"}
     if workload != "stream":
-        # A core subscription must be given a stream all the same; in subscriber mode it stands for nothing.
+        # A core subscription must be given a stream all the same; in subscriber mode it has no meaning.
         source |= {"no_jetstream": True, "subscriber_mode": True}
         target |= {"no_jetstream": True}
     output: dict[str, Any] = {"nats": target}

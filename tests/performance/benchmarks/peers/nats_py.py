@@ -19,7 +19,7 @@ from tests.performance.benchmarks.peers.by_content import DECIDE
 
 
 async def core(url: str, with_handler: bool, routes: int, connections: int) -> None:
-    """`in.TOKEN` -> `out.TOKEN`, payload in upper case if there is a handler; several subscriptions or clients."""
+    """Route `in.TOKEN` to `out.TOKEN`, payload in upper case with a handler; several subscriptions or clients."""
     for number in range(connections):
         client = await nats.connect(url)
 
@@ -35,7 +35,7 @@ async def core(url: str, with_handler: bool, routes: int, connections: int) -> N
 
 
 async def content(url: str, job: str) -> None:
-    """`in.TOKEN` -> `out.TOKEN`, as a callback would be written for the job."""
+    """Route `in.TOKEN` to `out.TOKEN`, with a callback as one would write it for the job."""
     client = await nats.connect(url)
     decide = DECIDE[job]()
 
@@ -50,7 +50,7 @@ async def content(url: str, job: str) -> None:
 
 
 async def stream(url: str, batch: int) -> None:
-    """Stream IN, durable `bench`, to a stream that keeps `out.*`: acked when the destination has acked."""
+    """Route stream IN, durable `bench`, to a stream that keeps `out.*`: acked when the destination has acked."""
     client = await nats.connect(url)
     context = client.jetstream(publish_async_max_pending=4000)
     subscription = await context.pull_subscribe_bind("bench", stream="IN")
@@ -73,7 +73,7 @@ async def stream(url: str, batch: int) -> None:
 
 
 def main() -> None:
-    """Run what the arguments say."""
+    """Run the job that the arguments name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("kind")

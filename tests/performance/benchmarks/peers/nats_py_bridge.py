@@ -1,4 +1,4 @@
-"""nats-py on asyncio from one server to another, as a careful program uses it: a failure is said, and never the end.
+"""nats-py on asyncio from one server to another, as a careful program uses it: a failure is logged, and never fatal.
 
 `nats_py_bridge.py URL core|stream TO`: `in.TOKEN` of the server at URL becomes `out.TOKEN` of the one at TO.
 """
@@ -19,7 +19,7 @@ STORED_WITHIN = 5.0
 
 
 async def core(source: Client, destination: Client) -> None:
-    """A callback that publishes."""
+    """Route with a callback that publishes."""
 
     async def forward(message: Msg) -> None:
         try:
@@ -32,7 +32,7 @@ async def core(source: Client, destination: Client) -> None:
 
 
 async def stream(source: Client, destination: Client) -> None:
-    """Fetch, publish_async, and ack what was stored; what was not is given back."""
+    """Fetch, publish_async, and ack what was stored; nak the rest."""
     publisher = destination.jetstream(publish_async_max_pending=4000)
     subscription = await source.jetstream().pull_subscribe_bind("bench", stream="IN")
     while True:
@@ -62,18 +62,18 @@ async def stream(source: Client, destination: Client) -> None:
 
 
 async def give_back(message: Msg, error: BaseException) -> None:
-    """Have it delivered again."""
+    """Nak a message, to have it redelivered."""
     say_not_sent(error)
     await message.nak()
 
 
 def say_not_sent(error: BaseException) -> None:
-    """One line for each message."""
+    """Print one line for each message."""
     print(f"not sent: {error!r}", file=sys.stderr)
 
 
 async def main(url: str, kind: str, to: str) -> None:
-    """Connect to both."""
+    """Connect to both servers, and route."""
     source = await nats.connect(url, max_reconnect_attempts=-1)
     destination = await nats.connect(to, max_reconnect_attempts=-1)
     await (stream if kind == "stream" else core)(source, destination)

@@ -9,7 +9,7 @@ import natsio  # type: ignore[import-not-found]
 
 
 async def main(url: str, with_handler: bool) -> None:
-    """`in.TOKEN` -> `out.TOKEN`."""
+    """Route `in.TOKEN` to `out.TOKEN`."""
     async with await natsio.connect(url) as client:
 
         async def forward(message: natsio.Msg) -> None:

@@ -1,4 +1,4 @@
-"""A collector that takes every span and keeps none. `otlp_sink.py`: prints its port."""
+"""A collector that accepts every span and keeps none. `otlp_sink.py`: prints its port."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Sink(BaseHTTPRequestHandler):
-    """Reads a request and says yes."""
+    """Reads a request and answers with success."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """Throw the body away."""
+        """Discard the body."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
@@ -19,7 +19,7 @@ class Sink(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 if __name__ == "__main__":

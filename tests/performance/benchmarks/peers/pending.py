@@ -1,7 +1,7 @@
-"""What waits while NATS is away: the memory it takes, and how fast it leaves afterwards.
+"""Messages that wait while NATS is away: the memory that they take, and how fast they drain afterwards.
 
 `pending.py drain router_trio|raw COUNT` and `pending.py memory router_trio|frames COUNT`, 128 bytes a message; prints
-JSON. The server is started by this program, on a port where nobody was before.
+JSON. The server is started by this program, on a port that was free before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECKPOINT_EVERY = 1000
 
 
 def router(port: int, count: int, seen: list[Event], arrived: trio.Event) -> Router:
-    """A router for a server that is away, with room for everything; it says when the drain is over."""
+    """Open a router for a server that is away, with room for everything; it notices when the drain is over."""
 
     def observe(event: Event) -> None:
         if isinstance(event, RetryPending | RetryComplete):
@@ -58,7 +58,7 @@ async def publish(live: Live, count: int) -> None:
 
 
 async def drain_router(count: int) -> None:
-    """From the moment that the link is up to the last confirmation."""
+    """Measure the drain from the moment that the link is up to the last confirmation."""
     seen: list[Event] = []
     arrived = trio.Event()
     with reserve_port() as port:
@@ -76,7 +76,7 @@ async def drain_router(count: int) -> None:
 
 
 async def drain_raw(count: int) -> None:
-    """The limit: the same frames, built before, with a fence behind each 64 KiB."""
+    """Measure the limit: the same frames, built before, with a fence behind each 64 KiB."""
     frame = b"PUB %b %d\r\n%b\r\n" % (SUBJECT.encode(), len(PAYLOAD), PAYLOAD)
     each = FENCE_EVERY // len(frame)
     chunks = [frame * min(each, count - done) + b"PING\r\n" for done in range(0, count, each)]
@@ -103,7 +103,7 @@ def _tell(count: int, seconds: float, processor: float) -> None:
 
 
 async def memory_router(count: int) -> None:
-    """Growth of the process by publishes that wait."""
+    """Measure the growth of the process by waiting publishes."""
     with reserve_port() as port:
         async with router(port, count, [], trio.Event()).open() as live:
             await pages_are_there(live)
@@ -111,13 +111,13 @@ async def memory_router(count: int) -> None:
             before = _resident()
             await publish(live, count - CHECKPOINT_EVERY)
             _tell_memory(count - CHECKPOINT_EVERY, before)
-            # A shutdown would drop each of them in order; nothing of that is measured.
+            # A shutdown would drop each of them in order; that is outside of the measurement.
             sys.stdout.flush()
             os._exit(0)
 
 
 async def memory_frames(count: int) -> None:
-    """The limit: the frames in a deque, and nothing that knows of them."""
+    """Measure the limit: the frames in a deque, without any state about them."""
     before = _resident()
     kept = deque(b"PUB %b %d\r\n%b\r\n" % (SUBJECT.encode(), len(PAYLOAD), PAYLOAD) for _ in range(count))
     _tell_memory(len(kept), before)

@@ -1,6 +1,6 @@
 """Publishing from a program: how long `count` messages of 128 bytes take until each has its answer.
 
-`publishing.py router_trio|nats_py|raw URL COUNT CALLERS`; 0 callers: core publishes, else so many at a time with
+`publishing.py router_trio|nats_py|raw URL COUNT CALLERS`; 0 callers: core publishes, otherwise that many at a time with
 PubAck. Prints JSON. The time ends when the last message is confirmed: fenced, flushed, or acked.
 """
 
@@ -18,7 +18,7 @@ CHUNK = 64 * 1024
 
 
 async def with_router(url: str, count: int, callers: int) -> None:
-    """`live.publish` and `live.publish_with_ack`."""
+    """Publish with `live.publish` and `live.publish_with_ack`."""
     import trio
 
     from router_trio import Router, Settings
@@ -45,7 +45,7 @@ async def with_router(url: str, count: int, callers: int) -> None:
 
 
 async def with_nats_py(url: str, count: int, callers: int) -> None:
-    """`client.publish` and `context.publish`."""
+    """Publish with `client.publish` and `context.publish`."""
     import nats
 
     client = await nats.connect(url)
@@ -61,7 +61,7 @@ async def with_nats_py(url: str, count: int, callers: int) -> None:
     else:
         for _ in range(count):
             await client.publish(SUBJECT, PAYLOAD)
-        # The PING of a flush overtakes what is still in the client's buffer; behind a second one nothing is left.
+        # The PING of a flush overtakes the data in the client's buffer; after a second one nothing is left.
         await client.flush()
         await client.flush()
     clock.stop(count)
@@ -69,7 +69,7 @@ async def with_nats_py(url: str, count: int, callers: int) -> None:
 
 
 async def with_raw(url: str, count: int, callers: int) -> None:
-    """The limit: frames built one by one and written in chunks; or a window of `callers`, acks counted."""
+    """Measure the limit: frames built one by one and written in chunks; or a window of `callers`, acks counted."""
     import trio
 
     target = urlsplit(url)
@@ -101,7 +101,7 @@ async def with_raw(url: str, count: int, callers: int) -> None:
 
 
 class Clock:
-    """Starts when it is made."""
+    """A clock that starts on creation."""
 
     def __init__(self) -> None:
         self._at = time.perf_counter()
@@ -115,7 +115,7 @@ class Clock:
 
 
 def main() -> None:
-    """Run what the arguments say."""
+    """Run the job that the arguments name."""
     who, url, count, callers = sys.argv[1:5]
     if who == "nats_py":
         asyncio.run(with_nats_py(url, int(count), int(callers)))

@@ -1,4 +1,4 @@
-"""The limit: a Trio loop on a socket that routes and does nothing else. No books, no fences, no errors, no headers.
+"""The limit: a Trio loop on a socket that routes and does nothing else. No ledger, no fences, no errors, no headers.
 
 `raw_core.py URL [--handler]`: `in.TOKEN` -> `out.TOKEN`.
 """
@@ -15,7 +15,7 @@ CONNECT = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"protocol":
 
 
 async def shout(payload: bytes) -> bytes:
-    """What the handler workload's handler does."""
+    """Do the work of the handler workload's handler."""
     return payload.upper()
 
 
@@ -40,7 +40,7 @@ async def route(url: str, with_handler: bool) -> None:
 
 
 def _work_off(data: bytes, out: list[bytes]) -> tuple[int, int]:
-    """Append a frame to send for each whole one; returns where the rest begins and how much of it is missing."""
+    """Append a frame to send for each complete one; return where the rest begins and how much of it is missing."""
     position = 0
     while (line_end := data.find(b"\r\n", position)) >= 0:
         if data[position : position + 4] != b"MSG ":

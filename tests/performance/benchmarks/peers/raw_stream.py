@@ -1,4 +1,4 @@
-"""The limit for streams: a Trio loop on one socket that pulls, publishes with a Msg-Id, and acks what was stored.
+"""The limit for streams: a Trio loop on one socket that pulls, publishes with a Msg-Id, and acks stored messages.
 
 `raw_stream.py URL`: stream IN, durable `bench`, `in.TOKEN` -> `out.TOKEN`. It survives nothing.
 """
@@ -44,7 +44,7 @@ async def route(url: str) -> None:
             if end > len(data):
                 break
             if words[2] == b"2":
-                # The PubAck: the source may forget its message now.
+                # A PubAck: now the message is acked at the source.
                 out.append(b"PUB %b 4\r\n+ACK\r\n" % sources.pop(words[1][15:]))
             elif kind == b"MSG ":
                 asked -= 1

@@ -8,11 +8,11 @@ from router_trio import Message
 
 
 async def shout(message: Message) -> Message:
-    """The payload in upper case."""
+    """Return the payload in upper case."""
     return message.replace(payload=message.payload.upper())
 
 
 async def shout_later(message: Message) -> Message:
-    """The same, after 10 ms."""
+    """Return the payload in upper case, after 10 ms."""
     await trio.sleep(0.01)
     return message.replace(payload=message.payload.upper())

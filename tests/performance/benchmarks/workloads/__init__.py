@@ -33,4 +33,4 @@ WORKLOADS: dict[str, Workload] = {
     "start": start,
 }
 ESSENTIAL = ("core", "handler", "stream")
-"""What a quick run measures if it is not told what."""
+"""The workloads of a quick run without arguments."""

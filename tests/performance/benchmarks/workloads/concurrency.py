@@ -1,4 +1,4 @@
-"""Rates of a route with several handler calls at a time, in order for each of 200 keys."""
+"""Rates of a route with several concurrent handler calls, in order for each of 200 keys."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ KEYS = 200
 AT_A_TIME = 64
 WAITING = f"{HANDLER}_later"
 EXPECTED = {WAITING: 8_000, HANDLER: 60_000}
-"""Messages that a second may bring."""
+"""Upper bound of the messages per second."""
 SLOWEST = 150
-"""The same of one call of 10 ms at a time."""
+"""The upper bound with one call of 10 ms at a time."""
 
 
 async def concurrency(setting: Setting) -> list[Section]:
-    """From stream to stream, through a handler that waits 10 ms, and through one that does not wait."""
+    """Measure from stream to stream, through a handler that waits 10 ms, and through one that does not wait."""
     turns: dict[str, Turn] = {}
     for handler, name in ((WAITING, "waits 10 ms"), (HANDLER, "does not wait")):
         for most in (1, AT_A_TIME):

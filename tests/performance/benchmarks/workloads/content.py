@@ -1,4 +1,4 @@
-"""Rates of routing by content: each beside the same route, on the same messages, that looks at nothing."""
+"""Rates of routing by content: each beside the same route, on the same messages, that examines nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.performance.benchmarks.wire import MARK
 from tests.performance.benchmarks.workloads.routing import closed_spec
 
 PLAIN = "plain"
-"""The route that looks at nothing."""
+"""The route that examines nothing."""
 TO = 'subject = "out.{{wildcard(1)}}"'
 SIZE = 128
 JSON_SIZE = 200
@@ -33,14 +33,14 @@ BODY = {
 
 
 def json_of(size: int) -> str:
-    """A JSON object of so many bytes, with one mark."""
+    """Return a JSON object of `size` bytes, with one mark."""
     short = len(json.dumps(BODY))
     return json.dumps(BODY | {"note": "n" * (size - short)})
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing that a route does by content. `messages` change what the load generator sends."""
+    """A decision of a route by content. `messages` change what the load generator sends."""
 
     name: str
     title: str
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def routes(self) -> str:
-        """The route, in TOML."""
+        """Return the route, in TOML."""
         to = "".join(f"  {{ {one} }},\n" for one in self.destinations)
         return f'[[routes]]\nname = "bench"\nfrom = {{ subject = "in.*" }}\n{self.options}to = [\n{to}]\n'
 
@@ -111,7 +111,7 @@ JOBS = (
 
 
 async def content(setting: Setting) -> list[Section]:
-    """Each job in a table of its own."""
+    """Measure each job in a table of its own."""
     sections = []
     for job in JOBS:
         spec = closed_spec(setting, JSON_SIZE if isinstance(job.messages["payload"], str) else SIZE) | job.messages

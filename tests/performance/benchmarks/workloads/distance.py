@@ -1,4 +1,4 @@
-"""What the way to the server costs: a stream is copied by who is a long round trip away from it."""
+"""The cost of distance to the server: a stream is copied over a long round trip."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.performance.benchmarks.workloads.routing import stream_turn
 
 ONE_WAY = 0.04
 MOST = 60_000
-"""Messages a second that nobody reaches at this distance with what it has in flight."""
+"""Messages per second that no contestant reaches at this distance with its messages in flight."""
 BRIDGES = ("router_trio", "router_trio_compiled", "nats_py", "nats_go")
-"""Those that copy between two connections."""
+"""Contestants that copy between two connections."""
 
 SECONDS = 6.0
-"""Of one measurement, of which the first half is not counted: who looks for what helps has to find it."""
+"""Seconds of one measurement. The first half is not counted: a contestant that adapts needs time to do so."""
 
 
 async def distance(setting: Setting) -> list[Section]:
-    """Stream to stream, 80 ms away: the server of both streams, or that of the destination alone."""
+    """Measure stream to stream, 80 ms away: the server of both streams, or that of the destination alone."""
     async with listening("delaying.py", urlsplit(setting.url).netloc, str(ONE_WAY)) as port:
         url = f"nats://127.0.0.1:{port}"
         both = await _measured(setting, taking_part(STREAM, essential=setting.quick), url=url)

@@ -1,7 +1,7 @@
-"""What is lost, doubled or out of order when a server or the contestant itself is killed under load.
+"""Messages lost, duplicated or out of order when a server or the contestant itself is killed under load.
 
-Each copies from one server to another. Only the other one is killed, or the contestant: what is missing in the end was
-lost by the contestant, or with what the killed server had received and not stored.
+Each copies from one server to another. Only the other one is killed, or the contestant: a message missing in the end
+was lost by the contestant, or was received and not stored by the killed server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.performance.benchmarks.environment import compile_package
 from tests.performance.benchmarks.load import ROUTED_WITHIN
 from tests.performance.benchmarks.load_stream import create_destination, create_source
 from tests.performance.benchmarks.measure import Figures, MeasurementError, Restartable, Turn, in_turns, restartable
-from tests.performance.benchmarks.said import said_lost
+from tests.performance.benchmarks.reported_losses import reported_losses
 from tests.performance.benchmarks.section import Column, Section
 from tests.performance.benchmarks.setting import SERVER_CONFIG, Setting
 from tests.performance.benchmarks.wire import Wire
@@ -32,19 +32,19 @@ TAKING_PART = ("router_trio", "nats_py", "nats_go", "watermill", "mq_bridge")
 TAKING_PART_QUICK = ("router_trio", "nats_py", "nats_go")
 RATE = 5_000
 SLOW = {"watermill": 4}
-"""Those who copy a stream so slowly that they get a share of the messages only, one of so many."""
+"""Contestants that copy a stream so slowly that they get only a share of the messages, one in this many."""
 AWAY = 0.3
 """Seconds between the end of a killed server and its next start."""
 ACK_WAIT = 5
 """Seconds until the source delivers again what a killed contestant had in hand."""
 QUIET = 2.5
-"""Seconds without a new message after which no more is expected of one that is connected."""
+"""Seconds without a new message after which no more is expected of a contestant that is connected."""
 SETTLED_WITHIN = 45.0
-"""Seconds for the source to have every ack: a contestant's own consumer may wait 30 for one that does not come."""
+"""Seconds for the source to have every ack: a contestant's own consumer may wait 30 for a missing one."""
 CALM = 0.5
-"""Seconds between the first message that arrives again and the next kill, at least."""
+"""Least seconds between the first message that arrives again and the next kill."""
 STALLED = 20.0
-"""Seconds without a message after which it is not waited for the next."""
+"""Seconds without a message after which the next kill does not wait for one."""
 LOOK_EVERY = 0.05
 
 OTHER, ITSELF = "server", "itself"
@@ -62,14 +62,14 @@ COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class Size:
-    """How many messages, and how often something is killed meanwhile."""
+    """The number of messages, and how often something is killed meanwhile."""
 
     core: int
     stream: int
     kills: int
 
     def messages(self, kind: str, contestant: str = "") -> int:
-        """Those of a kind of job."""
+        """Return the number of messages for a kind of job."""
         return self.core if kind == CORE else self.stream // SLOW.get(contestant, 1)
 
 
@@ -78,7 +78,7 @@ SMALL = Size(core=25_000, stream=20_000, kills=2)
 
 
 async def faults(setting: Setting) -> list[Section]:
-    """Core to core, and stream to stream."""
+    """Measure core to core, and stream to stream."""
     size = SMALL if setting.quick else WHOLE
     compile_package()
     sections = []
@@ -114,7 +114,7 @@ def _text(kind: str, size: Size) -> str:
 
 
 async def fault_turn(setting: Setting, contestant: Contestant, kind: str, size: Size) -> Figures:
-    """Both runs of a contestant, at the same time. Raises `MeasurementError`."""
+    """Do both runs of a contestant, at the same time. Raises `MeasurementError`."""
     figures: Figures = {}
 
     async def run(part: str) -> None:
@@ -152,7 +152,7 @@ async def _run(setting: Setting, contestant: Contestant, kind: str, part: str, s
             else:
                 await _kill_while_copying(other, count, size.kills, kill)
             await _settled(source, other, kind)
-            told = await trio.to_thread.run_sync(said_lost, contestant.name, log, process.ended_with)
+            told = await trio.to_thread.run_sync(reported_losses, contestant.name, log, process.ended_with)
         found = numbered.verdict(count, await trio.to_thread.run_sync(numbered.arrived, other.url))
     return {"lost": found.lost, "doubled": found.doubled, "out_of_order": found.out_of_order, "said": told}
 
@@ -185,7 +185,7 @@ async def _until_routed(source: NatsServer, other: NatsServer, process: Restarta
 async def _feed_and_kill(
     source: NatsServer, other: NatsServer, count: int, kills: int, kill: Callable[[], Awaitable[None]]
 ) -> None:
-    """Kill at equal intervals while messages are published, but not before they have arrived again for a while."""
+    """Kill at equal intervals while messages are published, but only once they have arrived again for a while."""
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(numbered.feed, source.url, count, RATE)
@@ -198,7 +198,7 @@ async def _feed_and_kill(
 
 
 async def _kill_while_copying(other: NatsServer, count: int, kills: int, kill: Callable[[], Awaitable[None]]) -> None:
-    """Kill whenever another part of the messages has been copied; no more if no more are copied."""
+    """Kill whenever another part of the messages has been copied; stop if no more are copied."""
     for number in range(1, kills + 1):
         if not await _more_than(number * count // (kills + 1), other):
             return
@@ -215,7 +215,7 @@ async def _more_than(count: int, server: NatsServer) -> bool:
 
 
 async def _settled(source: NatsServer, other: NatsServer, kind: str) -> None:
-    """Wait until nothing more is to come: every message is acked, or for a while no more has been stored."""
+    """Wait until the end: every message is acked, or for a while no more have been stored."""
     with trio.move_on_after(SETTLED_WITHIN):
         if kind == STREAM:
             while await _unacked(source):
@@ -224,14 +224,14 @@ async def _settled(source: NatsServer, other: NatsServer, kind: str) -> None:
             before, since = -1, trio.current_time()
             while trio.current_time() < since + QUIET:
                 now = await _stored(other)
-                # One that is not connected again may still have messages to send.
+                # A contestant that is not reconnected may still have messages to send.
                 if now != before or not (await other.varz())["connections"]:
                     before, since = now, trio.current_time()
                 await trio.sleep(LOOK_EVERY)
 
 
 async def _stored(server: NatsServer) -> int:
-    """How many messages the only stream of a server has; 0 while it can't be asked."""
+    """Return how many messages the only stream of a server has; 0 while it can't be queried."""
     try:
         (stream,) = await _streams(server)
     except (OSError, trio.BrokenResourceError, ValueError):
@@ -241,7 +241,7 @@ async def _stored(server: NatsServer) -> int:
 
 
 async def _unacked(server: NatsServer) -> int:
-    """How many messages are not delivered or not acked, of the consumer that has the fewest of them."""
+    """Return how many messages are not delivered or not acked, of the consumer that has the fewest of them."""
     (stream,) = await _streams(server)
     consumers = stream.get("consumer_detail", ())
     fewest: int = min(one["num_pending"] + one["num_ack_pending"] for one in consumers)

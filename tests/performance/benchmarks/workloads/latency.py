@@ -1,4 +1,4 @@
-"""What a contestant adds to the time that a message takes, at a rate that every one of them can hold."""
+"""The time that a contestant adds to a message, at a rate that all of them can sustain."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.performance.benchmarks.workloads.routing import CEILING
 
 RATE = 5_000
 PATIENT = {CORE: {*QUICK, "watermill", "mq_bridge"}, STREAM: {*QUICK, "watermill"}}
-"""Those whose time a message is looked at."""
+"""Contestants whose latency is measured."""
 NATS_PY_OPTIONS = ("--fetch", "50")
-"""A batch of 500 would take a tenth of a second to gather at this rate: nats-py is not to be slow for that."""
+"""A batch of 500 would take a tenth of a second to fill at this rate: nats-py should not be slow for that."""
 COLUMNS = (
     Column("p50", "p50 us"),
     Column("p99", "p99 us"),
@@ -27,7 +27,7 @@ COLUMNS = (
 
 
 async def latency(setting: Setting) -> list[Section]:
-    """Core and stream."""
+    """Measure core and stream."""
     sections = []
     for kind, subject in ((CORE, "Core to core"), (STREAM, "Stream to stream")):
         turns: dict[str, Turn] = {CEILING: partial(_turn, setting, None, kind)}

@@ -1,4 +1,6 @@
-"""What an embedding program sees: publishing, the drain after an outage, the memory of what waits, and the start."""
+"""Figures of an embedding program: publishing, the drain after an outage, the memory of waiting messages, and the
+start.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,17 @@ from tests.performance.benchmarks.wire import Wire
 PUBLISHERS = ("router_trio", "nats_py", "raw")
 CORE_PUBLISHES = 200_000
 ACKED_PUBLISHES = {1: 3_000, 64: 20_000, 1024: 40_960}
-"""Messages for a number of callers: a second or two of each."""
+"""Number of messages for a number of callers: a second or two of each."""
 YARDSTICK = "import trio, nats"
-"""What any program on both libraries takes to start."""
+"""The start of any program on both libraries."""
 AS_COMMAND = "import gc; gc.disable()"
-"""As `router_trio.__main__` does it before it imports anything."""
+"""The work of `router_trio.__main__` before it imports anything."""
 PENDING = 100_000
 MANY_PENDING = 1_000_000
 
 
 async def publish(setting: Setting) -> list[Section]:
-    """Core publishes, then with PubAck from 1, 64 and 1024 callers at a time."""
+    """Measure core publishes, then with PubAck from 1, 64 and 1024 concurrent callers."""
     sections = []
     share = 4 if setting.quick else 1
     for callers, count in {0: CORE_PUBLISHES, **ACKED_PUBLISHES}.items():
@@ -46,7 +48,7 @@ async def publish(setting: Setting) -> list[Section]:
 
 
 async def drain(setting: Setting) -> list[Section]:
-    """What waited leaves after a reconnect."""
+    """Measure how fast waiting messages leave after a reconnect."""
     turns = {who: partial(_pending, "drain", who, PENDING) for who in ("router_trio", "raw")}
     results = await in_turns(setting.rounds, turns, say=setting.say)
     text = f"{PENDING:,} publishes of 128 B wait; the time from the link's birth to the last confirmation."
@@ -55,7 +57,7 @@ async def drain(setting: Setting) -> list[Section]:
 
 
 async def memory(setting: Setting) -> list[Section]:
-    """What a publish takes that waits."""
+    """Measure the memory of a waiting publish."""
     sections = []
     for count in (PENDING,) if setting.quick else (PENDING, MANY_PENDING):
         turns = {who: partial(_pending, "memory", who, count) for who in ("router_trio", "frames")}
@@ -70,7 +72,7 @@ async def memory(setting: Setting) -> list[Section]:
 
 
 async def start(setting: Setting) -> list[Section]:
-    """How long commands take, and the first message."""
+    """Measure how long commands take, and the first message."""
     compile_package()
     path = str(write_configuration(setting.job(CORE)))
     python = sys.executable
@@ -127,4 +129,4 @@ async def _timed(command: Sequence[str]) -> Figures:
 
 
 def _silent(text: str) -> None:
-    """Fifteen rounds of five commands are not worth a line each."""
+    """Print nothing: fifteen rounds of five commands are not worth a line each."""

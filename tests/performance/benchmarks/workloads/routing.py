@@ -19,21 +19,21 @@ from tests.performance.benchmarks.section import COST, LOST, RATE, Section
 from tests.performance.benchmarks.setting import Setting
 
 WINDOW_BYTES = 32 * 1024 * 1024
-"""Under way at most: less than what a server or a client holds before it drops."""
+"""Most messages under way: fewer than a server or a client holds before it drops."""
 TOKENS = 1000
 STREAM_MESSAGES = 100_000
-"""A second of a stream is expected to bring no more; what comes sooner ends the measurement."""
+"""Upper bound of the messages per second of a stream; a measurement ends early when it is reached."""
 SERVER_MESSAGES = 150_000
-"""The same of what the server copies by itself."""
+"""The bound for a copy by the server itself."""
 SLOWER = {"nats_py": 25_000, "nats_py_uvloop": 35_000, "watermill": 15_000}
-"""The same for those who need less: filling a stream takes time as well."""
+"""The bound for contestants that need fewer: filling a stream takes time as well."""
 IN_FLIGHT = (64, 256, 1024, 4096)
 CEILING = "(no router)"
 SERVER = "(the server itself)"
 
 
 def closed_spec(setting: Setting, payload: int, **changes: Any) -> dict[str, Any]:
-    """What the load generator is told for a closed loop."""
+    """Return the job of the load generator for a closed loop."""
     return {
         "job": "closed",
         "url": setting.url,
@@ -49,7 +49,7 @@ def closed_spec(setting: Setting, payload: int, **changes: Any) -> dict[str, Any
 
 
 async def core(setting: Setting) -> list[Section]:
-    """Core to core, small and larger messages."""
+    """Measure core to core, small and larger messages."""
     sections = []
     for payload in (128,) if setting.quick else (128, 4096):
         turns = await _closed(setting, CORE, payload)
@@ -59,14 +59,14 @@ async def core(setting: Setting) -> list[Section]:
 
 
 async def handler(setting: Setting) -> list[Section]:
-    """Core to core, each message through an `async def`."""
+    """Measure core to core, each message through an `async def`."""
     turns = await _closed(setting, HANDLED, 128)
     text = "Every message goes through an `async def` that changes its payload."
     return [Section("handler", "Python handler, 128 B", text, (RATE, COST, LOST), turns)]
 
 
 async def stream(setting: Setting) -> list[Section]:
-    """Stream to stream: PubAck of the destination, Msg-Id, ack of the source, both on file."""
+    """Measure stream to stream: PubAck of the destination, Msg-Id, ack of the source, both on file."""
     turns: dict[str, Turn] = {SERVER: partial(stream_turn, setting, None)}
     for contestant in taking_part(STREAM, essential=setting.quick):
         turns[contestant.name] = partial(stream_turn, setting, contestant)
@@ -80,7 +80,7 @@ async def stream(setting: Setting) -> list[Section]:
 
 
 async def _in_flight(setting: Setting) -> Section:
-    """What the number of messages that a route works on at a time does to its rate."""
+    """Measure how the number of messages in flight affects the rate of a route."""
     turns: dict[str, Turn] = {name: partial(stream_turn, setting, CONTESTANTS[name]) for name in ("nats_py", "raw")}
     for most in IN_FLIGHT:
         routes = f"{route_of(STREAM)}from.max_in_flight = {most}\n"
@@ -98,9 +98,9 @@ async def stream_turn(
     most: int = STREAM_MESSAGES,
     **changes: Any,
 ) -> Figures:
-    """One measurement from stream to stream; without a contestant the server copies.
+    """Measure once from stream to stream; without a contestant the server copies.
 
-    `most` is the rate in messages a second that nobody is expected to exceed.
+    `most` is a rate in messages per second that no contestant is expected to exceed.
     """
     rate = min(most, SLOWER.get(contestant.name, most)) if contestant else SERVER_MESSAGES
     spec = {

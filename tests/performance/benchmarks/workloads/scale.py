@@ -1,4 +1,4 @@
-"""How figures change with what there is more of: routes, connections, bytes, traces."""
+"""Figures as numbers grow: of routes, connections, bytes, traces."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ CONNECTIONS = (1, 10, 100)
 PAYLOADS = (16, 128, 1024, 16 * 1024, 256 * 1024, 1024 * 1024)
 RATIOS = (0.0, 0.01, 1.0)
 ROUNDS = 3
-"""Many points, fewer turns: here it is the course that tells, not the single figure."""
+"""Many points, fewer turns: the curve matters here, not the single figure."""
 
 
 async def scale(setting: Setting) -> list[Section]:
-    """All of them."""
+    """Measure all of them."""
     return [await routes(setting), await connections(setting), *await payloads(setting), await sampling(setting)]
 
 
 async def routes(setting: Setting) -> Section:
-    """Wildcard routes, the load spread over all of them in turn: the worst case for whoever works in batches."""
+    """Measure wildcard routes, the load spread over all of them in turn: the worst case for routing in batches."""
     turns: dict[str, Turn] = {}
     for count in (1, 100) if setting.quick else ROUTES:
         spec = closed_spec(setting, 128, routes=count, listen="out.>")
@@ -42,7 +42,7 @@ async def routes(setting: Setting) -> Section:
 
 
 async def connections(setting: Setting) -> Section:
-    """Connections that have nothing to do."""
+    """Measure idle connections."""
     turns: dict[str, Turn] = {}
     for count in (1, 100) if setting.quick else CONNECTIONS:
         text = "".join(f'[connections.c{number}]\nservers = ["{setting.url}"]\n' for number in range(1, count))
@@ -60,7 +60,7 @@ async def connections(setting: Setting) -> Section:
 
 
 async def payloads(setting: Setting) -> list[Section]:
-    """From tiny to the server's usual limit."""
+    """Measure payloads from tiny to the server's default limit."""
     sections = []
     for payload in (16, 1024 * 1024) if setting.quick else PAYLOADS:
         spec = closed_spec(setting, payload)
@@ -76,7 +76,7 @@ async def payloads(setting: Setting) -> list[Section]:
 
 
 async def sampling(setting: Setting) -> Section:
-    """Traces, to a collector that takes all of them."""
+    """Measure traces, to a collector that accepts all of them."""
     turns: dict[str, Turn] = {}
     spec = closed_spec(setting, 128)
     jobs = {"no endpoint": setting.job(CORE, collector="")}

@@ -1,4 +1,4 @@
-"""How many messages a contestant said it had lost: in its ledger, or in what it wrote."""
+"""Number of messages that a contestant reported as lost: in its ledger, or in its output."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from urllib.request import urlopen
 ANSWER_WITHIN = 10.0
 LOST_FATES = ("lost", "given_up")
 _PATTERNS = {"watermill": re.compile(r"level=ERROR"), "mq_bridge": re.compile(r"(?i)\b(error|fail|lost|drop)")}
-"""Lines about a message that failed, of those that don't say `not sent`."""
+"""Lines about a failed message, for contestants that don't print `not sent`."""
 _NOT_SENT = re.compile("not sent")
 
 
-def said_lost(name: str, log: Path, ended_with: int | None) -> int:
-    """Return how many messages it said were lost. One that has ended with an error has said it of one at least.
+def reported_losses(name: str, log: Path, ended_with: int | None) -> int:
+    """Return how many messages it reported as lost. A contestant that ended with an error has reported at least one.
 
-    Blocks: a router is asked.
+    Blocks: a router is queried.
     """
     text = log.read_text(encoding="utf-8", errors="replace")
     if name.startswith("router_trio") and ended_with is None:
@@ -29,7 +29,7 @@ def said_lost(name: str, log: Path, ended_with: int | None) -> int:
 
 
 def _of_ledger(log: str) -> int:
-    """What the ledgers of the routes say: lost, given up, or still in hand when nothing more is to come."""
+    """Return the sum over the ledgers of the routes: lost, given up, or still in hand when nothing more can arrive."""
     pages = [json.loads(line)["url"] for line in log.splitlines() if "ROUTER_STATUS_PAGE" in line]
     with urlopen(f"{pages[-1].rstrip('/')}/status", timeout=ANSWER_WITHIN) as answer:
         status: dict[str, Any] = json.load(answer)
