@@ -1,4 +1,4 @@
-"""The same messages both ways of what is written twice for speed, and all that is seen of them."""
+"""Runs the same messages through both variants of code that is written twice for speed, and compares the results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TWO = [*ONE, to("more.{{wildcard(1)}}")]
 
 
 def bench(*destinations: list[dict[str, Any]], source: dict[str, Any] | None = None) -> Bench:
-    """One route for each, whose messages get the same ids in each bench."""
+    """Return a bench with a route to each of `destinations`; ids of messages are the same in each bench."""
     where: dict[str, Any] = {"connection": "main", **(source or {"subject": "in.*"})}
     routes = [{"name": f"r{number}", "from": where, "to": to} for number, to in enumerate(destinations)]
     made = Bench(0, routes=routes)
@@ -58,7 +58,7 @@ def bench(*destinations: list[dict[str, Any]], source: dict[str, Any] | None = N
 
 
 def seen(made: Bench) -> dict[str, Any]:
-    """What can be seen once all is written and fenced."""
+    """Return everything that can be observed once all is written and fenced."""
     wire = b"".join(made.written())
     made.written()
     made.outbox.fenced(made.outbox.fences.sent)
@@ -85,7 +85,7 @@ def of_route(state: RouteState) -> list[Any]:
 def both(
     make: Callable[[], Bench], fast: Callable[[Bench], Awaitable[None]], slow: Callable[[Bench], Awaitable[None]]
 ) -> None:
-    """Run both on a clock that stands still, and compare what is seen."""
+    """Run both variants on a clock that stands still, and compare the results."""
 
     async def run(way: Callable[[Bench], Awaitable[None]]) -> dict[str, Any]:
         made = make()

@@ -1,4 +1,4 @@
-"""Handlers and messages of routes that go by key."""
+"""Handlers and messages for routes with a key."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ KEY = "headers.key"
 
 
 class Calls:
-    """A handler that is told when to return: `at_work` are the keys of its calls, `most` how many were at a time."""
+    """A handler that the test lets return: `active` are the keys of current calls, `most` the most there were at
+    once.
+    """
 
     def __init__(self) -> None:
-        self.at_work: list[str] = []
+        self.active: list[str] = []
         self.most = 0
         self.begun: list[bytes] = []
         self._gates: defaultdict[str, trio.Event] = defaultdict(trio.Event)
@@ -35,17 +37,17 @@ class Calls:
 
     async def __call__(self, message: Message) -> Message:
         key = message.headers.get("key") or message.subject
-        assert key not in self.at_work, "two calls of one key"
-        self.at_work.append(key)
+        assert key not in self.active, "two calls of one key"
+        self.active.append(key)
         self.begun.append(message.payload)
-        self.most = max(self.most, len(self.at_work))
+        self.most = max(self.most, len(self.active))
         try:
             if self.takes is None:
                 await self._gates[key].wait()
             else:
                 await self.takes(message)
         finally:
-            self.at_work.remove(key)
+            self.active.remove(key)
         return message
 
     __name__ = "calls"
@@ -80,4 +82,4 @@ def by_key(handler: Callable[..., Any], **more: Any) -> Any:
 
 
 HASHED_TO_NUL = next(f"{number:0100}" for number in range(10_000) if hashed(b"s%0100d" % number).startswith(b"\0"))
-"""A key so long that a hash stands for it, which begins with NUL."""
+"""A key so long that it is replaced by a hash, which begins with NUL."""

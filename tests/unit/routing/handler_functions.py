@@ -1,4 +1,4 @@
-"""Functions that are handlers, or can not be."""
+"""Functions that can be handlers, and one that can't."""
 
 from __future__ import annotations
 

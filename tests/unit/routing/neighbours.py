@@ -1,4 +1,4 @@
-"""Routes beside one whose destination takes nothing."""
+"""Routes beside a route whose destination takes nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ MESSAGES = 10_000
 SUBJECTS = 1_000
 
 PART = 4
-"""What may be in flight, and what is forwarded at once, is a quarter of what a router allows: a quarter of the messages
-then exceeds it as many times."""
+"""The divisor of limits on messages in flight and forwarded at once: a quarter of the usual limits, so that a quarter
+of the messages exceeds them as often.
+"""
 
 HEALTHY = [
     core("core.*", "fine.{{wildcard(1)}}", name="core"),
@@ -32,7 +33,9 @@ REFUSED = core("bad.*", to("bad.copy.{{wildcard(1)}}", jetstream=True), name="re
 
 @asynccontextmanager
 async def beside(kind: str, *routes: dict[str, Any], part: int = PART, **options: Any) -> AsyncIterator[World]:
-    """Routes that work and `routes`, whose destination `bad.copy.>` takes nothing: no stream, no leader, no answer."""
+    """Run working routes and `routes`, whose destination `bad.copy.>` takes nothing: no stream, no leader, no
+    answer.
+    """
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     broker.add_stream("OUT", ["out.>"])
@@ -52,13 +55,13 @@ async def beside(kind: str, *routes: dict[str, Any], part: int = PART, **options
 
 
 def flood(w: World, count: int = MESSAGES, subjects: int = SUBJECTS) -> None:
-    """Messages for the destination that takes nothing: consecutive numbers."""
+    """Publish consecutive numbers for the destination that takes nothing."""
     for number in range(count):
         w.broker.publish(f"bad.{number % subjects}", b"%d" % number)
 
 
-async def assert_neighbours_go_on(w: World) -> None:
-    """Publishes and routes that have to do with the connection alone take no second."""
+async def assert_neighbours_continue(w: World) -> None:
+    """Assert that publishes and routes that share only the connection take no second."""
     before = [sum(route.routed.values()) for route in w.live.routes[:3]]
     with trio.fail_after(1):
         await w.live.publish("x", b"")
@@ -72,7 +75,7 @@ async def assert_neighbours_go_on(w: World) -> None:
 
 
 async def routed(w: World, count: int, within: float) -> None:
-    """Wait until so many messages for the destination that took nothing are stored."""
+    """Wait until `count` messages for the destination that took nothing are stored."""
     await eventually(lambda: w.live.routes[3].routed["bad.copy.{{wildcard(1)}}"] == count, within)
 
 

@@ -1,4 +1,4 @@
-"""Where a destination's messages go: what is remembered of it, and how much."""
+"""The cached addresses of a destination: what is remembered, and how much."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def raw(subject: bytes) -> RawMessage:
     return subject, b"", 0, 0, b"0\r\n\r\n"
 
 
-def test_what_was_asked_once_is_remembered() -> None:
+def test_an_address_is_remembered_after_its_first_use() -> None:
     one = made()
     assert one.prefix_for(raw(b"in.a")) == one.prefixes[b"in.a"] == b"PUB out.a "
     assert one.ending_for(b"in.a") == one.endings[b"in.a"]
@@ -42,7 +42,7 @@ def test_a_long_subject_is_not_remembered() -> None:
     assert (one.prefixes, one.endings) == ({}, {})
 
 
-def test_memory_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remembered_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "MAX_REMEMBERED_BYTES", 10_000)
     one = made()
     for number in range(1000):

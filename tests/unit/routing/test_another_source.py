@@ -1,4 +1,4 @@
-"""A source of another kind needs no more than its own file: here, one that watches the keys of a bucket."""
+"""A source of another kind needs only its own file: here, a source that watches the keys of a bucket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUCKET = "$KV.prices."
 
 
 class Watch(KeptSource[SubjectKeeper]):
-    """The keys of a bucket, as subjects, from a link on. Nothing is redelivered."""
+    """A source that receives changes of the keys of a bucket, as subjects, while linked. Nothing is redelivered."""
 
     def __init__(
         self, routing: Routing, connection: Connection, emit: Emit, letters: DeadLetters | None, _: SharedSubscription
@@ -34,7 +34,7 @@ class Watch(KeptSource[SubjectKeeper]):
         self.keeper: SubjectKeeper = SubjectKeeper(routing, connection, emit, letters, self)
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
-        with self._receiving("no watch: the connection is away"):
+        with self._receiving("no watch: the connection is down"):
             watch = await link.subscribe(f"{BUCKET}>", self._changed)
             self.state.enter(RUNNING)
             self._retry.ready(BUCKET)
@@ -46,7 +46,7 @@ class Watch(KeptSource[SubjectKeeper]):
         self.keeper.received([(raw[0][len(BUCKET) :], raw[1], raw[2], raw[3], raw[4]) for raw in batch])
 
 
-async def test_a_watch_is_routed_retried_and_counted_as_any_source(
+async def test_messages_of_a_watch_are_routed_retried_and_counted_like_any_others(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "KeptSubject", Watch)
@@ -73,7 +73,7 @@ async def test_a_watch_is_routed_retried_and_counted_as_any_source(
         await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}))
 
 
-async def test_what_a_watch_has_in_hand_at_the_end_is_lost(
+async def test_messages_of_a_watch_in_hand_at_the_end_are_lost(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "KeptSubject", Watch)

@@ -1,4 +1,4 @@
-"""Messages that were held back and are released go before the later ones of their key, however many wait."""
+"""Held messages that are released are taken before later ones of their key, however many wait."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def taken(order: ArrivalOrder[Message], most: int = 10**6) -> list[Message]:
     return found
 
 
-def test_what_is_released_goes_before_the_later_ones_of_its_key() -> None:
+def test_a_released_message_is_taken_before_later_ones_of_its_key() -> None:
     order = order_of()
     order.waiting += [(3, b"a"), (4, b"b"), (5, b"a")]
     order.release([(1, b"a"), (2, b"a")])
@@ -50,7 +50,7 @@ def test_what_is_released_goes_before_the_later_ones_of_its_key() -> None:
     assert order.as_added
 
 
-def test_what_is_released_waits_for_no_message_of_another_key_that_came_after_it() -> None:
+def test_a_released_message_does_not_wait_for_later_messages_of_other_keys() -> None:
     order = order_of()
     order.waiting += [(2, b"b"), (3, b"c")]
     order.release([(1, b"a")])
@@ -83,7 +83,7 @@ def test_each_key_keeps_its_order_and_nothing_is_lost_or_doubled(steps: list[tup
 
 
 @pytest.mark.parametrize("key", [b"a", b"other"])
-def test_a_release_costs_the_same_however_many_wait(key: bytes) -> None:
+def test_a_release_costs_the_same_however_many_messages_wait(key: bytes) -> None:
     def asked(waiting: int) -> int:
         counted = Asked()
         order = order_of(counted)
@@ -95,7 +95,7 @@ def test_a_release_costs_the_same_however_many_wait(key: bytes) -> None:
     assert 0 < asked(1_000) == asked(4_000)
 
 
-def test_releasing_one_after_the_other_costs_so_much_for_each() -> None:
+def test_each_of_many_releases_costs_the_same() -> None:
     def asked(messages: int) -> int:
         counted = Asked()
         order = order_of(counted)

@@ -1,7 +1,7 @@
-"""What is written twice for speed: the same messages both ways, and everything that is seen of them is the same.
+"""Code that is written twice for speed gives the same results for the same messages.
 
-Each fast path names the test that holds it equal to its twin; others are in `test_both_ways_of_streams`,
-`test_pubacks`, `test_deliveries` and `test_traces`. What each is worth is in `tests/performance/test_fast_paths.py`.
+Each fast path names the test that holds it equal to its twin; more tests are in `test_both_ways_of_streams`,
+`test_pubacks`, `test_deliveries` and `test_traces`. `tests/performance/test_fast_paths.py` measures what each gains.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ pytestmark = looks_inside
 
 
 def singly(made: Bench, messages: Sequence[RawMessage]) -> None:
-    """Each message by itself, as what is traced goes."""
+    """Forward each message by itself, as a traced message is."""
     (routing,) = made.routings
     for one in messages:
         routing.forward(Delivery(routing.state, one, trio.current_time()))
@@ -61,7 +61,7 @@ def singly(made: Bench, messages: Sequence[RawMessage]) -> None:
 
 
 @given(messages=CORE, to=st.sampled_from([ONE, KEPT]))
-def test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one(
+def test_a_batch_is_forwarded_like_its_messages_one_by_one(
     messages: list[RawMessage], to: list[dict[str, Any]]
 ) -> None:
     async def fast(made: Bench) -> None:
@@ -75,7 +75,7 @@ def test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one(
 
 
 LONGER_ID = 17
-"""Bytes that the id of a copy is longer than that of its message."""
+"""Bytes by which the id of a copy is longer than that of its message."""
 
 TAKEN = CORE.map(lambda many: [one for one in many if one[0] != b"in.--x" and one[3] <= MAX_PAYLOAD - LONGER_ID])
 
@@ -84,12 +84,14 @@ WITH_STREAM = [*ONE, to("stored.{{wildcard(1)}}", jetstream=True)]
 
 
 @given(messages=TAKEN, to=st.sampled_from([TWO, WITH_STREAM]))
-def test_a_batch_to_several_destinations_is_as_well(messages: list[RawMessage], to: list[dict[str, Any]]) -> None:
-    """What several destinations refuse is left out: in a batch it counts once for each that refuses it."""
+def test_a_batch_to_several_destinations_is_forwarded_like_its_messages_one_by_one(
+    messages: list[RawMessage], to: list[dict[str, Any]]
+) -> None:
+    """Messages that several destinations refuse are left out: in a batch each refusal counts."""
 
     async def fast(made: Bench) -> None:
         _, (route,) = made.core_routes()
-        for one in messages:  # on the wire, a batch is in the order of the destinations
+        for one in messages:  # a batch is written destination by destination
             route._forwarding._forward(trio.current_time(), [one])
 
     async def slow(made: Bench) -> None:
@@ -99,16 +101,16 @@ def test_a_batch_to_several_destinations_is_as_well(messages: list[RawMessage], 
 
 
 @given(messages=st.lists(st.tuples(st.integers(0, 2), CORE), max_size=4))
-def test_what_passes_through_is_what_its_routes_would_forward(messages: list[tuple[int, list[RawMessage]]]) -> None:
-    came = {number: batch for number, batch in messages if batch}
+def test_passthrough_forwards_messages_as_their_routes_would(messages: list[tuple[int, list[RawMessage]]]) -> None:
+    arrived = {number: batch for number, batch in messages if batch}
 
     async def fast(made: Bench) -> None:
         passthrough, routes = made.core_routes()
-        passthrough.deliver([SubscriptionBatch(key(routes[number]), batch) for number, batch in came.items()])
+        passthrough.deliver([SubscriptionBatch(key(routes[number]), batch) for number, batch in arrived.items()])
 
     async def slow(made: Bench) -> None:
         _, routes = made.core_routes()
-        for number, batch in came.items():
+        for number, batch in arrived.items():
             routes[number]._received(batch)
 
     both(lambda: bench(ONE, KEPT, ONE), fast, slow)
@@ -121,7 +123,7 @@ def key(route: Any) -> PassthroughRoute:
 
 
 @given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=5), seconds=st.floats(0, 100))
-def test_what_is_fenced_together_is_counted_as_each_by_itself(counts: list[int], seconds: float) -> None:
+def test_messages_fenced_together_are_counted_like_single_ones(counts: list[int], seconds: float) -> None:
     async def settled(together: bool) -> list[Any]:
         made = bench(*[ONE] * 5)
         _, routes = made.core_routes()
@@ -139,7 +141,7 @@ def test_what_is_fenced_together_is_counted_as_each_by_itself(counts: list[int],
 
 
 async def handler(message: Message) -> Any:
-    """What it makes of a message is in the first letter of its payload."""
+    """Answer as the first letter of the payload selects."""
     kind = message.payload[:1]
     if kind == b"0":
         return None
@@ -166,12 +168,12 @@ HANDLED = st.lists(
 
 
 @given(messages=HANDLED, to=st.sampled_from([ONE, KEPT, TWO]))
-def test_what_is_handled_together_is_what_each_would_be_by_itself(
+def test_messages_handled_in_a_batch_are_handled_like_single_ones(
     messages: list[RawMessage], to: list[dict[str, Any]]
 ) -> None:
     async def fast(made: Bench) -> None:
         _, (route,) = made.core_routes()
-        # To several destinations one by one: on the wire, a batch is in their order.
+        # With several destinations one by one: a batch is written destination by destination.
         for batch in [messages] if len(to) == 1 else [[one] for one in messages]:
             await route._handle(handler, trio.current_time(), batch)
 
@@ -193,7 +195,7 @@ def without_headers(message: Message) -> Message:
 
 @given(messages=CORE)
 @pytest.mark.parametrize("handler", [plain, without_headers])
-def test_a_changed_payload_is_sent_as_any_other_answer(handler: Handler, messages: list[RawMessage]) -> None:
+def test_a_changed_payload_is_sent_like_any_other_answer(handler: Handler, messages: list[RawMessage]) -> None:
     async def fast(made: Bench) -> None:
         handled = HandlerBatch(made.routings[0], handler, trio.current_time())
         assert handled.handle_each(HandlerCalls(handler, [(one, as_message(one, "main")) for one in messages])) is None
@@ -218,18 +220,18 @@ def answered(handled: HandlerBatch, handler: Handler, state: RouteState, one: Ra
 
 
 @given(one=st.builds(raw, SUBJECTS, REPLIES, st.just(b""), BODIES), body=BODIES)
-def test_a_frame_of_a_changed_payload_is_that_of_the_message(one: RawMessage, body: bytes) -> None:
+def test_the_frame_of_a_changed_payload_is_that_of_the_message(one: RawMessage, body: bytes) -> None:
     (outlet,) = bench(ONE).routings[0].outlets
     message = as_message(one, "main")
 
-    def told(frame: Callable[[], bytes]) -> object:
+    def result_of(frame: Callable[[], bytes]) -> object:
         try:
             return frame()
         except RouterError as error:
             return type(error), str(error)
 
-    fast = told(lambda: outlet.frame_of(body, one))
-    assert fast == told(lambda: outlet.frame(message.replace(payload=body), message, one))
+    fast = result_of(lambda: outlet.frame_of(body, one))
+    assert fast == result_of(lambda: outlet.frame(message.replace(payload=body), message, one))
 
 
 # --- a program ---
@@ -237,19 +239,19 @@ def test_a_frame_of_a_changed_payload_is_that_of_the_message(one: RawMessage, bo
 
 @given(script=st.lists(st.sampled_from(["publish", "publish", "write", "fence", "lose", "later"]), max_size=20))
 @example(script=["publish", "publish", "write", "lose", "publish", "publish", "write", "fence", "write"])
-def test_what_a_program_publishes_together_is_accepted_as_each_by_itself(script: list[str]) -> None:
+def test_publishes_that_a_program_makes_together_are_accepted_like_single_ones(script: list[str]) -> None:
     async def run(together: bool) -> list[Any]:
         made = Bench(1)
         outbox = made.outbox
         receipts: list[Receipt] = []
-        told: list[Any] = []
+        fates: list[Any] = []
         for number, step in enumerate(script):
             if step == "publish":
                 frame = b"PUB a.%d 0\r\n\r\n" % number
                 receipts.append(Receipt())
-                told.append(outbox.offer(frame, owner=receipts[-1], together=together))
+                fates.append(outbox.offer(frame, owner=receipts[-1], together=together))
             elif step == "write":
-                told.append(b"".join(made.written()))
+                fates.append(b"".join(made.written()))
             elif step == "fence":
                 outbox.fenced(outbox.fences.sent)
             elif step == "lose":
@@ -257,9 +259,9 @@ def test_what_a_program_publishes_together_is_accepted_as_each_by_itself(script:
                 outbox.link_up()
             else:
                 cast(MockClock, trio.lowlevel.current_clock()).jump(0.002)
-            told.append((outbox.pending, outbox.in_flight, outbox.fences.unfenced, outbox.pending_bytes))
-            told.append([receipt.fate for receipt in receipts])
+            fates.append((outbox.pending, outbox.in_flight, outbox.fences.unfenced, outbox.pending_bytes))
+            fates.append([receipt.fate for receipt in receipts])
         counters = outbox.counters
-        return [*told, outbox.ledger.settled, outbox.ledger.accepted, counters.succeeded, +counters.failed]
+        return [*fates, outbox.ledger.settled, outbox.ledger.accepted, counters.succeeded, +counters.failed]
 
     assert trio.run(run, True, clock=MockClock()) == trio.run(run, False, clock=MockClock())

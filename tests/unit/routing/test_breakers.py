@@ -1,4 +1,4 @@
-"""Breakers of destinations: the input waits while one is open, one message probes, and nothing is delivered again."""
+"""Breakers of destinations: the input waits while one is open, one message probes, and nothing is redelivered."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ async def test_an_outage_of_a_destination_costs_no_message_and_few_deliveries(
         await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
         received = len(w.broker.published)
         await trio.sleep(60)
-        # One message tries every ten seconds, and a publish without an answer is sent again after five.
+        # One message probes every ten seconds, and a publish without an answer is resent after five.
         assert len(w.broker.published) - received <= 60 + 2 * 7
-        [told] = [one for one in reasons(w) if "breaker" in one]
+        [reason] = [one for one in reasons(w) if "breaker" in one]
         assert (
             "the circuit breaker of destination 'out.{{wildcard(1)}}' on connection main is open: 3 failures in a row"
-            in told
+            in reason
         )
         assert w.route.state == PAUSED
         assert w.route.in_hand <= 40
@@ -98,13 +98,13 @@ async def test_an_outage_of_a_destination_costs_no_message_and_few_deliveries(
         assert isinstance(closed, BreakerClosed)
         assert (opened.failed_count, opened.connection, opened.pause_seconds) == (3, "main", 10.0)
         assert 60 <= closed.open_seconds <= 80
-        # What failed before it opened comes again; everything else was delivered once.
+        # Messages that failed before the breaker opened are redelivered; all others were delivered once.
         settled = w.route_ledger()[2]
         assert settled.get("returned", 0) <= 2
         assert settled["routed"] == 220
 
 
-async def test_failures_that_others_interrupt_do_not_open_it(autojump_clock: MockClock) -> None:
+async def test_failures_interrupted_by_successes_do_not_open_a_breaker(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
@@ -118,7 +118,7 @@ async def test_failures_that_others_interrupt_do_not_open_it(autojump_clock: Moc
         assert not w.watch.of("ROUTE_BREAKER_OPENED")
 
 
-async def test_messages_that_fail_for_what_they_are_open_nothing(autojump_clock: MockClock) -> None:
+async def test_messages_that_fail_by_their_own_fault_do_not_open_a_breaker(autojump_clock: MockClock) -> None:
     def picky(message: Message) -> Message:
         if message.payload.isdigit():
             raise ValueError
@@ -133,7 +133,7 @@ async def test_messages_that_fail_for_what_they_are_open_nothing(autojump_clock:
         assert not w.watch.of("ROUTE_BREAKER_OPENED")
 
 
-async def test_a_connection_that_is_away_opens_nothing(autojump_clock: MockClock) -> None:
+async def test_a_connection_that_is_down_does_not_open_a_breaker(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     brokers["main"].add_stream("IN", ["in.*"])
     brokers["edge"].add_stream("OUT", ["out.>"])
@@ -148,7 +148,7 @@ async def test_a_connection_that_is_away_opens_nothing(autojump_clock: MockClock
         assert not w.watch.of("ROUTE_BREAKER_OPENED")
 
 
-async def test_order_holds_over_an_outage_also_through_a_handler(autojump_clock: MockClock) -> None:
+async def test_order_is_kept_across_an_outage_with_a_slow_handler(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         await trio.sleep(0.01)
         return message
@@ -187,7 +187,7 @@ async def test_a_message_that_used_up_the_limit_still_probes_after_its_handler(a
         assert arrived(w, "x") == numbers(10)
 
 
-async def test_fallback_uses_the_next_destination_at_once_and_comes_back(autojump_clock: MockClock) -> None:
+async def test_fallback_uses_the_next_destination_at_once_and_returns_to_the_first(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     broker.add_stream("SPARE", ["spare.>"])
     first, second = guarded("out.{{wildcard(1)}}", failures=1), to("spare.{{wildcard(1)}}", jetstream=True)
@@ -201,7 +201,7 @@ async def test_fallback_uses_the_next_destination_at_once_and_comes_back(autojum
         await all_acked(w, 60)
         assert trio.current_time() - began < 1.0, "at once"
         assert [message.payload for message in broker.messages("SPARE")] == numbers(50, first=10)
-        assert w.route_ledger()[2] == {"routed": 60}, "nothing was given back"
+        assert w.route_ledger()[2] == {"routed": 60}, "nothing was returned"
         assert not [one for one in reasons(w) if "breaker" in one], "one destination is enough"
         broker.add_stream("OUT", ["out.>"])
         await trio.sleep(11)
@@ -213,8 +213,8 @@ async def test_fallback_uses_the_next_destination_at_once_and_comes_back(autojum
         assert set(numbers(5, first=65)) <= set(arrived(w, "x"))
 
 
-async def test_two_destinations_with_one_subject_have_breakers_of_their_own(autojump_clock: MockClock) -> None:
-    """The usual fallback: the same subject on another connection."""
+async def test_two_destinations_with_one_subject_have_separate_breakers(autojump_clock: MockClock) -> None:
+    """This is the usual fallback: the same subject on another connection."""
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     brokers["main"].add_stream("IN", ["in.*"])
     for broker in brokers.values():
@@ -235,7 +235,9 @@ async def test_two_destinations_with_one_subject_have_breakers_of_their_own(auto
 
 
 @pytest.mark.parametrize("strategy", ["all", "weighted"])
-async def test_with_another_strategy_the_input_waits_and_all_says_so(autojump_clock: MockClock, strategy: str) -> None:
+async def test_with_other_strategies_the_input_waits_and_only_all_is_held_up(
+    autojump_clock: MockClock, strategy: str
+) -> None:
     broker = one_broker()["main"]
     broker.add_stream("OTHER", ["other.>"])
     both = [guarded(), guarded("other.{{wildcard(1)}}")]
@@ -250,15 +252,15 @@ async def test_with_another_strategy_the_input_waits_and_all_says_so(autojump_cl
         await trio.sleep(4)
         assert w.successes("ack") == acked
         assert bool(w.route.held_up(trio.current_time())) is (strategy == "all")
-        # Sealed is for ever: it is made anew.
+        # A stream can't be unsealed, so it is recreated.
         broker.delete_stream("OTHER")
         broker.add_stream("OTHER", ["other.>"])
         await all_acked(w, 80)
         copies = len(arrived(w, "x")) + len(broker.messages("OTHER"))
-        assert copies == (160 if strategy == "all" else 80), "each once"
+        assert copies == (160 if strategy == "all" else 80), "each message once"
 
 
-async def test_a_core_subject_waits_in_the_intake_queue(autojump_clock: MockClock) -> None:
+async def test_messages_of_a_subject_wait_in_the_intake_queue(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("OUT", ["out.>"])
     async with world([core("in.*", guarded())], brokers={"main": broker}) as w:
@@ -278,7 +280,7 @@ async def test_a_core_subject_waits_in_the_intake_queue(autojump_clock: MockCloc
         assert w.watch.of("ROUTE_BREAKER_CLOSED")
 
 
-async def test_a_shutdown_gives_back_at_once_what_waits_for_a_breaker(autojump_clock: MockClock) -> None:
+async def test_a_shutdown_returns_messages_that_wait_for_a_breaker_at_once(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     async with world([route(max_in_flight=20)], brokers={"main": broker}) as w:
         broker.trouble.seal("OUT")
@@ -291,7 +293,7 @@ async def test_a_shutdown_gives_back_at_once_what_waits_for_a_breaker(autojump_c
     assert w.route.settled["lost"] == 0
 
 
-async def test_a_restart_of_the_link_leaves_a_breaker_open(autojump_clock: MockClock) -> None:
+async def test_a_new_link_leaves_a_breaker_open(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     async with world([route()], brokers={"main": broker}) as w:
         broker.trouble.seal("OUT")
@@ -308,7 +310,9 @@ async def test_a_restart_of_the_link_leaves_a_breaker_open(autojump_clock: MockC
         assert breaker.state == "closed"
 
 
-async def test_one_that_has_no_message_to_try_holds_up_nothing_after_its_pause(autojump_clock: MockClock) -> None:
+async def test_an_open_breaker_without_a_message_to_probe_holds_up_nothing_after_its_pause(
+    autojump_clock: MockClock,
+) -> None:
     broker = FakeBroker()
     broker.add_stream("OUT", ["out.>"])
     async with world([core("in.*", guarded())], brokers={"main": broker}) as w:
@@ -325,23 +329,25 @@ async def test_one_that_has_no_message_to_try_holds_up_nothing_after_its_pause(a
         await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"))
 
 
-async def test_what_the_route_before_has_delivered_interrupts_no_failures(autojump_clock: MockClock) -> None:
-    """Its counts may be added between two failures: that is no message that the destination took."""
+async def test_deliveries_of_the_previous_route_do_not_interrupt_a_series_of_failures(
+    autojump_clock: MockClock,
+) -> None:
+    """Its counts may be added between two failures: these are no messages that the destination took."""
     outbox = SimpleNamespace(refusals=SimpleNamespace(notify_of_retries=lambda key, tell: None))
     connection: Any = SimpleNamespace(name="main", outbox=outbox)
     state, before = (RouteState("route", "main", ["out"]) for _ in range(2))
     before.received = before.delivered["out"] = 5
     continue_counts(state, before)
-    told: list[Event] = []
+    events: list[Event] = []
     settings = BreakerSettings(failures=2)
     breaker = DestinationBreaker(
-        settings, state, connection, "out", told.append, lambda: None, several=False, kept=False
+        settings, state, connection, "out", events.append, lambda: None, several=False, kept=False
     )
     breaker.copy_refused("timeout")
     before.elapsed.record(1.0, 5)
     before.is_over = True
     assert total(state).delivered["out"] == 5
-    assert told == []
+    assert events == []
     breaker.copy_refused("timeout")
-    assert [one.code for one in told] == ["ROUTE_BREAKER_OPENED"]
+    assert [one.code for one in events] == ["ROUTE_BREAKER_OPENED"]
     assert breaker.state == "open"

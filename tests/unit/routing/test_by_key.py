@@ -1,4 +1,4 @@
-"""What a route by key promises, whatever its messages come from: calls at a time, and order for each key."""
+"""Promises of a route with a key, from any source: how many concurrent calls, and the order of each key."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from tests.unit.routing.by_key import (
 
 @dataclass(frozen=True)
 class Source:
-    """Where the messages of a route come from, and how what became of them is seen."""
+    """A kind of source, and how to observe what happened to its messages."""
 
     origin: dict[str, Any]
     to: dict[str, Any]
     without_handler: dict[str, Any]
     brokers: Callable[[], dict[str, FakeBroker]]
     sent: Callable[[World, str], list[bytes]]
-    """The payloads that were sent of a key, in order."""
+    """Returns the payloads that were sent for a key, in order."""
     all_sent: Callable[[World, int], Awaitable[None]]
-    """Wait until so many messages were sent, and each has its fate."""
+    """Waits until this many messages were sent, and each has its fate."""
 
     def by_key(self, handler: Callable[..., Any], **more: Any) -> Handled:
         return handled(handler, **{"to": self.to, **self.origin, "key": KEY, "concurrency": 4, **more})
@@ -74,32 +74,34 @@ def source(request: pytest.FixtureRequest) -> Source:
     return SOURCES[request.param]
 
 
-async def test_so_many_calls_at_a_time_and_one_of_each_key(autojump_clock: MockClock, source: Source) -> None:
+async def test_calls_are_limited_to_the_concurrency_and_to_one_for_each_key(
+    autojump_clock: MockClock, source: Source
+) -> None:
     calls = Calls()
     async with world(handlers=[source.by_key(calls, concurrency=3)], brokers=source.brokers()) as w:
         publish(w.broker, "a:1", "a:2", "b:3", "c:4", "d:5")
-        await eventually(lambda: len(calls.at_work) == 3)
+        await eventually(lambda: len(calls.active) == 3)
         await trio.sleep(5)
-        assert calls.at_work == ["a", "b", "c"]
+        assert calls.active == ["a", "b", "c"]
         assert w.route.in_hand == 5
         calls.let_go("b")
-        await eventually(lambda: calls.at_work == ["a", "c", "d"])
+        await eventually(lambda: calls.active == ["a", "c", "d"])
         calls.let_go("a", "c", "d")
         await source.all_sent(w, 5)
         assert (calls.most, source.sent(w, "a")) == (3, [b"1", b"2"])
 
 
-async def test_without_a_key_it_is_the_subject(autojump_clock: MockClock, source: Source) -> None:
+async def test_without_a_key_calls_are_ordered_by_subject(autojump_clock: MockClock, source: Source) -> None:
     calls = Calls()
     async with world(handlers=[source.by_key(calls, key=None)], brokers=source.brokers()) as w:
         for subject in ("in.a", "in.b", "in.a", "in.b", "in.a"):
             publish(w.broker, ":x", subject=subject)
-        await eventually(lambda: calls.at_work == ["in.a", "in.b"])
+        await eventually(lambda: calls.active == ["in.a", "in.b"])
         calls.let_go("in.a", "in.b")
         await source.all_sent(w, 5)
 
 
-async def test_one_that_waits_for_its_next_attempt_holds_back_its_key_alone(
+async def test_a_message_waiting_for_its_next_attempt_holds_back_only_its_key(
     autojump_clock: MockClock, source: Source
 ) -> None:
     failed: list[bytes] = []
@@ -119,7 +121,7 @@ async def test_one_that_waits_for_its_next_attempt_holds_back_its_key_alone(
         assert source.sent(w, "a") == [b"1", b"2", b"4"]
 
 
-async def test_what_the_route_does_not_take_needs_no_key(autojump_clock: MockClock, source: Source) -> None:
+async def test_a_filtered_message_needs_no_key(autojump_clock: MockClock, source: Source) -> None:
     route = source.without_handler | {"when": '"key" in headers'}
     async with world([route], brokers=source.brokers()) as w:
         publish(w.broker, "a:1", ":2")
@@ -136,7 +138,7 @@ async def test_a_limit_counts_messages_of_all_keys(autojump_clock: MockClock, so
 
 
 async def test_a_limit_for_each_value_holds_back_the_key(autojump_clock: MockClock, source: Source) -> None:
-    """What the limit of its value holds back is passed by no message of its key, whatever value that has."""
+    """A message that waits for the limit of its value is not overtaken by another of its key, whatever its value."""
     route = source.without_handler | {"limit": {"rate": "1/s", "burst": 1, "per": "string(size)"}}
     async with world([route], brokers=source.brokers()) as w:
         publish(w.broker, "a:1", "a:2", "a:33", "b:44", "b:555")
@@ -145,7 +147,7 @@ async def test_a_limit_for_each_value_holds_back_the_key(autojump_clock: MockClo
         assert w.route.limited == 1
 
 
-async def test_the_end_waits_for_what_can_still_be_handled(autojump_clock: MockClock, source: Source) -> None:
+async def test_the_end_waits_for_messages_that_can_still_be_handled(autojump_clock: MockClock, source: Source) -> None:
     calls = Calls()
     calls.takes = takes_a_second
     async with world(handlers=[source.by_key(calls, concurrency=2)], brokers=source.brokers()) as w:
@@ -155,7 +157,7 @@ async def test_the_end_waits_for_what_can_still_be_handled(autojump_clock: MockC
     assert route.settled["routed"] == 4
 
 
-async def test_a_key_that_is_hashed_is_never_taken_for_none(autojump_clock: MockClock, source: Source) -> None:
+async def test_a_key_that_is_hashed_is_never_taken_for_a_missing_one(autojump_clock: MockClock, source: Source) -> None:
     async with world(handlers=[source.by_key(unchanged)], brokers=source.brokers()) as w:
         publish(w.broker, f"{HASHED_TO_NUL}:1")
         await source.all_sent(w, 1)

@@ -1,4 +1,4 @@
-"""What can't be sent never takes the room of what can: a destination that takes nothing, beside others that work."""
+"""Publishes that can't be sent never take the room of those that can: a blocked destination beside working ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.routing.neighbours import (
     PART,
     REFUSED,
     SUBJECTS,
-    assert_neighbours_go_on,
+    assert_neighbours_continue,
     beside,
     flood,
     in_order,
@@ -25,7 +25,7 @@ from tests.unit.routing.neighbours import (
 PUBLISHERS = 2_500
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-"""One moves 40,000 messages: some ten seconds of one processor, several times that where it is shared."""
+"""A test here moves 40,000 messages: some ten seconds of one processor, several times that if it is shared."""
 
 KINDS = ["missing", "leaderless", "silent"]
 
@@ -35,24 +35,28 @@ KINDS = ["missing", "leaderless", "silent"]
 
 @pytest.mark.parametrize("subjects", [1, SUBJECTS, MESSAGES])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_a_route_can_not_send_stops_nobody_else(autojump_clock: MockClock, kind: str, subjects: int) -> None:
+async def test_messages_that_a_route_can_not_send_hold_up_no_others(
+    autojump_clock: MockClock, kind: str, subjects: int
+) -> None:
     async with beside(kind, REFUSED) as w:
         flood(w, subjects=subjects)
         for _ in range(8):
-            await assert_neighbours_go_on(w)
+            await assert_neighbours_continue(w)
             await trio.sleep(0.7)
 
 
-async def test_nor_with_the_bounds_that_a_router_has(autojump_clock: MockClock) -> None:
+async def test_messages_that_a_route_can_not_send_hold_up_no_others_with_the_real_limits(
+    autojump_clock: MockClock,
+) -> None:
     async with beside("silent", REFUSED, part=1) as w:
         flood(w, MESSAGES * PART)
         for _ in range(8):
-            await assert_neighbours_go_on(w)
+            await assert_neighbours_continue(w)
             await trio.sleep(0.7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_a_program_can_not_send_stops_nobody_else(autojump_clock: MockClock, kind: str) -> None:
+async def test_publishes_that_a_program_can_not_send_hold_up_no_others(autojump_clock: MockClock, kind: str) -> None:
     reasons = []
 
     async def publish(w: World, number: int) -> None:
@@ -68,15 +72,15 @@ async def test_what_a_program_can_not_send_stops_nobody_else(autojump_clock: Moc
                 nursery.start_soon(publish, w, number)
             await trio.lowlevel.checkpoint()
             for _ in range(5):
-                await assert_neighbours_go_on(w)
+                await assert_neighbours_continue(w)
                 await trio.sleep(0.4)
-        assert trio.current_time() - began < 7, "the time of a publish is over after 5 s, wherever it waits"
+        assert trio.current_time() - began < 7, "a publish times out after 5 s, wherever it waits"
         assert len(reasons) == PUBLISHERS
         assert set(reasons) == {"timeout"} if kind == "silent" else "no_responders" in reasons
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_stream_route_whose_destination_takes_nothing_stops_nobody_else(
+async def test_routes_from_a_stream_to_a_blocked_destination_hold_up_no_others(
     autojump_clock: MockClock, kind: str
 ) -> None:
     broken = [
@@ -94,15 +98,17 @@ async def test_a_stream_route_whose_destination_takes_nothing_stops_nobody_else(
         for number in range(1000):
             w.broker.publish(f"src.{number}", b"")
         for _ in range(8):
-            await assert_neighbours_go_on(w)
+            await assert_neighbours_continue(w)
             await trio.sleep(0.7)
 
 
-# --- what waits ------------------------------------------------------------------------------------------------------
+# --- waiting publishes -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["missing", "leaderless"])
-async def test_what_waits_is_delivered_in_order_when_the_stream_is_there(autojump_clock: MockClock, kind: str) -> None:
+async def test_waiting_publishes_are_delivered_in_order_once_the_stream_is_available(
+    autojump_clock: MockClock, kind: str
+) -> None:
     async with beside(kind, REFUSED) as w:
         flood(w)
         await trio.sleep(REFUSES_FOR_LONG / 2)
@@ -116,19 +122,19 @@ async def test_what_waits_is_delivered_in_order_when_the_stream_is_there(autojum
         assert w.live.connections["main"].outbox.capacity.refusals() == []
 
 
-async def test_a_stream_that_was_slow_to_answer_gets_everything_once_and_in_order(autojump_clock: MockClock) -> None:
+async def test_a_stream_that_answers_slowly_gets_each_message_once_and_in_order(autojump_clock: MockClock) -> None:
     async with beside("missing", REFUSED) as w:
         w.broker.add_stream("BAD", ["bad.copy.>"])
         w.broker.trouble.slow_down("BAD", 1.0)
         flood(w, MESSAGES // 2)
         for _ in range(3):
-            await assert_neighbours_go_on(w)
+            await assert_neighbours_continue(w)
         await routed(w, MESSAGES // 2, 20)
         assert in_order(w.payloads("BAD"))
         assert w.failures("publish_with_ack") == {}
 
 
-async def test_the_thousand_subjects_of_a_missing_stream_are_no_flood(autojump_clock: MockClock) -> None:
+async def test_retries_to_the_many_subjects_of_a_missing_stream_are_paced(autojump_clock: MockClock) -> None:
     async with beside("missing", REFUSED) as w:
         flood(w)
         await trio.sleep(1)
@@ -137,8 +143,8 @@ async def test_the_thousand_subjects_of_a_missing_stream_are_no_flood(autojump_c
         assert len(w.broker.published) - tried <= 4.5 * 1024
 
 
-async def test_one_of_two_streams_behind_a_template_goes_on_when_it_has_a_leader(autojump_clock: MockClock) -> None:
-    """A missing stream with many subjects does not keep the other one's publishes from being tried."""
+async def test_one_of_two_streams_behind_a_template_continues_once_it_has_a_leader(autojump_clock: MockClock) -> None:
+    """A missing stream with many subjects does not keep the publishes of the other stream from being tried."""
     async with beside("missing", REFUSED) as w:
         w.broker.add_stream("GOOD", ["bad.copy.good"])
         w.broker.trouble.elect("GOOD", 3)
@@ -166,14 +172,16 @@ async def test_an_election_beside_a_missing_stream_loses_nothing(autojump_clock:
 
 
 @pytest.mark.parametrize("with_ack", [False, True])
-async def test_who_waits_for_room_outside_of_open_is_told_at_its_end(autojump_clock: MockClock, with_ack: bool) -> None:
-    told: list[str] = []
+async def test_a_publisher_outside_of_open_that_waits_for_room_fails_at_its_end(
+    autojump_clock: MockClock, with_ack: bool
+) -> None:
+    reasons: list[str] = []
 
     async def publish(w: World) -> None:
         try:
             await (w.live.publish_with_ack if with_ack else w.live.publish)("a", b"")
         except PublishError as error:
-            told.append(error.reason)
+            reasons.append(error.reason)
 
     async with trio.open_nursery() as outside:
         async with world(max_pending_operations=2, on_pending_full="block", shutdown_timeout=1.0) as w:
@@ -183,19 +191,21 @@ async def test_who_waits_for_room_outside_of_open_is_told_at_its_end(autojump_cl
             for _ in range(10):
                 outside.start_soon(publish, w)
             await trio.sleep(1)
-            assert told == []
+            assert reasons == []
         outside.cancel_scope.deadline = trio.current_time() + 1
-    assert told == ["shutdown"] * 10
+    assert reasons == ["shutdown"] * 10
 
 
-async def test_who_waits_for_the_share_of_a_destination_is_told_at_the_end(autojump_clock: MockClock) -> None:
-    told: list[str] = []
+async def test_a_publisher_that_waits_for_the_share_of_a_destination_fails_at_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    reasons: list[str] = []
 
     async def publish(w: World) -> None:
         try:
             await w.live.publish_with_ack("bad.copy.1", b"", timeout=1e6)
         except PublishError as error:
-            told.append(error.reason)
+            reasons.append(error.reason)
 
     async with trio.open_nursery() as outside:
         async with beside("missing", max_pending_operations=4) as w:
@@ -203,4 +213,4 @@ async def test_who_waits_for_the_share_of_a_destination_is_told_at_the_end(autoj
                 outside.start_soon(publish, w)
             await trio.sleep(1)
         outside.cancel_scope.deadline = trio.current_time() + 1
-    assert told == ["shutdown"] * 20
+    assert reasons == ["shutdown"] * 20

@@ -13,7 +13,7 @@ from router_trio.outbox.capacity import REFUSES_FOR_LONG
 from router_trio.outbox.retries import ACK_BUDGET
 from tests.support.eventually import eventually
 from tests.support.world import World, core, to
-from tests.unit.routing.neighbours import REFUSED, assert_neighbours_go_on, beside, flood, in_order, routed
+from tests.unit.routing.neighbours import REFUSED, assert_neighbours_continue, beside, flood, in_order, routed
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("on_full", ["drop_oldest", "reject"])
-async def test_a_destination_that_refuses_for_long_keeps_its_share_and_the_rest_is_accounted(
+async def test_a_destination_that_refuses_for_long_keeps_its_share_and_the_excess_is_counted(
     autojump_clock: MockClock, on_full: str
 ) -> None:
     count = 3000
@@ -32,17 +32,17 @@ async def test_a_destination_that_refuses_for_long_keeps_its_share_and_the_rest_
             flood(w, count // 10, 10)
             await trio.sleep(0.1)
         route, outbox = w.live.routes[3], w.live.connections["main"].outbox
-        # What one read brings is accepted together.
+        # The messages of one read are accepted together.
         most = 50 + count // 10
         assert outbox.pending + outbox.in_flight <= most
         assert route.failed["queue_full"] >= count - most
-        await assert_neighbours_go_on(w)
+        await assert_neighbours_continue(w)
         w.entry()
 
 
 @pytest.mark.parametrize("on_full", ["drop_oldest", "reject"])
 @pytest.mark.parametrize("kind", ["missing", "leaderless"])
-async def test_new_subjects_without_end_use_up_no_more_than_a_share(
+async def test_ever_new_subjects_use_up_no_more_than_a_share(
     autojump_clock: MockClock, kind: str, on_full: str
 ) -> None:
     async with beside(kind, REFUSED, on_pending_full=on_full, max_pending_operations=100) as w:
@@ -53,8 +53,8 @@ async def test_new_subjects_without_end_use_up_no_more_than_a_share(
                 w.broker.publish(f"bad.{second}_{number}", b"")
             await trio.sleep(1)
             most = max(most, outbox.pending + outbox.in_flight)
-        await assert_neighbours_go_on(w)
-        assert most < 1_500, "what came before it was known to refuse for long"
+        await assert_neighbours_continue(w)
+        assert most < 1_500, "accepted before the destination counted as refusing for long"
         assert outbox.pending + outbox.in_flight < 500
         w.entry()
 
@@ -63,13 +63,13 @@ async def test_with_block_a_route_waits_for_its_destination_and_loses_nothing(au
     async with beside("missing", REFUSED, on_pending_full="block", max_pending_operations=100) as w:
         flood(w, 3000, 10)
         await trio.sleep(REFUSES_FOR_LONG * 2)
-        await assert_neighbours_go_on(w)
+        await assert_neighbours_continue(w)
         w.broker.add_stream("BAD", ["bad.copy.>"])
         await routed(w, 3000, 20)
         assert in_order(w.payloads("BAD"), 10)
 
 
-async def test_the_other_destination_of_a_route_goes_on_though_one_takes_nothing(autojump_clock: MockClock) -> None:
+async def test_the_other_destination_of_a_route_continues_while_one_takes_nothing(autojump_clock: MockClock) -> None:
     both = core("bad.*", to("bad.copy.{{wildcard(1)}}", jetstream=True), to("fine.{{wildcard(1)}}"), name="both")
     async with beside("missing", both) as w:
         flood(w, 5000, 10)
@@ -81,7 +81,7 @@ async def test_the_other_destination_of_a_route_goes_on_though_one_takes_nothing
         await eventually(lambda: w.live.routes[3].routed["fine.{{wildcard(1)}}"] == 11_000, 1)
 
 
-async def test_a_refusal_can_be_asked_for(autojump_clock: MockClock) -> None:
+async def test_refusals_of_destinations_can_be_listed(autojump_clock: MockClock) -> None:
     async with beside("missing", REFUSED) as w:
         outbox = w.live.connections["main"].outbox
         assert outbox.capacity.refusals() == []
@@ -95,14 +95,14 @@ async def test_a_refusal_can_be_asked_for(autojump_clock: MockClock) -> None:
         assert refusal.held <= 20
         assert began <= refusal.since < began + 0.1
         with pytest.raises(PublishError):
-            await w.live.publish_with_ack("nobody.listens", b"", timeout=0.6)
+            await w.live.publish_with_ack("unheard.x", b"", timeout=0.6)
         assert len(outbox.capacity.refusals()) == 1
 
 
-async def test_a_publish_that_no_share_has_room_for_is_told_within_its_time(autojump_clock: MockClock) -> None:
+async def test_a_publish_without_room_in_its_share_fails_within_its_timeout(autojump_clock: MockClock) -> None:
     async with beside("missing", max_pending_operations=4) as w, trio.open_nursery() as nursery:
         for _ in range(4):
-            nursery.start_soon(partial(_told, w, ACK_BUDGET * 2))
+            nursery.start_soon(partial(_fails_within, w, ACK_BUDGET * 2))
         await trio.sleep(1)
         began = trio.current_time()
         with pytest.raises(PublishError) as caught:
@@ -112,6 +112,6 @@ async def test_a_publish_that_no_share_has_room_for_is_told_within_its_time(auto
         nursery.cancel_scope.cancel()
 
 
-async def _told(w: World, limit: float) -> None:
+async def _fails_within(w: World, limit: float) -> None:
     with pytest.raises(PublishError):
         await w.live.publish_with_ack("bad.copy.1", b"", timeout=limit)

@@ -32,7 +32,7 @@ def publish(w: World, subject: str, value: Any = None, payload: bytes = b"", gra
 
 
 def ledger(w: World) -> dict[str, int]:
-    """The fates of the first route that were met, when nothing is in hand and all adds up."""
+    """Return the fates of messages of the first route; check that none is in hand and that all add up."""
     route = w.route
     assert route.in_hand == 0
     assert route.received_in_all == sum(route.settled.values())
@@ -47,7 +47,7 @@ async def settled(w: World, count: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["core", "stream"])
-async def test_a_route_takes_what_its_condition_holds_for(kind: str, autojump_clock: MockClock) -> None:
+async def test_a_route_takes_messages_that_meet_its_condition(kind: str, autojump_clock: MockClock) -> None:
     brokers = one_broker()
     route = core("in.*", "out.x") if kind == "core" else stream("IN", "out.x")
     async with world([route | {"when": "body.n > 3"}], brokers=brokers) as w:
@@ -60,7 +60,7 @@ async def test_a_route_takes_what_its_condition_holds_for(kind: str, autojump_cl
         assert not +w.route.failed
 
 
-async def test_the_first_destination_that_matches_gets_a_message(autojump_clock: MockClock) -> None:
+async def test_a_message_is_sent_to_the_first_destination_that_matches(autojump_clock: MockClock) -> None:
     async with world([core("in", *CLASSES) | {"strategy": "first_match"}]) as w:
         for number in range(10):
             publish(w, "in", {"n": number}, grade="high" if number % 5 == 0 else "low")
@@ -69,7 +69,9 @@ async def test_the_first_destination_that_matches_gets_a_message(autojump_clock:
         assert ledger(w) == {"routed": 10}
 
 
-async def test_all_whose_condition_holds_get_a_message_and_none_is_filtered(autojump_clock: MockClock) -> None:
+async def test_a_message_is_sent_to_all_destinations_that_match_and_filtered_if_none_does(
+    autojump_clock: MockClock,
+) -> None:
     route = core("in", *CLASSES[:2])
     async with world([route]) as w:
         for number in range(10):
@@ -94,7 +96,7 @@ async def test_weights_are_exact_in_every_window(autojump_clock: MockClock) -> N
             assert window == {"a": 1, "b": 2, "c": 7}
 
 
-async def test_one_key_goes_to_one_destination_in_order(autojump_clock: MockClock) -> None:
+async def test_messages_of_one_key_are_sent_to_one_destination_in_order(autojump_clock: MockClock) -> None:
     route = core("in", "a", "b", "c") | {"strategy": "sticky", "key": "body.k"}
     async with world([route]) as w:
         for number in range(90):
@@ -111,7 +113,7 @@ async def test_one_key_goes_to_one_destination_in_order(autojump_clock: MockCloc
         assert len({place for places in seen.values() for place in places}) > 1
 
 
-async def test_the_next_destination_is_used_while_the_first_is_away(autojump_clock: MockClock) -> None:
+async def test_the_next_destination_is_used_while_the_first_is_down(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     route = core("in", to("out", "edge"), to("out"), connection="main") | {"strategy": "fallback"}
     async with world([route], brokers=brokers) as w:
@@ -128,7 +130,7 @@ async def test_the_next_destination_is_used_while_the_first_is_away(autojump_clo
         assert ledger(w) == {"routed": 3}
 
 
-async def test_a_stream_falls_back_and_goes_on_while_its_first_destination_is_away(autojump_clock: MockClock) -> None:
+async def test_a_route_from_a_stream_falls_back_while_its_first_destination_is_down(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["main"].add_stream("HERE", ["here.>"])
     places = [to("out.x", "edge", jetstream=True), to("here.x", jetstream=True)]
@@ -144,7 +146,7 @@ async def test_a_stream_falls_back_and_goes_on_while_its_first_destination_is_aw
         assert w.payloads("OUT", "edge") == [b"%d" % n for n in range(5, 10)]
 
 
-async def test_a_mirror_gets_its_share_and_fails_nothing(autojump_clock: MockClock) -> None:
+async def test_a_mirror_gets_its_share_and_its_failures_fail_no_message(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     route = core("in", to("out"), to("shadow", "edge") | {"mirror": 0.25}, connection="main")
     async with world([route], brokers=brokers) as w:
@@ -162,7 +164,7 @@ async def test_a_mirror_gets_its_share_and_fails_nothing(autojump_clock: MockClo
         assert not +w.route.failed
 
 
-async def test_a_mirror_that_is_away_holds_up_nobody(autojump_clock: MockClock) -> None:
+async def test_a_mirror_that_is_down_holds_up_no_message(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["main"].add_stream("HERE", ["here.>"])
     places = [to("here.x", jetstream=True), to("out.x", "edge", jetstream=True) | {"mirror": 1.0}]
@@ -175,11 +177,11 @@ async def test_a_mirror_that_is_away_holds_up_nobody(autojump_clock: MockClock) 
         await eventually(lambda: len(w.payloads("OUT", "edge")) == 10, 60)
 
 
-# --- what fails ------------------------------------------------------------------------------------------------------
+# --- failures --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["core", "stream"])
-async def test_an_expression_without_a_value_fails_that_message_alone(kind: str, autojump_clock: MockClock) -> None:
+async def test_an_expression_without_a_value_fails_only_that_message(kind: str, autojump_clock: MockClock) -> None:
     brokers = one_broker()
     route = stream("IN", "out.x", retry={"initial": "10s"}) if kind == "stream" else core("in.*", "out.x")
     async with world([route | {"when": "body.n >= 0"}], brokers=brokers) as w:
@@ -191,8 +193,8 @@ async def test_an_expression_without_a_value_fails_that_message_alone(kind: str,
             assert ledger(w) == {"routed": 2, "lost": 3}
 
 
-async def test_a_message_keeps_its_destination_while_a_copy_of_it_is_stored(autojump_clock: MockClock) -> None:
-    """All: one copy is stored, another refused for now. What comes again completes it, and goes nowhere else."""
+async def test_a_message_keeps_its_destinations_while_a_copy_of_it_is_stored(autojump_clock: MockClock) -> None:
+    """A copy is stored, another refused for now. The redelivery completes the message, and is sent nowhere else."""
     brokers = two_brokers()
     brokers["main"].add_stream("HERE", ["here.>"])
     places = [
@@ -216,7 +218,7 @@ async def test_a_message_keeps_its_destination_while_a_copy_of_it_is_stored(auto
 
 
 @pytest.mark.parametrize("kind", ["core", "stream"])
-async def test_a_copy_is_what_its_expressions_make_of_it(kind: str, autojump_clock: MockClock) -> None:
+async def test_a_copy_is_changed_by_its_expressions(kind: str, autojump_clock: MockClock) -> None:
     brokers = one_broker()
     changed = {
         "payload": '{"id": body.id, "total": double(body.total) * 100.0}',
@@ -239,7 +241,7 @@ async def test_a_copy_is_what_its_expressions_make_of_it(kind: str, autojump_clo
         assert ledger(w) == {"routed": 1}
 
 
-async def test_a_time_to_live_is_carried_by_what_a_stream_stores(autojump_clock: MockClock) -> None:
+async def test_a_time_to_live_is_set_on_stored_copies(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([core("in.*", to("out.x", jetstream=True) | {"ttl": "1h"})], brokers=brokers) as w:
         publish(w, "in.x", payload=b"1")
@@ -248,7 +250,7 @@ async def test_a_time_to_live_is_carried_by_what_a_stream_stores(autojump_clock:
         assert sent.headers["Nats-TTL"] == "3600s"
 
 
-async def test_what_a_handler_made_of_a_message_is_what_decides(autojump_clock: MockClock) -> None:
+async def test_conditions_are_evaluated_on_the_answers_of_the_handler(autojump_clock: MockClock) -> None:
     places = [to("zero") | {"when": "body.part == 0"}, to("two") | {"when": "body.part == 2", "payload": "body.n"}]
     route = core("in", *places) | {"strategy": "first_match", "when": "body.n != 2"}
     handler = {"handler": f"{__name__}:in_three_parts"}
@@ -273,7 +275,9 @@ async def in_three_parts(message: Message) -> list[Message]:
 
 @looks_inside
 @pytest.mark.parametrize("strategy", ["first_match", "all", "weighted"])
-async def test_a_batch_goes_where_its_messages_would_go_one_by_one(strategy: str, autojump_clock: MockClock) -> None:
+async def test_a_batch_is_sent_where_its_messages_would_be_sent_one_by_one(
+    strategy: str, autojump_clock: MockClock
+) -> None:
     places = [one if strategy != "weighted" else {k: v for k, v in one.items() if k != "when"} for one in CLASSES]
     seen: list[list[tuple[str, bytes]]] = []
     counts: list[Any] = []

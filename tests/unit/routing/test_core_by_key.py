@@ -1,4 +1,4 @@
-"""Routes from a core subscription key by key: calls of the handler at a time, and order for each key."""
+"""Routes from a core subscription with a key: concurrent calls of the handler, and the order of each key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def by_key(handler: Any, **more: Any) -> Any:
 
 
 def sent(w: World, key: str) -> list[bytes]:
-    """What came out of a key, in order."""
+    """Return the payloads that were sent for a key, in order."""
     return [one.payload for one in w.broker.published if one.headers.get("key") == key]
 
 
@@ -35,7 +35,9 @@ async def all_out(w: World, count: int, within: float = 60) -> None:
     await eventually(lambda: len(w.broker.published) == count, within)
 
 
-async def test_a_route_without_handler_holds_back_the_key_of_what_is_tried_again(autojump_clock: MockClock) -> None:
+async def test_a_route_without_a_handler_holds_back_the_key_of_a_message_that_is_retried(
+    autojump_clock: MockClock,
+) -> None:
     broker = FakeBroker()
     broker.add_stream("OUT", ["out.*"])
     route = core(SUBJECT, to("out.{{wildcard(1)}}", jetstream=True), retry={"attempts": 9}) | {"key": KEY}
@@ -49,7 +51,7 @@ async def test_a_route_without_handler_holds_back_the_key_of_what_is_tried_again
         await eventually(lambda: w.payloads("OUT") == [b"3", b"1", b"2"], 60)
 
 
-async def test_what_is_given_up_holds_back_its_key_until_its_dead_letter_has_its_fate(
+async def test_a_message_that_is_given_up_holds_back_its_key_until_its_dead_letter_is_settled(
     autojump_clock: MockClock,
 ) -> None:
     broker = FakeBroker()
@@ -68,7 +70,7 @@ async def test_what_is_given_up_holds_back_its_key_until_its_dead_letter_has_its
         await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "dead_lettered": 1}))
 
 
-async def test_without_retry_a_message_that_fails_is_lost_and_the_next_one_goes(autojump_clock: MockClock) -> None:
+async def test_without_retry_a_failed_message_is_lost_and_the_next_one_is_handled(autojump_clock: MockClock) -> None:
     def handler(message: Message) -> Message:
         if message.payload == b"1":
             raise ValueError("never")
@@ -78,10 +80,10 @@ async def test_without_retry_a_message_that_fails_is_lost_and_the_next_one_goes(
         publish(w.broker, "a:1", "a:2", "b:3")
         await all_out(w, 2)
         await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 2, "lost": 1}))
-        assert not w.route.given_up, "nobody has asked for another attempt"
+        assert not w.route.given_up, "no retry is configured"
 
 
-async def test_a_message_without_the_key_fails_and_what_the_route_does_not_take_needs_none(
+async def test_a_message_without_the_key_fails_and_a_filtered_one_needs_none(
     autojump_clock: MockClock,
 ) -> None:
     route = core(SUBJECT, OUT, retry={"attempts": 1}) | {"key": KEY, "when": 'payload != b"not"'}
@@ -92,18 +94,20 @@ async def test_a_message_without_the_key_fails_and_what_the_route_does_not_take_
         assert w.route.failed["expression"] == 1
 
 
-async def test_requests_are_answered_several_at_a_time(autojump_clock: MockClock) -> None:
+async def test_several_requests_are_answered_concurrently(autojump_clock: MockClock) -> None:
     calls = Calls()
     answering = handled(calls, subject=SUBJECT, to=[], respond=True, reply_to=["answer.*"], key=KEY, concurrency=2)
     async with world(handlers=[answering]) as w, overhearing(w.broker, "answer.*") as answers:
         for key in "abab":
             w.broker.publish("in.x", b"q", headers={"key": key}, reply=f"answer.{key}")
-        await eventually(lambda: calls.at_work == ["a", "b"])
+        await eventually(lambda: calls.active == ["a", "b"])
         calls.let_go("a", "b")
         await eventually(lambda: len(answers) == 4)
 
 
-async def test_one_key_leaves_room_for_others(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_with_many_messages_leaves_room_for_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(keeper, "MOST_OF_A_KEY", 10)
     calls = Calls()
     async with world(handlers=[by_key(calls)]) as w:
@@ -117,11 +121,11 @@ async def test_one_key_leaves_room_for_others(autojump_clock: MockClock, monkeyp
         await eventually(lambda: w.route_ledger() == (21, 0, {"routed": 11, "lost": 10}))
 
 
-async def test_the_end_counts_what_is_in_the_handler_and_what_waits(autojump_clock: MockClock) -> None:
+async def test_messages_in_the_handler_and_waiting_ones_are_counted_at_the_end(autojump_clock: MockClock) -> None:
     calls = Calls()
     async with world(handlers=[by_key(calls)], shutdown_timeout=1.0) as w:
         publish(w.broker, "a:1", "a:2", "b:3", "c:4", "c:5")
-        await eventually(lambda: len(calls.at_work) == 3)
+        await eventually(lambda: len(calls.active) == 3)
         route = w.route
     assert route.settled["lost"] == route.failed["shutdown"] == 5
 
@@ -150,8 +154,8 @@ async def test_order_and_ledger_hold_with_failures(autojump_clock: MockClock, se
         await eventually(lambda: w.route_ledger() == (300, 0, {"routed": 300}))
 
 
-async def test_any_number_of_keys_may_come(autojump_clock: MockClock) -> None:
-    """The key of a message that is settled is forgotten."""
+async def test_settled_keys_are_forgotten(autojump_clock: MockClock) -> None:
+    """Any number of keys may occur, because the key of a settled message is forgotten."""
     async with world(handlers=[by_key(unchanged)]) as w:
         for number in range(2_000):
             publish(w.broker, f"k{number}:{number}")
@@ -161,8 +165,8 @@ async def test_any_number_of_keys_may_come(autojump_clock: MockClock) -> None:
         assert source.keeper.hand.schedule.keys == 0
 
 
-async def test_a_subject_that_begins_with_nul_is_a_key_as_any_other(autojump_clock: MockClock) -> None:
-    """Anybody may publish to it: a server looks at no byte of a subject."""
+async def test_a_subject_that_begins_with_nul_is_a_key_like_any_other(autojump_clock: MockClock) -> None:
+    """Any client may publish to it: a server checks no byte of a subject."""
     async with world(handlers=[handled(unchanged, subject="*.x", to=to("out.a.b"), concurrency=3)]) as w:
         w.broker._server.receive(Publish(b"\0.x", b"", b"", b"1"), 0.0, lambda _: False)
         await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))

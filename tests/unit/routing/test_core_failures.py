@@ -1,4 +1,4 @@
-"""Messages of core routes that fail: which, why, and what goes on."""
+"""Messages of core routes that fail: which, why, and which messages are still routed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.routing.published import published
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_message_without_a_subject_at_the_destination_fails_and_the_others_go_on(
+async def test_a_message_without_a_destination_subject_fails_and_the_others_are_routed(
     autojump_clock: MockClock,
 ) -> None:
     broker = FakeBroker()
@@ -34,7 +34,7 @@ async def test_a_message_without_a_subject_at_the_destination_fails_and_the_othe
         assert w.entry()["accepted"] == 4
 
 
-async def test_what_the_destination_refuses_fails_with_its_reason(autojump_clock: MockClock) -> None:
+async def test_a_message_that_the_destination_refuses_fails_with_its_reason(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker(max_payload=100)}
     brokers["edge"].add_stream("FULL", ["js.>"], max_messages=1)
     brokers["edge"].deny_publish("out.denied")
@@ -54,7 +54,7 @@ async def test_what_the_destination_refuses_fails_with_its_reason(autojump_clock
         assert sum(w.route.durations.counts) == 3
 
 
-async def test_a_destination_that_is_away_holds_up_nobody_else(autojump_clock: MockClock) -> None:
+async def test_a_destination_that_is_down_holds_up_no_other_route(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     routes = [
         core("in", to("out", "edge"), name="away", connection="main"),
@@ -93,7 +93,7 @@ async def test_a_queue_that_rejects_fails_the_messages_it_rejects(autojump_clock
         assert sum(w.route.durations.counts) == 5
 
 
-async def test_a_queue_that_blocks_makes_the_route_wait_and_keeps_all(autojump_clock: MockClock) -> None:
+async def test_a_queue_that_blocks_makes_the_route_wait_and_loses_nothing(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     edge = {"max_pending_operations": 2, "on_pending_full": "block"}
     route = core("in", to("out", "edge"), connection="main")
@@ -109,7 +109,7 @@ async def test_a_queue_that_blocks_makes_the_route_wait_and_keeps_all(autojump_c
         assert not w.route.failed
 
 
-async def test_fail_open_lets_go_and_counts(autojump_clock: MockClock) -> None:
+async def test_fail_open_drops_messages_and_counts_them(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     route = core("in", to("out", "edge"), connection="main")
     async with world([route], brokers=brokers, connections={"edge": {"fail_open": True}}) as w:
@@ -121,7 +121,7 @@ async def test_fail_open_lets_go_and_counts(autojump_clock: MockClock) -> None:
         assert w.failures("publish", "edge") == {"not_connected": 3}
 
 
-async def test_more_than_the_inbox_holds_is_refused_counted_and_told(
+async def test_messages_beyond_the_intake_queue_are_refused_counted_and_reported(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_queue, "MAX_MESSAGES", 10)
@@ -144,7 +144,9 @@ async def test_more_than_the_inbox_holds_is_refused_counted_and_told(
         assert [m.payload for m in w.broker.published] == [b"first", *(b"%d" % n for n in range(10))]
 
 
-async def test_the_inbox_is_also_bounded_by_bytes(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_intake_queue_is_bounded_by_bytes_too(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(intake_queue, "MAX_BYTES", 1000)
     refused: list[int] = []
     box = intake_queue.IntakeQueue(refused.append)

@@ -15,10 +15,10 @@ from tests.support.eventually import eventually
 from tests.support.world import core, handled, overhearing, to, world
 from tests.unit.routing.published import published
 
-# --- what goes through -----------------------------------------------------------------------------------------------
+# --- forwarding ------------------------------------------------------------------------------------------------------
 
 
-async def test_headers_reply_and_payload_go_through_untouched(autojump_clock: MockClock) -> None:
+async def test_headers_reply_and_payload_are_forwarded_unchanged(autojump_clock: MockClock) -> None:
     pairs = [("Twice", "a"), ("Twice", "b"), ("Nats-Service-Error", "S")]
     async with world([core("in.*", "out.{{wildcard(1)}}")]) as w, overhearing(w.broker, "out.*") as heard:
         w.broker.publish("in.1", b"\x00\r\n\xff", pairs, reply="answers.to.me")
@@ -59,7 +59,7 @@ async def test_every_destination_gets_every_message(autojump_clock: MockClock) -
         assert not w.route.failed
 
 
-async def test_the_order_is_kept_over_an_outage_of_the_destination(autojump_clock: MockClock) -> None:
+async def test_the_order_is_kept_across_an_outage_of_the_destination(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     async with world([core("in", to("out", "edge"), connection="main")], brokers=brokers) as w:
         for number in range(60):
@@ -72,7 +72,7 @@ async def test_the_order_is_kept_over_an_outage_of_the_destination(autojump_cloc
                 await w.find("edge")
         await eventually(lambda: w.route.routed["out"] == 60)
         payloads = [int(message.payload) for message in w.brokers["edge"].published]
-        # What was unconfirmed at the loss is sent again: the first arrivals are in order, and nothing is missing.
+        # Messages unconfirmed at the loss are resent: the first arrivals are in order, and nothing is missing.
         assert list(dict.fromkeys(payloads)) == list(range(60))
 
 
@@ -109,20 +109,20 @@ async def test_a_jetstream_copy_has_an_id_and_no_expectations(autojump_clock: Mo
         found = {(m.subject, m.payload): m.headers for m in broker.published}
         ids = [found[subject, b"own"]["Nats-Msg-Id"] for subject in ("js.a", "js.b", "plain")]
         assert [message_id.rpartition(":")[0] for message_id in ids] == ["own"] * 3
-        assert len(set(ids)) == 3, "each copy has an id of its own"
+        assert len(set(ids)) == 3, "each copy has its own id"
         assert all(found[subject, b"own"].pairs()[1:] == (("Keep", "1"),) for subject in ("js.a", "js.b", "plain"))
-        assert found["plain", b"bare"] == Headers(), "a core copy gets no id that the message had not"
+        assert found["plain", b"bare"] == Headers(), "a core copy gets no id that its message did not have"
         made = [found["js.a", payload]["Nats-Msg-Id"] for payload in (b"none", b"bare")]
         made += [found["js.b", payload]["Nats-Msg-Id"] for payload in (b"none", b"bare")]
         assert len({*made, "own"}) == 5
         assert found["js.a", b"none"]["Keep"] == "1"
 
 
-async def test_a_resend_after_an_outage_is_stored_once(autojump_clock: MockClock) -> None:
+async def test_a_message_resent_after_an_outage_is_stored_once(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     brokers["edge"].add_stream("S", ["js"])
     async with world([core("in", to("js", "edge", jetstream=True), connection="main")], brokers=brokers) as w:
-        # Nothing gets back: the stream has them, and the router can't know.
+        # No answer arrives: the stream has stored the messages, and the router can't know.
         brokers["main"].publish("in", b"1")
         await eventually(lambda: w.route.routed["js"] == 1)
         brokers["edge"].blackhole()
@@ -138,7 +138,7 @@ async def test_a_resend_after_an_outage_is_stored_once(autojump_clock: MockClock
 # --- the source ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_refused_subscription_is_tried_again_with_growing_delay_and_others_work(
+async def test_a_refused_subscription_is_retried_with_growing_delays_while_others_work(
     autojump_clock: MockClock,
 ) -> None:
     broker = FakeBroker()
@@ -160,11 +160,11 @@ async def test_a_refused_subscription_is_tried_again_with_growing_delay_and_othe
         assert w.successes("subscribe") == 1
 
 
-async def test_it_subscribes_again_after_an_outage(autojump_clock: MockClock) -> None:
+async def test_a_route_subscribes_again_after_an_outage(autojump_clock: MockClock) -> None:
     async with world([core("in", "out")]) as w:
         await w.lose()
         assert w.route.unready is not None
-        w.broker.publish("in", b"nobody listens")
+        w.broker.publish("in", b"no route is subscribed")
         await w.find()
         await eventually(lambda: w.route.state == RUNNING)
         w.broker.publish("in", b"x")
@@ -175,7 +175,7 @@ async def test_it_subscribes_again_after_an_outage(autojump_clock: MockClock) ->
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_sent_before_the_end_is_still_routed(autojump_clock: MockClock) -> None:
+async def test_messages_sent_before_the_end_are_still_routed(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     async with world([core("in", "out")], brokers={"main": broker}) as w:
         for _ in range(100):
@@ -184,10 +184,10 @@ async def test_what_was_sent_before_the_end_is_still_routed(autojump_clock: Mock
     assert w.live.unsettled == 0
 
 
-async def test_what_was_under_way_at_the_end_is_still_routed(autojump_clock: MockClock) -> None:
+async def test_messages_in_transit_at_the_end_are_still_routed(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     async with world([core("in", "out")], brokers={"main": broker}) as w:
-        # Everything comes only when the router has begun to close.
+        # All messages arrive only after the router has begun to close.
         broker.stall(1.0)
         for _ in range(100):
             broker.publish("in", b"x")
@@ -196,7 +196,7 @@ async def test_what_was_under_way_at_the_end_is_still_routed(autojump_clock: Moc
     assert w.live.unsettled == 0
 
 
-async def test_a_handler_that_does_not_end_is_cancelled_and_what_it_held_up_is_counted(
+async def test_a_handler_that_does_not_end_is_cancelled_and_the_waiting_messages_are_counted(
     autojump_clock: MockClock,
 ) -> None:
     cancelled = 0
@@ -224,7 +224,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_what_it_held_up_is_c
     assert w.entry()["accepted"] == 0
 
 
-async def test_a_route_that_waits_for_room_at_the_end_counts_what_it_holds(autojump_clock: MockClock) -> None:
+async def test_a_route_that_waits_for_room_at_the_end_counts_the_messages_it_holds(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     edge = {"max_pending_operations": 3, "on_pending_full": "block"}
     route = core("in", to("out", "edge"), connection="main")
@@ -240,7 +240,7 @@ async def test_a_route_that_waits_for_room_at_the_end_counts_what_it_holds(autoj
     assert w.entry("edge")["settled"] == {"dropped": accepted}
 
 
-async def test_the_end_waits_for_no_server_that_was_never_there(autojump_clock: MockClock) -> None:
+async def test_the_end_does_not_wait_for_a_server_that_was_never_reachable(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.down()
     async with world([core("in.*", "out.$1"), core("in.*", "out.$1", name="kept", retry={})], brokers={"main": broker}):
@@ -248,7 +248,7 @@ async def test_the_end_waits_for_no_server_that_was_never_there(autojump_clock: 
     assert trio.current_time() - began < 2
 
 
-async def test_the_end_waits_for_no_answer_to_a_subscription(autojump_clock: MockClock) -> None:
+async def test_the_end_does_not_wait_for_the_answer_to_a_subscription(autojump_clock: MockClock) -> None:
     async with world() as w:
         w.broker.stall(1000)
         async with trio.open_nursery() as nursery:

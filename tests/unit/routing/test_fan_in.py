@@ -9,7 +9,7 @@ from tests.support.eventually import eventually
 from tests.support.world import all_acked, core, stream, to, world
 
 
-async def test_all_subjects_of_a_subscription_go_to_one(autojump_clock: MockClock) -> None:
+async def test_all_subjects_of_a_subscription_are_sent_to_one(autojump_clock: MockClock) -> None:
     async with world([core("in.>", to("all"))]) as w:
         for subject in ("in.a", "in.b.c", "in.d.e.f"):
             w.broker.publish(subject, subject.encode())
@@ -17,7 +17,7 @@ async def test_all_subjects_of_a_subscription_go_to_one(autojump_clock: MockCloc
         assert [one.payload for one in w.broker.published if one.subject == "all"] == [b"in.a", b"in.b.c", b"in.d.e.f"]
 
 
-async def test_a_stream_with_several_filters_is_mapped_by_the_one_that_matches(autojump_clock: MockClock) -> None:
+async def test_a_message_of_a_stream_is_mapped_by_the_filter_that_matches(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("IN", ["in.>", "back.>"])
     broker.add_stream("OUT", ["out.>"])

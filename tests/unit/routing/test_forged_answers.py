@@ -1,4 +1,4 @@
-"""Answers that a client has other streams send to the inbox of our PubAcks."""
+"""Answers that a client makes other streams send to the inbox of our PubAcks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def routing(broker: FakeBroker) -> AsyncIterator[Live]:
 
 
 async def test_an_error_of_a_stream_that_is_not_known_yet_decides_nothing(autojump_clock: trio.abc.Clock) -> None:
-    """The destination's stream is away, and somebody hears the destination: of that a server says nothing."""
+    """The destination's stream is missing, and a subscriber hears the destination: then the server sends no answer."""
     broker = FakeBroker()
     heard: list[bytes] = []
 
@@ -64,8 +64,8 @@ async def test_an_error_of_a_stream_that_is_not_known_yet_decides_nothing(autoju
     "junk",
     [b"", b"+OK", b'{"stream":"OUT","seq":0}', b'{"stream":"OUT","seq":18446744073709551616}', b'{"type":"x"}'],
 )
-async def test_what_is_no_puback_decides_nothing(junk: bytes, autojump_clock: trio.abc.Clock) -> None:
-    """It may be the answer of a service, or of the JetStream API, to a request of somebody else."""
+async def test_an_answer_that_is_not_a_puback_decides_nothing(junk: bytes, autojump_clock: trio.abc.Clock) -> None:
+    """It may be the answer of a service, or of the JetStream API, to another client's request."""
     broker = FakeBroker()
 
     def answer(raw: RawMessage) -> None:

@@ -1,4 +1,4 @@
-"""A handler that is called for one message after another gives what it gives for each message alone."""
+"""A handler called for one message after another returns what it returns for each message alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGES = [Message(f"in.{number}", b"%d" % number, headers.EMPTY) for number in
 
 @coroutine
 def wait(*wishes: object) -> Generator[object, object, list[object]]:
-    """Block once for each wish. Returns what was sent back."""
+    """Block once for each wish, and return the values sent back."""
     answers: list[object] = []
     for wish in wishes:
         answers.append((yield wish))
@@ -55,7 +55,7 @@ async def blocks_and_raises(message: Message) -> Message:
     raise OSError(message.subject)
 
 
-async def goes_on(message: Message) -> Any:
+async def continues(message: Message) -> Any:
     try:
         return await wait("raise", "a")
     except LookupError:
@@ -68,7 +68,7 @@ def several(message: Message) -> Generator[Message, None, None]:
 
 
 class Waits:
-    """An object that is awaited, and no coroutine."""
+    """An awaitable object that is not a coroutine."""
 
     def __init__(self, message: Message, *wishes: object) -> None:
         self.message = message
@@ -87,7 +87,7 @@ HANDLERS: list[Handler] = [
     blocks,
     blocks_at_times,
     blocks_and_raises,
-    goes_on,
+    continues,
     Waits,
     lambda message: Waits(message, "a", "b"),
     *(partial(one, error) for one in (raises, raises_later) for error in (ValueError("no"), KeyboardInterrupt())),
@@ -97,7 +97,7 @@ HANDLERS: list[Handler] = [
 
 
 def driven(blocked: Awaitable[Any]) -> tuple[list[object], Any]:
-    """Wait for what is blocked: what it waits for, and what it gives in the end."""
+    """Run a blocked awaitable to its end; return what it waited for, and its result."""
     wishes: list[object] = []
     steps = blocked.__await__()
     step: Callable[[], object] = partial(next, steps)
@@ -127,8 +127,8 @@ def together(handler: Handler) -> list[object]:
     found: list[object] = []
     for step in calls.steps:
         wishes: list[object] = []
-        (came, message), answer, error = calls.call
-        assert (came, message) == (raws[len(found)], MESSAGES[len(found)])
+        (received, message), answer, error = calls.call
+        assert (received, message) == (raws[len(found)], MESSAGES[len(found)])
         if step is not calls.call:
             try:
                 wishes, answer = driven(calls.blocked(step))
@@ -140,13 +140,13 @@ def together(handler: Handler) -> list[object]:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_a_handler_is_called_as_for_a_message_alone(handler: Handler) -> None:
+def test_each_call_of_a_batch_behaves_like_a_call_for_a_message_alone(handler: Handler) -> None:
     found = together(handler)
     assert len(found) == len(MESSAGES)
     for one, message in zip(found, MESSAGES, strict=True):
         assert one == alone(handler, message)
 
 
-def test_what_a_generator_gives_is_taken_as_it_is() -> None:
+def test_the_items_of_a_generator_are_passed_on_unchanged() -> None:
     first: Any = together(several)[0]
     assert [*first[1]] == [MESSAGES[0], MESSAGES[0]]

@@ -1,4 +1,4 @@
-"""Cancellation in a handler is not its error, and no signal is lost in one."""
+"""Cancellation in a handler does not count as its error, and no signal is lost in one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.support.command import environment
 from tests.support.eventually import eventually
 from tests.support.world import handled, overhearing, to, world
 
-# --- what is ours ----------------------------------------------------------------------------------------------------
+# --- the router's own cancellation -----------------------------------------------------------------------------------
 
 
-async def test_the_cancellation_of_the_route_is_not_the_handlers_error(autojump_clock: MockClock) -> None:
+async def test_the_cancellation_of_the_route_is_not_an_error_of_the_handler(autojump_clock: MockClock) -> None:
     async def wait(message: Message) -> None:
         await trio.sleep_forever()
 
@@ -57,17 +57,17 @@ async def mixes(message: Message) -> Message:
     return message
 
 
-async def goes_on_and_on(message: Message) -> Message:
+async def never_ends(message: Message) -> Message:
     while True:
         with contextlib.suppress(trio.Cancelled):
             await trio.sleep_forever()
 
 
-@pytest.mark.parametrize("handler", [swallows, turns_it_into_another_error, mixes, goes_on_and_on])
+@pytest.mark.parametrize("handler", [swallows, turns_it_into_another_error, mixes, never_ends])
 async def test_a_handler_that_hides_the_cancellation_is_given_up_once(
     autojump_clock: MockClock, handler: Callable[[Message], Any]
 ) -> None:
-    """Its message was counted as left over: it must not be counted again, and nothing of it be sent."""
+    """Its message was counted as left over: it must not be counted again, and its answer must not be sent."""
     route = handled(handler, subject="in.*", to=to("out.x"))
     async with world(handlers=[route], shutdown_timeout=1.0) as w, overhearing(w.broker, "out.*") as heard:
         w.broker.publish("in.1", b"1")
@@ -124,14 +124,14 @@ async def handle(message):
 @pytest.mark.slow
 @pytest.mark.parametrize("handler", [SYNCHRONOUS, BLOCKED, IN_A_NURSERY])
 @pytest.mark.parametrize(
-    ("number", "prepare", "code", "told"),
+    ("number", "prepare", "code", "error"),
     [
         ("SIGINT", "", -signal.SIGINT, "KeyboardInterrupt"),
         ("SIGTERM", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))", (1, 7), ""),
     ],
 )
 def test_a_signal_while_a_handler_runs_ends_the_program(
-    tmp_path: Path, handler: str, number: str, prepare: str, code: Any, told: str
+    tmp_path: Path, handler: str, number: str, prepare: str, code: Any, error: str
 ) -> None:
     program = PROGRAM.replace("HANDLER", handler.strip()).replace("PREPARE", prepare).replace("NUMBER", number)
     ended = subprocess.run(
@@ -139,4 +139,4 @@ def test_a_signal_while_a_handler_runs_ends_the_program(
     )
     assert "still there" not in ended.stdout
     assert ended.returncode in (code if isinstance(code, tuple) else (code, 130)), ended.stderr
-    assert told in ended.stderr
+    assert error in ended.stderr

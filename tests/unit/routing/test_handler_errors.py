@@ -1,4 +1,4 @@
-"""Whatever a handler raises fails its message and nothing else; cancellations and signals of ours pass through it."""
+"""Whatever a handler raises fails only its message; cancellations and signals of the router pass through it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tests.support.world import all_acked, fill, handled, one_broker, overhearin
 
 
 class Bare(BaseException):
-    """What no `except Exception` catches."""
+    """An error that `except Exception` does not catch."""
 
 
 class Mute(Exception):
-    """An error that fails again when it is asked what it is."""
+    """An error whose text can't be computed either."""
 
     def __str__(self) -> str:
         raise SystemExit("no text")
 
 
 def foreign_cancellation() -> trio.Cancelled:
-    """A `trio.Cancelled` that was kept and has nothing to do with the task that raises it."""
+    """Return a `trio.Cancelled` that was kept and has nothing to do with the task that raises it."""
     kept: list[trio.Cancelled] = []
 
     async def be_cancelled() -> None:
@@ -145,7 +145,7 @@ class Awaitable:
 
 
 class Elusive:
-    """An answer that fails when it is looked at."""
+    """An answer that fails at any access."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -172,7 +172,7 @@ def sometimes(way: Raise, error: BaseException) -> Callable[[Message], Any]:
 
 
 def prepared(what: str) -> BaseException:
-    # Some are made by a Trio run of their own, which can't be inside of another one.
+    # Some errors are made in a Trio run of their own, which can't be nested in another one.
     made: list[BaseException] = []
     thread = threading.Thread(target=lambda: made.append(ERRORS[what]()))
     thread.start()
@@ -181,10 +181,10 @@ def prepared(what: str) -> BaseException:
 
 
 def combined(errors: Iterable[str]) -> list[Any]:
-    """Every way with every error, but for a lone cancellation that a scope of the handler's own takes for its."""
+    """Return every way with every error, except a lone cancellation that a scope of the handler takes for its own."""
     absorb = (in_a_nursery, in_its_own_cancelled_scope)
     pairs = [(way, what) for what in errors for way in WAYS if not (what == "Cancelled" and way in absorb)]
-    # An awaitable answers by StopIteration.
+    # A StopIteration is how an awaitable returns.
     return [
         pytest.param(way, what, id=f"{what}-{way.__name__}")
         for way, what in pairs
@@ -193,7 +193,7 @@ def combined(errors: Iterable[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("way", "what"), combined(ERRORS))
-async def test_whatever_it_raises_fails_a_core_message_and_nothing_else(
+async def test_any_error_of_a_handler_fails_only_its_message_of_a_subject(
     autojump_clock: MockClock, way: Raise, what: str
 ) -> None:
     handler = handled(sometimes(way, prepared(what)), subject="in.*", to=to("out.{{wildcard(1)}}"))
@@ -210,7 +210,7 @@ async def test_whatever_it_raises_fails_a_core_message_and_nothing_else(
 @pytest.mark.parametrize(
     ("way", "what"), combined(["SystemExit", "KeyboardInterrupt", "CancelledError", "Cancelled", "Mute"])
 )
-async def test_whatever_it_raises_fails_a_stream_message_and_nothing_else(
+async def test_any_error_of_a_handler_fails_only_its_message_of_a_stream(
     autojump_clock: MockClock, way: Raise, what: str
 ) -> None:
     error = prepared(what)
@@ -229,7 +229,7 @@ async def test_whatever_it_raises_fails_a_stream_message_and_nothing_else(
         assert dict(w.route.failed) == {"handler_error": 1}
 
 
-# --- being found -----------------------------------------------------------------------------------------------------
+# --- imports ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("statement", ["raise SystemExit(0)", "raise BaseException", "import sys; sys.exit(2)"])
@@ -242,7 +242,7 @@ def test_a_module_that_ends_the_program_when_imported_is_named(
         load_handler("ending_handlers:handle")
 
 
-def test_a_module_that_fails_when_it_is_asked_for_its_handler_is_named(
+def test_a_module_that_fails_when_its_handler_is_looked_up_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)

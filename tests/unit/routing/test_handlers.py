@@ -1,4 +1,4 @@
-"""Python handlers: how they are called, what they may answer, and what becomes of that."""
+"""Python handlers: how they are called, what they may answer, and what is done with the answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OTHER = Message("in.y", b"other")
 
 
 async def invoke(handler: Handler, message: Message) -> list[Message]:
-    """As `Routing` does it."""
+    """Call a handler as `Routing` does."""
     scopes = scopes_of_task()
     answer = begin(handler, message)
     return await finished(answer, scopes) if isinstance(answer, Blocked) else answers_of(answer)
@@ -74,12 +74,12 @@ async def in_a_task(message: Message) -> list[Message]:
         (in_a_task, [MESSAGE]),
     ],
 )
-async def test_what_a_handler_may_return(handler: Any, answers: list[Message]) -> None:
+async def test_answers_that_a_handler_may_return(handler: Any, answers: list[Message]) -> None:
     assert await invoke(handler, MESSAGE) == answers
 
 
 class Once:
-    """An awaitable whose iterator is a plain one: `yield from` takes that, too."""
+    """An awaitable whose iterator is a plain one, which `yield from` accepts too."""
 
     def __await__(self) -> Iterator[Any]:
         return iter(())
@@ -89,7 +89,7 @@ async def test_an_awaitable_without_a_coroutine_is_awaited() -> None:
     assert await invoke(lambda message: Once(), MESSAGE) == []
 
 
-async def test_what_does_not_block_is_answered_at_once_and_what_does_is_awaited() -> None:
+async def test_a_handler_that_does_not_block_answers_at_once_and_one_that_blocks_is_awaited() -> None:
     async def at_once(message: Message) -> Message:
         return message
 
@@ -99,7 +99,7 @@ async def test_what_does_not_block_is_answered_at_once_and_what_does_is_awaited(
     assert await blocked is MESSAGE
 
 
-async def test_a_blocked_handler_gets_what_it_waits_for_and_is_cancelled_where_it_waits() -> None:
+async def test_a_blocked_handler_can_be_cancelled_where_it_waits() -> None:
     seen: list[str] = []
 
     async def sleeper(message: Message) -> Message:
@@ -128,7 +128,7 @@ class Callable3:
 
 
 @pytest.mark.parametrize(
-    ("handler", "told"),
+    ("handler", "error"),
     [
         (three, r"takes \(message, extra, more\); give all other parameters a default"),
         (Callable3(), "give all other parameters a default"),
@@ -137,12 +137,12 @@ class Callable3:
         (endless, "it is an async generator; return a list of messages instead"),
     ],
 )
-def test_a_function_that_can_not_be_a_handler_is_refused_before_it_is_called(handler: Any, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
+def test_a_function_that_can_not_be_a_handler_is_refused_before_it_is_called(handler: Any, error: str) -> None:
+    with pytest.raises(ConfigurationError, match=error):
         Router(Settings(connections={"main": {"servers": ["nats://h"]}})).route("in", to="out", name="r")(handler)
 
 
-def test_defaults_and_functions_of_no_signature_are_taken() -> None:
+def test_functions_with_default_arguments_or_without_a_signature_are_accepted() -> None:
     router = Router(Settings(connections={"main": {"servers": ["nats://h"]}}))
     native: Any = dict
     router.route("in", to="out", name="a")(lambda message, more=1, *rest, key=2: message)
@@ -151,7 +151,7 @@ def test_defaults_and_functions_of_no_signature_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "error"),
     [
         (7, "int"),
         (True, "bool"),
@@ -168,13 +168,13 @@ def test_defaults_and_functions_of_no_signature_are_taken() -> None:
         (endless(MESSAGE), "async_generator"),
     ],
 )
-async def test_what_a_handler_may_not_return(answer: object, told: str) -> None:
-    with pytest.raises(HandlerError, match=told):
+async def test_answers_that_a_handler_may_not_return(answer: object, error: str) -> None:
+    with pytest.raises(HandlerError, match=error):
         await invoke(lambda message: answer, MESSAGE)
 
 
 class Endless:
-    """An iterable that is no iterator."""
+    """An iterable that is not an iterator."""
 
     def __iter__(self) -> Iterator[Message]:
         return repeat(MESSAGE)
@@ -186,12 +186,12 @@ def yields_for_ever(message: Message) -> Iterator[Message]:
 
 
 @pytest.mark.parametrize("answer", [repeat(MESSAGE), Endless(), yields_for_ever(MESSAGE)], ids=["C", "object", "yield"])
-def test_an_answer_that_never_ends_is_refused(answer: Iterable[Message]) -> None:
+def test_an_endless_answer_is_refused(answer: Iterable[Message]) -> None:
     with pytest.raises(HandlerError, match=r"at most 65,536 messages"):
         answers_of(answer)
 
 
-def test_an_answer_that_never_ends_is_refused_at_the_first_thing_that_is_no_message() -> None:
+def test_an_endless_answer_is_refused_at_the_first_item_that_is_not_a_message() -> None:
     with pytest.raises(HandlerError, match="there is int among these"):
         answers_of(count())
 
@@ -206,7 +206,7 @@ def test_answers_are_bounded_in_number_and_in_bytes() -> None:
         answers_of(repeat(quarter))
 
 
-def test_a_message_for_a_handler_has_what_the_raw_one_has() -> None:
+def test_a_message_for_a_handler_has_everything_the_raw_message_has() -> None:
     block = b"NATS/1.0\r\nA: 1\r\nA: 2\r\n\r\n"
     message = as_message(raw(b"in.\xff", b"reply.to", block, b"payload"), "main")
     assert message == Message(
@@ -221,13 +221,13 @@ def test_a_handler_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "good_handlers.py").write_text("def handle(message): return message\nnumber = 7\n")
     (tmp_path / "broken_handlers.py").write_text("1 / 0\n")
     assert load_handler("good_handlers:handle")(MESSAGE) is MESSAGE
-    for name, told in (
+    for name, error in (
         ("good_handlers:nothing", "no function 'nothing'"),
         ("good_handlers:number", "no function 'number'"),
         ("no_such_module:handle", r"can't import 'no_such_module'.*sys\.path"),
         ("broken_handlers:handle", "ZeroDivisionError"),
     ):
-        with pytest.raises(HandlerError, match=told):
+        with pytest.raises(HandlerError, match=error):
             load_handler(name)
     del sys.modules["good_handlers"]
 
@@ -236,7 +236,7 @@ def test_a_handler_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class Halting(set[object]):
-    """Calls that were left behind. A thread that removes its call halts just after that."""
+    """The calls that were left behind. A thread that removes its call halts just after that."""
 
     def __init__(self) -> None:
         super().__init__()

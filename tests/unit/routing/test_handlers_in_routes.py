@@ -1,4 +1,4 @@
-"""What handlers answer, in a route: what goes where, and what fails."""
+"""Answers of handlers in a route: where they are sent, and which fail."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def core_handler(handler: Any, *destinations: dict[str, Any]) -> Handled:
     return handled(handler, subject="in.*", to=list(destinations) or to("out.{{wildcard(1)}}"))
 
 
-async def test_what_it_leaves_alone_goes_on_as_it_came(autojump_clock: MockClock) -> None:
-    # Headers that are not as they should be, but that a server relays.
+async def test_a_message_that_the_handler_does_not_change_is_forwarded_unchanged(autojump_clock: MockClock) -> None:
+    # Malformed headers that a server relays all the same.
     strange = b"NATS/1.0\r\nodd name: \xff\r\nno colon\r\n\r\n"
     async with world(handlers=[core_handler(lambda message: message)]) as w, overhearing(w.broker, "out.*") as heard:
         message = raw(b"in.x", b"odd*reply.\xff", strange, b"payload")
@@ -37,7 +37,7 @@ async def test_what_it_leaves_alone_goes_on_as_it_came(autojump_clock: MockClock
         await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 1)
 
 
-async def test_it_may_change_everything(autojump_clock: MockClock) -> None:
+async def test_a_handler_may_change_everything(autojump_clock: MockClock) -> None:
     def change(message: Message) -> Message:
         return message.replace(
             subject="elsewhere", payload=message.payload.upper(), headers={"B": ["1", "2"]}, reply="other.reply"
@@ -53,7 +53,7 @@ async def test_it_may_change_everything(autojump_clock: MockClock) -> None:
         await eventually(lambda: w.route.routed == {"out": 1, "more": 1})
 
 
-async def test_a_reply_can_be_taken_away_and_one_answer_of_several_can_have_another_subject(
+async def test_a_handler_may_remove_the_reply_and_give_one_of_several_answers_another_subject(
     autojump_clock: MockClock,
 ) -> None:
     def split(message: Message) -> list[Message]:
@@ -67,7 +67,7 @@ async def test_a_reply_can_be_taken_away_and_one_answer_of_several_can_have_anot
         assert sum(w.route.durations.counts) == 1
 
 
-async def test_none_filters_out_and_is_counted(autojump_clock: MockClock) -> None:
+async def test_a_message_answered_by_none_is_filtered_and_counted(autojump_clock: MockClock) -> None:
     def odd(message: Message) -> Message | None:
         return message.replace(subject="out.x") if int(message.payload) % 2 else None
 
@@ -78,7 +78,7 @@ async def test_none_filters_out_and_is_counted(autojump_clock: MockClock) -> Non
         assert (w.route.filtered, w.route.routed["out.x"], dict(w.route.failed)) == ({"handler": 5}, 5, {})
 
 
-async def test_several_answers_each_have_an_id_of_their_own(autojump_clock: MockClock) -> None:
+async def test_each_of_several_answers_has_its_own_id(autojump_clock: MockClock) -> None:
     def three(message: Message) -> Iterator[Message]:
         for part in "abc":
             yield message.replace(subject=f"out.{part}", payload=part.encode())
@@ -97,13 +97,13 @@ async def test_several_answers_each_have_an_id_of_their_own(autojump_clock: Mock
         assert firsts[6:] == [firsts[6] + answer for answer in ("", ".1", ".2") for _ in destinations]
 
 
-async def test_the_ids_of_answers_are_the_same_when_the_message_comes_again(autojump_clock: MockClock) -> None:
+async def test_the_ids_of_answers_are_the_same_for_a_redelivery(autojump_clock: MockClock) -> None:
     calls = 0
 
     def three(message: Message) -> list[Message]:
         nonlocal calls
         calls += 1
-        # The last one is refused the first time, when the others are stored already.
+        # The last answer is refused the first time, when the others are stored already.
         last = "out.no wildcard" if calls == 1 else "out.c"
         return [message.replace(subject=subject) for subject in ("out.a", "out.b", last)]
 
@@ -188,7 +188,7 @@ def wrong_payload(message: Message) -> Message:
         (too_large, "too_large"),
     ],
 )
-async def test_what_goes_wrong_fails_the_message_and_never_the_router(
+async def test_a_bad_answer_fails_the_message_and_never_the_router(
     autojump_clock: MockClock, handler: Any, reason: str, jetstream: bool
 ) -> None:
     def sometimes(message: Message) -> Any:
@@ -242,7 +242,7 @@ async def test_a_slow_handler_holds_up_no_other_route(autojump_clock: MockClock)
     assert w.live.unsettled == 10
 
 
-async def test_a_handler_that_blocks_holds_up_nothing_that_was_handled_before_it(autojump_clock: MockClock) -> None:
+async def test_a_handler_that_blocks_holds_up_no_message_handled_before(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         if message.payload == b"slow":
             await trio.sleep(100)

@@ -1,4 +1,4 @@
-"""Messages that go round in a circle: a header counts the routes that they have passed, and a limit ends it."""
+"""Messages in a circle: a header counts the routes that they have passed, and a limit ends the circle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROUND = [
 
 
 APART = {"edge": {"servers": ["nats://other:4222"]}}
-"""On one server these routes would feed themselves, and be refused."""
+"""Two servers: on one server these routes would feed themselves, and be refused."""
 
 
 def brokers() -> dict[str, FakeBroker]:
@@ -33,22 +33,22 @@ def brokers() -> dict[str, FakeBroker]:
 
 
 def passed(w: World) -> list[str]:
-    """The counts that copies carry, of both brokers, in order."""
+    """Return the counts that copies carry, on both brokers, sorted."""
     return sorted(one.headers.get("Router-Hops", "") for broker in w.brokers.values() for one in broker.published)
 
 
-async def test_a_message_goes_round_until_the_limit_and_fails_as_a_loop(autojump_clock: MockClock) -> None:
+async def test_a_message_in_a_circle_fails_as_a_loop_at_the_limit(autojump_clock: MockClock) -> None:
     async with world(ROUND, brokers=brokers(), connections=APART) as w:
         w.broker.publish("in.a", b"x")
         await eventually(lambda: w.live.routes[1].failed["loop"] == 1)
         assert passed(w) == ["1", "2", "3", "4", "5"]
         assert w.route_ledger(0) == (3, 0, {"routed": 3})
         assert w.route_ledger(1) == (3, 0, {"routed": 2, "lost": 1})
-        (told,) = w.watch.of("ROUTE_MESSAGE_FAILED")
-        assert told.detail == "the message has passed 5 routes, and hop_limit is 5: does it go round in a circle?"
+        (failed,) = w.watch.of("ROUTE_MESSAGE_FAILED")
+        assert failed.detail == "the message has passed 5 routes, and hop_limit is 5: does it go round in a circle?"
 
 
-async def test_one_route_with_a_limit_ends_a_circle_with_routes_that_have_none(autojump_clock: MockClock) -> None:
+async def test_one_route_with_a_limit_ends_a_circle_with_routes_without_one(autojump_clock: MockClock) -> None:
     one = [ROUND[0], {key: value for key, value in ROUND[1].items() if key != "hop_limit"}]
     async with world(one, brokers=brokers(), connections=APART) as w:
         w.broker.publish("in.a", b"x")
@@ -56,18 +56,18 @@ async def test_one_route_with_a_limit_ends_a_circle_with_routes_that_have_none(a
         assert passed(w) == sorted("1122334455")
 
 
-async def test_a_handler_that_drops_the_headers_does_not_drop_the_count(autojump_clock: MockClock) -> None:
-    def anew(message: Message) -> Message:
+async def test_a_handler_that_drops_the_headers_does_not_reset_the_count(autojump_clock: MockClock) -> None:
+    def fresh(message: Message) -> Message:
         return message.replace(headers={"Router-Hops": "0"})
 
-    handler = handled(anew, subject="in.*", connection="main", to=to("in.x", "edge"), hop_limit=3)
+    handler = handled(fresh, subject="in.*", connection="main", to=to("in.x", "edge"), hop_limit=3)
     async with world([ROUND[1]], handlers=[handler], brokers=brokers(), connections=APART) as w:
         w.broker.publish("in.a", b"x")
         await eventually(lambda: w.live.routes[1].failed["loop"] == 1)
         assert passed(w) == ["1", "2", "3", "4"]
 
 
-async def test_of_a_stream_what_goes_round_is_a_dead_letter_with_its_count(autojump_clock: MockClock) -> None:
+async def test_a_looping_message_of_a_stream_becomes_a_dead_letter_with_its_count(autojump_clock: MockClock) -> None:
     there = one_broker()
     there["main"].add_stream("DEAD", ["dead.*"])
     dead: dict[str, Any] = {"retry": {"attempts": 1}, "dead_letter": {"subject": "dead.{{wildcard(1)}}"}}
@@ -82,7 +82,7 @@ async def test_of_a_stream_what_goes_round_is_a_dead_letter_with_its_count(autoj
         assert (letter.headers["Router-Hops"], letter.headers["Router-Dead-Letter-Reason"]) == ("2", "loop")
 
 
-async def test_without_a_limit_nothing_is_counted(autojump_clock: MockClock) -> None:
+async def test_without_a_limit_hops_are_not_counted(autojump_clock: MockClock) -> None:
     async with world([stream("IN", "out.{{wildcard(1)}}", filter="in.*")], brokers=one_broker()) as w:
         fill(w.broker, 3)
         await eventually(lambda: w.route.fates["routed"] == 3)
@@ -102,7 +102,7 @@ async def test_without_a_limit_nothing_is_counted(autojump_clock: MockClock) -> 
         (b"NATS/1.0\r\nX-Router-Hops: 7\r\n\r\n", 0),
     ],
 )
-def test_count(block: bytes, count: int) -> None:
+def test_the_hops_of_a_message_are_read_from_its_header(block: bytes, count: int) -> None:
     assert hops.count(block) == count
     if count:
         with pytest.raises(LoopError):
@@ -115,7 +115,7 @@ def plan_of(**route: Any) -> Any:
     return compile_routes(config)
 
 
-def test_explain_counts_as_the_router_does() -> None:
+def test_explain_counts_hops_as_the_router_does() -> None:
     plans = plan_of(hop_limit=2)
     block = encode(Headers({"Router-Hops": "1"}))
     (sent,) = explain_message(plans, "in", block).as_json()["routes"][0]["destinations"]

@@ -1,7 +1,7 @@
-"""What routes have in hand, under drawn events: each message is in one place, and none is lost.
+"""The messages that routes have in hand, under random events: each is in one place, and none is lost.
 
-Core: see `routing/core/in_hand.py`; stream: see `routing/stream/in_hand.py`. The machines are the routes, and what is
-around them, each as simple as can be.
+Core: see `routing/core/in_hand.py`; stream: see `routing/stream/in_hand.py`. The machines are the routes and their
+surroundings, each as simple as possible.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.drawn import examples
 KEYS = st.sampled_from([b"a", b"a", b"b", b"c"])
 VALUES = st.sampled_from([b"none", b"fails", b"x", b"x", b"y"])
 KINDS = st.tuples(st.booleans(), st.booleans())
-"""Whether a route goes by key, and whether its values have limits."""
+"""Whether a route has a key, and whether its values have limits."""
 
 ROOM = 12
 OF_A_KEY = 4
@@ -43,7 +43,7 @@ Delivery = Any
 
 
 def raw(key: bytes, value: bytes, reply: bytes = b"") -> RawMessage:
-    """Return a message of which the subject is the key, and the payload the value."""
+    """Return a message with the key as its subject and the value as its payload."""
     return key, reply, 0, len(value), value
 
 
@@ -60,7 +60,7 @@ def limits_of(has_no_value: Any, place_of: Any) -> Limits[Any]:
 
 
 def waiting_in(schedule: Order[Any]) -> list[Delivery]:
-    """Return what waits in an order."""
+    """Return the messages that wait in an order."""
     found = [one for one in schedule.waiting if not isinstance(one, _Turn)]
     if isinstance(schedule, ArrivalOrder):
         found += [delivery for released in schedule._released.values() for _, delivery in released]
@@ -70,7 +70,7 @@ def waiting_in(schedule: Order[Any]) -> list[Delivery]:
 
 
 def keys_of(schedule: Order[Any]) -> Iterable[tuple[bytes, Any]]:
-    """Return what an order knows of each key."""
+    """Return the state that an order keeps for each key."""
     if not isinstance(schedule, KeyOrder):
         return ()
     keys: KeyQueues[Any] = schedule._keys
@@ -78,7 +78,7 @@ def keys_of(schedule: Order[Any]) -> Iterable[tuple[bytes, Any]]:
 
 
 def limited_in(limits: Limits[Any]) -> list[Delivery]:
-    """Return what waits for the limits of values."""
+    """Return the messages that wait for the limits of values."""
     if not isinstance(limits, ValueLimit):
         return []
     return [delivery for queue in limits._queues._queues.values() for _, _, delivery in queue]
@@ -89,7 +89,7 @@ def assert_in_one_place(deliveries: list[Delivery]) -> None:
 
 
 def assert_keys_are_used(schedule: Order[Any], active: list[Delivery]) -> None:
-    """Each key that is known has something that waits or is active; of one key, one is active."""
+    """Assert that each known key has a waiting or active message, and that an active key has an active delivery."""
     assert schedule.count == len(waiting_in(schedule))
     for _, one in keys_of(schedule):
         assert one.waiting or one.active is not None
@@ -97,7 +97,7 @@ def assert_keys_are_used(schedule: Order[Any], active: list[Delivery]) -> None:
 
 
 class CoreMachine(RuleBasedStateMachine):
-    """A route from a core subscription: it retries what fails, and another one takes its place at a reload."""
+    """A route from a core subscription that retries failed messages and is replaced at a reload."""
 
     @initialize(kind=KINDS)
     def begin(self, kind: tuple[bool, bool]) -> None:
@@ -144,9 +144,9 @@ class CoreMachine(RuleBasedStateMachine):
         delivery = self.hand.next(self.now)
         if delivery is None:
             assert not (isinstance(self.hand.schedule, ArrivalOrder) and self.hand.schedule.count)
-            assert not self.hand.ready(self.now), "who waits until it is ready would never wait"
+            assert not self.hand.ready(self.now), "the task that waits for ready would never wait"
             return
-        assert waits, "who waits until it is ready would wait for ever"
+        assert waits, "the task that waits for ready would wait for ever"
         assert not any(one is delivery for one in self.active)
         self.active.append(delivery)
         if handled:
@@ -181,7 +181,7 @@ class CoreMachine(RuleBasedStateMachine):
         places = {id(one): one.place for one in [*waiting_in(before.schedule), *limited_in(before.limits)]}
         taken = before.take_back(self.now)
         assert [one.place for one in taken] == sorted(one.place for one in taken)
-        assert {*places} <= {id(one) for one in taken}, "what was not begun is handed over"
+        assert {*places} <= {id(one) for one in taken}, "messages not begun are handed over"
         assert before.count == len(active) + len(before.retries)
         self.finish(before, active)
         self.hand, self.active = self.made(kind), []
@@ -194,7 +194,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert places_now == sorted(places_now)
 
     def finish(self, hand: core.SubjectInHand, active: list[CoreDelivery]) -> None:
-        """Route what is left to the end; nothing fails any more."""
+        """Route everything that is left; nothing fails any more."""
         current = self.hand, self.active
         self.hand, self.active = hand, active
         for _ in range(1000):
@@ -212,7 +212,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule(kind=KINDS)
     def end(self, kind: tuple[bool, bool]) -> None:
-        """Drop everything that is not sent, twice, as a router may do; what was sent is settled later."""
+        """Drop everything that is not sent, twice, as a router may do; sent messages are settled later."""
         sent = [one for one in self.active if one not in self.hand.in_handler]
         dropped = len(self.hand.take_unrouted())
         assert not self.hand.take_unrouted()
@@ -223,7 +223,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.settled += dropped + len(sent)
         self.hand, self.active = self.made(kind), []
 
-    # --- what must be true ---
+    # --- invariants ---
 
     @invariant()
     def each_message_is_in_one_place(self) -> None:
@@ -257,8 +257,8 @@ TestCore = CoreMachine.TestCase
 TestCore.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
 
 
-class Life:
-    """A life of a route from a stream: the source of its deliveries, and their state."""
+class Generation:
+    """A generation of a route from a stream: the source of its deliveries, and their state."""
 
     def __init__(self) -> None:
         self.state = RouteState("route", "main", ("out",))
@@ -271,24 +271,24 @@ class Life:
 
 
 class StreamMachine(RuleBasedStateMachine):
-    """A route from a stream, its consumer and its destinations. Lives of the route follow each other."""
+    """A route from a stream, its consumer and its destinations. Generations of the route follow each other."""
 
     @initialize(kind=KINDS)
     def begin(self, kind: tuple[bool, bool]) -> None:
         self.now = 1.0
         self.hand = stream.StreamInHand()
-        self.life: Any = Life()
-        self.lives: list[Any] = []
+        self.generation: Any = Generation()
+        self.generations: list[Any] = []
         self.kind = kind
         self.go_by(kind, same_order=True)
         self.active: list[StreamDelivery] = []
         self.sequence = self.number = self.incarnation = 0
         self.messages: dict[int, tuple[bytes, bytes]] = {}
-        """All messages of the stream as it is now that are neither settled nor gone."""
+        """All messages of the current stream that are neither settled nor gone."""
         self.again: list[int] = []
-        """Those that were returned, and that the consumer delivers again."""
+        """Returned messages that the consumer will redeliver."""
         self.disturbed: set[bytes] = set()
-        """Keys of which a message was not waited for."""
+        """Keys for which the wait for a message was ended."""
         self.delivered: dict[bytes, list[tuple[int, int]]] = {}
         self.hand.stream_replaced("0")
 
@@ -299,16 +299,16 @@ class StreamMachine(RuleBasedStateMachine):
             order = KeyOrder(lambda delivery: delivery.raw[0], stream.place_of)
         limits = limits_of(self.has_no_value, stream.place_of) if limited else NoValueLimit[StreamDelivery]()
         holds_back = (lambda delivery: True) if self.by_key else stream.was_refused
-        self.hand.go_by(self.life, order, limits, holds_back, same_order=same_order)
+        self.hand.go_by(self.generation, order, limits, holds_back, same_order=same_order)
 
     def has_no_value(self, delivery: StreamDelivery, error: EvaluationError) -> None:
-        """It fails, and is given up."""
+        """Give up a message that fails for want of a value."""
         self.hand.remove(delivery)
         if delivery.cursor is self.hand.cursor:
             self.hand.given_up(delivery)
             del self.messages[delivery.sequence]
 
-    # --- what the consumer delivers ---
+    # --- deliveries of the consumer ---
 
     def deliver(self, sequences: list[int]) -> list[StreamDelivery]:
         deliveries = []
@@ -319,7 +319,9 @@ class StreamMachine(RuleBasedStateMachine):
             subject = ack_reply.subject(b"IN", b"router", sequence=sequence, number=self.number, time=time)
             made = raw(key, value, subject)
             deliveries.append(
-                StreamDelivery(self.life, self.hand.cursor, made, self.now, sequence, self.number, b"%d" % time, b"")
+                StreamDelivery(
+                    self.generation, self.hand.cursor, made, self.now, sequence, self.number, b"%d" % time, b""
+                )
             )
         return self.hand.add(deliveries, columns_of(deliveries), 100.0, self.went_back)
 
@@ -346,12 +348,12 @@ class StreamMachine(RuleBasedStateMachine):
         assert len(self.deliver([sequence])) == 1
 
     @precondition(lambda self: self.again)
-    @rule(index=st.integers(0, 9), comes=st.booleans())
-    def wait_no_longer(self, index: int, comes: bool) -> None:
-        """A message seems to be elsewhere. It may come after all, or is gone."""
+    @rule(index=st.integers(0, 9), exists=st.booleans())
+    def wait_no_longer(self, index: int, exists: bool) -> None:
+        """Stop waiting for a message that seems to be elsewhere. It may still be redelivered, or is gone."""
         sequence = self.again[index % len(self.again)]
         self.disturbed.add(self.messages[sequence][0])
-        if comes:
+        if exists:
             self.hand.wait_no_longer([sequence])
         else:
             self.again.remove(sequence)
@@ -379,7 +381,7 @@ class StreamMachine(RuleBasedStateMachine):
             assert not hand.schedule.ready
             assert hand.limits.due_at > self.now
             return
-        assert waits, "who waits until it is ready would wait for ever"
+        assert waits, "the task that waits for ready would wait for ever"
         self.active.append(delivery)
         if handled:
             hand.in_handler[delivery] = None
@@ -423,7 +425,7 @@ class StreamMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.active)
     @rule(index=st.integers(0, 9))
     def refuse_at_one_destination(self, index: int) -> None:
-        """Others have not answered: what is behind it is recalled. Then it has failed."""
+        """Refuse a message at one destination before others have answered: recall what is behind it, then fail it."""
         index %= len(self.active)
         refused = self.active[index]
         self.hand.hold_back_behind(refused, self.now)
@@ -454,15 +456,15 @@ class StreamMachine(RuleBasedStateMachine):
                 self.again.append(delivery.sequence)
 
     @rule()
-    def nothing_comes(self) -> None:
-        """What can't go on is returned; what is left goes on, or waits for what is active."""
+    def nothing_arrives(self) -> None:
+        """Return messages that can't continue; the others continue, or wait for active ones."""
         while stuck := self.hand.take_stuck():
             self.return_(stuck, [])
-        assert self.hand.count == 0 or self.active or self.hand.schedule.count, "it would never end"
+        assert self.hand.count == 0 or self.active or self.hand.schedule.count, "the route would never end"
 
     @rule(limited=st.booleans(), handlers_end=st.booleans())
     def reload(self, limited: bool, handlers_end: bool) -> None:
-        """All that was not sent is returned, and another life of the route goes on."""
+        """Return everything that was not sent, and continue with another generation of the route."""
         hand = self.hand
         in_handler = [*hand.in_handler]
         unrouted = hand.take_unrouted()
@@ -474,11 +476,11 @@ class StreamMachine(RuleBasedStateMachine):
             if hand.remove(delivery):
                 self.again.append(delivery.sequence)
         assert hand.count == len(self.active)
-        before, self.life = self.life, Life()
+        before, self.generation = self.generation, Generation()
         self.go_by((self.by_key, limited), same_order=True)
-        self.lives.append((before.state, hand.goes_on(before.state, self.now)))
+        self.generations.append((before.state, hand.goes_on(before.state, self.now)))
 
-    # --- what must be true ---
+    # --- invariants ---
 
     @invariant()
     def each_message_is_in_one_place(self) -> None:
@@ -494,12 +496,12 @@ class StreamMachine(RuleBasedStateMachine):
         assert (hand.waiting, hand.limits.count) == (len(waits), len(limited))
         assert hand.active + len(hand.in_handler) == len(self.active)
         assert {*map(id, hand.in_handler)} <= {*map(id, self.active)}
-        for state, life in self.lives:
-            assert life.in_hand == sum(one.route is state for one in self.active)
-        assert hand.in_hand == sum(one.route is self.life.state for one in everything)
+        for state, generation in self.generations:
+            assert generation.in_hand == sum(one.route is state for one in self.active)
+        assert hand.in_hand == sum(one.route is self.generation.state for one in everything)
         ours = {one.sequence: one for one in everything if one.cursor is hand.cursor}
         assert ours == hand.open
-        assert sorted([*ours, *self.again]) == sorted(self.messages), "the stream has what is not in hand"
+        assert sorted([*ours, *self.again]) == sorted(self.messages), "the stream has the messages that are not in hand"
 
     @invariant()
     def a_key_waits_for_something(self) -> None:
@@ -515,7 +517,7 @@ class StreamMachine(RuleBasedStateMachine):
                 assert delivered == sorted(delivered)
 
     def teardown(self) -> None:
-        """Everything comes again, and nothing fails any more: then nothing waits."""
+        """Redeliver everything, and fail nothing any more: then no message is left waiting."""
         if not hasattr(self, "hand"):
             return
         hand = self.hand
@@ -541,8 +543,10 @@ TestStream = StreamMachine.TestCase
 TestStream.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
 
 
-def test_what_was_held_behind_a_message_that_is_returned_waits_again() -> None:
-    """The older of two refused messages seemed to be elsewhere, and comes while the other one is tried, and limited."""
+def test_messages_held_behind_a_returned_message_wait_again() -> None:
+    """The older of two refused messages seemed to be elsewhere; it is redelivered while the other is tried, and
+    limited.
+    """
     machine = StreamMachine()
     machine.begin((False, True))
     machine.store([(b"a", b"none"), (b"a", b"x")])
@@ -550,18 +554,20 @@ def test_what_was_held_behind_a_message_that_is_returned_waits_again() -> None:
         machine.route(handled=False)
     for _ in range(2):
         machine.fail(0, refused=True)
-    machine.wait_no_longer(0, comes=True)
+    machine.wait_no_longer(0, exists=True)
     machine.redeliver(1)
     machine.route(handled=False)
     machine.redeliver(0)
     machine.each_message_is_in_one_place()
-    machine.nothing_comes()
+    machine.nothing_arrives()
     machine.each_message_is_in_one_place()
     machine.teardown()
 
 
-def test_what_is_released_goes_before_what_came_behind_it_and_waits_still() -> None:
-    """A refused message is given up while those behind it wait for the route's limit: none of them was looked at."""
+def test_released_messages_are_routed_before_later_ones_that_still_wait() -> None:
+    """A refused message is given up while those behind it wait for the route's limit, before the route looks at
+    them.
+    """
     machine = StreamMachine()
     machine.begin((False, False))
     machine.store([(b"a", b"none"), (b"a", b"none"), (b"b", b"none"), (b"a", b"none"), (b"b", b"none")])
@@ -581,7 +587,7 @@ def test_what_is_released_goes_before_what_came_behind_it_and_waits_still() -> N
     machine.teardown()
 
 
-def test_what_waited_for_its_limit_does_not_pass_what_was_released_before_it() -> None:
+def test_a_message_that_waited_for_its_limit_does_not_overtake_one_released_before() -> None:
     machine = StreamMachine()
     machine.begin((False, True))
     machine.store([(b"a", b"none"), (b"a", b"none"), (b"a", b"x"), (b"a", b"x")])
@@ -603,8 +609,8 @@ def test_what_waited_for_its_limit_does_not_pass_what_was_released_before_it() -
     machine.teardown()
 
 
-def test_what_came_after_all_and_is_said_to_be_gone_may_still_fail_and_come_again() -> None:
-    """The answer of the stream is older than the redelivery."""
+def test_a_message_redelivered_after_it_was_reported_gone_may_fail_and_be_redelivered_again() -> None:
+    """The report of the stream is older than the redelivery."""
     machine = StreamMachine()
     machine.begin((False, False))
     machine.store([(b"a", b"none")])
@@ -619,7 +625,7 @@ def test_what_came_after_all_and_is_said_to_be_gone_may_still_fail_and_come_agai
     machine.teardown()
 
 
-def test_where_others_take_from_the_durable_nobody_waits_for_what_is_returned() -> None:
+def test_returned_messages_are_not_awaited_if_other_processes_use_the_durable() -> None:
     machine = StreamMachine()
     machine.begin((False, False))
     machine.store([(b"a", b"none"), (b"a", b"none")])
@@ -633,7 +639,7 @@ def test_where_others_take_from_the_durable_nobody_waits_for_what_is_returned() 
     machine.teardown()
 
 
-def test_a_route_with_another_key_does_not_wait_for_what_was_awaited_by_the_old_one() -> None:
+def test_a_route_with_another_key_does_not_wait_for_messages_awaited_by_the_old_one() -> None:
     machine = StreamMachine()
     machine.begin((False, False))
     machine.store([(b"a", b"none")])

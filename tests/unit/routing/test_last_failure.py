@@ -1,4 +1,4 @@
-"""A route says how its last message failed, and which failed messages it still tries again: on `/status`."""
+"""The last failure of a route, and the failed messages that it is still retrying, on `/status`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shown(w: World) -> dict[str, Any]:
 
 
 class Poison:
-    """A handler that can't cope with one payload until it is mended."""
+    """A handler that fails on one payload until it is mended."""
 
     def __init__(self) -> None:
         self.mended = False
@@ -54,7 +54,7 @@ async def test_a_poison_message_of_a_stream_is_on_the_status_page(autojump_clock
         assert shown(w)["retrying"]["oldest_seconds"] > 100
         poison.mended = True
         await eventually(lambda: shown(w)["retrying"] == {"count": 0, "oldest_seconds": 0}, 60)
-        assert shown(w)["last_failure"]["sequence"] == 2, "what failed last stays to be read"
+        assert shown(w)["last_failure"]["sequence"] == 2, "the last failure stays visible"
 
 
 async def test_a_poison_message_of_a_subject_is_on_the_status_page(autojump_clock: MockClock) -> None:
@@ -74,7 +74,9 @@ async def test_a_poison_message_of_a_subject_is_on_the_status_page(autojump_cloc
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
-async def test_what_is_given_up_is_no_longer_retried(attempts: int, autojump_clock: MockClock) -> None:
+async def test_a_message_that_is_given_up_is_no_longer_shown_as_retried(
+    attempts: int, autojump_clock: MockClock
+) -> None:
     route = handled(
         Poison(), to={"subject": "out.a", "jetstream": True}, stream="IN", durable="router", filter="in.*",
         retry=ENDLESS | {"attempts": attempts},
@@ -86,7 +88,7 @@ async def test_what_is_given_up_is_no_longer_retried(attempts: int, autojump_clo
         assert shown(w)["last_failure"]["attempt"] == attempts
 
 
-async def test_a_core_message_that_its_destination_refuses_is_told_too(autojump_clock: MockClock) -> None:
+async def test_a_core_message_refused_by_its_destination_is_shown_too(autojump_clock: MockClock) -> None:
     async with world([core("in.>", "heard.>")], brokers=one_broker()) as w:
         w.broker.deny_publish("heard.>")
         w.broker.publish("in.x")
@@ -104,7 +106,7 @@ async def test_a_reload_keeps_the_last_failure_and_counts_nothing_twice(autojump
         assert shown(w)["retrying"]["count"] == 0
 
 
-def test_what_another_process_has_settled_is_forgotten() -> None:
+def test_messages_that_another_process_has_settled_are_forgotten() -> None:
     one = BeingRetried()
     for sequence in (5, 7, 9):
         one.add(sequence, float(sequence))
@@ -116,7 +118,7 @@ def test_what_another_process_has_settled_is_forgotten() -> None:
     assert (len(one), one.oldest(10.0)) == (0, 0.0)
 
 
-def test_no_more_are_remembered_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_retries_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failing, "MOST_RETRIED", 3)
     one = BeingRetried()
     for sequence in range(10):

@@ -1,4 +1,4 @@
-"""Limits of routes from core subscriptions: what waits has the room of the intake queue, and interrupts no handler."""
+"""Limits of core routes: waiting messages use the room of the intake queue, and interrupt no handler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ calls: list[float] = []
 
 
 either_way = pytest.mark.parametrize("more", [{}, {"retry": {}}], ids=["passed on", "kept"])
-"""A route that passes on what comes, and one that keeps each message until it has its fate."""
+"""A route that passes messages on, and one that keeps each message until it has its fate."""
 
 
 def limited_core(more: dict[str, Any], rate: str, burst: int | None = None, per: str | None = None) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def limited_core(more: dict[str, Any], rate: str, burst: int | None = None, per:
 
 
 @either_way
-async def test_a_core_route_delays(more: dict[str, Any], autojump_clock: MockClock) -> None:
+async def test_a_limit_delays_messages_of_a_core_route(more: dict[str, Any], autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     times = Times(broker)
     async with (
@@ -52,7 +52,7 @@ async def test_a_core_route_delays(more: dict[str, Any], autojump_clock: MockClo
 
 
 @either_way
-async def test_what_exceeds_the_intake_queue_is_counted(
+async def test_messages_beyond_the_intake_queue_are_counted(
     more: dict[str, Any], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_queue, "MAX_MESSAGES", 50)
@@ -70,7 +70,7 @@ async def test_what_exceeds_the_intake_queue_is_counted(
 
 
 @either_way
-async def test_each_value_of_a_core_route_has_its_limit_and_others_pass(
+async def test_each_value_of_a_core_route_has_its_own_limit_and_others_pass(
     more: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     broker = FakeBroker()
@@ -89,7 +89,7 @@ async def test_each_value_of_a_core_route_has_its_limit_and_others_pass(
 
 
 @either_way
-async def test_a_core_route_that_ends_says_what_it_has_not_routed(
+async def test_a_core_route_reports_at_its_end_the_messages_it_has_not_routed(
     more: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     broker = FakeBroker()
@@ -104,7 +104,9 @@ async def test_a_core_route_that_ends_says_what_it_has_not_routed(
 
 
 @either_way
-async def test_what_waits_for_its_limit_interrupts_no_handler(more: dict[str, Any], autojump_clock: MockClock) -> None:
+async def test_a_message_due_after_its_limit_interrupts_no_handler(
+    more: dict[str, Any], autojump_clock: MockClock
+) -> None:
     broker = FakeBroker()
     settings = limited_core(more, "1/s", 1, "tokens[1]") | {"handler": f"{__name__}:takes_its_time"}
     async with world([settings], brokers={"main": broker}) as w:
@@ -121,7 +123,7 @@ async def takes_its_time(message: Message) -> Message:
 
 
 @pytest.mark.parametrize("per", [None, "tokens[1]"])
-async def test_each_attempt_counts_for_the_limit(per: str | None, autojump_clock: MockClock) -> None:
+async def test_each_attempt_counts_against_the_limit(per: str | None, autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     retry = {"retry": {"initial": "10ms", "max": "10ms", "attempts": 4}, "handler": f"{__name__}:fails"}
     calls.clear()
@@ -138,7 +140,7 @@ async def fails(message: Message) -> Message:
     raise ValueError("no")
 
 
-async def test_a_message_without_the_value_is_tried_again_as_others(autojump_clock: MockClock) -> None:
+async def test_a_message_without_the_value_is_retried_like_others(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     retry = {"retry": {"initial": "10ms", "attempts": 3}}
     async with world([limited_core(retry, "5/s", 1, 'headers["tenant"]')], brokers={"main": broker}) as w:
@@ -147,7 +149,7 @@ async def test_a_message_without_the_value_is_tried_again_as_others(autojump_clo
         assert dict(w.route.failed) == {"expression": 3}
 
 
-async def test_what_is_left_for_the_next_turn_counts_once(
+async def test_messages_left_for_the_next_turn_count_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "LONGEST_TURN", -1.0)  # each turn is over at once
@@ -158,7 +160,9 @@ async def test_what_is_left_for_the_next_turn_counts_once(
         await eventually(lambda: w.route_ledger() == (count, 0, {"routed": count}))
 
 
-async def test_a_limit_of_values_is_told_of_again_when_nothing_has_waited_meanwhile(autojump_clock: MockClock) -> None:
+async def test_a_limit_of_values_is_reported_again_after_a_time_without_waiting_messages(
+    autojump_clock: MockClock,
+) -> None:
     async with world([limited_core({}, "1/s", 1, "subject")]) as w:
         for times in (1, 2):
             for number in numbers(3):
@@ -168,7 +172,7 @@ async def test_a_limit_of_values_is_told_of_again_when_nothing_has_waited_meanwh
             await trio.sleep(5)
 
 
-async def test_what_comes_next_does_not_pass_what_waits_for_the_limit(autojump_clock: MockClock) -> None:
+async def test_later_messages_do_not_overtake_those_that_wait_for_the_limit(autojump_clock: MockClock) -> None:
     async with world([limited_core({}, "10/s", 2)]) as w:
         (source,) = [one for one in w.live.connections["main"]._sources if isinstance(one, KeptSubject)]
         first, next_one = numbers(3), numbers(1, first=3)

@@ -1,4 +1,4 @@
-"""Limits of routes: at most burst + rate x t in any time t, nothing is lost, nothing is delivered again."""
+"""Limits of routes: at most burst + rate x t in any time t, nothing is lost, nothing is redelivered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.unit.routing.stream.refusing import arrived
 
 
 class Times(Watch):
-    """When each copy came to the broker, by its subject."""
+    """The times at which copies reached the broker, by subject."""
 
     def __init__(self, broker: FakeBroker) -> None:
         self.of: dict[str, list[float]] = {}
@@ -60,7 +60,7 @@ def limited(rate: str, burst: int | None = None, per: str | None = None, **sourc
     return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **source) | {"limit": limit}
 
 
-async def test_a_stream_is_paced_and_little_waits_in_hand(
+async def test_a_stream_is_paced_and_few_messages_wait_in_hand(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -77,11 +77,11 @@ async def test_a_stream_is_paced_and_little_waits_in_hand(
         assert most <= 20 + 50
         assert_bounded(times.all, 50, 1, 20)
         assert arrived(w, "x") == numbers(400)
-        assert w.route_ledger() == (400, 0, {"routed": 400}), "nothing was delivered again"
+        assert w.route_ledger() == (400, 0, {"routed": 400}), "nothing was redelivered"
         assert w.route.limited >= 370
         [limit] = {event.rate for event in w.watch.of("ROUTE_LIMITED")}
         assert limit == "50/s"
-        # Idle, the bucket fills again.
+        # While idle, the bucket fills again.
         await trio.sleep(5)
         waited = w.route.limited
         fill(broker, 20, first=400)
@@ -89,7 +89,7 @@ async def test_a_stream_is_paced_and_little_waits_in_hand(
         assert w.route.limited == waited
 
 
-async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(
+async def test_a_rate_per_hour_requests_a_message_only_when_it_may_be_sent_soon(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -106,7 +106,7 @@ async def test_a_rate_of_hours_asks_for_a_message_only_when_it_may_go_soon(
         assert w.route_ledger() == (5, 0, {"routed": 5})
 
 
-async def test_it_holds_over_lost_links(autojump_clock: MockClock) -> None:
+async def test_the_limit_holds_across_lost_links(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     times = Times(broker)
     async with world([limited("20/s", burst=10)], brokers={"main": broker}) as w:
@@ -119,11 +119,11 @@ async def test_it_holds_over_lost_links(autojump_clock: MockClock) -> None:
         await all_acked(w, 200)
         assert len(times.all) >= 200
         assert arrived(w, "x") == numbers(200)
-        # What was in flight when a link was lost is sent again: at most a burst each time.
+        # Messages in flight when a link was lost are resent: at most a burst each time.
         assert_bounded(times.all, 20, 1, 10 + 4 * 10)
 
 
-async def test_what_the_route_does_not_take_does_not_count(
+async def test_filtered_messages_do_not_count_against_the_limit(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -138,7 +138,7 @@ async def test_what_the_route_does_not_take_does_not_count(
         assert w.route_ledger()[2] == {"routed": 100, "filtered": 900}
 
 
-async def test_a_handler_is_called_as_often_as_the_limit_says(
+async def test_a_handler_is_called_at_the_rate_of_the_limit(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -157,7 +157,7 @@ async def test_a_handler_is_called_as_often_as_the_limit_says(
 
 
 @pytest.mark.parametrize("by_key", [False, True])
-async def test_what_uses_up_the_burst_and_leaves_nothing_is_not_called_limited(
+async def test_a_burst_that_uses_up_the_limit_exactly_is_not_reported_as_limited(
     autojump_clock: MockClock, by_key: bool
 ) -> None:
     settings = limited("1/h", burst=20) | ({"key": "subject"} if by_key else {})
@@ -169,7 +169,7 @@ async def test_what_uses_up_the_burst_and_leaves_nothing_is_not_called_limited(
         assert w.watch.of("ROUTE_LIMITED") == []
 
 
-async def test_what_goes_at_once_is_not_called_limited(
+async def test_a_message_sent_at_once_is_not_counted_as_limited(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -203,7 +203,7 @@ async def test_a_message_without_a_key_uses_up_nothing_of_the_limit(
 
 
 @pytest.mark.parametrize("source", [IN, {"subject": "in.*"}], ids=["stream", "subject"])
-async def test_messages_that_have_no_key_and_are_not_meant_for_the_route_add_nothing_to_the_limit(
+async def test_filtered_messages_without_a_key_add_nothing_to_the_limit(
     autojump_clock: MockClock, source: dict[str, Any]
 ) -> None:
     broker = one_broker()["main"]
@@ -217,7 +217,7 @@ async def test_messages_that_have_no_key_and_are_not_meant_for_the_route_add_not
         assert_bounded(times.all, 1, 1, 2)
 
 
-async def test_messages_behind_a_long_call_of_their_key_keep_no_others_from_being_requested(
+async def test_messages_behind_a_long_call_of_their_key_do_not_keep_others_from_being_requested(
     autojump_clock: MockClock,
 ) -> None:
     async def takes_long(message: Message) -> Message:
@@ -237,7 +237,7 @@ async def test_messages_behind_a_long_call_of_their_key_keep_no_others_from_bein
 # --- a limit for each value ---
 
 
-async def test_each_value_has_its_limit_and_others_pass(
+async def test_each_value_has_its_own_limit_and_others_pass(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -248,7 +248,7 @@ async def test_each_value_has_its_limit_and_others_pass(
         fill(broker, 5, subjects="b")
         began = trio.current_time()
         await eventually(lambda: len(arrived(w, "b")) == 5)
-        assert trio.current_time() - began < 0.1, "passes what waits"
+        assert trio.current_time() - began < 0.1, "overtakes the waiting messages"
         assert w.route.waiting_for_limit == 55
         await all_acked(w, 65)
         assert trio.current_time() - began == pytest.approx((60 - 5) / 10, abs=0.3)
@@ -260,7 +260,7 @@ async def test_each_value_has_its_limit_and_others_pass(
         assert w.watch.of("ROUTE_LIMITED")
 
 
-async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(
+async def test_messages_waiting_for_their_value_fill_the_room_in_hand_and_then_the_route_waits(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -273,10 +273,10 @@ async def test_as_many_as_may_be_in_hand_wait_apart_and_then_the_route_waits(
             assert w.route.in_hand <= 20
         await all_acked(w, 101)
         assert arrived(w, "a") == numbers(100)
-        assert w.route_ledger() == (101, 0, {"routed": 101}), "nothing was given back or delivered again"
+        assert w.route_ledger() == (101, 0, {"routed": 101}), "nothing was returned or redelivered"
 
 
-async def test_a_message_without_the_value_fails_and_holds_up_nobody(
+async def test_a_message_without_the_value_fails_and_holds_up_no_others(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -289,7 +289,7 @@ async def test_a_message_without_the_value_fails_and_holds_up_nobody(
         await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 1, "given_up": 1}))
 
 
-async def test_what_the_route_does_not_take_needs_no_value(
+async def test_a_filtered_message_needs_no_value(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -301,7 +301,7 @@ async def test_what_the_route_does_not_take_needs_no_value(
         assert w.route_ledger() == (2, 0, {"routed": 1, "filtered": 1})
 
 
-async def test_order_of_a_value_holds_when_its_destination_refuses(
+async def test_the_order_of_a_value_is_kept_when_its_destination_refuses(
     autojump_clock: MockClock,
 ) -> None:
     broker = one_broker()["main"]
@@ -314,7 +314,7 @@ async def test_order_of_a_value_holds_when_its_destination_refuses(
         assert arrived(w, "a") == arrived(w, "b") == numbers(30)
 
 
-async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> None:
+async def test_a_shutdown_returns_waiting_messages(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     for per in (None, "tokens[1]"):
         async with world([limited("1/h", burst=2, per=per)], brokers={"main": broker}) as w:
@@ -325,7 +325,7 @@ async def test_a_shutdown_gives_back_what_waits(autojump_clock: MockClock) -> No
         assert w.route.settled["lost"] == 0
 
 
-async def test_what_waits_behind_a_limited_message_is_returned_with_it_at_the_end(
+async def test_messages_behind_a_limited_one_are_returned_with_it_at_the_end(
     autojump_clock: MockClock,
 ) -> None:
     async with world(

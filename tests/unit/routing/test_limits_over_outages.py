@@ -1,4 +1,4 @@
-"""Limits over outages: what waited for a destination does not reach its server faster than the limit says."""
+"""Limits across outages: messages that waited for a destination do not reach its server faster than the limit."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ async def offer(w: World, rate: int, subjects: str, *, seconds: int) -> None:
 
 
 def assert_limit_holds(times: list[float], seconds: int) -> None:
-    """From the moment when the first one came."""
+    """Assert that the limit holds from the arrival of the first message on."""
     for after in range(1, seconds + 1):
         count = sum(at <= times[0] + after for at in times)
         assert count <= BURST + RATE * after + 1, f"{count} within {after} s"
 
 
 def outages() -> Iterator[Any]:
-    """Give each route an outage of one kind at one rate, so that any three of the five properties meet in all ways.
+    """Give each route an outage of one kind at one rate: any three of the five properties occur in all combinations.
 
-    But for a kind of route, of outage and of rate: of those, half meet. All 64 together would prove no more.
+    The exception is kind of route, of outage and of rate: half of these occur. All 64 combinations would prove no more.
     """
     for number, kind in enumerate(KINDS):
         for source in ("core", "stream"):
@@ -91,14 +91,16 @@ async def test_the_limit_holds_when_a_destination_is_back(
             await w.lose("edge")
         await offer(w, offered, subjects, seconds=12)
         outbox = w.live.connections["edge"].outbox
-        assert outbox.pending + outbox.in_flight <= len(subjects) * (BURST + RATE + 5), "nothing piles up there"
+        assert outbox.pending + outbox.in_flight <= len(subjects) * (BURST + RATE + 5), (
+            "no messages pile up in the outbox"
+        )
         times = Times(brokers["edge"])
         brokers["edge"].up()
         await eventually(lambda: bool(times.all), within=30)
         await trio.sleep(6)
         for subject in subjects:
             assert_limit_holds(times.of[f"out.{subject}"], 5)
-            assert len(times.of[f"out.{subject}"]) >= 4 * RATE, "and what waits goes as fast as it may"
+            assert len(times.of[f"out.{subject}"]) >= 4 * RATE, "the waiting messages are sent at the full rate"
         await eventually(lambda: w.route.in_hand == 0, within=120)
         assert w.route.settled["lost"] == 0
         assert w.route.settled["routed"] == offered * 15 * len(subjects)
@@ -106,7 +108,7 @@ async def test_the_limit_holds_when_a_destination_is_back(
 
 @pytest.mark.parametrize("source", ["core", "stream"])
 @pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
-async def test_what_an_outage_kept_uses_the_limit_though_no_other_message_arrived_meanwhile(
+async def test_messages_kept_during_an_outage_use_the_limit_even_if_no_others_arrived(
     source: str, per: str | None, autojump_clock: MockClock
 ) -> None:
     brokers = two_brokers()
@@ -124,8 +126,8 @@ async def test_what_an_outage_kept_uses_the_limit_though_no_other_message_arrive
             w.broker.publish("in.x", b"%d" % number)
         await trio.sleep(5)
         assert_limit_holds(times.all, 3)
-        assert len(times.all) == BURST + 4 * RATE, "and the others are sent as fast as they may be"
-        # All of that is over: the next messages find a full bucket.
+        assert len(times.all) == BURST + 4 * RATE, "the others are sent at the full rate"
+        # Everything is settled: the next messages find a full bucket.
         await trio.sleep(5)
         times.of.clear()
         for number in range(BURST):
@@ -150,7 +152,7 @@ async def test_the_limit_holds_when_a_stream_takes_messages_again(
         assert len(brokers["edge"].messages("OUT")) <= before + 1
         await eventually(lambda: len(brokers["edge"].messages("OUT")) > before + 1, within=10)
         await trio.sleep(1)
-        # One was under way when it was elected, and few do not use up the limit.
+        # One message was in flight at the election, and a few more do not use up the limit.
         assert len(brokers["edge"].messages("OUT")) - before <= BURST + RATE + 2
         await eventually(lambda: w.route.in_hand == 0, within=120)
 
@@ -204,7 +206,7 @@ async def test_the_limit_of_a_value_does_not_wait_for_publishes_to_another_strea
 
 @pytest.mark.parametrize("source", ["core", "stream"])
 @pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
-async def test_the_limit_does_not_slow_down_a_long_link(
+async def test_the_limit_does_not_slow_down_a_link_with_a_long_round_trip(
     source: str, per: str | None, autojump_clock: MockClock
 ) -> None:
     brokers = two_brokers()
@@ -222,7 +224,7 @@ async def takes_long(message: Message) -> Message:
 
 @pytest.mark.parametrize("source", ["core", "stream"])
 @pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
-async def test_calls_of_a_handler_that_take_long_do_not_count_as_what_is_not_confirmed(
+async def test_long_calls_of_a_handler_do_not_count_as_unconfirmed_messages(
     source: str, per: str | None, autojump_clock: MockClock
 ) -> None:
     route = limited(source, "by key", per, jetstream=False) | {"key": "payload", "concurrency": 500}
@@ -236,7 +238,7 @@ async def test_calls_of_a_handler_that_take_long_do_not_count_as_what_is_not_con
 
 @pytest.mark.parametrize("source", ["core", "stream"])
 @pytest.mark.parametrize("per", [None, "tokens[1]"], ids=["for all", "for each value"])
-async def test_a_fallback_is_used_while_the_first_is_away(
+async def test_a_fallback_is_used_while_the_first_destination_is_down(
     source: str, per: str | None, autojump_clock: MockClock
 ) -> None:
     brokers = two_brokers() | {"other": FakeBroker()}

@@ -1,4 +1,4 @@
-"""What is forwarded while it arrives: offered together, whatever route it is for, and each route with its own count."""
+"""Messages forwarded while they arrive: offered together whatever their route, and counted for each route."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.world import core, to, world
 
 @pytest.fixture
 def offers(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The counts of the owners of each offer, while connected."""
+    """Return a list that gets the counts of the owners of each offer made while connected."""
     seen: list[list[int]] = []
     offer_frames = Outbox.offer_frames
 
@@ -41,7 +41,7 @@ def offers(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 @looks_inside
-async def test_what_comes_at_one_time_for_many_routes_is_one_offer(
+async def test_messages_of_one_read_for_many_routes_are_one_offer(
     autojump_clock: MockClock, offers: list[list[int]]
 ) -> None:
     routes = [core(f"in.{number}.*", f"out.{number}.{{{{wildcard(1)}}}}") for number in range(10)]
@@ -57,7 +57,7 @@ async def test_what_comes_at_one_time_for_many_routes_is_one_offer(
         assert w.entry()["settled"] == {"fenced": 12}
 
 
-async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behind_it(
+async def test_messages_wait_only_behind_waiting_ones_of_their_own_route(
     autojump_clock: MockClock,
 ) -> None:
     bench = Bench(2)
@@ -80,7 +80,7 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
         passthrough.deliver(touched)
 
     def left() -> list[int]:
-        """The numbers of the messages that leave now."""
+        """Return the numbers of the messages that are sent now."""
         return [int(one) for frame in bench.written() for one in re.findall(rb"PUB out\.\d+\.(\d+) ", frame)]
 
     deliver({first: 1, second: 101})
@@ -98,20 +98,20 @@ async def test_only_what_comes_for_a_route_that_has_something_waiting_waits_behi
         nursery.start_soon(second.run)
         await wait_all_tasks_blocked()
         deliver({first: 3, second: 103})
-        assert len(inbox) == 2, "behind what waits"
+        assert len(inbox) == 2, "behind the waiting message"
         assert left() == [103]
         nursery.start_soon(first.run)
         await wait_all_tasks_blocked()
         assert left() == [2, 3]
         deliver({first: 4})
         assert len(inbox) == 0
-        assert left() == [4], "nothing waits any more"
+        assert left() == [4], "no message waits any more"
         assert not passthrough._behind
         nursery.cancel_scope.cancel()
 
 
 @looks_inside
-async def test_what_fails_is_counted_and_what_came_with_it_goes_on(
+async def test_a_message_that_fails_is_counted_and_the_others_of_its_read_are_forwarded(
     autojump_clock: MockClock, offers: list[list[int]]
 ) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker(max_payload=100)}
@@ -132,7 +132,7 @@ async def test_what_fails_is_counted_and_what_came_with_it_goes_on(
 
 
 @pytest.mark.slow
-async def test_what_a_crowded_outbox_has_no_room_for_waits_and_what_comes_later_stays_behind_it(
+async def test_messages_without_room_in_a_crowded_outbox_wait_and_later_ones_stay_behind_them(
     autojump_clock: MockClock,
 ) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}

@@ -1,4 +1,4 @@
-"""A router says of each route from where it takes messages and to where it sends them, as configured."""
+"""The source and the destinations of each route are shown as configured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ON_EDGE = to("out.{{wildcard(1)}}", "edge", jetstream=True)
     ],
     ids=["core", "stream"],
 )
-async def test_the_path_of_a_route(
+async def test_the_path_of_a_route_is_shown(
     route: dict[str, Any], source: dict[str, str], destinations: list[dict[str, Any]]
 ) -> None:
     async with world([route], brokers=two_brokers()) as w:
@@ -43,7 +43,7 @@ async def test_the_path_of_a_route(
     assert (shown["from"], shown["to"]) == (source, destinations)
 
 
-async def test_the_path_of_a_route_that_answers() -> None:
+async def test_the_path_of_a_route_that_answers_is_shown() -> None:
     def answer(message: Message) -> Message:
         return message
 

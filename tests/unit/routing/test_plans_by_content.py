@@ -1,4 +1,4 @@
-"""What a plan carries of a configuration that decides by content."""
+"""The parts of a plan that decide by content, as compiled from a configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def facts(plan: RoutePlan, payload: bytes = b"{}", subject: str = "in.7") -> Fac
     return Facts(subject, b"", payload, plan.reader())
 
 
-def test_a_plain_route_decides_nothing() -> None:
+def test_a_plain_route_has_no_decisions() -> None:
     plan = plan_of({}, {"jetstream": True})
     assert (plan.decides, plan.transforms, plan.expressions) == (False, False, [])
     assert tuple(plan.strategy().choose(facts(plan))) == (0, 1)
@@ -43,16 +43,18 @@ def test_a_plain_route_decides_nothing() -> None:
         ({}, [{}, {"mirror": 0.5}]),
     ],
 )
-def test_a_route_that_decides(route: dict[str, Any], to: list[dict[str, Any]]) -> None:
+def test_a_route_with_conditions_a_strategy_or_a_mirror_decides_by_content(
+    route: dict[str, Any], to: list[dict[str, Any]]
+) -> None:
     assert plan_of(*to, **route).decides
 
 
-def test_a_mirror_is_the_share_that_was_written() -> None:
+def test_the_share_of_a_mirror_is_exact() -> None:
     assert plan_of({}, {"mirror": 0.1}).destinations[1].mirror == Fraction(1, 10)
     assert plan_of({}, {"mirror": 1}).destinations[1].mirror == 1
 
 
-def test_first_match_over_bodies() -> None:
+def test_first_match_evaluates_conditions_on_bodies_in_order() -> None:
     plan = plan_of(
         {"when": "body.total > 100"}, {"when": 'body.kind == "small"'}, strategy="first_match", when="has(body.total)"
     )
@@ -71,14 +73,14 @@ def test_first_match_over_bodies() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"no JSON", b"{}", b'{"total": "150"}', b""])
-def test_a_message_on_which_an_expression_fails_is_not_taken_for_false(payload: bytes) -> None:
+def test_a_condition_that_fails_to_evaluate_does_not_count_as_false(payload: bytes) -> None:
     plan = plan_of({"when": "body.total > 100"}, {})
     with pytest.raises(EvaluationError) as failed:
         plan.strategy().choose(facts(plan, payload))
     assert failed.value.reason == "expression"
 
 
-def test_sticky_follows_the_key_and_tells_equal_destinations_apart() -> None:
+def test_sticky_follows_the_key_and_distinguishes_equal_destinations() -> None:
     same = {"subject": "out", "payload": "subject"}
     plan = plan_of({}, {}, same, same, strategy="sticky", key="body.customer")
     strategy = plan.strategy()
@@ -87,18 +89,18 @@ def test_sticky_follows_the_key_and_tells_equal_destinations_apart() -> None:
     assert strategy.choose(facts(plan, b'{"customer": 7}')) == strategy.choose(facts(plan, b'{"customer": 7.0}'))
 
 
-def test_fallback_asks_for_the_health_of_a_destination() -> None:
+def test_fallback_checks_the_health_of_a_destination() -> None:
     plan = plan_of({}, {}, strategy="fallback")
     assert tuple(plan.strategy(lambda index: index == 1).choose(facts(plan))) == (1,)
 
 
-def test_each_strategy_begins_to_count_by_itself() -> None:
+def test_each_strategy_starts_its_own_count() -> None:
     plan = plan_of({"weight": 2}, {}, strategy="weighted")
     one, other = plan.strategy(), plan.strategy()
     assert [one.choose(None) for _ in range(3)] == [other.choose(None) for _ in range(3)] == [(0,), (1,), (0,)]
 
 
-def test_one_reader_decodes_for_all_expressions() -> None:
+def test_all_expressions_share_one_decoded_body() -> None:
     plan = plan_of(
         {"when": "body.a == 1", "payload": "body.b.c", "headers": {"set": {"X": "string(body.d)"}}},
         {},
@@ -116,7 +118,7 @@ def test_one_reader_decodes_for_all_expressions() -> None:
     assert b"X: 4" in transform.headers(message, b"", 100)
 
 
-def test_expressions_of_a_stream_have_its_variables() -> None:
+def test_expressions_of_a_route_from_a_stream_have_its_variables() -> None:
     source = {"stream": "S", "durable": "d", "filter": "in.*"}
     plan = plan_of({}, source=source, when='stream == "S" && sequence > 5 && deliveries < 3')
     assert plan.when is not None

@@ -1,4 +1,4 @@
-"""Where a subject made of a sender's tokens may not lead."""
+"""Subjects that are reserved, to which a subject made of a sender's tokens may not lead."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ from router_trio.subjects.patterns import reserved_namespace
         ("a.$JS.x", ["a"], "_INBOX", None),
     ],
 )
-def test_reserved(subject: str, own_start: list[str], inbox_prefix: str, expected: str | None) -> None:
+def test_reserved_subjects_are_recognized(
+    subject: str, own_start: list[str], inbox_prefix: str, expected: str | None
+) -> None:
     assert reserved_namespace(subject, own_start, inbox_prefix) == expected
 
 
@@ -46,7 +48,7 @@ def test_each_of_several_prefixes_is_reserved() -> None:
     assert reserved_namespace("JS.hub.x", [], *settings.reserved) is None
 
 
-def test_a_sender_can_not_choose_to_send_to_the_api_of_a_connection() -> None:
+def test_a_sender_can_not_make_a_route_publish_to_the_api_of_a_connection() -> None:
     route = {
         "name": "r",
         "from": {"subject": "in.*.>", "connection": "b"},
@@ -68,5 +70,5 @@ def test_a_sender_can_not_choose_to_send_to_the_api_of_a_connection() -> None:
         ("$KV.{{wildcard(1)}}", ("$KV",)),
     ],
 )
-def test_the_start_that_is_the_configurations_own(destination: str, start: tuple[str, ...]) -> None:
+def test_the_literal_start_of_a_destination_is_found(destination: str, start: tuple[str, ...]) -> None:
     assert Mapping.compile("in.*", destination).literal_start == start

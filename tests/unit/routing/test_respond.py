@@ -1,4 +1,4 @@
-"""Routes that answer: what a handler returns goes to whoever asked, and to nobody else."""
+"""Routes that respond: the answers of a handler are sent to the requester, and to no other subject."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def answering(handler: Callable[..., Any], *destinations: Any, **more: Any) -> A
 
 async def asked(w: World, body: bytes, headers: dict[str, str] | None = None, reply: str = INBOX) -> None:
     if reply.startswith("$JS.ACK."):
-        # No client may publish this, but a consumer that delivers to the subject does.
+        # No client may publish with this reply, but a consumer that delivers to the subject does.
         w.broker._server.publish(Publish(b"calls.x", reply.encode(), b"", body), trio.current_time())
         w.broker._network.settle()
     else:
@@ -48,7 +48,7 @@ async def asked(w: World, body: bytes, headers: dict[str, str] | None = None, re
 
 
 @pytest.mark.parametrize("handler", [shout, shout_later])
-async def test_what_the_handler_returns_is_the_answer(handler: Any, autojump_clock: MockClock) -> None:
+async def test_the_answer_of_the_handler_is_sent_to_the_reply_subject(handler: Any, autojump_clock: MockClock) -> None:
     async with world(handlers=[answering(handler)]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
         await asked(w, b"hello", {"X-Shop": "north", "Nats-Msg-Id": "7", "Nats-TTL": "5"})
         await eventually(lambda: len(heard) == 1)
@@ -59,7 +59,7 @@ async def test_what_the_handler_returns_is_the_answer(handler: Any, autojump_clo
         assert w.route.routed == {"(reply)": 1}
 
 
-async def test_an_answer_goes_out_beside_the_copies(autojump_clock: MockClock) -> None:
+async def test_an_answer_is_sent_in_addition_to_the_copies(autojump_clock: MockClock) -> None:
     async with world(handlers=[answering(shout, "heard.x")]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
         await asked(w, b"a")
         await eventually(lambda: len(heard) == 1)
@@ -68,7 +68,7 @@ async def test_an_answer_goes_out_beside_the_copies(autojump_clock: MockClock) -
         assert w.route_ledger() == (1, 0, {"routed": 1})
 
 
-async def test_headers_of_the_handler_and_several_answers_arrive(autojump_clock: MockClock) -> None:
+async def test_several_answers_with_headers_of_the_handler_arrive(autojump_clock: MockClock) -> None:
     def both(message: Message) -> list[Message]:
         return [message.replace(payload=part, headers={"N": part.decode()}) for part in (b"1", b"2")]
 
@@ -86,7 +86,7 @@ async def test_headers_of_the_handler_and_several_answers_arrive(autojump_clock:
     ("reply", "reason"),
     [("", "no_reply"), ("$JS.ACK.S.C.1.1.1.1.0", "reserved_subject"), ("$SYS.x", "reserved_subject")],
 )
-async def test_without_a_reply_subject_of_its_own_nobody_is_answered(
+async def test_a_message_without_a_usable_reply_subject_is_not_answered(
     reply: str, reason: str, autojump_clock: MockClock
 ) -> None:
     async with world(handlers=[answering(shout)]) as w:
@@ -105,14 +105,14 @@ ELSEWHERE = ["out.x", "_INBOX", "_INBOXES.a", "_INBOX.", "_R_.a.b", "answers", "
 
 
 @pytest.mark.parametrize("reply", ELSEWHERE)
-async def test_only_inboxes_are_answered_unless_reply_to_says_otherwise(reply: str, autojump_clock: MockClock) -> None:
+async def test_only_inboxes_are_answered_unless_reply_to_allows_others(reply: str, autojump_clock: MockClock) -> None:
     async with world(handlers=[answering(shout, reply_to=["answers.*", "_R_.a"])]) as w:
         await asked(w, b"a", reply=reply)
         assert w.subjects() == []
         assert w.route.unanswered == {"reserved_subject": 1}
 
 
-async def test_what_reply_to_names_is_answered(autojump_clock: MockClock) -> None:
+async def test_subjects_that_reply_to_allows_are_answered(autojump_clock: MockClock) -> None:
     async with (
         world(handlers=[answering(shout, reply_to=["answers.*", "_R_.>"])]) as w,
         overhearing(w.broker, ">") as heard,
@@ -145,7 +145,7 @@ async def test_an_inbox_of_another_process_of_the_router_is_never_answered(autoj
         assert w.subjects() == []
 
 
-async def test_an_answer_has_no_status(autojump_clock: MockClock) -> None:
+async def test_an_answer_carries_no_status(autojump_clock: MockClock) -> None:
     async with world(handlers=[answering(shout)]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
         for block in (b"NATS/1.0 503\r\n\r\n", b"NATS/1.0 100 Idle\r\nA: b\r\n\r\n"):
             w.broker._server.publish(Publish(b"calls.x", INBOX.encode(), block, b"a"), trio.current_time())
@@ -176,7 +176,7 @@ async def test_a_handler_that_raises_answers_with_an_error(late: bool, autojump_
         assert w.route.failed == {"handler_error": 1}
 
 
-async def test_what_is_filtered_out_is_not_answered(autojump_clock: MockClock) -> None:
+async def test_a_filtered_message_is_not_answered(autojump_clock: MockClock) -> None:
     async with world(handlers=[answering(lambda message: None, name="none")]) as w:
         await asked(w, b"a")
         assert w.subjects() == []
@@ -193,7 +193,7 @@ async def test_an_answer_that_is_too_large_fails_the_message(autojump_clock: Moc
         assert w.route_ledger() == (1, 0, {"lost": 1})
 
 
-async def test_many_are_answered_in_order(autojump_clock: MockClock) -> None:
+async def test_many_requests_are_answered_in_order(autojump_clock: MockClock) -> None:
     async with world(handlers=[answering(shout)]) as w, overhearing(w.broker, "_INBOX.asker.>") as heard:
         for number in range(500):
             w.broker.publish("calls.x", b"%d" % number, reply=f"{INBOX}.{number}")
@@ -202,7 +202,7 @@ async def test_many_are_answered_in_order(autojump_clock: MockClock) -> None:
         await eventually(lambda: w.route_ledger() == (500, 0, {"routed": 500}))
 
 
-async def test_content_decides_where_copies_go_and_not_whether_it_is_answered(autojump_clock: MockClock) -> None:
+async def test_conditions_decide_about_copies_and_not_about_the_answer(autojump_clock: MockClock) -> None:
     elsewhere = to("heard.x") | {"when": 'payload == b"B"'}
     async with (
         world(handlers=[answering(shout, elsewhere)]) as w,
@@ -235,20 +235,20 @@ def test_a_route_that_answers_needs_a_handler_and_a_subject() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "where", "told"),
+    ("more", "where", "message"),
     [
         ({"respond": True, "reply_to": ["a*"]}, "routes[0].reply_to[0]", "wildcard inside"),
         ({"respond": True, "reply_to": ["a.>", "$JS.>"]}, "routes[0].reply_to[1]", "begins with '$'"),
         ({"reply_to": ["a.>"]}, "routes[0].reply_to", "set respond = true"),
     ],
 )
-def test_a_reply_to_that_is_of_no_use_is_refused(more: dict[str, Any], where: str, told: str) -> None:
+def test_a_useless_reply_to_is_refused(more: dict[str, Any], where: str, message: str) -> None:
     found = problems(lambda: Settings(connections=MAIN, routes=[route(handler="a:b", **more)]))
-    assert told in found[where]
+    assert message in found[where]
 
 
 @pytest.mark.parametrize("passes_at", [2, 9])
-async def test_one_that_is_tried_again_is_answered_once(passes_at: int, autojump_clock: MockClock) -> None:
+async def test_a_request_that_is_retried_is_answered_once(passes_at: int, autojump_clock: MockClock) -> None:
     calls = 0
 
     def passes_later(message: Message) -> Message:

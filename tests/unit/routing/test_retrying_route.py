@@ -1,4 +1,6 @@
-"""Core subscriptions with retry or dead letters, on fake brokers: what failed waits in memory, and all is counted."""
+"""Core subscriptions with retry or dead letters, on fake brokers: failed messages wait in memory, and all are
+counted.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ NAME = "Router-Dead-Letter-"
 
 
 def broker() -> dict[str, FakeBroker]:
-    """`main` has the stream `DEAD`."""
+    """Return a broker `main` with the stream `DEAD`."""
     made = FakeBroker()
     made.add_stream("DEAD", ["dead.>"])
     return {"main": made}
@@ -35,7 +37,7 @@ def publish(w: World, *payloads: bytes, subject: str = "core.x", **options: Any)
         w.broker.publish(subject, payload, **options)
 
 
-async def test_a_message_that_fails_is_tried_again_until_it_passes(autojump_clock: MockClock) -> None:
+async def test_a_message_that_fails_is_retried_until_it_passes(autojump_clock: MockClock) -> None:
     times: list[float] = []
 
     def pick(message: Message) -> Message:
@@ -55,7 +57,7 @@ async def test_a_message_that_fails_is_tried_again_until_it_passes(autojump_cloc
         assert w.route.durations.total == pytest.approx(7.0, abs=0.1)
 
 
-async def test_it_is_in_hand_meanwhile(autojump_clock: MockClock) -> None:
+async def test_a_message_is_in_hand_between_its_attempts(autojump_clock: MockClock) -> None:
     def fail(message: Message) -> Message:
         raise Retry(after=5)
 
@@ -66,11 +68,11 @@ async def test_it_is_in_hand_meanwhile(autojump_clock: MockClock) -> None:
         await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}))
         assert trio.current_time() == pytest.approx(10.0, abs=0.5)
         assert dict(w.route.given_up) == {"retry": 1}
-        (told,) = w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
-        assert (told.reason, told.attempts, told.stream) == ("retry", 3, None)
+        (given_up,) = w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
+        assert (given_up.reason, given_up.attempts, given_up.stream) == ("retry", 3, None)
 
 
-async def test_without_retry_nothing_is_tried_again(autojump_clock: MockClock) -> None:
+async def test_without_retry_a_failed_message_is_lost(autojump_clock: MockClock) -> None:
     calls = 0
 
     def fail(message: Message) -> Message:
@@ -85,7 +87,7 @@ async def test_without_retry_nothing_is_tried_again(autojump_clock: MockClock) -
         assert w.route_ledger() == (1, 0, {"lost": 1})
 
 
-async def test_a_retry_goes_only_to_destinations_that_have_not_confirmed(autojump_clock: MockClock) -> None:
+async def test_a_retry_is_sent_only_to_destinations_that_have_not_confirmed(autojump_clock: MockClock) -> None:
     there = two_brokers()
     there["edge"].deny_publish("out.x")
     route = core("core.*", to("copy"), to("out.x", "edge", jetstream=True), connection="main", retry={"initial": "1s"})
@@ -99,7 +101,7 @@ async def test_a_retry_goes_only_to_destinations_that_have_not_confirmed(autojum
 
 
 @pytest.mark.parametrize("message_id", ["own", "sender"])
-async def test_a_publish_whose_puback_was_lost_is_no_second_message(autojump_clock: MockClock, message_id: str) -> None:
+async def test_a_retry_after_a_lost_puback_is_not_stored_twice(autojump_clock: MockClock, message_id: str) -> None:
     route = core("in.*", to("out.x", jetstream=True), retry={"initial": "1s"}, message_id=message_id)
     async with world([route], brokers=one_broker()) as w:
         w.broker.trouble.lose("puback", 100)
@@ -110,7 +112,7 @@ async def test_a_publish_whose_puback_was_lost_is_no_second_message(autojump_clo
         assert w.payloads("OUT") == [b"1"]
 
 
-async def test_what_is_given_up_is_dead_lettered(autojump_clock: MockClock) -> None:
+async def test_a_message_that_is_given_up_is_dead_lettered(autojump_clock: MockClock) -> None:
     def fail(message: Message) -> Message:
         if message.payload == b"2":
             raise Reject("no lines")
@@ -138,7 +140,7 @@ async def test_what_is_given_up_is_dead_lettered(autojump_clock: MockClock) -> N
         assert first.headers["Nats-Msg-Id"] != second.headers["Nats-Msg-Id"], "a sender may use an id again"
 
 
-async def test_dead_letters_alone_need_no_retry(autojump_clock: MockClock) -> None:
+async def test_dead_letters_need_no_retry(autojump_clock: MockClock) -> None:
     route = core("core.*", "out.{{split(1,-)}}", dead_letter=DEAD)
     async with world([route], brokers=broker()) as w:
         for token in ("a-b", "--", "c"):
@@ -163,7 +165,7 @@ async def test_a_dead_letter_waits_for_its_connection(autojump_clock: MockClock)
         await eventually(lambda: w.route_ledger() == (1, 0, {"dead_lettered": 1}))
 
 
-async def test_a_dead_letter_that_nobody_stores_is_lost_and_said(autojump_clock: MockClock) -> None:
+async def test_a_dead_letter_that_can_not_be_stored_is_reported_as_lost(autojump_clock: MockClock) -> None:
     there = broker()
     there["main"].deny_publish("dead.>")
     route = core("core.*", "out.{{split(1,-)}}", dead_letter=DEAD)
@@ -171,11 +173,11 @@ async def test_a_dead_letter_that_nobody_stores_is_lost_and_said(autojump_clock:
         publish(w, b"x", subject="core.--")
         await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}))
         assert dict(w.route.failed) == {"mapping": 1, "dead_letter": 1}
-        (told,) = w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")
-        assert told.reason == "permission_denied"
+        (event,) = w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")
+        assert event.reason == "permission_denied"
 
 
-async def test_by_content_the_same(autojump_clock: MockClock) -> None:
+async def test_routes_that_decide_by_content_retry_and_dead_letter_too(autojump_clock: MockClock) -> None:
     route = core("core.*", "out.x", retry={"attempts": 2, "not": ["expression"]}, dead_letter=DEAD)
     async with world([route | {"when": "body.n > 0"}], brokers=broker()) as w:
         publish(w, b'{"n": 1}', b'{"n": 0}', b"no json")
@@ -186,7 +188,7 @@ async def test_by_content_the_same(autojump_clock: MockClock) -> None:
         assert letter.headers[f"{NAME}Attempts"] == "1"
 
 
-async def test_no_more_are_kept_than_there_is_room_for(
+async def test_failed_messages_beyond_the_room_for_retries_are_lost(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry_queue, "MOST_MESSAGES", 2)
@@ -205,7 +207,7 @@ async def test_no_more_are_kept_than_there_is_room_for(
 # --- the end ---
 
 
-async def test_what_waits_at_the_end_is_lost(autojump_clock: MockClock) -> None:
+async def test_a_message_waiting_for_a_retry_at_the_end_is_lost(autojump_clock: MockClock) -> None:
     def fail(message: Message) -> Message:
         raise ValueError("never")
 
@@ -213,13 +215,13 @@ async def test_what_waits_at_the_end_is_lost(autojump_clock: MockClock) -> None:
         publish(w, b"1", b"2")
         await eventually(lambda: w.route.failed["handler_error"] == 2)
         ended_at = trio.current_time()
-    assert trio.current_time() - ended_at < 1, "nobody waits for a minute"
+    assert trio.current_time() - ended_at < 1, "the end waits for the next attempt"
     assert w.route_ledger() == (2, 0, {"lost": 2})
     assert w.route.failed["shutdown"] == 2
     assert w.live.unsettled == 2
 
 
-async def test_or_dead_lettered(autojump_clock: MockClock) -> None:
+async def test_a_message_waiting_for_a_retry_at_the_end_is_dead_lettered(autojump_clock: MockClock) -> None:
     def fail(message: Message) -> Message:
         raise ValueError("never")
 
@@ -233,7 +235,7 @@ async def test_or_dead_lettered(autojump_clock: MockClock) -> None:
     assert w.live.unsettled == 0
 
 
-async def test_what_is_in_the_handler_at_the_end_is_lost(autojump_clock: MockClock) -> None:
+async def test_messages_in_and_behind_the_handler_at_the_end_are_lost(autojump_clock: MockClock) -> None:
     async def hang(message: Message) -> Message:
         if message.payload == b"again":
             raise Retry(after=0.1)
@@ -248,7 +250,7 @@ async def test_what_is_in_the_handler_at_the_end_is_lost(autojump_clock: MockClo
     assert w.live.unsettled == 3
 
 
-async def test_one_that_is_tried_again_at_the_end_is_lost(autojump_clock: MockClock) -> None:
+async def test_a_message_being_retried_at_the_end_is_lost(autojump_clock: MockClock) -> None:
     tried = 0
 
     async def hang(message: Message) -> Message:
@@ -266,7 +268,7 @@ async def test_one_that_is_tried_again_at_the_end_is_lost(autojump_clock: MockCl
     assert w.route_ledger() == (1, 0, {"lost": 1})
 
 
-async def test_what_fails_while_the_router_ends_is_not_tried_again(autojump_clock: MockClock) -> None:
+async def test_a_message_that_fails_during_the_shutdown_is_not_retried(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         await trio.sleep(1)
         raise ValueError("never")
@@ -279,7 +281,9 @@ async def test_what_fails_while_the_router_ends_is_not_tried_again(autojump_cloc
 
 
 @pytest.mark.parametrize("handles", [True, False])
-async def test_no_more_is_routed_than_its_destination_has_room_for(autojump_clock: MockClock, handles: bool) -> None:
+async def test_no_more_messages_are_routed_than_the_destination_has_room_for(
+    autojump_clock: MockClock, handles: bool
+) -> None:
     limits = {"edge": {"max_pending_operations": 2, "on_pending_full": "block"}}
     route = core("core.*", to("out.x", "edge"), connection="main", retry={})
     if handles:
@@ -294,7 +298,7 @@ async def test_no_more_is_routed_than_its_destination_has_room_for(autojump_cloc
         assert dict(w.route.failed) == {}
 
 
-async def test_a_message_is_lost_of_which_the_handler_is_interrupted(autojump_clock: MockClock) -> None:
+async def test_a_message_whose_handler_is_interrupted_by_a_signal_is_lost(autojump_clock: MockClock) -> None:
     def interrupted(message: Message) -> Message:
         signal.raise_signal(signal.SIGINT)
         return message
@@ -316,7 +320,7 @@ async def test_a_message_is_lost_of_which_the_handler_is_interrupted(autojump_cl
     assert w.live.unsettled == 2
 
 
-async def test_retries_do_not_keep_out_what_is_new(autojump_clock: MockClock) -> None:
+async def test_retries_do_not_starve_new_messages(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         await trio.sleep(0.01)
         if message.payload == b"bad":
@@ -330,7 +334,7 @@ async def test_retries_do_not_keep_out_what_is_new(autojump_clock: MockClock) ->
         await eventually(lambda: len(w.broker.published) == 1, 30)
 
 
-async def test_a_dead_letter_of_what_was_dropped_takes_no_puback_of_what_it_made_room_for(
+async def test_the_dead_letter_of_a_dropped_message_takes_no_puback_of_the_message_it_made_room_for(
     autojump_clock: MockClock,
 ) -> None:
     route = core("core.*", to("out.x", jetstream=True), dead_letter=DEAD)
@@ -342,11 +346,11 @@ async def test_a_dead_letter_of_what_was_dropped_takes_no_puback_of_what_it_made
         w.broker.add_stream("OUT", ["out.>"])
         await trio.sleep(1)
         assert w.payloads("OUT") == [b"2"]
-        assert w.entry()["settled"] == {"acked": 2, "dropped": 1}, "each has a PubAck of its own"
+        assert w.entry()["settled"] == {"acked": 2, "dropped": 1}, "each has its own PubAck"
         assert w.route_ledger() == (2, 0, {"routed": 1, "dead_lettered": 1})
 
 
-async def test_at_the_end_dead_letters_wait_for_no_destination(autojump_clock: MockClock) -> None:
+async def test_at_the_end_dead_letters_do_not_wait_for_a_destination(autojump_clock: MockClock) -> None:
     async def pick(message: Message) -> Message:
         if message.payload == b"bad":
             raise ValueError

@@ -1,4 +1,4 @@
-"""A route whose settings have changed, in total: the sums, also when earlier generations are settled."""
+"""The total counts of a route whose settings have changed: sums over its generations, also after earlier ones ended."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ COUNTS = st.lists(st.integers(0, 50), min_size=6, max_size=6)
 
 
 def settle(state: RouteState) -> None:
-    """Let a life be over, with nothing in hand."""
+    """End a generation, with nothing in hand."""
     state.fates["lost"] += state.in_hand
     state.elapsed.record(1.0, state.in_hand)
     state.is_over = True
 
 
 def counted(counts: list[int], templates: tuple[str, ...] = ("a", "b"), *, from_stream: bool = False) -> RouteState:
-    """A state of which so many messages were routed, forwarded, failed, filtered, came again, and are in hand."""
+    """Return a state with these numbers of messages routed, forwarded, failed, filtered, redelivered, and in hand."""
     routed, forwarded, failed, filtered, again, in_hand = counts
     state = RouteState("route", "main", templates)
     state.received = routed + forwarded + failed + filtered + in_hand
@@ -54,15 +54,15 @@ def assert_sums(state: RouteState, parts: list[RouteState]) -> None:
 
 
 @given(st.lists(st.tuples(COUNTS, st.booleans()), min_size=1, max_size=4))
-def test_the_whole_is_the_sum_of_what_it_was_and_is(drawn: list[tuple[list[int], bool]]) -> None:
+def test_the_total_of_a_route_is_the_sum_over_its_generations(drawn: list[tuple[list[int], bool]]) -> None:
     states = [counted(counts, from_stream=from_stream) for counts, from_stream in drawn]
     same = [counted(counts, from_stream=from_stream) for counts, from_stream in drawn]
     for earlier, later in pairwise(states):
         continue_counts(later, earlier)
     now = states[-1]
-    for _ in range(2):  # looking changes nothing
+    for _ in range(2):  # computing the total changes nothing
         assert_sums(total(now), same)
-    # What is in hand is settled, one life after the other.
+    # The messages in hand are settled, one generation after the other.
     for state, copy in zip(states, same, strict=True):
         for one in (state, copy):
             left = one.in_hand
@@ -76,24 +76,24 @@ def test_the_whole_is_the_sum_of_what_it_was_and_is(drawn: list[tuple[list[int],
     assert now.earlier == []
 
 
-def test_a_state_without_a_past_is_itself() -> None:
+def test_the_total_of_a_state_without_a_past_is_itself() -> None:
     state = counted([1, 2, 3, 4, 5, 6])
     assert total(state) is state
 
 
-def test_destinations_that_are_gone_keep_their_counts() -> None:
+def test_past_destinations_keep_their_counts() -> None:
     now, before = counted([1, 0, 0, 0, 0, 0], ("c",)), counted([2, 3, 0, 0, 0, 1], ("a", "b"))
     continue_counts(now, before)
     assert total(now).routed == {"a": 3, "b": 2, "c": 1}
     assert total(now).destinations == ("c",)
 
 
-def test_the_openings_of_breakers_go_on_and_their_state_is_that_of_now() -> None:
+def test_the_openings_of_breakers_are_added_and_their_state_is_the_current_one() -> None:
     now, before = counted([0] * 6), counted([0, 0, 0, 0, 0, 1])
     now.openings.update({("main", "a"): 1, ("edge", "a"): 100})
     before.openings.update({("main", "a"): 10, ("main", "gone"): 1000})
     continue_counts(now, before)
-    # Its breakers may be made when earlier lives are added already.
+    # The breakers may be made after earlier generations are added.
     now.breakers = [BreakerState("main", "a")]
     before.breakers = [BreakerState("main", "a"), BreakerState("main", "gone")]
     before.breakers[0].state = "open"
@@ -106,7 +106,7 @@ def test_the_openings_of_breakers_go_on_and_their_state_is_that_of_now() -> None
         assert now.openings == expected
 
 
-def test_the_openings_of_a_route_from_before_its_breakers_are_made_are_kept() -> None:
+def test_the_openings_of_a_breaker_removed_and_added_again_are_kept() -> None:
     before = counted([0] * 6)
     before.breakers = [BreakerState("main", "a")]
     before.openings["main", "a"] = 3
@@ -120,7 +120,7 @@ def test_the_openings_of_a_route_from_before_its_breakers_are_made_are_kept() ->
     assert total(now).openings == {("main", "a"): 4}
 
 
-def test_of_breakers_that_are_gone_the_oldest_are_forgotten() -> None:
+def test_the_oldest_openings_of_past_breakers_are_forgotten() -> None:
     state = counted([0] * 6, ("t0",))
     state.openings["main", "t0"] = 1
     for number in range(1, 3 * MOST_PAST_DESTINATIONS):
@@ -133,7 +133,7 @@ def test_of_breakers_that_are_gone_the_oldest_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("over_by", ["while it is built", "later"])
-def test_what_got_through_to_a_destination_before_says_nothing_of_now(over_by: str) -> None:
+def test_earlier_deliveries_to_a_destination_do_not_clear_its_trouble(over_by: str) -> None:
     before = counted([3, 2, 0, 0, 0, 1], ("a",))
     before.fates["dead_lettered"] = 1
     now = counted([0] * 6, ("a",))
@@ -157,14 +157,14 @@ COUNTED = {
     "mirror_failed", "unanswered", "never_routed", "limited", "last_failure", "forwarded", "openings",
     "dead_lettered_earlier",
 }  # fmt: skip
-"""What lives of a route count: the total has the sums."""
+"""The fields that the total sums over generations."""
 
 OF_ONE_LIFE = {"_report_suppressed", "_only_breaker", "holder", "earlier", "is_over", "mirrors_under_way"}
-"""What nobody asks the total for, or what it has of all lives."""
+"""The fields of one generation that are never read from the total, or are already totals."""
 
 
 @looks_inside
-def test_beside_its_counts_the_whole_is_what_the_route_is_now() -> None:
+def test_fields_that_are_not_counts_come_from_the_current_generation() -> None:
     now, before = counted([1] * 6), counted([1] * 6)
     for number, name in enumerate(vars(now).keys() - COUNTED - OF_ONE_LIFE):
         setattr(now, name, number if name != "destinations" else ("a", "b"))
@@ -179,10 +179,10 @@ SECONDS = st.lists(st.floats(0, 100), max_size=4)
 
 
 @given(st.lists(st.tuples(SECONDS, SECONDS), min_size=2, max_size=4))
-def test_the_sum_of_durations_stays_when_earlier_lives_are_settled(
+def test_the_sum_of_durations_does_not_change_when_earlier_generations_end(
     drawn: list[tuple[list[float], list[float]]],
 ) -> None:
-    """A counter that falls by one bit is one that began again, to whoever asks for its rate."""
+    """A counter that falls by one bit looks like a reset to a query for its rate."""
     states = []
     for elapsed, forwarded in drawn:
         states.append(RouteState("route", "main", ["a"]))

@@ -1,4 +1,4 @@
-"""The ledger of a route from a core subscription: received = in hand + settled, at each step, and each has its fate."""
+"""The ledger of a core route: received = in hand + settled, at each step, and each message has one fate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def until(w: World, received: int, in_hand: int, **settled: int) -> None:
 
 
 @pytest.mark.parametrize("jetstream", [False, True])
-async def test_what_is_under_way_is_in_hand_until_it_is_routed(autojump_clock: MockClock, jetstream: bool) -> None:
+async def test_an_unconfirmed_message_is_in_hand_until_it_is_routed(autojump_clock: MockClock, jetstream: bool) -> None:
     two = brokers()
     two["edge"].add_stream("S", ["out"])
     async with world([core("in", to("out", "edge", jetstream=jetstream), connection="main")], brokers=two) as w:
@@ -51,7 +51,7 @@ async def test_what_is_under_way_is_in_hand_until_it_is_routed(autojump_clock: M
         await until(w, 4, 0, routed=4)
 
 
-async def test_what_a_handler_leaves_out_is_filtered_and_what_it_fails_at_is_lost(autojump_clock: MockClock) -> None:
+async def test_a_message_the_handler_drops_is_filtered_and_one_it_fails_at_is_lost(autojump_clock: MockClock) -> None:
     def halve(message: Message) -> Message | None:
         number = int(message.payload)
         if number == 7:
@@ -66,7 +66,7 @@ async def test_what_a_handler_leaves_out_is_filtered_and_what_it_fails_at_is_los
         assert w.route.failed == {"handler_error": 1}
 
 
-async def test_several_answers_are_one_message_of_the_ledger(autojump_clock: MockClock) -> None:
+async def test_a_message_with_several_answers_is_one_message_of_the_ledger(autojump_clock: MockClock) -> None:
     def thrice(message: Message) -> list[Message]:
         return [message.replace(payload=message.payload * size) for size in (1, 2, 3)]
 
@@ -80,7 +80,7 @@ async def test_several_answers_are_one_message_of_the_ledger(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("passes", [True, False], ids=["passes through", "as a batch"])
-async def test_what_no_destination_can_have_is_lost(autojump_clock: MockClock, passes: bool) -> None:
+async def test_a_message_that_can_not_be_sent_is_lost(autojump_clock: MockClock, passes: bool) -> None:
     two = brokers(max_payload=100)
     two["edge"].add_stream("S", ["out.>"])
     destination = to("out.{{split(1,-)}}", "edge", jetstream=not passes)
@@ -94,7 +94,7 @@ async def test_what_no_destination_can_have_is_lost(autojump_clock: MockClock, p
         assert w.route.failed == {"mapping": 3, "too_large": 3}
 
 
-async def test_what_a_full_queue_rejects_or_drops_is_lost(autojump_clock: MockClock) -> None:
+async def test_a_message_that_a_full_queue_rejects_or_drops_is_lost(autojump_clock: MockClock) -> None:
     for on_full in ("reject", "drop_oldest"):
         edge = {"max_pending_operations": 2, "on_pending_full": on_full}
         route = core("in", to("out", "edge"), connection="main")
@@ -107,7 +107,7 @@ async def test_what_a_full_queue_rejects_or_drops_is_lost(autojump_clock: MockCl
             await until(w, 5, 0, routed=2, lost=3)
 
 
-async def test_what_came_faster_than_it_was_routed_is_lost(
+async def test_messages_beyond_the_intake_queue_are_lost(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_queue, "MAX_MESSAGES", 10)
@@ -128,7 +128,7 @@ async def test_what_came_faster_than_it_was_routed_is_lost(
         assert w.route.failed == {"slow_consumer": 5}
 
 
-async def test_what_is_left_at_the_shutdown_is_lost(autojump_clock: MockClock) -> None:
+async def test_messages_left_at_the_shutdown_are_lost(autojump_clock: MockClock) -> None:
     async def never(message: Message) -> Message:
         if message.payload == b"x":
             await trio.sleep_forever()
@@ -145,7 +145,7 @@ async def test_what_is_left_at_the_shutdown_is_lost(autojump_clock: MockClock) -
 
 
 @pytest.mark.parametrize("answers", [0, 1, 2])
-async def test_what_a_handler_returns_after_the_shutdown_has_one_fate(autojump_clock: MockClock, answers: int) -> None:
+async def test_an_answer_returned_after_the_shutdown_changes_no_fate(autojump_clock: MockClock, answers: int) -> None:
     async def slow(message: Message) -> list[Message]:
         with trio.CancelScope(shield=True):
             await trio.sleep(5)
@@ -158,7 +158,7 @@ async def test_what_a_handler_returns_after_the_shutdown_has_one_fate(autojump_c
     assert w.route_ledger() == (3, 0, {"lost": 3})
 
 
-async def test_what_an_outbox_drops_at_the_shutdown_is_lost(autojump_clock: MockClock) -> None:
+async def test_a_message_that_an_outbox_drops_at_the_shutdown_is_lost(autojump_clock: MockClock) -> None:
     route = core("in", to("here"), to("out", "edge"), connection="main")
     async with world([route], brokers=brokers(), shutdown_timeout=1.0) as w:
         await w.lose("edge")
@@ -168,7 +168,7 @@ async def test_what_an_outbox_drops_at_the_shutdown_is_lost(autojump_clock: Mock
     assert w.route_ledger() == (4, 0, {"lost": 4})
 
 
-async def test_what_a_stream_takes_for_another_message_is_a_duplicate(autojump_clock: MockClock) -> None:
+async def test_a_message_that_its_stream_has_deduplicated_is_a_duplicate(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("S", ["out.*"])
     for destinations in ([to("out.a", jetstream=True)], [to("out.b", jetstream=True), to("core")]):
@@ -204,14 +204,16 @@ async def test_a_message_that_one_of_two_destinations_does_not_get_is_lost(
         assert w.route.routed == {"out.{{wildcard(1)}}": 5, "copy.{{split(1,-)}}": 3}
 
 
-async def test_the_same_while_one_of_them_is_away(autojump_clock: MockClock) -> None:
+async def test_a_message_that_one_of_two_destinations_does_not_get_is_lost_when_the_other_confirms_later(
+    autojump_clock: MockClock,
+) -> None:
     edge = {"max_pending_operations": 2, "on_pending_full": "reject"}
     route = core("in.*", to("out.{{split(1,-)}}"), to("copy.{{wildcard(1)}}", "edge"), connection="main")
     async with world([route], brokers=brokers(), connections={"edge": edge}) as w:
         await w.lose("edge")
         for subject in ("in.--x", "in.a", "in.b", "in.c"):
             w.broker.publish(subject, b"x")
-        # The first fits no mapping, and still has a place in the queue of the other; so the last two find it full.
+        # The first message fits no mapping, and still takes a place in the other queue; so the last two find it full.
         await until(w, 4, 2, lost=2)
         assert w.route.failed == {"queue_full": 2}
         await w.find("edge")
@@ -229,7 +231,7 @@ BATCH = st.lists(
     ),
     max_size=8,
 )
-"""Of each message of a batch: its subject (`in.--x` fits no mapping), its size (500 is too large), and its PubAck."""
+"""The messages of a batch: each with its subject (`in.--x` fits no mapping), size (500 is too large), and PubAck."""
 
 ONE_STREAM = [here("stored.{{wildcard(1)}}", jetstream=True)]
 STORED = [*ONE, *ONE_STREAM]
@@ -244,10 +246,10 @@ TWO_OF_CORE = [*ONE, here("copy.{{wildcard(1)}}")]
     fate_of_core=st.sampled_from(["fenced", "all denied", "each denied"]),
     data=st.data(),
 )
-def test_a_batch_of_good_and_failing_messages(
+def test_each_message_of_a_batch_has_one_fate_whatever_fails(
     batch: list[tuple[bytes, int, str]], to: list[dict[str, Any]], fate_of_core: str, data: st.DataObject
 ) -> None:
-    """It is forwarded together; PubAcks come in any order, and what becomes of core publishes at any time."""
+    """The batch is forwarded together; PubAcks arrive in any order, and core publishes are settled at any time."""
 
     async def run() -> None:
         made = bench(to)

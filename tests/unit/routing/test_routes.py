@@ -1,4 +1,4 @@
-"""Routes as plans: patterns, destinations, and the ids that keep two copies of a message apart."""
+"""Routes as plans: patterns, destinations, and the ids that distinguish two copies of a message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def to(subject: str, connection: str = "main", *, jetstream: bool = True) -> dic
     return {"subject": subject, "connection": connection, "jetstream": jetstream}
 
 
-def test_a_plan_says_where_from_and_where_to() -> None:
+def test_a_plan_has_the_source_and_the_destinations_of_its_route() -> None:
     local, remote = to("a.{{wildcard(2)}}", jetstream=False), to("b.{{wildcard(1)}}", "edge")
     (plan,) = plans(core("orders.*.*", local, remote, connection="main"), connections=("main", "edge"))
     assert (plan.name, plan.connection, plan.pattern, plan.stream) == ("route", "main", "orders.*.*", None)
@@ -39,7 +39,7 @@ def test_the_pattern_of_a_stream_is_its_filter_or_everything() -> None:
     assert whole.destinations[0].mapping.apply("any.subject.at.all") == "y"
 
 
-def test_the_id_of_a_copy_tells_route_and_subject_and_nothing_else() -> None:
+def test_the_id_of_a_copy_depends_only_on_route_and_subject() -> None:
     def copies(*routes: Any) -> dict[tuple[str, str, str], bytes]:
         found = plans(*routes, connections=("main", "edge"))
         return {
@@ -51,27 +51,27 @@ def test_the_id_of_a_copy_tells_route_and_subject_and_nothing_else() -> None:
     first = core("a", to("a1"), to("a2"), to("a1", "edge"), name="first", connection="main")
     second = core("b", to("a1", "edge"), name="second", connection="main")
     ids = copies(first, second)
-    assert ids["first", "main", "a1"] == ids["first", "edge", "a1"], "whichever connection it goes over"
+    assert ids["first", "main", "a1"] == ids["first", "edge", "a1"], "the connection makes no difference"
     assert len(set(ids.values())) == 3
-    # Neither order, nor neighbours, nor where it comes from.
+    # The order, the neighbours and the source make no difference.
     alone = copies(core("c", to("a1"), name="second", connection="main"))
     assert alone["second", "main", "a1"] == ids["second", "edge", "a1"]
 
 
-def test_a_subject_at_random_does_not_make_another_copy() -> None:
+def test_a_random_subject_does_not_make_another_copy() -> None:
     (plan,) = plans(core("a.*", to("b.{{random(9)}}"), name="one"))
     (destination,) = plan.destinations
     assert destination.copy_id(b"b.1") == destination.copy_id(b"b.2")
 
 
-def test_routes_for_a_subject_in_order() -> None:
+def test_the_routes_of_a_subject_are_found_in_order() -> None:
     found = plans(core("a.*.c", "x", name="one"), core("a.*", "y", name="two"), stream("S", "z", route="three"))
     assert [plan.name for plan in routes_for(found, "a.b")] == ["two", "three"]
     assert [plan.name for plan in routes_for(found, "a.b.c")] == ["one", "three"]
     assert [plan.name for plan in routes_for(found, "q")] == ["three"]
 
 
-def test_handlers_are_given_by_the_name_of_the_route() -> None:
+def test_handlers_are_given_by_the_name_of_their_route() -> None:
     def handle(message: object) -> object:
         return message
 

@@ -21,7 +21,7 @@ from tests.support.world import World, all_acked, core, fill, handled, one_broke
 
 Leave = Callable[[Message], Any]
 
-# --- what a handler leaves open --------------------------------------------------------------------------------------
+# --- scopes that a handler leaves open -------------------------------------------------------------------------------
 
 
 def scope_of_a_plain_def(message: Message) -> Message:
@@ -176,11 +176,11 @@ WAYS: tuple[Leave, ...] = (
     raises_in_a_nursery,
 )
 
-# --- what becomes of it ----------------------------------------------------------------------------------------------
+# --- the result ------------------------------------------------------------------------------------------------------
 
 
 async def uses_a_nursery(message: Message) -> Message:
-    """What a handler should do, and what needs that nothing is left of the one before it."""
+    """Use a nursery correctly, which fails if the previous handler has left anything open."""
     async with trio.open_nursery() as inside:
         inside.start_soon(trio.sleep, 0.001)
         await trio.sleep(0.001)
@@ -208,7 +208,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
-async def test_what_a_handler_leaves_open_fails_a_core_message_and_nothing_else(
+async def test_a_scope_left_open_fails_only_its_message_of_a_subject(
     autojump_clock: MockClock, leave: Leave, kind: str
 ) -> None:
     route = handled(sometimes(leave), subject="in.*", to=to("out.{{wildcard(1)}}"), **KINDS[kind])
@@ -232,7 +232,7 @@ async def test_what_a_handler_leaves_open_fails_a_core_message_and_nothing_else(
 
 @pytest.mark.parametrize("more", [{}, {"key": "subject", "concurrency": 3}], ids=["in order", "by key"])
 @pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
-async def test_what_a_handler_leaves_open_fails_a_stream_message_and_nothing_else(
+async def test_a_scope_left_open_fails_only_its_message_of_a_stream(
     autojump_clock: MockClock, leave: Leave, more: dict[str, Any]
 ) -> None:
     calls = 0
@@ -251,7 +251,7 @@ async def test_what_a_handler_leaves_open_fails_a_stream_message_and_nothing_els
 
 
 @pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
-async def test_a_route_ends_in_order_after_scopes_were_left_open(autojump_clock: MockClock, leave: Leave) -> None:
+async def test_a_route_ends_properly_after_scopes_were_left_open(autojump_clock: MockClock, leave: Leave) -> None:
     route = core("in.*", "out.x") | {"handler": f"{__name__}:{leave.__name__}"}
     async with world([route]) as w:
         w.broker.publish("in.1", b"bad")
@@ -260,7 +260,7 @@ async def test_a_route_ends_in_order_after_scopes_were_left_open(autojump_clock:
         assert w.live.routes == ()
 
 
-async def test_a_handler_whose_nursery_does_not_end_is_one_that_does_not_return(autojump_clock: MockClock) -> None:
+async def test_a_handler_whose_nursery_does_not_end_counts_as_not_returning(autojump_clock: MockClock) -> None:
     released = trio.Event()
 
     async def stays() -> None:
@@ -283,7 +283,7 @@ async def test_a_handler_whose_nursery_does_not_end_is_one_that_does_not_return(
         await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}))
 
 
-async def test_a_cancelled_route_cancels_what_a_handler_left_open(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_route_cancels_the_nursery_that_a_handler_left_open(autojump_clock: MockClock) -> None:
     left = handled(sometimes(nursery_with_tasks), subject="in.*", to=to("out.x"))
     async with world(handlers=[left], shutdown_timeout=1.0) as w:
         w.broker.publish("in.1", b"bad")
@@ -291,7 +291,7 @@ async def test_a_cancelled_route_cancels_what_a_handler_left_open(autojump_clock
     assert w.route.in_hand == 0
 
 
-# --- what can't be put in order --------------------------------------------------------------------------------------
+# --- scopes that can't be restored -----------------------------------------------------------------------------------
 
 
 async def leaves_what_it_has_not_entered(message: Message) -> Message:
@@ -310,7 +310,7 @@ async def leaves_that_later_and_hides_it(message: Message) -> Message:
 
 @pytest.mark.parametrize("more", [{}, {"key": "subject", "concurrency": 3}], ids=["in order", "by key"])
 @pytest.mark.parametrize("leave", [leaves_what_it_has_not_entered, leaves_that_later_and_hides_it])
-async def test_a_router_that_ends_because_of_scopes_names_route_handler_and_message(
+async def test_a_router_that_ends_because_of_lost_scopes_names_route_handler_and_message(
     autojump_clock: MockClock, leave: Leave, more: dict[str, Any]
 ) -> None:
     route = handled(leave, subject="in.*", to=to("out.x"), **more)
@@ -359,7 +359,7 @@ async def test_a_message_whose_handler_ends_its_route_is_counted(
 
 @pytest.mark.parametrize("source", [{"subject": "in.*"}, FROM_A_STREAM], ids=["core", "stream"])
 @pytest.mark.parametrize("more", [{}, {"concurrency": 3}], ids=["in order", "by key"])
-async def test_what_is_in_handlers_of_other_routes_is_counted_then(
+async def test_messages_in_handlers_of_other_routes_are_counted_when_a_route_ends(
     autojump_clock: MockClock, more: dict[str, Any], source: dict[str, Any]
 ) -> None:
     async def wait(message: Message) -> None:
@@ -389,7 +389,7 @@ async def test_what_is_in_handlers_of_other_routes_is_counted_then(
 async def test_calls_for_other_keys_end_with_their_route(
     autojump_clock: MockClock, leave: Leave, order: str, source: dict[str, Any]
 ) -> None:
-    """A task leaves the scopes of another one: the first of the route's, the last, or one in between."""
+    """A task leaves the scopes of another task: the first of the route's, the last, or one in between."""
 
     async def handler(message: Message) -> Any:
         if message.subject != "in.b":
@@ -412,7 +412,7 @@ async def test_calls_for_other_keys_end_with_their_route(
 
 
 @pytest.mark.parametrize("source", [{"subject": "in.*"}, FROM_A_STREAM], ids=["core", "stream"])
-@pytest.mark.parametrize("ends", ["router", "route", "life of the route"])
+@pytest.mark.parametrize("ends", ["router", "route", "generation of the route"])
 async def test_scopes_may_be_lost_while_a_route_ends(
     autojump_clock: MockClock, ends: str, source: dict[str, Any]
 ) -> None:
@@ -438,7 +438,7 @@ async def test_scopes_may_be_lost_while_a_route_ends(
     assert worlds[0].route_ledger()[1] == 0
 
 
-async def test_only_what_was_entered_since_is_closed() -> None:
+async def test_only_scopes_entered_by_the_handler_are_closed() -> None:
     with trio.CancelScope() as outer:
         async with trio.open_nursery() as around:
             around.start_soon(trio.sleep, 0)

@@ -85,7 +85,7 @@ CASES = {
 
 @pytest.fixture
 def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """The handlers above, in files of their own."""
+    """Yield a function that finds the handlers above by name, in their own files."""
     for name, text in (("handlers", MODULE), ("my_helpers", HELPERS)):
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -97,7 +97,7 @@ def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_the_line_names_file_line_and_function(
+async def test_a_failure_names_file_line_and_function(
     name: str, handlers: Callable[[str], Any], tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     place, kind = CASES[name]
@@ -112,7 +112,7 @@ async def test_the_line_names_file_line_and_function(
     assert failed.traceback is None
 
 
-async def test_what_the_handler_called_is_named_behind_it(
+async def test_the_library_that_the_handler_called_is_named_after_it(
     handlers: Callable[[str], Any], autojump_clock: MockClock
 ) -> None:
     try:
@@ -123,7 +123,7 @@ async def test_what_the_handler_called_is_named_behind_it(
     assert place.partition(", by ")[2].startswith(json.decoder.__file__)
 
 
-async def test_the_text_is_shown_if_it_is_asked_for(handlers: Callable[[str], Any], autojump_clock: MockClock) -> None:
+async def test_the_traceback_is_shown_if_configured(handlers: Callable[[str], Any], autojump_clock: MockClock) -> None:
     broker, watch = FakeBroker(), Watch()
     settings = Settings(
         telemetry={"listen": "", "handler_errors": "full"}, connections={"main": {"servers": ["nats://fake"]}}
@@ -149,11 +149,11 @@ def test_a_traceback_is_bounded(handlers: Callable[[str], Any]) -> None:
     assert len(Raised(error).traceback()) == MOST_LINES
 
 
-def test_an_error_that_nobody_raised_has_no_place() -> None:
+def test_an_error_that_was_never_raised_has_no_place() -> None:
     assert Raised(ValueError("x")).place is None
 
 
-async def test_a_message_of_a_stream_is_named_by_its_sequence_to_its_dead_letter(
+async def test_dead_letters_of_a_stream_are_reported_with_subject_and_sequence(
     handlers: Callable[[str], Any], autojump_clock: MockClock
 ) -> None:
     brokers = one_broker()
@@ -182,7 +182,7 @@ async def test_a_message_of_a_stream_is_named_by_its_sequence_to_its_dead_letter
     ]
 
 
-async def test_a_publish_that_is_refused_is_named_by_route_and_subject(autojump_clock: MockClock) -> None:
+async def test_a_refused_publish_is_reported_with_route_and_subject(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     brokers["main"].deny_publish("out.>")
     route = core_route("core.*", "out.$1")
@@ -235,14 +235,14 @@ def test_an_error_about_what_a_handler_returned_has_the_place_of_the_handler(han
     assert re.fullmatch(rf".*test_tracebacks\.py:\d+ in {name}", str(place))
 
 
-def test_a_handler_that_is_not_of_python_has_no_place() -> None:
+def test_a_handler_that_is_not_written_in_python_has_no_place() -> None:
     assert place_of(dict) is None
     assert place_of(None) is None
     assert place_of(len) is None
 
 
-def test_code_that_was_made_at_run_time_has_a_place_too() -> None:
-    """Its file has a name in angle brackets, as attrs and exec make it; with and without a frame of a file before."""
+def test_code_made_at_run_time_has_a_place_too() -> None:
+    """Such code, as attrs and exec make it, has a file name in angle brackets; with and without an outer frame."""
     made: dict[str, Any] = {}
     exec("def handler(message):\n    raise ValueError", made)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
@@ -254,8 +254,8 @@ def test_code_that_was_made_at_run_time_has_a_place_too() -> None:
 
 
 @pytest.mark.parametrize("folder", site.getsitepackages())
-def test_what_calls_the_handler_from_a_folder_of_packages_is_not_taken_for_it(folder: str) -> None:
-    """Of Debian's Python only `site` knows the folder of the packages that Debian installs, as Trio."""
+def test_a_caller_in_a_folder_of_packages_is_not_taken_for_the_handler(folder: str) -> None:
+    """In Debian's Python only `site` knows the folder of the packages that Debian installs, such as Trio."""
     handler: dict[str, Any] = {}
     library: dict[str, Any] = {}
     exec(compile("def call(handler):\n    handler()", f"{folder}/library/call.py", "exec"), library)

@@ -1,4 +1,4 @@
-"""Handlers that block the loop: between two of their calls it turns, in every kind of route."""
+"""Handlers that block the loop: it runs other tasks between two calls, in every kind of route."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.routing.by_key import IN, KEY, publish
 
 CALLS = 7
 EACH = 0.06
-"""Seconds of a call: more than a turn is to last."""
+"""Duration of a call in seconds, longer than a turn should last."""
 
 
 called: list[Message] = []
@@ -69,7 +69,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def route_of(handler: Callable[[Message], Any], **more: Any) -> Any:
     from_stream, jetstream = more.pop("stream", False), more.pop("jetstream", False)
     source = {"stream": "IN", "durable": "router"} if from_stream else {"subject": "in.*"}
-    if from_stream:  # what failed is redelivered when the test is over
+    if from_stream:  # failed messages are redelivered after the end of the test
         more["retry"] = {"initial": "1m"}
     return handled(handler, to=to("out.x", jetstream=from_stream or jetstream), **source, **more)
 
@@ -77,7 +77,7 @@ def route_of(handler: Callable[[Message], Any], **more: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("handler", [blocks, never_awaits, raises, new_payload])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_loop_turns_between_two_slow_calls(kind: str, handler: Callable[[Message], Any]) -> None:
+async def test_other_tasks_run_between_two_slow_calls(kind: str, handler: Callable[[Message], Any]) -> None:
     called.clear()
     most = 0
 
@@ -91,7 +91,7 @@ async def test_the_loop_turns_between_two_slow_calls(kind: str, handler: Callabl
 
     async with world(handlers=[route_of(handler, **KINDS[kind])], brokers=one_broker()) as w:
         async with trio.open_nursery() as nursery:
-            await nursery.start(watch)  # before the first call
+            await nursery.start(watch)  # started before the first call
             fill(w.broker, CALLS, subjects="x")
             await eventually(lambda: sum(w.route.elapsed.counts) >= CALLS, within=20)
             nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""What a sender can't send along with a message: reply subjects of servers and routers, and a status."""
+"""Parts of a message that a sender can't make a route forward: internal reply subjects, and a status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def elsewhere(message: Message) -> Message:
 
 
 def brought(w: World, reply: str = "", block: bytes = b"") -> None:
-    """A stranger publishes a message, exactly so."""
+    """Have another client publish a message with exactly these bytes."""
     w.broker._server.publish(Publish(b"in.x", reply.encode(), block, b"a"), trio.current_time())
     w.broker._network.settle()
 
@@ -40,7 +40,7 @@ def untouched(out: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 WAYS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "as it comes": untouched,
+    "unchanged": untouched,
     "with retry": lambda out: untouched(out, retry={"attempts": 2}),
     "by content": lambda out: untouched(out | {"payload": "string(payload)"}),
     "with a header set": lambda out: untouched(out | {"headers": {"set": {"X": "subject"}}}),
@@ -58,7 +58,7 @@ CARRIED = ["_INBOX.asker.1", "answers.x"]
 @pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize("headers", [b"", b"NATS/1.0\r\nA: b\r\n\r\n"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_reply_subject_of_a_server_or_of_a_router_is_not_carried_on(
+async def test_an_internal_reply_subject_is_not_forwarded(
     way: str, headers: bytes, other: bool, autojump_clock: MockClock
 ) -> None:
     brokers = {"main": FakeBroker(), "other": FakeBroker()}
@@ -89,7 +89,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("kind", ["core", "stream", "core to stream"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_status_of_a_sender_is_not_sent_on(way: str, kind: str, autojump_clock: MockClock) -> None:
+async def test_a_status_sent_by_a_client_is_not_forwarded(way: str, kind: str, autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("OUT", ["out.>"])
     options = WAYS[way](to("out.x", jetstream=kind != "core"))
@@ -107,7 +107,7 @@ async def test_a_status_of_a_sender_is_not_sent_on(way: str, kind: str, autojump
         assert_without_status(heard)
 
 
-async def test_a_status_of_a_sender_is_not_in_a_dead_letter(autojump_clock: MockClock) -> None:
+async def test_a_status_sent_by_a_client_is_not_in_a_dead_letter(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     broker.add_stream("DEAD", ["dead.*"])

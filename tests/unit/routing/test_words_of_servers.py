@@ -1,4 +1,4 @@
-"""Where a server refuses a message, its own words get to whoever looks: which stream, on which connection, and why."""
+"""A server's own words for a refusal are reported: which stream, on which connection, and why."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ def route(**more: Any) -> dict[str, Any]:
     return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **more)
 
 
-async def test_what_a_full_stream_says_is_in_the_dead_letter_the_status_and_the_log(autojump_clock: MockClock) -> None:
+async def test_the_refusal_of_a_full_stream_is_in_the_dead_letter_the_status_and_the_log(
+    autojump_clock: MockClock,
+) -> None:
     async with world([route(retry={"attempts": 2}, dead_letter=DEAD)], brokers=brokers()) as w:
         w.broker.trouble.limit("OUT", 0)
         fill(w.broker, 1)
         await eventually(lambda: w.route.dead_lettered == 1, 60)
-        told = f"the destination 'out.{{{{wildcard(1)}}}}' on connection main did not accept the message: {FULL}"
-        assert dict(dead(w)[0].headers.pairs())[f"{NAME}Detail"] == told
+        detail = f"the destination 'out.{{{{wildcard(1)}}}}' on connection main did not accept the message: {FULL}"
+        assert dict(dead(w)[0].headers.pairs())[f"{NAME}Detail"] == detail
         assert shown(w)["last_failure"]["reason"] == "limit"
-        assert shown(w)["last_failure"]["detail"] == told
+        assert shown(w)["last_failure"]["detail"] == detail
         assert w.watch.of("NATS_PUBLISH_WITH_ACK_ERROR")[-1].detail == FULL
 
 
-async def test_what_a_server_says_is_bounded_and_shows_no_secret(
+async def test_the_text_of_a_server_is_bounded_and_shows_no_secret(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description = "no room at nats://user:hunter2@edge:4222 " + "maximum " * 1000
@@ -53,13 +55,13 @@ async def test_what_a_server_says_is_bounded_and_shows_no_secret(
         w.broker.trouble.limit("OUT", 0)
         fill(w.broker, 1)
         await eventually(lambda: w.route.dead_lettered == 1, 60)
-        for told in (dict(dead(w)[0].headers.pairs())[f"{NAME}Detail"], shown(w)["last_failure"]["detail"]):
-            assert "no room at nats://edge:4222 maximum" in told
-            assert "hunter2" not in told
-            assert len(told) <= LONGEST_TEXT
+        for detail in (dict(dead(w)[0].headers.pairs())[f"{NAME}Detail"], shown(w)["last_failure"]["detail"]):
+            assert "no room at nats://edge:4222 maximum" in detail
+            assert "hunter2" not in detail
+            assert len(detail) <= LONGEST_TEXT
 
 
-async def test_what_a_server_says_of_a_core_publish_is_told_too(autojump_clock: MockClock) -> None:
+async def test_the_refusal_of_a_core_publish_is_reported_too(autojump_clock: MockClock) -> None:
     async with world([core("in.>", "heard.>")], brokers=one_broker()) as w:
         w.broker.deny_publish("heard.>")
         w.broker.publish("in.x")
@@ -70,7 +72,7 @@ async def test_what_a_server_says_of_a_core_publish_is_told_too(autojump_clock: 
         assert "heard.x" in shown(w)["last_failure"]["detail"].lower()
 
 
-async def test_a_route_that_waits_for_a_full_stream_says_how_many_wait_why_and_what_is_next(
+async def test_a_route_waiting_for_a_full_stream_reports_how_many_messages_wait_and_why(
     autojump_clock: MockClock,
 ) -> None:
     async with world([route(max_in_flight=6, retry={"initial": "1h", "max": "1h"})], brokers=one_broker()) as w:
@@ -89,7 +91,7 @@ async def test_a_route_that_waits_for_a_full_stream_says_how_many_wait_why_and_w
         w.broker.trouble.limit("OUT", None)
 
 
-async def test_what_waits_behind_a_message_of_its_subject_is_told_apart(autojump_clock: MockClock) -> None:
+async def test_messages_waiting_behind_one_of_their_subject_are_counted_separately(autojump_clock: MockClock) -> None:
     async with world([route(retry={"initial": "1h", "max": "1h"})], brokers=one_broker()) as w:
         w.broker.trouble.limit("OUT", 0)
         fill(w.broker, 3)
@@ -99,7 +101,7 @@ async def test_what_waits_behind_a_message_of_its_subject_is_told_apart(autojump
 
 
 @pytest.mark.parametrize("publishes", [False, True], ids=["looked up", "published"])
-async def test_a_stream_that_is_gone_is_named(publishes: bool, autojump_clock: MockClock) -> None:
+async def test_a_deleted_stream_is_named(publishes: bool, autojump_clock: MockClock) -> None:
     async with world([route()], brokers=one_broker()) as w:
         await trio.sleep(1)
         w.broker.delete_stream("OUT")
@@ -109,7 +111,7 @@ async def test_a_stream_that_is_gone_is_named(publishes: bool, autojump_clock: M
         w.broker.add_stream("OUT", ["out.>"])
 
 
-async def test_a_program_whose_publish_is_refused_is_told_by_whom_and_why(autojump_clock: MockClock) -> None:
+async def test_a_program_gets_the_reason_and_the_stream_of_a_refused_publish(autojump_clock: MockClock) -> None:
     async with world(brokers=one_broker()) as w:
         w.broker.trouble.limit("OUT", 0)
         with pytest.raises(PublishError) as caught:
@@ -122,29 +124,29 @@ async def test_a_program_whose_publish_is_refused_is_told_by_whom_and_why(autoju
         assert repr(fate) == f"Fate(name='failed', reason='permission_denied', detail={fate.detail!r})"
 
 
-async def test_a_program_that_waits_too_long_is_told_what_was_refused_meanwhile(autojump_clock: MockClock) -> None:
+async def test_a_publish_that_times_out_reports_the_refusals_meanwhile(autojump_clock: MockClock) -> None:
     async with world(brokers=one_broker()) as w:
         w.broker.delete_stream("OUT")
         with pytest.raises(PublishError) as caught:
             await w.live.publish_with_ack("out.x", b"", timeout=1)
         assert caught.value.reason == "no_responders"
-        told = "no PubAck within 1 s, and the last answer was: no stream takes this subject"
-        assert w.watch.of("NATS_PUBLISH_WITH_ACK_ERROR")[-1].detail == told
+        detail = "no PubAck within 1 s, and the last answer was: no stream takes this subject"
+        assert w.watch.of("NATS_PUBLISH_WITH_ACK_ERROR")[-1].detail == detail
 
 
-def test_what_a_handler_says_is_for_the_dead_letter_unless_it_may_be_shown() -> None:
+def test_the_error_of_a_handler_is_for_the_dead_letter_unless_it_may_be_shown() -> None:
     failure = failure_of(ValueError("payload"))
     assert (failure.detail, failure.shown) == ("ValueError: payload", None)
     assert replace(failure, quotes=False).shown == "ValueError: payload"
 
 
-async def test_a_breaker_says_what_the_last_failure_was(autojump_clock: MockClock) -> None:
+async def test_a_breaker_reports_the_last_failure(autojump_clock: MockClock) -> None:
     broken = stream(
         "IN", {"subject": "out.x", "jetstream": True, "breaker": {"failures": 2, "pause": "60s"}}, filter="in.*"
     )
     async with world([broken], brokers=one_broker()) as w:
         w.broker.trouble.limit("OUT", 0)
         fill(w.broker, 1, subjects="abc")
-        told = f"2 failures in a row, the last one limit ({FULL}; "
-        await eventually(lambda: told in shown(w).get("reason", ""), 60)
+        detail = f"2 failures in a row, the last one limit ({FULL}; "
+        await eventually(lambda: detail in shown(w).get("reason", ""), 60)
         w.broker.trouble.limit("OUT", None)

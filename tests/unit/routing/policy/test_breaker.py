@@ -16,13 +16,13 @@ def opened(failures: int = 3, pause: float = 10.0) -> Breaker:
     return breaker
 
 
-def test_it_opens_after_failures_in_a_row() -> None:
+def test_a_breaker_opens_after_failures_in_a_row() -> None:
     breaker = opened()
     assert (breaker.state, breaker.reason, breaker.probe_at) == (OPEN, "timeout", 10.0)
     assert not breaker.admits(9.9)
 
 
-def test_what_the_destination_takes_in_between_begins_a_new_row() -> None:
+def test_a_message_accepted_in_between_starts_a_new_row() -> None:
     breaker = Breaker(3, 10.0)
     for taken in range(20):
         assert not breaker.message_failed(0.0, taken // 2, "limit")
@@ -31,7 +31,7 @@ def test_what_the_destination_takes_in_between_begins_a_new_row() -> None:
     assert breaker.message_failed(0.0, 9, "limit")
 
 
-def test_one_message_probes_and_closes_it() -> None:
+def test_a_successful_probe_closes_the_breaker() -> None:
     breaker = opened()
     assert breaker.admits(10.0)
     breaker.message_goes(10.0)
@@ -43,7 +43,7 @@ def test_one_message_probes_and_closes_it() -> None:
     assert breaker.in_a_row(1) == 0
 
 
-def test_a_probe_that_fails_opens_it_again_without_being_another_opening() -> None:
+def test_a_failed_probe_opens_the_breaker_again_without_counting_as_an_opening() -> None:
     breaker = opened()
     breaker.message_goes(10.0)
     assert not breaker.message_failed(11.0, 0, "no_responders")
@@ -51,7 +51,7 @@ def test_a_probe_that_fails_opens_it_again_without_being_another_opening() -> No
     assert breaker.opened_at == 0.0
 
 
-def test_what_fails_late_changes_nothing_and_what_is_taken_late_closes_nothing() -> None:
+def test_late_failures_change_nothing_and_late_successes_close_nothing() -> None:
     breaker = opened()
     assert not breaker.message_failed(5.0, 0, "timeout")
     assert breaker.probe_at == 10.0
@@ -59,7 +59,7 @@ def test_what_fails_late_changes_nothing_and_what_is_taken_late_closes_nothing()
     assert breaker.state == OPEN
 
 
-def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -> None:
+def test_an_inconclusive_probe_is_followed_by_another() -> None:
     breaker = opened()
     breaker.message_goes(10.0)
     breaker.inconclusive(10.5)
@@ -70,14 +70,16 @@ def test_a_probe_that_says_nothing_of_the_destination_is_followed_by_another() -
     assert breaker.state == CLOSED
 
 
-def test_nothing_begins_before_its_time() -> None:
+def test_no_probe_begins_before_its_time() -> None:
     breaker = opened()
     breaker.message_goes(9.0)
     assert breaker.state == OPEN
 
 
 class Machine(RuleBasedStateMachine):
-    """Whatever happens: it is open only after that many failures in a row, and one message at a time probes."""
+    """Random events: the breaker opens only after the given number of failures in a row, and one message at a time
+    probes.
+    """
 
     @initialize(failures=st.integers(1, 5))
     def begin_closed(self, failures: int) -> None:
@@ -113,7 +115,7 @@ class Machine(RuleBasedStateMachine):
             self.row = 0
 
     @rule()
-    def message_fails_for_what_it_is(self) -> None:
+    def message_fails_by_its_own_fault(self) -> None:
         was = self.breaker.state
         self.breaker.inconclusive(self.now)
         assert self.breaker.state == (OPEN if was == HALF_OPEN else was)

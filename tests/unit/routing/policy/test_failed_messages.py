@@ -1,4 +1,4 @@
-"""Messages that failed: attempts are counted here, and memory is bounded."""
+"""Messages that failed: attempts are counted for each, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
     assert one.add(7) == 1
 
 
-def test_what_was_delivered_is_remembered_until_the_message_is() -> None:
+def test_delivered_copies_are_remembered_as_long_as_their_message() -> None:
     one = FailedMessages()
     one.copied(7, 0, WEIGHTED)
     assert one.attempts(7) == 0
@@ -31,7 +31,7 @@ def test_what_was_delivered_is_remembered_until_the_message_is() -> None:
     assert (one.failed, one.given_up) == ({}, {})
 
 
-def test_what_is_given_up_is_remembered_until_its_dead_letter_is_stored() -> None:
+def test_a_message_that_is_given_up_is_remembered_until_its_dead_letter_is_stored() -> None:
     one = FailedMessages()
     dead = GivenUp(Failure("timeout"), 3)
     one.keep_given_up(7, dead)
@@ -56,7 +56,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_copies_and_choices_follow_their_destinations_to_other_places() -> None:
     one = FailedMessages()
     one.copied(7, 0, WEIGHTED)
-    one.copied(7, 4 + 3, WEIGHTED)  # of the second message that a handler returned for it
+    one.copied(7, 4 + 3, WEIGHTED)  # a copy of the second answer of its handler
     one.keep_choices(7, {0: (0, 2), 1: (3,), 2: ()}, WEIGHTED)
     now = Numbering("weighted", (b"c", None, b"d", b"b", b"a"))
     assert one.copies(7, now) == {4, 5 + 0}
@@ -64,7 +64,7 @@ def test_copies_and_choices_follow_their_destinations_to_other_places() -> None:
     assert (one.copies(8, now), one.choice(8, 0, now)) == (set(), None)
 
 
-def test_what_was_at_a_destination_that_is_gone_is_forgotten() -> None:
+def test_copies_and_choices_of_a_removed_destination_are_forgotten() -> None:
     one = FailedMessages()
     one.copied(7, 0, WEIGHTED)
     one.copied(7, 1, WEIGHTED)
@@ -73,10 +73,10 @@ def test_what_was_at_a_destination_that_is_gone_is_forgotten() -> None:
     assert one.copies(7, now) == {0}
     assert [one.choice(7, number, now) for number in range(3)] == [None, [0], [1]]
     one.copied(7, 1, now)
-    assert one.copies(7, WEIGHTED) == {1, 3}, "it is not known again for having been there once"
+    assert one.copies(7, WEIGHTED) == {1, 3}, "a destination added again starts without copies"
 
 
-def test_another_strategy_chooses_again_and_knows_what_was_delivered() -> None:
+def test_another_strategy_chooses_again_and_keeps_the_delivered_copies() -> None:
     one = FailedMessages()
     one.add(7)
     one.copied(7, 1, WEIGHTED)

@@ -1,4 +1,4 @@
-"""Messages by their keys: one of a key at a time, in order, keys in turn, and no key is known for nothing."""
+"""Messages by key: one of a key at a time, in order, keys in turn, and finished keys are forgotten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Item = tuple[bytes, int]
 
 
 def filled(*keys: bytes) -> KeyQueues[Item]:
-    """One message for each of these keys, in order; the number of each is its place."""
+    """Return queues with a message for each of these keys, in order; the number of each is its place."""
     queues: KeyQueues[Item] = KeyQueues()
     for place, key in enumerate(keys):
         queues.add(key, place, (key, place))
@@ -21,14 +21,14 @@ def filled(*keys: bytes) -> KeyQueues[Item]:
 
 
 def begun(queues: KeyQueues[Item]) -> list[Item]:
-    """Begin all that may."""
+    """Begin every message that may begin."""
     found = []
     while (item := queues.take_next()) is not None:
         found.append(item)
     return found
 
 
-def test_one_of_a_key_begins_and_the_next_when_that_is_finished() -> None:
+def test_the_next_message_of_a_key_begins_when_the_previous_one_is_finished() -> None:
     queues = filled(b"a", b"a", b"b", b"a")
     assert (queues.may_begin, queues.behind, queues.count) == (2, 2, 4)
     first, other = begun(queues)
@@ -47,7 +47,7 @@ def test_keys_take_turns() -> None:
     assert [place for _, place in order] == [0, 3, 4, 1, 2]
 
 
-def test_of_a_key_the_lowest_place_is_first_whenever_it_came() -> None:
+def test_the_lowest_place_of_a_key_is_first_whenever_it_was_added() -> None:
     queues = filled(b"x")
     for place in (7, 5, 6):
         queues.add(b"a", place, (b"a", place))
@@ -58,7 +58,7 @@ def test_of_a_key_the_lowest_place_is_first_whenever_it_came() -> None:
     assert order == [0, 5, 6, 7]
 
 
-def test_only_what_is_at_work_is_finished() -> None:
+def test_only_an_active_message_is_finished() -> None:
     queues = filled(b"a", b"a")
     first = queues.take_next()
     assert first is not None
@@ -66,10 +66,10 @@ def test_only_what_is_at_work_is_finished() -> None:
     assert not queues.finished(b"b", first)
     assert queues.take_next() is None
     assert queues.finished(b"a", first)
-    assert not queues.finished(b"a", first), "once"
+    assert not queues.finished(b"a", first), "finished only once"
 
 
-def test_a_key_is_known_while_something_of_it_is_there() -> None:
+def test_a_key_is_forgotten_when_none_of_its_messages_is_left() -> None:
     queues: KeyQueues[Item] = KeyQueues()
     for number in range(10_000):
         key = b"%d" % number
@@ -80,7 +80,7 @@ def test_a_key_is_known_while_something_of_it_is_there() -> None:
     assert len(queues) == 0
 
 
-def test_what_waits_is_taken_out_in_order_and_what_is_at_work_still_keeps_its_key() -> None:
+def test_waiting_messages_are_cleared_in_order_and_active_ones_keep_their_key() -> None:
     queues = filled(b"b", b"a", b"b", b"a")
     first = queues.take_next()
     assert first == (b"b", 0)
@@ -93,17 +93,19 @@ def test_what_waits_is_taken_out_in_order_and_what_is_at_work_still_keeps_its_ke
 
 
 @given(st.lists(st.one_of(st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 5)), max_size=80), st.integers(1, 4))
-def test_each_key_goes_in_order_one_at_a_time_and_all_go(steps: list[bytes | int], most: int) -> None:
-    """A key adds a message of it; a number begins what may, up to `most`, and finishes one of those at work."""
+def test_messages_of_each_key_begin_in_order_one_at_a_time_and_all_are_finished(
+    steps: list[bytes | int], most: int
+) -> None:
+    """A key adds a message of it; a number begins those that may, up to `most`, and finishes one of the active ones."""
     queues: KeyQueues[Item] = KeyQueues()
-    went: defaultdict[bytes, list[int]] = defaultdict(list)
-    at_work: list[Item] = []
+    finished: defaultdict[bytes, list[int]] = defaultdict(list)
+    active: list[Item] = []
 
     def begin() -> None:
-        while len(at_work) < most and (item := queues.take_next()) is not None:
-            assert item[0] not in {key for key, _ in at_work}
-            at_work.append(item)
-            went[item[0]].append(item[1])
+        while len(active) < most and (item := queues.take_next()) is not None:
+            assert item[0] not in {key for key, _ in active}
+            active.append(item)
+            finished[item[0]].append(item[1])
 
     added = 0
     for step in steps:
@@ -112,15 +114,15 @@ def test_each_key_goes_in_order_one_at_a_time_and_all_go(steps: list[bytes | int
             added += 1
             continue
         begin()
-        if at_work:
-            item = at_work.pop(step % len(at_work))
+        if active:
+            item = active.pop(step % len(active))
             assert queues.finished(item[0], item)
         waiting = {key for key, number in ((key, queues.waiting_of(key)) for key in (b"a", b"b", b"c")) if number}
-        assert queues.may_begin == len(waiting - {key for key, _ in at_work})
-    while queues.count or at_work:
+        assert queues.may_begin == len(waiting - {key for key, _ in active})
+    while queues.count or active:
         begin()
-        item = at_work.pop(0)
+        item = active.pop(0)
         queues.finished(item[0], item)
-    assert sum(map(len, went.values())) == added
-    assert all(places == sorted(places) for places in went.values())
+    assert sum(map(len, finished.values())) == added
+    assert all(places == sorted(places) for places in finished.values())
     assert len(queues) == 0

@@ -1,4 +1,4 @@
-"""At most burst + rate x t messages go in any time t, whenever they come."""
+"""At most burst + rate x t messages pass in any time t, whenever they arrive."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ GAPS = st.lists(
 )
 
 
-def assert_bounded(went: list[float], messages: int, seconds: int, burst: float) -> None:
-    """In each time from one message to another, both included, there are at most burst + rate x t."""
-    times = sorted(Counter(int(at * 1e9) for at in went).items())
+def assert_bounded(passed: list[float], messages: int, seconds: int, burst: float) -> None:
+    """Assert at most burst + rate x t in each time from one message to another, both included."""
+    times = sorted(Counter(int(at * 1e9) for at in passed).items())
     for first, (begin, _) in enumerate(times):
         count = 0
         for end, more in times[first:]:
@@ -31,21 +31,21 @@ def assert_bounded(went: list[float], messages: int, seconds: int, burst: float)
 
 
 @given(RATES, BURSTS, GAPS, st.integers(1, 100), st.floats(0, 1e8))
-def test_no_time_has_more_than_burst_and_rate(
+def test_no_interval_has_more_messages_than_burst_and_rate(
     rate: tuple[int, int], burst: int, gaps: list[float], wanted: int, now: float
 ) -> None:
     limit = Limit(*rate, burst)
-    went: list[float] = []
+    passed: list[float] = []
     for gap in gaps:
         now += gap
         count = min(limit.available(now), wanted)
         limit.charge(count, now)
-        went += [now] * count
-    assert_bounded(went, *rate, burst)
+        passed += [now] * count
+    assert_bounded(passed, *rate, burst)
 
 
 @given(RATES, BURSTS, st.floats(0, 1e8))
-def test_whoever_waits_until_it_says_may_go_then_and_not_a_microsecond_before(
+def test_a_message_may_pass_exactly_at_the_time_given_by_the_limit(
     rate: tuple[int, int], burst: int, now: float
 ) -> None:
     limit = Limit(*rate, burst)
@@ -59,11 +59,11 @@ def test_whoever_waits_until_it_says_may_go_then_and_not_a_microsecond_before(
 
 
 @given(RATES, BURSTS, GAPS, st.integers(0, 49))
-def test_what_is_given_back_was_never_taken(
+def test_returned_tokens_count_as_never_taken(
     rate: tuple[int, int], burst: int, gaps: list[float], returned: int
 ) -> None:
     limit, other = Limit(*rate, burst), Limit(*rate, burst)
-    now, went = 5.0, []
+    now, passed = 5.0, []
     for gap in gaps:
         now += gap
         count = limit.available(now)
@@ -72,8 +72,8 @@ def test_what_is_given_back_was_never_taken(
         kept = count - min(returned, count)
         other.charge(kept, now)
         assert limit.available(now) == other.available(now)
-        went += [now] * kept
-    assert_bounded(went, *rate, burst)
+        passed += [now] * kept
+    assert_bounded(passed, *rate, burst)
 
 
 @given(
@@ -82,26 +82,26 @@ def test_what_is_given_back_was_never_taken(
     st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 3)), max_size=80),
     st.integers(0, 6),
 )
-def test_each_value_has_its_own_bound_however_few_are_remembered(
+def test_each_value_has_its_own_limit_however_few_are_remembered(
     rate: tuple[int, int], burst: int, arrivals: list[tuple[str, float]], most: int
 ) -> None:
     limits = ValueLimits(*rate, burst, most=most)
     now = 0.0
-    went: dict[str, list[float]] = defaultdict(list)
+    passed: dict[str, list[float]] = defaultdict(list)
     for value, gap in arrivals:
         now += gap
         again = limits.charge(value.encode(), now)
         if not again:
-            went[value].append(now)
+            passed[value].append(now)
         else:
             assert again > now
         assert len(limits) <= most
-    for times in went.values():
+    for times in passed.values():
         assert_bounded(times, *rate, burst)
 
 
 @given(RATES, BURSTS, st.lists(st.floats(0, 10), max_size=60))
-def test_one_value_goes_as_by_a_limit_of_its_own(rate: tuple[int, int], burst: int, gaps: list[float]) -> None:
+def test_a_single_value_is_limited_like_a_plain_limit(rate: tuple[int, int], burst: int, gaps: list[float]) -> None:
     limits, limit = ValueLimits(*rate, burst), Limit(*rate, burst)
     now = 0.0
     for gap in gaps:
@@ -122,7 +122,7 @@ def test_one_value_goes_as_by_a_limit_of_its_own(rate: tuple[int, int], burst: i
     st.floats(0, 100),
     st.integers(0, 6),
 )
-def test_what_gets_through_when_time_has_stood_still_is_within_the_limit(
+def test_messages_passed_while_time_stood_still_stay_within_the_limit(
     rate: tuple[int, int],
     burst: int,
     before: list[tuple[str, float]],
@@ -130,16 +130,16 @@ def test_what_gets_through_when_time_has_stood_still_is_within_the_limit(
     stood_still: float,
     most: int,
 ) -> None:
-    """What went since the time stands still gets through at its end, all at once, if as much as a burst may."""
+    """Messages sent since the clock stopped get through when it continues, all at once, if that is within a burst."""
     limits = ValueLimits(*rate, burst, most=most)
     since = now = 1.0
-    went: dict[str, list[float]] = defaultdict(list)
+    passed: dict[str, list[float]] = defaultdict(list)
     through = since + stood_still + sum(gap for _, gap in before)
     for value, gap in before:
         now += gap
         if not limits.charge(value.encode(), now):
-            went[value].append(through)
-    for times in went.values():
+            passed[value].append(through)
+    for times in passed.values():
         assume(len(times) <= burst)
     limits.stand_still(since, through)
     now = through
@@ -147,15 +147,15 @@ def test_what_gets_through_when_time_has_stood_still_is_within_the_limit(
         now += gap
         again = limits.charge(value.encode(), now)
         if not again:
-            went[value].append(now)
+            passed[value].append(now)
         else:
             assert again > now
-    for times in went.values():
+    for times in passed.values():
         assert_bounded(times, *rate, burst)
 
 
 @given(RATES, BURSTS, st.lists(st.tuples(st.floats(0, 5), st.floats(0, 100)), min_size=1, max_size=20))
-def test_a_clock_that_is_stopped_repeatedly_falls_behind_by_no_more_than_the_time_that_passes(
+def test_a_clock_stopped_repeatedly_falls_behind_no_more_than_one_stopped_once(
     rate: tuple[int, int], burst: int, stops: list[tuple[float, float]]
 ) -> None:
     """A message waits no longer than if the clock had been stopped once, from the earliest of these times."""
@@ -171,7 +171,7 @@ def test_a_clock_that_is_stopped_repeatedly_falls_behind_by_no_more_than_the_tim
     assert limits.charge(b"x", now) <= now + (100.0 - earliest) + seconds / messages + 1e-6
 
 
-def test_time_for_which_a_clock_was_stopped_is_counted_once() -> None:
+def test_overlapping_stops_of_a_clock_are_counted_once() -> None:
     limits = ValueLimits(1, 1, 1)
     assert limits.charge(b"x", 10.0) == 0
     limits.stand_still(10.0, 14.0)
@@ -181,7 +181,7 @@ def test_time_for_which_a_clock_was_stopped_is_counted_once() -> None:
     assert limits.charge(b"x", 19.1) == 0
 
 
-def test_other_values_pass_one_that_waits() -> None:
+def test_other_values_overtake_a_waiting_one() -> None:
     limits = ValueLimits(1, 60, 1)
     assert limits.charge(b"a", 0.0) == 0
     assert limits.charge(b"a", 0.0) == pytest.approx(60.0)
@@ -189,17 +189,17 @@ def test_other_values_pass_one_that_waits() -> None:
 
 
 @pytest.mark.slow
-def test_a_million_values_take_a_bounded_memory() -> None:
-    """Those of a minute, each twice in a row: a bucket is full again after a second, and forgotten."""
+def test_a_million_values_take_bounded_memory() -> None:
+    """A million values arrive within a minute: each bucket is full again after a second, and forgotten."""
     limits = ValueLimits(1, 1, 1)
     for number in range(1_000_000):
         limits.charge(b"s%d" % number, number * 60e-6)
         assert len(limits) < 20_000
-    # None is ever full again: so many have a bucket, and the others share one.
+    # None is ever full again: a thousand values have their own bucket, and the others share one.
     limits = ValueLimits(1, 3600, 1, most=1_000)
-    went = sum(not limits.charge(b"s%d" % number, number * 60e-6) for number in range(100_000))
+    passed = sum(not limits.charge(b"s%d" % number, number * 60e-6) for number in range(100_000))
     assert len(limits) == 1_000
-    assert went == 1_001
+    assert passed == 1_001
 
 
 def test_long_values_are_kept_as_hashes() -> None:

@@ -1,4 +1,4 @@
-"""When a message that failed is tried again: delays grow and are drawn, many are spread, and some are the last."""
+"""When a failed message is retried: delays grow and are random, many are spread, and some failures are final."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ RAISED = Failure("handler_error", "ValueError: x", ValueError)
 
 
 def policy(most_in_hand: int = 1024, **settings: Any) -> RetryPolicy:
-    """One that draws the longest delays."""
+    """Return a policy that draws the longest delays."""
     return RetryPolicy(RetrySettings(**settings), most_in_hand, lambda low, high: high)
 
 
-def test_the_last_attempt_is_the_last() -> None:
+def test_the_last_attempt_is_final() -> None:
     one = policy(attempts=3)
     assert [one.over(RAISED, attempts) for attempts in (1, 2, 3, 4)] == [False, False, True, True]
     assert one.gives_up
 
 
-def test_without_a_limit_there_is_no_end() -> None:
+def test_without_a_limit_attempts_never_end() -> None:
     one = policy()
     assert not one.over(RAISED, 10**6)
     assert not one.gives_up
 
 
-def test_what_is_rejected_is_over_at_once() -> None:
+def test_a_rejected_message_is_not_retried() -> None:
     assert policy().over(Failure("rejected"), 1)
 
 
@@ -45,20 +45,20 @@ def test_what_is_rejected_is_over_at_once() -> None:
         (["handler_error:KeyError", "handler_error:TypeError"], False),
     ],
 )
-def test_what_a_handler_raised_is_known_by_its_class_and_those_above_it(reasons: list[str], over: bool) -> None:
+def test_an_error_of_a_handler_is_matched_by_its_class_and_base_classes(reasons: list[str], over: bool) -> None:
     failure = Failure("handler_error", "", UnicodeDecodeError)
     one = policy(never=reasons)
     assert one.over(failure, 1) is over
     assert one.gives_up
 
 
-def test_reasons_of_destinations_are_known_by_their_names() -> None:
+def test_reasons_of_destinations_are_matched_by_name() -> None:
     one = policy(never=["too_large", "jetstream_10054"])
     reasons = ("too_large", "jetstream_10054", "timeout", "handler_error")
     assert [one.over(Failure(reason), 1) for reason in reasons] == [True, True, False, False]
 
 
-def test_delays_grow_up_to_the_longest() -> None:
+def test_delays_grow_up_to_the_maximum() -> None:
     one = policy()
     delays = [one.delay(RAISED, attempts, 1000.0 * attempts) for attempts in range(1, 9)]
     assert [round(delay) for delay in delays] == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -67,7 +67,7 @@ def test_delays_grow_up_to_the_longest() -> None:
     assert [round(delay, 1) for delay in delays] == [0.1, 0.3, 0.9, 2.7, 5.0, 5.0, 5.0]
 
 
-def test_a_delay_is_anything_up_to_the_longest() -> None:
+def test_a_delay_is_drawn_between_zero_and_the_bound() -> None:
     one = RetryPolicy(RetrySettings(initial="10s"), 10**9, Random(1).uniform)
     delays = sorted(one.delay(RAISED, 1, 1000.0 * number) for number in range(1000))
     assert 0 <= delays[0] < 0.1
@@ -81,15 +81,15 @@ def test_a_handler_gets_exactly_the_delay_that_it_asks_for() -> None:
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 10, 1024])
-def test_retries_of_many_are_spread(max_in_flight: int) -> None:
+def test_retries_of_many_messages_are_spread(max_in_flight: int) -> None:
     one = policy(max_in_flight)
     due = sorted(one.delay(RAISED, 1, 0.0) for _ in range(40 * max_in_flight))
     most = max(bisect_left(due, start + 1) - bisect_left(due, start) for start in due if start < LONGEST_SPREAD)
     assert most <= max(1, max_in_flight // 2) + 1
-    assert max(due) <= 1 + LONGEST_SPREAD, "and nobody waits for ever"
+    assert max(due) <= 1 + LONGEST_SPREAD, "the spread is bounded"
 
 
-def test_without_settings_a_stream_has_no_end_and_a_subject_one_attempt() -> None:
+def test_without_settings_a_stream_retries_for_ever_and_a_subject_never() -> None:
     def made(**source: str) -> RetryPolicy:
         return policy_for(RouteSettings(name="r", source=source, to=[{"subject": "x"}]), lambda low, high: high)
 

@@ -1,4 +1,4 @@
-"""Messages that wait for their next attempt: in the order in which they are due, and not too many."""
+"""Messages that wait for their next attempt: in the order in which they are due, within bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router_trio.routing.policy.retry_queue import RetryQueue
 
 
 @given(st.lists(st.integers(0, 5)))
-def test_what_is_due_first_comes_first_and_of_two_what_came_first(dues: list[int]) -> None:
+def test_messages_are_taken_in_the_order_in_which_they_are_due_and_were_added(dues: list[int]) -> None:
     queue: RetryQueue[int] = RetryQueue()
     for number, due in enumerate(dues):
         assert queue.add(number, 1, due)
@@ -28,7 +28,7 @@ def test_what_is_due_first_comes_first_and_of_two_what_came_first(dues: list[int
     assert len(queue) == 0
 
 
-def test_there_is_room_for_a_number_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_waiting_messages_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_queue, "MOST_MESSAGES", 2)
     queue: RetryQueue[int] = RetryQueue()
     assert [queue.add(number, 1, 0.0) for number in range(3)] == [True, True, False]
@@ -36,7 +36,7 @@ def test_there_is_room_for_a_number_of_messages(monkeypatch: pytest.MonkeyPatch)
     assert queue.add(3, 1, 0.0)
 
 
-def test_there_is_room_for_a_number_of_bytes_and_for_one_that_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_of_waiting_messages_are_bounded_but_one_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_queue, "MOST_BYTES", 10)
     queue: RetryQueue[int] = RetryQueue()
     assert queue.add(0, 100, 0.0)

@@ -1,4 +1,4 @@
-"""Which destinations each strategy chooses, over one message and over many."""
+"""The destinations that each strategy chooses, for one message and for many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router_trio.routing.policy.strategies import Candidate, Strategy, smooth_ro
 
 
 def holds(facts: set[str], what: str) -> bool:
-    """A predicate on a message that is a set of words; `broken` fails each one."""
+    """Return whether the message, a set of words, contains `what`; fail if it contains `broken`."""
     if "broken" in facts:
         raise EvaluationError("no such key")
     return what in facts
@@ -38,7 +38,7 @@ def windows(turns: Sequence[Any], length: int) -> list[Sequence[Any]]:
 # --- all ---
 
 
-def test_all_is_every_destination_and_allocates_nothing() -> None:
+def test_all_chooses_every_destination_without_an_allocation() -> None:
     strategy = strategy_for("all", [candidate(), candidate(), candidate()])
     assert chosen(strategy) == [(0, 1, 2)]
     assert strategy.choose(set()) is strategy.choose(set())
@@ -47,16 +47,16 @@ def test_all_is_every_destination_and_allocates_nothing() -> None:
 @pytest.mark.parametrize(
     ("facts", "expected"), [({"a", "b"}, (0, 1, 2)), ({"a"}, (0, 1)), ({"b"}, (1, 2)), (set[str](), (1,))]
 )
-def test_all_asks_the_when_of_each_destination(facts: set[str], expected: tuple[int, ...]) -> None:
+def test_all_evaluates_the_condition_of_each_destination(facts: set[str], expected: tuple[int, ...]) -> None:
     strategy = strategy_for("all", [candidate("a"), candidate(), candidate("b")])
     assert chosen(strategy, facts) == [expected]
 
 
-def test_all_of_which_none_holds_is_nothing() -> None:
+def test_all_chooses_nothing_if_no_condition_holds() -> None:
     assert chosen(strategy_for("all", [candidate("a"), candidate("b")]), {"c"}) == [()]
 
 
-def test_one_failing_when_fails_the_message() -> None:
+def test_a_condition_that_fails_fails_the_message() -> None:
     with pytest.raises(EvaluationError):
         strategy_for("all", [candidate(), candidate("a")]).choose({"broken"})
 
@@ -65,21 +65,23 @@ def test_one_failing_when_fails_the_message() -> None:
 
 
 @pytest.mark.parametrize(("facts", "expected"), [({"a", "b"}, (0,)), ({"b"}, (1,)), (set[str](), (2,))])
-def test_first_match(facts: set[str], expected: tuple[int, ...]) -> None:
+def test_first_match_chooses_the_first_destination_whose_condition_holds(
+    facts: set[str], expected: tuple[int, ...]
+) -> None:
     strategy = strategy_for("first_match", [candidate("a"), candidate("b"), candidate()])
     assert chosen(strategy, facts) == [expected]
 
 
-def test_first_match_of_which_none_holds_is_nothing() -> None:
+def test_first_match_chooses_nothing_if_no_condition_holds() -> None:
     assert chosen(strategy_for("first_match", [candidate("a"), candidate("b")]), {"c"}) == [()]
 
 
-def test_first_match_does_not_evaluate_behind_the_first() -> None:
+def test_first_match_evaluates_no_condition_after_the_first_that_holds() -> None:
     never = Candidate(b"", lambda facts: pytest.fail("evaluated"))
     assert chosen(strategy_for("first_match", [candidate("a"), never]), {"a"}) == [(0,)]
 
 
-def test_first_match_fails_at_the_first_that_fails() -> None:
+def test_first_match_fails_at_the_first_condition_that_fails() -> None:
     with pytest.raises(EvaluationError):
         strategy_for("first_match", [candidate("a"), candidate()]).choose({"broken"})
 
@@ -87,19 +89,19 @@ def test_first_match_fails_at_the_first_that_fails() -> None:
 # --- weighted ---
 
 
-def test_weighted_is_smooth_as_that_of_nginx() -> None:
+def test_weighted_is_the_smooth_weighting_of_nginx() -> None:
     strategy = strategy_for("weighted", [candidate(weight=5), candidate(), candidate()])
     assert chosen(strategy, times=7) == [(0,), (0,), (1,), (0,), (2,), (0,), (0,)]
 
 
-def test_one_to_two_to_seven_is_exact_in_every_window_of_ten() -> None:
+def test_weights_of_one_two_and_seven_are_exact_in_every_window_of_ten() -> None:
     strategy = strategy_for("weighted", [candidate(weight=weight) for weight in (1, 2, 7)])
     counts = [Counter(window) for window in windows(chosen(strategy, times=10_000), 10)]
     assert all(count == {(0,): 1, (1,): 2, (2,): 7} for count in counts)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
-def test_every_window_as_long_as_a_round_is_exact(weights: list[int]) -> None:
+def test_every_window_of_one_round_is_exact(weights: list[int]) -> None:
     turns = smooth_round(weights)
     length = len(turns)
     assert sum(weights) % length == 0
@@ -109,20 +111,20 @@ def test_every_window_as_long_as_a_round_is_exact(weights: list[int]) -> None:
 
 
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=5))
-def test_turns_are_spread(weights: list[int]) -> None:
+def test_turns_are_spread_evenly(weights: list[int]) -> None:
     turns = smooth_round(weights)
     for at, weight in enumerate(weights):
         for length in range(1, len(turns)):
             due = Fraction(weight * length, sum(weights))
-            assert abs(turns[:length].count(at) - due) < len(weights), "nobody is far ahead or behind"
+            assert abs(turns[:length].count(at) - due) < len(weights), "a destination is far ahead or behind"
 
 
-def test_weights_have_no_part_in_more_than_their_proportion() -> None:
+def test_only_the_proportion_of_weights_counts() -> None:
     assert len(smooth_round([1000, 500])) == 3
 
 
 @given(st.lists(st.binary(max_size=3), max_size=20))
-def test_a_key_that_is_a_header_chooses_as_its_text_does(values: list[bytes]) -> None:
+def test_a_key_read_from_a_header_chooses_like_its_text(values: list[bytes]) -> None:
     def text(facts: Any) -> str:
         return str(facts.decode("utf-8", "surrogateescape"))
 
@@ -135,7 +137,7 @@ def test_a_key_that_is_a_header_chooses_as_its_text_does(values: list[bytes]) ->
         assert direct((value, b"", 0, 0, b"")) == strategy.choose(value)
 
 
-def test_weighted_takes_mirrors_out() -> None:
+def test_weighted_leaves_out_mirrors() -> None:
     strategy = strategy_for("weighted", [candidate(weight=2), candidate(mirror="1"), candidate()])
     assert chosen(strategy, times=3) == [(0, 1), (2, 1), (0, 1)]
 
@@ -143,7 +145,7 @@ def test_weighted_takes_mirrors_out() -> None:
 # --- fallback ---
 
 
-def test_fallback_is_the_first_healthy_and_back_when_it_is_healthy_again() -> None:
+def test_fallback_chooses_the_first_healthy_destination_and_returns_to_it() -> None:
     ill: set[int] = set()
     strategy = strategy_for("fallback", [candidate(), candidate(), candidate()], healthy=lambda index: index not in ill)
     found = []
@@ -154,7 +156,7 @@ def test_fallback_is_the_first_healthy_and_back_when_it_is_healthy_again() -> No
     assert found == [(0,), (1,), (2,), (0,), (0,)]
 
 
-def test_fallback_speaks_of_places_in_the_configuration() -> None:
+def test_fallback_uses_the_index_in_the_configuration() -> None:
     asked: list[int] = []
 
     def healthy(index: int) -> bool:
@@ -177,18 +179,18 @@ def test_a_mirror_gets_its_share_of_every_window_to_within_one(share: Fraction, 
         assert abs(sum(window) - share * length) < 1
 
 
-def test_a_tenth_is_exact() -> None:
+def test_a_share_of_a_tenth_is_exact() -> None:
     strategy = strategy_for("all", [candidate(), candidate(mirror="0.1")])
     assert sum(1 in places for places in chosen(strategy, times=100_000)) == 10_000
 
 
-def test_mirrors_count_by_themselves_and_only_what_is_routed() -> None:
+def test_each_mirror_counts_by_itself_and_only_routed_messages() -> None:
     strategy = strategy_for("first_match", [candidate("a"), candidate(mirror="1/2"), candidate(mirror="1")])
     found = [strategy.choose(facts) for facts in ({"a"}, {"b"}, {"a"}, set[str](), {"a"}, {"a"})]
     assert [tuple(one) for one in found] == [(0, 2), (), (0, 1, 2), (), (0, 2), (0, 1, 2)]
 
 
-def test_what_fails_counts_nothing() -> None:
+def test_a_failing_message_does_not_count() -> None:
     strategy = strategy_for("all", [candidate("a"), candidate(mirror="1/2")])
     found = []
     for facts in ({"a"}, {"broken"}, {"a"}):
@@ -199,11 +201,11 @@ def test_what_fails_counts_nothing() -> None:
     assert found == [(0,), (), (0, 1)]
 
 
-# --- once more ---
+# --- redeliveries ---
 
 
 @pytest.mark.parametrize("name", ["all", "first_match", "weighted", "sticky"])
-def test_a_message_that_comes_again_keeps_its_choice_and_counts_nothing(name: str) -> None:
+def test_a_redelivered_message_keeps_its_choice_and_does_not_count(name: str) -> None:
     def made() -> Strategy:
         options = [candidate(weight=2, name="x"), candidate(weight=3, name="y"), candidate(mirror="1/3")]
         return strategy_for(name, options, key=lambda facts: len(facts))
@@ -214,7 +216,7 @@ def test_a_message_that_comes_again_keeps_its_choice_and_counts_nothing(name: st
         assert tuple(retried.choose_again(choice)) == tuple(choice) == tuple(once.choose(set()))
 
 
-def test_what_no_destination_has_yet_may_fall_back_and_keeps_its_mirrors() -> None:
+def test_an_undelivered_message_may_fall_back_and_keeps_its_mirrors() -> None:
     ill: set[int] = set()
     options = [candidate(), candidate(), candidate(mirror="1/2"), candidate(mirror="1")]
     strategy = strategy_for("fallback", options, healthy=lambda index: index not in ill)
@@ -231,7 +233,7 @@ STATEFUL: list[Callable[[], Strategy]] = [
 
 
 @pytest.mark.parametrize("made", STATEFUL)
-def test_routes_count_by_themselves(made: Callable[[], Strategy]) -> None:
+def test_each_route_counts_by_itself(made: Callable[[], Strategy]) -> None:
     one, other = made(), made()
     expected = chosen(made(), times=6)
     mixed = [tuple(strategy.choose(set())) for _ in range(6) for strategy in (one, other)]

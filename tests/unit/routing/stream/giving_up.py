@@ -1,4 +1,4 @@
-"""A route from a stream that has dead letters, on a fake broker with a stream for them."""
+"""Routes from a stream with dead letters, on a fake broker with a stream for these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "Router-Dead-Letter-"
 
 
 def brokers() -> dict[str, FakeBroker]:
-    """`main` has the streams `IN`, `OUT` and `DEAD`."""
+    """Return a broker `main` with the streams `IN`, `OUT` and `DEAD`."""
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     broker.add_stream("OUT", ["out.>"])
@@ -23,5 +23,5 @@ def brokers() -> dict[str, FakeBroker]:
 
 
 def dead(w: World) -> list[StoredMessage]:
-    """What the stream `DEAD` holds."""
+    """Return the messages in the stream `DEAD`."""
     return w.broker.messages("DEAD")

@@ -1,4 +1,4 @@
-"""Messages, in and out of their order."""
+"""Messages for tests of order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LATE = 10.0
 
 @dataclass(eq=False)
 class Message:
-    """See `subject_order.InTurn`."""
+    """A message, as `subject_order.InTurn`."""
 
     sequence: int
     order_key: bytes = b"a"

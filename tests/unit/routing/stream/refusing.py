@@ -1,4 +1,4 @@
-"""Routes whose destination refuses, and what of their source arrived."""
+"""Routes to a destination that refuses, and the messages that arrived there."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from tests.support.world import World, stream, to
 
 
 def route(**source: Any) -> dict[str, Any]:
-    """From `in.*` to the stream `OUT`."""
+    """Return a route from `in.*` to the stream `OUT`."""
     return stream("IN", "out.{{wildcard(1)}}", filter="in.*", **source)
 
 
 def remote(**source: Any) -> dict[str, Any]:
-    """The same, to the stream of another connection."""
+    """Return a route from `in.*` to the stream `OUT` of another connection."""
     to_edge = to("out.{{wildcard(1)}}", "edge", jetstream=True)
     return stream("IN", to_edge, connection="main", filter="in.*", **source)
 
 
 def arrived(w: World, subject: str, connection: str = "main") -> list[bytes]:
-    """What the stream `OUT` holds of this subject, in order."""
+    """Return the payloads of this subject in the stream `OUT`, in order."""
     return [message.payload for message in w.brokers[connection].messages("OUT") if message.subject == f"out.{subject}"]

@@ -1,4 +1,4 @@
-"""Acks that are lost or refused: each is sent again once, and never to another incarnation of its stream."""
+"""Acks that are lost or refused: each is resent once, and never to another incarnation of its stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFUSED = "$JS.ACK.IN.router.>"
 
 @pytest.fixture(autouse=True)
 def _rarely_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let acks be unconfirmed for long enough that something happens meanwhile."""
+    """Leave acks unconfirmed for longer, so that something can happen meanwhile."""
     monkeypatch.setattr(answers, "CONFIRMED_EVERY", 3.0)
 
 
@@ -36,7 +36,7 @@ def acks_of(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Counter[byte
 
 
 async def unconfirmed(w: World, count: int, first: int) -> None:
-    """Have so many messages routed, with acks of which nobody knows yet whether the server has taken them."""
+    """Have `count` messages routed whose acks the server has not confirmed yet."""
     fill(w.broker, first)
     await all_acked(w, first)
     await eventually(lambda: w.live.connections["main"].listener.answers.unconfirmed("ack") == 0)
@@ -52,7 +52,7 @@ async def reconnected(w: World) -> None:
     await eventually(lambda: w.live.connections["main"].connected)
 
 
-async def test_acks_of_an_earlier_incarnation_are_not_sent_again_when_their_link_is_lost(
+async def test_acks_of_an_earlier_incarnation_are_not_resent_when_their_link_is_lost(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = two_brokers()
@@ -73,7 +73,7 @@ async def test_acks_of_an_earlier_incarnation_are_not_sent_again_when_their_link
         assert w.payloads("OUT", "edge") == numbers(30)
 
 
-async def test_acks_of_an_earlier_incarnation_that_are_refused_are_not_sent_again(
+async def test_refused_acks_of_an_earlier_incarnation_are_not_resent(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = two_brokers()
@@ -97,7 +97,7 @@ async def test_acks_of_an_earlier_incarnation_that_are_refused_are_not_sent_agai
         await eventually(lambda: unacked(w) == 0, 60)
 
 
-async def test_acks_that_are_refused_on_a_link_that_is_lost_are_sent_again_once(
+async def test_acks_refused_on_a_lost_link_are_resent_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = two_brokers()

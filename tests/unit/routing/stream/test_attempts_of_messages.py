@@ -1,4 +1,4 @@
-"""What counts as a failure of a message from a stream, on fake brokers: what was seen to fail here and nothing else."""
+"""Attempts of a message from a stream, on fake brokers: only failures seen by this process count."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def slow(message: Message) -> Message:
 
 
 async def test_restarts_and_losses_use_up_no_attempts(autojump_clock: MockClock) -> None:
-    """Naks at a shutdown, kills and lost links use up deliveries of messages that nobody has worked on."""
+    """Naks at a shutdown, kills and lost links use up deliveries of messages that no handler was called for."""
     brokers = one_broker()
     broker = brokers["main"]
     broker.trouble.add_consumer(durable())
@@ -58,7 +58,7 @@ async def test_restarts_and_losses_use_up_no_attempts(autojump_clock: MockClock)
         assert w.route.fates["given_up"] == 0
 
 
-async def test_what_was_given_up_is_not_tried_again_though_the_stream_never_heard_of_it(
+async def test_a_message_that_was_given_up_is_not_retried_though_its_term_was_lost(
     autojump_clock: MockClock,
 ) -> None:
     async with world([stream("IN", "out.x", retry={"attempts": 1}, ack_wait="5s")], brokers=one_broker()) as w:
@@ -74,7 +74,7 @@ async def test_what_was_given_up_is_not_tried_again_though_the_stream_never_hear
         assert w.route.fates["given_up"] == 1
 
 
-async def test_a_limit_that_may_not_be_lifted_is_said_and_gone_by(autojump_clock: MockClock) -> None:
+async def test_a_delivery_limit_that_may_not_be_lifted_is_reported_and_respected(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     broker = brokers["main"]
     broker.trouble.add_consumer(durable(ack_wait=7.0))
@@ -88,13 +88,13 @@ async def test_a_limit_that_may_not_be_lifted_is_said_and_gone_by(autojump_clock
         fill(broker, 2)
         await eventually(lambda: w.route.fates["given_up"] == 2)
         await trio.sleep(600)
-        assert w.route.fates["given_up"] == 2, "each once"
-        (told,) = w.watch.of("ROUTE_CONSUMER_DIFFERS")
-        assert "max_deliver is 3 there and -1 here" in told.detail
-        assert "ack_wait in seconds is 7 there and 30 here" in told.detail
+        assert w.route.fates["given_up"] == 2, "each message once"
+        (event,) = w.watch.of("ROUTE_CONSUMER_DIFFERS")
+        assert "max_deliver is 3 there and -1 here" in event.detail
+        assert "ack_wait in seconds is 7 there and 30 here" in event.detail
 
 
-async def test_a_message_is_given_up_once_whatever_its_durable_says(autojump_clock: MockClock) -> None:
+async def test_a_message_is_given_up_once_whatever_the_limit_of_its_durable(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     broker = brokers["main"]
     broker.trouble.add_consumer(durable(max_deliver=10))
@@ -111,26 +111,26 @@ async def test_a_message_is_given_up_once_whatever_its_durable_says(autojump_clo
         await trio.sleep(600)
         assert set(calls.values()) == {3}
         assert w.route.fates["given_up"] == 3
-        assert w.broker.unacked("IN", "router") == 0, "they are terminated"
+        assert w.broker.unacked("IN", "router") == 0, "the messages are terminated"
         await w.lose()
         await w.find()
         (event,) = w.watch.of("ROUTE_CONSUMER_LIMITS_REMOVED")
         assert (event.route, event.durable, event.detail) == (w.route.name, "router", "max_deliver = 10")
 
 
-async def test_deliveries_that_nobody_worked_on_are_no_attempts_of_what_fails_later(autojump_clock: MockClock) -> None:
+async def test_deliveries_without_a_call_of_the_handler_are_no_attempts(autojump_clock: MockClock) -> None:
     """A message that fails gets all its attempts, however often it was delivered before."""
     brokers = one_broker()
     broker = brokers["main"]
     fill(broker, 1)
-    came: list[RawMessage] = []
+    arrived: list[RawMessage] = []
     async with another_link(broker) as link:
-        consumer = await link.open_consumer(durable(max_deliver=-1), came.extend)
+        consumer = await link.open_consumer(durable(max_deliver=-1), arrived.extend)
         for _ in range(5):
             consumer.pull(1, 5.0)
             await trio.sleep(1)
-            link.nak(came[-1][1], 0)
-        assert len(came) == 5
+            link.nak(arrived[-1][1], 0)
+        assert len(arrived) == 5
         await link.fence()
     calls = 0
 
@@ -147,7 +147,9 @@ async def test_deliveries_that_nobody_worked_on_are_no_attempts_of_what_fails_la
 
 
 @pytest.mark.parametrize("failing", [25, 200])
-async def test_what_fails_for_what_it_is_keeps_nobody_out(autojump_clock: MockClock, failing: int) -> None:
+async def test_messages_that_fail_by_their_own_fault_do_not_keep_others_out(
+    autojump_clock: MockClock, failing: int
+) -> None:
     def pick(message: Message) -> Message:
         if int(message.payload) < failing:
             raise ValueError("bad")
@@ -162,7 +164,7 @@ async def test_what_fails_for_what_it_is_keeps_nobody_out(autojump_clock: MockCl
         assert w.payloads("OUT") == numbers(20, first=failing)
 
 
-async def test_a_retry_goes_only_to_destinations_that_have_not_confirmed(autojump_clock: MockClock) -> None:
+async def test_a_retry_is_sent_only_to_destinations_that_have_not_confirmed(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["edge"].deny_publish("out.x")
     route = stream("IN", to("copy"), to("out.x", "edge", jetstream=True), connection="main", retry={"initial": "1s"})
@@ -176,7 +178,7 @@ async def test_a_retry_goes_only_to_destinations_that_have_not_confirmed(autojum
         assert w.route.routed == {"copy": 20, "out.x": 20}
 
 
-async def test_so_do_the_answers_of_a_handler(autojump_clock: MockClock) -> None:
+async def test_a_retry_of_several_answers_sends_only_those_that_were_not_confirmed(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     broker = brokers["main"]
     broker.deny_publish("out.bad")
@@ -195,8 +197,10 @@ async def test_so_do_the_answers_of_a_handler(autojump_clock: MockClock) -> None
 
 
 @pytest.mark.parametrize("kind", ["stream", "core"])
-async def test_an_id_that_another_message_has_used_is_said_and_not_routed(autojump_clock: MockClock, kind: str) -> None:
-    """The window of the sink is longer than that of the source: a sender uses its ids again."""
+async def test_a_message_with_the_id_of_another_one_is_reported_as_a_duplicate_and_not_routed(
+    autojump_clock: MockClock, kind: str
+) -> None:
+    """The deduplication window of the sink is longer than that of the source, and a sender uses its ids again."""
     brokers = one_broker()
     broker = brokers["main"]
     source: dict[str, Any] = {"filter": "in.*", "message_id": "sender"}
@@ -217,7 +221,9 @@ async def test_an_id_that_another_message_has_used_is_said_and_not_routed(autoju
 
 
 @pytest.mark.parametrize("kind", ["stream", "handler"])
-async def test_the_same_of_messages_that_are_followed_one_by_one(autojump_clock: MockClock, kind: str) -> None:
+async def test_a_message_handled_singly_with_the_id_of_another_one_is_reported_as_a_duplicate(
+    autojump_clock: MockClock, kind: str
+) -> None:
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"], duplicate_window=1.0)
     broker.add_stream("OUT", ["out.>"])
@@ -234,7 +240,7 @@ async def test_the_same_of_messages_that_are_followed_one_by_one(autojump_clock:
         assert w.payloads("OUT") == [b"0"]
 
 
-async def test_a_duplicate_of_our_own_resend_is_routed(autojump_clock: MockClock) -> None:
+async def test_a_message_that_the_router_itself_has_resent_counts_as_routed(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", message_id="sender")
     async with world([route], brokers=brokers) as w:

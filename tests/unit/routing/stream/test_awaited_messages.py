@@ -1,4 +1,4 @@
-"""A refused message that is awaited: for how long, and who can say that it is gone."""
+"""A refused message that is awaited: for how long, and what shows that it is gone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.unit.routing.by_key import Calls, by_key, publish
 from tests.unit.routing.stream.refusing import arrived, remote, route
 
 
-async def test_what_a_handler_works_on_is_not_sent_if_a_message_before_it_is_refused_meanwhile(
+async def test_a_message_in_its_handler_is_not_sent_if_an_earlier_one_is_refused_meanwhile(
     autojump_clock: MockClock,
 ) -> None:
     go_on, worked_on = trio.Event(), list[bytes]()
@@ -53,7 +53,7 @@ async def test_what_a_handler_works_on_is_not_sent_if_a_message_before_it_is_ref
         assert worked_on == [b"0", b"1", b"0", b"1", b"2"]
 
 
-async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only_so_long(
+async def test_the_wait_for_a_refused_message_that_another_process_has_acked_is_bounded(
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
@@ -71,10 +71,10 @@ async def test_a_refused_message_that_somebody_else_has_acked_is_waited_for_only
         await eventually(lambda: w.route.state == RUNNING)
 
 
-async def test_a_refused_message_that_comes_behind_others_has_room_as_soon_as_it_is_due(
+async def test_a_refused_message_delivered_after_others_has_room_as_soon_as_it_is_due(
     autojump_clock: MockClock,
 ) -> None:
-    """The others fill the hand, and the server has one more of them that is due before it."""
+    """The others fill the room in hand, and the server has one more of them that is due first."""
     raised: set[bytes] = set()
 
     async def work(message: Message) -> Message:
@@ -96,8 +96,10 @@ async def test_a_refused_message_that_comes_behind_others_has_room_as_soon_as_it
         assert arrived(w, "a") == numbers(6)
 
 
-async def test_what_makes_room_for_a_message_whose_nak_was_lost_comes_again_soon(autojump_clock: MockClock) -> None:
-    """It has come after its ack wait, and what made room for it then need not wait for as long once more."""
+async def test_a_message_returned_to_make_room_for_one_whose_nak_was_lost_is_redelivered_soon(
+    autojump_clock: MockClock,
+) -> None:
+    """The message is redelivered after its ack wait; the message returned for it need not wait for as long again."""
     brokers = one_broker()
     async with world([route(ack_wait="30s", max_in_flight=2, retry={"initial": "100ms"})], brokers=brokers) as w:
         w.broker.trouble.lose("nak")
@@ -128,7 +130,7 @@ async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however
         assert arrived(w, "a") == numbers(20)
 
 
-async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_the_route_says_so(
+async def test_while_the_stream_can_not_be_looked_up_late_messages_are_awaited_and_reported(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask(
@@ -155,7 +157,7 @@ async def test_while_the_stream_can_not_be_asked_what_is_late_is_waited_for_and_
 
 
 def one_that_fails_once(calls: Calls) -> Handled:
-    """A route by key whose first message fails once."""
+    """Return a route with a key whose first message fails once."""
     failures = iter((True,))
 
     async def work(message: Message) -> Message:
@@ -168,16 +170,18 @@ def one_that_fails_once(calls: Calls) -> Handled:
 
 
 async def answered(consumer: FakePullConsumer, awaited: Collection[int], in_hand: Callable[[], int]) -> list[int]:
-    """Return what seems to be gone by what a real link knows: how many messages have no ack, and not which."""
+    """Return the messages that seem to be gone, as far as a real link knows: it counts unacked messages, not which."""
     state = await consumer.check()
     last = state.delivered if state.unacked <= in_hand() else state.passed
     return [sequence for sequence in awaited if sequence <= last]
 
 
-async def test_what_is_acked_while_the_server_is_asked_hides_no_message_that_is_to_be_redelivered(
+async def test_messages_acked_during_the_lookup_do_not_hide_one_to_be_redelivered(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The consumer is paused, so the message is late; the server counts what has no ack after two others were acked."""
+    """The consumer is paused, so the message is late; the server counts unacked messages after two others were
+    acked.
+    """
     calls = Calls()
     asked = 0
 
@@ -191,17 +195,17 @@ async def test_what_is_acked_while_the_server_is_asked_hides_no_message_that_is_
     monkeypatch.setattr(FakePullConsumer, "gone", ask)
     async with world(handlers=[one_that_fails_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1", "b:2", "c:3")
-        await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.at_work) == 3)
+        await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 3)
         w.broker.trouble.pause_consumer("IN", "router", 20.0)
         await eventually(lambda: asked, 20)
         calls.let_go("c", "f")
         await eventually(lambda: sorted(one.payload for one in w.broker.messages("OUT")) == numbers(4), 60)
 
 
-async def test_what_another_process_has_acked_hides_no_message_that_is_to_be_redelivered(
+async def test_a_message_acked_by_another_process_does_not_hide_one_to_be_redelivered(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was redelivered there while the link was away, and is in hand here all the same."""
+    """The message was redelivered there while the link was down, and is still in hand here."""
     calls = Calls()
     asked = 0
 
@@ -213,7 +217,7 @@ async def test_what_another_process_has_acked_hides_no_message_that_is_to_be_red
     monkeypatch.setattr(FakePullConsumer, "gone", ask)
     async with world(handlers=[one_that_fails_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1")
-        await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.at_work) == 1)
+        await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 1)
         w.broker.trouble.pause_consumer("IN", "router", 30.0)
         await w.lose()
         w.broker._server.consumers["IN", "router"].ack(2)
@@ -224,7 +228,7 @@ async def test_what_another_process_has_acked_hides_no_message_that_is_to_be_red
 
 
 async def _one_is_awaited(w: World) -> None:
-    """The first of twenty messages was refused, and the others wait for it."""
+    """Have the first of twenty messages refused, and the others wait for it."""
     w.broker.deny_publish("out.a")
     fill(w.broker, 1, subjects="a")
     await eventually(lambda: w.route.failed["permission_denied"] == 1)
@@ -249,7 +253,7 @@ async def test_a_pause_does_not_count_as_waiting(autojump_clock: MockClock) -> N
 
 @pytest.mark.parametrize("ack", [True, False])
 @pytest.mark.parametrize("taken", ["a new message", "the refused one"])
-async def test_order_is_kept_though_somebody_takes_a_message_by_hand(
+async def test_order_is_kept_though_another_client_takes_a_message_by_hand(
     autojump_clock: MockClock, taken: str, ack: bool
 ) -> None:
     async with world([route(ack_wait="5s")], brokers=one_broker()) as w:
@@ -260,7 +264,7 @@ async def test_order_is_kept_though_somebody_takes_a_message_by_hand(
         if taken == "a new message":
             fill(w.broker, 1, first=3, subjects="c")
         else:
-            await trio.sleep(3.0)  # it is due, and tried elsewhere
+            await trio.sleep(3.0)  # the message is due, and tried by the other client
         fill(w.broker, 1, first=4, subjects="c")
         await eventually(lambda: b"4" in arrived(w, "c"))
         fill(w.broker, 40, first=5, subjects="a")
@@ -272,26 +276,28 @@ async def test_order_is_kept_though_somebody_takes_a_message_by_hand(
         assert sorted(arrived(w, "a"), key=int) == arrived(w, "a")
 
 
-async def test_order_is_kept_though_somebody_takes_a_message_by_hand_now_and_then(autojump_clock: MockClock) -> None:
+async def test_order_is_kept_though_another_client_takes_a_message_by_hand_now_and_then(
+    autojump_clock: MockClock,
+) -> None:
     async with world([route(ack_wait="30s")], brokers=one_broker()) as w:
         for pause in (0.0, 36.0, 36.0):
             await trio.sleep(pause)
             w.broker.trouble.take_by_hand("IN", "router", ack=True)
             fill(w.broker, 2, subjects="c")
             await trio.sleep(0.1)
-        assert len(arrived(w, "c")) == 3, "every second one was taken"
+        assert len(arrived(w, "c")) == 3, "every second message was taken"
         w.broker.deny_publish("out.a")
         fill(w.broker, 3, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 3)
         fill(w.broker, 40, first=3, subjects="a")
         await trio.sleep(0.1)
-        assert w.route.failed["permission_denied"] == 3, "they wait behind the refused ones"
+        assert w.route.failed["permission_denied"] == 3, "the new messages wait behind the refused ones"
         w.broker.allow_publish("out.a")
         await eventually(lambda: len(arrived(w, "a")) == 43, 60)
         assert arrived(w, "a") == numbers(43)
 
 
-async def test_where_others_take_from_the_durable_for_long_nobody_waits(autojump_clock: MockClock) -> None:
+async def test_messages_are_not_awaited_while_others_share_the_durable_for_long(autojump_clock: MockClock) -> None:
     async with world([route(ack_wait="5s")], brokers=one_broker()) as w:
 
         async def share(seconds: int) -> None:
@@ -318,10 +324,10 @@ async def test_where_others_take_from_the_durable_for_long_nobody_waits(autojump
         await trio.sleep(0.5)
         w.broker.allow_publish("out.a")
         await eventually(lambda: len(arrived(w, "a")) == 32)
-        assert arrived(w, "a")[11:] == numbers(21, first=11), "they are gone"
+        assert arrived(w, "a")[11:] == numbers(21, first=11), "the earlier messages are gone"
 
 
-async def test_a_refused_message_that_somebody_acked_by_hand_holds_up_its_subject_only_so_long(
+async def test_a_refused_message_acked_by_hand_holds_up_its_subject_for_a_bounded_time(
     autojump_clock: MockClock,
 ) -> None:
     async with world([route(ack_wait="5s")], brokers=one_broker()) as w:

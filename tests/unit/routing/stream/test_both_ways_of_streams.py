@@ -1,4 +1,4 @@
-"""What is written twice for speed in routes from streams: see `test_both_ways`."""
+"""Code of routes from streams that is written twice for speed: see `test_both_ways`."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one(
 SENT = st.lists(st.tuples(st.sampled_from([b"in.a", b"in.b-c"]), BLOCKS, st.binary(max_size=6)), max_size=6).map(
     lambda many: [delivery(number, *one) for number, one in enumerate(many, 1)]
 )
-"""Messages that no destination refuses: a refused one uses up a number if it is alone."""
+"""Messages that no destination refuses: a refused message uses up a number only if it is sent alone."""
 
 
 @given(messages=SENT)
-def test_what_waits_is_forwarded_together_as_it_would_be_one_by_one(messages: list[RawMessage]) -> None:
+def test_waiting_messages_are_forwarded_together_as_they_would_be_one_by_one(messages: list[RawMessage]) -> None:
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
         async def run(made: Bench) -> None:
             source = made.stream_source()
@@ -106,22 +106,24 @@ FATES = st.sampled_from([
 ])  # fmt: skip
 
 
-class _ToldTrace:
-    """Writes down what a trace is told of its message."""
+class _RecordingTrace:
+    """A trace that records its events."""
 
-    def __init__(self, number: int, told: list[tuple[Any, ...]]) -> None:
+    def __init__(self, number: int, events: list[tuple[Any, ...]]) -> None:
         self._number = number
-        self._told = told
+        self._events = events
 
     def sent(self, destination: str, fate: Fate) -> None:
-        self._told.append((self._number, destination, fate))
+        self._events.append((self._number, destination, fate))
 
     def end(self) -> None:
-        self._told.append((self._number, "end"))
+        self._events.append((self._number, "end"))
 
 
 @given(fates=st.lists(FATES, max_size=8), own_ids=st.booleans(), traced=st.sets(st.integers(0, 7)))
-def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], own_ids: bool, traced: set[int]) -> None:
+def test_messages_stored_together_are_acked_as_each_would_be(
+    fates: list[Fate], own_ids: bool, traced: set[int]
+) -> None:
     source = STREAM | ({} if own_ids else {"message_id": "sender"})
 
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
@@ -129,22 +131,22 @@ def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], ow
             source = made.stream_source()
             source.received([delivery(number, b"in.%d" % number, b"", b"") for number in range(1, len(fates) + 1)])
             made.written()
-            told_traces: list[tuple[Any, ...]] = []
+            trace_events: list[tuple[Any, ...]] = []
             operations = [*made.outbox._queue.in_flight.unacked.values()]
             for number, (operation, fate) in enumerate(zip(operations, fates, strict=True)):
                 owner = operation.owner
                 assert isinstance(owner, StreamDelivery)
                 if number in traced:
-                    owner.trace = cast(Any, _ToldTrace(number, told_traces))
+                    owner.trace = cast(Any, _RecordingTrace(number, trace_events))
                 if together:
                     owner.settle(operation, 1, fate, 0.0)
                 else:
                     Delivery.settle(owner, operation, 1, fate, 0.0)
             made.connection.listener.read_done()
-            made.answers.sort()  # what is stored and nothing else is acked at the end of the read
+            made.answers.sort()  # messages that are only stored are acked at the end of the read
             pending = source.keeper.hand
-            told = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.schedule.waiting]]
-            made.events.append(cast(Any, [told, of_cursor(pending.cursor), told_traces]))
+            found = [pending.count, pending.bytes, [*pending.open], [one.sequence for one in pending.schedule.waiting]]
+            made.events.append(cast(Any, [found, of_cursor(pending.cursor), trace_events]))
 
         return run
 
@@ -157,11 +159,11 @@ def of_cursor(cursor: StreamCursor) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) -> None:
+def test_deliveries_are_received_together_as_they_would_be_one_by_one(seed: int) -> None:
     choose = random.Random(seed)
     fast, slow = StreamInHand(), StreamInHand()
     keeper = cast(Any, _Keeper())
-    told: dict[bool, list[Any]] = {True: [], False: []}
+    found: dict[bool, list[Any]] = {True: [], False: []}
     highest = number = taken = 0
     for now in range(30):
         batch = []
@@ -177,27 +179,27 @@ def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) ->
         refused, done = choose.random() < 0.1, choose.random()
         for pending, together in ((fast, True), (slow, False)):
             deliveries = [delivery_of(keeper, pending.cursor, one, float(now)) for one in batch]
-            back = told[together].append
+            back = found[together].append
             if together:
                 again = pending.add(deliveries, columns_of(deliveries), 5.0, back)
             else:
                 again = [one for one in deliveries if not pending._add(one, 5.0, back)]
-            told[together].append([deliveries.index(one) for one in again])
+            found[together].append([deliveries.index(one) for one in again])
             routed = pending.next_together(choose_count(done, pending.waiting))
             for place, one in enumerate(routed):
                 if refused and not place and pending.remove(one):
                     one.refused = True
                     pending.await_redelivery(one, now, now + 3.0, 5.0)
                 elif place or not refused:
-                    told[together].append(pending.delivered([one]))
+                    found[together].append(pending.delivered([one]))
         assert of_hand(fast) == of_hand(slow)
         taken += len(batch)
-    assert [*map(of_one, told[True])] == [*map(of_one, told[False])]
+    assert [*map(of_one, found[True])] == [*map(of_one, found[False])]
     assert taken > 50
 
 
 class _Keeper:
-    """Who keeps them."""
+    """The keeper of the deliveries."""
 
     state = RouteState("r", "main", ("out",))
 
@@ -221,5 +223,5 @@ def of_waiting(pending: StreamInHand, one: StreamDelivery) -> Any:
     return one.sequence, one.number, one.cursor is pending.cursor
 
 
-def of_one(told: Any) -> Any:
-    return (told.sequence, told.number) if isinstance(told, StreamDelivery) else told
+def of_one(found: Any) -> Any:
+    return (found.sequence, found.number) if isinstance(found, StreamDelivery) else found

@@ -1,4 +1,6 @@
-"""Routes from a stream key by key: calls of the handler at a time, order for each key, and nothing between keys."""
+"""Routes from a stream with a key: concurrent calls of the handler, and an order within each key but not between
+keys.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publ
 from tests.unit.routing.stream.giving_up import FROM, NAME, brokers, dead
 
 
-async def test_a_key_that_is_slow_holds_up_no_other(autojump_clock: MockClock) -> None:
+async def test_a_slow_key_holds_up_no_other(autojump_clock: MockClock) -> None:
     calls = Calls()
     async with world(handlers=[by_key(calls, concurrency=2)], brokers=one_broker()) as w:
         publish(w.broker, *(f"hot:{number}" for number in range(100)), *(f"k{number}:x" for number in range(20)))
         calls.let_go(*(f"k{number}" for number in range(20)))
         await eventually(lambda: len(w.broker.messages("OUT")) == 20)
-        assert calls.at_work == ["hot"]
+        assert calls.active == ["hot"]
         calls.let_go("hot")
         await all_acked(w, 120)
         assert payloads_of(w, "hot") == numbers(100)
 
 
-async def test_what_waits_behind_its_key_has_room_of_its_own(autojump_clock: MockClock) -> None:
+async def test_messages_waiting_behind_their_key_have_separate_room(autojump_clock: MockClock) -> None:
     calls = Calls()
     async with world(handlers=[by_key(calls, max_in_flight=10)], brokers=one_broker()) as w:
         publish(w.broker, *(f"hot:{number}" for number in range(9)), "cold:x")
@@ -39,13 +41,15 @@ async def test_what_waits_behind_its_key_has_room_of_its_own(autojump_clock: Moc
         await eventually(lambda: payloads_of(w, "cold") == [b"x", b"y"])
         publish(w.broker, *(f"hot:{number}" for number in range(9, 200)))
         await trio.sleep(5)
-        assert w.route.in_hand <= 20, "and that has an end"
+        assert w.route.in_hand <= 20, "that room is bounded"
         calls.let_go("hot")
         await all_acked(w, 202)
         assert payloads_of(w, "hot") == numbers(200)
 
 
-async def test_the_next_of_a_key_begins_when_the_stream_has_the_one_before(autojump_clock: MockClock) -> None:
+async def test_the_next_message_of_a_key_is_handled_once_the_stream_has_stored_the_previous_one(
+    autojump_clock: MockClock,
+) -> None:
     calls = Calls()
     calls.let_go("a", "b")
     async with world(handlers=[by_key(calls)], brokers=one_broker()) as w:
@@ -58,7 +62,7 @@ async def test_the_next_of_a_key_begins_when_the_stream_has_the_one_before(autoj
         assert payloads_of(w, "a") == [b"1", b"2"]
 
 
-async def test_with_a_key_and_one_call_at_a_time_it_is_the_same(autojump_clock: MockClock) -> None:
+async def test_a_failed_message_holds_back_only_its_key_with_one_call_at_a_time(autojump_clock: MockClock) -> None:
     failed: list[bytes] = []
 
     async def handler(message: Message) -> Message:
@@ -74,7 +78,9 @@ async def test_with_a_key_and_one_call_at_a_time_it_is_the_same(autojump_clock: 
         assert [one.payload for one in w.broker.messages("OUT")] == [b"3", b"1", b"2"]
 
 
-async def test_what_is_given_up_holds_back_its_key_until_its_dead_letter_is_stored(autojump_clock: MockClock) -> None:
+async def test_a_message_that_is_given_up_holds_back_its_key_until_its_dead_letter_is_stored(
+    autojump_clock: MockClock,
+) -> None:
     def handler(message: Message) -> Message:
         if message.payload == b"1":
             raise ValueError("never")
@@ -92,7 +98,7 @@ async def test_what_is_given_up_holds_back_its_key_until_its_dead_letter_is_stor
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_a_message_without_the_key_fails_and_holds_up_nobody(autojump_clock: MockClock) -> None:
+async def test_a_message_without_the_key_fails_and_holds_up_no_others(autojump_clock: MockClock) -> None:
     options = {**FROM, "retry": {"attempts": 1}, "key": KEY, "concurrency": 4}
     async with world(handlers=[handled(unchanged, to=OUT, **options)], brokers=brokers()) as w:
         publish(w.broker, "a:1", ":2", "a:3")
@@ -103,18 +109,18 @@ async def test_a_message_without_the_key_fails_and_holds_up_nobody(autojump_cloc
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_long_keys_are_told_apart(autojump_clock: MockClock) -> None:
+async def test_long_keys_are_distinguished(autojump_clock: MockClock) -> None:
     calls = Calls()
     first, second = "k" * 1_000 + "1", "k" * 1_000 + "2"
     async with world(handlers=[by_key(calls)], brokers=one_broker()) as w:
         publish(w.broker, f"{first}:1", f"{second}:2", f"{first}:3")
-        await eventually(lambda: calls.at_work == [first, second])
+        await eventually(lambda: calls.active == [first, second])
         calls.let_go(first, second)
         await all_acked(w, 3)
         assert payloads_of(w, first) == [b"1", b"3"]
 
 
-async def test_nobody_waits_for_a_message_without_a_key(autojump_clock: MockClock) -> None:
+async def test_no_message_waits_for_one_without_a_key(autojump_clock: MockClock) -> None:
     calls = Calls()
     calls.let_go("a")
     async with world(handlers=[by_key(calls, max_in_flight=1)], brokers=one_broker()) as w:
@@ -122,24 +128,24 @@ async def test_nobody_waits_for_a_message_without_a_key(autojump_clock: MockCloc
         await eventually(lambda: w.route.failed["expression"] > 1)
         publish(w.broker, "a:2", "a:3")
         await eventually(lambda: payloads_of(w, "a") == [b"2", b"3"])
-        assert (w.route.state, unacked(w)) == ("running", 1), "it is still tried"
+        assert (w.route.state, unacked(w)) == ("running", 1), "the message without a key is still retried"
 
 
-async def test_a_route_without_handler_goes_by_its_key_too(autojump_clock: MockClock) -> None:
+async def test_a_route_without_a_handler_keeps_the_order_of_its_keys_too(autojump_clock: MockClock) -> None:
     async with world([LOCAL | {"key": KEY}], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         publish(w.broker, "a:1", subject="in.x")
         publish(w.broker, "a:2", "b:3", subject="in.y")
         await eventually(lambda: payloads_of(w, "b") == [b"3"])
         await trio.sleep(3)
-        assert payloads_of(w, "a") == [], "under another subject, and of the same key"
+        assert payloads_of(w, "a") == [], "it waits for the key, under another subject"
         w.broker.allow_publish("out.x")
         await all_acked(w, 3)
         assert payloads_of(w, "a") == [b"1", b"2"]
 
 
 async def test_sticky_messages_of_a_key_follow_each_other_at_once(autojump_clock: MockClock) -> None:
-    """All of a key goes to one destination, where it stays in order."""
+    """All messages of a key are sent to one destination, which keeps their order."""
     route = LOCAL | {"key": KEY, "strategy": "sticky", "to": [OUT, OUT | {"subject": "out.more.{{wildcard(1)}}"}]}
     async with world([route], brokers=one_broker()) as w:
         publish(w.broker, *(f"a:{number}" for number in range(50)))
@@ -155,7 +161,7 @@ async def test_sticky_messages_of_a_key_follow_each_other_at_once(autojump_clock
         assert payloads_of(w, "a") == numbers(60)
 
 
-async def test_sticky_messages_of_a_key_do_not_wait_for_each_others_answers(autojump_clock: MockClock) -> None:
+async def test_sticky_messages_of_a_key_do_not_wait_for_each_others_confirmation(autojump_clock: MockClock) -> None:
     there = {"key": KEY, "strategy": "sticky", "to": [OUT | {"connection": "edge"}]}
     route = LOCAL | {"from": LOCAL["from"] | {"connection": "main"}} | there
     async with world([route], brokers=two_brokers()) as w:
@@ -166,8 +172,8 @@ async def test_sticky_messages_of_a_key_do_not_wait_for_each_others_answers(auto
         assert w.payloads("OUT", "edge") == numbers(10)
 
 
-async def test_sticky_messages_of_a_key_wait_behind_what_is_refused_for_now(autojump_clock: MockClock) -> None:
-    """Whatever their subjects are; those of other keys don't wait."""
+async def test_sticky_messages_of_a_key_wait_behind_one_that_is_refused_for_now(autojump_clock: MockClock) -> None:
+    """Their subjects make no difference, and messages of other keys don't wait."""
     route = LOCAL | {"key": KEY, "strategy": "sticky", "to": [OUT]}
     async with world([route], brokers=one_broker()) as w:
         w.broker.trouble.elect("OUT", 1e6)
@@ -182,7 +188,7 @@ async def test_sticky_messages_of_a_key_wait_behind_what_is_refused_for_now(auto
         assert payloads_of(w, "a") == [b"1", b"2"]
 
 
-async def test_a_sticky_message_that_fails_for_what_it_is_holds_up_nothing(autojump_clock: MockClock) -> None:
+async def test_a_sticky_message_that_fails_by_its_own_fault_holds_up_no_others(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(max_payload=200)}
     brokers["main"].add_stream("IN", ["in.*"])
     brokers["main"].add_stream("OUT", ["out.>"])
@@ -194,12 +200,14 @@ async def test_a_sticky_message_that_fails_for_what_it_is_holds_up_nothing(autoj
         publish(w.broker, "a:1", "b:2", "a:3")
         await eventually(lambda: payloads_of(w, "a") == [b"1", b"3"])
         assert payloads_of(w, "b") == [b"2"]
-        assert (w.route.state, unacked(w)) == ("running", 1), "it is still tried"
+        assert (w.route.state, unacked(w)) == ("running", 1), "the large message is still retried"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_order_of_each_key_survives_failures_and_links_that_die(autojump_clock: MockClock, seed: int) -> None:
+async def test_the_order_of_each_key_is_kept_across_failures_and_lost_links(
+    autojump_clock: MockClock, seed: int
+) -> None:
     random = Random(seed)
     calls = Calls()
     attempts: defaultdict[bytes, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""Routes from a stream key by key, together with limits, breakers and threads, and at the end of the router."""
+"""Routes from a stream with a key, combined with limits, breakers and threads, and at the end of the router."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.support.world import LOCAL, all_acked, numbers, one_broker, world
 from tests.unit.routing.by_key import KEY, OUT, Calls, by_key, payloads_of, publish
 
 
-async def test_the_end_gives_back_what_is_in_the_handler_and_what_waits(autojump_clock: MockClock) -> None:
+async def test_messages_in_the_handler_and_waiting_ones_are_returned_at_the_end(autojump_clock: MockClock) -> None:
     calls, again = Calls(), Calls()
     brokers = one_broker()
     async with world(handlers=[by_key(calls)], brokers=brokers, shutdown_timeout=1.0) as w:
         publish(w.broker, "a:1", "a:2", "b:3", "c:4", "c:5")
-        await eventually(lambda: len(calls.at_work) == 3)
+        await eventually(lambda: len(calls.active) == 3)
         ledger = w.live.routes[0]
     assert ledger.settled["returned"] == 5
     again.let_go("a", "b", "c")
@@ -28,8 +28,10 @@ async def test_the_end_gives_back_what_is_in_the_handler_and_what_waits(autojump
         assert payloads_of(w, "c") == [b"4", b"5"]
 
 
-async def test_what_waited_for_its_limit_and_then_for_its_turn_holds_up_nothing_else(autojump_clock: MockClock) -> None:
-    """While a breaker lets one message at a time try, that is the one that comes again."""
+async def test_a_message_that_waited_for_its_limit_and_then_for_its_turn_holds_up_no_others(
+    autojump_clock: MockClock,
+) -> None:
+    """While a breaker lets one message at a time probe, it is this message that is redelivered."""
     guarded = [
         {"subject": f"out.{name}", "jetstream": True, "breaker": {"failures": 2, "pause": "500ms"}} for name in "xy"
     ]
@@ -46,7 +48,7 @@ async def test_what_waited_for_its_limit_and_then_for_its_turn_holds_up_nothing_
         assert w.payloads("OUT") == [f"{number}".encode() for number in range(5)]
 
 
-async def test_a_breaker_takes_back_what_it_holds_up(autojump_clock: MockClock) -> None:
+async def test_a_breaker_takes_back_the_messages_that_it_holds_up(autojump_clock: MockClock) -> None:
     to = OUT | {"breaker": {"failures": 2, "pause": "5s"}}
     async with world([LOCAL | {"key": KEY, "to": [to]}], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
@@ -58,25 +60,25 @@ async def test_a_breaker_takes_back_what_it_holds_up(autojump_clock: MockClock) 
             assert payloads_of(w, f"k{number}") == [b"%d" % number, b"x"]
 
 
-async def test_what_handlers_return_while_a_breaker_is_open_waits_and_one_tries(autojump_clock: MockClock) -> None:
+async def test_answers_returned_while_a_breaker_is_open_wait_and_one_probes(autojump_clock: MockClock) -> None:
     calls = Calls()
     to = OUT | {"breaker": {"failures": 2, "pause": "5s"}}
     async with world(handlers=[by_key(calls, to=to, concurrency=8)], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         publish(w.broker, *(f"k{number}:{number}" for number in range(8)))
-        await eventually(lambda: len(calls.at_work) == 8)
+        await eventually(lambda: len(calls.active) == 8)
         calls.let_go("k0", "k1")
         await eventually(lambda: any(one.state == "open" for one in w.route.breakers))
         tried = w.failures("publish_with_ack")
         calls.let_go(*(f"k{number}" for number in range(8)))
         await trio.sleep(2)
-        assert w.failures("publish_with_ack") == tried == {"permission_denied": 2}, "nothing more is sent there"
+        assert w.failures("publish_with_ack") == tried == {"permission_denied": 2}, "nothing more is sent to the stream"
         w.broker.allow_publish("out.x")
         await all_acked(w, 8)
         assert sorted(one.payload for one in w.broker.messages("OUT")) == numbers(8)
 
 
-async def test_a_handler_that_never_blocks_costs_no_task(autojump_clock: MockClock) -> None:
+async def test_a_handler_that_never_blocks_needs_no_task(autojump_clock: MockClock) -> None:
     async def handler(message: Message) -> Message:
         return message
 
@@ -89,7 +91,7 @@ async def test_a_handler_that_never_blocks_costs_no_task(autojump_clock: MockClo
         assert trio.lowlevel.current_statistics().tasks_living == before
 
 
-async def test_there_are_no_more_tasks_than_calls(autojump_clock: MockClock) -> None:
+async def test_there_are_no_more_tasks_than_concurrent_calls(autojump_clock: MockClock) -> None:
     calls = Calls()
     async with world(handlers=[by_key(calls, concurrency=5)], brokers=one_broker()) as w:
         await wait_all_tasks_blocked()
@@ -101,7 +103,7 @@ async def test_there_are_no_more_tasks_than_calls(autojump_clock: MockClock) -> 
 
 
 async def test_a_scope_of_the_handler_stays_in_its_task(autojump_clock: MockClock) -> None:
-    """What Trio ties to a task must not be continued in another one."""
+    """A call that uses task-bound features of Trio must not continue in another task."""
 
     async def handler(message: Message) -> Message:
         with trio.move_on_after(1):
@@ -114,10 +116,10 @@ async def test_a_scope_of_the_handler_stays_in_its_task(autojump_clock: MockCloc
         publish(w.broker, *(f"k{number}:{number}" for number in range(10)))
         began = trio.current_time()
         await all_acked(w, 10)
-        assert 3 <= trio.current_time() - began < 4, "three rounds of four"
+        assert 3 <= trio.current_time() - began < 4, "three rounds of four calls"
 
 
-async def test_calls_that_hang_are_told_unless_others_return(autojump_clock: MockClock) -> None:
+async def test_hanging_calls_are_reported_unless_others_return(autojump_clock: MockClock) -> None:
     calls = Calls()
     async with world(handlers=[by_key(calls)], brokers=one_broker()) as w:
         publish(w.broker, "a:1", "b:2", "c:3")
@@ -134,8 +136,8 @@ async def test_calls_that_hang_are_told_unless_others_return(autojump_clock: Moc
         assert w.route.handling == 0
 
 
-async def test_a_handler_that_blocks_its_thread_is_called_in_one_of_its_own() -> None:
-    """On the real clock: a thread is nothing that the autojump clock knows of."""
+async def test_a_blocking_handler_is_called_in_a_thread() -> None:
+    """On the real clock: the autojump clock does not know about threads."""
     from threading import Barrier, current_thread, main_thread
 
     together = Barrier(3, timeout=10)
@@ -157,7 +159,7 @@ async def test_an_async_handler_is_not_called_in_a_thread() -> None:
             pass
 
 
-async def test_a_thread_wants_a_handler() -> None:
+async def test_a_thread_needs_a_handler() -> None:
     with pytest.raises(ConfigurationError, match=r"routes\[0\].thread: .*the route has none"):
         async with world([LOCAL | {"thread": True}], brokers=one_broker()):
             pass

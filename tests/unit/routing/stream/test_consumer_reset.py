@@ -1,4 +1,4 @@
-"""Somebody resets the durable of a route that runs: the log says from where to where."""
+"""A reset of the durable of a running route by an administrator: the log reports from where to where."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ async def routed(w: World, count: int) -> None:
     await eventually(lambda: w.route.settled["routed"] == count)
 
 
-async def test_backwards_what_is_settled_is_acked_and_not_routed_again(autojump_clock: MockClock) -> None:
+async def test_after_a_reset_backwards_settled_messages_are_acked_and_not_routed_again(
+    autojump_clock: MockClock,
+) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         fill(w.broker, 10)
         await routed(w, 10)
@@ -30,11 +32,13 @@ async def test_backwards_what_is_settled_is_acked_and_not_routed_again(autojump_
         await routed(w, 15)
         await trio.sleep(60)
         assert w.payloads("OUT") == numbers(15)
-        assert len(w.watch.of(CODE)) == 1, "said once"
+        assert len(w.watch.of(CODE)) == 1, "reported once"
         assert not w.watch.of("STREAM_WENT_BACK")
 
 
-async def test_forwards_what_is_left_out_is_said_though_nothing_comes(autojump_clock: MockClock) -> None:
+async def test_after_a_reset_forwards_skipped_messages_are_reported_though_none_arrive(
+    autojump_clock: MockClock,
+) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         fill(w.broker, 10)
         await routed(w, 10)
@@ -53,7 +57,7 @@ async def test_forwards_what_is_left_out_is_said_though_nothing_comes(autojump_c
         assert w.payloads("OUT") == numbers(10) + numbers(5, first=15)
 
 
-async def test_each_reset_is_said_and_none_of_them_loses_what_was_in_hand(autojump_clock: MockClock) -> None:
+async def test_each_reset_is_reported_and_none_loses_messages_in_hand(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         for number in range(3):
             fill(w.broker, 20, first=20 * number)
@@ -64,7 +68,7 @@ async def test_each_reset_is_said_and_none_of_them_loses_what_was_in_hand(autoju
         assert w.payloads("OUT") == numbers(60)
 
 
-async def test_a_durable_that_is_deleted_was_not_reset(autojump_clock: MockClock) -> None:
+async def test_a_deleted_durable_is_not_reported_as_a_reset(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         fill(w.broker, 10)
         await routed(w, 10)

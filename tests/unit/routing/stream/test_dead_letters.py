@@ -1,4 +1,6 @@
-"""What a route from a stream gives up, on fake brokers: its dead letter is stored, and only then it is done with."""
+"""Messages that a route from a stream gives up, on fake brokers: each is terminated only when its dead letter is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def always(message: Message) -> None:
     raise ValueError("never")
 
 
-async def test_a_message_that_fails_each_time_is_stored_once_and_says_why(autojump_clock: MockClock) -> None:
+async def test_a_message_that_fails_each_time_is_dead_lettered_once_with_the_reason(autojump_clock: MockClock) -> None:
     calls = 0
 
     def fail(message: Message) -> None:
@@ -32,8 +34,8 @@ async def test_a_message_that_fails_each_time_is_stored_once_and_says_why(autoju
 
     handler = handled(fail, to=to("out.x", jetstream=True), retry={"attempts": 3}, **FROM)
     async with world(handlers=[handler], brokers=brokers()) as w:
-        came = {"Nats-Msg-Id": "7", "Nats-TTL": "1h", "Custom": "1", f"{NAME}Reason": "old", f"{NAME}Odd": "kept"}
-        w.broker.publish("in.x", b"payload", came)
+        headers = {"Nats-Msg-Id": "7", "Nats-TTL": "1h", "Custom": "1", f"{NAME}Reason": "old", f"{NAME}Odd": "kept"}
+        w.broker.publish("in.x", b"payload", headers)
         await eventually(lambda: w.route.dead_lettered == 1)
         assert unacked(w) == 0
         (letter,) = dead(w)
@@ -56,8 +58,8 @@ async def test_a_message_that_fails_each_time_is_stored_once_and_says_why(autoju
         assert calls == 3
         assert w.route_ledger() == (3, 0, {"returned": 2, "dead_lettered": 1})
         assert dict(w.route.given_up) == {"handler_error": 1}
-        (told,) = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
-        assert (told.reason, told.attempts, told.stream, told.sequence) == ("handler_error", 3, "IN", 1)
+        (event,) = w.watch.of("ROUTE_MESSAGE_DEAD_LETTERED")
+        assert (event.reason, event.attempts, event.stream, event.sequence) == ("handler_error", 3, "IN", 1)
 
 
 @pytest.mark.parametrize("mark", [b"\n", b"\r"])
@@ -66,7 +68,7 @@ async def test_no_header_is_forged_by_a_message_id_with_a_line_break(autojump_cl
     block = b"NATS/1.0\r\nNats-Msg-Id: %b\r\nCustom: 1\r\n\r\n" % forged
     handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
     async with world(handlers=[handler], brokers=brokers()) as w:
-        # Past `publish`, which refuses what a server relays.
+        # Bypasses `publish`, which refuses a block that a server relays.
         w.broker._server.publish(Publish(b"in.x", b"", block, b"payload"), trio.current_time())
         w.broker._network.settle()
         await eventually(lambda: w.route.dead_lettered == 1)
@@ -77,7 +79,7 @@ async def test_no_header_is_forged_by_a_message_id_with_a_line_break(autojump_cl
         assert not any("forged" in value or "Rollup" in value for _, value in letter.headers.pairs())
 
 
-async def test_a_message_that_passes_at_last_is_no_dead_letter(autojump_clock: MockClock) -> None:
+async def test_a_message_that_succeeds_at_its_last_attempt_is_not_dead_lettered(autojump_clock: MockClock) -> None:
     tried: Counter[bytes] = Counter()
 
     def pick(message: Message) -> Message:
@@ -106,10 +108,12 @@ async def test_nothing_is_terminated_before_its_dead_letter_is_acked(autojump_cl
         assert w.route_ledger() == (1, 1, {})
         await eventually(lambda: w.route.dead_lettered == 1, 20)
         assert unacked(w) == 0
-        assert len(dead(w)) == 1, "the stream knows the second one"
+        assert len(dead(w)) == 1, "the stream deduplicates the second one"
 
 
-async def test_what_can_not_be_stored_stays_in_its_stream_and_is_not_tried_again(autojump_clock: MockClock) -> None:
+async def test_a_message_whose_dead_letter_can_not_be_stored_stays_in_its_stream_and_is_not_retried(
+    autojump_clock: MockClock,
+) -> None:
     calls = 0
 
     def fail(message: Message) -> None:
@@ -124,19 +128,19 @@ async def test_what_can_not_be_stored_stays_in_its_stream_and_is_not_tried_again
         await eventually(lambda: w.route.failed["dead_letter"] >= 9, 60)
         assert unacked(w) == 3
         assert w.route.dead_lettered == 0
-        told = w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")
-        assert {event.reason for event in told} == {"permission_denied"}
-        assert len(told) < 30, "with growing delays"
+        events = w.watch.of("ROUTE_DEAD_LETTER_NOT_STORED")
+        assert {event.reason for event in events} == {"permission_denied"}
+        assert len(events) < 30, "with growing delays"
         w.broker.allow_publish("dead.>")
         await eventually(lambda: w.route.dead_lettered == 3, 120)
         assert [letter.payload for letter in dead(w)] == numbers(3)
         assert {letter.headers[f"{NAME}Attempts"] for letter in dead(w)} == {"2"}
-        assert calls == 6, "the handler has not seen them again"
+        assert calls == 6, "the handler was not called again"
         assert unacked(w) == 0
 
 
 @pytest.mark.parametrize("handles", [False, True])
-async def test_while_their_connection_is_away_dead_letters_wait_in_the_stream(
+async def test_while_their_connection_is_down_dead_letters_wait_in_the_stream(
     autojump_clock: MockClock, handles: bool
 ) -> None:
     there = brokers() | {"edge": FakeBroker()}
@@ -164,7 +168,7 @@ async def test_while_their_connection_is_away_dead_letters_wait_in_the_stream(
         assert unacked(w) == 0
 
 
-async def test_of_a_message_that_was_given_up_only_the_dead_letter_is_sent_though_its_stream_went_back(
+async def test_after_a_message_was_given_up_only_its_dead_letter_is_sent_though_its_stream_went_back(
     autojump_clock: MockClock,
 ) -> None:
     there = brokers() | {"edge": FakeBroker()}
@@ -201,10 +205,10 @@ async def test_of_a_message_that_was_given_up_only_the_dead_letter_is_sent_thoug
 
 
 @pytest.mark.parametrize("letters", [False, True])
-async def test_what_is_given_up_of_a_stream_that_went_back_ends_nothing_of_the_next_one(
+async def test_giving_up_a_message_of_a_stream_that_went_back_terminates_nothing_in_the_next_incarnation(
     letters: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `letters`, a reload has taken away the dead letters meanwhile."""
+    """Without `letters`, a reload has removed the dead letters meanwhile."""
     there = brokers() | {"edge": FakeBroker(), "far": FakeBroker()}
     for broker, name in (("main", "DEAD"), ("main", "OUT")):
         there[broker].delete_stream(name)
@@ -236,8 +240,10 @@ async def test_what_is_given_up_of_a_stream_that_went_back_ends_nothing_of_the_n
 
 
 @pytest.mark.parametrize("handles", [False, True])
-async def test_what_can_not_be_stored_keeps_nobody_out(autojump_clock: MockClock, handles: bool) -> None:
-    """However few may be in hand."""
+async def test_a_dead_letter_that_can_not_be_stored_does_not_keep_others_out(
+    autojump_clock: MockClock, handles: bool
+) -> None:
+    """This holds however few messages may be in hand."""
 
     def pick(message: Message) -> Message:
         if message.subject == "in.--":
@@ -256,7 +262,9 @@ async def test_what_can_not_be_stored_keeps_nobody_out(autojump_clock: MockClock
         await eventually(lambda: w.payloads("OUT") == numbers(5), 60)
 
 
-async def test_the_connection_dies_between_dead_letter_and_puback(autojump_clock: MockClock) -> None:
+async def test_a_connection_lost_between_dead_letter_and_puback_stores_each_letter_once(
+    autojump_clock: MockClock,
+) -> None:
     handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
     async with world(handlers=[handler], brokers=brokers()) as w:
         w.broker.trouble.lose("puback", 5)
@@ -268,7 +276,7 @@ async def test_the_connection_dies_between_dead_letter_and_puback(autojump_clock
         assert sorted(letter.payload for letter in dead(w)) == numbers(5)
 
 
-async def test_a_dead_letter_that_is_under_way_at_the_end_is_waited_for(autojump_clock: MockClock) -> None:
+async def test_a_dead_letter_in_flight_at_the_end_is_waited_for(autojump_clock: MockClock) -> None:
     handler = handled(always, to=to("out.x", jetstream=True), retry={"attempts": 1}, **FROM)
     async with world(handlers=[handler], brokers=brokers()) as w:
         w.broker.trouble.lose("puback", 1)
@@ -278,7 +286,7 @@ async def test_a_dead_letter_that_is_under_way_at_the_end_is_waited_for(autojump
     assert unacked(w) == 0
 
 
-async def test_one_that_has_no_time_left_comes_again(autojump_clock: MockClock) -> None:
+async def test_a_message_whose_dead_letter_is_not_confirmed_in_time_is_redelivered(autojump_clock: MockClock) -> None:
     there = brokers()
 
     def failing() -> Any:
@@ -291,14 +299,14 @@ async def test_one_that_has_no_time_left_comes_again(autojump_clock: MockClock) 
     assert w.route_ledger() == (1, 0, {"returned": 1})
     async with world(handlers=[failing()], brokers=there) as w:
         await eventually(lambda: w.route.dead_lettered == 1, 60)
-        assert len(dead(w)) == 1, "another process, and the same id"
+        assert len(dead(w)) == 1, "the id is the same in another process"
         assert unacked(w) == 0
 
 
-# --- order, and limits that others have set ---
+# --- order, and limits set by others ---
 
 
-async def test_what_is_behind_a_refused_message_waits_for_its_dead_letter(autojump_clock: MockClock) -> None:
+async def test_messages_behind_a_refused_one_wait_for_its_dead_letter(autojump_clock: MockClock) -> None:
     there = brokers()
     there["main"].deny_publish("out.a")
     there["main"].deny_publish("dead.a")
@@ -317,7 +325,7 @@ async def test_what_is_behind_a_refused_message_waits_for_its_dead_letter(autoju
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_what_its_server_delivers_no_more_is_dead_lettered(autojump_clock: MockClock) -> None:
+async def test_a_message_that_its_server_will_not_redeliver_is_dead_lettered(autojump_clock: MockClock) -> None:
     there = brokers()
     there["main"].trouble.add_consumer(
         ConsumerSpec("IN", "router", ("in.*",), ack_wait=5.0, max_deliver=2, max_ack_pending=1000)
@@ -334,13 +342,13 @@ async def test_what_its_server_delivers_no_more_is_dead_lettered(autojump_clock:
         assert w.watch.count("ROUTE_MESSAGE_GIVEN_UP") == 1
 
 
-async def test_dead_letters_that_can_not_be_stored_are_seen_before_there_is_one(autojump_clock: MockClock) -> None:
+async def test_dead_letters_that_can_not_be_stored_are_reported_before_there_is_one(autojump_clock: MockClock) -> None:
     there = brokers()
     there["main"].delete_stream("DEAD")
     route = stream("IN", "out.{{wildcard(1)}}", filter="in.*", dead_letter=DEAD)
     async with world([route], brokers=there) as w:
-        (told,) = w.watch.of("NATS_DESTINATION_NOT_STORED")
-        assert told.subject == "dead.{{wildcard(1)}}"
+        (event,) = w.watch.of("NATS_DESTINATION_NOT_STORED")
+        assert event.subject == "dead.{{wildcard(1)}}"
         assert w.route.trouble is not None
         w.broker.add_stream("DEAD", ["dead.>"])
         await eventually(lambda: w.route.trouble is None, 20)
@@ -348,7 +356,7 @@ async def test_dead_letters_that_can_not_be_stored_are_seen_before_there_is_one(
         await eventually(lambda: w.payloads("OUT") == [b"0"])
 
 
-async def test_a_core_subject_may_get_them_as_well(autojump_clock: MockClock) -> None:
+async def test_dead_letters_may_be_sent_to_a_core_subject(autojump_clock: MockClock) -> None:
     letter = {"subject": "trash", "jetstream": False}
     handler = handled(always, to=to("out.x"), retry={"attempts": 1}, **FROM | {"dead_letter": letter})
     async with world(handlers=[handler], brokers=brokers()) as w:

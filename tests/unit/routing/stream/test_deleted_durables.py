@@ -1,6 +1,6 @@
-"""A durable that is deleted is made again where nothing settled is routed again, and nothing unsettled is passed over.
+"""A deleted durable is recreated where nothing settled is routed again, and nothing unsettled is skipped.
 
-Also where this process knows little of it: after a restart, and when another process takes from it as well.
+This holds even if the process knows little of it: after a restart, and when another process uses it as well.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ ROUTE = stream("IN", to("core", "edge"), connection="main", max_in_flight=16)
 
 
 def arrived(brokers: dict[str, FakeBroker]) -> list[int]:
-    """The numbers of the messages that arrived at a destination that stores nothing, so that each copy counts."""
+    """Return the numbers of the messages at a destination that stores nothing, so that each copy counts."""
     return [int(message.payload) for message in brokers["edge"].published]
 
 
 def passed_on(w: World) -> int:
-    """How many messages this process has routed."""
+    """Return how many messages this process has routed."""
     return w.route.settled["routed"]
 
 
 @pytest.mark.parametrize("deliver", ["all", "new"])
-async def test_one_deleted_soon_after_a_restart_begins_behind_what_was_settled(
+async def test_a_durable_deleted_soon_after_a_restart_starts_behind_the_settled_messages(
     deliver: str, autojump_clock: MockClock
 ) -> None:
     brokers = two_brokers()
@@ -66,7 +66,7 @@ async def test_one_deleted_soon_after_a_restart_begins_behind_what_was_settled(
     assert arrived(brokers) == list(range(310))
 
 
-async def test_one_deleted_right_behind_a_restart_begins_behind_what_was_settled(
+async def test_a_durable_deleted_right_after_a_restart_starts_behind_the_settled_messages(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = two_brokers()
@@ -88,7 +88,7 @@ async def test_one_deleted_right_behind_a_restart_begins_behind_what_was_settled
     assert arrived(brokers) == list(range(40))
 
 
-async def test_one_deleted_after_a_restart_with_messages_unsettled_delivers_those(autojump_clock: MockClock) -> None:
+async def test_a_durable_deleted_after_a_restart_redelivers_unsettled_messages(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     fails = True
 
@@ -113,7 +113,7 @@ async def test_one_deleted_after_a_restart_with_messages_unsettled_delivers_thos
 
 
 @pytest.mark.parametrize("idle", [True, False])
-async def test_one_that_two_processes_share_begins_behind_what_both_have_settled(
+async def test_a_deleted_durable_that_two_processes_share_starts_behind_what_both_have_settled(
     idle: bool, autojump_clock: MockClock
 ) -> None:
     brokers = two_brokers()
@@ -125,8 +125,8 @@ async def test_one_that_two_processes_share_begins_behind_what_both_have_settled
         assert passed_on(second)
         await eventually(lambda: unacked(first) == 0)
         if idle:
-            await trio.sleep(60)  # longer than others are waited for
-        await trio.sleep(2 * SHARED_CHECK_EVERY)  # by then each has seen what the other has settled
+            await trio.sleep(60)  # longer than messages of other processes are awaited
+        await trio.sleep(2 * SHARED_CHECK_EVERY)  # by then each process has noticed what the other has settled
         first.broker.delete_consumer("IN", "router")
         fill(first.broker, 10, first=300)
         await eventually(lambda: passed_on(first) + passed_on(second) >= 310)
@@ -136,7 +136,9 @@ async def test_one_that_two_processes_share_begins_behind_what_both_have_settled
 
 @asynccontextmanager
 async def another_process(broker: FakeBroker, takes: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Another process asks for so many messages. Yields what waits for them, and returns them to be retried later."""
+    """Let another process request `takes` messages. Yield a function that waits for them and returns them for a
+    retry.
+    """
     async with another_link(broker) as link:
         received = Recorder()
         spec = ConsumerSpec("IN", "router", (), ack_wait=30.0, max_deliver=-1, max_ack_pending=100_000)
@@ -154,10 +156,10 @@ async def another_process(broker: FakeBroker, takes: int) -> AsyncIterator[Calla
 
 @pytest.mark.parametrize("later", [0.0, 150.0])
 @pytest.mark.parametrize("first", [True, False])
-async def test_what_another_process_has_returned_for_a_retry_is_redelivered(
+async def test_messages_that_another_process_has_returned_for_a_retry_are_redelivered(
     first: bool, later: float, autojump_clock: MockClock
 ) -> None:
-    """`first`: the other process has done so before this one has opened the durable."""
+    """`first`: the other process returned them before this one opened the durable."""
     brokers = two_brokers()
     broker = brokers["main"]
     async with AsyncExitStack() as processes:
@@ -182,7 +184,7 @@ async def test_what_another_process_has_returned_for_a_retry_is_redelivered(
         assert len(arrived(brokers)) == len(set(arrived(brokers))) == len(broker.messages("IN"))
 
 
-async def test_a_process_that_gets_nothing_hears_first_and_begins_behind_what_the_other_has_settled(
+async def test_a_process_without_messages_that_notices_the_deletion_first_starts_behind_what_the_other_has_settled(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -203,7 +205,7 @@ async def test_a_process_that_gets_nothing_hears_first_and_begins_behind_what_th
     assert sorted(arrived(brokers)) == list(range(410))
 
 
-async def test_one_deleted_while_its_filter_is_another_begins_where_it_was_before_that(
+async def test_a_durable_deleted_while_its_filter_was_changed_starts_where_it_was_before(
     autojump_clock: MockClock,
 ) -> None:
     """The ack floor of a durable with a narrower filter passes over messages that this route takes."""

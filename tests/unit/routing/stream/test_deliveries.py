@@ -1,4 +1,4 @@
-"""What is taken for a delivery of a stream, of all that anybody may publish to the inbox of a route."""
+"""Which messages in the inbox of a route count as deliveries of its stream, though any client may publish there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ NONE = {
 
 
 @pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())
-def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) -> None:
+def test_a_message_that_is_not_a_delivery_is_ignored_and_its_neighbours_are_not(reply: bytes) -> None:
     more = [delivery(number, number) for number in range(3, 3 + FEW)]
     few = [delivery(1, 1), raw(b"in.x", reply, b"", b"forged"), delivery(2, 2), STATUS]
     for batch in (few, few + more):
@@ -84,13 +84,13 @@ def test_what_is_none_is_not_taken_and_its_neighbours_are(reply: bytes) -> None:
         (raw(b"in.x", b"$JS.ACK._.ACC.IN.router.1.7.5.1.0.token", b"", b""), 7),
     ],
 )
-def test_what_is_one_is_taken(message: RawMessage, sequence: int) -> None:
+def test_a_valid_delivery_is_accepted(message: RawMessage, sequence: int) -> None:
     deliveries, _, others = read([message])
     assert [one.sequence for one in deliveries] == [sequence]
     assert not others
 
 
-def test_names_are_no_patterns() -> None:
+def test_names_are_not_taken_for_patterns() -> None:
     batch = [delivery(at="$JS.ACK.I+N.r(outer"), delivery(at="$JS.ACK.hub.ACC.I+N.r(outer"), delivery()]
     deliveries, _, others = read(batch, "I+N", "r(outer")
     assert (len(deliveries), len(others)) == (2, 1)
@@ -113,26 +113,30 @@ def test_statuses_alone_are_no_deliveries() -> None:
     ),
     at=st.integers(0, FEW),
 )
-def test_both_ways_to_read_a_batch_are_the_same(usual: list[RawMessage], odd: list[RawMessage], at: int) -> None:
+def test_both_ways_to_read_a_batch_give_the_same_result(
+    usual: list[RawMessage], odd: list[RawMessage], at: int
+) -> None:
     ours, position = Deliveries(SOURCE, "IN", "router"), StreamCursor()
     for batch in (usual, [*usual[:at], STATUS, *usual[at:]], [*usual[:at], *odd, *usual[at:]]):
         fast, slow = ours.read(batch, position, 0.0), ours.one_by_one(batch, position, 0.0)
-        told = [(one.ack_subject, one.sequence, one.number, one.time, one.message_id) for one in fast[0]]
-        assert told == [(one.ack_subject, one.sequence, one.number, one.time, one.message_id) for one in slow[0]]
+        found = [(one.ack_subject, one.sequence, one.number, one.time, one.message_id) for one in fast[0]]
+        assert found == [(one.ack_subject, one.sequence, one.number, one.time, one.message_id) for one in slow[0]]
         assert [*map(list, fast[1])] == [*map(list, slow[1])]
         assert list(fast[2]) == list(slow[2])
-        assert all(0 < sequence < 2**64 and 0 < number < 2**64 for _, sequence, number, _, _ in told)
+        assert all(0 < sequence < 2**64 and 0 < number < 2**64 for _, sequence, number, _, _ in found)
 
 
-def test_the_usual_ones_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_deliveries_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Deliveries, "one_by_one", None)
     deliveries, _, others = read([*(delivery(number, number) for number in range(1, FEW + 2)), STATUS])
     assert (len(deliveries), others) == (FEW + 1, [STATUS])
 
 
 @pytest.mark.parametrize("reply", NONE.values(), ids=NONE.keys())
-async def test_nobody_is_made_to_ack_what_another_consumer_has(autojump_clock: MockClock, reply: bytes) -> None:
-    """An ack is a publish with the router's rights."""
+async def test_a_forged_delivery_does_not_make_the_router_ack_for_another_consumer(
+    autojump_clock: MockClock, reply: bytes
+) -> None:
+    """An ack is a publish with the router's permissions."""
     broker = one_broker()["main"]
     broker.add_stream("OTHER", ["other"])
     broker.publish("other", b"precious")
@@ -174,9 +178,7 @@ async def test_nobody_is_made_to_ack_what_another_consumer_has(autojump_clock: M
     ],
     ids=lambda block: repr(block[:40]),
 )
-async def test_a_status_of_any_kind_ends_no_router_and_the_route_goes_on(
-    autojump_clock: MockClock, block: bytes
-) -> None:
+async def test_no_status_ends_the_router_or_the_route(autojump_clock: MockClock, block: bytes) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         fill(w.broker, 2)
         await all_acked(w, 2)

@@ -1,4 +1,4 @@
-"""A route is stopped whose stream takes what it sends: each of its messages would come back, for ever."""
+"""A route is stopped if its stream takes what it sends: each of its messages would return for ever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.world import World, fill, numbers, one_broker, stream, to, tw
 
 
 def fed_by(taken: str) -> FakeBroker:
-    """A broker with `OUT`, and with `IN` that takes `taken` as well, and holds five messages."""
+    """Return a broker with `OUT`, and with `IN` that takes `taken` as well and holds five messages."""
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*", taken])
     broker.add_stream("OUT", ["out.>"])
@@ -24,7 +24,7 @@ def fed_by(taken: str) -> FakeBroker:
 
 
 def move(broker: FakeBroker, taken: str, where: str) -> None:
-    """Have the other one of the two streams take a subject from now on."""
+    """Have the other stream take a subject from now on."""
     subjects = {"IN": ["in.*"], "OUT": ["out.>"]}
     subjects[where].append(taken)
     for name, each in subjects.items():
@@ -47,7 +47,7 @@ def why_not_ready(w: World) -> list[str]:
         (("out.x",), {"dead_letter": {"subject": "copy.dead"}, "hop_limit": 3}),
     ],
 )
-async def test_a_route_that_its_stream_would_feed_reads_nothing_until_that_is_mended(
+async def test_a_route_that_its_stream_would_feed_reads_nothing_until_that_is_fixed(
     ends: tuple[Any, ...], keys: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     broker = fed_by("copy.*")
@@ -62,7 +62,7 @@ async def test_a_route_that_its_stream_would_feed_reads_nothing_until_that_is_me
         assert "on connection 'main', and the stream 'IN' that it reads takes 'copy.*'; send to" in reason
         assert "set `filter` to the subjects that the route should read" in reason
         assert ("hop_limit" in reason) is ("dead_letter" not in keys)
-        assert w.payloads("OUT") == numbers(5), "another route goes on"
+        assert w.payloads("OUT") == numbers(5), "another route continues"
         move(broker, "copy.*", "OUT")
         await eventually(lambda: w.route_ledger()[0] == 5, 60)
         await eventually(lambda: readiness(w.live, trio.current_time())[0] == 200, 60)
@@ -70,7 +70,7 @@ async def test_a_route_that_its_stream_would_feed_reads_nothing_until_that_is_me
 
 @pytest.mark.parametrize("denied", [False, True])
 @pytest.mark.parametrize("end", ["copy.x", to("copy.x")])
-async def test_a_stream_that_comes_to_take_what_a_route_sends_is_noticed(
+async def test_a_stream_that_later_takes_what_a_route_sends_is_noticed(
     end: Any, denied: bool, autojump_clock: MockClock
 ) -> None:
     broker = fed_by("other.*")
@@ -96,7 +96,7 @@ async def test_a_stream_that_comes_to_take_what_a_route_sends_is_noticed(
         await eventually(lambda: w.route_ledger()[0] == received + 5, 60)
 
 
-async def test_a_connection_of_another_name_to_the_same_stream_is_known(autojump_clock: MockClock) -> None:
+async def test_a_differently_named_connection_to_the_same_stream_is_recognized(autojump_clock: MockClock) -> None:
     broker = fed_by("other.*")
     move(broker, "copy.*", "OUT")
     route = stream("IN", to("copy.x", "edge", jetstream=True), connection="main")
@@ -115,7 +115,7 @@ async def test_a_connection_of_another_name_to_the_same_stream_is_known(autojump
         await eventually(lambda: w.route_ledger()[0] == received + 5, 60)
 
 
-async def test_another_stream_of_the_same_name_feeds_nothing(autojump_clock: MockClock) -> None:
+async def test_a_stream_of_the_same_name_on_another_server_feeds_nothing(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["edge"].add_stream("IN", ["in.*"])
     fill(brokers["main"], 5)
@@ -126,7 +126,7 @@ async def test_another_stream_of_the_same_name_feeds_nothing(autojump_clock: Moc
         assert not w.watch.of("NATS_SUBSCRIBE_ERROR")
 
 
-async def test_what_a_filter_leaves_out_may_be_sent_to_the_same_stream(autojump_clock: MockClock) -> None:
+async def test_subjects_that_the_filter_excludes_may_be_sent_to_the_same_stream(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     fill(brokers["main"], 5)
     async with world([stream("IN", "in.copy", filter="in.x")], brokers=brokers) as w:
@@ -136,7 +136,7 @@ async def test_what_a_filter_leaves_out_may_be_sent_to_the_same_stream(autojump_
         assert not w.watch.of("NATS_SUBSCRIBE_ERROR")
 
 
-async def test_a_circle_that_is_meant_goes_its_rounds(autojump_clock: MockClock) -> None:
+async def test_an_intended_circle_runs_up_to_its_hop_limit(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     fill(brokers["main"], 5)
     route = stream("IN", "in.copy", retry={"attempts": 1}, dead_letter={"subject": "out.dead"}) | {"hop_limit": 3}
@@ -147,7 +147,7 @@ async def test_a_circle_that_is_meant_goes_its_rounds(autojump_clock: MockClock)
         assert not w.watch.of("NATS_SUBSCRIBE_ERROR")
 
 
-async def test_a_route_that_was_replaced_watches_no_more(autojump_clock: MockClock) -> None:
+async def test_a_replaced_route_no_longer_watches_its_stream(autojump_clock: MockClock) -> None:
     broker = fed_by("other.*")
     async with world([stream("IN", "out.x")], brokers={"main": broker}) as w:
         await eventually(lambda: w.payloads("OUT") == numbers(5))

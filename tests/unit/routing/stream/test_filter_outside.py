@@ -1,4 +1,4 @@
-"""A route whose filter matches nothing that its stream takes says so, with what the stream does take."""
+"""A route whose filter matches no subject of its stream is reported, with the subjects of the stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.world import fill, numbers, one_broker, world
     ("filter", "outside"),
     [("orders.*", True), ("in.a.b", True), ("in.a", False), ("*.a", False), (None, False)],
 )
-async def test_a_filter_outside_of_its_stream_is_told(
+async def test_a_filter_outside_of_its_stream_is_reported(
     filter: str | None, outside: bool, autojump_clock: MockClock
 ) -> None:
     route = stream_route("IN", "out.x", **({} if filter is None else {"filter": filter}))
@@ -44,7 +44,9 @@ async def test_a_filter_outside_of_its_stream_is_told(
             await eventually(lambda: readiness(w.live, trio.current_time())[0] == 200, 60)
 
 
-async def test_what_a_stream_still_has_is_routed_though_it_takes_no_more_of_it(autojump_clock: MockClock) -> None:
+async def test_messages_left_in_a_stream_are_routed_though_it_no_longer_takes_their_subjects(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker()
     fill(brokers["main"], 5)
     brokers["main"].trouble.edit_subjects("IN", "other.*")

@@ -1,4 +1,4 @@
-"""A source stream that goes back in time while messages are in hand, and what looks like it and is not."""
+"""A source stream that is reset to an earlier state while messages are in hand, and cases that only look like it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.support.world import (
 
 
 @pytest.mark.parametrize("kept", [0, 3])
-async def test_what_is_in_hand_of_the_time_before_acks_nothing_of_what_comes_now(
+async def test_messages_in_hand_of_an_earlier_incarnation_ack_nothing_of_the_current_one(
     autojump_clock: MockClock, kept: int
 ) -> None:
     brokers = two_brokers()
@@ -61,7 +61,7 @@ async def test_what_is_in_hand_of_the_time_before_acks_nothing_of_what_comes_now
 @pytest.mark.parametrize("kept", [0, 6])
 @pytest.mark.parametrize("new", [2, 4, 10, 30])
 @pytest.mark.parametrize("deleted", [False, True])
-async def test_a_stream_that_went_back_while_the_link_was_away(
+async def test_a_stream_that_went_back_while_the_link_was_down_is_routed_from_its_start(
     autojump_clock: MockClock, kept: int, new: int, deleted: bool
 ) -> None:
     brokers = two_brokers()
@@ -80,7 +80,7 @@ async def test_a_stream_that_went_back_while_the_link_was_away(
         assert w.watch.count("STREAM_WENT_BACK") == 1
 
 
-async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(
+async def test_unsent_acks_are_not_sent_to_a_stream_that_went_back(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = two_brokers()
@@ -106,10 +106,10 @@ async def test_acks_that_are_owed_are_not_sent_to_a_stream_that_went_back(
         assert sent.total() == 5
 
 
-async def test_what_a_durable_that_was_made_again_delivered_to_an_earlier_pull_is_redelivered_at_once(
+async def test_messages_that_a_recreated_durable_delivered_to_an_earlier_pull_are_redelivered_at_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pull that was on its way when the durable was made again is for the new one, as both have one name."""
+    """A pull in transit when the durable was recreated reaches the new one, as both have one name."""
     pull = FakePullConsumer.pull
     pulls = 0
 
@@ -131,16 +131,16 @@ async def test_what_a_durable_that_was_made_again_delivered_to_an_earlier_pull_i
         w.broker.trouble.recreate("IN", "router")
         fill(w.broker, 5, first=sent)
         await w.watch.until("NATS_SUBSCRIBE_ERROR")
-        assert unacked(w) == 5, "they were delivered to a consumer that is closed by now"
+        assert unacked(w) == 5, "delivered to a consumer that is closed by now"
         await eventually(lambda: unacked(w) == 0 and w.payloads("OUT")[-1] == b"%d" % (sent + 4), 20.0)
         assert trio.current_time() < made + 5.0
         assert w.payloads("OUT") == numbers(sent + 5)
 
 
-async def test_a_durable_is_made_within_a_stream_that_was_put_back_before_a_new_process_received_anything(
+async def test_a_durable_is_recreated_within_a_stream_that_was_restored_before_a_new_process_received_anything(
     autojump_clock: MockClock,
 ) -> None:
-    """The position is known from the durable alone. Made there again, it would deliver nothing for long."""
+    """The position is known from the durable alone. A durable recreated there would deliver nothing for long."""
     brokers = one_broker()
     broker = brokers["main"]
     async with world([LOCAL], brokers=brokers) as w:
@@ -155,7 +155,7 @@ async def test_a_durable_is_made_within_a_stream_that_was_put_back_before_a_new_
         await eventually(lambda: w.payloads("OUT")[-1:] == [b"22"], 10.0)
 
 
-async def test_a_clock_that_is_set_back_is_no_stream_that_went_back(autojump_clock: MockClock) -> None:
+async def test_a_clock_that_is_set_back_is_not_a_stream_that_went_back(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         sent = count()
         for seconds in (0, -1000, 500, -5000, 0):
@@ -172,7 +172,7 @@ async def test_a_clock_that_is_set_back_is_no_stream_that_went_back(autojump_clo
         assert w.watch.count("STREAM_WENT_BACK") == 0
 
 
-async def test_a_stream_that_goes_back_again_and_again(autojump_clock: MockClock) -> None:
+async def test_a_stream_may_go_back_again_and_again(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         for number in range(5):
             fill(w.broker, 5, first=5 * number)
@@ -183,7 +183,7 @@ async def test_a_stream_that_goes_back_again_and_again(autojump_clock: MockClock
         assert w.watch.count("STREAM_WENT_BACK") == 4
 
 
-async def test_copies_of_a_message_of_the_time_before_are_none_of_the_message_that_has_its_sequence_now(
+async def test_copies_of_an_earlier_message_do_not_count_for_the_message_that_now_has_its_sequence(
     autojump_clock: MockClock,
 ) -> None:
     go_on = trio.Event()
@@ -209,7 +209,7 @@ async def test_copies_of_a_message_of_the_time_before_are_none_of_the_message_th
         assert w.payloads("OUT") == [b"0", b"1", b"1"]
 
 
-async def test_what_was_taken_back_from_one_destination_is_sent_there_though_its_stream_went_back(
+async def test_a_copy_taken_back_from_one_destination_is_sent_there_though_its_stream_went_back(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -218,7 +218,7 @@ async def test_what_was_taken_back_from_one_destination_is_sent_there_though_its
         brokers["edge"].stall(5.0)
         fill(w.broker, 1)
         await eventually(lambda: w.entry("edge")["in_flight"] == 2)
-        # As when a message before it is refused while its own copy is not sent again yet, after a loss.
+        # As when an earlier message is refused while this copy has not been resent yet, after a loss.
         outbox = w.live.connections["edge"].outbox
         await w.lose("edge")
         first = iter((True,))
@@ -231,10 +231,10 @@ async def test_what_was_taken_back_from_one_destination_is_sent_there_though_its
         assert sorted(w.payloads("OUT", "edge")) == [b"0", b"0", b"1", b"1"]
 
 
-async def test_a_stream_that_was_found_to_be_another_one_by_its_messages_is_the_same_on_the_next_link(
+async def test_a_stream_recognized_as_replaced_by_its_messages_is_the_same_on_the_next_link(
     autojump_clock: MockClock,
 ) -> None:
-    """Nothing waits for messages while a destination is away, so nothing says that the durable was made again."""
+    """No pull waits while a destination is down, so no status shows that the durable was recreated."""
     brokers = two_brokers()
     async with world([stream("IN", to("core", "edge"), connection="main")], brokers=brokers) as w:
         fill(w.broker, 5)
@@ -261,7 +261,7 @@ async def test_a_stream_that_was_found_to_be_another_one_by_its_messages_is_the_
         assert w.watch.count("STREAM_WENT_BACK") == 2
 
 
-# --- what a stream says of itself ------------------------------------------------------------------------------------
+# --- evidence in the state of a stream -------------------------------------------------------------------------------
 
 SPEC = ConsumerSpec(
     "S", "d", (), 30.0, -1, 10, start_sequence=8, stream_created=CREATED, last_sequence=7, last_time=7_000_000_000
@@ -288,16 +288,16 @@ def stream_of(first: int, first_at: int, last: int, last_at: int, **changes: Any
         stream_of(7, 7, 9, 9),
         stream_of(8, 7, 9, 9),
         stream_of(8, 8, 7, 7),  # purged
-        stream_of(1, 50, 9, 9),  # its clock was set back
+        stream_of(1, 50, 9, 9),  # the clock of the server was set back
         stream_of(1, 1, 9, 2),
     ],
 )
-def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
+def test_a_stream_that_continues_gives_no_evidence_of_going_back(now: Any) -> None:
     assert evidence_of_going_back(SPEC, now) is None
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "evidence"),
     [
         (stream_of(1, 1, 7, 7, created="2030-01-01T00:00:00Z"), "created again"),
         (stream_of(1, 1, 6, 6), "last sequence is 6"),
@@ -306,12 +306,12 @@ def test_a_stream_that_goes_on_shows_nothing(now: Any) -> None:
         (stream_of(7, 8, 9, 9), "another message under sequence 7"),
     ],
 )
-def test_a_stream_shows_that_it_went_back(now: Any, told: str) -> None:
-    assert told in (evidence_of_going_back(SPEC, now) or "")
-    assert evidence_of_going_back(replace(SPEC, stream_created=None), now) is None, "nothing was known"
+def test_evidence_that_a_stream_went_back_is_found(now: Any, evidence: str) -> None:
+    assert evidence in (evidence_of_going_back(SPEC, now) or "")
+    assert evidence_of_going_back(replace(SPEC, stream_created=None), now) is None, "nothing was known of the stream"
 
 
-def test_a_stream_that_has_only_younger_messages_than_one_that_it_should_have_is_doubtful() -> None:
+def test_a_stream_with_only_younger_messages_than_expected_is_doubtful() -> None:
     assert is_doubtful(SPEC, stream_of(1, 8, 20, 20))
     assert not is_doubtful(SPEC, stream_of(8, 8, 20, 20)), "purged or aged"
     assert not is_doubtful(SPEC, stream_of(1, 7, 20, 20))

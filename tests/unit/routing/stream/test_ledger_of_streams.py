@@ -1,4 +1,4 @@
-"""The ledger of a route from a stream: received = in hand + settled, at each step, and each has its fate."""
+"""The ledger of a route from a stream: received = in hand + settled, at each step, and each delivery has one fate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def until(w: World, received: int, in_hand: int, **settled: int) -> None:
     await eventually(lambda: w.route_ledger() == (received, in_hand, settled), 60, w.route_ledger)
 
 
-async def test_what_a_destination_has_not_confirmed_is_in_hand(autojump_clock: MockClock) -> None:
+async def test_a_message_that_a_destination_has_not_confirmed_is_in_hand(autojump_clock: MockClock) -> None:
     route = stream("IN", to("out.x", "edge", jetstream=True), connection="main")
     async with world([route], brokers=two_brokers()) as w:
         fill(w.broker, 3)
@@ -47,7 +47,7 @@ async def test_what_a_destination_has_not_confirmed_is_in_hand(autojump_clock: M
         await until(w, 8, 0, routed=8)
 
 
-async def test_what_fails_is_returned_and_counts_again_when_it_comes_again(autojump_clock: MockClock) -> None:
+async def test_a_failed_message_is_returned_and_its_redelivery_counts_again(autojump_clock: MockClock) -> None:
     left = 3
 
     def fail(message: Message) -> Message | None:
@@ -64,7 +64,7 @@ async def test_what_fails_is_returned_and_counts_again_when_it_comes_again(autoj
         assert w.route.failed == {"handler_error": 3}
 
 
-async def test_what_is_refused_is_returned_and_what_waits_behind_it_is_in_hand(autojump_clock: MockClock) -> None:
+async def test_a_refused_message_is_returned_and_those_behind_it_stay_in_hand(autojump_clock: MockClock) -> None:
     async with world([stream("IN", "out.x", filter="in.*", retry={"initial": "10s"})], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         fill(w.broker, 1)
@@ -75,7 +75,7 @@ async def test_what_is_refused_is_returned_and_what_waits_behind_it_is_in_hand(a
         await until(w, 4, 0, routed=3, returned=1)
 
 
-async def test_what_is_given_up_was_returned_before(autojump_clock: MockClock) -> None:
+async def test_a_message_that_is_given_up_was_returned_at_each_earlier_attempt(autojump_clock: MockClock) -> None:
     def fail(message: Message) -> Message:
         if message.payload in (b"1", b"3"):
             raise ValueError("never")
@@ -90,7 +90,7 @@ async def test_what_is_given_up_was_returned_before(autojump_clock: MockClock) -
         assert w.route.fates["given_up"] == 2
 
 
-async def test_what_is_delivered_again_while_in_hand_or_settled_is_a_duplicate(autojump_clock: MockClock) -> None:
+async def test_a_delivery_repeated_while_in_hand_or_settled_is_a_duplicate(autojump_clock: MockClock) -> None:
     gate = trio.Event()
 
     async def hold(message: Message) -> Message:
@@ -105,7 +105,7 @@ async def test_what_is_delivered_again_while_in_hand_or_settled_is_a_duplicate(a
         await trio.sleep(20)
         await w.find("main")
         await until(w, 6, 3, duplicate=3)
-        assert w.successes("ack") == 0, "it may still fail"
+        assert w.successes("ack") == 0, "the messages may still fail"
         gate.set()
         await until(w, 6, 0, routed=3, duplicate=3)
         w.broker.blackhole()
@@ -116,7 +116,7 @@ async def test_what_is_delivered_again_while_in_hand_or_settled_is_a_duplicate(a
         await eventually(lambda: w.route_ledger()[2]["routed"] == 4)
 
 
-async def test_what_a_stream_takes_for_another_message_is_a_duplicate(autojump_clock: MockClock) -> None:
+async def test_a_message_that_its_destination_has_deduplicated_is_a_duplicate(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     broker.add_stream("OTHER", ["other.*"], duplicate_window=1.0)
     route = stream("OTHER", "out.x", message_id="sender")
@@ -128,7 +128,7 @@ async def test_what_a_stream_takes_for_another_message_is_a_duplicate(autojump_c
         assert w.route.failed == {"duplicate": 3}
 
 
-async def test_one_of_two_destinations_that_refuses_has_the_message_returned(autojump_clock: MockClock) -> None:
+async def test_a_message_refused_by_one_of_two_destinations_is_returned(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     destinations = to("out.x", "edge", jetstream=True), to("core")
     async with world([stream("IN", *destinations, connection="main", retry={"initial": "10s"})], brokers=brokers) as w:
@@ -140,7 +140,7 @@ async def test_one_of_two_destinations_that_refuses_has_the_message_returned(aut
         assert w.route.routed == {"out.x": 1, "core": 1}
 
 
-async def test_what_was_not_routed_at_the_shutdown_is_returned(autojump_clock: MockClock) -> None:
+async def test_messages_not_routed_at_the_shutdown_are_returned(autojump_clock: MockClock) -> None:
     async def never(message: Message) -> Message:
         if message.payload != b"0":
             await trio.sleep_forever()
@@ -153,7 +153,7 @@ async def test_what_was_not_routed_at_the_shutdown_is_returned(autojump_clock: M
     assert w.route_ledger() == (4, 0, {"routed": 1, "returned": 3})
 
 
-async def test_what_a_handler_returns_after_the_shutdown_has_one_fate(autojump_clock: MockClock) -> None:
+async def test_an_answer_returned_after_the_shutdown_changes_no_fate(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         with trio.CancelScope(shield=True):
             await trio.sleep(5)
@@ -166,7 +166,7 @@ async def test_what_a_handler_returns_after_the_shutdown_has_one_fate(autojump_c
     assert w.route_ledger() == (3, 0, {"returned": 3})
 
 
-async def test_what_an_outbox_has_not_sent_at_the_shutdown_is_returned(autojump_clock: MockClock) -> None:
+async def test_messages_that_an_outbox_has_not_sent_at_the_shutdown_are_returned(autojump_clock: MockClock) -> None:
     route = stream("IN", to("out.x", "edge", jetstream=True), connection="main")
     brokers = two_brokers()
     async with world([route], brokers=brokers, shutdown_timeout=1.0) as w:
@@ -176,7 +176,7 @@ async def test_what_an_outbox_has_not_sent_at_the_shutdown_is_returned(autojump_
     assert w.route_ledger() == (4, 0, {"returned": 4})
 
 
-async def test_what_waits_behind_a_refused_message_at_the_shutdown_is_returned(autojump_clock: MockClock) -> None:
+async def test_messages_behind_a_refused_one_at_the_shutdown_are_returned(autojump_clock: MockClock) -> None:
     async with world([stream("IN", "out.x", filter="in.*", retry={"initial": "60s"})], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         fill(w.broker, 1)
@@ -186,8 +186,8 @@ async def test_what_waits_behind_a_refused_message_at_the_shutdown_is_returned(a
     assert w.route_ledger() == (3, 0, {"returned": 3})
 
 
-async def test_what_is_in_hand_of_a_stream_that_is_made_anew(autojump_clock: MockClock) -> None:
-    """It is routed to the end, and what fails of it is lost: there is no stream to give it back to."""
+async def test_messages_in_hand_of_a_recreated_stream_are_routed_or_lost(autojump_clock: MockClock) -> None:
+    """They are routed to the end, and those that fail are lost: there is no stream to return them to."""
     brokers = two_brokers()
     route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", retry={"initial": "100ms"})
     async with world([route], brokers=brokers) as w:
@@ -201,7 +201,7 @@ async def test_what_is_in_hand_of_a_stream_that_is_made_anew(autojump_clock: Moc
         await eventually(lambda: w.route_ledger() == (5, 0, {"routed": 5}), 300, w.route_ledger)
 
 
-async def test_what_was_in_hand_of_an_earlier_stream_at_the_shutdown_is_lost(autojump_clock: MockClock) -> None:
+async def test_messages_in_hand_of_an_earlier_stream_at_the_shutdown_are_lost(autojump_clock: MockClock) -> None:
     async def never(message: Message) -> Message:
         await trio.sleep_forever()
         raise AssertionError
@@ -222,8 +222,10 @@ DRAWN = st.lists(st.sampled_from(["good", "filtered", "once", "never"]), max_siz
 
 @settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(kinds=DRAWN, most=st.integers(1, 3), blocks=st.booleans())
-def test_a_mixture_of_good_and_failing_messages(kinds: list[str], most: int, blocks: bool) -> None:
-    """Each attempt that fails is a fate of its own: `returned`, and at the last one `given_up`."""
+def test_the_ledger_adds_up_for_a_mixture_of_good_and_failing_messages(
+    kinds: list[str], most: int, blocks: bool
+) -> None:
+    """Each failed attempt has its own fate: `returned`, and `given_up` for the last one."""
     tried: set[bytes] = set()
 
     async def mixed(message: Message) -> Message | None:
@@ -258,8 +260,10 @@ def test_a_mixture_of_good_and_failing_messages(kinds: list[str], most: int, blo
     trio.run(run, clock=MockClock(autojump_threshold=0))
 
 
-async def test_it_holds_while_answers_are_sent(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker copies its counts before bytes leave; and what a reload left is added up once nothing is in hand."""
+async def test_the_ledger_adds_up_at_each_answer_to_the_server(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker copies its counts before bytes leave, and the rest of a reload is added up once nothing is in hand."""
     sent: list[str] = []
 
     def look_before(answer: str) -> None:

@@ -1,4 +1,4 @@
-"""Order per subject while links, consumers and streams come and go, and at the end."""
+"""Order per subject across lost links, recreated consumers and streams, and at the end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.support.eventually import eventually
 from tests.support.world import all_acked, fill, handled, numbers, one_broker, to, two_brokers, unacked, world
 from tests.unit.routing.stream.refusing import arrived, remote, route
 
-# --- links, consumers and streams that come and go ---
+# --- links, consumers and streams that are lost and replaced ---
 
 
-async def test_a_nak_that_met_no_link_is_said_again_on_the_next_one(autojump_clock: MockClock) -> None:
+async def test_a_nak_that_found_no_link_is_sent_on_the_next_one(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     async with world([remote()], brokers=brokers) as w:
         brokers["edge"].deny_publish("out.a")
@@ -36,10 +36,10 @@ async def test_a_nak_that_met_no_link_is_said_again_on_the_next_one(autojump_clo
 
 
 @pytest.mark.parametrize(("max_in_flight", "within"), [(1024, 5), (2, 65)])
-async def test_a_consumer_made_again_brings_what_is_awaited_first(
+async def test_a_recreated_consumer_delivers_awaited_messages_first(
     autojump_clock: MockClock, max_in_flight: int, within: float
 ) -> None:
-    """With little room the loss is noticed when something is asked for again."""
+    """With little room, the deletion is noticed when messages are requested again."""
     brokers = one_broker()
     async with world([route(retry={"initial": "60s"}, max_in_flight=max_in_flight)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
@@ -53,7 +53,7 @@ async def test_a_consumer_made_again_brings_what_is_awaited_first(
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_a_consumer_made_again_while_the_link_is_away_brings_what_is_awaited_at_once(
+async def test_a_consumer_recreated_while_the_link_is_down_delivers_awaited_messages_at_once(
     autojump_clock: MockClock,
 ) -> None:
     async with world([route(retry={"initial": "60s"}, max_in_flight=2)], brokers=one_broker()) as w:
@@ -67,7 +67,7 @@ async def test_a_consumer_made_again_while_the_link_is_away_brings_what_is_await
         await eventually(lambda: arrived(w, "a") == numbers(10), 5)
 
 
-async def test_what_waits_is_routed_when_its_stream_is_another_one(autojump_clock: MockClock) -> None:
+async def test_waiting_messages_are_routed_when_their_stream_is_replaced(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
@@ -87,7 +87,9 @@ async def test_what_waits_is_routed_when_its_stream_is_another_one(autojump_cloc
 # --- the end ---
 
 
-async def test_at_the_end_what_waits_for_what_does_not_come_is_given_back_at_once(autojump_clock: MockClock) -> None:
+async def test_at_the_end_messages_behind_one_that_will_not_arrive_are_returned_at_once(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker()
     async with world([route(retry={"initial": "60s"})], brokers=brokers, shutdown_timeout=20) as w:
         w.broker.deny_publish("out.a")
@@ -109,7 +111,7 @@ async def test_at_the_end_what_waits_for_what_does_not_come_is_given_back_at_onc
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-async def test_at_the_end_what_waits_for_one_in_hand_waits_for_its_fate(
+async def test_at_the_end_messages_behind_one_in_hand_wait_for_its_fate(
     autojump_clock: MockClock, allowed: bool
 ) -> None:
     brokers = two_brokers()
@@ -129,10 +131,10 @@ async def test_at_the_end_what_waits_for_one_in_hand_waits_for_its_fate(
     assert module.OVERDUE < 1
 
 
-async def test_a_refused_message_whose_nak_is_lost_still_comes_when_its_room_was_taken(
+async def test_a_refused_message_whose_nak_is_lost_is_still_redelivered_when_its_room_is_taken(
     autojump_clock: MockClock,
 ) -> None:
-    """It is asked for from when it was to come; what the server has instead until its ack wait ends takes all room."""
+    """It is requested from the time it was due; the messages that the server delivers instead take all the room."""
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     broker.add_stream("OUT", ["out.>"])
@@ -159,10 +161,10 @@ async def test_acks_of_the_route_itself_are_not_taken_for_those_of_another_proce
     source = {"connection": "main", "stream": "IN", "durable": "router", "filter": "in.*", "ack_wait": "5s"}
     copies = handled(takes_a_moment, to=to("out.{{wildcard(1)}}", "edge", jetstream=True), key="subject", **source)
     async with world(handlers=[copies], brokers=two_brokers()) as w:
-        w.broker.trouble.redeliver_by_hand("IN", "router", 1)  # so it listens for others on the next link
+        w.broker.trouble.redeliver_by_hand("IN", "router", 1)  # so the route expects other processes on the next link
         fill(w.broker, 5, subjects="a")
         await eventually(lambda: w.route.in_hand == 5)
-        w.broker.trouble.break_after(from_server=0)  # what it delivers next is on its way to nobody
+        w.broker.trouble.break_after(from_server=0)  # the next deliveries are lost
         fill(w.broker, 5, first=5, subjects="a")
         await eventually(lambda: w.watch.of("NATS_CONNECTION_LOST"))
         fill(w.broker, 5, first=10, subjects="a")
@@ -170,15 +172,17 @@ async def test_acks_of_the_route_itself_are_not_taken_for_those_of_another_proce
         assert arrived(w, "a", "edge") == numbers(15)
 
 
-# --- what the server is not allowed to be told ---
+# --- naks that the server refuses ---
 
 
-async def test_what_a_dead_link_did_not_deliver_goes_first_though_naks_are_refused(autojump_clock: MockClock) -> None:
+async def test_messages_that_a_dead_link_did_not_deliver_are_routed_first_though_naks_are_refused(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker()
     async with world([route(ack_wait="5s")], brokers=brokers) as w:
         fill(w.broker, 1, subjects="a")
         await all_acked(w, 1)
-        w.broker.trouble.break_after(from_server=0)  # what it delivers next is on its way to nobody
+        w.broker.trouble.break_after(from_server=0)  # the next deliveries are lost
         fill(w.broker, 3, first=1, subjects="a")
         w.broker.deny_publish("$JS.ACK.>")
         await eventually(lambda: w.watch.of("NATS_CONNECTION_LOST"))
@@ -189,7 +193,9 @@ async def test_what_a_dead_link_did_not_deliver_goes_first_though_naks_are_refus
         w.broker.allow_publish("$JS.ACK.>")
 
 
-async def test_what_came_without_payload_goes_first_though_naks_are_refused(autojump_clock: MockClock) -> None:
+async def test_messages_delivered_without_payload_are_routed_first_though_naks_are_refused(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker()
     async with world([route(ack_wait="20s")], brokers=brokers) as w:
         fill(w.broker, 1, subjects="a")
@@ -199,7 +205,7 @@ async def test_what_came_without_payload_goes_first_though_naks_are_refused(auto
         await trio.sleep(1)
         w.broker.deny_publish("$JS.ACK.>")
         w.broker.trouble.edit_consumer("IN", "router", headers_only=False)
-        await trio.sleep(6)  # by then it was seen to deliver payloads
+        await trio.sleep(6)  # by then the route has noticed that it delivers payloads
         fill(w.broker, 3, first=4, subjects="a")
         await eventually(lambda: len(arrived(w, "a")) == 7, 60)
         assert arrived(w, "a") == numbers(7)

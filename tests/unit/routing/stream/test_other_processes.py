@@ -1,4 +1,4 @@
-"""When others count as taking from a durable: not for a few missing deliveries, and only while they take."""
+"""When other processes count as using a durable: not for a few missing deliveries, and only while they use it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def others(ack_wait: float = ACK_WAIT) -> OtherProcesses:
     return made
 
 
-def test_nobody_is_there_until_a_delivery_is_missing() -> None:
+def test_no_others_are_assumed_until_a_delivery_is_missing() -> None:
     assert not others().seen(0.0)
     assert not others().take(0.0)
 
 
-def test_one_missing_delivery_is_remembered_for_twice_the_ack_wait_and_gives_up_no_order() -> None:
+def test_a_missing_delivery_is_remembered_for_twice_the_ack_wait_and_keeps_the_order() -> None:
     made = others()
     made.missed(1, 10.0)
     assert made.seen(10.0)
@@ -29,7 +29,7 @@ def test_one_missing_delivery_is_remembered_for_twice_the_ack_wait_and_gives_up_
     assert not any(made.take(at / 10) for at in range(100, 1000))
 
 
-def test_many_missing_deliveries_of_a_short_time_give_up_no_order() -> None:
+def test_many_missing_deliveries_within_a_short_time_keep_the_order() -> None:
     made = others()
     for step in range(340):
         made.missed(50, step / 10)
@@ -37,7 +37,7 @@ def test_many_missing_deliveries_of_a_short_time_give_up_no_order() -> None:
 
 
 @pytest.mark.parametrize("ack_wait", [2.0, 30.0, 100.0])
-def test_others_that_take_for_long_count_until_nothing_was_heard_of_them_for_twice_the_ack_wait(
+def test_others_that_use_the_durable_for_long_count_until_twice_the_ack_wait_after_their_last_sign(
     ack_wait: float,
 ) -> None:
     made, end = others(ack_wait), max(TAKE_FOR, ack_wait + LATE)
@@ -51,12 +51,12 @@ def test_others_that_take_for_long_count_until_nothing_was_heard_of_them_for_twi
     assert made.take(at + 2 * ack_wait - 0.1)
     assert not made.take(at + 2 * ack_wait)
     made.missed(1, at + 3 * ack_wait)
-    assert not made.take(at + 3 * ack_wait), "it begins from the start"
+    assert not made.take(at + 3 * ack_wait), "the time starts over"
 
 
 @pytest.mark.parametrize("ack_wait", [30.0, 100.0, 3600.0])
-def test_a_few_missing_deliveries_far_from_each_other_give_up_no_order(ack_wait: float) -> None:
-    """Messages taken by hand now and then: nothing is taken in the pauses between them."""
+def test_a_few_missing_deliveries_far_apart_keep_the_order(ack_wait: float) -> None:
+    """Messages are taken by hand now and then, and none in the pauses between."""
     made, pause = others(ack_wait), ack_wait + 2 * LATE
     for count in range(4):
         made.missed(3, count * pause)
@@ -64,8 +64,8 @@ def test_a_few_missing_deliveries_far_from_each_other_give_up_no_order(ack_wait:
         assert not made.take(count * pause)
 
 
-def test_two_short_times_in_which_others_take_give_up_no_order() -> None:
-    """Two rolling updates, one soon after the other."""
+def test_two_short_times_of_use_by_others_keep_the_order() -> None:
+    """This is the pattern of two rolling updates, one soon after the other."""
     made = others(30.0)
     for began in (0.0, 50.0):
         for step in range(100):
@@ -74,14 +74,14 @@ def test_two_short_times_in_which_others_take_give_up_no_order() -> None:
 
 
 @pytest.mark.parametrize("ack_wait", [30.0, 100.0, 3600.0])
-def test_others_that_take_seldom_count_as_well_but_later(ack_wait: float) -> None:
+def test_others_that_seldom_use_the_durable_count_too_but_later(ack_wait: float) -> None:
     made, least = others(ack_wait), max(TAKE_FOR, ack_wait + LATE)
     for count in range(10):
         made.missed(1, count * ack_wait)
         assert made.take(count * ack_wait) is (count * PAUSE_SHARE * least >= least)
 
 
-def test_what_was_redelivered_here_was_nobodys() -> None:
+def test_deliveries_redelivered_here_were_not_those_of_others() -> None:
     made = others()
     for at in range(40):
         made.missed(1, float(at))

@@ -1,4 +1,4 @@
-"""What handlers say is to become of a message from a stream: again after a time, or never again. On a fake broker."""
+"""Answers of handlers that retry a message from a stream after a time, or reject it for good. On a fake broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.world import fill, handled, to, unacked, world
 from tests.unit.routing.stream.giving_up import FROM, NAME, brokers, dead
 
 
-async def test_a_handler_gets_the_message_again_after_the_time_that_it_says(autojump_clock: MockClock) -> None:
+async def test_a_message_is_redelivered_after_the_time_that_its_handler_asks_for(autojump_clock: MockClock) -> None:
     times: list[float] = []
 
     def wait(message: Message) -> Message:
@@ -32,7 +32,7 @@ async def test_a_handler_gets_the_message_again_after_the_time_that_it_says(auto
         assert dict(w.route.failed) == {"retry": 3}
 
 
-async def test_such_an_attempt_counts(autojump_clock: MockClock) -> None:
+async def test_a_retry_requested_by_a_handler_counts_as_an_attempt(autojump_clock: MockClock) -> None:
     def wait(message: Message) -> Message:
         raise Retry(2.5, "the other side is closed")
 
@@ -70,7 +70,7 @@ async def test_a_handler_rejects_a_message_for_good(autojump_clock: MockClock, g
         assert dict(w.route.failed) == {"rejected": 1}
 
 
-async def test_without_dead_letters_what_is_rejected_is_given_up(autojump_clock: MockClock) -> None:
+async def test_without_dead_letters_a_rejected_message_is_given_up(autojump_clock: MockClock) -> None:
     def reject(message: Message) -> Message:
         raise Reject
 
@@ -82,7 +82,7 @@ async def test_without_dead_letters_what_is_rejected_is_given_up(autojump_clock:
         assert w.watch.count("ROUTE_MESSAGE_GIVEN_UP") == 1
 
 
-async def test_some_reasons_are_the_last(autojump_clock: MockClock) -> None:
+async def test_a_message_that_fails_for_an_excluded_reason_is_not_retried(autojump_clock: MockClock) -> None:
     calls: Counter[bytes] = Counter()
 
     def fail(message: Message) -> None:

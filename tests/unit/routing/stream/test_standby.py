@@ -1,4 +1,4 @@
-"""A standby route on the fake broker: it waits, takes over, and says so."""
+"""A standby route on the fake broker: it waits, takes over, and reports its state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.world import LOCAL, fill, handled, numbers, one_broker, strea
 STANDBY = stream("IN", "out.{{wildcard(1)}}", filter="in.*", standby=True)
 
 
-async def test_one_alone_routes(autojump_clock: MockClock) -> None:
+async def test_a_lone_process_leads_and_routes(autojump_clock: MockClock) -> None:
     async with world([STANDBY], brokers=one_broker()) as w:
         fill(w.broker, 50)
         await eventually(lambda: w.payloads("OUT") == numbers(50))
@@ -52,7 +52,7 @@ async def test_another_process_waits_ready_and_takes_over(autojump_clock: MockCl
             fill(w.broker, 10, first=10)
             await eventually(lambda: len(w.payloads("OUT")) == 20)
             assert live.routes[0].received == 0
-            # The active one is cut off for longer than its lead lasts.
+            # The active process is cut off for longer than its lead lasts.
             close_link(w.live.connections["main"])
             brokers["main"].refuse_credentials()
             await eventually(lambda: live.routes[0].standby is False, 3 * LEAD_ENDS_AFTER)
@@ -62,7 +62,7 @@ async def test_another_process_waits_ready_and_takes_over(autojump_clock: MockCl
             assert live.routes[0].settled["routed"] > 0
             assert w.payloads("OUT") == numbers(30)
             await eventually(lambda: w.route.standby)
-        await eventually(lambda: not w.route.standby, 2.0)  # given up at the end of the other
+        await eventually(lambda: not w.route.standby, 2.0)  # released at the end of the other process
         fill(w.broker, 10, first=30)
         await eventually(lambda: w.payloads("OUT") == numbers(40))
 
@@ -77,7 +77,7 @@ async def test_a_durable_without_a_group_is_refused_with_the_cure(autojump_clock
         assert "Use another `durable`, or delete that consumer" in event.detail
 
 
-async def test_a_link_that_only_the_server_takes_for_alive_gets_no_message(autojump_clock: MockClock) -> None:
+async def test_a_link_that_only_the_server_believes_alive_gets_no_message(autojump_clock: MockClock) -> None:
     async with world([STANDBY], brokers=one_broker()) as w:
         fill(w.broker, 10)
         await eventually(lambda: len(w.payloads("OUT")) == 10)
@@ -91,10 +91,10 @@ async def test_a_link_that_only_the_server_takes_for_alive_gets_no_message(autoj
 
 
 @pytest.mark.parametrize("leader_is_away", [True, False])
-async def test_a_process_that_never_led_makes_a_deleted_durable_again_where_the_acks_stood(
+async def test_a_process_that_never_led_recreates_a_deleted_durable_at_the_acked_position(
     leader_is_away: bool, autojump_clock: MockClock
 ) -> None:
-    """At a destination that stores nothing, so that each copy counts."""
+    """The destination stores nothing, so each copy counts."""
     brokers = two_brokers()
     route = stream("IN", to("core", "edge"), connection="main", standby=True)
     config = Settings(
@@ -111,7 +111,7 @@ async def test_a_process_that_never_led_makes_a_deleted_durable_again_where_the_
             await trio.sleep(1)
             fill(w.broker, 200, first=100)
             await eventually(lambda: w.route.settled["routed"] == 300)
-            await trio.sleep(2 * CHECK_EVERY)  # by then it has seen what the other has settled
+            await trio.sleep(2 * CHECK_EVERY)  # by then it has noticed what the other has settled
             assert live.routes[0].standby
             if leader_is_away:
                 close_link(w.live.connections["main"])
@@ -126,7 +126,7 @@ async def test_a_process_that_never_led_makes_a_deleted_durable_again_where_the_
     assert sorted(arrived) == list(range(310))
 
 
-async def test_the_lead_is_kept_while_what_is_in_hand_is_routed_and_given_up_right_behind(
+async def test_the_lead_is_kept_while_messages_in_hand_are_routed_and_released_right_after(
     autojump_clock: MockClock,
 ) -> None:
     began: dict[str, float] = {}

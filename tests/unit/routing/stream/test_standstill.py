@@ -1,4 +1,4 @@
-"""A route to which nothing new is delivered, since too much has no ack: `/readyz` says so."""
+"""A stalled route, which gets no new messages because too many are unacked: `/readyz` reports it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reasons(w: World) -> list[str]:
     return [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
 
 
-async def test_it_says_so_until_something_new_is_delivered(autojump_clock: MockClock) -> None:
+async def test_a_stall_is_reported_until_something_new_is_delivered(autojump_clock: MockClock) -> None:
     mended = False
 
     def handler(message: Message) -> Message:
@@ -44,11 +44,11 @@ async def test_it_says_so_until_something_new_is_delivered(autojump_clock: MockC
         await eventually(lambda: w.route.failed["handler_error"] == 2)
         assert reasons(w) == []
         await trio.sleep(12.0)
-        (told,) = reasons(w)
-        assert told.startswith(
+        (reason,) = reasons(w)
+        assert reason.startswith(
             "the consumer has 2 unacked messages and may have 2 (max_ack_pending), so nothing new is"
         )
-        assert "3 messages wait in the stream; message 1, the first unacked one, has failed" in told
+        assert "3 messages wait in the stream; message 1, the first unacked one, has failed" in reason
         assert w.route.state == PAUSED
         mended = True
         await eventually(lambda: w.route.settled["routed"] == 5, 10.0)
@@ -56,15 +56,15 @@ async def test_it_says_so_until_something_new_is_delivered(autojump_clock: MockC
         assert reasons(w) == []
 
 
-async def test_acks_that_were_lost_stop_it_until_their_ack_wait_is_over(autojump_clock: MockClock) -> None:
+async def test_lost_acks_stall_a_route_until_their_ack_wait_is_over(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=3)
         w.broker.trouble.lose("ack", 3)
         fill(w.broker, 5)
         await eventually(lambda: w.payloads("OUT") == numbers(3))
         await trio.sleep(12.0)
-        (told,) = reasons(w)
-        assert told.startswith(
+        (reason,) = reasons(w)
+        assert reason.startswith(
             f"the consumer has 3 {WAITS}3 of the unacked messages are settled here and their acks were refused or lost"
         )
         assert w.route.state == PAUSED
@@ -73,7 +73,7 @@ async def test_acks_that_were_lost_stop_it_until_their_ack_wait_is_over(autojump
         assert reasons(w) == []
 
 
-async def test_what_is_held_behind_a_message_that_failed_is_not_worked_on(autojump_clock: MockClock) -> None:
+async def test_messages_held_behind_a_failed_one_do_not_count_as_in_progress(autojump_clock: MockClock) -> None:
     async with world([LOCAL | {"retry": {"initial": "1m", "max": "1m"}}], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         fill(w.broker, 1)
@@ -84,12 +84,14 @@ async def test_what_is_held_behind_a_message_that_failed_is_not_worked_on(autoju
         await trio.sleep(12.0)
         assert w.route.in_hand == 2
         assert [
-            told for told in reasons(w) if f"the consumer has 3 {WAITS}message 1, the first unacked one, failed" in told
+            found
+            for found in reasons(w)
+            if f"the consumer has 3 {WAITS}message 1, the first unacked one, failed" in found
         ]
         await eventually(lambda: w.payloads("OUT") == numbers(5), 60.0)
 
 
-async def test_a_handler_that_takes_its_time_is_no_standstill(autojump_clock: MockClock) -> None:
+async def test_a_slow_handler_is_not_a_stall(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         await trio.sleep(20.0)
         return message
@@ -112,40 +114,40 @@ def cursor_with(*sequences: int) -> StreamCursor:
 @pytest.mark.parametrize(
     ("before", "now", "in_hand", "held"),
     [
-        pytest.param(replace(FULL, delivered=8), FULL, 0, 0, id="it went on"),
+        pytest.param(replace(FULL, delivered=8), FULL, 0, 0, id="something was delivered"),
         pytest.param(FULL, replace(FULL, unacked=2), 0, 0, id="there is room"),
         pytest.param(FULL, replace(FULL, max_ack_pending=-1), 0, 0, id="there is no limit"),
-        pytest.param(FULL, FULL, 2, 0, id="most of it is worked on"),
-        pytest.param(FULL, FULL, 3, 0, id="all of it is worked on"),
+        pytest.param(FULL, FULL, 2, 0, id="most of the unacked messages are in progress"),
+        pytest.param(FULL, FULL, 3, 0, id="all of the unacked messages are in progress"),
         pytest.param(FULL, FULL, 3, 2, id="others wait for a message that another destination has yet to answer"),
     ],
 )
-def test_it_is_none(before: ConsumerState, now: ConsumerState, in_hand: int, held: int) -> None:
+def test_no_stall_is_found(before: ConsumerState, now: ConsumerState, in_hand: int, held: int) -> None:
     assert standstill(Look(FULL, 0), Look(FULL, 0), cursor_with(7, 8, 9)) is not None
     assert standstill(Look(before, 0), Look(now, in_hand, held), cursor_with(7, 8, 9)) is None
 
 
-def test_one_look_shows_nothing() -> None:
+def test_one_lookup_is_not_enough_for_a_stall() -> None:
     assert standstill(None, Look(FULL, 0), cursor_with(7, 8, 9)) is None
 
 
-def test_what_others_have_in_hand_is_not_ours_to_tell() -> None:
+def test_a_durable_shared_with_others_is_not_reported_as_stalled() -> None:
     assert standstill(Look(FULL, 0), Look(FULL, 0), StreamCursor("s"), alone=False) is None
 
 
-@pytest.mark.parametrize("before", [Look(FULL, 2), Look(replace(FULL, unacked=2), 0)], ids=["worked on", "room"])
-def test_an_ack_may_be_under_way_at_one_look(before: Look) -> None:
+@pytest.mark.parametrize("before", [Look(FULL, 2), Look(replace(FULL, unacked=2), 0)], ids=["in progress", "room"])
+def test_an_ack_in_transit_at_one_lookup_is_no_stall(before: Look) -> None:
     assert standstill(Look(FULL, 1), Look(FULL, 1), StreamCursor("s")) is not None
     assert standstill(before, Look(FULL, 1), StreamCursor("s")) is None
 
 
 @pytest.mark.parametrize(
-    ("attempts", "told"), [(0, "is to be redelivered"), (1, "failed"), (5, "has failed 5 times")], ids=str
+    ("attempts", "described"), [(0, "is to be redelivered"), (1, "failed"), (5, "has failed 5 times")], ids=str
 )
 @pytest.mark.parametrize("look", [Look(FULL, 1), Look(FULL, 2, held=1)], ids=["in hand", "held"])
-def test_the_first_message_is_named(attempts: int, told: str, look: Look) -> None:
+def test_the_first_message_is_named(attempts: int, described: str, look: Look) -> None:
     cursor = cursor_with(7, 8, 9)
     for _ in range(attempts):
         cursor.failures.add(7)
-    said = str(standstill(Look(FULL, 0), look, cursor, last_failure="; why"))
-    assert said.endswith(f"message 7, the first unacked one, {told}; why")
+    text = str(standstill(Look(FULL, 0), look, cursor, last_failure="; why"))
+    assert text.endswith(f"message 7, the first unacked one, {described}; why")

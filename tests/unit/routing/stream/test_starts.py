@@ -1,4 +1,4 @@
-"""Where a route from a stream begins: with all of it, or with what is new, also when its durable is deleted."""
+"""Where a route from a stream starts: with all messages or with new ones, also when its durable is deleted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.world import all_acked, fill, numbers, one_broker, stream, wo
 NEW = stream("IN", "out.{{wildcard(1)}}", filter="in.*", deliver="new")
 
 
-async def test_a_route_of_what_is_new_leaves_out_what_is_old(autojump_clock: MockClock) -> None:
+async def test_a_route_that_starts_with_new_messages_skips_old_ones(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     fill(brokers["main"], 5)
     async with world([NEW], brokers=brokers) as w:
@@ -24,7 +24,9 @@ async def test_a_route_of_what_is_new_leaves_out_what_is_old(autojump_clock: Moc
     assert w.payloads("OUT") == numbers(10, first=5)
 
 
-async def test_a_durable_that_is_deleted_before_anything_came_begins_there_again(autojump_clock: MockClock) -> None:
+async def test_a_durable_deleted_before_its_first_delivery_starts_at_the_same_place_again(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker()
     fill(brokers["main"], 5)
     async with world([NEW], brokers=brokers) as w:
@@ -34,11 +36,13 @@ async def test_a_durable_that_is_deleted_before_anything_came_begins_there_again
         fill(w.broker, 5, first=5)
         await w.find()
         await all_acked(w, 5)
-        assert w.payloads("OUT") == numbers(5, first=5), "neither the old ones, nor only those after it was made again"
+        assert w.payloads("OUT") == numbers(5, first=5), (
+            "neither the old messages, nor only those after the durable was recreated"
+        )
         assert w.watch.of("ROUTE_CONSUMER_DIFFERS") == []
 
 
-async def test_a_durable_that_began_otherwise_is_told_of_and_goes_on(autojump_clock: MockClock) -> None:
+async def test_a_durable_with_another_start_is_reported_and_continues(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([stream("IN", "out.{{wildcard(1)}}", filter="in.*")], brokers=brokers):
         pass
@@ -47,5 +51,5 @@ async def test_a_durable_that_began_otherwise_is_told_of_and_goes_on(autojump_cl
         await all_acked(w, 5)
         assert w.payloads("OUT") == numbers(5)
         await eventually(lambda: bool(w.watch.of("ROUTE_CONSUMER_DIFFERS")))
-        (told,) = w.watch.of("ROUTE_CONSUMER_DIFFERS")
-        assert told.detail == "deliver is all there and new here"
+        (event,) = w.watch.of("ROUTE_CONSUMER_DIFFERS")
+        assert event.detail == "deliver is all there and new here"

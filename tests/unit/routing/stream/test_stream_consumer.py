@@ -1,4 +1,4 @@
-"""Stream routes in trouble: consumers and streams that go and come, and the end. Nothing is lost on the way."""
+"""Routes from a stream in trouble: consumers and streams that are lost and replaced, and the end. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ from tests.support.world import (
 # --- the consumer, the stream ----------------------------------------------------------------------------------------
 
 
-async def test_a_missing_stream_leaves_others_working_and_is_found_when_it_is_made(autojump_clock: MockClock) -> None:
+async def test_a_missing_stream_does_not_affect_other_routes_and_is_found_once_created(
+    autojump_clock: MockClock,
+) -> None:
     broker = FakeBroker()
     broker.add_stream("OUT", ["out.>"])
     async with world(
@@ -71,7 +73,7 @@ async def test_a_durable_with_another_filter_is_refused_with_the_difference(auto
         assert w.failures("subscribe") == {"consumer_mismatch": 1}
 
 
-async def test_a_deleted_consumer_is_made_again_behind_what_is_settled(autojump_clock: MockClock) -> None:
+async def test_a_deleted_consumer_is_recreated_behind_the_settled_messages(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     route = stream("IN", to("core", "edge"), connection="main")
     async with world([route], brokers=brokers) as w:
@@ -86,7 +88,7 @@ async def test_a_deleted_consumer_is_made_again_behind_what_is_settled(autojump_
         assert (w.watch.count("ROUTE_READY"), w.route.state) == (2, RUNNING)
 
 
-async def test_a_deleted_consumer_while_messages_are_in_hand_loses_none_and_repeats_none(
+async def test_deleting_a_consumer_while_messages_are_in_hand_loses_and_repeats_none(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -117,11 +119,11 @@ async def test_a_deleted_consumer_while_messages_are_in_hand_loses_none_and_repe
         fill(w.broker, 2, first=68)
         await eventually(lambda: len(brokers["edge"].published) == 70, 300)
         await eventually(lambda: unacked(w) == 0)
-        # 3 and 40 had failed and would have come again: they still do, and what was settled between them does not.
+        # 3 and 40 had failed and are still redelivered; the messages settled between them are not.
         assert sorted(int(message.payload) for message in brokers["edge"].published) == list(range(70))
 
 
-async def test_a_consumer_deleted_while_the_link_is_away_starts_behind_what_is_settled(
+async def test_a_consumer_deleted_while_the_link_is_down_starts_behind_the_settled_messages(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -138,14 +140,14 @@ async def test_a_consumer_deleted_while_the_link_is_away_starts_behind_what_is_s
         assert w.route.received == 25
 
 
-async def test_a_consumer_deleted_before_it_could_repeat_what_got_lost_loses_nothing(
+async def test_a_consumer_deleted_before_it_could_redeliver_lost_messages_loses_none(
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
     async with world([stream("IN", "out.x", ack_wait="30s")], brokers=brokers) as w:
         fill(w.broker, 5)
         await all_acked(w, 5)
-        # Delivered into a connection that is dead already: the server waits for their acks for half a minute.
+        # Delivered to a link that is dead already: the server waits for their acks for half a minute.
         w.broker.blackhole()
         fill(w.broker, 5, first=5)
         await trio.sleep(0.1)
@@ -159,7 +161,7 @@ async def test_a_consumer_deleted_before_it_could_repeat_what_got_lost_loses_not
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_what_got_lost_with_a_link_comes_again_at_once_and_before_what_is_new(autojump_clock: MockClock) -> None:
+async def test_messages_lost_with_a_link_are_redelivered_at_once_and_before_new_ones(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([stream("IN", "out.x", ack_wait="30s")], brokers=brokers) as w:
         fill(w.broker, 5)
@@ -178,7 +180,7 @@ async def test_what_got_lost_with_a_link_comes_again_at_once_and_before_what_is_
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_nothing_new_is_asked_for_while_it_is_not_known_what_went_astray(
+async def test_nothing_new_is_requested_while_the_lost_deliveries_are_unknown(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unknown(consumer: FakePullConsumer, first: int) -> None:
@@ -204,7 +206,7 @@ async def test_nothing_new_is_asked_for_while_it_is_not_known_what_went_astray(
         await eventually(lambda: w.route.state == RUNNING and w.route.reason is None)
 
 
-async def test_a_deleted_stream_is_waited_for_and_its_successor_starts_at_the_beginning(
+async def test_a_deleted_stream_is_waited_for_and_its_successor_starts_at_the_first_message(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -222,7 +224,7 @@ async def test_a_deleted_stream_is_waited_for_and_its_successor_starts_at_the_be
         assert [message.payload for message in brokers["edge"].published] == numbers(15)
 
 
-async def test_what_is_in_hand_of_a_deleted_stream_acks_nothing_of_the_next_one(autojump_clock: MockClock) -> None:
+async def test_messages_in_hand_of_a_deleted_stream_ack_nothing_of_the_next_one(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     gate = trio.Event()
 
@@ -240,7 +242,7 @@ async def test_what_is_in_hand_of_a_deleted_stream_acks_nothing_of_the_next_one(
         await eventually(lambda: w.watch.count("ROUTE_READY") == 2)
         fill(w.broker, 5, first=10)
         await eventually(lambda: w.route.received == 8)
-        # The same sequences, other messages: nothing of the new stream is done yet.
+        # The same sequences, other messages: nothing of the new stream is settled yet.
         assert unacked(w) == 5
         gate.set()
         await all_acked(w, 5)
@@ -248,7 +250,7 @@ async def test_what_is_in_hand_of_a_deleted_stream_acks_nothing_of_the_next_one(
         assert w.route.duplicates == 0
 
 
-async def test_acks_owed_to_a_deleted_stream_are_not_paid_to_the_next_one(autojump_clock: MockClock) -> None:
+async def test_unsent_acks_for_a_deleted_stream_are_not_sent_to_the_next_one(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     broker = brokers["main"]
 
@@ -268,7 +270,7 @@ async def test_acks_owed_to_a_deleted_stream_are_not_paid_to_the_next_one(autoju
         broker.refuse_credentials()
         broker.cut("fake:4222")
         await eventually(lambda: w.failures("ack") == {"not_connected": 5})
-        # Meanwhile the stream is made anew, and another process takes messages with the same sequences.
+        # Meanwhile the stream is recreated, and another process takes messages with the same sequences.
         broker.delete_stream("IN")
         broker.add_stream("IN", ["in.*"])
         taken: list[RawMessage] = []
@@ -281,21 +283,19 @@ async def test_acks_owed_to_a_deleted_stream_are_not_paid_to_the_next_one(autoju
         await eventually(lambda: w.route.state == RUNNING)
         assert unacked(w) == 5
         await trio.sleep(5.0)
-        assert unacked(w) == 5, "they are being worked on"
+        assert unacked(w) == 5, "they are in progress"
         nursery.cancel_scope.cancel()
-        await all_acked(w, 5)  # when the other one has not acked them in time
+        await all_acked(w, 5)  # once the other process has not acked them in time
         assert w.payloads("OUT", "edge") == numbers(10)
 
 
-async def test_a_consumer_that_falls_silent_is_opened_again(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_consumer_is_opened_again(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = one_broker()
     async with world([LOCAL], brokers=brokers) as w:
         fill(w.broker, 5)
         await all_acked(w, 5)
         consumer = w.broker._server.consumers["IN", "router"]
-        # The server forgets the pull requests, as one does that loses its interest in them: nobody is told.
+        # The server forgets the pull requests without a status, as it does when it loses its interest in them.
         consumer._requests.clear()
         await w.watch.until("NATS_SUBSCRIBE_ERROR", within=60)
         assert w.failures("subscribe") == {"consumer_silent": 1}
@@ -327,7 +327,7 @@ async def test_a_route_is_not_ready_within_ten_seconds_of_the_last_sign_of_its_c
 
 
 @pytest.mark.parametrize("cause", ["pulls are lost", "pulls are forgotten"])
-async def test_a_consumer_that_is_silent_twice_in_a_row_leaves_its_route_not_ready_until_it_is_heard(
+async def test_a_consumer_that_is_silent_twice_in_a_row_leaves_its_route_not_ready_until_it_answers(
     cause: str, autojump_clock: MockClock
 ) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
@@ -362,7 +362,7 @@ async def test_a_consumer_that_is_silent_twice_in_a_row_leaves_its_route_not_rea
         assert w.failures("subscribe").keys() == {"consumer_silent"}
 
 
-async def test_a_route_whose_first_pull_is_refused_does_not_say_that_it_receives(autojump_clock: MockClock) -> None:
+async def test_a_route_whose_first_pull_is_refused_is_not_reported_ready(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     pulls = "$JS.API.CONSUMER.MSG.NEXT.IN.router"
     brokers["main"].deny_publish(pulls)
@@ -376,8 +376,10 @@ async def test_a_route_whose_first_pull_is_refused_does_not_say_that_it_receives
         assert (w.watch.count("ROUTE_READY"), w.successes("subscribe")) == (1, 1)
 
 
-async def test_a_route_runs_from_the_first_pull_on_that_the_server_has_taken(autojump_clock: MockClock) -> None:
-    """On each link: whoever sees that it runs has seen ROUTE_READY, and it is not ready before."""
+async def test_a_route_runs_once_the_server_has_accepted_its_first_pull(autojump_clock: MockClock) -> None:
+    """On each link ROUTE_READY is emitted before the state shows that the route runs, and the router is ready only
+    then.
+    """
     brokers = one_broker()
     brokers["main"].trouble.travel(lambda: 0.1)
     async with world([LOCAL], brokers=brokers) as w:
@@ -393,7 +395,7 @@ async def test_a_route_runs_from_the_first_pull_on_that_the_server_has_taken(aut
 
 
 async def test_a_router_is_ready_when_it_is_open(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else its log would begin with a warning that it is not ready yet."""
+    """Otherwise its log would begin with a warning that it is not ready yet."""
     fence = FakeLink.fence
 
     async def late(link: FakeLink) -> None:
@@ -410,10 +412,10 @@ async def _no_answer(link: FakeLink) -> None:
     await trio.sleep_forever()
 
 
-async def test_a_route_says_that_it_receives_before_its_first_message_is_handled(
+async def test_a_route_is_reported_ready_before_its_first_message_is_handled(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message shows that a pull was taken, whenever a fence says so: its link may die before that."""
+    """A message shows that a pull was accepted, even if its fence is never answered because the link dies."""
     monkeypatch.setattr(FakeLink, "fence", _no_answer)
     brokers = one_broker()
     handled_at: list[float] = []
@@ -428,7 +430,7 @@ async def test_a_route_says_that_it_receives_before_its_first_message_is_handled
         assert w.watch.of("ROUTE_READY")[0].at <= handled_at[0] < 1
 
 
-async def test_a_route_that_asks_for_nothing_yet_says_that_it_receives(autojump_clock: MockClock) -> None:
+async def test_a_route_that_requests_nothing_yet_is_reported_ready(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["edge"].down()
     async with world([REMOTE], brokers=brokers) as w:
@@ -450,4 +452,4 @@ async def test_retries_grow_while_the_consumer_is_lost_again_and_again(autojump_
         w.broker.delete_consumer("IN", "router")
         began = trio.current_time()
         await eventually(lambda: w.watch.count("ROUTE_READY") == 8)
-        assert trio.current_time() - began <= 0.6, "it had worked: the next loss waits the shortest time again"
+        assert trio.current_time() - began <= 0.6, "after success the next loss waits the shortest time again"

@@ -1,4 +1,4 @@
-"""The end of a route from a stream, and what comes to its inbox."""
+"""The end of a route from a stream, and what other clients publish to its inbox."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.world import (
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_in_hand_at_the_end_is_settled_and_acked(autojump_clock: MockClock) -> None:
+async def test_messages_in_hand_at_the_end_are_settled_and_acked(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     route = stream("IN", to("core", "edge"), connection="main", max_in_flight=32)
     async with world([route], brokers=brokers) as w:
@@ -53,8 +53,10 @@ async def test_what_is_in_hand_at_the_end_is_settled_and_acked(autojump_clock: M
 
 
 @pytest.mark.parametrize("with_handler", [True, False])
-async def test_what_comes_when_nobody_routes_any_more_goes_back(with_handler: bool, autojump_clock: MockClock) -> None:
-    """The link is silent until the time for the end is over, and its last acks are on their way."""
+async def test_messages_that_arrive_after_the_route_has_stopped_are_nak_ed(
+    with_handler: bool, autojump_clock: MockClock
+) -> None:
+    """The link is silent until the shutdown timeout, when the last acks are in transit."""
     brokers = one_broker()
     routes = handled(lambda message: message, to="out.x", stream="IN", durable="router", filter="in.*")
     made: dict[str, Any] = {"handlers": [routes]} if with_handler else {"routes": [LOCAL]}
@@ -69,8 +71,8 @@ async def test_what_comes_when_nobody_routes_any_more_goes_back(with_handler: bo
         await eventually(lambda: w.payloads("OUT") == numbers(3), 1.0)
 
 
-async def test_what_a_breaker_takes_back_after_the_end_goes_back_to_its_stream(autojump_clock: MockClock) -> None:
-    """It is written when the time for the end is over, and its PubAck is late while the last naks are on their way."""
+async def test_a_message_that_a_breaker_takes_back_after_the_end_is_returned(autojump_clock: MockClock) -> None:
+    """It is written at the shutdown timeout, and its PubAck is late while the last naks are in transit."""
     brokers = two_brokers()
     for broker in brokers.values():
         broker.trouble.travel(lambda: 0.02)
@@ -86,7 +88,7 @@ async def test_what_a_breaker_takes_back_after_the_end_goes_back_to_its_stream(a
     assert w.route_ledger() == (2, 0, {"returned": 2})
 
 
-async def test_what_was_under_way_at_the_end_needs_not_come_again(autojump_clock: MockClock) -> None:
+async def test_messages_in_transit_at_the_end_are_routed_and_not_redelivered(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     route = stream("IN", to("core", "edge"), connection="main")
     async with world([route], brokers=brokers) as w:
@@ -98,7 +100,7 @@ async def test_what_was_under_way_at_the_end_needs_not_come_again(autojump_clock
     assert [message.payload for message in brokers["edge"].published] == numbers(20)
 
 
-async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_comes_again(
+async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_is_redelivered(
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
@@ -117,7 +119,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_comes_ag
         await eventually(lambda: w.successes("ack") == 2)
         began = trio.current_time()
     assert trio.current_time() - began <= 4.1
-    assert w.live.unsettled == 0, "the stream still has them"
+    assert w.live.unsettled == 0, "the stream still has the messages"
     assert dict(w.route.failed) == {}
     assert w.successes("nak") == 3
     assert w.entry()["accepted"] == 2
@@ -125,11 +127,11 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_message_comes_ag
     began = trio.current_time()
     async with world(handlers=[handler()], brokers=brokers) as w:
         await eventually(lambda: w.payloads("OUT") == numbers(5))
-        assert trio.current_time() - began < 1.0, "given back, not left to the ack wait"
+        assert trio.current_time() - began < 1.0, "returned, not left to the ack wait"
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_what_is_in_a_handler_that_can_not_be_cancelled_is_returned_once(autojump_clock: MockClock) -> None:
+async def test_a_message_in_a_handler_that_can_not_be_cancelled_is_returned_once(autojump_clock: MockClock) -> None:
     async def shielded(message: Message) -> Message:
         with trio.CancelScope(shield=True):
             await trio.sleep(10)
@@ -143,7 +145,7 @@ async def test_what_is_in_a_handler_that_can_not_be_cancelled_is_returned_once(a
     assert w.route_ledger() == (3, 0, {"returned": 3})
 
 
-async def test_what_waits_for_a_destination_at_the_end_is_given_back(autojump_clock: MockClock) -> None:
+async def test_messages_waiting_for_a_destination_at_the_end_are_returned(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     async with world([REMOTE], brokers=brokers, shutdown_timeout=2) as w:
         await w.lose("edge")
@@ -158,7 +160,7 @@ async def test_what_waits_for_a_destination_at_the_end_is_given_back(autojump_cl
         assert trio.current_time() - began < 1.0
 
 
-async def test_what_is_in_handlers_when_the_end_is_cut_short_counts_as_to_be_redelivered(
+async def test_messages_in_handlers_when_the_end_is_cut_short_count_as_to_be_redelivered(
     autojump_clock: MockClock,
 ) -> None:
     async def wait(message: Message) -> Message:
@@ -177,7 +179,7 @@ async def test_what_is_in_handlers_when_the_end_is_cut_short_counts_as_to_be_red
     assert stopped.redelivered == 8
 
 
-async def test_what_is_accepted_and_unconfirmed_at_the_end_is_redelivered(
+async def test_messages_accepted_and_unconfirmed_at_the_end_are_redelivered(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -197,7 +199,7 @@ async def test_what_is_accepted_and_unconfirmed_at_the_end_is_redelivered(
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.0005, 0.3, 0.6, 1.5])
-async def test_cancelled_at_any_moment_nothing_is_lost(autojump_clock: MockClock, moment: float) -> None:
+async def test_a_cancellation_at_any_moment_loses_nothing(autojump_clock: MockClock, moment: float) -> None:
     brokers = two_brokers()
     fill(brokers["main"], 40)
 
@@ -232,7 +234,9 @@ async def test_cancelled_at_any_moment_nothing_is_lost(autojump_clock: MockClock
         None,
     ],
 )
-async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock: MockClock, reply: str | None) -> None:
+async def test_nothing_that_a_client_publishes_to_the_inbox_ends_the_router(
+    autojump_clock: MockClock, reply: str | None
+) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         fill(w.broker, 1)
         await all_acked(w, 1)
@@ -244,7 +248,7 @@ async def test_what_anybody_publishes_to_the_inbox_ends_no_router(autojump_clock
         assert b"x" not in w.payloads("OUT")
 
 
-def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
+def test_a_malformed_delivery_has_no_misleading_origin() -> None:
     source = cast(Keeper, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
     message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
     delivery = delivery_of(source, StreamCursor(), message, 0.0)
@@ -252,8 +256,8 @@ def test_what_looks_like_a_delivery_and_is_none_tells_nothing_wrong() -> None:
     assert delivery.origin() == {"stream": "IN", "sequence": 9, "deliveries": 0, "timestamp": 0.0}
 
 
-async def test_what_is_larger_than_all_that_may_be_in_hand_comes_alone(autojump_clock: MockClock) -> None:
-    """In the order of the stream, between small ones, and nothing else is in hand with it."""
+async def test_a_message_larger_than_the_limit_in_hand_is_delivered_alone(autojump_clock: MockClock) -> None:
+    """It keeps its place in the order of the stream, and nothing else is in hand with it."""
     held: list[int] = []
 
     async def look(message: Message) -> Message:
@@ -272,17 +276,17 @@ async def test_what_is_larger_than_all_that_may_be_in_hand_comes_alone(autojump_
         assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
 
 
-async def test_a_consumer_that_is_gone_has_borrowed_nothing(autojump_clock: MockClock) -> None:
+async def test_a_lost_consumer_returns_the_bytes_it_has_borrowed(autojump_clock: MockClock) -> None:
     too_large = b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\n\r\n"
     async with world([LOCAL], brokers=one_broker()) as w:
         budget = w.live.connections["main"].pull_budget
         for _ in range(999):
             budget.join()
-        await trio.sleep(40)  # what was asked for before that has expired
+        await trio.sleep(40)  # earlier requests have expired
         await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
         assert budget.lent > 0
         await trio.sleep(10)
-        assert budget.lent == 0, "it is not kept for long when nothing comes"
+        assert budget.lent == 0, "it is not kept for long if nothing arrives"
         await hear(w.broker, w.live.connections["main"].inbox + b"-pull-1", too_large)
         assert budget.lent > 0
         await w.lose()
@@ -290,11 +294,11 @@ async def test_a_consumer_that_is_gone_has_borrowed_nothing(autojump_clock: Mock
         await w.find()
         w.broker.publish("in.x", b"x" * 40_000)
         await all_acked(w, 1)
-        assert budget.lent == 0, "given back as soon as the message has come"
+        assert budget.lent == 0, "returned as soon as the message has arrived"
 
 
 @pytest.mark.parametrize("more", [{}, {"concurrency": 2}], ids=["in order", "by key"])
-async def test_what_a_limit_holds_back_at_the_end_is_returned_at_once(
+async def test_messages_that_a_limit_holds_back_at_the_end_are_returned_at_once(
     more: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     async def drop(message: Message) -> None:
@@ -314,8 +318,10 @@ async def test_what_a_limit_holds_back_at_the_end_is_returned_at_once(
     assert w.route.settled["filtered"] == 2
 
 
-async def test_what_goes_on_when_another_is_returned_at_the_end_is_not_waited_for(autojump_clock: MockClock) -> None:
-    """The older of two refused messages comes last, while the other one is tried and waits for the limit."""
+async def test_the_end_does_not_wait_for_a_message_that_becomes_free_when_another_is_returned(
+    autojump_clock: MockClock,
+) -> None:
+    """The older of two refused messages is redelivered last, while the other is tried and waits for the limit."""
     route = stream("IN", "out.$1", filter="in.*", retry={"initial": "1s"}, ack_wait="5s")
     route |= {"limit": {"rate": "1/h", "burst": 1, "per": "headers.key"}}
     async with world([route], brokers=one_broker()) as w:

@@ -1,4 +1,4 @@
-"""Messages of a stream that fail, or lose their link: what comes again, when, and what is given up."""
+"""Messages of a stream that fail, or lose their link: which are redelivered, when, and which are given up."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from tests.support.world import (
     world,
 )
 
-# --- the source's link is away ---------------------------------------------------------------------------------------
+# --- the source's link is down ---------------------------------------------------------------------------------------
 
 
-async def test_acks_that_met_no_link_are_paid_on_the_next_one(autojump_clock: MockClock) -> None:
+async def test_acks_that_found_no_link_are_sent_on_the_next_one(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     async with world([REMOTE], brokers=brokers) as w:
         brokers["edge"].stall(1.0)
@@ -55,7 +55,7 @@ async def test_acks_that_met_no_link_are_paid_on_the_next_one(autojump_clock: Mo
         assert w.payloads("OUT", "edge") == numbers(10)
 
 
-async def test_acks_that_were_lost_with_a_link_are_paid_on_the_next_one(autojump_clock: MockClock) -> None:
+async def test_acks_lost_with_a_link_are_resent_on_the_next_one(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["main"].trouble.travel(lambda: 0.05)
     async with world([REMOTE], brokers=brokers) as w:
@@ -63,7 +63,7 @@ async def test_acks_that_were_lost_with_a_link_are_paid_on_the_next_one(autojump
         await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 10)
         assert unacked(w) == 10
         await w.lose("main")
-        assert w.failures("ack") == {}, "they were written"
+        assert w.failures("ack") == {}, "the acks were written"
         await w.find("main")
         await eventually(lambda: unacked(w) == 0)
         await trio.sleep(120)
@@ -71,7 +71,7 @@ async def test_acks_that_were_lost_with_a_link_are_paid_on_the_next_one(autojump
         assert w.successes("ack") == 10, "an operation counts once"
 
 
-async def test_acks_that_are_lost_with_several_links_are_paid_on_the_first_one_that_lives(
+async def test_acks_lost_with_several_links_are_resent_on_the_first_one_that_survives(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Link] = []
@@ -104,7 +104,7 @@ async def test_acks_that_are_lost_with_several_links_are_paid_on_the_first_one_t
         assert w.successes("ack") == 10, "an operation counts once"
 
 
-async def test_acks_that_met_no_link_and_are_refused_on_the_next_one_are_paid_when_it_takes_them(
+async def test_acks_that_found_no_link_and_are_refused_on_the_next_one_are_resent_once_permitted(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -125,16 +125,16 @@ async def test_acks_that_met_no_link_and_are_refused_on_the_next_one_are_paid_wh
         assert (w.route.received, w.route.duplicates) == (10, 0)
 
 
-async def test_acks_that_the_server_refused_are_paid_when_it_takes_them(autojump_clock: MockClock) -> None:
+async def test_acks_that_the_server_refused_are_resent_once_permitted(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([LOCAL | {"from": LOCAL["from"] | {"ack_wait": "2m"}}], brokers=brokers) as w:
         w.broker.deny_publish("$JS.ACK.>")
         fill(w.broker, 10)
         await eventually(lambda: w.failures("ack") == {"permission_denied": 10})
-        w.broker.trouble.deliver_again("IN", "router", 3)  # acked once more, and refused again
+        w.broker.trouble.deliver_again("IN", "router", 3)  # acked again, and refused again
         await eventually(lambda: w.failures("ack") == {"permission_denied": 13})
         w.broker.allow_publish("$JS.ACK.>")
-        w.broker.trouble.deliver_again("IN", "router", 3)  # and taken
+        w.broker.trouble.deliver_again("IN", "router", 3)  # acked again, and accepted
         await eventually(lambda: unacked(w) == 0, 7.0)
         await trio.sleep(1)
         assert w.successes("ack") == 10
@@ -142,7 +142,7 @@ async def test_acks_that_the_server_refused_are_paid_when_it_takes_them(autojump
 
 
 @pytest.mark.parametrize("lost_with", ["a refusal", "its link"])
-async def test_what_was_given_up_is_settled_though_that_was_not_taken(
+async def test_a_message_that_was_given_up_is_settled_though_its_term_was_refused_or_lost(
     autojump_clock: MockClock, lost_with: str
 ) -> None:
     def fail(message: Message) -> Message:
@@ -166,7 +166,7 @@ async def test_what_was_given_up_is_settled_though_that_was_not_taken(
         assert (w.route.received, w.route.duplicates) == (3, 0)
 
 
-async def test_of_too_many_refused_acks_the_newest_are_paid(
+async def test_of_too_many_refused_acks_the_newest_are_resent(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acks, "MOST_REFUSED", 4)
@@ -180,7 +180,7 @@ async def test_of_too_many_refused_acks_the_newest_are_paid(
         assert w.payloads("OUT") == numbers(10)
 
 
-async def test_refused_acks_of_a_stream_that_is_gone_are_not_paid(autojump_clock: MockClock) -> None:
+async def test_refused_acks_of_a_replaced_stream_are_not_resent(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         w.broker.deny_publish("$JS.ACK.>")
         fill(w.broker, 5)
@@ -194,7 +194,7 @@ async def test_refused_acks_of_a_stream_that_is_gone_are_not_paid(autojump_clock
         assert before == 5
 
 
-async def test_a_message_that_comes_again_while_in_hand_is_not_routed_again(autojump_clock: MockClock) -> None:
+async def test_a_message_redelivered_while_in_hand_is_not_routed_again(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     calls = 0
     gate = trio.Event()
@@ -234,7 +234,7 @@ async def test_a_message_whose_ack_was_lost_is_acked_again_and_not_routed_again(
         assert w.route.received == 7
 
 
-async def test_a_restarted_server_gives_out_what_was_lost_under_way(autojump_clock: MockClock) -> None:
+async def test_a_restarted_server_redelivers_messages_lost_in_transit(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([stream("IN", "out.x", ack_wait="10s")], brokers=brokers) as w:
         fill(w.broker, 5)
@@ -252,7 +252,7 @@ async def test_a_restarted_server_gives_out_what_was_lost_under_way(autojump_clo
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_failed_message_comes_again_with_growing_delay(autojump_clock: MockClock) -> None:
+async def test_a_failed_message_is_redelivered_with_growing_delays(autojump_clock: MockClock) -> None:
     times: list[float] = []
     deliveries: list[int] = []
 
@@ -276,7 +276,7 @@ async def test_a_failed_message_comes_again_with_growing_delay(autojump_clock: M
         assert w.payloads("OUT") == [b"0"]
 
 
-async def test_one_that_fails_holds_up_nobody_else(autojump_clock: MockClock) -> None:
+async def test_a_message_that_fails_holds_up_no_others(autojump_clock: MockClock) -> None:
     def pick(message: Message) -> Message:
         if message.payload == b"3":
             raise ValueError("never")
@@ -291,7 +291,7 @@ async def test_one_that_fails_holds_up_nobody_else(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_the_last_delivery_that_fails_is_counted_as_given_up(autojump_clock: MockClock, limit: int) -> None:
+async def test_the_last_failed_delivery_is_counted_as_given_up(autojump_clock: MockClock, limit: int) -> None:
     calls = 0
 
     def fail(message: Message) -> None:
@@ -307,14 +307,14 @@ async def test_the_last_delivery_that_fails_is_counted_as_given_up(autojump_cloc
         assert calls == 2 * limit
         assert dict(w.route.failed) == {"handler_error": 2 * limit}
         assert w.route.fates["given_up"] == 2
-        told = w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
-        assert sorted((event.stream, event.sequence) for event in told) == [("IN", 1), ("IN", 2)]
-        assert {(event.route, event.reason, event.attempts) for event in told} == {
+        given_up = w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
+        assert sorted((event.stream, event.sequence) for event in given_up) == [("IN", 1), ("IN", 2)]
+        assert {(event.route, event.reason, event.attempts) for event in given_up} == {
             (w.route.name, "handler_error", limit)
         }
 
 
-async def test_the_limit_also_counts_deliveries_that_came_while_it_was_in_hand(autojump_clock: MockClock) -> None:
+async def test_a_message_redelivered_while_in_hand_is_given_up_at_its_delivery_limit(autojump_clock: MockClock) -> None:
     gate = trio.Event()
 
     async def hold(message: Message) -> None:
@@ -359,7 +359,7 @@ async def test_a_message_that_maps_to_no_subject_fails(autojump_clock: MockClock
         assert w.watch.count("ROUTE_MESSAGE_FAILED") == 1
 
 
-async def test_a_missing_destination_stream_is_waited_for_and_nothing_acked(autojump_clock: MockClock) -> None:
+async def test_a_missing_destination_stream_is_waited_for_and_nothing_is_acked(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     async with world([stream("IN", "out.x")], brokers={"main": broker}) as w:
@@ -384,7 +384,7 @@ async def test_a_destination_that_connects_after_a_route_found_its_consumer_is_n
         await eventually(lambda: w.payloads("OUT", "edge") == [b"0"], 30)
 
 
-async def test_what_was_given_up_without_a_link_is_not_redelivered_on_the_next_one(autojump_clock: MockClock) -> None:
+async def test_a_message_given_up_without_a_link_is_not_redelivered_on_the_next_one(autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         await trio.sleep(1)
         raise Reject("no")
@@ -401,7 +401,7 @@ async def test_what_was_given_up_without_a_link_is_not_redelivered_on_the_next_o
         assert w.route_ledger() == (1, 0, {"given_up": 1})
 
 
-async def test_an_ack_that_the_next_link_does_not_take_is_for_the_one_behind_it(autojump_clock: MockClock) -> None:
+async def test_an_ack_that_the_next_link_does_not_accept_is_sent_on_the_one_after(autojump_clock: MockClock) -> None:
     class Dead:
         def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
             return [(reply, LinkError("it died just now")) for reply in replies]

@@ -1,4 +1,4 @@
-"""Order per subject behind what a destination refused: what waits, and what goes on meanwhile."""
+"""Order per subject behind a message that a destination refused: what waits, and what continues meanwhile."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests.unit.routing.stream.refusing import arrived, route
 
 
 async def deaf_durable(broker: FakeBroker, max_ack_pending: int) -> None:
-    """A durable that somebody made beforehand, with limits of its own."""
+    """Create a durable beforehand, with limits other than the route's."""
     async with another_link(broker) as link:
         spec = ConsumerSpec("IN", "router", ("in.*",), 30.0, -1, max_ack_pending)
         (await link.open_consumer(spec, lambda _: None)).close()
 
 
-async def test_what_is_behind_a_refused_message_waits_and_other_subjects_go_on(autojump_clock: MockClock) -> None:
+async def test_messages_behind_a_refused_one_wait_and_other_subjects_continue(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
         fill(w.broker, 3, subjects="ab")
@@ -55,12 +55,12 @@ async def test_what_is_behind_a_refused_message_waits_and_other_subjects_go_on(a
         w.broker.allow_publish("out.a")
         await all_acked(w, 206)
         assert arrived(w, "a") == arrived(w, "b") == numbers(103)
-        assert w.route.duplicates == 0, "what waits is announced as in progress"
+        assert w.route.duplicates == 0, "waiting messages are announced as in progress"
         await eventually(lambda: w.route.reason is None)
 
 
-async def test_when_nothing_waits_any_more_the_route_says_so_at_once(autojump_clock: MockClock) -> None:
-    """Though there is nothing more to ask for."""
+async def test_a_route_reports_at_once_that_nothing_waits_any_more(autojump_clock: MockClock) -> None:
+    """This holds though there is nothing more to request."""
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
@@ -82,7 +82,7 @@ async def test_while_a_destination_refuses_one_message_of_a_subject_is_tried_at_
         fill(w.broker, 100, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 100)
         await trio.sleep(100)
-        # 1, 2, 4 ... 32 and 60 seconds later.
+        # After 1, 2, 4 ... 32 and 60 seconds.
         assert 5 <= w.route.failed["permission_denied"] - 100 <= 7
         w.broker.allow_publish("out.a")
         await all_acked(w, 100)
@@ -92,7 +92,7 @@ async def test_while_a_destination_refuses_one_message_of_a_subject_is_tried_at_
 @pytest.mark.slow
 @pytest.mark.parametrize("max_ack_pending", [4, 1000])
 @pytest.mark.parametrize("max_in_flight", [1, 2, 3])
-async def test_what_waits_never_uses_up_the_room_of_what_has_to_come_again(
+async def test_waiting_messages_never_use_up_the_room_for_redeliveries(
     autojump_clock: MockClock, max_in_flight: int, max_ack_pending: int
 ) -> None:
     brokers = one_broker()
@@ -113,7 +113,7 @@ async def test_what_waits_never_uses_up_the_room_of_what_has_to_come_again(
         assert w.route.state == RUNNING
 
 
-async def test_a_subject_that_is_given_up_waits_for_nobody(autojump_clock: MockClock) -> None:
+async def test_messages_behind_one_that_is_given_up_do_not_wait_for_it(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([route(retry={"attempts": 3}, max_in_flight=4)], brokers=brokers) as w:
         w.broker.deny_publish("out.a")
@@ -128,7 +128,7 @@ async def test_a_subject_that_is_given_up_waits_for_nobody(autojump_clock: MockC
         ]
 
 
-async def test_what_was_held_behind_one_that_is_given_up_goes_before_what_waits_for_the_limit(
+async def test_messages_held_behind_one_that_is_given_up_are_sent_before_those_that_wait_for_the_limit(
     autojump_clock: MockClock,
 ) -> None:
     brokers = one_broker()
@@ -145,7 +145,7 @@ async def test_what_was_held_behind_one_that_is_given_up_goes_before_what_waits_
 @pytest.mark.parametrize(
     "limit", [{}, {"limit": {"rate": "100/s", "burst": 10, "per": "subject"}}], ids=["", "limited"]
 )
-async def test_what_is_in_a_handler_does_not_pass_what_was_released_behind_a_message_that_was_given_up(
+async def test_a_message_in_a_handler_does_not_overtake_those_released_behind_one_that_was_given_up(
     autojump_clock: MockClock, limit: dict[str, Any]
 ) -> None:
     async def handler(message: Message) -> Message:
@@ -164,7 +164,7 @@ async def test_what_is_in_a_handler_does_not_pass_what_was_released_behind_a_mes
         assert w.payloads("OUT") == numbers(4, first=1)
 
 
-async def test_one_that_fails_for_what_it_is_holds_up_nobody(autojump_clock: MockClock) -> None:
+async def test_a_message_that_fails_by_its_own_fault_holds_up_no_others(autojump_clock: MockClock) -> None:
     broker = FakeBroker(max_payload=1000)
     broker.add_stream("IN", ["in.*"])
     broker.add_stream("OUT", ["out.>"])
@@ -181,7 +181,7 @@ async def test_one_that_fails_for_what_it_is_holds_up_nobody(autojump_clock: Moc
         assert w.route.reason is None
 
 
-@pytest.mark.parametrize("content", [False, True], ids=["as it comes", "by content"])
+@pytest.mark.parametrize("content", [False, True], ids=["unchanged", "by content"])
 @pytest.mark.parametrize(
     "given",
     [
@@ -201,7 +201,7 @@ async def test_one_that_fails_for_what_it_is_holds_up_nobody(autojump_clock: Moc
 async def test_an_answer_with_a_header_that_can_not_be_written_fails_alone(
     autojump_clock: MockClock, given: Any, content: bool
 ) -> None:
-    """And holds up nothing behind it on its subject."""
+    """It holds up nothing behind it on its subject either."""
 
     def add(message: Message) -> Message:
         return message.replace(headers=given) if message.payload == b"3" else message
@@ -228,7 +228,9 @@ async def test_a_handler_may_return_a_dict_of_headers(autojump_clock: MockClock)
         assert (message.headers["Color"], message.headers["Name"]) == ("red", "Größe")
 
 
-async def test_what_is_refused_somewhere_waits_though_it_also_fails_for_what_it_is(autojump_clock: MockClock) -> None:
+async def test_a_message_refused_at_one_destination_waits_though_it_also_fails_by_its_own_fault(
+    autojump_clock: MockClock,
+) -> None:
     brokers = two_brokers()
     brokers["main"].add_stream("COPY", ["copy.*"])
     copy = to("copy.{{split(1,-)}}", jetstream=True)
@@ -245,7 +247,7 @@ async def test_what_is_refused_somewhere_waits_though_it_also_fails_for_what_it_
         assert arrived(w, "x", "edge") == [b"0", b"1"]
 
 
-async def test_what_one_destination_refuses_holds_up_the_rest_before_another_has_answered(
+async def test_a_refusal_by_one_destination_holds_up_later_messages_before_another_has_answered(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -264,10 +266,10 @@ async def test_what_one_destination_refuses_holds_up_the_rest_before_another_has
         assert w.payloads("COPY") == arrived(w, "a", "edge") == numbers(6)
 
 
-async def test_what_a_refusal_releases_is_routed_before_another_destination_has_answered(
+async def test_messages_released_by_a_refusal_are_routed_before_another_destination_has_answered(
     autojump_clock: MockClock,
 ) -> None:
-    """An older message that its handler failed comes again while a refused one is tried, and waits for that."""
+    """An older message that its handler failed is redelivered while a refused one is tried, and waits for that one."""
     brokers = two_brokers()
     brokers["main"].add_stream("COPY", ["copy.*"])
     brokers["edge"].trouble.travel(lambda: 0.5)
@@ -291,12 +293,14 @@ async def test_what_a_refusal_releases_is_routed_before_another_destination_has_
         await eventually(lambda: w.failures("publish_with_ack", "edge") == {"permission_denied": 2})
         await trio.sleep(0.1)
         assert calls == [b"0", b"1", b"1", b"0"]
-        assert w.entry()["in_flight"] == 2, "the other one has not answered"
+        assert w.entry()["in_flight"] == 2, "the other destination has not answered"
         brokers["edge"].allow_publish("out.x")
         await eventually(lambda: w.payloads("OUT", "edge") == numbers(2), 30)
 
 
-async def test_what_is_let_go_while_a_handler_works_is_neither_lost_nor_routed_twice(autojump_clock: MockClock) -> None:
+async def test_messages_released_while_a_handler_works_are_neither_lost_nor_routed_twice(
+    autojump_clock: MockClock,
+) -> None:
     brokers = one_broker()
     calls: list[tuple[str, bytes]] = []
 
@@ -317,10 +321,10 @@ async def test_what_is_let_go_while_a_handler_works_is_neither_lost_nor_routed_t
         assert len(calls) == 20 + sum(w.route.failed.values())
 
 
-async def test_what_was_given_up_in_a_long_outage_of_a_stream_comes_before_what_is_behind_it(
+async def test_messages_given_up_in_a_long_outage_of_a_stream_are_redelivered_before_those_behind_them(
     autojump_clock: MockClock,
 ) -> None:
-    """Longer than a publish is tried: its failure must not be the chance of those that were tried later."""
+    """The outage outlasts the budget of a publish: its failure must not let through messages that were tried later."""
     broker = FakeBroker()
     broker.add_stream("IN", ["in.*"])
     async with world([route(max_in_flight=100)], brokers={"main": broker}) as w:
@@ -328,14 +332,14 @@ async def test_what_was_given_up_in_a_long_outage_of_a_stream_comes_before_what_
             fill(broker, 1, first=number, subjects="ab")
             await trio.sleep(1)
         assert w.failures("publish_with_ack")["out_of_turn"] > 0
-        assert w.route.failed == {"no_responders": w.successes("nak")}, "what is taken back waits in hand"
+        assert w.route.failed == {"no_responders": w.successes("nak")}, "messages taken back wait in hand"
         broker.add_stream("OUT", ["out.>"])
         await eventually(lambda: len(w.payloads("OUT")) == 80, 120)
         assert arrived(w, "a") == arrived(w, "b") == numbers(40)
         await eventually(lambda: unacked(w) == 0)
 
 
-async def test_what_is_sent_behind_a_refused_message_is_taken_back_when_the_link_is_lost(
+async def test_publishes_behind_a_refused_message_are_taken_back_when_the_link_is_lost(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -349,7 +353,7 @@ async def test_what_is_sent_behind_a_refused_message_is_taken_back_when_the_link
         brokers["edge"].deny_publish("out.a")
         fill(w.broker, 6, subjects="a")
         await eventually(lambda: w.route.failed["permission_denied"] == 2)
-        assert w.entry("edge")["settled"] == {"failed": 2}, "the others wait for a stream that takes them"
+        assert w.entry("edge")["settled"] == {"failed": 2}, "the other publishes wait for a stream that takes them"
         await w.lose("edge")
         await eventually(lambda: w.failures("publish_with_ack", "edge").get("out_of_turn") == 4)
         assert w.route.failed == {"permission_denied": 2}

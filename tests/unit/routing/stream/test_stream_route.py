@@ -1,4 +1,4 @@
-"""Routes from a stream, on fake brokers: what goes through, what waits, what comes again."""
+"""Routes from a stream, on fake brokers: which messages are routed, which wait, and which are redelivered."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from tests.support.world import (
     world,
 )
 
-# --- what goes through -----------------------------------------------------------------------------------------------
+# --- routing ---------------------------------------------------------------------------------------------------------
 
 
-async def test_every_destination_gets_every_message_and_then_it_is_acked(autojump_clock: MockClock) -> None:
+async def test_a_message_is_acked_once_all_its_destinations_have_it(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["main"].add_stream("COPY", ["copy.*"])
     route = stream(
@@ -65,7 +65,7 @@ async def test_every_destination_gets_every_message_and_then_it_is_acked(autojum
         assert w.entry()["settled"] == w.entry("edge")["settled"] == {"acked": 100, "fenced": 100}
 
 
-async def test_a_filter_takes_only_what_matches(autojump_clock: MockClock) -> None:
+async def test_only_messages_that_match_the_filter_are_routed(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     broker.add_stream("IN", ["in.>"])
     async with world([stream("IN", to("out"), filter="in.*.a")], brokers={"main": broker}) as w:
@@ -76,7 +76,7 @@ async def test_a_filter_takes_only_what_matches(autojump_clock: MockClock) -> No
         assert w.route.received == 2
 
 
-async def test_headers_go_on_and_the_address_for_acks_does_not(autojump_clock: MockClock) -> None:
+async def test_headers_are_forwarded_and_the_reply_subject_for_acks_is_not(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     route = stream("IN", to("core"), to("out.x", jetstream=True))
     async with world([route], brokers={"main": broker}) as w, overhearing(broker, "core") as heard:
@@ -91,7 +91,9 @@ async def test_headers_go_on_and_the_address_for_acks_does_not(autojump_clock: M
 
 
 @pytest.mark.parametrize(("message_id", "first"), [(None, "IN"), ("own", "IN"), ("sender", "own")])
-async def test_the_id_tells_which_copy_it_is(autojump_clock: MockClock, message_id: str | None, first: str) -> None:
+async def test_the_message_id_identifies_the_copy(
+    autojump_clock: MockClock, message_id: str | None, first: str
+) -> None:
     broker = one_broker()["main"]
     broker.publish("in.x", b"own", {"Nats-Msg-Id": "own"})
     broker.publish("in.x", b"made")
@@ -107,12 +109,12 @@ async def test_the_id_tells_which_copy_it_is(autojump_clock: MockClock, message_
             (*a, copy_a), (*b, copy_b) = ids["out.a", payload], ids["out.b", payload]
             assert a == b
             assert copy_a != copy_b
-        assert ids["out.a", b"own"][-1] == ids["out.a", b"made"][-1], "the end tells the copy, not the message"
+        assert ids["out.a", b"own"][-1] == ids["out.a", b"made"][-1], "the end identifies the copy, not the message"
 
 
 @pytest.mark.parametrize("message_id", ["own", "sender"])
-async def test_an_empty_id_of_a_sender_is_none(autojump_clock: MockClock, message_id: str) -> None:
-    """Its copies get the same id each time: else what is delivered again would be stored twice."""
+async def test_an_empty_id_of_a_sender_counts_as_missing(autojump_clock: MockClock, message_id: str) -> None:
+    """Its copies get the same id each time: otherwise a redelivered message would be stored twice."""
     broker = one_broker()["main"]
     broker.publish("in.x", b"1", {"Nats-Msg-Id": ""})
     async with world([stream("IN", "out.a", "out.b", message_id=message_id)], brokers={"main": broker}) as w:
@@ -121,7 +123,7 @@ async def test_an_empty_id_of_a_sender_is_none(autojump_clock: MockClock, messag
         assert [one[:2] for one in ids] == [["IN", "1"], ["IN", "1"]]
 
 
-async def test_no_more_than_the_window_is_in_hand(autojump_clock: MockClock) -> None:
+async def test_no_more_messages_than_the_window_are_in_hand(autojump_clock: MockClock) -> None:
     gate = trio.Event()
     held = 0
 
@@ -142,7 +144,7 @@ async def test_no_more_than_the_window_is_in_hand(autojump_clock: MockClock) -> 
         assert w.payloads("OUT") == numbers(50)
 
 
-async def test_order_of_each_subject_over_a_lost_link(autojump_clock: MockClock) -> None:
+async def test_the_order_of_each_subject_is_kept_across_a_lost_link(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     fill(brokers["main"], 300)
     async with world([REMOTE], brokers=brokers) as w:
@@ -153,10 +155,10 @@ async def test_order_of_each_subject_over_a_lost_link(autojump_clock: MockClock)
         assert w.route.received == 300
 
 
-# --- a destination is away -------------------------------------------------------------------------------------------
+# --- a destination is down -------------------------------------------------------------------------------------------
 
 
-async def test_a_destination_that_is_away_pauses_only_the_routes_that_need_it(autojump_clock: MockClock) -> None:
+async def test_a_destination_that_is_down_pauses_only_the_routes_that_need_it(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     brokers["main"].add_stream("COPY", ["copy.*"])
     routes = [
@@ -185,7 +187,7 @@ async def test_a_destination_that_is_away_pauses_only_the_routes_that_need_it(au
         await eventually(lambda: local.routed["copy.other"] == 200)
         assert plain.routed["seen.{{wildcard(1)}}"] == 200
         assert local.state == plain.state == RUNNING
-        # What had been asked for comes; then the pulls stop instead of the memory filling.
+        # Messages that were requested arrive; then the pulls stop, and memory does not fill.
         assert both.received == 20
         assert w.broker.unacked("IN", "both") == 20
         assert sum(both.routed.values()) == 0
@@ -197,7 +199,7 @@ async def test_a_destination_that_is_away_pauses_only_the_routes_that_need_it(au
         assert (both.received, both.duplicates, dict(both.failed)) == (200, 0, {})
 
 
-async def test_what_waits_for_a_destination_is_announced_as_in_progress(autojump_clock: MockClock) -> None:
+async def test_messages_waiting_for_a_destination_are_announced_as_in_progress(autojump_clock: MockClock) -> None:
     brokers = two_brokers()
     route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", ack_wait="3s")
     async with world([route], brokers=brokers) as w:
@@ -211,8 +213,8 @@ async def test_what_waits_for_a_destination_is_announced_as_in_progress(autojump
         assert w.payloads("OUT", "edge") == numbers(30)
 
 
-async def test_what_is_announced_as_in_progress_stays_before_what_came_after_it(autojump_clock: MockClock) -> None:
-    """So that it comes again first, to another process, if this one dies."""
+async def test_messages_announced_as_in_progress_keep_their_order(autojump_clock: MockClock) -> None:
+    """If this process dies, they are redelivered to another one first."""
     brokers = two_brokers()
     route = stream("IN", to("out.x", "edge", jetstream=True), connection="main", ack_wait="3s", max_in_flight=6)
     async with world([route], brokers=brokers) as w, another_link(w.broker) as other:
@@ -232,17 +234,17 @@ async def test_what_is_announced_as_in_progress_stays_before_what_came_after_it(
         await w.find("edge")
 
 
-async def test_what_was_taken_back_is_announced_though_younger_ones_are_before_it(autojump_clock: MockClock) -> None:
+async def test_messages_taken_back_are_announced_though_younger_ones_are_before_them(autojump_clock: MockClock) -> None:
     source = Bench(1, stream=True).stream_source()
     taken_back, young = (delivery_of(source.keeper, StreamCursor("x"), delivered(number), number) for number in (1, 4))
     source.keeper.hand.open = {4: young, 1: taken_back}
-    told: list[bytes] = []
-    link = cast(Any, SimpleNamespace(in_progress=told.append))
+    announced: list[bytes] = []
+    link = cast(Any, SimpleNamespace(in_progress=announced.append))
     consumer = cast(Any, SimpleNamespace(ack_wait=3.0, hold_lead=lambda: None))
     await trio.sleep_until(4.5)
     with trio.move_on_after(0.1):
         await source._pull_loop._report_progress(link, consumer)
-    assert told == [young.ack_subject, taken_back.ack_subject]
+    assert announced == [young.ack_subject, taken_back.ack_subject]
 
 
 async def test_a_long_pause_is_not_taken_for_a_lost_consumer(autojump_clock: MockClock) -> None:
@@ -258,7 +260,7 @@ async def test_a_long_pause_is_not_taken_for_a_lost_consumer(autojump_clock: Moc
         assert w.watch.count("NATS_SUBSCRIBE_ERROR") == 0
 
 
-async def test_an_idle_route_asks_again_and_again_and_stays_where_it_is(autojump_clock: MockClock) -> None:
+async def test_an_idle_route_renews_its_pulls_and_stays_ready(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         await trio.sleep(600)
         fill(w.broker, 3)
@@ -266,7 +268,7 @@ async def test_an_idle_route_asks_again_and_again_and_stays_where_it_is(autojump
         assert (w.watch.count("ROUTE_READY"), w.watch.count("NATS_SUBSCRIBE_ERROR")) == (1, 0)
 
 
-async def test_both_destinations_must_be_there_at_the_same_time(autojump_clock: MockClock) -> None:
+async def test_a_route_waits_until_both_destinations_are_connected(autojump_clock: MockClock) -> None:
     brokers = two_brokers() | {"third": FakeBroker()}
     brokers["third"].add_stream("OUT", ["out.>"])
     route = stream("IN", to("out.x", "edge", jetstream=True), to("out.x", "third", jetstream=True), connection="main")
@@ -305,7 +307,7 @@ async def test_a_destination_lost_while_a_handler_works_stops_the_batch(autojump
         for _ in range(100):
             step.release()
         await trio.sleep(5)
-        # The one in the handler is kept for the destination; no other message goes where it would be dropped.
+        # The message in the handler is kept for the destination; no other message is sent where it would be dropped.
         assert len(calls) == 1
         assert w.entry("edge") == {"accepted": 1, "pending": 1, "in_flight": 0, "settled": {}}
         await w.find("edge")

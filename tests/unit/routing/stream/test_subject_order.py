@@ -1,4 +1,4 @@
-"""Whose turn it is behind a message that a destination refused: nobody passes, nobody waits for ever."""
+"""Turns behind a message that a destination refused: no message overtakes it, and none waits for ever."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refuse(turns: SubjectOrder[Message], *refused: Message, due: float = 1.0) ->
         assert turns.await_redelivery(message, due, due + LATE) is None
 
 
-def test_nothing_waits_while_nothing_is_refused() -> None:
+def test_no_message_waits_while_none_is_refused() -> None:
     turns = SubjectOrder[Message]()
     assert not turns.lines
     assert admitted(turns, messages(3)) == [1, 2, 3]
@@ -36,12 +36,12 @@ def test_nothing_waits_while_nothing_is_refused() -> None:
     assert turns.late(inf) == []
 
 
-def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> None:
+def test_messages_behind_a_refused_one_wait_until_it_is_delivered() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one)
     assert admitted(turns, [three, two]) == []
     assert (turns.held, turns.awaited, turns.aside) == (2, 1, 3)
-    assert admitted(turns, [one]) == [1], "it came again"
+    assert admitted(turns, [one]) == [1], "it is redelivered"
     assert (turns.held, turns.awaited) == (2, 0)
     assert sequences(turns.release_behind(one)) == [2, 3]
     assert admitted(turns, [two, three]) == [2, 3]
@@ -49,7 +49,7 @@ def test_what_is_behind_a_refused_message_waits_until_that_is_delivered() -> Non
     assert turns.aside == 0
 
 
-def test_other_subjects_don_t_wait() -> None:
+def test_messages_of_other_subjects_do_not_wait() -> None:
     turns = SubjectOrder[Message]()
     refuse(turns, Message(1))
     assert admitted(turns, [Message(2, b"b"), Message(3), Message(4, b"c")]) == [2, 4]
@@ -57,30 +57,32 @@ def test_other_subjects_don_t_wait() -> None:
     assert turns.held == 1
 
 
-def test_one_at_a_time_is_tried_while_something_is_refused() -> None:
+def test_one_message_at_a_time_is_tried_while_some_are_refused() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one, two, three)
     assert admitted(turns, [one, two, three]) == [1]
     refuse(turns, one)
     assert (turns.held, turns.awaited) == (2, 1)
     assert admitted(turns, [one]) == [1]
-    assert sequences(turns.release_behind(one)) == [2, 3], "those that were refused before and are here go as one run"
+    assert sequences(turns.release_behind(one)) == [2, 3], (
+        "messages refused before and redelivered since are released together"
+    )
 
 
-def test_what_waited_goes_up_to_the_next_one_that_has_to_come_again() -> None:
+def test_waiting_messages_are_released_up_to_the_next_one_that_is_awaited() -> None:
     turns, (one, two, three, four, five) = SubjectOrder[Message](), messages(5)
     refuse(turns, one, four)
     assert admitted(turns, [two, three, five, one]) == [1]
     run = turns.release_behind(one)
     assert sequences(run) == [2, 3]
-    assert admitted(turns, run) == [2, 3], "looked at again before they are routed"
+    assert admitted(turns, run) == [2, 3], "admitted again before they are routed"
     assert admitted(turns, [four]) == [4]
     assert sequences(turns.release_behind(four)) == [5]
     assert admitted(turns, [five]) == [5]
     assert not turns.lines
 
 
-def test_what_is_let_go_waits_again_if_one_before_it_is_refused() -> None:
+def test_a_released_message_waits_again_if_an_earlier_one_is_refused() -> None:
     turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     refuse(turns, one, four)
     assert admitted(turns, [two, three, one]) == [1]
@@ -92,17 +94,17 @@ def test_what_is_let_go_waits_again_if_one_before_it_is_refused() -> None:
     assert sequences(turns.release_behind(two)) == [3, 4]
 
 
-def test_what_came_before_the_refusal_is_looked_at_when_it_is_routed() -> None:
+def test_messages_received_before_the_refusal_are_checked_when_they_are_routed() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     assert admitted(turns, [one, two, three]) == [1, 2, 3]
     refuse(turns, one)
     assert admitted(turns, [one]) == [1]
-    assert admitted(turns, [two, three]) == [], "one came again, and is not routed yet"
-    assert admitted(turns, [one]) == [1], "it is looked at again, too"
+    assert admitted(turns, [two, three]) == [], "the first was redelivered, and is not routed yet"
+    assert admitted(turns, [one]) == [1], "it is admitted again, too"
     assert sequences(turns.release_behind(one)) == [2, 3]
 
 
-def test_an_older_one_that_came_late_is_tried_before_the_refused_one_that_is_here() -> None:
+def test_an_older_message_that_arrives_late_is_tried_before_the_refused_one() -> None:
     turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     refuse(turns, two)
     assert admitted(turns, [two]) == [2]
@@ -114,7 +116,7 @@ def test_an_older_one_that_came_late_is_tried_before_the_refused_one_that_is_her
     assert admitted(turns, [four]) == [4]
 
 
-def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
+def test_a_message_that_is_not_redelivered_in_time_is_not_waited_for_any_longer() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one)
     refuse(turns, two, due=2.0)
@@ -130,13 +132,13 @@ def test_what_does_not_come_in_time_is_waited_for_no_longer() -> None:
     assert not turns.lines
 
 
-def test_the_oldest_of_each_subject_is_asked_about_first() -> None:
+def test_the_oldest_message_of_each_subject_is_looked_up_first() -> None:
     turns = SubjectOrder[Message]()
     refuse(turns, Message(1), Message(2), Message(3, b"b"), Message(4, b"b"))
     assert turns.late(1.0 + LATE) == [1, 3, 2, 4]
 
 
-def test_what_has_come_again_meanwhile_and_is_refused_again_is_not_gone() -> None:
+def test_a_message_redelivered_and_refused_again_meanwhile_is_not_gone() -> None:
     turns, (one, two) = SubjectOrder[Message](), messages(2)
     refuse(turns, one)
     assert admitted(turns, [two, one]) == [1]
@@ -145,7 +147,7 @@ def test_what_has_come_again_meanwhile_and_is_refused_again_is_not_gone() -> Non
     assert turns.awaited == 1
 
 
-def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
+def test_a_message_in_progress_is_not_affected_by_another_that_is_not_redelivered() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     refuse(turns, one, two)
     assert admitted(turns, [one, three]) == [1]
@@ -156,7 +158,7 @@ def test_one_under_way_is_not_disturbed_by_another_that_does_not_come() -> None:
     assert not turns.lines
 
 
-def test_a_new_consumer_gives_at_once_what_the_old_one_was_to_give_later() -> None:
+def test_with_a_new_consumer_all_awaited_messages_are_due_at_once() -> None:
     turns = SubjectOrder[Message]()
     refuse(turns, *messages(2), due=50.0)
     assert [one.ack_subject for one in turns.expected()] == [b"1", b"2"]
@@ -164,19 +166,19 @@ def test_a_new_consumer_gives_at_once_what_the_old_one_was_to_give_later() -> No
     assert turns.count_due(3.0) == 2
 
 
-def test_at_the_end_only_what_can_go_on_stays() -> None:
+def test_at_the_end_only_messages_that_can_continue_stay() -> None:
     turns = SubjectOrder[Message]()
     a, b = messages(3), messages(3, b"b")
     refuse(turns, a[0], b[0])
     assert admitted(turns, [a[1], b[2], b[1], a[0]]) == [1]
-    assert sequences(turns.stuck()) == [2, 3], "those of b: what they wait for does not come any more"
+    assert sequences(turns.stuck()) == [2, 3], "those of b wait for a message that will not be redelivered"
     assert turns.held == 1
     refuse(turns, a[0])
     assert sequences(turns.stuck()) == [2]
     assert (turns.held, turns.awaited) == (0, 2)
 
 
-def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is_waited_for() -> None:
+def test_a_message_refused_by_one_destination_is_awaited_before_another_has_answered() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     assert turns.await_redelivery(one) is None
     assert admitted(turns, [two]) == []
@@ -185,40 +187,42 @@ def test_a_message_that_one_destination_refused_and_another_has_yet_to_answer_is
     assert (turns.awaited, turns.count_due(1.0)) == (1, 1)
     assert admitted(turns, [one, three]) == [1]
     assert turns.await_redelivery(one) is None
-    assert sequences(turns.release_behind(one)) == [2, 3], "it was given up"
+    assert sequences(turns.release_behind(one)) == [2, 3], "the first was given up"
     assert admitted(turns, [two, three]) == [2, 3]
     assert not turns.lines
     assert turns.aside == 0
 
 
-def test_what_is_under_way_behind_a_refused_one_would_pass_it_by() -> None:
+def test_a_message_in_progress_behind_a_refused_one_would_overtake_it() -> None:
     turns, (one, two, three) = SubjectOrder[Message](), messages(3)
     assert not turns.pass_by(three)
     refuse(turns, two)
     assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True]
     assert not turns.pass_by(Message(9, b"b"))
     assert admitted(turns, [two]) == [2]
-    assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True], "it is tried, not settled"
+    assert [turns.pass_by(message) for message in (one, two, three)] == [False, False, True], (
+        "it is being tried, not settled"
+    )
     turns.release_behind(two)
     assert not turns.pass_by(three)
 
 
-def test_what_is_under_way_would_pass_by_what_waits() -> None:
+def test_a_message_in_progress_would_overtake_those_that_wait() -> None:
     turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     refuse(turns, one, three)
     assert admitted(turns, [three, two, one]) == [1]
     assert [turns.pass_by(message) for message in (one, two, four)] == [False, True, True]
 
 
-def test_what_is_under_way_would_pass_by_what_was_let_go_until_that_is_looked_at() -> None:
+def test_a_message_in_progress_would_overtake_released_ones_until_they_are_admitted() -> None:
     turns, (one, two, three, four, five) = SubjectOrder[Message](), messages(5)
     assert turns.await_redelivery(one) is None
     assert admitted(turns, [three, two]) == []
     assert sequences(turns.release_behind(one)) == [2, 3]
     assert turns.describe() == "messages that waited for a failed message are about to be routed"
-    assert turns.pass_by(four), "it is in a handler"
+    assert turns.pass_by(four), "the fourth is in a handler"
     assert not turns.pass_by(two)
-    assert admitted(turns, [five]) == [5], "it came behind them"
+    assert admitted(turns, [five]) == [5], "it arrived after them"
     assert turns.lines
     assert [turns.follows_run(message) for message in (one, two, three, Message(9, b"b"))] == [
         False,
@@ -233,7 +237,7 @@ def test_what_is_under_way_would_pass_by_what_was_let_go_until_that_is_looked_at
     assert not turns.lines
 
 
-def test_all_is_forgotten_in_the_order_of_the_stream() -> None:
+def test_everything_is_cleared_in_the_order_of_the_stream() -> None:
     turns = SubjectOrder[Message]()
     refuse(turns, Message(1), Message(2, b"b"))
     assert admitted(turns, [Message(5), Message(4, b"b"), Message(3)]) == []
@@ -242,12 +246,12 @@ def test_all_is_forgotten_in_the_order_of_the_stream() -> None:
     assert turns.aside == 0
 
 
-def test_the_newest_that_waits_can_be_given_back_and_is_awaited_then() -> None:
+def test_the_newest_waiting_message_can_be_returned_and_is_then_awaited() -> None:
     turns, (one, two, three, four) = SubjectOrder[Message](), messages(4)
     other = Message(9, b"b")
     assert turns.give_back_newest(5.0, 6.0) is None
     refuse(turns, one)
-    assert turns.give_back_newest(5.0, 6.0) is None, "nothing waits in hand"
+    assert turns.give_back_newest(5.0, 6.0) is None, "no message waits in hand"
     refuse(turns, Message(8, b"b"))
     assert admitted(turns, [two, three, other]) == []
     assert turns.give_back_newest(5.0, 6.0) is other, "of all subjects"
@@ -255,13 +259,13 @@ def test_the_newest_that_waits_can_be_given_back_and_is_awaited_then() -> None:
     assert (turns.held, turns.awaited) == (1, 4)
     assert (turns.count_due(4.0), turns.count_due(5.0), turns.late(6.0)) == (2, 4, [3, 9])
     assert admitted(turns, [one, four]) == [1]
-    assert sequences(turns.release_behind(one)) == [2], "what follows waits for the one that was given back"
+    assert sequences(turns.release_behind(one)) == [2], "later messages wait for the one that was returned"
     assert admitted(turns, [two, three]) == [2, 3]
     assert sequences(turns.release_behind(three)) == [4]
 
 
-def let_go_before_a_refused_one() -> tuple[SubjectOrder[Message], list[Message]]:
-    """2 and 4 were let go and are not yet looked at; 5 has to come again."""
+def released_before_a_refused_one() -> tuple[SubjectOrder[Message], list[Message]]:
+    """Return an order in which 2 and 4 were released and are not yet admitted, and 5 is to be redelivered."""
     turns, given = SubjectOrder[Message](), messages(5)
     one, two, _, four, five = given
     refuse(turns, one, five)
@@ -270,17 +274,17 @@ def let_go_before_a_refused_one() -> tuple[SubjectOrder[Message], list[Message]]
     return turns, given
 
 
-def test_what_was_let_go_does_not_pass_one_that_is_refused_and_comes_again_meanwhile() -> None:
-    turns, (_, two, _, four, _) = let_go_before_a_refused_one()
+def test_a_released_message_does_not_overtake_one_refused_and_redelivered_meanwhile() -> None:
+    turns, (_, two, _, four, _) = released_before_a_refused_one()
     assert admitted(turns, [two]) == [2]
     refuse(turns, two)
-    assert admitted(turns, [two]) == [2], "it is tried alone"
+    assert admitted(turns, [two]) == [2], "the second is tried alone"
     assert admitted(turns, [four]) == []
     assert sequences(turns.release_behind(two)) == [4]
 
 
-def test_what_is_to_be_tried_does_not_pass_one_that_is_refused_and_comes_again_meanwhile() -> None:
-    turns, (_, two, _, four, five) = let_go_before_a_refused_one()
+def test_a_message_about_to_be_tried_does_not_overtake_one_refused_and_redelivered_meanwhile() -> None:
+    turns, (_, two, _, four, five) = released_before_a_refused_one()
     assert admitted(turns, [two, four, five]) == [2, 4, 5]
     refuse(turns, two)
     assert admitted(turns, [two]) == [], "5 is about to be tried"

@@ -1,4 +1,4 @@
-"""The order of each subject, under drawn refusals and deliveries."""
+"""The order of each subject, under random refusals and deliveries."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.unit.routing.stream.order import LATE, Message
 
 
 class TurnsMachine(RuleBasedStateMachine):
-    """One stream, its consumer, a route and a destination, each as simple as can be.
+    """A stream, its consumer, a route and a destination, each as simple as possible.
 
-    The consumer redelivers in any order; the route looks at a message when it comes and before it is routed, and routes
-    many at once; the destination delivers, refuses, or says that a message is wrong. The destination is honest: while
-    it refuses a subject, it refuses all that is under way of it.
+    The consumer redelivers in any order; the route checks a message when it arrives and before it is routed, and routes
+    many at once; the destination delivers, refuses, or reports that a message is wrong. The destination is consistent:
+    while it refuses a subject, it refuses every message in progress of that subject.
     """
 
     def __init__(self) -> None:
@@ -32,9 +32,9 @@ class TurnsMachine(RuleBasedStateMachine):
         self.lost: list[Message] = []
         self.refusing: set[bytes] = set()
 
-    # --- what happens ---
+    # --- rules ---
 
-    def come(self, message: Message) -> None:
+    def arrive(self, message: Message) -> None:
         one = self.turns.admit(message)
         if one is not None:
             self.wait(one)
@@ -48,27 +48,27 @@ class TurnsMachine(RuleBasedStateMachine):
     @rule(subject=st.sampled_from([b"a", b"a", b"b"]))
     def new(self, subject: bytes) -> None:
         self.sequence += 1
-        self.come(Message(self.sequence, subject, b"%d" % self.sequence))
+        self.arrive(Message(self.sequence, subject, b"%d" % self.sequence))
 
     @precondition(lambda self: self.again)
     @rule(data=st.data())
-    def come_again(self, data: st.DataObject) -> None:
-        self.come(self.again.pop(data.draw(st.integers(0, len(self.again) - 1))))
+    def redeliver(self, data: st.DataObject) -> None:
+        self.arrive(self.again.pop(data.draw(st.integers(0, len(self.again) - 1))))
 
     @precondition(lambda self: self.again)
     @rule()
-    def never_come_again(self) -> None:
+    def lose(self) -> None:
         self.lost.append(self.again.pop(0))
 
     @rule()
-    def give_back(self) -> None:
+    def return_newest(self) -> None:
         message = self.turns.give_back_newest(self.now + 1.0, self.now + 1.0 + LATE)
         if message is not None:
             self.again.append(message)
 
     @rule()
     def reload(self) -> None:
-        """All that is in hand is given back, and another route goes on."""
+        """Return everything in hand, and continue with another route."""
         given_back = [*self.waiting, *self.under_way, *self.turns.leave_hand()]
         self.waiting.clear()
         self.under_way.clear()
@@ -88,7 +88,7 @@ class TurnsMachine(RuleBasedStateMachine):
 
     @rule(subject=st.sampled_from([b"a", b"b"]))
     def change_mind(self, subject: bytes) -> None:
-        """A destination that takes a subject again does so when it has answered all that is under way."""
+        """Switch whether a subject is refused; before it is accepted again, everything in progress is answered."""
         if subject in self.refusing:
             for message in [one for one in self.under_way if one.order_key == subject]:
                 self.answer(message)
@@ -117,7 +117,7 @@ class TurnsMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    # --- what must be true ---
+    # --- invariants ---
 
     @invariant()
     def the_counts_are_right(self) -> None:
@@ -132,12 +132,12 @@ class TurnsMachine(RuleBasedStateMachine):
             assert delivered == sorted(set(delivered))
 
     def teardown(self) -> None:
-        """The destination takes everything, and what can come again comes: then nothing waits."""
+        """Accept everything, and redeliver what can be redelivered: then no message is left waiting."""
         for subject in list(self.refusing):
             self.change_mind(subject)
         while self.again or self.waiting or self.under_way:
             if self.again:
-                self.come(self.again.pop())
+                self.arrive(self.again.pop())
             if self.waiting:
                 self.route()
             elif self.under_way:
