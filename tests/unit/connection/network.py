@@ -37,7 +37,7 @@ class Network:
 
     @asynccontextmanager
     async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[Link]:
-        """See `link.Connect`."""
+        """Connect to a server of this network, or fail as configured."""
         self.dials.append((trio.current_time(), server))
         if server in self.trouble:
             raise self.trouble[server]

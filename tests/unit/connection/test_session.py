@@ -257,7 +257,7 @@ class ForwardedOwner:
     """An owner whose fates are not awaited."""
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        """See `operation.Owner`."""
+        """Ignore the fate."""
 
 
 def forward(setup: SessionSetup) -> None:

@@ -1,4 +1,4 @@
-"""One subscription for several routes, on links controlled by the test."""
+"""A subscription shared by several routes, on links controlled by the test."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_publish_that_is_refused_and_retried_has_been_answered() -> None:
     desk.batch()
     assert desk.outbox.silent_since == 0.0
     for desk.now in (5.0, 10.0):
-        desk.outbox.refusals.ack_refused(1, "no_responders", "nobody", True)
+        desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
         assert desk.outbox.silent_since == inf, "nothing is on its way"
         desk.now += RETRY_REFUSED_AFTER
         assert desk.batch() == [1]

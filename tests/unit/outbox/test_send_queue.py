@@ -59,7 +59,7 @@ def times(one: OperationWithAck) -> tuple[float | None, float]:
 # --- take ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_taken_is_in_flight_in_order_of_acceptance() -> None:
+def test_operations_taken_in_a_batch_are_in_flight_in_order_of_acceptance() -> None:
     queue = queue_of(operation(1), with_ack(2), operation(3))
     assert orders(queue.take_batch(0.0, **ALL)) == [1, 2, 3]
     assert (queue.pending, queue.pending_bytes, queue.in_flight.count) == (0, 0, 3)

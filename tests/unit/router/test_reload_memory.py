@@ -29,7 +29,7 @@ KINDS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "a destination": lambda n: [core("b.*", f"new{n % 2}.$1")],
     "a destination that is new each time": lambda n: [core("b.*", f"new{n}.$1")],
     "the subject": lambda n: [core(f"b{n}.*", "new.$1")],
-    "a route comes and goes": lambda n: [core("b.*", "new.$1", name="comes and goes")][: n % 2],
+    "a route added and removed": lambda n: [core("b.*", "new.$1", name="added and removed")][: n % 2],
     "with retry and dead letters": lambda n: [
         core("b.*", f"new{n % 2}.$1")
         | {"retry": {"attempts": 3}, "dead_letter": {"subject": "dead.$1", "jetstream": False}}
