@@ -1,7 +1,7 @@
-"""A Prometheus and an Alertmanager for tests, on the loopback, with the project's own rules made faster.
+"""A Prometheus and an Alertmanager for tests, on the loopback, with the project's own rules accelerated.
 
-Only durations are changed: `for`, windows, offsets and intervals are all divided by one number. Whoever is to be told
-is a webhook that keeps what it hears.
+Only durations are changed: `for`, windows, offsets and intervals are all divided by one number. A webhook receives and
+keeps the notifications.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from router_trio.embedded import HOST, reserve_port
 from tests.alerts.tools import ALERTMANAGER, RULES, load, tool
 
 FASTER = 40
-"""A minute of the rules is a second and a half here."""
+"""Factor of the acceleration: a minute of the rules is a second and a half here."""
 
 SCRAPE_EVERY = "500ms"
-"""And as long is a scrape given: on a busy machine a shorter time would take a healthy router for an absent one."""
+"""Timeout of a scrape, as long: on a busy machine a shorter one would take a healthy router for an absent one."""
 
 READY_WITHIN = 20.0
 MAX_READ = 64 * 1024
@@ -37,7 +37,7 @@ _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @dataclass(frozen=True)
 class Notification:
-    """One alert of one notification: `at` is when it came, on the clock of `time.monotonic`."""
+    """An alert of a notification: `at` is when it arrived, on the clock of `time.monotonic`."""
 
     receiver: str
     status: str
@@ -48,25 +48,25 @@ class Notification:
 
 @dataclass
 class Webhook:
-    """What was told so far."""
+    """A receiver of notifications, with all that arrived so far."""
 
     url: str
     heard: list[Notification] = field(default_factory=list)
 
     async def hears(self, alert: str, status: str = "firing", *, within: float, **labels: str) -> Notification:
-        """Wait for a notification with these labels. Raises `trio.TooSlowError`, with what came instead."""
+        """Wait for a notification with these labels. Raises `trio.TooSlowError`, with what arrived instead."""
         deadline = trio.current_time() + within
         while True:
             for one in self.heard:
                 if (one.alert, one.status) == (alert, status) and labels.items() <= one.labels.items():
                     return one
             if trio.current_time() > deadline:
-                told = [(one.alert, one.status) for one in self.heard]
-                raise trio.TooSlowError(f"no {alert} ({status}) within {within:g} s, only {told}")
+                notifications = [(one.alert, one.status) for one in self.heard]
+                raise trio.TooSlowError(f"no {alert} ({status}) within {within:g} s, only {notifications}")
             await trio.sleep(_POLL_INTERVAL)
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        """For `trio.serve_listeners`: take requests, one connection."""
+        """Serve the requests of one connection, for `trio.serve_listeners`."""
         async with stream:
             connection = h11.Connection(h11.SERVER)
             while True:
@@ -83,24 +83,24 @@ class Webhook:
                 await stream.send_all(answer + (connection.send(h11.EndOfMessage()) or b""))
                 connection.start_next_cycle()
 
-    def _take(self, told: dict[str, Any]) -> None:
-        for alert in told["alerts"]:
+    def _take(self, notifications: dict[str, Any]) -> None:
+        for alert in notifications["alerts"]:
             labels = alert["labels"]
             self.heard.append(
-                Notification(told["receiver"], alert["status"], labels["alertname"], labels, time.monotonic())
+                Notification(notifications["receiver"], alert["status"], labels["alertname"], labels, time.monotonic())
             )
 
 
 @dataclass(frozen=True)
 class Monitoring:
-    """Both programs, running, and who listens to them."""
+    """Both programs, running, and the receiver of their notifications."""
 
     prometheus: str
     alertmanager: str
     webhook: Webhook
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
-        """The result of an instant query."""
+        """Return the result of an instant query."""
         answer = await get(f"{self.prometheus}/api/v1/query?query={_escaped(expression)}")
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
@@ -113,7 +113,7 @@ class Monitoring:
         return result
 
     async def inhibited(self, alert: str, *, within: float) -> str:
-        """Wait until Alertmanager has an alert and keeps it silent; the alert that it is silent for.
+        """Wait until Alertmanager has an alert and inhibits it; return the alert that inhibits it.
 
         Raises `trio.TooSlowError`.
         """
@@ -129,12 +129,12 @@ class Monitoring:
 
 
 def faster(text: str) -> str:
-    """Every duration in an expression or of a `for`, divided by `FASTER`."""
+    """Divide every duration in an expression or of a `for` by `FASTER`."""
     return re.sub(r"(?<=\[)\w+(?=\])|(?<=offset )\w+", lambda found: _divided(found[0]), text)
 
 
 def fast_rules() -> dict[str, Any]:
-    """The rules file, faster and otherwise the same."""
+    """Return the rules file, accelerated and otherwise unchanged."""
     content: dict[str, Any] = load(RULES)
     for group in content["groups"]:
         group["interval"] = _divided(group["interval"])
@@ -146,7 +146,7 @@ def fast_rules() -> dict[str, Any]:
 
 
 def fast_alertmanager(webhook: str) -> dict[str, Any]:
-    """The example for Alertmanager, which waits for nothing and tells the webhook."""
+    """Return the example for Alertmanager, without waiting times and with the webhook as receiver."""
     content: dict[str, Any] = load(ALERTMANAGER)
     content["route"] |= {"group_wait": "100ms", "group_interval": "500ms"}
     for receiver in content["receivers"]:
@@ -155,15 +155,15 @@ def fast_alertmanager(webhook: str) -> dict[str, Any]:
 
 
 def programs() -> tuple[str, str]:
-    """The paths of Prometheus and Alertmanager. Skips or fails the test without them, so ask before it begins."""
+    """Return the paths of Prometheus and Alertmanager. Skips or fails the test without them, so call it first."""
     return tool("prometheus"), tool("prometheus-alertmanager", "alertmanager")
 
 
 @asynccontextmanager
 async def monitoring(directory: Path, installed: tuple[str, str], targets: Sequence[str]) -> AsyncIterator[Monitoring]:
-    """Scrape these targets and judge them. Entered when both programs are ready; they are killed at the end.
+    """Scrape these targets and evaluate the rules. Entered when both programs are ready; they are killed at the end.
 
-    `directory` takes their files, `installed` is what `programs` gave.
+    `directory` is for their files, `installed` is the result of `programs`.
     """
     [listener] = await trio.open_tcp_listeners(0, host=HOST)
     webhook = Webhook(f"http://{HOST}:{listener.socket.getsockname()[1]}/")
@@ -204,7 +204,7 @@ async def monitoring(directory: Path, installed: tuple[str, str], targets: Seque
 
 
 async def get(url: str) -> Any:
-    """The JSON at a URL of the loopback. Raises `OSError` if nobody listens."""
+    """Return the JSON at a URL of the loopback. Raises `OSError` if nothing listens there."""
     return json.loads(await _fetch(url))
 
 

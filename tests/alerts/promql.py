@@ -1,7 +1,7 @@
-"""What a PromQL expression asks for, and which labels its result has: enough to hold rules against the contract.
+"""The metrics that a PromQL expression reads, and the labels of its result: enough to check rules against the contract.
 
-`Series` knows the labels of every metric, and learns those of recording rules. A name or a label that nobody has is an
-`AssertionError` that says where.
+`Series` knows the labels of every metric, and learns those of recording rules. An unknown name or label is an
+`AssertionError` that names the place.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import promql_parser as promql
 
 TARGET = frozenset({"job", "instance"})
-"""What Prometheus adds to everything that it scrapes."""
+"""Labels that Prometheus adds to everything that it scrapes."""
 
 SET_OPERATORS = ("and", "or", "unless")
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 
 
 class Series:
-    """The series that there are, by name, with their labels."""
+    """The existing series, by name, with their labels."""
 
     def __init__(self, metrics: Iterable[Mapping[str, Any]]) -> None:
         self._labels = {"up": TARGET}
@@ -32,11 +32,11 @@ class Series:
                 self._labels[metric["name"] + end] = TARGET | set(metric["labels"]) | bucket
 
     def add(self, name: str, labels: frozenset[str]) -> None:
-        """Know what a recording rule gives."""
+        """Add the series of a recording rule."""
         self._labels[name] = self._labels.get(name, labels) | labels
 
     def labels(self, expression: str) -> frozenset[str]:
-        """The labels of an expression's result. Raises `AssertionError` for what does not exist."""
+        """Return the labels of an expression's result. Raises `AssertionError` for an unknown name or label."""
         return self._of(promql.parse(expression), expression)
 
     def _of(self, node: promql.Expr, text: str) -> frozenset[str]:
@@ -97,12 +97,12 @@ class Series:
 
 
 def template_labels(text: str) -> set[str]:
-    """The labels that a template of an annotation shows."""
+    """Return the labels that a template of an annotation shows."""
     return set(re.findall(r"\$labels\.(\w+)", text))
 
 
 def mutants(expression: str) -> list[str]:
-    """The expression, once for each of its operators, with that operator and its right side cut away."""
+    """Return the expression once for each of its operators, without that operator and its right side."""
     texts: list[str] = []
     for cut in itertools.count():
         visit = _cutter(cut)

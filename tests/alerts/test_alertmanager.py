@@ -1,4 +1,4 @@
-"""The example for Alertmanager: valid, everyone is told what is theirs, and silence is only where it is meant."""
+"""The example for Alertmanager: valid, with each alert sent to its receiver, and silence only where intended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NEVER_SILENT = {
 }
 
 
-def test_it_is_valid() -> None:
+def test_the_example_is_valid() -> None:
     checked = run("amtool", "check-config", ALERTMANAGER)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_who_is_told(alert: str) -> None:
+def test_each_alert_is_sent_to_its_receiver(alert: str) -> None:
     severity = ALERTS[alert]["labels"]["severity"]
     receiver = {"critical": "pager", "warning": "tickets"}[severity]
     routed = run(
@@ -44,14 +44,14 @@ def test_inhibition_names_alerts_that_exist() -> None:
     assert named <= set(ALERTS)
 
 
-def test_a_source_never_silences_what_nothing_may_silence() -> None:
+def test_a_source_never_silences_an_alert_that_must_not_be_silenced() -> None:
     for rule in load(ALERTMANAGER)["inhibit_rules"]:
         for alert in NEVER_SILENT:
             labels = {"alertname": alert, "severity": ALERTS[alert]["labels"]["severity"]}
             assert not all(_matches(matcher, labels) for matcher in rule["target_matchers"]), (alert, rule)
 
 
-def test_what_a_down_connection_silences() -> None:
+def test_the_alerts_that_a_lost_connection_silences() -> None:
     silenced = set()
     for rule in load(ALERTMANAGER)["inhibit_rules"]:
         if rule["source_matchers"] == ["alertname = RouterConnectionDown"]:
@@ -74,7 +74,7 @@ def test_what_a_down_connection_silences() -> None:
 
 
 def _matches(matcher: str, labels: dict[str, str]) -> bool:
-    """Alertmanager's matchers, as far as the example uses them."""
+    """Apply Alertmanager's matchers, as far as the example uses them."""
     name, operator, value = re.fullmatch(r'(\w+) (=~|!=|=) "?([^"]+)"?', matcher).groups()  # type: ignore[union-attr]
     own = labels.get(name, "")
     if operator == "=~":

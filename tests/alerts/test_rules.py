@@ -1,6 +1,6 @@
-"""The alerts: each fires when it should and not otherwise, asks for what exists, and leads to a runbook.
+"""The alerts: each fires exactly when it should, reads existing series, and leads to a runbook.
 
-That a unit test of a rule proves something is tested as well: whatever is cut out of an alert, its tests must notice.
+The unit tests of the rules are tested as well: if any part is cut out of an alert, its tests must fail.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def contract() -> Any:
-    """What the command says that it has."""
+    """Return the contract that the command prints."""
     told = subprocess.run(
         [sys.executable, "-m", "router_trio", "contract", "--json"], capture_output=True, check=True, cwd=ROOT
     )
@@ -39,7 +39,7 @@ def contract() -> Any:
 
 @pytest.fixture(scope="module")
 def series(contract: Any) -> Series:
-    """The router's metrics and what the recording rules make of them."""
+    """Return the router's metrics and the results of the recording rules."""
     known = Series(contract["metrics"])
     for rule in rules("record"):
         known.add(rule["record"], known.labels(rule["expr"]) | set(rule.get("labels", ())))
@@ -66,7 +66,7 @@ def test_promtool_runs(path: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("alert", ALERTS)
-def test_whatever_is_cut_out_of_an_alert_is_missed(alert: str, tmp_path: Path) -> None:
+def test_cutting_any_part_out_of_an_alert_fails_its_tests(alert: str, tmp_path: Path) -> None:
     rule = ALERTS[alert]
     changed = [{**rule, "expr": expression} for expression in mutants(rule["expr"])]
     changed.append({**rule, "expr": "vector(0) > 0"})
@@ -74,7 +74,7 @@ def test_whatever_is_cut_out_of_an_alert_is_missed(alert: str, tmp_path: Path) -
         changed.append({name: value for name, value in rule.items() if name != "for"})
     for mutant in changed:
         tested = run("promtool", "test", "rules", _test_of(alert, mutant, tmp_path))
-        # Not just any failure: an alert came that was not expected, or one that was did not.
+        # Not just any failure: an alert fired that was not expected, or an expected one did not.
         noticed = "got:" in tested.stdout + tested.stderr
         assert noticed, f"no test of {alert} notices this change:\n{yaml.safe_dump(mutant)}"
     untouched = run("promtool", "test", "rules", _test_of(alert, rule, tmp_path))
@@ -82,7 +82,7 @@ def test_whatever_is_cut_out_of_an_alert_is_missed(alert: str, tmp_path: Path) -
 
 
 def _test_of(alert: str, rule: dict[str, Any], directory: Path) -> Path:
-    """The tests of an alert, of a rules file that holds this rule in its place and the recordings that it needs."""
+    """Write the tests of an alert, and a rules file with this rule in its place and the recordings that it needs."""
     groups = load(RULES)["groups"]
     needed = _recordings(ALERTS[alert]["expr"])
     for group in groups:
@@ -98,7 +98,7 @@ def _test_of(alert: str, rule: dict[str, Any], directory: Path) -> Path:
 
 
 def _recordings(expression: str) -> set[str]:
-    """The recordings that an expression asks for, and those that they ask for."""
+    """Return the recordings that an expression reads, and those that they read."""
     needed: set[str] = set()
     for rule in rules("record"):
         if rule["record"] not in needed and _asks_for(rule["record"], expression):
@@ -112,7 +112,7 @@ def _asks_for(name: str, expression: str) -> bool:
     return re.search(rf"(?<![\w:]){re.escape(name)}(?![\w:])", expression) is not None
 
 
-# --- they ask for what exists ---
+# --- they read series that exist ---
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -124,7 +124,7 @@ def test_metrics_and_labels_exist(alert: str, series: Series) -> None:
 
 
 def test_every_recording_is_used() -> None:
-    """By an alert or by another recording."""
+    """It is used by an alert or by another recording."""
     asked = " ".join(rule["expr"] for rule in (*rules("alert"), *rules("record")))
     for name in {rule["record"] for rule in rules("record")}:
         assert _asks_for(name, asked), f"nobody asks for {name}"
@@ -138,7 +138,7 @@ def test_the_tests_use_series_that_exist(path: Path, series: Series) -> None:
             assert set(re.findall(r'(\w+)="', given["series"])) == labels
 
 
-def test_an_ordinary_day_has_every_series_that_alerts_ask_for() -> None:
+def test_a_scrape_in_normal_operation_has_every_series_that_alerts_read() -> None:
     days = {group["name"]: group for group in load(ROOT / "tests/alerts/rules" / f"{EVERYDAY}.yml")["tests"]}
     asked = set()
     for rule in (*rules("alert"), *rules("record")):
@@ -158,7 +158,7 @@ def test_log_codes_exist(alert: str, contract: Any) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_says_what_how_bad_and_where_to_read_on(alert: str) -> None:
+def test_an_alert_names_what_is_wrong_how_bad_it_is_and_its_runbook(alert: str) -> None:
     rule = ALERTS[alert]
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert set(rule["annotations"]) == {"summary", "description", "log_code", "runbook_url"}
@@ -186,7 +186,7 @@ def test_every_runbook_has_an_alert() -> None:
 
 
 def _queries(text: str) -> list[str]:
-    """The PromQL of a runbook: one query a paragraph of its code blocks."""
+    """Return the PromQL of a runbook: one query per paragraph of its code blocks."""
     blocks = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
     assert blocks, "a runbook shows at least one query"
     return [query for block in blocks for query in block.strip().split("\n\n")]

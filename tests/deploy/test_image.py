@@ -1,4 +1,4 @@
-"""The image of the router: pinned, without root, and of the versions that are locked. No engine is needed."""
+"""The image of the router: pinned, without root, and with the locked versions. No engine is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.supply.locks import ROOT, lock, project
 DOCKERFILE = DEPLOY / "Dockerfile"
 
 
-def test_it_is_pinned_and_its_user_has_a_number() -> None:
+def test_the_image_is_pinned_and_its_user_is_numeric() -> None:
     text = DOCKERFILE.read_text()
     bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
     assert len(set(bases)) == 1, "what is built on one Python does not run on another"
@@ -28,7 +28,7 @@ def test_it_is_pinned_and_its_user_has_a_number() -> None:
     assert SERVICES["router"]["image"] == f"router-trio:{project()['project']['version']}"
 
 
-def test_it_holds_what_is_locked() -> None:
+def test_the_image_contains_the_locked_versions() -> None:
     text = DOCKERFILE.read_text().replace("\\\n", "")
     assert not re.search(r"^ADD|curl|wget|apt-get", text, re.MULTILINE)
     fetched = set()
@@ -44,8 +44,8 @@ def test_it_holds_what_is_locked() -> None:
 
 
 @pytest.mark.nightly
-def test_it_can_be_built_by_its_own_steps(tmp_path: Path) -> None:
-    """The steps of the Dockerfile, in a directory and without an engine; what they fetch is fetched."""
+def test_the_image_can_be_built_by_its_own_steps(tmp_path: Path) -> None:
+    """The steps of the Dockerfile run in a directory and without an engine; downloads are real."""
     source = tmp_path / "source"
     shutil.copytree(ROOT / "router_trio", source / "router_trio", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "requirements", source / "requirements")

@@ -1,6 +1,6 @@
-"""The Kubernetes manifests: of the right shape in every field, hardened, and of one mind with the configuration.
+"""The Kubernetes manifests: valid in every field, hardened, and consistent with the configuration.
 
-Nothing is asked of a cluster: the schemas are those of the API servers, strict, so that an unknown field is an error.
+No cluster is involved: the schemas are those of the API servers, strict, so that an unknown field is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.credentials import create_operator
 FILES = sorted((DOCS / "deploy" / "kubernetes").iterdir())
 MANIFESTS: dict[str, dict[str, Any]] = {one["kind"]: one for one in map(yaml.safe_load, map(Path.read_text, FILES))}
 PAGE = page(DOCS / "how-to" / "kubernetes.md")
-# The oldest that has each field, and the newest whose schemas there are.
+# The oldest version that has each field, and the newest whose schemas exist.
 VERSIONS = ("1.27", "1.31", "1.34", "1.37")
 TEMPLATE: dict[str, Any] = MANIFESTS["Deployment"]["spec"]["template"]
 POD: dict[str, Any] = TEMPLATE["spec"]
@@ -32,14 +32,14 @@ POLICY: dict[str, Any] = MANIFESTS["NetworkPolicy"]["spec"]
 
 
 def unknown_field(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy with a field that Kubernetes does not know, as deep as it goes."""
+    """Return a copy with an unknown field at the deepest level."""
     changed = copy.deepcopy(manifest)
     changed["spec"]["template"]["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True
     return changed
 
 
 def check_valid(manifest: dict[str, Any], version: str) -> None:
-    """Raise `ValidationError` unless the API servers of that version would take it."""
+    """Raise `ValidationError` unless the API servers of that version would accept it."""
     import kubernetes_validate  # type: ignore[import-untyped]  # two seconds, which every run would pay
 
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -47,7 +47,7 @@ def check_valid(manifest: dict[str, Any], version: str) -> None:
 
 @pytest.fixture
 def configured(tmp_path: Path) -> Settings:
-    """The configuration of the pods, with their variables and files."""
+    """Return the configuration of the pods, with their variables and files."""
     config = tmp_path / "router.toml"
     config.write_text(MANIFESTS["ConfigMap"]["data"]["router.toml"])
     [secret] = [mount["mountPath"] for mount in CONTAINER["volumeMounts"] if mount["name"] == "nats"]
@@ -75,7 +75,7 @@ def test_there_is_one_manifest_of_each_kind_in_a_file_of_its_name() -> None:
     assert [path.name for path in FILES] == [f"{kind.lower()}.yaml" for kind in kinds]
 
 
-def test_the_page_shows_the_manifests_as_they_are() -> None:
+def test_the_page_shows_the_manifests_verbatim() -> None:
     [shown] = [block.text for block in PAGE.blocks if block.language == "yaml"]
     assert shown == "---\n".join(path.read_text(encoding="utf-8") for path in FILES)
 
@@ -93,7 +93,7 @@ def test_a_pod_has_no_rights_in_the_cluster() -> None:
 
 
 def test_a_pod_passes_the_restricted_standard() -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards/"""
+    """The standard is https://kubernetes.io/docs/concepts/security/pod-security-standards/."""
     assert POD["securityContext"]["runAsNonRoot"] is True
     assert POD["securityContext"]["runAsUser"] > 0
     assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -105,13 +105,13 @@ def test_a_pod_passes_the_restricted_standard() -> None:
     }
 
 
-def test_a_pod_is_the_user_of_the_image() -> None:
+def test_a_pod_runs_as_the_user_of_the_image() -> None:
     [user] = re.findall(r"^USER (.*)$", (DOCS / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
     given = POD["securityContext"]
     assert f"{given['runAsUser']}:{given['runAsGroup']}" == user
 
 
-def test_a_pod_has_bounds() -> None:
+def test_a_pod_has_resource_limits() -> None:
     assert {"cpu", "memory"} <= set(CONTAINER["resources"]["requests"])
     assert {"cpu", "memory"} <= set(CONTAINER["resources"]["limits"])
 
@@ -120,7 +120,7 @@ def test_the_image_has_an_exact_tag() -> None:
     assert CONTAINER["image"].rpartition(":")[2] == project()["project"]["version"]
 
 
-def test_secrets_are_files_that_only_the_pod_reads() -> None:
+def test_secrets_are_files_that_only_the_pod_can_read() -> None:
     assert not [one for one in CONTAINER["env"] if "valueFrom" in one]
     for volume in POD["volumes"]:
         if "secret" in volume:
@@ -130,7 +130,7 @@ def test_secrets_are_files_that_only_the_pod_reads() -> None:
     assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == {volume["name"] for volume in POD["volumes"]}
 
 
-# --- whom it talks to ---
+# --- its network ---
 
 
 def reaches(namespace: str, port: int) -> bool:
@@ -142,7 +142,7 @@ def reaches(namespace: str, port: int) -> bool:
     return False
 
 
-def test_the_network_policy_is_about_the_pods_and_both_directions() -> None:
+def test_the_network_policy_covers_the_pods_and_both_directions() -> None:
     assert POLICY["podSelector"]["matchLabels"] == TEMPLATE["metadata"]["labels"]
     assert POLICY["policyTypes"] == ["Ingress", "Egress"]
     rules = [*POLICY["ingress"], *POLICY["egress"]]
@@ -150,13 +150,13 @@ def test_the_network_policy_is_about_the_pods_and_both_directions() -> None:
     assert all(rule.get("ports") for rule in rules)
 
 
-def test_only_monitoring_is_let_in_and_only_to_the_telemetry() -> None:
+def test_only_monitoring_may_connect_and_only_to_the_telemetry() -> None:
     [rule] = POLICY["ingress"]
     assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     assert [one["port"] for one in rule["ports"]] == [port["name"] for port in CONTAINER["ports"]]
 
 
-def test_what_the_configuration_names_is_reached_and_nothing_else(configured: Settings) -> None:
+def test_only_the_configured_servers_can_be_reached(configured: Settings) -> None:
     named = [*map(str, configured.connections["main"].servers), str(configured.telemetry.otlp_endpoint)]
     wanted = set()
     for address in map(urlsplit, named):
@@ -168,7 +168,7 @@ def test_what_the_configuration_names_is_reached_and_nothing_else(configured: Se
     assert sum(len(rule["to"]) for rule in POLICY["egress"]) == len(wanted)
 
 
-# --- how it lives ---
+# --- its life cycle ---
 
 
 def test_the_telemetry_is_reached_from_outside_of_the_pod(configured: Settings) -> None:
@@ -179,7 +179,7 @@ def test_the_telemetry_is_reached_from_outside_of_the_pod(configured: Settings) 
     assert TEMPLATE["metadata"]["annotations"]["prometheus.io/port"] == str(address[1])
 
 
-def test_the_credentials_are_where_the_router_looks(configured: Settings) -> None:
+def test_the_credentials_are_where_the_router_reads_them(configured: Settings) -> None:
     assert configured.connections["main"].credentials_file is not None
     assert "credentials" not in MANIFESTS["ConfigMap"]["data"]["router.toml"]
 
@@ -188,21 +188,21 @@ def test_a_pod_is_not_killed_before_the_router_has_drained(configured: Settings)
     assert POD["terminationGracePeriodSeconds"] >= configured.router.shutdown_timeout + 5
 
 
-def test_probes_ask_pages_that_exist() -> None:
+def test_probes_request_existing_pages() -> None:
     source = Path(application.__file__).read_text(encoding="utf-8")
     probes = {name: CONTAINER[name]["httpGet"]["path"] for name in CONTAINER if name.endswith("Probe")}
     assert probes == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
     assert all(f'"{path}"' in source for path in probes.values())
 
 
-def test_a_router_that_is_slow_is_not_killed_for_it() -> None:
+def test_a_slow_router_is_not_killed_for_it() -> None:
     startup, liveness = CONTAINER["startupProbe"], CONTAINER["livenessProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 30
     assert liveness["timeoutSeconds"] >= 5
     assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 30
 
 
-def test_all_select_the_same_pods() -> None:
+def test_all_selectors_match_the_same_pods() -> None:
     labels = TEMPLATE["metadata"]["labels"]
     assert MANIFESTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     assert MANIFESTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels

@@ -1,4 +1,4 @@
-"""The systemd unit: systemd takes it, calls it safe, and a router works under all that it forbids."""
+"""The systemd unit: systemd accepts it, rates it as safe, and a router works under all of its restrictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.servers import nats_server
 UNIT = DOCS / "deploy" / "router-trio.service"
 COMMAND = "/opt/router-trio/bin/router-trio"
 EXPOSURE = 2.0
-"""The most that `systemd-analyze security` may say."""
+"""Upper bound of the exposure level of `systemd-analyze security`."""
 
 WRITABLE_AND_EXECUTABLE = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)"
 FORBIDDEN = {
@@ -48,7 +48,7 @@ def systemd_analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def confined(unit: Path = UNIT) -> list[str]:
-    """Return the command that runs another one as the unit has it. Skips the test where the kernel can't."""
+    """Return the command that runs another one under the unit's restrictions. Skips the test where the kernel can't."""
     if sys.platform != "linux":
         pytest.skip("seccomp is of Linux")
     systemd_analyze("--version")
@@ -58,30 +58,30 @@ def confined(unit: Path = UNIT) -> list[str]:
     return [sys.executable, "-m", "tests.deploy.confined", str(unit), sys.executable]
 
 
-def test_systemd_takes_every_line_of_it(tmp_path: Path) -> None:
+def test_systemd_accepts_every_line_of_the_unit(tmp_path: Path) -> None:
     there = tmp_path / UNIT.name
     there.write_text(UNIT.read_text().replace(COMMAND, "/bin/true"))
     done = systemd_analyze("verify", there)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_line_that_systemd_does_not_know_would_be_found(tmp_path: Path) -> None:
+def test_an_unknown_line_would_be_found(tmp_path: Path) -> None:
     there = tmp_path / UNIT.name
     there.write_text(UNIT.read_text().replace(COMMAND, "/bin/true").replace("ProtectClock=", "ProtectCloak="))
     assert "ProtectCloak" in systemd_analyze("verify", there).stderr
 
 
-def test_systemd_calls_it_safe() -> None:
+def test_systemd_rates_the_unit_as_safe() -> None:
     done = systemd_analyze("security", "--no-pager", "--offline=true", f"--threshold={EXPOSURE * 10:.0f}", UNIT)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_page_shows_the_unit_as_it_is() -> None:
+def test_the_page_shows_the_unit_verbatim() -> None:
     shown = next(block.text for block in page(DOCS / "how-to" / "systemd.md").blocks if block.language == "ini")
     assert shown == UNIT.read_text(encoding="utf-8")
 
 
-def test_it_waits_for_the_drain_and_does_not_restart_what_must_be_mended(tmp_path: Path) -> None:
+def test_the_unit_waits_for_the_drain_and_does_not_restart_a_router_that_needs_repair(tmp_path: Path) -> None:
     sample = tmp_path / "router.toml"
     sample.write_text('[connections.main]\nservers = ["nats://127.0.0.1:4222"]\n')
     given = unit_settings(UNIT)
@@ -97,21 +97,21 @@ def test_it_waits_for_the_drain_and_does_not_restart_what_must_be_mended(tmp_pat
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-async def test_what_it_forbids_is_refused(what: str) -> None:
+async def test_each_forbidden_operation_is_refused(what: str) -> None:
     async with running("-c", FORBIDDEN[what], cwd=ROOT, python=confined()) as tried:
         assert await tried.ended() == 1
     assert "PermissionError" in tried.errors
 
 
-def test_it_allows_what_a_service_needs_and_no_more() -> None:
+def test_the_unit_allows_the_default_system_calls_of_services_and_no_more() -> None:
     systemd_analyze("--version")
     allowed = system_calls(unit_settings(UNIT)["SystemCallFilter"])
     assert {"epoll_wait", "futex", "execve", "mmap", "getrandom"} <= allowed
     assert not {"mount", "ptrace", "bpf", "kexec_load", "init_module", "setuid", "sched_setaffinity"} & allowed
 
 
-async def test_a_router_works_under_what_it_forbids(tmp_path: Path) -> None:
-    """With a log-in by NKey, a route, its metrics, and a drain by SIGTERM."""
+async def test_a_router_works_under_the_restrictions(tmp_path: Path) -> None:
+    """It logs in by NKey, routes, serves its metrics, and drains on SIGTERM."""
     router, everybody = user_nkey(), '{ user: "all", password: "all" }'
     users = f'authorization {{ users: [{{ nkey: "{router.public}" }}, {everybody}] }}\nno_auth_user: "all"\n'
     (tmp_path / "router.nk").write_text(router.seed)
@@ -144,7 +144,7 @@ async def test_a_router_works_under_what_it_forbids(tmp_path: Path) -> None:
 
 
 async def fetched(port: int, path: str) -> str:
-    """Return what the router answers."""
+    """Return the router's answer."""
     stream = await trio.open_tcp_stream(HOST, port)
     async with stream:
         await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())

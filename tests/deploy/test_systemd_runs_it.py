@@ -1,4 +1,4 @@
-"""A real systemd, process 1 of namespaces of its own, runs the unit: it waits, counts signs of life, and stops it."""
+"""A real systemd, process 1 of namespaces of its own, runs the unit: start, watchdog, and stop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ export container=docker
 exec "$SYSTEMD" --system --log-target=console --unit=router-trio.service
 """
 
-# What is left out needs a whole machine: users made for a service, and mounts below those of these namespaces.
+# The settings left out need a complete machine: users made for a service, and mounts below those of these namespaces.
 DROP_IN = """
 [Unit]
 DefaultDependencies=no
@@ -52,7 +52,7 @@ ProtectSystem=no
 
 
 def can_start() -> bool:
-    """Return True if this user can give a process namespaces of its own, and there is a systemd to put into them."""
+    """Return True if this user can create namespaces for a process, and there is a systemd to run in them."""
     if sys.platform != "linux" or os.geteuid() != 0 or not Path(SYSTEMD).exists() or shutil.which("nsenter") is None:
         return False
     tried = [*NAMESPACES, "mount", "-t", "tmpfs", "tmpfs", "/run"]
@@ -63,14 +63,14 @@ def can_start() -> bool:
 
 
 class Machine:
-    """The systemd that runs."""
+    """The running systemd."""
 
     def __init__(self, folder: Path, pid: int) -> None:
         self.folder = folder
         self._pid = pid
 
     async def run(self, *command: str) -> str:
-        """Run a command inside, and return what it prints; "" if it fails."""
+        """Run a command inside, and return its output; "" if it fails."""
         entered = ["nsenter", "-t", str(self._pid), "-m", "-p", "-C", *command]
         done = await trio.run_process(entered, capture_stdout=True, capture_stderr=True, check=False)
         return done.stdout.decode().strip() if done.returncode == 0 else ""
@@ -80,7 +80,7 @@ class Machine:
         return await self.run("systemctl", "show", "router-trio", "--property", name, "--value")
 
     async def until(self, **wanted: str) -> None:
-        """Wait until properties of the service are, or begin, like this. Raises `trio.TooSlowError`."""
+        """Wait until properties of the service have, or begin with, these values. Raises `trio.TooSlowError`."""
         with trio.fail_after(WITHIN):
             while not all([(await self.show(name)).startswith(value) for name, value in wanted.items()]):
                 await trio.sleep(0.1)
@@ -125,11 +125,11 @@ async def test_systemd_runs_the_unit_from_its_start_to_its_stop(core_server: Nat
     assert f"ExecStart={COMMAND} run" in UNIT.read_text(encoding="utf-8")
     await core_server.kill()
     async with machine(tmp_path, config) as at:
-        # Not ready, and it says why: its server is away.
+        # Not ready, with the reason: its server is away.
         await at.until(ActiveState="activating", StatusText="waiting: connection main: ")
         await core_server.restart()
         await at.until(ActiveState="active", SubState="running", StatusText="routing: 1 of 1 routes")
-        # A router that hangs is killed and started again; before that it has been alive for longer than WatchdogSec.
+        # A router that hangs is killed and restarted; before that it has been alive for longer than WatchdogSec.
         await trio.sleep(3)
         assert await at.show("NRestarts") == "0"
         await at.run("kill", "-STOP", await at.show("MainPID"))
@@ -137,7 +137,7 @@ async def test_systemd_runs_the_unit_from_its_start_to_its_stop(core_server: Nat
         # It drains when it is stopped.
         await at.run("systemctl", "stop", "router-trio")
         await at.until(ActiveState="inactive", Result="success", ExecMainStatus="0")
-        # What can't be mended by a restart is not restarted.
+        # A failure that a restart can't repair does not restart it.
         (tmp_path / "router.toml").write_text("[router\n")
         await at.run("systemctl", "start", "router-trio")
         await at.until(ActiveState="failed", ExecMainStatus="78", NRestarts="0")

@@ -1,4 +1,4 @@
-"""The pages of the documentation, taken apart: code blocks with where they stand, prose, links and headings."""
+"""The pages of the documentation, parsed: code blocks with their positions, prose, links and headings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ SECURITY = ROOT / "SECURITY.md"
 
 ROOMS_OF_TESTS = (
     "tests/conftest.py",
+    "tests/alerts/*.py",
+    "tests/deploy/*.py",
+    "tests/docs/*.py",
     "tests/performance/**/*.py",
     "tests/resilience/**/*.py",
+    "tests/shape/*.py",
     "tests/simulation/*.py",
+    "tests/supply/*.py",
     "tests/support/*.py",
     "tests/unit/*.py",
     "tests/unit/cli/*.py",
@@ -36,7 +41,7 @@ _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _NOT_RUN = re.compile(r"<!-- not run here: .+ -->\s*\Z")
 _OUTPUT = re.compile(r"\A\s*prints\s+```text\n(.*?)```", re.DOTALL)
 _ADDED = "# at the end of router.toml"
-"""How a configuration begins that is added to the one before it on its page."""
+"""The first line of a configuration that is appended to the previous one on its page."""
 
 
 def modules_of_tests() -> list[Path]:
@@ -46,7 +51,7 @@ def modules_of_tests() -> list[Path]:
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. `line` is where its text begins; `output` is what it is said to print, if anything.
+    """A fenced block. `line` is where its text begins; `output` is what the page claims that it prints, if anything.
 
     `router_toml` is the configuration that a reader of the page has by then.
     """
@@ -65,7 +70,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Page:
-    """One page."""
+    """A page, read on creation."""
 
     path: Path
     text: str
@@ -91,24 +96,24 @@ class Page:
 
     @property
     def anchors(self) -> set[str]:
-        """What a link to this page may have behind its `#`."""
+        """The anchors for links to this page."""
         return {_slug(heading) for heading in _HEADING.findall(self.prose)}
 
 
 @cache
 def pages() -> tuple[Page, ...]:
-    """All pages: those at the top that people read first, and everything below docs/."""
+    """Return all pages: those at the top that people read first, and everything below docs/."""
     return tuple(page(path) for path in [README, SECURITY, *sorted(DOCS.rglob("*.md"))])
 
 
 def page(path: Path) -> Page:
-    """One page, read."""
+    """Read and parse a page, once."""
     text = path.read_text(encoding="utf-8")
     return Page(path, text, tuple(_blocks(path, text)))
 
 
 def blocks(*languages: str) -> list[Block]:
-    """All blocks in these languages, on all pages."""
+    """Return all blocks in these languages, on all pages."""
     return [block for one in pages() for block in one.blocks if block.language in languages]
 
 

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md is true: its code map is the tree, and each of its invariants names a test that exists."""
+"""ARCHITECTURE.md is true: its code map is the tree, and each of its invariants names an existing test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT = (DOCS / "ARCHITECTURE.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "router_trio"
 
 
-def test_each_file_that_is_named_is_there() -> None:
+def test_each_named_file_exists() -> None:
     named = {path for path in re.findall(r"`([\w./-]+\.(?:py|html|toml|conf))`", TEXT) if "/" in path}
     assert len(named) > 40
     assert [path for path in sorted(named) if not ((PACKAGE / path).exists() or (ROOT / path).exists())] == []
@@ -48,13 +48,13 @@ TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 CONTRACT = re.compile(r"`lint-imports`: (.+)")
 
 
-def test_each_invariant_names_what_holds_it() -> None:
+def test_each_invariant_names_a_test_or_contract() -> None:
     assert len(INVARIANTS) >= 15
     for invariant, held_by in INVARIANTS:
         assert TEST.search(held_by) or CONTRACT.fullmatch(held_by), invariant
 
 
-def test_each_test_that_is_named_exists() -> None:
+def test_each_named_test_exists() -> None:
     named = TEST.findall(TEXT)
     assert len(named) >= 15
     for path, name in named:
@@ -62,13 +62,13 @@ def test_each_test_that_is_named_exists() -> None:
         assert name in {defined for statement in body for defined in _names(statement)}, f"{path}::{name}"
 
 
-def test_each_contract_of_imports_that_is_named_exists() -> None:
+def test_each_named_contract_of_imports_exists() -> None:
     named = [found[1] for _, held_by in INVARIANTS if (found := CONTRACT.fullmatch(held_by))]
     assert len(named) >= 3
     assert set(named) <= {contract["name"] for contract in contracts()}
 
 
-def test_nothing_is_started_but_in_a_nursery() -> None:
+def test_tasks_are_started_only_in_nurseries() -> None:
     """No constructor starts a task, no task is without a parent, and a lifetime is `async with`."""
     for path, function in _functions():
         assert function.name not in ("start", "stop"), path
@@ -79,14 +79,14 @@ def test_nothing_is_started_but_in_a_nursery() -> None:
             assert not calls & {"start_soon", "start"}, path
 
 
-def test_locks_are_off_the_path_of_a_message() -> None:
+def test_no_lock_is_on_the_path_of_a_message() -> None:
     locking = {path for path in PACKAGE.rglob("*.py") if re.search(r"\bR?Lock\(", path.read_text(encoding="utf-8"))}
     elsewhere = {str(one) for path in locking if (one := path.relative_to(PACKAGE)).parts[0] != "telemetry"}
     assert elsewhere == {"nats/subscriptions.py", "connection/shared_subscription.py"}
 
 
 ROLES = {"breaker", "holder"}
-"""Attributes with an object that is asked something, as a callback is."""
+"""Attributes that hold an object with a method to call, as a callback is."""
 
 
 def test_no_callback_is_set_from_outside() -> None:
@@ -118,10 +118,10 @@ OF_KINDS = (
     "routing/stream/",
     "cli/dead_letters/",
 )
-"""Where a kind is at home, or there is no other, as for dead letters."""
+"""Where a kind is defined, or where there is no other, as for dead letters."""
 
 
-def test_what_a_source_or_a_destination_is_is_asked_of_its_kind() -> None:
+def test_code_asks_the_kind_of_a_source_or_destination_and_not_its_keys() -> None:
     """A KV bucket would be neither, so nothing else may look at the key that only one kind has."""
     looking = re.compile(r"source\.(?:subject|stream)\b|\b(?:to|end|one|copy|destination)\.jetstream\b")
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -132,7 +132,7 @@ def test_what_a_source_or_a_destination_is_is_asked_of_its_kind() -> None:
 
 
 def _names(statement: ast.stmt) -> Iterator[str]:
-    """What a statement of a module defines."""
+    """Yield the names that a statement of a module defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield statement.name
     elif isinstance(statement, ast.Assign):
@@ -140,7 +140,7 @@ def _names(statement: ast.stmt) -> Iterator[str]:
 
 
 def _functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Every function of the package but properties, with its file."""
+    """Yield every function of the package except properties, with its file."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:

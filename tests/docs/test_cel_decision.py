@@ -1,4 +1,4 @@
-"""The expressions of the decision for CEL give what it says, for the message on that page."""
+"""The expressions of the decision for CEL give the results that the page shows, for the message on that page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXPRESSIONS = [block for block in PAGE.blocks if block.language == "cel"]
 
 
 @pytest.mark.parametrize("block", EXPRESSIONS, ids=str)
-def test_an_expression_gives_what_the_page_says(block: Block) -> None:
+def test_an_expression_gives_the_result_on_the_page(block: Block) -> None:
     (message,) = [one.text for one in PAGE.blocks if one.language == "json"]
     json.loads(message)
     text, _, expected = block.text.strip().partition(" // ")
@@ -26,5 +26,5 @@ def test_an_expression_gives_what_the_page_says(block: Block) -> None:
     assert payload_of(expression.evaluate(facts), 1_000) == expected.encode()
 
 
-def test_each_job_that_a_row_refers_to_has_an_expression() -> None:
+def test_each_job_named_in_a_row_has_an_expression() -> None:
     assert len(EXPRESSIONS) == 10

@@ -1,4 +1,4 @@
-"""Every `router-trio` command of the documentation exists, with those arguments and options."""
+"""Every `router-trio` command in the documentation exists, with those arguments and options."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from router_trio.cli.command_line import COMMANDS as NAMES
 from router_trio.cli.command_line import UsageError, parse
 from tests.docs.pages import pages
 
-# In code blocks and inline; also with the path of a virtual environment, and as a value of systemd's.
+# In code blocks and inline; also with the path of a virtual environment, and as a value in a systemd unit.
 _COMMAND = re.compile(r"^(?:Exec\w+=)?(?:\S*/)?router-trio +(?P<arguments>\S.*)$")
 _AS_JSON_LIST = re.compile(r"^CMD (\[.*\])$")
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every command line, with where it stands."""
+    """Yield every command line, with its position."""
     for one in pages():
         for block in one.blocks:
             if block.language in ("sh", "ini", "console"):
@@ -28,7 +28,7 @@ def commands() -> Iterator[tuple[str, str]]:
         for span in one.spans:
             if match := _COMMAND.match(span):
                 yield f"{one}: {span}", match["arguments"]
-        # Blocks by indentation, as the first page has them.
+        # Blocks by indentation, as on the first page.
         for line in re.findall(r"^    (router-trio .+)$", one.prose, re.MULTILINE):
             match = _COMMAND.match(line)
             assert match is not None
@@ -39,12 +39,12 @@ COMMANDS = list(commands())
 
 
 def tokens(arguments: str) -> list[str]:
-    """What the shell would pass on, less redirections and comments."""
+    """Return the arguments that the shell would pass on, without redirections and comments."""
     return shlex.split(re.split(r" [>|&]", arguments)[0], comments=True)
 
 
 @pytest.mark.parametrize(("where", "arguments"), COMMANDS)
-def test_a_command_can_be_typed_as_it_stands(where: str, arguments: str) -> None:
+def test_a_command_can_be_typed_as_written(where: str, arguments: str) -> None:
     given = tokens(arguments)
     assert given[0] in NAMES, f"{where}: there is no command {given[0]}"
     if given[1:] or given[0] in ("run", "demo", "contract", "schema"):
@@ -57,11 +57,11 @@ def test_the_first_page_lists_every_command() -> None:
     assert set(listed) >= set(NAMES)
 
 
-def test_there_are_commands() -> None:
+def test_commands_are_found() -> None:
     assert len(COMMANDS) >= 20
     assert {"run", "check", "explain", "contract", "schema", "demo"} <= {tokens(one)[0] for _, one in COMMANDS}
 
 
-def test_a_command_with_an_unknown_option_would_be_found() -> None:
+def test_an_unknown_option_would_be_found() -> None:
     with pytest.raises(UsageError):
         parse("run", tokens("router.toml --embeded-nats"))

@@ -1,4 +1,4 @@
-"""What the page of comparisons says of nats-server holds: its configurations do there what the page says."""
+"""The claims of the comparison page about nats-server are true: its configurations have the effects on the page."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.docs.pages import Block, blocks, pages
 
 TOML = blocks("toml")
 FOLDER = "/etc/router-trio/"
-"""Where the pages say that files are."""
+"""Where the pages place the files."""
 
 SAMPLE = '[connections.main]\nservers = ["nats://127.0.0.1:4222"]\n'
 VARIABLE = re.compile(r"\b(ROUTER_TRIO_[A-Z0-9_]+)=('[^'\n]*'|[^\s`]+)")
@@ -36,17 +36,17 @@ def test_a_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     load(block.router_toml, tmp_path)
 
 
-def test_there_are_configurations() -> None:
+def test_configurations_are_found() -> None:
     assert len(TOML) >= 10
 
 
 def variables() -> list[tuple[str, str, str]]:
-    """Every variable that a page sets: the page, its name and its value."""
+    """Return every variable that a page sets: the page, its name and its value."""
     return [(str(one), name, value.strip("'")) for one in pages() for name, value in VARIABLE.findall(one.text)]
 
 
 @pytest.mark.parametrize(("where", "name", "value"), variables())
-def test_a_variable_sets_something(where: str, name: str, value: str, tmp_path: Path) -> None:
+def test_each_variable_on_a_page_sets_a_key(where: str, name: str, value: str, tmp_path: Path) -> None:
     connections = [SAMPLE, *(f"[connections.{other}]\nservers = ['nats://127.0.0.1'] \n" for other in ("token",))]
     connections.append("[connections.password]\nservers = ['nats://127.0.0.1']\nuser = 'router'\npassword = 'x'\n")
     if value.startswith("%d/"):  # systemd's directory of credentials

@@ -1,6 +1,6 @@
 """Every `console` block of the documentation prints what the page shows.
 
-Its commands run in a directory whose router.toml is the one that the page has by then. A file that `cat` shows is there
+Its commands run in a directory whose router.toml is the one that the page has by then. A file shown by `cat` is there
 as well.
 """
 
@@ -34,5 +34,5 @@ def test_a_console_prints_what_the_page_shows(block: Block, tmp_path: Path) -> N
             assert done.stdout + done.stderr == shown, f"{block}: router-trio {arguments}"
 
 
-def test_there_are_consoles() -> None:
+def test_console_blocks_are_found() -> None:
     assert len(CONSOLES) >= 8

@@ -1,4 +1,4 @@
-"""Every public method has a docstring, but one that its interface describes, and none sends the reader elsewhere.
+"""Every public method has a docstring, except one that its interface describes, and none refers the reader elsewhere.
 
 ruff asks for the docstrings of modules, classes and functions. For methods it knows only `typing.override`, which needs
 inheritance; here links, owners and views are structural, and a class names its interface in its docstring.
@@ -19,7 +19,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 MODULES = sorted((ROOT / "router_trio").rglob("*.py"))
 
 
-def test_each_public_method_is_described_where_it_stands_or_by_the_interface_that_its_class_names() -> None:
+def test_each_public_method_is_described_in_its_class_or_its_interface() -> None:
     assert list(undescribed(MODULES)) == []
 
 
@@ -82,7 +82,7 @@ def _is_setter(method: _Function) -> bool:
     return any(isinstance(one, ast.Attribute) and one.attr == "setter" for one in method.decorator_list)
 
 
-# --- that it sees what it is for ---
+# --- the check finds what it should ---
 
 SOURCE = """
 class Port(Protocol):

@@ -1,4 +1,4 @@
-"""The commands of the first page run as they are written: here on this tree, in the nightly in a fresh environment."""
+"""The commands of the first page run as written: here on this tree, in the nightly run in a fresh environment."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ INSTALLED_WITHIN = 900.0
 
 
 def free_address() -> dict[str, str]:
-    """Another address of the HTTP side than everybody's: tests run beside each other."""
+    """Return another address for the HTTP side than the default: tests run beside each other."""
     with reserve_port() as port:
         return {"ROUTER_TRIO_TELEMETRY__LISTEN": f"{HOST}:{port}"}
 
 
 async def run_it(reader: Reader) -> None:
-    """What the page says under "Run it"; its `router.toml` is in place."""
+    """Run the commands of the page under "Run it"; its `router.toml` is in place."""
     async with reader.starts() as router:
         await router.has_printed(r"ok \(1 connection, 1 route, 2 streams\), config hash [0-9a-f]+\n")
         await router.has_printed(r"-> main: eu\.7\.created")
@@ -43,14 +43,14 @@ async def run_it(reader: Reader) -> None:
 
 
 def router_toml() -> str:
-    """The first configuration of the page."""
+    """Return the first configuration of the page."""
     return next(block.text for block in PAGE.blocks if block.language == "toml")
 
 
 async def test_the_router_of_the_first_page_runs(tmp_path: Path) -> None:
     reader = Reader(PAGE, tmp_path)
     for beginning in ("git clone", "make test", "pip install"):
-        reader.skip(beginning)  # below
+        reader.skip(beginning)  # the one below
     (tmp_path / "router.toml").write_text(router_toml())
     reader.env |= free_address()
     await run_it(reader)
@@ -61,7 +61,7 @@ async def test_the_router_of_the_first_page_runs(tmp_path: Path) -> None:
 
 
 def repository(place: Path) -> Path:
-    """A repository of this tree as it is, committed or not, to be cloned."""
+    """Create a repository of this tree in its current state, committed or not, to be cloned."""
     place.mkdir()
     git = ["git", "-c", "user.name=reader", "-c", "user.email=reader@example.com"]
     files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -76,7 +76,7 @@ def repository(place: Path) -> Path:
 
 
 def reader_of(name: Path, place: Path, venv: Path | None) -> Reader:
-    """A reader with a home, a clone and a Python of her own, for whom the repository and the wheel are what is here."""
+    """Return a reader with a home, a clone and a Python of her own, who uses the repository and the wheel made here."""
     wheels = place / "wheels"
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels), str(ROOT)],
@@ -108,7 +108,7 @@ async def test_the_first_page_in_a_fresh_environment(tmp_path: Path) -> None:
     demo = reader.types(within=INSTALLED_WITHIN)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "Nothing was lost." in demo.stdout
-    reader.skip("make test")  # it is what runs these tests
+    reader.skip("make test")  # the interpreter that runs these tests
     installed = reader.types(within=INSTALLED_WITHIN)
     assert installed.returncode == 0, installed.stdout + installed.stderr
     assert (venv / "bin" / "router-trio").is_file()
@@ -118,7 +118,7 @@ async def test_the_first_page_in_a_fresh_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-async def test_what_the_tutorial_installs_runs_its_first_commands(tmp_path: Path) -> None:
+async def test_the_installation_of_the_tutorial_runs_its_first_commands(tmp_path: Path) -> None:
     reader = reader_of(DOCS / "tutorial.md", tmp_path, None)
     installed = reader.types(within=INSTALLED_WITHIN)
     assert installed.returncode == 0, installed.stdout + installed.stderr

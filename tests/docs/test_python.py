@@ -1,7 +1,7 @@
-"""Every Python block of the documentation runs, against a real server, and prints what the page says it prints.
+"""Every Python block of the documentation runs, against a real server, and prints the output on the page.
 
 A block with tests is run by pytest; any other as a program, with the URL of a server as its argument and a
-`router.toml` in its directory. One that is marked as not run here is compiled, and says who runs it.
+`router.toml` in its directory. A block marked as not run here is compiled, and names where it is run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RUN_WITHIN = 30.0
 
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if block.runs], ids=str)
-async def test_a_block_does_what_the_page_says(block: Block, server: NatsServer, tmp_path: Path) -> None:
+async def test_a_block_prints_the_output_on_the_page(block: Block, server: NatsServer, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     (place / "router.toml").write_text(
@@ -61,6 +61,6 @@ def test_a_block_that_is_not_run_here_compiles_and_is_run_elsewhere(block: Block
     assert (ROOT / named[0].rstrip(",")).is_file()
 
 
-def test_there_are_blocks_to_run() -> None:
+def test_blocks_to_run_are_found() -> None:
     assert sum(block.runs for block in PYTHON) >= 6
     assert sum(block.output is not None for block in PYTHON) >= 3

@@ -1,4 +1,4 @@
-"""The reference pages are those that the code makes today."""
+"""The reference pages are those that the code generates today."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that runbooks and pages for operators name do what is said there: each is run, against a real server."""
+"""The commands on runbooks and pages for operators work as described there: each is run, against a real server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PLACES = {"CONFIG": "router.toml", "SUBJECT": "orders.7.created", "/etc/router-t
 
 
 def of_operators() -> Iterator[tuple[str, list[list[str]]]]:
-    """Each page with such commands, and their arguments in order."""
+    """Yield each page with such commands, and their arguments in order."""
     for folder in ("runbooks", "operations"):
         for path in sorted((DOCS / folder).glob("*.md")):
             name = f"docs/{folder}/{path.name}:"
@@ -80,7 +80,7 @@ async def test_each_command_of_a_page_succeeds(page: str, tmp_path: Path) -> Non
             assert done.stdout, typed
 
 
-def test_what_a_route_gave_up_is_looked_at_and_sent_again_by_the_runbook() -> None:
+def test_the_runbook_inspects_and_redrives_given_up_messages() -> None:
     actions = [one[3] for one in PAGES["runbooks/RouterMessagesDeadLettered.md"] if one[0] == "dead-letters"]
     assert actions[:3] == ["list", "show", "redrive"]
     assert "list" in [one[3] for one in PAGES["runbooks/RouterDeadLettersNotStored.md"]]

@@ -1,4 +1,4 @@
-"""What the page on security lists is what the code and the example of permissions have."""
+"""The lists on the security page match the code and the example of permissions."""
 
 from __future__ import annotations
 

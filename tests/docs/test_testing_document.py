@@ -25,7 +25,7 @@ SCENARIOS = (
 
 
 @pytest.mark.parametrize("path", SCENARIOS)
-def test_the_files_of_scenarios_are_listed_and_there(path: str) -> None:
+def test_the_files_of_scenarios_are_listed_and_exist(path: str) -> None:
     assert f"\n| `{path}` |" in TEXT
     assert (ROOT / path).is_file()
 

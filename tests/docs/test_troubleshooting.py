@@ -1,4 +1,4 @@
-"""The reasons that the page of troubleshooting explains are those that the code gives, and so are its quotations."""
+"""The reasons and quotations on the troubleshooting page are those of the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_REASONS = {"explain", "paused", "received", "routed", "queue", "handler"}
 
 
 @pytest.mark.parametrize("reason", [word for word in REASONS if word not in NO_REASONS])
-def test_a_reason_is_one_that_the_code_gives(reason: str) -> None:
+def test_a_listed_reason_exists_in_the_code(reason: str) -> None:
     assert re.search(rf"""["']{reason}[_"']""", CODE)
 
 
@@ -40,11 +40,11 @@ def test_each_reason_of_a_link_or_a_source_is_in_its_own_table(error: str, headi
     assert [name for name in sorted(names) if f"\n| `{getattr(reasons, name)}` |" not in table] == []
 
 
-def test_there_are_reasons_to_look_for() -> None:
+def test_reasons_are_found() -> None:
     assert {"network", "dns", "timeout", "certificate", "expression", "slow_consumer"} <= set(REASONS)
 
 
-def test_texts_that_are_quoted_are_those_of_the_code() -> None:
+def test_quoted_texts_are_those_of_the_code() -> None:
     for text in ("can't import", "the server refused the credentials", "and none in PATH"):
         assert any(text in cell for cell in FIRST_CELLS), text
         assert text in CODE, text

@@ -1,4 +1,4 @@
-"""The tutorial, step by step, as a reader does it: its files, its commands as they are written, its outage."""
+"""The tutorial, step by step, as a reader does it: its files, its commands as written, its outage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_the_tutorial_from_the_first_route_to_the_first_outage(tmp_path: P
     assert explained.returncode == 0
     assert "eu.7" in explained.stdout
 
-    # Another port than the one of everybody: tests run beside each other.
+    # Another port than the default: tests run beside each other.
     with reserve_port() as port:
         pass
     reader.replacements[LISTEN] = f"{HOST}:{port}"
@@ -57,7 +57,7 @@ async def test_the_tutorial_from_the_first_route_to_the_first_outage(tmp_path: P
             readiness, status = reader.types().stdout.splitlines()
             assert json.loads(readiness)["reasons"]
             assert json.loads(status)["connections"]["main"]["state"] != "connected"
-            assert reader.types().returncode == 0  # it goes on
+            assert reader.types().returncode == 0  # the server is resumed
             await router.has_logged("NATS_CONNECTION_RESTORED")
             queued = max(map(int, re.findall(r"order (\d+): queued\n", orders.output)))
             await orders.has_printed(f"order {queued + 2}: acked\n")

@@ -21,7 +21,7 @@ _INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
 
 
 def shell_blocks(page: Page) -> list[str]:
-    """The shell commands of a page: its blocks with the language `sh`, and those by indentation."""
+    """Return the shell commands of a page: its blocks with the language `sh`, and those by indentation."""
     found = {match.start(): match[2] for match in _FENCED.finditer(page.text) if match[1] == "sh"}
     prose = _FENCED.sub(lambda fenced: "`" * len(fenced[0]), page.text)
     found |= {match.start(): re.sub("^ {4}", "", match[0], flags=re.MULTILINE) for match in _INDENTED.finditer(prose)}
@@ -29,7 +29,7 @@ def shell_blocks(page: Page) -> list[str]:
 
 
 def prepare(place: Path) -> Mapping[str, str]:
-    """Make what installing makes: `venv`, with the command and Python of this tree. Returns variables that need it."""
+    """Imitate the installation: `venv`, with the command and Python of this tree. Return variables for it."""
     binaries = place / "venv" / "bin"
     binaries.mkdir(parents=True)
     for name, what in (("router-trio", f'"{sys.executable}" -m router_trio'), ("python", f'"{sys.executable}"')):
@@ -41,9 +41,9 @@ def prepare(place: Path) -> Mapping[str, str]:
 
 
 class Reader:
-    """Types the shell blocks of a page, in their order, and replaces what differs from time to time.
+    """Types the shell blocks of a page, in their order, and replaces what differs between runs.
 
-    Where one block leads, with `cd`, the next one is typed.
+    If a block changes the directory with `cd`, the next one is typed there.
     """
 
     def __init__(self, page: Page, place: Path, env: Mapping[str, str] | None = None) -> None:
@@ -58,7 +58,7 @@ class Reader:
         return list(self._blocks)
 
     def skip(self, beginning: str) -> None:
-        """Leave the next block out; it begins with this text."""
+        """Skip the next block, which begins with this text."""
         assert self._blocks.pop(0).startswith(beginning)
 
     def types(self, within: float = ENDS_WITHIN) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ class Reader:
 
     @asynccontextmanager
     async def starts(self) -> AsyncIterator[RunningCommand]:
-        """Type the next block in a terminal of its own, where it stays."""
+        """Type the next block in a terminal of its own, and leave it running."""
         async with running(self._next(), cwd=self.place, env=self.env, python=BASH, group=True) as command:
             yield command
 

@@ -39,7 +39,7 @@ MESSAGES = 256
 
 @pytest.fixture(autouse=True)
 def clock(mock_clock: MockClock) -> None:
-    """Return a clock that stands still; otherwise the messages accepted at one time would depend on the machine."""
+    """Stop the clock; otherwise the messages accepted at one time would depend on the machine."""
 
 
 def saved(fast: Callable[[], object], slow: Callable[[], object], messages: int = MESSAGES) -> float:

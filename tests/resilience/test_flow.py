@@ -38,7 +38,7 @@ def note(message: Message) -> Message:
 
 
 def served(url: str, *routes: dict[str, Any]) -> Settings:
-    """Yield a router with an HTTP side."""
+    """Open a router with an HTTP side."""
     quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
     return Settings(
         telemetry={"listen": "127.0.0.1:0"}, connections={"main": {"servers": [url], **quick}}, routes=list(routes)

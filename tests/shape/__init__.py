@@ -1,1 +1,1 @@
-"""How the tree is built, in numbers: `make shape`. The measures, and how each is taken, are in the modules here."""
+"""The structure of the tree in numbers: `make shape`. The measures, and how each is taken, are in the modules here."""

@@ -13,7 +13,7 @@ from tests.shape.tree import Tree
 
 
 def main() -> None:
-    """See the module."""
+    """Print the table of the measures."""
     parser = argparse.ArgumentParser(prog="python -m tests.shape", description="How a tree is built, in numbers.")
     here = Path(__file__).parents[2]
     parser.add_argument("tree", nargs="?", type=Path, default=here, help="another checkout, to compare with this one")

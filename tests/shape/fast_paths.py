@@ -1,4 +1,4 @@
-"""What is written twice for speed, as it says itself, in a comment or a docstring:
+"""Fast paths: code written twice for speed, which a comment or a docstring declares:
 
     Fast path of X; held equal by TEST, worth N instructions (FILE::T)
 
@@ -24,7 +24,7 @@ _WORTH = re.compile(r"\(`?([\w./]+::\w+)`?\)")
 
 @dataclass(frozen=True)
 class FastPath:
-    """One that says so. `equal` and `worth` name tests, empty if it names none."""
+    """A declared fast path. `equal` and `worth` name tests, empty if it names none."""
 
     where: str
     slow: str
@@ -36,7 +36,7 @@ class FastPath:
 
 
 def fast_paths(tree: Tree) -> list[FastPath]:
-    """All of the package."""
+    """Return all fast paths of the package."""
     return [
         FastPath(f"{module.path.as_posix()}:{line}", found["slow"].strip("`"), *_tests(found["rest"]))
         for module in tree.package
@@ -47,7 +47,7 @@ def fast_paths(tree: Tree) -> list[FastPath]:
 
 
 def exists(tree: Tree, test: str) -> bool:
-    """Return True if the tree has the test that is named."""
+    """Return True if the tree has the named test."""
     file, _, name = (test, "", "") if test.endswith(".py") else test.rpartition("::")
     modules = [module for module in tree.tests if f"/{module.path.as_posix()}".endswith(f"/{file}" if file else "")]
     if not name:
@@ -66,7 +66,7 @@ def _tests(rest: str) -> tuple[str, str]:
 
 
 def _comments(module: Module) -> Iterator[tuple[int, str]]:
-    """Comments that stand alone, lines that follow each other joined."""
+    """Yield the comments on lines of their own, successive lines joined."""
     first, last, words = 0, 0, list[str]()
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
         if token.type == tokenize.COMMENT:

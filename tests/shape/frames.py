@@ -1,12 +1,12 @@
-"""The frames of a lone message: how often a function of the package is entered while a router deals with it.
+"""The frames of a lone message: how often a function of the package is entered while a router processes it.
 
 A router in a process of its own, on a real server, gets one message at a time, from another process. Counted are the
 calls of Python functions of the package from the arrival of one message to that of the next: reading it, writing it to
-its destination, and its settlement (core: the answered fence; stream: the PubAck and the ack to its source). A
-coroutine that goes on is a call as well. What Trio and nats-py do is not counted, but how often Trio let a task go on.
-The figures are those of the median message.
+its destination, and its settlement (core: the answered fence; stream: the PubAck and the ack to its source). A resumed
+coroutine is a call as well. The work of Trio and nats-py is not counted, except how often Trio resumed a task. The
+figures are those of the median message.
 
-Python 3.12 and later have no frame for a list comprehension, as 3.11 has, with which the bounds were measured.
+Python 3.12 and later have no frame for a list comprehension, unlike 3.11, with which the bounds were measured.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from tests.support.servers import nats_server
 
 MESSAGES = 120
 NOT_COUNTED = 20
-"""The first ones, for which subjects are not remembered yet."""
+"""Number of first messages to skip, for which the caches of subjects are empty."""
 
 EVERY = 0.01
-"""Seconds between two messages. Within a tenth of that one is settled, and the router waits again."""
+"""Seconds between two messages. Within a tenth of that a message is settled, and the router waits again."""
 
 WITHIN = 60.0
 PAYLOAD = b"x" * 128
@@ -47,7 +47,7 @@ Function = tuple[str, str]
 class Frames:
     """The frames of a median message, in order. `spread` has how many messages took how many.
 
-    `turns` is how often a task went on for a median message.
+    `turns` is how often a task was resumed for a median message.
     """
 
     calls: Sequence[Function]
@@ -56,16 +56,16 @@ class Frames:
 
     @property
     def count(self) -> int:
-        """How many."""
+        """The number of frames."""
         return len(self.calls)
 
     @property
     def files(self) -> list[str]:
-        """The files that it enters."""
+        """The files that the message enters."""
         return sorted({file for file, _ in self.calls})
 
     def by_function(self) -> list[str]:
-        """`count file function`, the most frequent first."""
+        """Return lines of `count file function`, the most frequent first."""
         return [f"{times:3d}  {file}  {name}" for (file, name), times in Counter(self.calls).most_common()]
 
 
@@ -77,7 +77,7 @@ async def frames(kind: str, tree: Path) -> Frames:
                 for name, subject in (("IN", "in.*"), ("OUT", "out.*")):
                     await JetStream(client).create_stream(name, [subject])
             noted = await _send_to(client, kind, tree)
-    messages = noted["messages"][NOT_COUNTED:-1]  # the last one ends with the router
+    messages = noted["messages"][NOT_COUNTED:-1]  # the last message ends with the router
     counts = [len(calls) for calls in messages]
     median = statistics.median_high(counts)
     functions = [(file, name) for file, name in noted["functions"]]
@@ -86,7 +86,7 @@ async def frames(kind: str, tree: Path) -> Frames:
 
 
 async def _send_to(client: RawClient, kind: str, tree: Path) -> dict[str, Any]:
-    """Start a router, send it the messages. Returns what it noted: see `lone`."""
+    """Start a router, send it the messages. Return its records: see `lone`."""
     lone = Path(__file__).with_name("lone.py")
     process = await trio.lowlevel.open_process(
         [sys.executable, "-P", str(lone), client.url, kind],

@@ -1,7 +1,7 @@
-"""A router whose own calls are noted while messages come to it one at a time: the process that `frames` starts.
+"""A router whose own calls are recorded while it receives one message at a time: the process that `frames` starts.
 
-It is given the URL of a server and `core` or `stream`, says `ready`, and notes calls until its standard input ends.
-Then it writes JSON: for each message the calls in order, as numbers of functions, and how often Trio let a task go on;
+It gets the URL of a server and `core` or `stream`, prints `ready`, and records calls until its standard input ends.
+Then it writes JSON: for each message the calls in order, as numbers of functions, and how often Trio resumed a task;
 and the functions. It imports nothing but the router, which may be that of another tree, so that nothing else is in the
 process.
 """
@@ -21,13 +21,13 @@ from router_trio import Router, Settings
 
 PACKAGE = Path(router_trio.__file__).parent
 ARRIVAL = b"MSG in."
-"""How what the parser is fed begins when a message has come."""
+"""How the parser's input begins when a message has arrived."""
 
 
 class Calls(trio.abc.Instrument):
     """The calls of functions of the package, by message: from its arrival to that of the next one.
 
-    `turns` is how often a task went on.
+    `turns` is how often a task was resumed.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Calls(trio.abc.Instrument):
         self._ours = f"{PACKAGE}/"
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
-        """For `sys.setprofile`. A coroutine that goes on is a call as well: the interpreter enters its frame."""
+        """Record a call, for `sys.setprofile`. A resumed coroutine counts too: the interpreter enters its frame."""
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(self._ours):
             return
@@ -48,13 +48,13 @@ class Calls(trio.abc.Instrument):
         self._calls.append(code)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """See Trio. The turn in which a message arrives has begun before it is known."""
+        """Count a resumed task, see Trio. The turn in which a message arrives has begun before that is known."""
         if self.turns:
             self.turns[-1] += 1
 
 
 def one_route(url: str, kind: str) -> Settings:
-    """One connection, and a route from it to it."""
+    """Return settings with a connection, and a route from it to it."""
     source: dict[str, Any] = {"connection": "main", "subject": "in.*"}
     to: dict[str, Any] = {"connection": "main", "subject": "out.{{wildcard(1)}}"}
     if kind == "stream":
@@ -65,7 +65,7 @@ def one_route(url: str, kind: str) -> Settings:
 
 
 async def main(url: str, kind: str) -> None:
-    """See the module."""
+    """Run the router and write its calls, as the module describes."""
     calls = Calls()
     async with Router(one_route(url, kind), log=False).open():
         print("ready", flush=True)

@@ -1,7 +1,7 @@
-"""The measures: what each is called, what it was at first, what it should be, and what it is.
+"""The measures: the name of each, its first value, its target, and its current value.
 
-At first is commit 5227aeb, before the package had rooms, measured in the same way; what nobody could count there but by
-hand, the words and the groups that are written twice, was counted by hand.
+The first values are from commit 5227aeb, before the package had rooms, measured in the same way; values that could only
+be counted by hand there, the words and the groups that are written twice, were counted by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.shape.unreferenced import unreferenced
 
 @dataclass(frozen=True)
 class Measure:
-    """One line of the table. `now` is None if the tree has nothing to count."""
+    """A line of the table. `now` is None if the tree has nothing to count."""
 
     name: str
     first: int
@@ -28,7 +28,7 @@ class Measure:
 
 
 def measures(tree: Tree) -> Iterator[Measure]:
-    """All that is read from the sources."""
+    """Yield all measures that are read from the sources."""
     entries, folders, arrows, layers = tree.entries(), tree.folders(), tree.arrows(), tree.layers()
     yield Measure("entries in router_trio/", 41, 24, len(entries), entries)
     sizes = [f"{folder}: {folders[folder]}" for folder in sorted(folders, key=lambda folder: -folders[folder])]
@@ -57,7 +57,7 @@ def measures(tree: Tree) -> Iterator[Measure]:
 
 
 def measures_of_frames(core: Frames, stream: Frames) -> Iterator[Measure]:
-    """Those of a lone message."""
+    """Yield the measures of a lone message."""
     for kind, found, first, goal in (("core", core, 102, 75), ("stream", stream, 119, 100)):
         spread = ", ".join(f"{times} took {count}" for count, times in found.spread.most_common(5))
         details = [f"of {found.spread.total()} messages {spread}", *found.by_function()]

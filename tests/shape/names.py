@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from tests.shape.tree import Tree, public_methods
 
 GROUPS = 3
-"""So many groups of classes a name has to have to count."""
+"""Number of groups of classes from which a name counts."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Classes:
         self._protocols = [one for one in self.all if one.declares]
 
     def shared(self, one: _Class, name: str) -> set[str]:
-        """What a class shares this name by: the classes that define it first, and protocols."""
+        """Return what relates a class to others with this name: the classes that define it first, and protocols."""
         family = [one, *self._ancestors(one)]
         has = frozenset[str]().union(*(each.methods | each.attributes for each in family))
         by = {each.where for each in family if name in each.methods}
@@ -74,7 +74,7 @@ class _Classes:
 
 
 def crowded_names(tree: Tree) -> dict[str, list[list[str]]]:
-    """The names that count, each with its groups of `class (file:line)`; those with the most groups first."""
+    """Return the names that count, each with its groups of `class (file:line)`; those with the most groups first."""
     classes = _Classes(tree)
     by_name: dict[str, list[_Class]] = defaultdict(list)
     for one in classes.all:
@@ -104,7 +104,7 @@ def _groups(members: Collection[tuple[str, set[str]]]) -> list[list[str]]:
 
 
 def _bases(node: ast.ClassDef) -> tuple[str, ...]:
-    """The names of what a class inherits from."""
+    """Return the names of the bases."""
     found = []
     for base in node.bases:
         name = base.value if isinstance(base, ast.Subscript) else base
@@ -116,7 +116,7 @@ def _bases(node: ast.ClassDef) -> tuple[str, ...]:
 
 
 def _attributes(node: ast.ClassDef) -> Iterator[str]:
-    """What is declared in the body of a class, and what its methods set on `self`."""
+    """Yield the names declared in the body of a class, and those that its methods set on `self`."""
     for one in node.body:
         if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
             yield one.target.id

@@ -1,4 +1,4 @@
-"""A checkout, read: its modules as syntax trees, and what can be counted without looking into them."""
+"""A checkout, read: its modules as syntax trees, and the counts that need no look into them."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from tests.support.syntax import parsed_text
 
 PACKAGE = "router_trio"
 LONG = 350
-"""Lines that a file has at most."""
+"""Upper bound of the lines of a file."""
 
 SUPPORT = ("World", "eventually", "fill", "settings")
-"""What every test area wants, and should have once."""
+"""Helpers that every test area needs, and that should exist once."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """One file of Python. `path` is relative to the root of the tree."""
+    """A file of Python. `path` is relative to the root of the tree."""
 
     path: Path
     text: str
 
     @property
     def syntax(self) -> ast.Module:
-        """The syntax tree, parsed at the first look."""
+        """The syntax tree, parsed on first use."""
         return parsed_text(self.text)
 
     @property
     def room(self) -> str:
-        """The entry of the package that it belongs to: a folder, or the module itself."""
+        """The entry of the package to which it belongs: a folder, or the module itself."""
         return self.path.parts[1].removesuffix(".py")
 
     @property
     def package(self) -> tuple[str, ...]:
-        """What its relative imports are relative to."""
+        """The package to which its relative imports refer."""
         return self.path.parent.parts
 
 
@@ -60,19 +60,19 @@ class Tree:
         return self._modules("tests")
 
     def entries(self) -> list[str]:
-        """Folders and modules at the root of the package; `py.typed`, which says nothing to a reader, left out."""
+        """Return folders and modules at the root of the package, without `py.typed`, which has no content to read."""
         there = (self.root / PACKAGE).iterdir()
         return sorted(path.name for path in there if path.name not in ("__pycache__", "py.typed"))
 
     def folders(self) -> dict[str, int]:
-        """Modules of each folder of the package, `__init__` left out, by the folder's path."""
+        """Return the modules of each folder of the package, without `__init__`, by the folder's path."""
         found = dict.fromkeys((module.path.parent.as_posix() for module in self.package), 0)
         for module in self.package:
             found[module.path.parent.as_posix()] += module.path.name != "__init__.py"
         return found
 
     def arrows(self) -> set[tuple[str, str]]:
-        """Room imports room, wherever in a module that stands; the root's `__init__` counts for none."""
+        """Return which room imports which, anywhere in a module; the root's `__init__` counts for none."""
         rooms = {module.room for module in self.package} - {"__init__"}
         return {
             (module.room, to)
@@ -82,19 +82,19 @@ class Tree:
         }
 
     def layers(self) -> list[str]:
-        """The floors that import-linter holds."""
+        """Return the floors that import-linter checks."""
         project = tomllib.loads(self._read("pyproject.toml"))
         contracts = project["tool"]["importlinter"]["contracts"]
         return next(contract["layers"] for contract in contracts if contract["type"] == "layers")
 
     def words(self) -> list[str] | None:
-        """What the glossary has to teach; None if the tree has none."""
+        """Return the words that the glossary teaches; None if the tree has none."""
         if not (self.root / "docs" / "glossary.md").exists():
             return None
         return re.findall(r"^\| \*\*(.+?)\*\* \|", self._read("docs/glossary.md"), flags=re.M)
 
     def methods_of(self, name: str) -> list[str]:
-        """The public methods and properties of the class of this name."""
+        """Return the public methods and properties of the class of this name."""
         (found,) = (
             node
             for module in self.package
@@ -104,13 +104,13 @@ class Tree:
         return public_methods(found)
 
     def long_files(self, modules: Sequence[Module]) -> list[str]:
-        """Those with more than `LONG` lines, the longest first, with their lines."""
+        """Return the files with more than `LONG` lines, the longest first, with their lines."""
         lines = {module.path.as_posix(): module.text.count("\n") for module in modules}
         long = sorted((path for path in lines if lines[path] > LONG), key=lambda path: -lines[path])
         return [f"{path} ({lines[path]})" for path in long]
 
     def support(self) -> dict[str, list[str]]:
-        """Where the tests define what they should share, by `SUPPORT`; in classes and functions is not looked."""
+        """Return where the tests define the helpers of `SUPPORT`, outside of classes and functions."""
         found: dict[str, list[str]] = {name: [] for name in SUPPORT}
         for module in self.tests:
             for node in module.syntax.body:
@@ -127,7 +127,7 @@ class Tree:
 
 
 def public_methods(node: ast.ClassDef) -> list[str]:
-    """Names of the methods and properties that a class defines and that have no underscore before them."""
+    """Return the names of the methods and properties that a class defines and that have no leading underscore."""
     methods = (one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
     return list(dict.fromkeys(one.name for one in methods if not one.name.startswith("_")))
 

@@ -32,11 +32,11 @@ USED_ELSEWHERE = {
     "TraceParent.trace_flags": "the SDK's queue of spans, of what is in it",
     "_WorkingDirectory.find_spec": "the interpreter, of sys.meta_path",
 }
-"""Who calls what is no override of anything, and not found."""
+"""Callers outside of the package, which no search finds."""
 
 
 def unreferenced(tree: Tree) -> list[str]:
-    """`name (file:line, lines)` of each, in the order of the files."""
+    """Return `name (file:line, lines)` of each, in the order of the files."""
     everywhere = Counter[str]()
     for module in tree.package:
         everywhere.update(_names(module.syntax))
@@ -52,7 +52,7 @@ def unreferenced(tree: Tree) -> list[str]:
         for name, node in _definitions(module, classes):
             text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
             if everywhere[node.name] > text.count(node.name):
-                continue  # most of all: to count the names of each definition takes longer
+                continue  # checked last: counting the names of each definition takes longest
             inside = Counter(_names(node))[node.name]
             known = name in USED_ELSEWHERE or node.name in documented
             if everywhere[node.name] == inside and not known:
@@ -84,7 +84,7 @@ def _overrides(node: ast.ClassDef, classes: set[str]) -> bool:
 
 
 def _last(node: ast.expr) -> str:
-    """The name of a decorator or of a base, without where it comes from and what it is given."""
+    """Return the last name of a decorator or of a base, without its module and its arguments."""
     if isinstance(node, ast.Call):
         return _last(node.func)
     if isinstance(node, ast.Subscript):
@@ -107,7 +107,7 @@ def _names(tree: ast.AST) -> Iterator[str]:
 
 
 def _documented(tree: Tree) -> set[str]:
-    """The names in code of the documentation, that of how it is built left out."""
+    """Return the names in code in the documentation, except in that of the structure."""
     pages = [path for path in (tree.root / "docs").rglob("*.md") if path.name != "ARCHITECTURE.md"]
     pages.append(tree.root / "README.md")
     found: set[str] = set()

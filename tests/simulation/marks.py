@@ -69,7 +69,7 @@ class Marks:
         return self._ran
 
     def unreached(self) -> list[tuple[str, int, str]]:
-        """Yield module, line and text of each line of a function that was never reached."""
+        """Return module, line and text of each line of a function that was never reached."""
         found = []
         for file, name in self._files.items():
             text = Path(file).read_text()

@@ -60,7 +60,7 @@ HISTOGRAMS = [row for row in TABLE if isinstance(row, HistogramMetric)]
 
 
 def _counters(sources: Sources) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Return all values that must not decrease, by name and labels: counters, and of histograms each bucket and the
+    """Yield all values that must not decrease, by name and labels: counters, and of histograms each bucket and the
     sum.
     """
     for row in COUNTERS:

@@ -1,4 +1,4 @@
-"""The locks in requirements/, taken apart."""
+"""The locks in requirements/, parsed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCKS = ("build", "demo", "dev", "dist", "runtime", "tools")
 
 @dataclass(frozen=True)
 class Pin:
-    """One version of one package, for where its marker is true."""
+    """A version of a package, for environments where its marker is true."""
 
     name: str
     version: str
@@ -52,7 +52,7 @@ def project() -> Mapping[str, Any]:
 
 
 def asked(name: str) -> list[Requirement]:
-    """Return what pyproject.toml asks of a lock."""
+    """Return the requirements in pyproject.toml for a lock."""
     runtime = project()["project"]["dependencies"]
     extras = project()["project"]["optional-dependencies"]
     groups = project()["dependency-groups"]

@@ -1,6 +1,6 @@
-"""`make audit` never takes silence for a clean bill: what got no answer is named, and the exit code says so.
+"""`make audit` never takes silence for a clean bill: versions without an answer are named, and set the exit code.
 
-pip-audit is played by a module of the same name, since the real one asks an index.
+A module of the same name replaces pip-audit, since the real one queries an index.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def audit(tmp_path: Path, behaviour: str, *arguments: str) -> subprocess.Complet
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=30)
 
 
-def test_every_version_of_every_lock_is_asked_about(tmp_path: Path) -> None:
+def test_every_version_of_every_lock_is_audited(tmp_path: Path) -> None:
     done = audit(tmp_path, CLEAN)
     assert (done.returncode, done.stdout.strip()) == (
         0,
@@ -54,7 +54,7 @@ def test_every_version_of_every_lock_is_asked_about(tmp_path: Path) -> None:
     )
 
 
-def test_a_vulnerability_is_named_with_its_cure(tmp_path: Path) -> None:
+def test_a_vulnerability_is_named_with_its_fixed_version(tmp_path: Path) -> None:
     done = audit(tmp_path, VULNERABLE)
     assert done.returncode == 1
     [trio] = [pin.version for pin in lock("dev") if pin.name == "trio"]

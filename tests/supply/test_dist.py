@@ -1,4 +1,4 @@
-"""What `make dist` makes: a wheel and an sdist, the same bytes each time, and an SBOM of what the image installs."""
+"""The files of `make dist`: a wheel and an sdist, reproducible byte for byte, and an SBOM of the image's packages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_there_is_a_wheel_an_sdist_and_an_sbom(made: Path) -> None:
     assert not [name for name in files if "/.venv" in name or "__pycache__" in name]
 
 
-def test_made_again_it_is_the_same_bytes(made: Path, tmp_path: Path) -> None:
+def test_a_second_build_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
     again = dist(tmp_path)
     assert {path.name: path.read_bytes() for path in again.iterdir()} == {
         path.name: path.read_bytes() for path in made.iterdir()

@@ -1,6 +1,6 @@
-"""What is installed comes from locks: exact versions, with hashes, from nowhere in particular, as pyproject.toml asks.
+"""All packages are installed from locks: exact versions, with hashes, without an address, as pyproject.toml requires.
 
-Nothing is asked of an index here: a lock is compared with pyproject.toml and with what is installed.
+No index is queried here: a lock is compared with pyproject.toml and with the installed packages.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ VERSIONS = ["3.11.0", "3.11.9", "3.12.5", "3.13.0"]
 
 
 def current() -> dict[str, str]:
-    """Return what the markers of a lock meet here."""
+    """Return the environment with which the markers of a lock are evaluated here."""
     return {name: str(value) for name, value in default_environment().items()}
 
 
 def environments() -> list[dict[str, str]]:
-    """Return what the markers of a lock may meet: every platform and Python that is supported."""
+    """Return all environments of the markers of a lock: every supported platform and Python."""
     found = []
     for sys_platform, system, machine in PLATFORMS:
         for version in VERSIONS:
@@ -38,7 +38,7 @@ def environments() -> list[dict[str, str]]:
 
 
 def applies(requirement: Requirement, environment: dict[str, str], extra: str = "") -> bool:
-    """Return True if a requirement is one where it is installed."""
+    """Return True if a requirement applies in an environment."""
     return requirement.marker is None or requirement.marker.evaluate({**environment, "extra": extra})
 
 
@@ -58,12 +58,12 @@ def version(name: str) -> str | None:
         return None
 
 
-def test_every_lock_is_looked_at() -> None:
+def test_every_lock_is_checked() -> None:
     assert sorted(path.stem for path in REQUIREMENTS.glob("*.txt")) == sorted(LOCKS)
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_has_what_pyproject_asks_for(name: str) -> None:
+def test_a_lock_has_what_pyproject_requires(name: str) -> None:
     for environment in environments():
         pins = installed(name, environment)
         for requirement in asked(name):
@@ -98,7 +98,7 @@ def test_a_smaller_lock_is_a_part_of_the_one_for_development(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["build", "demo", "dev", "runtime"])
 def test_a_lock_is_complete(name: str) -> None:
-    """Installed without looking at dependencies, nothing that a package needs is left out."""
+    """Installed without resolving dependencies, no package lacks one."""
     environment = current()
     pins = installed(name, environment)
     wanted = [(requirement, "pyproject.toml") for requirement in asked(name)]
@@ -117,23 +117,24 @@ def test_a_lock_is_complete(name: str) -> None:
                 wanted.append((further, package))
 
 
-def test_what_is_installed_is_what_is_locked() -> None:
+def test_the_installed_versions_are_the_locked_ones() -> None:
     pins = installed("dev", current())
     different = [pin.name for pin in pins.values() if pin.version != version(pin.name)]
     assert not different, "run `make lint`: it installs requirements/dev.txt where that is newer than .venv"
 
 
-def test_what_builds_the_package_is_locked() -> None:
+def test_the_build_dependencies_are_locked() -> None:
     backend = {Requirement(text) for text in project()["build-system"]["requires"]}
     compiled = project()["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]["dependencies"]
     assert backend <= set(asked("build"))
     assert {Requirement(text) for text in compiled} <= set(asked("dev"))
 
 
-def test_pip_takes_nothing_that_is_not_in_a_lock() -> None:
+def test_pip_installs_only_locked_packages() -> None:
     """Every `pip install` of the Makefile has hashes, or is of the project itself without its dependencies.
 
-    What `test-oldest`, `test-newest` and `test-servers` run on is not locked; it is kept away from all else.
+    The environments of `test-oldest`, `test-newest` and `test-servers` are not locked; they are kept apart from all
+    else.
     """
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     [command] = re.findall(r"^.*-m pip install.*$", makefile, re.MULTILINE)

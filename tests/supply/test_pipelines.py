@@ -1,4 +1,4 @@
-"""The pipelines of GitLab, Drone and GitHub are valid, and all of them run what `.ci/run` runs.
+"""The pipelines of GitLab, Drone and GitHub are valid, and all of them run the parts of `.ci/run`.
 
 Each is checked with its published schema; GitHub's also with actionlint, where `make tools` has built it.
 """
@@ -30,7 +30,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding=
 
 
 def is_valid(pipeline: Path, text: str, tmp_path: Path) -> bool:
-    """Return True if each document of a pipeline is what its schema asks for; what is wrong is printed."""
+    """Return True if each document of a pipeline conforms to its schema; print what is wrong."""
     files = []
     for number, document in enumerate(re.split(r"^---$", text, flags=re.MULTILINE)):
         file = tmp_path / f"{number}{pipeline.name}"
@@ -43,7 +43,7 @@ def is_valid(pipeline: Path, text: str, tmp_path: Path) -> bool:
 
 
 @pytest.mark.parametrize("pipeline", SCHEMAS, ids=lambda path: path.name)
-def test_a_pipeline_is_what_its_schema_asks_for(pipeline: Path, tmp_path: Path) -> None:
+def test_a_pipeline_conforms_to_its_schema(pipeline: Path, tmp_path: Path) -> None:
     assert is_valid(pipeline, pipeline.read_text(encoding="utf-8"), tmp_path)
 
 
@@ -64,7 +64,7 @@ def test_a_mistake_would_be_found(pipeline: Path, right: str, wrong: str, tmp_pa
 
 def test_actionlint_finds_nothing(tmp_path: Path) -> None:
     actionlint = tool("actionlint")
-    # Neither checker is ours to install: what is found does not depend on the machine.
+    # Neither checker is ours to install: the findings do not depend on the machine.
     command = [str(actionlint), "-no-color", "-shellcheck=", "-pyflakes="]
     done = subprocess.run([*command, str(GITHUB)], capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -76,7 +76,7 @@ def test_actionlint_finds_nothing(tmp_path: Path) -> None:
 
 
 def commands(node: Any) -> Iterator[str]:
-    """Every command that a pipeline runs, wherever it stands."""
+    """Yield every command that a pipeline runs, at any depth."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in ("script", "commands", "run", "before_script", "after_script"):
@@ -89,11 +89,11 @@ def commands(node: Any) -> Iterator[str]:
 
 
 PARTS = ["unit", "integration", "resilience", "documents"]
-"""Of the standard suites, as .ci/run has them."""
+"""Parts of the standard suites, as .ci/run has them."""
 
 
 def matrix(node: Any) -> Iterator[list[str]]:
-    """The values of a matrix, by which a job stands once and runs once for each."""
+    """Yield the values of a matrix; its job runs once for each."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in ("part", "PART"):
@@ -116,7 +116,7 @@ def test_a_pipeline_runs_each_part_of_the_standard_suites_and_the_nightly_ones(p
 
 
 def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run .ci/run where every package is installed, and make says only what it is asked for."""
+    """Run .ci/run where every package is installed, and make only prints its targets."""
     for name, text in (("make", 'echo "$@"'), ("dpkg", "exit 0")):
         played = tmp_path / name
         played.write_text(f"#!/bin/sh\n{text}\n")
@@ -158,13 +158,13 @@ def test_the_nightly_suites_are_targets_of_make(tmp_path: Path) -> None:
     assert targets == tests | {"tools", "coverage", "simulate"}, "a suite that no pipeline runs"
 
 
-def test_another_word_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     done = ci_run(tmp_path, "nightli")
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage" in done.stderr
 
 
-def test_the_hooks_of_pre_commit_run_what_is_installed() -> None:
+def test_the_hooks_of_pre_commit_run_installed_tools() -> None:
     [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repository["repo"] == "local"
     for hook in repository["hooks"]:

@@ -1,6 +1,7 @@
-"""The types that the package is shipped with (`py.typed`) are complete, and clean for who reads them with pyright.
+"""The types in the package (`py.typed`) are complete, and without errors for users of pyright.
 
-mypy reads the same sources by other rules: it infers what has no annotation, where pyright's users would get a guess.
+mypy reads the same sources by other rules: it infers types that are not annotated, where pyright's users would get a
+guess.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ pytestmark = [
 
 
 def pyright(*arguments: str) -> dict[str, Any]:
-    """Return what pyright says of the sources that are next to these tests. Blocks for up to a minute."""
+    """Return pyright's report on the sources next to these tests. Blocks for up to a minute."""
     # For `--verifytypes` the interpreter is the first on the path, whatever `--pythonpath` says.
     path = os.pathsep.join([str(Path(sys.executable).parent), PATH])
     run = subprocess.run(
@@ -49,7 +50,7 @@ def places(diagnostics: list[dict[str, Any]]) -> list[str]:
     return [f"{one['file']}:{one['range']['start']['line'] + 1}: {one['message']}" for one in diagnostics]
 
 
-def test_pyright_has_nothing_to_say_of_the_package() -> None:
+def test_pyright_reports_nothing_for_the_package() -> None:
     told = pyright("--pythonpath", sys.executable)
     assert told["summary"]["filesAnalyzed"] >= 150
     assert places(told["generalDiagnostics"]) == []
@@ -59,7 +60,7 @@ def test_the_type_of_every_public_name_is_known() -> None:
     told = pyright("--verifytypes", "router_trio", "--ignoreexternal")["typeCompleteness"]
     assert Path(told["pyTypedPath"]) == ROOT / "router_trio" / "py.typed"
     assert told["exportedSymbolCounts"]["withKnownType"] >= 3000
-    # Docstrings are asked for by tests/docs/test_docstrings.py, which knows interfaces.
+    # tests/docs/test_docstrings.py checks docstrings, and knows interfaces.
     wrong = {
         one["name"]: [said for said in one["diagnostics"] if not said["message"].startswith(NO_DOCSTRING)]
         for one in told["symbols"]

@@ -34,7 +34,7 @@ ONE_WORD_IS_MUCH_ELSE = {"error", "handler", "limit", "loop", "protocol", "jetst
 
 
 def literals(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
-    """Return all strings used as a reason, or that are a reason and can be nothing else."""
+    """Yield all strings used as a reason, or that are a reason and can be nothing else."""
     for node in nodes:
         if isinstance(node, ast.keyword) and node.arg == "reason" and _text(node.value):
             yield node.value.lineno, _text(node.value)

@@ -125,6 +125,6 @@ def _left(wire: Wire, total: int) -> int:
 
 
 def _consumers(wire: Wire) -> list[dict[str, Any]]:
-    """Yield the consumers of the source: ours, and that of a contestant that insists on its own."""
+    """Return the consumers of the source: ours, and that of a contestant that insists on its own."""
     found: list[dict[str, Any]] = wire.request("$JS.API.CONSUMER.LIST.IN", {})["consumers"]
     return found

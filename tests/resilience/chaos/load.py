@@ -91,7 +91,7 @@ async def fill_stream(url: str, messages: int, seconds: float, noise: int = 0) -
 
 
 def requests(chunk: Iterable[int], noise: int = 0) -> Iterator[Request]:
-    """Return the publishes to a stream for these numbers."""
+    """Yield the publishes to a stream for these numbers."""
     for number in chunk:
         for other in range(noise):
             yield f"noise.{other}", b"noise", [("Nats-Msg-Id", f"noise-{number}-{other}")]
