@@ -208,9 +208,10 @@ class PullConsumer(Subscription, Protocol):
     async def check(self) -> ConsumerState:
         """Return the state of the consumer.
 
-        Raises `SourceError` if the consumer no longer exists, if it was edited so that it no longer fits the spec, and
-        if the lookup fails (reason `permission_denied`, `timeout`, ...: see `LOOKUP_FAILED`). Blocks for at most
-        `LOOKUP_WITHIN` seconds after a round trip. Can be cancelled.
+        Raises `SourceError` if the consumer no longer exists, if it was deleted and created again since it was opened
+        (reason `consumer_deleted`), if it was edited so that it no longer fits the spec, and if the lookup fails
+        (reason `permission_denied`, `timeout`, ...: see `LOOKUP_FAILED`). Blocks for at most `LOOKUP_WITHIN` seconds
+        after a round trip. Can be cancelled.
         """
         ...
 

@@ -219,7 +219,7 @@ class FakeLink:
             if trio.current_time() >= looked_at + LOOK_EVERY:
                 looked_at = trio.current_time()
                 with contextlib.suppress(SourceError):
-                    learn(consumer.stream_created, (await self.check_consumer(spec)).passed)
+                    learn(consumer.stream_created, (await self.check_consumer(spec, None)).passed)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         return await self.look_up(lambda _: self._network.server.streams_of(subject))
@@ -230,8 +230,8 @@ class FakeLink:
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         return await self.look_up(lambda now: self._network.server.ensure_stream(wanted, now))
 
-    async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
-        return await self.look_up(lambda now: self._network.server.check_consumer(spec, now))
+    async def check_consumer(self, spec: ConsumerSpec, opened: Consumer | None) -> ConsumerState:
+        return await self.look_up(lambda now: self._network.server.check_consumer(spec, opened, now))
 
     async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
         server = self._network.server

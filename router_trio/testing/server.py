@@ -235,14 +235,20 @@ class Server:
         if consumer is not None:
             consumer.drop_pin(spec.pin, now)
 
-    def check_consumer(self, spec: ConsumerSpec, now: float) -> ConsumerState | SourceError:
-        """Return the state of the durable consumer of a spec, or the error."""
+    def check_consumer(self, spec: ConsumerSpec, opened: Consumer | None, now: float) -> ConsumerState | SourceError:
+        """Return the state of the durable consumer of a spec, or the error.
+
+        `opened` is the durable that the link found when it was opened; None to check none.
+        """
         if (denied := self.may_not_ask(f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}")) is not None:
             return denied
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
             detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
             return SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND)
+        if opened not in (None, consumer):
+            detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted and created again"
+            return SourceError(detail, reason=reasons.CONSUMER_DELETED)
         return _mismatch(spec, consumer) or consumer.state_at(now)
 
     def streams_of(self, subject: str) -> list[str] | SourceError:

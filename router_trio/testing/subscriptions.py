@@ -42,8 +42,11 @@ class Line(Protocol):
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
         """Do as `act` if this user may publish to `subject`; otherwise report to the link that it may not."""
 
-    async def check_consumer(self, spec: ConsumerSpec) -> ConsumerState:
-        """Return the current state of the consumer, as `link.PullConsumer.check` does."""
+    async def check_consumer(self, spec: ConsumerSpec, opened: Consumer | None) -> ConsumerState:
+        """Return the current state of the consumer, as `link.PullConsumer.check` does.
+
+        `opened` is the consumer that was found when it was opened; None to check none.
+        """
         ...
 
     async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
@@ -186,7 +189,7 @@ class FakePullConsumer(FakeSubscription):
 
     async def check(self) -> ConsumerState:
         assert self.spec is not None, "opened() sets it"
-        return await self._link.check_consumer(self.spec)
+        return await self._link.check_consumer(self.spec, self._opened())
 
     async def unacked(self, first: int) -> Sequence[int] | None:
         return [sequence for sequence in self.left_unacked if sequence >= first]

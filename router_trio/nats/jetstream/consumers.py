@@ -105,6 +105,8 @@ class FoundConsumer:
     lifted: Sequence[str]
     ahead: bool
     """True if its ack floor is beyond the last message of the stream, which was rolled back."""
+    created: str = ""
+    """When it was created; `""` if unknown."""
 
 
 class WirePullConsumer:
@@ -130,6 +132,7 @@ class WirePullConsumer:
         self._unacked = found.unacked
         self._num_unacked = found.num_unacked
         self._ahead = found.ahead
+        self._created = found.created
         self._spec = spec
         self._api = api
         self._lookups = lookups
@@ -150,6 +153,9 @@ class WirePullConsumer:
                 detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
                 raise SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND) from error
             raise _refused(spec, error) from error
+        if self._created and info.created != self._created:
+            detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted and created again"
+            raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
         compare(spec, info.config)
         lifted: Sequence[str] = ()
         if _expires(info.config) and info.config.inactive_threshold != self.limits.expires_after:
@@ -321,6 +327,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
         num_unacked=info.num_ack_pending,
         lifted=lifted,
         ahead=ahead,
+        created=info.created,
     )
 
 

@@ -5,6 +5,9 @@ disconnected is sent after reconnecting, and so is one that was written to a lin
 died. An ack that the server refused is sent again when the server accepts acks: otherwise the message would count as
 delivered and unsettled for the entire ack wait.
 
+A durable that was deleted may be that of another stream when it is found again. Until then no ack is sent, since it
+could ack another message.
+
 A nak need not be sent again, since the message is redelivered anyway. It is only if other messages wait for that.
 """
 
@@ -46,6 +49,7 @@ class Acks:
         self._unsent: list[bytes] = []
         self._refused: dict[bytes, bytes] = {}
         """Acks that the server refused, by the sequences of their messages."""
+        self._on_hold = False
 
     def on(self, connection: Connection) -> Acks:
         """Send acks on this connection from now on, which may be the same one, also those that are still unsent."""
@@ -72,6 +76,9 @@ class Acks:
 
     def ack(self, replies: Sequence[bytes]) -> None:
         """Ack the messages with these reply subjects, so that they are not redelivered."""
+        if self._on_hold:
+            self._unsent += replies
+            return
         link = self.connection.link
         failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
         if failed:
@@ -100,6 +107,9 @@ class Acks:
 
     def term(self, reply: bytes, reason: str) -> None:
         """Terminate the message with this reply subject, so that it is not redelivered. Sent again as an ack is."""
+        if self._on_hold:
+            self._unsent.append(reply)
+            return
         link = self.connection.link
         try:
             if link is None:
@@ -111,12 +121,20 @@ class Acks:
         else:
             self._answers.sent("term", self, (reply,))
 
+    def hold(self) -> None:
+        """Keep acks and terms unsent until `flush_unsent`, since the durable was deleted.
+
+        Messages of another stream may have their sequences by now: `clear` forgets the acks if that is found.
+        """
+        self._on_hold = True
+
     def flush_unsent(self, link: Link) -> None:
-        """Send the unsent acks, which were counted as failed when there was no link, or when the link died.
+        """Send the unsent acks, which were held, or counted as failed when there was no link, or when the link died.
 
         Acks that can't be sent on this link either, or are lost with it, are sent on the next one: a route does not end
         a link. Acks that the server refuses are sent again when it accepts acks.
         """
+        self._on_hold = False
         owed, self._unsent = self._unsent, [reply for reply, _ in link.ack(self._unsent)]
         if self._unsent:
             unsent = {*self._unsent}

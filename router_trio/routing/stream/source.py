@@ -74,6 +74,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._payloads,
             keeper.acks.asked,
             self._report_lifted,
+            keeper.acks.hold,
         )
         keeper.acks.belong_to(self.state, spec, self._pull_loop.lose)
         if routing.flow is not None:

@@ -9,11 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.errors import SourceError, reasons
 from router_trio.nats.jetstream.api import Api, Denials
 from router_trio.nats.jetstream.consumers import FoundConsumer, WirePullConsumer, ensure_consumer
 from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol.consumer import ConsumerSpec, Limits, Progress
-from tests.support.raw_server import consumer_answer, stream_answer
+from tests.support.raw_server import CREATED, consumer_answer, stream_answer
 
 SPEC = ConsumerSpec("S", "d", (), 30.0, -1, 1000)
 NONE = cast(Any, None)
@@ -29,6 +30,7 @@ class FarServer:
         self._round_trip = round_trip
         self._drops_at = drops_at
         self._is_silent = is_silent
+        self.created = CREATED
 
     async def ready_client(self) -> FarServer:
         return self
@@ -40,6 +42,8 @@ class FarServer:
         with trio.move_on_after(within):
             await trio.sleep(self._round_trip / 2)
             answer = stream_answer("S") if ".STREAM." in subject else consumer_answer("S", "d")
+            if ".CONSUMER." in subject:
+                answer["created"] = self.created
             if ".CONSUMER." in subject and trio.current_time() < self._drops_at:
                 answer["num_waiting"] = 1
             await trio.sleep(float("inf") if self._is_silent else self._round_trip / 2)
@@ -87,3 +91,18 @@ async def test_pull_requests_of_a_dead_link_are_not_mistaken_for_another_process
     api = Api(cast(Any, FarServer(round_trip, drops_at=drops_at if round_trip > 1 or in_use else 0.2)), Denials())
     found = await ensure_consumer(api, SPEC, NONE, NONE)
     assert found.progress.in_use is in_use
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_durable_that_was_created_again_is_reported_as_deleted(again: bool, autojump_clock: MockClock) -> None:
+    server = FarServer(0.1)
+    api = Api(cast(Any, server), Denials())
+    found = await ensure_consumer(api, SPEC, NONE, NONE)
+    consumer = WirePullConsumer(SPEC, found, b"_INBOX.x", api, Lookups(api), lambda _: None, NONE, NONE)
+    if again:
+        server.created = "2026-02-03T04:05:06Z"
+        with pytest.raises(SourceError, match="was deleted and created again") as raised:
+            await consumer.check()
+        assert raised.value.reason == reasons.CONSUMER_DELETED
+    else:
+        await consumer.check()

@@ -62,7 +62,8 @@ class PullLoop:
     process seems to have. `make_room` is called when a message is due and the messages that wait for it use all the
     room in which it could be received. Its argument is True if the message is expected soon: redeliveries are being
     received, or it is late. `payloads` confirms kept deliveries when the consumer was seen to deliver payloads. `asked`
-    is called with each request that the server may refuse, `lifted` with limits that were removed from the consumer.
+    is called with each request that the server may refuse, `lifted` with limits that were removed from the consumer,
+    `deleted` when the consumer was deleted, even if it was created again.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class PullLoop:
         payloads: Payloads,
         asked: Callable[[Kind, Sequence[bytes]], None],
         lifted: Callable[[Sequence[str]], None],
+        deleted: Callable[[], None],
     ) -> None:
         self._asked = asked
+        self._deleted = deleted
         self._routing = routing
         self._flow = routing.flow
         self._pending = pending
@@ -195,6 +198,8 @@ class PullLoop:
     def lose(self, error: SourceError) -> None:
         """Have the consumer reopened, since it can't be used any more."""
         self._lost = error
+        if error.reason == reasons.CONSUMER_DELETED:
+            self._deleted()
         self._look_again.set()
 
     # --- on one link ---

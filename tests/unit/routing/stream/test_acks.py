@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from unittest.mock import Mock
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio.connection import answers
+from router_trio.protocol.permissions import ACK
+from router_trio.routing.stream.acks import Acks
+from router_trio.routing.stream.pulling.checks import CHECK_EVERY
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import REMOTE, World, all_acked, fill, numbers, two_brokers, unacked, world
@@ -114,3 +118,47 @@ async def test_acks_refused_on_a_lost_link_are_resent_once(
         await trio.sleep(20.0)
         assert [*sent.values()] == [1] * 5
         assert (w.successes("ack"), w.failures("ack")) == (10, {"permission_denied": 5})
+
+
+async def test_refused_acks_are_not_sent_to_a_durable_that_was_created_again_with_its_stream(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The route requests nothing when both are created again, and the first new messages are lost on their way."""
+    brokers = two_brokers()
+    sent = acks_of(brokers["main"], monkeypatch)
+    route = {**REMOTE, "from": {**REMOTE["from"], "max_in_flight": 5}}
+    async with world([route], brokers=brokers) as w:
+        brokers["edge"].stall(2.0)
+        w.broker.deny_publish(REFUSED)
+        fill(w.broker, 5)
+        await eventually(lambda: w.entry("edge")["in_flight"] == 5)
+        w.broker.trouble.recreate("IN", "router")
+        fill(w.broker, 5, first=5)
+        w.broker.trouble.lose("message", 5)
+        await eventually(lambda: unacked(w) == 5)
+        assert w.payloads("OUT", "edge") == numbers(5)
+        await trio.sleep(CHECK_EVERY)
+        w.broker.allow_publish(REFUSED)
+        await eventually(lambda: w.payloads("OUT", "edge") == numbers(10), 60)
+        await all_acked(w, 5)
+        assert sent.total() == 5, "none for the earlier stream"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_no_ack_is_sent_until_a_deleted_durable_is_found_again(replaced: bool) -> None:
+    link = Mock(**{"ack.return_value": []})
+    acks = Acks(Mock(link=link), lambda event: None)
+    first, second, third = (b"$JS.ACK.IN.router.1.%d.1.1.0" % sequence for sequence in (1, 2, 3))
+    acks.not_taken([first], 0, refused=True)
+    acks.hold()
+    acks.belong_to(Mock(obstacles={}), Mock(), lambda error: None)
+    acks.passed(ACK)
+    acks.ack([second])
+    acks.term(third, "timeout")
+    assert not link.mock_calls
+    if replaced:
+        acks.clear()
+    acks.flush_unsent(link)
+    link.ack.assert_called_once_with([] if replaced else [first, second, third])
+    acks.ack([second])
+    link.ack.assert_called_with([second])
