@@ -33,8 +33,8 @@ BACKED_OFF_FOR = 2 * LONGEST_SPREAD
 PROBED_WITHIN = 10.0
 PROBED_LATE_WITHIN = 45.0
 """Seconds until a probe arrives; the second applies where a server has lost something that no one else can detect,
-which takes an ack wait or the silence of a pull request, or where many messages fail each time and keep a slow handler
-busy.
+which takes an ack wait or the silence of a pull request, where another process has settled a message that is waited
+for, which is looked up after an ack wait, or where many messages fail each time and keep a slow handler busy.
 """
 LOOKED_UP_WITHIN = 8.0
 """Seconds within which a router completes its lookups: one every 5 s, for 2 s at most. Where a server has lost
@@ -45,6 +45,12 @@ LOOK_EVERY = 1.0
 
 STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"], "DEAD": ["dead.>"]}
 """The streams of each broker: read by routes, written by routes, written by programs, and for dead letters."""
+
+
+def probed_within(schedule: Schedule) -> float:
+    """Return the seconds until a probe arrives."""
+    found_late = (LOSES | {"half-open", "second process"}) & {step.kind for step in schedule.steps}
+    return PROBED_LATE_WITHIN if found_late or "small max_payload" in schedule.faults else PROBED_WITHIN
 
 
 class Simulation:
@@ -256,10 +262,7 @@ class Simulation:
         A breaker may be open until its destination receives something: here, until the message has arrived.
         """
         await self._until_ready(process, but_breakers=True)
-        late = (LOSES | {"half-open"}) & {
-            step.kind for step in self.schedule.steps
-        } or "small max_payload" in self.schedule.faults
-        patience = PROBED_LATE_WITHIN if late else PROBED_WITHIN
+        patience = probed_within(self.schedule)
         for plan in self.schedule.routes:
             key = KEYS[0] if plan.filter == "*" else plan.filter
             number = self.publish(plan.broker, "in" if plan.stream else f"core.{plan.name}", key=key)
