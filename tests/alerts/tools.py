@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,16 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def load(path: Path) -> Any:
-    """Return the contents of a YAML file."""
-    return yaml.safe_load(path.read_text())
+    """Return the content of a YAML file, for the caller to change."""
+    return deepcopy(_parsed(path))
 
 
+@cache
 def rules(kind: str) -> list[dict[str, Any]]:
     """Return every rule of that kind, `alert` or `record`, in the order of the file."""
     return [rule for group in load(RULES)["groups"] for rule in group["rules"] if kind in rule]
+
+
+@cache
+def _parsed(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
