@@ -375,7 +375,7 @@ def test_a_flood_of_denials_takes_linear_time(kind: str, subjects: str) -> None:
         return took
 
     # Quadratic work would take 16 times as long.
-    assert min(flood(4000) / flood(1000) for _ in range(5)) < 9
+    assert any(flood(4000) < 9 * flood(1000) for _ in range(5))
 
 
 def test_a_publish_refused_again_on_the_next_link_expects_one_denial_there() -> None:

@@ -17,7 +17,10 @@ from tests.unit.routing.test_limits_of_routes import Times
 
 pytestmark = pytest.mark.slow
 
-RATE, BURST = 50, 50
+RATE, BURST = 20, 20
+SLOWER, FASTER = 16, 40
+"""How many messages a second are offered: fewer than the limit allows, and more."""
+
 KINDS: dict[str, dict[str, Any]] = {
     "passed on": {},
     "kept": {"retry": {}},
@@ -71,7 +74,7 @@ def outages() -> Iterator[Any]:
         for source in ("core", "stream"):
             for per in (None, "tokens[1]"):
                 turned = (source == "stream") ^ (per is not None)
-                silent, offered = bool(number & 1) ^ turned, 100 if bool(number & 2) ^ turned else 40
+                silent, offered = bool(number & 1) ^ turned, FASTER if bool(number & 2) ^ turned else SLOWER
                 words = source, kind, "for each value" if per else "for all", "half open" if silent else "away"
                 yield pytest.param(source, kind, per, silent, offered, id=", ".join((*words, str(offered))))
 
@@ -91,7 +94,7 @@ async def test_the_limit_holds_when_a_destination_is_back(
             await w.lose("edge")
         await offer(w, offered, subjects, seconds=12)
         outbox = w.live.connections["edge"].outbox
-        assert outbox.pending + outbox.in_flight <= len(subjects) * (BURST + RATE + 5), (
+        assert outbox.pending + outbox.in_flight <= len(subjects) * (BURST + RATE + 2), (
             "no messages pile up in the outbox"
         )
         times = Times(brokers["edge"])
@@ -145,10 +148,10 @@ async def test_the_limit_holds_when_a_stream_takes_messages_again(
     brokers["edge"].add_stream("OUT", ["out.>"])
     route = limited(source, kind, None, jetstream=True)
     async with world([route], brokers=brokers, max_pending_operations=100_000) as w:
-        await offer(w, 40, "x", seconds=3)
+        await offer(w, SLOWER, "x", seconds=3)
         before = len(brokers["edge"].messages("OUT"))
         brokers["edge"].trouble.elect("OUT", 15)
-        await offer(w, 40, "x", seconds=12)
+        await offer(w, SLOWER, "x", seconds=12)
         assert len(brokers["edge"].messages("OUT")) <= before + 1
         await eventually(lambda: len(brokers["edge"].messages("OUT")) > before + 1, within=10)
         await trio.sleep(1)
@@ -212,9 +215,9 @@ async def test_the_limit_does_not_slow_down_a_link_with_a_long_round_trip(
     brokers = two_brokers()
     brokers["edge"].trouble.travel(lambda: 0.3)
     async with world([limited(source, "passed on", per, jetstream=False)], brokers=brokers) as w:
-        await offer(w, 50, "x", seconds=10)
+        await offer(w, RATE, "x", seconds=10)
         await trio.sleep(1)
-        assert w.route.settled["routed"] >= 480
+        assert w.route.settled["routed"] >= 9.6 * RATE
 
 
 async def takes_long(message: Message) -> Message:
@@ -247,6 +250,6 @@ async def test_a_fallback_is_used_while_the_first_destination_is_down(
     async with world([route], brokers=brokers) as w:
         await w.lose("edge")
         times = Times(brokers["other"])
-        await offer(w, 40, "x", seconds=5)
-        assert len(times.all) >= 190
+        await offer(w, SLOWER, "x", seconds=5)
+        assert len(times.all) >= 4.75 * SLOWER
         await w.find("edge")
