@@ -11,7 +11,7 @@ import pytest
 
 from router_trio import Settings
 from tests.integration.test_commands import CONFIG
-from tests.support.command import COMMAND, command, environment
+from tests.support.command import COMMAND, command, environment, in_process
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ to = [ { subject = "eu.{{wildcard(1)}}", jetstream = true } ]
 retry = { attempts = 5 }
 dead_letter = { subject = "dead.{{wildcard(1)}}" }
 """)
-    done = command("check", config, cwd=config.parent)
+    done = in_process("check", config, cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     warning, told, last = done.stdout.splitlines()
     assert warning.startswith(f"{config}: routes[0].from.max_deliver: warning: is ignored")
@@ -79,7 +79,7 @@ def test_check_of_what_is_no_configuration(content: bytes | None, told: str, tmp
     path = tmp_path / "broken.toml"
     if content is not None:
         path.write_bytes(content)
-    done = command("check", path, cwd=tmp_path)
+    done = in_process("check", path, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (78, "")
     assert done.stdout.startswith(f"{path}: ")
     assert told in done.stdout
@@ -87,7 +87,7 @@ def test_check_of_what_is_no_configuration(content: bytes | None, told: str, tmp
 
 def test_check_takes_the_environment_into_account(config: Path) -> None:
     env = {"ROUTER_TRIO_CONNECTIONS__MAIN__RECONNECT_DELAY": "soon"}
-    done = command("check", config, cwd=config.parent, env=env)
+    done = in_process("check", config, cwd=config.parent, env=env)
     assert done.returncode == 78
     assert "connections.main.reconnect_delay: " in done.stdout
 
@@ -124,7 +124,7 @@ def test_check_names_a_handler_that_can_not_be_had(module: str | None, told: str
     config.write_text(CONFIG.replace("from", HANDLER))
     if module is not None:
         (config.parent / "my_handlers.py").write_text(module)
-    done = command("check", config, cwd=config.parent)
+    done = in_process("check", config, cwd=config.parent)
     assert (done.returncode, done.stderr) == (78, "")
     assert done.stdout.startswith(f"{config}: routes[0].handler: ")
     assert told in done.stdout
@@ -132,7 +132,7 @@ def test_check_names_a_handler_that_can_not_be_had(module: str | None, told: str
 
 
 def test_check_takes_router_toml_unless_told_otherwise(config: Path) -> None:
-    done = command("check", cwd=config.parent)
+    done = in_process("check", cwd=config.parent)
     assert (done.returncode, done.stdout) == (0, f"router.toml: {ok(config)}\n")
 
 
@@ -165,14 +165,14 @@ def test_a_configuration_from_standard_input(text: str, tmp_path: Path) -> None:
 
 
 def test_a_lone_hyphen_is_a_subject_where_one_is_due(config: Path) -> None:
-    done = command("explain", config, "--", "-", cwd=config.parent)
+    done = in_process("explain", config, "--", "-", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("message -: ")
 
 
 def test_check_warns_of_no_routes_and_of_a_variable_with_one_underscore_too_few(config: Path) -> None:
     config.write_text('[connections.main]\nservers = ["nats://127.0.0.1:4222"]\n')
-    done = command("check", config, cwd=config.parent, env={"ROUTER_TRIO_ROUTER_NAME": "x", "ROUTER_TRIO_PORT": "1"})
+    done = in_process("check", config, cwd=config.parent, env={"ROUTER_TRIO_ROUTER_NAME": "x", "ROUTER_TRIO_PORT": "1"})
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         f"{config}: ROUTER_TRIO_ROUTER_NAME: warning: is ignored, since it has no '__'; write "
@@ -187,9 +187,9 @@ def test_what_needs_a_newer_server_is_noted(config: Path) -> None:
     told = (
         "left needs nats-server 2.15 in a mapping of the server's own; here the router computes it, with every server"
     )
-    done = command("check", config, cwd=config.parent)
+    done = in_process("check", config, cwd=config.parent)
     assert f"{config}: routes[0].to[0].subject: note: {told} (line 8, route 'eu-orders')\n" in done.stdout
-    explained = command("explain", config, "orders.777.new", cwd=config.parent)
+    explained = in_process("explain", config, "orders.777.new", cwd=config.parent)
     assert f"     note: {told}\n" in explained.stdout
 
 
@@ -209,7 +209,7 @@ to = [ { subject = "a.{{wildcard(1)}}" } ]
 
 def test_check_refuses_a_circle_that_a_start_does_not_look_for(config: Path) -> None:
     config.write_text(CIRCLE)
-    done = command("check", "router.toml", cwd=config.parent)
+    done = in_process("check", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (78, "")
     assert done.stdout == (
         "router.toml: routes[0].to[0].subject: messages of route 'there' return to it: it sends 'b.*' to route "
@@ -217,10 +217,10 @@ def test_check_refuses_a_circle_that_a_start_does_not_look_for(config: Path) -> 
         "of these routes (line 7, route 'there')\n"
     )
     config.write_text(CIRCLE.replace('name = "back"', 'name = "back"\nwhen = "size > 7"'))
-    done = command("check", "router.toml", cwd=config.parent)
+    done = in_process("check", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
         "router.toml: routes[0].to[0].subject: warning: messages of route 'there' may return to it: "
     )
     config.write_text(CIRCLE)
-    assert command("explain", "router.toml", "a.x", cwd=config.parent).returncode == 0
+    assert in_process("explain", "router.toml", "a.x", cwd=config.parent).returncode == 0

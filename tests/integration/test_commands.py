@@ -1,4 +1,7 @@
-"""The commands as a shell sees them: output, errors and exit codes, without a router. `test_run` has those with one."""
+"""The commands as a shell sees them: output, errors and exit codes, without a router. `test_run` has those with one.
+
+Of each command one call is a process, and those that depend on how a process starts or ends; all others have none.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from router_trio.events import catalogue
-from tests.support.command import COMMAND, command, environment
+from tests.support.command import COMMAND, command, environment, in_process
 
 COMMANDS = ("init", "run", "demo", "check", "diff", "explain", "test", "contract", "schema", "completion")
 
@@ -37,7 +40,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_command_shows_an_example(name: str, tmp_path: Path) -> None:
-    done = command(name, "--help", cwd=tmp_path)
+    done = in_process(name, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"For example:\n\n    router-trio {name}" in done.stdout
     assert done.stderr == ""
@@ -77,7 +80,7 @@ def test_version(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str], told: str, config: Path) -> None:
-    done = command(*arguments, cwd=config.parent)
+    done = in_process(*arguments, cwd=config.parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("router-trio: error: ")
     assert told in done.stderr
@@ -100,13 +103,13 @@ expect = [ { subject = "eu.7.created", json = { id = 8 } } ]
 
 def test_tests_of_a_configuration(config: Path) -> None:
     config.write_text(CONFIG + TESTS)
-    done = command("test", "router.toml", "--only", "to Europe", cwd=config.parent)
+    done = in_process("test", "router.toml", "--only", "to Europe", cwd=config.parent)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok      to Europe\n1 passed, 0 failed\n", "")
-    done = command("test", "router.toml", cwd=config.parent)
+    done = in_process("test", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (1, "")
     assert '\n    -   "id": 8\n    +   "id": 7\n' in done.stdout
     assert done.stdout.endswith("\n1 passed, 1 failed\n")
-    done = command("test", "router.toml", "--json", cwd=config.parent)
+    done = in_process("test", "router.toml", "--json", cwd=config.parent)
     assert (done.returncode, done.stderr) == (1, "")
     assert [one["passed"] for one in json.loads(done.stdout)["tests"]] == [True, False]
 
@@ -115,7 +118,7 @@ def test_tests_of_a_configuration(config: Path) -> None:
 
 
 def test_explain_for_people(config: Path) -> None:
-    done = command("explain", config, "orders.7.created", "--header", "A=b", "--data", "-x", cwd=config.parent)
+    done = in_process("explain", config, "orders.7.created", "--header", "A=b", "--data", "-x", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         "message orders.7.created: 2 bytes of payload, 18 bytes of headers\n"
@@ -134,10 +137,10 @@ def test_explain_in_json_has_the_form_of_the_contract(config: Path) -> None:
 
 
 def test_explain_of_a_subject_that_nobody_takes(config: Path) -> None:
-    done = command("explain", config, "nobody.asks", cwd=config.parent)
+    done = in_process("explain", config, "nobody.asks", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert "no route takes it" in done.stdout
-    done = command("explain", config, "nobody.asks", "--json", cwd=config.parent)
+    done = in_process("explain", config, "nobody.asks", "--json", cwd=config.parent)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"subject": "nobody.asks", "routes": []})
 
 
@@ -168,7 +171,7 @@ def test_contract_in_json_comes_from_the_code(tmp_path: Path) -> None:
 
 
 def test_contract_for_people(tmp_path: Path) -> None:
-    done = command("contract", cwd=tmp_path)
+    done = in_process("contract", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "router_nats_pending_operations_count" in done.stdout
     assert "NATS_QUEUE_FULL" in done.stdout
@@ -206,7 +209,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", ["{{wildcard(2)}}", "$1"])
 def test_check_warns_of_a_destination_whose_first_token_a_sender_chooses(first: str, config: Path) -> None:
     config.write_text(re.sub('subject = "eu[^"]*"', f'subject = "{first}.x"', CONFIG))
-    done = command("check", "router.toml", cwd=config.parent)
+    done = in_process("check", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     warning, told = done.stdout.splitlines()
     assert warning.startswith("router.toml: routes[0].to[0].subject: warning: the first token of ")
@@ -234,6 +237,6 @@ def test_diff_says_what_is_wrong_with_either_file(config: Path, tmp_path: Path) 
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(CONFIG.replace("queue", "queues"))
     for pair in ((config, wrong), (wrong, config)):
-        done = command("diff", *map(str, pair), cwd=tmp_path)
+        done = in_process("diff", *map(str, pair), cwd=tmp_path)
         assert (done.returncode, done.stdout) == (78, "")
         assert f"{wrong}: routes[0].from.queues: unknown key" in done.stderr

@@ -12,7 +12,7 @@ import pytest
 from router_trio.embedded import HOST
 from tests.integration.running import ROUTE, Write, writing
 from tests.support.certificates import Certificates
-from tests.support.command import COMMAND, command, running
+from tests.support.command import COMMAND, command, in_process, running
 from tests.support.servers import NatsServer, nats_server
 
 
@@ -36,7 +36,7 @@ def write(tmp_path: Path) -> Write:
 def test_an_invalid_configuration(text: str | None, told: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "router.toml").write_text(text)
-    done = command("run", cwd=tmp_path)
+    done = in_process("run", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith(told)
     assert "Traceback" not in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import trio
 
 from router_trio.embedded import reserve_port
-from tests.support.command import command, running
+from tests.support.command import command, in_process, running
 from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
@@ -42,7 +44,7 @@ async def collector() -> AsyncIterator[OtlpReceiver]:
 
 
 PROGRAM = """
-import sys, trio
+import json, os, sys, trio
 from router_trio import Router, Settings
 
 settings = Settings(
@@ -56,8 +58,14 @@ async def main():
         await (await live.publish("in", b"x")).settled()
         await trio.sleep(0.2)
 
-trio.run(main)
+for variables in json.loads(sys.argv[3]):
+    os.environ.update(variables)
+    print("with", *variables, file=sys.stderr)
+    trio.run(main)
+    for name in variables:
+        del os.environ[name]
 """
+"""Opens a router with each of the sets of variables in turn."""
 
 
 @pytest.mark.parametrize("variables", VARIABLES, ids=lambda variables: "".join(variables))
@@ -83,51 +91,73 @@ async def test_no_variable_of_opentelemetry_is_quoted(
     assert SECRET not in run.output + run.errors
 
 
-@pytest.mark.parametrize("variables", VARIABLES[:-2], ids=lambda variables: "".join(variables))
 async def test_nor_by_a_program_that_has_no_logging(
-    core_server: NatsServer, collector: OtlpReceiver, tmp_path: Path, variables: dict[str, str]
+    core_server: NatsServer, collector: OtlpReceiver, tmp_path: Path
 ) -> None:
-    async with running(
-        "-c", PROGRAM, core_server.url, collector.endpoint, cwd=tmp_path, env=variables, python=[sys.executable, "-u"]
-    ) as program:
+    arguments = ["-c", PROGRAM, core_server.url, collector.endpoint, json.dumps(VARIABLES[:-2])]
+    async with running(*arguments, cwd=tmp_path, python=[sys.executable, "-u"]) as program:
         assert await program.ended() == 0
+    assert program.errors.count("with OTEL_") == len(VARIABLES[:-2])
     assert SECRET not in program.output + program.errors
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        f'servers = ["nats://user:{SECRET}"]',
-        f'servers = ["nats://host?token={SECRET}"]',
-        f'servers = ["nats://user:{SECRET}@host:port"]',
-        f'passwort = "{SECRET}"',
-        f'nkey_seed_file = "{SEED}"',
-        f'tls_key_file = """-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"""',
-    ],
-)
-@pytest.mark.parametrize("name", ["check", "run", "explain"])
+WRONG = [
+    f'servers = ["nats://user:{SECRET}"]',
+    f'servers = ["nats://host?token={SECRET}"]',
+    f'servers = ["nats://user:{SECRET}@host:port"]',
+    f'passwort = "{SECRET}"',
+    f'nkey_seed_file = "{SEED}"',
+    f'tls_key_file = """-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"""',
+]
+CONFIGURED = {
+    "check": ["check", "router.toml"],
+    "run": ["run", "router.toml"],
+    "explain": ["explain", "router.toml", "x"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+@pytest.mark.parametrize("name", CONFIGURED)
 def test_no_command_repeats_a_secret_of_a_wrong_configuration(tmp_path: Path, name: str, line: str) -> None:
     (tmp_path / "router.toml").write_text(f"[connections.main]\n{line}\n")
-    done = command(name, "router.toml", *(["x"] if name == "explain" else []), cwd=tmp_path)
+    refused(in_process(*CONFIGURED[name], cwd=tmp_path))
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_nor_does_its_process_repeat_any_of_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / "router.toml").write_text(
+        "".join(f"[connections.main{number}]\n{line}\n" for number, line in enumerate(WRONG))
+    )
+    refused(command(*CONFIGURED[name], cwd=tmp_path))
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 78
-    assert "connections.main." in done.stdout + done.stderr
+    assert "connections.main" in done.stdout + done.stderr
     for secret in (SECRET, SEED):
         assert secret not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["run", f"nats://user:{SECRET}@host"],
-        ["check", f"nats://user:{SECRET}@host"],
-        ["run", f"--token={SECRET}"],
-        ["run", "router.toml", f"nats://user:{SECRET}@host"],
-        [f"nats://user:{SECRET}@host"],
-        ["demo", "--duration", f"nats://user:{SECRET}@host"],
-    ],
-)
+ARGUMENTS = [
+    ["run", f"nats://user:{SECRET}@host"],
+    ["check", f"nats://user:{SECRET}@host"],
+    ["run", f"--token={SECRET}"],
+    ["run", "router.toml", f"nats://user:{SECRET}@host"],
+    [f"nats://user:{SECRET}@host"],
+    ["demo", "--duration", f"nats://user:{SECRET}@host"],
+]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
 def test_no_command_repeats_a_secret_of_its_own_arguments(tmp_path: Path, arguments: list[str]) -> None:
-    done = command(*arguments, cwd=tmp_path)
+    not_repeated(in_process(*arguments, cwd=tmp_path))
+
+
+def test_nor_does_a_process(tmp_path: Path) -> None:
+    not_repeated(command(*ARGUMENTS[0], cwd=tmp_path))
+
+
+def not_repeated(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode in (2, 78)
     assert SECRET not in done.stdout + done.stderr
 

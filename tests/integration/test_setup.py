@@ -15,7 +15,7 @@ import pytest
 
 from router_trio.cli.command_line import COMMANDS as NAMES
 from router_trio.embedded import HOST, reserve_port
-from tests.support.command import COMMAND, command, environment, running
+from tests.support.command import COMMAND, command, environment, in_process, running
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.watch import until_stored
@@ -48,29 +48,29 @@ async def test_what_init_writes_passes_check_and_test_and_routes(tmp_path: Path)
 def test_init_overwrites_nothing_and_says_what_to_do(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text("mine")
-    done = command("init", mine, cwd=tmp_path)
+    done = in_process("init", mine, cwd=tmp_path)
     assert (done.returncode, done.stdout, mine.read_text()) == (2, "", "mine")
     assert "exists and is not overwritten; give another name" in done.stderr
     (tmp_path / "link.toml").symlink_to(tmp_path / "elsewhere.toml")
-    assert command("init", "link.toml", cwd=tmp_path).returncode == 2
+    assert in_process("init", "link.toml", cwd=tmp_path).returncode == 2
     assert not (tmp_path / "elsewhere.toml").exists()
-    done = command("init", "none/router.toml", cwd=tmp_path)
+    done = in_process("init", "none/router.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no folder none; create it" in done.stderr
 
 
 def test_the_schema_that_the_file_names_is_the_one_that_it_says_how_to_make(tmp_path: Path) -> None:
-    assert command("init", "mine.toml", cwd=tmp_path).returncode == 0
+    assert in_process("init", "mine.toml", cwd=tmp_path).returncode == 0
     text = (tmp_path / "mine.toml").read_text()
     assert text.startswith("#:schema ./router.schema.json\n")
     assert "router-trio schema > router.schema.json" in text
-    schema = json.loads(command("schema", cwd=tmp_path).stdout)
+    schema = json.loads(in_process("schema", cwd=tmp_path).stdout)
     assert tomllib.loads(text).keys() <= schema["properties"].keys()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_a_script(shell: str, tmp_path: Path) -> None:
-    done = command("completion", shell, cwd=tmp_path)
+    done = in_process("completion", shell, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "router-trio" in done.stdout
 

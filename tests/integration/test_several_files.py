@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import command, running
+from tests.support.command import command, in_process, running
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_check_says_of_each_file_what_is_in_it(folder: Path) -> None:
-    done = command("check", "base.toml", "routes.d", cwd=folder)
+    done = in_process("check", "base.toml", "routes.d", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.partition(", config hash")[0].split(": ")[:2] for line in done.stdout.splitlines()] == [
         ["routes.d/2.toml", "routes[0].to[0].subject"],
@@ -53,7 +53,7 @@ def test_check_says_of_each_file_what_is_in_it(folder: Path) -> None:
         ["base.toml routes.d", "ok (1 connection, 2 routes)"],
     ]
     (folder / "routes.d" / "2.toml").write_text(ONE + "handler = 'none:f'\n")
-    done = command("check", "base.toml", "routes.d", cwd=folder)
+    done = in_process("check", "base.toml", "routes.d", cwd=folder)
     assert (done.returncode, done.stderr) == (78, "")
     assert "routes.d/2.toml: routes[0].name: 'one' is the name of routes[0] of routes.d/1.toml already" in done.stdout
 
@@ -66,17 +66,17 @@ def test_a_handler_that_is_not_there_is_named_with_its_file(folder: Path) -> Non
 
 
 def test_explain_takes_the_last_for_the_subject(folder: Path) -> None:
-    done = command("explain", "base.toml", "routes.d", "two.x.7", "--json", cwd=folder)
+    done = in_process("explain", "base.toml", "routes.d", "two.x.7", "--json", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     (found,) = json.loads(done.stdout)["routes"]
     assert (found["name"], found["destinations"][0]["subject"]) == ("two", "7.out")
-    done = command("explain", "base.toml", "routes.d/1.toml", cwd=folder)
+    done = in_process("explain", "base.toml", "routes.d/1.toml", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert "SUBJECT is missing: it must be the last argument, and routes.d/1.toml is a file" in done.stderr
 
 
 def test_test_runs_those_of_all_files(folder: Path) -> None:
-    done = command("test", "routes.d", "base.toml", cwd=folder)
+    done = in_process("test", "routes.d", "base.toml", cwd=folder)
     assert (done.returncode, done.stdout) == (0, "ok      one goes out\n1 passed, 0 failed\n")
 
 
