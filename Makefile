@@ -81,12 +81,13 @@ $(GO_TOOLS)/%: tests/tools/%/go.mod tests/tools/%/go.sum
 	@cd tests/tools/$* && go build -buildvcs=false -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ tool
 	@touch $@
 
-# Many tests wait for servers: four at a time keep two processors busy. Each worker begins in another part of the suite, so
+# Many tests wait for servers: six at a time keep two processors busy. Each worker begins in another part of the suite, so
 # that some wait while others compute, and takes over from a neighbour when it is done.
-WORKERS ?= 4
+WORKERS ?= 6
 WORKING = -n $(WORKERS) --dist worksteal
 
-test: lint suite  ## All checks and tests but the nightly ones and `make types`, WORKERS=4 at a time
+test: $(READY)  ## All checks and tests but the nightly ones and `make types`, WORKERS=6 at a time
+	@$(MAKE) --no-print-directory --jobs=2 lint suite
 
 # Without pyright, which takes minutes: `types` runs it, and `.ci/run` both.
 suite: $(READY)  ## The tests without the checks; TESTS="tests/unit tests/docs" for some of them
