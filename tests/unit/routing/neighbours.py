@@ -14,11 +14,11 @@ from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
 from tests.support.world import World, core, overhearing, stream, to, world
 
-MESSAGES = 10_000
-SUBJECTS = 1_000
+MESSAGES = 2_500
+SUBJECTS = 250
 
-PART = 4
-"""The divisor of limits on messages in flight and forwarded at once: a quarter of the usual limits, so that a quarter
+PART = 16
+"""The divisor of limits on messages in flight and forwarded at once: a sixteenth of the usual limits, so that a sixteenth
 of the messages exceeds them as often.
 """
 

@@ -22,7 +22,7 @@ from tests.unit.routing.neighbours import (
     routed,
 )
 
-PUBLISHERS = 2_500
+PUBLISHERS = 625
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 """A test here moves 40,000 messages: some ten seconds of one processor, several times that if it is shared."""
@@ -90,12 +90,12 @@ async def test_routes_from_a_stream_to_a_blocked_destination_hold_up_no_others(
             route=f"bad{n}",
             durable=f"bad{n}",
             filter="src.*",
-            max_in_flight=500,
+            max_in_flight=125,
         )
         for n in range(10)
     ]
     async with beside(kind, *broken) as w:
-        for number in range(1000):
+        for number in range(250):
             w.broker.publish(f"src.{number}", b"")
         for _ in range(8):
             await assert_neighbours_continue(w)
@@ -136,7 +136,7 @@ async def test_a_stream_that_answers_slowly_gets_each_message_once_and_in_order(
 
 async def test_retries_to_the_many_subjects_of_a_missing_stream_are_paced(autojump_clock: MockClock) -> None:
     async with beside("missing", REFUSED) as w:
-        flood(w)
+        flood(w, 10_000, 1000)
         await trio.sleep(1)
         tried = len(w.broker.published)
         await trio.sleep(4)
@@ -160,11 +160,11 @@ async def test_an_election_beside_a_missing_stream_loses_nothing(autojump_clock:
         flood(w)
         await trio.sleep(1)
         w.broker.trouble.elect("ELECTED", 6)
-        for number in range(6000):
+        for number in range(1500):
             w.broker.publish(f"elect.{number % 10}", b"%d" % number)
-            if number % 10 == 0:
-                await trio.sleep(0.01)
-        await eventually(lambda: w.live.routes[4].routed["elected.{{wildcard(1)}}"] == 6000, 5)
+            if number % 5 == 0:
+                await trio.sleep(0.02)
+        await eventually(lambda: w.live.routes[4].routed["elected.{{wildcard(1)}}"] == 1500, 5)
         assert in_order(w.payloads("ELECTED"), 10)
 
 
