@@ -11,20 +11,19 @@ from tests.simulation.forger import FORGED
 from tests.simulation.run import simulate
 from tests.simulation.shrink import shrink
 
-SEEDS = [seed for seed in range(1000, 1200) if FORGED in draw(seed).faults][:40]
+SEEDS = [seed for seed in range(1000, 1200) if FORGED in draw(seed).faults][:24]
 
 
-@pytest.mark.parametrize("first", range(0, len(SEEDS), 10))
+@pytest.mark.parametrize("first", range(0, len(SEEDS), 8))
 def test_the_promises_hold_while_answers_are_forged(first: int) -> None:
-    for seed in SEEDS[first : first + 10]:
+    for seed in SEEDS[first : first + 8]:
         outcome = simulate(seed)
         assert not outcome.wrong, f"{command(seed)}\n{story(shrink(outcome))}"
 
 
 def test_messages_are_lost_if_every_stream_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Belief, "covered_by", lambda belief, stream: None)
-    broken = [outcome.promises for outcome in map(simulate, SEEDS[:12])]
-    assert any("source ack" in promises for promises in broken)
+    assert any("source ack" in simulate(seed).promises for seed in SEEDS[:12])
 
 
 def test_no_forger_is_drawn_where_lookups_are_denied() -> None:

@@ -18,8 +18,8 @@ MESSAGES = 2_500
 SUBJECTS = 250
 
 PART = 16
-"""The divisor of limits on messages in flight and forwarded at once: a sixteenth of the usual limits, so that a sixteenth
-of the messages exceeds them as often.
+"""The divisor of limits on messages in flight and forwarded at once: a sixteenth of the usual limits, so that a
+sixteenth of the messages exceeds them as often.
 """
 
 HEALTHY = [
