@@ -194,7 +194,7 @@ async def test_a_recreated_durable_resumes_only_in_the_same_incarnation_of_its_s
     ("last_sequence", "off", "went_back"),
     [(4, 0, False), (1, 0, False), (2, 0, False), (5, 0, True), (4, 1, True), (1, 1, True), (2, -1_000_000_000, True)],
 )
-async def test_a_stream_that_contradicts_what_was_known_of_it_went_back(
+async def test_a_stream_that_contradicts_what_was_known_of_it_counts_as_rolled_back(
     peer: Peer, last_sequence: int, off: int, went_back: bool
 ) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
@@ -235,7 +235,7 @@ async def test_a_stream_that_still_has_the_last_message_is_the_same_stream(
         assert sequences(await again.until_delivered(1)) == [1 if went_back else 3]
 
 
-async def test_a_durable_recreated_in_a_stream_that_went_back_starts_at_the_first_message(peer: Peer) -> None:
+async def test_a_durable_recreated_in_a_stream_that_was_rolled_back_starts_at_the_first_message(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     for n in range(4):
         await peer.publish(f"orders.{n}")
@@ -251,7 +251,7 @@ async def test_a_durable_recreated_in_a_stream_that_went_back_starts_at_the_firs
 
 
 @pytest.mark.parametrize(("start", "went_back"), [(4, False), (5, False), (6, True), (61, True)])
-async def test_a_stream_that_ends_before_the_start_of_a_durable_went_back(
+async def test_a_stream_that_ends_before_the_start_of_a_durable_counts_as_rolled_back(
     start: int, went_back: bool, peer: Peer
 ) -> None:
     """A process that has received nothing knows the start from the durable that was deleted."""

@@ -14,8 +14,9 @@ README = ROOT / "README.md"
 SECURITY = ROOT / "SECURITY.md"
 
 ROOMS_OF_TESTS = (
-    "tests/conftest.py",
     "tests/alerts/*.py",
+    "tests/conftest.py",
+    "tests/contract/*.py",
     "tests/deploy/*.py",
     "tests/docs/*.py",
     "tests/performance/**/*.py",
@@ -27,9 +28,14 @@ ROOMS_OF_TESTS = (
     "tests/unit/*.py",
     "tests/unit/cli/*.py",
     "tests/unit/client/*.py",
+    "tests/unit/connection/*.py",
     "tests/unit/demo/*.py",
     "tests/unit/faults/*.py",
     "tests/unit/nats/*.py",
+    "tests/unit/outbox/*.py",
+    "tests/unit/router/**/*.py",
+    "tests/unit/routing/**/*.py",
+    "tests/unit/settings/*.py",
     "tests/unit/testing/*.py",
 )
 """The tests whose English is checked like that of the package."""

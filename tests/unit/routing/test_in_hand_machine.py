@@ -323,9 +323,9 @@ class StreamMachine(RuleBasedStateMachine):
                     self.generation, self.hand.cursor, made, self.now, sequence, self.number, b"%d" % time, b""
                 )
             )
-        return self.hand.add(deliveries, columns_of(deliveries), 100.0, self.went_back)
+        return self.hand.add(deliveries, columns_of(deliveries), 100.0, self.unexpected_rollback)
 
-    def went_back(self, delivery: StreamDelivery) -> None:
+    def unexpected_rollback(self, delivery: StreamDelivery) -> None:
         raise AssertionError("the stream did not go back")
 
     @rule(messages=st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=4))

@@ -168,7 +168,7 @@ async def test_while_their_connection_is_down_dead_letters_wait_in_the_stream(
         assert unacked(w) == 0
 
 
-async def test_after_a_message_was_given_up_only_its_dead_letter_is_sent_though_its_stream_went_back(
+async def test_after_a_message_was_given_up_only_its_dead_letter_is_sent_though_its_stream_was_rolled_back(
     autojump_clock: MockClock,
 ) -> None:
     there = brokers() | {"edge": FakeBroker()}
@@ -205,7 +205,7 @@ async def test_after_a_message_was_given_up_only_its_dead_letter_is_sent_though_
 
 
 @pytest.mark.parametrize("letters", [False, True])
-async def test_giving_up_a_message_of_a_stream_that_went_back_terminates_nothing_in_the_next_incarnation(
+async def test_giving_up_a_message_of_a_stream_that_was_rolled_back_terminates_nothing_in_the_next_incarnation(
     letters: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without `letters`, a reload has removed the dead letters meanwhile."""

@@ -1,4 +1,4 @@
-"""A source stream that is reset to an earlier state while messages are in hand, and cases that only look like it."""
+"""A source stream that is rolled back while messages are in hand, and cases that only look like it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_messages_in_hand_of_an_earlier_incarnation_ack_nothing_of_the_cur
 @pytest.mark.parametrize("kept", [0, 6])
 @pytest.mark.parametrize("new", [2, 4, 10, 30])
 @pytest.mark.parametrize("deleted", [False, True])
-async def test_a_stream_that_went_back_while_the_link_was_down_is_routed_from_its_start(
+async def test_a_stream_that_was_rolled_back_while_the_link_was_down_is_routed_from_its_start(
     autojump_clock: MockClock, kept: int, new: int, deleted: bool
 ) -> None:
     brokers = two_brokers()
@@ -80,7 +80,7 @@ async def test_a_stream_that_went_back_while_the_link_was_down_is_routed_from_it
         assert w.watch.count("STREAM_WENT_BACK") == 1
 
 
-async def test_unsent_acks_are_not_sent_to_a_stream_that_went_back(
+async def test_unsent_acks_are_not_sent_to_a_stream_that_was_rolled_back(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = two_brokers()
@@ -155,7 +155,7 @@ async def test_a_durable_is_recreated_within_a_stream_that_was_restored_before_a
         await eventually(lambda: w.payloads("OUT")[-1:] == [b"22"], 10.0)
 
 
-async def test_a_clock_that_is_set_back_is_not_a_stream_that_went_back(autojump_clock: MockClock) -> None:
+async def test_a_clock_that_is_set_back_is_not_a_stream_that_was_rolled_back(autojump_clock: MockClock) -> None:
     async with world([LOCAL], brokers=one_broker()) as w:
         sent = count()
         for seconds in (0, -1000, 500, -5000, 0):
@@ -209,7 +209,7 @@ async def test_copies_of_an_earlier_message_do_not_count_for_the_message_that_no
         assert w.payloads("OUT") == [b"0", b"1", b"1"]
 
 
-async def test_a_copy_taken_back_from_one_destination_is_sent_there_though_its_stream_went_back(
+async def test_a_copy_taken_back_from_one_destination_is_sent_there_though_its_stream_was_rolled_back(
     autojump_clock: MockClock,
 ) -> None:
     brokers = two_brokers()
@@ -306,7 +306,7 @@ def test_a_stream_that_continues_gives_no_evidence_of_going_back(now: Any) -> No
         (stream_of(7, 8, 9, 9), "another message under sequence 7"),
     ],
 )
-def test_evidence_that_a_stream_went_back_is_found(now: Any, evidence: str) -> None:
+def test_evidence_that_a_stream_was_rolled_back_is_found(now: Any, evidence: str) -> None:
     assert evidence in (evidence_of_going_back(SPEC, now) or "")
     assert evidence_of_going_back(replace(SPEC, stream_created=None), now) is None, "nothing was known of the stream"
 
