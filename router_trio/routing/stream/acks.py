@@ -50,6 +50,7 @@ class Acks:
         self._refused: dict[bytes, bytes] = {}
         """Acks that the server refused, by the sequences of their messages."""
         self._on_hold = False
+        self._held: list[bytes] = []
 
     def on(self, connection: Connection) -> Acks:
         """Send acks on this connection from now on, which may be the same one, also those that are still unsent."""
@@ -77,7 +78,7 @@ class Acks:
     def ack(self, replies: Sequence[bytes]) -> None:
         """Ack the messages with these reply subjects, so that they are not redelivered."""
         if self._on_hold:
-            self._unsent += replies
+            self._held += replies
             return
         link = self.connection.link
         failed = [(reply, _not_connected()) for reply in replies] if link is None else link.ack(replies)
@@ -108,7 +109,7 @@ class Acks:
     def term(self, reply: bytes, reason: str) -> None:
         """Terminate the message with this reply subject, so that it is not redelivered. Sent again as an ack is."""
         if self._on_hold:
-            self._unsent.append(reply)
+            self._held.append(reply)  # an ack ends the deliveries as well
             return
         link = self.connection.link
         try:
@@ -129,12 +130,16 @@ class Acks:
         self._on_hold = True
 
     def flush_unsent(self, link: Link) -> None:
-        """Send the unsent acks, which were held, or counted as failed when there was no link, or when the link died.
+        """Send the held acks, and the unsent ones, which were counted as failed for lack of a link or with a lost one.
 
         Acks that can't be sent on this link either, or are lost with it, are sent on the next one: a route does not end
         a link. Acks that the server refuses are sent again when it accepts acks.
         """
-        self._on_hold = False
+        if self._on_hold:
+            self._on_hold = False
+            held, self._held = self._held, []
+            if held:
+                self.ack(held)  # they were not counted before
         owed, self._unsent = self._unsent, [reply for reply, _ in link.ack(self._unsent)]
         if self._unsent:
             unsent = {*self._unsent}
@@ -156,6 +161,7 @@ class Acks:
         """
         self.incarnation += 1
         self._unsent.clear()
+        self._held.clear()
         self._refused.clear()
 
     # --- answers of the server ---

@@ -147,7 +147,8 @@ async def test_refused_acks_are_not_sent_to_a_durable_that_was_created_again_wit
 @pytest.mark.parametrize("replaced", [False, True])
 def test_no_ack_is_sent_until_a_deleted_durable_is_found_again(replaced: bool) -> None:
     link = Mock(**{"ack.return_value": []})
-    acks = Acks(Mock(link=link), lambda event: None)
+    connection = Mock(link=link)
+    acks, answers = Acks(connection, lambda event: None), connection.listener.answers
     first, second, third = (b"$JS.ACK.IN.router.1.%d.1.1.0" % sequence for sequence in (1, 2, 3))
     acks.not_taken([first], 0, refused=True)
     acks.hold()
@@ -159,6 +160,8 @@ def test_no_ack_is_sent_until_a_deleted_durable_is_found_again(replaced: bool) -
     if replaced:
         acks.clear()
     acks.flush_unsent(link)
-    link.ack.assert_called_once_with([] if replaced else [first, second, third])
+    expected = [] if replaced else [first, second, third]
+    assert [reply for sent in link.ack.mock_calls for reply in sent.args[0]] == expected
+    assert [one.args for one in answers.sent.mock_calls] == ([] if replaced else [("ack", acks, expected)]), "counted"
     acks.ack([second])
     link.ack.assert_called_with([second])
