@@ -20,9 +20,6 @@ from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import MessageTrace, Tracing
 from router_trio.states import RouteState
 
-Batches = list[tuple[float, list[RawMessage]]]
-"""Batches of messages that were received together, each with the time it was received, the oldest first."""
-
 
 def was_resent(operation: Operation) -> bool:
     """Return True for a publish that was written more than once, so a stream may have it already."""
@@ -103,7 +100,11 @@ class Delivery:
         return DestinationTracker(self, template, self.route.destinations.index(template))
 
     def copy(self, template: str, number: int) -> RouteOwner:
-        """Return the owner of one of several operations, which send numbered copies."""
+        """Return the owner of one of several operations, which send numbered copies.
+
+        Copies for destinations have the number of their message, times the number of destinations, plus their place.
+        Answers to the requester have negative numbers.
+        """
         self.remaining += 1
         return DestinationTracker(self, template, number)
 
@@ -164,6 +165,11 @@ class Delivery:
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
         """Remember the chosen destinations, if the message may be redelivered."""
+
+    @property
+    def was_accepted(self) -> bool:
+        """True if the route accepted the message in an earlier attempt, which is not decided twice."""
+        return self.choice(0) is not None
 
     def mark_tried(self) -> None:
         """Record that copies may be stored though the message did not fail."""

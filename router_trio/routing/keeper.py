@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-from router_trio.routing.delivery import Batches, Delivery
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.hand_over import Batches
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.pipeline import Routing
 from router_trio.states import RouteState

@@ -16,7 +16,8 @@ from typing import Generic, TypeVar
 
 import trio
 
-from router_trio.routing.delivery import Batches, Delivery
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.hand_over import Batches
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.keeper import Keeper
 from router_trio.routing.pipeline import Routing

@@ -378,9 +378,7 @@ class Routing:
             return
         base = delivery.message_id or (self.connections[0].new_message_id() if len(answers) > 1 else b"")
         several = len(answers) * len(self.outlets) > 1 or self.responder is not None
-        sent = self.responder is not None and self.responder.answer(
-            answers, message, delivery, len(answers) * len(self.outlets)
-        )
+        sent = self.responder is not None and self.responder.answer(answers, message, delivery)
         for index, answer in enumerate(answers):
             own_id, changed = base, answer
             if index:

@@ -44,19 +44,19 @@ class Responder:
         self._state = state
         self._control = ControlHeaders()
 
-    def answer(self, answers: Sequence[Message], message: Message, delivery: Delivery, first_copy: int) -> bool:
+    def answer(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> bool:
         """Answer with the messages that the handler returned. Return False if there is no subject to answer to.
 
-        `first_copy`: the number of the first answer among the copies of the message. If an answer is too large, the
-        message fails.
+        If an answer is too large, the message fails.
         """
         reply = self._reply_of(delivery)
         if reply is None:
             return False
         for index, one in enumerate(answers):
-            if delivery.has_copied(first_copy + index):
+            copy = -1 - index
+            if delivery.has_copied(copy):
                 continue
-            owner = delivery.copy(REPLY, first_copy + index)
+            owner = delivery.copy(REPLY, copy)
             try:
                 block = self._headers(one, message, delivery)
                 measure(self.connection, len(block) + len(one.payload))

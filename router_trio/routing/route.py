@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import trio
 
 from router_trio.errors import reasons
-from router_trio.routing.delivery import Batches
+from router_trio.routing.hand_over import Batches
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import Source
 from router_trio.states import RouteState
@@ -42,7 +42,8 @@ class Route(ABC):
     def hand_over(self, successor: Route) -> None:
         """Hand the source, and all messages that were not started, to a route of the same subject.
 
-        Started messages are still routed here. Messages that arrive from now on wait for `run` of the successor, so
+        Started messages are still routed here; those that fail and are retried are handed over with what is known of
+        them. Messages that arrive from now on wait for `run` of the successor, so
         order is kept. A route from a stream hands nothing over: it ends, and the source of its successor continues from
         there (`Source.go_on`).
         """
@@ -56,7 +57,7 @@ class Route(ABC):
         successor = self._successor
         if successor is None or successor.source.closed:
             return False
-        count = sum(len(batch) for _, batch in waiting)
+        count = sum(len(batch.messages) for batch in waiting)
         self.state.received -= count
         successor.state.received += count
         successor._go_on_with(waiting)

@@ -71,8 +71,8 @@ class ContentRouting(Routing):
 
     def _accepts(self, delivery: Delivery) -> bool:
         """Return True if the route accepts a message; else filter or fail it."""
-        if delivery.choice(0) is not None:
-            return True  # it was accepted before, which is not decided twice
+        if delivery.was_accepted:
+            return True
         try:
             taken = self.content.takes(self.content.facts(delivery.raw, delivery))
         except EvaluationError as error:
@@ -94,7 +94,7 @@ class ContentRouting(Routing):
         """
         facts = self.content.facts(raw, delivery)
         try:
-            if (delivery is None or delivery.choice(0) is None) and not self.content.takes(facts):
+            if (delivery is None or not delivery.was_accepted) and not self.content.takes(facts):
                 return None
         except EvaluationError:
             return None  # it fails with the same error when it is routed
@@ -156,7 +156,7 @@ class ContentRouting(Routing):
         content = self.content
         try:
             facts = content.facts(delivery.raw, delivery)
-            if delivery.choice(0) is None and not content.takes(facts):
+            if not delivery.was_accepted and not content.takes(facts):
                 self.filter_out(delivery, WHEN)
                 self._give_token_back()
             else:

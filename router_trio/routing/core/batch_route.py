@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from operator import length_hint
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,11 +19,14 @@ from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.core.source import SubjectSource
-from router_trio.routing.delivery import Batches
+from router_trio.routing.hand_over import Batch, Batches, Begun
 from router_trio.routing.handler_messages import as_messages
 from router_trio.routing.handlers import Handler, HandlerCalls, Pair
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
+
+if TYPE_CHECKING:
+    from router_trio.routing.core.delivery import CoreDelivery
 
 
 class BatchRoute(Route):
@@ -49,7 +53,7 @@ class BatchRoute(Route):
         source.deliver_to(deliver)
         self._in_hand = 0
         """The number of unrouted messages of the batch taken last from the queue."""
-        self._batch: tuple[float, list[framing.RawMessage]] = (0.0, [])
+        self._batch: Batch = Batch(0.0, [])
         """The batch taken last from the queue. The last messages of it may not have been started."""
         self._not_begun = 0
         """The number of messages of it that were not started: they may be taken back while the route waits."""
@@ -71,27 +75,53 @@ class BatchRoute(Route):
 
     async def _route_arriving(self) -> None:
         while True:
-            received_at, batch = await self._intake.take()
-            await self._route_batch(received_at, batch)
+            await self._route_batch(await self._intake.take())
 
-    async def _route_batch(self, received_at: float, batch: list[framing.RawMessage]) -> None:
+    async def _route_batch(self, arrived: Batch) -> None:
         """Route a batch."""
-        self._batch = received_at, batch
+        self._batch = arrived
+        received_at, batch, begun = arrived
         self._in_hand = self._not_begun = len(batch)
         await self.routing.wait_for_capacity()
         if not self._not_begun:
             return  # taken back meanwhile
         handler = self.routing.plan.handler
-        if handler is not None:
+        if begun is not None:
+            await self._route_begun(handler, arrived, begun)
+        elif handler is not None:
             await self._handle(handler, received_at, batch)
         else:
             while batch := self._forwarding.forward(received_at, batch):
-                self._batch = received_at, batch
+                self._batch = Batch(received_at, batch)
                 self._in_hand = self._not_begun = len(batch)
                 await self.routing.turn.pass_on()
                 if not self._not_begun:
                     return  # taken back meanwhile
         self._in_hand = self._not_begun = 0
+
+    async def _route_begun(self, handler: Handler | None, arrived: Batch, begun: Begun) -> None:
+        """Route a message that failed in the previous route. Its copies have the same id; here it is not retried."""
+        # Only here, so that a plain core route does not wait for the import.
+        from router_trio.routing.core.delivery import BegunDelivery
+
+        routing, (raw,) = self.routing, arrived.messages
+        delivery = BegunDelivery(self, self.state, raw, arrived.received_at, 0, begun, routing.plan)
+        delivery.start_again()
+        self._not_begun = 0
+        if handler is not None:
+            blocked = routing.route_until_blocked(handler, delivery)
+            if blocked is not None:
+                await blocked
+            return
+        if routing.tracing.active and routing.tracing.sampled((raw,)):
+            routing.begin_trace(delivery)
+        routing.forward(delivery)
+
+    def finished(self, delivery: CoreDelivery) -> None:
+        """Settle a message that failed in the previous route."""
+        if delivery.failure is not None:
+            delivery.report_given_up()
+        delivery.settle_as(delivery.outcome if delivery.failure is None else "lost")
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
         """Pass a batch to the handler, except for messages that are taken back while the handler blocks."""
@@ -133,8 +163,8 @@ class BatchRoute(Route):
     def _take_back(self) -> Batches:
         taken = []
         if self._not_begun:
-            received_at, batch = self._batch
-            taken.append((received_at, batch[len(batch) - self._not_begun :]))
+            received_at, batch, begun = self._batch
+            taken.append(Batch(received_at, batch[len(batch) - self._not_begun :], begun))
             self._in_hand -= self._not_begun
             self._not_begun = 0
             if not self._in_hand:

@@ -9,6 +9,9 @@ import trio
 
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.hand_over import Begun
+from router_trio.routing.policy.failed_messages import Failed
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.states import RouteState
 
 
@@ -23,12 +26,15 @@ class CoreDelivery(Delivery):
     """A message that its route keeps. `attempts` counts failed attempts, `place` is its place in the order of arrival.
 
     `message_id`, set before the first attempt, is the same for each attempt, so a stream that already has a copy
-    recognizes it. `key` is the value of its route's key, once that is known.
+    recognizes it. `key` is the value of its route's key, once that is known, and `due` the time of its next attempt, if
+    it has failed.
     """
 
     remaining: int
 
-    __slots__ = ("_choices", "_copies", "_keeper", "_report_given_up", "attempts", "key", "message_id", "place")
+    due: float
+
+    __slots__ = ("_choices", "_copies", "_keeper", "_report_given_up", "attempts", "due", "key", "message_id", "place")
 
     def __init__(self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, place: int) -> None:
         super().__init__(state, raw, received_at)
@@ -96,3 +102,50 @@ class CoreDelivery(Delivery):
         """Record the fate of the message and its duration."""
         self.route.elapsed.record(trio.current_time() - self.received_at)
         self.route.fates[fate] += 1
+
+    def begun(self, plan: RoutePlan) -> Begun | None:
+        """Return what the next generation of the route has to know of it; None if it has not failed.
+
+        `plan` is that of its route.
+        """
+        if not self.attempts:
+            return None
+        assert self.message_id is not None
+        known = Failed(self.attempts, True, self._copies or set(), self._choices or {}, plan.numbering)
+        return Begun(self.message_id, known, self.failure, self.due, plan.settings.when)
+
+
+class BegunDelivery(CoreDelivery):
+    """A message that failed in the previous generation of its route. Its attempts, its id and its copies continue."""
+
+    __slots__ = ("_accepted",)
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        state: RouteState,
+        raw: RawMessage,
+        received_at: float,
+        place: int,
+        begun: Begun,
+        plan: RoutePlan,
+    ) -> None:
+        """`plan` is that of the route now."""
+        super().__init__(keeper, state, raw, received_at, place)
+        begun.known.renumber(plan.numbering)
+        self.message_id = begun.message_id
+        self.attempts = begun.known.attempts
+        self._copies = begun.known.delivered
+        self._choices = begun.known.choices
+        self.failure = begun.failure
+        self.due = begun.due
+        # Another condition applies to it, unless a copy was already delivered.
+        self._accepted = begun.when == plan.settings.when or self.has_copies
+
+    @property
+    def was_accepted(self) -> bool:
+        return self._accepted and super().was_accepted
+
+    def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
+        super().keep_choice(number, chosen)
+        self._accepted = True

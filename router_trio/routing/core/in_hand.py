@@ -27,6 +27,7 @@ from operator import attrgetter
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core import intake_queue
 from router_trio.routing.core.delivery import CoreDelivery, Keeper
+from router_trio.routing.hand_over import Batch, Begun
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.policy.retry_queue import RetryQueue
 from router_trio.routing.schedule import Limits, Order
@@ -79,14 +80,27 @@ class SubjectInHand(InHand[CoreDelivery]):
         self.count += len(accepted)
         return len(batch) - len(accepted)
 
-    def add_first(self, keeper: Keeper, state: RouteState, batches: Sequence[tuple[float, list[RawMessage]]]) -> None:
-        """Add messages before all others: the previous route accepted them."""
-        for received_at, batch in reversed(batches):
-            for raw in reversed(batch):
+    def add_first(
+        self,
+        keeper: Keeper,
+        state: RouteState,
+        batches: Sequence[Batch],
+        go_on: Callable[[Batch, Begun, int], CoreDelivery],
+    ) -> None:
+        """Add messages before all others: the previous route accepted them.
+
+        `go_on` makes the delivery of a message that failed there, with its place.
+        """
+        for batch in reversed(batches):
+            for raw in reversed(batch.messages):
                 self._first -= 1
-                self.schedule.waiting.appendleft(CoreDelivery(keeper, state, raw, received_at, self._first))
+                if batch.begun is None:
+                    delivery = CoreDelivery(keeper, state, raw, batch.received_at, self._first)
+                else:
+                    delivery = go_on(batch, batch.begun, self._first)
+                self.schedule.waiting.appendleft(delivery)
                 self._bytes += len(raw[4])
-            self.count += len(batch)
+            self.count += len(batch.messages)
 
     # --- routed ---
 
@@ -111,9 +125,9 @@ class SubjectInHand(InHand[CoreDelivery]):
     def _take(self, now: float) -> CoreDelivery | None:
         """Take due retries and new messages by turns, so that neither holds up the other."""
         self._retry_next = not self._retry_next
-        delivery = self._take_retry(now) if self._retry_next else self._take_waiting()
+        delivery = self._take_retry(now) if self._retry_next else self._take_waiting(now)
         if delivery is None:
-            delivery = self._take_waiting() if self._retry_next else self._take_retry(now)
+            delivery = self._take_waiting(now) if self._retry_next else self._take_retry(now)
         return delivery
 
     def _take_retry(self, now: float) -> CoreDelivery | None:
@@ -122,11 +136,16 @@ class SubjectInHand(InHand[CoreDelivery]):
             delivery.start_again()
         return delivery
 
-    def _take_waiting(self) -> CoreDelivery | None:
-        delivery = self.schedule.take()
-        if delivery is not None:
+    def _take_waiting(self, now: float) -> CoreDelivery | None:
+        while (delivery := self.schedule.take()) is not None:
             self._bytes -= len(delivery.raw[4])
-            delivery.message_id = self._new_message_id()
+            if not delivery.attempts:
+                delivery.message_id = self._new_message_id()
+                break
+            # The previous route retried it. Only now its key is known to be free.
+            if delivery.due <= now or not self.retry(delivery, delivery.due):
+                delivery.start_again()
+                break
         return delivery
 
     # --- no longer active ---
@@ -136,6 +155,7 @@ class SubjectInHand(InHand[CoreDelivery]):
 
         If the route is by key, later messages of its key wait for it.
         """
+        delivery.due = due
         return self.retries.add(delivery, delivery.raw[3], due)
 
     def settle(self, delivery: CoreDelivery) -> None:
@@ -152,17 +172,9 @@ class SubjectInHand(InHand[CoreDelivery]):
         self.count -= 1
         self._bytes -= len(delivery.raw[4])
 
-    def take_back(self, now: float) -> list[CoreDelivery]:
-        """Take out all messages that were not started, for the next route, in the order of their arrival.
-
-        A failed message with a delivered copy stays, and is due now: it is retried once more here.
-        """
-        begun = self.limits.clear()  # their keys count them as active
-        for delivery in self.retries.take_all():
-            if delivery.has_copies:
-                self.retries.add(delivery, delivery.raw[3], now)
-            else:
-                begun.append(delivery)
+    def take_back(self) -> list[CoreDelivery]:
+        """Take out all messages except active ones, for the next route, in the order of their arrival."""
+        begun = [*self.limits.clear(), *self.retries.take_all()]  # their keys count them as active
         waiting = [*self.schedule.clear(), *begun]
         for delivery in begun:
             self.schedule.finished(delivery)

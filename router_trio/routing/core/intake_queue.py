@@ -13,6 +13,7 @@ from operator import itemgetter
 import trio
 
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.hand_over import Batch, Batches, Begun
 
 MAX_MESSAGES = 65_536
 MAX_BYTES = 64 * 1024 * 1024
@@ -28,7 +29,7 @@ class IntakeQueue:
         """`turn_begins` is called each time that other tasks have run while `take` waited."""
         self._overflow = overflow
         self._turn_begins = turn_begins
-        self._batches: deque[tuple[float, list[RawMessage], int]] = deque()
+        self._batches: deque[tuple[float, list[RawMessage], int, Begun | None]] = deque()
         self._messages = 0
         self._bytes = 0
         self._arrived = trio.Event()
@@ -51,11 +52,11 @@ class IntakeQueue:
         size = sum(map(len, map(_tail, batch)))
         self._messages += len(batch)
         self._bytes += size
-        self._batches.append((trio.current_time(), batch, size))
+        self._batches.append((trio.current_time(), batch, size, None))
         self.busy = True
         self._arrived.set()
 
-    async def take(self) -> tuple[float, list[RawMessage]]:
+    async def take(self) -> Batch:
         """Wait for the oldest batch, and return it with the time when it arrived. If cancelled, nothing is taken.
 
         Other tasks run while it waits, and after each `MESSAGES_IN_A_TURN` messages: many small batches make one turn.
@@ -71,29 +72,29 @@ class IntakeQueue:
             await trio.lowlevel.checkpoint()
             self._turn_begins()
             self._taken = 0
-        arrived, batch, size = self._batches.popleft()
+        arrived, batch, size, begun = self._batches.popleft()
         self._taken += len(batch)
         self._messages -= len(batch)
         self._bytes -= size
-        return arrived, batch
+        return Batch(arrived, batch, begun)
 
     def let_nothing_pass(self) -> None:
         """Let no message pass this queue until `take` finds it empty."""
         self.busy = True
 
-    def take_waiting(self) -> list[tuple[float, list[RawMessage]]]:
+    def take_waiting(self) -> Batches:
         """Take out all waiting batches, the oldest first."""
-        left = [(arrived, batch) for arrived, batch, _ in self._batches]
+        left = [Batch(arrived, batch, begun) for arrived, batch, _, begun in self._batches]
         self.clear()
         return left
 
-    def put_first(self, batches: Sequence[tuple[float, list[RawMessage]]]) -> None:
+    def put_first(self, batches: Sequence[Batch]) -> None:
         """Put batches that were received and accepted earlier before all waiting ones."""
-        for arrived, batch in reversed(batches):
+        for arrived, batch, begun in reversed(batches):
             size = sum(map(len, map(_tail, batch)))
             self._messages += len(batch)
             self._bytes += size
-            self._batches.appendleft((arrived, batch, size))
+            self._batches.appendleft((arrived, batch, size, begun))
         if batches:
             self.busy = True
             self._arrived.set()

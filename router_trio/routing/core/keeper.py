@@ -19,14 +19,14 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.core.delivery import CoreDelivery
+from router_trio.routing.core.delivery import BegunDelivery, CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
 from router_trio.routing.core.in_hand import SubjectInHand
 from router_trio.routing.core.intake_queue import MAX_MESSAGES
 from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.dead_letters import DeadLetters
-from router_trio.routing.delivery import Batches
 from router_trio.routing.failures import Failures
+from router_trio.routing.hand_over import Batch, Batches, Begun
 from router_trio.routing.keeper import Keeper
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
@@ -128,6 +128,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return rest
 
     def _too_many_of_a_key(self, delivery: CoreDelivery) -> None:
+        self._retried.discard(delivery)
         self.hand.refuse(delivery)
         self._overflow(1)
 
@@ -165,16 +166,13 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             self._failures.failed(delivery, delivery.failure, delivery.attempts)
 
     def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
-        over = self._source.closed and not self._may_pass_on(delivery)
+        over = self._source.closed and (self.is_over or not self._handed_over)
         return over or failure.reason in reasons.DECIDED_BY_QUEUE
 
-    def _may_pass_on(self, delivery: CoreDelivery) -> bool:
-        """Return True if the successor of the route may retry a message. It would send all copies again."""
-        return self._handed_over and not self.is_over and not delivery.has_copies
-
-    def _leave_to_successor(self, delivery: CoreDelivery) -> bool:
+    def _leave_to_successor(self, delivery: CoreDelivery, due: float) -> bool:
         """Have the successor retry an active message. Return False if there is no successor any more."""
-        if not self.route.pass_on([(delivery.received_at, [delivery.raw])]):
+        delivery.due = due
+        if not self.route.pass_on([self._handed(delivery)]):
             return False
         self._retried.discard(delivery)
         self.hand.settle(delivery)
@@ -183,7 +181,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
         if self._source.closed:
-            return self._leave_to_successor(delivery)
+            return self._leave_to_successor(delivery, now + delay)
         if self.hand.retry(delivery, now + delay):
             self._retried.add(delivery, now)
             self.route.something_waits()  # it may be due before anything else
@@ -221,7 +219,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def settle_rest(self) -> bool:
         """Dead-letter messages that wait for a retry, or lose them when the route is abandoned."""
         hand = self.hand
-        if hand.waiting or hand.limits.count or hand.in_handler or (self._handed_over and hand.held):
+        if hand.waiting or hand.limits.count or hand.in_handler:
             return False
         if self._failures.has_dead_letters:
             for delivery in hand.retries.take_all():
@@ -246,11 +244,30 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- from one route to its successor ---
 
     def take_back(self) -> Batches:
-        taken = self.hand.take_back(trio.current_time())
+        taken = self.hand.take_back()
         for delivery in taken:
             self._retried.discard(delivery)
         self._handed_over = True
-        return [(delivery.received_at, [delivery.raw]) for delivery in taken]
+        return [self._handed(delivery) for delivery in taken]
+
+    def _handed(self, delivery: CoreDelivery) -> Batch:
+        return Batch(delivery.received_at, [delivery.raw], delivery.begun(self._routing.plan))
 
     def go_on_with(self, waiting: Batches) -> None:
-        self.hand.add_first(self, self.state, waiting)
+        self.hand.add_first(self, self.state, waiting, self._begun)
+
+    def _begun(self, batch: Batch, begun: Begun, place: int) -> CoreDelivery:
+        """Return the delivery of a message that failed in the previous route.
+
+        Its next attempt is due when that route had it due, or earlier if the delays are shorter now.
+        """
+        now, failure = trio.current_time(), begun.failure
+        (raw,) = batch.messages
+        delivery = BegunDelivery(self, self.state, raw, batch.received_at, place, begun, self._routing.plan)
+        policy = self._failures.policy
+        if failure is None or policy.over(failure, delivery.attempts):
+            delivery.due = now
+        else:
+            delivery.due = min(delivery.due, now + policy.delay(failure, delivery.attempts, now))
+        self._retried.add(delivery, now)
+        return delivery

@@ -58,6 +58,9 @@ class Failed:
         new_places = [None if name is None else place_of.get(name) for name in before.names]
         delivered, self.delivered = self.delivered, set()
         for copy in delivered:
+            if copy < 0:  # an answer to the requester
+                self.delivered.add(copy)
+                continue
             answer, place = divmod(copy, len(before.names))
             if (new_place := new_places[place]) is not None:
                 self.delivered.add(answer * len(now.names) + new_place)

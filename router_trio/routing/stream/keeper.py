@@ -26,8 +26,8 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit, MessageGivenUp
 from router_trio.outbox.operation import Operation
 from router_trio.routing.dead_letters import DeadLetters
-from router_trio.routing.delivery import Batches
 from router_trio.routing.failures import Failures
+from router_trio.routing.hand_over import Batches
 from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.failed_messages import Numbering

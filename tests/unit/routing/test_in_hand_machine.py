@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +22,9 @@ from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core import in_hand as core
 from router_trio.routing.core import intake_queue
-from router_trio.routing.core.delivery import CoreDelivery
+from router_trio.routing.core.delivery import BegunDelivery, CoreDelivery
+from router_trio.routing.hand_over import Batch
+from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.key_queues import KeyQueues
 from router_trio.routing.policy.limit import ValueLimits
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit, _Turn
@@ -40,6 +43,8 @@ ROOM = 12
 OF_A_KEY = 4
 LATE = 5.0
 Delivery = Any
+PLAN: Any = SimpleNamespace(numbering=Numbering("all", (b"out",)), settings=SimpleNamespace(when=None))
+"""The parts of the plan of a route that a hand-over reads."""
 
 
 def raw(key: bytes, value: bytes, reply: bytes = b"") -> RawMessage:
@@ -169,6 +174,7 @@ class CoreMachine(RuleBasedStateMachine):
         delivery = self.taken(index)
         if copied:
             delivery.copied(0)
+        delivery.attempts += 1
         assert self.hand.retry(delivery, self.now + delay)
 
     @rule(seconds=st.sampled_from([0.4, 1.0]))
@@ -179,19 +185,26 @@ class CoreMachine(RuleBasedStateMachine):
     def reload(self, kind: tuple[bool, bool]) -> None:
         before, active = self.hand, self.active
         places = {id(one): one.place for one in [*waiting_in(before.schedule), *limited_in(before.limits)]}
-        taken = before.take_back(self.now)
+        due = {id(one.raw): (one.attempts, one.due) for _, _, _, one in before.retries._waiting}
+        taken = before.take_back()
         assert [one.place for one in taken] == sorted(one.place for one in taken)
         assert {*places} <= {id(one) for one in taken}, "messages not begun are handed over"
         assert before.count == len(active) + len(before.retries)
         self.finish(before, active)
         self.hand, self.active = self.made(kind), []
         route: Any = RouteState("route", "main", ("out",))
-        half = len(taken) // 2
-        together = [(self.now, [one.raw for one in some]) for some in (taken[:half], taken[half:])]
-        self.hand.add_first(route, route, together)
+        handed = [Batch(self.now, [one.raw], one.begun(PLAN)) for one in taken]
+        self.hand.add_first(
+            route,
+            route,
+            handed,
+            lambda batch, begun, at: BegunDelivery(route, route, batch.messages[0], self.now, at, begun, PLAN),
+        )
         assert [id(one.raw) for one in waiting_in(self.hand.schedule)] == [id(one.raw) for one in taken]
         places_now = [one.place for one in waiting_in(self.hand.schedule)]
         assert places_now == sorted(places_now)
+        now_due = {id(one.raw): (one.attempts, one.due) for one in waiting_in(self.hand.schedule) if one.attempts}
+        assert due.items() <= now_due.items(), "it is retried when it was to be"
 
     def finish(self, hand: core.SubjectInHand, active: list[CoreDelivery]) -> None:
         """Route everything that is left; nothing fails any more."""
