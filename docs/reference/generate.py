@@ -236,7 +236,8 @@ def _metrics(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield "# Metrics"
     yield from (
         "`/metrics` exposes these metrics in the Prometheus text format. `router-trio contract --json` lists them for",
-        "programs. Every series whose labels are known in advance exists from the start, at zero.",
+        "programs. Series whose labels are known in advance exist from the start, at zero. Those of mirror failures, and of",
+        "messages that were given up or not answered, begin with the first event.",
         "",
         "| name | type | labels | description |",
         "|---|---|---|---|",

@@ -138,14 +138,11 @@ class Again(Enum):
 
 
 FAILURES: Final = "failures"
-MIRRORS: Final = "mirrors"
-GIVEN_UP: Final = "given_up"
 PUBLISHES: Final = "publishes"
 PUBLISHES_WITH_ACK: Final = "publishes_with_ack"
 DROPS: Final = "drops"
 ANSWERS: Final = "answers"
 FILTERED: Final = "filtered"
-UNANSWERED_MESSAGES: Final = "unanswered_messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +198,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             EXPRESSION,
             "a key is missing, a type is wrong, or the body is not JSON",
             "test for the key with `has(...)`; `explain --data` shows the part that fails",
-            *(FAILURES, MIRRORS, GIVEN_UP),
+            FAILURES,
         ),
         _way(
             NOT_CONNECTED,
             "the destination's connection is down and its queue keeps nothing (`fail_open`), or the link was lost",
             "`/readyz` says why it is down; [Connections](../explanation/connections.md)",
-            *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK, ANSWERS),
+            *(FAILURES, PUBLISHES, PUBLISHES_WITH_ACK, ANSWERS),
             to_name=True,
         ),
         _message(
@@ -215,13 +212,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             "the handler raised, returned an invalid value or too many messages, or returned inside a cancel scope",
             "[When it fails](../how-to/handlers.md#when-it-fails); the error text is logged with "
             '`telemetry.handler_errors = "full"`',
-            *(FAILURES, GIVEN_UP),
+            FAILURES,
         ),
         _message(
             REJECTED,
             "the handler raised `Reject`, or a full queue refused its newest message",
             "see the detail of the dead letter",
-            *(FAILURES, GIVEN_UP),
+            FAILURES,
             again=Again.NO,
             to_name=False,
         ),
@@ -229,19 +226,19 @@ TABLE: Final[Mapping[str, Reason]] = {
             RETRY,
             "the handler raised `Retry`",
             "no action needed; set `attempts` to bound the retries",
-            *(FAILURES, GIVEN_UP),
+            FAILURES,
         ),
         _message(
             MAPPING,
             "the destination's mapping gives no subject for the message",
             "correct the mapping: it needs more tokens than the subject has",
-            *(FAILURES, MIRRORS, GIVEN_UP),
+            FAILURES,
         ),
         _message(
             RESERVED_SUBJECT,
             "the message would be published to `$...` or below `_INBOX`",
             "begin the destination with a token of your own",
-            *(FAILURES, UNANSWERED_MESSAGES),
+            FAILURES,
         ),
         _message(
             INVALID_SUBJECT,
@@ -274,14 +271,14 @@ TABLE: Final[Mapping[str, Reason]] = {
             PERMISSION_DENIED,
             "the user may not publish to the destination",
             "[grant the permission](../how-to/tls-and-credentials.md#what-the-user-must-be-allowed)",
-            *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK),
+            *(FAILURES, PUBLISHES, PUBLISHES_WITH_ACK),
             advice="allow this user to publish there",
         ),
         _message(
             TOO_LARGE,
             "the message with its headers is larger than the server or the stream allows",
             "raise `max_payload` of the server or `max_msg_size` of the stream",
-            *(FAILURES, MIRRORS, GIVEN_UP, PUBLISHES, PUBLISHES_WITH_ACK),
+            *(FAILURES, PUBLISHES, PUBLISHES_WITH_ACK),
         ),
         _message(
             WRONG_EXPECTATION,
@@ -318,7 +315,7 @@ TABLE: Final[Mapping[str, Reason]] = {
             TIMEOUT,
             "no PubAck arrived in time",
             "check the stream's leader and its disk; the message may have been stored",
-            *(GIVEN_UP, PUBLISHES_WITH_ACK),
+            PUBLISHES_WITH_ACK,
         ),
         _destination(UNANSWERED, "no PubAck has arrived yet", "as for `timeout`", to_name=False),
         _destination(
@@ -339,7 +336,7 @@ TABLE: Final[Mapping[str, Reason]] = {
             QUEUE_FULL,
             "messages arrive faster than the connection sends them",
             "[Tune the queue](../how-to/tune-the-queue.md)",
-            *(FAILURES, MIRRORS, DROPS),
+            *(FAILURES, DROPS),
             again=Again.FROM_A_STREAM,
             to_name=True,
         ),
@@ -473,7 +470,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         _none(WHEN, "`when` of the route evaluated to false", FILTERED),
         _none(HANDLER, "the handler returned nothing", FILTERED),
         _none(UNMATCHED, "no destination matched the message", FILTERED),
-        _none(NO_REPLY, "the message has no reply subject", UNANSWERED_MESSAGES),
+        _none(NO_REPLY, "the message has no reply subject"),
     )
 }
 """The reasons by name. Others are `jetstream_` with the error code of a server: see `of_code`."""

@@ -207,9 +207,9 @@ class Run:
 
     def emit_ignored(self, routes: Sequence[RouteSettings]) -> None:
         """Emit an event for each key of these routes that has no effect."""
+        index = {route.name: number for number, route in enumerate(self.settings.routes)}
         for route in routes:
-            index = self.settings.routes.index(route)
-            for problem in ignored(f"routes[{index}]", route):
+            for problem in ignored(f"routes[{index[route.name]}]", route):
                 self.emit(SettingIgnored(at=trio.current_time(), key=problem.path, detail=problem.message))
 
     # --- the lifetime ---

@@ -115,10 +115,6 @@ REPLY = "(reply)"
 """In place of a destination's template, for answers to the reply subject."""
 
 
-UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
-"""Why a message is not answered: it has no reply subject, or one that must not be published to."""
-
-
 class Holder(Protocol):
     """Holds the messages that a route has received and not settled."""
 

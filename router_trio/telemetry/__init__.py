@@ -22,7 +22,7 @@ from router_trio.events import Emit, Event, Level
 from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.http.blocked import HandedOver, ProbesWhileBlocked
 from router_trio.telemetry.http.listeners import address_of, open_listeners
-from router_trio.telemetry.http.status import OK, readiness, route_ready
+from router_trio.telemetry.http.status import route_ready, unready_parts
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.traces.tracer import Traces, traces_wanted
@@ -287,7 +287,7 @@ class Telemetry:
             traces_not_followed=lambda: self.traces_not_followed,
             traces_not_begun=lambda: self.traces_not_begun,
             listener_errors=lambda: self._listener_errors,
-            ready=lambda: readiness(view, clock())[0] == OK,
+            unready=lambda: unready_parts(view, clock),
             route_ready=lambda route: route_ready(view, route, clock()),
         )
 

@@ -11,6 +11,7 @@ import trio
 from router_trio.states import PAUSED
 from router_trio.telemetry.http import application, event_stream, server
 from router_trio.telemetry.metrics.page import MetricsPage
+from router_trio.telemetry.pieces import Pieces
 from tests.integration.pages import Address, get, make_page_large, read_all, served, split
 from tests.integration.test_http_attacks import ELSEWHERE, connect, held, probe
 from tests.support.telemetry_views import View
@@ -143,14 +144,14 @@ async def test_watchers_of_one_address_leave_places_for_others(view: View) -> No
 
 async def test_scrapes_at_a_time_share_one(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = 0
-    render = MetricsPage.render
+    pieces = MetricsPage.pieces
 
-    def counted(page: MetricsPage) -> bytes:
+    def counted(page: MetricsPage) -> Pieces[bytes]:
         nonlocal rendered
         rendered += 1
-        return render(page)
+        return pieces(page)
 
-    monkeypatch.setattr(MetricsPage, "render", counted)
+    monkeypatch.setattr(MetricsPage, "pieces", counted)
     codes = []
 
     async def scrape(stream: trio.SocketStream) -> None:
@@ -182,11 +183,12 @@ async def test_a_scrape_is_never_older_than_its_request(view: View) -> None:
 async def test_the_loop_goes_on_under_scrapes(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty clients that scrape without a pause: what else is due is late by one page, not by forty."""
 
-    def slow(_: MetricsPage) -> bytes:
+    def slow(_: MetricsPage) -> Pieces[bytes]:
         time.sleep(0.02)  # holds the loop, as a page of many routes does
+        yield
         return b""
 
-    monkeypatch.setattr(MetricsPage, "render", slow)
+    monkeypatch.setattr(MetricsPage, "pieces", slow)
     late = []
     async with served(view) as address, held(address, 40, b"") as streams, trio.open_nursery() as nursery:
 

@@ -26,7 +26,8 @@ from router_trio.states import (
 )
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.application import RouterAnswers
-from router_trio.telemetry.http.status import Answer, answer
+from router_trio.telemetry.http.status import Answer, answer, status_pieces
+from router_trio.telemetry.pieces import Pieces
 from tests.integration.pages import telemetry_settings
 from tests.support.axe import NoAxe, script, violations
 from tests.support.browser import BROWSER, NO_BROWSER, Page, browser
@@ -304,14 +305,15 @@ def test_the_parts_of_the_page_fit() -> None:
 class SomeWorkers(RouterAnswers):
     """A router that says of itself what a supervisor says."""
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Pieces[str]:
         workers = {
             "1": {"pid": 4711, "state": "running", "restarts": 0},
             "2": {"pid": None, "state": "waiting", "restarts": 3},
         }
-        return {**super().status(), "workers": workers}
+        return status_pieces(self._view, 1.0, {"workers": workers})
 
-    def readiness(self) -> Answer:
+    def readiness(self) -> Pieces[Answer]:
+        yield
         return answer([{"worker": 2, "reason": "waiting"}, {"worker": 1, "connection": "edge", "reason": "away"}])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from router_trio.router.workers.counts.numbers import PROCESS
 from router_trio.router.workers.counts.process_numbers import (
@@ -14,10 +13,11 @@ from router_trio.router.workers.counts.process_numbers import (
 )
 from router_trio.router.workers.supervisor import Supervisor
 from router_trio.states import Histogram
-from router_trio.telemetry.http.status import Answer, answer, status
+from router_trio.telemetry.http.status import Answer, answer, status_pieces
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import MetricsPage
+from router_trio.telemetry.pieces import Pieces
 
 _MICRO = 1_000_000
 
@@ -40,16 +40,17 @@ class WorkersAnswers:
         own = [] if fatal is None else [{"router": name, "reason": fatal}]
         return answer([*own, *self._supervisor.blocked()])
 
-    def readiness(self) -> Answer:
+    def readiness(self) -> Pieces[Answer]:
         """Return the answer of `/readyz`: ready if every worker is."""
+        yield
         return answer(self._supervisor.unready())
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Pieces[str]:
         """Return the answer of `/status`, including each worker."""
         workers = {str(slot.number): slot.shown for slot in self._supervisor.slots}
-        return {**status(self._supervisor.sum(), self._clock() - self._started_at), "workers": workers}
+        return status_pieces(self._supervisor.sum(), self._clock() - self._started_at, {"workers": workers})
 
-    def metrics(self) -> bytes:
+    def metrics(self) -> Pieces[bytes]:
         found = self._supervisor.sum()
         counted, own = found.counts.get(PROCESS, {}), self._own
         lags = Histogram(LAG_BOUNDS)
@@ -61,11 +62,11 @@ class WorkersAnswers:
             traces_not_followed=lambda: counted.get("traces_not_followed", 0),
             traces_not_begun=lambda: counted.get("traces_not_begun", 0),
             listener_errors=lambda: own.listener_errors() + counted.get("listener_errors", 0),
-            ready=lambda: not self._supervisor.unready(),
+            unready=lambda: [self._supervisor.unready()],
             route_ready=lambda route: self._supervisor.route_ready(route.name),
             loop_lags=lags,
         )
-        return MetricsPage(sources, lambda: self._process(counted)).render()
+        return MetricsPage(sources, lambda: self._process(counted)).pieces()
 
     def _process(self, counted: Mapping[str, int]) -> bytes:
         processes = [process_numbers(), *(report.process for report in self._supervisor.reports.values())]

@@ -6,6 +6,7 @@ imports it late, and in a thread.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
@@ -21,14 +22,15 @@ from router_trio.states import Histogram
 from router_trio.telemetry.http.blocked import HandedOver
 from router_trio.telemetry.http.event_stream import EventStream
 from router_trio.telemetry.http.hosts import may_read, refusal
-from router_trio.telemetry.http.rendering import Rendering, SharedPage
+from router_trio.telemetry.http.rendering import SharedPage
 from router_trio.telemetry.http.server import serve_http
-from router_trio.telemetry.http.status import Answer, health, readiness, status
+from router_trio.telemetry.http.status import Answer, health, readiness_pieces, status_pieces
 from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.lag import measure_lag
 from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
+from router_trio.telemetry.pieces import Pieces, in_pieces
 
 HIDDEN = "reasons are shown to requests by an IP address, a loopback name, or a name in telemetry.allowed_hosts"
 """The detail of an answer whose reasons are withheld, because the request's Host is not allowed."""
@@ -37,7 +39,7 @@ _FRESH = {"cache-control": "no-store"}
 
 
 class Answers(Protocol):
-    """The contents of the pages. Only `refresh` waits."""
+    """The contents of the pages, rendered in pieces. Only `refresh` waits."""
 
     async def refresh(self) -> None:
         """Update the state that the next pages are made from. Takes a moment at most; can be cancelled."""
@@ -47,15 +49,15 @@ class Answers(Protocol):
         """Return the answer of `/healthz`."""
         ...
 
-    def readiness(self) -> Answer:
+    def readiness(self) -> Pieces[Answer]:
         """Return the answer of `/readyz`."""
         ...
 
-    def status(self) -> dict[str, Any]:
-        """Return the JSON object of `/status`."""
+    def status(self) -> Pieces[str]:
+        """Return the JSON text of `/status`."""
         ...
 
-    def metrics(self) -> bytes:
+    def metrics(self) -> Pieces[bytes]:
         """Return the text of `/metrics`."""
         ...
 
@@ -75,22 +77,23 @@ class RouterAnswers:
     def health(self) -> Answer:
         return health(self._view)
 
-    def readiness(self) -> Answer:
-        return readiness(self._view, self._clock())
+    def readiness(self) -> Pieces[Answer]:
+        return readiness_pieces(self._view, self._clock)
 
-    def status(self) -> dict[str, Any]:
-        return status(self._view, self._clock() - self._started_at)
+    def status(self) -> Pieces[str]:
+        return status_pieces(self._view, self._clock() - self._started_at)
 
-    def metrics(self) -> bytes:
-        return self._page.render()
+    def metrics(self) -> Pieces[bytes]:
+        return self._page.pieces()
 
 
 class JSONPage(JSONResponse):
-    """A page of JSON that ends with a newline, for terminals."""
+    """A page of JSON that ends with a newline, for terminals. `content` may be its text."""
 
     def render(self, content: Any) -> bytes:
         """Return the bytes of the page."""
-        return super().render(content) + b"\n"
+        text = content.encode() if isinstance(content, str) else super().render(content)
+        return text + b"\n"
 
 
 def application(
@@ -102,17 +105,15 @@ def application(
     `/healthz` and `/readyz` answer, with their code and status but no reasons. Pages whose size grows with the number
     of routes are rendered one at a time, and shared by all requests that wait for them.
     """
+    turn = trio.Lock()
+    scrape, statuses = SharedPage(turn, answers.metrics), SharedPage(turn, answers.status)
 
-    def take_snapshot() -> dict[str, Any]:
-        return {"status": answers.status(), "readiness": answers.readiness()[1]}
-
-    rendering = Rendering()
-    scrape = SharedPage(rendering, answers.metrics)
-    snapshots = SharedPage(rendering, take_snapshot)
-
-    async def snapshot() -> dict[str, Any]:
+    async def status_text() -> str:
         await answers.refresh()
-        return await snapshots.get()
+        return await statuses.get()
+
+    async def readiness_text() -> str:
+        return json.dumps((await in_pieces(answers.readiness()))[1])
 
     async def metrics(_: Request) -> Response:
         await answers.refresh()
@@ -130,10 +131,10 @@ def application(
     async def readyz(request: Request) -> Response:
         # Not a shared page: a probe must not wait for other requests.
         await answers.refresh()
-        return probed(request, answers.readiness())
+        return probed(request, await in_pieces(answers.readiness()))
 
     async def status_page(_: Request) -> Response:
-        return JSONPage((await snapshot())["status"], headers=_FRESH)
+        return JSONPage(await status_text(), headers=_FRESH)
 
     async def front(_: Request) -> Response:
         text, headers = front_page()
@@ -141,7 +142,7 @@ def application(
 
     routes = [
         Route("/", front),
-        Route("/events", EventStream(snapshot, recent), methods=["GET"]),
+        Route("/events", EventStream(status_text, readiness_text, recent), methods=["GET"]),
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),

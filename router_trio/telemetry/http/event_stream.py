@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import trio
 from starlette.requests import Request
@@ -40,10 +39,13 @@ _HEADERS = [
 
 
 class EventStream:
-    """The ASGI application at `/events`. `snapshot` returns the state of the router as plain values."""
+    """The ASGI application at `/events`. `status` and `readiness` return what `/status` and `/readyz` would."""
 
-    def __init__(self, snapshot: Callable[[], Awaitable[dict[str, Any]]], recent: Recent) -> None:
-        self._snapshot = snapshot
+    def __init__(
+        self, status: Callable[[], Awaitable[str]], readiness: Callable[[], Awaitable[str]], recent: Recent
+    ) -> None:
+        self._status = status
+        self._readiness = readiness
         self._recent = recent
         self._clients: Counter[str] = Counter()
 
@@ -81,10 +83,10 @@ class EventStream:
         await _write(send, f"retry: {COME_BACK_AFTER_MS}\n\n")
         with trio.move_on_after(LIFETIME):
             while not self._recent.closing.is_set():
-                snapshot = await self._snapshot()
+                status, readiness = await self._status(), await self._readiness()
                 events = self._recent.since(last)
                 last = events[-1]["number"] if events else last
-                data = json.dumps({**snapshot, "events": events}, separators=(",", ":"))
+                data = f'{{"status":{status},"readiness":{readiness},"events":{json.dumps(events)}}}'
                 await _write(send, f"id: {last}\ndata: {data}\n\n")
                 with trio.move_on_after(INTERVAL):
                     await self._recent.closing.wait()

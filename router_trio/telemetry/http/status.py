@@ -1,16 +1,20 @@
 """Compute the answers of `/healthz`, `/readyz` and `/status`: pure functions of a router's state.
 
-Each answer is computed without an await in between, so the ledgers in it add up.
+Answers about many routes are computed in pieces. All numbers of one route, or of one connection, are read at one
+moment, so each ledger adds up; another route may change before it is read.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from router_trio.states import REPLY, ConnectionState, RouteState
 from router_trio.telemetry.logs.redact import shown_text
+from router_trio.telemetry.pieces import Pieces, complete
 from router_trio.telemetry.view import ConfigView, ConnectionView, RouterView, package_version
 
 OK = 200
@@ -27,7 +31,16 @@ def health(view: RouterView) -> Answer:
 
 def readiness(view: RouterView, now: float) -> Answer:
     """Return 200 if every connection and route would deliver a message now, else 503. `now` is on the fences' clock."""
-    return answer([reason for part in unready_parts(view, lambda: now) for reason in part])
+    return complete(readiness_pieces(view, lambda: now))
+
+
+def readiness_pieces(view: RouterView, clock: Callable[[], float]) -> Pieces[Answer]:
+    """Compute `readiness` in pieces."""
+    found: list[Mapping[str, Any]] = []
+    for part in unready_parts(view, clock):
+        found += part
+        yield
+    return answer(found)
 
 
 def unready_parts(view: RouterView, clock: Callable[[], float]) -> Iterator[list[dict[str, str]]]:
@@ -73,15 +86,43 @@ def waiting_for(view: RouterView, now: float) -> str | None:
 
 def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
     """Return the state, counts and ledger of every connection and route."""
-    return {
+    found: dict[str, Any] = json.loads(complete(status_pieces(view, uptime_seconds)))
+    return found
+
+
+def status_pieces(
+    view: RouterView, uptime_seconds: float, more: Mapping[str, Any] = MappingProxyType({})
+) -> Pieces[str]:
+    """Compute `status` in pieces, as JSON text, with the members of `more` added."""
+    router = {
         "name": view.name,
         "version": package_version(),
         "uptime_seconds": round(uptime_seconds, 3),
         "config": _config(view.config),
-        "connections": {name: _connection(one.state, one) for name, one in view.connections.items()},
-        "routes": {route.name: _route(route) for route in view.routes},
-        "ledger": {name: _ledger(one) for name, one in view.connections.items()},
     }
+    ledgers: dict[str, Any] = {}
+    connections: dict[str, Any] = {}
+    for name, one in tuple(view.connections.items()):
+        connections[name], ledgers[name] = _connection(one.state, one), _ledger(one)
+        yield
+    routes: list[str] = []
+    for route in tuple(view.routes):
+        routes.append(f"{_json(route.name)}:{_json(_route(route))}")
+        yield
+    return "".join(
+        [
+            _json(router)[:-1],
+            f',"connections":{_json(connections)},"routes":{{',
+            ",".join(routes),
+            f'}},"ledger":{_json(ledgers)}',
+            *(f",{_json(name)}:{_json(value)}" for name, value in more.items()),
+            "}",
+        ]
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def answer(reasons: Sequence[Mapping[str, Any]]) -> Answer:

@@ -1,10 +1,14 @@
-"""The definition of a metric: name, type, labels, help, and the function that reads it."""
+"""The definition of a metric: name, type, labels, help, and the function that reads it.
+
+A metric is read from one part of the router at a time: from the router itself, a connection or a route. So the page can
+be rendered in pieces, and each piece reads everything about one part at one moment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from router_trio.states import Histogram, RouteState
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
@@ -21,38 +25,85 @@ class Sources:
     traces_not_followed: Callable[[], int] = lambda: 0
     traces_not_begun: Callable[[], int] = lambda: 0
     listener_errors: Callable[[], int] = lambda: 0
-    ready: Callable[[], bool] = lambda: True
-    """Returns True if `/readyz` would answer 200 now."""
+    unready: Callable[[], Iterable[Sequence[Any]]] = tuple
+    """Returns the reasons of `/readyz`, one sequence per connection or route; empty for one that is ready."""
     route_ready: Callable[[RouteState], bool] = lambda route: True
     """Returns True if a route would deliver a message now."""
     loop_lags: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS))
 
+    def ready(self) -> bool:
+        """Return True if `/readyz` would answer 200 now. Looks at every connection and route."""
+        return not any(self.unready())
+
 
 Labels = tuple[str, ...]
-Numbers = Callable[[Sources], Iterable[tuple[Labels, float]]]
-Histograms = Callable[[Sources], Iterable[tuple[Labels, Histogram]]]
+Part = Any
+"""A part of the router that metrics are read from: a connection, a route, or None for the router as a whole."""
+
+Numbers = Callable[[Sources, Part], Iterable[tuple[Labels, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The parts of one kind. `labels` name a part; `parts` returns the values of these labels, and the part."""
+
+    labels: Labels
+    parts: Callable[[Sources], Sequence[tuple[Labels, Part]]]
+
+
+CONNECTIONS = Scope(("connection",), lambda sources: [((name,), one) for name, one in sources.view.connections.items()])
+ROUTES = Scope(
+    ("connection", "route"), lambda sources: [((one.connection, one.name), one) for one in sources.view.routes]
+)
+ROUTER = Scope((), lambda sources: [((), None)])
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A counter or a gauge. `read` returns the label values of each series, in the order of `labels`, and its value."""
+    """A counter or a gauge.
+
+    Its labels are those of its scope, and `more`. `numbers` returns for each series of one part the values of `more`,
+    and the value.
+    """
 
     name: str
     kind: Literal["counter", "gauge"]
-    labels: Labels
+    scope: Scope
+    more: Labels
     help: str
-    read: Numbers
+    numbers: Numbers
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of its series."""
+        return self.scope.labels + self.more
+
+    def read(self, sources: Sources) -> Iterator[tuple[Labels, float]]:
+        """Yield the label values and the value of every series."""
+        for known, part in self.scope.parts(sources):
+            for values, number in self.numbers(sources, part):
+                yield known + values, number
 
 
 @dataclass(frozen=True, slots=True)
 class HistogramMetric:
-    """A histogram. `read` returns the label values of each series and the object that its values are recorded in."""
+    """A histogram of each part of a scope."""
 
     name: str
-    labels: Labels
+    scope: Scope
     help: str
-    read: Histograms
+    histogram: Callable[[Sources, Part], Histogram]
     kind: Literal["histogram"] = "histogram"
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of its series, without `le`."""
+        return self.scope.labels
+
+    def read(self, sources: Sources) -> Iterator[tuple[Labels, Histogram]]:
+        """Yield the label values and the histogram of every series."""
+        for values, part in self.scope.parts(sources):
+            yield values, self.histogram(sources, part)
 
 
 @dataclass(frozen=True, slots=True)

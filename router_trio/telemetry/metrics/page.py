@@ -1,24 +1,41 @@
 """Render `/metrics`: the table of metrics in the Prometheus text format.
 
-A scrape blocks the event loop, so it must be cheap with hundreds of routes. The values are read where they are counted,
-and the text before each value (name and labels) is rendered once and cached. The OpenTelemetry SDK and
+A scrape runs in the event loop, so it must be cheap with thousands of routes, and it yields after each of them. The
+values are read where they are counted, and the labels of a part are rendered once and cached. The OpenTelemetry SDK and
 prometheus_client took ten times as long for the same page. The metrics of the process come from prometheus_client's
 collector.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import accumulate
 from math import inf, isnan
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from router_trio.states import Histogram
-from router_trio.telemetry.metrics.metric import HistogramMetric, Labels, Metric, Sources
+from router_trio.telemetry.metrics.metric import (
+    CONNECTIONS,
+    ROUTER,
+    ROUTES,
+    HistogramMetric,
+    Labels,
+    Metric,
+    Part,
+    Scope,
+    Sources,
+)
 from router_trio.telemetry.metrics.table import TABLE
+from router_trio.telemetry.pieces import Pieces, complete
+
+MOST_VALUES = 4096
+"""Label values whose text is cached."""
+
+AT_ONCE = 50
+"""Connections or routes whose lines are encoded together."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -28,22 +45,42 @@ class MetricsPage:
 
     def __init__(self, sources: Sources, process: Callable[[], bytes] | None = None) -> None:
         """`process` returns the lines with the metrics of the process; by default those of this process."""
-        self._lock = threading.Lock()
+        self._sources = sources
         self._process = this_process() if process is None else process
-        self._families: list[_Numbers | _Histograms] = []
-        for metric in TABLE:
-            if isinstance(metric, Metric):
-                self._families.append(_Numbers(metric, sources))
-            elif isinstance(metric, HistogramMetric):
-                self._families.append(_Histograms(metric, sources))
+        self._metrics = [metric for metric in TABLE if isinstance(metric, Metric | HistogramMetric)]
 
     def render(self) -> bytes:
-        """Return the text of one scrape, in the Prometheus text format 0.0.4. Thread-safe; renders one at a time."""
-        with self._lock:
-            parts: list[str] = []
-            for family in self._families:
-                family.write(parts)
-            return "".join(parts).encode("utf-8", "backslashreplace") + self._process()
+        """Return the text of one scrape, in the Prometheus text format 0.0.4."""
+        return complete(self.pieces())
+
+    def pieces(self) -> Pieces[bytes]:
+        """Render one scrape, and yield after each connection and route.
+
+        All series of one connection or route are read at one moment.
+        """
+        is_ready = True
+        for reasons in self._sources.unready():
+            is_ready = is_ready and not reasons
+            yield
+        sources = replace(self._sources, unready=lambda: () if is_ready else ("not ready",))
+        families = [_Family(metric) for metric in self._metrics]
+        for scope in (CONNECTIONS, ROUTES, ROUTER):
+            own = [family for family in families if family.scope is scope]
+            for number, (values, part) in enumerate(scope.parts(sources), 1):
+                labels = _labels(scope.labels, values)
+                for family in own:
+                    family.add(sources, part, labels)
+                if number % AT_ONCE == 0:
+                    for family in own:
+                        family.pack()
+                yield
+        text: list[bytes] = []
+        for family in families:
+            family.pack()
+            text += family.packed
+            yield
+        text.append(self._process())
+        return b"".join(text)
 
 
 def this_process() -> Callable[[], bytes]:
@@ -53,76 +90,51 @@ def this_process() -> Callable[[], bytes]:
     return partial(generate_latest, registry)
 
 
-class _Numbers:
-    """The series of a counter or a gauge."""
+class _Family:
+    """The series of one metric in one scrape. `pack` moves the lines that were added to `packed`, as bytes."""
 
-    def __init__(self, metric: Metric, sources: Sources) -> None:
+    def __init__(self, metric: Metric | HistogramMetric) -> None:
+        self.scope: Scope = metric.scope
+        self.packed: list[bytes] = []
         self._metric = metric
-        self._sources = sources
-        self._head = _head(metric)
-        self._known: dict[Labels, str] = {}
+        escaped = metric.help.replace("\\", r"\\").replace("\n", r"\n")
+        self._lines = [f"# HELP {metric.name} {escaped}\n# TYPE {metric.name} {metric.kind}\n"]
 
-    def write(self, parts: list[str]) -> None:
-        """Append the lines of all series with their current values."""
-        parts.append(self._head)
-        metric, known, count = self._metric, self._known, 0
-        for values, number in metric.read(self._sources):
-            prefix = known.get(values)
-            if prefix is None:
-                prefix = known[values] = f"{metric.name}{_labels(metric.labels, values)} "
-            parts.append(f"{prefix}{number}.0\n" if type(number) is int else f"{prefix}{_number(number)}\n")
-            count += 1
-        if len(known) > 2 * count:
-            known.clear()  # most cached prefixes are of series that no longer exist
+    def add(self, sources: Sources, part: Part, labels: str) -> None:
+        """Add all series of a part with their current values. `labels` are those of the part."""
+        metric, lines = self._metric, self._lines
+        if isinstance(metric, HistogramMetric):
+            _add_histogram(lines, metric.name, labels, metric.histogram(sources, part))
+        elif metric.more:
+            start = f"{metric.name}{{{labels}{',' if labels else ''}"
+            for values, number in metric.numbers(sources, part):
+                text = f"{number}.0" if type(number) is int else _number(number)
+                lines.append(f"{start}{_labels(metric.more, values)}}} {text}\n")
+        else:
+            start = f"{metric.name}{{{labels}}}" if labels else metric.name
+            for _, number in metric.numbers(sources, part):
+                lines.append(f"{start} {number}.0\n" if type(number) is int else f"{start} {_number(number)}\n")
 
-
-class _Histograms:
-    """The series of a histogram."""
-
-    def __init__(self, metric: HistogramMetric, sources: Sources) -> None:
-        self._metric = metric
-        self._sources = sources
-        self._head = _head(metric)
-        self._known: dict[Labels, list[str]] = {}
-
-    def write(self, parts: list[str]) -> None:
-        """Append the lines of all series with their current values."""
-        parts.append(self._head)
-        known, count = self._known, 0
-        for values, histogram in self._metric.read(self._sources):
-            prefixes = known.get(values)
-            if prefixes is None:
-                prefixes = known[values] = self._prefixes(values, histogram)
-            counts = [*accumulate(histogram.counts)]
-            counts.append(counts[-1])
-            parts.extend([f"{prefix}{number}.0\n" for prefix, number in zip(prefixes, counts, strict=False)])
-            parts.append(f"{prefixes[-1]}{_number(histogram.total)}\n")
-            count += 1
-        if len(known) > 2 * count:
-            known.clear()
-
-    def _prefixes(self, values: Labels, histogram: Histogram) -> list[str]:
-        """Return the line prefixes of each bucket, of the count and of the sum."""
-        name, labels = self._metric.name, self._metric.labels
-        bounds = [*map(str, histogram.bounds), "+Inf"]
-        own = _labels(labels, values)
-        return [
-            *(f"{name}_bucket{_labels((*labels, 'le'), (*values, bound))} " for bound in bounds),
-            f"{name}_count{own} ",
-            f"{name}_sum{own} ",
-        ]
+    def pack(self) -> None:
+        """Encode the lines that were added, so that no piece of work has many of them."""
+        self.packed.append("".join(self._lines).encode("utf-8", "backslashreplace"))
+        self._lines.clear()
 
 
-def _head(metric: Metric | HistogramMetric) -> str:
-    escaped = metric.help.replace("\\", r"\\").replace("\n", r"\n")
-    return f"# HELP {metric.name} {escaped}\n# TYPE {metric.name} {metric.kind}\n"
+def _add_histogram(lines: list[str], name: str, labels: str, histogram: Histogram) -> None:
+    """Add the lines of each bucket, of the count and of the sum."""
+    counts = [*accumulate(histogram.counts)]
+    buckets = f"{name}_bucket{{{labels},le=" if labels else f"{name}_bucket{{le="
+    own = f"{{{labels}}}" if labels else ""
+    lines += [f'{buckets}"{bound}"}} {count}.0\n' for bound, count in zip(histogram.bounds, counts, strict=False)]
+    lines.append(f'{buckets}"+Inf"}} {counts[-1]}.0\n')
+    lines.append(f"{name}_count{own} {counts[-1]}.0\n{name}_sum{own} {_number(histogram.total)}\n")
 
 
-def _labels(names: Sequence[str], values: Sequence[str]) -> str:
-    if not names:
-        return ""
-    pairs = sorted(zip(names, values, strict=True))
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs) + "}"
+@lru_cache(MOST_VALUES)
+def _labels(names: Labels, values: Labels) -> str:
+    """Return the labels of a series, without braces."""
+    return ",".join([f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)])
 
 
 def _escaped(value: str) -> str:

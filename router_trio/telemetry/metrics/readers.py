@@ -7,92 +7,73 @@ a series that starts at one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from router_trio.states import BREAKER_GAUGE, Histogram, RouteState
+from router_trio.states import BREAKER_GAUGE, RouteState
 from router_trio.telemetry.metrics.metric import Labels, Numbers, Sources
 from router_trio.telemetry.view import ConnectionView
 
 
 def connection(number: Callable[[ConnectionView], float]) -> Numbers:
-    """Return a reader of one value per connection."""
-
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        return [((name,), number(one)) for name, one in sources.view.connections.items()]
-
-    return read
+    """Return a reader of one value of a connection."""
+    return lambda sources, connection: [((), number(connection))]
 
 
 def connection_by(known: Labels, numbers: Callable[[ConnectionView], Mapping[str, int]]) -> Numbers:
-    """Return a reader of the values of each connection by a further label. The label values `known` always exist."""
-
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        for name, one in sources.view.connections.items():
-            found = numbers(one)
-            for value in dict.fromkeys((*known, *found)):
-                yield (name, value), found.get(value, 0)
-
-    return read
+    """Return a reader of the values of a connection by a further label. The label values `known` always exist."""
+    return _by(known, numbers)
 
 
 def route(number: Callable[[RouteState], float]) -> Numbers:
-    """Return a reader of one value per route."""
-
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        return [((route.connection, route.name), number(route)) for route in sources.view.routes]
-
-    return read
+    """Return a reader of one value of a route."""
+    return lambda sources, route: [((), number(route))]
 
 
-def route_ready(sources: Sources) -> Iterable[tuple[Labels, float]]:
-    """Read for each route 1 if it would deliver a message now, else 0."""
-    return [((one.connection, one.name), float(sources.route_ready(one))) for one in sources.view.routes]
+def route_ready(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
+    """Read 1 if a route would deliver a message now, else 0."""
+    return [((), float(sources.route_ready(route)))]
 
 
 def route_by(known: Labels, numbers: Callable[[RouteState], Mapping[str, int]]) -> Numbers:
-    """Return a reader of the values of each route by a further label. The label values `known` always exist."""
+    """Return a reader of the values of a route by a further label. The label values `known` always exist."""
+    return _by(known, numbers)
 
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        for route in sources.view.routes:
-            found = numbers(route)
-            for value in dict.fromkeys((*known, *found)):
-                yield (route.connection, route.name, value), found.get(value, 0)
+
+def _by(known: Labels, numbers: Callable[[Any], Mapping[str, int]]) -> Numbers:
+    always = [((value,), value) for value in known]
+
+    def read(sources: Sources, part: Any) -> Iterable[tuple[Labels, float]]:
+        found = numbers(part)
+        series = [(values, found.get(value, 0)) for values, value in always]
+        return [*series, *(((value,), number) for value, number in found.items() if value not in known)]
 
     return read
 
 
 def limited(number: Callable[[RouteState], float]) -> Numbers:
-    """Return a reader of one value per route that has a limit."""
-
-    def read(sources: Sources) -> Iterable[tuple[Labels, float]]:
-        limited = [route for route in sources.view.routes if route.limit is not None]
-        return [((route.connection, route.name), number(route)) for route in limited]
-
-    return read
+    """Return a reader of one value of a route if it has a limit."""
+    return lambda sources, route: [] if route.limit is None else [((), number(route))]
 
 
-def breaker_states(sources: Sources) -> Iterable[tuple[Labels, float]]:
+def breaker_states(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
     """Read the state of each breaker. Breakers with equal labels share one series, with the worst of their states."""
     found: dict[Labels, float] = {}
-    for route in sources.view.routes:
-        for one in route.breakers:
-            labels = (route.connection, route.name, one.template, one.connection)
-            found[labels] = max(found.get(labels, 0.0), BREAKER_GAUGE[one.state])
+    for one in route.breakers:
+        labels = (one.template, one.connection)
+        found[labels] = max(found.get(labels, 0.0), BREAKER_GAUGE[one.state])
     return found.items()
 
 
-def openings(sources: Sources) -> Iterable[tuple[Labels, float]]:
+def openings(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
     """Read how often each breaker opened. Breakers with equal labels share one series."""
-    found: dict[Labels, float] = {}
-    for route in sources.view.routes:
-        for one in route.breakers:
-            labels = (route.connection, route.name, one.template, one.connection)
-            found[labels] = route.openings[one.connection, one.template]
-    return found.items()
+    return {
+        (one.template, one.connection): route.openings[one.connection, one.template] for one in route.breakers
+    }.items()
 
 
-def process(number: Callable[[Sources], float]) -> Numbers:
-    """Return a reader of one value of the process."""
-    return lambda sources: [((), number(sources))]
+def router(number: Callable[[Sources], float]) -> Numbers:
+    """Return a reader of one value of the router."""
+    return lambda sources, _: [((), number(sources))]
 
 
 def failed(operation: str) -> Callable[[ConnectionView], Mapping[str, int]]:
@@ -124,8 +105,3 @@ def unbalanced(connection: ConnectionView) -> float:
     """Return the imbalance of a connection's ledger: 0 unless the router has a bug."""
     outbox = connection.outbox
     return outbox.ledger.unsettled - outbox.pending - outbox.in_flight
-
-
-def durations(sources: Sources) -> Iterable[tuple[Labels, Histogram]]:
-    """Read the histogram of durations of each route."""
-    return [((route.connection, route.name), route.durations) for route in sources.view.routes]

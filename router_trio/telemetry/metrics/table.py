@@ -11,14 +11,20 @@ from collections.abc import Callable, Mapping
 from router_trio.errors import reasons
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS
+from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING
 from router_trio.telemetry.metrics import readers
-from router_trio.telemetry.metrics.metric import HistogramMetric, Labels, Metric, ProcessMetric
+from router_trio.telemetry.metrics.metric import (
+    CONNECTIONS,
+    ROUTER,
+    ROUTES,
+    HistogramMetric,
+    Labels,
+    Metric,
+    ProcessMetric,
+)
 from router_trio.telemetry.view import ConnectionView, package_version
 
-CONNECTION = ("connection",)
-ROUTE = ("connection", "route")
-BREAKER = (*ROUTE, "destination", "destination_connection")
+BREAKER = ("destination", "destination_connection")
 
 FAILURE_REASONS: Mapping[str, Labels] = {
     "publish": reasons.labelled(reasons.PUBLISHES),
@@ -31,11 +37,11 @@ FAILURE_REASONS: Mapping[str, Labels] = {
 
 
 def _gauge(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
-    return Metric(name, "gauge", CONNECTION, text, readers.connection(number))
+    return Metric(name, "gauge", CONNECTIONS, (), text, readers.connection(number))
 
 
 def _counter(name: str, text: str, number: Callable[[ConnectionView], float]) -> Metric:
-    return Metric(name, "counter", CONNECTION, text, readers.connection(number))
+    return Metric(name, "counter", CONNECTIONS, (), text, readers.connection(number))
 
 
 def _operation(operation: str, text: str) -> tuple[Metric, Metric]:
@@ -44,7 +50,8 @@ def _operation(operation: str, text: str) -> tuple[Metric, Metric]:
         Metric(
             f"router_nats_{operation}_failures_total",
             "counter",
-            (*CONNECTION, "reason"),
+            CONNECTIONS,
+            ("reason",),
             f"{text} that failed, by reason. Not being connected counts as a failure, once per operation.",
             readers.connection_by(FAILURE_REASONS[operation], readers.failed(operation)),
         ),
@@ -132,7 +139,8 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     Metric(
         f"{_QUEUE}_dropped_total",
         "counter",
-        (*CONNECTION, "reason"),
+        CONNECTIONS,
+        ("reason",),
         "Pending operations dropped, by reason.",
         readers.connection_by(DROP_REASONS, lambda one: one.outbox.counters.dropped),
     ),
@@ -144,121 +152,138 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     Metric(
         "router_nats_operations_settled_total",
         "counter",
-        (*CONNECTION, "fate"),
+        CONNECTIONS,
+        ("fate",),
         "Accepted publishes settled, by fate.",
         readers.connection_by(FATES, lambda one: one.outbox.ledger.settled),
     ),
     Metric(
         "router_messages_received_total",
         "counter",
-        ROUTE,
+        ROUTES,
+        (),
         "Messages received, excluding redeliveries of messages that are in hand or settled.",
         readers.route(lambda route: route.received),
     ),
     Metric(
         "router_messages_routed_total",
         "counter",
-        (*ROUTE, "destination"),
+        ROUTES,
+        ("destination",),
         "Messages confirmed by a destination; the label is the template of its subject.",
         readers.route_by((), lambda route: route.routed),
     ),
     Metric(
         "router_messages_failed_total",
         "counter",
-        (*ROUTE, "reason"),
+        ROUTES,
+        ("reason",),
         "Failed attempts to route a message, by reason.",
         readers.route_by(reasons.labelled(reasons.FAILURES), lambda route: route.failed),
     ),
     Metric(
         "router_mirror_failures_total",
         "counter",
-        (*ROUTE, "reason"),
+        ROUTES,
+        ("reason",),
         "Mirror copies that were not delivered, by reason. The message itself does not fail because of them.",
-        readers.route_by(reasons.labelled(reasons.MIRRORS), lambda route: route.mirror_failed),
+        readers.route_by((), lambda route: route.mirror_failed),
     ),
     Metric(
         "router_messages_dead_lettered_total",
         "counter",
-        ROUTE,
+        ROUTES,
+        (),
         "Messages given up whose dead letter was stored.",
         readers.route(lambda route: route.dead_lettered),
     ),
     Metric(
         "router_messages_given_up_total",
         "counter",
-        (*ROUTE, "reason"),
+        ROUTES,
+        ("reason",),
         "Messages that will not be retried, with or without a dead letter, by the reason of their last failure.",
-        readers.route_by(reasons.labelled(reasons.GIVEN_UP), lambda route: route.given_up),
+        readers.route_by((), lambda route: route.given_up),
     ),
     Metric(
         "router_messages_filtered_total",
         "counter",
-        (*ROUTE, "reason"),
+        ROUTES,
+        ("reason",),
         "Messages filtered out: `when` was false, the handler returned nothing, or no destination matched.",
         readers.route_by(FILTER_REASONS, lambda route: route.filtered),
     ),
     Metric(
         "router_messages_unanswered_total",
         "counter",
-        (*ROUTE, "reason"),
+        ROUTES,
+        ("reason",),
         "Messages that a route with respond did not answer. Reason no_reply: the message has no reply subject. "
         "Reason reserved_subject: its reply subject is below $, or is an inbox of a router, or is neither an inbox "
         "nor in reply_to.",
-        readers.route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
+        readers.route_by((), lambda route: route.unanswered),
     ),
     Metric(
         "router_route_messages_settled_total",
         "counter",
-        (*ROUTE, "fate"),
+        ROUTES,
+        ("fate",),
         "Messages settled, by fate. Settled + in hand = received, where received includes every redelivery.",
         readers.route_by(ROUTE_FATES, lambda route: route.settled),
     ),
     Metric(
         "router_route_in_hand_count",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "Messages received but not yet settled.",
         readers.route(lambda route: route.in_hand),
     ),
     Metric(
         "router_route_retrying_count",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "Messages that failed and will be retried.",
         readers.route(lambda route: route.retrying[0]),
     ),
     Metric(
         "router_route_retrying_oldest_seconds",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "Seconds since the first failure of the message that has been retried for longest; 0 if there is none.",
         readers.route(lambda route: route.retrying[1]),
     ),
     Metric(
         "router_route_in_flight_limit",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "Maximum number of messages of the stream in flight (max_in_flight); 0 for a route from a subject.",
         readers.route(lambda route: route.in_flight_limit),
     ),
     Metric(
         "router_route_ledger_unbalanced",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "Received - in hand - settled. Always 0; any other value is a bug in the router.",
         readers.route(lambda route: route.received_in_all - route.in_hand - sum(route.settled.values())),
     ),
     Metric(
         "router_route_limited_total",
         "counter",
-        ROUTE,
+        ROUTES,
+        (),
         "Messages delayed by the rate limit of their route. Only for routes that have a limit.",
         readers.limited(lambda route: route.limited),
     ),
     Metric(
         "router_route_limit_waiting_count",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "Messages in hand waiting for the rate limit of their route; more may wait in the stream. Only for routes that "
         "have a limit.",
         readers.limited(lambda route: route.waiting_for_limit),
@@ -266,6 +291,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     Metric(
         "router_breaker_state",
         "gauge",
+        ROUTES,
         BREAKER,
         "State of the circuit breaker of a destination: 0 closed, 0.5 half open, 1 open.",
         readers.breaker_states,
@@ -273,6 +299,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     Metric(
         "router_breaker_opened_total",
         "counter",
+        ROUTES,
         BREAKER,
         "Times the circuit breaker of a destination opened. Opening again after a failed probe is not counted.",
         readers.openings,
@@ -280,89 +307,103 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     Metric(
         "router_route_running",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "1 while the route's subscription or consumer is active, else 0.",
         readers.route(lambda route: float(route.state == RUNNING)),
     ),
     Metric(
         "router_route_ready",
         "gauge",
-        ROUTE,
+        ROUTES,
+        (),
         "1 while the route would deliver a message (it is running and all its connections are connected), else 0.",
         readers.route_ready,
     ),
     Metric(
         "router_ready",
         "gauge",
+        ROUTER,
         (),
         "1 while /readyz answers 200 (every connection and every route would deliver a message), else 0.",
-        readers.process(lambda sources: float(sources.ready())),
+        readers.router(lambda sources: float(sources.ready())),
     ),
     Metric(
         "router_config_last_reload_successful",
         "gauge",
+        ROUTER,
         (),
         "1 if the last configuration reload was accepted or none was requested, 0 if it was refused.",
-        readers.process(lambda sources: float(sources.view.config.last_error is None)),
+        readers.router(lambda sources: float(sources.view.config.last_error is None)),
     ),
     Metric(
         "router_config_last_reload_timestamp_seconds",
         "gauge",
+        ROUTER,
         (),
         "Unix time at which the configuration in force was loaded, at startup or by a reload.",
-        readers.process(lambda sources: sources.view.config.loaded_at),
+        readers.router(lambda sources: sources.view.config.loaded_at),
     ),
     Metric(
         "router_config_info",
         "gauge",
+        ROUTER,
         ("hash",),
         "Always 1; the label is the hash of the configuration in force. Several series if workers run different ones.",
-        lambda sources: [((one,), 1.0) for one in sources.view.config.hashes],
+        lambda sources, _: [((one,), 1.0) for one in sources.view.config.hashes],
     ),
     HistogramMetric(
-        "router_route_duration_seconds", ROUTE, "Seconds from receiving a message to settling it.", readers.durations
+        "router_route_duration_seconds",
+        ROUTES,
+        "Seconds from receiving a message to settling it.",
+        lambda _, route: route.durations,
     ),
     Metric(
         "router_log_lines_dropped_total",
         "counter",
+        ROUTER,
         (),
         "Log lines dropped because stderr did not accept them.",
-        readers.process(lambda sources: sources.log_lines_dropped()),
+        readers.router(lambda sources: sources.log_lines_dropped()),
     ),
     Metric(
         "router_spans_dropped_total",
         "counter",
+        ROUTER,
         (),
         "Spans dropped because too many were queued or the collector did not accept them.",
-        readers.process(lambda sources: sources.spans_dropped()),
+        readers.router(lambda sources: sources.spans_dropped()),
     ),
     Metric(
         "router_traces_not_followed_total",
         "counter",
+        ROUTER,
         (),
         "Messages sampled by their sender but routed untraced, because there were more than max_traces_per_second.",
-        readers.process(lambda sources: sources.traces_not_followed()),
+        readers.router(lambda sources: sources.traces_not_followed()),
     ),
     Metric(
         "router_traces_not_begun_total",
         "counter",
+        ROUTER,
         (),
         "Messages chosen by trace_sample_ratio that started no trace, because there were more than "
         "max_traces_per_second.",
-        readers.process(lambda sources: sources.traces_not_begun()),
+        readers.router(lambda sources: sources.traces_not_begun()),
     ),
     Metric(
         "router_listener_errors_total",
         "counter",
+        ROUTER,
         (),
         "Exceptions raised by listeners of events.",
-        readers.process(lambda sources: sources.listener_errors()),
+        readers.router(lambda sources: sources.listener_errors()),
     ),
     HistogramMetric(
         "router_event_loop_lag_seconds",
-        (),
+        ROUTER,
         "Scheduling delay of a task in the event loop in seconds, measured ten times a second.",
-        lambda sources: [((), sources.loop_lags)],
+        lambda sources, _: sources.loop_lags,
     ),
     ProcessMetric("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds."),
     ProcessMetric("process_resident_memory_bytes", "gauge", "Resident memory size in bytes."),
@@ -373,8 +414,9 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
     Metric(
         "router_info",
         "gauge",
+        ROUTER,
         ("version",),
         "Always 1; the label is the version of the router.",
-        lambda sources: [((package_version(),), 1.0)],
+        lambda sources, _: [((package_version(),), 1.0)],
     ),
 )

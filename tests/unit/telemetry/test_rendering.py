@@ -8,28 +8,32 @@ import pytest
 import trio
 import trio.testing
 
-from router_trio.telemetry.http.rendering import REST, Rendering, SharedPage
+from router_trio.telemetry.http.rendering import REST, SharedPage
+from router_trio.telemetry.pieces import PIECE, Pieces
 
 
 class Page:
-    """A page that counts how often it is rendered; rendering blocks the loop for `takes` seconds."""
+    """A page that counts how often it is rendered, in `pieces` that block the loop for `takes` seconds each."""
 
-    def __init__(self, takes: float = 0.0) -> None:
+    def __init__(self, takes: float = 0.0, pieces: int = 1) -> None:
         self.made = 0
         self.takes = takes
+        self.pieces = pieces
         self.fails = False
 
-    def __call__(self) -> int:
+    def __call__(self) -> Pieces[int]:
         if self.fails:
             raise ValueError("no page")
-        time.sleep(self.takes)  # blocks the loop on purpose
+        for _ in range(self.pieces):
+            time.sleep(self.takes)  # blocks the loop on purpose
+            yield
         self.made += 1
         return self.made
 
 
 async def test_requests_that_wait_together_share_one_page() -> None:
     page = Page()
-    shared = SharedPage(Rendering(), page)
+    shared = SharedPage(trio.Lock(), page)
     got: list[int] = []
 
     async def ask() -> None:
@@ -44,7 +48,7 @@ async def test_requests_that_wait_together_share_one_page() -> None:
 
 async def test_a_page_is_never_older_than_its_request() -> None:
     page = Page(takes=0.001)
-    shared = SharedPage(Rendering(), page)
+    shared = SharedPage(trio.Lock(), page)
 
     async def ask() -> None:
         for _ in range(20):
@@ -58,24 +62,46 @@ async def test_a_page_is_never_older_than_its_request() -> None:
 
 async def test_the_event_loop_is_left_to_other_tasks_between_two_pages() -> None:
     page = Page(takes=0.02)
-    rendering = Rendering()
-    first, second = SharedPage(rendering, page), SharedPage(rendering, page)
+    turn = trio.Lock()
+    first, second = SharedPage(turn, page), SharedPage(turn, page)
     await first.get()
     made_at = trio.current_time()
     await second.get()
     assert trio.current_time() - made_at >= REST * 0.02
 
 
+async def test_the_event_loop_is_left_to_other_tasks_between_the_pieces_of_a_page() -> None:
+    """Routing gets three quarters of the time, in turns no further apart than a piece."""
+    takes = PIECE / 4
+    page, turns = Page(takes, pieces=40), 0
+    shared = SharedPage(trio.Lock(), page)
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        began_at = trio.current_time()
+        assert await shared.get() == 1
+        took = trio.current_time() - began_at
+        nursery.cancel_scope.cancel()
+    assert turns >= 40 * takes / (PIECE + takes)
+    assert took >= (1 + REST) * 40 * takes
+
+
 async def test_a_cancelled_request_does_not_affect_the_others(autojump_clock: trio.testing.MockClock) -> None:
     page = Page()
-    rendering = Rendering()
-    shared = SharedPage(rendering, page)
+    turn = trio.Lock()
+    shared = SharedPage(turn, page)
     got: list[int] = []
 
     async def ask() -> None:
         got.append(await shared.get())
 
-    async with trio.open_nursery() as nursery, rendering.turn:
+    async with trio.open_nursery() as nursery, turn:
         leaving = trio.CancelScope()
 
         async def ask_and_leave() -> None:
@@ -93,7 +119,7 @@ async def test_a_cancelled_request_does_not_affect_the_others(autojump_clock: tr
 
 async def test_a_page_that_fails_is_rendered_again_for_the_next_request() -> None:
     page = Page()
-    shared = SharedPage(Rendering(), page)
+    shared = SharedPage(trio.Lock(), page)
     page.fails = True
     with pytest.raises(ValueError, match="no page"):
         await shared.get()
