@@ -23,7 +23,7 @@ A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
 class Network:
     """A fake broker behind the name of every server, and trouble on the way to some of them.
 
-    A server in `brokers` has a broker of its own.
+    A server in `brokers` has its own broker.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Network:
         await trio.sleep(0.001)
         listener.lame_duck()
 
-    def is_away(self) -> None:
+    def take_down(self) -> None:
         """Stop every server from answering, and break the links."""
         self.broker.down()
 

@@ -45,7 +45,7 @@ async def test_attempts_are_made_ever_more_slowly_up_to_the_maximum(
 ) -> None:
     async with opened(network, patient()) as (watch, _):
         await trio.sleep(60)
-        network.is_away()
+        network.take_down()
         await watch.until("NATS_CONNECTION_FAILED", 9, within=200)
         assert network.pauses[1:] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
         assert [event.delay_ms for event in watch.of("NATS_RECONNECT_ATTEMPT")][:3] == [100, 1000, 2000]
@@ -95,7 +95,7 @@ async def test_discovered_servers_are_used(network: Network, autojump_clock: Moc
 async def test_open_waits_for_the_first_attempt_and_not_for_the_server(
     network: Network, autojump_clock: MockClock
 ) -> None:
-    network.is_away()
+    network.take_down()
     async with opened(network, patient()) as (watch, live):
         assert trio.current_time() == 0
         connection = live.connections["main"]
@@ -117,7 +117,7 @@ async def test_the_gauge_shows_connected_then_reconnecting_then_connected(
 ) -> None:
     async with opened(network, patient()) as (watch, live):
         since = live.connections["main"].state.since
-        network.is_away()
+        network.take_down()
         await watch.until("NATS_CONNECTION_FAILED", 2)
         state = live.connections["main"].state
         assert (state.gauge, state.server, state.attempts) == (0.5, None, 2)
@@ -150,7 +150,7 @@ async def test_connect_timeout_does_not_bound_the_life_of_the_link(network: Netw
 
 @pytest.mark.usefixtures("longest_delays")
 async def test_after_a_round_it_keeps_trying_at_the_maximum_delay(network: Network, autojump_clock: MockClock) -> None:
-    network.is_away()
+    network.take_down()
     async with opened(network, patient(reconnect_attempts=3)) as (watch, live):
         exhausted = await watch.until("NATS_RECONNECT_EXHAUSTED")
         assert (exhausted.reconnect_attempts, exhausted.action) == (3, "keep_trying")
@@ -164,7 +164,7 @@ async def test_after_a_round_it_keeps_trying_at_the_maximum_delay(network: Netwo
 
 
 async def test_after_a_round_it_stops_if_configured_to(network: Network, autojump_clock: MockClock) -> None:
-    network.is_away()
+    network.take_down()
     watch = Watch()
     config = patient(reconnect_attempts=3, on_reconnect_exhausted="stop")
     with pytest.raises(ConnectionExhaustedError, match=r"connection 'main': 3 attempts failed.*fake broker is down"):
@@ -185,7 +185,7 @@ async def test_a_stop_after_an_outage_reports_the_unsettled_publishes(
 
     async def run() -> None:
         async with opened(network, config, watch=watch) as (_, live):
-            network.is_away()
+            network.take_down()
             await watch.until("NATS_CONNECTION_LOST")
             receipts.append(await live.publish("out", b"left behind"))
             await trio.sleep_forever()
@@ -222,7 +222,7 @@ async def test_a_refusal_at_the_first_connect_is_fatal_and_names_its_connection(
 async def test_a_refusal_by_a_server_that_was_unreachable_before_is_fatal_too(
     network: Network, autojump_clock: MockClock
 ) -> None:
-    network.is_away()
+    network.take_down()
 
     async def run() -> None:
         async with opened(network, patient()) as (watch, _):

@@ -92,7 +92,7 @@ async def test_a_waiting_publisher_is_woken_when_the_link_is_lost(
 async def test_a_blocked_publisher_continues_when_the_oldest_expire(
     network: Network, autojump_clock: MockClock
 ) -> None:
-    network.is_away()
+    network.take_down()
     config = patient(max_pending_operations=5, on_pending_full="block", pending_max_age="10s")
     async with opened(network, config) as (watch, live), trio.open_nursery() as nursery:
         receipts = [await live.publish("out", b"x") for _ in range(5)]
@@ -132,7 +132,7 @@ async def test_publishes_expire_in_an_outage_and_the_rest_is_sent_after_it(
 ) -> None:
     config = patient(pending_max_age="10s", max_reconnect_delay="1s")
     async with opened(network, config) as (watch, live):
-        network.is_away()
+        network.take_down()
         await watch.until("NATS_CONNECTION_LOST")
         old = [await live.publish("out", b"old") for _ in range(3)]
         await trio.sleep(6)
@@ -150,7 +150,7 @@ async def test_fail_open_keeps_nothing_and_publishes_again_after_the_outage(
     network: Network, autojump_clock: MockClock
 ) -> None:
     async with opened(network, patient(fail_open=True)) as (watch, live):
-        network.is_away()
+        network.take_down()
         await watch.until("NATS_CONNECTION_LOST")
         receipts = [await live.publish("out", b"x") for _ in range(3)]
         assert {one.status for one in receipts} == {"failed_open"}
@@ -166,7 +166,7 @@ async def test_fail_open_keeps_nothing_and_publishes_again_after_the_outage(
 async def test_the_start_and_the_result_of_a_drain_are_reported(network: Network, autojump_clock: MockClock) -> None:
     network.broker.add_stream("OUT", ["stored.>"])
     async with opened(network, patient()) as (watch, live):
-        network.is_away()
+        network.take_down()
         await watch.until("NATS_CONNECTION_LOST")
         receipts = [await live.publish("out", b"%d" % number) for number in range(5)]
         receipts += [await live.publish_with_ack("stored.1", b"%d" % number) for number in range(5, 10)]

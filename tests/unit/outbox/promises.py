@@ -71,7 +71,7 @@ class Promises(OutboxModel):
         assert self._sum(QueueFull, reason="dropped_oldest") == reasons["queue_full"]
 
     @invariant()
-    def events_tell_the_same(self) -> None:
+    def events_match_the_fates(self) -> None:
         fates = [(p.with_ack, p.fate) for p in self.publishes.values() if p.fate is not None]
         open_ones = sum(fate.name == "failed_open" for _, fate in fates)
         assert self._sum(PublishFailedOpen) == open_ones

@@ -244,7 +244,7 @@ def test_an_error_fails_a_publish_only_if_it_is_repeated() -> None:
     assert desk.outbox.ledger.settled["failed"] == 1
 
 
-def test_an_answer_made_up_by_the_link_fails_a_publish_without_a_second_try() -> None:
+def test_a_timeout_reported_by_the_link_fails_a_publish_without_a_second_try() -> None:
     desk = Desk()
     desk.outbox.refusals.ack_refused(desk.publish(), "timeout", "no answer for 0.2 s", False)
     assert desk.outbox.ledger.settled["failed"] == 1

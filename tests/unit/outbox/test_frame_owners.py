@@ -97,7 +97,7 @@ def test_every_owner_is_called_for_any_other_fate() -> None:
 
 
 @looks_inside
-def test_a_batch_settled_in_parts_is_counted_and_reported_like_a_whole_one() -> None:
+def test_a_batch_settled_in_parts_is_counted_and_reported_like_an_entire_one() -> None:
     (counted, fates), called = counted_owner(), Called()
     for part in batch_of(FrameOwners([counted, called], [2, 1])).split():
         part.settle(FENCED, 2.0)

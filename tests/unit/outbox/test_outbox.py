@@ -220,7 +220,7 @@ def test_a_link_that_is_being_left_gets_nothing_more() -> None:
     assert desk.batch() == [2]
 
 
-def test_each_waiter_for_an_empty_flight_is_notified_once() -> None:
+def test_each_callback_for_nothing_in_flight_is_called_once() -> None:
     desk = connected()
     desk.offer(with_ack=True)
     desk.offer(with_ack=True)

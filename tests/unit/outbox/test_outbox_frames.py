@@ -106,7 +106,7 @@ def test_the_frames_of_a_batch_are_single_again_after_a_loss() -> None:
     assert desk.books() == (6, 0, 0, {"failed": 1, "fenced": 5})
 
 
-def test_frames_of_several_routes_are_batched_and_each_route_gets_the_fates_of_its_own() -> None:
+def test_frames_of_several_routes_are_batched_and_each_route_gets_the_fates_of_its_frames() -> None:
     desk, other = connected(), Desk()
     for frames, owner in ((2, desk), (1, other), (1, desk)):
         offer_frames(desk, [framing.publish(b"a", b"")] * frames, owner)

@@ -149,7 +149,7 @@ def test_publishes_held_in_a_lane_leave_room_for_others() -> None:
     assert desk.outbox.capacity.full, "held publishes have half of the bytes"
 
 
-def test_a_sender_on_probation_that_may_send_nothing_more_is_not_woken() -> None:
+def test_a_careful_sender_that_may_send_nothing_more_is_not_woken() -> None:
     desk = connected()
     for _ in range(4):
         desk.offer(with_ack=True)

@@ -127,7 +127,7 @@ def test_a_publish_that_was_in_flight_on_a_lost_link_can_be_taken_back() -> None
     desk.outbox.when_nothing_in_flight(lambda: notified.append(1))
     desk.outbox.recall(lambda operation: True)
     assert desk.books() == (3, 0, 0, {"failed": 3})
-    assert notified == [1], "the waiter for an empty flight is notified"
+    assert notified == [1], "the callback for nothing in flight is called"
     desk.outbox.link_up()
     assert desk.batch() == []
     assert RetryPending not in desk.kinds()

@@ -26,7 +26,7 @@ class Server:
         self.links = 0
         self.taken: list[int] = []
 
-    def live(self) -> bool:
+    def serve_link(self) -> bool:
         """Serve one link until everything is confirmed (True), or until it ends (False)."""
         outbox = self.desk.outbox
         outbox.link_up()
@@ -62,7 +62,7 @@ def test_a_poisonous_publish_fails_alone(with_ack: bool, reason: str, at: int) -
     for number in range(10):
         desk.offer(b"bad" if number == at else b"good", with_ack=with_ack)
     server = Server(desk, to(b"bad"), reason)
-    while not server.live():
+    while not server.serve_link():
         assert server.links < 16
     accepted, pending, in_flight, settled = desk.books()
     assert (accepted, pending, in_flight) == (10, 0, 0)
@@ -88,7 +88,7 @@ def test_any_number_of_poisonous_publishes_fail_and_nothing_else(
             else:
                 desk.outbox.offer(frame, owner=desk)
     server = Server(desk, to(b"bad"))
-    while not server.live():
+    while not server.serve_link():
         assert server.links < 14 * len(bad) + 14
     failed = {order for order, fates in desk.fates.items() if fates[0].name == "failed"}
     assert failed == {number for number, one in enumerate(bad, 1) if one}
@@ -99,7 +99,7 @@ def test_any_number_of_poisonous_publishes_fail_and_nothing_else(
 def test_a_server_that_does_not_report_the_error_needs_more_links(reason: str, times: int) -> None:
     desk = Desk()
     desk.offer()
-    lose(desk, reason)  # nothing was confirmed: the sender is on probation from now on
+    lose(desk, reason)  # nothing was confirmed: the sender is careful from now on
     lose(desk, reason, times - 1)
     assert desk.books() == (1, 1, 0, {})
     lose(desk, reason)
@@ -110,12 +110,12 @@ def test_a_known_poisonous_publish_is_not_sent_again() -> None:
     desk = Desk()
     desk.offer(b"bad")
     server = Server(desk, to(b"bad"))
-    while not server.live():
+    while not server.serve_link():
         pass
     links = server.links
     desk.offer(b"bad")
     desk.offer(b"good")
-    assert server.live()
+    assert server.serve_link()
     assert server.links == links + 1
     assert desk.books() == (3, 0, 0, {"failed": 2, "fenced": 1})
 

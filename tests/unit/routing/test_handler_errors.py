@@ -1,4 +1,4 @@
-"""Whatever a handler raises fails only its message; cancellations and signals of the router pass through it."""
+"""Any error that a handler raises fails only its message; cancellations and signals of the router pass through it."""
 
 from __future__ import annotations
 

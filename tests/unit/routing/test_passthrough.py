@@ -57,7 +57,7 @@ async def test_messages_of_one_read_for_many_routes_are_one_offer(
         assert w.entry()["settled"] == {"fenced": 12}
 
 
-async def test_messages_wait_only_behind_waiting_ones_of_their_own_route(
+async def test_messages_wait_only_behind_others_of_their_route(
     autojump_clock: MockClock,
 ) -> None:
     bench = Bench(2)

@@ -156,7 +156,7 @@ async def test_while_the_stream_can_not_be_looked_up_late_messages_are_awaited_a
         await eventually(lambda: w.route.reason is None)
 
 
-def one_that_fails_once(calls: Calls) -> Handled:
+def failing_once(calls: Calls) -> Handled:
     """Return a route with a key whose first message fails once."""
     failures = iter((True,))
 
@@ -193,7 +193,7 @@ async def test_messages_acked_during_the_lookup_do_not_hide_one_to_be_redelivere
         return await answered(self, awaited, in_hand)
 
     monkeypatch.setattr(FakePullConsumer, "gone", ask)
-    async with world(handlers=[one_that_fails_once(calls)], brokers=one_broker()) as w:
+    async with world(handlers=[failing_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1", "b:2", "c:3")
         await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 3)
         w.broker.trouble.pause_consumer("IN", "router", 20.0)
@@ -215,7 +215,7 @@ async def test_a_message_acked_by_another_process_does_not_hide_one_to_be_redeli
         return await answered(self, awaited, in_hand)
 
     monkeypatch.setattr(FakePullConsumer, "gone", ask)
-    async with world(handlers=[one_that_fails_once(calls)], brokers=one_broker()) as w:
+    async with world(handlers=[failing_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1")
         await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 1)
         w.broker.trouble.pause_consumer("IN", "router", 30.0)
