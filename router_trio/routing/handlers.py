@@ -240,7 +240,7 @@ class HandlerCalls:
     Part of the fast path `HandlerBatch`, in place of `begin`, which `Routing.handle` calls. Awaiting a coroutine gives
     its answer directly; driving it with `send` gives the answer in an exception, which takes 150 of 340 ns a message
     (tests/performance/test_fast_paths.py::test_calls_one_after_another). Held equal by
-    tests/unit/routing/test_handler_calls.py::test_a_handler_is_called_as_for_a_message_alone.
+    tests/unit/routing/test_handler_calls.py::test_each_call_of_a_batch_behaves_like_a_call_for_a_message_alone.
     """
 
     __slots__ = ("call", "steps")

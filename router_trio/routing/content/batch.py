@@ -28,8 +28,8 @@ class ContentBatch:
     """A batch of a route that decides by content, or changes its messages. `offer_kept` is called at the end.
 
     Fast path of `ContentRouting.forward`; held equal by
-    tests/unit/routing/test_content.py::test_a_batch_goes_where_its_messages_would_go_one_by_one, worth 660 instructions
-    a message (tests/performance/test_fast_paths.py::test_messages_that_go_by_their_content_together).
+    tests/unit/routing/test_content.py::test_a_batch_is_sent_where_its_messages_would_be_sent_one_by_one, worth 660
+    instructions a message (tests/performance/test_fast_paths.py::test_messages_that_go_by_their_content_together).
     """
 
     def __init__(self, routing: ContentRouting, received_at: float) -> None:

@@ -68,7 +68,7 @@ class BatchForwarding:
         """Send a batch to every destination, with `BatchDelivery`, `Outlet.forward_core` and `Outbox.offer_frames`.
 
         Fast path of `Routing.forward`; held equal by
-        tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth 600
+        tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_like_its_messages_one_by_one, worth 600
         instructions a message (tests/performance/test_fast_paths.py::test_core_messages_that_are_forwarded_together).
         """
         outlets, flow = self.routing.outlets, self.routing.flow

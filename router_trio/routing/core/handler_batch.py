@@ -37,7 +37,7 @@ class HandlerBatch:
     """A batch that is passed to a handler. `offer_kept` is called at the end.
 
     Fast path of `Routing.route`; held equal by
-    tests/unit/routing/test_both_ways.py::test_what_is_handled_together_is_what_each_would_be_by_itself, worth 650
+    tests/unit/routing/test_both_ways.py::test_messages_handled_in_a_batch_are_handled_like_single_ones, worth 650
     instructions a message (tests/performance/test_fast_paths.py::test_messages_that_are_handled_together).
     """
 
@@ -93,7 +93,7 @@ class HandlerBatch:
             ):
                 # Only the payload has changed, as with most handlers, so no further checks are needed.
                 # Fast path of _answered; held equal by
-                # tests/unit/routing/test_both_ways.py::test_a_changed_payload_is_sent_as_any_other_answer, worth 195
+                # tests/unit/routing/test_both_ways.py::test_a_changed_payload_is_sent_like_any_other_answer, worth 195
                 # instructions a message
                 # (tests/performance/test_fast_paths.py::test_answers_of_which_only_the_payload_is_new).
                 try:

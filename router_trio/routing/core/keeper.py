@@ -115,7 +115,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         """Forward messages on arrival. Return the rest of them, which waits for the next turn of the loop.
 
         Fast path of `KeptRoute._begin`; held equal by
-        tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one, worth what
+        tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_like_its_messages_one_by_one, worth what
         tests/performance/test_instructions.py::test_a_limit_or_a_breaker_that_is_not_at_work_costs_nothing asks for.
         """
         flow = self._routing.flow

@@ -40,7 +40,7 @@ class Passthrough:
         """Forward a batch for all of its routes; the keys are `PassthroughRoute`s.
 
         Fast path of `BatchRoute._received`; held equal by
-        tests/unit/routing/test_both_ways.py::test_what_passes_through_is_what_its_routes_would_forward, worth 440
+        tests/unit/routing/test_both_ways.py::test_passthrough_forwards_messages_as_their_routes_would, worth 440
         instructions a message (tests/performance/test_fast_paths.py::test_what_comes_at_one_time_for_many_routes).
         """
         outbox, limit = self._connection.outbox, self._connection.max_payload

@@ -38,8 +38,8 @@ class Deliveries:
         """Return the deliveries in a batch, as of `cursor`, and the other messages.
 
         Fast path of `one_by_one`; held equal by
-        tests/unit/routing/stream/test_deliveries.py::test_both_ways_to_read_a_batch_are_the_same, worth 90 instructions
-        a message (tests/performance/test_fast_paths.py::test_deliveries_that_are_read_together).
+        tests/unit/routing/stream/test_deliveries.py::test_both_ways_to_read_a_batch_give_the_same_result, worth 90
+        instructions a message (tests/performance/test_fast_paths.py::test_deliveries_that_are_read_together).
         """
         if len(batch) <= FEW:
             return self.one_by_one(batch, cursor, now)

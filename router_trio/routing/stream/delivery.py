@@ -110,7 +110,7 @@ class StreamDelivery(Delivery):
         """Record a fate. A message that was just stored is settled with all others of the same read.
 
         Fast path of `Delivery.settle`; held equal by
-        test_both_ways_of_streams.py::test_what_is_stored_together_is_acked_as_each_would_be, worth 230 instructions a
+        test_both_ways_of_streams.py::test_messages_stored_together_are_acked_as_each_would_be, worth 230 instructions a
         message (tests/performance/test_fast_paths.py::test_messages_that_are_stored_together).
         """
         if (

@@ -158,7 +158,7 @@ class StreamInHand(InHand[StreamDelivery]):
         was reset to an earlier time: that delivery and the following ones belong to another incarnation of it.
         """
         # Fast path of _add; held equal by
-        # test_both_ways_of_streams.py::test_deliveries_are_taken_together_as_they_would_be_one_by_one, worth 180
+        # test_both_ways_of_streams.py::test_deliveries_are_received_together_as_they_would_be_one_by_one, worth 180
         # instructions a message (tests/performance/test_fast_paths.py::test_deliveries_that_follow_are_taken_together).
         sequences = columns[0]
         if self.order.lines or not self.cursor.followed(*columns):

@@ -166,7 +166,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """Forward messages together that may be sent now. Return False if the limit or a breaker admits none.
 
         Fast path of `KeptRoute._begin_some`, for routes without a handler, keys and limits of values; held equal by
-        test_both_ways_of_streams.py::test_what_waits_is_forwarded_together_as_it_would_be_one_by_one.
+        test_both_ways_of_streams.py::test_waiting_messages_are_forwarded_together_as_they_would_be_one_by_one.
         """
         flow, hand = self._flow, self.hand
         most = BATCH if self._routing.as_it_comes else BETWEEN_TWO_LOOKS

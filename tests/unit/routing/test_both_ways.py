@@ -61,7 +61,7 @@ def singly(made: Bench, messages: Sequence[RawMessage]) -> None:
 
 
 @given(messages=CORE, to=st.sampled_from([ONE, KEPT]))
-def test_a_batch_is_forwarded_as_its_messages_would_be_one_by_one(
+def test_a_batch_is_forwarded_like_its_messages_one_by_one(
     messages: list[RawMessage], to: list[dict[str, Any]]
 ) -> None:
     async def fast(made: Bench) -> None:
@@ -101,7 +101,7 @@ def test_a_batch_to_several_destinations_is_forwarded_like_its_messages_one_by_o
 
 
 @given(messages=st.lists(st.tuples(st.integers(0, 2), CORE), max_size=4))
-def test_what_passes_through_is_what_its_routes_would_forward(messages: list[tuple[int, list[RawMessage]]]) -> None:
+def test_passthrough_forwards_messages_as_their_routes_would(messages: list[tuple[int, list[RawMessage]]]) -> None:
     arrived = {number: batch for number, batch in messages if batch}
 
     async def fast(made: Bench) -> None:
@@ -168,7 +168,7 @@ HANDLED = st.lists(
 
 
 @given(messages=HANDLED, to=st.sampled_from([ONE, KEPT, TWO]))
-def test_what_is_handled_together_is_what_each_would_be_by_itself(
+def test_messages_handled_in_a_batch_are_handled_like_single_ones(
     messages: list[RawMessage], to: list[dict[str, Any]]
 ) -> None:
     async def fast(made: Bench) -> None:
@@ -195,7 +195,7 @@ def without_headers(message: Message) -> Message:
 
 @given(messages=CORE)
 @pytest.mark.parametrize("handler", [plain, without_headers])
-def test_a_changed_payload_is_sent_as_any_other_answer(handler: Handler, messages: list[RawMessage]) -> None:
+def test_a_changed_payload_is_sent_like_any_other_answer(handler: Handler, messages: list[RawMessage]) -> None:
     async def fast(made: Bench) -> None:
         handled = HandlerBatch(made.routings[0], handler, trio.current_time())
         assert handled.handle_each(HandlerCalls(handler, [(one, as_message(one, "main")) for one in messages])) is None

@@ -275,7 +275,9 @@ async def in_three_parts(message: Message) -> list[Message]:
 
 @looks_inside
 @pytest.mark.parametrize("strategy", ["first_match", "all", "weighted"])
-async def test_a_batch_goes_where_its_messages_would_go_one_by_one(strategy: str, autojump_clock: MockClock) -> None:
+async def test_a_batch_is_sent_where_its_messages_would_be_sent_one_by_one(
+    strategy: str, autojump_clock: MockClock
+) -> None:
     places = [one if strategy != "weighted" else {k: v for k, v in one.items() if k != "when"} for one in CLASSES]
     seen: list[list[tuple[str, bytes]]] = []
     counts: list[Any] = []

@@ -140,7 +140,7 @@ def together(handler: Handler) -> list[object]:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_a_handler_is_called_as_for_a_message_alone(handler: Handler) -> None:
+def test_each_call_of_a_batch_behaves_like_a_call_for_a_message_alone(handler: Handler) -> None:
     found = together(handler)
     assert len(found) == len(MESSAGES)
     for one, message in zip(found, MESSAGES, strict=True):

@@ -80,7 +80,7 @@ SENT = st.lists(st.tuples(st.sampled_from([b"in.a", b"in.b-c"]), BLOCKS, st.bina
 
 
 @given(messages=SENT)
-def test_what_waits_is_forwarded_together_as_it_would_be_one_by_one(messages: list[RawMessage]) -> None:
+def test_waiting_messages_are_forwarded_together_as_they_would_be_one_by_one(messages: list[RawMessage]) -> None:
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
         async def run(made: Bench) -> None:
             source = made.stream_source()
@@ -121,7 +121,9 @@ class _RecordingTrace:
 
 
 @given(fates=st.lists(FATES, max_size=8), own_ids=st.booleans(), traced=st.sets(st.integers(0, 7)))
-def test_what_is_stored_together_is_acked_as_each_would_be(fates: list[Fate], own_ids: bool, traced: set[int]) -> None:
+def test_messages_stored_together_are_acked_as_each_would_be(
+    fates: list[Fate], own_ids: bool, traced: set[int]
+) -> None:
     source = STREAM | ({} if own_ids else {"message_id": "sender"})
 
     def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
@@ -157,7 +159,7 @@ def of_cursor(cursor: StreamCursor) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_deliveries_are_taken_together_as_they_would_be_one_by_one(seed: int) -> None:
+def test_deliveries_are_received_together_as_they_would_be_one_by_one(seed: int) -> None:
     choose = random.Random(seed)
     fast, slow = StreamInHand(), StreamInHand()
     keeper = cast(Any, _Keeper())

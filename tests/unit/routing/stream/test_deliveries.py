@@ -113,7 +113,9 @@ def test_statuses_alone_are_no_deliveries() -> None:
     ),
     at=st.integers(0, FEW),
 )
-def test_both_ways_to_read_a_batch_are_the_same(usual: list[RawMessage], odd: list[RawMessage], at: int) -> None:
+def test_both_ways_to_read_a_batch_give_the_same_result(
+    usual: list[RawMessage], odd: list[RawMessage], at: int
+) -> None:
     ours, position = Deliveries(SOURCE, "IN", "router"), StreamCursor()
     for batch in (usual, [*usual[:at], STATUS, *usual[at:]], [*usual[:at], *odd, *usual[at:]]):
         fast, slow = ours.read(batch, position, 0.0), ours.one_by_one(batch, position, 0.0)
