@@ -19,6 +19,7 @@ ROOMS_OF_TESTS = (
     "tests/contract/*.py",
     "tests/deploy/*.py",
     "tests/docs/*.py",
+    "tests/integration/*.py",
     "tests/performance/**/*.py",
     "tests/resilience/**/*.py",
     "tests/shape/*.py",

@@ -1,4 +1,4 @@
-"""Fixtures of several files: certificates, and a router as its pages see it."""
+"""Fixtures of several files: certificates, and a router as its pages show it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def view() -> View:
     view = make_view(["main", "edge"], ["eu"])
     for connection in view.connections.values():
         connection.state.enter(CONNECTED, server="nats://127.0.0.1:4222")
-        # Far ahead on any clock: fresh for as long as a test lasts.
+        # Far ahead on any clock: fresh for the duration of a test.
         connection.state.fenced_at, connection.state.fence_bound = 1e12, 1000.0
     view.routes[0].enter(RUNNING)
     return view

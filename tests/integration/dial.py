@@ -1,4 +1,4 @@
-"""Links to real servers, as a connection with given settings opens them."""
+"""Links to real servers, opened as a connection with the given settings opens them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USERS = f'authorization {{ users: [ {{ user: router, password: "{SECRET}" }} ] }
 
 @asynccontextmanager
 async def link_to(url: str, listener: Recorder | None = None, **options: Any) -> AsyncIterator[NatsLink]:
-    """A link, as a connection with these settings opens it."""
+    """Yield a link, as a connection with these settings opens it."""
     config = ConnectionSettings(servers=[url], **options)
     server = str(config.servers[0])
     with trio.CancelScope(deadline=trio.current_time() + DIAL_WITHIN) as dialling:
@@ -36,7 +36,7 @@ async def link_to(url: str, listener: Recorder | None = None, **options: Any) ->
 
 
 async def works(url: str, **options: Any) -> None:
-    """Connect, and send a message to oneself over TCP and back."""
+    """Connect, and send a message over TCP and back."""
     received = Recorder()
     async with link_to(url, **options) as link:
         await link.subscribe("echo", received)
@@ -47,7 +47,7 @@ async def works(url: str, **options: Any) -> None:
 
 
 async def refused(kind: type[LinkError], url: str, **options: Any) -> LinkError:
-    """Try to connect; returns the error, which must be of exactly this kind and hold no secret."""
+    """Try to connect; return the error, which must be of exactly this kind and contain no secret."""
     with pytest.raises(LinkError) as caught:
         async with link_to(url, **options):
             pass
@@ -62,7 +62,7 @@ INFO = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"headers":true,"max_
 async def until_no_client(server: NatsServer) -> None:
     """Wait until no client is connected."""
 
-    async def nobody() -> bool:
+    async def none_connected() -> bool:
         return bool((await server.varz())["connections"] == 0)
 
-    await eventually(nobody)
+    await eventually(none_connected)

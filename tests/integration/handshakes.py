@@ -24,7 +24,7 @@ async def link_to(config: ConnectionSettings, listener: Recorder | None = None) 
 
 
 async def serve_in_clear(caller: Caller) -> None:
-    """A NATS server without TLS that takes everybody."""
+    """Play a NATS server without TLS that accepts every client."""
     await caller.say(info(auth_required=True))
     await caller.hear(b"PING\r\n")
     await caller.say(b"PONG\r\n")

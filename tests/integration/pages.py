@@ -1,4 +1,4 @@
-"""The pages of a router that tests set by hand, and a client that reads them."""
+"""The pages of a router whose state tests set by hand, and a client that reads them."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ async def get(address: Address, path: str, method: str = "GET") -> tuple[int, di
 
 
 def make_page_large(view: View) -> None:
-    """More than the buffers of the kernel hold: the write of an answer to a client that does not read hangs."""
+    """Make a page larger than the buffers of the kernel: writing it to a client that does not read hangs."""
     view.routes[0].delivered.update({f"destination.{number}.{'x' * 100_000}": 1 for number in range(150)})

@@ -1,4 +1,4 @@
-"""A place with servers and a router, for tests of when it is ready."""
+"""Servers and a router, for tests of its readiness."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _numbers = count(1)
 
 
 def users(*, deny: Sequence[str] = (), deaf: Sequence[str] = ()) -> str:
-    """Configuration of a server whose user `router` may not publish to some subjects, nor subscribe to others."""
+    """Return the configuration of a server whose user `router` may not publish to some subjects, nor subscribe to
+    others.
+    """
     publish, subscribe = json.dumps({"deny": list(deny)}), json.dumps({"deny": list(deaf)})
     return f"""
 authorization {{ users: [
@@ -49,14 +51,14 @@ class Place:
     heard: list[bytes]
     watch: Watch
     answer: tuple[int, list[dict[str, str]]] = (0, [])
-    """The last one of a probe."""
+    """The number of the last probe."""
 
     @property
     def streams(self) -> JetStream:
         return JetStream(self.client)
 
     async def readyz(self) -> tuple[int, list[dict[str, str]]]:
-        """What a probe of Kubernetes sees."""
+        """Return the answer that a probe of Kubernetes gets."""
         assert self.live.http_address is not None
         async with await trio.open_tcp_stream(*self.live.http_address) as stream:
             await stream.send_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -79,7 +81,7 @@ class Place:
         await eventually(ready, WITHIN, lambda: self.answer)
 
     async def probe(self, within: float = WITHIN, subject: str = "in.x") -> bool:
-        """Send a message to the route's source. Whether it gets through."""
+        """Send a message to the route's source. Return whether it arrives."""
         payload = b"probe %d" % next(_numbers)
         await self.client.publish(subject, payload)
         with trio.move_on_after(within):
@@ -89,7 +91,7 @@ class Place:
         return False
 
     async def stored(self) -> list[bytes]:
-        with suppress(Exception):  # the stream may be what is away
+        with suppress(Exception):  # the stream itself may be missing
             return [message.payload for message in await self.streams.stream_messages("OUT")]
         return []
 
@@ -105,9 +107,9 @@ async def place(
     made: Sequence[dict[str, Any]] = (),
     before: Callable[[JetStream], Awaitable[Any]] | None = None,
 ) -> AsyncIterator[Place]:
-    """A router and its server, with the streams `IN` of `in.*` (for routes that read it) and `OUT` of `out.*`.
+    """Yield a router and its server, with the streams `IN` of `in.*` (for routes that read it) and `OUT` of `out.*`.
 
-    The router makes the streams of `made`. `before` is called before it starts.
+    The router creates the streams of `made`. `before` is called before it starts.
     """
     async with (
         nats_server(tmp_path, config=users() if config is None else config, jetstream=jetstream) as server,
@@ -150,8 +152,8 @@ def refused(server: NatsServer, user: str) -> set[str]:
     """Return the subjects that the server refused to a user."""
     what = "(?:Publish|Subscription) Violation"
     # The second form is that of servers before 2.12.
-    told = rf'(?:user:{user}" - {what} - |{what} - User "{user}", )Subject "([^"]+)"'
-    return set(re.findall(told, (server.directory / "nats-server.log").read_text()))
+    pattern = rf'(?:user:{user}" - {what} - |{what} - User "{user}", )Subject "([^"]+)"'
+    return set(re.findall(pattern, (server.directory / "nats-server.log").read_text()))
 
 
 Step = Callable[[Place], Awaitable[Any]]

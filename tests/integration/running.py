@@ -16,7 +16,7 @@ to = [ { connection = "main", subject = "eu.{{wildcard(1)}}" } ]
 
 
 def writing(tmp_path: Path) -> Write:
-    """Return what writes a configuration with one connection `main`, and `rest`."""
+    """Return a function that writes a configuration with one connection `main`, and `rest`."""
 
     def write(*servers: str, connection: str = "", rest: str = ROUTE, telemetry: str = 'listen = ""') -> Path:
         given = f"servers = {list(servers)}\n".replace("'", '"') if servers else ""

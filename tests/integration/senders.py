@@ -1,4 +1,4 @@
-"""Routes for messages whose senders want something else."""
+"""Routes for messages whose senders try to interfere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.watch import Watch, until_stored
 
 
 def same(message: Message) -> Message:
-    """A handler that changes nothing that a stream would look at."""
+    """Change nothing that a stream would look at."""
     return message.replace(payload=message.payload + b"!", headers=message.headers.set("Seen", "1"))
 
 
 def router(url: str, kind: str, watch: Watch, *, to: dict[str, Any] | None = None, **source: Any) -> Router:
-    """A router of one route of this kind, from `in.*` to the stream `SINK`."""
+    """Return a router with one route of this kind, from `in.*` to the stream `SINK`."""
     destination = {"subject": "sink.{{wildcard(1)}}", "jetstream": True} | (to or {})
     failing = failing_of(source)
     if kind in ("stream", "handler of a stream"):
@@ -38,7 +38,7 @@ def router(url: str, kind: str, watch: Watch, *, to: dict[str, Any] | None = Non
 
 @asynccontextmanager
 async def streams(server: NatsServer, kind: str, **sink: Any) -> AsyncIterator[tuple[RawClient, JetStream]]:
-    """A client, the stream `SINK` with what others have stored in it, and `SOURCE` if the kind of route needs one."""
+    """Yield a client, the stream `SINK` with messages of others in it, and `SOURCE` if the kind of route needs one."""
     async with connect(server.url) as client:
         stream = JetStream(client)
         if "stream" in kind:

@@ -1,6 +1,6 @@
 """An outage, as the people on call see it: a real router, a real Prometheus, a real Alertmanager, and a webhook.
 
-The rules are the project's own, with shorter durations. The times that it took are printed (`pytest -s`).
+The rules are the project's own, with shorter durations. The durations are printed (`pytest -s`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ to = [ {{ connection = "target", subject = "eu.{{{{wildcard(1)}}}}" }} ]
 
 
 async def publish_every(url: str, seconds: float) -> None:
-    """A small, steady stream of messages, until cancelled."""
+    """Publish a small, steady stream of messages, until cancelled."""
     async with connect(url) as client:
         while True:
             await client.publish("orders.7", b"hello")
@@ -51,12 +51,14 @@ async def publish_every(url: str, seconds: float) -> None:
 
 @pytest.fixture
 def installed() -> tuple[str, str]:
-    """Prometheus and Alertmanager."""
+    """Return the paths of Prometheus and Alertmanager."""
     return programs()
 
 
 @pytest.mark.timeout(120)
-async def test_a_killed_server_is_told_and_its_return_too(tmp_path: Path, installed: tuple[str, str]) -> None:
+async def test_a_killed_server_raises_an_alert_and_its_return_resolves_it(
+    tmp_path: Path, installed: tuple[str, str]
+) -> None:
     (tmp_path / "monitoring").mkdir()
     with reserve_port() as port:
         listen = f"{HOST}:{port}"
@@ -80,22 +82,22 @@ async def test_a_killed_server_is_told_and_its_return_too(tmp_path: Path, instal
 
 
 async def nothing_fires(seen: Monitoring) -> None:
-    """A healthy router: messages are counted, and the rules have looked at it for a while without a word."""
+    """A healthy router: messages are counted, and the rules have been evaluated for a while without an alert."""
     await seen.has("increase(router_messages_routed_total[3s]) > 0")
     await seen.has("count_over_time(connection:router_nats_reconnect_failures:ratio_rate5m[5s]) >= 8")
     assert await seen.query('ALERTS{alertstate="firing"}') == []
 
 
 async def outage(seen: Monitoring, target: NatsServer) -> None:
-    """The destination's server is killed, and comes back."""
+    """Kill the destination's server, and bring it back."""
     killed = time.monotonic()
     await target.kill()
     down = await seen.webhook.hears("RouterConnectionDown", within=20, connection="target")
-    # The queue is full. That the connection is down says enough, but that messages were dropped is told as well.
+    # The queue is full. The connection alert would be enough, but dropped messages raise one as well.
     dropped = await seen.webhook.hears("RouterMessagesDropped", within=20, reason="queue_full")
     assert (down.receiver, dropped.receiver) == ("pager", "pager")
     assert await seen.inhibited("RouterPendingQueueHigh", within=20) == "RouterConnectionDown"
-    # Every warning is a consequence of this outage: nobody gets a ticket.
+    # Every warning is a consequence of this outage: no one gets a ticket.
     assert {one.receiver for one in seen.webhook.heard if one.at >= killed} == {"pager"}
 
     restarted = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a server announces: forgotten if it was said in clear before TLS, and dropped if it is garbage."""
+"""Announcements of a server: discarded if made in clear before TLS, and dropped if they are garbage."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.support.servers import cluster
 from tests.support.settings import settings
 from tests.support.watch import assert_alive, watched
 
-# --- what was said in clear is forgotten ---
+# --- announcements in clear are discarded ---
 
 
 def tls_server(
     certificates: Certificates, *, in_clear: dict[str, Any] | None = None, behind: bytes = b"", over_tls: bytes = b""
 ) -> Play:
-    """Serve one link over TLS until its first fence is answered; whoever calls after that is turned away.
+    """Serve one link over TLS until its first fence is answered; later callers are turned away.
 
-    `in_clear` is in its INFO, `behind` is what somebody adds to that, `over_tls` what it says before its first PONG.
+    `in_clear` is in its INFO, `behind` is data that an attacker adds, `over_tls` is sent before its first PONG.
     """
     served = False
 
@@ -66,7 +66,7 @@ def tls_server(
         b"MSG x 1 1\r\nx\r\n",
     ],
 )
-async def test_what_follows_info_in_clear_is_a_protocol_error(certificates: Certificates, behind: bytes) -> None:
+async def test_data_behind_an_info_in_clear_is_a_protocol_error(certificates: Certificates, behind: bytes) -> None:
     async with impostor(tls_server(certificates, in_clear={}, behind=behind)) as server:
         listener = Recorder()
         config = ConnectionSettings(servers=[server.url], tls_ca_file=certificates.ca, password=SECRET, user="router")
@@ -79,10 +79,10 @@ async def test_what_follows_info_in_clear_is_a_protocol_error(certificates: Cert
 
 @pytest.mark.parametrize("demanded", [True, False])
 @pytest.mark.parametrize("where", ["in clear", "over TLS"])
-async def test_only_a_host_that_was_named_over_tls_is_dialled(
+async def test_only_a_host_announced_over_tls_is_dialled(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, where: str, demanded: bool
 ) -> None:
-    """And then, if the configuration asks for TLS, with TLS: the password goes to nobody in clear."""
+    """If the configuration asks for TLS it is dialled with TLS: the password is never sent in clear."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
     demand: dict[str, Any] = {"tls_ca_file": certificates.ca} if demanded else {}
     async with impostor(serve_in_clear) as other:
@@ -112,7 +112,7 @@ async def test_only_a_host_that_was_named_over_tls_is_dialled(
 async def test_an_announced_server_of_a_mixed_list_is_dialled_with_tls(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of the list told of it, and whichever is next."""
+    """It does not matter which server of the list announced it, and which one is tried next."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
     async with impostor(serve_in_clear) as other:
         play = tls_server(certificates, over_tls=info(connect_urls=[other.address]))
@@ -126,7 +126,7 @@ async def test_an_announced_server_of_a_mixed_list_is_dialled_with_tls(
                     assert f"tls://{other.address}" in {event.server for event in watch.of("NATS_RECONNECT_ATTEMPT")}
 
 
-# --- garbage in what is announced ---
+# --- garbage in announcements ---
 
 ADDRESSES = (f"{HOST}:99999", f"{HOST}:-1", "[::1", "[::1]:x", ":", "a b:4222", "u:p@h:1", "\x00:1", "é:1", "x" * 5000)
 
@@ -143,7 +143,7 @@ async def test_bad_announcements_are_dropped_and_the_link_lives() -> None:
 
 
 @pytest.mark.parametrize("advertised", ["router.invalid:99999", "a b:4222"])
-async def test_a_cluster_that_advertises_garbage_is_a_cluster_still(tmp_path: Path, advertised: str) -> None:
+async def test_a_cluster_that_advertises_garbage_stays_usable(tmp_path: Path, advertised: str) -> None:
     async with cluster(tmp_path, 2, config=f'client_advertise: "{advertised}"\n') as group:
         first = group.servers[0]
         async with connect(first.url) as client:

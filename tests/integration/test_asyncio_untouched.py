@@ -1,4 +1,4 @@
-"""A program that uses asyncio has it as it was: before, while and after a router runs in its process."""
+"""A program's asyncio stays as it was: before, while and after a router runs in its process."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run(program: str, url: str) -> dict[str, object]:
     return told
 
 
-async def test_asyncio_is_as_it_was(server: NatsServer) -> None:
+async def test_asyncio_is_unchanged(server: NatsServer) -> None:
     asyncio_loop = "asyncio.unix_events"
     assert run(PROGRAM.replace("EARLY", ""), server.url) == {
         "before": asyncio_loop,

@@ -1,4 +1,4 @@
-"""A handler that blocks the event loop: it is named, probes are answered, and the router can be ended."""
+"""A handler that blocks the event loop: it is named, probes are answered, and the router can be terminated."""
 
 from __future__ import annotations
 
@@ -102,16 +102,14 @@ async def test_a_handler_that_blocks_is_named_in_the_log_and_by_healthz(
         assert code == 503
         assert "orders" in body["reasons"][0]["reason"]
         assert re.search(where, body["reasons"][0]["reason"])
-        # Asked for meanwhile, and answered when the loop turns.
+        # Requested during the block, and answered when the loop turns.
         assert (await get(f"{page}/status"))[0] == 200
         assert (await get(f"{page}/healthz"))[0] == 200
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 
 
-async def test_the_supervisor_of_workers_says_which_of_them_is_blocked_and_by_what(
-    server: NatsServer, tmp_path: Path
-) -> None:
+async def test_the_supervisor_reports_which_worker_is_blocked_and_by_what(server: NatsServer, tmp_path: Path) -> None:
     path = configuration(tmp_path, server.url, "blocks")
     path.write_text(path.read_text().replace('"orders.*" }', '"orders.*", queue = "routers" }'))
     async with running("run", "--workers", "2", path, cwd=tmp_path) as run:
@@ -139,7 +137,7 @@ async def test_the_supervisor_of_workers_says_which_of_them_is_blocked_and_by_wh
         assert await run.ended() == 0
 
 
-async def test_pages_are_answered_and_a_signal_is_heeded_between_two_calls(server: NatsServer, tmp_path: Path) -> None:
+async def test_pages_are_answered_and_a_signal_is_handled_between_two_calls(server: NatsServer, tmp_path: Path) -> None:
     async with running("run", configuration(tmp_path, server.url, "blocks"), cwd=tmp_path) as run:
         page = await started(run)
         await publish(server, *[b"0.5"] * 200)

@@ -1,4 +1,4 @@
-"""`router-trio check`, and what it shares with other commands: problems, warnings, notes, and standard input."""
+"""`router-trio check`, and its parts shared with other commands: problems, warnings, notes, and standard input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def ok(config: Path, what: str = "1 connection, 1 route") -> str:
-    """What `check` says at the end of a configuration, with the hash that `/status` shows."""
+    """Return the last lines of `check` for a configuration, with the hash that `/status` shows."""
     return f"ok ({what}), config hash {Settings.load(config, environ={}).content_hash}"
 
 
@@ -32,7 +32,7 @@ def test_check_of_a_good_configuration(config: Path) -> None:
     assert done.stdout == f"{config}: {ok(config)}\n"
 
 
-def test_check_says_what_becomes_of_messages_that_fail(config: Path) -> None:
+def test_check_shows_how_failed_messages_are_treated(config: Path) -> None:
     config.write_text("""
 [connections.main]
 servers = ["nats://127.0.0.1:4222"]
@@ -45,9 +45,9 @@ dead_letter = { subject = "dead.{{wildcard(1)}}" }
 """)
     done = in_process("check", config, cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
-    warning, told, last = done.stdout.splitlines()
+    warning, promise, last = done.stdout.splitlines()
     assert warning.startswith(f"{config}: routes[0].from.max_deliver: warning: is ignored")
-    assert told == f"{config}: route orders: at least once; at most 5 attempts; dead letters in dead.*"
+    assert promise == f"{config}: route orders: at least once; at most 5 attempts; dead letters in dead.*"
     assert last == f"{config}: {ok(config)}"
 
 
@@ -67,7 +67,7 @@ def test_check_prints_every_problem_on_a_line(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "error"),
     [
         (b"[router\n", "not valid TOML"),
         (b"[router]\nname = '\xff'\n", "not UTF-8 at line 2"),
@@ -75,14 +75,14 @@ def test_check_prints_every_problem_on_a_line(config: Path) -> None:
         (None, "there is no such file"),
     ],
 )
-def test_check_of_what_is_no_configuration(content: bytes | None, told: str, tmp_path: Path) -> None:
+def test_check_of_an_invalid_file(content: bytes | None, error: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     if content is not None:
         path.write_bytes(content)
     done = in_process("check", path, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (78, "")
     assert done.stdout.startswith(f"{path}: ")
-    assert told in done.stdout
+    assert error in done.stdout
 
 
 def test_check_takes_the_environment_into_account(config: Path) -> None:
@@ -98,7 +98,7 @@ HANDLER = 'handler = "my_handlers:enrich"\nfrom'
 def test_check_imports_handlers_from_the_working_directory(config: Path) -> None:
     config.write_text(CONFIG.replace("from", HANDLER))
     (config.parent / "my_handlers.py").write_text("def enrich(message):\n    return message\n")
-    # Started by a path, as a console script is: then Python doesn't look in the working directory by itself.
+    # Started by a path, as a console script is: then Python doesn't add the working directory to its path by itself.
     start = config.parent / "elsewhere" / "router-trio"
     start.parent.mkdir()
     start.write_text("import sys\nfrom router_trio.cli import main\nsys.exit(main())\n")
@@ -107,7 +107,7 @@ def test_check_imports_handlers_from_the_working_directory(config: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("module", "told"),
+    ("module", "error"),
     [
         (None, "can't import 'my_handlers'"),
         ("other = 1\n", "has no function 'enrich'"),
@@ -120,18 +120,18 @@ def test_check_imports_handlers_from_the_working_directory(config: Path) -> None
         ),
     ],
 )
-def test_check_names_a_handler_that_can_not_be_had(module: str | None, told: str, config: Path) -> None:
+def test_check_names_a_handler_that_cannot_be_imported(module: str | None, error: str, config: Path) -> None:
     config.write_text(CONFIG.replace("from", HANDLER))
     if module is not None:
         (config.parent / "my_handlers.py").write_text(module)
     done = in_process("check", config, cwd=config.parent)
     assert (done.returncode, done.stderr) == (78, "")
     assert done.stdout.startswith(f"{config}: routes[0].handler: ")
-    assert told in done.stdout
+    assert error in done.stdout
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_check_takes_router_toml_unless_told_otherwise(config: Path) -> None:
+def test_check_reads_router_toml_by_default(config: Path) -> None:
     done = in_process("check", cwd=config.parent)
     assert (done.returncode, done.stdout) == (0, f"router.toml: {ok(config)}\n")
 
@@ -164,7 +164,7 @@ def test_a_configuration_from_standard_input(text: str, tmp_path: Path) -> None:
         assert "(line 8, route 'eu-orders')" in checked.stdout
 
 
-def test_a_lone_hyphen_is_a_subject_where_one_is_due(config: Path) -> None:
+def test_a_lone_hyphen_is_a_subject_where_one_is_expected(config: Path) -> None:
     done = in_process("explain", config, "--", "-", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("message -: ")
@@ -182,15 +182,15 @@ def test_check_warns_of_no_routes_and_of_a_variable_with_one_underscore_too_few(
     ]
 
 
-def test_what_needs_a_newer_server_is_noted(config: Path) -> None:
+def test_a_feature_that_needs_a_newer_server_is_noted(config: Path) -> None:
     config.write_text(CONFIG.replace("eu.{{wildcard(1)}}", "eu.{{left(1,2)}}"))
-    told = (
+    note = (
         "left needs nats-server 2.15 in a mapping of the server's own; here the router computes it, with every server"
     )
     done = in_process("check", config, cwd=config.parent)
-    assert f"{config}: routes[0].to[0].subject: note: {told} (line 8, route 'eu-orders')\n" in done.stdout
+    assert f"{config}: routes[0].to[0].subject: note: {note} (line 8, route 'eu-orders')\n" in done.stdout
     explained = in_process("explain", config, "orders.777.new", cwd=config.parent)
-    assert f"     note: {told}\n" in explained.stdout
+    assert f"     note: {note}\n" in explained.stdout
 
 
 CIRCLE = """
@@ -207,7 +207,7 @@ to = [ { subject = "a.{{wildcard(1)}}" } ]
 """
 
 
-def test_check_refuses_a_circle_that_a_start_does_not_look_for(config: Path) -> None:
+def test_check_refuses_a_circle_that_a_start_does_not_detect(config: Path) -> None:
     config.write_text(CIRCLE)
     done = in_process("check", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (78, "")

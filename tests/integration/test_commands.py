@@ -61,7 +61,7 @@ def test_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (["serve"], "unknown command 'serve'"),
         (["check", "router.toml", "--fast"], "unknown option --fast"),
@@ -79,11 +79,11 @@ def test_version(tmp_path: Path) -> None:
         (["explain", "router.toml", "a.b", "--header", "Name=two\nlines"], "CR, LF or NUL"),
     ],
 )
-def test_wrong_usage(arguments: list[str], told: str, config: Path) -> None:
+def test_wrong_usage(arguments: list[str], error: str, config: Path) -> None:
     done = in_process(*arguments, cwd=config.parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("router-trio: error: ")
-    assert told in done.stderr
+    assert error in done.stderr
 
 
 # --- test ---
@@ -117,7 +117,7 @@ def test_tests_of_a_configuration(config: Path) -> None:
 # --- explain ---
 
 
-def test_explain_for_people(config: Path) -> None:
+def test_explain_as_text(config: Path) -> None:
     done = in_process("explain", config, "orders.7.created", "--header", "A=b", "--data", "-x", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
@@ -136,7 +136,7 @@ def test_explain_in_json_has_the_form_of_the_contract(config: Path) -> None:
     }
 
 
-def test_explain_of_a_subject_that_nobody_takes(config: Path) -> None:
+def test_explain_of_a_subject_that_no_route_takes(config: Path) -> None:
     done = in_process("explain", config, "nobody.asks", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert "no route takes it" in done.stdout
@@ -154,7 +154,7 @@ def test_explain_with_a_bad_configuration_keeps_stdout_clean(config: Path) -> No
 # --- contract and schema ---
 
 
-def test_contract_in_json_comes_from_the_code(tmp_path: Path) -> None:
+def test_contract_in_json_is_generated_from_the_code(tmp_path: Path) -> None:
     done = command("contract", "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
@@ -170,23 +170,23 @@ def test_contract_in_json_comes_from_the_code(tmp_path: Path) -> None:
     assert (lost["level"], lost["help"]) == ("ERROR", "An established link was lost.")
 
 
-def test_contract_for_people(tmp_path: Path) -> None:
+def test_contract_as_text(tmp_path: Path) -> None:
     done = in_process("contract", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "router_nats_pending_operations_count" in done.stdout
     assert "NATS_QUEUE_FULL" in done.stdout
 
 
-def test_schema_is_one(tmp_path: Path) -> None:
+def test_schema_prints_the_schema_of_the_configuration(tmp_path: Path) -> None:
     done = command("schema", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert {"router", "telemetry", "connections", "routes"} <= json.loads(done.stdout)["properties"].keys()
 
 
-# --- stdout that does not take it ---
+# --- stdout that is closed or full ---
 
 
-def test_a_reader_that_has_seen_enough_gives_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_stdout_gives_no_traceback(tmp_path: Path) -> None:
     started = subprocess.Popen(
         [*COMMAND, "contract"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment()
     )
@@ -197,7 +197,7 @@ def test_a_reader_that_has_seen_enough_gives_no_traceback(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*COMMAND, "contract"], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, env=environment(), check=False
@@ -211,9 +211,9 @@ def test_check_warns_of_a_destination_whose_first_token_a_sender_chooses(first: 
     config.write_text(re.sub('subject = "eu[^"]*"', f'subject = "{first}.x"', CONFIG))
     done = in_process("check", "router.toml", cwd=config.parent)
     assert (done.returncode, done.stderr) == (0, "")
-    warning, told = done.stdout.splitlines()
+    warning, last = done.stdout.splitlines()
     assert warning.startswith("router.toml: routes[0].to[0].subject: warning: the first token of ")
-    assert told.startswith("router.toml: ok (1 connection, 1 route), config hash ")
+    assert last.startswith("router.toml: ok (1 connection, 1 route), config hash ")
 
 
 # --- diff ---
@@ -233,7 +233,7 @@ def test_diff_shows_what_a_reload_would_do(config: Path, tmp_path: Path) -> None
     ]
 
 
-def test_diff_says_what_is_wrong_with_either_file(config: Path, tmp_path: Path) -> None:
+def test_diff_names_the_problem_of_either_file(config: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(CONFIG.replace("queue", "queues"))
     for pair in ((config, wrong), (wrong, config)):

@@ -1,4 +1,4 @@
-"""Several handler calls at a time, as the command has them: from a file, on a real server, with threads."""
+"""Concurrent handler calls in the command: from a file, on a real server, with threads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def waits(message):
 
 
 def configuration(directory: Path, url: str, source: str, **more: str) -> Path:
-    """A route through a handler, with lines of its own."""
+    """Write a configuration with a route through a handler, and further lines."""
     (directory / "work.py").write_text(HANDLERS)
     path = directory / "router.toml"
     lines = "\n".join(f"{key} = {value}" for key, value in {"handler": '"work:slowly"', **more}.items())
@@ -60,7 +60,7 @@ to = [{{ subject = "out.x", jetstream = true }}]
 
 
 @pytest.mark.parametrize("source", ['subject = "in.*"', 'stream = "SOURCE", durable = "router", filter = "in.*"'])
-async def test_handlers_that_block_run_at_a_time_in_order_of_each_key(
+async def test_blocking_handlers_run_concurrently_and_in_order_of_each_key(
     server: NatsServer, tmp_path: Path, source: str
 ) -> None:
     configuration(tmp_path, server.url, source, key="'headers.key'", concurrency="3", thread="true")
@@ -84,7 +84,7 @@ async def test_handlers_that_block_run_at_a_time_in_order_of_each_key(
         assert max(int(one.payload.partition(b" of ")[2]) for one in stored) == 3
 
 
-async def test_the_end_waits_for_a_call_in_a_thread_and_returns_its_message(server: NatsServer, tmp_path: Path) -> None:
+async def test_the_end_waits_for_a_call_in_a_thread_and_routes_its_message(server: NatsServer, tmp_path: Path) -> None:
     source = 'stream = "SOURCE", durable = "router", filter = "in.*"'
     path = configuration(tmp_path, server.url, source, thread="true")
     path.write_text('[router]\nshutdown_timeout = "0s"\n' + path.read_text())
@@ -108,7 +108,7 @@ async def test_the_end_waits_for_a_call_in_a_thread_and_returns_its_message(serv
             await eventually(there, 20)
 
 
-def test_check_says_what_is_promised_and_what_can_t_be(tmp_path: Path) -> None:
+def test_check_shows_the_promised_order_and_refuses_a_useless_thread(tmp_path: Path) -> None:
     source = 'stream = "S", durable = "d"'
     path = configuration(tmp_path, "nats://127.0.0.1:4222", source, key="'body.id'", concurrency="8")
     done = command("check", path.name, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What a stream or an administrator limits of a durable: what can be lifted is, and the rest is named."""
+"""Limits set on a durable by a stream or an administrator: those that can be lifted are, and the others are named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTE: dict[str, Any] = {"stream": "SOURCE", "to": "sink.{{wildcard(1)}}", "filt
 
 
 def reasons(watch: Watch) -> str:
-    """What `/readyz` says."""
+    """Return the reasons in `/readyz`."""
     return str(readiness(watch.router, trio.current_time())[1]["reasons"])
 
 
@@ -30,7 +30,7 @@ async def consumer_config(stream: JetStream) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("most", [1, 2])
-async def test_a_durable_that_lets_few_requests_wait_delivers_all(server: NatsServer, most: int) -> None:
+async def test_a_durable_with_few_waiting_requests_delivers_everything(server: NatsServer, most: int) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client, 20_000)
         durable = {"ack_policy": "explicit", "filter_subject": "source.*", "max_waiting": most}
@@ -41,7 +41,7 @@ async def test_a_durable_that_lets_few_requests_wait_delivers_all(server: NatsSe
     await assert_sink_is_whole(server.url, 20_000)
 
 
-async def test_a_durable_that_would_expire_does_not_any_more(server: NatsServer) -> None:
+async def test_the_expiry_of_a_durable_is_lifted(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client, 10)
         durable = {"ack_policy": "explicit", "filter_subject": "source.*", "inactive_threshold": 2 * 10**9}
@@ -55,7 +55,7 @@ async def test_a_durable_that_would_expire_does_not_any_more(server: NatsServer)
             assert await lifted()
             (event,) = watch.of("ROUTE_CONSUMER_LIMITS_REMOVED")
             assert event.detail == "inactive_threshold = 2s"
-            # So does one that is edited while the route runs.
+            # The same holds for one that is edited while the route runs.
             await stream.edit_consumer("SOURCE", "router", inactive_threshold=2 * 10**9)
             await eventually(lifted, 20)
             await eventually(lambda: watch.count("ROUTE_CONSUMER_LIMITS_REMOVED") == 2)
@@ -70,7 +70,9 @@ async def test_a_durable_that_would_expire_does_not_any_more(server: NatsServer)
 
 
 @pytest.mark.parametrize("exists", [True, False])
-async def test_a_durable_that_a_stream_has_expire_soon_is_refused_by_name(server: NatsServer, exists: bool) -> None:
+async def test_a_stream_limit_that_makes_a_durable_expire_soon_is_refused_by_name(
+    server: NatsServer, exists: bool
+) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client, 10)
         await stream.edit_stream("SOURCE", consumer_limits={"inactive_threshold": 60 * 10**9})
@@ -89,16 +91,16 @@ async def test_a_durable_that_a_stream_has_expire_soon_is_refused_by_name(server
             await until_stored(stream, "SINK", 10)
 
 
-async def test_fewer_messages_without_an_ack_need_a_lower_max_in_flight_which_is_named(server: NatsServer) -> None:
+async def test_a_lower_limit_of_unacked_messages_needs_a_lower_max_in_flight_which_is_named(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client, 100)
         await stream.edit_stream("SOURCE", consumer_limits={"max_ack_pending": 50})
         async with watched(settings(server.url, routes=[stream_route(**ROUTE)])) as watch:
             await watch.until("NATS_SUBSCRIBE_ERROR")
-            told = reasons(watch)
-            assert "at most 50 unacked messages" in told
-            assert "(max_ack_pending)" in told
-            assert "set max_in_flight = 50 in [routes.from]" in told
+            found = reasons(watch)
+            assert "at most 50 unacked messages" in found
+            assert "(max_ack_pending)" in found
+            assert "set max_in_flight = 50 in [routes.from]" in found
         async with watched(settings(server.url, routes=[stream_route(**ROUTE, max_in_flight=50)])) as watch:
             await until_stored(stream, "SINK", 100)
             assert (await consumer_config(stream))["max_ack_pending"] == 50

@@ -1,4 +1,4 @@
-"""Subjects that senders make long: which fail, and what ends no more than its message."""
+"""Subjects made long by their senders: which of them fail, and that none ends more than its message."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ KINDS = ("core", "stream", "handler", "handler of a stream")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("headers", [None, [("A", "1")]])
-async def test_a_subject_too_long_for_the_server_fails_and_nothing_else(
-    server: NatsServer, kind: str, headers: Any
-) -> None:
+async def test_a_subject_too_long_for_the_server_fails_alone(server: NatsServer, kind: str, headers: Any) -> None:
     watch = Watch()
     async with streams(server, kind) as (client, stream):
         long = {"subject": "sink." + "y" * 120 + ".{{wildcard(1)}}"}
@@ -43,8 +41,8 @@ async def test_a_subject_too_long_for_the_server_fails_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_ends_every_link_is_set_aside(tmp_path: Path, kind: str) -> None:
-    """A server whose limit is lower than usual: no client is told of it, and the connection ends."""
+async def test_a_message_that_ends_every_link_is_quarantined(tmp_path: Path, kind: str) -> None:
+    """The server's limit is lower than usual: it announces that to no client, and closes the connection."""
     watch = Watch()
     async with (
         nats_server(tmp_path, config="max_control_line: 512") as server,
@@ -70,7 +68,7 @@ async def test_what_ends_every_link_is_set_aside(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("with_ack", [False, True])
-async def test_a_program_is_told_that_a_subject_is_too_long(server: NatsServer, with_ack: bool) -> None:
+async def test_a_subject_that_is_too_long_raises_an_error_in_the_program(server: NatsServer, with_ack: bool) -> None:
     async with connect(server.url) as client, watched(settings(server.url)) as watch:
         await JetStream(client).create_stream("SINK", ["sink.>"])
         publish = watch.router.publish_with_ack if with_ack else watch.router.publish

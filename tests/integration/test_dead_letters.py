@@ -1,4 +1,4 @@
-"""`router-trio dead-letters` against a real server: what it lists and shows, and that what it redrives arrives once."""
+"""`router-trio dead-letters` against a real server: lists and shows dead letters, and redrives each exactly once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Result = subprocess.CompletedProcess[str]
 def dead_letter(
     number: int, route: str = "orders", subject: str = "orders.7", reason: str = "handler_error"
 ) -> tuple[str, bytes, dict[str, str]]:
-    """Subject, payload and headers as a router has them."""
+    """Return subject, payload and headers of a dead letter, as a router writes them."""
     headers = {
         "X-Shop": "north",
         "Nats-Msg-Id": f"dead-{route}-{number}",
@@ -84,7 +84,7 @@ class Place:
         await self.streams.publish(*dead_letter(number, route, subject, reason))
 
     async def bury_many(self, count: int) -> None:
-        """Store so many, numbered from 1."""
+        """Store `count` dead letters, numbered from 1."""
         await self.streams.publish_many([dead_letter(number + 1) for number in range(count)])
 
     async def bury_raw(self, lines: bytes) -> None:
@@ -96,11 +96,11 @@ class Place:
         await inbox.unsubscribe()
 
     async def run(self, *arguments: str, route: str = "orders") -> Result:
-        """The command, to its end."""
+        """Run the command to its end."""
         return await dead_letters(route, *arguments, cwd=self.folder)
 
     async def process(self, *arguments: str, route: str = "orders") -> Result:
-        """The same, in a process of its own, beside which another one may run."""
+        """Run the command in a process of its own, so that another one may run beside it."""
         return await trio.to_thread.run_sync(
             lambda: command("dead-letters", "router.toml", route, *arguments, cwd=self.folder)
         )
@@ -123,7 +123,7 @@ async def place(tmp_path: Path, **dead: object) -> AsyncIterator[Place]:
         yield one
 
 
-async def test_they_are_listed_and_shown(tmp_path: Path) -> None:
+async def test_dead_letters_are_listed_and_shown(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.bury(1)
         await p.bury(2, route="core", subject="calls.x")
@@ -149,7 +149,7 @@ async def test_they_are_listed_and_shown(tmp_path: Path) -> None:
         assert "has no message 99" in missing.stderr
 
 
-async def test_whatever_their_headers_hold_they_are_listed(tmp_path: Path) -> None:
+async def test_dead_letters_with_any_headers_are_listed(tmp_path: Path) -> None:
     values = {
         "Attempts": (b"9" * 5000, b"", b"-1", b"\xff\xfe", b"0x10", "\u0665".encode(), b"18446744073709551616", b"1e3"),
         "Sequence": (b"9" * 5000, b"", b"-1", b"\xff"),
@@ -184,7 +184,7 @@ async def test_whatever_their_headers_hold_they_are_listed(tmp_path: Path) -> No
         assert (await p.run("purge", "--yes")).stdout == f"{count} purged, 0 failed\n"
 
 
-async def test_a_redriven_message_goes_through_its_own_route_alone(tmp_path: Path) -> None:
+async def test_a_redriven_message_passes_through_its_own_route_alone(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         for number in range(1, 4):
             await p.bury(number)
@@ -204,7 +204,7 @@ async def test_a_redriven_message_goes_through_its_own_route_alone(tmp_path: Pat
         assert await p.sequences("DEAD") == [2, 4]
 
 
-async def test_to_source_publishes_it_on_its_old_subject_and_says_who_gets_it(tmp_path: Path) -> None:
+async def test_to_source_publishes_it_on_its_original_subject_and_names_the_receivers(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.bury(1)
         await p.bury(2)
@@ -226,10 +226,10 @@ async def test_to_source_publishes_it_on_its_old_subject_and_says_who_gets_it(tm
 
 
 @pytest.mark.parametrize(("way", "stream"), [((), "OUT"), (("--to-source",), "ORDERS")])
-async def test_a_redrive_that_was_cut_short_is_finished_by_the_next_one(
+async def test_an_interrupted_redrive_is_completed_by_the_next_one(
     tmp_path: Path, way: tuple[str, ...], stream: str
 ) -> None:
-    """Killed at any point: each arrives once, and none is left."""
+    """It is killed at any point: each message arrives once, and no dead letter is left."""
     count = 2_000
     async with place(tmp_path) as p:
         await p.bury_many(count)
@@ -259,7 +259,7 @@ async def test_a_redrive_that_was_cut_short_is_finished_by_the_next_one(
 
 
 @pytest.mark.parametrize(("way", "stream"), [((), "OUT"), (("--to-source",), "ORDERS")])
-async def test_two_redrives_at_the_same_time_store_each_message_once(
+async def test_two_concurrent_redrives_store_each_message_once(
     tmp_path: Path, way: tuple[str, ...], stream: str
 ) -> None:
     count = 500
@@ -278,7 +278,7 @@ async def test_two_redrives_at_the_same_time_store_each_message_once(
         assert sorted(await p.numbers(stream)) == list(range(1, count + 1))
 
 
-async def test_a_signal_ends_it_behind_what_is_under_way(tmp_path: Path) -> None:
+async def test_a_signal_ends_a_redrive_after_the_publishes_under_way(tmp_path: Path) -> None:
     count = 3_000
     async with place(tmp_path) as p:
         await p.bury_many(count)
@@ -303,7 +303,7 @@ async def test_a_signal_ends_it_behind_what_is_under_way(tmp_path: Path) -> None
         assert await p.numbers("OUT") == list(range(1, redriven + 1)), "in order"
 
 
-async def test_what_can_not_go_back_stays_and_is_told(tmp_path: Path) -> None:
+async def test_a_dead_letter_that_cannot_be_redriven_stays_and_is_reported(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.bury(1, subject="$JS.API.STREAM.DELETE.OUT")
         await p.bury(2, subject="payments.7")
@@ -327,7 +327,9 @@ async def test_what_can_not_go_back_stays_and_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("way", "subject"), [((), "heard"), (("--to-source",), "calls.x")])
-async def test_a_core_message_goes_only_if_somebody_listens(tmp_path: Path, way: tuple[str, ...], subject: str) -> None:
+async def test_a_core_message_is_redriven_only_to_a_subscriber(
+    tmp_path: Path, way: tuple[str, ...], subject: str
+) -> None:
     async with place(tmp_path) as p:
         await p.bury(1, route="core", subject="calls.x")
         done = await p.run("redrive", *way, route="core")
@@ -342,7 +344,7 @@ async def test_a_core_message_goes_only_if_somebody_listens(tmp_path: Path, way:
         assert await p.sequences("DEAD") == []
 
 
-async def test_they_are_purged_if_that_is_meant(tmp_path: Path) -> None:
+async def test_dead_letters_are_purged_only_on_confirmation(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         for number in range(1, 301):
             await p.bury(number, route="orders" if number % 3 else "core", subject="orders.7")
@@ -360,8 +362,8 @@ async def test_they_are_purged_if_that_is_meant(tmp_path: Path) -> None:
         assert Counter(number % 3 for number in await p.numbers("DEAD")) == {0: 100}
 
 
-async def test_each_kind_of_stream_is_read(tmp_path: Path) -> None:
-    """A consumer would take messages from a work queue, or be refused."""
+async def test_dead_letters_are_read_from_each_kind_of_stream(tmp_path: Path) -> None:
+    """A consumer would remove messages from a work queue, or be refused."""
     async with place(tmp_path, retention="workqueue") as p:
         for number in range(1, 101):
             await p.bury(number)
@@ -376,7 +378,7 @@ async def test_each_kind_of_stream_is_read(tmp_path: Path) -> None:
         assert await p.numbers("OUT") == []
 
 
-async def test_those_that_are_named_are_redriven_listed_or_purged_and_no_others(tmp_path: Path) -> None:
+async def test_only_the_named_sequences_are_redriven_listed_or_purged(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.bury_many(6)
         await p.bury(7, route="core", subject="calls.x")
@@ -392,7 +394,7 @@ async def test_those_that_are_named_are_redriven_listed_or_purged_and_no_others(
         assert await p.sequences("DEAD") == [1, 4, 6, 7]
 
 
-async def test_a_named_one_that_is_not_there_is_told_and_the_others_go(tmp_path: Path) -> None:
+async def test_a_named_sequence_that_is_missing_is_reported_and_the_others_are_redriven(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.bury_many(2)
         await p.bury(3, route="core", subject="calls.x")
@@ -417,8 +419,8 @@ async def test_a_handler_that_cannot_be_imported_is_refused_with_its_file_and_ke
     assert "router.toml: routes[2].handler: handler 'nowhere:handle': can't import 'nowhere'" in done.stderr
 
 
-async def test_wrong_usage_is_told(tmp_path: Path) -> None:
-    def told(*arguments: str, route: str = "orders") -> tuple[int, str]:
+async def test_wrong_usage_is_reported(tmp_path: Path) -> None:
+    def error_of(*arguments: str, route: str = "orders") -> tuple[int, str]:
         done = command("dead-letters", "router.toml", route, *arguments, cwd=tmp_path)
         return done.returncode, done.stderr
 
@@ -439,6 +441,6 @@ async def test_wrong_usage_is_told(tmp_path: Path) -> None:
         (("list",), "orders", 1, "connection refused by 127.0.0.1:1; is the server running?"),
     ]
     for arguments, route, code, text in cases:
-        found = told(*arguments, route=route)
+        found = error_of(*arguments, route=route)
         assert found[0] == code, (arguments, found)
         assert text in found[1], (arguments, found)

@@ -1,4 +1,4 @@
-"""On a real server, a durable that is deleted is made again behind what was settled, and before what was not."""
+"""On a real server, a deleted durable is recreated behind the settled messages, and before the others."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.watch import Watch, cut_off, let_in, until_nothing_is_unacked
 
 @asynccontextmanager
 async def streams(server: NatsServer, count: int) -> AsyncIterator[JetStream]:
-    """A source with so many messages, and a sink that takes a second copy for another message."""
+    """Create a source with this many messages, and a sink that stores a second copy as another message."""
     async with connect(server.url) as client:
         yield await source_and_sink(client, count, duplicate_window=100_000_000)
 
 
-async def test_after_a_restart(server: NatsServer) -> None:
+async def test_a_durable_deleted_before_a_restart_is_recreated_at_its_position(server: NatsServer) -> None:
     async with streams(server, 300) as stream:
         async with watched(settings(server.url, routes=[ROUTE])):
             await until_stored(stream, "SINK", 300)
@@ -43,14 +43,14 @@ async def test_after_a_restart(server: NatsServer) -> None:
         await assert_sink_is_whole(server.url, 310)
 
 
-async def test_with_two_processes(server: NatsServer) -> None:
+async def test_two_processes_recreate_a_durable_at_its_position(server: NatsServer) -> None:
     config = settings(server.url, routes=[ROUTE])
     async with streams(server, 0) as stream, watched(config) as first, watched(config, alone=False) as second:
         for start in range(0, 300, 30):
             await publish_numbered(stream, range(start, start + 30))
         await until_stored(stream, "SINK", 300)
         await until_nothing_is_unacked(stream)
-        await trio.sleep(2 * SHARED_CHECK_EVERY)  # each sees what the other has settled
+        await trio.sleep(2 * SHARED_CHECK_EVERY)  # each sees the messages that the other has settled
         await stream.delete_consumer("SOURCE", "router")
         await publish_numbered(stream, range(300, 310))
         for watch in (first, second):
@@ -60,7 +60,7 @@ async def test_with_two_processes(server: NatsServer) -> None:
         await assert_sink_is_whole(server.url, 310, in_order=False)
 
 
-async def test_with_messages_that_another_process_has_returned_for_a_retry(server: NatsServer) -> None:
+async def test_messages_that_another_process_has_returned_are_delivered_again(server: NatsServer) -> None:
     fails = True
 
     async def refuse(message: Message) -> Message:
@@ -90,8 +90,8 @@ async def test_with_messages_that_another_process_has_returned_for_a_retry(serve
 
 
 @needs_server(2, 11, lacks="pinned consumers")
-async def test_by_a_standby_process_that_never_led(server: NatsServer, proxy: TcpProxy) -> None:
-    """The leader is cut off when the durable is deleted: the other one knows its ack floor from looking at it."""
+async def test_a_standby_process_that_never_led_recreates_the_durable(server: NatsServer, proxy: TcpProxy) -> None:
+    """The leader is cut off when the durable is deleted: the standby knows the ack floor from its own checks."""
     standby = route(standby=True, ack_wait="2s")
     async with streams(server, 300) as stream, watched(settings(proxy.url, routes=[standby])) as leader:
         await until_stored(stream, "SINK", 300)

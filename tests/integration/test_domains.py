@@ -1,4 +1,4 @@
-"""JetStream that is not the server's own: of another domain behind a leaf node, and imported from another account."""
+"""JetStream outside of the server itself: of another domain behind a leaf node, and imported from another account."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ COUNT = 200
 
 
 def jetstream_of(tmp_path: Path, domain: str) -> str:
-    """Configuration of a server with a JetStream domain."""
+    """Return the configuration of a server with a JetStream domain."""
     return f'server_name: {domain}\njetstream {{ store_dir: "{tmp_path / domain}", domain: {domain} }}\n'
 
 
 @asynccontextmanager
 async def hub_and_leaf(tmp_path: Path, leaf: str = "") -> AsyncIterator[tuple[str, str]]:
-    """URLs of two servers, each with a domain of its own; the second, configured so, is a leaf node of the first."""
+    """Yield the URLs of two servers, each with a domain of its own; the second, with `leaf`, is a leaf node of the
+    first.
+    """
     with reserve_port() as port:
         listen = f"leafnodes {{ listen: {HOST}:{port} }}\n"
         remotes = f'leafnodes {{ remotes: [ {{ url: "nats://{HOST}:{port}" }} ] }}\n'
@@ -48,7 +50,7 @@ async def test_streams_of_a_hub_are_read_and_written_through_a_leaf_node(tmp_pat
     async with hub_and_leaf(tmp_path) as (hub, leaf), connect(hub) as there, connect(leaf) as here:
         stream = JetStream(there)
         await stream.create_stream("SOURCE", ["source.*"])
-        # One of the same name, which is not meant.
+        # A stream of the same name, which must not be used.
         await JetStream(here).create_stream("SOURCE", ["other.*"])
         await publish_numbered(stream, range(COUNT))
         config = settings(leaf, routes=[route()], domain="hub")
@@ -102,24 +104,24 @@ async def test_streams_of_another_account_are_read_and_written_through_its_expor
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "text"),
     [
         ({"domain": "hbu"}, "no server answers below $JS.hbu.API; correct `domain` or `api_prefix` of the connection"),
         ({"api_prefix": "JS.no"}, "no server answers below JS.no; correct `domain` or `api_prefix` of the connection"),
     ],
 )
-async def test_an_api_that_nobody_answers_is_named(key: dict[str, str], told: str, tmp_path: Path) -> None:
+async def test_an_api_without_responders_is_named(key: dict[str, str], text: str, tmp_path: Path) -> None:
     async with nats_server(tmp_path) as server, watched(settings(server.url, routes=[route()], **key)) as watch:
         live = watch.live
         assert live is not None
-        await eventually(lambda: told in str(live.routes[0].trouble))
+        await eventually(lambda: text in str(live.routes[0].trouble))
 
 
 async def test_dead_letters_of_another_domain(tmp_path: Path) -> None:
     async with hub_and_leaf(tmp_path) as (hub, leaf), connect(hub) as there:
         stream = JetStream(there)
         await stream.create_stream("SOURCE", ["source.*"])
-        # It refuses each message at once, where a stream that is missing would be waited for.
+        # It refuses each message at once, where a missing stream would be waited for.
         await stream.create_stream("SINK", ["sink.*"], max_msg_size=1)
         await stream.create_stream("DEAD", ["dead.*"])
         letter = {"subject": "dead.{{wildcard(1)}}"}

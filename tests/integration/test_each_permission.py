@@ -1,7 +1,7 @@
-"""Each permission of the table is taken away in turn on a real server: what is seen then is what the table says.
+"""Each permission of the table, revoked in turn on a real server: the effects are those that the table lists.
 
-The page that users read is made from the table (`protocol/permissions.py`). So its text is what is tested: the events,
-the metrics and `/readyz` that a row names, and that nothing else is in the way where it names none.
+The page for users is generated from the table (`protocol/permissions.py`). So its text is tested: the events, the
+metrics and `/readyz` that a row names, and that nothing else fails where it names nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def _send(at: Place) -> None:
 
 
 async def _nothing(at: Place) -> None:
-    """It is needed as it is."""
+    """Do nothing: the route needs the permission without it."""
     await trio.lowlevel.checkpoint()
 
 
@@ -69,13 +69,13 @@ async def _pass(at: Place) -> None:
 
 
 async def _find_the_durable_gone(at: Place) -> None:
-    """Make a route look whether its stream is the one that it was."""
+    """Make a route check whether its stream is still the same."""
     assert await at.probe()
     await at.streams.delete_consumer("IN", "router")
 
 
 async def _go_away_and_return(at: Place) -> None:
-    """Give up the lead, which another process could take at once if it was allowed, and want it again."""
+    """Give up the lead, which another process could take at once if it was allowed, and request it again."""
     await at.until_ready()
     assert await at.probe()
     await at.live.reload(at.settings.model_copy(update={"routes": []}))
@@ -83,7 +83,7 @@ async def _go_away_and_return(at: Place) -> None:
 
 
 async def _left_unacked(streams: JetStream) -> None:
-    """Have a message delivered to a process that has ended without an ack."""
+    """Have a message delivered to a process that ended without an ack."""
     await streams.create_consumer("IN", "router", ack_policy="explicit", ack_wait=3 * 10**9, filter_subject="in.*")
     await streams.publish("in.x", b"left")
     hand = await streams.client.subscribe("hand")
@@ -116,9 +116,9 @@ async def echo(message: Message) -> Message:
 
 @dataclass(frozen=True)
 class Case:
-    """A route that needs a permission. `provoke` makes it need that.
+    """A route that needs a permission. `provoke` makes it use the permission.
 
-    `waits`: the beginning of a reason of `/readyz`, where the route waits for something and then goes on without it.
+    `waits`: the beginning of a reason of `/readyz`, where the route waits for something and then continues without it.
     """
 
     route: dict[str, Any]
@@ -166,7 +166,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
         "": Case(STREAM, before=_left_unacked, waits="messages that were delivered before and are not acked")
     },
 }
-"""By the kind and the subject of a row, with a name each."""
+"""The cases by the kind and the subject of a row, with a name each."""
 
 ALL = [
     pytest.param(row, case, id=f"{row.kind} {row.subject} {name}".rstrip())
@@ -175,8 +175,8 @@ ALL = [
 ]
 
 
-def said_of(row: Permission) -> str:
-    """Return what the table says of a row: some say that it is as for another one."""
+def effect_of(row: Permission) -> str:
+    """Return the effect of a row in the table; some rows refer to another one."""
     pulls = next(one for one in PERMISSIONS if ".MSG.NEXT." in one.subject)
     return row.refused.replace("as for pulls", pulls.refused)
 
@@ -189,13 +189,13 @@ def assert_adds_up(at: Place) -> None:
 
 
 @pytest.mark.parametrize(("row", "case"), ALL)
-async def test_what_is_seen_without_a_permission_is_what_the_table_says(
+async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
     row: Permission, case: Case | None, tmp_path: Path
 ) -> None:
     assert case is not None, f"add a case for {row.subject}: how is it needed, and what is seen without it?"
     subject = row.of(NAMES | case.names)
     config = users(deny=[subject]) if row.kind == PUBLISH else users(deaf=[subject])
-    said = said_of(row)
+    said = effect_of(row)
     codes, metrics = re.findall(r"NATS_[A-Z_]+", said), re.findall(r"router_\w+_total", said)
     async with place(
         tmp_path, case.route, config=config, handler=case.handler, made=case.made, before=case.before
@@ -221,7 +221,7 @@ async def test_what_is_seen_without_a_permission_is_what_the_table_says(
         assert_adds_up(at)
         before = at.live.routes[0].settled["routed"]
         await deny()(at)
-        # Not with the first message, maybe: a refused subscription is tried again once a second, and a destination is
+        # Perhaps not with the first message: a refused subscription is retried once a second, and a destination is
         # ready when it has taken a message.
         await eventually(lambda: at.probe(1.0), 10)
         await at.until_ready()
@@ -233,5 +233,5 @@ async def test_what_is_seen_without_a_permission_is_what_the_table_says(
             assert len(stored) == len({*stored})
 
 
-def test_there_is_a_case_for_rows_of_the_table_alone() -> None:
+def test_the_cases_are_exactly_the_rows_of_the_table() -> None:
     assert {*CASES} == {(row.kind, row.subject) for row in PERMISSIONS}

@@ -1,4 +1,4 @@
-"""The embedded nats-server: how it is started, stopped, killed, and what is left of it."""
+"""The embedded nats-server: how it is started, stopped, killed, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_gone(pid: int) -> bool:
 
 
 class TestEmbeddedServer:
-    async def test_is_ready_when_entered_and_gone_when_left(self) -> None:
+    async def test_it_is_ready_when_entered_and_gone_when_left(self) -> None:
         async with open_embedded_server() as server:
             pid, directory = server.pid, server.directory
             async with connect(server.url) as client:
@@ -45,7 +45,7 @@ class TestEmbeddedServer:
         assert is_gone(pid)
         assert not directory.exists()
 
-    async def test_its_url_is_the_only_way_in(self) -> None:
+    async def test_only_its_url_grants_access(self) -> None:
         async with open_embedded_server(jetstream=False) as server:
             assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
             readable = [path for path in server.directory.iterdir() if path.suffix == ".conf"]
@@ -100,7 +100,7 @@ class TestEmbeddedServer:
             async with connect(url) as client:
                 assert [m.payload for m in await JetStream(client).stream_messages("S")] == [b"before"]
 
-    async def test_nobody_else_gets_the_port_while_it_is_down(self) -> None:
+    async def test_no_other_program_gets_the_port_while_it_is_down(self) -> None:
         async with open_embedded_server(jetstream=False) as server:
             await server.kill()
             with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
@@ -118,7 +118,7 @@ class TestEmbeddedServer:
             async with connect(server.url):
                 pass
 
-    async def test_who_was_at_the_port_before_the_server_does_not_get_it_later(
+    async def test_a_program_bound_to_the_port_earlier_cannot_listen_later(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with socket.socket() as stranger:
@@ -135,7 +135,7 @@ class TestEmbeddedServer:
                 with pytest.raises(OSError, match="in use"):
                     stranger.listen()
 
-    async def test_a_stranger_at_the_port_is_not_taken_for_the_server(self, tmp_path: Path) -> None:
+    async def test_a_stranger_at_the_port_is_not_mistaken_for_the_server(self, tmp_path: Path) -> None:
         async def greet(stream: trio.SocketStream) -> None:
             await stream.send_all(b'INFO {"server_name":"stranger"}\r\n')
             await stream.receive_some()
@@ -179,9 +179,9 @@ class TestEmbeddedServer:
             scope.cancel()
             async with EmbeddedServer(tmp_path, port) as server:
                 pytest.fail(f"entered {server} although cancelled")
-        assert scope.cancelled_caught  # and the fixture sees that no process is left
+        assert scope.cancelled_caught  # and the fixture checks that no process is left
 
-    async def test_a_bad_configuration_is_told_with_the_servers_words(self, tmp_path: Path) -> None:
+    async def test_a_bad_configuration_is_reported_with_the_servers_output(self, tmp_path: Path) -> None:
         with (
             reserve_port() as port,
             pytest.raises(EmbeddedServerError, match=r"(?s)ended with status 1\. It wrote:.*no_such_option"),
@@ -209,7 +209,9 @@ class TestEmbeddedServer:
             with pytest.raises(EmbeddedServerError, match=f"port {port}"), reserve_port(port):
                 pytest.fail("got a port that is taken")
 
-    def test_no_binary_names_the_cure(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_a_missing_binary_gives_the_command_to_install_it(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
         monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
         monkeypatch.setattr("importlib.metadata.files", lambda _: None)
@@ -228,7 +230,7 @@ class TestEmbeddedServer:
         assert find_server_binary() == binary
 
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
-    async def test_it_dies_with_us(self) -> None:
+    async def test_the_server_dies_with_its_parent(self) -> None:
         program = (
             "import trio\n"
             "from router_trio.embedded import open_embedded_server\n"
@@ -249,4 +251,4 @@ class TestEmbeddedServer:
             pid, directory = line.decode().split()
             process.kill()
             await eventually(lambda: is_gone(int(pid)), 5)
-        shutil.rmtree(directory)  # which nobody was left to remove
+        shutil.rmtree(directory)  # which no process was left to remove

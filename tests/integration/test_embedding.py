@@ -1,4 +1,4 @@
-"""Routers inside of other programs: the example of the first page, several in one process, whose error comes out."""
+"""Routers inside of other programs: the example of the first page, several in one process, and their errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def embedded(*urls: str, listen: str = "", **more: Any) -> Settings:
     return Settings(telemetry={"listen": listen}, connections=connections, **more)
 
 
-async def test_the_example_of_the_first_page_does_what_it_says(core_server: NatsServer, tmp_path: Path) -> None:
+async def test_the_example_of_the_first_page_works(core_server: NatsServer, tmp_path: Path) -> None:
     (tmp_path / "router.toml").write_text(
         f'[telemetry]\nlisten = "{HOST}:0"\n\n[connections.main]\nservers = ["{core_server.url}"]\n'
     )
@@ -143,7 +143,7 @@ class Own(Exception):
     ],
     ids=lambda error: str(error) or type(error).__name__,
 )
-async def test_an_error_of_the_body_comes_out_as_it_is(core_server: NatsServer, error: BaseException) -> None:
+async def test_an_error_of_the_body_is_raised_unchanged(core_server: NatsServer, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         async with Router(embedded(core_server.url)).open():
             raise error
@@ -157,7 +157,7 @@ async def test_a_cancelled_body_is_cancelled_and_nothing_else(core_server: NatsS
     assert scope.cancelled_caught
 
 
-async def test_errors_of_the_start_come_out_bare(core_server: NatsServer, tmp_path: Path) -> None:
+async def test_errors_of_the_start_are_raised_ungrouped(core_server: NatsServer, tmp_path: Path) -> None:
     async with nats_server(tmp_path, config="authorization { token: secret }\n", jetstream=False) as guarded:
         with pytest.raises(AuthorizationError):
             async with Router(embedded(core_server.url, guarded.url)).open():
@@ -201,7 +201,9 @@ trio.run(main)
         ("log=True", None),
     ],
 )
-def test_a_program_gets_warnings_unless_it_says_otherwise(log: str, codes: list[str] | None, tmp_path: Path) -> None:
+def test_a_program_gets_warnings_unless_it_configures_otherwise(
+    log: str, codes: list[str] | None, tmp_path: Path
+) -> None:
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.replace(", LOG", f", {log}" if log else ""))
     done = command(file, cwd=tmp_path, python=[sys.executable])

@@ -29,7 +29,7 @@ Address = tuple[str, int]
 async def request(
     address: Address, method: str, path: str, body: object = None, content_type: str = "application/json"
 ) -> tuple[int, Any]:
-    """Status and JSON of an answer."""
+    """Return status and JSON of an answer."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: {len(content)}\r\n"
     if content_type:
@@ -111,7 +111,7 @@ async def test_one_fault_of_several_is_cleared(address: Address, faults: Faults)
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "told"),
+    ("body", "code", "message"),
     [
         (b"", 400, "JSON"),
         (b"{", 400, "JSON"),
@@ -139,16 +139,16 @@ async def test_one_fault_of_several_is_cleared(address: Address, faults: Faults)
         (b" " * (MAX_BODY + 1), 413, "at most"),
     ],
 )
-async def test_what_makes_no_sense_is_refused(
-    address: Address, faults: Faults, watch: Watch, body: object, code: int, told: str
+async def test_an_invalid_fault_is_refused(
+    address: Address, faults: Faults, watch: Watch, body: object, code: int, message: str
 ) -> None:
     found, answer = await request(address, "POST", "/faults", body)
     assert (found, faults.active()) == (code, ())
-    assert told in answer["error"]
+    assert message in answer["error"]
     assert watch.of("ROUTER_FAULT_INJECTED") == []
 
 
-async def test_only_json_is_taken(address: Address, faults: Faults) -> None:
+async def test_only_json_is_accepted(address: Address, faults: Faults) -> None:
     body = {"operation": "publish", "fault": "close_connection"}
     for content_type in ("text/plain", "application/x-www-form-urlencoded", ""):
         assert (await request(address, "POST", "/faults", body, content_type))[0] == 415
@@ -167,7 +167,7 @@ def configuration(path: Path, server: str, port: int) -> Path:
     return path
 
 
-async def test_without_the_flag_there_is_no_such_page(core_server: NatsServer, tmp_path: Path) -> None:
+async def test_without_the_flag_the_page_does_not_exist(core_server: NatsServer, tmp_path: Path) -> None:
     with reserve_port() as port:
         config = configuration(tmp_path / "router.toml", core_server.url, port)
         async with running("run", config, cwd=tmp_path) as run:
@@ -177,7 +177,7 @@ async def test_without_the_flag_there_is_no_such_page(core_server: NatsServer, t
             assert run.logged("ROUTER_FAULT_INJECTION_ENABLED") == []
 
 
-async def test_a_rehearsal_from_outside(core_server: NatsServer, tmp_path: Path) -> None:
+async def test_a_fault_drill_from_outside(core_server: NatsServer, tmp_path: Path) -> None:
     with reserve_port() as port:
         config = configuration(tmp_path / "router.toml", core_server.url, port)
         address = (HOST, port)
@@ -206,7 +206,7 @@ async def test_a_rehearsal_from_outside(core_server: NatsServer, tmp_path: Path)
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.7:9001", "router.example.com:9001"])
-def test_a_router_that_other_machines_reach_takes_no_faults(tmp_path: Path, listen: str) -> None:
+def test_a_router_reachable_from_other_machines_accepts_no_faults(tmp_path: Path, listen: str) -> None:
     config = tmp_path / "router.toml"
     config.write_text(f"""
 [telemetry]

@@ -1,4 +1,4 @@
-"""A route from a whole stream that takes what the route sends is stopped by name, and does not go round for ever."""
+"""A route from an entire stream that stores the route's own messages is stopped by name, and does not loop forever."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.watch import Watch, until_stored, watched
 
 
 def whole(to: str, **keys: Any) -> dict[str, Any]:
-    """A route from all of `SOURCE`, with one destination."""
+    """Return a route from all of `SOURCE`, with one destination."""
     return {"name": "round", "from": {"stream": "SOURCE", "durable": "router"}, "to": [{"subject": to}], **keys}
 
 
@@ -28,7 +28,7 @@ async def stored(stream: JetStream, name: str = "SOURCE") -> int:
 
 
 async def refused(watch: Watch) -> str:
-    """Wait until the route is stopped for feeding itself. Return what `/readyz` says of it."""
+    """Wait until the route is stopped for feeding itself. Return its reason in `/readyz`."""
     event = await watch.until("NATS_SUBSCRIBE_ERROR")
     assert (event.route, event.reason) == ("round", "feeds_itself")
     (reason,) = readiness(watch.router, trio.current_time())[1]["reasons"]
@@ -51,13 +51,13 @@ async def test_a_route_that_its_stream_would_feed_is_stopped_before_it_reads(
             await trio.sleep(2)
             assert await stored(stream) == 10
             assert watch.metric("router_messages_received_total") == 0
-            # Its subject is another stream's now.
+            # Its subject belongs to another stream now.
             await stream.edit_stream("SOURCE", subjects=["source.a", "source.b"])
             await stream.edit_stream("SINK", subjects=["sink.>", "source.copy"])
             await until_stored(stream, "SINK", 10)
 
 
-async def test_a_stream_that_is_edited_to_take_what_a_route_sends_is_noticed(server: NatsServer) -> None:
+async def test_editing_a_stream_to_take_what_a_route_sends_is_noticed(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client, 10)
         async with watched(settings(server.url, routes=[whole("sink.copy")])) as watch:
@@ -73,7 +73,7 @@ async def test_a_stream_that_is_edited_to_take_what_a_route_sends_is_noticed(ser
             await until_stored(stream, "SINK", 20)
 
 
-async def test_a_stream_that_is_reached_over_another_connection_is_known(server: NatsServer) -> None:
+async def test_a_stream_that_is_fed_over_another_connection_is_recognised(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client)
         here, there = server.url, server.url.replace("127.0.0.1", "localhost")
@@ -90,14 +90,14 @@ async def test_a_stream_that_is_reached_over_another_connection_is_known(server:
 
 
 @pytest.mark.parametrize(("filter", "fed"), [("held.*", True), ("held.a", False), ("source.*", False), (None, True)])
-async def test_what_counts_is_the_subject_under_which_a_stream_stores(
+async def test_the_subject_under_which_a_stream_stores_counts(
     server: NatsServer, filter: str | None, fed: bool
 ) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client)
         mapping = {"src": "source.*", "dest": "held.{{wildcard(1)}}"}
         await stream.edit_stream("SOURCE", subject_transform=mapping)
-        # What it sends to its own filter is refused before the server is asked.
+        # Messages to its own filter are refused before the server is asked.
         route = whole("sink.copy" if filter == "source.*" else "source.copy")
         if filter is not None:
             route["from"]["filter"] = filter
@@ -113,7 +113,7 @@ async def test_what_counts_is_the_subject_under_which_a_stream_stores(
             assert not watch.of("NATS_SUBSCRIBE_ERROR")
 
 
-async def test_a_circle_that_is_meant_ends_at_its_limit(server: NatsServer) -> None:
+async def test_an_intended_circle_ends_at_its_limit(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = await source_and_sink(client, 10)
         route = whole("source.copy", hop_limit=3, retry={"attempts": 1}, dead_letter={"subject": "sink.dead"})
@@ -123,7 +123,7 @@ async def test_a_circle_that_is_meant_ends_at_its_limit(server: NatsServer) -> N
 
 
 LIMITED: dict[str, Any] = {"hop_limit": 3, "retry": {"attempts": 1}, "dead_letter": {"subject": "dead.letter"}}
-"""What a route needs so that a circle that nothing has found ends, and so does each of its messages."""
+"""Settings that end an undetected circle, and each of its messages."""
 
 
 async def ended(watch: Watch) -> None:

@@ -1,4 +1,4 @@
-"""A command before it works: interrupted while it imports, and started without standard streams."""
+"""A command before it is ready: interrupted during its imports, and started without standard streams."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ONLY_CHECK = ["router_trio.settings.checks.circles"]
         *((["check", "router.toml"], one) for one in BOTH + ONLY_CHECK),
     ],
 )
-def test_ctrl_c_while_it_imports_prints_no_traceback(tmp_path: Path, module: str, command: list[str]) -> None:
+def test_ctrl_c_during_imports_prints_no_traceback(tmp_path: Path, module: str, command: list[str]) -> None:
     (tmp_path / "router.toml").write_text(CONFIG.replace("URL", "nats://127.0.0.1:1"))
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED_IMPORT, module, *command],
@@ -76,7 +76,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 @pytest.mark.parametrize("closed", ["0,1,2", "1", "2", "0"])
-async def test_it_works_without_standard_streams(core_server: NatsServer, tmp_path: Path, closed: str) -> None:
+async def test_a_router_runs_without_standard_streams(core_server: NatsServer, tmp_path: Path, closed: str) -> None:
     path = tmp_path / "router.toml"
     path.write_text(CONFIG.replace("URL", core_server.url))
     python = [sys.executable, "-c", WITHOUT_STREAMS, closed, *COMMAND]

@@ -1,4 +1,4 @@
-"""Clients that hear a destination, and have a real server answer our JetStream publishes in place of their stream."""
+"""Clients that subscribe to a destination, and have a real server answer our publishes in place of their stream."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MANY = 300
 async def forging(
     client: RawClient, subject: str, headers: Any = None, *, ahead: int = 0, heard_at: str = "sink.*"
 ) -> AsyncIterator[list[str]]:
-    """Publish to a subject for each message that comes for `heard_at`, with its reply subject; yields those.
+    """Publish to a subject for each message received at `heard_at`, with its reply subject; yield those.
 
-    And with those of so many publishes that are still to come, again and again: their numbers follow.
+    And with those of `ahead` publishes that follow, again and again: their numbers are consecutive.
     """
     heard = await client.subscribe(heard_at)
     forged: list[str] = []
@@ -67,10 +67,8 @@ async def test_a_puback_of_a_stream_that_takes_other_subjects_acks_nothing(serve
 
 
 @pytest.mark.parametrize("named", ["EVIL", "GHOST"])
-async def test_a_stream_that_pubacks_name_again_and_again_is_looked_up_once_a_second(
-    named: str, server: NatsServer
-) -> None:
-    """One that does not take the subject, and one that there is not."""
+async def test_a_stream_that_pubacks_name_repeatedly_is_looked_up_once_a_second(named: str, server: NatsServer) -> None:
+    """The named stream does not take the subject, or does not exist."""
     async with connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("SOURCE", ["source.*"])
@@ -113,8 +111,8 @@ async def test_a_puback_of_the_destinations_stream_acks_nothing_that_a_handler_s
 
 
 @pytest.mark.parametrize("forged", ["evil.x", "sink.forged"])
-async def test_a_forged_error_makes_no_dead_letter_of_what_is_stored(forged: str, server: NatsServer) -> None:
-    """The error is a true one: of another stream, or of the right one about the message of the forger."""
+async def test_a_forged_error_dead_letters_no_stored_message(forged: str, server: NatsServer) -> None:
+    """The error is a genuine one: of another stream, or of the right one about the forger's message."""
     letter = {"subject": "dead.{{wildcard(1)}}"}
     async with connect(server.url) as client:
         stream = JetStream(client)

@@ -1,4 +1,4 @@
-"""Children that a handler has forked, and that return from it, are no second router; its threads hold up no end."""
+"""A child that a handler has forked, and that returns from it, is no second router; threads do not delay the end."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def children_in(folder: Path) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Return True if a process routes, or may; one that has ended waits for its parent as a zombie."""
+    """Return True if a process is running; one that has ended waits for its parent as a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -73,7 +73,7 @@ def lives(pid: int) -> bool:
 
 @pytest.mark.parametrize("more", [(), ('key = "subject"', "concurrency = 4")], ids=["in order", "by key"])
 @pytest.mark.parametrize("kind", HANDLERS)
-async def test_a_child_that_comes_back_from_the_handler_ends(
+async def test_a_child_that_returns_from_the_handler_ends(
     server: NatsServer, tmp_path: Path, kind: str, more: tuple[str, ...]
 ) -> None:
     code = "\n".join([*HANDLERS[kind], "    return message\n"])
@@ -106,7 +106,7 @@ async def test_a_child_that_comes_back_from_the_handler_ends(
     ["threading.Thread(target=time.sleep, args=(60,), name='upload').start()", "pool.submit(time.sleep, 60)"],
     ids=["a thread", "a pool"],
 )
-async def test_a_thread_of_a_handler_does_not_hold_up_the_end(server: NatsServer, tmp_path: Path, start: str) -> None:
+async def test_a_thread_of_a_handler_does_not_delay_the_end(server: NatsServer, tmp_path: Path, start: str) -> None:
     code = f"""
 from concurrent.futures import ThreadPoolExecutor
 pool = ThreadPoolExecutor(1, thread_name_prefix="upload")

@@ -1,4 +1,4 @@
-"""A server that says anything at each step of a route's session: the route says so, everything else goes on."""
+"""A server that answers arbitrarily at each step of a route's session: the route reports it, all else continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUICK = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_in
 
 
 def changed(answer: dict[str, Any], *path: str, value: Any) -> bytes:
-    """An answer with another value at one place."""
+    """Return an answer with another value at one place."""
     answer = deepcopy(answer)
     place = answer
     for name in path[:-1]:
@@ -83,7 +83,7 @@ STEPS = {"STREAM.INFO": STREAM_ANSWERS, "CONSUMER.INFO": CONSUMER_ANSWERS, "CONS
 
 
 def api(request: Published, *, consumer_exists: bool = True) -> bytes:
-    """The right answer."""
+    """Return the right answer."""
     words = request.subject.split(".")
     if words[2] == "STREAM":
         answer = stream_answer(words[-1])
@@ -104,7 +104,7 @@ def stream_route(stream: str, **to: Any) -> dict[str, Any]:
 async def routed(
     tmp_path: Path, url: str, routes: list[dict[str, Any]]
 ) -> AsyncIterator[tuple[Watch, Callable[[], Awaitable[None]]]]:
-    """A router on that server, with a core route on a real one; `await passes()` fails if that one does not work."""
+    """Yield a router on that server, with a core route on a real one; `await passes()` fails if that one fails."""
     async with nats_server(tmp_path, jetstream=False) as real, connect(real.url) as client:
         heard = await client.subscribe("there.*")
         other: dict[str, Any] = {
@@ -131,7 +131,7 @@ async def routed(
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_no_answer_of_the_api_ends_more_than_its_route(tmp_path: Path, step: str) -> None:
-    """One route for each answer, all at once; when the answers are right, all of them run."""
+    """Each answer has a route, all at once; when the answers become right, all of them run."""
     bodies = dict(enumerate(STEPS[step].values()))
     mended = False
 
@@ -170,12 +170,12 @@ STORED = b'{"stream":"OUT", "seq":7}'
 
 
 class Session:
-    """A right answer to everything, and a way to say something else in one place."""
+    """A right answer to everything, and a way to send another one in one place."""
 
     def __init__(self) -> None:
         self.inboxes: dict[str, str] = {}
         self.pubacks: dict[bytes, list[bytes]] = {}
-        """What each payload is answered with, one after another and the last one for ever; others are stored."""
+        """The answers to each payload, one after another and the last one forever; other payloads are stored."""
         self.blocks: list[bytes] = []
 
     def __call__(self, published: Published) -> Iterable[Sent]:
@@ -232,7 +232,8 @@ async def test_no_delivery_and_no_status_ends_more_than_its_route(tmp_path: Path
         sequence += 1
         with trio.fail_after(20):
             while state.routed["out"] < sequence:
-                # Again, as a server does: a status may just have had the consumer opened once more, with another inbox.
+                # Deliver again, as a server does: a status may just have made the router reopen the consumer, with
+                # another inbox.
                 await server.send(session.deliver(sequence))
                 await trio.sleep(0.2)
         assert state.routed["out"] == sequence
@@ -241,7 +242,7 @@ async def test_no_delivery_and_no_status_ends_more_than_its_route(tmp_path: Path
 
 
 async def test_no_puback_ends_more_than_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anybody may have said it: the message is sent again, a true PubAck counts, and without one it fails in time."""
+    """Any client may have sent it: the message is sent again, a true PubAck counts, without one it fails in time."""
     monkeypatch.setattr(retries, "ACK_BUDGET", 3.0)
     session = Session()
     bodies = list(NOT_A_PUBACK.values())

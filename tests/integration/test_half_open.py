@@ -1,4 +1,4 @@
-"""A link that is dead here and alive to a real server: what the leader of a standby route asked for there."""
+"""A link that is dead here and alive to a real server: the requests that the leader of a standby route left there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNT = 400
 
 
 class HalfOpen:
-    """A way to a server; `end` ends the near halves of what is connected, of which the server hears nothing."""
+    """A path to a server; `end` closes the near halves of its connections, unnoticed by the server."""
 
     def __init__(self, port: int) -> None:
         self.port = 0
@@ -64,7 +64,7 @@ async def half_open(port: int) -> AsyncIterator[HalfOpen]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_leader_gets_all_messages_in_order_though_its_old_link_is_alive_to_the_server(
+async def test_a_leader_gets_all_messages_in_order_despite_an_old_link_alive_to_the_server(
     server: NatsServer,
 ) -> None:
     async with connect(server.url) as client, half_open(server.port) as way:

@@ -1,7 +1,7 @@
-"""Before and beside the messages: what leaves before TLS is up, and which words of a server are believed.
+"""The handshake: what is sent before TLS is up, and what is accepted from a server.
 
-The servers are raw ones that write down every byte, where the point is what they hear; and real ones, where the point
-is that a server in order is still understood.
+Raw servers record every byte where the point is what they receive; real servers show that a correct server is still
+understood.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def refused(config: ConnectionSettings) -> LinkError:
 
 
 def ask(way: str, url: str, certificates: Certificates) -> dict[str, Any]:
-    """Settings that ask for TLS in this way, of a server that has none."""
+    """Return settings that ask for TLS in this way, of a server that has none."""
     client = {"tls_cert_file": certificates.client.certificate, "tls_key_file": certificates.client.key}
     ways: dict[str, dict[str, Any]] = {
         "tls:// here": {"servers": [url.replace("nats:", "tls:")]},
@@ -53,7 +53,7 @@ CREDENTIALS = ("password", "token", "nkey", "creds", "url")
 
 
 def log_in(kind: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Settings with a credential, and the texts that nobody may see."""
+    """Return settings with a credential, and the texts that must stay secret."""
     if kind == "password":
         return {"user": "router", "password": SECRET}, [SECRET]
     if kind == "token":
@@ -70,7 +70,7 @@ def log_in(kind: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 @pytest.mark.parametrize("kind", CREDENTIALS)
 @pytest.mark.parametrize("way", WAYS)
-async def test_nothing_is_said_in_clear_to_a_server_that_has_no_tls(
+async def test_nothing_is_sent_in_clear_to_a_server_without_tls(
     tmp_path: Path, certificates: Certificates, way: str, kind: str
 ) -> None:
     async with impostor(serve_in_clear) as server:
@@ -107,21 +107,21 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-async def test_a_lie_makes_nobody_speak_in_clear(certificates: Certificates, lie: str) -> None:
+async def test_no_answer_makes_the_client_speak_in_clear(certificates: Certificates, lie: str) -> None:
     async with impostor(saying(*LIES[lie], b"PONG\r\n")) as server:
         config = ConnectionSettings(
             servers=[server.url], tls_ca_file=certificates.ca, user="router", password=SECRET, token=SECRET
         )
         error = await refused(config)
         assert error.reason in ("tls", "protocol", "handshake"), error
-        # What is said in clear is not believed of our credentials: that would end the router.
+        # An error in clear about our credentials is not believed: it would end the router.
         assert not isinstance(error, AuthorizationError)
         heard = server.heard_in_clear
         assert SECRET.encode() not in heard
         assert b"CONNECT" not in heard
 
 
-async def test_the_handshake_sends_nothing_in_clear_whatever_it_is_asked_to(certificates: Certificates) -> None:
+async def test_the_handshake_refuses_to_send_in_clear(certificates: Certificates) -> None:
     ours, theirs = trio.socket.socketpair()
     with theirs, ours:
         config = ConnectionSettings(servers=["nats://a:4222"], tls_ca_file=certificates.ca)
@@ -130,31 +130,31 @@ async def test_the_handshake_sends_nothing_in_clear_whatever_it_is_asked_to(cert
             await handshake.send(b"CONNECT {}\r\n")
 
 
-async def test_a_full_server_with_tls_says_so(tmp_path: Path, certificates: Certificates) -> None:
+async def test_a_full_server_with_tls_is_reported_as_full(tmp_path: Path, certificates: Certificates) -> None:
     config = certificates.server_config() + "max_connections: 1\n"
     async with nats_server(tmp_path, config=config, jetstream=False) as server:
-        await until_no_client(server)  # whoever looked whether it is ready
+        await until_no_client(server)  # the client that checked whether it is ready
         async with connect(server.url, tls=certificates.client_context()):
             error = await refused(ConnectionSettings(servers=[server.url], tls_ca_file=certificates.ca))
-            assert error.reason in ("max_connections", "tls"), error  # it may close before it is heard
+            assert error.reason in ("max_connections", "tls"), error  # it may close before its error is received
             assert not isinstance(error, ProtocolError)
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("text", "reason"),
     [(b"maximum connections exceeded", "max_connections"), (b"Authentication Timeout", "timeout"), (b"x", "handshake")],
 )
-async def test_what_a_server_refuses_with_in_clear_is_told_and_nothing_is_sent(
-    certificates: Certificates, told: bytes, reason: str
+async def test_an_error_in_clear_is_reported_and_nothing_is_sent(
+    certificates: Certificates, text: bytes, reason: str
 ) -> None:
-    async with impostor(saying(info(tls_required=True) + b"-ERR '%b'\r\n" % told)) as server:
+    async with impostor(saying(info(tls_required=True) + b"-ERR '%b'\r\n" % text)) as server:
         error = await refused(ConnectionSettings(servers=[server.url], tls_ca_file=certificates.ca, token=SECRET))
         assert error.reason == reason
         assert server.heard_in_clear == b""
 
 
 @pytest.mark.parametrize("asked", [True, False])
-async def test_tls_that_a_server_leaves_to_the_client(tmp_path: Path, certificates: Certificates, asked: bool) -> None:
+async def test_tls_that_is_optional_at_the_server(tmp_path: Path, certificates: Certificates, asked: bool) -> None:
     config = certificates.server_config() + "allow_non_tls: true\n"
     options: dict[str, Any] = {"tls_ca_file": certificates.ca} if asked else {}
     async with (
@@ -182,7 +182,7 @@ async def test_tls_that_a_server_leaves_to_the_client(tmp_path: Path, certificat
         (b"-ERR \xff\x00" + b"x" * 10_000 + b"\r\n", "handshake"),
     ],
 )
-async def test_what_may_come_between_connect_and_its_pong(lines: bytes, fails: str | None) -> None:
+async def test_lines_allowed_between_connect_and_its_pong(lines: bytes, fails: str | None) -> None:
     async with impostor(saying(info(), lines, b"PONG\r\n" * 2)) as server:
         config = ConnectionSettings(servers=[server.url])
         if fails is None:

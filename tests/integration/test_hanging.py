@@ -1,4 +1,4 @@
-"""Handlers in threads and file systems that hang: a reload goes on, and the router can be ended."""
+"""Handlers in threads and file systems that hang: a reload continues, and the router can be terminated."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def configuration(tmp_path: Path, url: str, *, source: str = CORE, to: str = "eu
 
 
 @pytest.mark.parametrize("source", [CORE, STREAM], ids=["core", "stream"])
-async def test_a_reload_leaves_a_call_behind_that_hangs_in_a_thread_and_names_it(
+async def test_a_reload_abandons_and_names_a_call_that_hangs_in_a_thread(
     server: NatsServer, tmp_path: Path, source: str
 ) -> None:
     async with connect(server.url) as client:
@@ -74,7 +74,7 @@ async def test_a_reload_leaves_a_call_behind_that_hangs_in_a_thread_and_names_it
             code, body = await get(f"{page}/readyz")
             assert code == 503
             assert any("was abandoned" in one["reason"] for one in body["reasons"])
-            # A later one begins, and messages pass.
+            # A later call begins, and messages pass.
             configuration(tmp_path, server.url, source=source, to="asia")
             run.send(signal.SIGHUP)
             with trio.fail_after(20):
@@ -92,7 +92,7 @@ async def test_a_reload_leaves_a_call_behind_that_hangs_in_a_thread_and_names_it
 
 
 def hang(path: Path) -> None:
-    """Put a named pipe in the place of a file: whoever reads it waits for ever."""
+    """Put a named pipe in the place of a file: a reader waits forever."""
     path.unlink()
     os.mkfifo(path)
 

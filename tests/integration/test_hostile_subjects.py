@@ -1,4 +1,4 @@
-"""A message with the longest and oddest subject that a server takes costs a router no more than any other one."""
+"""A message with the longest and oddest subject that a server accepts costs a router no more than any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOSTILE = ["a:a:a:a@", "a://", "://", "=", '"', "@a", "nats://a:b@", "token="]
 
 
 class Heartbeat:
-    """The longest time that the event loop did not come round."""
+    """The longest time for which the event loop was blocked."""
 
     def __init__(self) -> None:
         self.lag = 0.0
@@ -37,7 +37,7 @@ class Heartbeat:
 
 
 def _failing(kind: str) -> dict[str, Any]:
-    # Two dashes in front have an empty token made of them: the mapping of every message fails.
+    # Two leading dashes make an empty token: the mapping of every message fails.
     if kind == "core":
         return core_route("source.*", "sink.{{split(1,-)}}.x")
     return stream_route("SOURCE", "sink.{{split(1,-)}}.x", filter="source.*")
@@ -45,7 +45,7 @@ def _failing(kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["core", "stream"])
 @pytest.mark.parametrize("unit", HOSTILE)
-async def test_a_subject_of_4_kb_that_fails_does_not_hold_up_the_router(
+async def test_a_subject_of_4_kb_that_fails_does_not_block_the_router(
     server: NatsServer, unit: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     heartbeat, watch = Heartbeat(), Watch()
@@ -66,5 +66,5 @@ async def test_a_subject_of_4_kb_that_fails_does_not_hold_up_the_router(
     assert heartbeat.lag < LONGEST_LAG
     lines = [line for line in capfd.readouterr().err.splitlines() if "ROUTE_MESSAGE_FAILED" in line]
     assert lines
-    # Each has the message three times: in its sentence, as its subject and in its detail.
+    # Each contains the message three times: in its sentence, as its subject and in its detail.
     assert max(map(len, lines)) < 5 * LONGEST_TEXT

@@ -1,4 +1,4 @@
-"""The pages over HTTP: what each answers, and where they are served."""
+"""The pages over HTTP: the answer of each, and where they are served."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_healthz(view: View) -> None:
     assert body["reasons"] == [{"router": "test-router", "reason": "connection main used up its attempts"}]
 
 
-async def test_readyz_when_everything_would_route(view: View) -> None:
+async def test_readyz_of_a_healthy_router(view: View) -> None:
     async with served(view) as address:
         assert await get_json(address, "/readyz") == (200, {"status": "ok", "reasons": []})
 
@@ -75,7 +75,7 @@ async def test_readyz_names_each_reason(view: View) -> None:
     }
 
 
-async def test_readyz_of_a_router_that_is_being_built() -> None:
+async def test_readyz_of_a_router_that_is_starting() -> None:
     async with served(View()) as address:
         code, body = await get_json(address, "/readyz")
     assert (code, body["reasons"]) == (503, [{"router": "test-router", "reason": "starting"}])
@@ -195,7 +195,7 @@ async def test_two_requests_on_one_connection(view: View) -> None:
 # --- listening ---
 
 
-async def test_port_0_is_a_free_port_and_is_told(view: View) -> None:
+async def test_port_0_is_a_free_port_and_is_logged(view: View) -> None:
     telemetry = Telemetry(telemetry_settings(), logs=False)
     assert telemetry.http_address is None
     async with telemetry.serve(view) as address:
@@ -211,7 +211,7 @@ async def test_a_name_of_several_addresses_has_one_port(view: View) -> None:
         assert (await get(("localhost", port), "/healthz"))[0] == 200
 
 
-async def test_a_busy_port_is_named_with_its_cure(view: View) -> None:
+async def test_a_busy_port_is_named_with_a_remedy(view: View) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, no_descriptor_left():
         port = taken.getsockname()[1]
         with pytest.raises(ListenError, match=rf"127\.0\.0\.1:{port}.*telemetry\.listen") as caught:
@@ -222,7 +222,7 @@ async def test_a_busy_port_is_named_with_its_cure(view: View) -> None:
 
 
 @pytest.mark.parametrize("listen", ["192.0.2.1:9001", "host.invalid:9001"])
-async def test_an_address_that_is_not_ours(view: View, listen: str) -> None:
+async def test_an_address_of_another_machine_is_refused(view: View, listen: str) -> None:
     with pytest.raises(ListenError, match=r"telemetry\.listen"):
         async with Telemetry(telemetry_settings(listen), logs=False).serve(view):
             pytest.fail("entered")
@@ -248,7 +248,7 @@ async def test_the_port_is_free_again_afterwards(view: View) -> None:
         ("", False),
     ],
 )
-async def test_reasons_are_for_allowed_hosts_and_the_code_for_all(
+async def test_reasons_are_shown_to_allowed_hosts_and_the_code_to_all(
     view: View, path: str, host: str, reads: bool
 ) -> None:
     view.connections["main"].state.last_error = "secret.internal refused"

@@ -1,6 +1,6 @@
 """The HTTP side under attack: other protocols, too much, too slow, from other sites, and nonsense.
 
-Whatever is done to it, the event loop goes on and a probe is answered.
+Under each attack the event loop continues and a probe is answered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.eventually import eventually
 from tests.support.telemetry_views import View
 
 PROBE_WITHIN = 0.5
-"""Seconds. It takes a few milliseconds; the rest is for a machine that is busy."""
+"""Seconds. It takes a few milliseconds; the rest is for a busy machine."""
 
 ELSEWHERE = "127.0.0.2"
 
@@ -40,7 +40,7 @@ async def connect(address: Address, source: str = "127.0.0.1") -> trio.SocketStr
 
 
 async def probe(address: Address, path: str = "/healthz", source: str = "127.0.0.1") -> int:
-    """Ask as a probe does, on a connection of its own; return the status. Raises `trio.TooSlowError`."""
+    """Probe on a connection of its own; return the status. Raises `trio.TooSlowError`."""
     with trio.fail_after(PROBE_WITHIN):
         async with await connect(address, source) as stream:
             await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: 10.0.0.7:9001\r\nConnection: close\r\n\r\n".encode())
@@ -48,7 +48,7 @@ async def probe(address: Address, path: str = "/healthz", source: str = "127.0.0
 
 
 async def say(address: Address, request: bytes) -> bytes:
-    """Send bytes and the end, and return whatever is answered."""
+    """Send bytes and the end, and return the entire answer."""
     async with await trio.open_tcp_stream(*address) as stream:
         received = b""
         with suppress(trio.BrokenResourceError):
@@ -87,7 +87,7 @@ async def held(address: Address, count: int, request: bytes, *sources: str) -> A
         b"GET /healthz HTTP/0.9\r\nHost: localhost\r\n\r\n",
     ],
 )
-async def test_no_other_version_of_http(view: View, request_: bytes) -> None:
+async def test_other_versions_of_http_are_refused(view: View, request_: bytes) -> None:
     async with served(view) as address:
         answer = await say(address, request_)
         assert answer.startswith(b"HTTP/1.1 505 ")
@@ -104,7 +104,7 @@ async def test_no_other_version_of_http(view: View, request_: bytes) -> None:
     ],
     ids=["h2c", "websocket"],
 )
-async def test_who_asks_for_an_upgrade_is_answered_as_anyone(view: View, upgrade: str) -> None:
+async def test_a_request_for_an_upgrade_is_answered_without_one(view: View, upgrade: str) -> None:
     async with served(view) as address, await trio.open_tcp_stream(*address) as stream:
         for _ in range(2):  # and the connection goes on
             await stream.send_all(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
@@ -113,14 +113,14 @@ async def test_who_asks_for_an_upgrade_is_answered_as_anyone(view: View, upgrade
 
 
 @pytest.mark.parametrize("target", ["http://localhost/healthz", "localhost:9001", "*", "healthz"])
-async def test_a_target_is_a_path(view: View, target: str) -> None:
+async def test_only_a_path_is_accepted_as_a_target(view: View, target: str) -> None:
     async with served(view) as address:
         for method in ("GET", "CONNECT", "OPTIONS"):
             answer = await say(address, f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_requests_sent_ahead_are_answered_one_after_the_other(view: View) -> None:
+async def test_pipelined_requests_are_answered_one_after_the_other(view: View) -> None:
     async with served(view) as address:
         one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         answer = await say(address, one * 500)
@@ -140,7 +140,7 @@ async def test_requests_sent_ahead_are_answered_one_after_the_other(view: View) 
     ],
     ids=["one header", "many headers", "target", "method"],
 )
-async def test_headers_that_are_too_large(view: View, request_: bytes) -> None:
+async def test_headers_that_are_too_large_are_refused(view: View, request_: bytes) -> None:
     async with served(view) as address:
         answer = await say(address, request_)
         assert answer.startswith(b"HTTP/1.1 4")  # 431, or 400 where a method can't be that long
@@ -170,7 +170,7 @@ JSON = b"POST /faults HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/j
     ],
     ids=["declared", "declared without end", "chunked"],
 )
-async def test_a_body_that_is_too_large(body: bytes) -> None:
+async def test_a_body_that_is_too_large_is_refused(body: bytes) -> None:
     faults = Faults()
     async with with_faults(faults) as address, await trio.open_tcp_stream(*address) as stream:
         with suppress(trio.BrokenResourceError):
@@ -207,7 +207,7 @@ async def test_headers_must_arrive_in_time(view: View, monkeypatch: pytest.Monke
         assert time.perf_counter() - began_at < 2
 
 
-async def test_who_says_nothing_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_client_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.2)
     monkeypatch.setattr(server, "IDLE_SECONDS", 0.2)
     async with served(view) as address, held(address, 1, b"") as [silent], held(address, 1, b"") as [idle]:
@@ -225,7 +225,7 @@ async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> No
         assert split(await read_all(stream))[0] == 408
 
 
-async def test_a_watcher_that_takes_nothing_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watcher_that_reads_nothing_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SEND_SECONDS", 0.2)
     monkeypatch.setattr(event_stream, "INTERVAL", 0.01)
     monkeypatch.setattr(event_stream, "MAX_CLIENTS", 1)
@@ -264,7 +264,7 @@ async def is_taken(address: Address) -> bool:
         ("Host: a b\r\n", 400),
     ],
 )
-async def test_what_is_not_for_this_router_changes_nothing(lines: str, expected: int) -> None:
+async def test_a_request_meant_for_another_host_or_site_changes_nothing(lines: str, expected: int) -> None:
     body = b'{"operation": "publish", "fault": "error", "reason": "x"}'
     head = f"Content-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     faults = Faults()
@@ -322,11 +322,11 @@ TOKENS = st.sampled_from(PARTS)
 @example(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3 + b"\x00")
 @example(b"POST /faults HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
 @example(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-def test_nonsense(said: bytes) -> None:
+def test_nonsense(sent: bytes) -> None:
     async def attack() -> None:
         with trio.fail_after(20):
             async with with_faults(Faults()) as address:
-                answer = await say(address, said)
+                answer = await say(address, sent)
                 assert not answer or answer.startswith(b"HTTP/1.1 ")
                 assert b" 500 " not in answer.partition(b"\r\n")[0]
                 assert await probe(address) == 200

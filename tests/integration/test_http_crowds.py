@@ -1,4 +1,4 @@
-"""The HTTP side with too many clients: probes are answered, others find room, scrapes are shared, the loop goes on."""
+"""The HTTP side with too many clients: probes are answered, others find room, scrapes are shared, the loop runs on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_probes_are_answered_when_all_connections_are_taken(
 
 @pytest.mark.parametrize("sources", [["127.0.0.1"], ["127.0.0.1", ELSEWHERE, "127.0.0.3"]])
 async def test_probes_are_answered_when_all_answers_are_stuck(view: View, sources: list[str]) -> None:
-    """As many as may scrape, and none of them takes what it asked for."""
+    """As many as may scrape, and none of them reads its answer."""
     make_page_large(view)
     request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with served(view) as address, held(address, server.MAX_CONNECTIONS_PER_PEER, b"", *sources) as streams:
@@ -64,7 +64,7 @@ async def test_probes_are_answered_when_all_answers_are_stuck(view: View, source
 
 
 async def test_probes_are_answered_when_those_of_others_are_stuck(view: View) -> None:
-    """Each asks for thousands of probe pages ahead, and takes none."""
+    """Each requests thousands of probe pages ahead, and reads none."""
     request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000
     for route in view.routes:
         route.enter(PAUSED, "waits " * 2000)
@@ -102,7 +102,7 @@ async def _ended(stream: trio.SocketStream) -> bool:
     return False
 
 
-async def test_a_thousand_watchers_are_refused_and_harm_nobody(view: View) -> None:
+async def test_a_thousand_watchers_are_refused_and_affect_no_other_client(view: View) -> None:
     codes: list[int] = []
 
     async def watch(address: Address, over: trio.Event) -> None:
@@ -142,7 +142,7 @@ async def test_watchers_of_one_address_leave_places_for_others(view: View) -> No
 # --- scrapes ---
 
 
-async def test_scrapes_at_a_time_share_one(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_concurrent_scrapes_share_one_page(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = 0
     pieces = MetricsPage.pieces
 
@@ -180,11 +180,11 @@ async def test_a_scrape_is_never_older_than_its_request(view: View) -> None:
             nursery.start_soon(scrape)
 
 
-async def test_the_loop_goes_on_under_scrapes(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty clients that scrape without a pause: what else is due is late by one page, not by forty."""
+async def test_the_loop_continues_under_scrapes(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty clients scrape without a pause: other work is late by one page, not by forty."""
 
     def slow(_: MetricsPage) -> Pieces[bytes]:
-        time.sleep(0.02)  # holds the loop, as a page of many routes does
+        time.sleep(0.02)  # blocks the loop, as a page of many routes does
         yield
         return b""
 
@@ -208,11 +208,11 @@ async def test_the_loop_goes_on_under_scrapes(view: View, monkeypatch: pytest.Mo
     assert sum(late) < 2.0
 
 
-async def test_the_loop_goes_on_under_requests_sent_ahead(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_loop_continues_under_pipelined_requests(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred connections with thousands of requests each: one is answered in each turn of the loop."""
 
     def slow(_: View) -> tuple[int, dict[str, object]]:
-        time.sleep(0.005)  # holds the loop, as many routes do
+        time.sleep(0.005)  # blocks the loop, as many routes do
         return 200, {}
 
     monkeypatch.setattr(application, "health", slow)

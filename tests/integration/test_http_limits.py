@@ -1,4 +1,4 @@
-"""Limits of HTTP: what is too large, too slow or too much, and that none of it delays the end."""
+"""Limits of HTTP: requests that are too large, too slow or too many, without delaying the end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_nonsense_does_not_reach_the_router(view: View, nonsense: bytes) -
         assert (await get(address, "/healthz"))[0] == 200
 
 
-async def test_a_large_body_is_neither_needed_nor_kept(view: View) -> None:
+async def test_a_large_body_is_neither_read_nor_kept(view: View) -> None:
     async with served(view) as address:
         async with await trio.open_tcp_stream(*address) as stream:
             await stream.send_all(b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n\r\n")
@@ -71,7 +71,7 @@ async def test_connections_are_bounded(view: View, monkeypatch: pytest.MonkeyPat
         for stream in (first, second):
             await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b" 200 " in await stream.receive_some()
-        # The one that has waited longest for its next request makes room.
+        # The connection that has waited longest for its next request makes room.
         assert (await get(address, "/healthz"))[0] == 200
         with trio.fail_after(1):
             assert await first.receive_some() == b""
@@ -79,7 +79,7 @@ async def test_connections_are_bounded(view: View, monkeypatch: pytest.MonkeyPat
         assert b" 200 " in await second.receive_some()
 
 
-async def test_the_life_of_a_connection_is_bounded(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_lifetime_of_a_connection_is_bounded(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CONNECTION_SECONDS", 0.2)
     async with served(view) as address, await trio.open_tcp_stream(*address) as stream:
         await stream.send_all(b"GET /heal")
@@ -133,7 +133,7 @@ async def test_a_client_that_does_not_read_is_cut_off(view: View, monkeypatch: p
     async with served(view) as address:
         stream = await open_that_does_not_read(address)
         assert (await get(address, "/healthz"))[0] == 200
-        await trio.sleep(1.5)  # the pace of this client: it begins to read when the server has given it up
+        await trio.sleep(1.5)  # the pace of this client: it begins to read when the server has cut it off
         received = b""
         with suppress(trio.BrokenResourceError):
             received = await read_all(stream)

@@ -1,4 +1,4 @@
-"""How the pages come and go: what goes first, what an error of the program leaves, and the last line."""
+"""Start and end of the pages: what precedes them, what an error of the program leaves, and the last line."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.support.telemetry_views import View
 DRAINING = RouterDraining(at=0.0, pending_count=1, timeout_seconds=1.0)
 
 
-# --- what goes first ---
+# --- work that precedes the pages ---
 
 
-async def test_who_asks_before_the_pages_are_there_is_answered_when_they_are(view: View) -> None:
+async def test_a_request_before_the_pages_exist_is_answered_once_they_do(view: View) -> None:
     first = trio.Event()
     answered: list[int] = []
     telemetry = Telemetry(telemetry_settings(), logs=False)
@@ -44,13 +44,13 @@ async def test_who_asks_before_the_pages_are_there_is_answered_when_they_are(vie
     assert answered == [200]
 
 
-async def test_what_goes_first_holds_up_the_pages_for_a_moment_only(view: View) -> None:
+async def test_work_that_precedes_the_pages_delays_them_only_briefly(view: View) -> None:
     async with Telemetry(telemetry_settings(), logs=False).serve(view, first=trio.sleep_forever) as address:
         assert address is not None
         assert (await get(address, "/healthz"))[0] == 200
 
 
-async def test_pages_that_can_not_be_imported_end_the_router_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_that_cannot_be_imported_end_the_router_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "router_trio.telemetry.http.application", None)
     broker = FakeBroker()
     router = Router(telemetry_settings(), connect=lambda name, _: broker.connect)
@@ -59,7 +59,7 @@ async def test_pages_that_can_not_be_imported_end_the_router_and_say_why(monkeyp
             await trio.sleep_forever()
 
 
-async def test_cancelled_while_the_pages_are_imported_nothing_is_left_behind(
+async def test_a_cancelled_import_of_the_pages_leaves_nothing_behind(
     view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, over = threading.Event(), threading.Event()
@@ -81,7 +81,7 @@ async def test_cancelled_while_the_pages_are_imported_nothing_is_left_behind(
 # --- the facade ---
 
 
-async def test_what_the_program_inside_raises_leaves_as_it_was(view: View) -> None:
+async def test_an_error_of_the_program_inside_is_raised_unchanged(view: View) -> None:
     with pytest.raises(ZeroDivisionError):
         async with served(view):
             raise ZeroDivisionError
@@ -91,7 +91,7 @@ async def test_what_the_program_inside_raises_leaves_as_it_was(view: View) -> No
     assert caught.value.message == "of the router"
 
 
-async def test_a_listener_that_raises_hurts_nobody(view: View, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_listener_that_raises_affects_no_other(view: View, capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[Event] = []
 
     def broken(event: Event) -> None:
@@ -120,7 +120,7 @@ async def test_lines_from_before_serving_are_not_lost(view: View, capfd: pytest.
     assert json.loads(capfd.readouterr().err)["error_code"] == "ROUTER_DRAINING"
 
 
-def test_what_is_switched_off_is_not_imported() -> None:
+def test_disabled_features_are_not_imported() -> None:
     program = """
 import sys, trio
 from router_trio.settings import Settings
@@ -141,7 +141,7 @@ print(sorted(heavy & sys.modules.keys()))
     assert done.stdout == "[]\n"
 
 
-def test_a_whole_process_says_its_last_line_on_a_stalled_stderr() -> None:
+def test_a_process_ends_with_its_last_line_on_a_stalled_stderr() -> None:
     program = """
 import trio
 from router_trio.events import RouterDraining
@@ -159,12 +159,12 @@ trio.run(main)
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
-        # Nobody reads stderr until the process has ended: it must end all the same.
+        # stderr is not read until the process has ended: it must end all the same.
         assert process.stdout is not None
         assert process.stderr is not None
         dropped = int(process.stdout.readline())
         assert process.wait(10) == 0
-        # The write that hangs has put into the pipe what the pipe holds; the last line may be cut.
+        # The write that hangs has filled the pipe; the last line may be cut.
         written = process.stderr.read().splitlines()
     assert dropped > 0
     assert json.loads(written[0])["error_code"] == "ROUTER_DRAINING"

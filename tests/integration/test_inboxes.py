@@ -1,4 +1,4 @@
-"""Where answers come to: another inbox for each link."""
+"""Inboxes for answers: another one for each link."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.watch import Watch, watched
 
 
 def inboxes(heard: list[RawMessage]) -> list[str]:
-    """The inboxes to which the PubAcks of these messages were asked for, each once, in order."""
+    """Return the inboxes requested for the PubAcks of these messages, each once, in order."""
     return list(dict.fromkeys((message.reply or "").rpartition(".")[0] for message in heard))
 
 
@@ -33,7 +33,7 @@ async def test_each_link_has_an_inbox_of_its_own(server: NatsServer) -> None:
             close_link(router.connections["main"])
             receipt = await router.publish_with_ack("s.2", b"kept")
             await watch.until("NATS_CONNECTION_RESTORED", link)
-            # What was accepted before is answered on the new link too.
+            # Publishes accepted before are answered on the new link too.
             assert (await receipt.settled()).name == "acked"
         await client.ping()
         used = inboxes(heard.waiting())
@@ -42,7 +42,7 @@ async def test_each_link_has_an_inbox_of_its_own(server: NatsServer) -> None:
         assert all(inbox.startswith("_INBOX.") for inbox in used)
 
 
-async def test_what_is_known_of_an_old_link_forges_nothing_on_the_next(server: NatsServer) -> None:
+async def test_the_inbox_of_an_old_link_forges_nothing_on_the_next(server: NatsServer) -> None:
     async with connect(server.url) as client, watched(settings(server.url)) as watch:
         await JetStream(client).create_stream("S", ["s.*"])
         heard = await client.subscribe("s.*")
@@ -52,7 +52,7 @@ async def test_what_is_known_of_an_old_link_forges_nothing_on_the_next(server: N
         close_link(router.connections["main"])
         await watch.until("NATS_CONNECTION_RESTORED")
         async with trio.open_nursery() as nursery:
-            # Nobody takes this subject, and somebody says that it is stored.
+            # No stream takes this subject, and an attacker claims that it is stored.
             nursery.start_soon(_publish_nowhere, watch)
             with trio.move_on_after(0.5):
                 while True:
@@ -69,10 +69,12 @@ async def _publish_nowhere(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("answer", [b'{"stream":"GHOST","seq":7}', b'{"stream":"NO SUCH > NAME","seq":7}'])
-async def test_a_puback_of_a_stream_that_there_is_not_acks_nothing(
+async def test_a_puback_of_a_stream_that_does_not_exist_acks_nothing(
     answer: bytes, server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody hears what is published, and may answer to its inbox, each time that it is sent again until it fails."""
+    """An attacker receives what is published, and may answer to its inbox, each time that it is sent again until it
+    fails.
+    """
     monkeypatch.setattr(retries, "ACK_BUDGET", 3.0)
     route = core_route("in.*", "out.{{wildcard(1)}}")
     route["to"][0]["jetstream"] = True
@@ -99,7 +101,7 @@ async def test_a_puback_of_a_stream_that_there_is_not_acks_nothing(
         forging.cancel()
         assert watch.router.ledger()["main"]["settled"]["acked"] == 0
         assert sum(watch.router.routes[0].routed.values()) == 0
-        # A stream that exists is believed, also one that did not a moment ago.
+        # A stream that exists is believed, even if it did not exist a moment ago.
         await JetStream(client).create_stream("GHOST", ["out.*"])
         await heard.unsubscribe()
         await client.publish("in.x", b"x")

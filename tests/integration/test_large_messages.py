@@ -1,4 +1,6 @@
-"""Routes from streams with a backlog of large messages: they come, and nobody else on the connection is harmed."""
+"""Routes from streams with a backlog of large messages: they are delivered, and no other user of the connection is
+harmed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ MESSAGES = 120
 
 
 def routes(count: int) -> list[dict[str, Any]]:
-    """Routes from BACKLOG, each with a durable of its own, and one from a core subject on the same connection."""
+    """Return routes from BACKLOG, each with its own durable, and one from a core subject on the same connection."""
     streams: list[dict[str, Any]] = [
         {
             "name": f"stream-{number}",
@@ -35,7 +37,7 @@ def routes(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("sizes", "count"), [("large", 3), ("mixed", 3), ("large", 100)])
-async def test_a_backlog_of_large_messages_costs_nobody_the_connection(tmp_path: Path, sizes: str, count: int) -> None:
+async def test_a_backlog_of_large_messages_does_not_cost_the_connection(tmp_path: Path, sizes: str, count: int) -> None:
     dice = Random(7)
     messages = MESSAGES if count == 3 else 5
     payloads = [LARGE if sizes == "large" else dice.choice((10, 300, 30_000, LARGE)) for _ in range(messages)]
@@ -65,8 +67,8 @@ async def test_a_backlog_of_large_messages_costs_nobody_the_connection(tmp_path:
         assert (await server.varz())["slow_consumers"] == 0
 
 
-async def test_what_is_in_hand_and_asked_for_is_bounded_in_bytes(tmp_path: Path) -> None:
-    """While nothing can be sent on, no more than the bound is taken from the stream; then it goes on."""
+async def test_messages_in_hand_and_requested_are_bounded_in_bytes(tmp_path: Path) -> None:
+    """While nothing can be sent on, no more than the bound is taken from the stream; then it continues."""
     async with nats_server(tmp_path) as server, connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("BACKLOG", ["backlog"], storage="memory")
@@ -83,7 +85,7 @@ async def test_what_is_in_hand_and_asked_for_is_bounded_in_bytes(tmp_path: Path)
             assert state.received == 30
 
 
-async def test_a_message_that_is_larger_than_the_bound_is_worked_on_alone(tmp_path: Path) -> None:
+async def test_a_message_larger_than_the_bound_is_routed_alone(tmp_path: Path) -> None:
     async with nats_server(tmp_path, config="max_payload: 8MB") as server, connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("BACKLOG", ["backlog"], storage="memory")
@@ -98,8 +100,8 @@ async def test_a_message_that_is_larger_than_the_bound_is_worked_on_alone(tmp_pa
             assert not watch.of("NATS_SUBSCRIBE_ERROR")
 
 
-async def test_a_server_that_lets_less_pile_up_is_asked_for_less_until_it_holds(tmp_path: Path) -> None:
-    """`max_pending` is far below what is asked for at first."""
+async def test_a_server_with_a_lower_max_pending_is_asked_for_less_until_it_copes(tmp_path: Path) -> None:
+    """`max_pending` is far below the size of the first requests."""
     async with nats_server(tmp_path, config="max_pending: 4MB") as server, connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("BACKLOG", ["backlog"], storage="memory")

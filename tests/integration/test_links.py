@@ -1,4 +1,4 @@
-"""Links to real servers: how they are found, how they are cancelled, and that nothing of them is left."""
+"""Links to real servers: how names are resolved, how links are cancelled, and that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.servers import nats_server
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 64, "x" * 64 + ".example.com"])
-async def test_an_impossible_name_is_a_failure_of_its_own(host: str) -> None:
+async def test_an_impossible_name_is_a_failure_with_its_own_reason(host: str) -> None:
     error = await refused(LinkError, f"nats://{host}:4222")
     assert error.reason == "dns"
     assert repr(host) in str(error)
@@ -36,7 +36,7 @@ async def test_a_slow_resolver_delays_no_cancellation(monkeypatch: pytest.Monkey
     token = trio.lowlevel.current_trio_token()
 
     def slow(*question: Any) -> list[Any]:
-        if question[-1] & socket.AI_NUMERICHOST:  # the look whether it is an address, which Trio doesn't wait for
+        if question[-1] & socket.AI_NUMERICHOST:  # the check whether it is an address, which Trio doesn't wait for
             raise socket.gaierror(socket.EAI_NONAME, "not a number")
         trio.from_thread.run_sync(asked.set, trio_token=token)
         answer.wait(10)
@@ -61,7 +61,7 @@ async def use(link: Any) -> None:
         await trio.sleep_forever()
 
 
-async def test_nobody_listens() -> None:
+async def test_a_port_without_a_listener_refuses_the_connection() -> None:
     with reserve_port() as port:
         error = await refused(LinkError, f"nats://{HOST}:{port}")
     assert error.reason == "network"
@@ -72,7 +72,7 @@ async def test_nobody_listens() -> None:
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.nightly)])
-async def test_links_that_are_cancelled_in_mid_life_leave_nothing(
+async def test_links_that_are_cancelled_at_any_time_leave_nothing_behind(
     tmp_path: Path, certificates: Certificates, count: int
 ) -> None:
     async with nats_server(tmp_path, config=certificates.server_config(), jetstream=False) as server:
@@ -80,7 +80,7 @@ async def test_links_that_are_cancelled_in_mid_life_leave_nothing(
         left = {"descriptors": descriptors, "threads": threading.active_count, "tasks": tasks}
         before = {what: count_them() for what, count_them in left.items()}
         for number in range(count):
-            # From the first microseconds of the dial to a link that is in use.
+            # From the first microseconds of the dial to a link in use.
             with trio.move_on_after((number % 20) * 0.004):
                 async with link_to(server.url, tls_ca_file=certificates.ca) as link:
                     await link.subscribe("echo", Recorder())

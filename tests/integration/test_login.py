@@ -70,7 +70,7 @@ async def test_a_credentials_file(tmp_path: Path) -> None:
         await works(server.url, credentials_file=file)
         operator.credentials(file, expires_in=-60)
         await refused(AuthorizationError, server.url, credentials_file=file)
-        # nats-py would read such a file for ever.
+        # nats-py would read such a file forever.
         file.write_text("nothing of that kind")
         error = await refused(AuthorizationError, server.url, credentials_file=file)
         assert f"credentials_file {file} holds no user JWT" in str(error)
@@ -112,7 +112,7 @@ async def test_tls_by_upgrade(tmp_path: Path, certificates: Certificates) -> Non
         assert "tls_hostname" in str(error)
 
 
-async def test_tls_before_anything_else(tmp_path: Path, certificates: Certificates) -> None:
+async def test_tls_first(tmp_path: Path, certificates: Certificates) -> None:
     config = certificates.server_config(handshake_first=True)
     async with nats_server(tmp_path, config=config, greets=False, jetstream=False) as server:
         first = {"tls_handshake_first": True}
@@ -139,7 +139,7 @@ async def test_a_certificate_that_is_not_good_enough(tmp_path: Path, certificate
             await works(server.url, tls_ca_file=certificates.ca, tls_hostname="nats.example.com")
 
 
-async def test_a_server_without_tls_is_refused_when_tls_is_asked_for(
+async def test_a_server_without_tls_is_refused_if_tls_is_required(
     core_server: NatsServer, certificates: Certificates
 ) -> None:
     for url, options in (
@@ -158,8 +158,8 @@ async def test_a_file_that_is_no_certificate(tmp_path: Path, core_server: NatsSe
     assert "tls_ca_file" in str(error)
 
 
-async def test_a_servers_reports_name_router_connection_and_process(server: NatsServer) -> None:
-    """Two routers on one server, each with a connection of the same name, can be told apart."""
+async def test_the_servers_reports_identify_router_connection_and_process(server: NatsServer) -> None:
+    """Two routers on one server, each with a connection of the same name, can be distinguished."""
     names: set[str] = set()
     for name in ("orders", "returns"):
         config = settings(server.url).model_copy(update={"router": RouterSettings(name=name)})

@@ -1,4 +1,4 @@
-"""Streams that store a destination's messages under another subject, which servers give them on the way there."""
+"""Streams that store a destination's messages under another subject, to which servers map them on the way."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ GUEST: dict[str, Any] = {"user": "guest", "password": "guest"}
 
 @dataclass
 class Servers:
-    """Where the router connects, with which keys; where STORED is, and where SOURCE."""
+    """URL and settings of the router's connection, and the URLs of STORED and of SOURCE."""
 
     url: str
     source: JetStream
@@ -67,14 +67,14 @@ class Servers:
 
 @asynccontextmanager
 async def mapped(tmp_path: Path) -> AsyncIterator[Servers]:
-    """An account that maps what is published in it."""
+    """Run an account that maps the subjects published in it."""
     async with nats_server(tmp_path, config=MAPPED) as server, connect(server.url) as client:
         yield Servers(server.url, JetStream(client), JetStream(client))
 
 
 @asynccontextmanager
 async def imported(tmp_path: Path) -> AsyncIterator[Servers]:
-    """An account that imports the subject of a stream under another name, and the API that tells of the stream."""
+    """Run an account that imports the subject of a stream under another name, and the API that describes the stream."""
     async with nats_server(tmp_path, config=IMPORTED) as server, connect(server.url, **OWNER) as owner:
         keys = GUEST | {"api_prefix": "JS.OWNER.API"}
         yield Servers(server.url, JetStream(owner), JetStream(owner), keys)
@@ -82,7 +82,7 @@ async def imported(tmp_path: Path) -> AsyncIterator[Servers]:
 
 @asynccontextmanager
 async def imported_alone(tmp_path: Path) -> AsyncIterator[Servers]:
-    """The same without that API: the account has a JetStream of its own, where no STORED is."""
+    """Run such an account without that API: it has a JetStream of its own, which has no STORED."""
     async with (
         nats_server(tmp_path, config=IMPORTED) as server,
         connect(server.url, **OWNER) as owner,
@@ -93,7 +93,7 @@ async def imported_alone(tmp_path: Path) -> AsyncIterator[Servers]:
 
 @asynccontextmanager
 async def behind_a_leaf_node(tmp_path: Path) -> AsyncIterator[Servers]:
-    """A leaf node that maps, and a stream of the hub."""
+    """Run a leaf node that maps, and a stream of the hub."""
     async with (
         hub_and_leaf(tmp_path, leaf=MAPPED) as (hub, leaf),
         connect(hub) as there,
@@ -110,7 +110,7 @@ NAMED = TO | {"stream": "STORED"}
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_stream_that_the_destination_names_confirms_what_a_server_maps_to_it(way: Any, tmp_path: Path) -> None:
+async def test_the_stream_named_by_a_destination_confirms_mapped_messages(way: Any, tmp_path: Path) -> None:
     async with way(tmp_path) as servers:
         await servers.source.create_stream("SOURCE", ["source.*"])
         await servers.stored.create_stream("STORED", ["stored.*"])
@@ -125,10 +125,10 @@ async def test_a_stream_that_the_destination_names_confirms_what_a_server_maps_t
 
 
 @pytest.mark.parametrize("also_taken", [False, True])
-async def test_pubacks_that_do_not_count_are_told_until_the_destination_names_their_stream(
+async def test_pubacks_that_do_not_count_are_reported_until_the_destination_names_their_stream(
     also_taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where some stream takes the subject, which gets nothing of what is mapped."""
+    """This holds even if some stream takes the unmapped subject, and gets none of the messages."""
     monkeypatch.setattr(retries, "ACK_BUDGET", 14.0)  # until then the publish to the old destination is in flight
     async with mapped(tmp_path) as servers:
         await servers.source.create_stream("SOURCE", ["source.*"])
@@ -141,13 +141,13 @@ async def test_pubacks_that_do_not_count_are_told_until_the_destination_names_th
             def reasons() -> str:
                 return " ".join(one["reason"] for one in readiness(watch.router, trio.current_time())[1]["reasons"])
 
-            told = "PubAcks from stream 'STORED' for 'sink.7' don't count, because 'STORED' does not take it"
-            await eventually(lambda: told in reasons(), within=10)
+            sentence = "PubAcks from stream 'STORED' for 'sink.7' don't count, because 'STORED' does not take it"
+            await eventually(lambda: sentence in reasons(), within=10)
             assert "set stream = 'STORED' for the destination" in reasons()
             logged = [event for event in watch.of("NATS_DESTINATION_NOT_STORED") if event.reason == "other_stream"]
-            assert [told in event.detail for event in logged] == [True]
+            assert [sentence in event.detail for event in logged] == [True]
             await trio.sleep(6)
-            assert told in reasons()
+            assert sentence in reasons()
             assert len(watch.of("NATS_DESTINATION_NOT_STORED")) == 2 - also_taken
             await watch.router.reload(settings(servers.url, routes=[route() | {"to": [NAMED]}]))
             await until_nothing_is_unacked(servers.source)
@@ -160,7 +160,7 @@ async def elsewhere(message: Message) -> Message:
     return message.replace(subject=f"sink.x{message.payload.decode()}")
 
 
-async def test_a_handler_chooses_subjects_and_dead_letters_are_mapped_too(tmp_path: Path) -> None:
+async def test_subjects_chosen_by_a_handler_and_dead_letters_are_mapped_too(tmp_path: Path) -> None:
     letters = {"subject": "sink.dead", "stream": "STORED"}
     to = {"to": [NAMED], "handler": f"{__name__}:elsewhere", "retry": {"attempts": 1}, "dead_letter": letters}
     async with mapped(tmp_path) as servers:

@@ -28,9 +28,9 @@ _WHOLE = needs_server(2, 12, lacks="partition of a subject as a whole")
 _BOUND = needs_server(2, 12, lacks="bound for the number of partitions")
 _LEFT = needs_server(2, 15, lacks="mapping functions left and right")
 
-# What follows the first token of the source, the destination, what follows the first token of the subjects.
+# The part after the first token of the source, the destination, the part after the first token of the subjects.
 CASES: Sequence[tuple[str, str, Sequence[str]]] = [
-    # Places
+    # Wildcards by position
     (".*", "r.$1", WORDS),
     (".*", "r.{{wildcard(1)}}", WORDS),
     (".*", "r.{{ Wildcard ( 01 ) }}", WORDS),
@@ -85,11 +85,11 @@ CASES: Sequence[tuple[str, str, Sequence[str]]] = [
     (".*", "r.{{Split(1, ä)}}", ("xäy", "äxä", "öä")),
     (".*", "r.{{split(1,*)}}.{{split(1,))}}", ("a*b", "a)b", "*a")),
     (".*", "{{split(1,-)}}.s", ("a-b", "-a")),
-    # Several functions in a token: one wins, by rank and not by place, and the rest is lost
+    # Several functions in a token: one wins, by rank and not by position, and the rest is lost
     (".*.*", "r.{{ text {{wildcard(2)}} more }}", PAIRS),
     (".*.*", "r.{{split(1,-)}}{{wildcard(2)}}", PAIRS),
     (".*", "r.{{ {{split(1,-)}}{{random(1)}} }}", ("a-b", "a-)}}{{random(1b")),
-    # The other way round the winner's arguments run into the other function, which is refused.
+    # In the other order the winner's arguments run into the other function, which is refused.
     *(
         (".*", f"r.{{{{{loser}(1,2)}}}}-{{{{{winner}(1,1)}}}}", ("abcdefghi",))
         for winner, loser in combinations(BY_RANK, 2)
@@ -178,13 +178,13 @@ REFUSED = [
 
 
 def mappings(pairs: Sequence[tuple[str, str]]) -> str:
-    """A server's configuration block. JSON strings are strings there too."""
+    """Return a server's configuration block. JSON strings are strings there too."""
     lines = [": ".join(json.dumps(text, ensure_ascii=False) for text in pair) for pair in pairs]
     return "\n".join(["mappings {", *lines, "}", ""])
 
 
 async def delivered(tmp_path: Path, pairs: Sequence[tuple[str, str]], subjects: Sequence[str]) -> list[str | None]:
-    """Where a server with these mappings delivers a message to each of the subjects; None for nowhere."""
+    """Return where a server with these mappings delivers a message to each of the subjects; None for nowhere."""
     async with nats_server(tmp_path, config=mappings(pairs), jetstream=False) as server, connect(server.url) as client:
         everything = await client.subscribe(">")
         await client.publish_many((subject, str(place).encode()) for place, subject in enumerate(subjects))
@@ -196,7 +196,7 @@ async def delivered(tmp_path: Path, pairs: Sequence[tuple[str, str]], subjects: 
 
 
 @_LEFT
-async def test_apply_gives_the_subject_that_the_server_delivers_to(tmp_path: Path) -> None:
+async def test_apply_gives_the_subject_to_which_the_server_delivers(tmp_path: Path) -> None:
     compiled: list[Mapping] = []
     asked: list[tuple[Mapping, str]] = []
     for number, (source, destination, subjects) in enumerate(CASES):
@@ -228,12 +228,12 @@ async def test_a_partition_without_wildcards_hashes_the_subject(tmp_path: Path) 
     assert "r.261" not in ours
     for theirs, our in zip(server, ours, strict=True):
         assert theirs in (our, "r.261")
-    # Only the first mapping of the server's order is without tokens.
+    # Only the first mapping in the server's order is without tokens.
     assert sum(theirs == our for theirs, our in zip(server, ours, strict=True)) >= len(pairs) - 1
 
 
 @_RANDOM
-async def test_random_is_in_the_same_range(tmp_path: Path) -> None:
+async def test_random_partitions_are_in_the_same_range(tmp_path: Path) -> None:
     pairs = [("n1.*", "{{random(3)}}"), ("n2", "{{random(-3)}}"), ("n3.*", "{{random(0)}}"), ("n4.*", "{{random(1)}}")]
     subjects = ["n1.a", "n2", "n3.a", "n4.a"]
     expected = [{"0", "1", "2"}, {"0", "1", "2"}, {"0"}, {"0"}]
@@ -245,7 +245,7 @@ async def test_random_is_in_the_same_range(tmp_path: Path) -> None:
         assert {mapping.apply(subject) for _ in range(times)} == expected[place]
 
 
-async def test_what_the_server_drops_in_silence_is_an_error_here(tmp_path: Path) -> None:
+async def test_a_mapping_that_the_server_drops_silently_is_an_error_here(tmp_path: Path) -> None:
     pairs = [("a.*", "r.{{split(1,-)}}"), ("b.*", "{{split(1,-)}}"), ("c.*", "{{split(1,-)}}.s")]
     subjects = [f"{name}.{token}" for name in "abc" for token in ("-", "--", "--x", "---x-y")]
     assert await delivered(tmp_path, pairs, subjects) == [None] * len(subjects)
@@ -256,7 +256,7 @@ async def test_what_the_server_drops_in_silence_is_an_error_here(tmp_path: Path)
 
 
 async def server_accepts(tmp_path: Path, source: str, destination: str) -> bool:
-    """Whether the server would start with this mapping."""
+    """Return whether the server would start with this mapping."""
     file = tmp_path / "nats.conf"
     file.write_text(mappings([(source, destination)]))
     command = [str(server_binary()), "-t", "-c", str(file)]
@@ -268,13 +268,15 @@ async def server_accepts(tmp_path: Path, source: str, destination: str) -> bool:
 
 
 @pytest.mark.parametrize(("source", "destination"), ACCEPTED)
-async def test_what_the_server_accepts_compiles(tmp_path: Path, source: str, destination: str) -> None:
+async def test_a_mapping_that_the_server_accepts_compiles(tmp_path: Path, source: str, destination: str) -> None:
     assert await server_accepts(tmp_path, source, destination)
     assert Mapping.compile(source, destination).destination == destination
 
 
 @pytest.mark.parametrize(("source", "destination"), REFUSED)
-async def test_what_the_server_refuses_does_not_compile(tmp_path: Path, source: str, destination: str) -> None:
+async def test_a_mapping_that_the_server_refuses_does_not_compile(
+    tmp_path: Path, source: str, destination: str
+) -> None:
     assert not await server_accepts(tmp_path, source, destination)
     with pytest.raises(MappingError):
         Mapping.compile(source, destination)

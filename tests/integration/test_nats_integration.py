@@ -1,5 +1,5 @@
-"""The whole way, against real servers: publishing, a core route, a JetStream route; as usual, failing open, after a
-long failure, and over restarts of the router itself. docs/testing.md has the list of scenarios.
+"""The complete path, against real servers: publishing, a core route, a JetStream route; in normal operation, failing
+open, after a long failure, and over restarts of the router itself. docs/testing.md has the list of scenarios.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONG: dict[str, Any] = {"max_reconnect_delay": "100ms", "reconnect_attempts": 3}
 
 
 async def kill_for_long(server: NatsServer, watch: Watch, connection: str = "main") -> None:
-    """Kill a server; returns after three fruitless rounds of attempts to reconnect."""
+    """Kill a server; return after three fruitless rounds of attempts to reconnect."""
     await server.kill()
     await watch.until("NATS_RECONNECT_EXHAUSTED", times=3)
     (lost,) = watch.of("NATS_CONNECTION_LOST")
@@ -36,13 +36,13 @@ async def kill_for_long(server: NatsServer, watch: Watch, connection: str = "mai
 
 @pytest.fixture
 async def edge(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A second server, where messages come from while `server` is away."""
+    """Run a second server, the source of messages while `server` is away."""
     async with nats_server(tmp_path, name="edge") as running:
         yield running
 
 
 def two_connections(edge: NatsServer, main: NatsServer, routes: Sequence[dict[str, Any]], **to_main: Any) -> Settings:
-    """Routes from the connection `edge` to the connection `main`."""
+    """Return routes from the connection `edge` to the connection `main`."""
     base = settings(edge.url)
     there = settings(main.url, **to_main).connections["main"]
     for one in routes:
@@ -57,7 +57,7 @@ def two_connections(edge: NatsServer, main: NatsServer, routes: Sequence[dict[st
 
 @asynccontextmanager
 async def client_with(url: str, *streams: tuple[str, str]) -> AsyncIterator[tuple[RawClient, JetStream]]:
-    """A client, and streams of these names and subjects."""
+    """Yield a client, and streams of these names and subjects."""
     async with connect(url) as client:
         stream = JetStream(client)
         for name, subject in streams:
@@ -65,7 +65,7 @@ async def client_with(url: str, *streams: tuple[str, str]) -> AsyncIterator[tupl
         yield client, stream
 
 
-# --- as usual ---
+# --- normal operation ---
 
 
 async def test_publish(server: NatsServer) -> None:
@@ -131,7 +131,7 @@ async def test_jetstream_route(server: NatsServer) -> None:
 
 
 async def test_fail_open_publish(server: NatsServer) -> None:
-    """What meets no connection is let go, at once and counted; what comes before and after arrives."""
+    """Publishes without a connection are dropped, at once and counted; those before and after arrive."""
     async with client_with(server.url, ("SINK", "sink.*")):
         pass
     async with watched(settings(server.url, fail_open=True)) as watch:
@@ -179,7 +179,7 @@ async def test_fail_open_core_route(server: NatsServer, edge: NatsServer) -> Non
 
 
 async def test_fail_open_jetstream_route(server: NatsServer, edge: NatsServer) -> None:
-    """A stream keeps its messages: what the destination lets go comes again, later, and nothing is lost."""
+    """A stream keeps its messages: those that the destination drops are redelivered later, and nothing is lost."""
     count = 1000
     config = two_connections(edge, server, [route(ack_wait="1s", retry={"initial": "50ms"})], fail_open=True)
     async with client_with(server.url, ("SINK", "sink.*")):
@@ -242,7 +242,7 @@ async def test_core_route_over_a_long_failure(server: NatsServer, edge: NatsServ
 
 
 async def test_jetstream_route_over_a_long_failure(server: NatsServer) -> None:
-    """Source and destination are one server, and away; both streams are where they were when it is back."""
+    """Source and destination are one server, and away; both streams are unchanged when it is back."""
     count = 3000
     async with connect(server.url) as client:
         await source_and_sink(client, count)
@@ -264,8 +264,9 @@ async def test_jetstream_route_over_a_long_failure(server: NatsServer) -> None:
 
 
 async def test_restarts_of_the_router_under_load(server: NatsServer) -> None:
-    """Five routers, one after the other, on the same durable and without a pause in the load: in order, cut short
-    by a cancellation, or drained. Nothing that was acked is lost, nothing is stored twice."""
+    """Five routers, one after the other, on the same durable and without a pause in the load: ended in order, cut short
+    by a cancellation, or drained. No acked message is lost, nothing is stored twice.
+    """
     acked: list[Receipt] = []
     total = 0
     stop = trio.Event()

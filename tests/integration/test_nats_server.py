@@ -1,4 +1,4 @@
-"""The nats-server of the tests, and what a test may not leave behind."""
+"""The nats-server of the tests, and the check of what a test leaves behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 NO_LEADER = (trio.TooSlowError, JetStreamError)
-"""How the JetStream API answers while a cluster elects a leader: it is silent, or says no."""
+"""Answers of the JetStream API while a cluster elects a leader: silence, or an error."""
 
 
 async def _answered(
@@ -30,7 +30,7 @@ async def _answered(
     within: float = 30.0,
     again: type[Exception] | tuple[type[Exception], ...] = NO_LEADER,
 ) -> T:
-    """What is answered, once it is none of `again`."""
+    """Return the answer, once it is none of `again`."""
     with trio.fail_after(within):
         while True:
             try:
@@ -39,13 +39,13 @@ async def _answered(
                 await trio.sleep(0.02)
 
 
-async def test_make_quick_leaves_out_what_takes_servers(
+async def test_make_quick_excludes_tests_that_start_servers(
     core_server: NatsServer, request: pytest.FixtureRequest
 ) -> None:
     assert request.node.get_closest_marker("slow")
 
 
-def test_what_a_test_leaves_behind_fails_it(tmp_path: Path) -> None:
+def test_a_test_that_leaves_something_behind_fails(tmp_path: Path) -> None:
     (tmp_path / "test_careless.py").write_text(
         "import subprocess, threading, trio\n"
         "async def test_child():\n"
@@ -72,8 +72,8 @@ def test_what_a_test_leaves_behind_fails_it(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([*command, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=30, check=False)
     assert "4 passed, 3 errors" in done.stdout
-    told = re.findall(r"^E +AssertionError: (.*) left behind", done.stdout, re.MULTILINE)
-    assert told == ["child processes", "child processes", "threads"]
+    left = re.findall(r"^E +AssertionError: (.*) left behind", done.stdout, re.MULTILINE)
+    assert left == ["child processes", "child processes", "threads"]
 
 
 class TestNatsServer:
@@ -110,14 +110,14 @@ class TestNatsServer:
                 await client.closed()
             assert client.info["ldm"] is True
 
-    async def test_reload_applies_what_is_new(self, server: NatsServer) -> None:
+    async def test_reload_applies_the_new_configuration(self, server: NatsServer) -> None:
         await server.reload("max_payload: 2048\n")
         assert (await server.varz())["max_payload"] == 2048
         await server.kill()
         await server.restart()
         assert (await server.varz())["max_payload"] == 2048
 
-    async def test_a_refused_reload_is_told(self, server: NatsServer) -> None:
+    async def test_a_refused_reload_is_reported(self, server: NatsServer) -> None:
         with pytest.raises(AssertionError, match="no_such_option"):
             await server.reload("no_such_option: 1\n")
 
@@ -127,7 +127,7 @@ class TestNatsServer:
                 js = JetStream(client)
                 info = await js.create_stream("R3", ["r3"], num_replicas=3)
                 assert len(info["cluster"]["replicas"]) == 2
-                # The server that we are on may not have heard yet that the stream takes this subject.
+                # Our server may not know yet that the stream takes this subject.
                 await _answered(lambda: js.publish("r3", b"kept"), again=NoResponders)
             leader = await group.stream_leader("R3")
             await leader.kill()
@@ -135,7 +135,7 @@ class TestNatsServer:
                 assert (await group.stream_leader("R3")) is not leader
             survivor = next(server for server in group.servers if server.is_running)
             async with connect(survivor.url) as client:
-                # The stream has a leader again; the cluster, whose leader the killed one may have been, not yet.
+                # The stream has a leader again; the cluster may not, if the killed server led it.
                 stored = await _answered(lambda: JetStream(client).stream_messages("R3"))
                 assert [message.payload for message in stored] == [b"kept"]
             await leader.restart()

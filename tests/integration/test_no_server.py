@@ -1,4 +1,4 @@
-"""Links to what is no server, or speaks too late."""
+"""Links to peers that are no server, or that answer too late."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.watch import watched
         ([INFO, b"PONG\r\n", b"-ERR 'Stale Connection'\r\n"], "stale"),
     ],
 )
-async def test_what_talks_garbage_is_no_server(lines: Sequence[bytes], reason: str) -> None:
+async def test_a_peer_that_sends_garbage_is_no_server(lines: Sequence[bytes], reason: str) -> None:
     async with impostor(saying(*lines)) as bad, watched(settings(bad.url, connect_timeout="2s")) as watch:
         await eventually(lambda: any(hasattr(event, "reason") for event in watch.events))
         assert next(event.reason for event in watch.events if hasattr(event, "reason")) == reason
@@ -51,7 +51,7 @@ async def test_a_server_that_hangs_up_in_the_handshake(lines: Sequence[bytes]) -
 
 
 @pytest.mark.parametrize("lines", [[], [INFO], [b"INF"], [INFO, b"PONG\r\n"]])
-async def test_a_server_that_does_not_speak_is_given_up_in_time(lines: Sequence[bytes]) -> None:
+async def test_a_silent_server_is_given_up_in_time(lines: Sequence[bytes]) -> None:
     async with impostor(saying(*lines)) as bad:
         began = trio.current_time()
         async with watched(settings(bad.url, connect_timeout="300ms")) as watch:

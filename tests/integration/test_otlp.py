@@ -1,4 +1,4 @@
-"""Spans over OTLP/HTTP: decoded at a collector, and a collector that is away costs spans and two seconds at most."""
+"""Spans over OTLP/HTTP: decoded at a collector; an absent collector costs spans and at most two seconds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def received(traceparent: str) -> RawMessage:
 
 
 def route_one(telemetry: Telemetry) -> str:
-    """Take a message through a route's spans. Returns the outgoing traceparent."""
+    """Take a message through a route's spans. Return the outgoing traceparent."""
     trace = telemetry.tracing.begin("eu", "orders.*", received(f"00-{TRACE}-{SPAN}-01"))
     assert trace is not None
     outgoing = trace.send("eu.{{wildcard(1)}}", "edge", 5)
@@ -117,7 +117,7 @@ async def test_lines_of_an_outage_carry_its_ids(receiver: OtlpReceiver, capfd: p
     ]
 
 
-async def test_what_happens_before_the_sdk_is_there_is_exported_too(receiver: OtlpReceiver) -> None:
+async def test_spans_from_before_the_sdk_is_loaded_are_exported_too(receiver: OtlpReceiver) -> None:
     telemetry_, routed = telemetry(receiver.endpoint), trio.Event()
     async with telemetry_.serve(make_view(), first=routed.wait):
         assert telemetry_._traces is not None
@@ -174,8 +174,8 @@ async def test_a_collector_that_refuses_costs_spans(receiver: OtlpReceiver) -> N
 
 
 @pytest.mark.parametrize("kind", ["down", "silent"])
-async def test_a_collector_that_is_away_does_not_keep_the_router(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # only so that the SDK's thread is gone with the test
+async def test_an_absent_collector_does_not_delay_the_router(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # only so that the SDK's thread ends with the test
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         endpoint = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
@@ -188,7 +188,7 @@ async def test_a_collector_that_is_away_does_not_keep_the_router(kind: str, monk
         assert time.perf_counter() - leaving_at < 3
 
 
-async def test_the_collector_is_given_its_time_also_when_cancelled(receiver: OtlpReceiver) -> None:
+async def test_the_collector_gets_its_time_even_when_cancelled(receiver: OtlpReceiver) -> None:
     with trio.CancelScope() as scope:
         telemetry_ = telemetry(receiver.endpoint)
         async with telemetry_.serve(make_view()):

@@ -1,4 +1,4 @@
-"""The rights of docs/deploy/nats-permissions.conf: all works with them, and not without any one of them."""
+"""The rights of docs/deploy/nats-permissions.conf: everything works with them, and not without any one of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RIGHTS = re.findall(r'^ {12}"([^"]+)" +# .+$', CONFIG, re.MULTILINE)
 
 
 def without(right: str) -> str:
-    """The configuration without the line of one right."""
+    """Return the configuration without the line of one right."""
     kept = [line for line in CONFIG.splitlines() if not line.startswith(f'            "{right}" ')]
     assert len(kept) == len(CONFIG.splitlines()) - 1
     return "\n".join(kept)
@@ -38,7 +38,7 @@ def without(right: str) -> str:
 
 @dataclass
 class Shop:
-    """A server with that configuration, its streams, and the router that is at work there."""
+    """A server with that configuration, its streams, and the router that runs there."""
 
     server: NatsServer
     admin: RawClient
@@ -55,28 +55,28 @@ class Shop:
         return JetStream(self.admin)
 
     def look(self) -> Shop:
-        """Take note of the core copies, and of what was answered to the stream."""
+        """Record the core copies, and the acks to the stream."""
         self.seen.update(message.subject for message in self.copies.waiting())
         for message in self.acks.waiting():
             self.answers[message.payload[:4].decode() + (" with reply" if message.reply else "")] += 1
         return self
 
     async def unacked(self) -> int:
-        """How many messages of the stream are not acked."""
+        """Return how many messages of the stream are not acked."""
         info = await self.stream.consumer_info("PAYMENTS", "router")
         pending: int = info["num_pending"] + info["num_ack_pending"]
         return pending
 
     async def any_ack_pending(self) -> bool:
-        """Whether a message was delivered and is not acked."""
+        """Return True if a message was delivered and is not acked."""
         return bool((await self.stream.consumer_info("PAYMENTS", "router"))["num_ack_pending"])
 
     async def all_acked(self) -> bool:
-        """Whether every message of the stream is acked."""
+        """Return True if every message of the stream is acked."""
         return await self.unacked() == 0
 
     async def stored(self) -> int:
-        """How many copies are stored."""
+        """Return how many copies are stored."""
         count: int = (await self.stream.stream_info("COPIES"))["state"]["messages"]
         return count
 
@@ -98,7 +98,7 @@ async def shop(tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def routing(url: str) -> Settings:
-    """The configuration of the router that the rights are for."""
+    """Return the configuration of the router that the rights are for."""
     return settings(
         url,
         routes=[
@@ -112,7 +112,7 @@ def routing(url: str) -> Settings:
 
 
 def everything(url: str, watch: Watch, handle: Callable[[Message], Awaitable[Message]]) -> Router:
-    """The same router, with a handler on the way from the stream."""
+    """Return the same router, with a handler on the path from the stream."""
     source: dict[str, Any] = {"stream": "PAYMENTS", "durable": "router", "filter": "payments.*", "ack_wait": "1s"}
     made = routing(url)
     router = Router(made.model_copy(update={"routes": made.routes[:1]}), observers=[watch])
@@ -122,7 +122,7 @@ def everything(url: str, watch: Watch, handle: Callable[[Message], Awaitable[Mes
 
 
 LOOK_UPS = {"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.COPIES"}
-"""For `/readyz`, and against forged PubAcks: what a router asks if it may, and works without."""
+"""For `/readyz`, and against forged PubAcks: requests that a router makes if it may, and can do without."""
 
 
 async def test_with_these_rights_everything_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,12 +150,12 @@ async def test_with_these_rights_everything_works(tmp_path: Path, monkeypatch: p
         # A nak, and the delivery after it.
         await at.producer.publish("payments.fails")
         await eventually(lambda: at.look().answers["-NAK"] >= 1 and at.answers["+ACK"] >= 2)
-        # What takes longer than the ack wait is said to be in progress.
+        # A handler that takes longer than the ack wait sends progress.
         await at.producer.publish("payments.slow")
         await eventually(lambda: at.look().answers["+WPI"] >= 4)
         slow.set()
         await eventually(lambda: at.look().answers["+ACK"] >= 3)
-        # What was delivered to a link that died is asked for again on the next one.
+        # Messages delivered to a dead link are requested again on the next one.
         proxy.blackhole("to_client")
         await at.producer.publish("payments.lost")
         await eventually(at.any_ack_pending, 5)
@@ -183,9 +183,9 @@ async def test_none_of_the_rights_is_superfluous(right: str, tmp_path: Path, mon
         await at.producer.publish("payments.1")
         await at.watch.until("ROUTER_STARTED")
         await at.producer.publish("orders.1")
-        # The server refuses what the right is for,
+        # The server refuses the operation that the right is for,
         await eventually(lambda: any(matches(right, subject) for subject in refused(at.server, "router")), 20)
-        # and without that not all arrives and is acked.
+        # and without that not all messages arrive and are acked.
         with trio.move_on_after(1.0):
             while not (at.look().seen["eu.1"] and await at.stored() and not await at.unacked()):
                 await trio.sleep(0.05)
@@ -218,7 +218,7 @@ async def test_none_of_the_rights_is_superfluous(right: str, tmp_path: Path, mon
             ],
             [">", "payments.*", "copies.*", "$JS.ACK.>", "_INBOX.>"],
         ),
-        # Nobody else forges what the router hears, or learns its inboxes.
+        # No other user can forge what the router receives, or learn its inboxes.
         (
             "producer",
             ["_INBOX_router.x.1", "eu.1", "copies.1", "$JS.ACK.PAYMENTS.router.1.1.1.0.0"],

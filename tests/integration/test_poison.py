@@ -1,4 +1,4 @@
-"""What is malformed or unforeseen, through real servers: no link is wedged, and no text of it is repeated."""
+"""Malformed or unforeseen input, through real servers: no link is blocked, and none of its text is repeated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BAD_ANSWERS = (b"", b"{", b"null", b"[" * 100_000, b'{"stream":"S","seq":%b}' % 
 
 
 def poison(prefix: bytes) -> bytes:
-    """Frames that a server relays and that no parser should die of, below a subject."""
+    """Return frames below a subject that a server relays and that no parser should fail on."""
     frames = [b"PUB %b.%b 1\r\nx\r\n" % (prefix, bad) for bad in BAD_SUBJECTS]
     frames += [b"PUB %b.1 %b 1\r\nx\r\n" % (prefix, bad) for bad in BAD_SUBJECTS]
     frames += [b"HPUB %b.1 %d %d\r\n%b\r\n" % (prefix, len(bad), len(bad), bad) for bad in BAD_HEADERS]
@@ -41,7 +41,7 @@ def poison(prefix: bytes) -> bytes:
     return b"".join(frames)
 
 
-async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> None:
+async def test_poison_neither_kills_nor_blocks_a_link(server: NatsServer) -> None:
     spec = ConsumerSpec("ORDERS", "router", (), ack_wait=30.0, max_deliver=-1, max_ack_pending=100)
     heard, received, pulled = Recorder(), Recorder(), Recorder()
     async with connect(server.url) as client:
@@ -59,7 +59,7 @@ async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> Non
             frames = len(BAD_SUBJECTS) * 2 + len(BAD_HEADERS) + len(BAD_ANSWERS)
             assert len(seen.waiting()) == frames, "the server does not relay all of it"
             assert len(received.messages) == frames
-            # nats-py lives, and its API is answered; and so do our own acks and subscriptions.
+            # nats-py lives, and its API is answered; so do our own acks and subscriptions.
             assert (await link.open_consumer(spec, pulled)).ack_wait == 30.0
             await link.send([operation_with_ack(7, b"orders.7", b"fine")])
             await heard.until(lambda told: 7 in told.acks)
@@ -68,7 +68,7 @@ async def test_poison_neither_kills_nor_wedges_a_link(server: NatsServer) -> Non
             assert payload(received.messages[-1]) == b"fine"
 
 
-async def test_what_nobody_foresaw_ends_the_link_and_is_named_without_its_text(core_server: NatsServer) -> None:
+async def test_an_unforeseen_error_ends_the_link_and_is_named_without_its_text(core_server: NatsServer) -> None:
     def deliver(batch: list[RawMessage]) -> None:
         raise ZeroDivisionError(SECRET)
 
@@ -86,7 +86,7 @@ async def test_what_nobody_foresaw_ends_the_link_and_is_named_without_its_text(c
     assert "please report it" in str(caught.value)
 
 
-async def test_what_nobody_foresaw_is_an_event_and_the_router_lives(
+async def test_an_unforeseen_error_is_an_event_and_the_router_survives(
     core_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(text: bytes, before: ServerInfo) -> ServerInfo:

@@ -45,7 +45,7 @@ class TestRawClient:
             assert (first.headers, first.payload) == (pairs, b"x")
             assert (second.headers, second.payload, second.reply) == ((), b"", "r")
 
-    async def test_a_queue_group_shares(self, core_server: NatsServer) -> None:
+    async def test_a_queue_group_shares_messages(self, core_server: NatsServer) -> None:
         async with connect(core_server.url) as client:
             first, second = await client.subscribe("q", "group"), await client.subscribe("q", "group")
             await client.publish_many(("q", b"%d" % number) for number in range(200))
@@ -94,7 +94,7 @@ class TestRawClient:
 
 
 class TestRawJetStream:
-    async def test_two_thousand_there_and_back(self, server: NatsServer) -> None:
+    async def test_two_thousand_messages_are_stored_and_read_back(self, server: NatsServer) -> None:
         async with connect(server.url) as client:
             js = JetStream(client)
             await js.create_stream("S", ["s.*"])
@@ -119,7 +119,7 @@ class TestRawJetStream:
             await js.create_stream("W", ["w"], retention="workqueue")
             assert await js.stream_messages("W") == []
 
-    async def test_a_work_queue_is_read_without_taking_from_it(self, server: NatsServer) -> None:
+    async def test_a_work_queue_is_read_without_removing_messages(self, server: NatsServer) -> None:
         async with connect(server.url) as client:
             js = JetStream(client)
             await js.create_stream("W", ["w"], retention="workqueue")
@@ -145,7 +145,9 @@ class TestRawJetStream:
 
 class TestTls:
     @pytest.mark.parametrize("handshake_first", [False, True])
-    async def test_trusted(self, tmp_path: Path, certificates: Certificates, handshake_first: bool) -> None:
+    async def test_a_trusted_certificate(
+        self, tmp_path: Path, certificates: Certificates, handshake_first: bool
+    ) -> None:
         config = certificates.server_config(handshake_first=handshake_first)
         async with (
             nats_server(tmp_path, config=config, greets=not handshake_first) as server,
@@ -153,7 +155,7 @@ class TestTls:
         ):
             await client.ping()
 
-    async def test_the_client_has_to_show_a_certificate(self, tmp_path: Path, certificates: Certificates) -> None:
+    async def test_the_client_has_to_present_a_certificate(self, tmp_path: Path, certificates: Certificates) -> None:
         async with nats_server(tmp_path, config=certificates.server_config(verify=True)) as server:
             async with connect(server.url, tls=certificates.client_context(with_certificate=True)) as client:
                 await client.ping()
@@ -169,7 +171,9 @@ class TestTls:
             ("wrong_host_server", "IP address mismatch"),
         ],
     )
-    async def test_not_trusted(self, tmp_path: Path, certificates: Certificates, reason: str, words: str) -> None:
+    async def test_an_untrusted_certificate(
+        self, tmp_path: Path, certificates: Certificates, reason: str, words: str
+    ) -> None:
         server_pair = None if reason == "other_ca" else getattr(certificates, reason)
         context = certificates.client_context(ca=certificates.other_ca if reason == "other_ca" else None)
         async with nats_server(tmp_path, config=certificates.server_config(server=server_pair)) as server:

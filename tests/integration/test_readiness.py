@@ -1,4 +1,4 @@
-"""What `/readyz` says of a router between real streams, and whether a probe that is sent then gets through."""
+"""`/readyz` of a router between real streams, and whether a probe that is sent then gets through."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def fill_with_messages(at: Place) -> None:
 
 
 async def leave_little_room(at: Place) -> None:
-    """There are some bytes left: for no message."""
+    """Leave some bytes: too few for a message."""
     octets = (await at.streams.stream_info("OUT"))["state"]["bytes"]
     await at.streams.edit_stream("OUT", max_bytes=octets + 10, discard="new")
 
@@ -59,7 +59,7 @@ async def fill_with_bytes(at: Place) -> None:
 
 
 async def nothing(at: Place) -> None:
-    """It mends itself, or is broken already."""
+    """Do nothing: it repairs itself, or is broken already."""
 
 
 def edit_out(**changes: Any) -> Step:
@@ -93,7 +93,7 @@ STATES: dict[str, Sequence[object]] = {
 
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize(("route", "break_it", "reason", "mend"), STATES.values(), ids=STATES)
-async def test_what_a_lookup_finds(
+async def test_a_state_that_a_lookup_finds_makes_the_route_unready(
     route: dict[str, Any], break_it: Step, reason: str, mend: Step, tmp_path: Path
 ) -> None:
     async with place(tmp_path, route) as at:
@@ -104,7 +104,8 @@ async def test_what_a_lookup_finds(
         assert not await at.probe(0.5) or "no_ack" in reason
         await mend(at)
         await at.until_ready()
-        # Of another subject: what was refused comes again after its delay, and its own subject waits for that.
+        # The probe has another subject: a refused message is redelivered after its delay, and its own subject waits for
+        # that.
         assert await at.probe(subject="in.y")
 
 
@@ -125,10 +126,10 @@ MET: dict[str, tuple[dict[str, Any], Step, str, Step]] = {
 
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize(("route", "break_it", "reason", "mend"), MET.values(), ids=MET)
-async def test_what_publishes_meet(
+async def test_a_state_that_only_a_publish_finds_makes_the_route_unready(
     route: dict[str, Any], break_it: Step, reason: str, mend: Step, tmp_path: Path
 ) -> None:
-    """No lookup tells, until a message has gone there; that it is mended, a message tells as well."""
+    """No lookup finds it before a message was sent; the repair is found by a message as well."""
     async with place(tmp_path, route) as at:
         assert await at.readyz() == (200, [])
         assert await at.probe()
@@ -143,8 +144,8 @@ async def test_what_publishes_meet(
         await at.watch.until("NATS_DESTINATION_STORED")
 
 
-async def test_a_stream_that_goes_is_told_of_in_good_time(tmp_path: Path) -> None:
-    """With the intervals as they are."""
+async def test_a_deleted_stream_is_reported_in_good_time(tmp_path: Path) -> None:
+    """The intervals are the default ones."""
     async with place(tmp_path, TO_STREAM) as at:
         await delete_out(at)
         await at.until_unready("no stream takes 'out.*'")
@@ -163,14 +164,14 @@ async def test_a_stream_that_is_missing_at_the_start(route: dict[str, Any], tmp_
         assert (event.route, event.subject, event.reason) == ("route", "out.{{wildcard(1)}}", "no_stream")
 
 
-async def test_a_server_without_jetstream(tmp_path: Path) -> None:
+async def test_a_server_without_jetstream_makes_the_route_unready(tmp_path: Path) -> None:
     async with place(tmp_path, TO_STREAM, jetstream=False) as at:
         await at.until_unready("JetStream is not enabled")
         assert not await at.probe(0.2)
 
 
 @pytest.mark.usefixtures("_quick")
-async def test_a_durable_that_is_deleted_is_made_again(tmp_path: Path) -> None:
+async def test_a_deleted_durable_is_recreated(tmp_path: Path) -> None:
     async with place(tmp_path, STREAM) as at:
         assert await at.probe()
         await at.streams.delete_consumer("IN", "router")
@@ -179,7 +180,7 @@ async def test_a_durable_that_is_deleted_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-async def test_a_frozen_server(tmp_path: Path) -> None:
+async def test_a_frozen_server_makes_the_route_unready(tmp_path: Path) -> None:
     async with place(tmp_path, CORE) as at:
         at.server.stop()
         await at.until_unready("")
@@ -189,7 +190,7 @@ async def test_a_frozen_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-async def test_who_may_not_look_streams_up_is_ready_all_the_same(tmp_path: Path) -> None:
+async def test_without_permission_for_lookups_the_router_is_ready(tmp_path: Path) -> None:
     config = users(deny=["$JS.API.STREAM.>"])
     async with place(tmp_path, TO_STREAM, config=config) as at:
         await at.until_ready()
@@ -218,7 +219,9 @@ async def test_nothing_is_stored_without_its_payload_when_a_consumer_is_edited(t
 
 
 @pytest.mark.usefixtures("_quick")
-async def test_a_handler_that_does_not_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_handler_that_does_not_return_makes_the_route_unready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(state_of_routes, "HANDLER_QUIET", 0.5)
     go_on = trio.Event()
 

@@ -39,7 +39,7 @@ jetstream = true
 """
 )
 FAILING = "payload = 'string(body.missing)'\n"
-"""Of the last destination: it fails on every message of these tests."""
+"""Payload for the last destination that fails on every message of these tests."""
 
 Result = subprocess.CompletedProcess[str]
 
@@ -67,7 +67,7 @@ subject = "{dead}"
 
 
 def letter(number: int, **changes: str | None) -> Headers:
-    """The headers of a dead letter; `changes` are fields, None for one that is left out."""
+    """Return the headers of a dead letter; `changes` are fields, None for one to leave out."""
     fields: dict[str, str | None] = {
         "Route": "orders",
         "Reason": "handler_error",
@@ -97,7 +97,7 @@ class Place:
         (self.folder / "router.toml").write_text(configuration(self.url, to, **more))
 
     async def create(self, **streams: Mapping[str, Any]) -> None:
-        """Make streams besides ORDERS and DEAD."""
+        """Create streams besides ORDERS and DEAD."""
         for name, config in streams.items():
             await self.streams.create_stream(name, **config)
 
@@ -109,12 +109,12 @@ class Place:
         return await dead_letters("orders", action, *arguments, cwd=self.folder)
 
     async def process(self, *arguments: str) -> Result:
-        """The same in a process of its own, which finds the handlers of its working directory."""
+        """Run it in a process of its own, which finds the handlers of its working directory."""
         run = partial(command, "dead-letters", "router.toml", "orders", "redrive", *arguments, cwd=self.folder)
         return await trio.to_thread.run_sync(run)
 
     async def give_up(self, count: int, to: str = ONE, **more: str) -> None:
-        """Have a router give up all messages of ORDERS, so many: the last destination fails. Then mend that."""
+        """Have a router give up `count` messages of ORDERS because its last destination fails. Then repair that."""
         self.configure(to + FAILING, **more)
         async with Router(Settings.load(self.folder / "router.toml"), log=False).open():
 
@@ -144,7 +144,9 @@ async def place(tmp_path: Path, server_config: str = "", **orders: Any) -> Async
         yield one
 
 
-async def test_what_the_server_maps_is_redriven_between_the_streams_that_the_route_names(tmp_path: Path) -> None:
+async def test_messages_that_the_server_maps_are_redriven_between_the_streams_that_the_route_names(
+    tmp_path: Path,
+) -> None:
     mapped = 'mappings { "out.*": "stored.$1", "dead.*": "buried.$1" }\n'
     async with place(tmp_path, mapped) as p:
         await p.streams.edit_stream("DEAD", subjects=["buried.*"])
@@ -167,8 +169,8 @@ async def test_what_the_server_maps_is_redriven_between_the_streams_that_the_rou
 # --- the ids of copies ---
 
 
-async def test_copies_have_the_ids_that_they_would_have_had(tmp_path: Path) -> None:
-    """So one that is stored already stays stored once."""
+async def test_redriven_copies_have_the_ids_of_the_original_attempt(tmp_path: Path) -> None:
+    """So a copy that is already stored is not stored twice."""
     async with place(tmp_path) as p:
         await p.create(OUT={"subjects": ["out.*"]}, ALSO={"subjects": ["also.*"]})
         for number in range(3):
@@ -188,7 +190,7 @@ async def test_copies_have_the_ids_that_they_would_have_had(tmp_path: Path) -> N
         assert await p.count("DEAD") == 0
 
 
-async def test_the_router_itself_stores_no_second_copy_of_what_was_redriven(tmp_path: Path) -> None:
+async def test_the_router_stores_no_second_copy_of_a_redriven_message(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.create(OUT={"subjects": ["out.*"]})
         await p.streams.publish("orders.7", b"1")
@@ -204,7 +206,7 @@ async def test_the_router_itself_stores_no_second_copy_of_what_was_redriven(tmp_
         assert await p.payloads("OUT") == [b"1"]
 
 
-async def test_a_handler_is_called_and_what_it_makes_is_stored(tmp_path: Path) -> None:
+async def test_a_redrive_calls_the_handler_and_stores_its_result(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         (tmp_path / "shop.py").write_text(
             "def enrich(message):\n"
@@ -229,7 +231,7 @@ async def test_a_handler_is_called_and_what_it_makes_is_stored(tmp_path: Path) -
         assert await p.count("DEAD") == 2
 
 
-async def test_expressions_decide_as_for_any_message(tmp_path: Path) -> None:
+async def test_a_redrive_evaluates_expressions_as_for_any_message(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         p.configure(
             ONE + 'payload = \'{"twice": body.number * 2, "from": stream, "at": sequence}\'\n',
@@ -249,17 +251,17 @@ async def test_expressions_decide_as_for_any_message(tmp_path: Path) -> None:
         assert "dead letter 4: it fails in the route again: expression" in done.stderr
 
 
-# --- what is stored, and what is not ---
+# --- stored messages, and others ---
 
 
-async def test_a_letter_stays_if_its_streams_id_was_taken_by_a_sender(tmp_path: Path) -> None:
+async def test_a_letter_stays_if_the_id_of_its_copy_was_used_by_a_sender(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.create(OUT={"subjects": ["out.*"]})
         await p.streams.publish("orders.7", b"mine")
         await p.give_up(1)
         first = str((await p.ids("DEAD"))[0]).rpartition(":dead:")[0]
         assert first.startswith("ORDERS:1:")
-        # The id of the copy, as anyone can compute it: here it is found out by redriving once.
+        # The id of the copy, as anyone can compute it: here it is obtained by redriving once.
         assert (await p.run()).returncode == 0
         taken = str((await p.ids("OUT"))[0])
         for stream, subject in (("OUT", "out.*"), ("DEAD", "dead.>")):
@@ -274,14 +276,14 @@ async def test_a_letter_stays_if_its_streams_id_was_taken_by_a_sender(tmp_path: 
         assert await p.payloads("DEAD") == [b"mine"]
 
 
-async def test_the_id_of_a_redriven_letter_is_not_to_be_guessed_and_a_taken_one_is_found_out(tmp_path: Path) -> None:
+async def test_the_id_of_a_redriven_letter_cannot_be_guessed_and_a_used_one_is_detected(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         await p.bury(1)
         await p.bury(2)
         created = (await p.streams.stream_info("DEAD"))["created"]
         for taken in (f"redriven:DEAD:{created}:1", "redriven:DEAD:1", "dead-1"):
             await p.streams.publish("orders.7", b"another", {"Nats-Msg-Id": taken})
-        # Whoever can read the dead letter knows the whole of it.
+        # A client that can read the dead letter can compute the complete id.
         answer = await p.streams.api("STREAM.MSG.GET.DEAD", {"seq": 2})
         second = read_letter(stored_message(json.dumps(answer).encode()), "orders")
         assert second is not None
@@ -295,10 +297,10 @@ async def test_the_id_of_a_redriven_letter_is_not_to_be_guessed_and_a_taken_one_
 
 
 @pytest.mark.parametrize(("way", "stream"), [((), "OUT"), (("--to-source",), "ORDERS")])
-async def test_a_stream_of_dead_letters_that_gives_sequences_anew_loses_none(
+async def test_a_recreated_stream_of_dead_letters_that_reuses_sequences_loses_none(
     tmp_path: Path, way: tuple[str, ...], stream: str
 ) -> None:
-    """Memory storage, or a wiped disk: within the duplicate window of what is stored."""
+    """Memory storage, or a wiped disk: within the duplicate window of the stored messages."""
     async with place(tmp_path) as p:
         await p.create(OUT={"subjects": ["out.*"]})
         for round_ in range(3):
@@ -325,8 +327,8 @@ async def test_a_letter_stays_if_its_stream_acks_and_keeps_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
-async def test_what_a_consumer_has_settled_meanwhile_counts_as_stored(tmp_path: Path, retention: str) -> None:
-    """A worker that acks at once has deleted it before anybody can read it back."""
+async def test_a_message_that_a_consumer_has_already_settled_counts_as_stored(tmp_path: Path, retention: str) -> None:
+    """A worker that acks at once has deleted it before it can be read back."""
     async with place(tmp_path) as p, trio.open_nursery() as nursery:
         await p.create(OUT={"subjects": ["out.*"], "retention": retention})
         pushed = await p.client.subscribe("worker.inbox")
@@ -381,7 +383,7 @@ async def test_several_values_of_one_key_are_redriven_in_their_order(tmp_path: P
         assert await p.payloads("OUT") == [b"4"]
 
 
-async def test_of_several_values_that_a_handler_makes_of_one_the_last_has_to_be_there(tmp_path: Path) -> None:
+async def test_of_several_values_made_by_a_handler_the_last_must_be_stored(tmp_path: Path) -> None:
     async with place(tmp_path) as p:
         (tmp_path / "values.py").write_text(
             "def several(message):\n    return [message.replace(payload=b'%d' % n) for n in range(3)]\n"
@@ -394,11 +396,11 @@ async def test_of_several_values_that_a_handler_makes_of_one_the_last_has_to_be_
         assert await p.payloads("OUT") == [b"2"]
 
 
-# --- letters of strangers ---
+# --- foreign letters ---
 
 
 @pytest.mark.parametrize("way", [(), ("--to-source",), ("--foreign",), ("--to-source", "--foreign")])
-async def test_only_what_its_stream_takes_is_redriven(tmp_path: Path, way: tuple[str, ...]) -> None:
+async def test_only_subjects_that_the_stream_takes_are_redriven(tmp_path: Path, way: tuple[str, ...]) -> None:
     async with place(tmp_path) as p:
         p.configure('[[routes.to]]\nsubject = "out.all"\njetstream = true\n', source="")
         await p.create(OUT={"subjects": ["out.*"]}, PAYMENTS={"subjects": ["payments.>"]})

@@ -1,4 +1,4 @@
-"""Each permission taken away in turn on a real server, and given back: `/readyz`, the log, the metrics, the ledger."""
+"""Each permission revoked in turn on a real server, and restored: `/readyz`, the log, the metrics, the ledger."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counted(at: Place, kind: str) -> tuple[int, int]:
-    """How often an operation succeeded, and was refused."""
+    """Return how often an operation succeeded, and was refused."""
     counters = at.live.connections["main"].outbox.counters
     return counters.succeeded[kind], counters.failed[kind, "permission_denied"]
 
@@ -36,7 +36,7 @@ def ledger_adds_up(at: Place) -> bool:
     return outbox.ledger.unsettled == outbox.pending + outbox.in_flight
 
 
-async def test_acks_that_are_refused_are_no_acks(tmp_path: Path) -> None:
+async def test_refused_acks_do_not_count_as_acks(tmp_path: Path) -> None:
     async with place(tmp_path, STREAM, config=users(deny=["$JS.ACK.>"])) as at:
         for number in range(20):
             await at.client.publish(f"in.{number}")
@@ -47,7 +47,7 @@ async def test_acks_that_are_refused_are_no_acks(tmp_path: Path) -> None:
         assert (event.route, event.reason, event.subject) == ("route", "permission_denied", ACKS)
         assert "permission_denied" not in {one.reason for one in at.watch.of("NATS_NAK_ERROR")}
         assert ledger_adds_up(at)
-        # They are redelivered, and are no more acked for that.
+        # They are redelivered, and that alone acks none of them.
         refused = counted(at, "ack")[1]
         await eventually(lambda: counted(at, "ack")[1] >= refused + 20, 5)
         assert (await at.readyz())[0] == 503
@@ -58,7 +58,7 @@ async def test_acks_that_are_refused_are_no_acks(tmp_path: Path) -> None:
         assert await at.probe()
 
 
-async def test_acks_that_are_refused_for_a_while_do_not_leave_a_route_unready_that_has_nothing_to_ack(
+async def test_a_route_with_nothing_to_ack_is_ready_after_refused_acks(
     tmp_path: Path,
 ) -> None:
     route = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="1h")
@@ -75,7 +75,7 @@ async def test_acks_that_are_refused_for_a_while_do_not_leave_a_route_unready_th
 
 
 @pytest.mark.parametrize("kind", ["nak", "term"])
-async def test_naks_that_are_refused_are_no_naks(kind: str, tmp_path: Path) -> None:
+async def test_refused_naks_do_not_count_as_naks(kind: str, tmp_path: Path) -> None:
     async def handle(message: Message) -> Message:
         raise ValueError("always")
 
@@ -94,7 +94,7 @@ async def test_naks_that_are_refused_are_no_naks(kind: str, tmp_path: Path) -> N
         await eventually(lambda: counted(at, "nak")[0] + counted(at, "ack")[0] >= 1, 5)
 
 
-async def test_a_sign_of_work_that_is_refused_makes_the_route_not_ready(tmp_path: Path) -> None:
+async def test_a_refused_progress_message_makes_the_route_unready(tmp_path: Path) -> None:
     go_on = trio.Event()
 
     async def handle(message: Message) -> Message:
@@ -111,13 +111,13 @@ async def test_a_sign_of_work_that_is_refused_makes_the_route_not_ready(tmp_path
 
 
 @pytest.mark.parametrize("when", ["from the start", "taken away"])
-async def test_pulls_that_are_refused_make_the_route_not_ready(when: str, tmp_path: Path) -> None:
+async def test_refused_pulls_make_the_route_unready(when: str, tmp_path: Path) -> None:
     denied = [PULLS] if when == "from the start" else []
     async with place(tmp_path, STREAM, config=users(deny=denied)) as at:
         if not denied:
             assert await at.probe()
             await deny(PULLS)(at)
-            # What was asked for before is still delivered: a request brings a thousand messages.
+            # Requests made before are still served: one request brings a thousand messages.
             await at.streams.edit_consumer("IN", "router", max_ack_pending=1)
             await at.streams.delete_consumer("IN", "router")
         await at.until_unready(f"allow this user to publish to {PULLS}")
@@ -136,9 +136,9 @@ async def test_pulls_that_are_refused_make_the_route_not_ready(when: str, tmp_pa
 
 
 @pytest.mark.parametrize("request_", ["STREAM.INFO.IN", "CONSUMER.INFO.IN.router", "CONSUMER.DURABLE.CREATE.IN.router"])
-async def test_a_request_that_is_refused_is_named_at_once(request_: str, tmp_path: Path) -> None:
+async def test_a_refused_request_is_named_at_once(request_: str, tmp_path: Path) -> None:
     async with place(tmp_path, STREAM, config=users(deny=[f"$JS.API.{request_}"])) as at:
-        with trio.fail_after(3):  # not after the time that an answer may take
+        with trio.fail_after(3):  # not after the timeout of an answer
             await at.until_unready(f"may not publish to '$JS.API.{request_}'")
         event = await at.watch.until("NATS_SUBSCRIBE_ERROR")
         assert event.reason == "permission_denied"
@@ -159,7 +159,7 @@ HARD_SUBJECTS = [
 
 
 @pytest.mark.parametrize("subject", [*HARD_SUBJECTS, "heard." + "é" * 1000], ids=range(len(HARD_SUBJECTS) + 1))
-async def test_a_core_publish_that_is_refused_never_counts_as_sent(subject: str, tmp_path: Path) -> None:
+async def test_a_refused_core_publish_never_counts_as_sent(subject: str, tmp_path: Path) -> None:
     async with place(tmp_path, CORE, config=users(deny=["heard.>"])) as at:
         await at.live.publish(subject, b"")
         await eventually(lambda: counted(at, "publish")[1] == 1)
@@ -171,7 +171,7 @@ async def test_a_core_publish_that_is_refused_never_counts_as_sent(subject: str,
         assert ledger_adds_up(at)
 
 
-async def test_bytes_that_are_no_text_are_attributed_too(tmp_path: Path) -> None:
+async def test_subjects_that_are_not_utf_8_are_attributed_too(tmp_path: Path) -> None:
     async with place(tmp_path, CORE, config=users(deny=["heard.>"])) as at:
         await at.client._stream.send_all(b'PUB in.\xff\xfe"\\ 2\r\nab\r\n')
         await eventually(lambda: counted(at, "publish")[1] == 1)
@@ -179,8 +179,8 @@ async def test_bytes_that_are_no_text_are_attributed_too(tmp_path: Path) -> None
         assert at.watch.count("NATS_REFUSAL_NOT_ATTRIBUTED") == 0
 
 
-async def test_a_publish_that_the_server_maps_to_a_denied_subject_never_counts_as_sent(tmp_path: Path) -> None:
-    """The server names the subject that it maps to, to which nothing was published."""
+async def test_a_publish_mapped_by_the_server_to_a_denied_subject_never_counts_as_sent(tmp_path: Path) -> None:
+    """The server names the mapped subject, to which the router published nothing."""
     config = (
         'accounts { A { jetstream: enabled, mappings: { "heard.mapped": "secret.there" }, users: [\n'
         '  { user: router, password: "secret", permissions: { publish: { deny: ["secret.>"] } } }\n'
@@ -197,9 +197,7 @@ async def test_a_publish_that_the_server_maps_to_a_denied_subject_never_counts_a
 
 
 @pytest.mark.parametrize("queue", [None, "workers", 'odd"queue'])
-async def test_a_subscription_that_is_refused_makes_its_route_alone_not_ready(
-    queue: str | None, tmp_path: Path
-) -> None:
+async def test_a_refused_subscription_makes_only_its_own_route_unready(queue: str | None, tmp_path: Path) -> None:
     routes = [
         core_route("in.a", "heard.a", name="a", **({} if queue is None else {"queue": queue})),
         core_route("in.b", "heard.b", name="b", queue="workers"),

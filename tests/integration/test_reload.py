@@ -43,14 +43,14 @@ to = [ { subject = "OUT.$1" } ]
 
 
 def write(path: Path, server: NatsServer, out: str) -> None:
-    """Write the configuration as a careful program does: at once."""
+    """Write the configuration atomically, as a careful program does."""
     new = path.with_suffix(".new")
     new.write_text(CONFIG.replace("URL", server.url).replace("OUT", out))
     os.replace(new, path)
 
 
 def rewrite(path: Path, texts: dict[str, str]) -> None:
-    """Put other texts into a configuration."""
+    """Replace texts in a configuration."""
     text = path.read_text()
     for old, new in texts.items():
         text = text.replace(old, new)
@@ -65,9 +65,9 @@ def config(server: NatsServer, tmp_path: Path) -> Path:
 
 
 async def publish_until(client: RawClient, over: Callable[[], object], act: Callable[[], object]) -> int:
-    """Publish consecutive numbers on `stays.1` and `in.1`, act after 200, go on for 200 when it is over.
+    """Publish consecutive numbers on `stays.1` and `in.1`, act after 200, publish 200 more after `over`.
 
-    Returns how many were published.
+    Return how many were published.
     """
     sent, last = 0, None
     while last is None or sent < last:
@@ -84,7 +84,7 @@ async def publish_until(client: RawClient, over: Callable[[], object], act: Call
 async def assert_nothing_lost(
     client: RawClient, run: RunningCommand, over: Callable[[], object], act: Callable[[], object]
 ) -> None:
-    """Publish while something changes the route from `old.1` to `new.1`: each message comes once, and in order."""
+    """Publish while `act` changes the route from `old.1` to `new.1`: each message arrives once, and in order."""
     subjects = ("stayed.*", "old.*", "new.*")
     subscriptions = {subject: await client.subscribe(subject) for subject in subjects}
     await client.ping()
@@ -103,17 +103,17 @@ async def assert_nothing_lost(
     assert len(came["new.*"]) >= 200
 
 
-async def test_sighup_changes_a_route_and_nothing_is_lost_or_doubled(
+async def test_sighup_changes_a_route_and_nothing_is_lost_or_duplicated(
     server: NatsServer, config: Path, tmp_path: Path
 ) -> None:
     async with connect(server.url) as client, running("run", config, cwd=tmp_path) as run:
         await run.has_logged("ROUTER_STARTED")
         write(config, server, "new")
         await assert_nothing_lost(client, run, lambda: run.logged("ROUTER_RELOADED"), lambda: run.send(signal.SIGHUP))
-        (told,) = run.logged("ROUTER_RELOADED")
-        assert told["keys"] == ['route changes: to[0].subject: "old.$1" -> "new.$1"']
+        (line,) = run.logged("ROUTER_RELOADED")
+        assert line["keys"] == ['route changes: to[0].subject: "old.$1" -> "new.$1"']
         assert not run.logged("ROUTER_HANGUP_IGNORED")
-        assert (told["level"], told["changed"], told["added"], told["removed"]) == ("INFO", ["route changes"], [], [])
+        assert (line["level"], line["changed"], line["added"], line["removed"]) == ("INFO", ["route changes"], [], [])
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
         assert len(run.logged("NATS_CONNECTION_ESTABLISHED")) == 1
@@ -129,11 +129,11 @@ async def test_pages_show_that_a_reload_was_refused_and_which_configuration_is_i
         router = Workers(run, await address_of(run))
 
         async def shown() -> tuple[dict[str, Any], float, float]:
-            told = (await router.status())["config"]
-            assert await router.metric("router_config_info", hash=told["hash"]) == 1
+            state = (await router.status())["config"]
+            assert await router.metric("router_config_info", hash=state["hash"]) == 1
             loaded_at = await router.metric("router_config_last_reload_timestamp_seconds")
-            assert datetime.fromisoformat(told["loaded_at"]).timestamp() == pytest.approx(loaded_at, abs=1e-5)
-            return told, await router.metric("router_config_last_reload_successful"), loaded_at
+            assert datetime.fromisoformat(state["loaded_at"]).timestamp() == pytest.approx(loaded_at, abs=1e-5)
+            return state, await router.metric("router_config_last_reload_successful"), loaded_at
 
         before, successful, loaded_at = await shown()
         assert before["files"] == [str(config)]
@@ -146,19 +146,19 @@ async def test_pages_show_that_a_reload_was_refused_and_which_configuration_is_i
         rewrite(config, {server.url: "nats://bob:s3cret@", "old.$1": "old.."})
         run.send(signal.SIGHUP)
         refused = await run.has_logged("ROUTER_RELOAD_REFUSED")
-        told, successful, at = await shown()
-        assert told.pop("last_error").splitlines() == refused["problems"]
+        state, successful, at = await shown()
+        assert state.pop("last_error").splitlines() == refused["problems"]
         assert len(refused["problems"]) == 2
         assert not any("s3cret" in problem for problem in refused["problems"])
-        assert (told | {"last_error": None}, successful, at) == (before, 0, loaded_at)
+        assert (state | {"last_error": None}, successful, at) == (before, 0, loaded_at)
 
         rewrite(config, {"nats://bob:s3cret@": server.url, "old..": "new.$1"})
         run.send(signal.SIGHUP)
         await run.has_logged("ROUTER_RELOADED")
-        told, successful, at = await shown()
-        assert (told["last_error"], successful) == (None, 1)
+        state, successful, at = await shown()
+        assert (state["last_error"], successful) == (None, 1)
         assert at > loaded_at
-        assert told["hash"] == Settings.load(config, environ={}).content_hash != before["hash"]
+        assert state["hash"] == Settings.load(config, environ={}).content_hash != before["hash"]
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 
@@ -181,12 +181,12 @@ async def test_watch_reloads_when_the_file_changes_and_refuses_a_mistake(
         assert await run.ended() == 0
 
 
-async def test_sighup_while_it_starts_is_a_reload_when_it_has_started(
+async def test_sighup_during_the_start_reloads_after_the_start(
     server: NatsServer, config: Path, tmp_path: Path
 ) -> None:
     async with running("run", config, cwd=tmp_path) as run:
         with trio.fail_after(20):
-            # The interpreter has to have begun with us: before that nothing can be noted.
+            # The interpreter has to have begun with our code: before that no signal can be recorded.
             while not _notes_hangups(run):
                 await trio.sleep(0.001)
         run.send(signal.SIGHUP)
@@ -203,7 +203,7 @@ def _notes_hangups(run: RunningCommand) -> bool:
     return bool(caught >> (signal.SIGHUP - 1) & 1)
 
 
-async def test_a_reload_with_an_embedded_server_keeps_to_it(server: NatsServer, tmp_path: Path) -> None:
+async def test_a_reload_keeps_the_embedded_server(server: NatsServer, tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     without = CONFIG.replace('servers = ["URL"]', "")
     path.write_text(without.replace("OUT", "old"))
@@ -211,21 +211,21 @@ async def test_a_reload_with_an_embedded_server_keeps_to_it(server: NatsServer, 
         await run.has_logged("ROUTER_STARTED")
         path.write_text(without.replace("OUT", "new"))
         run.send(signal.SIGHUP)
-        told = await run.has_logged("ROUTER_RELOADED")
-        assert told["changed"] == ["route changes"]
+        line = await run.has_logged("ROUTER_RELOADED")
+        assert line["changed"] == ["route changes"]
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 
 
-async def test_what_came_from_standard_input_is_not_read_again_and_the_cure_is_told(config: Path) -> None:
+async def test_a_configuration_from_standard_input_is_not_read_again_and_a_remedy_is_named(config: Path) -> None:
     shell = ["sh", "-c", 'exec "$0" "$@" < router.toml', *COMMAND]
     async with running("run", "-", cwd=config.parent, python=shell) as run:
         await run.has_logged("ROUTER_STARTED")
         run.send(signal.SIGHUP)
         refused = await run.has_logged("ROUTER_RELOAD_REFUSED")
-        [told] = refused["problems"]
-        assert told.startswith("<stdin>: a configuration from standard input can't be reloaded; restart the router ")
-        assert "the path of a file" in told
+        [problem] = refused["problems"]
+        assert problem.startswith("<stdin>: a configuration from standard input can't be reloaded; restart the router ")
+        assert "the path of a file" in problem
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 
@@ -237,7 +237,7 @@ async def test_there_is_no_file_to_watch_if_the_configuration_comes_from_standar
     assert "leave out --watch" in done.stderr
 
 
-async def test_watch_looks_at_the_files_of_a_folder(server: NatsServer, tmp_path: Path) -> None:
+async def test_watch_checks_the_files_of_a_folder(server: NatsServer, tmp_path: Path) -> None:
     folder = tmp_path / "routes.d"
     folder.mkdir()
     text, _, last = CONFIG.replace("URL", server.url).rpartition("[[routes]]")
@@ -245,13 +245,13 @@ async def test_watch_looks_at_the_files_of_a_folder(server: NatsServer, tmp_path
     async with running("run", "--watch", folder, cwd=tmp_path) as run:
         await run.has_logged("ROUTER_STARTED")
         (folder / "20-second.toml").write_text("[[routes]]" + last)
-        told = await run.has_logged("ROUTER_RELOADED")
-        assert told["added"] == ["route changes"]
+        line = await run.has_logged("ROUTER_RELOADED")
+        assert line["added"] == ["route changes"]
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 
 
-async def test_a_write_that_pauses_between_two_tables_is_not_taken_for_a_whole_file(
+async def test_a_write_that_pauses_between_two_tables_is_not_mistaken_for_a_complete_file(
     server: NatsServer, config: Path, tmp_path: Path
 ) -> None:
     async with running("run", "--watch", config, cwd=tmp_path) as run:
@@ -260,10 +260,10 @@ async def test_a_write_that_pauses_between_two_tables_is_not_taken_for_a_whole_f
         with config.open("w") as file:
             file.write(first)
             file.flush()
-            await trio.sleep(2.5)  # two looks find the same
+            await trio.sleep(2.5)  # two checks find the same content
             file.write("[[routes]]" + second)
-        told = await run.has_logged("ROUTER_RELOADED")
-        assert (told["changed"], told["removed"]) == (["route changes"], [])
+        line = await run.has_logged("ROUTER_RELOADED")
+        assert (line["changed"], line["removed"]) == (["route changes"], [])
         assert len(run.logged("ROUTER_RELOADED")) == 1
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
@@ -275,16 +275,16 @@ def in_queues(config: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_under_nohup_the_log_says_that_sighup_reloads_nothing(
+async def test_under_nohup_the_log_reports_that_sighup_reloads_nothing(
     workers: int, server: NatsServer, config: Path, tmp_path: Path
 ) -> None:
     in_queues(config)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         async with running("run", "--workers", str(workers), config, cwd=tmp_path) as run:
-            told = await run.has_logged("ROUTER_HANGUP_IGNORED")
-            assert told["level"] == "INFO"
-            assert "--watch" in told["message"]
+            line = await run.has_logged("ROUTER_HANGUP_IGNORED")
+            assert line["level"] == "INFO"
+            assert "--watch" in line["message"]
             await run.has_logged("ROUTER_STARTED")
             assert len(run.logged("ROUTER_HANGUP_IGNORED")) == 1
             run.send(signal.SIGTERM)

@@ -45,7 +45,7 @@ async def test_a_request_is_answered(tmp_path: Path) -> None:
         assert live.routes[0].in_hand == 0
 
 
-async def test_a_handler_that_raises_says_so_as_nats_services_do(tmp_path: Path) -> None:
+async def test_a_handler_that_raises_answers_with_an_error_as_nats_services_do(tmp_path: Path) -> None:
     async with shop(tmp_path) as (live, client):
         answer = await client.request("prices.a", b"fail")
         assert dict(answer.headers) == {"Nats-Service-Error": "KeyError", "Nats-Service-Error-Code": "500"}
@@ -55,7 +55,7 @@ async def test_a_handler_that_raises_says_so_as_nats_services_do(tmp_path: Path)
         assert live.routes[0].settled["filtered"] == 1
 
 
-async def test_nobody_is_there_to_answer_once_the_router_is_gone(tmp_path: Path) -> None:
+async def test_a_request_after_the_end_of_the_router_has_no_responders(tmp_path: Path) -> None:
     async with shop(tmp_path) as (_, client):
         await client.request("prices.a", b"apple")
     async with nats_server(tmp_path) as server, connect(server.url) as client:
@@ -63,10 +63,10 @@ async def test_nobody_is_there_to_answer_once_the_router_is_gone(tmp_path: Path)
             await client.request("prices.a", b"apple")
 
 
-async def test_an_answer_goes_to_no_subject_of_a_server(tmp_path: Path) -> None:
+async def test_no_answer_is_sent_to_a_subject_of_the_server(tmp_path: Path) -> None:
     async with shop(tmp_path) as (live, client):
         heard = await client.subscribe("$KV.>")
         await client.publish("prices.a", b"apple", None, "$KV.bucket.key")
         await eventually(lambda: live.routes[0].unanswered["reserved_subject"] == 1)
-        await client.request("prices.a", b"apple")  # it would come behind
+        await client.request("prices.a", b"apple")  # it would arrive behind
         assert heard.waiting() == []

@@ -1,4 +1,4 @@
-"""Each kind of route end to end with real servers, and what happens to it when its consumer, its stream or it ends."""
+"""Each kind of route end to end with real servers, and the end of its consumer, its stream or itself."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from tests.support.streams import publish_numbered
 from tests.support.watch import Watch, assert_alive, until_nothing_is_unacked, until_stored, watched
 
 GONE = {"consumer_deleted", "no_responders", "consumer_silent"}
-"""What is heard of a consumer that is gone: by whether a pull request waited at the server, was under way to it, or was
-in its hands at that very moment, and was forgotten."""
+"""Errors that reveal a deleted consumer: by whether a pull request waited at the server, was under way to it, or was
+being processed at that moment, and was lost.
+"""
 
 STREAM_ROUTE = stream_route("SOURCE", "sink.{{wildcard(1)}}", filter="source.*", max_in_flight=1024)
-"""A part of the messages at a time, so that there are others when something happens."""
+"""Size of a part of the messages, so that others remain when something happens."""
 
 
 @pytest.fixture
 async def client(server: NatsServer) -> AsyncIterator[RawClient]:
-    """A client of `server`, where the streams `SOURCE` and `SINK` are."""
+    """Yield a client of `server`, where the streams `SOURCE` and `SINK` are."""
     async with connect(server.url) as connected:
         stream = JetStream(connected)
         await stream.create_stream("SOURCE", ["source.*"])
@@ -43,7 +44,7 @@ async def sink(client: RawClient) -> list[StoredMessage]:
 
 
 def assert_complete(stored: list[StoredMessage], count: int) -> None:
-    """Every number once, and in order within its subject."""
+    """Assert that every number is stored once, and in order within its subject."""
     found = [int(message.payload) for message in stored]
     assert sorted(found) == list(range(count))
     for subject in {message.subject for message in stored}:
@@ -89,7 +90,7 @@ async def test_from_core_to_two_servers_as_core_and_as_jetstream(tmp_path: Path)
                 for number in range(200):
                     message = await copies.next()
                     assert (message.subject, message.payload) == (f"{prefix}.{number % 3}", b"%d" % number)
-                    # It goes along on its own connection, and to no other one.
+                    # It is carried along on its own connection, and to no other one.
                     assert message.reply == (f"reply.{number}" if prefix == "copy" else None)
                     assert message.headers == ((("N", str(number)), ("N", "again")) if number % 2 else ())
             stored = await JetStream(there).stream_messages("SINK")
@@ -131,7 +132,7 @@ async def test_from_a_stream_to_a_stream_on_another_server(tmp_path: Path) -> No
         assert len({message.header("Nats-Msg-Id") for message in stored}) == 1000
 
 
-async def test_routers_of_one_queue_group_share(core_server: NatsServer) -> None:
+async def test_routers_of_one_queue_group_share_messages(core_server: NatsServer) -> None:
     config = settings(core_server.url, routes=[core_route("in", "out", queue="routers")])
     async with watched(config) as one, watched(config) as other, connect(core_server.url) as client:
         copies = await client.subscribe("out")
@@ -185,7 +186,7 @@ async def test_a_consumer_deleted_under_load(server: NatsServer, client: RawClie
     assert_complete(await sink(client), count)
 
 
-async def test_a_stream_deleted_under_load_and_made_again(server: NatsServer, client: RawClient) -> None:
+async def test_a_stream_deleted_under_load_and_recreated(server: NatsServer, client: RawClient) -> None:
     stream = JetStream(client)
     await publish_numbered(JetStream(client), range(6000))
     async with watched(settings(server.url, routes=[STREAM_ROUTE, core_route("ping", "pong", name="core")])) as watch:
@@ -221,7 +222,7 @@ async def test_without_jetstream_the_reason_is_clear_and_other_routes_work(core_
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "text"),
     [
         ({"filter_subject": "source.other"}, r"its filter is source\.other, the route's is source\.\*"),
         ({"filter_subject": "source.*", "ack_policy": "none"}, "explicit is needed"),
@@ -230,20 +231,20 @@ async def test_without_jetstream_the_reason_is_clear_and_other_routes_work(core_
     ],
 )
 async def test_a_durable_with_another_configuration_is_left_alone(
-    server: NatsServer, client: RawClient, config: dict[str, Any], told: str
+    server: NatsServer, client: RawClient, config: dict[str, Any], text: str
 ) -> None:
     stream = JetStream(client)
     await stream.create_consumer("SOURCE", "router", **config)
     async with watched(settings(server.url, routes=[STREAM_ROUTE])) as watch:
         (event,) = watch.of("NATS_SUBSCRIBE_ERROR")[:1]
         assert event.reason == "consumer_mismatch"
-        with pytest.raises(AssertionError, match=told):
+        with pytest.raises(AssertionError, match=text):
             raise AssertionError(route_of(watch).reason)
         await stream.delete_consumer("SOURCE", "router")
         await eventually(lambda: route_of(watch).state == RUNNING, 20)
 
 
-async def test_limits_of_a_durable_that_refuses_the_pulls_are_told_and_do_not_spin(
+async def test_a_durable_whose_limits_refuse_the_pulls_is_reported_without_spinning(
     server: NatsServer, client: RawClient
 ) -> None:
     limits = {"filter_subject": "source.*", "max_expires": 1_000_000_000}
@@ -259,7 +260,7 @@ async def test_limits_of_a_durable_that_refuses_the_pulls_are_told_and_do_not_sp
 # --- the end, and after it -------------------------------------------------------------------------------------------
 
 
-async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, client: RawClient) -> None:
+async def test_a_restart_under_load_continues_at_its_position(server: NatsServer, client: RawClient) -> None:
     count = 6000
     await publish_numbered(JetStream(client), range(count))
     received: list[int] = []
@@ -276,8 +277,8 @@ async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, cli
         received.append(route.received)
         assert watch.live is not None
         assert watch.live.unsettled == 0
-        # Graceful: all that was received is settled and acked. What the server handed out while the subscription ended
-        # comes first in the next run, which the order shows.
+        # Graceful: all received messages are settled and acked. Those that the server delivered while the subscription
+        # ended are redelivered first in the next run, as the order shows.
         assert sum(route.routed.values()) == route.received
         assert watch.live.connections["main"].outbox.counters.succeeded["ack"] == route.received
     await until_nothing_is_unacked(JetStream(client), 20)
@@ -287,7 +288,7 @@ async def test_a_restart_under_load_goes_on_where_it_was(server: NatsServer, cli
     assert [int(message.payload) for message in stored] == list(range(count))
 
 
-async def test_leaving_under_load_settles_everything_that_was_accepted(core_server: NatsServer) -> None:
+async def test_leaving_under_load_settles_every_accepted_message(core_server: NatsServer) -> None:
     async with connect(core_server.url) as client:
         copies = await client.subscribe("out")
         async with watched(settings(core_server.url, routes=[core_route("in", "out")])) as watch:
@@ -306,7 +307,7 @@ async def test_leaving_under_load_settles_everything_that_was_accepted(core_serv
 # --- publishing ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_a_stream_answers_to_a_publish(server: NatsServer, client: RawClient) -> None:
+async def test_answers_of_a_stream_to_a_publish(server: NatsServer, client: RawClient) -> None:
     await JetStream(client).create_stream("SMALL", ["small"], max_msgs=1, discard="new")
     async with watched(settings(server.url)) as watch:
         live = watch.live
@@ -328,7 +329,7 @@ async def test_what_a_stream_answers_to_a_publish(server: NatsServer, client: Ra
             with pytest.raises(PublishError) as refused:
                 await live.publish_with_ack(subject, b"x", headers)
             assert refused.value.reason == reason
-            assert trio.current_time() - began < 2.0, "said at once"
+            assert trio.current_time() - began < 2.0, "reported at once"
         with pytest.raises(PublishError) as refused:
             await live.publish_with_ack("nobody", b"x", timeout=0.6)
         assert refused.value.reason == "no_responders"

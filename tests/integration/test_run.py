@@ -29,7 +29,7 @@ def write(tmp_path: Path) -> Write:
     return writing(tmp_path)
 
 
-# --- it routes, and ends when told ---
+# --- it routes, and ends on a signal ---
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -69,7 +69,7 @@ async def test_garbage_is_collected_once_it_runs(core_server: NatsServer, write:
         assert await run.ended() == 0
 
 
-async def test_the_configuration_is_router_toml_unless_said_otherwise(core_server: NatsServer, write: Write) -> None:
+async def test_the_configuration_is_router_toml_by_default(core_server: NatsServer, write: Write) -> None:
     config = write(core_server.url)
     async with running("run", cwd=config.parent) as run:
         await run.has_logged("ROUTER_STARTED")
@@ -92,7 +92,7 @@ async def test_an_embedded_server_is_printed_used_and_stopped(write: Write) -> N
             await client.ping()
             await client.publish("orders.7", b"hello")
             assert (await arrived.next()).subject == "eu.7"
-            # As Ctrl-C in a terminal does: the whole process group. The drain needs the server for a while yet.
+            # As Ctrl-C in a terminal does: the process group. The drain needs the server for a while yet.
             run.send(signal.SIGINT)
             assert await run.ended() == 0
         assert run.logged("NATS_CONNECTION_LOST") == []
@@ -100,7 +100,7 @@ async def test_an_embedded_server_is_printed_used_and_stopped(write: Write) -> N
         await trio.open_tcp_stream(HOST, int(url.rpartition(":")[2]))
 
 
-async def test_an_embedded_server_lets_in_only_who_was_told_its_url(write: Write) -> None:
+async def test_an_embedded_server_admits_only_clients_with_its_url(write: Write) -> None:
     config = write(connection='user = "ann"\npassword = "of another server"\n')
     async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
         url = (await run.has_printed(URL))[0].strip()
@@ -122,11 +122,11 @@ async def test_an_embedded_server_lets_in_only_who_was_told_its_url(write: Write
     assert password not in run.errors
 
 
-async def test_an_embedded_server_that_nothing_uses_is_warned_about(core_server: NatsServer, write: Write) -> None:
+async def test_an_unused_embedded_server_causes_a_warning(core_server: NatsServer, write: Write) -> None:
     config = write(core_server.url)
     async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
-        told = await run.has_logged("ROUTER_SETTING_IGNORED", key="--embedded-nats", level="WARN")
-        assert told["message"].startswith("--embedded-nats has no effect: every connection has servers")
+        line = await run.has_logged("ROUTER_SETTING_IGNORED", key="--embedded-nats", level="WARN")
+        assert line["message"].startswith("--embedded-nats has no effect: every connection has servers")
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 
@@ -147,7 +147,7 @@ async def test_an_embedded_server_is_for_connections_without_servers(core_server
 
 
 def messages_that_wait(run_on: str, write: Write, shutdown_timeout: str) -> Path:
-    """A configuration whose destination is away: what is routed waits."""
+    """Return a configuration whose destination is away: routed messages wait."""
     with socket.socket() as nobody:
         nobody.bind((HOST, 0))
         away = f'[connections.away]\nservers = ["nats://{HOST}:{nobody.getsockname()[1]}"]\n'
@@ -157,7 +157,7 @@ def messages_that_wait(run_on: str, write: Write, shutdown_timeout: str) -> Path
     return config
 
 
-async def test_what_is_left_at_the_deadline_makes_the_exit_code_1(core_server: NatsServer, write: Write) -> None:
+async def test_messages_left_at_the_deadline_make_the_exit_code_1(core_server: NatsServer, write: Write) -> None:
     config = messages_that_wait(core_server.url, write, "300ms")
     async with running("run", config, cwd=config.parent) as run, connect(core_server.url) as client:
         await run.has_logged("ROUTER_STARTED")
@@ -199,8 +199,8 @@ async def test_a_missing_stream_stops_only_its_route(server: NatsServer, write: 
     config = write(server.url, rest=ROUTE + STREAM_ROUTE)
     async with running("run", config, cwd=config.parent) as run, connect(server.url) as client:
         await run.has_logged("ROUTER_STARTED")
-        told = await run.has_logged("NATS_SUBSCRIBE_ERROR", route="archive")
-        assert "there is no stream 'ORDERS'" in told["detail"]
+        line = await run.has_logged("NATS_SUBSCRIBE_ERROR", route="archive")
+        assert "there is no stream 'ORDERS'" in line["detail"]
         arrived = await client.subscribe("eu.*")
         await client.ping()
         await client.publish("orders.7", b"hello")
@@ -209,7 +209,7 @@ async def test_a_missing_stream_stops_only_its_route(server: NatsServer, write: 
         assert await run.ended() == 0
 
 
-async def test_a_durable_with_another_configuration_is_told_with_the_difference(
+async def test_a_durable_with_another_configuration_is_reported_with_the_difference(
     server: NatsServer, write: Write
 ) -> None:
     config = write(server.url, rest=ROUTE + STREAM_ROUTE)
@@ -218,8 +218,8 @@ async def test_a_durable_with_another_configuration_is_told_with_the_difference(
         await jetstream.create_stream("ORDERS", ["kept.*"])
         await jetstream.create_consumer("ORDERS", "router", filter_subject="kept.other", ack_policy="explicit")
         async with running("run", config, cwd=config.parent) as run:
-            told = await run.has_logged("NATS_SUBSCRIBE_ERROR", route="archive")
-            assert "its filter is kept.other, the route's is kept.*" in told["detail"]
+            line = await run.has_logged("NATS_SUBSCRIBE_ERROR", route="archive")
+            assert "its filter is kept.other, the route's is kept.*" in line["detail"]
             arrived = await client.subscribe("eu.*")
             await run.has_logged("ROUTER_STARTED")
             await client.publish("orders.7", b"hello")
@@ -228,15 +228,15 @@ async def test_a_durable_with_another_configuration_is_told_with_the_difference(
             assert await run.ended() == 0
 
 
-async def test_a_filter_outside_of_its_stream_is_told_with_the_subjects_of_the_stream(
+async def test_a_filter_outside_of_its_stream_is_reported_with_the_subjects_of_the_stream(
     server: NatsServer, write: Write
 ) -> None:
     config = write(server.url, rest=STREAM_ROUTE)
     async with connect(server.url) as client:
         await JetStream(client).create_stream("ORDERS", ["orders.>", "other"])
         async with running("run", config, cwd=config.parent) as run:
-            told = await run.has_logged("ROUTE_FILTER_OUTSIDE_STREAM", route="archive", filter="kept.*", level="WARN")
-            assert told["subjects"] == "orders.>, other"
+            line = await run.has_logged("ROUTE_FILTER_OUTSIDE_STREAM", route="archive", filter="kept.*", level="WARN")
+            assert line["subjects"] == "orders.>, other"
             run.send(signal.SIGTERM)
             assert await run.ended() == 0
 
@@ -244,16 +244,16 @@ async def test_a_filter_outside_of_its_stream_is_told_with_the_subjects_of_the_s
 async def test_the_url_of_the_status_page_is_one_line(core_server: NatsServer, write: Write) -> None:
     config = write(core_server.url, telemetry=f'listen = "{HOST}:0"')
     async with running("run", config, cwd=config.parent) as run:
-        told = await run.has_logged("ROUTER_STATUS_PAGE")
-        assert told["message"] == f"Status page: {told['url']}"
-        assert "</html>" in await fetched(told["url"])
+        line = await run.has_logged("ROUTER_STATUS_PAGE")
+        assert line["message"] == f"Status page: {line['url']}"
+        assert "</html>" in await fetched(line["url"])
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
         assert len(run.logged("ROUTER_STATUS_PAGE")) == 1
 
 
 async def fetched(url: str) -> str:
-    """Return what a server answers."""
+    """Return the answer of a server."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
@@ -299,7 +299,7 @@ async def test_the_demo_can_be_interrupted_while_its_server_is_away(tmp_path: Pa
     async with running("demo", "--duration", "8s", cwd=tmp_path) as demo:
         await demo.has_printed("the connection is lost")
         demo.send(signal.SIGINT)
-        with trio.fail_after(6):  # less than routers drain for by default
+        with trio.fail_after(6):  # less than the default drain of a router
             assert await demo.ended() == 1
     assert demo.errors == "router-trio: the demo was interrupted before its end, so there is no verdict\n"
 

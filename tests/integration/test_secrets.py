@@ -1,4 +1,4 @@
-"""Secrets in the variables and the configuration of a command, whatever is wrong with them: nothing repeats them."""
+"""Secrets in the variables and the configuration of a command with any error: no output repeats them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VARIABLES = [
 
 @pytest.fixture
 async def collector() -> AsyncIterator[OtlpReceiver]:
-    """One that takes every span."""
+    """Run a collector that accepts every span."""
     async with otlp_receiver() as receiver:
         yield receiver
 
@@ -91,7 +91,7 @@ async def test_no_variable_of_opentelemetry_is_quoted(
     assert SECRET not in run.output + run.errors
 
 
-async def test_nor_by_a_program_that_has_no_logging(
+async def test_no_variable_is_quoted_by_a_program_without_logging(
     core_server: NatsServer, collector: OtlpReceiver, tmp_path: Path
 ) -> None:
     arguments = ["-c", PROGRAM, core_server.url, collector.endpoint, json.dumps(VARIABLES[:-2])]
@@ -118,13 +118,13 @@ CONFIGURED = {
 
 @pytest.mark.parametrize("line", WRONG)
 @pytest.mark.parametrize("name", CONFIGURED)
-def test_no_command_repeats_a_secret_of_a_wrong_configuration(tmp_path: Path, name: str, line: str) -> None:
+def test_no_command_repeats_a_secret_of_an_invalid_configuration(tmp_path: Path, name: str, line: str) -> None:
     (tmp_path / "router.toml").write_text(f"[connections.main]\n{line}\n")
     refused(in_process(*CONFIGURED[name], cwd=tmp_path))
 
 
 @pytest.mark.parametrize("name", CONFIGURED)
-def test_nor_does_its_process_repeat_any_of_them(tmp_path: Path, name: str) -> None:
+def test_no_process_repeats_a_secret_of_an_invalid_configuration(tmp_path: Path, name: str) -> None:
     (tmp_path / "router.toml").write_text(
         "".join(f"[connections.main{number}]\n{line}\n" for number, line in enumerate(WRONG))
     )
@@ -153,7 +153,7 @@ def test_no_command_repeats_a_secret_of_its_own_arguments(tmp_path: Path, argume
     not_repeated(in_process(*arguments, cwd=tmp_path))
 
 
-def test_nor_does_a_process(tmp_path: Path) -> None:
+def test_no_process_repeats_a_secret_of_its_arguments(tmp_path: Path) -> None:
     not_repeated(command(*ARGUMENTS[0], cwd=tmp_path))
 
 
@@ -162,7 +162,7 @@ def not_repeated(done: subprocess.CompletedProcess[str]) -> None:
     assert SECRET not in done.stdout + done.stderr
 
 
-async def test_no_page_shows_what_a_server_url_holds(tmp_path: Path) -> None:
+async def test_no_page_shows_the_credentials_in_a_server_url(tmp_path: Path) -> None:
     with reserve_port() as port:
         (tmp_path / "router.toml").write_text(
             f'[telemetry]\nlisten = "127.0.0.1:{port}"\n'

@@ -1,7 +1,7 @@
-"""What whoever may only publish can make of it, with real servers: nothing beyond the messages themselves.
+"""The power of a client that may only publish, with real servers: it affects nothing beyond its messages.
 
-A sender's headers don't steer the stream that a route sends to, its subjects don't lead to the server's own, its ids
-don't suppress what others send.
+A sender's headers don't control the destination stream, its subjects don't reach the server's own, its ids don't
+suppress messages of others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ IN_A_STREAM = {
     "Nats-Trace-Dest": "traced",
     "Nats-Trace-Only": "false",
 }
-"""Those that a source stream itself stores, with values that it takes."""
+"""Headers that a source stream itself stores, with values that it accepts."""
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ IN_A_STREAM = {
         *((kind, name) for kind in ("stream", "handler of a stream") for name in IN_A_STREAM),
     ],
 )
-async def test_a_header_of_a_sender_does_not_steer_the_stream(server: NatsServer, name: str, kind: str) -> None:
+async def test_a_header_of_a_sender_does_not_control_the_stream(server: NatsServer, name: str, kind: str) -> None:
     value, config = STEERS[name]
     value = IN_A_STREAM[name] if "stream" in kind else value
     watch = Watch()
@@ -73,7 +73,7 @@ async def test_a_header_of_a_sender_does_not_steer_the_stream(server: NatsServer
     assert watch.codes.count("ROUTE_MESSAGE_FAILED") == 0
 
 
-async def test_what_an_atomic_batch_wrote_arrives(server: NatsServer) -> None:
+async def test_messages_of_an_atomic_batch_arrive(server: NatsServer) -> None:
     watch = Watch()
     async with streams(server, "stream", allow_atomic=True) as (client, stream):
         async with watched(router(server.url, "stream", watch), watch):
@@ -86,7 +86,7 @@ async def test_what_an_atomic_batch_wrote_arrives(server: NatsServer) -> None:
     assert watch.codes.count("ROUTE_MESSAGE_FAILED") == 0
 
 
-async def test_what_a_destination_keeps_does(server: NatsServer) -> None:
+async def test_only_headers_that_a_destination_keeps_have_an_effect(server: NatsServer) -> None:
     watch = Watch()
     async with streams(server, "core", allow_rollup_hdrs=True, allow_msg_ttl=True) as (client, stream):
         keeps = {"headers": {"keep": ["nats-rollup"]}}
@@ -130,7 +130,7 @@ LEADS_AWAY = {
 
 
 def across(url: str, route: dict[str, Any]) -> Settings:
-    """A route whose destinations are another connection to the same server."""
+    """Return a route whose destinations are another connection to the same server."""
     route["from"]["connection"] = "main"
     for destination in route["to"]:
         destination["connection"] = "other"
@@ -140,7 +140,7 @@ def across(url: str, route: dict[str, Any]) -> Settings:
 
 @pytest.mark.parametrize("kind", ["core", "stream"])
 @pytest.mark.parametrize("way", LEADS_AWAY)
-async def test_a_subject_of_a_sender_does_not_lead_to_the_server(server: NatsServer, way: str, kind: str) -> None:
+async def test_a_subject_of_a_sender_does_not_reach_the_server(server: NatsServer, way: str, kind: str) -> None:
     pattern, template, subject = LEADS_AWAY[way]
     async with connect(server.url) as client:
         stream = JetStream(client)
@@ -152,7 +152,8 @@ async def test_a_subject_of_a_sender_does_not_lead_to_the_server(server: NatsSer
             source = {"stream": "SOURCE", "durable": "router", "filter": pattern}
         watch = Watch()
         heard = await client.subscribe("_INBOX.someone")
-        # Given up at once, what fails fails once. What a sender chooses might lead back to the source: that is meant.
+        # Given up at once, so that a failing message fails once. A sender's choice may lead back to the source: that is
+        # intended.
         once = {"retry": {"attempts": 1}, "hop_limit": 4} if kind == "stream" else {}
         route = {"name": "route", "from": source, "to": [{"subject": template}], **once}
         async with watched(across(server.url, route), watch):
@@ -180,7 +181,7 @@ async def test_an_inbox_prefix_is_reserved_too(server: NatsServer) -> None:
         assert [message.subject for message in heard.waiting()] == ["team.other"]
 
 
-async def test_what_the_configuration_itself_says_is_meant(server: NatsServer) -> None:
+async def test_a_reserved_subject_in_the_configuration_itself_is_intended(server: NatsServer) -> None:
     async with connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("KV_b", ["$KV.b.>"])
@@ -195,7 +196,7 @@ async def test_what_the_configuration_itself_says_is_meant(server: NatsServer) -
 
 @pytest.mark.parametrize(("carries", "expected"), [(False, ""), (True, "answer.to.me")])
 @pytest.mark.parametrize("headers", [None, [("A", "1")]])
-async def test_a_reply_subject_crosses_connections_only_on_request(
+async def test_a_reply_subject_is_forwarded_to_another_connection_only_on_request(
     core_server: NatsServer, carries: bool, expected: str, headers: Any
 ) -> None:
     route = {"name": "route", "from": {"subject": "in"}, "to": [{"subject": "out", "reply": carries}]}
@@ -209,7 +210,7 @@ async def test_a_reply_subject_crosses_connections_only_on_request(
 @pytest.mark.parametrize(
     ("reply", "reason"), [("_INBOX.me.1", None), ("$JS.API.STREAM.DELETE.VICTIM", "reserved_subject")]
 )
-async def test_a_handler_answers_to_inboxes_and_not_to_servers(
+async def test_a_handler_answers_to_inboxes_and_not_to_server_subjects(
     server: NatsServer, reply: str, reason: str | None
 ) -> None:
     watch = Watch()
@@ -237,7 +238,7 @@ async def test_a_handler_answers_to_inboxes_and_not_to_servers(
 
 
 @pytest.mark.parametrize("message_id", [None, "own"])
-async def test_the_id_of_a_sender_does_not_suppress_what_comes_from_a_stream(
+async def test_the_id_of_a_sender_does_not_suppress_messages_of_a_stream(
     server: NatsServer, message_id: str | None
 ) -> None:
     watch = Watch()

@@ -50,14 +50,14 @@ async def test_a_frozen_server_is_lost_within_two_intervals(core_server: NatsSer
         await watch.until("NATS_CONNECTION_RESTORED")
 
 
-async def test_a_server_in_order_says_goodbye(core_server: NatsServer) -> None:
+async def test_a_server_that_stops_in_order_says_goodbye(core_server: NatsServer) -> None:
     async with watched(settings(core_server.url)) as watch:
         await core_server.restart()
         await watch.until("NATS_CONNECTION_LOST")
         await watch.until("NATS_CONNECTION_RESTORED")
 
 
-async def test_a_full_server(tmp_path: Path) -> None:
+async def test_a_full_server_is_reported_as_full(tmp_path: Path) -> None:
     async with nats_server(tmp_path, config="max_connections: 1\n", jetstream=False) as server:
         await until_no_client(server)
         async with connect(server.url), watched(settings(server.url)) as watch:
@@ -67,7 +67,7 @@ async def test_a_full_server(tmp_path: Path) -> None:
         await works(server.url)
 
 
-async def test_a_login_that_comes_too_late_is_no_refusal(tmp_path: Path) -> None:
+async def test_a_login_timeout_is_no_refusal(tmp_path: Path) -> None:
     config = USERS.replace("{ users", "{ timeout: 0.2, users")
     async with nats_server(tmp_path, config=config, jetstream=False) as server, tcp_proxy(HOST, server.port) as proxy:
         proxy.delay(0.5, "to_server")
@@ -119,7 +119,7 @@ def denied_to_subscribe(subject: str) -> str:
     return f"authorization {{ users: [ {{ user: u, password: p, {permissions} }} ] }}\n"
 
 
-async def test_without_an_inbox_publishes_with_ack_fail_and_say_why(tmp_path: Path) -> None:
+async def test_without_an_inbox_publishes_with_ack_fail_with_the_reason(tmp_path: Path) -> None:
     async with (
         nats_server(tmp_path, config=denied_to_subscribe("_INBOX.>")) as server,
         watched(settings(server.url, user="u", password="p")) as watch,
@@ -134,13 +134,13 @@ async def test_without_an_inbox_publishes_with_ack_fail_and_say_why(tmp_path: Pa
         assert (await receipt.settled()).name == "fenced"
 
 
-async def test_two_refused_subscriptions_to_one_subject_are_both_told(tmp_path: Path) -> None:
-    told: list[str] = []
+async def test_two_refused_subscriptions_to_one_subject_are_both_reported(tmp_path: Path) -> None:
+    reasons: list[str] = []
 
     async def subscribe(link: NatsLink) -> None:
         with pytest.raises(SourceError) as caught:
             await link.subscribe("secret", Recorder())
-        told.append(caught.value.reason)
+        reasons.append(caught.value.reason)
 
     async with (
         nats_server(tmp_path, config=denied_to_subscribe("secret"), jetstream=False) as server,
@@ -149,7 +149,7 @@ async def test_two_refused_subscriptions_to_one_subject_are_both_told(tmp_path: 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(subscribe, link)
-        assert told == ["permission_denied"] * 3
+        assert reasons == ["permission_denied"] * 3
         await link.fence()
 
 
@@ -157,14 +157,14 @@ async def test_two_refused_subscriptions_to_one_subject_are_both_told(tmp_path: 
 
 
 async def test_a_cluster_is_discovered_and_a_lame_duck_is_left_without_a_loss(tmp_path: Path) -> None:
-    # It closes nothing before the router has waited, if it must, for PubAcks that went with the stream's leader.
+    # It closes nothing before the router has waited, if it must, for PubAcks that were lost with the stream's leader.
     grace = f'lame_duck_grace_period: "{HAND_OVER_WITHIN + 2:g}s"\nlame_duck_duration: "30s"\n'
     async with cluster(tmp_path, config=grace) as group:
         first = group.servers[0]
         async with connect(group.urls[1]) as client:
             stream = JetStream(client)
             await stream.create_stream("OUT", ["out.>"], num_replicas=3)
-            # Only one is configured: the others are known from what it tells.
+            # Only one is configured: the others are known from its announcements.
             config = settings(first.url, liveness_interval="2s", max_pending_operations=10_000)
             async with watched(config) as watch:
                 live = watch.live

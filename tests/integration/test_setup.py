@@ -1,4 +1,4 @@
-"""The commands for the beginning: what `init` writes works as it is, and shells complete every command."""
+"""Commands for first-time users: the files that `init` writes work unchanged, and shells complete every command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.raw_nats import connect
 from tests.support.watch import until_stored
 
 
-async def test_what_init_writes_passes_check_and_test_and_routes(tmp_path: Path) -> None:
+async def test_the_files_of_init_pass_check_and_test_and_route(tmp_path: Path) -> None:
     done = command("init", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "router-trio run router.toml --embedded-nats" in done.stdout
@@ -45,7 +45,7 @@ async def test_what_init_writes_passes_check_and_test_and_routes(tmp_path: Path)
         assert await router.ended() == 0
 
 
-def test_init_overwrites_nothing_and_says_what_to_do(tmp_path: Path) -> None:
+def test_init_overwrites_nothing_and_names_the_next_step(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text("mine")
     done = in_process("init", mine, cwd=tmp_path)
@@ -59,7 +59,7 @@ def test_init_overwrites_nothing_and_says_what_to_do(tmp_path: Path) -> None:
     assert "there is no folder none; create it" in done.stderr
 
 
-def test_the_schema_that_the_file_names_is_the_one_that_it_says_how_to_make(tmp_path: Path) -> None:
+def test_the_file_names_its_schema_and_the_command_that_writes_it(tmp_path: Path) -> None:
     assert in_process("init", "mine.toml", cwd=tmp_path).returncode == 0
     text = (tmp_path / "mine.toml").read_text()
     assert text.startswith("#:schema ./router.schema.json\n")
@@ -75,7 +75,7 @@ def test_each_shell_has_a_script(shell: str, tmp_path: Path) -> None:
     assert "router-trio" in done.stdout
 
 
-def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("there is no bash")

@@ -36,7 +36,7 @@ limit = { rate = "5/s" }
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with `base.toml` and `routes.d`."""
+    """Create a folder with `base.toml` and `routes.d`."""
     (tmp_path / "base.toml").write_text(BASE)
     (tmp_path / "routes.d").mkdir()
     (tmp_path / "routes.d" / "1.toml").write_text(ONE)
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_check_says_of_each_file_what_is_in_it(folder: Path) -> None:
+def test_check_lists_the_contents_of_each_file(folder: Path) -> None:
     done = in_process("check", "base.toml", "routes.d", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.partition(", config hash")[0].split(": ")[:2] for line in done.stdout.splitlines()] == [
@@ -58,14 +58,14 @@ def test_check_says_of_each_file_what_is_in_it(folder: Path) -> None:
     assert "routes.d/2.toml: routes[0].name: 'one' is the name of routes[0] of routes.d/1.toml already" in done.stdout
 
 
-def test_a_handler_that_is_not_there_is_named_with_its_file(folder: Path) -> None:
+def test_a_missing_handler_is_named_with_its_file(folder: Path) -> None:
     (folder / "routes.d" / "2.toml").write_text(TWO.replace('name = "two"', 'name = "two"\nhandler = "none_such:f"'))
     done = command("run", "base.toml", "routes.d", cwd=folder)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith("routes.d/2.toml: routes[0].handler: ")
 
 
-def test_explain_takes_the_last_for_the_subject(folder: Path) -> None:
+def test_explain_takes_the_last_argument_for_the_subject(folder: Path) -> None:
     done = in_process("explain", "base.toml", "routes.d", "two.x.7", "--json", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     (found,) = json.loads(done.stdout)["routes"]
@@ -75,12 +75,12 @@ def test_explain_takes_the_last_for_the_subject(folder: Path) -> None:
     assert "SUBJECT is missing: it must be the last argument, and routes.d/1.toml is a file" in done.stderr
 
 
-def test_test_runs_those_of_all_files(folder: Path) -> None:
+def test_test_runs_the_tests_of_all_files(folder: Path) -> None:
     done = in_process("test", "routes.d", "base.toml", cwd=folder)
     assert (done.returncode, done.stdout) == (0, "ok      one goes out\n1 passed, 0 failed\n")
 
 
-async def test_run_routes_what_is_in_all_files(folder: Path, core_server: NatsServer) -> None:
+async def test_run_routes_the_routes_of_all_files(folder: Path, core_server: NatsServer) -> None:
     (folder / "base.toml").write_text(BASE.replace("nats://127.0.0.1:4222", core_server.url))
     async with running("run", "base.toml", "routes.d", cwd=folder) as router:
         async with connect(core_server.url) as client:

@@ -1,4 +1,4 @@
-"""Routes that read one subject of one connection have one subscription: real servers."""
+"""Routes that read one subject of one connection share a subscription: real servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.watch import watched
 
 
 @pytest.mark.parametrize("queue", [None, "routers"])
-async def test_each_route_of_a_subject_gets_every_message_also_in_one_queue_group(
+async def test_each_route_of_a_subject_gets_every_message_even_in_one_queue_group(
     server: NatsServer, queue: str | None
 ) -> None:
     group = {"queue": queue} if queue else {}

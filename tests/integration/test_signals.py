@@ -1,4 +1,4 @@
-"""Signals: every one that process managers send lets the router drain, also while it starts; the start has an end."""
+"""Signals: each that process managers send makes the router drain, even during the start; the start is bounded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def configuration(tmp_path: Path, url: str) -> Path:
 
 
 @pytest.mark.parametrize("number", ALL)
-async def test_every_signal_drains_and_says_the_ledger(
+async def test_every_signal_drains_and_logs_the_ledger(
     server: NatsServer, tmp_path: Path, number: signal.Signals
 ) -> None:
     async with running("run", configuration(tmp_path, server.url), cwd=tmp_path) as run:
@@ -61,10 +61,8 @@ async def test_every_signal_drains_and_says_the_ledger(
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
-async def test_a_signal_that_is_ignored_stays_ignored(
-    server: NatsServer, tmp_path: Path, number: signal.Signals
-) -> None:
-    """As by `nohup`, or by `&` in a script."""
+async def test_an_ignored_signal_stays_ignored(server: NatsServer, tmp_path: Path, number: signal.Signals) -> None:
+    """Ignored as by `nohup`, or by `&` in a script."""
     ignoring = f"import os, signal, sys; signal.signal({number}, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     python = [sys.executable, "-c", ignoring, *COMMAND]
     async with running("run", configuration(tmp_path, server.url), cwd=tmp_path, python=python) as run:
@@ -103,7 +101,7 @@ def has_its_own(message):
     ("handler", "taken_by"),
     [("ignores", "SIG_IGN"), ("gives_up", "SIG_DFL"), ("has_its_own", r".*taking\.py:\d+ in mine")],
 )
-async def test_a_signal_that_a_handler_takes_is_taken_back(
+async def test_a_signal_that_a_handler_module_takes_is_taken_back(
     server: NatsServer, tmp_path: Path, handler: str, taken_by: str, workers: int
 ) -> None:
     (tmp_path / "taking.py").write_text(TAKES)
@@ -133,9 +131,9 @@ async def test_a_signal_that_a_handler_takes_is_taken_back(
 
 @asynccontextmanager
 async def impostor(pongs: int | None, *, then_close: bool = False) -> AsyncIterator[tuple[str, trio.Event]]:
-    """A server that answers so many PINGs (None: it does not even greet), and says nothing more; or closes.
+    """A server that answers `pongs` PINGs (None: it does not even greet), and sends nothing more; or closes.
 
-    Gives its URL, and an event that happens when it has fallen silent.
+    Yields its URL, and an event that is set when it has fallen silent.
     """
     silent = trio.Event()
 
@@ -175,7 +173,7 @@ async def _serve(serve: Callable[[trio.SocketStream], object], listeners: list[t
 
 @pytest.mark.parametrize("pongs", [None, 0, 1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_the_first_signal_ends_a_start_that_a_server_holds_up(
+async def test_the_first_signal_ends_a_start_that_a_server_delays(
     tmp_path: Path, number: signal.Signals, pongs: int | None
 ) -> None:
     async with (
@@ -191,7 +189,7 @@ async def test_the_first_signal_ends_a_start_that_a_server_holds_up(
 
 
 @pytest.mark.parametrize("pongs", [1, 2, 3])
-async def test_the_start_is_over_when_the_server_dies_in_it(pongs: int) -> None:
+async def test_the_start_ends_when_the_server_dies_in_it(pongs: int) -> None:
     async with impostor(pongs, then_close=True) as (url, silent):
         router = Router(settings(url, routes=[core_route("in", "out"), core_route("in.2", "out", name="other")]))
         with trio.fail_after(5):
@@ -200,7 +198,7 @@ async def test_the_start_is_over_when_the_server_dies_in_it(pongs: int) -> None:
                 assert {route.state for route in live.routes} == {"starting"}
 
 
-async def test_the_start_is_over_when_the_server_falls_silent_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_start_ends_when_the_server_falls_silent_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router_run, "SOURCES_WITHIN", 0.5)
     async with impostor(2) as (url, _):
         router = Router(settings(url, routes=[core_route("in", "out")], liveness_interval="1h"))
@@ -211,9 +209,9 @@ async def test_the_start_is_over_when_the_server_falls_silent_in_it(monkeypatch:
                 assert live.routes[0].state == "starting"
 
 
-def test_the_tests_hold_when_they_are_started_with_signals_ignored() -> None:
-    """As in the background of a script: what they start has to hear these signals all the same."""
-    test = f"{__file__}::{test_every_signal_drains_and_says_the_ledger.__name__}"
+def test_these_tests_hold_when_signals_are_ignored() -> None:
+    """As in the background of a script: the programs that they start must receive these signals all the same."""
+    test = f"{__file__}::{test_every_signal_drains_and_logs_the_ledger.__name__}"
     some = [f"{test}[{number:d}]" for number in (signal.SIGINT, signal.SIGQUIT)]
     pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *some]
     ended = subprocess.run(

@@ -1,6 +1,6 @@
-"""What `router-trio run` has not imported when its first route is subscribed: a core route misses messages until then.
+"""Imports that `router-trio run` defers until its first route is subscribed: a core route misses messages until then.
 
-The list is of what takes long, and of what only some configurations need.
+The list has modules that take long, and those that only some configurations need.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from tests.support.command import command
 from tests.support.servers import NatsServer
 
 OBSERVERS = {"opentelemetry", "google.protobuf", "requests", "prometheus_client", "starlette", "h11", "anyio"}
-"""What serves HTTP and exports spans."""
+"""Modules that serve HTTP and export spans."""
 COMMAND_LINE = {"rich", "argcomplete", "difflib", "router_trio.cli.explain"}
 LOGIN = {"nkeys", "nacl", "cffi"}
 CONTROL_PLANE = {"nats", "asyncio", "trio_asyncio"}
-"""What asks the JetStream API: no core route does at its start."""
+"""Modules for the JetStream API, which no core route calls at its start."""
 OTHERS = {
     "pydantic_settings",
     "msgspec",
@@ -64,7 +64,7 @@ to = [ { subject = "eu.{{wildcard(1)}}" } ]
 """
 
 
-async def test_what_waits_is_not_imported_before_the_first_route_is_subscribed(
+async def test_deferred_modules_are_not_imported_before_the_first_route_is_subscribed(
     core_server: NatsServer, tmp_path: Path
 ) -> None:
     config = tmp_path / "router.toml"

@@ -1,4 +1,4 @@
-"""The status page: what it is served with, its stream of events, and what bounds both."""
+"""The status page: how it is served, its stream of events, and the bounds of both."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Watcher:
         self._received = b""
 
     async def next(self) -> tuple[int, dict[str, Any]]:
-        """Id and data of the next event."""
+        """Return id and data of the next event."""
         with trio.fail_after(10):
             while not (found := re.search(rb"id: (\d+)\ndata: (.*)\n\n", self._received)):
                 data = await self.stream.receive_some()
@@ -55,7 +55,7 @@ class Watcher:
         return int(found[1]), json.loads(found[2])
 
     async def rest(self) -> bytes:
-        """What comes until the server closes."""
+        """Return what arrives until the server closes."""
         with trio.fail_after(10):
             return self._received + b"".join([data async for data in self.stream])
 
@@ -87,7 +87,7 @@ async def test_the_page_loads_nothing_and_allows_only_itself() -> None:
 # --- the stream ---
 
 
-async def test_a_stream_tells_the_state_and_what_happened() -> None:
+async def test_a_stream_reports_the_state_and_the_events() -> None:
     async with served() as (telemetry, address):
         telemetry.emit(lost())
         async with watching_at(address) as watcher:
@@ -105,7 +105,7 @@ async def test_a_stream_tells_the_state_and_what_happened() -> None:
             assert (number, [one["details"]["reason"] for one in look["events"]]) == (2, ["stale"])
 
 
-async def test_who_comes_back_gets_what_it_has_not_seen() -> None:
+async def test_a_client_that_reconnects_gets_the_events_that_it_missed() -> None:
     async with served() as (telemetry, address):
         for reason in ("one", "two", "three"):
             telemetry.emit(lost(reason=reason))
@@ -130,13 +130,13 @@ async def test_an_open_stream_does_not_delay_the_end() -> None:
         await stream.aclose()
 
 
-async def test_a_stream_ends_in_order_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_ends_in_order_when_its_lifetime_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "LIFETIME", 0.2)
     async with served() as (_, address), watching_at(address) as watcher:
         assert (await watcher.rest()).endswith(b"0\r\n\r\n")
 
 
-async def test_a_stream_outlives_the_patience_with_idle_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_outlives_the_timeout_of_idle_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "IDLE_SECONDS", 0.3)
     monkeypatch.setattr(event_stream, "INTERVAL", 0.1)
     async with served() as (_, address), watching_at(address) as watcher:
@@ -171,9 +171,9 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
             await slow.connect(address)
             await slow.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             received = b""
-            while b"data: " not in received:  # then its own lifetime is decided
+            while b"data: " not in received:  # then its own lifetime is fixed
                 received += await slow.recv(100)
-            # Of those who come later a stream is over at once.
+            # Of later clients a stream is over at once.
             monkeypatch.setattr(event_stream, "LIFETIME", 0.0)
             assert (await get(address, "/events"))[0] == 503
 
@@ -183,7 +183,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
             await eventually(is_taken, 20)
 
 
-# --- what is remembered ---
+# --- the event memory ---
 
 
 def test_memory_is_bounded() -> None:
@@ -195,7 +195,7 @@ def test_memory_is_bounded() -> None:
     assert {len(entry["details"]["detail"]) for entry in entries} == {LONGEST_TEXT}
 
 
-def test_what_happens_for_every_message_is_one_entry_a_second() -> None:
+def test_frequent_events_are_one_entry_a_second() -> None:
     now = 0.0
     recent = Recent(clock=lambda: now, wall=lambda: 0.0)
     for _ in range(1000):
@@ -207,7 +207,7 @@ def test_what_happens_for_every_message_is_one_entry_a_second() -> None:
     assert recent.since(0)[0]["at"] == "1970-01-01T00:00:00.000Z"
 
 
-def test_what_may_not_be_logged_is_not_shown() -> None:
+def test_texts_that_may_not_be_logged_are_not_shown() -> None:
     recent = Recent()
     recent.observe(MessageFailed(at=0.0, route="eu", reason="handler_error", error_type="KeyError", detail="payload"))
     assert "payload" not in json.dumps(recent.since(0))

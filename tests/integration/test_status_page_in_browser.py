@@ -1,4 +1,4 @@
-"""The status page in a real browser: what it shows, on which screens, by which keys, and to whom it can be read."""
+"""The status page in a real browser: its contents, on various screens, by keyboard, and for assistive technology."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def to(route: RouteState, connection: str, subject: str, *, jetstream: bool = Tr
 
 @pytest.fixture
 def view() -> View:
-    """A router with one of everything that the page shows."""
+    """Build a router with one of everything that the page shows."""
     view = make_view(["main", "edge"], ["eu", "crm", "broken", "held", HOSTILE, LONG])
     view.name = HOSTILE
     main, edge = view.connections["main"].state, view.connections["edge"].state
@@ -105,7 +105,7 @@ class Shown:
         self.stopped = trio.Event()
 
     async def open(self, width: int = 1280, *, dark: bool = False) -> None:
-        """Open the page, and wait for what the router says."""
+        """Open the page, and wait for the state of the router."""
         await self.page.look(width, dark=dark)
         await self.page.open(self.url)
         await self.page.until("document.getElementById('live').textContent === '● live'")
@@ -124,7 +124,7 @@ class Shown:
         return found
 
     async def next_look(self) -> None:
-        """Wait until the page has got two more looks at the router."""
+        """Wait until the page has received two more updates."""
         self.view.routes[0].received += 1
         wanted = f"{self.view.routes[0].received:,}"
         await self.page.until(f"document.getElementById('route-ledger').innerText.includes({wanted!r})")
@@ -148,12 +148,12 @@ async def shown(view: View, tmp_path: Path) -> AsyncIterator[Shown]:
 
         here = await nursery.start(serve)
         yield here
-        errors = [] if here.stopped.is_set() else page.errors  # else that nobody answered
+        errors = [] if here.stopped.is_set() else page.errors  # otherwise the error that the page is not answered
         nursery.cancel_scope.cancel()
     assert errors == []
 
 
-async def test_what_is_shown_is_never_read_as_html(shown: Shown) -> None:
+async def test_no_shown_text_is_interpreted_as_html(shown: Shown) -> None:
     shown.telemetry.emit(lost(HOSTILE))
     await shown.open()
     assert await shown.page.evaluate("document.getElementsByTagName('img').length") == 0
@@ -171,7 +171,7 @@ async def test_what_is_shown_is_never_read_as_html(shown: Shown) -> None:
     assert "s3cret" not in text
 
 
-async def test_a_route_says_where_from_where_to_and_why_it_does_not_run(shown: Shown) -> None:
+async def test_a_route_shows_its_source_its_destinations_and_why_it_does_not_run(shown: Shown) -> None:
     await shown.open()
     rows = (await shown.rows("routes"))[1:]
     eu, crm, why_crm, broken, why_broken, held, why_held = rows[:7]
@@ -197,7 +197,7 @@ async def test_a_route_says_where_from_where_to_and_why_it_does_not_run(shown: S
 
 
 @pytest.mark.parametrize(("width", "dark"), SCREENS)
-async def test_nothing_runs_off_the_screen_and_everybody_can_read_it(shown: Shown, width: int, dark: bool) -> None:
+async def test_the_page_fits_each_screen_and_is_accessible(shown: Shown, width: int, dark: bool) -> None:
     for reason in ("closed", "stale", "x" * 400):
         shown.telemetry.emit(lost(reason))
     await shown.open(width, dark=dark)
@@ -222,7 +222,7 @@ async def test_nothing_runs_off_the_screen_and_everybody_can_read_it(shown: Show
     assert await violations(shown.page) == []
 
 
-async def test_a_barrier_would_be_found(shown: Shown) -> None:
+async def test_the_accessibility_check_finds_a_barrier(shown: Shown) -> None:
     try:
         script()
     except NoAxe as none:
@@ -252,7 +252,7 @@ async def test_details_are_opened_by_a_key_and_stay_open_and_in_focus(shown: Sho
     assert re.search(r"pending_count\s+7", details)
 
 
-async def test_each_time_has_its_zone(shown: Shown) -> None:
+async def test_each_time_is_shown_with_its_zone(shown: Shown) -> None:
     await shown.page.call("Emulation.setTimezoneOverride", timezoneId="Asia/Tokyo")
     shown.telemetry.emit(lost())
     await shown.open()
@@ -281,10 +281,10 @@ async def test_rates_are_drawn_since_the_page_was_opened(shown: Shown) -> None:
     assert " 1.5" in drawn, "the largest rate is at the top"
 
 
-async def test_a_router_that_answers_no_more_is_not_shown_as_ready(shown: Shown) -> None:
+async def test_a_router_that_no_longer_answers_is_not_shown_as_ready(shown: Shown) -> None:
     await shown.open()
     await shown.stop()
-    # So much later:
+    # That much later:
     await shown.page.evaluate(
         "{ const now = performance.now.bind(performance); performance.now = () => now() + 60000; }"
     )
@@ -294,8 +294,8 @@ async def test_a_router_that_answers_no_more_is_not_shown_as_ready(shown: Shown)
     assert await shown.page.evaluate("document.getElementById('ready').textContent") == "no answer"
 
 
-def test_the_parts_of_the_page_fit() -> None:
-    """Each id that the script uses is one of the page."""
+def test_the_parts_of_the_page_fit_together() -> None:
+    """Each id that the script uses exists in the page."""
     folder = Path(__file__).parents[2] / "router_trio/telemetry/http/status_page"
     used: set[Any] = set(re.findall(r"(?:byId|setText|showLedger)\(\"([a-z-]+)\"", (folder / "page.js").read_text()))
     assert len(used) > 10
@@ -303,7 +303,7 @@ def test_the_parts_of_the_page_fit() -> None:
 
 
 class SomeWorkers(RouterAnswers):
-    """A router that says of itself what a supervisor says."""
+    """A router that reports what a supervisor does."""
 
     def status(self) -> Pieces[str]:
         workers = {
@@ -317,7 +317,7 @@ class SomeWorkers(RouterAnswers):
         return answer([{"worker": 2, "reason": "waiting"}, {"worker": 1, "connection": "edge", "reason": "away"}])
 
 
-async def test_workers_are_shown_and_whose_a_reason_is(view: View, tmp_path: Path) -> None:
+async def test_workers_are_shown_with_the_reasons_of_each(view: View, tmp_path: Path) -> None:
     telemetry = Telemetry(telemetry_settings(), logs=False)
     async with (
         browser(tmp_path / "profile") as running,

@@ -1,4 +1,4 @@
-"""The few JetStream calls that the demo judges a router by."""
+"""The few JetStream calls with which the demo judges a router."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.raw_server import Published, Sent, raw_server
 from tests.support.servers import NatsServer
 
 
-async def test_streams_are_made_counted_and_read_in_order(server: NatsServer) -> None:
+async def test_streams_are_created_counted_and_read_in_order(server: NatsServer) -> None:
     await add_streams(server.url, {"ORDERS": ["orders.*"], "EMPTY": ["empty"]})
     sent = [(f"orders.{number % 3}", b"%d" % number) for number in range(1_203)]
     async with connect(server.url) as client:
@@ -25,7 +25,7 @@ async def test_streams_are_made_counted_and_read_in_order(server: NatsServer) ->
     assert await stream_messages(server.url, "EMPTY") == []
 
 
-async def test_a_refusal_comes_out_bare(server: NatsServer) -> None:
+async def test_a_refusal_is_raised_ungrouped(server: NatsServer) -> None:
     with pytest.raises(SourceError, match="stream not found"):
         await stream_messages(server.url, "NONE")
     await add_streams(server.url, {"ONE": ["a.*"]})
@@ -42,7 +42,7 @@ async def test_no_server_and_no_jetstream(core_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-async def test_what_is_no_answer_is_an_error_that_names_the_server(body: bytes) -> None:
+async def test_an_invalid_answer_is_an_error_that_names_the_server(body: bytes) -> None:
     def answer(published: Published) -> list[Sent]:
         return [Sent(published.reply, body)] if published.subject.startswith("$JS.API.") else []
 

@@ -1,4 +1,4 @@
-"""`[[streams]]` on a real server: made before the routes begin, compared, and refused."""
+"""`[[streams]]` on a real server: created before the routes start, compared, and refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_an_empty_server_gets_its_streams_and_the_route_runs_at_once(tmp_p
     assert len(watch.of("NATS_STREAM_CREATED")) == 2
 
 
-async def test_a_user_who_may_not_is_not_ready_and_told_why(tmp_path: Path) -> None:
+async def test_without_permission_to_create_the_router_is_unready_with_the_reason(tmp_path: Path) -> None:
     denied = {"publish": {"deny": ["$JS.API.STREAM.CREATE.>"]}}
     users = [{"user": "router", "password": "secret", "permissions": denied}, {"user": "other", "password": "other"}]
     config = f"authorization {{ users: {json.dumps(users)} }}"
@@ -59,9 +59,9 @@ async def test_a_user_who_may_not_is_not_ready_and_told_why(tmp_path: Path) -> N
     async with nats_server(tmp_path, config=config) as server:
         began = trio.current_time()
         async with router(server.url, watch, user="router", password="secret").open() as live:
-            assert trio.current_time() - began < 2.0, "it is told at once"
-            told = watch.of("NATS_STREAM_NOT_MADE")
-            assert [(one.stream, one.reason) for one in told] == [
+            assert trio.current_time() - began < 2.0, "it is reported at once"
+            events = watch.of("NATS_STREAM_NOT_MADE")
+            assert [(one.stream, one.reason) for one in events] == [
                 ("IN", "permission_denied"),
                 ("OUT", "permission_denied"),
             ]
@@ -76,7 +76,7 @@ async def test_a_user_who_may_not_is_not_ready_and_told_why(tmp_path: Path) -> N
             await eventually(lambda: readiness(live, trio.current_time())[0] == 200, 20)
 
 
-async def test_a_server_without_jetstream_does_not_hold_up_the_start(tmp_path: Path) -> None:
+async def test_a_server_without_jetstream_does_not_delay_the_start(tmp_path: Path) -> None:
     watch = Watch()
     async with nats_server(tmp_path, jetstream=False) as server:
         began = trio.current_time()
@@ -86,7 +86,7 @@ async def test_a_server_without_jetstream_does_not_hold_up_the_start(tmp_path: P
             assert readiness(live, trio.current_time())[0] == 503
 
 
-async def test_one_that_is_deleted_while_the_link_lives_is_made_again_and_said(tmp_path: Path) -> None:
+async def test_a_stream_deleted_while_the_link_lives_is_recreated_and_reported(tmp_path: Path) -> None:
     watch = Watch()
     async with nats_server(tmp_path) as server, connect(server.url) as client:
         jetstream = JetStream(client)

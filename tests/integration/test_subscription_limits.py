@@ -1,4 +1,4 @@
-"""A server that takes no more subscriptions: the routes that find no place fail alone, and the link lives."""
+"""A server that accepts no more subscriptions: the routes beyond its limit fail alone, and the link lives."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.settings import core_route, settings
 from tests.support.watch import watched
 
 
-async def test_more_routes_than_the_server_takes_subscriptions(tmp_path: Path) -> None:
-    # One is for the PubAcks.
+async def test_routes_beyond_the_servers_limit_of_subscriptions_fail_alone(tmp_path: Path) -> None:
+    # One subscription is for the PubAcks.
     async with nats_server(tmp_path, config="max_subscriptions: 8\n") as server:
         routes = [core_route(f"in.{number}", f"out.{number}", name=f"route{number}") for number in range(20)]
         async with watched(settings(server.url, routes=routes)) as watch, connect(server.url) as client:
@@ -37,7 +37,7 @@ async def test_more_routes_than_the_server_takes_subscriptions(tmp_path: Path) -
             assert not watch.of("NATS_CONNECTION_LOST")
 
 
-async def test_a_route_finds_its_place_when_there_is_one_again(tmp_path: Path) -> None:
+async def test_a_route_subscribes_once_there_is_room_again(tmp_path: Path) -> None:
     async with nats_server(tmp_path, config="max_subscriptions: 2\n") as server:
         routes = [core_route(f"in.{number}", "out", name=f"route{number}") for number in range(2)]
         async with watched(settings(server.url, routes=routes)) as watch:
@@ -48,7 +48,7 @@ async def test_a_route_finds_its_place_when_there_is_one_again(tmp_path: Path) -
             await eventually(lambda: all(route.state == RUNNING for route in live.routes))
 
 
-async def test_a_stream_whose_answers_find_no_place_fails_alone(tmp_path: Path) -> None:
+async def test_a_stream_route_without_room_for_its_inbox_fails_alone(tmp_path: Path) -> None:
     async with nats_server(tmp_path, config="max_subscriptions: 2\n") as server:
         stream = {"name": "stream", "from": {"stream": "IN", "durable": "d"}, "to": [{"subject": "out"}]}
         routes = [core_route("in.1", "out.1", name="core"), stream]
@@ -63,9 +63,9 @@ async def test_a_stream_whose_answers_find_no_place_fails_alone(tmp_path: Path) 
             assert not watch.of("NATS_CONNECTION_LOST")
 
 
-@pytest.mark.parametrize("told", ["Something New", "Invalid Subject", "Permissions Violation for Publish with Reply"])
-async def test_an_error_that_ends_nothing_at_the_server_ends_nothing_here(told: str) -> None:
-    """Only the server's closing ends the link; then its words are the reason."""
+@pytest.mark.parametrize("error", ["Something New", "Invalid Subject", "Permissions Violation for Publish with Reply"])
+async def test_an_error_that_the_server_survives_does_not_end_the_link(error: str) -> None:
+    """Only the server's closing ends the link; then its error is the reason."""
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         close = trio.Event()
@@ -74,7 +74,7 @@ async def test_an_error_that_ends_nothing_at_the_server_ends_nothing_here(told: 
             await stream.send_all(b'INFO {"max_payload": 1048576, "headers": true}\r\n')
             nursery.start_soon(answer, stream)
             await trio.sleep(0.3)
-            await stream.send_all(f"-ERR '{told}'\r\n".encode())
+            await stream.send_all(f"-ERR '{error}'\r\n".encode())
             await close.wait()
             await stream.aclose()
 
@@ -94,5 +94,5 @@ async def test_an_error_that_ends_nothing_at_the_server_ends_nothing_here(told: 
             assert (await receipt.settled()).name == "fenced"
             close.set()
             lost = await watch.until("NATS_CONNECTION_LOST")
-            assert (told in lost.detail) == (told == "Something New")
+            assert (error in lost.detail) == (error == "Something New")
         nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""What the command tells systemd: ready when its routes are, alive, stopping. Nothing there can hold it up."""
+"""Notifications of the command to systemd: ready when its routes are, alive, stopping. None of them can block it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Manager:
     def __init__(self, end: trio.socket.SocketType, address: str) -> None:
         self._end = end
         self.address = address
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     async def until(self, start: str) -> None:
-        """Wait until something that begins like this is told. Raises `trio.TooSlowError`."""
+        """Wait for a notification that begins like this. Raises `trio.TooSlowError`."""
         with trio.fail_after(WITHIN):
-            while not any(one.startswith(start) for one in self.told):
-                self.told += (await self._end.recv(65536)).decode().split("\n")
+            while not any(one.startswith(start) for one in self.received):
+                self.received += (await self._end.recv(65536)).decode().split("\n")
 
 
 @asynccontextmanager
@@ -67,7 +67,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"@router-trio-test-{os.getpid()}"
 
 
-async def test_it_is_ready_with_its_routes_and_says_when_it_stops(
+async def test_it_is_ready_with_its_routes_and_notifies_when_it_stops(
     server: NatsServer, address: str, tmp_path: Path
 ) -> None:
     config = configuration(tmp_path, server.url, stream="ORDERS")
@@ -75,35 +75,35 @@ async def test_it_is_ready_with_its_routes_and_says_when_it_stops(
     async with manager(address) as systemd, running("run", config, cwd=tmp_path, env=env) as run:
         await run.has_logged("ROUTER_STARTED")
         await systemd.until("STATUS=waiting: route orders: ")
-        assert "READY=1" not in systemd.told, "its stream is missing"
+        assert "READY=1" not in systemd.received, "its stream is missing"
         async with connect(server.url) as client:
             await JetStream(client).create_stream("ORDERS", ["in.*"])
         await systemd.until("READY=1")
-        assert "STATUS=routing: 1 of 1 routes" in systemd.told
+        assert "STATUS=routing: 1 of 1 routes" in systemd.received
         for _ in range(3):
-            systemd.told.clear()
+            systemd.received.clear()
             await systemd.until("WATCHDOG=1")
         run.send(signal.SIGTERM)
         await systemd.until("STOPPING=1")
         assert await run.ended() == 0
 
 
-async def test_a_server_that_is_away_is_no_reason_to_be_ready(core_server: NatsServer, tmp_path: Path) -> None:
+async def test_it_is_not_ready_while_its_server_is_away(core_server: NatsServer, tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     config = configuration(tmp_path, core_server.url)
     await core_server.kill()
     async with manager(address) as systemd, running("run", config, cwd=tmp_path, env={"NOTIFY_SOCKET": address}) as run:
         await run.has_logged("NATS_CONNECTION_FAILED", attempt=3)
         await systemd.until("STATUS=waiting: connection main: ")
-        assert "READY=1" not in systemd.told
+        assert "READY=1" not in systemd.received
         await core_server.restart()
         await systemd.until("READY=1")
-        assert "WATCHDOG=1" not in systemd.told, "nobody asked for it"
+        assert "WATCHDOG=1" not in systemd.received, "they were not requested"
 
 
 @contextmanager
 def full(address: str) -> Iterator[socket.socket]:
-    """A socket that takes nothing more, whoever sends it: what one sender may have under way is bounded as well."""
+    """Yield a socket that accepts nothing more, from any sender: data under way of one sender is bounded as well."""
     with ExitStack() as stack:
         end = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         end.bind(address)
@@ -119,7 +119,7 @@ def full(address: str) -> Iterator[socket.socket]:
         yield end
 
 
-def test_whatever_is_at_the_other_end_nothing_blocks_or_fails(tmp_path: Path) -> None:
+def test_no_state_of_the_other_end_blocks_or_fails_a_notification(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with full(address):
         Systemd({"NOTIFY_SOCKET": address}).notify("READY=1")
@@ -127,23 +127,23 @@ def test_whatever_is_at_the_other_end_nothing_blocks_or_fails(tmp_path: Path) ->
         Systemd({"NOTIFY_SOCKET": gone}).notify("READY=1")
 
 
-async def test_ready_is_told_as_soon_as_there_is_room_for_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_ready_is_sent_as_soon_as_there_is_room_for_it(tmp_path: Path, autojump_clock: MockClock) -> None:
     address = str(tmp_path / "notify")
     systemd = Systemd({"NOTIFY_SOCKET": address})
     with full(address) as end:
         async with systemd.serving(lambda: None, lambda: 1, lambda: True):
             await trio.sleep(1)
             end.setblocking(False)
-            told = []
+            received = []
             with suppress(BlockingIOError):
                 while True:
-                    told.append(end.recv(64))
-            assert set(told) == {b"x"}
+                    received.append(end.recv(64))
+            assert set(received) == {b"x"}
             await trio.sleep(1)
             assert end.recv(64) == b"READY=1\nSTATUS=routing: 1 of 1 routes"
 
 
-async def test_what_is_waited_for_is_told_once(tmp_path: Path) -> None:
+async def test_each_cause_of_waiting_is_sent_once(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     systemd = Systemd({"NOTIFY_SOCKET": address})
     async with manager(address) as end, systemd.serving(lambda: "route r", lambda: 1, lambda: True):
@@ -152,7 +152,7 @@ async def test_what_is_waited_for_is_told_once(tmp_path: Path) -> None:
             systemd.state_changed()
         systemd.notify("STOPPING=1")
         await end.until("STOPPING=1")
-    assert end.told == ["STATUS=waiting: route r", "STOPPING=1"]
+    assert end.received == ["STATUS=waiting: route r", "STOPPING=1"]
 
 
 @pytest.mark.parametrize(
@@ -166,5 +166,5 @@ async def test_what_is_waited_for_is_told_once(tmp_path: Path) -> None:
         ({}, None),
     ],
 )
-def test_signs_of_life_are_for_whoever_asked_for_them(environ: dict[str, str], seconds: float | None) -> None:
+def test_watchdog_notifications_are_sent_only_if_requested(environ: dict[str, str], seconds: float | None) -> None:
     assert Systemd({"NOTIFY_SOCKET": "/x", **environ})._watchdog == seconds

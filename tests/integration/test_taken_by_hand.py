@@ -1,6 +1,6 @@
-"""Somebody lays a hand on the durable of a route, on a real server.
+"""An operator interferes with the durable of a route, on a real server.
 
-Who takes one message does not end the order of the route; who resets the durable is told of in the log.
+Taking one message does not end the order of the route; a reset of the durable is reported in the log.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def check_order(stream: JetStream) -> None:
 
 
 @pytest.mark.parametrize("ack", [True, False])
-async def test_what_follows_a_message_that_failed_on_its_key_waits_for_it_though_one_was_taken(
+async def test_messages_behind_a_failed_one_of_their_key_wait_even_if_one_was_taken(
     server: NatsServer, ack: bool
 ) -> None:
     tried: set[int] = set()
@@ -85,7 +85,7 @@ async def test_what_follows_a_message_that_failed_on_its_key_waits_for_it_though
 
 
 @pytest.mark.parametrize("another", [False, True])
-async def test_acks_of_the_link_itself_are_not_taken_for_those_of_another_process(
+async def test_acks_of_the_own_link_are_not_mistaken_for_those_of_another_process(
     server: NatsServer, another: bool
 ) -> None:
     spec, delivered = (
@@ -119,10 +119,10 @@ async def test_acks_of_the_link_itself_are_not_taken_for_those_of_another_proces
 
 @needs_server(2, 14, lacks="resets of consumers")
 @pytest.mark.parametrize(("sequence", "goes_on_with", "stored"), [(4, 4, 15), (0, 11, 15), (13, 13, 13)])
-async def test_a_reset_is_said_with_where_it_stood_and_where_it_goes_on(
+async def test_a_reset_is_logged_with_the_old_and_the_new_position(
     server: NatsServer, sequence: int, goes_on_with: int, stored: int
 ) -> None:
-    """Back, to the ack floor, and forward, while the route waits for messages."""
+    """Reset back, to the ack floor, and forward, while the route waits for messages."""
     route = {"name": "copies", "from": SOURCE, "to": [TO]}
     async with connect(server.url) as client:
         stream = JetStream(client)

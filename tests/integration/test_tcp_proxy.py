@@ -1,4 +1,4 @@
-"""The TCP proxy of the tests: what it cuts, holds back and delays."""
+"""The TCP proxy of the tests: how it cuts, holds back and delays."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TestProxy:
             assert isinstance(caught.value.__cause__, ConnectionResetError)
 
     @pytest.mark.parametrize("direction", ["both", "to_server"])
-    async def test_a_blackhole_holds_what_is_sent_until_cleared(
+    async def test_a_blackhole_holds_data_until_cleared(
         self, proxy: TcpProxy, server: NatsServer, direction: str
     ) -> None:
         async with connect(proxy.url) as client, connect(server.url) as witness:
@@ -95,7 +95,7 @@ class TestProxy:
             await client.ping()
             assert trio.current_time() - start >= 0.25
 
-    async def test_cut_after_so_many_bytes(self, proxy: TcpProxy, server: NatsServer) -> None:
+    async def test_cut_after_a_number_of_bytes(self, proxy: TcpProxy, server: NatsServer) -> None:
         async with connect(server.url) as witness, connect(proxy.url) as client:
             seen = await witness.subscribe("a")
             frame = b"PUB a 3\r\nabc\r\n"

@@ -1,6 +1,6 @@
 """Traces of a real router between two real servers: producer, router and consumer are one trace at the collector.
 
-The producer and the consumer are programs of their own here: all that they share with the router is the header.
+The producer and the consumer are separate programs here: they share only the header with the router.
 """
 
 from __future__ import annotations
@@ -110,16 +110,16 @@ async def test_through_a_handler(two: Two) -> None:
     assert (message.payload, traceparents(message)) == (b"HELLO", [f"00-{TRACE}-{send.span_id}-01"])
 
 
-# --- what is not recorded ---
+# --- unrecorded traces ---
 
 
-async def test_a_context_that_is_not_sampled_passes_untouched(two: Two) -> None:
+async def test_an_unsampled_context_passes_unchanged(two: Two) -> None:
     block = f"NATS/1.0\r\nOther: x\r\ntraceparent: {UNSAMPLED}\r\ntracestate: a=1\r\n\r\n".encode()
     inbox = await two.consumer.subscribe("eu.*")
     async with routing(two.traced(CORE_TO_CORE, ratio=1.0)):
         await two.producer.publish("orders.7", b"hello", headers=block)
         message = await inbox.next()
-        # One without a context begins a trace here, so that the ratio is known to count.
+        # A message without a context begins a trace here, so that the ratio is known to count.
         await two.producer.publish("orders.8", b"hello")
         begun = await inbox.next()
     assert message.header_block == block
@@ -129,7 +129,7 @@ async def test_a_context_that_is_not_sampled_passes_untouched(two: Two) -> None:
     assert traceparents(begun) == [f"00-{process.trace_id}-{send.span_id}-{traceparents(begun)[0][-2:]}"]
 
 
-async def test_many_messages_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
+async def test_messages_keep_their_order_when_some_are_recorded(two: Two) -> None:
     inbox = await two.consumer.subscribe("eu.*")
     numbers = [b"%d" % number for number in range(300)]
     async with routing(two.traced(CORE_TO_CORE)):
@@ -142,8 +142,8 @@ async def test_many_messages_of_which_some_are_recorded_keep_their_order(two: Tw
     assert [bool(message.headers) for message in got] == [int(number) % 7 == 0 for number in numbers]
 
 
-async def test_many_messages_through_a_handler_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
-    """To two destinations; some answers are filtered out, and some handlers block."""
+async def test_messages_through_a_handler_keep_their_order_when_some_are_recorded(two: Two) -> None:
+    """There are two destinations; some answers are filtered out, and some handlers block."""
 
     async def loud(message: Message) -> Message | None:
         number = int(message.payload)
@@ -177,7 +177,7 @@ async def test_many_messages_through_a_handler_of_which_some_are_recorded_keep_t
         assert [span.attributes["router.fate"] for span in sends] == ["fenced"] * recorded_and_kept
 
 
-async def test_many_messages_of_a_stream_of_which_some_are_recorded_keep_their_order(two: Two) -> None:
+async def test_messages_of_a_stream_keep_their_order_when_some_are_recorded(two: Two) -> None:
     source, sink = JetStream(two.producer), JetStream(two.consumer)
     await source.create_stream("ORDERS", ["orders.>"])
     await sink.create_stream("EU", ["eu.>"])
@@ -234,8 +234,8 @@ async def test_an_outage_is_a_trace_with_its_attempts_and_its_drain(two: Two) ->
 # --- the end ---
 
 
-async def test_a_collector_that_is_down_costs_three_seconds_at_most(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # only so that the SDK's thread is gone with the test
+async def test_a_collector_that_is_down_costs_at_most_three_seconds(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # only so that the SDK's thread ends with the test
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     endpoint = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
     await listener.aclose()

@@ -1,4 +1,4 @@
-"""What fails, in the traces at a real collector: which spans end as errors, and what they say."""
+"""Failures in the traces at a real collector: which spans end as errors, and their texts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 # --- failures ---
 
 
-async def test_a_handler_that_raises(two: Two) -> None:
+async def test_a_handler_that_raises_is_an_error_in_its_span(two: Two) -> None:
     def broken(message: Message) -> Message:
         raise LookupError("no such order")
 
@@ -47,7 +47,7 @@ PAYLOAD = b"the-card-number-of-a-customer"
 
 @pytest.mark.parametrize("handler_errors", ["type", "full"])
 @pytest.mark.parametrize("kind", ["def", "async", "stream"])
-async def test_what_a_handler_quotes_of_a_payload_is_shown_only_if_asked_for(
+async def test_text_that_a_handler_quotes_of_a_payload_is_shown_only_if_enabled(
     two: Two, handler_errors: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(message: Message) -> Message:
@@ -75,7 +75,7 @@ async def test_what_a_handler_quotes_of_a_payload_is_shown_only_if_asked_for(
         await watch.until("ROUTE_MESSAGE_FAILED")
     process = two.spans("process broken")[0]
     [line, *_] = [line for line in capfd.readouterr().err.splitlines() if "ROUTE_MESSAGE_FAILED" in line]
-    # The line has the traceback as well, of which no line is longer than another text.
+    # The line has the traceback as well, none of whose lines is longer than another text.
     most = 1500 if handler_errors != "full" else 1500 + sum(map(len, json.loads(line)["traceback"]))
     for text, longest in ((line, most), (f"{process.error} {process.attributes} {process.events}", 1500)):
         assert "LookupError" in text
@@ -83,7 +83,7 @@ async def test_what_a_handler_quotes_of_a_payload_is_shown_only_if_asked_for(
         assert len(text) < longest
 
 
-async def test_an_error_that_can_not_be_asked_what_it_says_fails_its_message_only(two: Two) -> None:
+async def test_an_error_that_cannot_be_printed_fails_only_its_message(two: Two) -> None:
     class BrokenError(Exception):
         def __str__(self) -> str:
             raise RuntimeError("not even that")
@@ -98,7 +98,7 @@ async def test_an_error_that_can_not_be_asked_what_it_says_fails_its_message_onl
         await watch.until("ROUTE_MESSAGE_FAILED", 2)
 
 
-async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two: Two) -> None:
+async def test_senders_cannot_have_more_traced_than_the_limit_per_second(two: Two) -> None:
     most = TelemetrySettings().max_traces_per_second
     count = most * 10
     inbox = await two.consumer.subscribe("eu.*")
@@ -115,7 +115,7 @@ async def test_senders_can_not_have_more_traced_than_is_followed_in_a_second(two
     assert len(passed_on) == count - followed
 
 
-async def test_a_stream_that_refuses(two: Two) -> None:
+async def test_a_refusal_of_a_stream_is_an_error_in_its_span(two: Two) -> None:
     sink = JetStream(two.consumer)
     await sink.create_stream("EU", ["eu.>"], max_msg_size=10)
     route = {
@@ -133,8 +133,8 @@ async def test_a_stream_that_refuses(two: Two) -> None:
     assert send.attributes["router.fate"] == "failed"
 
 
-async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(two: Two, tmp_path: Path) -> None:
-    """The same reason in the trace as in the counters and in the log."""
+async def test_a_message_that_is_never_published_ends_its_spans_with_the_reason(two: Two, tmp_path: Path) -> None:
+    """The reason is the same in the trace, in the counters and in the log."""
     async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
         settings = two.traced(CORE_TO_CORE)
         connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})
@@ -148,8 +148,8 @@ async def test_what_never_becomes_an_operation_ends_its_spans_with_the_reason(tw
     assert (process.status, process.attributes["error.type"]) == (ERROR, "too_large")
 
 
-async def test_what_would_be_too_large_with_a_parent_goes_without(two: Two, tmp_path: Path) -> None:
-    """A message does not fail because somebody looks at it."""
+async def test_a_message_that_a_traceparent_would_make_too_large_is_sent_without_one(two: Two, tmp_path: Path) -> None:
+    """A message does not fail because it is traced."""
     async with nats_server(tmp_path, config="max_payload: 200\n", name="small") as small:
         settings = two.traced(CORE_TO_CORE, ratio=1.0)
         connection = settings.connections["core"].model_copy(update={"servers": _servers(small.url)})

@@ -1,4 +1,4 @@
-"""Several workers under one supervisor, with a real server: who gets what, and what is counted."""
+"""Several workers under one supervisor, with a real server: how messages are shared, and what is counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def streams(server: NatsServer) -> AsyncIterator[JetStream]:
         yield stored
 
 
-async def test_two_workers_share_a_durable_and_a_queue_group_and_everything_comes_once(
+async def test_two_workers_share_a_durable_and_a_queue_group_and_each_message_arrives_once(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     async with connect(server.url) as client, workers(server, tmp_path) as one:
@@ -68,7 +68,7 @@ async def test_two_workers_share_a_durable_and_a_queue_group_and_everything_come
             assert "error_code" in json.loads(line), "lines are whole"
 
 
-async def test_of_a_worker_that_is_killed_nothing_is_unaccounted_for(
+async def test_every_message_of_a_killed_worker_is_accounted_for(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     async with connect(server.url) as client, workers(server, tmp_path) as one:
@@ -89,7 +89,7 @@ async def test_of_a_worker_that_is_killed_nothing_is_unaccounted_for(
             await one.until(lambda status: status["workers"]["1"]["pid"] not in (None, *killed))
             await one.ready()
         status = await one.until(lambda status: settled(status, "stored")["routed"] >= sent)
-        # What was redelivered to the others is settled, too.
+        # Messages redelivered to the others are settled, too.
         status = await one.until(
             lambda status: all(route["ledger"]["in_hand"] == 0 for route in status["routes"].values())
         )
@@ -105,7 +105,7 @@ async def test_of_a_worker_that_is_killed_nothing_is_unaccounted_for(
             1,
             2,
         ]
-        # What the log says was left is what the sums say.
+        # What the log reports as left is what the sums report.
         fates = status["ledger"]["main"]["settled"]
         assert fates["dropped"] == sum(line["dropped"] for line in lost)
         assert settled(status, "stored")["returned"] >= sum(line["returned"] for line in lost)
@@ -118,7 +118,7 @@ async def test_of_a_worker_that_is_killed_nothing_is_unaccounted_for(
         assert sorted(map(int, stored)) == list(range(sent))
         info = await streams.consumer_info("ORDERS", "router")
         assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (sent, 0)
-        # Of core messages what was routed has come, and nothing came that was neither routed nor counted as lost.
+        # Routed core messages have arrived, and none arrived that was neither routed nor counted as lost.
         await client.ping()
         came = len(out.waiting())
         passed = settled(status, "passed")
@@ -145,8 +145,8 @@ async def test_a_reload_reaches_all_workers_or_none(server: NatsServer, streams:
         path.write_text(good.replace("out.{{", "OUT.{{"))
         one.run.send(signal.SIGHUP)
         for number in (1, 2):
-            told = await one.run.has_logged("ROUTER_RELOADED", worker=number)
-            assert told["changed"] == ["route passed"]
+            line = await one.run.has_logged("ROUTER_RELOADED", worker=number)
+            assert line["changed"] == ["route passed"]
         status = await one.until(lambda status: status["config"]["last_error"] is None)
         assert status["config"]["files"] == [str(path)]
         assert status["config"]["hash"] == Settings.load(path, environ={}).content_hash != config["hash"]
@@ -174,12 +174,12 @@ async def test_a_reload_reaches_all_workers_or_none(server: NatsServer, streams:
 
 
 async def hashes(one: Workers) -> list[str]:
-    """The configurations that are in force, as a scrape shows them."""
+    """Return the configurations that are in force, as a scrape shows them."""
     _, _, body = await get(one.address, "/metrics")
     return re.findall(r'router_config_info{hash="(\w+)"} 1.0', body.decode())
 
 
-async def test_a_worker_that_a_reload_does_not_reach_is_seen_to_have_another_configuration(
+async def test_a_worker_that_misses_a_reload_is_shown_with_its_old_configuration(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     async with workers(server, tmp_path) as one:
@@ -205,7 +205,7 @@ async def test_a_worker_that_a_reload_does_not_reach_is_seen_to_have_another_con
         assert await one.run.ended() == 0
 
 
-async def test_a_worker_that_hangs_holds_up_no_page_and_is_not_ready(
+async def test_a_worker_that_hangs_delays_no_page_and_is_not_ready(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     async with connect(server.url) as client, workers(server, tmp_path) as one:
@@ -230,7 +230,9 @@ async def test_a_worker_that_hangs_holds_up_no_page_and_is_not_ready(
         assert await one.run.ended() == 0
 
 
-async def test_what_one_worker_refuses_changes_none(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:
+async def test_a_configuration_that_one_worker_refuses_changes_none(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere.py").write_text(
         'import sys\nif sys.argv[1:3] == ["_worker", "2"]:\n    raise ImportError("not in this one")\n'
         "def handle(message):\n    return None\n"
@@ -259,7 +261,7 @@ async def test_what_one_worker_refuses_changes_none(server: NatsServer, streams:
         assert await one.run.ended() == 0
 
 
-async def test_the_supervisor_says_for_all_workers_when_the_router_is_not_ready(
+async def test_the_supervisor_reports_unreadiness_for_all_workers(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     async with workers(server, tmp_path) as one:
@@ -272,7 +274,7 @@ async def test_the_supervisor_says_for_all_workers_when_the_router_is_not_ready(
         line = await one.run.has_logged("ROUTER_NOT_READY")
         assert (line["level"], line.get("worker")) == ("WARN", None)
         assert await one.metric("router_ready") == 0
-        # That a consumer is silent may be noticed before that the server is, and a line of its own says that then.
+        # A silent consumer may be noticed before the silent server; a line of its own reports that.
         found: list[str] = []
         with trio.fail_after(20):
             while not any("connection main: " in reason for reason in found):

@@ -1,4 +1,4 @@
-"""How workers and their supervisor end, and what keeps them from beginning."""
+"""The end of workers and their supervisor, and causes that keep them from starting."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ async def test_workers_end_when_their_supervisor_is_killed(
     async with workers(server, tmp_path) as one:
         pids = [*(await one.pids()).values()]
         one.run.send(signal.SIGKILL)
-        assert await one.run.ended() == -signal.SIGKILL  # with all that writes to its pipes
+        assert await one.run.ended() == -signal.SIGKILL  # with everything that writes to its pipes
         await eventually(lambda: all(map(gone, pids)))
         assert {line["worker"] for line in one.run.logged("ROUTER_STOPPED")} == {1, 2}
 
 
 async def test_signals_to_the_whole_group_drain_all(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:
-    """As Ctrl-C at a terminal, and as systemd, which ends all processes of a service."""
+    """As Ctrl-C at a terminal does, and systemd, which signals all processes of a service."""
     async with workers(server, tmp_path, CONFIG, group=True) as one:
         one.run.send(signal.SIGINT)
         assert await one.run.ended() == 0
@@ -51,7 +51,7 @@ async def test_signals_to_the_whole_group_drain_all(server: NatsServer, streams:
         assert len(one.run.logged("ROUTER_STOPPED")) == 3
 
 
-async def test_messages_left_unsettled_make_the_exit_code(server: NatsServer, tmp_path: Path) -> None:
+async def test_messages_left_unsettled_set_the_exit_code(server: NatsServer, tmp_path: Path) -> None:
     config = with_handler(tmp_path, "await trio.sleep_forever()", "1s")
     async with connect(server.url) as client, workers(server, tmp_path, config) as one:
         await publish(client, "in", 0, 10)
@@ -81,7 +81,7 @@ def refused(tmp_path: Path, config: str, *arguments: str) -> list[str]:
     return (done.stdout + done.stderr).splitlines()
 
 
-def test_a_core_route_without_a_queue_is_refused_and_the_cure_said(tmp_path: Path) -> None:
+def test_a_core_route_without_a_queue_is_refused_with_a_remedy(tmp_path: Path) -> None:
     for line in (
         *refused(tmp_path, WITHOUT_QUEUE, "check"),
         *refused(tmp_path, WITHOUT_QUEUE, "run"),
@@ -98,7 +98,7 @@ def test_standby_is_refused(tmp_path: Path) -> None:
 
 
 async def test_one_worker_is_one_process(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:
-    """Also of a file whose own number would be refused."""
+    """This holds even for a file whose own number would be refused."""
     path = tmp_path / "router.toml"
     path.write_text(WITHOUT_QUEUE.replace("URL", server.url).replace("workers = 2", "workers = 1"))
     assert command("check", path, cwd=tmp_path).returncode == 0
@@ -110,7 +110,7 @@ async def test_one_worker_is_one_process(server: NatsServer, streams: JetStream,
 
 
 def with_handler(folder: Path, body: str, timeout: str) -> str:
-    """The core route alone, with a handler."""
+    """Return the core route alone, with a handler."""
     (folder / "slow.py").write_text(f"import trio\n\nasync def handle(message):\n    {body}\n")
     start = CONFIG.index("[[routes]]")
     passed = CONFIG[CONFIG.index("[[routes]]", start + 1) :]
@@ -132,7 +132,7 @@ async def test_a_second_signal_cuts_the_drain_short(server: NatsServer, tmp_path
         assert last["unsettled"] == 10
 
 
-async def test_a_worker_that_hangs_is_killed_when_a_drain_should_be_over(
+async def test_a_worker_that_hangs_is_killed_at_the_deadline_of_the_drain(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     config = CONFIG.replace('shutdown_timeout = "10s"', 'shutdown_timeout = "500ms"')
@@ -145,7 +145,7 @@ async def test_a_worker_that_hangs_is_killed_when_a_drain_should_be_over(
         assert {line.get("worker") for line in one.run.logged("ROUTER_STOPPED")} == {2, None}
 
 
-async def test_a_worker_that_is_told_to_end_drains_and_is_replaced(
+async def test_a_terminated_worker_drains_and_is_replaced(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     async with connect(server.url) as client, workers(server, tmp_path) as one:
@@ -168,15 +168,15 @@ def environment_of(pid: int) -> list[bytes]:
     return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
-async def test_systemd_hears_of_all_workers_by_their_supervisor(
+async def test_systemd_is_notified_of_all_workers_by_their_supervisor(
     server: NatsServer, streams: JetStream, tmp_path: Path
 ) -> None:
     address = str(tmp_path / "notify")
     env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
     async with manager(address) as systemd, workers(server, tmp_path, env=env) as one:
         await systemd.until("READY=1")
-        assert "STATUS=routing: 2 of 2 routes" in systemd.told
-        assert any(told.startswith("STATUS=waiting: worker ") for told in systemd.told)
+        assert "STATUS=routing: 2 of 2 routes" in systemd.received
+        assert any(received.startswith("STATUS=waiting: worker ") for received in systemd.received)
         await systemd.until("WATCHDOG=1")
         for pid in (await one.pids()).values():
             environ = environment_of(pid)
@@ -184,7 +184,7 @@ async def test_systemd_hears_of_all_workers_by_their_supervisor(
         one.run.send(signal.SIGTERM)
         await systemd.until("STOPPING=1")
         assert await one.run.ended() == 0
-    assert systemd.told.count("READY=1") == 1
+    assert systemd.received.count("READY=1") == 1
 
 
 async def test_a_configuration_from_standard_input_is_read_once_for_all(
@@ -202,7 +202,7 @@ async def test_a_configuration_from_standard_input_is_read_once_for_all(
     assert [line["unsettled"] for line in run.logged("ROUTER_STOPPED")] == [0, 0, 0, 0]
 
 
-async def test_faults_are_for_one_process(tmp_path: Path) -> None:
+async def test_fault_injection_is_refused_with_workers(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_text(CONFIG.replace("URL", "nats://127.0.0.1:4222"))
     done = command("run", "--enable-fault-injection", path, cwd=tmp_path)
@@ -210,7 +210,7 @@ async def test_faults_are_for_one_process(tmp_path: Path) -> None:
     assert "--enable-fault-injection works with one process only; add --workers 1" in done.stderr
 
 
-async def test_an_address_that_is_taken_is_said_before_any_worker_begins(tmp_path: Path) -> None:
+async def test_an_address_in_use_is_reported_before_any_worker_starts(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:

@@ -67,7 +67,7 @@ def handle(message):
 
 
 def core_route(folder: Path, handler: str, *more: str) -> str:
-    """The configuration with the core route alone, and this module as its handler."""
+    """Return the configuration with the core route alone, and this module as its handler."""
     (folder / "handlers.py").write_text(handler)
     start = CONFIG.index("[[routes]]")
     passed = CONFIG[CONFIG.index("[[routes]]", start + 1) :]
@@ -78,7 +78,7 @@ def core_route(folder: Path, handler: str, *more: str) -> str:
 
 @contextmanager
 def ending_child(folder: Path) -> Iterator[None]:
-    """End the child that a handler has forked, and told of in a file."""
+    """End the child that a handler has forked, and recorded in a file."""
     try:
         yield
     finally:
@@ -96,7 +96,7 @@ def parent_of(pid: int) -> int:
 
 
 @pytest.mark.parametrize("how", FORKS)
-async def test_a_worker_that_is_killed_is_replaced_though_its_handler_has_forked(
+async def test_a_killed_worker_is_replaced_even_if_its_handler_has_forked(
     how: str, core_server: NatsServer, tmp_path: Path
 ) -> None:
     config = core_route(tmp_path, FORKS[how], *(["thread = true"] if how == "a thread" else []))
@@ -123,8 +123,8 @@ async def test_a_worker_that_is_killed_is_replaced_though_its_handler_has_forked
             assert await one.run.ended() == 0
 
 
-async def test_a_router_that_is_killed_leaves_no_member_in_a_child(core_server: NatsServer, tmp_path: Path) -> None:
-    """Of one process, too: the next one listens at its address, and gets all messages."""
+async def test_a_killed_router_leaves_no_queue_member_in_a_child(core_server: NatsServer, tmp_path: Path) -> None:
+    """With one process, too: the next one listens at its address, and gets all messages."""
     config = core_route(tmp_path, FORKS["os.fork"]).replace("workers = 2", "workers = 1")
     with ending_child(tmp_path):
         async with connect(core_server.url) as client:
@@ -167,7 +167,7 @@ to = [ {{ connection = "{connection}", subject = "out.{{{{wildcard(1)}}}}" }} ]
 
 
 @pytest.mark.parametrize("number", [1, 2])
-async def test_no_counter_goes_back_when_a_route_and_a_connection_are_removed_and_return(
+async def test_no_counter_decreases_when_a_route_and_a_connection_are_removed_and_return(
     number: int, core_server: NatsServer, tmp_path: Path
 ) -> None:
     head = CONFIG[: CONFIG.index("[[routes]]")].replace("workers = 2", f"workers = {number}")
@@ -277,9 +277,7 @@ def handle(message):
 """
 
 
-async def test_a_worker_that_is_stuck_is_replaced_when_a_reload_should_be_over(
-    core_server: NatsServer, tmp_path: Path
-) -> None:
+async def test_a_stuck_worker_is_replaced_at_the_deadline_of_a_reload(core_server: NatsServer, tmp_path: Path) -> None:
     config = core_route(tmp_path, STUCK).replace("10s", "1s")
     path = tmp_path / "router.toml"
     async with connect(core_server.url) as client, workers(core_server, tmp_path, config) as one:
@@ -301,7 +299,7 @@ async def test_a_worker_that_is_stuck_is_replaced_when_a_reload_should_be_over(
 
 
 @pytest.mark.parametrize("how", ["handler", "SIGSTOP"])
-async def test_a_worker_that_is_stuck_does_not_outlive_a_supervisor_that_is_killed(
+async def test_a_stuck_worker_does_not_outlive_a_killed_supervisor(
     how: str, core_server: NatsServer, tmp_path: Path
 ) -> None:
     config = core_route(tmp_path, STUCK).replace("10s", "1s")
@@ -341,7 +339,7 @@ HANDLERS["thread"] = (
 
 
 def stream_route(folder: Path, handler: str, *more: str) -> str:
-    """The configuration with the route from a stream alone, and this module as its handler."""
+    """Return the configuration with the route from a stream alone, and this module as its handler."""
     (folder / "handlers.py").write_text(handler)
     config = CONFIG[: CONFIG.rindex("[[routes]]")]
     return (
@@ -351,7 +349,7 @@ def stream_route(folder: Path, handler: str, *more: str) -> str:
     )
 
 
-@pytest.mark.timeout(150)  # five lives of a worker, one after the other
+@pytest.mark.timeout(150)  # five generations of a worker, one after the other
 @pytest.mark.parametrize(("how", "end"), [*zip(HANDLERS, DEADLY, strict=True)])
 async def test_a_message_that_ends_processes_is_named_and_given_up_and_the_others_pass(
     how: str, end: str, server: NatsServer, tmp_path: Path
@@ -389,7 +387,7 @@ async def test_a_message_that_ends_processes_is_named_and_given_up_and_the_other
             assert {
                 (line["subject"], line["sequence"], line["deaths"]) for line in named if line["deaths"] == 2
             } == deadly
-            most = 4 if how == "def" else 8  # of several in a handler none is counted
+            most = 4 if how == "def" else 8  # with several in a handler none is counted
             assert 4 <= len(one.run.logged("ROUTER_WORKER_LOST")) <= most
             info = await stored.consumer_info("ORDERS", "router")
             assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (200, 0)
@@ -397,7 +395,7 @@ async def test_a_message_that_ends_processes_is_named_and_given_up_and_the_other
             assert await one.run.ended() == 0
 
 
-async def test_a_message_that_ends_processes_and_has_no_end_of_attempts_stays_in_its_stream(
+async def test_a_message_that_ends_processes_stays_in_its_stream_with_unlimited_attempts(
     server: NatsServer, tmp_path: Path
 ) -> None:
     config = stream_route(tmp_path, "import os\n" + HANDLERS["def"].format(end="os.abort()"))
@@ -417,10 +415,10 @@ async def test_a_message_that_ends_processes_and_has_no_end_of_attempts_stays_in
             await one.run.ended()
 
 
-async def test_a_message_of_a_stream_that_was_made_again_is_not_given_up_for_what_another_one_did(
+async def test_a_message_of_a_recreated_stream_is_not_given_up_for_an_earlier_one(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    """It has the subject and the sequence of one that ended processes."""
+    """It has the subject and the sequence of a message that ended processes."""
     more = ["[routes.retry]", "attempts = 1", "[routes.dead_letter]", 'subject = "dead.{{wildcard(1)}}"']
     config = stream_route(tmp_path, "import os\n" + HANDLERS["def"].format(end="os.abort()"), *more)
     async with connect(server.url) as client:

@@ -1,4 +1,4 @@
-"""What lies in the working directory of a command is none of its own modules: handlers are found there, no more."""
+"""Files in the working directory of a command replace none of its modules: only handlers are imported from there."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def loud(message):
 
 @cache
 def _modules_to_poison() -> frozenset[str]:
-    """Return each module of the standard library and each package that is installed.
+    """Return each module of the standard library and each installed package.
 
-    But for those that `python -m` itself, or what measures coverage, has imported before it gets to us.
+    Except those that `python -m` itself, or coverage, has imported before our code starts.
     """
     probe = "import runpy, sys; print(*sys.modules)"
     before = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
@@ -65,7 +65,7 @@ def _poison(directory: Path) -> None:
 
 @cache
 def _optional_imports() -> set[str]:
-    """What the packages that are installed import if it is there, and what is not there."""
+    """Return modules that the installed packages import if they exist, and that do not exist."""
     names = set()
     for folder in map(Path, site.getsitepackages()):
         for name in (
@@ -93,7 +93,7 @@ def poisoned(tmp_path: Path) -> Path:
 
 
 def console_script() -> list[str]:
-    """The installed command, or what it consists of where there is none."""
+    """Return the installed command, or its contents where there is none."""
     script = Path(sys.executable).with_name("router-trio")
     if script.exists():
         return [str(script)]
@@ -131,7 +131,7 @@ def test_no_command_imports_a_file_of_the_working_directory(poisoned: Path, way:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_router_runs_with_a_handler_of_the_working_directory_and_nothing_else_of_it(
+async def test_a_router_imports_only_its_handler_from_the_working_directory(
     poisoned: Path, way: str, core_server: NatsServer
 ) -> None:
     (poisoned / "router.toml").write_text(CONFIG.replace("SERVER", core_server.url).replace("console", "json"))
@@ -148,7 +148,7 @@ async def test_a_router_runs_with_a_handler_of_the_working_directory_and_nothing
     assert "POISONED" not in run.errors
 
 
-async def test_the_demo_and_an_embedded_server_import_nothing_of_it_either(poisoned: Path) -> None:
+async def test_the_demo_and_an_embedded_server_import_nothing_from_the_working_directory(poisoned: Path) -> None:
     async with running("run", "router.toml", "--embedded-nats", cwd=poisoned, python=WAYS["module"]) as run:
         await run.has_printed(r"^nats://")
         run.send(signal.SIGTERM)
@@ -189,10 +189,10 @@ work = optional
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_a_dependency_imports_if_it_is_there_is_not_looked_for_in_the_working_directory(
+async def test_optional_imports_of_a_dependency_are_not_searched_in_the_working_directory(
     tmp_path: Path, way: str, workers: int, core_server: NatsServer
 ) -> None:
-    """Neither of the router's own dependencies nor of a library that a handler imports, at any time."""
+    """Neither those of the router's own dependencies nor of a library that a handler imports, at any time."""
     here, installed = tmp_path / "here", tmp_path / "installed"
     here.mkdir()
     installed.mkdir()
@@ -223,14 +223,14 @@ async def test_what_a_dependency_imports_if_it_is_there_is_not_looked_for_in_the
     assert "POISONED" not in run.errors
 
 
-def test_a_handler_that_is_installed_goes_first(poisoned: Path) -> None:
-    # The configuration may name one of a package; a file of that name in the working directory is not it.
+def test_an_installed_handler_takes_precedence(poisoned: Path) -> None:
+    # The configuration may name one of a package; a file of that name in the working directory must not replace it.
     text = (poisoned / "router.toml").read_text().replace("own_handlers:loud", "json:dumps")
     (poisoned / "router.toml").write_text(text)
     assert command("check", "router.toml", cwd=poisoned).returncode == 0
 
 
-def test_a_handler_may_be_in_a_package_and_import_its_neighbours_later(tmp_path: Path) -> None:
+def test_a_handler_in_a_package_may_import_its_neighbours_later(tmp_path: Path) -> None:
     _poison(tmp_path)
     for package in ("orders", "plain"):
         (tmp_path / package).mkdir()
@@ -248,7 +248,7 @@ def test_a_handler_may_be_in_a_package_and_import_its_neighbours_later(tmp_path:
             assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
-def test_a_folder_that_is_gone_is_no_traceback(tmp_path: Path) -> None:
+def test_a_deleted_working_directory_gives_no_traceback(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     there = {**environment(), "GONE": str(gone)}

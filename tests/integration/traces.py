@@ -39,7 +39,9 @@ class Two:
     collector: OtlpReceiver
 
     def traced(self, *routes: dict[str, Any], endpoint: str | None = None, ratio: float = 0.0) -> Settings:
-        """A router from `edge` to `core` that traces what its callers record, and a share of the rest."""
+        """Return settings of a router from `edge` to `core` that traces what its callers record, and a share of the
+        rest.
+        """
         quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "200ms"}
         return Settings(
             router={"name": "orders-router"},
@@ -56,13 +58,13 @@ class Two:
         )
 
     def spans(self, name: str) -> list[ReceivedSpan]:
-        """The spans of that name."""
+        """Return the spans of that name."""
         return [span for span in self.collector.spans if span.name == name]
 
 
 @asynccontextmanager
 async def two_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
-    """Two servers and a collector, which nothing of the environment takes the place of."""
+    """Yield two servers and a collector, which no environment variable overrides."""
     for name in ("ENDPOINT", "TRACES_ENDPOINT", "COMPRESSION", "TIMEOUT", "HEADERS"):
         monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
     async with (
@@ -77,7 +79,7 @@ async def two_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 @asynccontextmanager
 async def routing(settings: Settings, *handlers: tuple[Any, dict[str, Any]]) -> AsyncIterator[Watch]:
-    """A router that runs; when it is left, its spans are at the collector."""
+    """Run a router; when the context is left, its spans are at the collector."""
     watch = Watch()
     router = Router(settings, observers=[watch])
     for handler, route in handlers:

@@ -72,7 +72,7 @@ class Workers:
         return status
 
     def descriptors(self) -> int:
-        """How many the supervisor has, but those of connections to its pages."""
+        """Return how many descriptors the supervisor has, without those of connections to its pages."""
         folder = Path(f"/proc/{self.run._process.pid}/fd")
         return sum(not os.readlink(one).startswith("socket:") for one in folder.iterdir())
 
@@ -81,7 +81,7 @@ class Workers:
 
 
 async def address_of(run: RunningCommand) -> Address:
-    """Where a command has its pages, when it has said so."""
+    """Return the address of a command's pages, once it has logged it."""
     url = (await run.has_logged("ROUTER_STATUS_PAGE"))["url"]
     found = re.fullmatch(r"http://([\d.]+):(\d+)/", url)
     assert found is not None
@@ -101,7 +101,7 @@ async def workers(
 
 
 def assert_balanced(status: Mapping[str, Any]) -> None:
-    """Each ledger adds up."""
+    """Assert that each ledger adds up."""
     for ledger in status["ledger"].values():
         settled = sum(ledger["settled"].values())
         assert ledger["accepted"] == ledger["pending"] + ledger["in_flight"] + settled, ledger
@@ -121,7 +121,7 @@ async def publish(client: RawClient, subject: str, first: int, count: int) -> No
 
 
 def gone(pid: int) -> bool:
-    """Return True if there is no such process, or only what its parent has not asked for."""
+    """Return True if there is no such process, or only a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
