@@ -63,7 +63,7 @@ def check(configs: Sequence[Path]) -> int:
 
     for warning in (
         *settings.without_effect,
-        *warnings(settings.connections, settings.routes, settings.streams),
+        *warnings(settings.connections, settings.routes, settings.streams, settings.telemetry.route_metrics),
         *possible_circles(settings.connections, settings.routes, settings.streams),
     ):
         print(line("warning", warning))

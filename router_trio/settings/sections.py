@@ -7,6 +7,7 @@ are seconds inside the program, all sizes bytes. Passwords and tokens are `Secre
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -146,6 +147,12 @@ class TelemetrySettings(Section, init=False):
         "page answer to. /healthz and /readyz answer to any.",
         examples=[["router.example.com"]],
     )
+    route_metrics: list[str] = Field(
+        default=["*"],
+        description="Routes that /metrics has series of: names, or patterns with * and ?. Alerts do not see other "
+        "routes.",
+        examples=[["orders", "eu-*"]],
+    )
     log_level: LogLevel = Field("info", description="Lowest level that is logged.")
     log_format: LogFormat = Field(
         "auto",
@@ -170,6 +177,10 @@ class TelemetrySettings(Section, init=False):
         description="Maximum number of new traces a second, counted over ten seconds, with a trace_sample_ratio "
         "below 1; also the maximum of traces that are followed because their sender samples them.",
     )
+
+    def shows_metrics_of(self, route: str) -> bool:
+        """Return True if `/metrics` has series of the route of this name."""
+        return any(fnmatchcase(route, pattern) for pattern in self.route_metrics)
 
     @property
     def listen_address(self) -> tuple[str, int] | None:

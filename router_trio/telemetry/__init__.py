@@ -287,6 +287,7 @@ class Telemetry:
             traces_not_followed=lambda: self.traces_not_followed,
             traces_not_begun=lambda: self.traces_not_begun,
             listener_errors=lambda: self._listener_errors,
+            shown=self._settings.shows_metrics_of,
             unready=lambda: unready_parts(view, clock),
             route_ready=lambda route: route_ready(view, route, clock()),
         )

@@ -62,6 +62,7 @@ class WorkersAnswers:
             traces_not_followed=lambda: counted.get("traces_not_followed", 0),
             traces_not_begun=lambda: counted.get("traces_not_begun", 0),
             listener_errors=lambda: own.listener_errors() + counted.get("listener_errors", 0),
+            shown=own.shown,
             unready=lambda: [self._supervisor.unready()],
             route_ready=lambda route: self._supervisor.route_ready(route.name),
             loop_lags=lags,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from router_trio.errors import Problem
 from router_trio.errors.quotes import excerpt
@@ -21,10 +22,17 @@ def warnings(
     connections: Mapping[str, ConnectionSettings],
     routes: Sequence[RouteSettings],
     streams: Sequence[StreamSettings] = (),
+    route_metrics: Sequence[str] = (),
 ) -> Iterator[Problem]:
     """Yield every warning about a valid configuration, with the path of its key."""
     if not routes:
         yield Problem("routes", "there are none, so nothing is routed; add [[routes]], or routes in code")
+    for index, pattern in enumerate(route_metrics):
+        if pattern != "*" and not any(fnmatchcase(route.name, pattern) for route in routes):
+            yield Problem(
+                f"telemetry.route_metrics[{index}]",
+                f"{excerpt(pattern)!r} matches the name of no route, so it has no effect; correct or remove it",
+            )
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
         yield from empty_files(f"connections.{name}", connection)

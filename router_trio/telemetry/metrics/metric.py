@@ -25,6 +25,8 @@ class Sources:
     traces_not_followed: Callable[[], int] = lambda: 0
     traces_not_begun: Callable[[], int] = lambda: 0
     listener_errors: Callable[[], int] = lambda: 0
+    shown: Callable[[str], bool] = lambda route: True
+    """Returns True if the page has series of the route of this name."""
     unready: Callable[[], Iterable[Sequence[Any]]] = tuple
     """Returns the reasons of `/readyz`, one sequence per connection or route; empty for one that is ready."""
     route_ready: Callable[[RouteState], bool] = lambda route: True
@@ -53,7 +55,8 @@ class Scope:
 
 CONNECTIONS = Scope(("connection",), lambda sources: [((name,), one) for name, one in sources.view.connections.items()])
 ROUTES = Scope(
-    ("connection", "route"), lambda sources: [((one.connection, one.name), one) for one in sources.view.routes]
+    ("connection", "route"),
+    lambda sources: [((one.connection, one.name), one) for one in sources.view.routes if sources.shown(one.name)],
 )
 ROUTER = Scope((), lambda sources: [((), None)])
 

@@ -309,6 +309,17 @@ def test_values_that_work_but_are_hasty_are_warned_about() -> None:
     assert warned(ack_wait="100ms") == ["routes[0].from.ack_wait"]
 
 
+def test_a_pattern_of_route_metrics_that_matches_no_route_is_warned_about() -> None:
+    config = Settings(
+        telemetry={"route_metrics": ["eu-*", "ordrs", "*"]},
+        connections={"main": {"servers": ["nats://a:4222"]}},
+        routes=[{"name": "eu-orders", "from": {"subject": "in"}, "to": [{"subject": "out"}]}],
+    )
+    found = [*warnings(config.connections, config.routes, (), config.telemetry.route_metrics)]
+    assert [problem.path for problem in found] == ["telemetry.route_metrics[1]"]
+    assert "'ordrs' matches the name of no route" in found[0].message
+
+
 def test_concurrency_without_a_handler_is_warned_about() -> None:
     route = {"name": "r", "from": {"subject": "in"}, "to": [{"subject": "out"}], "concurrency": 8}
     config = Settings(connections={"main": {"servers": ["nats://a:4222"]}}, routes=[route])

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router_trio.message import stored
 from router_trio.protocol.framing import publish
+from router_trio.settings.sections import TelemetrySettings
 from router_trio.states import CONNECTED, RECONNECTING, Held
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
@@ -312,6 +313,14 @@ def test_scrapes_of_several_threads_do_not_mix(page: MetricsPage, view: View) ->
 
 def _without_process(text: bytes) -> list[bytes]:
     return [line for line in text.splitlines() if not line.startswith(b"process_")]
+
+
+def test_the_page_has_series_of_chosen_routes_only(view: View) -> None:
+    settings = TelemetrySettings(route_metrics=["e?", "other-*"])
+    text = MetricsPage(Sources(view, shown=settings.shows_metrics_of)).render()
+    assert b'route="eu"' in text
+    assert b'route="us"' not in text
+    assert b"router_ready 1.0" in text
 
 
 def test_two_routers_in_one_process_have_separate_metrics(page: MetricsPage) -> None:
