@@ -47,6 +47,9 @@ ALLOWED: dict[tuple[str, str], str] = {
 }
 """Why a word is right in a file."""
 
+NO_SUBJECT = re.compile(r"def (test_(?:what|who|whoever|whatever|those|nobody|nor)_\w+)")
+"""The name of a test that begins with a pronoun, and so does not say what it is about."""
+
 
 MODULES = sorted((ROOT / "router_trio").rglob("*.py"))
 ALERTS = sorted((ROOT / "alerts").glob("*.yml"))
@@ -110,6 +113,12 @@ def test_docstrings_comments_and_messages_have_none_of_these_words(module: Path)
 def test_tests_have_none_of_these_words(module: Path) -> None:
     source = module.read_text(encoding="utf-8")
     assert disallowed(module, texts_of_tests(source)) == []
+
+
+def test_names_of_tests_name_their_subject() -> None:
+    mentioned = {name for module in MODULES for name in re.findall(r"::(test_\w+)", module.read_text(encoding="utf-8"))}
+    found = {name for module in modules_of_tests() for name in NO_SUBJECT.findall(module.read_text(encoding="utf-8"))}
+    assert sorted(found - mentioned) == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

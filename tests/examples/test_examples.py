@@ -1,4 +1,4 @@
-"""The examples do what they say: each runs as its first lines tell, against real servers."""
+"""The examples work as described: each runs as its first lines say, against real servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIGURATIONS = [path for path in FILES if path.suffix == ".toml"]
 NO_HTTP = {"ROUTER_TRIO_TELEMETRY__LISTEN": ""}
 
 
-def test_the_list_has_each_example_and_each_says_how_to_run_it() -> None:
+def test_the_list_has_each_example_and_each_explains_how_to_run_it() -> None:
     listed = re.findall(
         r"^\| \[(\S+)\]\((\S+)\) \|", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -45,7 +45,7 @@ def test_a_configuration_is_accepted_and_its_tests_pass(path: Path, tmp_path: Pa
 
 
 async def stored(url: str, stream: str, count: int) -> Sequence[StoredMessage]:
-    """What a stream has, as soon as that is `count` messages."""
+    """Return the messages of a stream, as soon as there are `count`."""
     async with connect(url) as client:
         jetstream = JetStream(client)
 
@@ -100,7 +100,7 @@ async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:
     ]
 
 
-async def test_many_sources_meet_in_one_stream_and_what_is_unreadable_in_another(tmp_path: Path) -> None:
+async def test_many_sources_are_merged_into_one_stream_and_unreadable_messages_into_another(tmp_path: Path) -> None:
     configuration = EXAMPLES / "fan_in_with_dead_letters.toml"
     async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:
         url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
@@ -168,7 +168,7 @@ async def test_a_web_service_answers_201_only_when_a_stream_has_the_order(server
 
 
 async def posted(port: int, path: str, body: bytes) -> int:
-    """The status of the answer to a POST."""
+    """Return the status of the answer to a POST."""
     async with await trio.open_tcp_stream(HOST, port) as stream:
         head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
         await stream.send_all(head.encode() + body)
@@ -181,7 +181,7 @@ async def posted(port: int, path: str, body: bytes) -> int:
 
 
 def test_the_tests_of_a_route_pass(tmp_path: Path) -> None:
-    # A copy: what pytest keeps of its own is not for the tree.
+    # A copy: pytest's own files are not for the tree.
     (tmp_path / "test_a_route.py").write_bytes((EXAMPLES / "test_a_route.py").read_bytes())
     done = command(
         "-q",

@@ -1,7 +1,7 @@
-"""A producer, a router over two connections and a consumer, whose spans go to one Jaeger.
+"""A producer, a router over two connections and a consumer, whose spans are sent to one Jaeger.
 
-The producer and the consumer make their spans with OpenTelemetry's SDK, in the way of any program: all that they share
-with the router is the header `traceparent`.
+The producer and the consumer create their spans with OpenTelemetry's SDK, as any program does: they share only the
+header `traceparent` with the router.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.tools.jaeger import Jaeger, jaeger
 
 @contextmanager
 def program(name: str, collector: Jaeger) -> Iterator[Tracer]:
-    """The tracer of a program of that name; what it made is at the collector when this is left."""
+    """Yield the tracer of a program of that name; its spans are at the collector when the context is left."""
     provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{collector.endpoint}/v1/traces")))
     try:
@@ -47,7 +47,7 @@ class Hop:
 
     @asynccontextmanager
     async def routing(self) -> AsyncIterator[Watch]:
-        """A router from `edge` to `core`. When it is left, its spans are at the collector."""
+        """Run a router from `edge` to `core`. When the context is left, its spans are at the collector."""
         quick = {"reconnect_delay": "100ms", "max_reconnect_delay": "300ms"}
         settings = Settings(
             router={"name": "orders-router"},
@@ -69,7 +69,7 @@ class Hop:
             yield watch
 
     async def send_one(self) -> None:
-        """Send one message from a program `shop` through a router to a program `billing`; both make spans of it."""
+        """Send one message from a program `shop` through a router to a program `billing`; both create spans of it."""
         inbox = await self.consumer.subscribe("eu.*")
         with program("shop", self.collector) as shop, program("billing", self.collector) as billing:
             async with self.routing():
@@ -82,7 +82,7 @@ class Hop:
                 billing.start_span("process eu.7", context=came, kind=SpanKind.CONSUMER).end()
 
     async def break_and_mend(self, kept: int) -> Watch:
-        """Take the destination's server away from a router while so many messages come, and give it back."""
+        """Take the destination's server away from a router while `kept` messages arrive, and restore it."""
         async with self.routing() as watch:
             await self.core.kill()
             await watch.until("NATS_CONNECTION_LOST")

@@ -1,4 +1,4 @@
-"""A real Jaeger, all in one process: it takes spans by OTLP over HTTP, and is asked by its API what it has."""
+"""A real Jaeger in one process: it receives spans by OTLP over HTTP, and is queried by its API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PORTS = {
 
 @dataclass(frozen=True)
 class JaegerSpan:
-    """One span as the API tells it. Times are microseconds since 1970."""
+    """A span as the API returns it. Times are microseconds since 1970."""
 
     name: str
     service: str
@@ -50,14 +50,16 @@ class JaegerSpan:
 
 
 class Jaeger:
-    """A Jaeger that runs. `endpoint` is where spans are sent."""
+    """A running Jaeger. `endpoint` is where spans are sent."""
 
     def __init__(self, ports: dict[str, int]) -> None:
         self.endpoint = f"http://{HOST}:{ports['otlp']}"
         self._query = ports["query"]
 
     async def trace(self, service: str, operation: str, spans: int) -> list[JaegerSpan]:
-        """Wait until there is one trace with such a span, and it has so many spans; return them as they began."""
+        """Wait until there is one trace with such a span, and with `spans` spans; return them in the order of their
+        start.
+        """
         asked = urlencode({"service": service, "operation": operation, "limit": 20})
         found: list[list[JaegerSpan]] = []
 
@@ -73,7 +75,7 @@ class Jaeger:
         return sorted((await self.get("/api/services"))["data"] or ())
 
     async def get(self, path: str) -> dict[str, Any]:
-        """Return what the API answers. Raises `OSError` if nobody is there."""
+        """Return the answer of the API. Raises `OSError` if nothing listens."""
         async with await trio.open_tcp_stream(HOST, self._query) as stream:
             await stream.send_all(f"GET {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
             answer = b"".join([part async for part in stream])
@@ -91,7 +93,7 @@ async def jaeger(program: Path, tmp_path: Path) -> AsyncIterator[Jaeger]:
         command = [str(program), *(f"{option}={HOST}:{ports[name]}" for option, name in _PORTS.items())]
         environment = os.environ | {"SPAN_STORAGE_TYPE": "memory"}
         async with trio.open_nursery() as nursery:
-            # Killed in the end: what it has is of no use to anybody.
+            # Killed at the end: its data is not needed any more.
             run = partial(trio.run_process, command, env=environment, stdout=log, stderr=subprocess.STDOUT)
             process: trio.Process = await nursery.start(partial(run, deliver_cancel=_kill, check=False))
             running = Jaeger(ports)

@@ -1,4 +1,4 @@
-"""What a real Jaeger shows of a real router: one chain from producer to consumer, and an outage as one trace."""
+"""The view of a real router in a real Jaeger: one chain from producer to consumer, and an outage as one trace."""
 
 from __future__ import annotations
 

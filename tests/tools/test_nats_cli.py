@@ -1,4 +1,4 @@
-"""The `nats` command, as people use it, around routes: it publishes, subscribes, asks, looks and measures."""
+"""The `nats` command, as people use it, around routes: pub, sub, request, reply, info and bench."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENDS_WITHIN = 60.0
 
 
 class Cli:
-    """`nats` with a server, without anybody's contexts."""
+    """`nats` with a server, without a user's contexts."""
 
     def __init__(self, program: Path, server: NatsServer, home: Path) -> None:
         self.server = server
@@ -47,9 +47,9 @@ class Cli:
 
     @asynccontextmanager
     async def listening(self, subject: str, *arguments: str, ends: bool = True) -> AsyncIterator[list[str]]:
-        """Run a command that subscribes to `subject`. The list has what it printed, when it has ended by itself.
+        """Run a command that subscribes to `subject`. The list has its output, once it has ended by itself.
 
-        One that does not (`ends`) is ended when this is left.
+        A command that does not end by itself (`ends`) is terminated when the context is left.
         """
         printed: list[str] = []
 
@@ -125,7 +125,7 @@ async def test_req_is_answered_by_a_handler(cli: Cli) -> None:
         assert (await cli("req", "shout.now", "hello", "--raw")).strip() == "HELLO"
 
 
-async def test_stream_and_consumer_show_what_was_routed(cli: Cli) -> None:
+async def test_stream_and_consumer_show_the_routed_messages(cli: Cli) -> None:
     for name, subject in (("ORDERS", "orders.>"), ("EU", "eu.>")):
         await cli("stream", "add", name, "--subjects", subject, "--defaults")
     async with watched(routing(cli, stream_route("ORDERS", "eu.{{wildcard(1)}}", filter="orders.*"))) as watch:
@@ -166,7 +166,7 @@ async def test_bench_of_a_stream_through_a_route(cli: Cli) -> None:
     assert (await cli.json("stream", "info", "EU"))["state"]["messages"] == 5000
 
 
-async def test_a_key_that_changes_is_routed_and_a_route_writes_keys(cli: Cli) -> None:
+async def test_a_changed_key_is_routed_and_a_route_writes_keys(cli: Cli) -> None:
     await cli("kv", "add", "config")
     changes = stream_route("KV_config", "changed.{{wildcard(1)}}", filter="$KV.config.*", name="changes")
     changes["to"][0]["jetstream"] = False

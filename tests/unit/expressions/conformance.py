@@ -88,7 +88,7 @@ class LeftOut(Exception):
 
 @dataclass
 class Case:
-    """One case: an expression with its variables, and the expected value, error or type."""
+    """A test case: an expression with its variables, and the expected value, error or type."""
 
     name: str
     expression: str

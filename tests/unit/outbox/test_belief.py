@@ -263,7 +263,7 @@ def test_a_publish_that_is_stored_after_an_error_is_acked(again: bool) -> None:
     assert (desk.acked, desk.outbox.ledger.settled["failed"]) == (1, 0)
 
 
-def test_what_another_client_can_make_us_remember_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_another_client_can_cause_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_KEPT", "MAX_STREAMS", "MAX_SUBJECTS"):
         monkeypatch.setattr(belief_module, name, 3)
     belief = Belief(lambda: now)

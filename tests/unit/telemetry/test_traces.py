@@ -93,7 +93,7 @@ async def test_the_sample_ratio_is_the_share_of_messages_that_start_a_trace(
 
 @pytest.mark.parametrize("ratio", [0.0, 0.01, 0.3, 1.0])
 async def test_a_batch_is_sampled_like_its_messages_one_by_one(ratio: float) -> None:
-    """The same random numbers sample the same messages, whatever the batch sizes, with and without headers."""
+    """Sampling depends on the random numbers alone, not on the batch sizes, with and without headers."""
     plain, other = received(), received(headers={"Other": "x"})
     sizes = [1, 2, 64, 0, 7, 500, 3, 1000] * 10
     async with recording(ratio, inf) as singly, recording(ratio, inf) as batched, recording(ratio, inf) as mixed:
