@@ -39,11 +39,8 @@ WORDS = {
 ALLOWED: dict[tuple[str, str], str] = {
     ("of which", "router_trio/telemetry/http/hosts.py"): "a relative clause about addresses, as anyone writes it",
     ("goes back", "docs/explanation/delivery.md"): "the heading says what the event STREAM_WENT_BACK reports",
-    ("at work", "tests/performance/test_instructions.py"): "a comment of the package names the test",
-    ("of which", "tests/performance/test_fast_paths.py"): "a comment of the package names the test",
     ("comes again", "tests/docs/test_words.py"): "an example of such a word",
     ("told", "tests/docs/test_words.py"): "an example of such a word",
-    ("what comes", "tests/performance/test_fast_paths.py"): "a comment of the package names the test",
 }
 """Why a word is right in a file."""
 

@@ -167,7 +167,7 @@ async def test_core_messages_that_are_forwarded_together() -> None:
     assert saved(together, one_by_one) >= 600  # 746
 
 
-async def test_what_comes_at_one_time_for_many_routes() -> None:
+async def test_a_read_with_messages_for_many_routes() -> None:
     bench = Bench(MESSAGES)
     passthrough, routes = bench.core_routes()
     came = [(route, [raw(b"in.%04d.7" % number, b"")]) for number, route in enumerate(routes)]
@@ -237,7 +237,7 @@ async def test_messages_that_are_handled_together() -> None:
     assert saved(together, one_by_one) >= 650  # 822
 
 
-async def test_answers_of_which_only_the_payload_is_new() -> None:
+async def test_answers_with_only_a_new_payload() -> None:
     bench, raws = Bench(1), plain()
     bench.core(MESSAGES)()
     (routing,) = bench.routings

@@ -95,7 +95,7 @@ FLOW: dict[str, dict[str, Any]] = {
 
 # There is no breaker for core destinations: only a stream reports whether it took a message.
 @pytest.mark.parametrize(("flow", "stream"), [("limit", False), ("limit", True), ("breaker", True)])
-async def test_a_limit_or_a_breaker_that_is_not_at_work_costs_nothing(flow: str, stream: bool) -> None:
+async def test_an_idle_limit_or_breaker_costs_nothing(flow: str, stream: bool) -> None:
     """It costs next to nothing: it is consulted for each read."""
     route = stream_route() if stream else core_route(0)
     held = copy.deepcopy(route)

@@ -95,7 +95,7 @@ class HandlerBatch:
                 # Fast path of _answered; held equal by
                 # tests/unit/routing/test_both_ways.py::test_a_changed_payload_is_sent_like_any_other_answer, worth 195
                 # instructions a message
-                # (tests/performance/test_fast_paths.py::test_answers_of_which_only_the_payload_is_new).
+                # (tests/performance/test_fast_paths.py::test_answers_with_only_a_new_payload).
                 try:
                     keep(only.frame_of(answer[1], raw))
                     if clock() < until:

@@ -116,7 +116,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
         Fast path of `KeptRoute._begin`; held equal by
         tests/unit/routing/test_both_ways.py::test_a_batch_is_forwarded_like_its_messages_one_by_one, worth what
-        tests/performance/test_instructions.py::test_a_limit_or_a_breaker_that_is_not_at_work_costs_nothing asks for.
+        tests/performance/test_instructions.py::test_an_idle_limit_or_breaker_costs_nothing asks for.
         """
         flow = self._routing.flow
         assert flow is not None

@@ -41,7 +41,7 @@ class Passthrough:
 
         Fast path of `BatchRoute._received`; held equal by
         tests/unit/routing/test_both_ways.py::test_passthrough_forwards_messages_as_their_routes_would, worth 440
-        instructions a message (tests/performance/test_fast_paths.py::test_what_comes_at_one_time_for_many_routes).
+        instructions a message (tests/performance/test_fast_paths.py::test_a_read_with_messages_for_many_routes).
         """
         outbox, limit = self._connection.outbox, self._connection.max_payload
         over_limit = outbox.over_limit
