@@ -1,9 +1,9 @@
 """Limits and breakers of drawn routes, and the checks of both.
 
 A limit allows at most burst + rate x t messages in any time t, counted on arrival, which is later at a more distant
-destination. A fault may delay messages on their way and move some of them together; then the time since the beginning
-counts. Breakers: while a destination accepts nothing, no more messages are returned to their stream than it takes to
-open the breakers.
+destination. It starts over with each process, and with each reload that changes its route. A fault may delay messages
+on their way and move some of them together; then the time since the beginning counts. Breakers: while a destination
+accepts nothing, no more messages are returned to their stream than it takes to open the breakers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from random import Random
 from router_trio import Live
 from tests.simulation.schedule import Plan, Schedule
 
-BEGINS_ANEW = frozenset({"crash", "restart", "second process"})
+STARTS_OVER = frozenset({"crash", "restart", "second process", "reload"})
 """Kinds that give a limit another burst."""
 
 OF_DESTINATIONS = frozenset({"publish denied", "full stream", "sink missing", "no pubacks", "election"})
@@ -54,7 +54,7 @@ class Pace:
         far = {plan.name: [schedule.latency[one.broker[0]] for one in plan.targets] for plan in schedule.routes}
         self._apart = {name: ON_THE_WAY + max(seconds) - min(seconds) for name, seconds in far.items()}
         kinds = [step.kind for step in schedule.steps]
-        self._processes = 1 + sum(kind in BEGINS_ANEW for kind in kinds)
+        self._started_over_at = [step.at for step in schedule.steps if step.kind in STARTS_OVER]
         self._at_once = 1 + ("second process" in kinds)
         self._broken = broken
         self._seen: set[tuple[str, int]] = set()
@@ -70,7 +70,8 @@ class Pace:
         times.append(now)
         count, _, unit = limit["rate"].partition("/")
         rate, burst = int(count) / {"s": 1, "m": 60}[unit], limit["burst"]
-        if len(times) > burst * self._processes + rate * self._at_once * (now + ON_THE_WAY):
+        bursts = burst * (1 + sum(at <= now for at in self._started_over_at))
+        if len(times) > bursts + rate * self._at_once * (now + ON_THE_WAY):
             self._broken("limit", f"{len(times)} messages of {route} in the first {now:.3f} s")
         if self._steady:
             for earlier, since in enumerate(times):
