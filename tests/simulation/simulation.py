@@ -9,6 +9,7 @@ import trio
 from router_trio.connection.destinations import DENIED_LOOK_EVERY
 from router_trio.connection.platform import Platform
 from router_trio.routing.policy.retry import LONGEST_SPREAD
+from router_trio.routing.stream.pulling.checks import DENIED_CHECK_EVERY
 from router_trio.routing.stream.pulling.pull_loop import SILENCE
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
@@ -36,6 +37,11 @@ PROBED_LATE_WITHIN = 45.0
 which takes an ack wait or the silence of a pull request, where another process has settled a message that is waited
 for, which is looked up after an ack wait, or where many messages fail each time and keep a slow handler busy.
 """
+CHECKED_LATE = frozenset({"second process", "durable deleted", "requests refused"})
+"""Kinds that together make a probe later still: after a refused check of its durable, a route that requests nothing
+notices the deletion only at the next check. Messages that another process has settled are waited for again from then
+on.
+"""
 LOOKED_UP_WITHIN = 8.0
 """Seconds within which a router completes its lookups: one every 5 s, for 2 s at most. Where a server has lost
 something, a route may notice only after the silence of a pull request.
@@ -49,7 +55,10 @@ STREAMS = {"IN": ["in.>"], "OUT": ["out.>"], "PUB": ["pub.>"], "DEAD": ["dead.>"
 
 def probed_within(schedule: Schedule) -> float:
     """Return the seconds until a probe arrives."""
-    found_late = (LOSES | {"half-open", "second process"}) & {step.kind for step in schedule.steps}
+    kinds = {step.kind for step in schedule.steps}
+    if kinds >= CHECKED_LATE:
+        return PROBED_LATE_WITHIN + DENIED_CHECK_EVERY
+    found_late = (LOSES | {"half-open", "second process"}) & kinds
     return PROBED_LATE_WITHIN if found_late or "small max_payload" in schedule.faults else PROBED_WITHIN
 
 

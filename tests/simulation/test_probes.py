@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from router_trio.routing.stream.pulling.checks import DENIED_CHECK_EVERY
 from tests.simulation.draw import draw
 from tests.simulation.handlers import LONG, is_busy
 from tests.simulation.schedule import Plan, Step, Target
@@ -37,15 +38,20 @@ def test_a_handler_is_busy_only_with_several_long_calls_that_fail_each_time(
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("kinds", "expected"),
     [
-        ("second process", PROBED_LATE_WITHIN),
-        ("message lost", PROBED_LATE_WITHIN),
-        ("half-open", PROBED_LATE_WITHIN),
-        ("small max_payload", PROBED_LATE_WITHIN),
-        ("reload", PROBED_WITHIN),
-        ("cut", PROBED_WITHIN),
+        (("second process",), PROBED_LATE_WITHIN),
+        (("message lost",), PROBED_LATE_WITHIN),
+        (("half-open",), PROBED_LATE_WITHIN),
+        (("small max_payload",), PROBED_LATE_WITHIN),
+        (("reload",), PROBED_WITHIN),
+        (("cut",), PROBED_WITHIN),
+        (("second process", "durable deleted", "requests refused"), PROBED_LATE_WITHIN + DENIED_CHECK_EVERY),
+        (("second process", "durable deleted"), PROBED_LATE_WITHIN),
+        (("second process", "requests refused"), PROBED_LATE_WITHIN),
+        (("durable deleted", "requests refused"), PROBED_WITHIN),
     ],
 )
-def test_a_probe_may_be_late_only_where_something_is_found_out_late(kind: str, expected: float) -> None:
-    assert probed_within(replace(draw(0), faults=(kind,), steps=(Step(1.0, kind, 0.0, {}),))) == expected
+def test_a_probe_may_be_late_only_where_something_is_found_out_late(kinds: tuple[str, ...], expected: float) -> None:
+    steps = tuple(Step(1.0, kind, 0.0, {}) for kind in kinds)
+    assert probed_within(replace(draw(0), faults=kinds, steps=steps)) == expected
