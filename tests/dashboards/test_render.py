@@ -15,10 +15,8 @@ from PIL import Image
 
 from dashboards.boards import NAMES
 from dashboards.interpolation import Window
-from dashboards.render.__main__ import record
 from dashboards.render.evaluate import evaluate
 from dashboards.render.prometheus import Prometheus, Series
-from dashboards.render.sheet import save
 from dashboards.render.style import color_at
 from dashboards.render.units import text
 from tests.dashboards.committed import dashboard
@@ -67,6 +65,8 @@ class Invented(Prometheus):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kind_of_panel_is_drawn(name: str, tmp_path: Path) -> None:
+    from dashboards.render.sheet import save  # matplotlib takes a while, which each worker would spend on collecting
+
     board = dashboard(name)
     answers = evaluate(board, Invented(), WINDOW)
     assert answers.missing == []
@@ -139,6 +139,8 @@ async def test_a_real_outage_gives_data_to_every_panel(tmp_path: Path) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
+    from dashboards.render.__main__ import record
+
     seen = await record(45.0, tmp_path)
     assert [line for answers in seen.values() for line in answers.missing] == []
     # Both servers were killed once, and both losses are marked.

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import check_jsonschema
 import pytest
 import yaml
 
@@ -36,6 +35,8 @@ def is_valid(pipeline: Path, text: str, tmp_path: Path) -> bool:
         file = tmp_path / f"{number}{pipeline.name}"
         file.write_text(document, encoding="utf-8")
         files.append(str(file))
+    import check_jsonschema  # takes a second, which each worker would spend on collecting the tests
+
     with pytest.raises(SystemExit) as ended:
         check_jsonschema.main(["--builtin-schema", *SCHEMAS[pipeline], *files])
     assert ended.value.code in (0, 1)
