@@ -36,12 +36,19 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 
 _THREADS_END_WITHIN = 2.0
 _SERVERS = {"server", "core_server"}
+_LONGEST = ("tests/simulation/", "tests/resilience/")
+"""Folders with the tests that take the longest."""
 _IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a busy one has the name of its job
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start a server as slow, before `-m` evaluates the marks."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests that start a server as slow, before `-m` evaluates the marks; start the longest tests first.
+
+    Otherwise one worker may run a long test at the end while the others have nothing left.
+    """
+    if hasattr(config, "workerinput"):  # one of several workers of pytest-xdist
+        items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
     for item in items:
         if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
