@@ -420,10 +420,6 @@ async def test_a_handler_that_cannot_be_imported_is_refused_with_its_file_and_ke
 
 
 async def test_wrong_usage_is_reported(tmp_path: Path) -> None:
-    def error_of(*arguments: str, route: str = "orders") -> tuple[int, str]:
-        done = command("dead-letters", "router.toml", route, *arguments, cwd=tmp_path)
-        return done.returncode, done.stderr
-
     text = CONFIG.format(url="nats://127.0.0.1:1")
     (tmp_path / "router.toml").write_text(
         text + '[[routes]]\nname = "bare"\nfrom = {subject="a"}\nto = [{subject="b"}]\n'
@@ -441,6 +437,6 @@ async def test_wrong_usage_is_reported(tmp_path: Path) -> None:
         (("list",), "orders", 1, "connection refused by 127.0.0.1:1; is the server running?"),
     ]
     for arguments, route, code, text in cases:
-        found = error_of(*arguments, route=route)
-        assert found[0] == code, (arguments, found)
-        assert text in found[1], (arguments, found)
+        done = await dead_letters(route, *arguments, cwd=tmp_path)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert text in done.stderr, (arguments, done.stderr)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout, suppress
-from io import BytesIO, StringIO, TextIOWrapper
+from functools import partial
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,10 @@ async def dead_letters(*arguments: str, cwd: Path) -> subprocess.CompletedProces
     async def without_signals(job: Callable[[], Awaitable[int]], on_signal: Callable[[int], None]) -> int:
         return await job()
 
-    output, errors = StringIO(), StringIO()
-    command_line = ["dead-letters", str(cwd / "router.toml"), *arguments]
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+    run = partial(in_process, "dead-letters", "router.toml", *arguments, cwd=cwd)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(actions, "run_with_signals", without_signals)
-        code = await trio.to_thread.run_sync(main, command_line)
-    return subprocess.CompletedProcess(command_line, code, output.getvalue(), errors.getvalue())
+        return await trio.to_thread.run_sync(run)
 
 
 class RunningCommand:
