@@ -107,21 +107,25 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+COMMANDS = [
+    ["--help"],
+    ["check", "router.toml"],
+    ["contract", "--json"],
+    ["nonsense"],
+    ["run", "--help"],
+    ["--version"],
+    ["explain", "router.toml", "in", "--json"],
+    ["schema"],
+    ["check", "nowhere.toml"],
+]
+STARTS = [("module", arguments) for arguments in COMMANDS] + [
+    (way, arguments) for way in ("safe", "script") for arguments in COMMANDS[:4]
+]
+"""All commands in the one way in which Python searches the working directory, and some in the others."""
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["run", "--help"],
-        ["--version"],
-        ["check", "router.toml"],
-        ["explain", "router.toml", "in", "--json"],
-        ["schema"],
-        ["contract", "--json"],
-        ["check", "nowhere.toml"],
-        ["nonsense"],
-    ],
-    ids=" ".join,
+    ("way", "arguments"), STARTS, ids=lambda part: part if isinstance(part, str) else " ".join(part)
 )
 def test_no_command_imports_a_file_of_the_working_directory(poisoned: Path, way: str, arguments: list[str]) -> None:
     done = command(*arguments, cwd=poisoned, python=WAYS[way])
@@ -187,8 +191,7 @@ work = optional
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "workers"), [("module", 1), ("module", 2), ("safe", 1), ("script", 2)])
 async def test_optional_imports_of_a_dependency_are_not_searched_in_the_working_directory(
     tmp_path: Path, way: str, workers: int, core_server: NatsServer
 ) -> None:
