@@ -12,8 +12,10 @@ import pytest
 import trio
 
 from router_trio import Message
+from router_trio.connection import destinations
 from router_trio.errors import PublishError
 from router_trio.outbox import retries
+from router_trio.routing.stream.pulling import checks
 from router_trio.telemetry.http.status import readiness
 from tests.integration.test_domains import hub_and_leaf
 from tests.support.eventually import eventually
@@ -129,6 +131,8 @@ async def test_pubacks_that_do_not_count_are_reported_until_the_destination_name
     also_taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This holds even if some stream takes the unmapped subject, and gets none of the messages."""
+    monkeypatch.setattr(destinations, "LOOK_EVERY", 0.3)
+    monkeypatch.setattr(checks, "CHECK_EVERY", 0.3)
     monkeypatch.setattr(retries, "ACK_BUDGET", 14.0)  # until then the publish to the old destination is in flight
     async with mapped(tmp_path) as servers:
         await servers.source.create_stream("SOURCE", ["source.*"])
@@ -146,7 +150,7 @@ async def test_pubacks_that_do_not_count_are_reported_until_the_destination_name
             assert "set stream = 'STORED' for the destination" in reasons()
             logged = [event for event in watch.of("NATS_DESTINATION_NOT_STORED") if event.reason == "other_stream"]
             assert [sentence in event.detail for event in logged] == [True]
-            await trio.sleep(6)
+            await trio.sleep(5 * destinations.LOOK_EVERY)
             assert sentence in reasons()
             assert len(watch.of("NATS_DESTINATION_NOT_STORED")) == 2 - also_taken
             await watch.router.reload(settings(servers.url, routes=[route() | {"to": [NAMED]}]))
