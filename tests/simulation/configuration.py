@@ -56,13 +56,29 @@ def changed(schedule: Schedule, which: int, way: int) -> Settings:
     """
     routes = []
     for index, plan in enumerate(schedule.routes):
-        route, differs = _route(plan), which >> index & 1
+        route, differs = _route(plan), _differs(which, index)
         if differs:
             first = route["to"][0]
             first["headers"] = {**first.get("headers", {}), "keep": [UNUSED[way % len(UNUSED)]]}
         if differs or plan.handler is None:
             routes.append(route)
     return settings_of(schedule, routes, {"connect_timeout": 1.0 + way / 10} if way % 2 else NOTHING)
+
+
+def starts_over(schedule: Schedule, index: int) -> list[float]:
+    """Return when reloads may end this route of a schedule and begin its successor, in order.
+
+    A reload that leaves a route as it was at first ends it too, if an earlier reload may have changed it.
+    """
+    times: list[float] = []
+    for step in schedule.steps:
+        if step.kind == "reload" and (times or _differs(step.what["routes"], index) or step.what["way"] % 2):
+            times.append(step.at)
+    return times
+
+
+def _differs(which: int, index: int) -> bool:
+    return bool(which >> index & 1)
 
 
 def destinations_of(plan: Plan) -> list[dict[str, Any]]:

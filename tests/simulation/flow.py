@@ -14,10 +14,11 @@ from dataclasses import replace
 from random import Random
 
 from router_trio import Live
+from tests.simulation.configuration import starts_over
 from tests.simulation.schedule import Plan, Schedule
 
-STARTS_OVER = frozenset({"crash", "restart", "second process", "reload"})
-"""Kinds that give a limit another burst."""
+OF_PROCESSES = frozenset({"crash", "restart", "second process"})
+"""Kinds that give each limit another burst, as a reload does if it changes the route or its connections."""
 
 OF_DESTINATIONS = frozenset({"publish denied", "full stream", "sink missing", "no pubacks", "election"})
 """Faults that only destinations have."""
@@ -54,7 +55,10 @@ class Pace:
         far = {plan.name: [schedule.latency[one.broker[0]] for one in plan.targets] for plan in schedule.routes}
         self._apart = {name: ON_THE_WAY + max(seconds) - min(seconds) for name, seconds in far.items()}
         kinds = [step.kind for step in schedule.steps]
-        self._started_over_at = [step.at for step in schedule.steps if step.kind in STARTS_OVER]
+        processes = [step.at for step in schedule.steps if step.kind in OF_PROCESSES]
+        self._started_over_at = {
+            plan.name: [*processes, *starts_over(schedule, index)] for index, plan in enumerate(schedule.routes)
+        }
         self._at_once = 1 + ("second process" in kinds)
         self._broken = broken
         self._seen: set[tuple[str, int]] = set()
@@ -70,7 +74,7 @@ class Pace:
         times.append(now)
         count, _, unit = limit["rate"].partition("/")
         rate, burst = int(count) / {"s": 1, "m": 60}[unit], limit["burst"]
-        bursts = burst * (1 + sum(at <= now for at in self._started_over_at))
+        bursts = burst * (1 + sum(at <= now for at in self._started_over_at[route]))
         if len(times) > bursts + rate * self._at_once * (now + ON_THE_WAY):
             self._broken("limit", f"{len(times)} messages of {route} in the first {now:.3f} s")
         if self._steady:
