@@ -77,6 +77,10 @@ class Refusal:
     retriable: bool = False
 
 
+IDLE_HEARTBEAT = 5.0
+"""Seconds between two heartbeats of a pull request for which there are no messages, unless it names another time."""
+
+
 SIGN_OF_WORK_EVERY = 0.25
 """Seconds between two signs that a process is working on messages of a consumer: see `PullConsumer.say_at_work`."""
 
@@ -215,9 +219,11 @@ class PullConsumer(Subscription, Protocol):
         """
         ...
 
-    def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
+    def pull(self, batch: int, expires: float, max_bytes: int = 0, heartbeat: float = IDLE_HEARTBEAT) -> None:
         """Request `batch` more messages with a total of at most `max_bytes` (0: any), for at most `expires` seconds.
 
+        While there are no messages, the server sends a status every `heartbeat` seconds; none if the request expires
+        within twice that time.
         The size of one is `framing.delivered_size`. `deliver` receives them, and the statuses that end a request
         (`headers.status`): `409 Message Size Exceeds MaxBytes` as soon as the next message is too large for the rest of
         the request, `409 Batch Completed` if bytes are left when all messages have been delivered.

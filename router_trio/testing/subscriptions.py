@@ -11,15 +11,21 @@ from typing import Protocol, TypeVar
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.link import LISTEN_FOR, ConsumerSpec, ConsumerState, Deliver, Limits, Progress, SharedDelivery
+from router_trio.link import (
+    IDLE_HEARTBEAT,
+    LISTEN_FOR,
+    ConsumerSpec,
+    ConsumerState,
+    Deliver,
+    Limits,
+    Progress,
+    SharedDelivery,
+)
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
 
 T = TypeVar("T")
-
-IDLE_HEARTBEAT = 5.0
-"""Seconds between the heartbeats (status 100) of an idle pull request. One of at most twice that time has none."""
 
 
 class Line(Protocol):
@@ -145,9 +151,10 @@ class FakePullConsumer(FakeSubscription):
     def stream_created(self) -> str:
         return self._opened().stream_created
 
-    def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
+    def pull(self, batch: int, expires: float, max_bytes: int = 0, heartbeat: float = IDLE_HEARTBEAT) -> None:
         """Request messages. Does nothing on a dead link or when closed."""
-        heartbeat = IDLE_HEARTBEAT if expires > 2 * IDLE_HEARTBEAT else inf
+        if expires <= 2 * heartbeat:
+            heartbeat = inf
         if not self.closed:
             self._link.publishing(
                 self._next_subject,

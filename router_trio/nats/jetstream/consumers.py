@@ -19,6 +19,7 @@ import trio
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import (
+    IDLE_HEARTBEAT,
     LISTEN_FOR,
     LOOKUP_WITHIN,
     ConsumerSpec,
@@ -81,10 +82,6 @@ NOT_DELIVERED = 2**62
 
 HOLD_EVERY = 1.0
 """Seconds between two requests that keep the lead of a standby consumer."""
-
-IDLE_HEARTBEAT = 5.0
-"""Seconds between heartbeats of a pull request for which there are no messages."""
-
 
 Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
 OwnAnswers = Callable[[], contextlib.AbstractContextManager[Collection[bytes]]]
@@ -169,11 +166,11 @@ class WirePullConsumer:
         state = replace(state_of(spec, info), lifted=lifted)
         return replace(state, passed=0) if self._ahead else state
 
-    def pull(self, batch: int, expires: float, max_bytes: int = 0) -> None:
+    def pull(self, batch: int, expires: float, max_bytes: int = 0, heartbeat: float = IDLE_HEARTBEAT) -> None:
         request: dict[str, object] = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
         request |= self._lead
-        if expires > 2 * IDLE_HEARTBEAT:
-            request["idle_heartbeat"] = int(IDLE_HEARTBEAT * 1e9)
+        if expires > 2 * heartbeat:
+            request["idle_heartbeat"] = int(heartbeat * 1e9)
         self._send(framing.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox))
 
     async def unacked(self, first: int) -> Sequence[int] | None:

@@ -17,11 +17,11 @@ import trio
 
 from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import ConsumerSpec
+from router_trio.link import IDLE_HEARTBEAT, ConsumerSpec
 from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.api import Api, ApiError, consumer_info
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare
-from router_trio.nats.jetstream.consumers import IDLE_HEARTBEAT, FoundConsumer, Subscribe
+from router_trio.nats.jetstream.consumers import FoundConsumer, Subscribe
 from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol import framing, headers
 

@@ -59,10 +59,20 @@ class Acks:
         self._answers = connection.listener.answers
         return self
 
-    def belong_to(self, state: RouteState, spec: ConsumerSpec, pull_denied: Callable[[SourceError], None]) -> None:
-        """Belong to the route with this state from now on. `pull_denied` gets the error of a refused pull."""
+    def belong_to(
+        self,
+        state: RouteState,
+        spec: ConsumerSpec,
+        pull_denied: Callable[[SourceError], None],
+        ack_denied: Callable[[], None],
+    ) -> None:
+        """Belong to the route with this state from now on.
+
+        `pull_denied` gets the error of a refused pull, `ack_denied` is called when an answer was refused.
+        """
         self._state = state
         self._pull_denied = pull_denied
+        self._ack_denied = ack_denied
         self.pull_listener: Callable[[], None] | None = None
         """The function passed to `await_pull`, until `await_no_pull`. It is read for each message: no property."""
         self._answers.belong_to(spec.stream, spec.durable, self)
@@ -183,6 +193,8 @@ class Acks:
             what = "pull requests, so it receives no messages"
         described = f"the server refuses its {what}; {detail}; allow this user to publish to {subject}"
         self._state.obstacles[cause] = bounded(described)
+        if cause == ACK:
+            self._ack_denied()
         if cause == PULL:
             self._pull_denied(SourceError(described, reason=reasons.PERMISSION_DENIED))
         return fresh

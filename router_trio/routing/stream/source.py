@@ -76,7 +76,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._report_lifted,
             keeper.acks.hold,
         )
-        keeper.acks.belong_to(self.state, spec, self._pull_loop.lose)
+        keeper.acks.belong_to(self.state, spec, self._pull_loop.lose, self._pull_loop.report_progress)
         if routing.flow is not None:
             routing.flow.when_changed(self._pull_loop.look_again)
         for destination in routing.connections:

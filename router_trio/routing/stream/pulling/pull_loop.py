@@ -16,7 +16,7 @@ from router_trio.connection.answers import Kind
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
-from router_trio.link import SIGN_OF_WORK_EVERY, Link, PullConsumer
+from router_trio.link import IDLE_HEARTBEAT, SIGN_OF_WORK_EVERY, Link, PullConsumer
 from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
@@ -31,8 +31,17 @@ PULL_EXPIRES = 30.0
 BORROWED_EXPIRES = 5.0
 """Seconds of a request for more than the consumer's share of its connection: others may wait for the borrowed room."""
 
+HEARTBEATS_A_SECOND = 40
+"""Heartbeats per second on one connection: with more than 200 idle routes, each requests fewer."""
+
+LONGEST_HEARTBEAT = 12.0
+"""Seconds between two heartbeats with any number of routes."""
+
 SILENCE = 15.0
-"""Seconds without message or heartbeat after which a pull request counts as lost: three heartbeats."""
+"""Seconds without message or heartbeat after which a pull request counts as lost: three heartbeats.
+
+With more routes than `HEARTBEATS_A_SECOND` allows, and so with longer intervals, it is three of those.
+"""
 
 QUIET = 8.0
 """Seconds without message or heartbeat after which the route is paused: one heartbeat and three seconds.
@@ -53,6 +62,9 @@ ACKS_TESTED_EVERY = 5.0
 
 PROGRESS_SHARE = 1 / 3
 """The interval, as a share of the ack wait, in which the server is notified that messages are still in progress."""
+
+LEAD_EVERY = 1.0
+"""Seconds between two signs that keep the lead of a standby route with nothing in hand."""
 
 
 class PullLoop:
@@ -89,6 +101,9 @@ class PullLoop:
         self._pending = pending
         self._max_in_flight = max_in_flight
         self._credit = PullCredit(max_in_flight, max_in_flight_bytes, budget, self.look_again)
+        self._budget = budget
+        self._heartbeat = IDLE_HEARTBEAT
+        """Seconds between the heartbeats of the pending requests, the longest of them."""
         self._most = 2 * max_in_flight
         self._closing = closing
         self._never_come = never_come
@@ -114,6 +129,8 @@ class PullLoop:
         self._waiting_reported = False
         self._lost: SourceError | None = None
         self._asking_about_late = False
+        self._nothing_to_report: trio.Event | None = None
+        """While `_report_progress` waits for something to report; set by `report_progress`."""
         self._late_since: dict[int, float] = {}
         self._lookup_error: str | None = None
         self._filters: Filters | None = None
@@ -160,6 +177,8 @@ class PullLoop:
     def count_received(self, count: int, size: int, *, again: bool) -> None:
         """Count received messages and their bytes. `again`: the last of them is a redelivery."""
         self._credit.count_received(count, size)
+        if self._nothing_to_report is not None:
+            self.report_progress()
         self._comes_again = again
         if self._checks.stopped is not None:
             self._checks.received()
@@ -176,6 +195,12 @@ class PullLoop:
                 self._look_again.set()
         elif credit.want(*self._worked_on()) or (order.awaited and not credit.outstanding):
             self._look_again.set()
+
+    def report_progress(self) -> None:
+        """Begin to report progress: messages are in hand, or the server has refused acks."""
+        if self._nothing_to_report is not None:
+            self._nothing_to_report.set()
+            self._nothing_to_report = None
 
     def look_again(self) -> None:
         """Wake the loop: a destination has connected or disconnected, or the intake was closed."""
@@ -262,7 +287,7 @@ class PullLoop:
                 with trio.CancelScope(deadline=min(deadline, not_before) if now < not_before else deadline):
                     await self._look_again.wait()
                 if self._lost is None and trio.current_time() >= self._silent_at:
-                    described = f"nothing was heard from the consumer for {SILENCE:g} s"
+                    described = f"nothing was heard from the consumer for {self._silence:.3g} s"
                     self._lost = SourceError(described, reason=reasons.CONSUMER_SILENT)
             nursery.cancel_scope.cancel()
         if self._lost is not None:
@@ -323,9 +348,12 @@ class PullLoop:
         if size:
             if credit.borrowed or size > credit.window_bytes:
                 wanted = 1  # for one large message: borrowed room is returned as soon as it was received
+            heartbeat = min(max(IDLE_HEARTBEAT, self._budget.consumers / HEARTBEATS_A_SECOND), LONGEST_HEARTBEAT)
             if not credit.outstanding:
                 self._heard_at = now
-            consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size)
+                self._heartbeat = heartbeat
+            self._heartbeat = max(self._heartbeat, heartbeat)
+            consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size, heartbeat)
             credit.asked(wanted, size)
             self._asked("pull", ())
 
@@ -375,8 +403,8 @@ class PullLoop:
         stopped = self._checks.stopped or (None if self._filters is None else self._filters.outside)
         self._quiet = trio.current_time() >= self._quiet_at
         if stopped is None and self._quiet:
-            stopped = f"nothing was heard from its consumer for {QUIET:g} s, neither a message nor a heartbeat; "
-            stopped += "the server may be cut off from its cluster, or the consumer may have no leader"
+            stopped = f"nothing was heard from its consumer for {self._quiet_for:.3g} s, neither a message nor a "
+            stopped += "heartbeat; the server may be cut off from its cluster, or the consumer may have no leader"
         if stopped is not None:
             self._enter(PAUSED, bounded(stopped))
             return
@@ -404,12 +432,20 @@ class PullLoop:
     @property
     def _silent_at(self) -> float:
         """The time when the consumer counts as lost if it stays silent; never while nothing is requested."""
-        return self._heard_at + SILENCE if self._credit.outstanding else math.inf
+        return self._heard_at + self._silence if self._credit.outstanding else math.inf
 
     @property
     def _quiet_at(self) -> float:
         """The time when the route is paused if the consumer stays silent; never while nothing is requested."""
-        return self._heard_at + QUIET if self._credit.outstanding else math.inf
+        return self._heard_at + self._quiet_for if self._credit.outstanding else math.inf
+
+    @property
+    def _silence(self) -> float:
+        return SILENCE + 3 * (self._heartbeat - IDLE_HEARTBEAT)
+
+    @property
+    def _quiet_for(self) -> float:
+        return QUIET + self._heartbeat - IDLE_HEARTBEAT
 
     def _next_look(self, now: float) -> float:
         order = self._pending.order
@@ -420,11 +456,15 @@ class PullLoop:
         return min(look, self._makes_room_at) if self._is_full and order.count_due(now) else look
 
     async def _report_progress(self, link: Link, consumer: PullConsumer) -> None:
-        """Keep active and waiting messages from being redelivered, and keep the lead, if the route has one."""
+        """Keep active and waiting messages from being redelivered, and keep the lead, if the route has one.
+
+        While there is nothing to report no timer runs: a router may have thousands of idle routes.
+        """
         every = max(consumer.ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         sign = min(every, SIGN_OF_WORK_EVERY)
         reported_at = tested_at = -math.inf
         obstacles = self._routing.state.obstacles
+        idle = LEAD_EVERY if self._routing.plan.settings.source.standby else math.inf
         while True:
             now = trio.current_time()
             in_hand = self._pending.open.values()
@@ -446,4 +486,9 @@ class PullLoop:
                     for subject in subjects:
                         link.in_progress(subject)
                     self._asked("in_progress", subjects)
-            await trio.sleep(sign)
+            if in_hand or ACK in obstacles:
+                await trio.sleep(sign)
+            else:
+                self._nothing_to_report = waiting = trio.Event()
+                with trio.move_on_after(idle):
+                    await waiting.wait()

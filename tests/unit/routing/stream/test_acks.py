@@ -152,7 +152,7 @@ def test_no_ack_is_sent_until_a_deleted_durable_is_found_again(replaced: bool) -
     first, second, third = (b"$JS.ACK.IN.router.1.%d.1.1.0" % sequence for sequence in (1, 2, 3))
     acks.not_taken([first], 0, refused=True)
     acks.hold()
-    acks.belong_to(Mock(obstacles={}), Mock(), lambda error: None)
+    acks.belong_to(Mock(obstacles={}), Mock(), lambda error: None, lambda: None)
     acks.passed(ACK)
     acks.ack([second])
     acks.term(third, "timeout")
