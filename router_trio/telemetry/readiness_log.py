@@ -1,8 +1,9 @@
 """Log when a router becomes ready or stops being ready, as `/readyz` would report it.
 
-A task checks every second, whether or not `/readyz` is requested. It emits an event when the set of connections, routes
-and workers that are not ready has changed. A reason that only changes its text, such as a growing number of seconds, is
-no change. So there is at most one log line per second, however many routes change their state.
+A task checks every second, or less often with hundreds of routes, whether or not `/readyz` is requested. It emits an
+event when the set of connections, routes and workers that are not ready has changed. A reason that only changes its
+text, such as a growing number of seconds, is no change. So there is at most one log line per second, however many
+routes change their state.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from router_trio.telemetry.logs.redact import shown_text
 
 LOOK_EVERY = 1.0
 """Seconds between two checks."""
+
+PARTS_A_SECOND = 500
+"""Connections and routes checked per second: with more of them, each is checked less often."""
 
 AT_ONCE = 50
 """Number of routes checked before other tasks run."""
@@ -63,6 +67,7 @@ async def watch_readiness(reasons: Callable[[], Reasons], emit: Emit) -> None:
     while True:
         found: list[Mapping[str, Any]] = []
         blocked = 0.0
+        number = 0
         began_at = time.perf_counter()
         for number, part in enumerate(reasons(), 1):
             found += part
@@ -74,4 +79,4 @@ async def watch_readiness(reasons: Callable[[], Reasons], emit: Emit) -> None:
         if event is not None:
             emit(event)
         blocked += time.perf_counter() - began_at
-        await trio.sleep(max(LOOK_EVERY, REST * blocked))
+        await trio.sleep(max(LOOK_EVERY, number / PARTS_A_SECOND, REST * blocked))

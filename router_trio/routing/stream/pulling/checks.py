@@ -20,10 +20,10 @@ from router_trio.routing.stream.pulling.payloads import Payloads
 CHECK_EVERY = 5.0
 """Seconds between two checks of the consumer."""
 
-CHECKS_A_SECOND = 20
-"""Checks per second on one connection: with more than a hundred routes, each is checked less often.
+CHECKS_A_SECOND = 10
+"""Checks per second on one connection: with more than fifty routes, each is checked less often.
 
-A check takes half a millisecond of the processor. What only a check shows is noticed that much later: that a consumer
+A check takes almost a millisecond of the processor. What only a check shows is noticed that much later: that a consumer
 was paused or edited, or delivers nothing new. A deletion and a silent consumer are noticed without it.
 """
 
