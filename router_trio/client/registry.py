@@ -26,7 +26,7 @@ class Registry:
         self._publishers: dict[str, ConnectionPublisher] = {}
         self._only: ConnectionPublisher | None = None
         self._routes: dict[str, RouteState] = {}
-        self._leaving: list[RouteState] = []
+        self._leaving: dict[RouteState, None] = {}
         self._cached_routes: tuple[RouteState, ...] | None = None
         """The routes, cached while no reload has left earlier generations behind."""
         self._past: dict[str, RouteState] = {}
@@ -93,8 +93,7 @@ class Registry:
         state = self._routes.pop(name)
         state.is_leaving = True
         self._cached_routes = None
-        self._forget_settled()
-        self._leaving.append(state)
+        self._leaving[state] = None
         self._past[name] = state
         if len(self._past) > MOST_PAST_ROUTES:
             del self._past[next(iter(self._past))]
@@ -103,16 +102,16 @@ class Registry:
         """Let a route continue the counts of a removed one with the same name, if there was one."""
         past = self._past.pop(state.name, None)
         if past is not None:
-            self._leaving = [one for one in self._leaving if one is not past]
+            self._leaving.pop(past, None)
             continue_counts(state, past)
 
     def _forget_settled(self) -> None:
         """Keep only the counts of removed routes that are settled."""
-        leaving, self._leaving = self._leaving, []
+        leaving, self._leaving = self._leaving, {}
         for one in leaving:
             fold(one)
             if one.earlier or not one.is_settled:
-                self._leaving.append(one)
+                self._leaving[one] = None
             elif self._past.get(one.name) is one:
                 self._past[one.name] = counts_of(one)
 
@@ -122,7 +121,8 @@ class Registry:
         return None if past is None else total(past)
 
     def put_in_order(self, names: Sequence[str]) -> None:
-        """Show the routes in this order."""
+        """Show the routes in this order, at the end of a reload."""
+        self._forget_settled()  # once: thousands may have been removed
         self._routes = {name: self._routes[name] for name in names if name in self._routes}
         self._cached_routes = None
 

@@ -93,7 +93,9 @@ class Destinations:
         self._known_to_ack_early: set[str] = set()
         self._connection = connection
         self._emit = emit
-        self._all: list[DestinationState] = []
+        self._all: dict[DestinationState, None] = {}
+        """In the order in which they were added. Each of thousands of routes adds and removes its own."""
+        self._of_route: dict[RouteState, list[DestinationState]] = {}
         self._reported: dict[DestinationState, str] = {}
         """Destinations that were reported as not storing messages, with the reason."""
         self._unknown = False
@@ -112,14 +114,15 @@ class Destinations:
 
     def add(self, destination: DestinationState) -> None:
         """Also track this destination, beginning with a lookup now."""
-        self._all.append(destination)
+        self._all[destination] = None
+        self._of_route.setdefault(destination.route, []).append(destination)
         self._by_subject.clear()
         self._look_now.set()
 
     def forget_route(self, route: RouteState) -> None:
         """Stop tracking the destinations of this route."""
-        for one in [one for one in self._all if one.route is route]:
-            self._all.remove(one)
+        for one in self._of_route.pop(route, ()):
+            del self._all[one]
             self._reported.pop(one, None)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
@@ -264,7 +267,7 @@ class Destinations:
                 if error.reason == reasons.PERMISSION_DENIED:
                     pause = DENIED_LOOK_EVERY
             self.first_look_over.set()
-            for one in self._all:
+            for one in tuple(self._all):
                 self._report(one)
             await self._duplicates.warn(link, self._streams.values(), may_ask=not self._unknown)
             await self._find_unconfirmed(link)
@@ -334,8 +337,7 @@ class Destinations:
 
     def _still_watched(self, some: Iterable[DestinationState]) -> list[DestinationState]:
         """Return the destinations that were not forgotten in the meantime: nothing must be remembered of the others."""
-        watched = set(self._all)
-        return [one for one in some if one in watched]
+        return [one for one in some if one in self._all]
 
     def _note_early_acks(self) -> None:
         """Warn about each stream that confirms messages that it may still lose: once, for as long as it does."""
@@ -477,7 +479,7 @@ class Destinations:
             )
 
     def _report(self, one: DestinationState) -> None:
-        if one.got_through:
+        if one.refused_for is not None and one.got_through:
             one.refused_for = None
         trouble = one.trouble
         before = self._reported.get(one)

@@ -7,7 +7,7 @@ that reads from it. When the link is lost, all of them have ended before `run` r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import copy_context
 from typing import Protocol
 
@@ -95,7 +95,7 @@ class Session:
         self,
         connect: Connect,
         listener: LinkListener,
-        sources: Sequence[Source],
+        sources: Collection[Source],
         *,
         first: Sequence[Source] = (),
         connect_timeout: float,
@@ -190,7 +190,7 @@ class Session:
 
     # --- tasks ---
 
-    async def _serve_each(self, link: Link, sources: Sequence[Source], nursery: trio.Nursery, within: float) -> None:
+    async def _serve_each(self, link: Link, sources: Collection[Source], nursery: trio.Nursery, within: float) -> None:
         """Serve sources in the nursery. Returns when each has tried, or after `within` seconds."""
         tries = [self._start_serving(source, link, nursery) for source in sources]
         with trio.move_on_after(within):
@@ -201,12 +201,7 @@ class Session:
         scope = self._served[source] = trio.CancelScope()
         tried = trio.Event()
 
-        async def serve() -> None:
-            with scope:
-                await source.serve(link, tried)
-            tried.set()  # a source removed before that must not delay others
-
-        nursery.start_soon(serve, name=source.serve)
+        nursery.start_soon(_serve, source, link, scope, tried, name=source.serve)
         return tried
 
     async def _send(self, link: Link) -> None:
@@ -315,6 +310,12 @@ class Session:
     def _answered(self) -> None:
         self.fenced_at = trio.current_time()
         self._fenced(self.fenced_at)
+
+
+async def _serve(source: Source, link: Link, scope: trio.CancelScope, tried: trio.Event) -> None:
+    with scope:
+        await source.serve(link, tried)
+    tried.set()  # a source removed before that must not delay others
 
 
 def _first(group: BaseExceptionGroup[LinkError]) -> LinkError:

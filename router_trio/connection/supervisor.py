@@ -101,9 +101,9 @@ class Connection:
         self.first_attempt_over: trio.Event = trio.Event()
         self._connect = connect
         self._emit = emit
-        self._sources: list[Source] = [self.destinations]
+        self._sources: dict[Source, None] = {self.destinations: None}
         self._changed = trio.Event()
-        self._change_listeners: list[Callable[[], None]] = []
+        self._change_listeners: dict[Callable[[], None], None] = {}
         self._room = trio.lowlevel.ParkingLot()
         self.shares: Shares = Shares(self.outbox.capacity)
         self._lost_at: float | None = None
@@ -112,14 +112,13 @@ class Connection:
 
     def attach(self, source: Source) -> None:
         """Add a source that reads from every link of this connection, from the next turn on."""
-        self._sources.append(source)
+        self._sources[source] = None
         if self.listener.session is not None:
             self.listener.session.serve_also(source)
 
     def detach(self, source: Source) -> None:
         """Remove a source, and cancel serving it."""
-        if source in self._sources:
-            self._sources.remove(source)
+        self._sources.pop(source, None)
         if self.listener.session is not None:
             self.listener.session.stop_serving(source)
 
@@ -370,12 +369,11 @@ class Connection:
 
     def when_changed(self, notify: Callable[[], None]) -> None:
         """Call `notify` each time the connection is established or lost."""
-        self._change_listeners.append(notify)
+        self._change_listeners[notify] = None
 
     def stop_notifying(self, notify: Callable[[], None]) -> None:
         """Undo `when_changed`."""
-        if notify in self._change_listeners:
-            self._change_listeners.remove(notify)
+        self._change_listeners.pop(notify, None)
 
     def _notify_changed(self) -> None:
         self._changed.set()

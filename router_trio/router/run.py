@@ -328,8 +328,8 @@ class Run:
     async def _tried(self, route: Route) -> None:
         """Wait until a route has tried to subscribe, or its connection is lost."""
         generation = self.connections.get(route.state.connection)
-        if generation is None:
-            return
+        if generation is None or route.source.first_try_over.is_set():
+            return  # as for most of many routes, which then need no tasks
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, route.source.first_try_over, nursery.cancel_scope)
             while generation.connection.connected:

@@ -15,7 +15,9 @@ from router_trio.subjects.mapping import Mapping
 KINDS: tuple[SourceKind, ...] = (SUBJECT, STREAM)
 """All kinds of source."""
 
-_OWNERS = {key: kind for kind in reversed(KINDS) for key in (kind.key, *kind.keys)}
+_FROM_LAST = KINDS[::-1]
+
+_OWNERS = {key: kind for kind in _FROM_LAST for key in (kind.key, *kind.keys)}
 """The kind of source that the refusal of a key names: the first that has the key."""
 
 
@@ -25,7 +27,10 @@ class SourceSettings(SourceKeys, init=False):
     @property
     def kind(self) -> SourceKind:
         """Its kind: the last one if several are named, a subject if none is. `check_source` refuses both."""
-        return next((kind for kind in reversed(KINDS) if getattr(self, kind.key) is not None), SUBJECT)
+        for kind in _FROM_LAST:  # no generator: each route is asked some twenty times
+            if getattr(self, kind.key) is not None:
+                return kind
+        return SUBJECT
 
     @property
     def own_ids(self) -> bool:

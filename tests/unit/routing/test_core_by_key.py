@@ -161,7 +161,7 @@ async def test_settled_keys_are_forgotten(autojump_clock: MockClock) -> None:
             publish(w.broker, f"k{number}:{number}")
         await all_out(w, 2_000)
         await eventually(lambda: w.route.in_hand == 0)
-        source: Any = w.live.connections["main"]._sources[-1]
+        source: Any = [*w.live.connections["main"]._sources][-1]
         assert source.keeper.hand.schedule.keys == 0
 
 
