@@ -11,7 +11,7 @@ import importlib
 import inspect
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
@@ -164,10 +164,13 @@ class InThread:
             raise
 
 
-def left_behind_by(handler: Handler | None) -> set[object]:
-    """Return the calls of a handler that were left behind in threads: a live set. A worker wraps its handlers."""
+def left_behind_by(handler: Handler | None) -> Collection[object]:
+    """Return the calls of a handler that were left behind in threads: a live set, if it is called in threads.
+
+    A worker wraps its handlers.
+    """
     owner = getattr(getattr(handler, "__wrapped__", handler), "__self__", None)
-    return owner.left_behind if isinstance(owner, InThread) else set()
+    return owner.left_behind if isinstance(owner, InThread) else ()
 
 
 _NOTHING = object()

@@ -266,23 +266,29 @@ def compile_routes(
 ) -> list[RoutePlan]:
     """Compile the routes of validated settings, in order. `handlers` are those of routes that have one, by name."""
     plans = []
+    # Once: there may be thousands of routes.
+    never_replied = never_replied_to(one.inbox_prefix for one in settings.connections.values())
     for route in settings.routes:
         source = route.source
-        destinations = tuple(_destination(settings, route, to, random) for to in route.to)
+        destinations = tuple(_destination(settings, route, to, random, never_replied) for to in route.to)
         handler = (handlers or {}).get(route.name)
         when = _compiled(route.when, WHEN, route)
         key = _compiled(route.key, KEY, route)
         per = None if route.limit is None else _compiled(route.limit.per, PER, route)
         plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
-        plan = replace(plan, per=per, never_replied_to=_never_replied_to(settings))
+        plan = replace(plan, per=per, never_replied_to=never_replied)
         if route.dead_letter is not None:
-            plan = replace(plan, dead_letter=_dead_letter(settings, route, route.dead_letter, random))
+            plan = replace(plan, dead_letter=_dead_letter(settings, route, route.dead_letter, random, never_replied))
         plans.append(plan)
     return plans
 
 
 def _destination(
-    settings: Settings, route: RouteSettings, to: DestinationSettings, random: Callable[[int], int]
+    settings: Settings,
+    route: RouteSettings,
+    to: DestinationSettings,
+    random: Callable[[int], int],
+    never_replied: tuple[bytes, ...],
 ) -> Destination:
     source, kind = route.source, to.kind_for(route.source.kind)
     template = kind.template(to)
@@ -298,7 +304,7 @@ def _destination(
         keep=tuple(to.headers.keep),
         own_ids=source.own_ids,
         reserved=settings.connections[to.connection].reserved,
-        never_replied_to=_never_replied_to(settings),
+        never_replied_to=never_replied,
         when=_compiled(to.when, WHEN, route),
         weight=to.weight,
         # Taken as written: 0.1 is a tenth, which no float is.
@@ -313,15 +319,15 @@ def _destination(
     )
 
 
-def _never_replied_to(settings: Settings) -> tuple[bytes, ...]:
-    return never_replied_to(one.inbox_prefix for one in settings.connections.values())
-
-
 def _dead_letter(
-    settings: Settings, route: RouteSettings, letter: DeadLetterSettings, random: Callable[[int], int]
+    settings: Settings,
+    route: RouteSettings,
+    letter: DeadLetterSettings,
+    random: Callable[[int], int],
+    never_replied: tuple[bytes, ...],
 ) -> Destination:
     to = destination_of(letter, route.source.connection)
-    return replace(_destination(settings, route, to, random), carries_reply=False, counts_hops=False)
+    return replace(_destination(settings, route, to, random, never_replied), carries_reply=False, counts_hops=False)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:

@@ -29,6 +29,22 @@ _DURATIONS = ("elapsed", "forwarded")
 class RouteCounts:
     """The counts of one route."""
 
+    __slots__ = (
+        "delivered",
+        "duplicates",
+        "elapsed",
+        "failed",
+        "fates",
+        "filtered",
+        "forwarded",
+        "given_up",
+        "limited",
+        "mirror_failed",
+        "openings",
+        "received",
+        "unanswered",
+    )
+
     def __init__(self, destinations: Sequence[str]) -> None:
         self.received: int = 0
         """Messages received, except redeliveries of messages that were in hand or settled."""

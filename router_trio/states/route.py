@@ -186,6 +186,39 @@ class LimitState:
 class RouteState(RouteCounts):
     """State and counters of one route. `destinations` are the templates, in order, and the values of the label."""
 
+    __slots__ = (
+        "__weakref__",
+        "_only_breaker",
+        "_report_suppressed",
+        "breakers",
+        "connection",
+        "dead_lettered_earlier",
+        "delivered_earlier",
+        "destinations",
+        "earlier",
+        "handler_moved_at",
+        "handling",
+        "holder",
+        "in_flight_limit",
+        "is_leaving",
+        "is_over",
+        "last_failure",
+        "left_behind",
+        "limit",
+        "mirrors_under_way",
+        "most_open",
+        "name",
+        "never_routed",
+        "obstacles",
+        "own_ids",
+        "reason",
+        "redelivers",
+        "source",
+        "standby",
+        "state",
+        "to",
+    )
+
     def __init__(
         self,
         name: str,

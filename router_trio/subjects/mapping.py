@@ -122,7 +122,8 @@ class Mapping:
             raise _one_sided(source, destination)
         pattern = ".".join(shape[: shape.index(">") + 1] if ">" in shape else shape)
         starts = tuple(literal_start)
-        return cls(source, destination, deterministic, literal, starts, pattern, tuple(source_tokens), tuple(pieces))
+        used = () if literal else tuple(pieces)
+        return cls(source, destination, deterministic, literal, starts, pattern, tuple(source_tokens), used)
 
     @classmethod
     def compile_each(

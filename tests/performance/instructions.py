@@ -15,7 +15,7 @@ from typing import Any, cast
 import trio
 
 import router_trio
-from router_trio import Settings
+from router_trio import Settings, testing
 from router_trio.client.publisher import Publisher
 from router_trio.connection.session import Session
 from router_trio.connection.shared_subscription import SharedSubscription
@@ -41,14 +41,19 @@ from router_trio.states import RouteState
 from tests.support.offers import next_order
 
 OURS = str(Path(router_trio.__file__).parent)
+FAKES = str(Path(testing.__file__).parent)
 BODY = b"x" * 128
 
 
 def instructions(run: Callable[[], object]) -> int:
-    """Return the instructions that `run` executes inside of router_trio."""
+    """Return the instructions that `run` executes inside of router_trio, without its fake server."""
     if sys.version_info >= (3, 12):
         return _monitored(run)
     return _traced(run)
+
+
+def _counts(code: CodeType) -> bool:
+    return code.co_filename.startswith(OURS) and not code.co_filename.startswith(FAKES)
 
 
 if sys.version_info >= (3, 12):
@@ -60,7 +65,7 @@ if sys.version_info >= (3, 12):
 
         def executed(code: CodeType, offset: int) -> Any:
             nonlocal count
-            if not code.co_filename.startswith(OURS):
+            if not _counts(code):
                 return monitoring.DISABLE
             count += 1
             return None
@@ -87,7 +92,7 @@ def _traced(run: Callable[[], object]) -> int:
         return inside
 
     def entered(frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(OURS):
+        if not _counts(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return inside

@@ -29,14 +29,16 @@ class IntakeQueue:
         """`turn_begins` is called each time that other tasks have run while `take` waited."""
         self._overflow = overflow
         self._turn_begins = turn_begins
-        self._batches: deque[tuple[float, list[RawMessage], int, Begun | None]] = deque()
+        self._batches: deque[tuple[float, list[RawMessage], int, Begun | None]] | None = None
+        """None until the first batch waits: an empty deque takes more memory than the rest of an idle route's queue."""
         self._messages = 0
         self._bytes = 0
         self._arrived = trio.Event()
         self._taken = 0
         self.busy: bool = False
         """True while messages wait, or the batch that was taken last is being routed."""
-        self._finished = trio.lowlevel.ParkingLot()
+        self._finished: trio.lowlevel.ParkingLot | None = None
+        """Where `empty` waits, if it does."""
 
     def __len__(self) -> int:
         return self._messages
@@ -52,6 +54,8 @@ class IntakeQueue:
         size = sum(map(len, map(_tail, batch)))
         self._messages += len(batch)
         self._bytes += size
+        if self._batches is None:
+            self._batches = deque()
         self._batches.append((trio.current_time(), batch, size, None))
         self.busy = True
         self._arrived.set()
@@ -64,8 +68,7 @@ class IntakeQueue:
         while not self._batches:
             self._arrived = trio.Event()
             self._taken = 0
-            self.busy = False
-            self._finished.unpark_all()
+            self.finish()
             await self._arrived.wait()
             self._turn_begins()
         if self._taken >= MESSAGES_IN_A_TURN:
@@ -84,12 +87,14 @@ class IntakeQueue:
 
     def take_waiting(self) -> Batches:
         """Take out all waiting batches, the oldest first."""
-        left = [Batch(arrived, batch, begun) for arrived, batch, _, begun in self._batches]
+        left = [Batch(arrived, batch, begun) for arrived, batch, _, begun in self._batches or ()]
         self.clear()
         return left
 
     def put_first(self, batches: Sequence[Batch]) -> None:
         """Put batches that were received and accepted earlier before all waiting ones."""
+        if self._batches is None:
+            self._batches = deque()
         for arrived, batch, begun in reversed(batches):
             size = sum(map(len, map(_tail, batch)))
             self._messages += len(batch)
@@ -102,15 +107,19 @@ class IntakeQueue:
     def finish(self) -> None:
         """Record that nothing waits, and that the batch taken last was taken back."""
         self.busy = False
-        self._finished.unpark_all()
+        if self._finished is not None:
+            self._finished.unpark_all()
 
     def clear(self) -> int:
         """Drop all waiting messages. Return their number."""
         left, self._messages, self._bytes = self._messages, 0, 0
-        self._batches.clear()
+        if self._batches is not None:
+            self._batches.clear()
         return left
 
     async def empty(self) -> None:
         """Wait until every batch was routed and the next one is asked for."""
+        if self._finished is None:
+            self._finished = trio.lowlevel.ParkingLot()
         while self.busy:
             await self._finished.park()

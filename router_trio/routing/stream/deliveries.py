@@ -6,6 +6,7 @@ permissions, so the subject has to name the route's own stream and consumer, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import repeat
 from operator import itemgetter
@@ -32,7 +33,10 @@ class Deliveries:
         self._stream = framing.wire(stream)
         consumer = framing.wire(durable)
         self._acked_at = ack_reply.prefix(self._stream, consumer)
-        self._delivered = ack_reply.pattern(self._stream, consumer)
+        self._consumer = consumer
+        self._pattern: re.Pattern[bytes] | None = None
+        """That of the reply subjects of deliveries, compiled when the first is read: a router may have thousands of
+        idle routes."""
 
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return the deliveries in a batch, as of `cursor`, and the other messages.
@@ -85,8 +89,10 @@ class Deliveries:
         sequences: list[int] = []
         numbers: list[int] = []
         times: list[bytes] = []
+        if self._pattern is None and any(map(_reply, batch)):
+            self._pattern = ack_reply.pattern(self._stream, self._consumer)
         for raw in batch:
-            if self._delivered.fullmatch(raw[1]):
+            if self._pattern is not None and self._pattern.fullmatch(raw[1]):
                 try:
                     delivery = delivery_of(self._keeper, cursor, raw, now)
                 except ValueError:
