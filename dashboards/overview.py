@@ -11,6 +11,8 @@ from dashboards.queries import events, in_range, of_connection, of_process, of_r
 RECEIVED = of_route("router_messages_received_total")
 ROUTED = of_route("router_messages_routed_total")
 FAILED = of_route("router_messages_failed_total")
+REJECTED = of_route("router_messages_failed_total", 'reason="rejected"')
+UNDELIVERED = of_route("router_route_messages_settled_total", 'fate=~"dead_lettered|given_up|lost"')
 DURATION = of_route("router_route_duration_seconds_bucket")
 STATUS = of_connection("router_nats_connection_status")
 RUNNING = of_route("router_route_running")
@@ -63,13 +65,13 @@ def _glance() -> list[Panel]:
         ),
         number("Receiving", "Messages received per second, over all routes.", "mps", query(total(rate(RECEIVED)))),
         number(
-            "Failed",
-            "Failed attempts to route a message, as a share of the messages received in the time range. The error "
-            "budget is 0.1 %.",
+            "Not delivered",
+            "Messages that were lost, given up or dead-lettered, but not rejected by a handler, as a share of the "
+            "messages received in the time range. The error budget is 0.1 %.",
             "percentunit",
             now(
-                f"clamp_max(sum(increase({FAILED}[$__range])) / (sum(increase({RECEIVED}[$__range])) > 0), 1)"
-                " or vector(0)"
+                f"clamp((sum(increase({UNDELIVERED}[$__range])) - sum(increase({REJECTED}[$__range])))"
+                f" / (sum(increase({RECEIVED}[$__range])) > 0), 0, 1) or vector(0)"
             ),
             ((0, GREEN), (0.001, ORANGE), (0.0144, RED)),
             alerts=["RouterErrorBudgetBurnFast", "RouterErrorBudgetBurnSlow"],
@@ -103,7 +105,8 @@ def _glance() -> list[Panel]:
 
 
 def _routes() -> list[Panel]:
-    ratio = f"clamp_max({total(rate(FAILED), 'route')} / {total(rate(RECEIVED), 'route')}, 1)"
+    undelivered = f"({total(rate(UNDELIVERED), 'route')} - {total(rate(REJECTED), 'route')})"
+    ratio = f"clamp({undelivered} / {total(rate(RECEIVED), 'route')}, 0, 1)"
     return [
         lines(
             "Received",
@@ -122,15 +125,15 @@ def _routes() -> list[Panel]:
         ),
         lines(
             "Failed, by reason",
-            "Failed attempts to route a message, by reason. A stream redelivers the message after a failure.",
+            "Failed attempts to route a message, by reason. The message may be delivered by a later attempt.",
             "mps",
             query(total(rate(FAILED), "reason"), "{{reason}}"),
             alerts=["RouterErrorBudgetBurnFast"],
         ),
         lines(
-            "Failure rate",
-            "Failed attempts as a share of the received messages, by route; no value while nothing is received. The "
-            "error budget is 0.1 %.",
+            "Share not delivered",
+            "Messages that were lost, given up or dead-lettered, but not rejected by a handler, as a share of the "
+            "received messages, by route; no value while nothing is received. The error budget is 0.1 %.",
             "percentunit",
             query(ratio, "{{route}}"),
             alerts=["RouterErrorBudgetBurnFast", "RouterErrorBudgetBurnSlow"],

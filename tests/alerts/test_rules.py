@@ -24,6 +24,9 @@ ALERTS = {rule["alert"]: rule for rule in rules("alert")}
 EVERYDAY = "everyday"
 """The test of all alerts together."""
 
+BEGIN_LATER = {"router_messages_given_up_total"}
+"""Metrics whose series begin with the first event."""
+
 pytestmark = pytest.mark.timeout(300)
 """promtool evaluates every rule four times a minute over hours: on a busy machine that takes a while."""
 
@@ -89,7 +92,7 @@ def test_cutting_any_part_out_of_an_alert_fails_its_tests(alert: str, tmp_path: 
 def _test_of(alert: str, rule: dict[str, Any], directory: Path) -> Path:
     """Write the tests of an alert, and a rules file with this rule in its place and the recordings that it needs."""
     groups = load(RULES)["groups"]
-    needed = _recordings(ALERTS[alert]["expr"])
+    needed = _recordings(_asked_by(ALERTS[alert]))
     for group in groups:
         group["rules"] = [
             rule if one.get("alert") == alert else one
@@ -100,6 +103,11 @@ def _test_of(alert: str, rule: dict[str, Any], directory: Path) -> Path:
     path = directory / "test.yml"
     path.write_text(yaml.safe_dump({**load(ROOT / "tests/alerts/rules" / f"{alert}.yml"), "rule_files": ["rules.yml"]}))
     return path
+
+
+def _asked_by(alert: dict[str, Any]) -> str:
+    """Return the expressions of an alert: its own, and the queries in its annotations."""
+    return " ".join((alert["expr"], *alert["annotations"].values()))
 
 
 def _recordings(expression: str) -> set[str]:
@@ -130,7 +138,7 @@ def test_metrics_and_labels_exist(alert: str, series: Series) -> None:
 
 def test_every_recording_is_used() -> None:
     """It is used by an alert or by another recording."""
-    asked = " ".join(rule["expr"] for rule in (*rules("alert"), *rules("record")))
+    asked = " ".join((*map(_asked_by, rules("alert")), *(rule["expr"] for rule in rules("record"))))
     for name in {rule["record"] for rule in rules("record")}:
         assert _asks_for(name, asked), f"nobody asks for {name}"
 
@@ -150,7 +158,7 @@ def test_a_scrape_in_normal_operation_has_every_series_that_alerts_read() -> Non
         asked |= set(re.findall(r"(?<![\w:])(?:router_\w+|up)(?![\w:(])", rule["expr"]))
     for day in ("a healthy router", "an idle router", "an idle router with a past", "a restart"):
         given = {one["series"].partition("{")[0] for one in days[day]["input_series"]}
-        assert asked <= given
+        assert asked - given <= (BEGIN_LATER if day in ("a healthy router", "an idle router") else set())
 
 
 @pytest.mark.parametrize("alert", ALERTS)
