@@ -203,6 +203,15 @@ class EvaluationError(RouterError):
     reason = reasons.EXPRESSION
 
 
+class ResultTooLargeError(EvaluationError):
+    """The result of an expression is larger than the server of its destination accepts.
+
+    It has the reason of any message that is too large: the expression did not fail, and the cure is another one.
+    """
+
+    reason = reasons.TOO_LARGE
+
+
 class LoopError(EvaluationError):
     """A message has passed as many routes as the `hop_limit` of its route allows."""
 

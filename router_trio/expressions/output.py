@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from router_trio.errors import EvaluationError
+from router_trio.errors import EvaluationError, ResultTooLargeError
 from router_trio.expressions.functions.conversions import bytes_of_string, string_of_double
 from router_trio.expressions.functions.times import format_duration, format_timestamp
 from router_trio.expressions.values import MAX_NESTING, BoolKey, Budget, Duration, Timestamp, Uint, Value, a_kind
@@ -28,8 +28,8 @@ def payload_of(value: Value, largest: int, message: Any = None) -> bytes:
     """Return the payload of a value: strings and bytes as they are, timestamps and durations as text, others as JSON.
 
     Within JSON, bytes are base64, timestamps RFC 3339 and durations seconds, as in protobuf's JSON. Raises
-    EvaluationError for more than `largest` bytes, for a value that JSON can't represent such as an infinity, and if the
-    budget of `message` is used up.
+    ResultTooLargeError for more than `largest` bytes, and EvaluationError for a value that JSON can't represent such as
+    an infinity, and if the budget of `message` is used up.
     """
     kind = value.__class__
     if kind is str:
@@ -48,8 +48,8 @@ def payload_of(value: Value, largest: int, message: Any = None) -> bytes:
 def json_of(value: Value, largest: int, message: Any = None) -> bytes:
     """Return canonical JSON.
 
-    Raises EvaluationError for a value that JSON can't represent, for more than `largest` bytes, and if the budget of
-    `message` is used up. Without a message the value has a budget of its own.
+    Raises ResultTooLargeError for more than `largest` bytes, and EvaluationError for a value that JSON can't represent
+    and if the budget of `message` is used up. Without a message the value has a budget of its own.
     """
     plain = value if _is_plain(value) else _Writer(largest, message).plain(value, 0)
     try:
@@ -81,7 +81,7 @@ def _is_plain(value: Value) -> bool:
 def header_of(value: Value, largest: int) -> str:
     """Return the value of a header: a string as it is, a number or a bool as `string()` converts it.
 
-    Raises EvaluationError for other types, for CR, LF or NUL, and for more than `largest` bytes.
+    Raises EvaluationError for other types and for CR, LF or NUL, and ResultTooLargeError for more than `largest` bytes.
     """
     kind = value.__class__
     if kind is str:
@@ -100,8 +100,8 @@ def header_of(value: Value, largest: int) -> str:
     raise EvaluationError(f"{a_kind(value)} can't be the value of a header: convert it to a string")
 
 
-def _too_large(largest: int) -> EvaluationError:
-    return EvaluationError(f"the result is larger than {largest} bytes")
+def _too_large(largest: int) -> ResultTooLargeError:
+    return ResultTooLargeError(f"the result is larger than {largest} bytes")
 
 
 def _text_of_time(value: Timestamp | Duration) -> str:

@@ -62,16 +62,28 @@ def test_a_value_becomes_a_payload(text: str, payload: bytes) -> None:
         ("{'a': int}", "a type can't be written as JSON"),
         ("[headers.raw]", "not valid UTF-8"),
         ("{'1': 2, 1: 3}", "two keys of the map are the same in JSON"),
-        ("'" + "a" * 1001 + "'", "larger than 1000 bytes"),
-        ("['" + "a" * 1001 + "']", "larger than 1000 bytes"),
-        ("'" + "é" * 501 + "'", "larger than 1000 bytes"),
-        ("['" + "\\n" * 600 + "']", "larger than 1000 bytes"),
-        ("[b'" + "a" * 800 + "']", "larger than 1000 bytes"),
     ],
 )
 def test_a_value_that_can_not_be_a_payload_fails(text: str, error: str) -> None:
-    with pytest.raises(EvaluationError, match=error):
+    with pytest.raises(EvaluationError, match=error) as caught:
         payload_of(value(text), LARGEST)
+    assert caught.value.reason == "expression"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'" + "a" * 1001 + "'",
+        "['" + "a" * 1001 + "']",
+        "'" + "é" * 501 + "'",
+        "['" + "\\n" * 600 + "']",
+        "[b'" + "a" * 800 + "']",
+    ],
+)
+def test_a_payload_that_is_too_large_has_the_reason_of_any_message_that_is(text: str) -> None:
+    with pytest.raises(EvaluationError, match="larger than 1000 bytes") as caught:
+        payload_of(value(text), LARGEST)
+    assert caught.value.reason == "too_large"
 
 
 def test_a_value_shared_many_times_is_refused_before_it_is_written() -> None:
@@ -105,12 +117,19 @@ def test_a_value_becomes_a_header(text: str, header: str) -> None:
         ("timestamp(0)", "a timestamp can't"),
         ("'a\\r\\nb: c'", "CR, LF or NUL"),
         ("'a\\x00'", "CR, LF or NUL"),
-        ("'" + "é" * 501 + "'", "larger than 1000 bytes"),
     ],
 )
 def test_a_value_that_can_not_be_a_header_fails(text: str, error: str) -> None:
-    with pytest.raises(EvaluationError, match=error):
+    with pytest.raises(EvaluationError, match=error) as caught:
         header_of(value(text), LARGEST)
+    assert caught.value.reason == "expression"
+
+
+@pytest.mark.parametrize("text", ["'" + "a" * 1001 + "'", "'" + "é" * 501 + "'"])
+def test_a_header_that_is_too_large_has_the_reason_of_any_message_that_is(text: str) -> None:
+    with pytest.raises(EvaluationError, match="larger than 1000 bytes") as caught:
+        header_of(value(text), LARGEST)
+    assert caught.value.reason == "too_large"
 
 
 JSON = st.recursive(

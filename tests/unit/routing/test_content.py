@@ -241,6 +241,25 @@ async def test_a_copy_is_changed_by_its_expressions(kind: str, autojump_clock: M
         assert ledger(w) == {"routed": 1}
 
 
+@pytest.mark.parametrize("changed", [{"payload": "payload"}, {"headers": {"set": {"X-Copy": "string(payload)"}}}])
+@pytest.mark.parametrize("kind", ["core", "stream"])
+async def test_a_result_that_the_server_does_not_accept_fails_as_too_large(
+    kind: str, changed: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    brokers = two_brokers()
+    brokers["edge"] = FakeBroker(max_payload=500)
+    brokers["edge"].add_stream("OUT", ["out.>"])
+    one = to("out.x", "edge", jetstream=kind == "stream") | changed
+    retry = {"initial": "10s"}
+    route = stream("IN", one, connection="main", retry=retry) if kind == "stream" else core("in.*", one)
+    async with world([route | {"from": route["from"] | {"connection": "main"}}], brokers=brokers) as w:
+        for size in (10, 501, 20):
+            publish(w, "in.x", payload=b"x" * size)
+        await eventually(lambda: w.route.failed["too_large"] == 1 and len(w.payloads("OUT", "edge")) == 2)
+        assert [len(payload) for payload in w.payloads("OUT", "edge")] == [10, 20]
+        assert +w.route.failed == {"too_large": 1}
+
+
 async def test_a_time_to_live_is_set_on_stored_copies(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([core("in.*", to("out.x", jetstream=True) | {"ttl": "1h"})], brokers=brokers) as w:
