@@ -29,6 +29,7 @@ from router_trio.link import (
 from router_trio.message import PubAck
 from router_trio.nats.link import Dialer
 from router_trio.outbox.operation import Operation
+from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from router_trio.settings import ConnectionSettings
 from tests.resilience.chaos.hands import Hands
@@ -57,6 +58,10 @@ class Spy:
         """When each PubAck arrived."""
         self.stored: list[int] = []
         """Numbers of the messages that PubAcks report as stored, in order."""
+        self.at_sequence: dict[int, set[int]] = {}
+        """Numbers of the messages that were delivered, by their sequence in the source: several if a source was
+        created again.
+        """
         self.hands = Hands()
         self.deliver_twice = False
 
@@ -90,6 +95,13 @@ class Spy:
             self.first_refused_at.setdefault(message, trio.current_time())
         if not retriable:
             self.hands.sent_back(refused)
+
+    def brought(self, holder: object, batch: Sequence[RawMessage]) -> None:
+        """Record deliveries from the source by a link of this router."""
+        self.hands.brought(holder, batch)
+        for raw in batch:
+            sequence = int(ack_reply.tokens(raw[1])[ack_reply.SEQUENCE])
+            self.at_sequence.setdefault(sequence, set()).update(numbers(raw[4]))
 
     def took(self, operation: Operation | None) -> None:
         """Record a PubAck for this publish."""
@@ -245,7 +257,7 @@ class _Eyes:
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         def seen(batch: list[RawMessage]) -> None:
             again = [raw for raw in batch if raw[1].startswith(b"$JS.ACK.")]
-            self._spy.hands.brought(self._holder, again)
+            self._spy.brought(self._holder, again)
             deliver(batch)
             if self._spy.deliver_twice and again:
                 deliver(again)

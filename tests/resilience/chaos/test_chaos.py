@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from router_trio.events import MessageFailed
+from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from tests.resilience.chaos.faults import FAULTS
 from tests.resilience.chaos.hands import Hands
@@ -15,8 +17,9 @@ from tests.resilience.chaos.load import payload
 from tests.resilience.chaos.run import run_seed
 from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, VARIANTS, Kind, Variant, draw
 from tests.resilience.chaos.spy import Spy
-from tests.resilience.chaos.verdict import HEAD, out_of_order, row, unfinished_traces, were_in_flight
+from tests.resilience.chaos.verdict import HEAD, out_of_order, row, too_large, unfinished_traces, were_in_flight
 from tests.support.otlp_receiver import ReceivedSpan
+from tests.support.watch import Watch
 
 FEW = [(1, "stream", 500), (2, "stream", 1000), (7, "stream", 500), (14, "stream", 500)]
 FEW_CORE = [(0, "core", 500), (8, "core", 1000), (13, "core", 500), (15, "core", 500)]
@@ -77,7 +80,7 @@ def test_a_message_is_in_hand_of_its_last_receiver_until_it_is_returned() -> Non
     hands, first, second = Hands(), object(), object()
     hands.brought(first, [_delivery(number) for number in range(4)])
     hands.brought(second, [_delivery(3)])
-    hands.answered(b"$JS.ACK.0")
+    hands.answered(_reply(0))
     hands.sent_back([1])
     assert [number in hands for number in range(5)] == [False, False, True, True, False]
     hands.left(first)
@@ -87,7 +90,15 @@ def test_a_message_is_in_hand_of_its_last_receiver_until_it_is_returned() -> Non
 
 
 def _delivery(number: int) -> RawMessage:
-    return b"source.0", b"$JS.ACK.%d" % number, 0, 0, payload(number)
+    return b"source.0", _reply(number), 0, 0, payload(number)
+
+
+def _reply(number: int) -> bytes:
+    return ack_reply.subject(b"SOURCE", b"router", sequence=_sequence(number), number=1)
+
+
+def _sequence(number: int) -> int:
+    return number + 1
 
 
 def test_every_fault_has_a_weight_and_is_drawn_by_the_hundred_seeds() -> None:
@@ -121,6 +132,14 @@ def test_only_messages_sent_before_a_refusal_was_known_may_overtake(
     for message in sent:
         spy.takes(b"#%d;" % message)
     assert were_in_flight(spy, faults, 1, [11]) is in_order
+
+
+def test_messages_that_failed_for_their_size_are_named() -> None:
+    spy, watch = Spy(), Watch()
+    spy.brought(object(), [_delivery(number) for number in (400, 401, 450)])
+    for number, reason in ((400, "too_large"), (400, "too_large"), (450, "expression")):
+        watch(MessageFailed(at=0.0, route="route", reason=reason, stream="SOURCE", sequence=_sequence(number)))
+    assert too_large(spy, [watch]) == {400}
 
 
 def test_a_trace_is_complete_if_its_message_and_each_send_appear_once() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.resilience.chaos import keyed, memory
@@ -14,6 +14,7 @@ from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.variants import dies_with_its_server, keeps_order, key_of
 from tests.support.otlp_receiver import ReceivedSpan
 from tests.support.raw_jetstream import StoredMessage
+from tests.support.watch import Watch
 
 MAY_DIE_WITH_THE_SERVER = 1.0
 """Seconds before a server's end in which it may have taken a core publish, confirmed it, and stored nothing. A fence
@@ -100,13 +101,15 @@ def judge(
         wrong = [one for one, _ in late]
         if handled := scene.failed["handler_error"]:
             broken.append(f"{handled} calls of the handler failed: one of a key at a time")
-    # A message that is too large is redelivered later, and none waits for it: those behind it would not fail.
-    waits = scene.schedule.kind == "core" or scene.schedule.variant == "keys"
-    too_large = 0 if waits else scene.failed["too_large"]
+    # A message that is too large is redelivered later, and none waits for it: those behind it would not fail. By key,
+    # they wait. A message of a subject is not redelivered.
+    if scene.schedule.kind == "stream" and scene.schedule.variant != "keys":
+        oversized = too_large(scene.spy, scene.runs)
+        wrong = [one for one in wrong if one not in oversized]
     # Without permission to answer the stream, a router can't ask again for astray messages before it takes new ones.
     ordered = "no_acks" not in scene.schedule.faults and keeps_order(scene.schedule)
-    if len(wrong) > too_large and ordered:
-        broken.append(f"out of order: {wrong[:20]}; {too_large} were too large and were redelivered")
+    if wrong and ordered:
+        broken.append(f"out of order: {wrong[:20]}, and their size is not the cause")
     events = [event for watch in scene.runs for event in watch.of("NATS_CONNECTION_RESTORED")]
     return Outcome(
         schedule=scene.schedule,
@@ -151,6 +154,12 @@ def were_in_flight(spy: Spy, faults: Collection[str], late: int, before: Sequenc
         heard = spy.taken_again_at.get(late)
     sent = spy.first_taken_at
     return heard is not None and all(sent[late] <= sent[one] <= heard for one in before)
+
+
+def too_large(spy: Spy, runs: Iterable[Watch]) -> set[int]:
+    """Return the messages that failed because of their size, at least once."""
+    failures = [event for watch in runs for event in watch.of("ROUTE_MESSAGE_FAILED") if event.reason == "too_large"]
+    return {found for event in failures for found in spy.at_sequence.get(event.sequence, ())}
 
 
 def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
