@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
@@ -91,7 +92,8 @@ _OTHER_WORDS = {
 """Values of other programs, with their names here. Applied only to keys that accept the name here."""
 
 
-def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+@lru_cache(maxsize=128)
+def keys_of(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     """Return the fields of a model under the keys that a file uses: `from`, not `source`."""
     return {
         field.validation_alias if isinstance(field.validation_alias, str) else name: field

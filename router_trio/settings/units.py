@@ -11,6 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic_core import CoreSchema, core_schema
@@ -38,6 +39,9 @@ _DURATION_SCALES = (_HOUR, _MINUTE, Decimal(1), _MILLISECOND)
 MOST_MESSAGES = 10**9
 """Maximum number of messages in a rate: more than any machine routes in an hour."""
 
+FEW_DURATIONS = 64
+"""Durations that are remembered: thousands of routes have the same ones."""
+
 _RATE_UNITS = {"s": 1, "m": 60, "h": 3600}
 RATE_PATTERN = r"^[1-9][0-9]*/[smh]$"
 _RATE = re.compile(r"([0-9]+)/([smh])")
@@ -57,6 +61,7 @@ SIZE_PATTERN = rf"^{_NUMBER}(?:{'|'.join(_SIZE_UNITS)})$|^[0-9]+$"
 _SIZE = re.compile(rf"({_NUMBER})({'|'.join(_SIZE_UNITS)})|([0-9]+)")
 
 
+@lru_cache(maxsize=FEW_DURATIONS)
 def parse_duration(text: str) -> float:
     """Parse a duration into seconds: hours, minutes, seconds and milliseconds, in this order.
 

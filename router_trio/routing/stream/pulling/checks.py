@@ -97,14 +97,18 @@ class ConsumerChecks:
             self._pause.deadline = min(self._pause.deadline, trio.current_time() + self._shared_pause)
 
     @property
+    def _pause_of_one(self) -> float:
+        return max(CHECK_EVERY, self._budget.consumers / CHECKS_A_SECOND)
+
+    @property
     def _shared_pause(self) -> float:
-        return min(max(SHARED_CHECK_EVERY, self._budget.consumers / SHARED_CHECKS_A_SECOND), CHECK_EVERY)
+        return min(max(SHARED_CHECK_EVERY, self._budget.consumers / SHARED_CHECKS_A_SECOND), self._pause_of_one)
 
     async def run(self, consumer: PullConsumer) -> None:
         """Check the consumer repeatedly. Return when it is lost."""
         self.shared = consumer.progress.in_use is True
         while True:
-            pause = self._shared_pause if self.shared else max(CHECK_EVERY, self._budget.consumers / CHECKS_A_SECOND)
+            pause = self._shared_pause if self.shared else self._pause_of_one
             self._now = trio.Event()
             doubtful = len(self._payloads.doubtful)
             cursor = self._pending.cursor
