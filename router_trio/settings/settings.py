@@ -158,6 +158,7 @@ class Settings(Section, init=False):
             problems += [document.attribute(problem) for problem in error.problems]
         if settings is None or problems:
             raise ConfigurationError(problems, name)
+        document.files.forget_values()
         settings._source, settings._files, settings._ignored = name, document.files, tuple(document.ignored)
         return settings
 

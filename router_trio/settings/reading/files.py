@@ -27,6 +27,11 @@ class Files:
     keys: dict[str, str] = field(default_factory=dict)
     entries: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
+    def forget_values(self) -> None:
+        """Forget what is not needed to locate problems: see `Places.forget_values`."""
+        for places in self.places.values():
+            places.forget_values()
+
     def located(self, problem: Problem, variable: str | None = None) -> Problem:
         """Return a problem with the place of its key: the file if there are several, and the path of the key there.
 

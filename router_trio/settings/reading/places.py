@@ -32,6 +32,12 @@ class Places:
         self._text = text
         self._data = data
 
+    def forget_values(self) -> None:
+        """Forget the parsed content, except for the names of routes: it takes a kilobyte for each of them."""
+        routes = self._data.get("routes")
+        names = [{"name": _name_of(route)} for route in routes] if isinstance(routes, list) else []
+        self._data = {"routes": names}
+
     def place_of(self, path: str, *, with_line: bool = True) -> str:
         """Return the place of a key path such as `routes[0].to` as text; empty if the file does not have it."""
         parts = []
@@ -56,9 +62,7 @@ class Places:
         found, routes = _ROUTE.match(path), self._data.get("routes")
         if found is None or not isinstance(routes, list) or int(found[1]) >= len(routes):
             return None
-        route = routes[int(found[1])]
-        name = route.get("name") if isinstance(route, dict) else None
-        return name if isinstance(name, str) and name else None
+        return _name_of(routes[int(found[1])])
 
     @cached_property
     def _lines(self) -> dict[str, int]:
@@ -66,6 +70,11 @@ class Places:
             return _Keys(self._text).lines
         except IndexError:  # a key that only TOML understands is not worth a failure
             return {}
+
+
+def _name_of(route: object) -> str | None:
+    name = route.get("name") if isinstance(route, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 class _Keys:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -141,3 +142,22 @@ def test_problems_are_sorted_by_line(tmp_path: Path) -> None:
     found = [problem.line for problem in caught.value.problems]
     assert len(set(found)) > 3
     assert found == sorted(found)
+
+
+class Table(dict[str, Any]):
+    """A table to which weak references can be made."""
+
+
+def test_values_of_a_file_are_forgotten_and_its_lines_and_names_of_routes_are_not() -> None:
+    text = '[[routes]]\nname = "a"\nfrom = { subject = "a" }\n\n[[routes]]\nname = "b"\n\n[[routes]]\nto = []\n'
+    data = tomllib.loads(text)
+    data["routes"][0]["from"] = Table(data["routes"][0]["from"])
+    kept = ref(data["routes"][0]["from"])
+    places = Places(text, data)
+    paths = ["routes[0].from", "routes[1].name", "routes[2].to", "routes[3]", "router"]
+    before = [places.place_of(path) for path in paths]
+    places.forget_values()
+    del data
+    assert kept() is None
+    assert [places.place_of(path) for path in paths] == before
+    assert before[:2] == ["line 3, route 'a'", "line 6, route 'b'"]
