@@ -24,6 +24,7 @@ from router_trio.protocol.consumer import ConsumerSpec as ConsumerSpec
 from router_trio.protocol.consumer import ConsumerState as ConsumerState
 from router_trio.protocol.consumer import Limits as Limits
 from router_trio.protocol.consumer import Progress as Progress
+from router_trio.protocol.consumer import StoredAt as StoredAt
 from router_trio.protocol.framing import RawMessage
 from router_trio.protocol.stream_config import StreamConfig as StreamConfig
 from router_trio.protocol.stream_config import StreamState as StreamState
@@ -209,13 +210,14 @@ class PullConsumer(Subscription, Protocol):
         """
         ...
 
-    async def check(self) -> ConsumerState:
-        """Return the state of the consumer.
+    async def check(self, *, oldest: bool = False) -> ConsumerState:
+        """Return the state of the consumer; with `oldest` also its first message that is not acked or not delivered.
 
+        That message is None if there is none, and if it can't be looked up, which takes a second request.
         Raises `SourceError` if the consumer no longer exists, if it was deleted and created again since it was opened
         (reason `consumer_deleted`), if it was edited so that it no longer fits the spec, and if the lookup fails
         (reason `permission_denied`, `timeout`, ...: see `LOOKUP_FAILED`). Blocks for at most `LOOKUP_WITHIN` seconds
-        after a round trip. Can be cancelled.
+        after a round trip, twice as long with `oldest`. Can be cancelled.
         """
         ...
 
@@ -242,11 +244,10 @@ class PullConsumer(Subscription, Protocol):
         """Release the lead of a standby consumer to a waiting process. Does nothing for other consumers."""
 
 
-Learn = Callable[[str, int], None]
-"""Receive the progress of a durable that another process reads.
+Learn = Callable[[str, ConsumerState], None]
+"""Receive the state of a durable that another process reads.
 
-The arguments are the time when its stream was created, and the sequence up to which nothing is redelivered (see
-`Progress.passed`).
+The arguments are the time when its stream was created, and the state, with its oldest message.
 """
 
 

@@ -253,6 +253,7 @@ class NatsLink:
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
         await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import ensure_consumer
+        from router_trio.nats.jetstream.oldest import OldestMessage
         from router_trio.nats.jetstream.standby import check_version, learning, wait_for_pin
 
         check_version(self.info)
@@ -270,6 +271,7 @@ class NatsLink:
                 self._lookups,
                 spec,
                 found,
+                OldestMessage(self.api, spec, self._lookup_limit),
                 partial(learn, found.stream_created),
             )
             self._pins.discard(spec.pin or "")

@@ -1,14 +1,15 @@
 """The reply subject of a JetStream delivery, to which its ack is published. Only this module parses and builds it.
 
-`$JS.ACK.STREAM.CONSUMER.DELIVERIES.SEQUENCE.NUMBER.TIME.PENDING`, where NUMBER is the consumer sequence. A newer form
-has domain and account before the stream, and another token at the end (nats-architecture-and-design, ADR-15).
+`$JS.ACK.STREAM.CONSUMER.DELIVERIES.SEQUENCE.NUMBER.TIME.PENDING`, where NUMBER is the consumer sequence and PENDING the
+number of messages that the consumer has not delivered yet. A newer form has domain and account before the stream, and
+another token at the end (nats-architecture-and-design, ADR-15).
 """
 
 from __future__ import annotations
 
 import re
 
-STREAM, DELIVERIES, SEQUENCE, NUMBER, TIME = 2, 4, 5, 6, 7
+STREAM, DELIVERIES, SEQUENCE, NUMBER, TIME, PENDING = 2, 4, 5, 6, 7, 8
 """Indexes into the list that `tokens` returns."""
 
 BEGINNING = "$JS.ACK."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from router_trio.protocol.stream_config import StreamSubjects
 
@@ -56,6 +57,13 @@ class Progress:
     passed: int = 0
 
 
+class StoredAt(NamedTuple):
+    """A message of a stream: its sequence, and the time when it was stored, in nanoseconds since 1970."""
+
+    sequence: int
+    time: int
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
     """The current state of a durable. `paused` describes until when it is paused; None if it is not.
@@ -65,7 +73,9 @@ class ConsumerState:
     number of messages of the stream that have not been delivered yet. `deliveries` is the number of deliveries so far,
     redeliveries included. Messages up to the sequence `passed` are settled, or will never be delivered. `cut_off`
     describes that the durable's server has lost contact to its cluster; None if there is no sign of that. `lifted` are
-    the limits that were removed from the durable just now, as they were.
+    the limits that were removed from the durable just now, as they were. `oldest` is the first message that is not
+    acked or not delivered, if it was looked up and found. `time` is the server's time of this state in nanoseconds
+    since 1970; 0 if unknown.
     """
 
     paused: str | None
@@ -77,6 +87,8 @@ class ConsumerState:
     passed: int = 0
     cut_off: str | None = None
     lifted: Sequence[str] = ()
+    oldest: StoredAt | None = None
+    time: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

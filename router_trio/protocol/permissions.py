@@ -108,9 +108,11 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         PUBLISH,
         "{api}.STREAM.MSG.GET.{stream}",
-        "lookups of single messages: whether a stream was restored, or a message was deleted",
+        "lookups of single messages: whether a stream was restored, or a message was deleted; the age of the oldest "
+        "one by which a route is behind",
         "each route from a stream",
-        "without the lookup the router waits for the ack wait, or assumes the less favourable case",
+        "without the lookup the router waits for the ack wait, or assumes the less favourable case, and estimates the "
+        "age",
         optional=True,
     ),
     Permission(

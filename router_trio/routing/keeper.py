@@ -14,7 +14,7 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.hand_over import Batches
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.pipeline import Routing
-from router_trio.states import RouteState
+from router_trio.states import Behind, RouteState
 
 D = TypeVar("D", bound=Delivery)
 H = TypeVar("H", bound=InHand[Any], covariant=True)
@@ -70,6 +70,10 @@ class Keeper(ABC, Generic[D, H]):
     @property
     @abstractmethod
     def retrying(self) -> tuple[int, float]: ...
+
+    @property
+    def behind(self) -> Behind | None:
+        return None
 
     # --- routed ---
 

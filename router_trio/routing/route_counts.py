@@ -62,6 +62,7 @@ def total(state: RouteState) -> RouteState:
             sum(one.in_hand for one in parts),
             sum(one.waiting_for_limit for one in parts),
             (sum(one.retrying[0] for one in parts), max(one.retrying[1] for one in parts)),
+            behind=state.behind,
         )
     )
     for one in parts:

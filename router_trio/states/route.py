@@ -115,6 +115,27 @@ REPLY = "(reply)"
 """In place of a destination's template, for answers to the reply subject."""
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """How far a route is behind its stream: the messages that match and are not settled, as seen by one process.
+
+    `pending` were not delivered yet `known_for` seconds ago, `unsettled` are here: in hand, or to be redelivered.
+    `elsewhere` are unacked at the server beyond these; below 0 if other processes have settled some of them. `seconds`
+    is the age of the oldest message.
+    """
+
+    pending: int
+    unsettled: int
+    elsewhere: int
+    seconds: float
+    known_for: float = 0.0
+
+    @property
+    def messages(self) -> int:
+        """The number of messages."""
+        return self.pending + max(0, self.unsettled + self.elsewhere)
+
+
 class Holder(Protocol):
     """Holds the messages that a route has received and not settled."""
 
@@ -137,6 +158,10 @@ class Holder(Protocol):
         """The number of messages that the only destination accepted, and that are not counted as delivered yet."""
         ...
 
+    @property
+    def behind(self) -> Behind | None:
+        """How far the route is behind its stream; None without a stream, or while that is not known."""
+
 
 @dataclass(slots=True)
 class Held:
@@ -146,6 +171,7 @@ class Held:
     limited: int = 0
     retrying: tuple[int, float] = (0, 0.0)
     uncounted: int = 0
+    behind: Behind | None = None
 
 
 BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
@@ -334,6 +360,11 @@ class RouteState(RouteCounts):
     def retrying(self) -> tuple[int, float]:
         """The number of messages being retried, and the seconds since the first failure of the oldest."""
         return self.holder.retrying
+
+    @property
+    def behind(self) -> Behind | None:
+        """How far the route is behind its stream; None without a stream, or while that is not known."""
+        return self.holder.behind
 
     @property
     def waiting_for_limit(self) -> int:

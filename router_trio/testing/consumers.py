@@ -14,7 +14,7 @@ from math import inf
 from typing import Any
 
 from router_trio.errors import SourceError, reasons
-from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, Progress
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, Progress, StoredAt
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage, delivered_size
 from router_trio.protocol.headers import replace as replace_header
@@ -113,7 +113,17 @@ class Consumer:
             deliveries=self._sequence,
             passed=self.progress.passed,
             cut_off="its durable is not available: its server is cut off" if self._stream.cut_off else None,
+            time=int((self._stream.epoch + now) * 1e9),
         )
+
+    @property
+    def oldest(self) -> StoredAt | None:
+        """The first message that is not acked or not delivered; None if there is none."""
+        self._look_at_stream()
+        left = [*self._unacked, *self._matching[self._position : self._position + 1]]
+        if not left:
+            return None
+        return StoredAt(min(left), self._stream.stored[min(left) - 1].timestamp)
 
     def left_unacked(self) -> list[int]:
         """Return the sequences of delivered, unacked messages, in order."""

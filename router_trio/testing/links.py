@@ -50,7 +50,7 @@ T = TypeVar("T")
 ASK_FOR_LEAD_EVERY = 0.25
 """Seconds between two requests for the lead of a standby consumer."""
 
-LOOK_EVERY = 5.0
+LOOK_EVERY = 4.8
 """Seconds between two lookups of a consumer while waiting for its lead."""
 
 SOCKET_BUFFER = 256 * 1024
@@ -205,8 +205,9 @@ class FakeLink:
         consumer = await self.request(lambda now: server.open_consumer(spec, now))
         if isinstance(consumer, SourceError):
             raise consumer
-        learn(consumer.stream_created, consumer.progress.passed)
-        looked_at = trio.current_time()
+        state = consumer.state_at(trio.current_time())
+        learn(consumer.stream_created, state)
+        looked_at = -inf if state.undelivered or state.unacked else trio.current_time()
         while True:
             pin = await self.request(lambda now: server.pin_for(spec, now))
             if isinstance(pin, SourceError):
@@ -219,7 +220,7 @@ class FakeLink:
             if trio.current_time() >= looked_at + LOOK_EVERY:
                 looked_at = trio.current_time()
                 with contextlib.suppress(SourceError):
-                    learn(consumer.stream_created, (await self.check_consumer(spec, None)).passed)
+                    learn(consumer.stream_created, await self.check_consumer(spec, None, oldest=True))
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         return await self.look_up(lambda _: self._network.server.streams_of(subject))
@@ -230,8 +231,10 @@ class FakeLink:
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         return await self.look_up(lambda now: self._network.server.ensure_stream(wanted, now))
 
-    async def check_consumer(self, spec: ConsumerSpec, opened: Consumer | None) -> ConsumerState:
-        return await self.look_up(lambda now: self._network.server.check_consumer(spec, opened, now))
+    async def check_consumer(
+        self, spec: ConsumerSpec, opened: Consumer | None, *, oldest: bool = False
+    ) -> ConsumerState:
+        return await self.look_up(lambda now: self._network.server.check_consumer(spec, opened, now, oldest=oldest))
 
     async def asking(self, subjects: Sequence[str], question: Callable[[float], T]) -> T | SourceError:
         server = self._network.server

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
@@ -235,8 +235,10 @@ class Server:
         if consumer is not None:
             consumer.drop_pin(spec.pin, now)
 
-    def check_consumer(self, spec: ConsumerSpec, opened: Consumer | None, now: float) -> ConsumerState | SourceError:
-        """Return the state of the durable consumer of a spec, or the error.
+    def check_consumer(
+        self, spec: ConsumerSpec, opened: Consumer | None, now: float, *, oldest: bool = False
+    ) -> ConsumerState | SourceError:
+        """Return the state of the durable consumer of a spec, or the error. See `link.PullConsumer.check`.
 
         `opened` is the durable that the link found when it was opened; None to check none.
         """
@@ -249,7 +251,11 @@ class Server:
         if opened not in (None, consumer):
             detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted and created again"
             return SourceError(detail, reason=reasons.CONSUMER_DELETED)
-        return _mismatch(spec, consumer) or consumer.state_at(now)
+        refused = _mismatch(spec, consumer)
+        if refused is not None:
+            return refused
+        may_look = oldest and self.may_not_ask(f"$JS.API.STREAM.MSG.GET.{spec.stream}") is None
+        return replace(consumer.state_at(now), oldest=consumer.oldest if may_look else None)
 
     def streams_of(self, subject: str) -> list[str] | SourceError:
         """Return the names of the streams that take subjects of this pattern, or the error."""

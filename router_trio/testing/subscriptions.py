@@ -48,7 +48,9 @@ class Line(Protocol):
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
         """Do as `act` if this user may publish to `subject`; otherwise report to the link that it may not."""
 
-    async def check_consumer(self, spec: ConsumerSpec, opened: Consumer | None) -> ConsumerState:
+    async def check_consumer(
+        self, spec: ConsumerSpec, opened: Consumer | None, *, oldest: bool = False
+    ) -> ConsumerState:
         """Return the current state of the consumer, as `link.PullConsumer.check` does.
 
         `opened` is the consumer that was found when it was opened; None to check none.
@@ -194,9 +196,9 @@ class FakePullConsumer(FakeSubscription):
             subject = f"$JS.API.CONSUMER.UNPIN.{spec.stream}.{spec.durable}".encode()
             self._link.publishing(subject, lambda now: self._named().drop_pin(pin, now))
 
-    async def check(self) -> ConsumerState:
+    async def check(self, *, oldest: bool = False) -> ConsumerState:
         assert self.spec is not None, "opened() sets it"
-        return await self._link.check_consumer(self.spec, self._opened())
+        return await self._link.check_consumer(self.spec, self._opened(), oldest=oldest)
 
     async def unacked(self, first: int) -> Sequence[int] | None:
         return [sequence for sequence in self.left_unacked if sequence >= first]

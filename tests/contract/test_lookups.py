@@ -11,8 +11,9 @@ import trio.testing
 
 from router_trio.errors import SourceError
 from router_trio.errors.reasons import LOOKUP_FAILED
-from router_trio.link import LOOKUP_WITHIN, ConsumerState, Link, StreamState
-from router_trio.protocol.framing import header_block, payload
+from router_trio.link import LOOKUP_WITHIN, ConsumerState, Link, PullConsumer, StreamState
+from router_trio.protocol import ack_reply
+from router_trio.protocol.framing import RawMessage, header_block, payload
 from router_trio.protocol.headers import find_number
 from router_trio.protocol.stream_config import StreamSubjects
 from tests.contract.orders import SPEC, sequences
@@ -154,6 +155,58 @@ async def test_a_consumer_reports_when_too_many_unacked_messages_block_new_ones(
         link.ack([again[1]])
         assert sequences((await received.until_delivered(4))[3:]) == [3]
         assert await consumer.check() == ConsumerState(None, 2, 2, 3, 2, deliveries=4, passed=1)
+
+
+async def test_a_consumer_reports_its_oldest_message_that_is_not_acked_or_not_delivered(
+    peer: Peer, clock: object
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(replace(SPEC, filters=("orders.a", "orders.b.*")), received)
+        assert (await consumer.check(oldest=True)).oldest is None
+        for subject in ("orders.b", "orders.a", "orders.b.1", "orders.c", "orders.a"):
+            await peer.publish(subject)
+        state = await consumer.check(oldest=True)
+        assert state.oldest is not None
+        assert (state.oldest.sequence, state.undelivered) == (2, 3)
+        assert 0 <= state.time - state.oldest.time < 5e9, "both are times of the server"
+        assert (await consumer.check()).oldest is None, "only if requested"
+
+        consumer.pull(2, 5.0)
+        first, second = await received.until_delivered(2)
+        assert [pending(first), pending(second)] == [2, 1]
+        link.ack([second[1]])
+        await until_left(consumer, 2, oldest=2)  # one that was delivered, and the last one
+        link.ack([first[1]])
+        await until_left(consumer, 1, oldest=5)
+        consumer.pull(1, 5.0)
+        link.ack([(await received.until_delivered(3))[2][1]])
+        await until_left(consumer, 0, oldest=None)
+
+
+async def test_without_the_permission_to_look_messages_up_the_oldest_is_not_known(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
+    await peer.deny_publish("$JS.API.STREAM.MSG.GET.ORDERS")
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        for _ in range(2):
+            state = await consumer.check(oldest=True)
+            assert (state.oldest, state.undelivered) == (None, 1)
+
+
+async def until_left(consumer: PullConsumer, count: int, *, oldest: int | None) -> None:
+    """Wait until a consumer has that number of messages left, and check the sequence of the oldest of them."""
+    with trio.fail_after(5):
+        while (state := await consumer.check(oldest=True)).undelivered + state.unacked != count:
+            await trio.sleep(0.01)
+    assert (None if state.oldest is None else state.oldest.sequence) == oldest
+
+
+def pending(raw: RawMessage) -> int:
+    """Return the number of messages that were not delivered yet, from the ack subject."""
+    return int(ack_reply.tokens(raw[1])[ack_reply.PENDING])
 
 
 async def test_a_consumer_that_delivers_only_headers_is_refused_by_name(peer: Peer) -> None:

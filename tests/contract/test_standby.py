@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.link import LEAD_ENDS_AFTER
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerState
 from router_trio.protocol.framing import payload
 from tests.contract.orders import SPEC
 from tests.contract.peers import Peer, link_of
@@ -20,7 +20,7 @@ STANDBY = replace(SPEC, standby=True)
 HELD_EVERY = 0.5
 
 
-def ignore(stream_created: str, passed: int) -> None:
+def ignore(stream_created: str, state: ConsumerState) -> None:
     """Ignore what is learned of the durable while waiting for the lead."""
 
 
@@ -142,7 +142,7 @@ async def test_a_waiting_standby_learns_the_progress_of_the_durable_and_its_dele
     await peer.add_stream("ORDERS", ["orders.>"])
     for _ in range(3):
         await peer.publish("orders.new")
-    received, learned = Recorder(), list[tuple[str, int]]()
+    received, learned = Recorder(), list[tuple[str, ConsumerState]]()
     async with link_of(peer) as first, link_of(peer) as second:
         pin = await first.take_the_lead(STANDBY, ignore)
         consumer = await first.open_consumer(replace(STANDBY, pin=pin), received)
@@ -161,7 +161,7 @@ async def test_a_waiting_standby_learns_the_progress_of_the_durable_and_its_dele
                 consumer.pull(2, 5.0)
                 first.ack([raw[1] for raw in await received.until_delivered(2)])
                 with trio.fail_after(10):
-                    while learned[-1][1] != 2:
+                    while learned[-1][1].passed != 2:
                         await trio.sleep(0.1)
                 nursery.cancel_scope.deadline = trio.current_time() + 5.0
                 await peer.delete_consumer("ORDERS", "router")
@@ -170,5 +170,12 @@ async def test_a_waiting_standby_learns_the_progress_of_the_durable_and_its_dele
                 await second.take_the_lead(STANDBY, lambda *seen: learned.append(seen))
             assert caught.value.reason == "consumer_deleted"
             nursery.cancel_scope.cancel()
-        assert learned[0] == (consumer.stream_created, 0)
-        assert learned[-1] == (consumer.stream_created, 2)
+    created, states = {created for created, _ in learned}, [state for _, state in learned]
+    assert created == {consumer.stream_created}
+    assert [states[0].passed, states[-1].passed] == [0, 2]
+    assert states[0].undelivered + states[0].unacked == 3
+    assert (states[-1].undelivered, states[-1].unacked) == (1, 0)
+    assert states[1].oldest is not None, "looked up at once, since there are messages"
+    assert states[1].oldest.sequence == 1
+    assert states[-1].oldest is not None
+    assert states[-1].oldest.sequence == 3

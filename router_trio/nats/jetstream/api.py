@@ -361,6 +361,8 @@ class ConsumerInfo:
     num_waiting: int
     paused: bool
     group: Group
+    now: str
+    """The server's time when it answered; empty from a server before 2.10."""
 
 
 def stream_info(body: bytes) -> StreamInfo:
@@ -483,6 +485,7 @@ def _consumer_info(answer: Object) -> ConsumerInfo:
         num_waiting=_count(answer, "num_waiting"),
         paused=answer.flag("paused"),
         group=_group(answer.object("cluster")),
+        now=answer.time("ts", ""),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
-from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo
+from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo, nanoseconds
 
 ACK_POLICY = "explicit"
 """Each message is acked by itself. With any other policy one ack would include messages that are not settled."""
@@ -108,4 +108,5 @@ def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
         undelivered=info.num_pending,
         deliveries=info.delivered.delivery,
         passed=info.ack_floor.sequence,
+        time=nanoseconds(info.now),
     )

@@ -48,6 +48,7 @@ from router_trio.nats.jetstream.api import (
     stream_info,
 )
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of, state_of
+from router_trio.nats.jetstream.oldest import OldestMessage
 from router_trio.nats.jetstream.streams import (
     Lookups,
     evidence_of_going_back,
@@ -102,6 +103,7 @@ class FoundConsumer:
     lifted: Sequence[str]
     ahead: bool
     """True if its ack floor is beyond the last message of the stream, which was rolled back."""
+    state: ConsumerState
     created: str = ""
     """When it was created; `""` if unknown."""
 
@@ -140,8 +142,9 @@ class WirePullConsumer:
         self._send = send
         self._subscription = subscription
         self._lookup_limit = lookup_limit
+        self._oldest = OldestMessage(api, spec, lookup_limit)
 
-    async def check(self) -> ConsumerState:
+    async def check(self, *, oldest: bool = False) -> ConsumerState:
         spec = self._spec
         try:
             info = await self._lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
@@ -163,7 +166,8 @@ class WirePullConsumer:
                 detail = f"the durable {spec.durable!r} of stream {spec.stream!r} now expires when it is unused for "
                 detail += f"{config.inactive_threshold:g} s (inactive_threshold)"
                 raise SourceError(detail, reason=reasons.CONSUMER_EXPIRES)
-        state = replace(state_of(spec, info), lifted=lifted)
+        first = await self._oldest.find(info) if oldest else None
+        state = replace(state_of(spec, info), lifted=lifted, oldest=first)
         return replace(state, passed=0) if self._ahead else state
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0, heartbeat: float = IDLE_HEARTBEAT) -> None:
@@ -325,6 +329,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
         lifted=lifted,
         ahead=ahead,
         created=info.created,
+        state=replace(state_of(spec, info), passed=passed),
     )
 
 

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import trio
 
 from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import IDLE_HEARTBEAT, ConsumerSpec
+from router_trio.link import IDLE_HEARTBEAT, ConsumerSpec, ConsumerState
 from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.api import Api, ApiError, consumer_info
-from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare, state_of
 from router_trio.nats.jetstream.consumers import FoundConsumer, Subscribe
+from router_trio.nats.jetstream.oldest import OldestMessage
 from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol import framing, headers
 
@@ -39,8 +41,11 @@ HEARD_WITHIN = 15.0
 
 PIN_CHECKED_WITHIN = 2.0
 
-LOOK_EVERY = 5.0
-"""Seconds between two lookups of the progress of a consumer while waiting for its lead."""
+LOOK_EVERY = 4.8
+"""Seconds between two lookups of the state of a consumer while waiting for its lead.
+
+With the time of a lookup five, which is how old the number of messages may be by which a route is behind.
+"""
 
 DENIED_LOOK_EVERY = 60.0
 """Seconds between two lookups while this user has no permission for them: a server logs each of these."""
@@ -115,19 +120,19 @@ async def learning(
     lookups: Lookups,
     spec: ConsumerSpec,
     found: FoundConsumer,
-    learn: Callable[[int], None],
+    oldest: OldestMessage,
+    learn: Callable[[ConsumerState], None],
 ) -> str:
-    """Return the result of `wait`. Meanwhile pass the progress of the consumer to `learn`, as `found` and as looked up.
+    """Return the result of `wait`. Meanwhile pass the state of the consumer to `learn`, as `found` and as looked up.
 
     If it is deleted, the next one must not start at the beginning of the stream. Raises what `wait` raises. Can be
     cancelled.
     """
-    learn(found.progress.passed)
+    learn(found.state)
     pin = ""
     failure: SourceError | LinkError | None = None
     async with trio.open_nursery() as nursery:
-        if not found.ahead:  # else its ack floor proves nothing about what the stream stores now
-            nursery.start_soon(_look_often, lookups, spec, learn)
+        nursery.start_soon(_look_often, lookups, spec, found, oldest, learn)
         try:
             pin = await wait()
         except (SourceError, LinkError) as error:
@@ -138,8 +143,15 @@ async def learning(
     return pin
 
 
-async def _look_often(lookups: Lookups, spec: ConsumerSpec, learn: Callable[[int], None]) -> None:
-    pause = LOOK_EVERY
+async def _look_often(
+    lookups: Lookups,
+    spec: ConsumerSpec,
+    found: FoundConsumer,
+    oldest: OldestMessage,
+    learn: Callable[[ConsumerState], None],
+) -> None:
+    # What was found lacks the oldest message.
+    pause = 0.0 if found.state.undelivered or found.state.unacked else LOOK_EVERY
     while True:
         await trio.sleep(pause)
         pause = LOOK_EVERY
@@ -152,7 +164,9 @@ async def _look_often(lookups: Lookups, spec: ConsumerSpec, learn: Callable[[int
             if error.reason == reasons.PERMISSION_DENIED:
                 pause = DENIED_LOOK_EVERY
             continue
-        learn(info.ack_floor.sequence)
+        state = replace(state_of(spec, info), oldest=await oldest.find(info))
+        # If it was ahead of the stream, its ack floor proves nothing about what the stream stores now.
+        learn(replace(state, passed=0) if found.ahead else state)
 
 
 class _Waiting:

@@ -9,7 +9,7 @@ from typing import Any
 
 from router_trio.router.workers.counts.numbers import Counts
 from router_trio.router.workers.counts.process_numbers import process_numbers
-from router_trio.states import DestinationState, LastFailure, RouteState
+from router_trio.states import Behind, DestinationState, LastFailure, RouteState
 from router_trio.telemetry.http.status import readiness, route_ready, waiting_for
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.view import ConnectionView, RouterView
@@ -71,6 +71,7 @@ class RouteReport:
     waiting_for_limit: int
     last_failure: LastFailure | None
     retrying: tuple[int, float]
+    behind: Behind | None
     to: Sequence[DestinationReport]
     breakers: Sequence[BreakerReport]
 
@@ -152,6 +153,7 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
         state.waiting_for_limit,
         state.last_failure,
         state.retrying,
+        state.behind,
         [_destination(one) for one in state.to],
         [BreakerReport(one.connection, one.template, one.state, one.why_open) for one in state.breakers],
     )

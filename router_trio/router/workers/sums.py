@@ -23,6 +23,7 @@ from router_trio.states import (
     PAUSED,
     RUNNING,
     STARTING,
+    Behind,
     BreakerState,
     ConnectionState,
     DestinationState,
@@ -180,6 +181,7 @@ def _route(
                 sum(one.retrying[0] for one in reports.values()),
                 max((one.retrying[1] for one in reports.values()), default=0.0),
             ),
+            behind=_behind([one.behind for one in reports.values() if one.behind is not None]),
         )
     )
     limit = None if settings is None else settings.limit
@@ -195,6 +197,20 @@ def _route(
     else:
         state.enter(STARTING, NO_WORKER)
     return state
+
+
+def _behind(workers: Sequence[Behind]) -> Behind | None:
+    """Return how far a route is behind whose durable these workers share; None if none of them knows it.
+
+    What the server has not delivered is counted once, by the worker that learned of it last. A worker counts the
+    messages of the others as being elsewhere.
+    """
+    if not workers:
+        return None
+    last = min(workers, key=lambda one: one.known_for)
+    unsettled = sum(one.unsettled for one in workers)
+    elsewhere = min(one.elsewhere - (unsettled - one.unsettled) for one in workers)
+    return Behind(last.pending, unsettled, max(0, elsewhere), max(one.seconds for one in workers), last.known_for)
 
 
 def _breakers(shape: RouteReport, reports: Mapping[int, RouteReport]) -> list[BreakerState]:

@@ -16,7 +16,7 @@ was restored, purged or recreated gives known sequences to other messages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import repeat
 from math import inf
 from operator import lt
@@ -115,6 +115,14 @@ class StreamCursor:
         return len(self._unsettled)
 
     @property
+    def oldest_time(self) -> int:
+        """The time of the first unsettled message, in nanoseconds since 1970; 0 if there is none, or if unknown."""
+        if not self._unsettled:
+            return 0
+        time = self._unsettled[min(self._unsettled)][:20]
+        return int(time) if time.isdigit() else 0
+
+    @property
     def unseen_from(self) -> int:
         """The first message that the consumer may have delivered and that was not received here."""
         behind = self._highest + 1
@@ -148,6 +156,13 @@ class StreamCursor:
             self._elsewhere_to = max(delivered, self._highest)
         if self._elsewhere_to is not None and floor >= self._elsewhere_to:
             self._elsewhere = None
+
+    def forget_up_to(self, floor: int, in_hand: Collection[int]) -> None:
+        """Forget unsettled messages up to the ack floor that are not in hand: other processes have settled them."""
+        unsettled = self._unsettled
+        if len(unsettled) > len(in_hand):
+            for sequence in [one for one in unsettled if one <= floor and one not in in_hand]:
+                del unsettled[sequence]
 
     def _suspect(self, deliveries: int) -> None:
         """Record that deliveries up to that number may have gone elsewhere."""

@@ -36,6 +36,7 @@ from router_trio.routing.in_hand import InHand
 from router_trio.routing.schedule import ArrivalOrder, Limits, NoValueLimit, Order
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, StreamDelivery
+from router_trio.routing.stream.lag import Lag
 from router_trio.routing.stream.other_processes import OtherProcesses
 from router_trio.routing.stream.subject_order import SubjectOrder
 from router_trio.routing.turns import BETWEEN_TWO_LOOKS
@@ -61,6 +62,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self.cursor: StreamCursor = StreamCursor()
         self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
         self.others: OtherProcesses = OtherProcesses()
+        self.lag: Lag = Lag()
         self.open: dict[int, StreamDelivery] = {}
         self.bytes: int = 0
         """Bytes of the headers and payloads in hand."""
@@ -143,6 +145,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self.open.clear()
         cursor.streams_before = self.cursor.streams_before + 1
         self.cursor = cursor
+        self.lag.forget()
         self.reset = None  # the replaced stream is reported instead
 
     def add(
@@ -429,6 +432,7 @@ class LeftInHand:
     limited = 0
     retrying: tuple[int, float] = (0, 0.0)
     uncounted = 0
+    behind = None
 
     def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
         self._left = left

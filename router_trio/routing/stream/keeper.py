@@ -39,6 +39,7 @@ from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import StreamInHand, message_of, place_of, was_refused
 from router_trio.routing.turns import BATCH, BETWEEN_TWO_LOOKS
+from router_trio.states import Behind
 
 _received_at = attrgetter("received_at")
 
@@ -103,6 +104,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     def retrying(self) -> tuple[int, float]:
         retried = self.hand.cursor.failures.retried
         return len(retried), retried.oldest(trio.current_time())
+
+    @property
+    def behind(self) -> Behind | None:
+        hand = self.hand
+        return hand.lag.behind(hand.cursor, trio.current_time())
 
     @property
     def late(self) -> float:

@@ -15,7 +15,7 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
 from router_trio.events import ConsumerDiffers, ConsumerLimitsRemoved, ConsumerReset, Emit, StreamWentBack
-from router_trio.link import ConsumerSpec, Link, PullConsumer
+from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
@@ -94,6 +94,12 @@ class StreamSource(KeptSource[StreamKeeper]):
     # --- on one link ---
 
     async def _receive(self, link: Link, tried: trio.Event) -> None:
+        try:
+            await self._receive_on(link, tried)
+        finally:
+            self._hand.lag.forget()  # without a consumer it is not known
+
+    async def _receive_on(self, link: Link, tried: trio.Event) -> None:
         spec = self._next_spec()
         if spec.standby:
             try:
@@ -207,8 +213,8 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._acks.flush_unsent(link)
         self._acks.renak(link, hand.order.expected())
 
-    def _learn(self, stream_created: str, passed: int) -> None:
-        """Learn where the next durable would start, while another process has the lead.
+    def _learn(self, stream_created: str, state: ConsumerState) -> None:
+        """Learn where the next durable would start, and how far it is behind, while another process has the lead.
 
         What shows that the stream is another one than this process knows is for `_go_by`.
         """
@@ -217,7 +223,8 @@ class StreamSource(KeptSource[StreamKeeper]):
             hand.stream_replaced(stream_created)
             self._acks.clear()
         if hand.cursor.stream_created == stream_created:
-            hand.cursor.begin_behind(passed)
+            hand.cursor.begin_behind(state.passed)
+        hand.lag.checked_by_standby(state, trio.current_time())
 
     def _compare(self, consumer: PullConsumer) -> None:
         """Use the limits of the server's consumer, and log how they differ from the configuration."""
@@ -309,6 +316,9 @@ class StreamSource(KeptSource[StreamKeeper]):
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
             again = hand.add(deliveries, columns, self._within, self._other_message)
+            lag = hand.lag
+            lag.received += len(deliveries)
+            lag.last_at, lag.last_reply = now, deliveries[-1].ack_subject
             if hand.others.missing and hand.others.seen(now):
                 pull_loop.share()
             self.state.received += len(deliveries) - len(again)

@@ -169,6 +169,7 @@ def _route(route: RouteState) -> dict[str, Any]:
         "routed": sum(route.routed.values()),
         "failed": sum(route.failed.values()),
         "dead_lettered": route.dead_lettered,
+        **_behind(route),
         **_failing(route),
         **_flow(route),
         "ledger": {"received": route.received_in_all, "in_hand": route.in_hand, "settled": route.settled},
@@ -188,6 +189,16 @@ def _destinations(route: RouteState) -> list[dict[str, Any]]:
     if REPLY in route.destinations:
         known.insert(0, {"connection": route.connection, "subject": REPLY, "jetstream": False})
     return known
+
+
+def _behind(route: RouteState) -> dict[str, Any]:
+    """Return how far a route from a stream is behind; None while that is not known."""
+    if not route.redelivers:
+        return {}
+    behind = route.behind
+    return {
+        "behind": None if behind is None else {"messages": behind.messages, "seconds": round(behind.seconds, 3)},
+    }
 
 
 def _failing(route: RouteState) -> dict[str, Any]:

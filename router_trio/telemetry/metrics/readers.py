@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from router_trio.states import BREAKER_GAUGE, RouteState
+from router_trio.states import BREAKER_GAUGE, Behind, RouteState
 from router_trio.telemetry.metrics.metric import Labels, Numbers, Sources
 from router_trio.telemetry.view import ConnectionView
 
@@ -53,6 +53,11 @@ def _by(known: Labels, numbers: Callable[[Any], Mapping[str, int]]) -> Numbers:
 def limited(number: Callable[[RouteState], float]) -> Numbers:
     """Return a reader of one value of a route if it has a limit."""
     return lambda sources, route: [] if route.limit is None else [((), number(route))]
+
+
+def behind(number: Callable[[Behind], float]) -> Numbers:
+    """Return a reader of one value of a route from a stream, while it is known how far the route is behind."""
+    return lambda sources, route: [] if (behind := route.behind) is None else [((), number(behind))]
 
 
 def breaker_states(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:

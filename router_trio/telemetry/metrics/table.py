@@ -264,6 +264,24 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         readers.route(lambda route: route.in_flight_limit),
     ),
     Metric(
+        "router_route_behind_count",
+        "gauge",
+        ROUTES,
+        (),
+        "Messages of the stream that match and are not settled, at the server or in hand, at most 5 s ago. Only for "
+        "routes from a stream; absent while it is not known.",
+        readers.behind(lambda behind: behind.messages),
+    ),
+    Metric(
+        "router_route_behind_seconds",
+        "gauge",
+        ROUTES,
+        (),
+        "Age of the oldest message by which the route is behind, by the time when its stream stored it; 0 if there is "
+        "none. Absent where router_route_behind_count is.",
+        readers.behind(lambda behind: behind.seconds),
+    ),
+    Metric(
         "router_route_ledger_unbalanced",
         "gauge",
         ROUTES,

@@ -13,7 +13,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.nats.jetstream.api import Api, Denials
 from router_trio.nats.jetstream.consumers import FoundConsumer, WirePullConsumer, ensure_consumer
 from router_trio.nats.jetstream.streams import Lookups
-from router_trio.protocol.consumer import ConsumerSpec, Limits, Progress
+from router_trio.protocol.consumer import ConsumerSpec, ConsumerState, Limits, Progress
 from tests.support.raw_server import CREATED, consumer_answer, stream_answer
 
 SPEC = ConsumerSpec("S", "d", (), 30.0, -1, 1000)
@@ -51,10 +51,13 @@ class FarServer:
         raise TimeoutError
 
 
+STATE = ConsumerState(None, unacked=7, max_ack_pending=1000, delivered=7, undelivered=0)
+
+
 def consumer_of(server: Any) -> WirePullConsumer:
     api = Api(server, Denials())
     limits = Limits(-1, 1000, "limits")
-    found = FoundConsumer(30.0, "", None, Progress(7, in_use=False), limits, range(1, 8), 7, (), False)
+    found = FoundConsumer(30.0, "", None, Progress(7, in_use=False), limits, range(1, 8), 7, (), False, STATE)
     return WirePullConsumer(SPEC, found, b"_INBOX.x", api, Lookups(api), lambda _: None, NONE, NONE)
 
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router_trio.message import stored
 from router_trio.protocol.framing import publish
 from router_trio.settings.sections import TelemetrySettings
-from router_trio.states import CONNECTED, RECONNECTING, Held
+from router_trio.states import CONNECTED, RECONNECTING, Behind, Held
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
@@ -238,6 +238,19 @@ def test_the_ledger_of_a_route_from_a_stream_counts_redeliveries(page: MetricsPa
     assert value(samples, "router_route_ledger_unbalanced", **labels) == 0
     eu.held_by(Held(2))
     assert value(scrape(page), "router_route_ledger_unbalanced", **labels) == 1
+
+
+def test_a_route_is_behind_only_while_that_is_known(page: MetricsPage, view: View) -> None:
+    names = ("router_route_behind_count", "router_route_behind_seconds")
+    labels = frozenset({("connection", "main"), ("route", "eu")})
+    assert not {(name, labels) for name in names} & scrape(page).keys()
+    view.routes[0].held_by(Held(2, behind=Behind(pending=40, unsettled=2, elsewhere=1, seconds=7.5)))
+    samples = scrape(page)
+    assert [value(samples, name, connection="main", route="eu") for name in names] == [43, 7.5]
+    view.routes[0].held_by(Held(0, behind=Behind(pending=0, unsettled=0, elsewhere=0, seconds=0.0)))
+    assert [value(scrape(page), name, connection="main", route="eu") for name in names] == [0, 0]
+    view.routes[0].held_by(Held(2))
+    assert not {(name, labels) for name in names} & scrape(page).keys()
 
 
 def test_the_age_of_the_oldest_pending_operation_is_exported(page: MetricsPage, view: View) -> None:

@@ -17,8 +17,11 @@ from router_trio.routing.stream.consumer.standstill import Look, standstill
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
-CHECK_EVERY = 5.0
-"""Seconds between two checks of the consumer."""
+CHECK_EVERY = 4.8
+"""Seconds between two checks of the consumer.
+
+With the time of a request five, which is how old the number of messages may be by which a route is behind.
+"""
 
 CHECKS_A_SECOND = 10
 """Checks per second on one connection: with more than fifty routes, each is checked less often.
@@ -57,10 +60,15 @@ class ConsumerChecks:
         lost: Callable[[SourceError], None],
         changed: Callable[[], None],
         lifted: Callable[[Sequence[str]], None],
+        requested: Callable[[], bool],
         budget: PullBudget,
         last_failure: Callable[[], str] = str,
     ) -> None:
-        """`last_failure` returns the end of a text about failed messages: the last failure."""
+        """`last_failure` returns the end of a text about failed messages: the last failure.
+
+        `requested` returns True if messages are requested, so that the consumer delivers what is stored.
+        """
+        self._requested = requested
         self._last_failure = last_failure
         self.stopped: str | None = None
         """Why the consumer delivers nothing new; None if it does."""
@@ -109,17 +117,20 @@ class ConsumerChecks:
         self.shared = consumer.progress.in_use is True
         while True:
             pause = self._shared_pause if self.shared else self._pause_of_one
-            self._now = trio.Event()
+            self._now, denied = trio.Event(), False
             doubtful = len(self._payloads.doubtful)
-            cursor = self._pending.cursor
-            deliveries = cursor.deliveries
+            cursor, lag, began_at = self._pending.cursor, self._pending.lag, trio.current_time()
+            deliveries, asked = cursor.deliveries, lag.asks(cursor, began_at)
             try:
-                state = await consumer.check()
+                state = await consumer.check(oldest=lag.wants_oldest(cursor))
             except SourceError as error:
+                if error.reason == reasons.CONSUMER_NOT_FOUND:
+                    lag.forget()
                 if error.reason not in reasons.LOOKUP_FAILED and error.reason != reasons.CONSUMER_NOT_FOUND:
                     self._lost(error)
                     return
-                if error.reason == reasons.PERMISSION_DENIED and not doubtful:
+                denied = error.reason == reasons.PERMISSION_DENIED and not doubtful
+                if denied:
                     pause = DENIED_CHECK_EVERY
             else:
                 if state.lifted:
@@ -130,6 +141,9 @@ class ConsumerChecks:
                     if deliveries <= cursor.deliveries and deliveries and 2 * state.deliveries <= deliveries:
                         self._pending.consumer_was_reset(state.passed + 1)
                     cursor.learn(state.passed, state.delivered, state.deliveries)
+                    cursor.forget_up_to(state.passed, self._pending.open)
+                    if state.cut_off is None:  # else the server may report an old state
+                        lag.checked(asked, state, cursor, trio.current_time())
                     # Messages delivered before the last check, and not received since, went to another process.
                     self.shared |= before is not None and cursor.lacks(before.state.deliveries)
                     if self.shared or cursor.lacks(state.deliveries):
@@ -140,9 +154,18 @@ class ConsumerChecks:
                     # New messages would be delivered before them. A reopened consumer requests none for a while.
                     self._lost(SourceError(_NOT_AGAIN, reason=reasons.TIMEOUT))
                     return
-            self._pause = trio.CancelScope(deadline=trio.current_time() + pause)
+            self._pause = trio.CancelScope(deadline=max(began_at + pause, trio.current_time() + pause / 2))
             with self._pause:
+                await self._until_needed(may_ask=not denied)
+
+    async def _until_needed(self, *, may_ask: bool) -> None:
+        """Wait until a check is requested, or until it is not known without one how far the route is behind."""
+        while not self._now.is_set():
+            with trio.move_on_after(CHECK_EVERY):
                 await self._now.wait()
+            requested = self._requested() and self.stopped is None
+            if may_ask and not self._pending.lag.stays_known(requested, trio.current_time()):
+                return
 
     def _compare(self, state: ConsumerState) -> None:
         pending = self._pending

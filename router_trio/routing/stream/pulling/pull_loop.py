@@ -116,6 +116,7 @@ class PullLoop:
             lost=self.lose,
             changed=self.look_again,
             lifted=lifted,
+            requested=lambda: self._credit.outstanding > 0 and not self._quiet,
             budget=budget,
             last_failure=lambda: self._last_failure,
         )

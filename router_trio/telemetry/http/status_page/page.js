@@ -216,18 +216,26 @@ function retrying(route) {
     (last.place === null ? "" : `, at ${last.place}`) + (last.detail ? `: ${last.detail}` : "");
 }
 
+// Describes how far a route is behind its stream: messages and the age of the oldest. Routes from a subject have none.
+function behind(route) {
+  if (route.behind === undefined) return text("", "number");
+  if (route.behind === null) return text("unknown", "number quiet");
+  const { messages, seconds } = route.behind;
+  return messages ? text(number(messages) + ", " + duration(seconds), "number") : count(0);
+}
+
 function showRoutes(routes, reasons) {
   const rows = routes.flatMap(([key, one]) => {
     const unready = reasons.filter((reason) => reason.route === key).map((reason) => reason.reason);
     const all = [...(one.reason ? [one.reason, ...unready] : unready), retrying(one)];
     const cells = [
       name(key), path(one), state(one, all.filter(Boolean)), rate(key), count(one.received), count(one.routed),
-      alarming(one.failed, "warn"), alarming(one.dead_lettered, "bad"),
+      behind(one), alarming(one.failed, "warn"), alarming(one.dead_lettered, "bad"),
     ];
     return [{ key, cells }, ...why(key, key, all, one.state === "failed" ? "bad" : "warn")];
   });
   const heads = [["Name"], ["From → to"], ["State"], ["Rate", "number"], ["Received", "number"], ["Routed", "number"],
-    ["Failed", "number"], ["Dead-lettered", "number"]];
+    ["Behind", "number"], ["Failed", "number"], ["Dead-lettered", "number"]];
   fill(byId("routes"), heads, rows, "No routes.");
 }
 

@@ -26,7 +26,7 @@ from router_trio.router.workers.report import Report, Reporter
 from router_trio.router.workers.sums import NO_WORKER, RouterSum, causes_first, sum_up
 from router_trio.settings import Settings
 from router_trio.settings.reload.state import ConfigState
-from router_trio.states import RECONNECTING, STARTING, BreakerState, RouteState
+from router_trio.states import RECONNECTING, STARTING, Behind, BreakerState, Held, RouteState
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.metric import Sources
@@ -200,6 +200,37 @@ def test_limits_of_queues_are_added_up() -> None:
     found = summed([router(), router()])
     assert found.connections["main"].outbox.max_operations == 20
     assert found.connections["main"].outbox.max_bytes == 2000
+
+
+def behind_in_all(*workers: Behind | None) -> Behind | None:
+    """Return how far the route from a stream is behind, by the reports of workers."""
+    views = [router() for _ in workers]
+    for view, behind in zip(views, workers, strict=True):
+        view.routes[0].held_by(Held(0, behind=behind))
+    return summed(views).routes[0].behind
+
+
+def test_what_a_durable_has_not_delivered_is_counted_once_for_all_workers() -> None:
+    first = Behind(pending=500, unsettled=30, elsewhere=40, seconds=9.0, known_for=0.1)
+    second = Behind(pending=450, unsettled=40, elsewhere=30, seconds=12.0, known_for=4.0)
+    both = behind_in_all(first, second)
+    assert both is not None
+    assert (both.messages, both.seconds) == (500 + 30 + 40, 12.0)
+    left = Behind(pending=500, unsettled=30, elsewhere=45, seconds=9.0)
+    both = behind_in_all(left, Behind(pending=500, unsettled=40, elsewhere=35, seconds=9.0))
+    assert both is not None
+    assert both.messages == 500 + 30 + 40 + 5, "five that no worker has"
+
+
+def test_workers_that_do_not_know_how_far_a_route_is_behind_are_left_out() -> None:
+    known = Behind(pending=500, unsettled=30, elsewhere=40, seconds=9.0)
+    assert behind_in_all(None, None) is None
+    both = behind_in_all(None, known)
+    assert both is not None
+    assert both.messages == 570
+    pages = summed([router(), router()])
+    assert status(pages, 0.0)["routes"]["stored"]["behind"] is None
+    assert "behind" not in status(pages, 0.0)["routes"]["passed"]
 
 
 def test_process_metrics_are_added_except_for_limits() -> None:

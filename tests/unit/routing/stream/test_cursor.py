@@ -52,6 +52,20 @@ def test_a_failed_message_is_unsettled_until_it_is_redelivered_or_given_up() -> 
     assert position.start == 3
 
 
+def test_messages_up_to_the_ack_floor_are_forgotten_unless_they_are_in_hand() -> None:
+    position = StreamCursor()
+    received(position, 1, 2, 3, 4, first_delivery=1)
+    position.forget_up_to(3, [1, 2, 3, 4])
+    assert position.unsettled == 4, "all are in hand"
+    position.forget_up_to(3, [2])
+    assert position.unsettled == 2
+    assert position.oldest_time == int(stored_at(2))
+    settle(position, 2)
+    assert position.oldest_time == int(stored_at(4))
+    settle(position, 4)
+    assert (position.unsettled, position.oldest_time) == (0, 0)
+
+
 def test_a_redelivered_message_that_was_settled_is_recognized() -> None:
     position = StreamCursor()
     received(position, 1, 2, first_delivery=1)
