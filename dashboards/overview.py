@@ -212,6 +212,21 @@ def _state() -> list[Panel]:
             query(total(rate(unanswered), "route", "reason"), "{{route}}: {{reason}}"),
         ).span(5),
         lines(
+            "Behind",
+            "Messages of its stream that each route has not settled, at the server or in hand. Routes from a subject "
+            "have no value; others none while it is not known.",
+            "short",
+            query(f"max by (route) ({of_route('router_route_behind_count')})", "{{route}}"),
+            alerts=["RouterRouteBehind"],
+        ).span(12),
+        lines(
+            "Behind, oldest message",
+            "Age of the oldest message that each route has not settled, by the time when its stream stored it.",
+            "s",
+            query(f"max by (route) ({of_route('router_route_behind_seconds')})", "{{route}}"),
+            alerts=["RouterRouteBehind"],
+        ).span(12),
+        lines(
             "Being retried",
             "Messages that failed and will be retried.",
             "short",

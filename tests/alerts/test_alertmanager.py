@@ -70,6 +70,7 @@ def test_the_alerts_that_a_lost_connection_silences() -> None:
         "RouterRouteNotRunning",
         "RouterRouteStalled",
         "RouterMessageRetriedForLong",
+        "RouterRouteBehind",
     }
 
 
