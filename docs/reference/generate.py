@@ -236,8 +236,8 @@ def _metrics(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield "# Metrics"
     yield from (
         "`/metrics` exposes these metrics in the Prometheus text format. `router-trio contract --json` lists them for",
-        "programs. Series whose labels are known in advance exist from the start, at zero. Those of mirror failures, and of",
-        "messages that were given up or not answered, begin with the first event.",
+        "programs. Series whose labels are known in advance exist from the start, at zero. Those of",
+        "`router_messages_given_up_total` begin with the first event.",
         "",
         "| name | type | labels | description |",
         "|---|---|---|---|",

@@ -138,11 +138,13 @@ class Again(Enum):
 
 
 FAILURES: Final = "failures"
+MIRRORS: Final = "mirrors"
 PUBLISHES: Final = "publishes"
 PUBLISHES_WITH_ACK: Final = "publishes_with_ack"
 DROPS: Final = "drops"
 ANSWERS: Final = "answers"
 FILTERED: Final = "filtered"
+UNANSWERED_MESSAGES: Final = "unanswered_messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +200,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             EXPRESSION,
             "a key is missing, a type is wrong, or the body is not JSON",
             "test for the key with `has(...)`; `explain --data` shows the part that fails",
-            FAILURES,
+            *(FAILURES, MIRRORS),
         ),
         _way(
             NOT_CONNECTED,
             "the destination's connection is down and its queue keeps nothing (`fail_open`), or the link was lost",
             "`/readyz` says why it is down; [Connections](../explanation/connections.md)",
-            *(FAILURES, PUBLISHES, PUBLISHES_WITH_ACK, ANSWERS),
+            *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK, ANSWERS),
             to_name=True,
         ),
         _message(
@@ -232,13 +234,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             MAPPING,
             "the destination's mapping gives no subject for the message",
             "correct the mapping: it needs more tokens than the subject has",
-            FAILURES,
+            *(FAILURES, MIRRORS),
         ),
         _message(
             RESERVED_SUBJECT,
             "the message would be published to `$...` or below `_INBOX`",
             "begin the destination with a token of your own",
-            FAILURES,
+            *(FAILURES, UNANSWERED_MESSAGES),
         ),
         _message(
             INVALID_SUBJECT,
@@ -271,14 +273,14 @@ TABLE: Final[Mapping[str, Reason]] = {
             PERMISSION_DENIED,
             "the user may not publish to the destination",
             "[grant the permission](../how-to/tls-and-credentials.md#what-the-user-must-be-allowed)",
-            *(FAILURES, PUBLISHES, PUBLISHES_WITH_ACK),
+            *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK),
             advice="allow this user to publish there",
         ),
         _message(
             TOO_LARGE,
             "the message with its headers is larger than the server or the stream allows",
             "raise `max_payload` of the server or `max_msg_size` of the stream",
-            *(FAILURES, PUBLISHES, PUBLISHES_WITH_ACK),
+            *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK),
         ),
         _message(
             WRONG_EXPECTATION,
@@ -336,7 +338,7 @@ TABLE: Final[Mapping[str, Reason]] = {
             QUEUE_FULL,
             "messages arrive faster than the connection sends them",
             "[Tune the queue](../how-to/tune-the-queue.md)",
-            *(FAILURES, DROPS),
+            *(FAILURES, MIRRORS, DROPS),
             again=Again.FROM_A_STREAM,
             to_name=True,
         ),
@@ -470,7 +472,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         _none(WHEN, "`when` of the route evaluated to false", FILTERED),
         _none(HANDLER, "the handler returned nothing", FILTERED),
         _none(UNMATCHED, "no destination matched the message", FILTERED),
-        _none(NO_REPLY, "the message has no reply subject"),
+        _none(NO_REPLY, "the message has no reply subject", UNANSWERED_MESSAGES),
     )
 }
 """The reasons by name. Others are `jetstream_` with the error code of a server: see `of_code`."""

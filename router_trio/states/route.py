@@ -115,6 +115,10 @@ REPLY = "(reply)"
 """In place of a destination's template, for answers to the reply subject."""
 
 
+UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
+"""Why a message is not answered: it has no reply subject, or one that must not be published to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Behind:
     """How far a route is behind its stream: the messages that match and are not settled, as seen by one process.

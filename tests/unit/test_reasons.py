@@ -15,7 +15,9 @@ PACKAGE = ROOT / "router_trio"
 TABLE_MODULE = PACKAGE / "errors" / "reasons.py"
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != TABLE_MODULE]
 CONSTANTS = {name: value for name, value in vars(reasons).items() if name.isupper() and type(value) is str}
-COUNTERS = {"FAILURES", "PUBLISHES", "PUBLISHES_WITH_ACK", "DROPS", "ANSWERS", "FILTERED"}
+COUNTERS = {"FAILURES", "MIRRORS", "PUBLISHES", "PUBLISHES_WITH_ACK", "DROPS", "ANSWERS", "FILTERED"} | {
+    "UNANSWERED_MESSAGES"
+}
 
 TAKES_A_REASON = {
     **dict.fromkeys(("Fate", "not_accepted", "_fail", "give_up", "drop", "let_go"), 1),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from router_trio.errors import reasons
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
-from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING
+from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS
 from router_trio.telemetry.metrics import readers
 from router_trio.telemetry.metrics.metric import (
     CONNECTIONS,
@@ -187,7 +187,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         ROUTES,
         ("reason",),
         "Mirror copies that were not delivered, by reason. The message itself does not fail because of them.",
-        readers.route_by((), lambda route: route.mirror_failed),
+        readers.route_by(reasons.labelled(reasons.MIRRORS), lambda route: route.mirror_failed),
     ),
     Metric(
         "router_messages_dead_lettered_total",
@@ -221,7 +221,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         "Messages that a route with respond did not answer. Reason no_reply: the message has no reply subject. "
         "Reason reserved_subject: its reply subject is below $, or is an inbox of a router, or is neither an inbox "
         "nor in reply_to.",
-        readers.route_by((), lambda route: route.unanswered),
+        readers.route_by(UNANSWERED_REASONS, lambda route: route.unanswered),
     ),
     Metric(
         "router_route_messages_settled_total",
