@@ -163,7 +163,7 @@ class Api:
         await trio.sleep(SOON)
         for _ in range(2):  # the first PONG may answer a PING that was sent before the request
             await self.control.ping()
-        scope.deadline = trio.current_time() + within
+        scope.deadline = trio.current_time() + within - SOON
 
 
 def no_jetstream(prefix: str) -> str:
