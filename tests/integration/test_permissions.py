@@ -121,8 +121,9 @@ def everything(url: str, watch: Watch, handle: Callable[[Message], Awaitable[Mes
     return router
 
 
-LOOK_UPS = {"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.COPIES"}
-"""For `/readyz`, and against forged PubAcks: requests that a router makes if it may, and can do without."""
+LOOK_UPS = {"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.COPIES", "$JS.API.STREAM.MSG.GET.PAYMENTS"}
+"""For `/readyz`, the age of the oldest message, and against forged PubAcks: requests that a router makes if it may, and
+can do without."""
 
 
 async def test_with_these_rights_everything_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,9 +224,9 @@ async def test_liveness_checks_continue_while_payloads_are_verified(
 ) -> None:
     check = FakePullConsumer.check
 
-    async def slow(consumer: FakePullConsumer) -> ConsumerState:
+    async def slow(consumer: FakePullConsumer, *, oldest: bool = False) -> ConsumerState:
         await trio.sleep(20)
-        return await check(consumer)
+        return await check(consumer, oldest=oldest)
 
     async with world([STREAM], brokers=one_broker()) as w:
         monkeypatch.setattr(FakePullConsumer, "check", slow)
@@ -241,7 +241,7 @@ async def test_liveness_checks_continue_while_payloads_are_verified(
 async def test_a_forged_message_in_the_inbox_triggers_no_verification(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(consumer: FakePullConsumer) -> NoReturn:
+    async def never(consumer: FakePullConsumer, *, oldest: bool = False) -> NoReturn:
         await trio.sleep_forever()
 
     async with world([STREAM], brokers=one_broker()) as w:

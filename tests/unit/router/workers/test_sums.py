@@ -210,7 +210,7 @@ def behind_in_all(*workers: Behind | None) -> Behind | None:
     return summed(views).routes[0].behind
 
 
-def test_what_a_durable_has_not_delivered_is_counted_once_for_all_workers() -> None:
+def test_undelivered_messages_of_a_durable_are_counted_once_for_all_workers() -> None:
     first = Behind(pending=500, unsettled=30, elsewhere=40, seconds=9.0, known_for=0.1)
     second = Behind(pending=450, unsettled=40, elsewhere=30, seconds=12.0, known_for=4.0)
     both = behind_in_all(first, second)
