@@ -58,7 +58,7 @@ async def test_a_refused_message_deleted_from_its_stream_delays_the_others_only_
             state = watch.router.routes[0]
             await server.reload(config(REFUSED))
             await publish_numbered(stream, [3])
-            await eventually(lambda: state.failed["permission_denied"] == 1)
+            await eventually(lambda: state.failed["permission_denied"] >= 1)
             await server.reload(config())
             await publish_numbered(stream, [13, 23])
             await eventually(lambda: state.received == 3)
