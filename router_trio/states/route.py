@@ -263,10 +263,10 @@ class RouteState(RouteCounts):
         `suppressed` calls `report_suppressed` with a detail and the number of messages.
         """
         super().__init__(destinations)
-        self.own_ids = own_ids
+        self.own_ids: bool = own_ids
         self._report_suppressed = report_suppressed
-        self.name = name
-        self.connection = connection
+        self.name: str = name
+        self.connection: str = connection
         self.destinations: tuple[str, ...] = tuple(destinations)
         self.source: Mapping[str, str | list[str]] = {}
         """The source of its messages, by the keys of the configuration. The first key shows the kind of source."""
@@ -309,7 +309,7 @@ class RouteState(RouteCounts):
         `routing.route_counts`."""
         self.is_over: bool = False
         """True once it can't receive anything any more: see `is_settled`."""
-        self.mirrors_under_way = 0
+        self.mirrors_under_way: int = 0
         """Copies for mirrors that have no fate. A message is settled without them."""
         self.is_leaving: bool = False
         """True once the route was removed: not receiving messages is then no trouble."""
