@@ -119,7 +119,7 @@ UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
 """Why a message is not answered: it has no reply subject, or one that must not be published to."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Behind:
     """How far a route is behind its stream: the messages that match and are not settled, as seen by one process.
 
