@@ -57,13 +57,16 @@ class Looked(NamedTuple):
 
 
 class Truth:
-    """The unsettled messages by the streams, over the last five seconds; `in_flight` of them may be acked next."""
+    """The unsettled messages by the streams, over the last five seconds; `in_flight` of them may be acked next.
+
+    Both streams are empty when it is created.
+    """
 
     def __init__(self, stream: JetStream, in_flight: int = IN_FLIGHT) -> None:
         self._stream = stream
         self._in_flight = in_flight
         self._stored_at: list[float] = []
-        self._looked: deque[Looked] = deque()
+        self._looked: deque[Looked] = deque([Looked(trio.current_time(), 0, 0, 0.0, 0.0)])
         self.compared = 0
         self.most_off = 0
         """Most messages by which a report differed from the truth of the same moment."""
