@@ -51,6 +51,8 @@ class Failed:
         Copies at destinations that are gone are forgotten. So is a choice with such a destination, or one of another
         strategy: the route as it is now chooses again.
         """
+        if self.numbering is now:
+            return
         before, self.numbering = self.numbering, now
         if before is None or before == now:
             return
@@ -109,8 +111,7 @@ class FailedMessages:
     def copied(self, sequence: int, copy: int, numbering: Numbering) -> None:
         """Record that one of several copies of a message was delivered; others may fail."""
         found = self._of(sequence)
-        if found.numbering is not numbering:
-            found.renumber(numbering)
+        found.renumber(numbering)
         found.delivered.add(copy)
 
     def choice(self, sequence: int, number: int, numbering: Numbering) -> Sequence[int] | None:
@@ -121,13 +122,12 @@ class FailedMessages:
     def keep_choices(self, sequence: int, choices: Mapping[int, Sequence[int]], numbering: Numbering) -> None:
         """Remember the destinations that were chosen for a message, which will be redelivered."""
         found = self._of(sequence)
-        if found.numbering is not numbering:
-            found.renumber(numbering)
+        found.renumber(numbering)
         found.choices.update(choices)
 
     def _numbered(self, sequence: int, numbering: Numbering) -> Failed | None:
         found = self.failed.get(sequence)
-        if found is not None and found.numbering is not numbering:
+        if found is not None:
             found.renumber(numbering)
         return found
 
