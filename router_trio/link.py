@@ -90,6 +90,13 @@ LISTEN_FOR = 3 * SIGN_OF_WORK_EVERY
 """Seconds without a sign after which no process works on messages that were delivered before this one started."""
 
 
+STATE_FOR = 4.8
+"""Seconds for which the state of a consumer counts as the current one, also while waiting for its lead.
+
+With the time of a lookup five, which is how old the number of messages may be by which a route is behind.
+"""
+
+
 LEAD_ENDS_AFTER = 5.0
 """Seconds without `PullConsumer.hold_lead` after which another process may take the lead of a standby consumer."""
 

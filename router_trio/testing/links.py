@@ -15,6 +15,7 @@ import trio
 from router_trio.errors import LinkError, ProtocolError, SourceError, reasons
 from router_trio.link import (
     LOOKUP_WITHIN,
+    STATE_FOR,
     ConsumerSpec,
     ConsumerState,
     Deliver,
@@ -49,9 +50,6 @@ T = TypeVar("T")
 
 ASK_FOR_LEAD_EVERY = 0.25
 """Seconds between two requests for the lead of a standby consumer."""
-
-LOOK_EVERY = 4.8
-"""Seconds between two lookups of a consumer while waiting for its lead."""
 
 SOCKET_BUFFER = 256 * 1024
 """Bytes that a link can send on a paused network before `send` blocks."""
@@ -217,7 +215,7 @@ class FakeLink:
                 self._pins.add(pin)
                 return pin
             await trio.sleep(ASK_FOR_LEAD_EVERY)
-            if trio.current_time() >= looked_at + LOOK_EVERY:
+            if trio.current_time() >= looked_at + STATE_FOR:
                 looked_at = trio.current_time()
                 with contextlib.suppress(SourceError):
                     learn(consumer.stream_created, await self.check_consumer(spec, None, oldest=True))

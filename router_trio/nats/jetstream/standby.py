@@ -18,7 +18,7 @@ import trio
 
 from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import IDLE_HEARTBEAT, ConsumerSpec, ConsumerState
+from router_trio.link import IDLE_HEARTBEAT, STATE_FOR, ConsumerSpec, ConsumerState
 from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.api import Api, ApiError, consumer_info
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare, state_of
@@ -41,11 +41,8 @@ HEARD_WITHIN = 15.0
 
 PIN_CHECKED_WITHIN = 2.0
 
-LOOK_EVERY = 4.8
-"""Seconds between two lookups of the state of a consumer while waiting for its lead.
-
-With the time of a lookup five, which is how old the number of messages may be by which a route is behind.
-"""
+LOOK_EVERY = STATE_FOR
+"""Seconds between two lookups of the state of a consumer while waiting for its lead."""
 
 DENIED_LOOK_EVERY = 60.0
 """Seconds between two lookups while this user has no permission for them: a server logs each of these."""

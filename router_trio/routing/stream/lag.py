@@ -14,14 +14,11 @@ import time
 from math import inf
 from typing import NamedTuple
 
-from router_trio.link import ConsumerState, StoredAt
+from router_trio.link import STATE_FOR, ConsumerState, StoredAt
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.states import Behind
-
-KNOWN_FOR = 4.8
-"""Seconds for which the number of pending messages in a delivery counts as the current one."""
 
 UNKNOWN_AFTER = 8.0
 """Seconds without a delivery and without a successful check after which it is unknown how far a route is behind.
@@ -124,7 +121,7 @@ class Lag:
         if requested and not self._pending and not self._elsewhere and now <= self._known_at + UNKNOWN_AFTER:
             self._checked_at = now
             return True
-        return now < self.last_at + KNOWN_FOR
+        return now < self.last_at + STATE_FOR
 
     # --- what is shown ---
 

@@ -12,16 +12,13 @@ import trio
 
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError, reasons
-from router_trio.link import ConsumerState, PullConsumer
+from router_trio.link import STATE_FOR, ConsumerState, PullConsumer
 from router_trio.routing.stream.consumer.standstill import Look, standstill
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
-CHECK_EVERY = 4.8
-"""Seconds between two checks of the consumer.
-
-With the time of a request five, which is how old the number of messages may be by which a route is behind.
-"""
+CHECK_EVERY = STATE_FOR
+"""Seconds between two checks of the consumer."""
 
 CHECKS_A_SECOND = 10
 """Checks per second on one connection: with more than fifty routes, each is checked less often.
