@@ -8,7 +8,7 @@ import pytest
 
 from router_trio.errors import SourceError
 from router_trio.link import Progress
-from tests.contract.orders import SPEC, sequences
+from tests.contract.orders import SPEC, publish_orders, sequences
 from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder, operation
 
@@ -60,9 +60,7 @@ async def test_unacked_messages_are_found_with_several_filters(peer: Peer) -> No
 
 
 async def test_a_durable_continues_where_the_last_link_left_off(peer: Peer) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(4):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 4)
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
@@ -168,9 +166,7 @@ async def test_a_drained_consumer_leaves_nothing_undelivered_and_gets_nothing_mo
 
 
 async def test_a_recreated_durable_resumes_only_in_the_same_incarnation_of_its_stream(peer: Peer) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(4):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 4)
     lost, resumed, recreated = Recorder(), Recorder(), Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, lost)
@@ -197,9 +193,7 @@ async def test_a_recreated_durable_resumes_only_in_the_same_incarnation_of_its_s
 async def test_a_stream_that_contradicts_what_was_known_of_it_counts_as_rolled_back(
     peer: Peer, last_sequence: int, off: int, went_back: bool
 ) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(4):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 4)
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
@@ -218,9 +212,7 @@ async def test_a_stream_that_contradicts_what_was_known_of_it_counts_as_rolled_b
 async def test_a_stream_that_still_has_the_last_message_is_the_same_stream(
     peer: Peer, off: int, went_back: bool
 ) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(4):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 4)
     received, again = Recorder(), Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
@@ -236,9 +228,7 @@ async def test_a_stream_that_still_has_the_last_message_is_the_same_stream(
 
 
 async def test_a_durable_recreated_in_a_stream_that_was_rolled_back_starts_at_the_first_message(peer: Peer) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(4):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 4)
     received = Recorder()
     async with link_of(peer) as link:
         created = (await link.open_consumer(SPEC, Recorder())).stream_created
@@ -255,9 +245,7 @@ async def test_a_stream_that_ends_before_the_start_of_a_durable_counts_as_rolled
     start: int, went_back: bool, peer: Peer
 ) -> None:
     """A process that has received nothing knows the start from the durable that was deleted."""
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(4):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 4)
     received = Recorder()
     async with link_of(peer) as link:
         created = (await link.open_consumer(SPEC, Recorder())).stream_created
@@ -271,9 +259,7 @@ async def test_a_stream_that_ends_before_the_start_of_a_durable_counts_as_rolled
 
 
 async def test_a_delivered_message_is_gone_once_its_stream_or_its_consumer_no_longer_has_it(peer: Peer) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(6):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 6)
     received = Recorder()
     async with link_of(peer) as link, peer.connect(peer.server, b"_INBOX.other", Recorder()) as other:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)

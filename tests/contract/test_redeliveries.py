@@ -11,7 +11,7 @@ import trio.testing
 from router_trio.link import SIGN_OF_WORK_EVERY, Limits
 from router_trio.protocol.framing import header_block
 from router_trio.protocol.headers import status
-from tests.contract.orders import SPEC, delivered, sequences
+from tests.contract.orders import SPEC, delivered, publish_orders, sequences
 from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder
 
@@ -84,9 +84,7 @@ async def test_a_message_is_delivered_at_most_max_deliver_times(peer: Peer, cloc
 
 
 async def test_max_ack_pending_holds_back_messages_until_one_is_acked(peer: Peer, clock: object) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(3):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 3)
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0, max_ack_pending=2), received)
@@ -101,9 +99,7 @@ async def test_max_ack_pending_holds_back_messages_until_one_is_acked(peer: Peer
 
 
 async def test_messages_that_use_up_max_ack_pending_are_redelivered_before_new_ones(peer: Peer, clock: object) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(4):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 4)
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, max_ack_pending=2), received)
@@ -125,9 +121,7 @@ async def test_messages_that_use_up_max_ack_pending_are_redelivered_before_new_o
 async def test_an_ack_counts_on_another_link_for_an_earlier_delivery_and_when_repeated(
     peer: Peer, clock: object
 ) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(2):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 2)
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, received)
@@ -186,9 +180,7 @@ async def test_requested_redeliveries_arrive_at_once_and_before_new_messages(pee
 
 
 async def test_requested_redeliveries_keep_their_order_whatever_was_due_before(peer: Peer) -> None:
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(5):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 5)
     received = Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
@@ -230,9 +222,7 @@ async def test_a_sign_of_work_marks_the_consumer_as_in_use(known: str | None, pe
 
 async def test_a_sign_of_work_changes_no_order(peer: Peer, clock: object) -> None:
     """The messages that it leaves are redelivered after the ack wait, the oldest first."""
-    await peer.add_stream("ORDERS", ["orders.>"])
-    for n in range(3):
-        await peer.publish(f"orders.{n}")
+    await publish_orders(peer, 3)
     first, again = Recorder(), Recorder()
     async with link_of(peer) as link:
         consumer = await link.open_consumer(SPEC, first)
