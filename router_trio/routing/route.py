@@ -43,9 +43,8 @@ class Route(ABC):
         """Hand the source, and all messages that were not started, to a route of the same subject.
 
         Started messages are still routed here; those that fail and are retried are handed over with what is known of
-        them. Messages that arrive from now on wait for `run` of the successor, so
-        order is kept. A route from a stream hands nothing over: it ends, and the source of its successor continues from
-        there (`Source.go_on`).
+        them. Messages that arrive from now on wait for `run` of the successor, so order is kept. A route from a stream
+        hands nothing over: it ends, and the source of its successor continues from there (`Source.go_on`).
         """
         self._successor = successor
         self.pass_on(self._take_back())

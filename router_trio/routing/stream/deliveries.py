@@ -35,8 +35,8 @@ class Deliveries:
         self._acked_at = ack_reply.prefix(self._stream, consumer)
         self._consumer = consumer
         self._pattern: re.Pattern[bytes] | None = None
-        """That of the reply subjects of deliveries, compiled when the first is read: a router may have thousands of
-        idle routes."""
+        """The pattern of the reply subjects of deliveries, compiled at the first delivery: of thousands of routes, many
+        may be idle."""
 
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return the deliveries in a batch, as of `cursor`, and the other messages.
