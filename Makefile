@@ -174,8 +174,8 @@ shape: $(READY)  ## How the tree is built, in numbers; VERBOSE=1 says what was c
 peers: $(READY)  ## Install and build the peers of the benchmarks, so that a quick run has nats_go; needs Go for two of them
 	$(BIN)/python -m tests.performance.benchmarks.environment
 
-bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=1 for the essential figures only, WORKLOADS="core stream" for some
-	$(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,$(if $(WORKLOADS),,--write)) $(WORKLOADS)
+bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=1 for the essential figures only, WORKLOADS="core stream" for some, AGAINST=DIR for another checkout as well
+	AGAINST=$(AGAINST) $(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,$(if $(WORKLOADS),,--write)) $(WORKLOADS)
 
 docs: $(READY)  ## Render the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

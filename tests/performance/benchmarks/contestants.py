@@ -11,7 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.performance.benchmarks.environment import COMPILED, GO_PEERS, PEERS, ROOT, peer_package, peer_python
+from tests.performance.benchmarks.environment import (
+    BEFORE,
+    COMPILED,
+    GO_PEERS,
+    PEERS,
+    ROOT,
+    peer_package,
+    peer_python,
+)
 
 HANDLER = "tests.performance.benchmarks.peers.shouting:shout"
 QUICK = ("router_trio", "nats_py", "nats_go", "raw")
@@ -104,9 +112,29 @@ def _router_trio(job: Job) -> list[str]:
     return [sys.executable, "-m", "router_trio", "run", str(write_configuration(job))]
 
 
-def _router_trio_compiled(job: Job) -> list[str]:
-    # The current directory and PYTHONPATH's root contain the pure package as well: the compiled one must be first.
-    return ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={COMPILED}:{ROOT}", *_router_trio(job)]
+def _router_trio_of(*directories: Path) -> Callable[[Job], list[str]]:
+    """Return the command of the package that is found first in the directories.
+
+    The current directory and the environment contain the pure package of this checkout.
+    """
+    path = ":".join(str(directory) for directory in directories)
+
+    def command(job: Job) -> list[str]:
+        return ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *_router_trio(job)]
+
+    return command
+
+
+def _before() -> list[Contestant]:
+    """Return the router of the checkout that `AGAINST` names, pure and compiled."""
+    if BEFORE is None:
+        return []
+    kinds, note = frozenset({CORE, HANDLED, STREAM}), f"of {BEFORE}"
+    compiled = BEFORE / COMPILED.name
+    return [
+        Contestant("router_trio_before", kinds, _router_trio_of(BEFORE), note, needs=BEFORE),
+        Contestant("router_trio_compiled_before", kinds, _router_trio_of(compiled, BEFORE), note, needs=compiled),
+    ]
 
 
 def _raw(job: Job) -> list[str]:
@@ -148,7 +176,13 @@ CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
         Contestant("router_trio", frozenset({CORE, HANDLED, STREAM}), _router_trio),
-        Contestant("router_trio_compiled", frozenset({CORE, HANDLED, STREAM}), _router_trio_compiled, needs=COMPILED),
+        Contestant(
+            "router_trio_compiled",
+            frozenset({CORE, HANDLED, STREAM}),
+            _router_trio_of(COMPILED, ROOT),
+            needs=COMPILED,
+        ),
+        *_before(),
         Contestant("raw", frozenset({CORE, HANDLED, STREAM}), _raw, "the limit: no bookkeeping at all"),
         Contestant("nats_py", frozenset({CORE, HANDLED, STREAM}), _nats_py, "asyncio"),
         Contestant("nats_py_uvloop", frozenset({CORE, HANDLED, STREAM}), _nats_py_uvloop, "uvloop"),
@@ -163,5 +197,7 @@ CONTESTANTS = {
 
 def taking_part(kind: str, *, essential: bool) -> list[Contestant]:
     """Return the available contestants for a kind of job; with `essential` only those of a quick run."""
-    able = [CONTESTANTS[name] for name in (QUICK if essential else CONTESTANTS) if kind in CONTESTANTS[name].kinds]
+    compared = {"router_trio_compiled", *(contestant.name for contestant in _before())} if BEFORE else set()
+    names = [name for name in CONTESTANTS if not essential or name in QUICK or name in compared]
+    able = [CONTESTANTS[name] for name in names if kind in CONTESTANTS[name].kinds]
     return [contestant for contestant in able if contestant.is_there]

@@ -31,6 +31,9 @@ INSTALL_WITHIN = 600
 COMPILED = ROOT / ".compiled"
 """The package with its data plane compiled, if `make compiled` has built it."""
 
+BEFORE = Path(os.environ["AGAINST"]).resolve() if os.environ.get("AGAINST") else None
+"""Another checkout of the project, to be compared with this one. `make compiled` in it adds its compiled package."""
+
 GO_PEERS = WORK / "go"
 """Peers that are written in Go."""
 WITHOUT_PGO = "without PGO"
