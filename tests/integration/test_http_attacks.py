@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from router_trio import Router, Settings
 from router_trio.cli.run.fault_pages import fault_pages
 from router_trio.faults import Faults
-from router_trio.telemetry.http import asgi, connection, event_stream, server
+from router_trio.telemetry.http import application, asgi, connection, event_stream, server
 from router_trio.testing import FakeBroker
 from tests.integration.pages import Address, exchange, get, make_page_large, read_all, served, split
 from tests.support.drawn import examples
@@ -223,6 +223,27 @@ async def test_a_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     async with with_faults(Faults()) as address, await trio.open_tcp_stream(*address) as stream:
         await stream.send_all(JSON + b"Content-Length: 100\r\n\r\n{")
         assert split(await read_all(stream))[0] == 408
+
+
+async def test_a_scraper_that_reads_a_little_at_a_time_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of the page is read in time, but not the page, which is in memory until then."""
+    monkeypatch.setattr(application, "PAGE_SECONDS", 0.5)
+    make_page_large(view)
+    async with served(view) as address:
+        length = int((await get(address, "/metrics", "HEAD"))[1]["content-length"])
+        with trio.socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            await slow.connect(address)
+            await slow.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received, cut_off = 0, trio.current_time() + 5
+            while part := await slow.recv(4096):
+                received += len(part)
+                await trio.sleep(0.001)
+            assert received < length
+            assert trio.current_time() < cut_off
+        monkeypatch.undo()
+        _, headers, body = await get(address, "/metrics")
+        assert len(body) == int(headers["content-length"])
 
 
 async def test_a_watcher_that_reads_nothing_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import trio
 from router_trio.states import PAUSED
 from router_trio.telemetry.http import application, event_stream, server
 from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.pieces import Pieces
+from router_trio.telemetry.pieces import Parts, Pieces
 from tests.integration.pages import Address, get, make_page_large, read_all, served, split
 from tests.integration.test_http_attacks import ELSEWHERE, connect, held, probe
 from tests.support.telemetry_views import View
@@ -146,7 +146,7 @@ async def test_concurrent_scrapes_share_one_page(view: View, monkeypatch: pytest
     rendered = 0
     pieces = MetricsPage.pieces
 
-    def counted(page: MetricsPage) -> Pieces[bytes]:
+    def counted(page: MetricsPage) -> Pieces[Parts]:
         nonlocal rendered
         rendered += 1
         return pieces(page)
@@ -183,10 +183,10 @@ async def test_a_scrape_is_never_older_than_its_request(view: View) -> None:
 async def test_the_loop_continues_under_scrapes(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty clients scrape without a pause: other work is late by one page, not by forty."""
 
-    def slow(_: MetricsPage) -> Pieces[bytes]:
+    def slow(_: MetricsPage) -> Pieces[Parts]:
         time.sleep(0.02)  # blocks the loop, as a page of many routes does
         yield
-        return b""
+        return [b""]
 
     monkeypatch.setattr(MetricsPage, "pieces", slow)
     late = []

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import h11
 import pytest
 import trio
 
@@ -42,22 +43,29 @@ class Watcher:
         self.stream = stream
         self.head = ""
         self._received = b""
+        self._answer = h11.Connection(h11.CLIENT)
+        self._answer.send(h11.Request(method="GET", target="/events", headers=[("Host", "localhost")]))
 
     async def next(self) -> tuple[int, dict[str, Any]]:
         """Return id and data of the next event."""
         with trio.fail_after(10):
             while not (found := re.search(rb"id: (\d+)\ndata: (.*)\n\n", self._received)):
-                data = await self.stream.receive_some()
-                assert data, f"it ended: {self.head!r}"
-                self._received += data
-        self.head = self.head or self._received.partition(b"\r\n\r\n")[0].decode()
+                match self._answer.next_event():
+                    case h11.NEED_DATA:
+                        self._answer.receive_data(await self.stream.receive_some())
+                    case h11.Response(status_code=code, headers=headers):
+                        self.head = f"{code} {[f'{name.decode()}: {value.decode()}' for name, value in headers]}"
+                    case h11.Data(data=data):
+                        self._received += data
+                    case other:
+                        pytest.fail(f"{self.head!r} ended: {other}")
         self._received = self._received[found.end() :]
         return int(found[1]), json.loads(found[2])
 
     async def rest(self) -> bytes:
         """Return what arrives until the server closes."""
         with trio.fail_after(10):
-            return self._received + b"".join([data async for data in self.stream])
+            return b"".join([data async for data in self.stream])
 
 
 @asynccontextmanager

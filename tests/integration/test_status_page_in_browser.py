@@ -27,7 +27,7 @@ from router_trio.states import (
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.application import RouterAnswers
 from router_trio.telemetry.http.status import Answer, answer, status_pieces
-from router_trio.telemetry.pieces import Pieces
+from router_trio.telemetry.pieces import Parts, Pieces
 from tests.integration.pages import telemetry_settings
 from tests.support.axe import NoAxe, script, violations
 from tests.support.browser import BROWSER, NO_BROWSER, Page, browser
@@ -305,7 +305,7 @@ def test_the_parts_of_the_page_fit_together() -> None:
 class SomeWorkers(RouterAnswers):
     """A router that reports what a supervisor does."""
 
-    def status(self) -> Pieces[str]:
+    def status(self) -> Pieces[Parts]:
         workers = {
             "1": {"pid": 4711, "state": "running", "restarts": 0},
             "2": {"pid": None, "state": "waiting", "restarts": 3},

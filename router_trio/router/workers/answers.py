@@ -17,7 +17,7 @@ from router_trio.telemetry.http.status import Answer, answer, status_pieces
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import MetricsPage
-from router_trio.telemetry.pieces import Pieces
+from router_trio.telemetry.pieces import Parts, Pieces
 
 _MICRO = 1_000_000
 
@@ -45,12 +45,12 @@ class WorkersAnswers:
         yield
         return answer(self._supervisor.unready())
 
-    def status(self) -> Pieces[str]:
+    def status(self) -> Pieces[Parts]:
         """Return the answer of `/status`, including each worker."""
         workers = {str(slot.number): slot.shown for slot in self._supervisor.slots}
         return status_pieces(self._supervisor.sum(), self._clock() - self._started_at, {"workers": workers})
 
-    def metrics(self) -> Pieces[bytes]:
+    def metrics(self) -> Pieces[Parts]:
         found = self._supervisor.sum()
         counted, own = found.counts.get(PROCESS, {}), self._own
         lags = Histogram(LAG_BOUNDS)

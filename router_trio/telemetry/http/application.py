@@ -7,6 +7,7 @@ imports it late, and in a thread.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
@@ -30,7 +31,10 @@ from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.lag import measure_lag
 from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
-from router_trio.telemetry.pieces import Pieces, in_pieces
+from router_trio.telemetry.pieces import Parts, Pieces, in_pieces
+
+PAGE_SECONDS = 5.0
+"""Maximum seconds for a client to read a page about all routes. A slow client keeps the page in memory until then."""
 
 HIDDEN = "reasons are shown to requests by an IP address, a loopback name, or a name in telemetry.allowed_hosts"
 """The detail of an answer whose reasons are withheld, because the request's Host is not allowed."""
@@ -53,11 +57,11 @@ class Answers(Protocol):
         """Return the answer of `/readyz`."""
         ...
 
-    def status(self) -> Pieces[str]:
-        """Return the JSON text of `/status`."""
+    def status(self) -> Pieces[Parts]:
+        """Return the JSON text of `/status`, without a newline at its end."""
         ...
 
-    def metrics(self) -> Pieces[bytes]:
+    def metrics(self) -> Pieces[Parts]:
         """Return the text of `/metrics`."""
         ...
 
@@ -80,20 +84,41 @@ class RouterAnswers:
     def readiness(self) -> Pieces[Answer]:
         return readiness_pieces(self._view, self._clock)
 
-    def status(self) -> Pieces[str]:
+    def status(self) -> Pieces[Parts]:
         return status_pieces(self._view, self._clock() - self._started_at)
 
-    def metrics(self) -> Pieces[bytes]:
+    def metrics(self) -> Pieces[Parts]:
         return self._page.pieces()
 
 
 class JSONPage(JSONResponse):
-    """A page of JSON that ends with a newline, for terminals. `content` may be its text."""
+    """A page of JSON that ends with a newline, for terminals."""
 
     def render(self, content: Any) -> bytes:
         """Return the bytes of the page."""
-        text = content.encode() if isinstance(content, str) else super().render(content)
-        return text + b"\n"
+        return super().render(content) + b"\n"
+
+
+class LargePage(Response):
+    """A page that is sent in parts: of all pages with the same `turn`, one part in each turn of the event loop."""
+
+    def __init__(self, parts: Parts, turn: trio.Lock, media_type: str) -> None:
+        headers = {**_FRESH, "content-type": media_type, "content-length": str(sum(map(len, parts)))}
+        super().__init__(headers=headers)
+        self._unsent = deque(parts)  # freed one by one: to free an entire page at once takes milliseconds
+        self._turn = turn
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the page. Raises `trio.BrokenResourceError` if that takes longer than `PAGE_SECONDS`."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with trio.move_on_after(PAGE_SECONDS) as sending:
+            while self._unsent and scope["method"] != "HEAD":
+                async with self._turn:
+                    await trio.lowlevel.checkpoint()
+                await send({"type": "http.response.body", "body": self._unsent.popleft(), "more_body": True})
+        if sending.cancelled_caught:
+            raise trio.BrokenResourceError("the client was too slow")
+        await send({"type": "http.response.body"})
 
 
 def application(
@@ -103,12 +128,12 @@ def application(
 
     All paths answer to requests whose Host is an IP address, a loopback name or in `allowed_hosts`. To other hosts only
     `/healthz` and `/readyz` answer, with their code and status but no reasons. Pages whose size grows with the number
-    of routes are rendered one at a time, and shared by all requests that wait for them.
+    of routes are rendered one at a time, shared by all requests that wait for them, and sent in parts.
     """
-    turn = trio.Lock()
+    turn, sending = trio.Lock(), trio.Lock()
     scrape, statuses = SharedPage(turn, answers.metrics), SharedPage(turn, answers.status)
 
-    async def status_text() -> str:
+    async def status_text() -> Parts:
         await answers.refresh()
         return await statuses.get()
 
@@ -117,7 +142,7 @@ def application(
 
     async def metrics(_: Request) -> Response:
         await answers.refresh()
-        return Response(await scrape.get(), headers={**_FRESH, "content-type": CONTENT_TYPE})
+        return LargePage(await scrape.get(), sending, CONTENT_TYPE)
 
     def probed(request: Request, answer: Answer) -> Response:
         code, body = answer
@@ -134,7 +159,7 @@ def application(
         return probed(request, await in_pieces(answers.readiness()))
 
     async def status_page(_: Request) -> Response:
-        return JSONPage(await status_text(), headers=_FRESH)
+        return LargePage([*await status_text(), b"\n"], sending, "application/json")
 
     async def front(_: Request) -> Response:
         text, headers = front_page()

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.pieces import Parts
 
 MAX_CLIENTS = 16
 MAX_CLIENTS_PER_PEER = 8
@@ -42,7 +43,7 @@ class EventStream:
     """The ASGI application at `/events`. `status` and `readiness` return what `/status` and `/readyz` would."""
 
     def __init__(
-        self, status: Callable[[], Awaitable[str]], readiness: Callable[[], Awaitable[str]], recent: Recent
+        self, status: Callable[[], Awaitable[Parts]], readiness: Callable[[], Awaitable[str]], recent: Recent
     ) -> None:
         self._status = status
         self._readiness = readiness
@@ -86,14 +87,17 @@ class EventStream:
                 status, readiness = await self._status(), await self._readiness()
                 events = self._recent.since(last)
                 last = events[-1]["number"] if events else last
-                data = f'{{"status":{status},"readiness":{readiness},"events":{json.dumps(events)}}}'
-                await _write(send, f"id: {last}\ndata: {data}\n\n")
+                await _write(send, f'id: {last}\ndata: {{"status":')
+                for part in status:
+                    await _write(send, part)
+                await _write(send, f',"readiness":{readiness},"events":{json.dumps(events)}}}\n\n')
                 with trio.move_on_after(INTERVAL):
                     await self._recent.closing.wait()
 
 
-async def _write(send: Send, text: str) -> None:
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+async def _write(send: Send, text: str | bytes) -> None:
+    body = text.encode() if isinstance(text, str) else text
+    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:

@@ -29,13 +29,20 @@ class SharedPage(Generic[T]):
         self._turn = turn
         self._page = page
         self._begun = 0
+        self._waiting = 0
         self._made: tuple[int, T] | None = None
 
     async def get(self) -> T:
         """Return a page whose rendering began after this call, possibly for another request. Can be cancelled."""
         begun = self._begun
-        async with self._turn:
-            if self._made is None or self._made[0] <= begun:
-                self._begun += 1
-                self._made = self._begun, await in_pieces(self._page(), REST)
-            return self._made[1]
+        self._waiting += 1
+        try:
+            async with self._turn:
+                if self._made is None or self._made[0] <= begun:
+                    self._begun += 1
+                    self._made = self._begun, await in_pieces(self._page(), REST)
+                return self._made[1]
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._made = None  # may be large, and would be too old for the next request

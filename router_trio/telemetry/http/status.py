@@ -14,7 +14,7 @@ from typing import Any
 
 from router_trio.states import REPLY, ConnectionState, RouteState
 from router_trio.telemetry.logs.redact import shown_text
-from router_trio.telemetry.pieces import Pieces, complete
+from router_trio.telemetry.pieces import Parts, Pieces, complete, in_parts
 from router_trio.telemetry.view import ConfigView, ConnectionView, RouterView, package_version
 
 OK = 200
@@ -86,14 +86,14 @@ def waiting_for(view: RouterView, now: float) -> str | None:
 
 def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
     """Return the state, counts and ledger of every connection and route."""
-    found: dict[str, Any] = json.loads(complete(status_pieces(view, uptime_seconds)))
+    found: dict[str, Any] = json.loads(b"".join(complete(status_pieces(view, uptime_seconds))))
     return found
 
 
 def status_pieces(
     view: RouterView, uptime_seconds: float, more: Mapping[str, Any] = MappingProxyType({})
-) -> Pieces[str]:
-    """Compute `status` in pieces, as JSON text, with the members of `more` added."""
+) -> Pieces[Parts]:
+    """Compute `status` in pieces, as JSON text without a newline, with the members of `more` added."""
     router = {
         "name": view.name,
         "version": package_version(),
@@ -105,20 +105,13 @@ def status_pieces(
     for name, one in tuple(view.connections.items()):
         connections[name], ledgers[name] = _connection(one.state, one), _ledger(one)
         yield
-    routes: list[str] = []
-    for route in tuple(view.routes):
-        routes.append(f"{_json(route.name)}:{_json(_route(route))}")
+    texts = [f'{_json(router)[:-1]},"connections":{_json(connections)},"routes":{{'.encode()]
+    for number, route in enumerate(tuple(view.routes)):
+        texts.append(f"{',' if number else ''}{_json(route.name)}:{_json(_route(route))}".encode())
         yield
-    return "".join(
-        [
-            _json(router)[:-1],
-            f',"connections":{_json(connections)},"routes":{{',
-            ",".join(routes),
-            f'}},"ledger":{_json(ledgers)}',
-            *(f",{_json(name)}:{_json(value)}" for name, value in more.items()),
-            "}",
-        ]
-    )
+    members = "".join(f",{_json(name)}:{_json(value)}" for name, value in more.items())
+    texts.append(f'}},"ledger":{_json(ledgers)}{members}}}'.encode())
+    return (yield from in_parts(texts))
 
 
 def _json(value: Any) -> str:

@@ -47,16 +47,23 @@ Numbers = Callable[[Sources, Part], Iterable[tuple[Labels, float]]]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The parts of one kind. `labels` name a part; `parts` returns the values of these labels, and the part."""
+    """The parts of one kind. `labels` name a part; `parts` yields the values of these labels, and the part.
+
+    The parts are those at the time of the call, also if some of them end before they are read.
+    """
 
     labels: Labels
-    parts: Callable[[Sources], Sequence[tuple[Labels, Part]]]
+    parts: Callable[[Sources], Iterable[tuple[Labels, Part]]]
 
 
-CONNECTIONS = Scope(("connection",), lambda sources: [((name,), one) for name, one in sources.view.connections.items()])
+CONNECTIONS = Scope(
+    ("connection",), lambda sources: (((name,), one) for name, one in tuple(sources.view.connections.items()))
+)
 ROUTES = Scope(
     ("connection", "route"),
-    lambda sources: [((one.connection, one.name), one) for one in sources.view.routes if sources.shown(one.name)],
+    lambda sources: (
+        ((one.connection, one.name), one) for one in tuple(sources.view.routes) if sources.shown(one.name)
+    ),
 )
 ROUTER = Scope((), lambda sources: [((), None)])
 

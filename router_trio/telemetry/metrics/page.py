@@ -1,17 +1,18 @@
 """Render `/metrics`: the table of metrics in the Prometheus text format.
 
 A scrape runs in the event loop, so it must be cheap with thousands of routes, and it yields after each of them. The
-values are read where they are counted, and the labels of a part are rendered once and cached. The OpenTelemetry SDK and
-prometheus_client took ten times as long for the same page. The metrics of the process come from prometheus_client's
-collector.
+values are read where they are counted, and labels that many parts have in common are rendered once and cached. The
+OpenTelemetry SDK and prometheus_client took ten times as long for the same page. The metrics of the process come from
+prometheus_client's collector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import inf, isnan
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -29,13 +30,13 @@ from router_trio.telemetry.metrics.metric import (
     Sources,
 )
 from router_trio.telemetry.metrics.table import TABLE
-from router_trio.telemetry.pieces import Pieces, complete
+from router_trio.telemetry.pieces import Parts, Pieces, complete, in_parts
 
 MOST_VALUES = 4096
 """Label values whose text is cached."""
 
-AT_ONCE = 50
-"""Connections or routes whose lines are encoded together."""
+LINES_AT_ONCE = 1000
+"""Lines of a metric that are encoded together: about `PART_BYTES`."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -51,9 +52,9 @@ class MetricsPage:
 
     def render(self) -> bytes:
         """Return the text of one scrape, in the Prometheus text format 0.0.4."""
-        return complete(self.pieces())
+        return b"".join(complete(self.pieces()))
 
-    def pieces(self) -> Pieces[bytes]:
+    def pieces(self) -> Pieces[Parts]:
         """Render one scrape, and yield after each connection and route.
 
         All series of one connection or route are read at one moment.
@@ -66,21 +67,19 @@ class MetricsPage:
         families = [_Family(metric) for metric in self._metrics]
         for scope in (CONNECTIONS, ROUTES, ROUTER):
             own = [family for family in families if family.scope is scope]
-            for number, (values, part) in enumerate(scope.parts(sources), 1):
+            for values, part in scope.parts(sources):
                 labels = _labels(scope.labels, values)
                 for family in own:
                     family.add(sources, part, labels)
-                if number % AT_ONCE == 0:
-                    for family in own:
-                        family.pack()
                 yield
-        text: list[bytes] = []
+                for family in own:
+                    if family.unpacked >= LINES_AT_ONCE:
+                        family.pack()
+                        yield
         for family in families:
             family.pack()
-            text += family.packed
             yield
-        text.append(self._process())
-        return b"".join(text)
+        return (yield from in_parts(chain(*(family.take() for family in families), (self._process(),))))
 
 
 def this_process() -> Callable[[], bytes]:
@@ -91,11 +90,11 @@ def this_process() -> Callable[[], bytes]:
 
 
 class _Family:
-    """The series of one metric in one scrape. `pack` moves the lines that were added to `packed`, as bytes."""
+    """The series of one metric in one scrape: lines that were added, and before them those that are packed as bytes."""
 
     def __init__(self, metric: Metric | HistogramMetric) -> None:
         self.scope: Scope = metric.scope
-        self.packed: list[bytes] = []
+        self._packed: deque[bytes] = deque()
         self._metric = metric
         escaped = metric.help.replace("\\", r"\\").replace("\n", r"\n")
         self._lines = [f"# HELP {metric.name} {escaped}\n# TYPE {metric.name} {metric.kind}\n"]
@@ -109,16 +108,26 @@ class _Family:
             start = f"{metric.name}{{{labels}{',' if labels else ''}"
             for values, number in metric.numbers(sources, part):
                 text = f"{number}.0" if type(number) is int else _number(number)
-                lines.append(f"{start}{_labels(metric.more, values)}}} {text}\n")
+                lines.append(f"{start}{_cached_labels(metric.more, values)}}} {text}\n")
         else:
             start = f"{metric.name}{{{labels}}}" if labels else metric.name
             for _, number in metric.numbers(sources, part):
                 lines.append(f"{start} {number}.0\n" if type(number) is int else f"{start} {_number(number)}\n")
 
+    @property
+    def unpacked(self) -> int:
+        """The number of lines that were added since `pack`."""
+        return len(self._lines)
+
     def pack(self) -> None:
         """Encode the lines that were added, so that no piece of work has many of them."""
-        self.packed.append("".join(self._lines).encode("utf-8", "backslashreplace"))
+        self._packed.append("".join(self._lines).encode("utf-8", "backslashreplace"))
         self._lines.clear()
+
+    def take(self) -> Iterator[bytes]:
+        """Remove and yield what is packed: freeing all of a page at once would take milliseconds."""
+        while self._packed:
+            yield self._packed.popleft()
 
 
 def _add_histogram(lines: list[str], name: str, labels: str, histogram: Histogram) -> None:
@@ -131,10 +140,12 @@ def _add_histogram(lines: list[str], name: str, labels: str, histogram: Histogra
     lines.append(f"{name}_count{own} {counts[-1]}.0\n{name}_sum{own} {_number(histogram.total)}\n")
 
 
-@lru_cache(MOST_VALUES)
 def _labels(names: Labels, values: Labels) -> str:
     """Return the labels of a series, without braces."""
     return ",".join([f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)])
+
+
+_cached_labels = lru_cache(MOST_VALUES)(_labels)
 
 
 def _escaped(value: str) -> str:

@@ -18,6 +18,7 @@ from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.metrics.table import TABLE
+from router_trio.telemetry.pieces import PART_BYTES
 from tests.support.compiled import looks_inside
 from tests.support.measured import needs_full_speed
 from tests.support.offers import offer_with_ack
@@ -357,6 +358,25 @@ def test_a_page_of_many_routes_is_cheap() -> None:
     assert took < 8 * least
 
 
+def test_a_large_page_is_made_of_parts() -> None:
+    """No piece of work joins the entire page, which takes 10 ms and more for thousands of routes."""
+    page = MetricsPage(Sources(make_view(["main"], [f"route{number}" for number in range(500)])))
+    pieces, parts, pauses = page.pieces(), None, 0
+    while parts is None:
+        try:
+            next(pieces)
+            pauses += 1
+        except StopIteration as end:
+            parts = end.value
+    assert all(PART_BYTES <= len(part) < 2 * PART_BYTES for part in parts[:-1])
+    assert len(parts) > 5
+    assert pauses > 500 + len(parts)
+    lines = b"".join(parts).splitlines(keepends=True)
+    kinds = [line.split()[2] for line in lines if line.startswith(b"# TYPE ")]
+    assert len(kinds) == len({*kinds}), "the series of a metric follow one another"
+    assert sum(line.startswith(b"router_route_running{") for line in lines) == 500
+
+
 def test_all_numbers_of_a_route_are_read_at_one_moment(page: MetricsPage, view: View) -> None:
     """Messages are routed between two pieces of a page: its ledgers add up nevertheless."""
     pieces, count, text = page.pieces(), 0, b""
@@ -364,7 +384,7 @@ def test_all_numbers_of_a_route_are_read_at_one_moment(page: MetricsPage, view: 
         try:
             next(pieces)
         except StopIteration as end:
-            text = end.value
+            text = b"".join(end.value)
         for route in view.routes:
             route.received += 3
             route.fates["routed"] += 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import pytest
 import trio
@@ -44,6 +45,24 @@ async def test_requests_that_wait_together_share_one_page() -> None:
             nursery.start_soon(ask)
     assert len(got) == 100
     assert page.made <= 2
+
+
+async def test_a_page_is_forgotten_when_all_its_requests_have_it() -> None:
+    """A page of thousands of routes is large, and too old for any later request."""
+
+    class Large:
+        pass
+
+    def render() -> Pieces[Large]:
+        yield
+        return Large()
+
+    shared = SharedPage(trio.Lock(), render)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(shared.get)
+    found = weakref.ref(await shared.get())
+    assert found() is None
 
 
 async def test_a_page_is_never_older_than_its_request() -> None:
