@@ -20,6 +20,7 @@ from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.connection.session import Session, Source
 from router_trio.connection.shares import Shares
+from router_trio.connection.source_retries import SourceRetries
 from router_trio.connection.streams import Streams
 from router_trio.errors import LinkError, UnexpectedError, reasons
 from router_trio.events import (
@@ -98,6 +99,7 @@ class Connection:
         self.max_payload: int = 1024 * 1024
         self.max_control_line: int = DEFAULT_CONTROL_LINE
         self.pull_budget: PullBudget = PullBudget(trio.current_time)
+        self.source_retries: SourceRetries = SourceRetries()
         self.first_attempt_over: trio.Event = trio.Event()
         self._connect = connect
         self._emit = emit

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from router_trio.connection.source_retries import JITTER_FROM
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
@@ -75,11 +76,19 @@ class SourceRetry:
         )
 
     async def after(self, error: SourceError) -> None:
-        """Report the failure, then wait until it is time to retry."""
+        """Report the failure, then wait until it is time to retry.
+
+        The first retry is soon, since most failures are over by then. Later ones share `RETRIES_A_SECOND`.
+        """
         self.tell(error)
+        is_first = self._delay == FIRST_DELAY
         delay, self._delay = self._delay, min(self._delay * 2, LONGEST_DELAY)
         longer, self._longer = self._longer, 0.0
-        await trio.sleep(longer + self._connection.platform.random.uniform(delay / 2, delay))
+        retries = self._connection.source_retries
+        with retries.one_waits():
+            if not is_first:
+                delay = max(delay, retries.least_delay)
+            await trio.sleep(longer + self._connection.platform.random.uniform(JITTER_FROM * delay, delay))
 
     def wait_longer(self, seconds: float) -> None:
         """Wait `seconds` longer before the next attempt."""

@@ -8,9 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.connection import source_retries
 from router_trio.link import SIGN_OF_WORK_EVERY, ConsumerSpec, PullConsumer
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing.resubscribe import LONGEST_DELAY
 from router_trio.routing.stream.pulling import pull_loop as module
 from router_trio.states import FAILED, PAUSED, RUNNING
 from router_trio.telemetry.http.status import readiness
@@ -58,6 +60,43 @@ async def test_a_missing_stream_does_not_affect_other_routes_and_is_found_once_c
         fill(broker, 5)
         await all_acked(w, 5)
         assert missing.state == RUNNING
+
+
+async def test_many_refused_routes_together_are_tried_at_a_bounded_rate(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, a_second = 80, 5
+    monkeypatch.setattr(source_retries, "RETRIES_A_SECOND", a_second)
+    broker = FakeBroker()
+    broker.add_stream("OUT", ["out.>"])
+    routes = [stream("IN", "out.x", route=f"r{number}", durable=f"d{number}") for number in range(count)]
+    async with world(routes, brokers={"main": broker}) as w:
+        await trio.sleep(1)
+        tried = w.failures("subscribe")["stream_not_found"]
+        assert tried == 2 * count, "the first retry of each is soon"
+        for _ in range(6):
+            await trio.sleep(20)
+            before, tried = tried, w.failures("subscribe")["stream_not_found"]
+            assert 0.5 * 20 * a_second <= tried - before <= 20 * a_second
+        broker.add_stream("IN", ["in.*"])
+        await eventually(lambda: all(route.state == RUNNING for route in w.live.routes), 2 * count / a_second)
+
+
+async def test_a_few_refused_routes_are_tried_again_soon_after_many_were(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 10 s, as before there were many of them; those that have recovered or ended no longer count."""
+    monkeypatch.setattr(source_retries, "RETRIES_A_SECOND", 5)
+    broker = one_broker()["main"]
+    broker.deny_publish("$JS.API.CONSUMER.*.IN.>")
+    many = [stream("IN", "out.x", route=f"r{number}", durable=f"d{number}") for number in range(80)]
+    async with world(many, brokers={"main": broker}) as w:
+        await trio.sleep(60)
+        await w.live.reload(w.configuration(*many[:3]))
+        await trio.sleep(30)
+        assert set(w.failures("subscribe")) == {"permission_denied"}
+        broker.allow_publish("$JS.API.CONSUMER.*.IN.>")
+        await eventually(lambda: all(route.state == RUNNING for route in w.live.routes), LONGEST_DELAY + 1)
 
 
 async def test_a_durable_with_another_filter_is_refused_with_the_difference(autojump_clock: MockClock) -> None:
