@@ -20,7 +20,7 @@ from router_trio.states import HANDLER_QUIET
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
-from tests.support.world import World, core, handled, one_broker, to, world
+from tests.support.world import World, core, handled, one_broker, stream, to, world
 from tests.unit.readiness import (
     STREAM,
     TO_STREAM,
@@ -34,6 +34,8 @@ from tests.unit.readiness import (
     until_unready,
     why,
 )
+
+CHECK = "$JS.API.CONSUMER.INFO.IN.router"
 
 CORE = core("in.>", "heard.>", name="core")
 
@@ -88,6 +90,11 @@ def headers_only(on: bool) -> Callable[[World], None]:
     return lambda w: w.broker.trouble.edit_consumer("IN", "router", headers_only=on)
 
 
+def deny_checks_with_size_header(w: World) -> None:
+    w.broker.deny_publish(CHECK)
+    w.broker.publish("in.x", b"", {"Nats-Msg-Size": "5"})
+
+
 STATES = {
     "stream missing, core source": State([TO_STREAM], delete_out, add_out, "no stream takes 'out.>'", True),
     "stream missing, stream source": State([STREAM], delete_out, add_out, "no stream takes 'out.*'", True),
@@ -118,6 +125,7 @@ STATES = {
     "destination without a leader": State([TO_STREAM], elect("OUT", 1e6), elect("OUT", 0), "as if it had no leader"),
     "destination cut off from its cluster": State([TO_STREAM], cut_off("OUT", True), cut_off("OUT", False), "cut off"),
     "consumer delivers only headers": State([STREAM], headers_only(True), headers_only(False), "headers_only"),
+    "payloads that can't be verified": State([STREAM], deny_checks_with_size_header, allow(CHECK), "headers_only"),
     "connection away": State([CORE], lambda w: w.broker.down(), lambda w: w.broker.up(), "main"),
     "connection silent": State(
         [CORE], lambda w: w.broker.blackhole(), lambda w: w.broker.up(), "", options={"liveness_interval": "4s"}
@@ -219,6 +227,24 @@ async def test_repeated_edits_of_a_consumer_store_nothing_without_its_payload(
         assert sorted(w.payloads("OUT")) == [b"%d%b" % (number, part) for number in range(5) for part in (b"a", b"b")]
 
 
+async def test_messages_that_are_kept_until_payloads_are_verified_are_bounded(autojump_clock: MockClock) -> None:
+    route = stream("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=4, ack_wait="2s")
+    async with world([route], brokers=one_broker()) as w:
+        await probe_arrives(w)
+        w.broker.deny_publish(CHECK)
+        for number in range(20):
+            w.broker.publish("in.x", b"", {"Nats-Msg-Size": "5"})
+            w.broker.publish("in.x", b"%d" % number)
+        await until_unready(w, "neither it nor a message behind it is routed until the consumer can be checked")
+        await trio.sleep(600)
+        state = w.broker._server.consumers["IN", "router"].state_at(trio.current_time())
+        assert state.deliveries <= 1 + 2 * 4, "one probe, and what was requested"
+        w.broker.allow_publish(CHECK)
+        await until_ready(w)
+        await eventually(lambda: len(w.payloads("OUT")) == 41, 60)
+        assert w.payloads("OUT")[1:] == [each for number in range(20) for each in (b"", b"%d" % number)]
+
+
 async def test_liveness_checks_continue_while_payloads_are_verified(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,8 +279,10 @@ async def test_a_forged_message_in_the_inbox_triggers_no_verification(
         await probe_arrives(w)
 
 
-async def test_a_sender_that_sets_the_size_header_stops_nothing(autojump_clock: MockClock) -> None:
-    async with world([STREAM], brokers=one_broker()) as w:
+@pytest.mark.parametrize("max_in_flight", [1, 100])
+async def test_a_sender_that_sets_the_size_header_stops_nothing(autojump_clock: MockClock, max_in_flight: int) -> None:
+    route = stream("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=max_in_flight)
+    async with world([route], brokers=one_broker()) as w:
         for number in range(3):
             w.broker.publish("in.x", b"", {"Nats-Msg-Size": "5"})
             w.broker.publish("in.x", b"%d" % number)

@@ -42,11 +42,16 @@ DENIED_CHECK_EVERY = 60.0
 
 _NOT_AGAIN = "the server did not confirm that it will redeliver messages which it had delivered without their payload"
 
+_UNVERIFIED = (
+    "a message has no payload and the header Nats-Msg-Size, as if the consumer delivered only headers (headers_only); "
+    "neither it nor a message behind it is routed until the consumer can be checked: {}"
+)
+
 
 class ConsumerChecks:
     """Checks the consumer of one route. `lost` is called after an edit that makes the consumer unusable.
 
-    `changed` is called when `stopped` has changed.
+    `changed` is called when `stopped` has changed, and when kept deliveries were requested again.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class ConsumerChecks:
         self._requested = requested
         self._last_failure = last_failure
         self.stopped: str | None = None
-        """Why the consumer delivers nothing new; None if it does."""
+        """Why nothing new is received: the consumer delivers nothing, or nothing that can be accepted; else None."""
         self.shared: bool = False
         """True if other processes were seen to use the consumer since it was opened."""
         self._budget = budget
@@ -126,6 +131,8 @@ class ConsumerChecks:
                 if error.reason not in reasons.LOOKUP_FAILED and error.reason != reasons.CONSUMER_NOT_FOUND:
                     self._lost(error)
                     return
+                if doubtful:
+                    self._enter(_UNVERIFIED.format(error))
                 denied = error.reason == reasons.PERMISSION_DENIED and not doubtful
                 if denied:
                     pause = DENIED_CHECK_EVERY
@@ -147,10 +154,12 @@ class ConsumerChecks:
                         pause = self._shared_pause
                 self._compare(state)
                 again = self._payloads.confirm(doubtful)
-                if again and not await consumer.again(again):
-                    # New messages would be delivered before them. A reopened consumer requests none for a while.
-                    self._lost(SourceError(_NOT_AGAIN, reason=reasons.TIMEOUT))
-                    return
+                if again:
+                    if not await consumer.again(again):
+                        # New messages would be delivered before them. A reopened consumer requests none for a while.
+                        self._lost(SourceError(_NOT_AGAIN, reason=reasons.TIMEOUT))
+                        return
+                    self._changed()
             self._pause = trio.CancelScope(deadline=max(began_at + pause, trio.current_time() + pause / 2))
             with self._pause:
                 await self._until_needed(may_ask=not denied)
@@ -172,6 +181,9 @@ class ConsumerChecks:
             failure = self._last_failure()
             stopped = standstill(self._before, now, pending.cursor, alone=not self.shared, last_failure=failure)
         self._before = now
+        self._enter(stopped)
+
+    def _enter(self, stopped: str | None) -> None:
         if stopped != self.stopped:
             self.stopped = stopped
             self._changed()
