@@ -59,12 +59,15 @@ class Failures(Generic[D]):
         dead_letters: DeadLetters | None,
         recovery: Recovery[D],
         emit: Emit,
+        limited_as: Callable[[D], bytes | None],
     ) -> None:
+        """`limited_as` returns whose limit an attempt uses up: see `Routing.limited_as`."""
         self.policy: RetryPolicy = policy
         self._state = state
         self._dead_letters = dead_letters
         self._recovery = recovery
         self._emit = emit
+        self._limited_as = limited_as
 
     @property
     def has_dead_letters(self) -> bool:
@@ -75,8 +78,12 @@ class Failures(Generic[D]):
         """Retry a message that has failed `attempts` times, or give it up."""
         now = trio.current_time()
         last = self._recovery.is_last_attempt(delivery, failure) or self.policy.over(failure, attempts)
-        if last or not self._recovery.try_again(delivery, self.policy.delay(failure, attempts, now), now):
+        if last or not self._recovery.try_again(delivery, self.delay(delivery, failure, attempts, now), now):
             self.give_up(delivery, GivenUp(failure, attempts, delivery.refused))
+
+    def delay(self, delivery: D, failure: Failure, attempts: int, now: float) -> float:
+        """Return the seconds until the next attempt of a message that has failed `attempts` times."""
+        return self.policy.delay(failure, attempts, now, self._limited_as(delivery))
 
     def give_up(self, delivery: D, dead: GivenUp) -> None:
         """Store the dead letter of a message, which is active until that is settled; without dead letters, drop it."""

@@ -135,6 +135,13 @@ class Routing:
 
         return NoValueLimit()
 
+    def limited_as(self, delivery: Delivery) -> bytes | None:
+        """Return the value whose limit an attempt of a message uses up, empty if the route has one limit for all.
+
+        None if the attempt uses up nothing, since the message has no value.
+        """
+        return b""
+
     @property
     def _awaited(self) -> Sequence[Connection]:
         """The connections that are waited for: not those of mirrors, and only one of several fallbacks."""

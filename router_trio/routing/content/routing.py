@@ -117,6 +117,14 @@ class ContentRouting(Routing):
 
         return ValueLimit(flow.values, value_of, place_of, has_no_value, lambda: flow.hold_back(1), flow.nothing_waits)
 
+    def limited_as(self, delivery: Delivery) -> bytes | None:
+        if self.flow is None or self.flow.values is None:
+            return super().limited_as(delivery)
+        try:
+            return self.limited_value(delivery.raw, delivery)
+        except EvaluationError:
+            return None
+
     def order_key(self, delivery: Delivery, place: int) -> bytes:
         if not self._has_key:
             return super().order_key(delivery, place)

@@ -73,7 +73,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         plan, flow = routing.plan, routing.flow
         self._source = source
         policy = policy_for(plan.settings, connection.platform.random.uniform)
-        self._failures: Failures[CoreDelivery] = Failures(self.state, policy, dead_letters, self, emit)
+        self._failures: Failures[CoreDelivery] = Failures(
+            self.state, policy, dead_letters, self, emit, routing.limited_as
+        )
         order: Order[CoreDelivery] = ArrivalOrder(self.order_key, _place)
         if plan.by_key:
             order = KeyOrder(self.order_key, _place, MOST_OF_A_KEY, self._too_many_of_a_key)
@@ -264,10 +266,10 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         now, failure = trio.current_time(), begun.failure
         (raw,) = batch.messages
         delivery = BegunDelivery(self, self.state, raw, batch.received_at, place, begun, self._routing.plan)
-        policy = self._failures.policy
-        if failure is None or policy.over(failure, delivery.attempts):
+        failures = self._failures
+        if failure is None or failures.policy.over(failure, delivery.attempts):
             delivery.due = now
         else:
-            delivery.due = min(delivery.due, now + policy.delay(failure, delivery.attempts, now))
+            delivery.due = min(delivery.due, now + failures.delay(delivery, failure, delivery.attempts, now))
         self._retried.add(delivery, now)
         return delivery

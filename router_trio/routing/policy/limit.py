@@ -80,7 +80,7 @@ class ValueLimits:
     def charge(self, value: bytes, now: float) -> float:
         """Take a token for a message of a value and return 0; if there is none, return when there will be one."""
         ticks = int(now * _NANOSECONDS) * self._scale - self._stood_still
-        known, value = self._full_at, _kept(value)
+        known, value = self._full_at, kept_value(value)
         full_at = known.pop(value, None)
         own = full_at is not None
         if full_at is None:
@@ -123,7 +123,8 @@ class ValueLimits:
             del known[value]
 
 
-def _kept(value: bytes) -> bytes:
+def kept_value(value: bytes) -> bytes:
+    """Return a value as it is kept: a long one as a hash."""
     return value if len(value) <= LONGEST_VALUE else blake2b(value, digest_size=LONGEST_VALUE - 1).digest()
 
 

@@ -1,20 +1,26 @@
 """Decide when a failed message is retried, and when it is given up. Pure: the caller passes time and random numbers.
 
 Messages that fail because of their content must not keep others out. So retries are spread: within a second, or within
-the first delay if that is shorter, no more messages are retried than half of what the route may have in hand.
+the first delay if that is shorter, no more messages are retried than half of what the route may have in hand. On a
+route with a limit they use up at most half of it.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from router_trio.errors.reasons import HANDLER_ERROR, NEVER_AGAIN
-from router_trio.settings import RouteSettings
+from router_trio.routing.policy.limit import MOST_VALUES, kept_value
+from router_trio.settings import LimitSettings, RouteSettings
 from router_trio.settings.retry import RetrySettings
 
 LONGEST_SPREAD = 60.0
 """Seconds by which spreading may delay a retry, in addition to its own delay."""
+
+LONGEST_SPREAD_BY_LIMIT = 3600.0
+"""The same on a route with a limit. It is longer, since half of a low limit admits few retries in a minute."""
 
 _POWERS = 64
 """The highest power of the factor that is computed; the longest delay is reached long before."""
@@ -55,11 +61,70 @@ class GivenUp:
     tries: int = 0
 
 
+class HalfOfLimit:
+    """Half of the limit of a route, or of the limit of each value, in which failed messages are retried.
+
+    A stream redelivers before it delivers new messages, and waiting messages of a value are sent in their order. So
+    without this, failed messages would use up the limit if more of them were due than it admits.
+    """
+
+    __slots__ = ("_at_once", "_free_at", "_shared", "_spacing")
+
+    def __init__(self, limit: LimitSettings) -> None:
+        rate = limit.rate
+        self._spacing = 2 * rate.seconds / rate.messages
+        self._at_once = max(0.0, limit.most_at_once / 2 - 1) * self._spacing
+        # By value, the time from which on none of the planned retries uses the limit. Ordered by last use.
+        self._free_at: OrderedDict[bytes, float] = OrderedDict()
+        self._shared = 0.0
+
+    def __len__(self) -> int:
+        """Return the number of values with retries that are not over."""
+        return len(self._free_at)
+
+    def wait(self, value: bytes, now: float) -> float:
+        """Return the seconds until another message of a value may be retried, and plan that retry.
+
+        The value is empty if the route has one limit for all messages.
+        """
+        known, value = self._free_at, kept_value(value)
+        free_at = known.pop(value, None)
+        own = free_at is not None
+        if free_at is None:
+            self._forget(now)
+            own = len(known) < MOST_VALUES
+            free_at = self._shared
+        free_at = min(max(free_at, now), now + LONGEST_SPREAD_BY_LIMIT)
+        if own:
+            known[value] = free_at + self._spacing
+        else:
+            self._shared = free_at + self._spacing
+        return max(0.0, free_at - self._at_once - now)
+
+    def _forget(self, now: float) -> None:
+        """Forget up to two values without planned retries, more than the one that may be added."""
+        known = self._free_at
+        for _ in range(2):
+            value = next(iter(known), None)
+            if value is None or known[value] > now:
+                return
+            del known[value]
+
+
 class RetryPolicy:
     """The retry policy of one route, from its `[routes.retry]`."""
 
-    def __init__(self, settings: RetrySettings, most_in_hand: int, uniform: Callable[[float, float], float]) -> None:
-        """`most_in_hand`: messages that the route may have in hand. `uniform(a, b)` draws a number from that range."""
+    def __init__(
+        self,
+        settings: RetrySettings,
+        most_in_hand: int,
+        uniform: Callable[[float, float], float],
+        limit: LimitSettings | None = None,
+    ) -> None:
+        """`most_in_hand`: messages that the route may have in hand. `uniform(a, b)` draws a number from that range.
+
+        `limit` is that of the route, if it has one.
+        """
         self.initial: float = settings.initial
         self._factor = settings.factor
         self.longest: float = settings.max
@@ -68,6 +133,7 @@ class RetryPolicy:
         self._uniform = uniform
         self._spacing = min(settings.initial, 1.0) / max(1.0, most_in_hand / 2)
         self._next = 0.0
+        self._half = None if limit is None else HalfOfLimit(limit)
 
     @property
     def gives_up(self) -> bool:
@@ -80,20 +146,26 @@ class RetryPolicy:
             return True
         return bool(self._never) and _is_among(failure, self._never)
 
-    def delay(self, failure: Failure, attempts: int, now: float) -> float:
-        """Return the seconds until the next attempt, after `attempts`, the last one ending with `failure`."""
-        return self.backoff(attempts, now) if failure.after is None else failure.after
+    def delay(self, failure: Failure, attempts: int, now: float, value: bytes | None = None) -> float:
+        """Return the seconds until the next attempt, after `attempts`, the last one ending with `failure`.
 
-    def backoff(self, attempts: int, now: float) -> float:
-        """Return the seconds until a message with that many attempts is retried."""
+        `value`: whose limit that attempt uses up, empty if the route has one limit; None if it uses up none.
+        """
+        return self.backoff(attempts, now, value) if failure.after is None else failure.after
+
+    def backoff(self, attempts: int, now: float, value: bytes | None = None) -> float:
+        """Return the seconds until a message with that many attempts is retried. `value`: see `delay`."""
         backoff = min(self.initial * self._factor ** min(attempts - 1, _POWERS), self.longest)
         self._next = min(max(now, self._next + self._spacing), now + LONGEST_SPREAD)
-        return self._uniform(0.0, backoff) + self._next - now
+        spread = self._next - now
+        if self._half is not None and value is not None:
+            spread = max(spread, self._half.wait(value, now))
+        return self._uniform(0.0, backoff) + spread
 
 
 def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
     """Return a new policy for a route: without `[routes.retry]`, the default of its source."""
-    return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform)
+    return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform, route.limit)
 
 
 def _is_among(failure: Failure, reasons: Collection[str]) -> bool:

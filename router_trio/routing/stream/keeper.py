@@ -83,7 +83,9 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """Deliveries after which the server does not redeliver a message, although the route wants that."""
         self.policy: RetryPolicy = policy_for(plan.settings, connection.platform.random.uniform)
         self._stream = source.kind.stream(source) or ""
-        self._failures: Failures[StreamDelivery] = Failures(self.state, self.policy, dead_letters, self, emit)
+        self._failures: Failures[StreamDelivery] = Failures(
+            self.state, self.policy, dead_letters, self, emit, routing.limited_as
+        )
         self.stored: list[StreamDelivery] = []
         self._flow = flow = routing.flow
         limited_by_value = flow is not None and flow.values is not None

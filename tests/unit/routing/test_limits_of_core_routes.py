@@ -140,6 +140,23 @@ async def fails(message: Message) -> Message:
     raise ValueError("no")
 
 
+@pytest.mark.parametrize("per", [None, "tokens[1]"])
+async def test_retries_of_a_core_route_leave_half_of_the_limit_to_new_messages(
+    per: str | None, autojump_clock: MockClock
+) -> None:
+    broker = FakeBroker(max_payload=200)
+    retry = {"retry": {"initial": "100ms", "max": "1s", "attempts": 0}}
+    async with world([limited_core(retry, "30/s", 5, per)], brokers={"main": broker}, shutdown_timeout=0.1) as w:
+        for _ in range(100):
+            broker.publish("in.x", b"x" * 300)
+        await eventually(lambda: w.route.failed["too_large"] >= 300, within=60)
+        for number in numbers(60):
+            broker.publish("in.x", number)
+        began = trio.current_time()
+        await eventually(lambda: w.route.settled["routed"] == 60, within=60)
+        assert trio.current_time() - began < 60 / 15 + 1
+
+
 async def test_a_message_without_the_value_is_retried_like_others(autojump_clock: MockClock) -> None:
     broker = FakeBroker()
     retry = {"retry": {"initial": "10ms", "attempts": 3}}

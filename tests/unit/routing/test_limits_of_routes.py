@@ -234,6 +234,28 @@ async def test_messages_behind_a_long_call_of_their_key_do_not_keep_others_from_
         await eventually(lambda: w.route.settled["routed"] == 20, within=30)
 
 
+@pytest.mark.parametrize("per", [None, "tokens[1]"])
+async def test_messages_that_fail_by_their_own_fault_leave_half_of_the_limit_to_others(
+    per: str | None, autojump_clock: MockClock
+) -> None:
+    broker = FakeBroker(max_payload=200)
+    broker.add_stream("IN", ["in.*"])
+    broker.add_stream("OUT", ["out.>"])
+    settings = limited("30/s", burst=5, per=per, max_in_flight=200) | {"retry": {"initial": "100ms", "max": "1s"}}
+    async with world([settings], brokers={"main": broker}) as w:
+        for _ in range(100):
+            broker.publish("in.x", b"x" * 300)
+        # More attempts would be due than the limit admits.
+        await eventually(lambda: w.route.failed["too_large"] >= 300, 60)
+        fill(broker, 60)
+        began = trio.current_time()
+        await eventually(lambda: len(arrived(w, "x")) == 60, 60)
+        assert trio.current_time() - began < 60 / 15 + 1
+        failed = w.route.failed["too_large"]
+        await trio.sleep(20)
+        assert w.route.failed["too_large"] - failed == pytest.approx(15 * 20, abs=15), "they get the other half"
+
+
 # --- a limit for each value ---
 
 

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from router_trio.routing.policy.retry import LONGEST_SPREAD, Failure, RetryPolicy, policy_for
-from router_trio.settings import RetrySettings, RouteSettings
+from router_trio.routing.policy import retry
+from router_trio.routing.policy.retry import (
+    LONGEST_SPREAD,
+    LONGEST_SPREAD_BY_LIMIT,
+    Failure,
+    HalfOfLimit,
+    RetryPolicy,
+    policy_for,
+)
+from router_trio.settings import LimitSettings, RetrySettings, RouteSettings
 
 RAISED = Failure("handler_error", "ValueError: x", ValueError)
 
@@ -87,6 +95,57 @@ def test_retries_of_many_messages_are_spread(max_in_flight: int) -> None:
     most = max(bisect_left(due, start + 1) - bisect_left(due, start) for start in due if start < LONGEST_SPREAD)
     assert most <= max(1, max_in_flight // 2) + 1
     assert max(due) <= 1 + LONGEST_SPREAD, "the spread is bounded"
+
+
+def limited(rate: str, burst: int | None = None) -> LimitSettings:
+    return LimitSettings(rate=rate) if burst is None else LimitSettings(rate=rate, burst=burst)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "per_second"), [("30/s", 5, 30), ("1800/m", 100, 30), ("10/h", None, 1 / 360)]
+)
+def test_retries_use_up_at_most_half_of_the_limit(rate: str, burst: int | None, per_second: float) -> None:
+    limit = limited(rate, burst)
+    one = RetryPolicy(RetrySettings(initial="10ms"), 10**9, lambda low, high: low, limit)
+    due = sorted(one.delay(RAISED, 1, 0.0, b"") for _ in range(200))
+    for first, start in enumerate(due):
+        if start >= LONGEST_SPREAD_BY_LIMIT:
+            break
+        for last in range(first, len(due)):
+            if due[last] < LONGEST_SPREAD_BY_LIMIT:
+                admitted = max(1.0, limit.most_at_once / 2) + per_second / 2 * (due[last] - start)
+                assert last - first + 1 <= admitted + 1e-6
+    assert max(due) <= LONGEST_SPREAD_BY_LIMIT, "the spread is bounded"
+
+
+def test_retries_that_are_over_give_their_share_back() -> None:
+    one = RetryPolicy(RetrySettings(initial="10ms"), 10**9, lambda low, high: low, limited("10/s", 1))
+    assert [round(one.delay(RAISED, 1, 0.0, b""), 1) for _ in range(4)] == [0.0, 0.2, 0.4, 0.6]
+    assert round(one.delay(RAISED, 1, 0.5, b""), 1) == 0.3
+    assert one.delay(RAISED, 1, 10.0, b"") < 0.1
+
+
+def test_each_value_has_half_of_its_own_limit() -> None:
+    one = RetryPolicy(RetrySettings(initial="10ms"), 10**9, lambda low, high: low, limited("1/s", 1))
+    assert [round(one.delay(RAISED, 1, 0.0, value)) for value in (b"a", b"b", b"a", b"b", b"c")] == [0, 0, 2, 2, 0]
+    assert round(one.delay(RAISED, 1, 0.0, b"a" * 1000)) == 0
+
+
+def test_an_attempt_that_uses_up_nothing_of_the_limit_does_not_wait_for_it() -> None:
+    one = RetryPolicy(RetrySettings(initial="10ms"), 10**9, lambda low, high: low, limited("1/h"))
+    assert max(one.delay(RAISED, 1, 0.0) for _ in range(100)) < 0.1, "it has no value"
+    assert max(one.backoff(1, 0.0) for _ in range(100)) < 0.1, "only its dead letter is sent"
+
+
+def test_values_without_planned_retries_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = HalfOfLimit(limited("1/s", 1))
+    for number in range(1000):
+        half.wait(b"%d" % number, number * 1.0)
+    assert len(half) <= 3
+    monkeypatch.setattr(retry, "MOST_VALUES", 2)
+    half = HalfOfLimit(limited("1/s", 1))
+    assert [half.wait(value, 0.0) for value in (b"a", b"b", b"c", b"d", b"a")] == [0, 0, 0, 2, 2], "others share one"
+    assert len(half) == 2
 
 
 def test_without_settings_a_stream_retries_for_ever_and_a_subject_never() -> None:
