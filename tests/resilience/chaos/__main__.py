@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 
 import trio
 
@@ -46,9 +47,10 @@ def _run(seed: int, kind: Kind, messages: int, variant: Variant) -> Outcome | No
     except Exception as error:
         replay = command(draw(seed, kind, messages, variant))
         print(f"seed {seed} ended with {type(error).__name__}: {error}\n  {replay}", file=sys.stderr, flush=True)
+        traceback.print_exception(error)
         return None
-    for promise in outcome.broken:
-        print(f"seed {seed}: {promise}\n  {outcome.command}", file=sys.stderr, flush=True)
+    if outcome.broken:
+        print(f"seed {seed}: {outcome.report}", file=sys.stderr, flush=True)
     return outcome
 
 

@@ -33,7 +33,9 @@ async def run_track(scene: Scene, steps: tuple[Step, ...]) -> None:
     """Run one fault after the other."""
     for step in steps:
         await trio.sleep(step.after)
+        scene.spy.journal.note(f"begins: {step.fault}")
         await FAULTS[step.fault](scene, step)
+        scene.spy.journal.note(f"ends: {step.fault}")
 
 
 # --- the network ---

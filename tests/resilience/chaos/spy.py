@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import trio
 
+from router_trio.errors import LinkError
 from router_trio.link import (
     Connect,
     ConsumerSpec,
@@ -32,6 +33,7 @@ from router_trio.outbox.operation import Operation
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from router_trio.settings import ConnectionSettings
+from tests.resilience.chaos.evidence import Journal
 from tests.resilience.chaos.hands import Hands
 from tests.resilience.chaos.load import numbers
 
@@ -63,6 +65,7 @@ class Spy:
         created again.
         """
         self.hands = Hands()
+        self.journal = Journal()
         self.deliver_twice = False
 
     @property
@@ -80,7 +83,9 @@ class Spy:
     def takes(self, frames: bytes) -> None:
         """Record that a link is about to write these frames."""
         now = trio.current_time()
-        for message in numbers(frames):
+        taken = numbers(frames)
+        self.journal.note("written", taken)
+        for message in taken:
             if message in self.first_taken_at:
                 self.taken_again_at.setdefault(message, now)
             else:
@@ -93,6 +98,7 @@ class Spy:
         refused = numbers(operation.frame) if operation is not None else []
         for message in refused:
             self.first_refused_at.setdefault(message, trio.current_time())
+        self.journal.note("refused for now" if retriable else "refused", refused)
         if not retriable:
             self.hands.sent_back(refused)
 
@@ -100,14 +106,24 @@ class Spy:
         """Record deliveries from the source by a link of this router."""
         self.hands.brought(holder, batch)
         for raw in batch:
-            sequence = int(ack_reply.tokens(raw[1])[ack_reply.SEQUENCE])
-            self.at_sequence.setdefault(sequence, set()).update(numbers(raw[4]))
+            tokens = ack_reply.tokens(raw[1])
+            found = numbers(raw[4])
+            self.at_sequence.setdefault(int(tokens[ack_reply.SEQUENCE]), set()).update(found)
+            self.journal.note("delivered" if tokens[ack_reply.DELIVERIES] == b"1" else "redelivered", found)
+
+    def answered(self, how: str, replies: Sequence[bytes]) -> None:
+        """Record acks and naks of a router, by the reply subjects of deliveries."""
+        for reply in replies:
+            sequence = int(ack_reply.tokens(reply)[ack_reply.SEQUENCE])
+            self.journal.note(how, sorted(self.at_sequence.get(sequence, ())))
 
     def took(self, operation: Operation | None) -> None:
         """Record a PubAck for this publish."""
         self.acked_at.append(trio.current_time())
         if operation is not None:
-            self.stored += numbers(operation.frame)
+            stored = numbers(operation.frame)
+            self.stored += stored
+            self.journal.note("stored", stored)
 
     def connect(self, name: str, settings: ConnectionSettings, holder: object = None) -> Connect:
         """Return a `router.ConnectFactory`. `holder` is the router, if there are several."""
@@ -170,7 +186,6 @@ class _Eyes:
         self._seen_together: dict[DeliverShared, DeliverShared] = {}
         self.fence = link.fence
         self.ping = link.ping
-        self.ack = link.ack
         self.in_progress = link.in_progress
         self.find_streams = link.find_streams
         self.stream_state = link.stream_state
@@ -223,12 +238,18 @@ class _Eyes:
                 self._ears.unanswered.pop(operation.order, None)
         return refusals
 
+    def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
+        self._spy.answered("ack", replies)
+        return self._link.ack(replies)
+
     def nak(self, reply: bytes, delay: float) -> None:
         self._spy.hands.answered(reply)
+        self._spy.answered(f"nak {delay:.3f} s", [reply])
         self._link.nak(reply, delay)
 
     def term(self, reply: bytes, reason: str) -> None:
         self._spy.hands.answered(reply)
+        self._spy.answered("term", [reply])
         self._link.term(reply, reason)
 
     async def subscribe(
@@ -262,4 +283,6 @@ class _Eyes:
             if self._spy.deliver_twice and again:
                 deliver(again)
 
-        return await self._link.open_consumer(spec, seen)
+        consumer = await self._link.open_consumer(spec, seen)
+        self._spy.journal.note(f"consumer opened after delivery {consumer.progress.deliveries}")
+        return consumer

@@ -5,21 +5,36 @@ replays it.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
+from math import inf
 
 import pytest
+import trio
+import trio.testing
 
 from router_trio.events import MessageFailed
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
+from tests.resilience.chaos.evidence import Journal
 from tests.resilience.chaos.faults import FAULTS
 from tests.resilience.chaos.hands import Hands
 from tests.resilience.chaos.load import payload
-from tests.resilience.chaos.run import run_seed
+from tests.resilience.chaos.run import LEFT_WITHIN, WHOLE_RUN_WITHIN, end_if_it_waits, run_seed
 from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, VARIANTS, Kind, Variant, draw
 from tests.resilience.chaos.spy import Spy
-from tests.resilience.chaos.verdict import HEAD, out_of_order, row, too_large, unfinished_traces, were_in_flight
+from tests.resilience.chaos.verdict import (
+    HEAD,
+    out_of_order,
+    row,
+    too_large,
+    unfinished_traces,
+    were_in_flight,
+)
 from tests.support.otlp_receiver import ReceivedSpan
 from tests.support.watch import Watch
+
+pytestmark = pytest.mark.timeout(WHOLE_RUN_WITHIN + 2 * LEFT_WITHIN)
+"""A run ends by itself before that, with its evidence."""
 
 FEW = [(1, "stream", 500), (2, "stream", 1000), (7, "stream", 500), (14, "stream", 500)]
 FEW_CORE = [(0, "core", 500), (8, "core", 1000), (13, "core", 500), (15, "core", 500)]
@@ -30,29 +45,28 @@ OF_EACH_VARIANT = 10
 @pytest.mark.parametrize(("seed", "kind"), [(6, "stream"), (3, "core")])
 async def test_a_seed_by_content_breaks_no_promise(seed: int, kind: Kind) -> None:
     outcome = await run_seed(seed, kind, 500, "content")
-    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+    assert not outcome.broken, outcome.report
 
 
 @pytest.mark.parametrize("seed", [2, 5])
 async def test_a_seed_by_key_breaks_no_promise(seed: int) -> None:
     outcome = await run_seed(seed, "stream", 500, "keys")
-    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+    assert not outcome.broken, outcome.report
 
 
 @pytest.mark.parametrize(("seed", "kind", "messages"), [*FEW, *FEW_CORE])
 async def test_a_seed_breaks_no_promise(seed: int, kind: Kind, messages: int) -> None:
     outcome = await run_seed(seed, kind, messages)
     print(f"{HEAD}\n{row(outcome)}")
-    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+    assert not outcome.broken, outcome.report
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["stream", "core"])
 @pytest.mark.parametrize("seed", range(EVERY_NIGHT))
-@pytest.mark.timeout(120)
 async def test_a_hundred_seeds_break_no_promise(seed: int, kind: Kind) -> None:
     outcome = await run_seed(seed, kind, 2_000)
-    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+    assert not outcome.broken, outcome.report
 
 
 @pytest.mark.nightly
@@ -60,10 +74,9 @@ async def test_a_hundred_seeds_break_no_promise(seed: int, kind: Kind) -> None:
     ("kind", "variant"), [("core", "content"), *(("stream", variant) for variant in VARIANTS if variant != "plain")]
 )
 @pytest.mark.parametrize("seed", range(OF_EACH_VARIANT))
-@pytest.mark.timeout(120)
 async def test_ten_seeds_of_each_variant_break_no_promise(seed: int, kind: Kind, variant: Variant) -> None:
     outcome = await run_seed(seed, kind, 2_000, variant)
-    assert not outcome.broken, f"{outcome.broken}; replay it: {outcome.command}"
+    assert not outcome.broken, outcome.report
 
 
 def test_a_seed_always_draws_the_same_schedule() -> None:
@@ -89,16 +102,16 @@ def test_a_message_is_in_hand_of_its_last_receiver_until_it_is_returned() -> Non
     assert 0 in hands
 
 
-def _delivery(number: int) -> RawMessage:
-    return b"source.0", _reply(number), 0, 0, payload(number)
+def _delivery(message: int, number: int = 1) -> RawMessage:
+    return b"source.0", _reply(message, number), 0, 0, payload(message)
 
 
-def _reply(number: int) -> bytes:
-    return ack_reply.subject(b"SOURCE", b"router", sequence=_sequence(number), number=1)
+def _reply(message: int, number: int = 1) -> bytes:
+    return ack_reply.subject(b"SOURCE", b"router", sequence=_sequence(message), number=number)
 
 
-def _sequence(number: int) -> int:
-    return number + 1
+def _sequence(message: int) -> int:
+    return message + 1
 
 
 def test_every_fault_has_a_weight_and_is_drawn_by_the_hundred_seeds() -> None:
@@ -134,7 +147,41 @@ def test_only_messages_sent_before_a_refusal_was_known_may_overtake(
     assert were_in_flight(spy, faults, 1, [11]) is in_order
 
 
-def test_messages_that_failed_for_their_size_are_named() -> None:
+@pytest.mark.parametrize(
+    ("every", "ends_at"),
+    [
+        (0.5, None),  # a busy machine, for minutes
+        (2.0, 60.0),  # as slowly as ack waits end
+        (inf, 30.0),
+    ],
+)
+async def test_a_router_hangs_if_it_waits_and_not_if_its_machine_is_busy(
+    every: float, ends_at: float | None, autojump_clock: trio.testing.MockClock
+) -> None:
+    spy, began, over = Spy(), trio.current_time(), trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_if_it_waits, spy, over)
+        with over, trio.move_on_after(200.0):
+            for number in count():
+                await trio.sleep(every)
+                spy.stored.append(number)
+        nursery.cancel_scope.cancel()
+    assert over.cancelled_caught is (ends_at is not None)
+    if ends_at is not None:
+        assert trio.current_time() - began == pytest.approx(ends_at, abs=3.0)
+
+
+def test_evidence_has_one_line_for_what_happens_to_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1.0, 1.001, 1.002, 1.5, 3.0])
+    monkeypatch.setattr("trio.current_time", lambda: next(clock))
+    journal = Journal()
+    for text, messages in (("stored", [5]), ("stored", [6, 7]), ("ack", [5]), ("ack", [3, 4]), ("ends: kill", [])):
+        journal.note(text, messages)
+    lines = [line.split(maxsplit=1) for line in journal.lines([(2.0, "ConnectionLost")])]
+    assert [line[1] for line in lines] == ["stored 5-7", "ack 5", "ack 3-4", "ConnectionLost", "ends: kill"]
+
+
+async def test_messages_that_failed_for_their_size_are_named() -> None:
     spy, watch = Spy(), Watch()
     spy.brought(object(), [_delivery(number) for number in (400, 401, 450)])
     for number, reason in ((400, "too_large"), (400, "too_large"), (450, "expression")):

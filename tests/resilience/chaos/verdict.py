@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.resilience.chaos import keyed, memory
 from tests.resilience.chaos.load import numbers
@@ -39,6 +39,13 @@ class Outcome:
     died: int
     reordered: int
     broken: tuple[str, ...]
+    evidence: str = field(default="", repr=False)
+    """The `evidence.story` of the run, if a promise was broken."""
+
+    @property
+    def report(self) -> str:
+        """Return the broken promises, the command that replays them, and the evidence."""
+        return "\n".join([*self.broken, f"replay it: {self.command}", self.evidence])
 
     @property
     def command(self) -> str:
