@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import trio
 
@@ -38,6 +39,13 @@ from tests.resilience.chaos.hands import Hands
 from tests.resilience.chaos.load import numbers
 
 
+class Gap(NamedTuple):
+    """Deliveries of a consumer that reached no link of the router that received the next one: when that showed."""
+
+    at: float
+    missing: int
+
+
 class Spy:
     """The records of all links of all routers that used `connect`."""
 
@@ -64,6 +72,10 @@ class Spy:
         """Numbers of the messages that were delivered, by their sequence in the source: several if a source was
         created again.
         """
+        self.first_brought_at: dict[int, float] = {}
+        """When a link first delivered the message with this number from the source."""
+        self.gaps: list[Gap] = []
+        """Deliveries after the lookup of the link that did not get them: the server sent them to another link."""
         self.hands = Hands()
         self.journal = Journal()
         self.deliver_twice = False
@@ -102,14 +114,26 @@ class Spy:
         if not retriable:
             self.hands.sent_back(refused)
 
-    def brought(self, holder: object, batch: Sequence[RawMessage]) -> None:
-        """Record deliveries from the source by a link of this router."""
+    def brought(self, holder: object, batch: Sequence[RawMessage], last: int) -> int:
+        """Record deliveries from the source by a link of this router, at least one. Return the number of the last one.
+
+        `last` is the number of the delivery before: on this link, or when the link looked up the consumer.
+        """
+        now = trio.current_time()
         self.hands.brought(holder, batch)
         for raw in batch:
             tokens = ack_reply.tokens(raw[1])
+            sequence, number = int(tokens[ack_reply.SEQUENCE]), int(tokens[ack_reply.NUMBER])
             found = numbers(raw[4])
-            self.at_sequence.setdefault(int(tokens[ack_reply.SEQUENCE]), set()).update(found)
+            self.at_sequence.setdefault(sequence, set()).update(found)
+            for message in found:
+                self.first_brought_at.setdefault(message, now)
+            if number > last + 1:
+                self.gaps.append(Gap(now, number - last - 1))
+                self.journal.note(f"deliveries {last + 1} to {number - 1} reached no link")
+            last = number
             self.journal.note("delivered" if tokens[ack_reply.DELIVERIES] == b"1" else "redelivered", found)
+        return last
 
     def answered(self, how: str, replies: Sequence[bytes]) -> None:
         """Record acks and naks of a router, by the reply subjects of deliveries."""
@@ -276,13 +300,18 @@ class _Eyes:
         self._spy.received += [found for raw in batch for found in numbers(raw[4])]
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
+        last = 0
+
         def seen(batch: list[RawMessage]) -> None:
+            nonlocal last
             again = [raw for raw in batch if raw[1].startswith(b"$JS.ACK.")]
-            self._spy.brought(self._holder, again)
+            if again:
+                last = self._spy.brought(self._holder, again, last)
             deliver(batch)
             if self._spy.deliver_twice and again:
                 deliver(again)
 
         consumer = await self._link.open_consumer(spec, seen)
-        self._spy.journal.note(f"consumer opened after delivery {consumer.progress.deliveries}")
+        last = consumer.progress.deliveries
+        self._spy.journal.note(f"consumer opened after delivery {last}")
         return consumer

@@ -25,7 +25,9 @@ from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import (
     HEAD,
     out_of_order,
+    overtaken,
     row,
+    sent_to_a_dead_link,
     too_large,
     unfinished_traces,
     were_in_flight,
@@ -148,6 +150,29 @@ def test_only_messages_sent_before_a_refusal_was_known_may_overtake(
 
 
 @pytest.mark.parametrize(
+    ("looked_up", "delivered", "astray"),
+    [
+        (1, [(20, 3), (10, 4)], {10}),  # delivery 2 is missing, and was not made when the link looked up the durable
+        (2, [(20, 3), (10, 4)], set()),  # it was: the router can request the message again, before it takes others
+        (1, [(20, 2), (10, 3)], set()),  # none is missing
+        (1, [(20, 2), (30, 4), (10, 5)], set()),  # 20 came before the one that is missing, so 10 had its turn
+        (1, [(10, 2), (20, 4)], set()),  # 10 had arrived
+        (1, [(20, 3), (0, 4), (10, 5)], {0}),  # two are late, and one delivery is missing
+    ],
+)
+def test_as_many_messages_may_be_late_as_were_sent_to_a_dead_link(
+    looked_up: int, delivered: list[tuple[int, int]], astray: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr("trio.current_time", lambda: float(next(clock)))
+    spy, last = Spy(), looked_up
+    for message, number in delivered:
+        last = spy.brought(object(), [_delivery(message, number)], last)
+    arrived = [message for message, _ in delivered]
+    assert sent_to_a_dead_link(spy, overtaken(sorted(arrived), arrived)) == astray
+
+
+@pytest.mark.parametrize(
     ("every", "ends_at"),
     [
         (0.5, None),  # a busy machine, for minutes
@@ -183,7 +208,7 @@ def test_evidence_has_one_line_for_what_happens_to_several_messages(monkeypatch:
 
 async def test_messages_that_failed_for_their_size_are_named() -> None:
     spy, watch = Spy(), Watch()
-    spy.brought(object(), [_delivery(number) for number in (400, 401, 450)])
+    spy.brought(object(), [_delivery(number) for number in (400, 401, 450)], 0)
     for number, reason in ((400, "too_large"), (400, "too_large"), (450, "expression")):
         watch(MessageFailed(at=0.0, route="route", reason=reason, stream="SOURCE", sequence=_sequence(number)))
     assert too_large(spy, [watch]) == {400}
