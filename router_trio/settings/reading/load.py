@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -143,20 +144,31 @@ def leaves(
     """Yield `(location of the table, the table, key, value, field)` for each known value that is not a section."""
     if not isinstance(table, dict):
         return
-    for key, info in keys_of(model).items():
+    for key, (info, section, element) in _sections_of(model).items():
         if key not in table:
             continue
         value = table[key]
-        annotation: Any = present(info.annotation)
-        element = element_of(annotation)
-        if is_model(annotation):
-            yield from leaves(value, annotation, (*at, key))
-        elif is_model(element) and isinstance(value, dict | list):
+        if section is not None:
+            yield from leaves(value, section, (*at, key))
+        elif element is not None and isinstance(value, dict | list):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for name, item in items:
                 yield from leaves(item, element, (*at, key, name))
         else:
             yield at, table, key, value, info
+
+
+@lru_cache(maxsize=128)
+def _sections_of(
+    model: type[BaseModel],
+) -> Mapping[str, tuple[FieldInfo, type[BaseModel] | None, type[BaseModel] | None]]:
+    """Return the fields of a section by key, with the section that each contains, or a list or table of; else None."""
+    found = {}
+    for key, info in keys_of(model).items():
+        annotation: Any = present(info.annotation)
+        element = element_of(annotation)
+        found[key] = info, annotation if is_model(annotation) else None, element if is_model(element) else None
+    return found
 
 
 def _other_kind(info: FieldInfo, value: object) -> str | None:
