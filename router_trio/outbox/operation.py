@@ -264,7 +264,7 @@ class OperationWithAck(CoreOperation):
     ) -> None:
         # Does not call the constructor above, which would cost every publish one more call.
         self.order = order
-        self.frame: bytes = frame  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.frame = frame  # pyright: ignore[reportIncompatibleMethodOverride]
         self.owner = owner
         self.accepted_at = accepted_at
         self.clean = clean
@@ -318,7 +318,6 @@ class OperationBatch(Operation):
 
     __slots__ = ("_frames", "_owners", "count", "size")
 
-    order: int
     size: int
 
     def __init__(self, order: int, frames: Sequence[bytes], size: int, owners: FrameOwners, accepted_at: float) -> None:
@@ -326,7 +325,7 @@ class OperationBatch(Operation):
         self.order = order
         self.accepted_at = accepted_at
         self.clean = True
-        self.count: int = len(frames)
+        self.count = len(frames)
         self.size = size
         self._frames = [*frames]
         self._owners = owners

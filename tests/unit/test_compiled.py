@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import tomllib
@@ -57,6 +58,37 @@ def test_no_interpreted_class_inherits_from_a_compiled_one() -> None:
         if not issubclass(parent, BaseException | tuple) and not getattr(parent, "_is_protocol", False):
             children = {one for one in parent.__subclasses__() if one.__module__.startswith("router_trio.")}
             assert {one for one in children if one.__module__ not in compiled} == set(), parent
+
+
+def test_no_compiled_class_declares_an_attribute_of_its_base_again() -> None:
+    """The garbage collector would visit it twice: it would free objects in use, and keep others for ever."""
+    parsed = {
+        module_of(name).__name__: ast.parse((ROOT / "router_trio" / name).read_text()) for name in to_be_compiled()
+    }
+    declared = {
+        (module, one.name): declared_in(one)
+        for module, tree in parsed.items()
+        for one in ast.walk(tree)
+        if isinstance(one, ast.ClassDef)
+    }
+    for kind in classes_to_be_compiled():
+        for parent in kind.__mro__[1:]:
+            again = declared[kind.__module__, kind.__qualname__] & declared.get(
+                (parent.__module__, parent.__qualname__), set()
+            )
+            assert not again, (kind, parent)
+
+
+def declared_in(kind: ast.ClassDef) -> set[str]:
+    """Return the attributes of instances that the body of a class, or its methods, declare with a type."""
+    found = [one.target for one in ast.walk(kind) if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.dump(one)]
+    own = {one.id for one in found if isinstance(one, ast.Name) and any(one is target_of(line) for line in kind.body)}
+    return own | {one.attr for one in found if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "self"}
+
+
+def target_of(line: ast.stmt) -> ast.expr | None:
+    """Return what an annotated assignment assigns to."""
+    return line.target if isinstance(line, ast.AnnAssign) else None
 
 
 def test_no_compiled_error_has_defaults_in_its_class() -> None:

@@ -11,7 +11,6 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.hand_over import Begun
 from router_trio.routing.policy.failed_messages import Failed
-from router_trio.routing.policy.retry import Failure
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.states import RouteState
 
@@ -31,8 +30,6 @@ class CoreDelivery(Delivery):
     it has failed.
     """
 
-    remaining: int
-
     due: float
 
     __slots__ = ("_choices", "_copies", "_keeper", "_report_given_up", "attempts", "due", "key", "message_id", "place")
@@ -45,8 +42,8 @@ class CoreDelivery(Delivery):
         self._choices: dict[int, Sequence[int]] | None = None
         self._report_given_up: Callable[[], None] | None = None
         self.attempts: int = 0
-        self.key: bytes | None = None
-        self.message_id: bytes | None = None
+        self.key = None
+        self.message_id = None
         self.place: int = place
 
     def start_again(self) -> None:
@@ -134,12 +131,12 @@ class BegunDelivery(CoreDelivery):
         """`plan` is that of the route now."""
         super().__init__(keeper, state, raw, received_at, place)
         begun.known.renumber(plan.numbering)
-        self.message_id: bytes | None = begun.message_id
-        self.attempts: int = begun.known.attempts
+        self.message_id = begun.message_id
+        self.attempts = begun.known.attempts
         self._copies = begun.known.delivered
         self._choices = begun.known.choices
-        self.failure: Failure | None = begun.failure
-        self.due: float = begun.due
+        self.failure = begun.failure
+        self.due = begun.due
         # Another condition applies to it, unless a copy was already delivered.
         self._accepted = begun.when == plan.settings.when or self.has_copies
 

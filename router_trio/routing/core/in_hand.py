@@ -40,8 +40,6 @@ _place = attrgetter("place")
 class SubjectInHand(InHand[CoreDelivery]):
     """The messages of one route."""
 
-    count: int
-
     def __init__(
         self,
         schedule: Order[CoreDelivery],

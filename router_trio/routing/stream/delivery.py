@@ -14,7 +14,6 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.tracing import MessageTrace
 from router_trio.states import RouteState
 
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
@@ -87,24 +86,24 @@ class StreamDelivery(Delivery):
         message_id: bytes,
     ) -> None:
         # Without the base constructor, whose call would be noticeable for each message.
-        self.route: RouteState = keeper.state
+        self.route = keeper.state
         self.raw = raw
         self.received_at = received_at
-        self.remaining: int = 1
-        self.failure: Failure | None = None
+        self.remaining = 1
+        self.failure = None
         self.outcome = "routed"
-        self.trace: MessageTrace | None = None
+        self.trace = None
         self.cursor: StreamCursor = cursor
         self.recalled: bool = False
-        self.refused: bool = False
+        self.refused = False
         self.ack_subject: bytes = raw[1]
         self.choices: dict[int, Sequence[int]] | None = None
-        self.key: bytes | None = None
+        self.key = None
         self._keeper = keeper
         self.sequence: int = sequence
         self.number: int = number
         self.time: bytes = time
-        self.message_id: bytes | None = message_id
+        self.message_id = message_id
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         """Record a fate. A message that was just stored is settled with all others of the same read.

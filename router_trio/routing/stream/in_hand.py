@@ -53,10 +53,6 @@ class HandOwner(Protocol):
 class StreamInHand(InHand[StreamDelivery]):
     """The messages of one route. It outlives the route if its successor reads the same consumer."""
 
-    schedule: Order[StreamDelivery]
-    limits: Limits[StreamDelivery]
-    count: int
-
     def __init__(self) -> None:
         super().__init__(ArrivalOrder(_order_key, place_of), NoValueLimit())
         self.cursor: StreamCursor = StreamCursor()

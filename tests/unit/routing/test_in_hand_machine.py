@@ -140,8 +140,9 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(messages=st.lists(st.tuples(KEYS, VALUES), max_size=6))
     def receive(self, messages: list[tuple[bytes, bytes]]) -> None:
         route: Any = RouteState("route", "main", ("out",))
+        batch = [raw(key, value, b"%d" % number) for number, (key, value) in enumerate(messages, self.received)]
         self.received += len(messages)
-        self.refused += self.hand.add(route, route, [raw(key, value) for key, value in messages], self.now)
+        self.refused += self.hand.add(route, route, batch, self.now)
 
     @rule(handled=st.booleans())
     def route(self, handled: bool) -> None:
@@ -185,7 +186,7 @@ class CoreMachine(RuleBasedStateMachine):
     def reload(self, kind: tuple[bool, bool]) -> None:
         before, active = self.hand, self.active
         places = {id(one): one.place for one in [*waiting_in(before.schedule), *limited_in(before.limits)]}
-        due = {id(one.raw): (one.attempts, one.due) for _, _, _, one in before.retries._waiting}
+        due = {one.reply: (one.attempts, one.due) for _, _, _, one in before.retries._waiting}
         taken = before.take_back()
         assert [one.place for one in taken] == sorted(one.place for one in taken)
         assert {*places} <= {id(one) for one in taken}, "messages not begun are handed over"
@@ -200,10 +201,10 @@ class CoreMachine(RuleBasedStateMachine):
             handed,
             lambda batch, begun, at: BegunDelivery(route, route, batch.messages[0], self.now, at, begun, PLAN),
         )
-        assert [id(one.raw) for one in waiting_in(self.hand.schedule)] == [id(one.raw) for one in taken]
+        assert [one.raw for one in waiting_in(self.hand.schedule)] == [one.raw for one in taken]
         places_now = [one.place for one in waiting_in(self.hand.schedule)]
         assert places_now == sorted(places_now)
-        now_due = {id(one.raw): (one.attempts, one.due) for one in waiting_in(self.hand.schedule) if one.attempts}
+        now_due = {one.reply: (one.attempts, one.due) for one in waiting_in(self.hand.schedule) if one.attempts}
         assert due.items() <= now_due.items(), "it is retried when it was to be"
 
     def finish(self, hand: core.SubjectInHand, active: list[CoreDelivery]) -> None:

@@ -159,7 +159,8 @@ COUNTED = {
 }  # fmt: skip
 """The fields that the total sums over generations."""
 
-FIELDS = {*RouteState.__slots__, *RouteCounts.__slots__} - {"__weakref__"}
+FIELDS = {name for kind in (RouteState, RouteCounts) for name in getattr(kind, "__slots__", ())} - {"__weakref__"}
+"""The fields of a generation. Compiled classes have no `__slots__`."""
 
 OF_ONE_LIFE = {"_report_suppressed", "_only_breaker", "holder", "earlier", "is_over", "mirrors_under_way"}
 """The fields of one generation that are never read from the total, or are already totals."""
