@@ -36,6 +36,7 @@ from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.flow import Returned
 from tests.simulation.given_up import GivenUp
 from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, is_busy, number_of
+from tests.simulation.held_back import HeldBack
 from tests.simulation.links import Links
 from tests.simulation.permissions import Answered
 from tests.simulation.schedule import Plan, Schedule
@@ -92,6 +93,7 @@ class Oracles:
         self._arrivals = Arrivals(
             schedule, handled, self.published_at, self.sent, self._of_given_up, self.broken, trace
         )
+        self.held_back = HeldBack(schedule, self.published_at, self.sent, self.fails_for_what_it_is)
         self._answered = Answered(schedule, self.broken)
         self._returned = Returned(schedule, self.broken)
         self._given_up: set[tuple[str, int]] = set()
@@ -120,6 +122,7 @@ class Oracles:
     def observe(self, process: Process, event: Event) -> None:
         """Check an event: the ledgers add up at that moment, and nothing exceeds its bound."""
         self.codes[event.code] += 1
+        self.held_back.reported(process.number, event)
         if isinstance(event, MessageGivenUp | MessageDeadLettered | DeadLetterNotStored):
             if event.sequence is not None:
                 self._event_of_one(process, event, event.sequence)
@@ -210,6 +213,7 @@ class Oracles:
             consumer = self._brokers[plan.broker]._server.consumers.get(("IN", plan.name))
             self._arrivals.process_begins(plan.name, consumer)
         self._of_given_up.process_begins(process.number, trio.current_time())
+        self.held_back.process_begins(process.number, trio.current_time())
 
     # --- programs ---
 
@@ -260,7 +264,7 @@ class Oracles:
         for plan in self._schedule.routes:
             if plan.stream:
                 found += [f"message {number} of {plan.name}" for number in self._unaccounted(plan)]
-            elif plan.one_of_a_key and in_hand[plan.name]:
+            elif plan.one_of_a_key and in_hand[plan.name] > len(self.held_back.held(process.number, plan)):
                 found.append(f"{plan.name} has {in_hand[plan.name]} in hand, and others wait behind them")
         return found
 
@@ -282,10 +286,12 @@ class Oracles:
         """Return the routes that request nothing any more: their limit of messages in hand is used up forever."""
         return {plan.name for plan in self._schedule.routes if plan.stream and self._stuck(plan)[1]}
 
-    def waits_without_end(self, plan: Plan, number: int) -> bool:
+    def waits_without_end(self, process: Process, plan: Plan, number: int) -> bool:
         """Return True if a message waits for one that is neither delivered nor given up, or for a busy handler."""
-        stuck, full = self._stuck(plan) if plan.stream else (set(), False)
-        return full or number in stuck or (plan.stream and self._is_busy(plan, number))
+        if not plan.stream:
+            return self.held_back.waits(process.number, plan, number)
+        stuck, full = self._stuck(plan)
+        return full or number in stuck or self._is_busy(plan, number)
 
     def _is_busy(self, plan: Plan, new: int) -> bool:
         """Return True if the messages before that one fail each time, and their handler is busy with them."""

@@ -76,11 +76,17 @@ class Plan:
 
     @property
     def one_of_a_key(self) -> bool:
-        """True if one message of a key is under way at a time: see `plans.RoutePlan.by_key`."""
-        by_key = self.key is not None or self.concurrency > 1
-        if not self.stream and self.handler is None:
-            return self.key is not None and bool(self.retry or self.dead_letter)
-        return by_key and not (self.handler is None and self.strategy == "sticky")
+        """True if one message of a key is under way at a time: see `RouteSettings.goes_by_key`.
+
+        `sticky` has a key, by default the subject. From a stream its messages do not wait for each other; those of a
+        subject have no other order.
+        """
+        if self.handler is not None:
+            return self.key is not None or self.concurrency > 1
+        if self.stream:
+            return self.key is not None and self.strategy != "sticky"
+        may_wait = bool(self.retry or self.dead_letter or (self.limit and "per" in self.limit))
+        return may_wait and (self.key is not None or self.strategy == "sticky")
 
     def group_of(self, last: str) -> str:
         """Return the key of a message whose subject has this last token."""

@@ -220,6 +220,7 @@ class Simulation:
         self.oracles.sizes[number] = size
         self.oracles.sent[number] = Sent(key, headers, size)
         self.oracles.published_at[number] = trio.current_time()
+        self.oracles.held_back.published(broker, subject, number)
         payload = b"%d" % number + (b" " + b"x" * size) * bool(size)
         fields = {
             "": None,
@@ -280,7 +281,7 @@ class Simulation:
                 while not (
                     self.oracles.arrived_everywhere(plan, number)
                     or self.handled.raised[plan.name, number]
-                    or self.oracles.waits_without_end(plan, number)
+                    or self.oracles.waits_without_end(process, plan, number)
                 ):
                     await trio.sleep(0.05)
                 if self.oracles.arrived_everywhere(plan, number):

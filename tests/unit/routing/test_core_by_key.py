@@ -35,12 +35,14 @@ async def all_out(w: World, count: int, within: float = 60) -> None:
     await eventually(lambda: len(w.broker.published) == count, within)
 
 
+@pytest.mark.parametrize("strategy", ["all", "sticky"])
 async def test_a_route_without_a_handler_holds_back_the_key_of_a_message_that_is_retried(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, strategy: str
 ) -> None:
     broker = FakeBroker()
     broker.add_stream("OUT", ["out.*"])
-    route = core(SUBJECT, to("out.{{wildcard(1)}}", jetstream=True), retry={"attempts": 9}) | {"key": KEY}
+    route = core(SUBJECT, to("out.{{wildcard(1)}}", jetstream=True), retry={"attempts": 9})
+    route |= {"key": KEY, "strategy": strategy}
     async with world([route], brokers={"main": broker}) as w:
         broker.deny_publish("out.x")
         publish(broker, "a:1")
