@@ -159,7 +159,8 @@ def application(
         return probed(request, await in_pieces(answers.readiness()))
 
     async def status_page(_: Request) -> Response:
-        return LargePage([*await status_text(), b"\n"], sending, "application/json")
+        *parts, last = await status_text()
+        return LargePage([*parts, last + b"\n"], sending, "application/json")
 
     async def front(_: Request) -> Response:
         text, headers = front_page()
