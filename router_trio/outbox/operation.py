@@ -88,6 +88,12 @@ class FrameOwners:
         """Yield the owner of each frame."""
         return (owner for owner, count in zip(self.owners, self.counts, strict=True) for _ in range(count))
 
+    def leave_out(self, positions: Sequence[int]) -> None:
+        """Remove messages that have no frame. `positions` are theirs among all messages, in ascending order."""
+        ends = [*accumulate(self.counts)]
+        for position in positions:
+            self.counts[bisect_right(ends, position)] -= 1
+
     def single_out(self, indexes: Sequence[int], replaced: Callable[[int, Owner], Owner]) -> None:
         """Give some frames owners of their own, made by `replaced(index, owner)`. `indexes` are in ascending order."""
         if not indexes:

@@ -183,7 +183,7 @@ async def test_a_read_with_messages_for_many_routes() -> None:
         settled(bench)
 
     together()
-    assert saved(together, one_by_one) >= 440  # 553
+    assert saved(together, one_by_one) >= 520  # 652
 
 
 async def test_messages_that_go_by_their_content_together() -> None:
