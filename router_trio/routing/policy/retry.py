@@ -20,7 +20,7 @@ LONGEST_SPREAD = 60.0
 """Seconds by which spreading may delay a retry, in addition to its own delay."""
 
 LONGEST_SPREAD_BY_LIMIT = 3600.0
-"""The same on a route with a limit. It is longer, since half of a low limit admits few retries in a minute."""
+"""Seconds by which the limit of a route may delay a retry: half of a low limit admits few retries in a minute."""
 
 _POWERS = 64
 """The highest power of the factor that is computed; the longest delay is reached long before."""
