@@ -21,7 +21,7 @@ LOCKED = $(INSTALL) --require-hashes --requirement
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo tools quick suite test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint \
-	format types shape peers bench docs docs-serve lock audit dist clean
+	format types shape peers bench docs docs-serve lock audit dist wheel clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -106,10 +106,9 @@ without-servers: $(READY)
 
 SUITES := tests/unit tests/contract tests/integration tests/resilience
 
-$(COMPILED)/.built: $(READY) $(shell find router_trio -name '*.py')
+$(COMPILED)/.built: $(READY) hatch_build.py $(shell find router_trio -name '*.py')
 	rm -rf $(COMPILED)
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 HATCH_BUILD_CLEAN_HOOKS_AFTER=1 \
-		$(BIN)/python $(INSTALL) --target $(COMPILED) .
+	ROUTER_TRIO_PURE=0 $(BIN)/python $(INSTALL) --target $(COMPILED) .
 	@touch $@
 
 compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled; needs a C compiler
@@ -122,7 +121,7 @@ test-compiled: compiled  ## The tests of what is compiled, on it
 UV = PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep '^3' | paste -sd:) $(TOOLS)/bin/uv
 define resolved
 	$(UV) venv --quiet --clear --python $(1) $(@D)
-	$(UV) pip install --quiet --python $(@D) $(2) --editable '.[embedded,dev]'
+	ROUTER_TRIO_PURE=1 $(UV) pip install --quiet --python $(@D) $(2) --editable '.[embedded,dev]'
 	@touch $@
 endef
 
@@ -193,24 +192,32 @@ lock: $(TOOLS)/.installed  ## Write requirements/*.txt from pyproject.toml; UPGR
 		--output-file requirements/demo.txt
 	$(COMPILE) pyproject.toml --constraints requirements/dev.txt --output-file requirements/runtime.txt
 	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
-	$(COMPILE) --group build --group dist --constraints requirements/dev.txt --output-file requirements/dist.txt
+	$(COMPILE) pyproject.toml --group build --group compile --constraints requirements/dev.txt \
+		--output-file requirements/compile.txt
+	$(COMPILE) pyproject.toml --group build --group compile --group dist --constraints requirements/dev.txt \
+		--output-file requirements/dist.txt
 	$(COMPILE) --group tools --constraints requirements/dev.txt --output-file requirements/tools.txt
 
 audit: $(TOOLS)/.installed  ## Ask the advisory database about every locked version; needs the network
 	$(TOOLS)/bin/python requirements/audit.py $(if $(UNREACHABLE_OK),--unreachable-ok)
 
 # The time of the commit: who builds it again gets the same bytes.
-dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
-dist: $(PACKAGING)/.installed  ## Build the wheel, the sdist and the SBOM into dist/
+dist wheel: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+dist: $(PACKAGING)/.installed  ## Build the wheels, pure and compiled, the sdist and the SBOM into dist/
 	rm -f $(DIST)/router_trio-*
-	$(PACKAGING)/bin/python -m build --no-isolation --outdir $(DIST) >/dev/null
+	ROUTER_TRIO_PURE=1 $(PACKAGING)/bin/python -m build --no-isolation --outdir $(DIST) >/dev/null
+	@$(MAKE) --no-print-directory wheel
 	$(PACKAGING)/bin/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
 		--output-file $(DIST)/router_trio-$$($(PACKAGING)/bin/hatchling version).cdx.json requirements/runtime.txt
 	@ls $(DIST)
+
+# Where it can't be compiled, this is the pure wheel once more, and the output has the reason.
+wheel: $(PACKAGING)/.installed  ## Build the compiled wheel; PYTHON=python3.12 PACKAGING=.venv-dist-3.12 for another Python
+	$(PACKAGING)/bin/python -m build --no-isolation --wheel --outdir $(DIST) >/dev/null
 
 format: $(READY)  ## Sort imports, fix what can be fixed, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) $(DEMO) $(PACKAGING) $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(PACKAGING)* $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
-LOCKS = ("build", "demo", "dev", "dist", "runtime", "tools")
+LOCKS = ("build", "compile", "demo", "dev", "dist", "runtime", "tools")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def asked(name: str) -> list[Requirement]:
         "build": groups["build"],
         "demo": [*runtime, *extras["embedded"], *groups["build"]],
         "dev": [*runtime, *extras["embedded"], *extras["dev"], *groups["build"]],
-        "dist": [*groups["build"], *groups["dist"]],
+        "compile": [*runtime, *groups["build"], *groups["compile"]],
+        "dist": [*runtime, *groups["build"], *groups["compile"], *groups["dist"]],
         "runtime": runtime,
         "tools": groups["tools"],
     }

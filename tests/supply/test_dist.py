@@ -1,9 +1,10 @@
-"""The files of `make dist`: a wheel and an sdist, reproducible byte for byte, and an SBOM of the image's packages."""
+"""The files of `make dist`: wheels and an sdist, reproducible byte for byte, and an SBOM of the image's packages."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,18 +15,19 @@ from typing import Any
 import pytest
 
 from tests.supply.locks import ROOT, lock, project
+from tests.supply.test_compiling import needs_compiler
 
 NAME = f"router_trio-{project()['project']['version']}"
 
 
-def dist(directory: Path) -> Path:
-    """Run `make dist` into a directory, in this environment."""
+def dist(directory: Path, pure: str = "1") -> Path:
+    """Run `make dist` into a directory, in this environment. `pure` is `ROUTER_TRIO_PURE`."""
     command = ["make", "dist", f"DIST={directory}"]
     # This environment has what the lock of packaging names, so there is no need for another one.
     ours = Path(sys.executable).parents[1]
     command += [f"--old-file={ours}/.installed", f"PACKAGING={ours}"]
-    environment = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=50)
+    environment = dict(os.environ, SOURCE_DATE_EPOCH="1700000000", ROUTER_TRIO_PURE=pure)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1000)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory
 
@@ -52,6 +54,17 @@ def test_a_second_build_gives_the_same_bytes(made: Path, tmp_path: Path) -> None
     assert {path.name: path.read_bytes() for path in again.iterdir()} == {
         path.name: path.read_bytes() for path in made.iterdir()
     }
+
+
+@pytest.mark.nightly
+@needs_compiler
+def test_a_compiled_wheel_is_made_beside_the_pure_one_and_a_second_one_is_the_same(made: Path, tmp_path: Path) -> None:
+    both = [dist(tmp_path / name, pure="0") for name in ("first", "second")]
+    first, second = ({path.name: path.read_bytes() for path in one.iterdir()} for one in both)
+    assert first == second
+    [compiled] = first.keys() - {path.name for path in made.iterdir()}
+    assert re.fullmatch(rf"{NAME}-(cp\d+)-\1-\w+\.whl", compiled)
+    assert first[f"{NAME}-py3-none-any.whl"] == (made / f"{NAME}-py3-none-any.whl").read_bytes()
 
 
 def test_the_sbom_lists_what_the_image_installs(made: Path) -> None:

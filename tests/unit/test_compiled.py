@@ -23,7 +23,7 @@ def test_the_modules_tested_are_those_asked_for() -> None:
     assert ("TEST_COMPILED" in os.environ) == COMPILED, framing.__file__
 
 
-@pytest.mark.parametrize("pattern", HOOKS["mypyc"]["include"])
+@pytest.mark.parametrize("pattern", HOOKS["custom"]["include"])
 def test_each_module_listed_for_compilation_is_compiled(pattern: str) -> None:
     found = [path.relative_to(ROOT) for path in ROOT.glob(pattern)]
     assert found
@@ -106,7 +106,7 @@ def all_modules() -> set[str]:
 
 def to_be_compiled() -> set[str]:
     """Return the paths of the modules to be compiled."""
-    found = [path for pattern in HOOKS["mypyc"]["include"] for path in ROOT.glob(pattern)]
+    found = [path for pattern in HOOKS["custom"]["include"] for path in ROOT.glob(pattern)]
     return {str(path.relative_to(ROOT / "router_trio")) for path in found}
 
 

@@ -22,7 +22,7 @@ median of the turns. `make bench` repeats all of it and writes the long form, wi
 
 HOW_IT_IS_MEASURED = """## How it is measured
 
-- The router is the command that you install, pure Python, with metrics on, traces exported for 1 % of the messages
+- The router is the command that you install, as pure Python, with metrics on, traces exported for 1 % of the messages
   (100 a second at most), and every message confirmed by a fence or a PubAck. *Compiled* is the same with
   [its data plane compiled](how-to/compile.md).
 - nats-py and nats.go are loops as their documentation shows them: a callback that publishes; for streams a pull
