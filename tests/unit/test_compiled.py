@@ -80,15 +80,19 @@ def test_no_compiled_class_declares_an_attribute_of_its_base_again() -> None:
 
 
 def declared_in(kind: ast.ClassDef) -> set[str]:
-    """Return the attributes of instances that the body of a class, or its methods, declare with a type."""
-    found = [one.target for one in ast.walk(kind) if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.dump(one)]
-    own = {one.id for one in found if isinstance(one, ast.Name) and any(one is target_of(line) for line in kind.body)}
-    return own | {one.attr for one in found if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "self"}
+    """Return the attributes of instances that the body of a class, or a typed assignment of its methods, declares.
 
-
-def target_of(line: ast.stmt) -> ast.expr | None:
-    """Return what an annotated assignment assigns to."""
-    return line.target if isinstance(line, ast.AnnAssign) else None
+    Attributes with a constant as default are left out: it is no object that the collector visits.
+    """
+    found = set()
+    for line in kind.body:
+        if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
+            found.add(ast.unparse(line.target))
+        elif isinstance(line, ast.Assign) and (not isinstance(line.value, ast.Constant) or line.value.value is None):
+            found |= {ast.unparse(target) for target in line.targets}
+    typed = (line.target for line in ast.walk(kind) if isinstance(line, ast.AnnAssign))
+    found.discard("__slots__")
+    return found | {one.attr for one in typed if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "self"}
 
 
 def test_no_compiled_error_has_defaults_in_its_class() -> None:
