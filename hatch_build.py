@@ -76,8 +76,9 @@ class CompileHook(BuildHookInterface[Any]):
         return None
 
     def _what_is_missing(self) -> str | None:
-        missing = [name for name in ("mypyc", "setuptools") if find_spec(name) is None]
-        return f"{' and '.join(missing)} not installed, and build isolation is off" if missing else None
+        if find_spec("mypyc") is None or find_spec("setuptools") is None:
+            return "mypy and setuptools are not installed, which build isolation would do"
+        return None
 
     def _compile(self, folder: Path, build_data: dict[str, Any]) -> str | None:
         """Compile a copy of the package in `folder`, so that the source tree stays as it is. Return why it failed."""

@@ -8,9 +8,11 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+import hatch_build
 from tests.supply.locks import ROOT, project
 
 NAME = f"router_trio-{project()['project']['version']}"
@@ -66,6 +68,20 @@ def test_a_compiled_wheel_that_was_asked_for_and_is_impossible_is_an_error(tmp_p
     assert code == 1
     assert "ROUTER_TRIO_PURE=0 asks for a compiled wheel: there is no C compiler (no-such-compiler)" in output
     assert not [*tmp_path.iterdir()]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("missing", "version"), [("mypyc", "standard"), ("setuptools", "standard"), ("", "editable")])
+def test_nothing_is_compiled_without_mypy_or_in_a_clone_that_is_installed_to_be_edited(
+    missing: str, version: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ROUTER_TRIO_PURE", raising=False)
+    monkeypatch.setattr(hatch_build, "find_spec", lambda name: None if name == missing else object())
+    hook, data = hatch_build.CompileHook(str(ROOT), {}, None, cast(Any, None), "", "wheel"), dict[str, Any]()
+    hook.initialize(version, data)
+    assert data == {}
+    shown = capsys.readouterr().err
+    assert ("mypy and setuptools are not installed" in shown) == bool(missing), shown
 
 
 @pytest.mark.nightly
