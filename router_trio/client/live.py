@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -15,6 +15,10 @@ from router_trio.settings import Settings
 from router_trio.settings.reload.state import ConfigState
 from router_trio.states import RouteState
 from router_trio.telemetry.http.status import status
+
+if TYPE_CHECKING:
+    from router_trio.audit.audit import Range
+    from router_trio.audit.report import Report
 
 
 class Live:
@@ -95,6 +99,28 @@ class Live:
         nothing has changed.
         """
         await self._reload(settings)
+
+    async def audit(self, route: str, wanted: Range | None = None, *, rate: float = 0, repair: bool = False) -> Report:
+        """Compare the source of a route with its destinations, message by message, as `router-trio audit` does.
+
+        Opens links of its own. `wanted` selects messages, all by default. `rate` limits the messages that are read in a
+        second. With `repair`, missing copies are published, and the report is that of the audit after it. Blocks for as
+        long as it takes to read both; can be cancelled.
+
+        Raises `ValueError` for a route that does not exist or reads no stream, `SourceError`, and `LinkError`.
+        """
+        from router_trio.audit.audit import EVERYTHING, Audit, connections_of
+        from router_trio.audit.repair import repaired
+        from router_trio.nats.command_link import open_links
+
+        settings, wanted = self.config.settings, wanted or EVERYTHING
+        found = next((one for one in settings.routes if one.name == route and one.source.kind.is_stored), None)
+        if found is None:
+            raise ValueError(f"no route {route!r} reads a stream")
+        async with open_links(settings, "audit", connections_of(found)) as links:
+            if repair:
+                return (await repaired(settings, found, links, wanted, rate=rate))[0]
+            return await Audit(settings, found, links, rate=rate).run(wanted)
 
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the ledger of each connection. `accepted = pending + in_flight + settled`, always."""

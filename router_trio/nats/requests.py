@@ -33,11 +33,9 @@ class Request:
 
     async def answered(self, within: float = ANSWER_WITHIN) -> framing.RawMessage:
         """Return the answer. Raises `SourceError`: `permission_denied`, or `timeout` without one. Can be cancelled."""
-        try:
-            with trio.move_on_after(within):
-                await self.arrived.wait()
-        finally:
-            self.forget()
+        if self.answer is None and self.denied is None:
+            await all_answered([self], within)
+        self.forget()
         if self.denied is not None:
             raise SourceError(self.denied, reason=reasons.PERMISSION_DENIED)
         if self.answer is None:
@@ -48,6 +46,18 @@ class Request:
     def forget(self) -> None:
         """Stop waiting for the answer."""
         self._requests.waiting.pop(self.number, None)
+
+
+async def all_answered(sent: Sequence[Request], within: float = ANSWER_WITHIN) -> None:
+    """Wait until all these requests have an answer or were denied, or until the time has passed. Can be cancelled."""
+    try:
+        with trio.move_on_after(within):
+            for request in sent:
+                if request.answer is None and request.denied is None:
+                    await request.arrived.wait()
+    finally:
+        for request in sent:
+            request.forget()
 
 
 class Requests:

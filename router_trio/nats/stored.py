@@ -19,18 +19,19 @@ from router_trio.nats.jetstream.api import (
     ConsumerInfo,
     StoredMessage,
     StreamInfo,
+    consumer_info,
     consumer_list,
     done,
     no_jetstream,
     stored_message,
     stream_info,
 )
-from router_trio.nats.requests import Request, Requests
+from router_trio.nats.requests import Request, Requests, all_answered
 from router_trio.protocol import framing, headers
 
 T = TypeVar("T")
 
-MOST_TOGETHER = 64
+MOST_TOGETHER = 256
 """Messages requested at a time."""
 
 MOST_CONSUMERS = 4096
@@ -67,6 +68,34 @@ class StoredMessages:
         """Return the newest message with this subject; None if there is none."""
         return await self.found(self._ask("STREAM.MSG.GET", {"last_by_subj": subject}))
 
+    async def next(self, sequence: int, pattern: str = ">") -> StoredMessage | None:
+        """Return the first message from `sequence` on whose subject matches; None if there is none."""
+        return await self.found(self._ask("STREAM.MSG.GET", {"seq": sequence, "next_by_subj": pattern}))
+
+    async def first_at(self, time_ns: int, info: StreamInfo) -> int:
+        """Return the sequence of the first message stored at that time or later, in nanoseconds since 1970.
+
+        There may be none with that sequence, but none before it is as new. If all are older, it is the one behind the
+        last of `info`.
+        """
+        low, high = max(info.first_sequence, 1), info.last_sequence + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = await self.next(middle)
+            if found is None or found.time_ns >= time_ns:
+                high = middle
+            else:
+                low = found.sequence + 1
+        return min(low, info.last_sequence + 1)
+
+    async def consumer(self, name: str) -> ConsumerInfo | None:
+        """Return a consumer of the stream; None if there is none with that name."""
+        subject = framing.wire(f"{self._api}.CONSUMER.INFO.{self.stream}.{name}")
+        try:
+            return await self._answer(self._requests.send(subject), consumer_info)
+        except _NotFound:
+            return None
+
     async def consumers(self) -> list[ConsumerInfo]:
         """Return the consumers of the stream, the first `MOST_CONSUMERS` of them."""
         consumers: list[ConsumerInfo] = []
@@ -85,11 +114,12 @@ class StoredMessages:
         sequence, together = first, 1
         while sequence <= last:
             # Request the next matching message, then those right behind it, all at the same time.
-            found = await self.found(self._ask("STREAM.MSG.GET", {"seq": sequence, "next_by_subj": pattern}))
+            found = await self.next(sequence, pattern)
             if found is None or not sequence <= found.sequence <= last:
                 return
             behind = range(found.sequence + 1, min(found.sequence + together, last + 1))
             asked = [self._ask("STREAM.MSG.GET", {"seq": one}) for one in behind]
+            await all_answered(asked)
             answers = [await self.found(one) for one in asked]
             there = [found, *(one for one in answers if one is not None)]
             yield there

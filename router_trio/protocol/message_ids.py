@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 from router_trio.protocol import headers
 
 NAME = "Nats-Msg-Id"
@@ -13,6 +16,29 @@ two parts of the id, the payload with CRLF."""
 
 ADDED = len(b"NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")
 """The size of the header block of `FRAME` without the id, in bytes."""
+
+_COPY = re.compile(rb"((.+):([0-9]{1,19}):[0-9]{1,20})(:dead)?:[A-Za-z0-9_-]{16}", re.DOTALL)
+
+
+class Origin(NamedTuple):
+    """The message of a stream that an id of a router was made from. `first` is the part that all its ids have.
+
+    `is_dead`: the id is that of a dead letter, and not of a copy.
+    """
+
+    first: bytes
+    stream: bytes
+    sequence: int
+    is_dead: bool
+
+
+def origin(message_id: bytes) -> Origin | None:
+    """Return the origin of a copy or a dead letter, as its id gives it; None for any other id.
+
+    Anyone who may publish can choose an id.
+    """
+    found = _COPY.fullmatch(message_id)
+    return None if found is None else Origin(found[1], found[2], int(found[3]), found[4] is not None)
 
 
 def find(block: bytes) -> bytes:

@@ -23,7 +23,7 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.route_plans import Handler, RoutePlan, compile_routes
+from router_trio.routing.route_plans import Destination, Handler, RoutePlan, compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.tracing import NoTracing
@@ -100,6 +100,12 @@ class Rehearsal:
         (self._plan,) = compile_routes(one, handlers)
         self._connections = {name: _connection(name, settings, limits[name]) for name in sorted(self._plan.connections)}
         self._routing = _routing(self._plan, self._connections)
+        self._keeper = _NoKeeper(self._routing)
+
+    @property
+    def destinations(self) -> Sequence[Destination]:
+        """The destinations of the route, in order."""
+        return self._plan.destinations
 
     @property
     def calls_handler(self) -> bool:
@@ -126,7 +132,7 @@ class Rehearsal:
         return Rehearsed(tuple(copies))
 
     def _delivery(self, message: Arrived) -> Delivery:
-        now, keeper, place = trio.current_time(), _NoKeeper(self._routing), message.place
+        now, keeper, place = trio.current_time(), self._keeper, message.place
         reply, time = b"", b""
         if place is not None:  # as its first delivery by a consumer
             time = b"%d" % place.time_ns

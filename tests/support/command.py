@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio.cli import main
-from router_trio.cli.dead_letters import actions
+from router_trio.cli import main, over_links
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "router_trio"]
@@ -79,7 +78,12 @@ def in_process(
 
 
 async def dead_letters(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run `dead-letters router.toml ARGUMENTS` to its end, one at a time, in a thread of this process.
+    """Run `dead-letters router.toml ARGUMENTS` as `over_its_links` does."""
+    return await over_its_links("dead-letters", "router.toml", *arguments, cwd=cwd)
+
+
+async def over_its_links(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that opens links to its end, one at a time, in a thread of this process.
 
     This runs all of the command except its start and its signals, which need a process; a process would spend half a
     second of processor time on imports.
@@ -88,9 +92,9 @@ async def dead_letters(*arguments: str, cwd: Path) -> subprocess.CompletedProces
     async def without_signals(job: Callable[[], Awaitable[int]], on_signal: Callable[[int], None]) -> int:
         return await job()
 
-    run = partial(in_process, "dead-letters", "router.toml", *arguments, cwd=cwd)
+    run = partial(in_process, *arguments, cwd=cwd)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(actions, "run_with_signals", without_signals)
+        patch.setattr(over_links, "run_with_signals", without_signals)
         return await trio.to_thread.run_sync(run)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +15,15 @@ import trio
 from router_trio.cli.command_line import DONE, FAILED, INTERRUPTED, UsageError
 from router_trio.cli.dead_letters import output
 from router_trio.cli.dead_letters.letter import Letter
-from router_trio.cli.dead_letters.links import CommandLink, open_links
 from router_trio.cli.dead_letters.redrive import Purge, Redrive
 from router_trio.cli.dead_letters.selection import Selection, by_source_sequence, find_stream
 from router_trio.cli.dead_letters.storing import Kept, Streams
 from router_trio.cli.dead_letters.targets import Origin, Target, ThroughRoute, ToSource
-from router_trio.cli.signals import run_with_signals
+from router_trio.cli.over_links import over_links
 from router_trio.errors import Problem, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression
+from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages
 from router_trio.routing.rehearsal import Limits, Rehearsal
@@ -105,29 +105,15 @@ class _Job:
 
     async def run(self, action: str) -> int:
         """Run the action until it is done or interrupted by a signal, and return the exit code."""
-        scope = trio.CancelScope()
-        code = INTERRUPTED
 
-        def on_signal(number: int) -> None:
+        def cancel_at(number: int) -> bool:
             self._stop.set()
-            if number > 1 or action in ("list", "show"):
-                scope.cancel()
+            return number > 1 or action in ("list", "show")
 
-        failure: OSError | UsageError | None = None
+        async def job(links: Mapping[str, CommandLink]) -> int:
+            return await self._do(action, links)
 
-        async def work() -> None:
-            nonlocal code, failure
-            try:
-                with scope:
-                    async with open_links(self._settings, self._connections(action)) as links:
-                        code = await self._do(action, links)
-            except (OSError, UsageError) as error:
-                failure = error  # raised outside of the nurseries, which would wrap it in an exception group
-
-        await run_with_signals(work, on_signal)
-        if failure is not None:
-            raise failure
-        return code
+        return await over_links(self._settings, "dead-letters", self._connections(action), job, cancel_at)
 
     def _connections(self, action: str) -> list[str]:
         """Return the names of the connections that an action needs."""
@@ -139,7 +125,7 @@ class _Job:
             names.append(source.connection)
         return list(dict.fromkeys([self._at, *names]))
 
-    async def _do(self, action: str, links: dict[str, CommandLink]) -> int:
+    async def _do(self, action: str, links: Mapping[str, CommandLink]) -> int:
         here = links[self._at]
         stream = self._named or await find_stream(here.link, self._pattern, self._options.stream)
         stored = StoredMessages(stream, here.requests, here.link.api.prefix)
@@ -161,7 +147,7 @@ class _Job:
             await self._confirm(stored.stream)
         return await self._change(stored, info, Purge(stored, self._report), "purged")
 
-    def _target(self, links: dict[str, CommandLink], streams: Streams, stream: str) -> Target:
+    def _target(self, links: Mapping[str, CommandLink], streams: Streams, stream: str) -> Target:
         source = self._route.source
         reserved = self._settings.connections[source.connection].reserved
         origin = Origin(self._route, reserved, streams, foreign=self._options.foreign)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router_trio.cli.dead_letters.letter import Letter, is_newer
-from router_trio.cli.dead_letters.links import CommandLink
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import excerpt
+from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.nats.jetstream.streams import is_name

@@ -1,6 +1,6 @@
-"""Open the links of the command: one for each connection that it needs, to the first server that accepts it.
+"""Open the links of a command: one for each connection that it needs, to the first server that accepts it.
 
-The command does not reconnect. If a link dies, run the command again to process the remaining dead letters.
+A command does not reconnect. If a link dies, the command ends, and can be run again.
 """
 
 from __future__ import annotations
@@ -67,16 +67,22 @@ class CommandLink:
 
 
 @asynccontextmanager
-async def open_links(settings: Settings, names: Iterable[str]) -> AsyncIterator[dict[str, CommandLink]]:
-    """Open a link for each of these connections. Raises `LinkError` if one can't be opened, or is lost."""
+async def open_links(settings: Settings, command: str, names: Iterable[str]) -> AsyncIterator[dict[str, CommandLink]]:
+    """Open a link for each of these connections, with the command in its client name.
+
+    Raises `LinkError` if one can't be opened, or is lost.
+    """
     async with AsyncExitStack() as stack:
-        yield {name: await stack.enter_async_context(_open_link(settings, name)) for name in dict.fromkeys(names)}
+        links = {}
+        for name in dict.fromkeys(names):
+            links[name] = await stack.enter_async_context(_open_link(settings, command, name))
+        yield links
 
 
 @asynccontextmanager
-async def _open_link(settings: Settings, name: str) -> AsyncIterator[CommandLink]:
+async def _open_link(settings: Settings, command: str, name: str) -> AsyncIterator[CommandLink]:
     connection = settings.connections[name]
-    dial = Dialer(connection, client_name(f"{settings.router.name} dead-letters", name))
+    dial = Dialer(connection, client_name(f"{settings.router.name} {command}", name))
     failures: list[str] = []
     for server in connection.servers:
         command_link = CommandLink()

@@ -1,0 +1,138 @@
+"""The copies that a route makes of a message of its source, by the settings of today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from router_trio.nats.jetstream.api import StoredMessage
+from router_trio.protocol import framing, message_ids
+from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
+from router_trio.routing.route_plans import Destination
+from router_trio.settings import RouteSettings, Settings
+from router_trio.subjects.patterns import matches
+
+ONE_OF = frozenset({"weighted", "sticky", "fallback"})
+"""Strategies that choose one destination by what is not known later: counters, and what was available."""
+
+NO_DIGEST = 0
+"""The digest of payloads that are not compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCopy:
+    """A copy at a destination, given by its index. `copy` is None if only a handler can make it."""
+
+    destination: int
+    identity: int
+    digest: int
+    copy: Copy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The expected copies of a message; without any, `outcome` is its class, for this `reason`."""
+
+    copies: Sequence[ExpectedCopy] = ()
+    outcome: str = ""
+    reason: str = ""
+
+
+def hash64(data: bytes) -> int:
+    """Return a hash of 64 bits, for which no second text can be found in practice."""
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+
+
+class Expectations:
+    """The rules by which the copies of a route are recognized. It never calls the handler of the route.
+
+    Copies of a handler are recognized by the message that they were made of, and their payloads are not compared.
+    """
+
+    def __init__(self, settings: Settings, route: RouteSettings, limits: Mapping[str, Limits]) -> None:
+        """`limits` are those of every connection that the route sends to, by name."""
+        self.one_of: bool = route.strategy in ONE_OF
+        """True if a message has a copy at one of the destinations, and it can't be computed at which."""
+        self.handled: bool = route.handler is not None
+        """True if a handler decides which copies there are, and what they contain."""
+        self.by_sequence: bool = route.source.own_ids
+        """True if the id of a copy contains the sequence of its message."""
+        changes = {"strategy": "all"} if self.one_of else {}
+        alone = route.model_copy(update={**changes, "handler": None})
+        self._rehearsal = Rehearsal(settings, alone, {}, limits)
+        self._patterns = route.source.patterns
+        stream = route.source.kind.stream(route.source)
+        assert stream is not None, "only what a stream holds can be audited"
+        self._stream = stream
+        self._in_ids = framing.wire(stream)
+
+    @property
+    def destinations(self) -> Sequence[Destination]:
+        """The destinations of the route, in order."""
+        return self._rehearsal.destinations
+
+    def is_judged(self, index: int) -> bool:
+        """Return True if the copies of this destination are stored, and all of them: a mirror gets a share."""
+        destination = self.destinations[index]
+        return destination.waits_for_puback and destination.mirror is None
+
+    def reads(self, message: StoredMessage) -> bool:
+        """Return True if the route reads a message of its stream."""
+        return any(matches(pattern, message.subject) for pattern in self._patterns)
+
+    async def of(self, message: StoredMessage) -> Expected:
+        """Return the expected copies of a message."""
+        place = Place(self._stream, message.sequence, message.time_ns)
+        own = b"%b:%d:%d" % (self._in_ids, message.sequence, message.time_ns)
+        if self.handled:
+            stored = [index for index in range(len(self.destinations)) if self.is_judged(index)]
+            first = own if self.by_sequence else message_ids.find(message.headers) or own
+            return Expected([ExpectedCopy(index, hash64(first), NO_DIGEST) for index in stored])
+        arrived = Arrived(message.subject, message.headers, message.payload, own, place)
+        result = await self._rehearsal.run(arrived)
+        if result.failed is not None:
+            return Expected(outcome="given_up", reason=result.failed.reason)
+        if result.filtered is not None:
+            return Expected(outcome="filtered", reason=result.filtered)
+        expected = []
+        for copy in result.copies:
+            message_id = message_ids.find(copy.headers)
+            index = self._index(copy, message_id)
+            if index is not None and self.is_judged(index):
+                expected.append(ExpectedCopy(index, hash64(message_id), hash64(copy.payload), copy))
+        return Expected(expected, outcome="" if expected else "unknown")
+
+    def identify(
+        self, index: int, stored: StoredMessage, *, same_subject: bool
+    ) -> tuple[int | None, int, int | None] | None:
+        """Return what identifies a stored message as a copy at a destination; None if it is not one.
+
+        It is the sequence of its message, if its id contains that, its identity and its digest. With `same_subject` the
+        stream stores messages under the subjects to which they were published.
+        """
+        message_id = message_ids.find(stored.headers)
+        if not message_id:
+            return None
+        if not self.by_sequence:
+            if self.handled:
+                return None, hash64(message_id.rpartition(b":")[0]), NO_DIGEST
+            return None, hash64(message_id), hash64(stored.payload)
+        origin = message_ids.origin(message_id)
+        if origin is None or origin.is_dead or origin.stream != self._in_ids:
+            return None
+        if self.handled:
+            return origin.sequence, hash64(origin.first), NO_DIGEST
+        if same_subject:
+            ending = self.destinations[index].copy_id(framing.wire(stored.subject))
+            if message_id != origin.first + ending:
+                return None
+        return origin.sequence, hash64(message_id), hash64(stored.payload)
+
+    def _index(self, copy: Copy, message_id: bytes) -> int | None:
+        """Return the destination of a copy; None for a core publish without an id."""
+        target = framing.wire(copy.subject)
+        for index, one in enumerate(self.destinations):
+            if one.connection == copy.connection and message_id.endswith(one.copy_id(target)):
+                return index
+        return None

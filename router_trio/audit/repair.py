@@ -1,0 +1,89 @@
+"""Audit a route, publish the copies that are missing, with the ids that they would have had, and audit it again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from router_trio.audit.audit import Audit, Pace, Progress, Range
+from router_trio.audit.expectations import ExpectedCopy
+from router_trio.audit.report import Report
+from router_trio.errors import SourceError
+from router_trio.errors.quotes import excerpt
+from router_trio.nats.command_link import CommandLink
+from router_trio.nats.jetstream.pubacks import Refused, read_puback
+from router_trio.nats.requests import Request
+from router_trio.protocol import framing
+from router_trio.settings import RouteSettings, Settings
+
+TOGETHER = 64
+"""Copies that are published before the first PubAck is waited for."""
+
+
+MAX_REFUSALS = 20
+"""Refused copies whose reasons are kept."""
+
+
+async def repaired(
+    settings: Settings,
+    route: RouteSettings,
+    links: Mapping[str, CommandLink],
+    wanted: Range,
+    *,
+    rate: float = 0,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Report, Repair]:
+    """Audit a route and publish what is missing. Return the report after that, and what was published.
+
+    Takes as long as three audits if something is missing. Raises `SourceError` and `LinkError`; can be cancelled.
+    """
+    limit = 0.0 if route.limit is None else route.limit.rate.messages / route.limit.rate.seconds
+    repair = Repair(links, Pace(min((one for one in (rate, limit) if one), default=0.0)))
+    while True:
+        found = Audit(settings, route, links, rate=rate, progress=progress)
+        report = await found.run(wanted)
+        if repair.was_used or not report.counts["missing"]:
+            return report, repair
+        await repair.publish(found.missing())
+
+
+class Repair:
+    """Publishes copies and counts what became of them: `stored` and `refused`."""
+
+    def __init__(self, links: Mapping[str, CommandLink], pace: Pace) -> None:
+        """`pace` limits the copies in a second."""
+        self.stored: int = 0
+        self.refused: int = 0
+        self.refusals: list[str] = []
+        """Why copies were not stored: the first `MAX_REFUSALS`."""
+        self.was_used: bool = False
+        self._links = links
+        self._pace = pace
+
+    async def publish(self, copies: AsyncGenerator[ExpectedCopy, None]) -> None:
+        """Publish copies in order, and wait for their PubAcks. Raises `LinkError`; can be cancelled between batches."""
+        self.was_used = True
+        waiting: list[tuple[str, Request]] = []
+        async with aclosing(copies):
+            async for expected in copies:
+                copy = expected.copy
+                assert copy is not None, "only copies that can be computed are missing"
+                await self._pace.spend(1)
+                requests = self._links[copy.connection].requests
+                request = requests.send(framing.wire(copy.subject), copy.payload, copy.headers)
+                waiting.append((copy.subject, request))
+                if len(waiting) == TOGETHER:
+                    await self._finish(waiting)
+        await self._finish(waiting)
+
+    async def _finish(self, waiting: list[tuple[str, Request]]) -> None:
+        for subject, request in waiting:
+            try:
+                read_puback(await request.answered())
+            except (SourceError, Refused) as error:
+                self.refused += 1
+                if len(self.refusals) < MAX_REFUSALS:
+                    self.refusals.append(f"{excerpt(subject)}: {error}")
+            else:
+                self.stored += 1
+        waiting.clear()

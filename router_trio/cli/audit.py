@@ -1,0 +1,172 @@
+"""`router-trio audit`: compare the source of a route with the streams of its destinations."""
+
+from __future__ import annotations
+
+import json as to_json
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean, number
+from router_trio.cli.configuration import load
+
+if TYPE_CHECKING:
+    from router_trio.audit.audit import Progress, Range
+    from router_trio.nats.command_link import CommandLink
+    from router_trio.settings import RouteSettings, Settings
+
+Bound = int | datetime
+"""The first or the last message: a sequence or a time."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of `audit`."""
+    parser.add_argument(
+        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
+    )
+    parser.add_argument("route", metavar="ROUTE", help="the name of the route, which reads a stream")
+    bound = "a sequence of the source stream, or a time such as 2026-11-29T10:00:00Z"
+    parser.add_argument("--from", dest="start", type=_bound, metavar="N|TIME", help=f"the first message: {bound}")
+    parser.add_argument("--to", dest="end", type=_bound, metavar="N|TIME", help=f"the last message: {bound}")
+    parser.add_argument(
+        "--as", dest="alias", metavar="NAME", help="the name that the route had when it made the copies"
+    )
+    parser.add_argument("--rate", type=number(1), metavar="N", help="read at most N messages a second")
+    parser.add_argument("--repair", action="store_true", help="publish what is missing, and audit again")
+    parser.add_argument("--dry-run", action="store_true", help="with --repair, print what would be published")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def audit(
+    config: Path,
+    route: str,
+    *,
+    start: Bound | None,
+    end: Bound | None,
+    alias: str | None,
+    rate: int | None,
+    repair: bool,
+    dry_run: bool,
+    json: bool,
+) -> int:
+    """Compare the source of a route with its destinations, message by message.
+
+    Reads the source stream, computes the copies that the route makes of
+    each message, and looks for them in the streams of the destinations by
+    their ids. Prints how many copies are there, missing, twice, different
+    and so on, and each one that is wrong. Messages above the ack floor of
+    the durable are pending. Copies of a handler are recognized, but their
+    contents are not compared, and one that is absent is unknown.
+
+    Nothing is changed. With --repair, missing copies are published with
+    the ids that they would have had, at the rate of the route's limit,
+    and everything is audited again. They are stored behind newer ones.
+
+    The exit code is 1 if a copy is missing, twice or different.
+
+    For example:
+
+        router-trio audit router.toml orders
+        router-trio audit router.toml orders --from 2026-11-29T00:00:00Z
+        router-trio audit router.toml orders --repair --dry-run
+    """
+    import trio
+
+    if dry_run and not repair:
+        raise UsageError("--dry-run can only be used with --repair")
+    settings = load(config)
+    settings.require_servers()
+    found = _route(settings, route)
+    if alias is not None:
+        found = found.model_copy(update={"name": alias})
+    from router_trio.audit.audit import connections_of
+    from router_trio.cli.over_links import over_links
+
+    job = partial(_job, settings, found, _range(start, end), rate or 0, repair, dry_run, json)
+    return trio.run(over_links, settings, "audit", connections_of(found), job, lambda number: True)
+
+
+async def _job(
+    settings: Settings,
+    route: RouteSettings,
+    wanted: Range,
+    rate: float,
+    repair: bool,
+    dry_run: bool,
+    json: bool,
+    links: Mapping[str, CommandLink],
+) -> int:
+    from router_trio.audit.audit import Audit
+    from router_trio.audit.repair import repaired
+
+    with _progress() as progress:
+        if repair and not dry_run:
+            report, published = await repaired(settings, route, links, wanted, rate=rate, progress=progress)
+        else:
+            made = Audit(settings, route, links, rate=rate, progress=progress)
+            report = await made.run(wanted)
+    if dry_run:
+        async for expected in made.missing():
+            assert expected.copy is not None
+            print(f"would publish {expected.copy.subject} to connection {expected.copy.connection}")
+    elif repair and published.was_used:
+        print(f"{published.stored} published, {published.refused} refused", file=sys.stderr)
+        for refusal in published.refusals:
+            print(f"router-trio: not stored: {refusal}", file=sys.stderr)
+    if json:
+        print(to_json.dumps(report.as_json()))
+    else:
+        print("\n".join(report.lines()))
+    return DONE if report.clean else FAILED
+
+
+def _bound(text: str) -> Bound:
+    """Return a sequence or a time."""
+    if text.isdecimal():
+        return number(1)(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        problem = f"{text!r} is neither a sequence nor a time such as 2026-11-29T10:00:00Z"
+        raise ArgumentTypeError(problem) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _range(start: Bound | None, end: Bound | None) -> Range:
+    from router_trio.audit.audit import Range
+
+    def nanoseconds(bound: Bound | None) -> int | None:
+        return round(bound.timestamp() * 1e6) * 1000 if isinstance(bound, datetime) else None
+
+    first, last = (bound if isinstance(bound, int) else None for bound in (start, end))
+    return Range(first, last, nanoseconds(start), nanoseconds(end))
+
+
+def _route(settings: Settings, name: str) -> RouteSettings:
+    for route in settings.routes:
+        if route.name == name:
+            if route.source.kind.is_stored:
+                return route
+            raise UsageError(f"route {name} reads a subject, so there are no messages to compare; it needs a stream")
+    known = [route.name for route in settings.routes]
+    raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a progress bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("comparing")
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,47 @@
+"""Run the job of a command over links of its own, until it is done or interrupted by a signal."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import trio
+
+from router_trio.cli.command_line import INTERRUPTED, UsageError
+from router_trio.cli.signals import run_with_signals
+from router_trio.nats.command_link import CommandLink, open_links
+from router_trio.settings import Settings
+
+Job = Callable[[Mapping[str, CommandLink]], Awaitable[int]]
+"""Does the work over the links, by connection, and returns the exit code."""
+
+
+async def over_links(
+    settings: Settings, command: str, names: Iterable[str], job: Job, cancel_at: Callable[[int], bool]
+) -> int:
+    """Open the links, run the job, and return its exit code; `INTERRUPTED` if a signal has cancelled it.
+
+    `cancel_at(n)` is called on the n-th signal, and returns True if the job is to be cancelled. Raises `LinkError`, and
+    what the job raises.
+    """
+    scope = trio.CancelScope()
+    code = INTERRUPTED
+
+    def on_signal(number: int) -> None:
+        if cancel_at(number):
+            scope.cancel()
+
+    failure: OSError | UsageError | None = None
+
+    async def work() -> None:
+        nonlocal code, failure
+        try:
+            with scope:
+                async with open_links(settings, command, names) as links:
+                    code = await job(links)
+        except (OSError, UsageError) as error:
+            failure = error  # raised outside of the nurseries, which would wrap it in an exception group
+
+    await run_with_signals(work, on_signal)
+    if failure is not None:
+        raise failure
+    return code
