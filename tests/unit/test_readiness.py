@@ -245,6 +245,22 @@ async def test_messages_that_are_kept_until_payloads_are_verified_are_bounded(au
         assert w.payloads("OUT")[1:] == [each for number in range(20) for each in (b"", b"%d" % number)]
 
 
+async def test_a_consumer_that_is_deleted_while_payloads_are_verified_is_created_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with world([stream("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=1)], brokers=one_broker()) as w:
+        await probe_arrives(w)
+        deny_checks_with_size_header(w)
+        await until_unready(w, "headers_only")
+        w.broker.delete_consumer("IN", "router")
+        w.broker.allow_publish(CHECK)
+        await until_ready(w)
+        await eventually(lambda: len(w.payloads("OUT")) == 2, 60.0)
+        assert w.payloads("OUT")[1] == b""
+        assert {event.reason for event in w.watch.of("NATS_SUBSCRIBE_ERROR")} == {"consumer_deleted"}
+        await probe_arrives(w)
+
+
 async def test_liveness_checks_continue_while_payloads_are_verified(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

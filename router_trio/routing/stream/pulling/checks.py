@@ -128,6 +128,9 @@ class ConsumerChecks:
             except SourceError as error:
                 if error.reason == reasons.CONSUMER_NOT_FOUND:
                     lag.forget()
+                    if doubtful:
+                        # If no request is pending, the server does not report the deletion.
+                        error = SourceError(str(error), reason=reasons.CONSUMER_DELETED)
                 if error.reason not in reasons.LOOKUP_FAILED and error.reason != reasons.CONSUMER_NOT_FOUND:
                     self._lost(error)
                     return
