@@ -64,7 +64,7 @@ class WorkersAnswers:
             listener_errors=lambda: own.listener_errors() + counted.get("listener_errors", 0),
             shown=own.shown,
             unready=lambda: [self._supervisor.unready()],
-            route_ready=lambda route: self._supervisor.route_ready(route.name),
+            route_ready=lambda route: route.name in found.ready,
             loop_lags=lags,
         )
         return MetricsPage(sources, lambda: self._process(counted)).pieces()

@@ -77,13 +77,17 @@ class ConfigSum:
 
 @dataclass(slots=True)
 class RouterSum:
-    """A `view.RouterView` of all workers. `counts` contains all counts."""
+    """A `view.RouterView` of all workers. `counts` contains all counts.
+
+    `ready` are the routes that at least one worker has, and that would deliver a message in each that has them.
+    """
 
     name: str
     connections: Mapping[str, ConnectionSum] = field(default_factory=dict)
     routes: Sequence[RouteState] = ()
     counts: Counts = field(default_factory=dict)
     config: ConfigView = field(default_factory=ConfigSum)
+    ready: frozenset[str] = frozenset()
     fatal: str | None = None
 
     def ledger(self) -> dict[str, dict[str, object]]:
@@ -133,7 +137,8 @@ def sum_up(
     ]
     hashes = tuple(dict.fromkeys((config.hash, *(report.config_hash for report in reports.values()))))
     summed = ConfigSum(config.hash, hashes, config.files, config.loaded_at, config.last_error)
-    return RouterSum(settings.router.name, connections, routes, counts, summed)
+    ready = frozenset(name for name, ones in by_name.items() if all(one.ready for one in ones.values()))
+    return RouterSum(settings.router.name, connections, routes, counts, summed, ready)
 
 
 def causes_first(reasons: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

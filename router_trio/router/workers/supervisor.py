@@ -151,11 +151,6 @@ class Supervisor:
         found = [(slot.number, slot.blocked) for slot in self._slots]
         return [{"worker": number, "reason": why} for number, why in found if why is not None]
 
-    def route_ready(self, name: str) -> bool:
-        """Return True if at least one worker runs, and all running ones would deliver a message of this route."""
-        ready = [route.ready for one in self.reports.values() for route in one.routes if route.name == name]
-        return bool(ready) and all(ready)
-
     async def refresh(self) -> None:
         """Request reports from all workers. Returns when they have answered, or after `ANSWERS_WITHIN`."""
         # The round in progress may have requested some reports before this call.

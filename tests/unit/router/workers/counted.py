@@ -1,14 +1,18 @@
-"""Routers with counts, set by hand."""
+"""Routers with counts, set by hand, and their reports."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import close
 from random import Random
 
 from router_trio.router.workers.counts.block import Block, new_block
+from router_trio.router.workers.counts.copying import Counting
+from router_trio.router.workers.report import Report, Reporter
 from router_trio.states import CONNECTED, RUNNING, BreakerState, Held, RouteState
+from router_trio.telemetry.metrics.metric import Sources
 from tests.support.telemetry_views import View, make_view
 
 
@@ -62,6 +66,16 @@ def receive(route: RouteState, received: int, random: Random) -> None:
     route.delivered["copy"] += settled - forwarded
     if route.holder.in_hand is not None:
         route.held_by(Held(route.holder.in_hand + received - settled))
+
+
+def report_of(view: View) -> Report:
+    """Return the report of a worker with this router, as it arrives through the channel."""
+    with block() as (one, _):
+        counting = Counting(one)
+        counting.watch(Sources(view))
+        report = Reporter(view, None).report(counting.write_all, 0.0)
+    sent: Report = pickle.loads(pickle.dumps(report))
+    return sent
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -22,7 +22,6 @@ from router_trio.router.workers.counts.numbers import (
     with_removed,
 )
 from router_trio.router.workers.counts.process_numbers import process_lines, together
-from router_trio.router.workers.report import Report, Reporter
 from router_trio.router.workers.sums import NO_WORKER, RouterSum, causes_first, sum_up
 from router_trio.settings import Settings
 from router_trio.settings.reload.state import ConfigState
@@ -32,7 +31,7 @@ from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.metric import Sources
 from router_trio.telemetry.metrics.page import MetricsPage
 from tests.support.telemetry_views import View
-from tests.unit.router.workers.counted import block, count, router
+from tests.unit.router.workers.counted import block, count, report_of, router
 
 SETTINGS = Settings(
     router={"workers": 2, "name": "both"},
@@ -50,16 +49,6 @@ SETTINGS = Settings(
         },
     ],
 )
-
-
-def report_of(view: View) -> Report:
-    """Return the report of a worker with this router, as it arrives through the channel."""
-    with block() as (one, _):
-        counting = Counting(one)
-        counting.watch(Sources(view))
-        report = Reporter(view, None).report(counting.write_all, 0.0)
-    sent: Report = pickle.loads(pickle.dumps(report))
-    return sent
 
 
 def left_by(view: View) -> Counts:
@@ -291,3 +280,19 @@ def test_causes_in_a_worker_or_a_connection_are_listed_before_those_of_routes() 
     )
     away, paused = {"worker": 2, "connection": "main", "reason": "away"}, {"worker": 2, "route": "a", "reason": "away"}
     assert causes_first([*quiet, away, paused, silent]) == [silent, away, *quiet, paused]
+
+
+@pytest.mark.parametrize(
+    ("of_workers", "ready"), [([], False), ([True], True), ([True, True], True), ([True, False], False)]
+)
+def test_a_route_is_ready_if_it_would_deliver_a_message_in_each_worker(of_workers: list[bool], ready: bool) -> None:
+    report = report_of(router())
+    stored, passed = report.routes
+    reports = {
+        number: replace(report, routes=[replace(stored, ready=its), replace(passed, ready=True)])
+        for number, its in enumerate(of_workers, 1)
+    }
+    reports[len(of_workers) + 1] = replace(report, routes=[replace(passed, ready=True)])
+    shapes = {route.name: route for route in report.routes}
+    found = sum_up(SETTINGS, reports, {}, shapes, ConfigState(SETTINGS, 0.0)).ready
+    assert found == ({"stored", "passed"} if ready else {"passed"})
