@@ -305,7 +305,9 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         else:
             now = trio.current_time()
             delivery.cursor.failures.keep_given_up(delivery.sequence, dead)
-            self.try_again(delivery, self.policy.backoff(dead.tries, now), now)
+            # Without `per` it uses up nothing of the limit, but takes the place of a message that was requested for it.
+            value = self._routing.limited_as(delivery)
+            self.try_again(delivery, self.policy.backoff(dead.tries, now, value), now)
         self.route.look()
 
     def place(self, delivery: StreamDelivery) -> dict[str, Any]:

@@ -256,6 +256,24 @@ async def test_messages_that_fail_by_their_own_fault_leave_half_of_the_limit_to_
         assert w.route.failed["too_large"] - failed == pytest.approx(15 * 20, abs=15), "they get the other half"
 
 
+@pytest.mark.parametrize("per", [None, "tokens[1]"])
+async def test_dead_letters_that_are_not_stored_leave_half_of_the_limit_to_others(
+    per: str | None, autojump_clock: MockClock
+) -> None:
+    broker = one_broker()["main"]
+    broker.deny_publish("dead.>")
+    broker.trouble.travel(lambda: 0.02)
+    given_up = {"retry": {"initial": "50ms", "max": "1s", "attempts": 1}, "dead_letter": {"subject": "dead.x"}}
+    settings = limited("20/s", burst=1, per=per, max_in_flight=200) | given_up
+    settings["to"][0]["headers"] = {"set": {"X-Number": "string(int(string(payload)))"}}
+    async with world([settings], brokers={"main": broker}) as w:
+        for _ in range(60):
+            broker.publish("in.x", b"no number")
+        await eventually(lambda: w.route.failed["dead_letter"] >= 150, 60)
+        fill(broker, 20)
+        await eventually(lambda: len(arrived(w, "x")) == 20, 20 / 10 + 3)
+
+
 # --- a limit for each value ---
 
 
