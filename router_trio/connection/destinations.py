@@ -33,7 +33,7 @@ from router_trio.outbox.belief import does_not_count
 from router_trio.outbox.operation import OperationWithAck
 from router_trio.protocol.framing import text
 from router_trio.states import DestinationState, RouteState
-from router_trio.subjects.patterns import matches, matches_tokens, overlaps
+from router_trio.subjects.patterns import covers, matches, overlaps
 
 LOOK_EVERY = 5.0
 """Seconds between two lookups of the streams of destinations."""
@@ -330,7 +330,7 @@ class Destinations:
             else:
                 behind = [streams[one.stream]] if one.stream in streams else []
             for stream in behind:
-                if any(_covers(subject, one.pattern) for subject in stream.subjects):
+                if any(covers(subject, one.pattern) for subject in stream.subjects):
                     covered.setdefault(stream.name, set()).add((one.route_name, one.template))
             self._found(one, behind)
         self._learned({stream.name: stream.subjects for stream in streams.values()}, covered)
@@ -456,7 +456,7 @@ class Destinations:
         else:
             # Messages that are not stored may have subjects that no stream takes.
             mended = one.stream is not None or any(
-                _covers(subject, one.pattern) for stream in streams for subject in stream.subjects
+                covers(subject, one.pattern) for stream in streams for subject in stream.subjects
             )
         if mended:
             one.refused_for = None
@@ -528,8 +528,3 @@ async def _ask_for(link: Link, names: Iterable[str]) -> dict[str, StreamState | 
 
 def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:
     return [stream for stream in streams if any(overlaps(subject, pattern) for subject in stream.subjects)]
-
-
-def _covers(subject: str, pattern: str) -> bool:
-    """Return True if every subject that matches `pattern` matches `subject`, which may have wildcards too."""
-    return matches_tokens(subject.split("."), pattern.split(".")) and (subject[-1] == ">" or pattern[-1] != ">")

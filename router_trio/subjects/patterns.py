@@ -117,6 +117,11 @@ def overlaps(a: str, b: str) -> bool:
     return len(ours) == len(theirs)
 
 
+def covers(wider: str, pattern: str) -> bool:
+    """Return True if every subject that matches `pattern` matches `wider`. Both must be valid."""
+    return matches_tokens(wider.split("."), pattern.split(".")) and (wider[-1] == ">" or pattern[-1] != ">")
+
+
 def reserved_namespace(subject: str, own_start: Sequence[str], *prefixes: str) -> str | None:
     """Return the reserved namespace that a subject is in: `$`, `_INBOX` or one of `prefixes`; None if it is in none.
 
