@@ -272,10 +272,12 @@ def _permissions() -> Iterator[str]:
     yield "# Permissions"
     yield from (
         "The permissions that the user of a connection needs, what the router sends with each, and what you see when",
-        "the server refuses it. Names in braces are those of the configuration; `{api}` is `$JS.API` unless the",
-        "connection has a `domain` or an `api_prefix`. A refusal is logged and counted for what caused it, and",
-        "`/readyz` names it until the server accepts the same operation again. Granting a permission needs no restart.",
-        "The router works without the optional permissions, but can report less.",
+        "the server refuses it. [`router-trio permissions`](commands.md#router-trio-permissions) prints those of a",
+        "configuration. Names in braces are those of the configuration; `{api}` is `$JS.API` unless the connection has",
+        "a `domain` or an `api_prefix`, and `{domain}` is `*` unless it has a `domain`. A refusal is logged and",
+        "counted for what caused it, and `/readyz` names it until the server accepts the same operation again.",
+        "Granting a permission needs no restart. The router works without the optional permissions, but can report",
+        "less.",
         "",
         "[nats-permissions.conf](../deploy/nats-permissions.conf) is an example for a server.",
         "",
@@ -289,7 +291,7 @@ def _permissions() -> Iterator[str]:
         for one in PERMISSIONS:
             if one.kind == kind:
                 needed = f"{one.needed} (optional)" if one.optional else one.needed
-                yield f"| `{one.subject}` | {_cell(one.sends)} | {_cell(needed)} | {_cell(one.refused)} |"
+                yield f"| `{one.subject}` | {_cell(one.sends + one.details)} | {_cell(needed)} | {_cell(one.refused)} |"
         yield ""
 
 

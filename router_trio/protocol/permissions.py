@@ -1,14 +1,15 @@
 """The table of all permissions that a router needs, and the purpose of a publish that a server has refused.
 
 A server that refuses a publish names its subject only. So publishes other than those of routes and programs are
-recognized here by their subjects. `docs/reference/permissions.md` is generated from the table, and a test compares
-`docs/deploy/nats-permissions.conf` with it. Pure.
+recognized here by their subjects. `docs/reference/permissions.md` is generated from the table, and `router-trio
+permissions` fills it in for a configuration (`settings/permissions.py`). Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal, NamedTuple
 
 from router_trio.protocol import ack_reply
@@ -20,20 +21,40 @@ API = "$JS.API"
 """The prefix of the JetStream API, unless the connection has a `domain` or an `api_prefix`."""
 
 
+class Use(Enum):
+    """The part of a configuration that needs a permission, as text."""
+
+    DESTINATION = "a destination"
+    DEAD_LETTERS = "the dead letters of a route"
+    ANSWERS = "a route that answers"
+    SUBJECT = "a route from a subject"
+    CONSUMER = "a route from a stream"
+    SHARED_CONSUMER = "a route from a stream without standby"
+    STANDBY = "a route with standby"
+    FINDING_STREAMS = "a destination whose stream is found by its subject"
+    STREAM_OF_DESTINATION = "the stream of a destination"
+    DECLARED_STREAM = "a stream of [[streams]]"
+    INBOX = "a connection"
+
+
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """A permission. `subject` has the names of a configuration in braces, `api` among them.
+    """A permission. `subject` has the names of a configuration in braces, those of every connection among them.
 
-    `sends` is what is published or subscribed to, `needed` which routes or connections need it, and `refused` what
-    happens without it. If `optional`, the router works without it, and reports what it can't determine.
+    `use` is the part of a configuration that the permission is for, and that has the other names. `sends` is what is
+    published or subscribed to, in a few words; `details` continues them. `needed` is which routes or connections need
+    the permission, and `refused` what happens without it. If `optional`, the router works without it, and reports what
+    it can't determine.
     """
 
     kind: Literal["publish", "subscribe"]
     subject: str
+    use: Use
     sends: str
     needed: str
     refused: str
     optional: bool = False
+    details: str = ""
 
     def of(self, names: Mapping[str, str]) -> str:
         """Return the subject with the names of a configuration filled in. Raises `KeyError` if one is missing."""
@@ -42,64 +63,104 @@ class Permission:
 
 _NOT_READY = "`/readyz` names the subject and the cure"
 
+_NOT_SENT = (
+    "the message fails with `permission_denied`: `NATS_PUBLISH_ERROR` or `NATS_PUBLISH_WITH_ACK_ERROR`, counted in "
+    "`router_nats_publish_failures_total` or `router_nats_publish_with_ack_failures_total`; a stream redelivers it; "
+    f"{_NOT_READY}"
+)
+
+_NOT_ACKED = (
+    "`NATS_ACK_ERROR` or `NATS_NAK_ERROR` with `permission_denied`, counted in `router_nats_ack_failures_total` or "
+    f"`router_nats_nak_failures_total`; the stream redelivers after the ack wait; {_NOT_READY}"
+)
+
 PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         PUBLISH,
         "{destination}",
-        "messages to a destination, to `[routes.dead_letter]`, or by a program",
+        Use.DESTINATION,
+        "messages",
         "each destination, its connection",
-        "the message fails with `permission_denied`: `NATS_PUBLISH_ERROR` or `NATS_PUBLISH_WITH_ACK_ERROR`, counted "
-        "in `router_nats_publish_failures_total` or `router_nats_publish_with_ack_failures_total`; a stream redelivers "
-        f"it; {_NOT_READY}",
+        _NOT_SENT,
+        details=" to a destination, or by a program",
+    ),
+    Permission(
+        PUBLISH,
+        "{dead_letter}",
+        Use.DEAD_LETTERS,
+        "dead letters",
+        "each `[routes.dead_letter]`, its connection",
+        f"the dead letter, as other messages: {_NOT_SENT}",
     ),
     Permission(
         PUBLISH,
         "{reply}",
-        "answers of a route with `reply`, to the reply subjects of requests",
-        "routes that answer",
+        Use.ANSWERS,
+        "answers",
+        "routes with `respond`: `_INBOX.>`, and what `reply_to` names",
         "the answer fails with `permission_denied`: `NATS_PUBLISH_ERROR`, counted in "
         "`router_nats_publish_failures_total`",
+        details=" to the reply subjects of requests",
     ),
     Permission(
         PUBLISH,
         "$JS.ACK.{stream}.{durable}.>",
-        "acks, naks, terms, and progress acks for messages that are still being handled",
+        Use.CONSUMER,
+        "acks",
         "each route from a stream",
-        "`NATS_ACK_ERROR` or `NATS_NAK_ERROR` with `permission_denied`, counted in `router_nats_ack_failures_total` or "
-        f"`router_nats_nak_failures_total`; the stream redelivers after the ack wait; {_NOT_READY}",
+        _NOT_ACKED,
+        details=", naks, terms, and progress acks for messages that are still being handled",
+    ),
+    Permission(
+        PUBLISH,
+        "$JS.ACK.{domain}.*.{stream}.{durable}.>",
+        Use.CONSUMER,
+        "acks with domain and account",
+        "each route from a stream of a server with the feature flag `js_ack_fc_v2`",
+        f"with the flag: {_NOT_ACKED}; without it, nothing",
+        details=": the newer form of their subjects",
     ),
     Permission(
         PUBLISH,
         "{api}.CONSUMER.MSG.NEXT.{stream}.{durable}",
-        "pulls: requests for the next messages; with `standby` also for the lead",
+        Use.CONSUMER,
+        "pulls",
         "each route from a stream",
         "`NATS_SUBSCRIBE_ERROR` with `permission_denied`, counted in `router_nats_subscribe_failures_total`; the route "
         f"is `failed` and retries; {_NOT_READY}",
+        details=": requests for the next messages; with `standby` also for the lead",
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.INFO.{stream}",
-        "whether the stream exists, and is still the same",
+        Use.CONSUMER,
+        "whether the stream exists",
         "each route from a stream",
         "as for pulls",
+        details=", and is still the same",
     ),
     Permission(
         PUBLISH,
         "{api}.CONSUMER.INFO.{stream}.{durable}",
-        "whether the durable exists, and its position",
+        Use.CONSUMER,
+        "whether the durable exists",
         "each route from a stream",
         "as for pulls",
+        details=", and its position",
     ),
     Permission(
         PUBLISH,
         "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}",
-        "to create the durable; to remove its limit of deliveries",
+        Use.CONSUMER,
+        "to create the durable",
         "each route from a stream whose durable does not exist",
         "as for pulls; where the durable exists, nothing",
+        details="; to remove its limit of deliveries",
     ),
     Permission(
         PUBLISH,
         "{api}.CONSUMER.UNPIN.{stream}.{durable}",
+        Use.STANDBY,
         "to give up the lead",
         "routes with `standby`",
         "another process takes over five seconds later",
@@ -108,56 +169,68 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         PUBLISH,
         "{api}.STREAM.MSG.GET.{stream}",
-        "lookups of single messages: whether a stream was restored, or a message was deleted; the age of the oldest "
-        "one by which a route is behind",
+        Use.CONSUMER,
+        "lookups of single messages",
         "each route from a stream",
         "without the lookup the router waits for the ack wait, or assumes the less favourable case, and estimates the "
         "age",
         optional=True,
+        details=": whether a stream was restored, or a message was deleted; the age of the oldest one by which a route "
+        "is behind",
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.NAMES",
-        "which stream accepts the subjects of a destination",
-        "each connection with a JetStream destination",
+        Use.FINDING_STREAMS,
+        "which stream takes the messages",
+        "each JetStream destination that does not name its `stream`; core destinations, on a connection with others or "
+        "of a route from a stream",
         "`NATS_DESTINATIONS_UNKNOWN`; only publishes show whether a destination accepts messages",
         optional=True,
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.INFO.{target}",
-        "whether the stream of a destination accepts messages",
-        "each connection with a JetStream destination",
+        Use.STREAM_OF_DESTINATION,
+        "whether the stream accepts messages",
+        "each JetStream destination",
         "the stream counts as accepting messages until it refuses one",
         optional=True,
+        details="; `*` if only the server knows the stream of a destination",
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.INFO.{made}",
-        "whether a stream of `[[streams]]` exists, and is as configured",
+        Use.DECLARED_STREAM,
+        "whether the stream exists",
         "each connection with `[[streams]]`",
         "`NATS_STREAM_NOT_MADE` with `permission_denied`; `/readyz` names it",
+        details=", and is as configured",
     ),
     Permission(
         PUBLISH,
         "{api}.STREAM.CREATE.{made}",
-        "to create a stream of `[[streams]]` that does not exist",
+        Use.DECLARED_STREAM,
+        "to create the stream",
         "each connection with `[[streams]]` that do not exist",
         "`NATS_STREAM_NOT_MADE` with `permission_denied`; `/readyz` names it",
     ),
     Permission(
         SUBSCRIBE,
         "{source}",
-        "the subject of a route, with its queue group",
-        "each route from a subject",
+        Use.SUBJECT,
+        "messages",
+        "each route from a subject, with its queue group if it has one",
         "`NATS_SUBSCRIBE_ERROR` with `permission_denied`, counted in `router_nats_subscribe_failures_total`; the route "
         f"is `failed` and retries; {_NOT_READY}",
+        details=" of a route",
     ),
     Permission(
         SUBSCRIBE,
         "{inbox_prefix}.>",
+        Use.INBOX,
         "PubAcks, messages of streams, answers of the JetStream API",
-        "each connection with JetStream",
+        "each connection; optional without JetStream",
         "JetStream publishes fail and routes from streams are `failed` with `permission_denied`: "
         "`NATS_PUBLISH_WITH_ACK_ERROR`, `NATS_SUBSCRIBE_ERROR`, counted in "
         "`router_nats_publish_with_ack_failures_total`, `router_nats_subscribe_failures_total`; "
@@ -166,13 +239,24 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         SUBSCRIBE,
         "$JS.ACK.{stream}.{durable}.>",
-        "whether another process is handling messages that the durable has delivered",
-        "each route from a stream, when a process starts",
+        Use.SHARED_CONSUMER,
+        "whether another process is handling messages",
+        "each route from a stream without `standby`, when a process starts",
+        "messages delivered earlier are waited for until their ack wait is over",
+        optional=True,
+        details=" that the durable has delivered",
+    ),
+    Permission(
+        SUBSCRIBE,
+        "$JS.ACK.*.*.{stream}.{durable}.>",
+        Use.SHARED_CONSUMER,
+        "the same, of acks with domain and account",
+        "each route from a stream without `standby`, when a process starts",
         "messages delivered earlier are waited for until their ack wait is over",
         optional=True,
     ),
 )
-"""All permissions, in the order of the reference page."""
+"""All permissions, in the order of the reference page and of `router-trio permissions`."""
 
 ACK, PULL, REQUEST = "ack", "pull", "request"
 """The kinds of a `Cause`."""

@@ -21,9 +21,10 @@ from router_trio.routing.handlers import Handler
 from router_trio.routing.stream.pulling import checks, pull_loop
 from router_trio.subjects.patterns import overlaps
 from router_trio.telemetry.logs.sentences import sentence
-from tests.integration.readiness import Place, deny, place, refused, users
+from tests.integration.readiness import Place, place, refused, users
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
+from tests.support.server_version import needs_server
 from tests.support.settings import core_route, stream_route
 
 NAMES = {
@@ -35,6 +36,8 @@ NAMES = {
     "target": "OUT",
     "made": "MADE",
     "reply": "answers.>",
+    "dead_letter": "dead.>",
+    "domain": "*",
 }
 
 HERE = "tests.integration.test_each_permission"
@@ -46,6 +49,7 @@ STANDBY = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s"
 RETRYING = STREAM | {"retry": {"initial": "50ms"}}
 DEAD_LETTERS = STREAM | {"retry": {"attempts": 1}, "dead_letter": {"subject": "dead.{{wildcard(1)}}"}}
 ANSWERS = CORE | {"respond": True, "reply_to": ["answers.>"], "handler": f"{HERE}:echo"}
+ACKS_WITH_ACCOUNT = "feature_flags { js_ack_fc_v2: true }\n"
 MADE = ({"name": "MADE", "subjects": ["made.*"]},)
 
 
@@ -118,6 +122,7 @@ async def echo(message: Message) -> Message:
 class Case:
     """A route that needs a permission. `provoke` makes it use the permission.
 
+    `server` is added to the configuration of the server.
     `waits`: the beginning of a reason of `/readyz`, where the route waits for something and then continues without it.
     """
 
@@ -128,6 +133,7 @@ class Case:
     made: tuple[dict[str, Any], ...] = ()
     before: Callable[[JetStream], Awaitable[Any]] | None = None
     waits: str = ""
+    server: str = ""
 
 
 CASES: dict[tuple[str, str], dict[str, Case]] = {
@@ -135,15 +141,16 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
         "core": Case(CORE, names={"destination": "heard.>"}),
         "JetStream": Case(STORED, names={"destination": "out.>"}),
         "of a stream": Case(STREAM, names={"destination": "out.>"}),
-        "dead letters": Case(
-            DEAD_LETTERS, names={"destination": "dead.>"}, handler=fails_for_what_was_sent, before=_dead_letters
-        ),
+    },
+    (PUBLISH, "{dead_letter}"): {
+        "": Case(DEAD_LETTERS, handler=fails_for_what_was_sent, before=_dead_letters),
     },
     (PUBLISH, "{reply}"): {"": Case(ANSWERS)},
     (PUBLISH, "$JS.ACK.{stream}.{durable}.>"): {
         "acks": Case(STREAM),
         "naks": Case(RETRYING, handler=fails_once),
     },
+    (PUBLISH, "$JS.ACK.{domain}.*.{stream}.{durable}.>"): {"": Case(STREAM, server=ACKS_WITH_ACCOUNT)},
     (PUBLISH, "{api}.CONSUMER.MSG.NEXT.{stream}.{durable}"): {
         "": Case(STREAM),
         "the lead": Case(STANDBY),
@@ -165,11 +172,21 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (SUBSCRIBE, "$JS.ACK.{stream}.{durable}.>"): {
         "": Case(STREAM, before=_left_unacked, waits="messages that were delivered before and are not acked")
     },
+    (SUBSCRIBE, "$JS.ACK.*.*.{stream}.{durable}.>"): {
+        "": Case(STREAM, before=_left_unacked, waits="messages that were delivered before and are not acked")
+    },
 }
 """The cases by the kind and the subject of a row, with a name each."""
 
+WITH_FLAG = needs_server(2, 14, lacks="acks with domain and account")
+
 ALL = [
-    pytest.param(row, case, id=f"{row.kind} {row.subject} {name}".rstrip())
+    pytest.param(
+        row,
+        case,
+        id=f"{row.kind} {row.subject} {name}".rstrip(),
+        marks=[WITH_FLAG] if case is not None and case.server else [],
+    )
     for row in PERMISSIONS
     for name, case in CASES.get((row.kind, row.subject), {"no case": None}).items()
 ]
@@ -194,7 +211,7 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
 ) -> None:
     assert case is not None, f"add a case for {row.subject}: how is it needed, and what is seen without it?"
     subject = row.of(NAMES | case.names)
-    config = users(deny=[subject]) if row.kind == PUBLISH else users(deaf=[subject])
+    config = case.server + (users(deny=[subject]) if row.kind == PUBLISH else users(deaf=[subject]))
     said = effect_of(row)
     codes, metrics = re.findall(r"NATS_[A-Z_]+", said), re.findall(r"router_\w+_total", said)
     async with place(
@@ -204,7 +221,8 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
         await eventually(lambda: any(overlaps(subject, one) for one in refused(at.server, "router")), 10)
         # /readyz
         if "/readyz" in said:
-            await at.until_unready(subject.removesuffix(".>"))
+            # Of the newer form it names the domain and the account.
+            await at.until_unready(re.sub(r".*\*\.(?=\w)", "", subject).removesuffix(".>"))
             assert any("permission" in one["reason"] or "allow this user" in one["reason"] for one in at.answer[1])
         elif case.waits:
             await at.until_unready(case.waits)
@@ -220,7 +238,7 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
         # the ledgers
         assert_adds_up(at)
         before = at.live.routes[0].settled["routed"]
-        await deny()(at)
+        await at.server.reload(case.server + users())
         # Perhaps not with the first message: a refused subscription is retried once a second, and a destination is
         # ready when it has taken a message.
         await eventually(lambda: at.probe(1.0), 10)

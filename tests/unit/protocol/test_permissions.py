@@ -1,39 +1,10 @@
-"""The table of permissions, and the purpose of refused publishes."""
+"""The purpose of refused publishes. `tests/unit/cli/test_permissions.py` has the table."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
-from router_trio.protocol.permissions import ACK, PERMISSIONS, PUBLISH, PULL, REQUEST, SUBSCRIBE, Cause, cause_of
-
-CONFIG = (Path(__file__).parents[3] / "docs/deploy/nats-permissions.conf").read_text(encoding="utf-8")
-NAMES = {
-    "api": "$JS.API",
-    "stream": "PAYMENTS",
-    "durable": "router",
-    "inbox_prefix": "_INBOX_router",
-    "source": "orders.*",
-    "reply": "",
-    "made": "",
-    "target": "COPIES",
-}
-"""The names in docs/deploy/nats-permissions.conf, whose router answers no requests and creates no streams."""
-
-
-@pytest.mark.parametrize("kind", [PUBLISH, SUBSCRIBE])
-def test_the_example_grants_exactly_the_permissions_of_the_table(kind: str) -> None:
-    router = CONFIG[CONFIG.index("user: router") : CONFIG.index("user: producer")]
-    granted = re.findall(r'(?m)^ +"([^"]+)"', router.partition(f"{kind}: [")[2].partition("]")[0])
-    needed = {
-        one.of(NAMES | {"destination": destination})
-        for one in PERMISSIONS
-        for destination in ("eu.*", "copies.*")
-        if one.kind == kind and not one.optional and not {"reply", "made"} & {*re.findall(r"{(\w+)}", one.subject)}
-    }
-    assert {*granted} == needed
+from router_trio.protocol.permissions import ACK, PULL, REQUEST, Cause, cause_of
 
 
 @pytest.mark.parametrize(

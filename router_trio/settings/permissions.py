@@ -1,0 +1,193 @@
+"""The permissions that the user of each connection needs for a configuration: the table, filled in.
+
+The table is in `protocol/permissions.py`. This module finds the parts of a configuration that its rows are for, with
+their names. A further permission of such a part is a new row of the table, without a change here. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from router_trio.protocol.permissions import PERMISSIONS, Permission, Use
+from router_trio.settings.checks.resolve import reaches
+from router_trio.settings.routes import DestinationSettings, RouteSettings
+from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.settings import Settings
+from router_trio.settings.streams import StreamSettings
+from router_trio.subjects.patterns import INBOX_PREFIX, covers
+
+ANY = "*"
+"""The name of a stream that only the server knows."""
+
+_OF_JETSTREAM = frozenset({Use.CONSUMER, Use.STREAM_OF_DESTINATION, Use.DECLARED_STREAM})
+"""The uses that need answers: without any of them, the subscription to them is optional."""
+
+
+class Part(NamedTuple):
+    """A part of a configuration that needs permissions, with the names that it has in the subjects of the table.
+
+    `of` is the route or the stream of `[[streams]]` that it belongs to, `("", "")` for the entire connection.
+    """
+
+    use: Use
+    names: Mapping[str, str]
+    of: tuple[str, str] = ("", "")
+    optional: bool = False
+
+
+@dataclass
+class Grant:
+    """A granted permission: a subject, followed by a space and the queue group if it is only for that group.
+
+    `reasons` are the rows of the table that it is for, each with the parts that need it.
+    """
+
+    kind: Literal["publish", "subscribe"]
+    subject: str
+    reasons: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    optional: bool = True
+
+    def add(self, row: Permission, part: Part) -> None:
+        """Add a part that needs this permission."""
+        self.reasons.setdefault(row.sends, []).append(part.of)
+        self.optional = self.optional and (row.optional or part.optional)
+
+    def include(self, other: Grant) -> None:
+        """Add everything that needs a permission which this one covers."""
+        for sends, parts in other.reasons.items():
+            self.reasons.setdefault(sends, []).extend(parts)
+        self.optional = self.optional and other.optional
+
+
+def permissions_of(settings: Settings, connection: str) -> list[Grant]:
+    """Return the least permissions that the user of a connection needs, in the order of the table.
+
+    With them servers refuse nothing that the configuration makes the router do. Handlers and programs may send to other
+    subjects.
+    """
+    here = settings.connections[connection]
+    names = {"api": here.api, "domain": here.domain or "*", "inbox_prefix": here.inbox_prefix}
+    found: dict[tuple[str, str], Grant] = {}
+    parts = list(_parts(settings, connection))
+    for row in PERMISSIONS:
+        for part in parts:
+            if part.use is row.use:
+                subject = row.of({**names, **part.names})
+                found.setdefault((row.kind, subject), Grant(row.kind, subject)).add(row, part)
+    return _without_covered(list(found.values()))
+
+
+def handlers_of(settings: Settings, connection: str) -> list[str]:
+    """Return the names of the routes whose handlers may send to other subjects on a connection."""
+    return [
+        route.name
+        for route in settings.routes
+        if route.handler is not None and any(to.connection == connection for to in route.to)
+    ]
+
+
+def _without_covered(grants: list[Grant]) -> list[Grant]:
+    """Return the grants that no other one covers. Those of queue groups cover none and are covered by none.
+
+    One that is needed is not covered by one that is optional, which may be left out.
+    """
+    widest = [grant for grant in grants if not any(_covers(one, grant) for one in grants)]
+    for grant in grants:
+        if grant not in widest:
+            next(one for one in widest if _covers(one, grant)).include(grant)
+    return widest
+
+
+def _covers(wider: Grant, grant: Grant) -> bool:
+    return (
+        wider.kind == grant.kind
+        and wider.subject != grant.subject
+        and wider.optional <= grant.optional
+        and " " not in wider.subject + grant.subject
+        and covers(wider.subject, grant.subject)
+    )
+
+
+# --- the parts of a configuration ---
+
+
+def _parts(settings: Settings, connection: str) -> Iterator[Part]:
+    found = list(_parts_with_names(settings, connection))
+    yield from found
+    yield Part(Use.INBOX, {}, optional=not any(part.use in _OF_JETSTREAM for part in found))
+
+
+def _parts_with_names(settings: Settings, connection: str) -> Iterator[Part]:
+    sent: list[tuple[RouteSettings, DestinationSettings]] = []
+    for route in settings.routes:
+        if route.source.connection == connection:
+            yield from _parts_of_source(route)
+        for to in route.to:
+            if to.connection == connection:
+                sent.append((route, to))
+                yield Part(Use.DESTINATION, {"destination": _pattern(route, to)}, _named(route))
+        if (letter := route.dead_letter) is not None and letter.connection == connection:
+            to = destination_of(letter, connection)
+            sent.append((route, to))
+            yield Part(Use.DEAD_LETTERS, {"dead_letter": _pattern(route, to)}, _named(route))
+    yield from _parts_of_streams(settings, connection, sent)
+    for stream in settings.streams:
+        if stream.connection == connection:
+            yield Part(Use.DECLARED_STREAM, {"made": stream.name}, ("stream", stream.name))
+
+
+def _parts_of_source(route: RouteSettings) -> Iterator[Part]:
+    source, of = route.source, _named(route)
+    subscription, consumer = source.kind.subscription(source), source.kind.consumer(source)
+    if subscription is not None:
+        subject, queue = subscription
+        yield Part(Use.SUBJECT, {"source": subject if queue is None else f"{subject} {queue}"}, of)
+    if consumer is not None:
+        names = dict(zip(("stream", "durable"), consumer, strict=True))
+        yield Part(Use.CONSUMER, names, of)
+        yield Part(Use.STANDBY if source.standby else Use.SHARED_CONSUMER, names, of)
+    if route.respond:
+        for pattern in (f"{INBOX_PREFIX}.>", *route.reply_to):
+            yield Part(Use.ANSWERS, {"reply": pattern}, of)
+
+
+def _parts_of_streams(
+    settings: Settings, connection: str, sent: list[tuple[RouteSettings, DestinationSettings]]
+) -> Iterator[Part]:
+    """Yield the lookups of the streams of destinations (see `connection/destinations.py`)."""
+    stored = [to.kind_for(route.source.kind).waits_for_puback for route, to in sent]
+    # Core destinations are looked up only where streams are in use anyway.
+    in_use = any(stored) or any(route.source.kind.redelivers for route, _ in sent)
+    for (route, to), is_stored in zip(sent, stored, strict=True):
+        stream = to.kind_for(route.source.kind).stream(to)
+        if (stream is None and is_stored) or (not is_stored and in_use):
+            yield Part(Use.FINDING_STREAMS, {}, _named(route))
+        if is_stored:
+            target = stream or _taker(settings, connection, _pattern(route, to))
+            yield Part(Use.STREAM_OF_DESTINATION, {"target": target}, _named(route))
+
+
+def _taker(settings: Settings, connection: str, pattern: str) -> str:
+    """Return the only stream that takes a destination: one of `[[streams]]` that covers it; else `ANY`."""
+    for stream in settings.streams:
+        if _is_there(stream, connection, settings) and any(covers(one, pattern) for one in stream.subjects):
+            return stream.name
+    return ANY
+
+
+def _is_there(stream: StreamSettings, connection: str, settings: Settings) -> bool:
+    """Return True if a stream of `[[streams]]` is in the JetStream of a connection."""
+    connections = settings.connections
+    there, here = connections[stream.connection], connections[connection]
+    return bool(reaches(stream.connection, connection, connections)) and there.api == here.api
+
+
+def _pattern(route: RouteSettings, to: DestinationSettings) -> str:
+    """Return the narrowest pattern that matches every subject that a destination makes of the source's."""
+    return route.source.mapping(to.kind_for(route.source.kind).template(to)).pattern
+
+
+def _named(route: RouteSettings) -> tuple[str, str]:
+    return "route", route.name
