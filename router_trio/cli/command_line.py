@@ -53,6 +53,7 @@ COMMANDS = {
     "diff": "router_trio.cli.diff:diff",
     "explain": "router_trio.cli.explain:explain",
     "test": "router_trio.cli.test.command:run_tests",
+    "permissions": "router_trio.cli.permissions:permissions",
     "audit": "router_trio.cli.audit:audit",
     "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
     "contract": "router_trio.cli.contract:contract",

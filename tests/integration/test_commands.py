@@ -15,7 +15,19 @@ import pytest
 from router_trio.events import catalogue
 from tests.support.command import COMMAND, command, environment, in_process
 
-COMMANDS = ("init", "run", "demo", "check", "diff", "explain", "test", "contract", "schema", "completion")
+COMMANDS = (
+    "init",
+    "run",
+    "demo",
+    "check",
+    "diff",
+    "explain",
+    "test",
+    "permissions",
+    "contract",
+    "schema",
+    "completion",
+)
 
 CONFIG = """
 [connections.main]

@@ -1,0 +1,140 @@
+"""`router-trio permissions`: print the least permissions that a configuration needs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router_trio.cli.command_line import DONE, Parser, UsageError, did_you_mean, one_of
+from router_trio.cli.configuration import load
+
+if TYPE_CHECKING:
+    from router_trio.settings import ConnectionSettings, Settings
+    from router_trio.settings.permissions import Grant
+
+FORMATS = ("server", "nsc")
+
+NAMED = 3
+"""Maximum number of routes or streams that a comment names."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of `permissions`."""
+    parser.add_configurations(required=False)
+    parser.add_argument("--connection", metavar="NAME", help="print those of this connection only")
+    parser.add_argument(
+        "--format",
+        type=one_of(*FORMATS),
+        choices=FORMATS,
+        default=FORMATS[0],
+        metavar="FORMAT",
+        help="server: a block for the configuration of nats-server (default); nsc: commands",
+    )
+
+
+def permissions(configs: Sequence[Path], *, connection: str | None, format: str) -> int:
+    """Print the least permissions that a configuration needs.
+
+    For each connection a block is printed that fits into the user of the
+    connection in a nats-server configuration, with the routes that need
+    each permission. The router works without those marked (optional),
+    but can report less. With --format nsc a command is printed that adds
+    them to the user named like the credentials_file, or else like the
+    connection; it removes no permission that the user has already.
+
+    It does not connect. Names of streams that the configuration does not
+    contain become wildcards. A handler may send to other subjects, and
+    commands such as dead-letters need further permissions.
+
+    For example:
+
+        router-trio permissions router.toml
+        router-trio permissions router.toml --connection main --format nsc
+    """
+    settings = load(*configs)
+    known = settings.connections
+    if connection is not None and connection not in known:
+        hint = did_you_mean(connection, known) or f"; the connections are {', '.join(known)}"
+        raise UsageError(f"there is no connection {connection!r}{hint}")
+    for number, name in enumerate(known if connection is None else (connection,)):
+        print("\n" * bool(number) + "\n".join(lines(settings, name, format)))
+    return DONE
+
+
+def lines(settings: Settings, connection: str, format: str) -> Iterator[str]:
+    """Yield the lines that are printed for a connection."""
+    from router_trio.errors.quotes import excerpt
+    from router_trio.settings.permissions import handlers_of, permissions_of
+
+    granted = permissions_of(settings, connection)
+    yield f"# connection {excerpt(connection)}"
+    if routes := handlers_of(settings, connection):
+        several = _several([("route", name) for name in routes])
+        yield f"# add what else their handlers send to, by replace(subject=...): {several}"
+    if domain := settings.connections[connection].domain:
+        yield f"# a server that is of domain {domain} itself checks $JS.API instead of $JS.{domain}.API"
+    by_kind = [(kind, [one for one in granted if one.kind == kind]) for kind in ("publish", "subscribe")]
+    if format == "server":
+        yield "permissions {"
+        for kind, grants in by_kind:
+            yield from (f"  {line}" for line in _block(kind, grants))
+        yield "}"
+    else:
+        options = [option for kind, grants in by_kind for option in _options(kind[:3], grants)]
+        user = shlex.quote(_user(connection, settings.connections[connection]))
+        yield " \\\n  ".join((f"nsc edit user --name {user}", *options))
+
+
+def _block(kind: str, grants: Sequence[Grant]) -> Iterator[str]:
+    yield f"{kind} {{"
+    if grants:
+        subjects = [json.dumps(one.subject, ensure_ascii=False) for one in grants]
+        width = max(map(len, subjects))
+        yield "  allow: ["
+        yield from (f"    {subject:{width}}  # {_comment(one)}" for subject, one in zip(subjects, grants, strict=True))
+        yield "  ]"
+    else:
+        # An empty list would allow everything.
+        yield '  deny: ">"'
+    yield "}"
+
+
+def _comment(grant: Grant) -> str:
+    reasons = [f"{several}: {sends}" if (several := _several(of)) else sends for sends, of in grant.reasons.items()]
+    return "; ".join(reasons) + " (optional)" * grant.optional
+
+
+def _several(parts: Sequence[tuple[str, str]]) -> str:
+    """Return the names of routes and streams as text, for example `routes orders, payments`; empty for none."""
+    from router_trio.errors.quotes import excerpt
+
+    found: dict[str, list[str]] = {}
+    for noun, name in dict.fromkeys(parts):
+        if noun:
+            found.setdefault(noun, []).append(excerpt(name))
+    texts = []
+    for noun, names in found.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        texts.append(f"{noun}{'s' * (len(names) > 1)} {', '.join(names[:NAMED])}{more}")
+    return ", ".join(texts)
+
+
+def _options(kind: str, grants: Sequence[Grant]) -> Iterator[str]:
+    for one in grants:
+        yield f"--allow-{kind} {shlex.quote(_as_csv(one.subject))}"
+    if not grants:
+        yield f"--deny-{kind} '>'"
+
+
+def _as_csv(subject: str) -> str:
+    """Return a subject as one entry of the list, separated by commas, that nsc reads from each option."""
+    doubled = subject.replace('"', '""')
+    return f'"{doubled}"' if "," in subject or '"' in subject else subject
+
+
+def _user(name: str, connection: ConnectionSettings) -> str:
+    """Return the name of the user of a connection: nsc names the file of its credentials so."""
+    return name if connection.credentials_file is None else connection.credentials_file.stem

@@ -1,0 +1,451 @@
+"""`router-trio permissions`: what it prints for configurations of each kind."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_trio.cli import main
+from router_trio.cli.command_line import DONE, INVALID_CONFIGURATION, WRONG_USAGE
+from router_trio.cli.permissions import lines
+from router_trio.errors import ConfigurationError, MappingError
+from router_trio.protocol import ack_reply
+from router_trio.protocol.permissions import PERMISSIONS, SUBSCRIBE, Use
+from router_trio.settings import Settings
+from router_trio.settings.permissions import permissions_of
+from router_trio.subjects.patterns import matches
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+INBOX = ["_INBOX.>"]
+
+
+def core(subject: str, *to: str | dict[str, Any], name: str = "r", **rest: Any) -> dict[str, Any]:
+    source = {"connection": "main", "subject": subject} | {key: rest.pop(key) for key in ("queue",) if key in rest}
+    return {"name": name, "from": source, "to": [_on_main(one) for one in to], **rest}
+
+
+def stream(name: str, *to: str | dict[str, Any], route: str = "r", **rest: Any) -> dict[str, Any]:
+    source = {"connection": "main", "stream": name, "durable": "d"}
+    source |= {key: rest.pop(key) for key in ("filter", "standby") if key in rest}
+    return {"name": route, "from": source, "to": [_on_main(one) for one in to], **rest}
+
+
+def _on_main(to: str | dict[str, Any]) -> dict[str, Any]:
+    return {"connection": "main", **({"subject": to} if isinstance(to, str) else to)}
+
+
+def configured(
+    *routes: dict[str, Any],
+    streams: list[dict[str, Any]] | None = None,
+    other: dict[str, Any] | None = None,
+    **connection: Any,
+) -> Settings:
+    connections = {"main": {"servers": ["nats://a"], **connection}, "other": {"servers": ["nats://b"], **(other or {})}}
+    return Settings(connections=connections, routes=list(routes), streams=streams or [])
+
+
+def granted(settings: Settings, connection: str = "main") -> tuple[list[str], list[str]]:
+    """Return what may be published, and what may be subscribed to."""
+    found = permissions_of(settings, connection)
+    publish, subscribe = ([one.subject for one in found if one.kind == kind] for kind in ("publish", "subscribe"))
+    return publish, subscribe
+
+
+def of_durable(stream: str, durable: str = "d", api: str = "$JS.API", domain: str = "*") -> list[str]:
+    """Return what a route from a stream publishes to it, in the order of the table."""
+    return [
+        f"$JS.ACK.{stream}.{durable}.>",
+        f"$JS.ACK.{domain}.*.{stream}.{durable}.>",
+        f"{api}.CONSUMER.MSG.NEXT.{stream}.{durable}",
+        f"{api}.STREAM.INFO.{stream}",
+        f"{api}.CONSUMER.INFO.{stream}.{durable}",
+        f"{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}",
+        f"{api}.STREAM.MSG.GET.{stream}",
+    ]
+
+
+def acks_of(stream: str, durable: str = "d") -> list[str]:
+    return [f"$JS.ACK.{stream}.{durable}.>", f"$JS.ACK.*.*.{stream}.{durable}.>"]
+
+
+def jetstream(subject: str, **keys: Any) -> dict[str, Any]:
+    return {"subject": subject, "jetstream": True, **keys}
+
+
+OUT = {"connection": "main", "name": "OUT", "subjects": ["out.>"]}
+OF_OUT = ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.OUT"]
+MAKES_OUT = ["$JS.API.STREAM.CREATE.OUT"]
+LOOKUPS = ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "publish", "subscribe"),
+    [
+        pytest.param(configured(core("in.*", "out.{{wildcard(1)}}")), ["out.*"], ["in.*", *INBOX], id="core"),
+        pytest.param(configured(core("in", "out", queue="q")), ["out"], ["in q", *INBOX], id="a queue group"),
+        pytest.param(
+            configured(core("in", "out", name="a", queue="q"), core("in", "out", name="b", queue="p")),
+            ["out"],
+            ["in q", "in p", *INBOX],
+            id="two queue groups of a subject",
+        ),
+        pytest.param(configured(core("in.>", "out.>")), ["out.>"], ["in.>", *INBOX], id="the rest of a subject"),
+        pytest.param(
+            configured(core("in.*", "out.{{split(1,-)}}.x")), ["out.>"], ["in.*", *INBOX], id="several tokens from one"
+        ),
+        pytest.param(
+            configured(core("in.*", "out.{{partition(3,1)}}.{{wildcard(1)}}")),
+            ["out.*.*"],
+            ["in.*", *INBOX],
+            id="partitions",
+        ),
+        pytest.param(
+            configured(core("in.*", "out.1", "out.{{wildcard(1)}}")),
+            ["out.*"],
+            ["in.*", *INBOX],
+            id="a subject that another one covers",
+        ),
+        pytest.param(
+            configured(core("in.*", jetstream("out.{{wildcard(1)}}"))),
+            ["out.*", *LOOKUPS],
+            ["in.*", *INBOX],
+            id="a stream that only the server knows",
+        ),
+        pytest.param(
+            configured(core("in.*", jetstream("out.{{wildcard(1)}}")), streams=[OUT]),
+            ["out.*", *OF_OUT, *MAKES_OUT],
+            ["in.*", *INBOX],
+            id="a stream of the configuration",
+        ),
+        pytest.param(
+            configured(core("in.>", jetstream(">"), name="a", hop_limit=1), streams=[OUT]),
+            [">"],
+            ["in.>", *INBOX],
+            id="everything",
+        ),
+        pytest.param(
+            configured(core("in.*", jetstream("o.{{wildcard(1)}}", stream="OUT"))),
+            ["o.*", "$JS.API.STREAM.INFO.OUT"],
+            ["in.*", *INBOX],
+            id="a stream by its name",
+        ),
+        pytest.param(
+            configured(core("in.*", jetstream("out.a"), "out.b"), streams=[OUT]),
+            ["out.a", "out.b", *OF_OUT, *MAKES_OUT],
+            ["in.*", *INBOX],
+            id="strategies send anywhere",
+        ),
+        pytest.param(
+            configured(stream("IN", "out.{{wildcard(1)}}", filter="in.*"), streams=[OUT]),
+            ["out.*", *of_durable("IN"), *OF_OUT, *MAKES_OUT],
+            [*INBOX, *acks_of("IN")],
+            id="a stream to a stream",
+        ),
+        pytest.param(
+            configured(stream("IN", {"subject": "out.{{wildcard(1)}}", "jetstream": False}, filter=["in.*", "a.*"])),
+            ["out.*", *of_durable("IN"), "$JS.API.STREAM.NAMES"],
+            [*INBOX, *acks_of("IN")],
+            id="a stream to a subject",
+        ),
+        pytest.param(
+            configured(stream("IN", jetstream("o.>"), filter="in.>")),
+            ["o.>", *of_durable("IN"), *LOOKUPS],
+            [*INBOX, *acks_of("IN")],
+            id="what is optional covers nothing that is needed",
+        ),
+        pytest.param(
+            configured(stream("IN", "out.a", standby=True), streams=[OUT]),
+            ["out.a", *of_durable("IN")[:-1], "$JS.API.CONSUMER.UNPIN.IN.d", of_durable("IN")[-1], *OF_OUT, *MAKES_OUT],
+            INBOX,
+            id="standby",
+        ),
+        pytest.param(
+            configured(
+                core("in.*", "out.{{wildcard(1)}}", dead_letter={"subject": "dead.{{wildcard(1)}}"}),
+            ),
+            ["out.*", "dead.*", *LOOKUPS],
+            ["in.*", *INBOX],
+            id="dead letters",
+        ),
+        pytest.param(
+            configured(core("in.*", "out", dead_letter={"subject": "dead", "jetstream": False})),
+            ["out", "dead"],
+            ["in.*", *INBOX],
+            id="core dead letters",
+        ),
+        pytest.param(
+            configured(core("in.*", respond=True, handler="any:one", reply_to=["answers.>"])),
+            ["_INBOX.>", "answers.>"],
+            ["in.*", *INBOX],
+            id="answers",
+        ),
+        pytest.param(
+            configured(stream("IN", "out.a"), streams=[OUT], domain="hub", inbox_prefix="_INBOX_router"),
+            [
+                "out.a",
+                *of_durable("IN", api="$JS.hub.API", domain="hub"),
+                *(one.replace("$JS.API", "$JS.hub.API") for one in (*OF_OUT, *MAKES_OUT)),
+            ],
+            ["_INBOX_router.>", *acks_of("IN")],
+            id="a domain",
+        ),
+        pytest.param(
+            configured(stream("IN", jetstream("out.a", stream="OUT")), api_prefix="JS.orders.API"),
+            ["out.a", *of_durable("IN", api="JS.orders.API"), "JS.orders.API.STREAM.INFO.OUT"],
+            [*INBOX, *acks_of("IN")],
+            id="an API prefix",
+        ),
+        pytest.param(
+            configured(core("in", {"connection": "other", "subject": "out"})),
+            [],
+            ["in", *INBOX],
+            id="a connection without destinations",
+        ),
+        pytest.param(configured(streams=[OUT]), ["$JS.API.STREAM.INFO.OUT", *MAKES_OUT], INBOX, id="only a stream"),
+        pytest.param(configured(), [], INBOX, id="nothing"),
+    ],
+)
+def test_the_permissions_of(settings: Settings, publish: list[str], subscribe: list[str]) -> None:
+    assert granted(settings) == (publish, subscribe)
+
+
+def test_a_connection_gets_the_permissions_of_its_own_ends() -> None:
+    route = stream("IN", {"connection": "other", "subject": "out.a"}, {"connection": "other", "subject": "out.b"})
+    route["dead_letter"] = {"connection": "other", "subject": "dead.a"}
+    settings = configured(route, streams=[OUT | {"connection": "other"}])
+    assert granted(settings) == (of_durable("IN"), [*INBOX, *acks_of("IN")])
+    lookups = [*OF_OUT, "$JS.API.STREAM.INFO.*", *MAKES_OUT]
+    assert granted(settings, "other") == (["out.a", "out.b", "dead.a", *lookups], INBOX)
+
+
+def test_a_stream_of_another_account_is_not_that_of_a_destination() -> None:
+    route = core("in", jetstream("out.a"))
+    elsewhere = OUT | {"connection": "other"}
+    assert granted(configured(route, streams=[elsewhere], other={"servers": ["nats://a"]}))[0] == ["out.a", *OF_OUT]
+    assert granted(configured(route, streams=[elsewhere]))[0] == ["out.a", *LOOKUPS]
+
+
+TOKENS = st.sampled_from(["*", "a", "b"])
+PLACES = st.sampled_from(
+    ["a", "b", "{{wildcard(1)}}", "$2", "{{wildcard(0)}}", "{{partition(3,1)}}", "{{split(1,-)}}", "{{left(2,1)}}"]
+)
+
+
+@given(
+    source=st.lists(TOKENS, min_size=1, max_size=3),
+    place=st.lists(PLACES, min_size=1, max_size=3),
+    rest=st.booleans(),
+    words=st.lists(st.sampled_from(["a", "b", "x-y", "-", "z--"]), min_size=5, max_size=5),
+)
+def test_every_subject_of_a_destination_may_be_published(
+    source: list[str], place: list[str], rest: bool, words: list[str]
+) -> None:
+    end = [">"] if rest else []
+    try:
+        settings = configured(core(".".join(source + end), ".".join(["out", *place, *end])))
+    except ConfigurationError:
+        return
+    subject = ".".join(word if token == "*" else token for token, word in zip(source, words, strict=False))
+    subject += ".m.n" if rest else ""
+    try:
+        sent = settings.routes[0].source.mapping(settings.routes[0].to[0].subject).apply(subject)
+    except MappingError:
+        return
+    (allowed,) = granted(settings)[0]
+    assert matches(allowed, sent)
+
+
+def test_each_row_of_the_table_is_for_a_part_that_has_its_names() -> None:
+    everything = configured(
+        core("in", jetstream("out.a"), name="a", queue="q", dead_letter={"subject": "dead"}),
+        core("ask", name="b", respond=True, handler="any:one"),
+        stream("IN", "out.a", route="c"),
+        stream("IN", "out.a", route="d", standby=True)
+        | {"from": stream("IN", standby=True)["from"] | {"durable": "e"}},
+        streams=[OUT],
+    )
+    found = permissions_of(everything, "main")
+    reasons = {(one.kind, sends) for one in found for sends in one.reasons}
+    assert reasons == {(row.kind, row.sends) for row in PERMISSIONS}
+    assert {row.use for row in PERMISSIONS} == {*Use}
+
+
+def test_the_subjects_of_acks_are_those_of_the_code() -> None:
+    of_table = [one.subject for one in PERMISSIONS if one.kind == SUBSCRIBE and one.subject.startswith("$JS.ACK.")]
+    assert tuple(of_table) == ack_reply.subscriptions("{stream}", "{durable}")
+
+
+# --- the output ---
+
+
+def test_the_block_names_what_needs_each_permission() -> None:
+    settings = configured(
+        *(core("in", "eu", name=f"r{number}", queue="q") for number in range(5)),
+        core("more.*", "eu.{{wildcard(1)}}", name="two words"),
+        stream("IN", jetstream("out.{{wildcard(1)}}"), route="s", filter="in.*"),
+    )
+    assert (
+        "\n".join(lines(settings, "main", "server"))
+        == r"""# connection main
+permissions {
+  publish {
+    allow: [
+      "eu"                                    # routes r0, r1, r2 and 2 more: messages
+      "eu.*"                                  # route two words: messages
+      "out.*"                                 # route s: messages
+      "$JS.ACK.IN.d.>"                        # route s: acks
+      "$JS.ACK.*.*.IN.d.>"                    # route s: acks with domain and account
+      "$JS.API.CONSUMER.MSG.NEXT.IN.d"        # route s: pulls
+      "$JS.API.STREAM.INFO.IN"                # route s: whether the stream exists
+      "$JS.API.CONSUMER.INFO.IN.d"            # route s: whether the durable exists
+      "$JS.API.CONSUMER.DURABLE.CREATE.IN.d"  # route s: to create the durable
+      "$JS.API.STREAM.MSG.GET.IN"             # route s: lookups of single messages (optional)
+      "$JS.API.STREAM.NAMES"                  # routes r0, r1, r2 and 4 more: which stream takes the messages (optional)
+      "$JS.API.STREAM.INFO.*"                 # route s: whether the stream accepts messages (optional)
+    ]
+  }
+  subscribe {
+    allow: [
+      "in q"                # routes r0, r1, r2 and 2 more: messages
+      "more.*"              # route two words: messages
+      "_INBOX.>"            # PubAcks, messages of streams, answers of the JetStream API
+      "$JS.ACK.IN.d.>"      # route s: whether another process is handling messages (optional)
+      "$JS.ACK.*.*.IN.d.>"  # route s: the same, of acks with domain and account (optional)
+    ]
+  }
+}"""
+    )
+
+
+def test_a_connection_that_sends_nothing_may_publish_nothing() -> None:
+    settings = configured(core("in", {"connection": "other", "subject": "out"}))
+    assert '    deny: ">"' in [*lines(settings, "main", "server")]
+    assert "  --deny-pub '>' \\" in "\n".join(lines(settings, "main", "nsc")).splitlines()
+
+
+def test_handlers_may_send_elsewhere() -> None:
+    settings = configured(core("in", "out", name="h", handler="any:one"))
+    assert [*lines(settings, "main", "nsc")][1] == (
+        "# add what else their handlers send to, by replace(subject=...): route h"
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "queue"), [("in.*", "q"), ("it's.a,b", None), ('a"b', None), ("$x.`id`", "q;rm"), ("$(x)", None)]
+)
+def test_a_shell_and_nsc_read_the_subjects_back(subject: str, queue: str | None) -> None:
+    settings = configured(core(subject, "out", **({} if queue is None else {"queue": queue})))
+    words = shlex.split("\n".join(lines(settings, "main", "nsc")).replace("\\\n", ""), comments=True)
+    assert words[:5] == ["nsc", "edit", "user", "--name", "main"]
+    assert words[5::2] == ["--allow-pub", "--allow-sub", "--allow-sub"]
+    read = [next(csv.reader([word])) for word in words[6::2]]
+    assert read == [["out"], [subject if queue is None else f"{subject} {queue}"], ["_INBOX.>"]]
+
+
+def test_the_user_of_nsc_has_the_name_of_the_credentials(tmp_path: Path) -> None:
+    (tmp_path / "router one.creds").touch()
+    settings = configured(core("in", "out"), credentials_file=str(tmp_path / "router one.creds"))
+    assert "\n".join(lines(settings, "main", "nsc")).splitlines()[1] == "nsc edit user --name 'router one' \\"
+
+
+# --- the command ---
+
+CONFIG = """
+[connections.main]
+[connections.edge]
+[[routes]]
+name = "r"
+from = { connection = "main", subject = "in" }
+to = [{ connection = "edge", subject = "out" }]
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "router.toml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_it_prints_a_block_for_each_connection(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["permissions", config]) == DONE
+    all_of_them = capsys.readouterr().out
+    each = []
+    for name in ("main", "edge"):
+        assert main(["permissions", config, "--connection", name]) == DONE
+        each.append(capsys.readouterr().out)
+    assert all_of_them == "\n".join(each)
+    assert re.findall("^# connection (.+)$", all_of_them, re.MULTILINE) == ["main", "edge"]
+
+
+def test_wrong_arguments_are_refused(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["permissions", config, "--connection", "mian"]) == WRONG_USAGE
+    assert "there is no connection 'mian'; did you mean main?" in capsys.readouterr().err
+    assert main(["permissions", config, "--format", "jwt"]) == WRONG_USAGE
+    assert "'jwt' is not one of server, nsc" in capsys.readouterr().err
+    Path(config).write_text("nonsense = 1")
+    assert main(["permissions", config]) == INVALID_CONFIGURATION
+
+
+# --- the examples ---
+
+OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
+    "copy_between_clusters.toml": {
+        "site": (
+            [*of_durable("READINGS", "copy-to-headquarters"), "$JS.API.STREAM.CREATE.READINGS"],
+            [*INBOX, *acks_of("READINGS", "copy-to-headquarters")],
+        ),
+        "headquarters": (
+            [
+                "sites.berlin.readings.*.*",
+                "$JS.API.STREAM.NAMES",
+                "$JS.API.STREAM.INFO.COPIES",
+                "$JS.API.STREAM.CREATE.COPIES",
+            ],
+            INBOX,
+        ),
+    },
+    "route_by_content.toml": {
+        "main": (
+            [
+                "urgent.*",
+                "large.*",
+                *of_durable("ORDERS", "sort"),
+                "$JS.API.STREAM.NAMES",
+                "$JS.API.STREAM.INFO.SORTED",
+                "$JS.API.STREAM.CREATE.ORDERS",
+                "$JS.API.STREAM.CREATE.SORTED",
+            ],
+            [*INBOX, *acks_of("ORDERS", "sort")],
+        )
+    },
+    "fan_in_with_dead_letters.toml": {
+        "main": (
+            [
+                *("events.door.*", "events.meter.*", "events.alarm.*"),
+                *("dead.doors.*", "dead.meters.*", "dead.alarms.*"),
+                *of_durable("DEVICES", "doors"),
+                *(one for one in of_durable("DEVICES", "meters") if ".STREAM." not in one),
+                "$JS.API.STREAM.NAMES",
+                *(f"$JS.API.STREAM.INFO.{name}" for name in ("EVENTS", "DEAD")),
+                *(f"$JS.API.STREAM.CREATE.{name}" for name in ("DEVICES", "EVENTS", "DEAD")),
+            ],
+            ["alarms.*", *INBOX, *acks_of("DEVICES", "doors"), *acks_of("DEVICES", "meters")],
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.toml")))
+def test_the_permissions_of_an_example(example: str) -> None:
+    settings = Settings.load(EXAMPLES / example, environ={})
+    for name, expected in OF_EXAMPLES[example].items():
+        assert tuple(map(sorted, granted(settings, name))) == tuple(map(sorted, expected))
+    assert OF_EXAMPLES[example].keys() == settings.connections.keys()
