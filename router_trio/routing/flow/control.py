@@ -286,9 +286,11 @@ class FlowControl:
 
     # --- for the pull loop of a stream ---
 
-    def may_ask(self, wanted: int, waiting: int, behind: int, outstanding: int) -> int:
+    def may_ask(self, wanted: int, waiting: int, behind: int, outstanding: int, given_up: int) -> int:
         """Return how many of the `wanted` messages to request.
 
+        `given_up` messages are redelivered until their dead letters are stored, and probe no destination. They are
+        requested in addition: a stream redelivers before it delivers new messages.
         `waiting` messages are in hand, and `outstanding` ones are requested already. `behind` of those in hand wait for
         another message of their key, perhaps for long: they keep no message of another key from being requested.
         """
@@ -297,7 +299,7 @@ class FlowControl:
         if self.probing:
             if not self._admits(now) or waiting or outstanding:
                 return 0
-            wanted = min(wanted, 1)
+            wanted = min(wanted, 1 + given_up)
         if self.limit is None:
             return wanted
         soon = self.limit.available(now + self._horizon)

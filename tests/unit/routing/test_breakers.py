@@ -133,6 +133,31 @@ async def test_messages_that_fail_by_their_own_fault_do_not_open_a_breaker(autoj
         assert not w.watch.of("ROUTE_BREAKER_OPENED")
 
 
+async def test_dead_letters_that_are_not_stored_do_not_keep_a_breaker_open(autojump_clock: MockClock) -> None:
+    broker = FakeBroker(max_payload=200)
+    broker.add_stream("IN", ["in.*"])
+    broker.add_stream("OUT", ["out.>"])
+    broker.trouble.travel(lambda: 0.02)
+    given_up = {"retry": {"initial": "50ms", "max": "1s", "attempts": 1}, "dead_letter": {"subject": "dead.x"}}
+    breaker = guarded(failures=1, pause="1s")
+    settings = stream("IN", breaker, "also.x", filter="in.*", max_in_flight=20) | given_up
+    async with world([settings], brokers={"main": broker}) as w:
+        broker.add_stream("ALSO", ["also.x"])
+        for _ in range(100):
+            broker.publish("in.x", b"x" * 300)
+        # In each round trip one of them is redelivered: as many as are requested to probe.
+        await eventually(lambda: w.route.failed["dead_letter"] >= 300)
+        broker.delete_stream("OUT")
+        broker.deny_publish("also.x")
+        broker.publish("in.x", b"opens it, and is given up")
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        await trio.sleep(5)  # what was requested before has been delivered
+        broker.add_stream("OUT", ["out.>"])
+        broker.allow_publish("also.x")
+        broker.publish("in.y", b"closes it")  # those of in.x wait behind the message that was given up
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"), 10)
+
+
 async def test_a_connection_that_is_down_does_not_open_a_breaker(autojump_clock: MockClock) -> None:
     brokers = {"main": FakeBroker(), "edge": FakeBroker()}
     brokers["main"].add_stream("IN", ["in.*"])

@@ -346,7 +346,8 @@ class PullLoop:
             # At most as many as were in hand before: if new messages are delivered instead, they must be bounded.
             wanted = max(wanted, credit.want_again(min(order.count_due(now), self._most - pending.count)))
         if self._flow is not None:
-            wanted = self._flow.may_ask(wanted, pending.waiting, pending.schedule.behind, credit.outstanding)
+            given_up = len(pending.cursor.failures.given_up)
+            wanted = self._flow.may_ask(wanted, pending.waiting, pending.schedule.behind, credit.outstanding, given_up)
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
             if credit.borrowed or size > credit.window_bytes:
