@@ -21,11 +21,12 @@ def unready(live: Live, full: Collection[str], of: str | None, *, but_breakers: 
 
     A revoked permission is known to be restored only after a successful publish.
     """
+    breakers = {one.why_open for route in live.routes for one in route.breakers}
     wrong = [
         one
         for one in reasons(live)
         if "permission_denied" not in one["reason"]
-        and not (but_breakers and one["reason"].startswith("the breaker of"))
+        and not (but_breakers and one["reason"] in breakers)
         and one.get("route") not in full
         and of in (None, one.get("route"))
     ]
