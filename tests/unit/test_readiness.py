@@ -6,7 +6,7 @@ then does not arrive. It is repaired; the answer is 200 again and a probe arrive
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -258,6 +258,27 @@ async def test_a_consumer_that_is_deleted_while_payloads_are_verified_is_created
         await eventually(lambda: len(w.payloads("OUT")) == 2, 60.0)
         assert w.payloads("OUT")[1] == b""
         assert {event.reason for event in w.watch.of("NATS_SUBSCRIBE_ERROR")} == {"consumer_deleted"}
+        await probe_arrives(w)
+
+
+async def test_messages_sent_before_the_request_to_redeliver_do_not_pass_redelivered_ones(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, new = FakePullConsumer.again, [b"2", b"3"]
+
+    async def late(consumer: FakePullConsumer, sequences: Sequence[int]) -> bool:
+        if new:
+            w.broker.publish("in.x", new.pop(0))
+            await trio.sleep(0.1)
+        return await again(consumer, sequences)
+
+    async with world([STREAM], brokers=one_broker()) as w:
+        await trio.sleep(5)
+        monkeypatch.setattr(FakePullConsumer, "again", late)
+        w.broker.publish("in.x", b"", {"Nats-Msg-Size": "5"})
+        w.broker.publish("in.x", b"1")
+        await trio.sleep(5)
+        assert w.payloads("OUT") == [b"", b"1", b"2", b"3"]
         await probe_arrives(w)
 
 

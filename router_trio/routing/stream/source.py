@@ -307,10 +307,10 @@ class StreamSource(KeptSource[StreamKeeper]):
         answered = False
         for raw in others:
             answered |= pull_loop.read_status(raw)
-        taken = self._payloads.sift(deliveries, batch)
-        if taken < len(deliveries):
-            pull_loop.kept([delivery.raw for delivery in deliveries[taken:]])
-            deliveries = deliveries[:taken]
+        accepted, kept = self._payloads.sift(deliveries, batch)
+        if kept:
+            pull_loop.kept([delivery.raw for delivery in kept])
+            deliveries = [*accepted]
             columns = columns_of(deliveries)
         if deliveries:
             alone = len(deliveries) == len(batch)

@@ -162,6 +162,7 @@ class ConsumerChecks:
                         # New messages would be delivered before them. A reopened consumer requests none for a while.
                         self._lost(SourceError(_NOT_AGAIN, reason=reasons.TIMEOUT))
                         return
+                    self._payloads.requested_again()
                     self._changed()
             self._pause = trio.CancelScope(deadline=max(began_at + pause, trio.current_time() + pause / 2))
             with self._pause:

@@ -25,34 +25,64 @@ class Payloads:
 
     def __init__(self) -> None:
         self.doubtful: list[StreamDelivery] = []
+        self._awaited: set[int] = set()
+        """Messages whose redelivery is being requested: those sent meanwhile are not accepted before them."""
         self._never_had: set[tuple[int, bytes]] = set()
 
     def reset(self) -> None:
         """Forget all, since the consumer is reopened and redelivers unacked messages."""
         self.doubtful.clear()
+        self._awaited.clear()
         self._never_had.clear()
 
-    def sift(self, deliveries: Sequence[StreamDelivery], batch: Sequence[RawMessage]) -> int:
-        """Keep the first delivery of a batch that may lack its payload, and all behind it.
+    @property
+    def wait(self) -> bool:
+        """Return True if nothing may be requested now, since it would be kept, or pass redelivered messages."""
+        return bool(self.doubtful or self._awaited)
 
-        Returns the number of deliveries before it: nearly always all.
+    def sift(
+        self, deliveries: Sequence[StreamDelivery], batch: Sequence[RawMessage]
+    ) -> tuple[Sequence[StreamDelivery], Sequence[StreamDelivery]]:
+        """Return the deliveries of a batch to accept, nearly always all, and those that are kept.
+
+        The first delivery that may lack its payload is kept, and all behind it but the awaited ones.
         """
-        if not self.doubtful:
+        if not self.wait:
             if True not in map(eq, map(_header_size, batch), map(_size, batch)):
-                return len(deliveries)
+                return deliveries, ()
             doubtful = (index for index, delivery in enumerate(deliveries) if self._is_doubtful(delivery))
             first = next(doubtful, len(deliveries))
+            accepted, kept = [*deliveries[:first]], [*deliveries[first:]]
         else:
-            first = 0
-        self.doubtful += deliveries[first:]
-        return first
+            accepted, kept = [], []
+            for delivery in deliveries:
+                if delivery.sequence not in self._awaited:
+                    kept.append(delivery)
+                elif self._is_doubtful(delivery):
+                    self._awaited.clear()  # the durable was edited again
+                    kept.append(delivery)
+                else:
+                    self._awaited.remove(delivery.sequence)
+                    accepted.append(delivery)
+        self.doubtful += kept
+        return accepted, kept
 
     def confirm(self, count: int) -> list[int]:
-        """Accept the first `count`, since the consumer delivers payloads now. Return the sequences to redeliver."""
+        """Accept the first `count`, since the consumer delivers payloads now. Return the sequences to redeliver.
+
+        Call `requested_again` when the server has processed that request.
+        """
         confirmed = self.doubtful[:count]
         self._never_had.update(_place(delivery) for delivery in confirmed if _is_bare(delivery))
         del self.doubtful[:count]
-        return [delivery.sequence for delivery in confirmed]
+        again = sorted({delivery.sequence for delivery in confirmed})
+        self._awaited.update(again)
+        return again
+
+    def requested_again(self) -> None:
+        """Stop waiting for awaited messages unless others were kept meanwhile: they are redelivered before new ones."""
+        if not self.doubtful:
+            self._awaited.clear()
 
     def _is_doubtful(self, delivery: StreamDelivery) -> bool:
         return _is_bare(delivery) and _place(delivery) not in self._never_had

@@ -333,8 +333,8 @@ class PullLoop:
             self._elsewhere(elsewhere)
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
-        if self._payloads.doubtful:
-            return  # whatever is delivered now is kept as well, without a bound, until a check succeeds
+        if self._payloads.wait:
+            return  # until a check succeeds, what is delivered is kept as well, and would have no bound
         pending, order, credit = self._pending, self._pending.order, self._credit
         if self._is_full and order.count_due(now) and now >= self._makes_room_at:
             # The server redelivers in the order of due times: other messages may be before the awaited ones.
