@@ -47,7 +47,8 @@ class Job:
     for `sampled` of the messages, and more than 100 a second if not `limited`; `routes` are TOML for it, `options` are
     for nats_py.
 
-    `to` is the URL of the destination server, if it is not that of the source.
+    `sources` is the number of subscriptions `in.NUMBER.*`, or of streams `IN-NUMBER`, over which the load is spread;
+    with 0 it is one, `in.*` or `IN`. `to` is the URL of the destination server, if it is not that of the source.
     """
 
     url: str
@@ -58,6 +59,7 @@ class Job:
     limited: bool = True
     routes: str = ""
     options: tuple[str, ...] = ()
+    sources: int = 0
     to: str = ""
 
 
@@ -79,14 +81,26 @@ class Contestant:
         return self.needs is None or self.needs.exists()
 
 
-def route_of(kind: str, to: str = "main") -> str:
-    """Return the route of router_trio for a kind of job, in TOML; `to` is the connection to which it publishes."""
-    head = f'[[routes]]\nname = "bench"\nto = [ {{ connection = "{to}", subject = "out.{{{{wildcard(1)}}}}"'
+def routes_of(kind: str, to: str = "main", sources: int = 0) -> str:
+    """Return the routes of router_trio for a kind of job, in TOML: one, or one for each of the `sources`."""
+    if not sources:
+        return route_of(kind, to)
+    return "".join(route_of(kind, to, name=f"{number:04d}") for number in range(sources))
+
+
+def route_of(kind: str, to: str = "main", *, name: str = "") -> str:
+    """Return a route of router_trio for a kind of job, in TOML; `to` is the connection to which it publishes.
+
+    `name` is the source, one of several.
+    """
+    subject, stream = (f"{name}.", f"IN-{name}") if name else ("", "IN")
+    head = f'[[routes]]\nname = "bench{name}"\n'
+    head += f'to = [ {{ connection = "{to}", subject = "out.{subject}{{{{wildcard(1)}}}}"'
     if kind == STREAM:
-        source = {"stream": "IN", "durable": "bench", "filter": "in.*"}
+        source = {"stream": stream, "durable": "bench", "filter": f"in.{subject}*"}
         head += ", jetstream = true } ]\n"
     else:
-        source = {"subject": "in.*"}
+        source = {"subject": f"in.{subject}*"}
         head += " } ]\n" + (f'handler = "{HANDLER}"\n' if kind == HANDLED else "")
     return head + "".join(f'from.{key} = "{value}"\n' for key, value in {"connection": "main", **source}.items())
 
@@ -100,7 +114,7 @@ def write_configuration(job: Job) -> Path:
     connections = f'[connections.main]\nservers = ["{job.url}"]\n'
     if job.to:
         connections += f'[connections.other]\nservers = ["{job.to}"]\nmax_pending_operations = {BRIDGED}\n'
-    routes = job.routes or route_of(job.kind, "other" if job.to else "main")
+    routes = job.routes or routes_of(job.kind, "other" if job.to else "main", job.sources)
     traces = f'otlp_endpoint = "{job.collector}"\ntrace_sample_ratio = {job.sampled}\n'
     if not job.limited:
         traces += "max_traces_per_second = 1_000_000\n"
@@ -146,7 +160,8 @@ def _nats_py(job: Job) -> list[str]:
     # The client with which router_trio itself is tested, in the same environment.
     if job.to:
         return [sys.executable, str(PEERS / "nats_py_bridge.py"), job.url, job.kind, job.to]
-    return [sys.executable, str(PEERS / "nats_py.py"), job.url, job.kind, *job.options]
+    routes = ["--routes", str(job.sources)] if job.sources else []
+    return [sys.executable, str(PEERS / "nats_py.py"), job.url, job.kind, *job.options, *routes]
 
 
 def _nats_py_uvloop(job: Job) -> list[str]:
@@ -158,7 +173,10 @@ def _in_go(name: str, note: str) -> Contestant:
     program = GO_PEERS / name
 
     def command(job: Job) -> list[str]:
-        return [str(program), *(["-to", job.to] if job.to else []), job.url, job.kind]
+        options = ["-to", job.to] if job.to else []
+        # Only nats_go can read several.
+        options += ["-sources", str(job.sources)] if job.sources else []
+        return [str(program), *options, job.url, job.kind]
 
     return Contestant(name, frozenset({CORE, HANDLED, STREAM}), command, note, needs=program)
 

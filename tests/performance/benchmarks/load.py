@@ -18,7 +18,7 @@ from typing import Any
 from tests.performance.benchmarks.processor import processor_seconds, resident_bytes
 from tests.performance.benchmarks.wire import MARK, Wire, WireError, payload_of
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 2 << 20
 """Size of the block of frames, built once, and sent again and again."""
 ROUTED_WITHIN = 20.0
 """Seconds allowed from a contestant's start to its first message."""
@@ -77,10 +77,11 @@ class Reading:
     server: float
 
     @classmethod
-    def take(cls, received: int, pid: int, server_pid: int) -> Reading:
+    def take(cls, received: int, pid: int, server_pids: Sequence[int]) -> Reading:
         """Take a reading."""
         contestant = processor_seconds(pid) if pid else 0.0
-        return cls(time.perf_counter(), received, contestant, time.process_time(), processor_seconds(server_pid))
+        servers = sum(processor_seconds(server_pid) for server_pid in server_pids)
+        return cls(time.perf_counter(), received, contestant, time.process_time(), servers)
 
     def until(self, end: Reading) -> dict[str, Any]:
         """Return the measurement between two readings; processor times in microseconds per message, or as a share of
@@ -211,9 +212,9 @@ def closed(spec: dict[str, Any]) -> dict[str, Any]:
     probe = block.first_frame if blocks or isinstance(text, str) else b""
     loop.wait_until_routed(spec["prefix"] + ("0000.0000" if routes else "0000"), probe=probe)
     loop.run(time.perf_counter() + spec["warm_up"])
-    start = Reading.take(loop.received, pid, spec["server_pid"])
+    start = Reading.take(loop.received, pid, spec["server_pids"])
     loop.run(start.at + spec["seconds"])
-    end = Reading.take(loop.received, pid, spec["server_pid"])
+    end = Reading.take(loop.received, pid, spec["server_pids"])
     lost = loop.settle()
     if end.received == start.received:
         raise WireError(f"nothing came out while it was measured; {lost} of {loop.sent} messages are lost")
@@ -233,9 +234,9 @@ def idle(spec: dict[str, Any]) -> dict[str, Any]:
     """Measure the cost of an idle contestant, as a share of one processor in per cent."""
     pid = say_ready()
     time.sleep(spec["settle"])
-    start = Reading.take(0, pid, spec["server_pid"])
+    start = Reading.take(0, pid, spec["server_pids"])
     time.sleep(spec["seconds"])
-    end = Reading.take(0, pid, spec["server_pid"])
+    end = Reading.take(0, pid, spec["server_pids"])
     return {"idle_percent": 100 * start.until(end)["contestant_busy"], "resident_mb": resident_bytes(pid) / 1e6}
 
 

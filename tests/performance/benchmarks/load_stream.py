@@ -7,7 +7,7 @@ double the server's cost per message, and prove less: that something was publish
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from tests.performance.benchmarks.load import ROUTED_WITHIN, Block, ClosedLoop, Reading, say_ready
@@ -15,6 +15,7 @@ from tests.performance.benchmarks.wire import Wire, WireError, payload_of
 
 LOOK_EVERY = 0.02
 ACKED_WITHIN = 5.0
+LED_WITHIN = 20.0
 FILL_WINDOW = 4096
 CONSUMER = "bench"
 
@@ -23,18 +24,53 @@ SOURCED = [{"name": "IN", "subject_transforms": [{"src": "in.*", "dest": "out.{{
 """The configuration with which the server itself copies IN."""
 
 
-def create_streams(wire: Wire) -> None:
-    """Recreate IN and OUT, on file, and a durable consumer of IN."""
-    create_source(wire)
-    create_destination(wire)
+def create_streams(wire: Wire, sources: int = 0, replicas: int = 1) -> None:
+    """Recreate the source streams and OUT, on file, with a durable consumer of each source.
+
+    With `sources` those are IN-0000 and so on, else IN. With several `replicas` the first server of the cluster leads
+    the sources and their consumers, the second one leads OUT.
+    """
+    for name in wire.request("$JS.API.STREAM.NAMES")["streams"] or ():
+        _delete(wire, name)
+    for name, subject in source_streams(sources).items():
+        create_source(wire, name, subject, replicas)
+    create_destination(wire, subjects=["out.>"], num_replicas=replicas)
+    if replicas > 1:
+        for name in source_streams(sources):
+            lead(wire.url, "STREAM", name, "node1")
+            lead(wire.url, "CONSUMER", f"{name}.{CONSUMER}", "node1")
+        lead(wire.url, "STREAM", "OUT", "node2")
 
 
-def create_source(wire: Wire, **consumer: Any) -> None:
-    """Recreate IN and its durable consumer, with the settings in `consumer`."""
-    _create(wire, "IN", subjects=["in.*"])
-    config = {"durable_name": CONSUMER, "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": "in.*"}
-    body = {"stream_name": "IN", "config": config | consumer}
-    wire.request(f"$JS.API.CONSUMER.DURABLE.CREATE.IN.{CONSUMER}", body)
+def source_streams(sources: int) -> dict[str, str]:
+    """Return the subject of each source stream, by its name."""
+    return {f"IN-{number:04d}": f"in.{number:04d}.*" for number in range(sources)} or {"IN": "in.*"}
+
+
+def create_source(wire: Wire, name: str = "IN", subject: str = "in.*", replicas: int = 1, **consumer: Any) -> None:
+    """Recreate a source stream and its durable consumer, with the settings in `consumer`."""
+    _create(wire, name, subjects=[subject], num_replicas=replicas)
+    config = {"durable_name": CONSUMER, "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": subject}
+    body = {"stream_name": name, "config": config | consumer}
+    wire.request(f"$JS.API.CONSUMER.DURABLE.CREATE.{name}.{CONSUMER}", body)
+
+
+def lead(url: str, kind: str, name: str, server: str) -> None:
+    """Have a server lead a STREAM or a CONSUMER. Raises `WireError` if it does not in time.
+
+    Requests during an election fail or have no answer, so each attempt has a connection of its own.
+    """
+    deadline = time.monotonic() + LED_WITHIN
+    while time.monotonic() < deadline:
+        with suppress(WireError, TimeoutError), closing(Wire(url)) as wire:
+            wire.socket.settimeout(LED_WITHIN / 10)
+            leader = wire.request(f"$JS.API.{kind}.INFO.{name}")["cluster"].get("leader")
+            if leader == server:
+                return
+            if leader:
+                wire.request(f"$JS.API.{kind}.LEADER.STEPDOWN.{name}", {"placement": {"preferred": server}})
+        time.sleep(LOOK_EVERY)
+    raise WireError(f"{server} does not lead {name} after {LED_WITHIN:g} s")
 
 
 def create_destination(wire: Wire, **config: Any) -> None:
@@ -53,9 +89,9 @@ def _delete(wire: Wire, name: str) -> None:
         wire.request(f"$JS.API.STREAM.DELETE.{name}")
 
 
-def fill_source(url: str, count: int, payload: int, tokens: int) -> None:
-    """Publish `count` messages into IN, each with its PubAck."""
-    block = Block("in.", tokens, payload_of(payload), reply="_INBOX.fill")
+def fill_sources(url: str, count: int, payload: int, tokens: int, sources: int = 0) -> None:
+    """Publish `count` messages into the source streams, one after the other, each with its PubAck."""
+    block = Block("in.", tokens, payload_of(payload), routes=sources, reply="_INBOX.fill")
     loop = ClosedLoop(url, block, "_INBOX.fill", FILL_WINDOW, mark=b"{")
     loop.run(time.perf_counter() + 60, most=count)
     if loop.received < count:
@@ -63,22 +99,24 @@ def fill_source(url: str, count: int, payload: int, tokens: int) -> None:
 
 
 def stream(spec: dict[str, Any]) -> dict[str, Any]:
-    """Fill IN with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as warm-up.
+    """Fill IN, or the `sources`, with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as
+    warm-up.
 
     `sourced`: no contestant fills it, but the server, as OUT has IN for its source.
     """
     wire = Wire(spec["url"])
-    create_streams(wire)
+    sources = spec.get("sources", 0)
+    create_streams(wire, sources, spec.get("replicas", 1))
     sourced = spec.get("sourced", False)
     total = spec["messages"]
-    fill_source(spec["url"], total, spec["payload"], spec["tokens"])
+    fill_sources(spec["url"], total, spec["payload"], spec["tokens"], sources)
     pid = say_ready()
     if sourced:
         create_destination(wire, sources=SOURCED, subjects=[])
 
     def reading() -> Reading:
         state = wire.request("$JS.API.STREAM.INFO.OUT")["state"]
-        return Reading.take(state["messages"], pid, spec["server_pid"])
+        return Reading.take(state["messages"], pid, spec["server_pids"])
 
     deadline = time.perf_counter() + ROUTED_WITHIN
     start = reading()
@@ -101,22 +139,26 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
     if sourced:
         result["lost"] = abs(end.received - total) if result["complete"] else 0
     else:
-        result["lost"] = _left(wire, total) if result["complete"] else _acked_too_soon(wire)
+        result["lost"] = _left(wire, sources, total) if result["complete"] else _acked_too_soon(wire, sources)
     return result
 
 
-def _acked_too_soon(wire: Wire) -> int:
-    """Return how many of the source's messages are acked and not in the destination, in the middle of a run."""
-    acked: int = max(consumer["ack_floor"]["stream_seq"] for consumer in _consumers(wire))
+def _acked_too_soon(wire: Wire, sources: int) -> int:
+    """Return how many of the sources' messages are acked and not in the destination, in the middle of a run."""
+    acked = 0
+    for name in source_streams(sources):
+        acked += max(consumer["ack_floor"]["stream_seq"] for consumer in _consumers(wire, name))
     stored: int = wire.request("$JS.API.STREAM.INFO.OUT")["state"]["messages"]
     return max(0, acked - stored)
 
 
-def _left(wire: Wire, total: int) -> int:
-    """Return how many of the source's messages are not acked a while after the last one was stored, plus duplicates."""
+def _left(wire: Wire, sources: int, total: int) -> int:
+    """Return how many of the sources' messages are not acked a while after the last one was stored, plus duplicates."""
     deadline = time.monotonic() + ACKED_WITHIN
     while True:
-        left: int = min(consumer["num_pending"] + consumer["num_ack_pending"] for consumer in _consumers(wire))
+        left = 0
+        for name in source_streams(sources):
+            left += min(one["num_pending"] + one["num_ack_pending"] for one in _consumers(wire, name))
         if not left or time.monotonic() > deadline:
             break
         time.sleep(LOOK_EVERY)
@@ -124,7 +166,7 @@ def _left(wire: Wire, total: int) -> int:
     return left + abs(stored - total)
 
 
-def _consumers(wire: Wire) -> list[dict[str, Any]]:
-    """Return the consumers of the source: ours, and that of a contestant that insists on its own."""
-    found: list[dict[str, Any]] = wire.request("$JS.API.CONSUMER.LIST.IN", {})["consumers"]
+def _consumers(wire: Wire, source: str) -> list[dict[str, Any]]:
+    """Return the consumers of a source: ours, and that of a contestant that insists on its own."""
+    found: list[dict[str, Any]] = wire.request(f"$JS.API.CONSUMER.LIST.{source}", {})["consumers"]
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,7 @@ class Setting:
     `seconds` is the length of one measurement, `rounds` how often each has its turn.
     """
 
-    server: NatsServer
+    servers: Sequence[NatsServer]
     collector: str
     directory: Path
     seconds: float
@@ -38,17 +38,17 @@ class Setting:
 
     @property
     def url(self) -> str:
-        """The URL of the server."""
-        return self.server.url
+        """The URL of the server, of the first one if there are several."""
+        return self.servers[0].url
 
     def job(self, kind: str, **changes: Any) -> Job:
         """Return a job for a contestant here: with traces on, unless `changes` set something else."""
         return replace(Job(self.url, kind, self.directory, self.collector), **changes)
 
     @property
-    def server_pid(self) -> int:
-        """The process id of the server."""
-        return self.server.pid
+    def server_pids(self) -> list[int]:
+        """The process ids of the servers."""
+        return [server.pid for server in self.servers]
 
 
 @asynccontextmanager
@@ -56,7 +56,7 @@ async def setting(directory: Path, *, quick: bool, say: Callable[[str], None]) -
     """Run a server while the context is open."""
     async with nats_server(directory, config=SERVER_CONFIG) as server, listening("otlp_sink.py") as port:
         yield Setting(
-            server, f"http://127.0.0.1:{port}", directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say
+            [server], f"http://127.0.0.1:{port}", directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say
         )
 
 

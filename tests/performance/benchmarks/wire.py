@@ -25,6 +25,7 @@ class Wire:
     """A connection. It answers no PING: the benchmark's server is configured to send none."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._inbox = b""
         target = urlsplit(url)
         self.socket = socket.socket()

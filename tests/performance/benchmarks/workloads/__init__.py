@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 
 from tests.performance.benchmarks.section import Section
 from tests.performance.benchmarks.setting import Setting
+from tests.performance.benchmarks.workloads.cluster import cluster
 from tests.performance.benchmarks.workloads.concurrency import concurrency
 from tests.performance.benchmarks.workloads.content import content
 from tests.performance.benchmarks.workloads.distance import distance
 from tests.performance.benchmarks.workloads.faults import faults
 from tests.performance.benchmarks.workloads.latency import latency
+from tests.performance.benchmarks.workloads.many import keys, routes, streams
 from tests.performance.benchmarks.workloads.programs import drain, memory, publish, start
 from tests.performance.benchmarks.workloads.routing import core, handler, stream
 from tests.performance.benchmarks.workloads.scale import scale
@@ -21,7 +23,11 @@ WORKLOADS: dict[str, Workload] = {
     "core": core,
     "handler": handler,
     "stream": stream,
+    "cluster": cluster,
     "distance": distance,
+    "routes": routes,
+    "streams": streams,
+    "keys": keys,
     "concurrency": concurrency,
     "content": content,
     "latency": latency,

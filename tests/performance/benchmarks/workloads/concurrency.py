@@ -41,7 +41,7 @@ async def _turn(setting: Setting, handler: str, most: int, more: str = "") -> Fi
     spec = {
         "job": "stream",
         "url": setting.url,
-        "server_pid": setting.server_pid,
+        "server_pids": setting.server_pids,
         "payload": 128,
         "tokens": KEYS,
         "messages": round(rate * (setting.seconds + 1)),

@@ -37,7 +37,7 @@ def closed_spec(setting: Setting, payload: int, **changes: Any) -> dict[str, Any
     return {
         "job": "closed",
         "url": setting.url,
-        "server_pid": setting.server_pid,
+        "server_pids": setting.server_pids,
         "prefix": "in.",
         "listen": "out.*",
         "tokens": TOKENS,
@@ -96,25 +96,32 @@ async def stream_turn(
     *,
     warm_up: float = 0.5,
     most: int = STREAM_MESSAGES,
+    tokens: int = TOKENS,
+    sources: int = 0,
+    replicas: int = 1,
     **changes: Any,
 ) -> Figures:
     """Measure once from stream to stream; without a contestant the server copies.
 
-    `most` is a rate in messages per second that no contestant is expected to exceed.
+    `most` is a rate in messages per second that no contestant is expected to exceed. `tokens` is the number of
+    subjects, `sources` that of the streams that are read, 0 for one, `replicas` that of the replicas of each stream.
+    Changes are those of the job.
     """
     rate = min(most, SLOWER.get(contestant.name, most)) if contestant else SERVER_MESSAGES
     spec = {
         "job": "stream",
         "url": setting.url,
-        "server_pid": setting.server_pid,
+        "server_pids": setting.server_pids,
         "payload": 128,
-        "tokens": TOKENS,
+        "tokens": tokens,
         "messages": round(rate * (setting.seconds + warm_up + 0.5)),
         "warm_up": warm_up,
         "seconds": setting.seconds,
         "sourced": contestant is None,
+        "sources": sources,
+        "replicas": replicas,
     }
-    return await routed(spec, contestant, setting.job(STREAM, **changes))
+    return await routed(spec, contestant, setting.job(STREAM, sources=sources, **changes))
 
 
 async def _closed(setting: Setting, kind: str, payload: int) -> dict[str, Turns]:

@@ -1,4 +1,4 @@
-"""Figures as numbers grow: of routes, connections, bytes, traces."""
+"""Figures as numbers grow: of connections, bytes, traces. Those of routes, streams and keys are in `many`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tests.performance.benchmarks.section import COST, LOST, RATE, Column, Secti
 from tests.performance.benchmarks.setting import Setting
 from tests.performance.benchmarks.workloads.routing import closed_spec
 
-ROUTES = (1, 10, 100, 1000)
 CONNECTIONS = (1, 10, 100)
 PAYLOADS = (16, 128, 1024, 16 * 1024, 256 * 1024, 1024 * 1024)
 RATIOS = (0.0, 0.01, 1.0)
@@ -20,25 +19,7 @@ ROUNDS = 3
 
 async def scale(setting: Setting) -> list[Section]:
     """Measure all of them."""
-    return [await routes(setting), await connections(setting), *await payloads(setting), await sampling(setting)]
-
-
-async def routes(setting: Setting) -> Section:
-    """Measure wildcard routes, the load spread over all of them in turn: the worst case for routing in batches."""
-    turns: dict[str, Turn] = {}
-    for count in (1, 100) if setting.quick else ROUTES:
-        spec = closed_spec(setting, 128, routes=count, listen="out.>")
-        text = "".join(
-            f'[[routes]]\nname = "r{number}"\nfrom = {{ subject = "in.{number:04d}.*" }}\n'
-            f'to = [ {{ subject = "out.{number:04d}.{{{{wildcard(1)}}}}" }} ]\n'
-            for number in range(count)
-        )
-        job = setting.job(CORE, routes=text, options=("--routes", str(count)))
-        for name in ("router_trio", "nats_py"):
-            turns[f"{name}, {count:,}"] = partial(routed, spec, CONTESTANTS[name], job)
-    results = await in_turns(ROUNDS, turns, say=setting.say)
-    told = "Routes with a wildcard each, 128 B; the messages go to one after the other."
-    return Section("routes", "Number of routes", told, (RATE, COST, LOST), results, against=("router_trio, 1",))
+    return [await connections(setting), *await payloads(setting), await sampling(setting)]
 
 
 async def connections(setting: Setting) -> Section:
@@ -50,7 +31,7 @@ async def connections(setting: Setting) -> Section:
         text += 'to = [ { connection = "main", subject = "out.{{wildcard(1)}}" } ]\n'
         job = setting.job(CORE, routes=text, options=("--connections", str(count)))
         spec = {"job": "idle", "settle": 3.0, "seconds": 2 * setting.seconds, "url": setting.url}
-        spec |= {"server_pid": setting.server_pid}
+        spec |= {"server_pids": setting.server_pids}
         for name in ("router_trio", "nats_py"):
             turns[f"{name}, {count}"] = partial(routed, spec, CONTESTANTS[name], job)
     results = await in_turns(2, turns, say=setting.say)

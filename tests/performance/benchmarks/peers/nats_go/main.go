@@ -1,9 +1,10 @@
 // A loop on nats.go, used as its documentation shows: a callback that publishes, or a pull consumer, PublishMsgAsync and
 // ack.
 //
-//	nats_go [-to URL] URL core|handler|stream
+//	nats_go [-to URL] [-sources N] URL core|handler|stream
 //
-// It reads from URL, and publishes to the server of -to if that is another one.
+// It reads from URL, and publishes to the server of -to if that is another one. With -sources it has that many
+// subscriptions, or reads that many streams.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 
 func main() {
 	to := flag.String("to", "", "the URL of the server that it publishes to")
+	sources := flag.Int("sources", 0, "subscriptions to in.NUMBER.*, or streams IN-NUMBER; 0 is in.* or IN alone")
 	flag.Parse()
 	url, kind := flag.Arg(0), flag.Arg(1)
 
@@ -24,9 +26,9 @@ func main() {
 		destination = connect(*to)
 	}
 	if kind == "stream" {
-		copyStream(source, destination)
+		copyStreams(source, destination, *sources)
 	} else {
-		forward(source, destination, kind == "handler")
+		forward(source, destination, kind == "handler", *sources)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log"
 	"strconv"
 	"strings"
@@ -19,15 +20,25 @@ type published struct {
 	stored  jetstream.PubAckFuture
 }
 
-// copyStream copies IN, durable bench, to the stream that keeps out.*. A message is acked when its copy is stored, and
-// returned when that failed.
-func copyStream(source, destination *nats.Conn) {
+// copyStreams copies IN, or IN-0000 and so on, to the stream that keeps out.>. They share what may be in flight.
+func copyStreams(source, destination *nats.Conn, sources int) {
 	publisher, err := jetstream.New(destination)
 	if err != nil {
 		log.Fatal(err)
 	}
-	messages := consume(source)
-	copies := make(chan published, inFlight-1)
+	if sources == 0 {
+		copyStream(source, publisher, "IN", inFlight)
+	}
+	for number := range sources {
+		go copyStream(source, publisher, fmt.Sprintf("IN-%04d", number), inFlight/sources)
+	}
+	select {}
+}
+
+// copyStream copies a stream, durable bench. A message is acked when its copy is stored, and returned when that failed.
+func copyStream(source *nats.Conn, publisher jetstream.JetStream, stream string, most int) {
+	messages := consume(source, stream)
+	copies := make(chan published, most-1)
 	go settle(copies)
 	for {
 		message, err := messages.Next()
@@ -40,7 +51,7 @@ func copyStream(source, destination *nats.Conn) {
 			log.Fatal(err)
 		}
 		copied := &nats.Msg{Subject: "out." + strings.TrimPrefix(message.Subject(), "in."), Data: message.Data()}
-		id := strconv.FormatUint(metadata.Sequence.Stream, 10)
+		id := stream + "." + strconv.FormatUint(metadata.Sequence.Stream, 10)
 		future, err := publisher.PublishMsgAsync(copied, jetstream.WithMsgID(id))
 		if err != nil {
 			giveBack(message, err)
@@ -51,12 +62,12 @@ func copyStream(source, destination *nats.Conn) {
 }
 
 // consume returns the messages of the durable, requested ahead.
-func consume(source *nats.Conn) jetstream.MessagesContext {
+func consume(source *nats.Conn, stream string) jetstream.MessagesContext {
 	reader, err := jetstream.New(source)
 	if err != nil {
 		log.Fatal(err)
 	}
-	consumer, err := reader.Consumer(context.Background(), "IN", "bench")
+	consumer, err := reader.Consumer(context.Background(), stream, "bench")
 	if err != nil {
 		log.Fatalf("no consumer: %v", err)
 	}
