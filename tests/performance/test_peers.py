@@ -44,6 +44,13 @@ def test_ratios_are_to_each_client_and_to_the_limit() -> None:
     assert [cell.strip() for cell in first.split("|")][-5:-1] == ["5", "3.00", "0.50", "0.75"]
 
 
+def test_a_row_of_the_page_is_compared_with_the_contestants_that_it_names() -> None:
+    turns = section(**{"router_trio, 1": 200, "router_trio, 1,000": 150, "nats_go, 1,000": 300}).turns
+    page = report.page([Section("routes", "Routes", "", (RATE, COST, LOST), turns)], {})
+    (row,) = [line for line in page.splitlines() if line.startswith("| core to core, 1,000 routes")]
+    assert [cell.strip() for cell in row.split("|")][-3:-1] == ["0.75", "0.50"]
+
+
 def test_a_contestant_that_did_not_take_part_has_no_column() -> None:
     assert "nats_go" not in report.table(section(router_trio=300, nats_py=100))
 

@@ -28,7 +28,8 @@ HOW_IT_IS_MEASURED = """## How it is measured
 - nats-py and nats.go are loops as their documentation shows them: a callback that publishes; for streams a pull
   consumer, an asynchronous publish, and an ack after the PubAck. They confirm no core publish, and count nothing.
 - *CPU* is the user and system time of the program per message. Where the server is the bottleneck, compare that.
-- Messages have 128 B unless a row says otherwise. Streams are on file, on one server.
+- Messages have 128 B unless a row says otherwise. Streams are on file, on one server unless a row says R3: then three
+  servers share the machine as well, and different ones lead source and destination.
 - No message was lost in any of these runs. [The README](../README.md#when-it-is-killed) has what happens when servers
   and programs are killed.
 """
@@ -36,6 +37,12 @@ HOW_IT_IS_MEASURED = """## How it is measured
 IN_FLIGHT_TEXT = "Stream to stream, by `max_in_flight`, which is 4,096 by default.\n\n"
 
 FIRST_TEXT = "From the start of the process to the first message that arrives.\n\n"
+
+MANY_TEXT = """Each beside the same load on one route, one stream, or one key: `x one` is the ratio to that. Routes get
+messages in turn, so that of one read each gets one or two. Of a key one message is under way at a time: with a single
+key each message waits until the one before it is stored.
+
+"""
 
 LATENCY_TEXT = "5,000 messages a second, evenly spaced: the time from when a message was due to when it arrived.\n\n"
 
@@ -89,41 +96,102 @@ def results(sections: Sequence[Section], about: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table on the page: one contestant of a section, whose name there is `ours`."""
+    """A row of a table on the page: one contestant of a section, whose name there is `ours`, compared with others."""
 
     section: str
     title: str
     ours: str = "router_trio"
+    against: tuple[str, ...] = ("nats_py", "nats_go")
 
 
-THROUGHPUT = (
-    Row("core-128", "core to core"),
-    Row("core-128", "core to core, compiled", "router_trio_compiled"),
-    Row("core-4096", "core to core, 4,096 B"),
-    Row("handler", "core to core through a Python handler"),
-    Row("handler", "the same, compiled", "router_trio_compiled"),
-    Row("stream", "stream to stream"),
-    Row("stream", "stream to stream, compiled", "router_trio_compiled"),
-    Row("distance", "stream to stream, both 80 ms away"),
-    Row("distance-destination", "stream to stream, the destination 80 ms away"),
-    Row("content-header", "core to core, `when` on a header"),
-    Row("content-body", "core to core, `when` on a field of 200 B of JSON"),
-    Row("content-first-match", "core to core, the first match of ten destinations"),
-    Row("content-weighted", "core to core, three destinations by weight"),
-    Row("content-payload", "core to core, a new payload of two fields of JSON"),
-    Row("publish-64", "`publish_with_ack`, 64 at a time"),
+@dataclass(frozen=True)
+class Table:
+    """A table on the page. `ratios` are the titles of the comparisons, in the order of `Row.against`."""
+
+    title: str
+    text: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...] = (RATE, COST)
+    ratios: tuple[str, ...] = ("x nats-py", "x nats.go")
+
+
+TABLES = (
+    Table(
+        "Throughput",
+        "",
+        (
+            Row("core-128", "core to core"),
+            Row("core-128", "core to core, compiled", "router_trio_compiled"),
+            Row("core-4096", "core to core, 4,096 B"),
+            Row("handler", "core to core through a Python handler"),
+            Row("handler", "the same, compiled", "router_trio_compiled"),
+            Row("stream", "stream to stream"),
+            Row("stream", "stream to stream, compiled", "router_trio_compiled"),
+            Row("cluster", "stream to stream, three servers with R3"),
+            Row("cluster", "the same, compiled", "router_trio_compiled"),
+            Row("distance", "stream to stream, both 80 ms away"),
+            Row("distance-destination", "stream to stream, the destination 80 ms away"),
+            Row("content-header", "core to core, `when` on a header"),
+            Row("content-body", "core to core, `when` on a field of 200 B of JSON"),
+            Row("content-first-match", "core to core, the first match of ten destinations"),
+            Row("content-weighted", "core to core, three destinations by weight"),
+            Row("content-payload", "core to core, a new payload of two fields of JSON"),
+            Row("publish-64", "`publish_with_ack`, 64 at a time"),
+        ),
+    ),
+    Table(
+        "Many routes, streams, keys",
+        MANY_TEXT,
+        (
+            Row("routes", "core to core, 1,000 routes", "router_trio, 1,000", ("router_trio, 1", "nats_go, 1,000")),
+            Row(
+                "routes",
+                "the same, compiled",
+                "router_trio_compiled, 1,000",
+                ("router_trio_compiled, 1", "nats_go, 1,000"),
+            ),
+            Row("routes", "the same, a loop on nats.go", "nats_go, 1,000", ("nats_go, 1", "nats_go, 1,000")),
+            Row("streams", "from 200 streams to one", "router_trio, 200", ("router_trio, 1", "nats_go, 200")),
+            Row(
+                "streams",
+                "the same, compiled",
+                "router_trio_compiled, 200",
+                ("router_trio_compiled, 1", "nats_go, 200"),
+            ),
+            Row("streams", "the same, a loop on nats.go", "nats_go, 200", ("nats_go, 1", "nats_go, 200")),
+            Row("keys", "stream to stream by key, 10,000 keys", "router_trio, 10,000", ("router_trio, 1", "")),
+            Row(
+                "keys",
+                "the same, compiled",
+                "router_trio_compiled, 10,000",
+                ("router_trio_compiled, 1", ""),
+            ),
+        ),
+        ratios=("x one", "x nats.go"),
+    ),
+    Table(
+        "Messages in flight",
+        IN_FLIGHT_TEXT,
+        tuple(Row("in-flight", count, f"router_trio, {count}") for count in ("64", "256", "1,024", "4,096")),
+    ),
+    Table(
+        "Latency",
+        LATENCY_TEXT,
+        (Row("latency-core", "core to core"), Row("latency-stream", "stream to stream")),
+        tuple(Column(key, f"{key} us") for key in ("p50", "p99")),
+    ),
+    Table(
+        "First message routed",
+        FIRST_TEXT,
+        (
+            Row("first", "the router"),
+            Row("first", "the router, compiled", "router_trio_compiled"),
+            Row("first", "a loop on nats-py", "nats_py"),
+            Row("first", "a loop on nats.go", "nats_go"),
+        ),
+        (Column("seconds", "ms", 0, 1000), Column("cpu_seconds", "CPU ms", 0, 1000)),
+    ),
 )
-
-IN_FLIGHT = tuple(Row("in-flight", count, f"router_trio, {count}") for count in ("64", "256", "1,024", "4,096"))
-
-FIRST = (
-    Row("first", "the router"),
-    Row("first", "the router, compiled", "router_trio_compiled"),
-    Row("first", "a loop on nats-py", "nats_py"),
-    Row("first", "a loop on nats.go", "nats_go"),
-)
-
-LATENCY = (Row("latency-core", "core to core"), Row("latency-stream", "stream to stream"))
 
 
 def page(sections: Sequence[Section], about: Mapping[str, str]) -> str:
@@ -132,36 +200,22 @@ def page(sections: Sequence[Section], about: Mapping[str, str]) -> str:
     parts = [INTRODUCTION, "".join(f"- {name}: {value}\n" for name, value in about.items())]
     if about.get("Python", "").endswith(WITHOUT_PGO):
         parts.append("\n" + SLOW_PYTHON)
-    columns = [RATE, COST]
-    for title, text, rows, shown in (
-        ("Throughput", "", THROUGHPUT, columns),
-        ("Messages in flight", IN_FLIGHT_TEXT, IN_FLIGHT, columns),
-        ("Latency", LATENCY_TEXT, LATENCY, [Column(key, f"{key} us") for key in ("p50", "p99")]),
-        (
-            "First message routed",
-            FIRST_TEXT,
-            FIRST,
-            [Column("seconds", "ms", 0, 1000), Column("cpu_seconds", "CPU ms", 0, 1000)],
-        ),
-    ):
-        if any(row.section in found for row in rows):
-            parts.append(f"\n## {title}\n\n{text}{_rows(found, rows, shown)}\n")
+    for one in TABLES:
+        if any(row.section in found for row in one.rows):
+            parts.append(f"\n## {one.title}\n\n{one.text}{_rows(found, one)}\n")
     parts.append("\n" + HOW_IT_IS_MEASURED)
     return "".join(parts)
 
 
-def _rows(found: Mapping[str, Section], rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    lines = [["", *[column.title for column in columns], "x nats-py", "x nats.go"]]
-    for row in rows:
+def _rows(found: Mapping[str, Section], table: Table) -> str:
+    lines = [["", *[column.title for column in table.columns], *table.ratios]]
+    for row in table.rows:
         section = found.get(row.section)
         if section is None or row.ours not in section.turns:
             continue
         turns = section.turns[row.ours]
-        against = [
-            _ratio(section.ratio(row.ours, other)) if other in section.turns else "-"
-            for other in ("nats_py", "nats_go")
-        ]
-        lines.append([row.title, *[_number(turns.median(column.key), column) for column in columns], *against])
+        against = [_ratio(section.ratio(row.ours, other)) if other in section.turns else "-" for other in row.against]
+        lines.append([row.title, *[_number(turns.median(column.key), column) for column in table.columns], *against])
     return _aligned(lines)
 
 
