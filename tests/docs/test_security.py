@@ -9,13 +9,14 @@ from textwrap import indent
 from router_trio.cli.permissions import lines
 from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.protocol.control_headers import CONTROL_HEADERS
+from router_trio.protocol.permissions import PERMISSIONS
 from router_trio.settings.sections import TelemetrySettings
 from router_trio.telemetry.http.rendering import REST
-from tests.docs.pages import DOCS, page
+from tests.docs.pages import DOCS, page, pages
 from tests.docs.test_configurations import load
 
 PAGE = page(DOCS / "explanation" / "security.md")
-PERMISSIONS = (DOCS / "deploy" / "nats-permissions.conf").read_text(encoding="utf-8")
+EXAMPLE = (DOCS / "deploy" / "nats-permissions.conf").read_text(encoding="utf-8")
 
 
 def test_the_control_headers_are_those_of_the_code() -> None:
@@ -27,7 +28,7 @@ def test_the_control_headers_are_those_of_the_code() -> None:
 def test_the_rights_are_those_of_the_example() -> None:
     rows = re.findall(r"^\| `([^`]+)` \| (publish|subscribe) \| (.+) \|$", PAGE.text, re.MULTILINE)
     given = []
-    lists = re.findall(r"^ {10}(publish|subscribe) {\n(.*?)^ {10}}", PERMISSIONS, re.DOTALL | re.MULTILINE)
+    lists = re.findall(r"^ {10}(publish|subscribe) {\n(.*?)^ {10}}", EXAMPLE, re.DOTALL | re.MULTILINE)
     for kind, block in lists:
         given += [(right, kind, why) for right, why in re.findall(r'^ +"([^"]+)" +# (.+)$', block, re.MULTILINE)]
     assert rows == given
@@ -37,7 +38,20 @@ def test_the_rights_are_those_of_the_example() -> None:
 def test_the_example_grants_what_the_command_prints_for_the_configuration_on_the_page(tmp_path: Path) -> None:
     (block,) = [one for one in PAGE.blocks if one.language == "toml"]
     _, *printed = lines(load(block.text, tmp_path), "main", "server")
-    assert indent("\n".join(printed) + "\n", " " * 8) in PERMISSIONS
+    assert indent("\n".join(printed) + "\n", " " * 8) in EXAMPLE
+
+
+OF_COMMANDS = {"$JS.API.STREAM.MSG.DELETE", "$JS.API.CONSUMER.LIST"}
+"""Requests of `router-trio dead-letters` and `audit` only, which the table of a router does not have."""
+
+
+def test_requests_on_how_to_pages_are_those_of_the_table() -> None:
+    rows = {one.subject.replace("{api}", "$JS.API").partition(".{")[0] for one in PERMISSIONS}
+    named = {span for one in pages() if one.path.parent.name in ("how-to", "operations") for span in one.spans}
+    requests = {found[0].rstrip(".") for span in named if (found := re.match(r"\$JS\.API(\.[A-Z]+)+\.?", span))}
+    assert len(requests) >= 5
+    for request in requests:
+        assert any(f"{request}.".startswith(f"{row}.") for row in rows | OF_COMMANDS), request
 
 
 def test_the_numbers_are_those_of_the_code() -> None:

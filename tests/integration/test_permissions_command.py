@@ -80,7 +80,7 @@ def everything(
     quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
     login = {"user": "router", "password": "router", "inbox_prefix": "_INBOX_router"}
     return Settings(
-        router={"shutdown_timeout": "1s"},
+        router={"shutdown_timeout": "200ms"},
         telemetry={"listen": ""},
         connections={"main": {"servers": [url], **quick, **login, **connection}},
         routes=list(routes),
