@@ -191,7 +191,9 @@ async def scene(
                     await trio.sleep(0.05)
             streams = JetStream(await stack.enter_async_context(connect(hub.url)))
         else:
-            server = await stack.enter_async_context(nats_server(tmp_path, config=extra + users(permissions)))
+            server = await stack.enter_async_context(
+                nats_server(tmp_path, config=extra + users(permissions), jetstream="jetstream" not in extra)
+            )
         client = await stack.enter_async_context(connect(server.url, user="admin", password="admin"))
         at = Scene(server, client, streams if leaf else JetStream(client))
         await at.streams.create_stream("IN", ["in.*", "lead.*"])
@@ -249,6 +251,19 @@ async def test_with_the_printed_permissions_nothing_is_refused(
             await eventually(at.arrived, 20, lambda: (at.heard, at.refused(), watch.codes))
         assert at.refused() == set()
         assert not [one for one in watch.events if is_of_permission(one)]
+
+
+@pytest.mark.nightly
+async def test_a_server_of_the_domain_checks_the_api_without_the_domain(tmp_path: Path) -> None:
+    permissions = printed(domain="hub")
+    assert "# a server that is of domain hub itself checks $JS.API instead of $JS.hub.API" in permissions
+    permissions = [one.replace('"$JS.hub.API.', '"$JS.API.') for one in permissions]
+    async with scene(tmp_path, permissions, extra=jetstream_of(tmp_path, "hub")) as at:
+        async with routing(at, domain="hub") as watch:
+            await watch.until("ROUTER_READY")
+            await at.send()
+            await eventually(at.arrived, 20, lambda: (at.heard, at.refused(), watch.codes))
+        assert at.refused() == set()
 
 
 @pytest.mark.parametrize(
