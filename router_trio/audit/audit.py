@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from itertools import chain
-from time import time_ns
+from itertools import islice
 
 import trio
 
 from router_trio.audit import comparison
-from router_trio.audit.comparison import Comparison
-from router_trio.audit.expectations import Expectations, ExpectedCopy
+from router_trio.audit.comparison import Comparison, Repeated
+from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified
+from router_trio.audit.removals import NEVER, Removals, ahead_by
 from router_trio.audit.report import MAX_FINDINGS, Finding, Report
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
-from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
+from router_trio.nats.jetstream.api import ConsumerInfo, StoredMessage, StreamInfo, nanoseconds
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.routing.dead_letters import PREFIX
@@ -27,14 +27,11 @@ from router_trio.settings import RouteSettings, Settings
 CLOCKS_DIFFER_BY = 600
 """Seconds by which the clocks of the servers of source and destination may differ."""
 
-EXPIRES_WITHIN = 10
-"""Seconds of the age of a copy by which a stream may remove it earlier or later than expected."""
+TOGETHER = 64
+"""Messages that are requested at a time to judge their copies."""
 
-MAX_PER_SUBJECT = 64
-"""Messages of one subject that are looked at to see whether a stream keeps no more of them."""
-
-_NEVER = 2**63
-"""A time after all others, in nanoseconds since 1970."""
+MAX_SPAN = 2**30
+"""Sequences of one audit, which needs a byte for each of them and each destination."""
 
 _NAMES = {
     comparison.THERE: "there",
@@ -88,9 +85,10 @@ EVERYTHING = Range()
 class _Reading:
     """The messages of one stream of a destination, from `first` to its last, read as far as they are needed."""
 
-    def __init__(self, stored: StoredMessages, info: StreamInfo, first: int, pattern: str) -> None:
+    def __init__(self, stored: StoredMessages, info: StreamInfo, first: int, pattern: str, ahead: int) -> None:
         self.stored = stored
         self.info = info
+        self.ahead = ahead
         self._first = first
         self._pattern = pattern
         self._batches = self.batches()
@@ -131,37 +129,47 @@ class _Destination:
         self.same_subject = True
         self._expectations = expectations
 
-    async def catch_up(self, sequence: int, time: int, pace: Pace) -> None:
+    async def catch_up(self, sequence: int, time: int, pace: Pace, confirm: Confirm) -> None:
         """Read until a copy of a later message than the one with this sequence and time, or to the end."""
         for reading in self.readings:
+            latest = time + reading.ahead
             while (stored := await reading.peek(pace)) is not None:
                 found = self._identify(reading, stored)
                 if found is not None:
                     origin = found[0]
                     # Without a sequence only the time shows that the copy is of a message not read yet.
-                    if sequence < origin if origin is not None else time < stored.time_ns:
+                    if sequence < origin if origin is not None else latest < stored.time_ns:
                         break
-                    self.compared.found(*found, stored.sequence)
+                    self.compared.found(*found)
+                    if self.compared.is_full:
+                        await confirm(self)
                 reading.take()
 
-    async def read_again(self, pace: Pace) -> None:
-        """Look for copies that were passed over before their messages were read, as clocks differ."""
-        for reading in self.readings if not self._expectations.by_sequence else ():
-            if next(self.compared.sequences(comparison.AWAITED), None) is None:
-                return
+    async def read_again(self, pace: Pace, confirm: Confirm) -> None:
+        """Look for copies that were passed over before their messages were read, as clocks were set."""
+        if self._expectations.by_sequence or next(self.compared.sequences(comparison.AWAITED), None) is None:
+            return
+        self.compared.begin_again()
+        for reading in self.readings:
             async with aclosing(reading.batches()) as batches:
                 async for batch in batches:
                     await pace.spend(len(batch))
                     for stored in batch:
                         found = self._identify(reading, stored)
-                        if found is not None and self.compared.awaits(found[1]):
-                            self.compared.found(*found, stored.sequence)
+                        if found is not None:
+                            self.compared.found(*found)
+                    if self.compared.is_full:
+                        await confirm(self)
 
-    def _identify(self, reading: _Reading, stored: StoredMessage) -> tuple[int | None, int, int | None] | None:
+    def _identify(self, reading: _Reading, stored: StoredMessage) -> Identified | None:
         found = self._expectations.identify(self.index, stored, same_subject=self.same_subject)
         if found is None or not reading.info.allow_counter:
             return found
-        return found[0], found[1], None  # the stream stores the sum instead of the payload
+        return found[0], found[1], None, found[3]  # the stream stores the sum instead of the payload
+
+
+Confirm = Callable[[_Destination], Awaitable[None]]
+"""Looks at the repeated copies of a destination, and records which are its own."""
 
 
 class Audit:
@@ -179,6 +187,8 @@ class Audit:
         """`links` are those of all connections that `connections_of` names. `rate` limits the messages in a second."""
         limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
         self.expectations = Expectations(settings, route, limits)
+        self.compared_to: int = 0
+        """The last message of the source that was read."""
         self._route = route
         self._links = links
         self._pace = Pace(rate)
@@ -188,7 +198,9 @@ class Audit:
         stream, self._durable = consumer
         self._messages = self._stored(route.source.connection, stream)
         self._judged: Sequence[Sequence[_Destination]] = ()
+        self._destinations: Sequence[_Destination] = ()
         self._given_up: array[int] = array("Q")
+        self._gone_since: set[int] = set()
 
     async def run(self, wanted: Range) -> Report:
         """Compare, and return the report. Raises `SourceError` and `LinkError`; can be cancelled."""
@@ -199,41 +211,75 @@ class Audit:
             raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
         # Copies of everything up to the ack floor are in the streams that are looked up from here on.
         floor, info = durable.ack_floor.sequence, await reader.info()
-        first, last = await self._limits(wanted, info)
-        report = Report(name, first, last)
+        report = Report(name, *await self._limits(wanted, info))
+        began = await self._began(durable, info)
+        if began > report.first:
+            report.notes.append(f"durable {self._durable} starts at message {began:,}: it never got earlier ones")
+            if wanted.first is None and wanted.since is None:
+                report.first = began
+        first = max(report.first, info.first_sequence, 1)
+        if report.last - first >= MAX_SPAN:
+            detail = f"{report.last - first + 1:,} sequences are too many for one audit; give a range of {MAX_SPAN:,}"
+            raise SourceError(detail, reason=reasons.TOO_LARGE)
         async with AsyncExitStack() as stack:
-            destinations = await self._destinations(stack, report, min(last, floor))
-            await self._compare(destinations, report, floor)
-            dead = await self._dead_letters(report)
+            self._destinations = await self._find_destinations(stack, report, first, min(report.last, floor))
+            if first <= report.last:
+                await self._compare(report, floor)
+            dead = await self._dead_letters(report, first)
             for sequence in self._given_up:
-                report.counts["dead_lettered" if dead[sequence - report.first] else "given_up"] += 1
-            for destination in destinations:
-                await self._confirm_repeated(destination)
-            self._judged = self._groups(destinations)
+                report.counts["dead_lettered" if sequence in dead else "given_up"] += 1
+            self._judged = self._groups()
             for group in self._judged:
                 await self._explain(group, dead)
                 await self._judge(group, report)
         report.gone = await self._gone(report, info)
+        for group in self._judged:
+            self._gone_since.update(group[0].compared.sequences(comparison.GONE))
+        report.messages -= len(self._gone_since)
+        report.gone += len(self._gone_since)
         return report
 
     async def missing(self) -> AsyncGenerator[ExpectedCopy, None]:
         """Yield the copies that the last `run` has found to be missing, and whose messages the source still has."""
         for group in self._judged:
-            for sequence in group[0].compared.sequences(comparison.MISSING):
-                found = await self._expected_at(group[0], sequence)
-                if found is not None and found[1].copy is not None:
-                    yield found[1]
+            async with aclosing(self._messages_at(group[0].compared.sequences(comparison.MISSING))) as found:
+                async for _, _, copies in found:
+                    expected = copies.get(group[0].index)
+                    if expected is not None and expected.copy is not None:
+                        yield expected
+
+    def how_far(self) -> str:
+        """Describe how far `run` has come, and where to continue, for an audit that was ended early."""
+        if not self.compared_to:
+            return "ended before any message was compared"
+        waiting = sum(one.compared.count(comparison.AWAITED) for one in self._destinations)
+        text = f"ended after message {self.compared_to:,}; continue with --from {self.compared_to + 1}"
+        if waiting:
+            first = min(next(one.compared.sequences(comparison.AWAITED), NEVER) for one in self._destinations)
+            text += f", but {waiting:,} earlier copies were not found yet, the first one of message {first:,}"
+        return text
 
     # --- the range ---
 
     async def _limits(self, wanted: Range, info: StreamInfo) -> tuple[int, int]:
-        first = wanted.first if wanted.first is not None else max(info.first_sequence, 1)
-        last = min(wanted.last, info.last_sequence) if wanted.last is not None else info.last_sequence
-        if wanted.since is not None:
+        first, last = max(info.first_sequence, 1), info.last_sequence
+        if wanted.first is not None:
+            first = wanted.first
+        elif wanted.since is not None:
             first = await self._messages.first_at(wanted.since, info)
-        if wanted.until is not None:
+        if wanted.last is not None:
+            last = min(last, wanted.last)
+        elif wanted.until is not None:
             last = await self._messages.first_at(wanted.until + 1, info) - 1
         return first, last
+
+    async def _began(self, durable: ConsumerInfo, info: StreamInfo) -> int:
+        """Return the sequence that was the first one for the durable when it was created, as far as that is known."""
+        policy = durable.config.deliver_policy
+        if policy not in ("new", "by_start_time"):
+            return 0
+        time = durable.created if policy == "new" else durable.config.start_time
+        return await self._messages.first_at(nanoseconds(time), info)
 
     async def _gone(self, report: Report, info: StreamInfo) -> int:
         """Return how many sequences of the range the stream no longer has."""
@@ -241,6 +287,8 @@ class Audit:
         first = max(report.first, info.first_sequence)
         if info.messages == info.last_sequence - info.first_sequence + 1 or first > report.last:
             return gone
+        if first == info.first_sequence and report.last == info.last_sequence:
+            return gone + report.last - first + 1 - info.messages
         there = 0
         async with aclosing(self._messages.batches(first, report.last, ">")) as batches:
             async for batch in batches:
@@ -250,9 +298,11 @@ class Audit:
 
     # --- reading ---
 
-    async def _destinations(self, stack: AsyncExitStack, report: Report, last: int) -> list[_Destination]:
+    async def _find_destinations(
+        self, stack: AsyncExitStack, report: Report, first: int, last: int
+    ) -> Sequence[_Destination]:
         found = []
-        message = await self._messages.next(report.first)
+        message = await self._messages.next(first) if first <= last else None
         since = 0 if message is None else message.time_ns - CLOCKS_DIFFER_BY * 10**9
         for index, one in enumerate(self.expectations.destinations):
             shown = f"{one.connection}:{one.template}"
@@ -260,7 +310,8 @@ class Audit:
                 why = "a mirror gets a share of the messages" if one.mirror is not None else "it is not stored"
                 report.notes.append(f"not judged: {shown}: {why}")
                 continue
-            compared = Comparison(report.first, last, by_sequence=self.expectations.by_sequence)
+            by_sequence, several = self.expectations.by_sequence, self.expectations.handled
+            compared = Comparison(first, last, by_sequence=by_sequence, several=several)
             destination = _Destination(index, shown, self.expectations, compared)
             pattern = ">" if one.stream is not None else one.mapping.pattern
             names = (
@@ -276,7 +327,7 @@ class Audit:
                 if info.retention != "limits":
                     report.notes.append(f"stream {stream} deletes what its consumers have acked: counted as expired")
                 start = await stored.first_at(since, info)
-                reading = _Reading(stored, info, start, pattern)
+                reading = _Reading(stored, info, start, pattern, await ahead_by(stored, self._messages))
                 stack.push_async_callback(reading.aclose)
                 destination.readings.append(reading)
             found.append(destination)
@@ -285,11 +336,11 @@ class Audit:
             raise SourceError(detail, reason=reasons.NOT_FOUND)
         return found
 
-    async def _compare(self, destinations: Sequence[_Destination], report: Report, floor: int) -> None:
+    async def _compare(self, report: Report, floor: int) -> None:
         patterns = self._route.source.patterns
         pattern, total = patterns[0] if len(patterns) == 1 else ">", report.last - report.first + 1
-        by_index = {one.index: one for one in destinations}
-        async with aclosing(self._messages.batches(report.first, report.last, pattern)) as batches:
+        by_index = {one.index: one for one in self._destinations}
+        async with aclosing(self._messages.batches(max(report.first, 1), report.last, pattern)) as batches:
             async for batch in batches:
                 await self._pace.spend(len(batch))
                 for message in batch:
@@ -306,17 +357,20 @@ class Audit:
                         report.counts[expected.outcome] += 1
                     for copy in expected.copies:
                         by_index[copy.destination].compared.expect(message.sequence, copy.identity, copy.digest)
-                for destination in destinations:
-                    await destination.catch_up(batch[-1].sequence, batch[-1].time_ns, self._pace)
+                for destination in self._destinations:
+                    await destination.catch_up(batch[-1].sequence, batch[-1].time_ns, self._pace, self._confirm)
+                self.compared_to = batch[-1].sequence
                 self._progress(batch[-1].sequence - report.first + 1, total)
-        for destination in destinations:
-            await destination.catch_up(framing.LAST_SEQUENCE, _NEVER, self._pace)
-            await destination.read_again(self._pace)
+        for destination in self._destinations:
+            await destination.catch_up(framing.LAST_SEQUENCE, NEVER, self._pace, self._confirm)
+            await destination.read_again(self._pace, self._confirm)
+            await self._confirm(destination)
 
-    async def _dead_letters(self, report: Report) -> bytearray:
-        """Return for each message of the range 1 if the route has a dead letter of it, else 0."""
-        dead = bytearray(max(0, report.last - report.first + 1))
+    async def _dead_letters(self, report: Report, first: int) -> set[int]:
+        """Return the messages without a copy of which the route has a dead letter."""
+        dead = set[int]()
         letter, source = self._route.dead_letter, self._route.source
+        without = set(self._given_up)
         if letter is None or not letter.jetstream:
             return dead
         pattern = ">" if letter.stream is not None else source.mapping(letter.subject).pattern
@@ -325,101 +379,98 @@ class Audit:
         for name in names:
             stored = self._stored(letter.connection, name)
             info = await stored.info()
-            async with aclosing(stored.batches(max(info.first_sequence, 1), info.last_sequence, pattern)) as batches:
+            everything = ">" if info.has_others else pattern
+            async with aclosing(stored.batches(max(info.first_sequence, 1), info.last_sequence, everything)) as batches:
                 async for batch in batches:
                     await self._pace.spend(len(batch))
-                    for message in batch:
-                        sequence = self._of_dead_letter(message)
-                        if sequence is not None and report.first <= sequence <= report.last:
-                            dead[sequence - report.first] = 1
+                    for one in batch:
+                        origin = self._of_dead_letter(one)
+                        if origin is None or not first <= origin.sequence <= report.last:
+                            continue
+                        sequence = origin.sequence
+                        if sequence not in without and not any(
+                            to.compared.lacks(sequence) for to in self._destinations
+                        ):
+                            continue
+                        # The sequence may have belonged to another message, before a stream was restored.
+                        message = await self._messages.get(sequence)
+                        if message is not None and origin.first == self.expectations.position_id(message):
+                            dead.add(sequence)
         return dead
 
-    def _of_dead_letter(self, message: StoredMessage) -> int | None:
-        """Return the sequence of the message in a dead letter of the route; None if it is not one."""
+    def _of_dead_letter(self, message: StoredMessage) -> message_ids.Origin | None:
+        """Return the origin of a dead letter of the route; None if it is not one."""
         origin = message_ids.origin(message_ids.find(message.headers))
         if origin is None or not origin.is_dead or origin.stream != framing.wire(self._messages.stream):
             return None
         route = headers.find(message.headers, f"{PREFIX}Route".encode())
-        return origin.sequence if route == framing.wire(self._route.name) else None
+        return origin if route == framing.wire(self._route.name) else None
 
     # --- judging ---
 
-    async def _expected_at(self, destination: _Destination, sequence: int) -> tuple[StoredMessage, ExpectedCopy] | None:
-        """Return a message of the source and its copy at a destination, computed again; None if there is none now."""
-        message = await self._messages.get(sequence)
-        if message is None:
-            return None
-        await self._pace.spend(1)
-        expected = await self.expectations.of(message)
-        return next(((message, one) for one in expected.copies if one.destination == destination.index), None)
+    async def _messages_at(
+        self, sequences: Iterator[int]
+    ) -> AsyncGenerator[tuple[int, StoredMessage | None, Mapping[int, ExpectedCopy]], None]:
+        """Yield messages of the source, None for what is gone, with their copies, computed again, by destination."""
+        while some := list(islice(sequences, TOGETHER)):
+            await self._pace.spend(len(some))
+            for sequence, message in zip(some, await self._messages.get_each(some), strict=True):
+                copies = () if message is None else (await self.expectations.of(message)).copies
+                yield sequence, message, {one.destination: one for one in reversed(copies)}
 
-    async def _confirm_repeated(self, destination: _Destination) -> None:
-        for repeated in destination.compared.repeated:
-            found = await self._expected_at(destination, repeated.sequence)
-            if found is not None:
-                destination.compared.confirm(repeated, found[1].identity)
+    async def _confirm(self, destination: _Destination) -> None:
+        """Look at the repeated copies of a destination, and record which are its own."""
+        compared = destination.compared
+        by_sequence: dict[int, list[Repeated]] = {}
+        for repeated in compared.repeated:
+            by_sequence.setdefault(repeated.sequence, []).append(repeated)
+        compared.repeated.clear()
+        async with aclosing(self._messages_at(iter(sorted(by_sequence)))) as found:
+            async for sequence, _, copies in found:
+                if (expected := copies.get(destination.index)) is not None:
+                    for repeated in by_sequence[sequence]:
+                        compared.confirm(repeated, expected.identity)
+        compared.confirm_spare()
 
-    def _groups(self, destinations: Sequence[_Destination]) -> Sequence[Sequence[_Destination]]:
+    def _groups(self) -> Sequence[Sequence[_Destination]]:
         """Return the destinations that each message has a copy at, together with those that could have it instead.
 
         The first of a group has its comparison.
         """
         if not self.expectations.one_of:
-            return [[one] for one in destinations]
-        for other in destinations[1:]:
-            destinations[0].compared.merge(other.compared)
-        return [destinations]
+            return [[one] for one in self._destinations]
+        for other in self._destinations[1:]:
+            self._destinations[0].compared.merge(other.compared)
+        return [self._destinations]
 
-    async def _explain(self, group: Sequence[_Destination], dead: bytearray) -> None:
+    async def _explain(self, group: Sequence[_Destination], dead: set[int]) -> None:
         compared = group[0].compared
-        awaited = compared.sequences(comparison.AWAITED)
-        if (first := next(awaited, None)) is None:
+        if next(compared.sequences(comparison.AWAITED), None) is None:
             return
-        expired_before = max([await self._expired_before(one) for one in group])
-        for sequence in chain((first,), awaited):
-            if dead[sequence - compared.first]:
-                compared.explain(sequence, comparison.DEAD_LETTERED)
-            elif self.expectations.handled:
-                compared.explain(sequence, comparison.UNKNOWN)
-            elif sequence < expired_before or any([await self._was_replaced(one, sequence) for one in group]):
+        streams = [[reading.stored for reading in one.readings] for one in group]
+        removals = [await Removals.of(one, self._messages) for one in streams]
+        before = max(one.before for one in removals)
+        border = await self._messages.first_at(before, await self._messages.info()) if before else 0
+        for sequence in compared.sequences(comparison.AWAITED):
+            if sequence < border and sequence not in dead and not self.expectations.handled:
                 compared.explain(sequence, comparison.EXPIRED)
-            else:
-                compared.explain(sequence, comparison.MISSING)
-
-    async def _expired_before(self, destination: _Destination) -> int:
-        """Return the first message of the source whose copy can't have been removed by limits of its stream."""
-        settings = self.expectations.destinations[destination.index]
-        newest = 0
-        for reading in destination.readings:
-            info = await reading.stored.info()
-            if info.retention != "limits":
-                return framing.LAST_SEQUENCE
-            now = time_ns() + EXPIRES_WITHIN * 10**9
-            if info.max_age:
-                newest = max(newest, now - round(info.max_age * 10**9))
-            if settings.ttl and info.allow_message_ttl:
-                newest = max(newest, now - settings.ttl * 10**9)
-            if info.discard == "old" and (info.max_messages > 0 or info.max_bytes > 0):
-                newest = max(newest, nanoseconds(info.first_time))
-        return await self._messages.first_at(newest, await self._messages.info()) if newest else 0
-
-    async def _was_replaced(self, destination: _Destination, sequence: int) -> bool:
-        """Return True if a stream has newer messages of the subject, and keeps no more of them."""
-        limited = [reading for reading in destination.readings if reading.info.max_messages_per_subject > 0]
-        found = await self._expected_at(destination, sequence) if limited else None
-        if found is None or found[1].copy is None:
-            return False
-        message, subject = found[0], found[1].copy.subject
-        for reading in limited:
-            kept, after = 0, 1
-            while kept < min(reading.info.max_messages_per_subject, MAX_PER_SUBJECT):
-                newer = await reading.stored.next(after, subject)
-                if newer is None or newer.time_ns + CLOCKS_DIFFER_BY * 10**9 < message.time_ns:
-                    break
-                kept, after = kept + 1, newer.sequence + 1
-            else:
-                return True
-        return False
+        # The newest first: a copy may have been replaced by others that are lost as well.
+        awaited = compared.sequences(comparison.AWAITED, newest_first=True)
+        async with aclosing(self._messages_at(awaited)) as found:
+            async for sequence, message, copies in found:
+                if message is None:
+                    compared.explain(sequence, comparison.GONE)
+                elif sequence in dead:
+                    compared.explain(sequence, comparison.DEAD_LETTERED)
+                elif self.expectations.handled:
+                    compared.explain(sequence, comparison.UNKNOWN)
+                elif any(
+                    [await one.removed(message, copies.get(to.index)) for one, to in zip(removals, group, strict=True)]
+                ):
+                    compared.explain(sequence, comparison.EXPIRED)
+                else:
+                    compared.explain(sequence, comparison.MISSING)
+                    removals[0].lost(copies.get(group[0].index))
 
     async def _judge(self, group: Sequence[_Destination], report: Report) -> None:
         """Count the copies by class, and list what is wrong."""
@@ -427,12 +478,11 @@ class Audit:
         for state, one in _NAMES.items():
             report.counts[one] += compared.count(state)
         for state in (comparison.MISSING, comparison.TWICE, comparison.DIFFERENT):
-            for sequence in compared.sequences(state):
-                if len(report.findings) >= MAX_FINDINGS:
-                    return
-                message = await self._messages.get(sequence)
-                subject = "" if message is None else message.subject
-                report.findings.append(Finding(sequence, subject, _NAMES[state], name, ""))
+            sequences = islice(compared.sequences(state), MAX_FINDINGS - len(report.findings))
+            while some := list(islice(sequences, TOGETHER)):
+                for sequence, message in zip(some, await self._messages.get_each(some), strict=True):
+                    subject = "" if message is None else message.subject
+                    report.findings.append(Finding(sequence, subject, _NAMES[state], name, ""))
 
     def _stored(self, connection: str, stream: str) -> StoredMessages:
         link = self._links[connection]

@@ -12,46 +12,59 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-NONE, AWAITED, THERE, DIFFERENT, TWICE, MISSING, EXPIRED, DEAD_LETTERED, UNKNOWN = range(9)
+NONE, AWAITED, THERE, DIFFERENT, TWICE, MISSING, EXPIRED, DEAD_LETTERED, UNKNOWN, GONE = range(10)
 """States of a copy: none is expected; not found yet; found once; found with another payload; found several times; and
-for those that are not found at all the explanation, if there is one."""
+for those that are not found at all the explanation, if there is one. `GONE`: the source has deleted the message."""
 
 MAX_UNPACKED = 65_536
 """Expected copies that are kept in a dictionary, which takes ten times as much memory as an array."""
 
 MAX_RECENT = 65_536
-"""Copies that were found last and are remembered by their identity, where it does not contain the sequence."""
+"""Copies that were found last and are remembered, to recognize the same copy when it is found again."""
 
-MAX_REPEATED = 100_000
-"""Repeated copies that are remembered until `confirm`. Further ones are only counted."""
+MAX_LATER = 64
+"""Messages with the id of an earlier one among which the one with the payload of a copy is looked for."""
+
+MAX_REPEATED = 4096
+"""Repeated copies that wait for `confirm` before `is_full`."""
 
 
 class Repeated(NamedTuple):
-    """A copy of a message that was found before, stored in the destination under the sequence `stored`."""
+    """A copy of a message of which a copy was found before."""
 
     sequence: int
     identity: int
-    stored: int
+
+
+class Expected(NamedTuple):
+    """A copy that is not found yet."""
+
+    sequence: int
+    identity: int
+    digest: int
 
 
 class Comparison:
     """The copies at one destination of the messages from `first` to `last`.
 
     An identity is a hash of a `Nats-Msg-Id`, a digest a hash of a payload; both have 64 bits. `by_sequence`: the
-    identity can be read together with the sequence of its message in the source.
+    identity can be read together with the sequence of its message in the source. `several`: a message may have several
+    copies with one identity, which only their whole ids distinguish.
     """
 
-    def __init__(self, first: int, last: int, *, by_sequence: bool) -> None:
+    def __init__(self, first: int, last: int, *, by_sequence: bool, several: bool = False) -> None:
         self.first: int = first
-        self.repeated: list[Repeated] = []
+        self.repeated: set[Repeated] = set()
         """Copies of messages that were found before. They may belong to another destination: see `confirm`."""
-        self.unconfirmed: int = 0
-        """The number of repeated copies that were not remembered."""
         self._by_sequence = by_sequence
+        self._several = several
         self._states = bytearray(max(0, last - first + 1))
-        self._awaited: dict[int, tuple[int, int, int]] = {}
+        self._awaited: dict[int, Expected] = {}
+        self._later: dict[int, list[Expected]] = {}
         self._packed = tuple(array("Q") for _ in range(3))
         self._recent: dict[int, int] = {}
+        self._recent_ids: dict[int, int] = {}
+        self._spare: dict[int, list[tuple[int, int | None]]] = {}
 
     def expect(self, sequence: int, identity: int, digest: int) -> None:
         """Expect the copy of a message. Call it in the order of the sequences."""
@@ -59,48 +72,73 @@ class Comparison:
         if self._states[place] != NONE:
             return  # two destinations with one subject have one copy
         self._states[place] = AWAITED
-        self._awaited[sequence if self._by_sequence else identity] = (sequence, identity, digest)
-        if len(self._awaited) > MAX_UNPACKED and self._by_sequence:
-            self._pack()
+        if self._by_sequence:
+            self._awaited[sequence] = Expected(sequence, identity, digest)
+            if len(self._awaited) > MAX_UNPACKED:
+                self._pack()
+        elif identity in self._spare:  # its copy was found before, and taken for a repeated one of an earlier message
+            spare = self._spare[identity]
+            _, found = spare.pop(0)
+            self._settle(Expected(sequence, identity, digest), found)
+            if not spare:
+                del self._spare[identity]
+        elif identity in self._awaited:
+            self._later.setdefault(identity, []).append(Expected(sequence, identity, digest))
+        else:
+            self._awaited[identity] = Expected(sequence, identity, digest)
 
-    def found(self, sequence: int | None, identity: int, digest: int | None, stored: int) -> None:
-        """Take in a copy that the destination has under the sequence `stored`. Copies of other routes are ignored.
+    def found(self, sequence: int | None, identity: int, digest: int | None, whole_id: int) -> None:
+        """Take in a copy that the destination has. Copies of other routes are ignored.
 
         `sequence` is that of its message, if the identity contains it. Without a digest payloads are not compared.
+        `whole_id` is a hash of its id.
         """
         if sequence is None:
-            known = self._recent.get(identity)
-            if known is not None:
-                self._repeat(Repeated(known, identity, stored))
-                return
-            expected = self._awaited.pop(identity, None)
-        else:
-            if not 0 <= sequence - self.first < len(self._states):
-                return
-            state = self._states[sequence - self.first]
-            if state not in (NONE, AWAITED):
-                self._repeat(Repeated(sequence, identity, stored))
-                return
-            expected = self._awaited.get(sequence) or self._unpacked(sequence)
-            if expected is None or expected[1] != identity:
-                return  # another destination's, or of a message that had the sequence before
-            self._awaited.pop(sequence, None)
-        if expected is None:
+            self._found_by_identity(identity, digest, whole_id)
             return
-        self._states[expected[0] - self.first] = THERE if digest in (None, expected[2]) else DIFFERENT
-        if sequence is None:
-            self._recent[identity] = expected[0]
-            if len(self._recent) > MAX_RECENT:
-                del self._recent[next(iter(self._recent))]
+        if not 0 <= sequence - self.first < len(self._states):
+            return
+        state = self._states[sequence - self.first]
+        if state not in (NONE, AWAITED):
+            self._found_again(sequence, identity, whole_id)
+            return
+        expected = self._awaited.get(sequence) or self._unpacked(sequence)
+        if expected is None or expected.identity != identity:
+            return  # another destination's, or of a message that had the sequence before
+        self._awaited.pop(sequence, None)
+        self._settle(expected, digest)
+        _remember(self._recent, sequence, identity)
+        if self._several:
+            _remember(self._recent_ids, whole_id, sequence)
 
     def awaits(self, identity: int) -> bool:
         """Return True if the copy with this identity, which does not contain the sequence, is not found yet."""
         return identity in self._awaited
 
+    def begin_again(self) -> None:
+        """Prepare for a second reading of copies whose identities do not contain the sequence.
+
+        Of these only the copies are taken in that are not found yet, and copies found in this reading before.
+        """
+        self._recent.clear()
+        self._recent_ids.clear()
+
+    @property
+    def is_full(self) -> bool:
+        """True if no more repeated copies should be taken in before those in `repeated` are confirmed."""
+        return len(self.repeated) >= MAX_REPEATED or len(self._spare) >= MAX_REPEATED
+
     def confirm(self, repeated: Repeated, identity: int) -> None:
         """Record that a repeated copy is one of this destination if the expected copy has the same identity."""
         if repeated.identity == identity:
             self._states[repeated.sequence - self.first] = TWICE
+
+    def confirm_spare(self) -> None:
+        """Record that no later message will have the repeated copies that were found by their identities alone."""
+        for copies in self._spare.values():
+            for sequence, _ in copies:
+                self._states[sequence - self.first] = TWICE
+        self._spare.clear()
 
     def explain(self, sequence: int, state: int) -> None:
         """Record why an awaited copy does not exist."""
@@ -121,18 +159,66 @@ class Comparison:
         """Return the number of copies in a state."""
         return self._states.count(state)
 
-    def sequences(self, state: int) -> Iterator[int]:
-        """Yield the messages whose copies are in a state, in order."""
+    def lacks(self, sequence: int) -> bool:
+        """Return True if the copy of a message is expected and not found yet."""
+        place = sequence - self.first
+        return 0 <= place < len(self._states) and self._states[place] == AWAITED
+
+    def sequences(self, state: int, *, newest_first: bool = False) -> Iterator[int]:
+        """Yield the messages whose copies are in a state, in order. States may change meanwhile."""
+        if newest_first:
+            place = self._states.rfind(state)
+            while place >= 0:
+                yield self.first + place
+                place = self._states.rfind(state, 0, place)
+            return
         place = self._states.find(state)
         while place >= 0:
             yield self.first + place
             place = self._states.find(state, place + 1)
 
-    def _repeat(self, repeated: Repeated) -> None:
-        if len(self.repeated) < MAX_REPEATED:
-            self.repeated.append(repeated)
+    def _settle(self, expected: Expected, digest: int | None) -> None:
+        self._states[expected.sequence - self.first] = THERE if digest in (None, expected.digest) else DIFFERENT
+
+    def _found_again(self, sequence: int, identity: int, whole_id: int) -> None:
+        if self._states[sequence - self.first] == TWICE:
+            return
+        known = self._recent.get(sequence)
+        if self._several:
+            if known == identity and whole_id in self._recent_ids:
+                self._states[sequence - self.first] = TWICE
+            elif known == identity:
+                _remember(self._recent_ids, whole_id, sequence)
+        elif known is None:
+            self.repeated.add(Repeated(sequence, identity))
+        elif known == identity:
+            self._states[sequence - self.first] = TWICE
+
+    def _found_by_identity(self, identity: int, digest: int | None, whole_id: int) -> None:
+        expected = self._awaited.get(identity)
+        is_known = self._several and whole_id in self._recent_ids
+        if expected is None or is_known:
+            known = self._recent.get(identity)
+            if known is not None and (is_known or not self._several):
+                self._spare.setdefault(identity, []).append((known, digest))
+            elif known is not None:
+                _remember(self._recent_ids, whole_id, known)
+            return
+        # Of several messages with one id, it is the copy of the first one with its payload.
+        later = self._later.get(identity, [])
+        place = next((n for n, one in enumerate(later[:MAX_LATER]) if one.digest == digest), None)
+        if digest not in (None, expected.digest) and place is not None:
+            expected = later.pop(place)
+        elif later:
+            self._awaited[identity] = later.pop(0)
         else:
-            self.unconfirmed += 1
+            del self._awaited[identity]
+        if not later:
+            self._later.pop(identity, None)
+        self._settle(expected, digest)
+        _remember(self._recent, identity, expected.sequence)
+        if self._several:
+            _remember(self._recent_ids, whole_id, expected.sequence)
 
     def _pack(self) -> None:
         """Move the older half of the awaited copies into arrays, in which the sequences are in order."""
@@ -141,9 +227,16 @@ class Comparison:
             for column, value in zip(self._packed, self._awaited.pop(sequence), strict=True):
                 column.append(value)
 
-    def _unpacked(self, sequence: int) -> tuple[int, int, int] | None:
+    def _unpacked(self, sequence: int) -> Expected | None:
         sequences, identities, digests = self._packed
         index = bisect_left(sequences, sequence)
         if index == len(sequences) or sequences[index] != sequence:
             return None
-        return sequence, identities[index], digests[index]
+        return Expected(sequence, identities[index], digests[index])
+
+
+def _remember(recent: dict[int, int], key: int, value: int) -> None:
+    """Add a pair, and forget the oldest one beyond `MAX_RECENT`."""
+    recent[key] = value
+    if len(recent) > MAX_RECENT:
+        del recent[next(iter(recent))]

@@ -19,6 +19,10 @@ ONE_OF = frozenset({"weighted", "sticky", "fallback"})
 NO_DIGEST = 0
 """The digest of payloads that are not compared."""
 
+Identified = tuple[int | None, int, int | None, int]
+"""What identifies a copy: the sequence of its message, if its id contains that; its identity; the digest of its
+payload, None if that is not compared; a hash of its id."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCopy:
@@ -83,8 +87,7 @@ class Expectations:
 
     async def of(self, message: StoredMessage) -> Expected:
         """Return the expected copies of a message."""
-        place = Place(self._stream, message.sequence, message.time_ns)
-        own = b"%b:%d:%d" % (self._in_ids, message.sequence, message.time_ns)
+        place, own = Place(self._stream, message.sequence, message.time_ns), self.position_id(message)
         if self.handled:
             stored = [index for index in range(len(self.destinations)) if self.is_judged(index)]
             first = own if self.by_sequence else message_ids.find(message.headers) or own
@@ -103,31 +106,31 @@ class Expectations:
                 expected.append(ExpectedCopy(index, hash64(message_id), hash64(copy.payload), copy))
         return Expected(expected, outcome="" if expected else "unknown")
 
-    def identify(
-        self, index: int, stored: StoredMessage, *, same_subject: bool
-    ) -> tuple[int | None, int, int | None] | None:
+    def position_id(self, message: StoredMessage) -> bytes:
+        """Return the id that is made of the position of a message: the first part of the id of its dead letter."""
+        return b"%b:%d:%d" % (self._in_ids, message.sequence, message.time_ns)
+
+    def identify(self, index: int, stored: StoredMessage, *, same_subject: bool) -> Identified | None:
         """Return what identifies a stored message as a copy at a destination; None if it is not one.
 
-        It is the sequence of its message, if its id contains that, its identity and its digest. With `same_subject` the
-        stream stores messages under the subjects to which they were published.
+        With `same_subject` the stream stores messages under the subjects to which they were published.
         """
         message_id = message_ids.find(stored.headers)
         if not message_id:
             return None
-        if not self.by_sequence:
-            if self.handled:
-                return None, hash64(message_id.rpartition(b":")[0]), NO_DIGEST
-            return None, hash64(message_id), hash64(stored.payload)
-        origin = message_ids.origin(message_id)
-        if origin is None or origin.is_dead or origin.stream != self._in_ids:
-            return None
-        if self.handled:
-            return origin.sequence, hash64(origin.first), NO_DIGEST
+        sequence, first = None, message_id.rpartition(b":")[0]
+        if self.by_sequence:
+            origin = message_ids.origin(message_id)
+            if origin is None or origin.is_dead or origin.stream != self._in_ids:
+                return None
+            sequence, first = origin.sequence, origin.first
         if same_subject:
             ending = self.destinations[index].copy_id(framing.wire(stored.subject))
-            if message_id != origin.first + ending:
+            if message_id != first + ending:
                 return None
-        return origin.sequence, hash64(message_id), hash64(stored.payload)
+        if self.handled:
+            return sequence, hash64(first), None, hash64(message_id)
+        return sequence, (whole_id := hash64(message_id)), hash64(stored.payload), whole_id
 
     def _index(self, copy: Copy, message_id: bytes) -> int | None:
         """Return the destination of a copy; None for a core publish without an id."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
 from router_trio.audit.audit import Audit, Pace, Progress, Range
@@ -32,15 +32,18 @@ async def repaired(
     *,
     rate: float = 0,
     progress: Progress = lambda done, total: None,
+    begun: Callable[[Audit], None] = lambda audit: None,
 ) -> tuple[Report, Repair]:
     """Audit a route and publish what is missing. Return the report after that, and what was published.
 
-    Takes as long as three audits if something is missing. Raises `SourceError` and `LinkError`; can be cancelled.
+    Takes as long as two audits if something is missing; `begun` is called with each of them. Raises `SourceError` and
+    `LinkError`; can be cancelled.
     """
     limit = 0.0 if route.limit is None else route.limit.rate.messages / route.limit.rate.seconds
     repair = Repair(links, Pace(min((one for one in (rate, limit) if one), default=0.0)))
     while True:
         found = Audit(settings, route, links, rate=rate, progress=progress)
+        begun(found)
         report = await found.run(wanted)
         if repair.was_used or not report.counts["missing"]:
             return report, repair
@@ -48,12 +51,14 @@ async def repaired(
 
 
 class Repair:
-    """Publishes copies and counts what became of them: `stored` and `refused`."""
+    """Publishes copies and counts what became of them: `stored`, `duplicates` and `refused`."""
 
     def __init__(self, links: Mapping[str, CommandLink], pace: Pace) -> None:
         """`pace` limits the copies in a second."""
         self.stored: int = 0
         self.refused: int = 0
+        self.duplicates: int = 0
+        """Copies that were not stored because a stream still remembers their ids, for its duplicate window."""
         self.refusals: list[str] = []
         """Why copies were not stored: the first `MAX_REFUSALS`."""
         self.was_used: bool = False
@@ -79,11 +84,12 @@ class Repair:
     async def _finish(self, waiting: list[tuple[str, Request]]) -> None:
         for subject, request in waiting:
             try:
-                read_puback(await request.answered())
+                _, _, duplicate = read_puback(await request.answered())
             except (SourceError, Refused) as error:
                 self.refused += 1
                 if len(self.refusals) < MAX_REFUSALS:
                     self.refusals.append(f"{excerpt(subject)}: {error}")
             else:
-                self.stored += 1
+                self.stored += not duplicate
+                self.duplicates += duplicate
         waiting.clear()

@@ -13,7 +13,7 @@ CLASSES = {
     "twice": "the copy is stored several times",
     "different": "the copy is stored with another payload",
     "expired": "the copy is not stored, and limits of its stream can have removed it",
-    "unknown": "the copy of a handler is not stored: the handler may not have made one",
+    "unknown": "no copy is found, and a handler decides whether there is one, or only mirrors get it",
     "filtered": "the route sends the message nowhere",
     "dead_lettered": "the message has no copy, but a dead letter",
     "given_up": "the message fails in the route, and has no dead letter",
@@ -92,8 +92,11 @@ class Report:
 
     def lines(self) -> Iterable[str]:
         """Yield the report as text."""
-        span = f"messages {self.first} to {self.last}"
-        yield f"route {self.route}, {span}: {self.messages:,} of the route, {self.gone:,} gone"
+        if self.first > self.last:
+            yield f"route {self.route}: the range has no messages (from {self.first:,} to {self.last:,})"
+        else:
+            span = f"messages {self.first:,} to {self.last:,}"
+            yield f"route {self.route}, {span}: {self.messages:,} of the route, {self.gone:,} gone"
         for name, count in self.counts.items():
             if count:
                 yield f"{count:>12,}  {name:<13}  {CLASSES[name]}"
@@ -102,4 +105,4 @@ class Report:
             detail = f" ({one.detail})" if one.detail else ""
             yield f"{one.stored_class} {one.sequence} {one.subject} -> {one.destination}{detail}"
         if self.unlisted > 0:
-            yield f"and {self.unlisted} more; a shorter range (--from, --to) lists them"
+            yield f"and {self.unlisted:,} more; a shorter range (--from, --to) lists them"

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean, number
 from router_trio.cli.configuration import load
+from router_trio.errors import RouterError
 
 if TYPE_CHECKING:
     from router_trio.audit.audit import Progress, Range
+    from router_trio.audit.repair import Repair
     from router_trio.nats.command_link import CommandLink
     from router_trio.settings import RouteSettings, Settings
 
@@ -101,28 +103,48 @@ async def _job(
     json: bool,
     links: Mapping[str, CommandLink],
 ) -> int:
+    import trio
+
     from router_trio.audit.audit import Audit
     from router_trio.audit.repair import repaired
 
-    with _progress() as progress:
-        if repair and not dry_run:
-            report, published = await repaired(settings, route, links, wanted, rate=rate, progress=progress)
-        else:
-            made = Audit(settings, route, links, rate=rate, progress=progress)
-            report = await made.run(wanted)
-    if dry_run:
-        async for expected in made.missing():
-            assert expected.copy is not None
-            print(f"would publish {expected.copy.subject} to connection {expected.copy.connection}")
-    elif repair and published.was_used:
-        print(f"{published.stored} published, {published.refused} refused", file=sys.stderr)
-        for refusal in published.refusals:
-            print(f"router-trio: not stored: {refusal}", file=sys.stderr)
+    audits: list[Audit] = []
+    published: Repair | None = None
+    try:
+        with _progress() as progress:
+            if repair and not dry_run:
+                begun = audits.append
+                report, published = await repaired(
+                    settings, route, links, wanted, rate=rate, progress=progress, begun=begun
+                )
+            else:
+                audits.append(Audit(settings, route, links, rate=rate, progress=progress))
+                report = await audits[0].run(wanted)
+        if dry_run:
+            async for expected in audits[0].missing():
+                assert expected.copy is not None
+                copy = f"would publish {expected.copy.subject} to connection {expected.copy.connection}"
+                print(copy, file=sys.stderr if json else sys.stdout)
+    except (trio.Cancelled, RouterError):
+        if audits:
+            print(f"router-trio: {audits[-1].how_far()}", file=sys.stderr)
+        raise
+    if published is not None and published.was_used:
+        _print_repair(published)
     if json:
         print(to_json.dumps(report.as_json()))
     else:
         print("\n".join(report.lines()))
     return DONE if report.clean else FAILED
+
+
+def _print_repair(published: Repair) -> None:
+    print(f"router-trio: {published.stored:,} copies published, {published.refused:,} refused", file=sys.stderr)
+    if published.duplicates:
+        why = "their streams still remember the ids; run it again after the duplicate window"
+        print(f"router-trio: {published.duplicates:,} copies not stored: {why}", file=sys.stderr)
+    for refusal in published.refusals:
+        print(f"router-trio: not stored: {refusal}", file=sys.stderr)
 
 
 def _bound(text: str) -> Bound:

@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
+from router_trio.nats.jetstream import bounded_json
 from router_trio.nats.jetstream.api import (
+    MAX_ANSWER,
     NOT_FOUND,
     STREAM_NOT_FOUND,
     ApiError,
@@ -22,6 +24,7 @@ from router_trio.nats.jetstream.api import (
     consumer_info,
     consumer_list,
     done,
+    nanoseconds,
     no_jetstream,
     stored_message,
     stream_info,
@@ -56,9 +59,19 @@ class StoredMessages:
         """Return the configuration and state of the stream."""
         return await self._answer(self._ask("STREAM.INFO"), stream_info)
 
+    async def clock(self) -> int | None:
+        """Return the time of the stream's leader, in nanoseconds since 1970; None before nats-server 2.10."""
+        return await self._answer(self._ask("STREAM.INFO"), server_time)
+
     async def get(self, sequence: int) -> StoredMessage | None:
         """Return one message; None if there is none with that sequence."""
         return await self.found(self.ask_for(sequence))
+
+    async def get_each(self, sequences: Sequence[int]) -> list[StoredMessage | None]:
+        """Return these messages in order, requested at the same time; None for each that does not exist."""
+        asked = [self.ask_for(sequence) for sequence in sequences]
+        await all_answered(asked)
+        return [await self.found(one) for one in asked]
 
     def ask_for(self, sequence: int) -> Request:
         """Request one message. `found` returns it."""
@@ -166,6 +179,12 @@ class StoredMessages:
         except ValueError as error:
             detail = f"the answer to {framing.text(request.subject)} is not a valid JetStream answer: {error}"
             raise SourceError(detail, reason=reasons.BAD_ANSWER) from error
+
+
+def server_time(body: bytes) -> int | None:
+    """Return the time of the server that gave an answer of the API, in nanoseconds since 1970; None if not given."""
+    time = bounded_json.read(body, MAX_ANSWER).text("ts", "")
+    return nanoseconds(time) if time else None
 
 
 class _NotFound(SourceError):

@@ -17,18 +17,20 @@ two parts of the id, the payload with CRLF."""
 ADDED = len(b"NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")
 """The size of the header block of `FRAME` without the id, in bytes."""
 
-_COPY = re.compile(rb"((.+):([0-9]{1,19}):[0-9]{1,20})(:dead)?:[A-Za-z0-9_-]{16}", re.DOTALL)
+_COPY = re.compile(rb"((.+):([0-9]{1,19}):([0-9]{1,20}))(:dead)?:[A-Za-z0-9_-]{16}", re.DOTALL)
 
 
 class Origin(NamedTuple):
     """The message of a stream that an id of a router was made from. `first` is the part that all its ids have.
 
+    `time_ns` is when the stream stored the message, in nanoseconds since 1970.
     `is_dead`: the id is that of a dead letter, and not of a copy.
     """
 
     first: bytes
     stream: bytes
     sequence: int
+    time_ns: int
     is_dead: bool
 
 
@@ -38,7 +40,7 @@ def origin(message_id: bytes) -> Origin | None:
     Anyone who may publish can choose an id.
     """
     found = _COPY.fullmatch(message_id)
-    return None if found is None else Origin(found[1], found[2], int(found[3]), found[4] is not None)
+    return None if found is None else Origin(found[1], found[2], int(found[3]), int(found[4]), found[5] is not None)
 
 
 def find(block: bytes) -> bytes:

@@ -1,0 +1,125 @@
+"""Streams in memory, with the interface of `StoredMessages`, and links to them."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+from router_trio.audit.audit import Audit
+from router_trio.nats.command_link import CommandLink
+from router_trio.nats.jetstream.api import (
+    ConsumerInfo,
+    StoredMessage,
+    StreamInfo,
+    consumer_info,
+    stream_info,
+)
+from router_trio.nats.stored import StoredMessages
+from router_trio.settings import RouteSettings, Settings
+from router_trio.subjects.patterns import matches
+
+SECOND = 10**9
+
+
+def timestamp(time_ns: int) -> str:
+    """Return a time as a server writes it."""
+    seconds, rest = divmod(time_ns, SECOND)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def block(*lines: tuple[str, str]) -> bytes:
+    """Return a header block."""
+    return b"NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines).encode() + b"\r\n"
+
+
+class FakeStream:
+    """A stream whose server's clock shows `now`."""
+
+    def __init__(self, stream: str, subjects: Sequence[str], now: int, **config: Any) -> None:
+        self.stream = stream
+        self.subjects = subjects
+        self.config = config
+        self.now = now
+        self.messages: dict[int, StoredMessage] = {}
+        self.last = 0
+        self.durable: ConsumerInfo | None = None
+
+    def add(self, subject: str, payload: bytes, time_ns: int, headers: bytes = b"", sequence: int | None = None) -> int:
+        self.last = sequence or self.last + 1
+        self.messages[self.last] = StoredMessage(self.last, time_ns, subject, headers, payload)
+        return self.last
+
+    def consume(self, name: str, floor: int, **config: Any) -> None:
+        answer = {
+            "stream_name": self.stream,
+            "name": name,
+            "created": timestamp(self.now),
+            "config": config,
+            "ack_floor": {"consumer_seq": floor, "stream_seq": floor},
+        }
+        self.durable = consumer_info(json.dumps(answer).encode())
+
+    async def info(self) -> StreamInfo:
+        first = min(self.messages, default=self.last + 1)
+        state = {"messages": len(self.messages), "bytes": 0, "first_seq": first, "last_seq": self.last}
+        if self.messages:
+            state["first_ts"] = timestamp(self.messages[first].time_ns)  # type: ignore[assignment]
+        config = {"name": self.stream, "subjects": list(self.subjects), **self.config}
+        answer = {"config": config, "created": timestamp(0), "state": state}
+        return stream_info(json.dumps(answer).encode())
+
+    async def clock(self) -> int | None:
+        return self.now
+
+    async def consumer(self, name: str) -> ConsumerInfo | None:
+        return self.durable if self.durable is not None and self.durable.name == name else None
+
+    async def get(self, sequence: int) -> StoredMessage | None:
+        return self.messages.get(sequence)
+
+    async def get_each(self, sequences: Sequence[int]) -> list[StoredMessage | None]:
+        return [self.messages.get(one) for one in sequences]
+
+    async def next(self, sequence: int, pattern: str = ">") -> StoredMessage | None:
+        ordered = sorted(self.messages)
+        for one in ordered[bisect_left(ordered, sequence) :]:
+            if matches(pattern, self.messages[one].subject):
+                return self.messages[one]
+        return None
+
+    first_at = StoredMessages.first_at
+
+    async def batches(self, first: int, last: int, pattern: str) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        ordered = [one for one in sorted(self.messages) if first <= one <= last]
+        for place in range(0, len(ordered), 7):
+            some = [self.messages[one] for one in ordered[place : place + 7] if one in self.messages]
+            if any(matches(pattern, one.subject) for one in some):
+                yield some
+
+    def __call__(self) -> StoredMessages:
+        return cast("StoredMessages", self)
+
+
+class FakeAudit(Audit):
+    """An audit over streams in memory."""
+
+    def __init__(self, settings: Settings, route: RouteSettings, streams: Iterable[FakeStream]) -> None:
+        self.streams = {one.stream: one for one in streams}
+        super().__init__(settings, route, self._links_of(settings))
+
+    def _stored(self, connection: str, stream: str) -> StoredMessages:
+        return self.streams[stream]()
+
+    def _links_of(self, settings: Settings) -> Mapping[str, CommandLink]:
+        async def find_streams(pattern: str) -> Sequence[str]:
+            one = pattern.partition(".")[0]
+            return [
+                name for name, stream in self.streams.items() if any(s.startswith(one + ".") for s in stream.subjects)
+            ]
+
+        link = SimpleNamespace(max_payload=2**20, max_control_line=4096, find_streams=find_streams)
+        return cast("Mapping[str, CommandLink]", {name: SimpleNamespace(link=link) for name in settings.connections})
