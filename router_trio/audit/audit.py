@@ -187,6 +187,7 @@ class Audit:
         """`links` are those of all connections that `connections_of` names. `rate` limits the messages in a second."""
         limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
         self.expectations = Expectations(settings, route, limits)
+        self.overtaken: int = 0
         self.compared_to: int = 0
         """The last message of the source that was read."""
         self._route = route
@@ -200,6 +201,7 @@ class Audit:
         self._judged: Sequence[Sequence[_Destination]] = ()
         self._destinations: Sequence[_Destination] = ()
         self._given_up: array[int] = array("Q")
+        self._removals: dict[int, Removals] = {}
         self._gone_since: set[int] = set()
 
     async def run(self, wanted: Range) -> Report:
@@ -240,12 +242,21 @@ class Audit:
         return report
 
     async def missing(self) -> AsyncGenerator[ExpectedCopy, None]:
-        """Yield the copies that the last `run` has found to be missing, and whose messages the source still has."""
+        """Yield the copies that the last `run` has found to be missing, and whose messages the source still has.
+
+        A stream with a limit per subject, such as a bucket, keeps the newest values: a copy that would replace a newer
+        one is only counted in `overtaken`.
+        """
+        self.overtaken = 0
         for group in self._judged:
             async with aclosing(self._messages_at(group[0].compared.sequences(comparison.MISSING))) as found:
-                async for _, _, copies in found:
+                async for _, message, copies in found:
                     expected = copies.get(group[0].index)
-                    if expected is not None and expected.copy is not None:
+                    if message is None or expected is None or expected.copy is None:
+                        continue
+                    if await self._removals[group[0].index].has_newest(message, expected):
+                        self.overtaken += 1
+                    else:
                         yield expected
 
     def how_far(self) -> str:
@@ -367,7 +378,7 @@ class Audit:
             await self._confirm(destination)
 
     async def _dead_letters(self, report: Report, first: int) -> set[int]:
-        """Return the messages without a copy of which the route has a dead letter."""
+        """Return the messages that lack a copy and have a dead letter of the route."""
         dead = set[int]()
         letter, source = self._route.dead_letter, self._route.source
         without = set(self._given_up)
@@ -449,6 +460,7 @@ class Audit:
             return
         streams = [[reading.stored for reading in one.readings] for one in group]
         removals = [await Removals.of(one, self._messages) for one in streams]
+        self._removals.update({to.index: one for to, one in zip(group, removals, strict=True)})
         before = max(one.before for one in removals)
         border = await self._messages.first_at(before, await self._messages.info()) if before else 0
         for sequence in compared.sequences(comparison.AWAITED):

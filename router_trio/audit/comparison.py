@@ -30,7 +30,7 @@ MAX_REPEATED = 4096
 
 
 class Repeated(NamedTuple):
-    """A copy of a message of which a copy was found before."""
+    """A further copy of a message."""
 
     sequence: int
     identity: int
@@ -110,10 +110,6 @@ class Comparison:
         _remember(self._recent, sequence, identity)
         if self._several:
             _remember(self._recent_ids, whole_id, sequence)
-
-    def awaits(self, identity: int) -> bool:
-        """Return True if the copy with this identity, which does not contain the sequence, is not found yet."""
-        return identity in self._awaited
 
     def begin_again(self) -> None:
         """Prepare for a second reading of copies whose identities do not contain the sequence.

@@ -20,7 +20,7 @@ NO_DIGEST = 0
 """The digest of payloads that are not compared."""
 
 Identified = tuple[int | None, int, int | None, int]
-"""What identifies a copy: the sequence of its message, if its id contains that; its identity; the digest of its
+"""The identification of a copy: the sequence of its message, if its id contains that; its identity; the digest of its
 payload, None if that is not compared; a hash of its id."""
 
 

@@ -159,6 +159,16 @@ class Removals:
                 return True
         return False
 
+    async def has_newest(self, message: StoredMessage, expected: ExpectedCopy) -> bool:
+        """Return True if a stream with a limit per subject has a newer message with the subject of the copy."""
+        for one in self._limits if expected.copy is not None else ():
+            if one.info.max_messages_per_subject > 0:
+                assert expected.copy is not None
+                newer, _ = await one.replaced_by(message, expected.copy.subject)
+                if newer:
+                    return True
+        return False
+
     def lost(self, expected: ExpectedCopy | None) -> None:
         """Take into account a lost copy, which can have replaced older ones of its subject."""
         limited = any(one.info.max_messages_per_subject > 0 for one in self._limits)

@@ -48,6 +48,7 @@ async def repaired(
         if repair.was_used or not report.counts["missing"]:
             return report, repair
         await repair.publish(found.missing())
+        repair.overtaken = found.overtaken
 
 
 class Repair:
@@ -59,6 +60,8 @@ class Repair:
         self.refused: int = 0
         self.duplicates: int = 0
         """Copies that were not stored because a stream still remembers their ids, for its duplicate window."""
+        self.overtaken: int = 0
+        """Copies that were not published because they would replace newer ones of their subjects."""
         self.refusals: list[str] = []
         """Why copies were not stored: the first `MAX_REFUSALS`."""
         self.was_used: bool = False

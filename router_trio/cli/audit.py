@@ -143,6 +143,9 @@ def _print_repair(published: Repair) -> None:
     if published.duplicates:
         why = "their streams still remember the ids; run it again after the duplicate window"
         print(f"router-trio: {published.duplicates:,} copies not stored: {why}", file=sys.stderr)
+    if published.overtaken:
+        why = "their streams keep the newest messages of a subject, and have newer ones"
+        print(f"router-trio: {published.overtaken:,} copies not published: {why}", file=sys.stderr)
     for refusal in published.refusals:
         print(f"router-trio: not stored: {refusal}", file=sys.stderr)
 
