@@ -64,8 +64,6 @@ class FlowControl:
         """The number of sent messages that do not get through; None while they do."""
         self._stuck_since = inf
         """The time since which none of them gets through, if each value has a limit."""
-        self._delivered_until = -inf
-        """The time before which all messages of this route that were sent have been answered, for limits of values."""
         self._parked: int | None = None
         """While some of several fallbacks are away, the number of messages that had been sent when that began."""
         if settings.limit is not None:
@@ -110,6 +108,8 @@ class FlowControl:
         if self.limit is None and self.values is None:
             return
         self._destinations, self._gone = tuple(destinations), gone
+        if self.values is not None and destinations:
+            self.values.answered_until = 0.0
         for connection in destinations:
             connection.when_changed(self._destination_changed)
 
@@ -150,7 +150,8 @@ class FlowControl:
         self._get_through(now)
         if self.values is not None:
             # As long as no outbox is silent, what it has not confirmed was sent since: see `Outbox.undelivered_since`.
-            self._delivered_until = now if under_way <= 0 else max(self._delivered_until, now - 2 * UNDER_WAY_FOR)
+            values = self.values
+            values.answered_until = now if under_way <= 0 else max(values.answered_until, now - 2 * UNDER_WAY_FOR)
         return False
 
     def _get_through(self, now: float) -> None:
@@ -161,7 +162,7 @@ class FlowControl:
             self.limit.charge(self._stuck, now)
         elif self.values is not None:
             # The outbox may have been silent before, with publishes of others.
-            self.values.stand_still(max(self._stuck_since, self._delivered_until), now)
+            self.values.stand_still(max(self._stuck_since, self.values.answered_until), now)
         self._stuck, self._stuck_since = None, inf
 
     def _destination_changed(self) -> None:

@@ -60,7 +60,17 @@ class ValueLimits:
     memory is bounded. A value that leaves the shared bucket keeps its state.
     """
 
-    __slots__ = ("_full_at", "_most", "_most_values", "_scale", "_shared", "_step", "_stood_still", "_stood_until")
+    __slots__ = (
+        "_full_at",
+        "_most",
+        "_most_values",
+        "_scale",
+        "_shared",
+        "_step",
+        "_stood_still",
+        "_stood_until",
+        "answered_until",
+    )
 
     def __init__(self, messages: int, seconds: int, burst: int, *, most: int = MOST_VALUES) -> None:
         self._scale = messages
@@ -70,6 +80,11 @@ class ValueLimits:
         # Ordered by last use. In a plain dict, finding the first entry becomes slow once earlier ones were deleted.
         self._full_at: OrderedDict[bytes, int] = OrderedDict()
         self._shared = 0
+        self.answered_until: float = inf
+        """The time before which all that was sent has been answered, so that no clock is stopped for it any more.
+
+        Infinite if the clock is never stopped.
+        """
         self._stood_still = 0
         self._stood_until = -inf
 
@@ -84,7 +99,7 @@ class ValueLimits:
         full_at = known.pop(value, None)
         own = full_at is not None
         if full_at is None:
-            self._forget(ticks)
+            self._forget(now)
             own = len(known) < self._most_values
             full_at = self._shared
         full_at = max(full_at, ticks) + self._step
@@ -102,6 +117,7 @@ class ValueLimits:
     def stand_still(self, since: float, now: float) -> None:
         """Stop the clock of all buckets from `since` until `now`: what was sent meanwhile reaches the server only now.
 
+        `since` is not before `answered_until`: buckets that were full by then may be forgotten.
         Time for which the clock has been stopped before is not counted again. So it never falls behind by more than
         the time that passes, however often this is called.
         """
@@ -110,12 +126,13 @@ class ValueLimits:
             self._stood_still += int((now - since) * _NANOSECONDS) * self._scale
             self._stood_until = now
 
-    def _forget(self, ticks: int) -> None:
-        """Forget values with full buckets, the least recently used first.
+    def _forget(self, now: float) -> None:
+        """Forget values whose buckets are full, and stay so if the clock is stopped, the least recently used first.
 
         Each call forgets up to two values, more than the one that may be added, so that full buckets do not pile up.
         """
         known = self._full_at
+        ticks = int(min(now, self.answered_until) * _NANOSECONDS) * self._scale - self._stood_still
         for _ in range(2):
             value = next(iter(known), None)
             if value is None or known[value] > ticks:

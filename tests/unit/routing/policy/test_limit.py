@@ -132,7 +132,7 @@ def test_messages_passed_while_time_stood_still_stay_within_the_limit(
 ) -> None:
     """Messages sent since the clock stopped get through when it continues, all at once, if that is within a burst."""
     limits = ValueLimits(*rate, burst, most=most)
-    since = now = 1.0
+    since = now = limits.answered_until = 1.0
     passed: dict[str, list[float]] = defaultdict(list)
     through = since + stood_still + sum(gap for _, gap in before)
     for value, gap in before:
@@ -169,6 +169,18 @@ def test_a_clock_stopped_repeatedly_falls_behind_no_more_than_one_stopped_once(
         earliest = min(earliest, now - back)
     messages, seconds = rate
     assert limits.charge(b"x", now) <= now + (100.0 - earliest) + seconds / messages + 1e-6
+
+
+def test_a_bucket_that_was_full_only_while_the_clock_stood_still_is_remembered() -> None:
+    limits = ValueLimits(2, 1, 1)
+    limits.answered_until = 1.0
+    assert limits.charge(b"b", 1.0) == 0
+    assert limits.charge(b"a", 1.5) == 0
+    limits.stand_still(1.0, 1.5)
+    assert limits.charge(b"b", 1.5) > 1.5
+    limits.answered_until = 4.0
+    assert limits.charge(b"c", 4.0) == 0
+    assert len(limits) == 1
 
 
 def test_overlapping_stops_of_a_clock_are_counted_once() -> None:
