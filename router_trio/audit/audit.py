@@ -267,7 +267,8 @@ class Audit:
         text = f"ended after message {self.compared_to:,}; continue with --from {self.compared_to + 1}"
         if waiting:
             first = min(next(one.compared.sequences(comparison.AWAITED), NEVER) for one in self._destinations)
-            text += f", but {waiting:,} earlier copies were not found yet, the first one of message {first:,}"
+            copies = "1 earlier copy was" if waiting == 1 else f"{waiting:,} earlier copies were"
+            text += f", but {copies} not found yet, the first one of message {first:,}"
         return text
 
     # --- the range ---

@@ -69,7 +69,9 @@ def audit(
     the ids that they would have had, at the rate of the route's limit,
     and everything is audited again. They are stored behind newer ones.
 
-    The exit code is 1 if a copy is missing, twice or different.
+    The exit code is 1 if a copy is missing, twice or different, or if a
+    server can't be reached or refuses a request. Interrupted by Ctrl-C, the
+    command reports how far it came and the --from with which to continue.
 
     For example:
 
@@ -139,13 +141,13 @@ async def _job(
 
 
 def _print_repair(published: Repair) -> None:
-    print(f"router-trio: {published.stored:,} copies published, {published.refused:,} refused", file=sys.stderr)
+    print(f"router-trio: copies published: {published.stored:,}, refused: {published.refused:,}", file=sys.stderr)
     if published.duplicates:
-        why = "their streams still remember the ids; run it again after the duplicate window"
-        print(f"router-trio: {published.duplicates:,} copies not stored: {why}", file=sys.stderr)
+        why = "their streams still remember the ids; repeat the repair after the duplicate window"
+        print(f"router-trio: copies not stored: {published.duplicates:,}: {why}", file=sys.stderr)
     if published.overtaken:
         why = "their streams keep the newest messages of a subject, and have newer ones"
-        print(f"router-trio: {published.overtaken:,} copies not published: {why}", file=sys.stderr)
+        print(f"router-trio: copies not published: {published.overtaken:,}: {why}", file=sys.stderr)
     for refusal in published.refusals:
         print(f"router-trio: not stored: {refusal}", file=sys.stderr)
 

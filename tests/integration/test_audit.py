@@ -94,12 +94,12 @@ class Place:
 
 
 @asynccontextmanager
-async def place(folder: Path, server: NatsServer) -> AsyncIterator[Place]:
-    async with connect(server.url) as client:
+async def place(folder: Path, server: NatsServer, url: str = "") -> AsyncIterator[Place]:
+    async with connect(url or server.url) as client:
         stream = JetStream(client)
         for name in STREAMS:
             await stream.create_stream(name, [f"{name.lower()}.*"], duplicate_window=100_000_000)
-        yield Place(folder, server.url, stream)
+        yield Place(folder, url or server.url, stream)
         for name in STREAMS:
             await stream.delete_stream(name)
 
