@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 
 from router_trio.protocol.framing import text
@@ -11,6 +11,7 @@ from router_trio.protocol.headers import decode
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import Stored, Stream
+from tests.simulation.ack_waits import AckWaits
 from tests.simulation.content import CHANGED, Sent, places
 from tests.simulation.faults import GOES_BACK, WITHOUT_ORDER
 from tests.simulation.flow import Pace
@@ -62,6 +63,8 @@ class Arrivals:
         self._window = schedule.windows["OUT"]
         # A copy may be sent again if its PubAck was lost, or the process that received it.
         self._is_shaky = bool(schedule.faults) and not set(schedule.faults) <= {"short window", "publish denied"}
+        self._ack_waits = AckWaits(schedule)
+        self._tried: defaultdict[str, set[int]] = defaultdict(set)
         self._pace = Pace(schedule, broken)
         self._handled = handled
         self._published_at = published_at
@@ -93,13 +96,16 @@ class Arrivals:
         """
         self._settled_to.pop(route, None)
         self._found.pop(route, None)
+        self._tried.pop(route, None)
         if consumer is not None:
             self._found[route] = consumer, consumer.progress.passed
 
-    def route_ready(self, route: str) -> None:
+    def route_ready(self, route: str, unacked: Collection[int], now: float) -> None:
         """Record that a route has its durable: if it is the same as before, it knows which messages were settled by
-        then.
+        then. `unacked` are the numbers of the messages that the durable has delivered, and that are not acked.
         """
+        # Those that its process has tried are known to it: others wait for them.
+        self._ack_waits.route_ready(route, set(unacked) - self._tried[route], now)
         consumer, settled_to = self._found.pop(route, (None, 0))
         if consumer is not None and not consumer.deleted and self._keeps_sequences:
             self._settled_to[route] = settled_to
@@ -124,6 +130,7 @@ class Arrivals:
         copy, key = found
         self._pace.arrived(copy[0], copy[2], key, now)
         self._check_settled(copy)
+        self._tried[copy[0]].add(copy[2])
         self._trace.add(f"received {text(publish.subject)} {publish.payload[:20]!r}")
         self._first_received.setdefault(copy, now)
         if publish.subject.startswith(b"got."):
@@ -137,6 +144,7 @@ class Arrivals:
             route, _, number, part = copy = found[0]
             self._first_received.setdefault(copy, now)
             self._refused[copy].append(now)
+            self._tried[route].add(number)
             if self._plans[route].strategy == "fallback":
                 self._place_of.pop((route, number, part), None)
 
@@ -269,8 +277,10 @@ class Arrivals:
 
         Later messages do not wait for a message whose handler failed, for one published before its stream was rolled
         back or before the route noticed that, nor for one that was given up: another process may try it again. By key
-        nothing else is under way, except for `sticky` without a handler.
+        nothing else is under way, except for `sticky` without a handler. Messages that a route can't request pass each
+        other: see `ack_waits`.
         """
+        before = [other for other in before if not self._ack_waits.may_pass(copy[0], other[2], copy[2])]
         strict = self._plans[copy[0]].one_of_a_key
         if self._handled.raised[copy[0], copy[2]] and not strict:
             return True

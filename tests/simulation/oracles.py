@@ -132,7 +132,7 @@ class Oracles:
             if event.reason == reasons.WRONG_EXPECTATION:
                 self.broken("forged", f"a publish to {event.subject} failed, which expects nothing of its stream")
         elif isinstance(event, RouteReady):
-            self._arrivals.route_ready(event.route)
+            self._arrivals.route_ready(event.route, self._unacked(event.route), event.at)
         self._check_ledgers(process, f"at {event.code}")
 
     def _event_of_one(
@@ -145,6 +145,14 @@ class Oracles:
         number = self._number_in(plan, sequence)
         if number is not None:
             self._of_given_up.reported(process.number, event, number)
+
+    def _unacked(self, route: str) -> list[int]:
+        """Return the numbers of the messages that the durable of a route has delivered, and that are not acked."""
+        plan = next(plan for plan in self._schedule.routes if plan.name == route)
+        consumer = self._brokers[plan.broker]._server.consumers.get(("IN", route)) if plan.stream else None
+        sequences = [] if consumer is None else consumer.left_unacked()
+        numbers = [self._number_in(plan, sequence) for sequence in sequences]
+        return [number for number in numbers if number is not None]
 
     def _check_ledgers(self, process: Process, when: str) -> None:
         """Check the sums that hold at each event as well."""
