@@ -3,7 +3,8 @@
 The subject of an ack outlives the connection that its message was received on. An ack that can't be sent while
 disconnected is sent after reconnecting, and so is one that was written to a link and not confirmed before the link
 died. An ack that the server refused is sent again when the server accepts acks: otherwise the message would count as
-delivered and unsettled for the entire ack wait.
+delivered and unsettled for the entire ack wait. The stream is looked up first (`consumer/owed_acks.py`): it may have
+been rolled back since, and may have given the sequence to another message.
 
 A durable that was deleted may be that of another stream when it is found again. Until then no ack is sent, since it
 could ack another message.
@@ -34,9 +35,9 @@ MOST_REFUSED = 65_536
 
 
 class Acks:
-    """Sends the acks, naks and terms of a route to its stream, and is their `Answering`. All of it is synchronous.
+    """Sends the acks, naks and terms of a route to its stream, and is their `Answering`.
 
-    No method raises.
+    No method raises. All but `wait_for_owed` are synchronous.
     """
 
     def __init__(self, connection: Connection, emit: Emit) -> None:
@@ -49,6 +50,8 @@ class Acks:
         self._unsent: list[bytes] = []
         self._refused: dict[bytes, bytes] = {}
         """Acks that the server refused, by the sequences of their messages."""
+        self._accepts = trio.Event()
+        """Set when the server accepts acks while `_refused` has some."""
         self._on_hold = False
         self._held: list[bytes] = []
 
@@ -164,6 +167,26 @@ class Acks:
             for one in awaited:
                 link.nak(one.ack_subject, max(0.0, one.due - now))
 
+    async def wait_for_owed(self) -> tuple[int, bytes]:
+        """Wait until there are refused acks and the server accepts acks. Can be cancelled. For one task at a time.
+
+        Returns the sequence and the time of the last message among theirs.
+        """
+        await self._accepts.wait()
+        while not self._refused:
+            self._accepts = trio.Event()
+            await self._accepts.wait()
+        last = max(self._refused, key=int)
+        return int(last), ack_reply.tokens(self._refused[last])[ack_reply.TIME]
+
+    def resend_up_to(self, last: int, *, confirmed: bool) -> None:
+        """Send refused acks of messages up to the sequence `last`, or forget them if these were not `confirmed`."""
+        self._accepts = trio.Event()
+        owed = [sequence for sequence in self._refused if int(sequence) <= last]
+        replies = [self._refused.pop(sequence) for sequence in owed]
+        if confirmed and replies:
+            self.ack(replies)
+
     def clear(self) -> None:
         """Forget all unsent acks: their stream is gone, and they would ack messages of the next one.
 
@@ -204,8 +227,7 @@ class Acks:
         if cause == PULL and self.pull_listener is not None:
             self.pull_listener()
         if cause == ACK and self._refused:
-            refused, self._refused = self._refused, {}
-            self.ack([*refused.values()])
+            self._accepts.set()
 
     def not_taken(self, replies: Sequence[bytes], incarnation: int, *, refused: bool) -> None:
         """Record that answers were refused, or may be lost. An ack settles messages that were given up as well.

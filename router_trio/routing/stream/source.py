@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,6 +24,7 @@ from router_trio.routing.stream.consumer.feeding import Feeding
 from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.consumer.lead import Lead
 from router_trio.routing.stream.consumer.limits import check_expiry, check_retention, consumer_spec, differences
+from router_trio.routing.stream.consumer.owed_acks import send_owed
 from router_trio.routing.stream.consumer.undelivered import ask_again
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
@@ -132,7 +134,13 @@ class StreamSource(KeptSource[StreamKeeper]):
                 tried.set()  # only the start of the router waits until a pull was accepted
                 not_before = await ask_again(consumer, self._hand, self._within)
                 await self._pull_loop.keep_asking(
-                    link, consumer, self.keeper.late, not_before, self._filters, self._acks.nothing_asked
+                    link,
+                    consumer,
+                    self.keeper.late,
+                    not_before,
+                    self._filters,
+                    self._acks.nothing_asked,
+                    partial(send_owed, acks=self._acks),
                 )
                 # Messages on their way are still routed, so that a restart need not wait for their redelivery.
                 await consumer.drain()

@@ -8,7 +8,7 @@ messages are requested, but redeliveries always are: a server delivers these bef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
 
@@ -238,12 +238,14 @@ class PullLoop:
         not_before: float,
         filters: Filters,
         nothing_asked: Callable[[], None],
+        send_owed: Callable[[PullConsumer], Awaitable[None]],
     ) -> None:
         """Request messages until the intake is closed. Raises `SourceError` when the consumer is lost.
 
         `within`: seconds by which a redelivery may be late before the consumer is asked whether it still has the
         message. `not_before`: nothing is requested until then, so that messages left behind by others are delivered
-        first. `nothing_asked` is called whenever no request is pending.
+        first. `nothing_asked` is called whenever no request is pending. `send_owed` sends refused acks again, until it
+        is cancelled.
         """
         pending = self._pending
         self._within = within
@@ -255,6 +257,7 @@ class PullLoop:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report_progress, link, consumer)
             nursery.start_soon(self._checks.run, consumer)
+            nursery.start_soon(send_owed, consumer)
             nursery.start_soon(filters.watch, link, self.look_again)
             while self._lost is None and not self._closing.is_set():
                 self._look_again = trio.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from unittest.mock import Mock
 
 import pytest
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 from router_trio.connection import answers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.stream.acks import Acks
+from router_trio.routing.stream.consumer.owed_acks import send_owed
 from router_trio.routing.stream.pulling.checks import CHECK_EVERY
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
@@ -144,13 +146,88 @@ async def test_refused_acks_are_not_sent_to_a_durable_that_was_created_again_wit
         assert sent.total() == 5, "none for the earlier stream"
 
 
+async def test_refused_acks_are_not_sent_to_a_stream_that_was_restored(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No message shows the restore before the server accepts acks, and new messages have the sequences by then."""
+    brokers = two_brokers()
+    sent = acks_of(brokers["main"], monkeypatch)
+    async with world([REMOTE], brokers=brokers) as w:
+        await unconfirmed(w, 0, first=5)
+        w.broker.deny_publish(REFUSED)
+        fill(w.broker, 5, first=5)
+        await eventually(lambda: w.failures("ack") == {"permission_denied": 5}, 5.0)
+        w.broker.trouble.restore("IN", 5)
+        w.broker.allow_publish(REFUSED)
+        await eventually(lambda: not w.route.obstacles, 30)
+        await trio.sleep(1.0)
+        assert sent.total() == 5, "none for the messages that the stream has lost"
+        fill(w.broker, 5, first=10)
+        await eventually(lambda: w.payloads("OUT", "edge") == numbers(15), 60)
+        await all_acked(w, 10)
+        assert sent.total() == 10
+
+
+async def test_messages_whose_refused_acks_are_not_sent_are_acked_when_they_are_redelivered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brokers = two_brokers()
+    sent = acks_of(brokers["main"], monkeypatch)
+    async with world([REMOTE], brokers=brokers) as w:
+        await unconfirmed(w, 0, first=5)
+        w.broker.deny_publish("$JS.API.STREAM.MSG.GET.IN")
+        w.broker.deny_publish(REFUSED)
+        fill(w.broker, 5, first=5)
+        await eventually(lambda: w.failures("ack") == {"permission_denied": 5}, 5.0)
+        w.broker.allow_publish(REFUSED)
+        await eventually(lambda: not w.route.obstacles, 30)
+        await trio.sleep(1.0)
+        assert sent.total() == 5
+        await eventually(lambda: unacked(w) == 0, 60)
+        assert w.payloads("OUT", "edge") == numbers(10), "each once"
+
+
+@pytest.mark.parametrize(("confirmed", "replaced"), [(True, False), (False, False), (True, True)])
+async def test_refused_acks_are_sent_when_the_stream_has_the_last_of_their_messages(
+    confirmed: bool, replaced: bool, autojump_clock: MockClock
+) -> None:
+    """An ack that is refused during the lookup is not sent: its message was not looked up."""
+    link = Mock(**{"ack.return_value": []})
+    acks = Acks(Mock(link=link), lambda event: None)
+    acks.belong_to(Mock(obstacles={}), Mock(), lambda error: None, lambda: None)
+    *replies, last, later = (b"$JS.ACK.IN.router.1.%d.1.%d.0" % (sequence, 7 * sequence) for sequence in (8, 9, 10, 11))
+    looked_up = []
+
+    async def gone(awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
+        looked_up.append((awaited, in_hand()))
+        assert not link.ack.mock_calls
+        await trio.sleep(1.0)
+        if replaced:
+            acks.clear()
+        acks.not_taken([later], acks.incarnation, refused=True)
+        return () if confirmed else awaited
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_owed, Mock(gone=gone), acks)
+        acks.passed(ACK)
+        acks.not_taken([last, *replies], 0, refused=True)
+        await trio.sleep(5.0)
+        assert not looked_up, "acks are refused"
+        acks.passed(ACK)
+        await trio.sleep(1.5)
+        nursery.cancel_scope.cancel()
+    assert looked_up[0] == ({10: b"70"}, 0)
+    sent = [call.args[0] for call in link.ack.mock_calls]
+    assert sent == ([[last, *replies]] if confirmed and not replaced else [])
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_no_ack_is_sent_until_a_deleted_durable_is_found_again(replaced: bool) -> None:
     link = Mock(**{"ack.return_value": []})
     connection = Mock(link=link)
     acks, answers = Acks(connection, lambda event: None), connection.listener.answers
     first, second, third = (b"$JS.ACK.IN.router.1.%d.1.1.0" % sequence for sequence in (1, 2, 3))
-    acks.not_taken([first], 0, refused=True)
+    acks.not_taken([first], 0, refused=False)
     acks.hold()
     acks.belong_to(Mock(obstacles={}), Mock(), lambda error: None, lambda: None)
     acks.passed(ACK)
@@ -160,8 +237,9 @@ def test_no_ack_is_sent_until_a_deleted_durable_is_found_again(replaced: bool) -
     if replaced:
         acks.clear()
     acks.flush_unsent(link)
-    expected = [] if replaced else [first, second, third]
+    expected = [] if replaced else [second, third, first]
     assert [reply for sent in link.ack.mock_calls for reply in sent.args[0]] == expected
-    assert [one.args for one in answers.sent.mock_calls] == ([] if replaced else [("ack", acks, expected)]), "counted"
+    counted = [] if replaced else [("ack", acks, [second, third]), ("owed", acks, [first])]
+    assert [one.args for one in answers.sent.mock_calls] == counted
     acks.ack([second])
     link.ack.assert_called_with([second])
