@@ -38,7 +38,11 @@ SHARED_CHECKS_A_SECOND = 50
 """Such checks per second on one connection: with more routes, each is checked less often."""
 
 DENIED_CHECK_EVERY = 60.0
-"""Seconds between two checks while this user may not make them: a server logs each one."""
+"""Longest interval in seconds between two checks while this user may not make them: a server logs each one.
+
+The interval doubles from `CHECK_EVERY` on. After a short refusal, the next check is soon, not up to a minute later.
+Until then, a route that gets nothing new counts as ready.
+"""
 
 _NOT_AGAIN = "the server did not confirm that it will redeliver messages which it had delivered without their payload"
 
@@ -117,6 +121,7 @@ class ConsumerChecks:
     async def run(self, consumer: PullConsumer) -> None:
         """Check the consumer repeatedly. Return when it is lost."""
         self.shared = consumer.progress.in_use is True
+        denied_pause = CHECK_EVERY
         while True:
             pause = self._shared_pause if self.shared else self._pause_of_one
             self._now, denied = trio.Event(), False
@@ -138,8 +143,10 @@ class ConsumerChecks:
                     self._enter(_UNVERIFIED.format(error))
                 denied = error.reason == reasons.PERMISSION_DENIED and not doubtful
                 if denied:
-                    pause = DENIED_CHECK_EVERY
+                    pause = max(pause, denied_pause)
+                    denied_pause = min(2 * denied_pause, DENIED_CHECK_EVERY)
             else:
+                denied_pause = CHECK_EVERY
                 if state.lifted:
                     self._lifted(state.lifted)
                 before = self._before

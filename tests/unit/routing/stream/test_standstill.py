@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from router_trio.link import ConsumerState
+from router_trio.link import LOOKUP_WITHIN, ConsumerState
 from router_trio.message import Message
 from router_trio.routing.stream.consumer.standstill import Look, standstill
 from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.pulling.checks import CHECK_EVERY, DENIED_CHECK_EVERY
 from router_trio.states import PAUSED, RUNNING
 from router_trio.telemetry.http.status import readiness
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
 from tests.support.world import LOCAL, World, fill, handled, numbers, one_broker, world
 
@@ -89,6 +92,42 @@ async def test_messages_held_behind_a_failed_one_do_not_count_as_in_progress(aut
             if f"the consumer has 3 {WAITS}message 1, the first unacked one, failed" in found
         ]
         await eventually(lambda: w.payloads("OUT") == numbers(5), 60.0)
+
+
+async def test_a_stall_is_reported_soon_after_checks_were_refused_for_a_short_time(autojump_clock: MockClock) -> None:
+    checks, refused_for = "$JS.API.CONSUMER.INFO.IN.router", 12.0
+
+    def handler(message: Message) -> Message:
+        raise ValueError("every time")
+
+    made = handled(handler, to="out.x", retry={"initial": "3s", "max": "3s"}, **SOURCE)
+    async with world(handlers=[made], brokers=one_broker()) as w:
+        w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=2)
+        w.broker.deny_publish(checks)
+        fill(w.broker, 5)
+        await trio.sleep(refused_for)
+        w.broker.allow_publish(checks)
+        await eventually(lambda: w.route.state == PAUSED, refused_for + 3 * CHECK_EVERY)
+        assert "max_ack_pending" in reasons(w)[0]
+
+
+async def test_a_check_that_stays_refused_is_made_once_a_minute(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+    check = FakePullConsumer.check
+
+    async def counted(consumer: FakePullConsumer, *, oldest: bool = False) -> ConsumerState:
+        made.append(trio.current_time())
+        return await check(consumer, oldest=oldest)
+
+    monkeypatch.setattr(FakePullConsumer, "check", counted)
+    async with world([LOCAL], brokers=one_broker()) as w:
+        w.broker.deny_publish("$JS.API.CONSUMER.INFO.IN.router")
+        await trio.sleep(10 * DENIED_CHECK_EVERY)
+    pauses = [later - earlier for earlier, later in pairwise(made)]
+    assert max(pauses) <= DENIED_CHECK_EVERY + LOOKUP_WITHIN
+    assert len([pause for pause in pauses if pause < 0.9 * DENIED_CHECK_EVERY]) <= 5, pauses
 
 
 async def test_a_slow_handler_is_not_a_stall(autojump_clock: MockClock) -> None:
