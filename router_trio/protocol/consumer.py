@@ -42,6 +42,11 @@ class ConsumerSpec:
     """Where a new durable starts if nothing is known of its stream: `all`, `new` or an RFC 3339 time in UTC."""
     least_ack_pending: int = 0
     """The maximum number of messages that the route has in hand (`max_in_flight`)."""
+    owes_acks: bool = False
+    """True if the route sends acks of earlier deliveries once this is open: the last known message is looked up then.
+
+    If the stream was rolled back, and has grown beyond that message since, its state alone does not show it.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
         went_back = evidence_of_going_back(spec, stream)
         if went_back is None and doubtful:
             went_back = await other_message(api, spec, doubtful=True)
+        elif went_back is None and spec.owes_acks and spec.last_sequence and spec.stream_created is not None:
+            went_back = await other_message(api, spec, doubtful=False)
         began_behind = 0
         try:
             info = await _consumer(api, spec)

@@ -187,6 +187,11 @@ class Acks:
         if confirmed and replies:
             self.ack(replies)
 
+    @property
+    def has_unsent(self) -> bool:
+        """Return True if `flush_unsent` has acks to send."""
+        return bool(self._unsent or self._held)
+
     def clear(self) -> None:
         """Forget all unsent acks: their stream is gone, and they would ack messages of the next one.
 

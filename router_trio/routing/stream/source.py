@@ -198,6 +198,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             last_time=last_time,
             found_by_message=cursor.found_by_message,
             others_seen=others.noticed and not others.take(now),
+            owes_acks=self._acks.has_unsent,
         )
 
     def _go_by(self, link: Link, consumer: PullConsumer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.errors import SourceError, reasons
-from router_trio.nats.jetstream.api import Api, Denials
+from router_trio.nats.jetstream.api import Api, Denials, nanoseconds
 from router_trio.nats.jetstream.consumers import FoundConsumer, WirePullConsumer, ensure_consumer
 from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol.consumer import ConsumerSpec, ConsumerState, Limits, Progress
@@ -31,6 +32,11 @@ class FarServer:
         self._drops_at = drops_at
         self._is_silent = is_silent
         self.created = CREATED
+        self.stored: list[tuple[int, str]] = []
+        """Sequence and time of the first and the last message."""
+        self.found = ""
+        """The time of the message that is looked up."""
+        self.lookups = 0
 
     async def ready_client(self) -> FarServer:
         return self
@@ -42,6 +48,13 @@ class FarServer:
         with trio.move_on_after(within):
             await trio.sleep(self._round_trip / 2)
             answer = stream_answer("S") if ".STREAM." in subject else consumer_answer("S", "d")
+            if ".STREAM.INFO." in subject and self.stored:
+                (first, first_time), (last, last_time) = self.stored
+                answer["state"] |= {"messages": last, "first_seq": first, "last_seq": last}
+                answer["state"] |= {"first_ts": first_time, "last_ts": last_time}
+            if ".MSG.GET." in subject:
+                self.lookups += 1
+                answer = {"message": {"subject": "in.a", "seq": json.loads(body)["seq"], "time": self.found}}
             if ".CONSUMER." in subject:
                 answer["created"] = self.created
             if ".CONSUMER." in subject and trio.current_time() < self._drops_at:
@@ -94,6 +107,22 @@ async def test_pull_requests_of_a_dead_link_are_not_mistaken_for_another_process
     api = Api(cast(Any, FarServer(round_trip, drops_at=drops_at if round_trip > 1 or in_use else 0.2)), Denials())
     found = await ensure_consumer(api, SPEC, NONE, NONE)
     assert found.progress.in_use is in_use
+
+
+@pytest.mark.parametrize(("owes_acks", "same"), [(True, False), (True, True), (False, False)])
+async def test_a_stream_that_has_grown_since_its_restore_is_recognized_before_acks_are_sent(
+    owes_acks: bool, same: bool, autojump_clock: MockClock
+) -> None:
+    """Its state alone does not show that it was restored."""
+    server = FarServer(0.1)
+    server.stored = [(1, CREATED), (20, "2026-02-03T04:05:09Z")]
+    looked_up = "2026-02-03T04:05:06Z"
+    server.found = looked_up if same else "2026-02-03T04:05:07Z"
+    spec = replace(SPEC, stream_created=CREATED, start_sequence=11, last_sequence=10, owes_acks=owes_acks)
+    spec = replace(spec, last_time=nanoseconds(looked_up))
+    found = await ensure_consumer(Api(cast(Any, server), Denials()), spec, NONE, NONE)
+    assert found.went_back == ("it has another message under sequence 10" if owes_acks and not same else None)
+    assert server.lookups == owes_acks, "a request for each route only if it is needed"
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -11,11 +12,13 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.connection import answers
+from router_trio.link import ConsumerSpec, PullConsumer
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.consumer.owed_acks import send_owed
 from router_trio.routing.stream.pulling.checks import CHECK_EVERY
 from router_trio.testing import FakeBroker
+from router_trio.testing.links import FakeLink
 from tests.support.eventually import eventually
 from tests.support.world import REMOTE, World, all_acked, fill, numbers, two_brokers, unacked, world
 
@@ -146,6 +149,27 @@ async def test_refused_acks_are_not_sent_to_a_durable_that_was_created_again_wit
         assert sent.total() == 5, "none for the earlier stream"
 
 
+async def test_a_consumer_is_opened_for_unsent_acks(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the link looks up the last known message, which costs a request."""
+    opened: list[bool] = []
+    open_consumer = FakeLink.open_consumer
+
+    async def note(self: FakeLink, spec: ConsumerSpec, deliver: Any) -> PullConsumer:
+        opened.append(spec.owes_acks)
+        return await open_consumer(self, spec, deliver)
+
+    monkeypatch.setattr(FakeLink, "open_consumer", note)
+    async with world([REMOTE], brokers=two_brokers()) as w:
+        await unconfirmed(w, 5, first=5)
+        await reconnected(w)
+        await eventually(lambda: len(opened) == 2)
+        await eventually(lambda: w.live.connections["main"].listener.answers.unconfirmed("owed") == 5)
+        await eventually(lambda: w.live.connections["main"].listener.answers.unconfirmed("owed") == 0)
+        await reconnected(w)
+        await eventually(lambda: len(opened) == 3)
+        assert opened == [False, True, False]
+
+
 async def test_refused_acks_are_not_sent_to_a_stream_that_was_restored(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,9 +258,12 @@ def test_no_ack_is_sent_until_a_deleted_durable_is_found_again(replaced: bool) -
     acks.ack([second])
     acks.term(third, "timeout")
     assert not link.mock_calls
+    assert acks.has_unsent
     if replaced:
         acks.clear()
+    assert acks.has_unsent is not replaced
     acks.flush_unsent(link)
+    assert not acks.has_unsent
     expected = [] if replaced else [second, third, first]
     assert [reply for sent in link.ack.mock_calls for reply in sent.args[0]] == expected
     counted = [] if replaced else [("ack", acks, [second, third]), ("owed", acks, [first])]
