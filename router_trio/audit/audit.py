@@ -82,6 +82,10 @@ class Range:
 EVERYTHING = Range()
 
 
+class RangeError(ValueError):
+    """The range has too many messages for one audit."""
+
+
 class _Reading:
     """The messages of one stream of a destination, from `first` to its last, read as far as they are needed."""
 
@@ -205,7 +209,11 @@ class Audit:
         self._gone_since: set[int] = set()
 
     async def run(self, wanted: Range) -> Report:
-        """Compare, and return the report. Raises `SourceError` and `LinkError`; can be cancelled."""
+        """Compare, and return the report.
+
+        Raises `RangeError` for a range of more than `MAX_SPAN` sequences, `SourceError` and `LinkError`; can be
+        cancelled.
+        """
         reader, name = self._messages, self._route.name
         durable = await reader.consumer(self._durable)
         if durable is None:
@@ -222,7 +230,7 @@ class Audit:
         first = max(report.first, info.first_sequence, 1)
         if report.last - first >= MAX_SPAN:
             detail = f"{report.last - first + 1:,} sequences are too many for one audit; give a range of {MAX_SPAN:,}"
-            raise SourceError(detail, reason=reasons.TOO_LARGE)
+            raise RangeError(detail)
         async with AsyncExitStack() as stack:
             self._destinations = await self._find_destinations(stack, report, first, min(report.last, floor))
             if first <= report.last:

@@ -107,7 +107,7 @@ async def _job(
 ) -> int:
     import trio
 
-    from router_trio.audit.audit import Audit
+    from router_trio.audit.audit import Audit, RangeError
     from router_trio.audit.repair import repaired
 
     audits: list[Audit] = []
@@ -127,6 +127,8 @@ async def _job(
                 assert expected.copy is not None
                 copy = f"would publish {expected.copy.subject} to connection {expected.copy.connection}"
                 print(copy, file=sys.stderr if json else sys.stdout)
+    except RangeError as error:
+        raise UsageError(f"{error} (--from, --to)") from None
     except (trio.Cancelled, RouterError):
         if audits:
             print(f"router-trio: {audits[-1].how_far()}", file=sys.stderr)

@@ -107,7 +107,8 @@ class Live:
         second. With `repair`, missing copies are published, and the report is that of the audit after it. Blocks for as
         long as it takes to read both; can be cancelled.
 
-        Raises `ValueError` for a route that does not exist or reads no stream, `SourceError`, and `LinkError`.
+        Raises `ValueError` for a route that does not exist or reads no stream, and for a range that is too long;
+        `SourceError` and `LinkError`.
         """
         from router_trio.audit.audit import EVERYTHING, Audit, connections_of
         from router_trio.audit.repair import repaired

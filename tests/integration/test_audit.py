@@ -280,3 +280,16 @@ async def test_a_program_audits_a_route_of_its_router(tmp_path: Path, server: Na
             assert (await live.audit("copy", repair=True)).clean
             with pytest.raises(ValueError, match="no route 'other' reads a stream"):
                 await live.audit("other")
+
+
+async def test_a_range_that_is_too_long_is_wrong_usage(
+    tmp_path: Path, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router_trio.audit.audit.MAX_SPAN", 4)
+    async with place(tmp_path, server) as here:
+        await here.copied(5)
+        result = await over_its_links("audit", "router.toml", "copy", cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "5 sequences are too many for one audit" in result.stderr
+        code, report = await here.command("--from", "3")
+        assert (code, report["messages"]) == (0, 3)
