@@ -27,6 +27,13 @@ class ConsumerSpec:
     last_sequence: int = 0
     last_time: int = 0
     """The last known message of that incarnation, 0 for none, and its time in nanoseconds since 1970."""
+    passed_sequence: int = 0
+    passed_time: int = 0
+    """The last known message before `start_sequence`, 0 for none, and its time.
+
+    If other processes received what the stream stored after a rollback, up to the last known message, only this one
+    shows the rollback. It may be the last known message itself.
+    """
     found_by_message: bool = False
     """True if a message showed that the stream was replaced after `stream_created`.
 
@@ -43,9 +50,9 @@ class ConsumerSpec:
     least_ack_pending: int = 0
     """The maximum number of messages that the route has in hand (`max_in_flight`)."""
     owes_acks: bool = False
-    """True if the route sends acks of earlier deliveries once this is open: the last known message is looked up then.
+    """True if the route sends acks of earlier deliveries once this is open: the known messages are looked up then.
 
-    If the stream was rolled back, and has grown beyond that message since, its state alone does not show it.
+    If the stream was rolled back, and has grown beyond these messages since, its state alone does not show it.
     """
 
 

@@ -197,8 +197,9 @@ class Stream:
             return f"its last sequence is {len(self.stored)}, but message {last} was already received"
         if spec.start_sequence is not None and len(self.stored) < spec.start_sequence - 1:
             return f"its last sequence is {len(self.stored)}, but the durable had passed {spec.start_sequence - 1}"
-        if last and self.stored[last - 1].timestamp != spec.last_time:
-            return f"it has another message with sequence {last}"
+        for sequence, time in ((last, spec.last_time), (spec.passed_sequence, spec.passed_time)):
+            if sequence and self.stored[sequence - 1].timestamp != time:
+                return f"it has another message with sequence {sequence}"
         return None
 
     def _has_last_of(self, spec: ConsumerSpec) -> bool:

@@ -240,6 +240,33 @@ async def test_a_durable_recreated_in_a_stream_that_was_rolled_back_starts_at_th
         assert sequences(await received.until_delivered(1)) == [1]
 
 
+@pytest.mark.parametrize(("off", "went_back"), [(0, False), (1, True), (-1, True)])
+async def test_a_durable_is_not_recreated_behind_another_message_than_the_known_one_before_its_start(
+    peer: Peer, off: int, went_back: bool
+) -> None:
+    """The last known message was received after the rollback, and others received the messages before it."""
+    await publish_orders(peer, 4)
+    received, again = Recorder(), Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(4, 5.0)
+        times = [int(raw[1].split(b".")[7]) for raw in await received.until_delivered(4)]
+        await peer.delete_consumer("ORDERS", "router")
+        known = replace(
+            SPEC,
+            stream_created=consumer.stream_created,
+            start_sequence=3,
+            last_sequence=4,
+            last_time=times[3],
+            passed_sequence=2,
+            passed_time=times[1] + off,
+        )
+        consumer = await link.open_consumer(known, again)
+        assert (consumer.went_back is not None) is went_back
+        consumer.pull(1, 5.0)
+        assert sequences(await again.until_delivered(1)) == [1 if went_back else 3]
+
+
 @pytest.mark.parametrize(("start", "went_back"), [(4, False), (5, False), (6, True), (61, True)])
 async def test_a_stream_that_ends_before_the_start_of_a_durable_counts_as_rolled_back(
     start: int, went_back: bool, peer: Peer

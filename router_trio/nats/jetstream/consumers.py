@@ -279,19 +279,18 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
             spec = replace(spec, stream_created=stream.created)
         doubtful = is_doubtful(spec, stream)
         went_back = evidence_of_going_back(spec, stream)
-        if went_back is None and doubtful:
-            went_back = await other_message(api, spec, doubtful=True)
-        elif went_back is None and spec.owes_acks and spec.last_sequence and spec.stream_created is not None:
-            went_back = await other_message(api, spec, doubtful=False)
+        looks_up = doubtful or (spec.owes_acks and spec.stream_created is not None)
+        if went_back is None and looks_up:
+            went_back = await other_message(api, spec, stream)
         began_behind = 0
         try:
             info = await _consumer(api, spec)
         except ApiError as missing:
             if missing.code != NOT_FOUND or missing.error_code == STREAM_NOT_FOUND:
                 raise
-            if went_back is None and not doubtful and spec.last_sequence:
+            if went_back is None and not looks_up:
                 # The start must not be wrong: messages before it are never delivered.
-                went_back = await other_message(api, spec, doubtful=False)
+                went_back = await other_message(api, spec, stream)
             resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
             info = await _create(api, spec, resumes=resumes)
             if began(info.config) == "new":

@@ -290,27 +290,48 @@ def evidence_of_going_back(spec: ConsumerSpec, stream: StreamInfo) -> str | None
         (stream.first_sequence, stream.first_time),
         (stream.last_sequence, stream.last_time),
     ):
-        if stream.messages and sequence == spec.last_sequence and nanoseconds(time) != spec.last_time:
+        if stream.messages and _known(spec).get(sequence, nanoseconds(time)) != nanoseconds(time):
             return _another(sequence)
     return None
 
 
 def is_doubtful(spec: ConsumerSpec, stream: StreamInfo) -> bool:
     """Return True if all messages of a stream seem to be newer than a message that it should have."""
-    return stream.first_sequence <= spec.last_sequence and spec.last_time < nanoseconds(stream.first_time)
+    return any(_lacks(stream, sequence, time) for sequence, time in _known(spec).items())
 
 
-async def other_message(api: Api, spec: ConsumerSpec, *, doubtful: bool) -> str | None:
-    """Check whether a stream has another message under the last known sequence. Can be cancelled.
+async def other_message(api: Api, spec: ConsumerSpec, stream: StreamInfo) -> str | None:
+    """Check whether a stream has other messages under the sequences of known ones. Can be cancelled.
 
     Returns the evidence that the stream was rolled back; None if there is none. A message that can't be read proves
-    nothing, unless the stream is `doubtful`.
+    nothing, unless all messages of the stream seem to be newer.
     """
-    try:
-        found = await look_up(api, spec.stream, {"seq": spec.last_sequence})
-    except (ApiError, SourceError, TimeoutError, nats.errors.Error):
-        return "all its messages are newer than those received before" if doubtful else None
-    return None if nanoseconds(found.time) == spec.last_time else _another(spec.last_sequence)
+    for sequence, time in _known(spec).items():
+        try:
+            found = await look_up(api, spec.stream, {"seq": sequence})
+        except (ApiError, SourceError, TimeoutError, nats.errors.Error):
+            if _lacks(stream, sequence, time):
+                return "all its messages are newer than those received before"
+        else:
+            if nanoseconds(found.time) != time:
+                return _another(sequence)
+    return None
+
+
+def _known(spec: ConsumerSpec) -> dict[int, int]:
+    """Return the times of the messages by which a stream is recognized, by sequence.
+
+    The last known message is first. The last one before the start is the same message, unless deliveries are unsettled,
+    or went to other processes.
+    """
+    known = {spec.last_sequence: spec.last_time, spec.passed_sequence: spec.passed_time}
+    known.pop(0, None)
+    return known
+
+
+def _lacks(stream: StreamInfo, sequence: int, time: int) -> bool:
+    """Return True if all messages of a stream seem to be newer than that message, which it should have."""
+    return stream.first_sequence <= sequence and time < nanoseconds(stream.first_time)
 
 
 async def has_last_message(api: Api, spec: ConsumerSpec) -> bool:

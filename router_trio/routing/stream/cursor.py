@@ -186,6 +186,25 @@ class StreamCursor:
         time = self._highest_time[:20]
         return (self._highest, int(time)) if time.isdigit() else (0, 0)
 
+    @property
+    def last_passed(self) -> tuple[int, int]:
+        """The sequence and the time, in nanoseconds since 1970, of the last message received before `start`.
+
+        Zeros if there is none, or if unknown. Later messages may be of another incarnation of the stream: if deliveries
+        went elsewhere, those that would have shown the rollback may be among them.
+        """
+        start = self.start
+        if start > self._highest:
+            return self.last_known
+        sequence, time = 0, b""
+        for known in (self._recent, self._older, self._unsettled):
+            found = start - 1 if start - 1 in known else max(filter(start.__gt__, known), default=0)
+            if found > sequence:
+                sequence, time = found, known[found][:20]
+            if sequence == start - 1:
+                break  # nearly always
+        return (sequence, int(time)) if time.isdigit() else (0, 0)
+
     def contradicted(self, sequence: int, time: bytes) -> bool:
         """Return True if another message is known under that sequence: then the stream was reset."""
         for known in (self._unsettled, self._recent, self._older):

@@ -190,12 +190,15 @@ class StreamSource(KeptSource[StreamKeeper]):
         """Return the consumer for the next link, which continues behind the known part of the stream."""
         cursor, others, now = self._hand.cursor, self._hand.others, trio.current_time()
         last_sequence, last_time = cursor.last_known
+        passed_sequence, passed_time = cursor.last_passed
         return replace(
             self._spec,
             stream_created=cursor.stream_created or None,
             start_sequence=cursor.start,
             last_sequence=last_sequence,
             last_time=last_time,
+            passed_sequence=passed_sequence,
+            passed_time=passed_time,
             found_by_message=cursor.found_by_message,
             others_seen=others.noticed and not others.take(now),
             owes_acks=self._acks.has_unsent,

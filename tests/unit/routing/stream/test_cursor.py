@@ -52,6 +52,30 @@ def test_a_failed_message_is_unsettled_until_it_is_redelivered_or_given_up() -> 
     assert position.start == 3
 
 
+def test_the_last_message_before_the_start_is_known_apart_from_the_last_one() -> None:
+    """Deliveries between the two went elsewhere, so that the stream may have been rolled back between them."""
+
+    def known(sequence: int) -> tuple[int, int]:
+        return sequence, int(stored_at(sequence))
+
+    position = StreamCursor()
+    assert position.last_passed == position.last_known == (0, 0)
+    received(position, 4, 5, 7, first_delivery=1)
+    assert (position.start, position.last_passed) == (4, (0, 0))
+    settle(position, 4, 5, 7)
+    assert (position.start, position.last_passed) == (8, known(7))
+    assert received(position, 14, first_delivery=9) == [True]
+    settle(position, 14)
+    assert (position.start, position.last_passed, position.last_known) == (8, known(7), known(14))
+    position.learn(10, 14, 9)
+    assert (position.start, position.last_passed) == (11, known(7)), "others have settled 8 to 10"
+    position.learn(13, 14, 9)
+    assert received(position, 20, first_delivery=10) == [True]
+    assert (position.start, position.last_passed) == (14, known(7))
+    position.learn(14, 20, 10)
+    assert (position.start, position.last_passed, position.last_known) == (20, known(14), known(20))
+
+
 def test_messages_up_to_the_ack_floor_are_forgotten_unless_they_are_in_hand() -> None:
     position = StreamCursor()
     received(position, 1, 2, 3, 4, first_delivery=1)

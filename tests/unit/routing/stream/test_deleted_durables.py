@@ -184,6 +184,29 @@ async def test_messages_that_another_process_has_returned_for_a_retry_are_redeli
         assert len(arrived(brokers)) == len(set(arrived(brokers))) == len(broker.messages("IN"))
 
 
+async def test_a_durable_is_not_recreated_behind_messages_that_another_process_received_after_a_restore(
+    autojump_clock: MockClock,
+) -> None:
+    """This process has received no message that contradicts the ones it has settled, and later ones are no evidence."""
+    brokers = two_brokers()
+    broker = brokers["main"]
+    route = stream("IN", to("core", "edge"), connection="main", max_in_flight=5)
+    async with world([route], brokers=brokers) as w, another_process(broker, 9) as returned:
+        fill(broker, 5)  # to the request that came first
+        await eventually(lambda: passed_on(w) == 5)
+        broker.trouble.restore("IN", 0)
+        fill(broker, 9, first=5)
+        await returned()
+        fill(broker, 5, first=14)
+        await eventually(lambda: passed_on(w) == 10)
+        await trio.sleep(2 * CHECK_EVERY)
+        assert arrived(brokers) == [*range(5), *range(14, 19)]
+        assert not w.watch.count("STREAM_WENT_BACK")
+        broker.delete_consumer("IN", "router")
+        await w.watch.until("STREAM_WENT_BACK", within=100)
+        await eventually(lambda: {*arrived(brokers)} == {*range(19)}, 100)
+
+
 async def test_a_process_without_messages_that_notices_the_deletion_first_starts_behind_what_the_other_has_settled(
     autojump_clock: MockClock,
 ) -> None:

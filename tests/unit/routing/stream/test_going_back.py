@@ -267,6 +267,9 @@ SPEC = ConsumerSpec(
     "S", "d", (), 30.0, -1, 10, start_sequence=8, stream_created=CREATED, last_sequence=7, last_time=7_000_000_000
 )
 
+PASSED = replace(SPEC, start_sequence=4, passed_sequence=3, passed_time=3_000_000_000)
+"""As known by a process that received 3 before the rollback, and 7 after it."""
+
 
 def stream_of(first: int, first_at: int, last: int, last_at: int, **changes: Any) -> Any:
     answer = stream_answer("S") | changes
@@ -311,8 +314,16 @@ def test_evidence_that_a_stream_was_rolled_back_is_found(now: Any, evidence: str
     assert evidence_of_going_back(replace(SPEC, stream_created=None), now) is None, "nothing was known of the stream"
 
 
+def test_another_first_message_than_the_one_before_the_start_is_evidence_of_a_rollback() -> None:
+    assert evidence_of_going_back(PASSED, stream_of(3, 4, 9, 9)) == "it has another message under sequence 3"
+    assert evidence_of_going_back(PASSED, stream_of(3, 3, 9, 9)) is None
+
+
 def test_a_stream_with_only_younger_messages_than_expected_is_doubtful() -> None:
     assert is_doubtful(SPEC, stream_of(1, 8, 20, 20))
+    assert is_doubtful(PASSED, stream_of(1, 4, 20, 20))
+    assert not is_doubtful(PASSED, stream_of(4, 4, 20, 20)), "purged or aged"
+    assert not is_doubtful(PASSED, stream_of(1, 3, 20, 20))
     assert not is_doubtful(SPEC, stream_of(8, 8, 20, 20)), "purged or aged"
     assert not is_doubtful(SPEC, stream_of(1, 7, 20, 20))
 
