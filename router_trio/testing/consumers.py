@@ -279,16 +279,25 @@ class Consumer:
     def lift(self, max_deliver: int) -> None:
         """Change the limit of deliveries as a router does, and record the previous one for `take_lifted`."""
         self._lifted = [f"max_deliver = {self.spec.max_deliver}"]
-        self.edit(max_deliver=max_deliver)
+        self.spec = replace(self.spec, max_deliver=max_deliver)
 
     def take_lifted(self) -> Sequence[str]:
         """Return the limits that `lift` has changed since the last call."""
         lifted, self._lifted = self._lifted, ()
         return lifted
 
-    def edit(self, **changes: Any) -> None:
-        """Change fields of the spec, as an administrator can. Delivered messages keep their ack wait."""
+    def edit(self, now: float, **changes: Any) -> None:
+        """Change fields of the spec, as an administrator can.
+
+        As on a server, a new ack wait also holds for delivered messages, and moves the end of the delay of a nak by the
+        difference. Messages that are already due stay due.
+        """
+        longer = -self.spec.ack_wait
         self.spec = replace(self.spec, **changes)
+        longer += self.spec.ack_wait
+        for entry in self._unacked.values():
+            if longer and entry.due > now:
+                self._postpone(entry, entry.due + longer)
 
     def went_back(self) -> None:
         """Forget messages that the stream has lost at its end."""

@@ -139,7 +139,7 @@ class Trouble:
     def edit_consumer(self, stream: str, durable: str, *, headers_only: bool | None = None, **changes: float) -> None:
         """Change `ack_wait`, `max_deliver` or `max_ack_pending` of a durable, or let it deliver only headers."""
         consumer = self._server.consumers[stream, durable]
-        consumer.edit(**changes)
+        consumer.edit(trio.current_time(), **changes)
         if headers_only is not None:
             consumer.headers_only = headers_only
         self._network.wake_links()

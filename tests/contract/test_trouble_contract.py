@@ -87,6 +87,63 @@ async def test_a_durable_with_an_edited_ack_wait_redelivers_after_the_new_one(pe
     assert again[1].split(b".")[4:6] == [b"2", b"1"]
 
 
+@pytest.mark.parametrize(("before", "after"), [(30.0, 0.8), (0.8, 1.6)])
+async def test_an_edited_ack_wait_also_holds_for_delivered_messages(
+    before: float, after: float, peer: Peer, clock: object
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=before), received)
+        consumer.pull(2, 10.0)
+        await received.until_delivered(1)
+        delivered_at = trio.current_time()
+        await trio.sleep(0.3)
+        await peer.edit_consumer("ORDERS", "router", ack_wait=after)
+        await received.until_delivered(2)
+        took = trio.current_time() - delivered_at
+    assert after - 0.1 < took < after + 5.0
+
+
+@pytest.mark.parametrize(("delay", "longer"), [(3.0, -2.0), (1.0, 1.0)])
+async def test_an_edited_ack_wait_changes_the_delay_of_a_nak_by_the_difference(
+    delay: float, longer: float, peer: Peer, clock: object
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=30.0), received)
+        consumer.pull(2, 10.0)
+        link.nak((await received.until_delivered(1))[0][1], delay)
+        returned_at = trio.current_time()
+        await link.fence()
+        await trio.sleep(0.3)
+        await peer.edit_consumer("ORDERS", "router", ack_wait=30.0 + longer)
+        await received.until_delivered(2)
+        took = trio.current_time() - returned_at
+    assert delay + longer - 0.1 < took < delay + longer + 1.5
+
+
+async def test_an_edited_ack_wait_does_not_delay_a_message_that_is_due(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.a")
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(replace(SPEC, ack_wait=5.0), received)
+        consumer.pull(1, 10.0)
+        link.nak((await received.until_delivered(1))[0][1], 0.0)
+        await link.fence()
+        await trio.sleep(0.3)
+        await peer.edit_consumer("ORDERS", "router", ack_wait=30.0)
+        edited_at = trio.current_time()
+        consumer.pull(1, 10.0)
+        await received.until_delivered(2)
+        took = trio.current_time() - edited_at
+    assert took < 1.0
+
+
 async def test_a_consumer_of_a_deleted_stream_gets_the_messages_of_its_successor_of_the_same_name(
     peer: Peer, clock: object
 ) -> None:
