@@ -87,7 +87,7 @@ class ConsumerState:
     describes that the durable's server has lost contact to its cluster; None if there is no sign of that. `lifted` are
     the limits that were removed from the durable just now, as they were. `oldest` is the first message that is not
     acked or not delivered, if it was looked up and found. `time` is the server's time of this state in nanoseconds
-    since 1970; 0 if unknown.
+    since 1970; 0 if unknown. `ack_wait` in seconds holds for all unacked messages; 0 if unknown.
     """
 
     paused: str | None
@@ -101,6 +101,7 @@ class ConsumerState:
     lifted: Sequence[str] = ()
     oldest: StoredAt | None = None
     time: int = field(default=0, compare=False)
+    ack_wait: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

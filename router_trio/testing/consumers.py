@@ -114,6 +114,7 @@ class Consumer:
             passed=self.progress.passed,
             cut_off="its durable is not available: its server is cut off" if self._stream.cut_off else None,
             time=int((self._stream.epoch + now) * 1e9),
+            ack_wait=self.spec.ack_wait,
         )
 
     @property

@@ -101,6 +101,7 @@ async def test_an_edited_ack_wait_also_holds_for_delivered_messages(
         delivered_at = trio.current_time()
         await trio.sleep(0.3)
         await peer.edit_consumer("ORDERS", "router", ack_wait=after)
+        assert (await consumer.check()).ack_wait == after
         await received.until_delivered(2)
         took = trio.current_time() - delivered_at
     assert after - 0.1 < took < after + 5.0

@@ -109,4 +109,5 @@ def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
         deliveries=info.delivered.delivery,
         passed=info.ack_floor.sequence,
         time=nanoseconds(info.now),
+        ack_wait=info.config.ack_wait,
     )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import trio
 
+from router_trio.errors import SourceError, reasons
 from router_trio.link import PullConsumer
 from router_trio.routing.stream.in_hand import StreamInHand
 
 OVERDUE = 0.1
 """Seconds from the end of a nak's delay until the message is requested: a server that does not have it ready yet would
 deliver a new one instead."""
+
+LOOKED_UP_EVERY = 1.0
+"""Seconds between two lookups of an ack wait while these fail."""
 
 
 async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float) -> float:
@@ -35,3 +41,34 @@ async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float
     elif progress.in_use is not None:
         return opened_at
     return opened_at + consumer.ack_wait + OVERDUE
+
+
+async def wait_for_redeliveries(
+    consumer: PullConsumer,
+    until: float,
+    postponed: Callable[[float], None],
+    lifted: Callable[[Sequence[str]], None],
+) -> None:
+    """Wait until new messages may be requested, which is first expected at `until`, a result of `ask_again`.
+
+    The ack wait may be edited meanwhile, and holds for delivered messages as well. So it is looked up when it should be
+    over. `postponed` is called with each later time, `lifted` with limits that a lookup has removed. If this user may
+    not look it up, or the consumer is gone, the last known ack wait counts. Can be cancelled. Raises `LinkError` if the
+    link dies.
+    """
+    expected, ack_wait = until, consumer.ack_wait
+    while True:
+        await trio.sleep_until(until)
+        try:
+            state = await consumer.check()
+        except SourceError as error:
+            if error.reason == reasons.PERMISSION_DENIED or error.reason not in reasons.LOOKUP_FAILED:
+                return
+            until = trio.current_time() + LOOKED_UP_EVERY
+        else:
+            if state.lifted:
+                lifted(state.lifted)
+            until = expected + (state.ack_wait - ack_wait)
+            if until <= trio.current_time():
+                return
+        postponed(until)

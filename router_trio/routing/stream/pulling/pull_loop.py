@@ -21,6 +21,7 @@ from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.consumer.filters import Filters
+from router_trio.routing.stream.consumer.undelivered import wait_for_redeliveries
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
@@ -95,6 +96,7 @@ class PullLoop:
         deleted: Callable[[], None],
     ) -> None:
         self._asked = asked
+        self._lifted = lifted
         self._deleted = deleted
         self._routing = routing
         self._flow = routing.flow
@@ -126,6 +128,8 @@ class PullLoop:
         self._look_again = trio.Event()
         self._heard_at = 0.0
         self._opened_at = 0.0
+        self._not_before: float | None = None
+        """While messages that were delivered before must be redelivered first: when that should be over."""
         self._quiet = False
         self._waiting_reported = False
         self._lost: SourceError | None = None
@@ -243,9 +247,9 @@ class PullLoop:
         """Request messages until the intake is closed. Raises `SourceError` when the consumer is lost.
 
         `within`: seconds by which a redelivery may be late before the consumer is asked whether it still has the
-        message. `not_before`: nothing is requested until then, so that messages left behind by others are delivered
-        first. `nothing_asked` is called whenever no request is pending. `send_owed` sends refused acks again, until it
-        is cancelled.
+        message. `not_before`: nothing is requested until then, or later if the ack wait is edited, so that messages
+        left behind by others are delivered first. `nothing_asked` is called whenever no request is pending. `send_owed`
+        sends refused acks again, until it is cancelled.
         """
         pending = self._pending
         self._within = within
@@ -259,6 +263,10 @@ class PullLoop:
             nursery.start_soon(self._checks.run, consumer)
             nursery.start_soon(send_owed, consumer)
             nursery.start_soon(filters.watch, link, self.look_again)
+            self._not_before = None
+            if not_before > self._opened_at:
+                self._not_before = not_before
+                nursery.start_soon(self._wait_for_redeliveries, consumer, not_before)
             while self._lost is None and not self._closing.is_set():
                 self._look_again = trio.Event()
                 now = trio.current_time()
@@ -273,12 +281,12 @@ class PullLoop:
                     if late:
                         self._asking_about_late = True
                         nursery.start_soon(self._ask_about, consumer, late, within)
-                    if now >= not_before:
+                    if self._not_before is None:
                         self._ask(consumer, now)
                         self._enter_current()
                     else:
                         described = "messages that were delivered before and are not acked must be redelivered first; "
-                        described += f"nothing is requested for {not_before - now:.0f} s"
+                        described += f"nothing is requested for {max(0.0, self._not_before - now):.0f} s"
                         self._enter(PAUSED, described)
                 else:
                     self._enter(PAUSED, f"destination connection {away!r} is not connected")
@@ -288,7 +296,7 @@ class PullLoop:
                 deadline = self._next_look(now) if asked else self._silent_at
                 if self._flow is not None:
                     deadline = min(deadline, self._flow.ask_at)
-                with trio.CancelScope(deadline=min(deadline, not_before) if now < not_before else deadline):
+                with trio.CancelScope(deadline=deadline):
                     await self._look_again.wait()
                 if self._lost is None and trio.current_time() >= self._silent_at:
                     described = f"nothing was heard from the consumer for {self._silence:.3g} s"
@@ -296,6 +304,17 @@ class PullLoop:
             nursery.cancel_scope.cancel()
         if self._lost is not None:
             raise self._lost
+
+    async def _wait_for_redeliveries(self, consumer: PullConsumer, until: float) -> None:
+        """Let nothing be requested before messages that were delivered earlier are due."""
+
+        def postponed(until: float) -> None:
+            self._not_before = until
+            self._look_again.set()
+
+        await wait_for_redeliveries(consumer, until, postponed, self._lifted)
+        self._not_before = None
+        self._look_again.set()
 
     async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], within: float) -> None:
         """Stop waiting for messages that will not be redelivered, and wait longer for the others."""

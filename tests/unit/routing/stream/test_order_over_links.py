@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 from trio.testing import MockClock
 
+from router_trio.errors import SourceError
+from router_trio.link import ConsumerState
 from router_trio.message import Message
 from router_trio.routing.stream.consumer import undelivered as module
+from router_trio.states import PAUSED
 from router_trio.testing import FakeBroker
+from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
-from tests.support.world import all_acked, fill, handled, numbers, one_broker, to, two_brokers, unacked, world
+from tests.support.world import World, all_acked, fill, handled, numbers, one_broker, to, two_brokers, unacked, world
 from tests.unit.routing.stream.refusing import arrived, remote, route
 
 # --- links, consumers and streams that are lost and replaced ---
@@ -175,6 +182,21 @@ async def test_acks_of_the_route_itself_are_not_taken_for_those_of_another_proce
 # --- naks that the server refuses ---
 
 
+@asynccontextmanager
+async def undelivered(ack_wait: str) -> AsyncIterator[World]:
+    """Yield a world whose route waits for messages 1 to 3: a dead link did not deliver them, and naks are refused."""
+    async with world([route(ack_wait=ack_wait)], brokers=one_broker()) as w:
+        fill(w.broker, 1, subjects="a")
+        await all_acked(w, 1)
+        w.broker.trouble.break_after(from_server=0)  # the next deliveries are lost
+        fill(w.broker, 3, first=1, subjects="a")
+        w.broker.deny_publish("$JS.ACK.>")
+        await eventually(lambda: w.watch.of("NATS_CONNECTION_LOST"))
+        await eventually(lambda: w.route.state == PAUSED and "must be redelivered first" in (w.route.reason or ""))
+        yield w
+        w.broker.allow_publish("$JS.ACK.>")
+
+
 async def test_messages_that_a_dead_link_did_not_deliver_are_routed_first_though_naks_are_refused(
     autojump_clock: MockClock,
 ) -> None:
@@ -191,6 +213,86 @@ async def test_messages_that_a_dead_link_did_not_deliver_are_routed_first_though
         await eventually(lambda: len(arrived(w, "a")) == 7, 20)
         assert arrived(w, "a") == numbers(7)
         w.broker.allow_publish("$JS.ACK.>")
+
+
+@pytest.mark.parametrize(("before", "after"), [("2s", 20.0), ("20s", 2.0), ("7s", 12.0)])
+async def test_they_are_routed_first_though_the_ack_wait_is_edited_while_they_are_waited_for(
+    before: str, after: float, autojump_clock: MockClock
+) -> None:
+    async with undelivered(before) as w:
+        w.broker.trouble.edit_consumer("IN", "router", ack_wait=after)
+        fill(w.broker, 3, first=4, subjects="a")
+        await eventually(lambda: len(arrived(w, "a")) == 7, 30)
+        assert arrived(w, "a") == numbers(7)
+
+
+async def test_they_are_routed_first_though_the_ack_wait_is_edited_twice(autojump_clock: MockClock) -> None:
+    async with undelivered("5s") as w:
+        fill(w.broker, 3, first=4, subjects="a")
+        w.broker.trouble.edit_consumer("IN", "router", ack_wait=10.0)
+        await trio.sleep(9)
+        w.broker.trouble.edit_consumer("IN", "router", ack_wait=20.0)
+        await eventually(lambda: len(arrived(w, "a")) == 7, 30)
+        assert arrived(w, "a") == numbers(7)
+
+
+async def test_new_messages_are_requested_after_the_ack_wait_though_it_may_not_be_looked_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with undelivered("5s") as w:
+        w.broker.deny_publish("$JS.API.CONSUMER.INFO.>")
+        fill(w.broker, 3, first=4, subjects="a")
+        await eventually(lambda: len(arrived(w, "a")) == 7, 8)
+        assert arrived(w, "a") == numbers(7)
+        w.broker.allow_publish("$JS.API.CONSUMER.INFO.>")
+
+
+class Scripted(FakePullConsumer):
+    """A consumer with an ack wait of 5 s when it was opened, whose checks have these results."""
+
+    ack_wait = 5.0
+
+    def __init__(self, *results: ConsumerState | str) -> None:
+        self._results = list(results)
+
+    async def check(self, *, oldest: bool = False) -> ConsumerState:
+        result = self._results.pop(0)
+        if isinstance(result, str):
+            raise SourceError("the lookup failed", reason=result)
+        return result
+
+
+def state(ack_wait: float, *lifted: str) -> ConsumerState:
+    return ConsumerState(None, 3, 1000, 3, 3, lifted=lifted, ack_wait=ack_wait)
+
+
+@pytest.mark.parametrize(
+    ("results", "until", "postponed"),
+    [
+        ([state(5.0)], 5.1, []),
+        ([state(1.0)], 5.1, []),
+        ([state(0.0)], 5.1, []),
+        ([state(9.0), state(12.0), state(12.0)], 12.1, [9.1, 12.1]),
+        (["permission_denied"], 5.1, []),
+        (["consumer_not_found"], 5.1, []),
+        (["timeout", "jetstream_unavailable", state(5.0)], 7.1, [6.1, 7.1]),
+        (["timeout", state(9.0), "permission_denied"], 9.1, [6.1, 9.1]),
+    ],
+)
+async def test_the_ack_wait_is_looked_up_when_it_should_be_over(
+    results: list[ConsumerState | str], until: float, postponed: list[float], autojump_clock: MockClock
+) -> None:
+    began, later = trio.current_time(), list[float]()
+    await module.wait_for_redeliveries(Scripted(*results), began + 5.1, later.append, lambda _: None)
+    assert trio.current_time() - began == pytest.approx(until)
+    assert [one - began for one in later] == pytest.approx(postponed)
+
+
+async def test_a_limit_that_the_lookup_has_removed_is_reported(autojump_clock: MockClock) -> None:
+    lifted: list[str] = []
+    consumer = Scripted(state(5.0, "inactive_threshold = 60"))
+    await module.wait_for_redeliveries(consumer, trio.current_time(), lambda _: None, lifted.extend)
+    assert lifted == ["inactive_threshold = 60"]
 
 
 async def test_messages_delivered_without_payload_are_routed_first_though_naks_are_refused(
