@@ -55,6 +55,7 @@ COMMANDS = {
     "test": "router_trio.cli.test.command:run_tests",
     "permissions": "router_trio.cli.permissions:permissions",
     "audit": "router_trio.cli.audit:audit",
+    "position": "router_trio.cli.position:position",
     "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
     "contract": "router_trio.cli.contract:contract",
     "schema": "router_trio.cli.schema:schema",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
@@ -21,6 +21,7 @@ from router_trio.nats.jetstream.api import (
     ConsumerInfo,
     StoredMessage,
     StreamInfo,
+    config_fields,
     consumer_info,
     consumer_list,
     done,
@@ -108,6 +109,17 @@ class StoredMessages:
             return await self._answer(self._requests.send(subject), consumer_info)
         except _NotFound:
             return None
+
+    async def consumer_fields(self, name: str) -> dict[str, Any]:
+        """Return every field of the configuration of a consumer, as the server gives it."""
+        subject = framing.wire(f"{self._api}.CONSUMER.INFO.{self.stream}.{name}")
+        return await self._answer(self._requests.send(subject), config_fields)
+
+    async def create_consumer(self, name: str, config: dict[str, object]) -> ConsumerInfo:
+        """Create a durable consumer. It is refused if there is one with that name and another configuration."""
+        subject = framing.wire(f"{self._api}.CONSUMER.DURABLE.CREATE.{self.stream}.{name}")
+        body = {"stream_name": self.stream, "config": config, "action": "create"}
+        return await self._answer(self._requests.send(subject, json.dumps(body).encode()), consumer_info)
 
     async def consumers(self) -> list[ConsumerInfo]:
         """Return the consumers of the stream, the first `MOST_CONSUMERS` of them."""

@@ -50,6 +50,7 @@ NO_BOUNDS = {
     "MAX_REFUSALS audit/repair.py": "of `router-trio audit`, no router has it",
     "MAX_UNPACKED audit/comparison.py": "of `router-trio audit`, no router has it",
     "MAX_RECENT audit/comparison.py": "of `router-trio audit`, no router has it",
+    "MAX_LISTED position/answer.py": "of `router-trio position`, no router has it",
     "MAX_REPEATED audit/comparison.py": "of `router-trio audit`, no router has it",
     "MOST_CONSUMERS nats/stored.py": "of `router-trio dead-letters`, no router has it",
     "MOST_TOGETHER nats/stored.py": "of `router-trio dead-letters`, no router has it",

@@ -1,0 +1,88 @@
+"""`router-trio position`: where a consumer of the source of a route continues in the copy."""
+
+from __future__ import annotations
+
+import json as to_json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean
+from router_trio.cli.configuration import load
+
+if TYPE_CHECKING:
+    from router_trio.nats.command_link import CommandLink
+    from router_trio.settings import RouteSettings, Settings
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of `position`."""
+    parser.add_argument(
+        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
+    )
+    parser.add_argument("route", metavar="ROUTE", help="the name of the route that makes the copy")
+    parser.add_argument("--consumer", required=True, metavar="NAME", help="a consumer of the stream that it reads")
+    parser.add_argument("--apply", action="store_true", help="create the durable there, in the stream of the copy")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def position(config: Path, route: str, *, consumer: str, apply: bool, json: bool) -> int:
+    """Show where a consumer of the source of a route continues in the copy.
+
+    Prints the sequence in the destination's stream from which on no
+    unacked message is skipped, and how many acked ones are delivered
+    again. The server does not report which messages above the ack floor
+    are acked, so these are repeated. Stop the consumer first.
+
+    Nothing is changed. With --apply, a durable with the name and the
+    configuration of the consumer is created at that sequence. Its filter
+    subjects are mapped as the route maps subjects.
+
+    The exit code is 1 if there is no answer, or if a message above the
+    ack floor should have a copy and has none.
+
+    For example:
+
+        router-trio position router.toml copy --consumer billing
+        router-trio position router.toml copy --consumer billing --apply
+    """
+    import trio
+
+    settings = load(config)
+    settings.require_servers()
+    found = _route(settings, route)
+    from router_trio.cli.over_links import over_links
+    from router_trio.position.finder import copies_on
+
+    job = partial(_job, settings, found, consumer, apply, json)
+    names = [found.source.connection, *copies_on(found)]
+    return trio.run(over_links, settings, "position", names, job, lambda number: True)
+
+
+async def _job(
+    settings: Settings,
+    route: RouteSettings,
+    consumer: str,
+    apply: bool,
+    json: bool,
+    links: Mapping[str, CommandLink],
+) -> int:
+    from router_trio.position.finder import Finder
+
+    finder = Finder(settings, route, links)
+    answer = await finder.find(await finder.standing(consumer))
+    if apply:
+        await finder.apply(answer)
+    print(to_json.dumps(answer.as_json()) if json else "\n".join(answer.lines()))
+    return DONE if answer.clean else FAILED
+
+
+def _route(settings: Settings, name: str) -> RouteSettings:
+    for route in settings.routes:
+        if route.name == name:
+            if route.source.kind.is_stored:
+                return route
+            raise UsageError(f"route {name} reads a subject, so there are no positions; it needs a stream")
+    known = [route.name for route in settings.routes]
+    raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")
