@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json as to_json
+import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,9 @@ from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, confi
 from router_trio.cli.configuration import load
 
 if TYPE_CHECKING:
+    from router_trio.errors import LinkError
     from router_trio.nats.command_link import CommandLink
+    from router_trio.position.standing import Standing
     from router_trio.settings import RouteSettings, Settings
 
 
@@ -35,6 +39,9 @@ def position(config: Path, route: str, *, consumer: str, apply: bool, json: bool
     again. The server does not report which messages above the ack floor
     are acked, so these are repeated. Stop the consumer first.
 
+    If the source can't be reached, the last checkpoint is used that a
+    router with [[positions]] has saved at the destination.
+
     Nothing is changed. With --apply, a durable with the name and the
     configuration of the consumer is created at that sequence. Its filter
     subjects are mapped as the route maps subjects.
@@ -56,8 +63,7 @@ def position(config: Path, route: str, *, consumer: str, apply: bool, json: bool
     from router_trio.position.finder import copies_on
 
     job = partial(_job, settings, found, consumer, apply, json)
-    names = [found.source.connection, *copies_on(found)]
-    return trio.run(over_links, settings, "position", names, job, lambda number: True)
+    return trio.run(over_links, settings, "position", copies_on(found), job, lambda number: True)
 
 
 async def _job(
@@ -68,14 +74,39 @@ async def _job(
     json: bool,
     links: Mapping[str, CommandLink],
 ) -> int:
+    from router_trio.errors import LinkError
+    from router_trio.nats.command_link import open_links
     from router_trio.position.finder import Finder
 
-    finder = Finder(settings, route, links)
-    answer = await finder.find(await finder.standing(consumer))
-    if apply:
-        await finder.apply(answer)
+    async with AsyncExitStack() as stack:
+        source, checkpoint = route.source.connection, None
+        if source not in links:
+            try:
+                links = {**links, **await stack.enter_async_context(open_links(settings, "position", [source]))}
+            except LinkError as error:
+                checkpoint = await _checkpoint(settings, route, consumer, links, error)
+        finder = Finder(settings, route, links)
+        standing = checkpoint or await finder.standing(consumer)
+        answer = await finder.find(standing, from_checkpoint=checkpoint is not None)
+        if apply:
+            await finder.apply(answer)
     print(to_json.dumps(answer.as_json()) if json else "\n".join(answer.lines()))
     return DONE if answer.clean else FAILED
+
+
+async def _checkpoint(
+    settings: Settings, route: RouteSettings, consumer: str, links: Mapping[str, CommandLink], error: LinkError
+) -> Standing:
+    """Return the last checkpoint of the consumer. Raises the error if none is configured or saved."""
+    from router_trio.position.checkpoints import Bucket
+
+    for one in settings.positions:
+        if (one.route, one.consumer) == (route.name, consumer):
+            standing = await Bucket(links[route.to[0].connection], one).load()
+            if standing is not None:
+                print(f"router-trio: {error}; using the checkpoint of {standing.at}", file=sys.stderr)
+                return standing
+    raise error
 
 
 def _route(settings: Settings, name: str) -> RouteSettings:

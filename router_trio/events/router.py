@@ -50,6 +50,19 @@ class SettingIgnored(Event):
     detail: str
 
 
+class PositionNotSaved(Event):
+    """The checkpoint of a consumer could not be saved. The last one stays, and each interval of it tries again.
+
+    Emitted once until a checkpoint is saved.
+    """
+
+    code = "ROUTER_POSITION_NOT_SAVED"
+    level = Level.WARN
+    consumer: str
+    route: str
+    detail: str
+
+
 class HangupIgnored(Event):
     """SIGHUP does not reload the configuration, because it was ignored when the process started, as under `nohup`."""
 

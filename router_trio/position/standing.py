@@ -68,7 +68,9 @@ class Standing:
         """Read the body of a checkpoint. Raises `SourceError` if it is not one."""
         try:
             values = json.loads(body)
-            numbers: dict[str, Any] = {name: int(values[name]) for name in ("floor", "delivered", "unacked", "pending", "since")}
+            numbers: dict[str, Any] = {
+                name: int(values[name]) for name in ("floor", "delivered", "unacked", "pending", "since")
+            }
             texts: dict[str, Any] = {name: str(values[name]) for name in ("stream", "consumer", "at")}
             return cls(**numbers, **texts, fields=dict(values["fields"]))
         except (ValueError, TypeError, KeyError, RecursionError) as error:

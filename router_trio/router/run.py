@@ -53,6 +53,9 @@ ConnectFactory = Callable[[str, ConnectionSettings], Connect]
 Pages = Callable[[Emit], "Sequence[BaseRoute]"]
 """Returns HTTP pages in addition to the router's own, which may emit events."""
 
+FIRST_WORKER = 1
+"""The number of the first of several workers."""
+
 SOURCES_WITHIN = 10.0
 """Seconds that the start waits for servers to confirm the subscriptions of routes. Later ones become active when they
 are confirmed."""
@@ -236,6 +239,8 @@ class Run:
                 self._up.set()
                 if self._worker is None:  # a worker's supervisor does this for all workers
                     nursery.start_soon(self._watch_readiness)
+                if self.settings.positions and self._worker in (None, FIRST_WORKER):
+                    nursery.start_soon(self._keep_checkpoints)
                 yield live
                 drained = True  # cancelling cuts the drain short from here on
                 await self._drain()
@@ -260,6 +265,15 @@ class Run:
             lambda: [generation.route.routing for generation in self._all_routes],
             lambda: self._while_blocked or self.telemetry.probes,
         ).watching()
+
+    async def _keep_checkpoints(self) -> None:
+        """Keep checkpoints of the `[[positions]]`, until the run ends. Of several workers, the first one does."""
+        # Imported here, because only a router with positions needs it.
+        from router_trio.position.checkpoints import keep_checkpoints
+
+        async with trio.open_nursery() as nursery:
+            for position in self.settings.positions:
+                nursery.start_soon(keep_checkpoints, position, lambda: self.settings, self.emit)
 
     async def _watch_readiness(self) -> None:
         with self._serving:

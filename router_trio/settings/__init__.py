@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from router_trio.settings.examples import ExampleMessage, ExampleSettings, ExpectedMessage
+from router_trio.settings.positions import PositionSettings
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import (
     BreakerSettings,
@@ -47,6 +48,7 @@ __all__ = [
     "LogLevel",
     "OnPendingFull",
     "OnReconnectExhausted",
+    "PositionSettings",
     "RetrySettings",
     "RouteSettings",
     "RouterSettings",

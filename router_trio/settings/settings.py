@@ -19,6 +19,7 @@ from router_trio.settings.checks.configuration import RouteParts, check, check_s
 from router_trio.settings.checks.resolve import Connections, resolve_connection
 from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
+from router_trio.settings.positions import PositionSettings, check_positions
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.reading.document import Document
 from router_trio.settings.reading.files import Files
@@ -80,6 +81,10 @@ class Settings(Section, init=False):
     streams: list[StreamSettings] = Field(
         default=[], description="Streams that are created if they do not exist, before the routes start."
     )
+    positions: list[PositionSettings] = Field(
+        default=[],
+        description="Consumers of sources whose positions are kept at the destinations; a change needs a restart.",
+    )
     tests: list[ExampleSettings] = Field(
         default=[],
         description="Examples that `router-trio test` runs: a message, and what the router must send for it.",
@@ -104,6 +109,7 @@ class Settings(Section, init=False):
         routes = [RouteParts.of(route) for route in self.routes]
         problems = check(self.connections, routes, self.tests, self.router.workers, self.streams)
         problems += check_streams(self.streams, self.connections)
+        problems += check_positions(self.positions, self.routes)
         if problems:
             raise ConfigurationError(problems)
         # Frozen for everyone but this constructor.

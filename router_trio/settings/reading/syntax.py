@@ -43,7 +43,7 @@ _CURES = tuple(
         (rf"\s*{_KEY}\s*", r"(?:\w|$)", "a key is followed by '=': write {key} = ..."),
         (r"\s*", r"\{", "this is JSON, and TOML is needed: router-trio init writes a file to start from"),
         (r".*\{.*,\s*", r".*", "what is in braces stands on one line, without a ',' at its end"),
-        (r"\s*\[(?P<key>routes|streams|tests)", r"\]", "each of several has two brackets: write [[{key}]]"),
+        (r"\s*\[(?P<key>routes|streams|positions|tests)", r"\]", "each of several has two brackets: write [[{key}]]"),
     )
 )  # fmt: skip
 

@@ -105,7 +105,7 @@ def difference(old: Settings, new: Settings) -> Difference:
     routes = _routes(_by_name(old.routes), _by_name(new.routes), connections)
     streams = _names(_streams(old.streams), _streams(new.streams))
     process = tuple(_keys(old.router, new.router, "router.")) + tuple(_keys(old.telemetry, new.telemetry, "telemetry."))
-    return Difference(connections, routes, streams, process)
+    return Difference(connections, routes, streams, process + tuple(_positions(old, new)))
 
 
 def connections_of(route: RouteSettings) -> Sequence[str]:
@@ -124,7 +124,15 @@ def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
 def in_effect(old: Settings, new: Settings) -> Settings:
     """Return the settings of a process after a reload: keys that need a restart keep their old values."""
     router = old.router.model_copy(update={"shutdown_timeout": new.router.shutdown_timeout})
-    return new.model_copy(update={"router": router, "telemetry": old.telemetry})
+    kept = {"router": router, "telemetry": old.telemetry, "positions": old.positions}
+    return new.model_copy(update=kept)
+
+
+def _positions(old: Settings, new: Settings) -> Iterator[KeyChange]:
+    """Yield a key for `[[positions]]` if they differ."""
+    if old.positions != new.positions:
+        before, after = (", ".join(f"{one.consumer} of {one.route}" for one in s.positions) for s in (old, new))
+        yield KeyChange("positions", before or _NOT_SET, after or _NOT_SET)
 
 
 def _by_name(routes: Sequence[RouteSettings]) -> dict[str, RouteSettings]:

@@ -150,6 +150,7 @@ SENTENCES: Mapping[type[Event], str] = {
     events.FaultInjected: "Injecting {fault} into {operation} with probability {probability:g}, {until_cleared}",
     events.FaultsCleared: "Injected faults were cleared: {operation}",
     events.SettingIgnored: "{key} {detail}",
+    events.PositionNotSaved: ("No checkpoint of consumer {consumer} of route {route} was saved, retrying: {detail}"),
     events.HangupIgnored: (
         "SIGHUP was ignored when this process started (as under nohup), so it does not reload the configuration; "
         "run with --watch to reload when a file changes"

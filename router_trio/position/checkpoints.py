@@ -1,0 +1,116 @@
+"""Checkpoints of consumers in a KV bucket at the destination, for when the source is gone.
+
+A checkpoint contains how far a consumer has come, and its configuration. The position in the copy is computed when it
+is needed, from the copies alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import trio
+
+from router_trio.errors import LinkError, SourceError, reasons
+from router_trio.events import Emit, PositionNotSaved
+from router_trio.nats.command_link import CommandLink, open_links
+from router_trio.nats.jetstream.api import NAME_IN_USE, ApiError, stream_info
+from router_trio.nats.jetstream.bounded_json import AnswerError
+from router_trio.nats.jetstream.pubacks import Refused, read_puback
+from router_trio.nats.stored import StoredMessages
+from router_trio.position.standing import Standing, read_standing
+from router_trio.protocol import framing
+from router_trio.settings import PositionSettings, Settings
+
+
+class Bucket:
+    """The KV bucket of a position. Every method raises `SourceError` if a server refuses a request."""
+
+    def __init__(self, link: CommandLink, position: PositionSettings) -> None:
+        self._link = link
+        self._position = position
+        self._stream = f"KV_{position.bucket}"
+        self._subject = f"$KV.{position.bucket}.{position.key}"
+
+    async def create(self) -> None:
+        """Create the bucket unless it exists."""
+        config = {
+            "name": self._stream,
+            "subjects": [f"$KV.{self._position.bucket}.>"],
+            "num_replicas": self._position.replicas,
+            "max_msgs_per_subject": 1,
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "allow_direct": True,
+            "deny_delete": True,
+        }
+        subject = framing.wire(f"{self._link.link.api.prefix}.STREAM.CREATE.{self._stream}")
+        answer = await self._link.requests.send(subject, json.dumps(config).encode()).answered()
+        try:
+            stream_info(framing.payload(answer))
+        except ApiError as error:
+            if error.error_code != NAME_IN_USE:
+                detail = f"the bucket {self._position.bucket} can't be created: {error}"
+                raise SourceError(detail, reason=reasons.JETSTREAM) from error
+        except AnswerError as error:
+            detail = f"the bucket {self._position.bucket} can't be created: {error}"
+            raise SourceError(detail, reason=reasons.BAD_ANSWER) from error
+
+    async def save(self, standing: Standing) -> None:
+        """Store a checkpoint in place of the previous one."""
+        request = self._link.requests.send(framing.wire(self._subject), standing.to_bytes())
+        try:
+            read_puback(await request.answered())
+        except Refused as error:
+            detail = f"the bucket {self._position.bucket} has not stored the checkpoint: {error}"
+            raise SourceError(detail, reason=reasons.JETSTREAM) from error
+
+    async def load(self) -> Standing | None:
+        """Return the last checkpoint; None if there is none."""
+        stored = StoredMessages(self._stream, self._link.requests, self._link.link.api.prefix)
+        found = await stored.last(self._subject)
+        return None if found is None or not found.payload else Standing.from_bytes(found.payload)
+
+
+async def keep_checkpoints(position: PositionSettings, current: Callable[[], Settings], emit: Emit) -> None:
+    """Save a checkpoint at each interval, over links of its own, until cancelled.
+
+    A failure is logged when it is the first one after a success, and the next interval tries again. `current` returns
+    the settings in force. Nothing is saved while they do not have the route.
+    """
+    is_failing = False
+
+    def saved() -> None:
+        nonlocal is_failing
+        is_failing = False
+
+    while True:
+        settings = current()
+        try:
+            await _save(position, settings, lambda: current() is settings, saved)  # noqa: B023 - called in this round
+        except (LinkError, SourceError) as error:
+            if not is_failing:
+                is_failing = True
+                consumer, route = position.consumer, position.route
+                emit(PositionNotSaved(at=trio.current_time(), consumer=consumer, route=route, detail=str(error)))
+        await trio.sleep(position.interval)
+
+
+async def _save(
+    position: PositionSettings, settings: Settings, in_force: Callable[[], bool], saved: Callable[[], None]
+) -> None:
+    """Save checkpoints over one link to each server, as long as these settings are in force."""
+    route = next((one for one in settings.routes if one.name == position.route), None)
+    consumer = None if route is None else route.source.kind.consumer(route.source)
+    if route is None or consumer is None:
+        return
+    names = [route.source.connection, route.to[0].connection]
+    async with open_links(settings, "position", names) as links:
+        source, destination = (links[name] for name in names)
+        bucket = Bucket(destination, position)
+        await bucket.create()
+        stored = StoredMessages(consumer[0], source.requests, source.link.api.prefix)
+        while in_force():
+            await bucket.save(await read_standing(stored, position.consumer))
+            saved()
+            await trio.sleep(position.interval)

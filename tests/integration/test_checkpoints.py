@@ -1,0 +1,104 @@
+"""`[[positions]]`: a consumer continues on the copy when the server of the source is gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from router_trio import Router, Settings
+from router_trio.events import Event, PositionNotSaved
+from tests.integration.test_position import Place, number
+from tests.support.command import over_its_links
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream, JetStreamError
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer, nats_server
+
+CONFIGURATION = """
+[telemetry]
+listen = ""
+[connections.east]
+servers = ["{east}"]
+[connections.west]
+servers = ["{west}"]
+[[positions]]
+consumer = "billing"
+route = "copy"
+interval = "1s"
+[[routes]]
+name = "copy"
+from = {{ connection = "east", stream = "SOURCE", durable = "router", filter = "source.*" }}
+to = [ {{ connection = "west", subject = "copy.{{{{wildcard(1)}}}}", jetstream = true }} ]
+"""
+
+
+async def test_a_consumer_continues_when_the_source_is_gone(tmp_path: Path, server: NatsServer) -> None:
+    folder = tmp_path / "east"
+    folder.mkdir()
+    async with connect(server.url) as far:
+        west = JetStream(far)
+        await west.create_stream("COPY", ["copy.*"])
+        async with nats_server(folder) as source, connect(source.url) as near:
+            east = JetStream(near)
+            await east.create_stream("SOURCE", ["source.*"])
+            await east.create_consumer("SOURCE", "billing", ack_wait=600 * 10**9, filter_subject="source.1")
+            (tmp_path / "router.toml").write_text(CONFIGURATION.format(east=source.url, west=server.url))
+            here = Place(tmp_path, source, east)
+            await here.publish(60)
+            got = await here.pull("SOURCE", 10)
+            await here.ack([got[0], got[1], got[4], got[7]])
+
+            async def saved() -> bool:
+                try:
+                    stored = await west.stream_messages("KV_router-positions")
+                    copied = (await west.stream_info("COPY"))["state"]["messages"]
+                except JetStreamError:
+                    return False
+                return copied == 60 and bool(stored) and json.loads(stored[-1].payload)["unacked"] == 6
+
+            async with Router(Settings.load(tmp_path / "router.toml"), log=False).open():
+                await eventually(saved)
+        words = ("position", "router.toml", "copy", "--consumer", "billing", "--apply", "--json")
+        result = await over_its_links(*words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        answer: dict[str, Any] = json.loads(result.stdout)
+        assert "using the checkpoint of" in result.stderr
+        assert (answer["checkpoint"], answer["filters"], answer["source"]["unacked"]) == (True, ["copy.1"], 6)
+        continued = await Place(tmp_path, server, west).pull("COPY", 100)
+        assert [number(one) for one in continued] == list(range(7, 60, 3))  # all but the two below the ack floor
+        repeats = {number(one) for one in continued} & {number(got[4]), number(got[7])}
+        assert answer["repeats"]["least"] <= len(repeats) <= answer["repeats"]["most"]
+
+
+async def test_without_a_checkpoint_the_source_has_to_be_reached(tmp_path: Path, server: NatsServer) -> None:
+    closed = "nats://127.0.0.1:1"
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(east=closed, west=server.url))
+    async with connect(server.url) as client:
+        await JetStream(client).create_stream("COPY", ["copy.*"])
+        await JetStream(client).create_stream("KV_router-positions", ["$KV.router-positions.>"])
+    result = await over_its_links("position", "router.toml", "copy", "--consumer", "billing", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "east" in result.stderr
+
+
+async def test_a_checkpoint_that_is_not_saved_is_logged_once(tmp_path: Path, server: NatsServer) -> None:
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(east=server.url, west=server.url))
+    heard: list[Event] = []
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("COPY", ["copy.*"])
+
+        async def failed() -> bool:
+            return any(isinstance(one, PositionNotSaved) for one in heard)
+
+        async def saved() -> bool:
+            return bool(await stream.stream_messages("KV_router-positions"))
+
+        async with Router(Settings.load(tmp_path / "router.toml"), observers=[heard.append], log=False).open():
+            await eventually(failed)
+            await stream.create_consumer("SOURCE", "billing")
+            await eventually(saved)
+    (event,) = [one for one in heard if isinstance(one, PositionNotSaved)]
+    assert event.detail == "stream SOURCE has no consumer billing"
