@@ -96,7 +96,7 @@ class Search:
         return Position(self._first, certain + least, certain + most, above + certain)
 
     def without_copy(self) -> Iterator[int]:
-        """Yield the expected messages of which no copy was found."""
+        """Yield the expected messages without a copy."""
         for sequence, copied in zip(self._sequences, self._copied, strict=True):
             if not copied:
                 yield sequence

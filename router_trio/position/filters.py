@@ -28,7 +28,7 @@ def map_filters(filters: Sequence[str], sources: Sequence[str], template: str) -
 
 
 def _map_filter(wanted: str, sources: Sequence[str], partial: Sequence[str], template: str) -> list[str]:
-    """Map one filter. `partial` are the sources of which the filters do not match every message."""
+    """Map one filter. `partial` are the sources some of whose messages no filter matches."""
     mapped = []
     for source in sources:
         common = intersection(wanted, source)

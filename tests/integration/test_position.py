@@ -192,7 +192,7 @@ async def test_a_consumer_of_the_copy_is_never_changed(tmp_path: Path, server: N
         ({"filter_subject": "noise"}, TO, "copies no message that matches noise"),
     ],
 )
-async def test_what_has_no_answer(
+async def test_a_question_without_an_answer(
     consumer: dict[str, Any], to: str, why: str, tmp_path: Path, server: NatsServer
 ) -> None:
     async with connect(server.url) as client:

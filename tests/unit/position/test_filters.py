@@ -73,6 +73,6 @@ def test_a_mapped_filter_matches_the_copies_of_its_messages_and_no_others() -> N
         ("a", "a.>", None),
     ],
 )
-def test_what_two_patterns_have_in_common(one: str, other: str, both: str | None) -> None:
+def test_the_intersection_of_two_patterns(one: str, other: str, both: str | None) -> None:
     assert intersection(one, other) == both
     assert intersection(other, one) == both
