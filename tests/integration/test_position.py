@@ -109,7 +109,8 @@ def number(message: RawMessage) -> int:
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_consumer_continues_on_the_copy(seed: int, tmp_path: Path, server: NatsServer) -> None:
     drawn = Random(seed)
-    filters = [{}, {"filter_subject": "source.1"}, {"filter_subjects": ["source.0", "source.2"]}][seed % 3]
+    choices: list[dict[str, Any]] = [{}, {"filter_subject": "source.1"}, {"filter_subjects": ["source.0", "source.2"]}]
+    filters = choices[seed % 3]
     async with place(tmp_path, server, **filters) as here:
         count = drawn.randrange(30, 120)
         await here.publish(count)
