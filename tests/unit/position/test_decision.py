@@ -34,7 +34,7 @@ def test_nothing_is_skipped_and_repeats_are_as_announced(seed: int) -> None:
     if damaged:
         order = [one for one in order for _ in range(drawn.choices([0, 1, 2], [2, 20, 1])[0])]
     deleted = {one for one in consumer.messages if damaged and drawn.random() < 0.1}
-    search = Search(consumer.consumed, has_gaps=damaged or source_gone)
+    search = Search(consumer.consumed, has_gaps=bool(deleted) or source_gone)
     for one in consumer.messages:
         if one not in deleted and not source_gone:
             search.expect(one, 1000 + one)
@@ -69,3 +69,13 @@ def test_without_a_copy_above_the_floor_the_position_is_the_end() -> None:
     assert search.found(1, 1, 1)
     assert search.found(2, 2, 2)
     assert search.position(3) == (3, 0, 0, 0)
+
+
+def test_an_unacked_message_may_be_one_without_a_copy() -> None:
+    search = Search(Consumed(0, 4, 2), has_gaps=False)
+    for one in (1, 2, 3, 4):
+        search.expect(one, one)
+    for place, one in enumerate((1, 2, 4), 1):
+        search.found(place, one, one)
+    assert search.position(4) == (1, 1, 2, 3)  # one repeat if 1 and 2 or 4 are unacked, two if 1 and 3 are
+    assert list(search.without_copy()) == [3]
