@@ -277,6 +277,7 @@ def test_the_schema_describes_every_key_of_the_file() -> None:
         "ExampleSettings",
         "ExampleMessage",
         "ExpectedMessage",
+        "PositionSettings",
     }
     for name, section in sections.items():
         assert section["additionalProperties"] is False
