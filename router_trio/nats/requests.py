@@ -66,7 +66,7 @@ class Requests:
     def __init__(self, wire: Wire, inbox: bytes) -> None:
         self.waiting: dict[int, Request] = {}
         self._wire = wire
-        self._inbox = inbox
+        self.inbox: bytes = inbox
         self._numbers = 0
         wire.subscriptions.add(inbox + b".*", self._arrived)
 
@@ -74,7 +74,7 @@ class Requests:
         """Send a request without waiting for its answer."""
         self._numbers += 1
         request = self.waiting[self._numbers] = Request(self, self._numbers, subject)
-        reply = b"%b.%d" % (self._inbox, self._numbers)
+        reply = b"%b.%d" % (self.inbox, self._numbers)
         self._wire.send(framing.publish(subject, body, reply=reply, headers=headers))
         return request
 

@@ -72,6 +72,11 @@ A leader that has lost its quorum remains leader for up to twenty seconds: it st
 heartbeats.
 """
 
+MAX_LOST = 1_000_000
+"""Sequences of lost messages in one answer, which is no longer than `MAX_ANSWER`."""
+
+MAX_LEVEL_DIGITS = 6
+
 MAX_NAMES = 1024
 """Names of streams in one answer: a server returns no more at a time."""
 
@@ -233,6 +238,10 @@ class Group:
 
     leader: str
     silent_for: tuple[float, ...]
+    behind: tuple[str, ...] = ()
+    """The names of the replicas that are offline, or do not have everything yet."""
+    cluster: str = ""
+    """The name of the cluster; empty for a single server."""
 
     @property
     def trouble(self) -> str | None:
@@ -288,6 +297,13 @@ class StreamInfo:
     last_sequence: int
     last_time: str
     group: Group
+    consumers: int
+    lost: int
+    """The number of messages that its server knows to have lost, for example in a damaged file."""
+    level: int
+    """The level of the JetStream API of the server that holds it; 0 before nats-server 2.11."""
+    now: str
+    """The server's time when it answered; empty from a server before 2.10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +426,20 @@ def stream_info(body: bytes) -> StreamInfo:
         last_sequence=_count(state, "last_seq"),
         last_time=state.time("last_ts", NEVER),
         group=_group(answer.object("cluster")),
+        consumers=_count(state, "consumer_count"),
+        lost=_lost(state.object("lost")),
+        level=_level(config.object("metadata")),
+        now=answer.time("ts", ""),
     )
+
+
+def _lost(lost: Object | None) -> int:
+    return 0 if lost is None else len(lost.numbers("msgs", most=MAX_LOST))
+
+
+def _level(metadata: Object | None) -> int:
+    level = "" if metadata is None else metadata.text("_nats.level", "")
+    return int(level) if level.isdecimal() and len(level) <= MAX_LEVEL_DIGITS else 0
 
 
 def _transform(mapping: Object | None) -> tuple[str, str] | None:
@@ -529,7 +558,9 @@ def _group(cluster: Object | None) -> Group:
     if cluster is None:
         return Group("", ())
     replicas = cluster.objects("replicas", most=MAX_REPLICAS)
-    return Group(cluster.text("leader", ""), tuple(one.duration("active") for one in replicas))
+    behind = tuple(one.text("name", "") for one in replicas if one.flag("offline") or not one.flag("current"))
+    silent_for = tuple(one.duration("active") for one in replicas)
+    return Group(cluster.text("leader", ""), silent_for, behind, cluster.text("name", ""))
 
 
 def _reached(at: Object | None) -> Reached:

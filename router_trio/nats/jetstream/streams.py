@@ -131,7 +131,7 @@ class Lookups:
         return StreamState(
             info.name,
             info.subjects,
-            _refuses(info),
+            refuses(info),
             _room(info),
             info.messages,
             limits,
@@ -147,7 +147,7 @@ class Lookups:
             raise SourceError(f"{excerpt(wanted.name)!r} is not a valid name of a stream", reason=reasons.INVALID_NAME)
         found = await self._find(wanted.name)
         if found is not None:
-            return _config(found), False
+            return stream_config(found), False
         body = json.dumps(_request(wanted)).encode()
         try:
             made = await self.ask(f"STREAM.CREATE.{wanted.name}", body, stream_info)
@@ -155,14 +155,14 @@ class Lookups:
             # Another client was faster.
             found = await self._find(wanted.name) if error.error_code == NAME_IN_USE else None
             if found is not None:
-                return _config(found), False
+                return stream_config(found), False
             if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
                 raise lookup_error(error) from error
             detail = f"the server refused to create the stream {wanted.name!r}: {excerpt(error.description)}"
             if error.error_code == SUBJECTS_OVERLAP:
                 detail += await self._overlapping(wanted)
             raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
-        return _config(made), True
+        return stream_config(made), True
 
     async def _overlapping(self, wanted: StreamConfig) -> str:
         """Return which stream already takes subjects of the wanted one, if the server reports it."""
@@ -195,7 +195,8 @@ def _not_enabled(prefix: str) -> SourceError:
     return SourceError(no_jetstream(prefix), reason=reasons.NO_JETSTREAM)
 
 
-def _refuses(info: StreamInfo) -> tuple[str, str] | None:
+def refuses(info: StreamInfo) -> tuple[str, str] | None:
+    """Return the reason and detail if a stream accepts no messages, with the cure; None if it does."""
     if info.sealed:
         return "stream_sealed", f"stream {info.name!r} is sealed and accepts no messages; send to another stream"
     if info.no_ack:
@@ -247,7 +248,8 @@ def _request(wanted: StreamConfig) -> dict[str, object]:
     return request
 
 
-def _config(info: StreamInfo) -> StreamConfig:
+def stream_config(info: StreamInfo) -> StreamConfig:
+    """Return the configuration of a stream, as `[[streams]]` describes one."""
     return StreamConfig(
         name=info.name,
         subjects=info.subjects,

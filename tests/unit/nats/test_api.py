@@ -81,13 +81,20 @@ def test_a_stream_answer_is_parsed() -> None:
     assert (info.duplicate_window, info.messages, info.bytes) == (120.0, 1, 19)
     assert (info.first_sequence, info.last_sequence) == (5, 6)
     assert (info.first_time, info.last_time) == ("2026-11-25T22:04:12.628520046Z", "2026-11-25T22:04:12.7Z")
-    assert info.group == Group("node1", (0.423, 61.0))
+    assert info.group == Group("node1", (0.423, 61.0), ("node3",), "test")
+    assert (info.consumers, info.lost, info.level, info.now) == (1, 0, 5, "2026-11-25T22:04:12.629344294Z")
     assert info.allow_rollup
     assert info.allow_direct
     assert info.allow_message_ttl
     assert info.allow_batched
     assert info.deny_delete
     assert not any((info.allow_atomic, info.allow_counter, info.allow_schedules, info.sealed, info.mirror))
+
+
+def test_lost_messages_are_counted() -> None:
+    answer = json.loads(STREAM)
+    answer["state"]["lost"] = {"msgs": [3, 4, 9], "bytes": 300}
+    assert api.stream_info(json.dumps(answer).encode()).lost == 3
 
 
 def test_a_consumer_answer_is_parsed() -> None:
