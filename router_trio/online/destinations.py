@@ -1,0 +1,110 @@
+"""Findings about the destinations and dead letters of routes, as far as streams store them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from router_trio.errors.quotes import excerpt
+from router_trio.online.facts import ERROR, WARNING, Facts, Finding, Found, UnaskedError
+from router_trio.online.parts import Destination, declared_for, same_jetstream, sent_by, taken_by
+from router_trio.protocol.stream_config import StreamSubjects
+from router_trio.settings.checks.loops import feeds_itself_through
+from router_trio.subjects.patterns import overlaps
+from router_trio.subjects.shapes import Shape
+
+COMPUTED = ("partition(", "random(")
+"""Functions of a subject whose results are few numbers, so that a stream need not take every token."""
+
+
+def stream_missing(facts: Facts, to: Destination) -> Iterator[Found]:
+    """Find a destination that no stream takes."""
+    declared = declared_for(facts.settings, to.connection)
+    if to.stream is not None:
+        if not facts.takers(to) and not any(one.stream.name == to.stream for one in declared):
+            text = f"there is no stream {to.stream!r}, so no copy can be stored; create it, or correct the name"
+            yield Found(ERROR, f"{to.section}.stream", text)
+        return
+    taken = _subjects(facts, to)
+    shapes = _sent(facts, to)
+    if not any(overlaps(one, ".".join(shape)) for one in taken for shape in shapes):
+        subjects = excerpt(", ".join(map(".".join, shapes)))
+        text = (
+            f"no stream takes {subjects}, so every copy fails with no_responders; add the subject to a stream, or list "
+            "the stream in [[streams]]"
+        )
+        yield Found(ERROR, to.path, text)
+
+
+def subjects_not_taken(facts: Facts, to: Destination) -> Iterator[Found]:
+    """Find a destination whose subjects streams take only in part."""
+    if to.stream is not None or any(one in to.template.lower() for one in COMPUTED):
+        return
+    taken = _subjects(facts, to)
+    some = [shape for shape in _sent(facts, to) if any(overlaps(one, ".".join(shape)) for one in taken)]
+    left = [".".join(shape) for shape in some if not taken_by(shape, taken)]
+    if left:
+        text = (
+            f"streams take only a part of {excerpt(', '.join(left))}: {excerpt(', '.join(taken))}; every other copy "
+            "fails with no_responders; add the subjects to a stream, or narrow the source"
+        )
+        yield Found(WARNING, to.path, text)
+
+
+def _sent(facts: Facts, to: Destination) -> list[Shape]:
+    source = to.route.source
+    stream = source.kind.stream(source)
+    read: StreamSubjects | None = None
+    if stream is not None:
+        try:
+            info = facts.stream(source.connection, stream)
+        except UnaskedError:
+            info = None
+        read = None if info is None else info.stores
+    return sent_by(to, read)
+
+
+def _subjects(facts: Facts, to: Destination) -> list[str]:
+    """Return the subjects of the streams that take a destination, and of those that the router will create."""
+    found = [subject for info in facts.takers(to) for subject in info.subjects]
+    declared = (subject for one in declared_for(facts.settings, to.connection) for subject in one.stream.subjects)
+    return list(dict.fromkeys([*found, *declared]))
+
+
+def fed_by_its_own_route(facts: Facts, to: Destination) -> Iterator[Found]:
+    """Find a stream that takes copies of its own messages, which the route then reads again."""
+    source = to.route.source
+    stream = source.kind.stream(source)
+    if stream is None or not same_jetstream(facts.settings, source.connection, to.connection):
+        return
+    if to.route.hop_limit is not None and not to.is_dead_letter:
+        return
+    info = facts.stream(source.connection, stream)
+    if info is None:
+        return
+    taker = feeds_itself_through(info.stores, source.filters, to.template)
+    if taker is not None:
+        end = "" if to.is_dead_letter else ", or set hop_limit if it is intended"
+        text = (
+            f"{to.template!r} can match {excerpt(taker)!r} of stream {stream!r}, which the route reads, so it would "
+            f"feed itself; send to other subjects or narrow `filter`{end}"
+        )
+        yield Found(ERROR, to.path, text)
+
+
+def ttl_refused(facts: Facts, to: Destination) -> Iterator[Found]:
+    """Find a stream that refuses copies with a time to live."""
+    kept = any(name.lower() == "nats-ttl" for name in to.to.headers.keep)
+    if not to.to.ttl and not kept:
+        return
+    path = f"{to.section}.ttl" if to.to.ttl else f"{to.section}.headers.keep"
+    for info in facts.takers(to):
+        if not info.allow_message_ttl:
+            text = (
+                f"stream {info.name!r} refuses messages with a time to live (Nats-TTL); set allow_msg_ttl on it, "
+                "which needs nats-server 2.11, or remove the key"
+            )
+            yield Found(ERROR, path, text)
+
+
+FINDINGS: tuple[Finding[Destination], ...] = (stream_missing, fed_by_its_own_route, subjects_not_taken, ttl_refused)
+"""Each finding about a destination."""

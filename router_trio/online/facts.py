@@ -1,0 +1,109 @@
+"""What the servers of a configuration answered, and what could not be asked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeVar
+
+from router_trio.nats.info import DEFAULT_MAX_PAYLOAD
+from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo
+from router_trio.online.parts import Destination
+from router_trio.settings import Settings
+
+T = TypeVar("T")
+
+Severity = Literal["error", "warning", "note"]
+ERROR: Severity = "error"
+"""Something will fail, or messages are or will be lost or doubled."""
+WARNING: Severity = "warning"
+"""Messages can be lost or doubled, or the router does not work as configured."""
+NOTE: Severity = "note"
+
+Key = tuple[str, str]
+"""A kind, `publish` or `subscribe`, and the subject of a permission."""
+
+
+class Found(NamedTuple):
+    """A finding: its severity, the path of the key, and what is wrong, with the cure."""
+
+    severity: Severity
+    path: str
+    text: str
+
+
+Finding = Callable[["Facts", T], Iterator[Found]]
+"""Yields each finding of one kind for a part of a configuration. Raises `UnaskedError` for an unknown fact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A fact that could not be asked, and why. If `reported`, a finding of its own names the cause and the cure."""
+
+    why: str
+    reported: bool = False
+
+
+class UnaskedError(Exception):
+    """A finding needs a fact that could not be asked."""
+
+    def __init__(self, unknown: Unknown) -> None:
+        super().__init__(unknown.why)
+        self.unknown = unknown
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """The answers of the server of one connection. None stands for what does not exist.
+
+    `max_payload` is in bytes. `skew` is how far its clock is ahead of ours, in seconds, None if it does not report its
+    time. `takers` contains the names of the streams that take subjects of a destination, by its path.
+    `permissions` contains for each permission why it is missing, or None if it is granted. `untested` is why
+    permissions to publish could not be tested, or None. `no_jetstream` is why there is no JetStream, or None.
+    """
+
+    version: str = ""
+    major_minor: tuple[int, int] | None = None
+    max_payload: int = DEFAULT_MAX_PAYLOAD
+    no_jetstream: str | None = None
+    skew: float | None = None
+    streams: Mapping[str, StreamInfo | Unknown | None] = field(default_factory=dict)
+    consumers: Mapping[tuple[str, str], ConsumerInfo | Unknown | None] = field(default_factory=dict)
+    takers: Mapping[str, tuple[str, ...] | Unknown] = field(default_factory=dict)
+    permissions: Mapping[Key, str | Unknown | None] = field(default_factory=dict)
+    untested: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a configuration and its servers. `outage` is the longest planned one, in seconds, if given."""
+
+    settings: Settings
+    servers: Mapping[str, ServerFacts | Unknown]
+    outage: float | None = None
+
+    def server(self, connection: str) -> ServerFacts:
+        """Return what the server of a connection answered. Raises `UnaskedError`, as all methods do."""
+        return known(self.servers[connection])
+
+    def stream(self, connection: str, name: str) -> StreamInfo | None:
+        """Return a stream; None if it does not exist."""
+        return known(self.server(connection).streams.get(name))
+
+    def consumer(self, connection: str, stream: str, durable: str) -> ConsumerInfo | None:
+        """Return a consumer; None if it does not exist."""
+        return known(self.server(connection).consumers.get((stream, durable)))
+
+    def takers(self, to: Destination) -> list[StreamInfo]:
+        """Return the streams that store messages of a destination."""
+        server = self.server(to.connection)
+        names = known(server.takers[to.path]) if to.stream is None else (to.stream,)
+        found = (known(server.streams.get(name)) for name in names)
+        return [one for one in found if one is not None]
+
+
+def known(fact: T | Unknown) -> T:
+    """Return a fact. Raises `UnaskedError` if it could not be asked."""
+    if isinstance(fact, Unknown):
+        raise UnaskedError(fact)
+    return fact
