@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import DONE, INVALID_CONFIGURATION, Parser
+from router_trio.cli.check_online import check_servers, print_problems
+from router_trio.cli.command_line import DONE, INVALID_CONFIGURATION, Parser, UsageError
 from router_trio.cli.configuration import load_with_handlers
 from router_trio.errors import ConfigurationError, Problem
+
+if TYPE_CHECKING:
+    from router_trio.settings import Settings
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `check`."""
     parser.add_configurations(required=False)
+    parser.add_argument("--online", action="store_true", help="also ask the servers; nothing is changed or published")
+    parser.add_argument(
+        "--outage", type=_duration, metavar="DURATION", help="with --online, the longest planned outage, such as 1h"
+    )
+    parser.add_argument("--json", action="store_true", help="with --online, print JSON")
 
 
-def check(configs: Sequence[Path]) -> int:
-    """Validate a configuration without connecting.
+def check(configs: Sequence[Path], *, online: bool = False, outage: float | None = None, json: bool = False) -> int:
+    """Validate a configuration; with --online also against its servers.
 
     If the configuration is invalid, the exit code is 78, and each problem
     is printed on one line, FILE: key.path: what is wrong (the line, and
@@ -36,21 +47,52 @@ def check(configs: Sequence[Path]) -> int:
     Environment variables ROUTER_TRIO_... are applied, and handlers are
     imported.
 
+    Without --online it does not connect. With --online the command logs
+    in with the router's credentials, and prints what would fail, lose or
+    double there: each finding with an error, a warning or a note, and the
+    cure. Nothing is published, delivered or changed. --outage compares
+    duplicate windows and ages with the longest planned outage. The exit
+    code is then 78 if a finding is worse than a note, and 1 if a server
+    could not be asked.
+
     For example:
 
         router-trio check router.toml
+        router-trio check router.toml --online --outage 1h
         envsubst < router.toml.in | router-trio check -
         router-trio check base.toml routes.d/
     """
-    from router_trio.settings.checks.circles import certain_circles, possible_circles
+    if not online and (json or outage is not None):
+        raise UsageError(f"{'--json' if json else '--outage'} can only be used with --online")
+    from router_trio.settings.checks.circles import certain_circles
 
     try:
         settings = load_with_handlers(*configs)
         if circles := list(certain_circles(settings.connections, settings.routes, settings.streams)):
             raise ConfigurationError(list(map(settings.located, circles)), str(configs[0]))
     except ConfigurationError as error:
-        print(error)
+        if json:
+            print_problems(error)
+        else:
+            print(error)
         return INVALID_CONFIGURATION
+    if not json:
+        _print_offline(settings, configs)
+    return check_servers(settings, outage, json) if online else DONE
+
+
+def _duration(text: str) -> float:
+    from router_trio.settings.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _print_offline(settings: Settings, configs: Sequence[Path]) -> None:
+    """Print what is known of a valid configuration without its servers."""
+    from router_trio.settings.checks.circles import possible_circles
     from router_trio.settings.checks.servers import newer_servers
     from router_trio.settings.checks.warnings import warnings
 
@@ -85,7 +127,6 @@ def check(configs: Sequence[Path]) -> int:
     files = " ".join(map(str, configs))
     counted = f"{_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams}"
     print(f"{files}: ok ({counted}), config hash {settings.content_hash}")
-    return DONE
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,0 +1,150 @@
+"""`check --online` on real servers: it finds mistakes, finds nothing for the examples, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from router_trio import Router, Settings
+from router_trio.cli.permissions import lines
+from tests.support.command import ROOT, over_its_links
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.server_version import needs_server
+from tests.support.servers import NatsServer, nats_server
+
+TEXTS = {path.stem: path.read_text() for path in sorted((ROOT / "examples").glob("*.toml"))}
+
+COVERED = "$JS.API.STREAM.INFO.ORDERS"
+"""A permission that an optional one, for the stream of the destination, covers."""
+
+CONFIGURATION = """
+[telemetry]
+listen = ""
+[connections.main]
+servers = ["{url}"]
+[[routes]]
+name = "copy"
+from = {{ stream = "ORDERS", durable = "router", filter = "orders.*" }}
+[[routes.to]]
+subject = "copies.{{{{wildcard(1)}}}}"
+jetstream = true
+"""
+
+
+async def online(folder: Path, *more: str, path: str = "router.toml") -> tuple[int, dict[str, Any]]:
+    """Run the command, and return the exit code and the report."""
+    done = await over_its_links("check", path, "--online", "--json", *more, cwd=folder)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def named(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(one["name"], one["severity"], one["key"]) for one in report["findings"]]
+
+
+@pytest.mark.parametrize("example", TEXTS)
+async def test_the_examples_give_no_finding(example: str, tmp_path: Path) -> None:
+    async with nats_server(tmp_path) as server:
+        text = TEXTS[example]
+        for url in ("nats://127.0.0.1:4222", "nats://127.0.0.1:4223"):
+            text = text.replace(url, server.url)
+        text = text.replace("[connections.main]\n", f'[connections.main]\nservers = ["{server.url}"]\n')
+        (tmp_path / "router.toml").write_text(text)
+        async with Router(Settings.load(tmp_path / "router.toml"), log=False).open():
+            await trio.sleep(0.5)  # it creates the streams and the durables
+        code, report = await online(tmp_path)
+        assert (code, report["findings"], report["missing"]) == (0, [], [])
+        assert [one.split()[0] for one in report["unseen"]] == ["sync_interval"]
+
+
+async def test_a_server_with_mistakes(tmp_path: Path, server: NatsServer) -> None:
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(url=server.url))
+    async with connect(server.url) as client:
+        streams = JetStream(client)
+        await streams.create_stream("ORDERS", ["sales.*"])
+        await streams.create_consumer("ORDERS", "router", ack_policy="none", filter_subject="sales.*")
+        code, report = await online(tmp_path)
+        assert code == 78
+        assert named(report) == [
+            ("filter_matches_nothing", "error", "routes[0].from.filter"),
+            ("durable_differs", "error", "routes[0].from.durable"),
+            ("stream_missing", "error", "routes[0].to[0].subject"),
+        ]
+        await streams.delete_stream("ORDERS")
+
+
+async def test_nothing_is_published_or_changed(tmp_path: Path, server: NatsServer) -> None:
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(url=server.url))
+    async with connect(server.url) as client:
+        streams = JetStream(client)
+        for name, subject in (("ORDERS", "orders.*"), ("COPIES", "copies.*")):
+            await streams.create_stream(name, [subject])
+        await streams.publish("orders.7", b"7")
+        await streams.create_consumer("ORDERS", "router", filter_subject="orders.*")
+
+        async def state() -> list[dict[str, Any]]:
+            info = [await streams.stream_info(name) for name in ("ORDERS", "COPIES")]
+            info.append(await streams.consumer_info("ORDERS", "router"))
+            return [{key: value for key, value in one.items() if key != "ts"} for one in info]
+
+        subscription = await client.subscribe("copies.>")
+        before = await state()
+        assert (await online(tmp_path))[0] == 0
+        assert await state() == before
+        await client.publish("copies.end", b"")
+        assert (await subscription.next()).subject == "copies.end"
+        for name in ("ORDERS", "COPIES"):
+            await streams.delete_stream(name)
+
+
+async def test_a_server_that_does_not_answer(tmp_path: Path, server: NatsServer) -> None:
+    text = CONFIGURATION.format(url=server.url) + 'connection = "main"\n'
+    text = text.replace('stream = "ORDERS"', 'stream = "ORDERS", connection = "main"')
+    text += '[connections.other]\nservers = ["nats://127.0.0.1:1"]\n'
+    (tmp_path / "router.toml").write_text(text)
+    async with connect(server.url) as client:
+        streams = JetStream(client)
+        for name, subject in (("ORDERS", "orders.*"), ("COPIES", "copies.*")):
+            await streams.create_stream(name, [subject])
+        code, report = await online(tmp_path)
+        [missing] = report["missing"]
+        assert (code, report["findings"], missing["key"]) == (1, [], "connections.other")
+        assert "stream_missing" in missing["findings"]
+        for name in ("ORDERS", "COPIES"):
+            await streams.delete_stream(name)
+
+
+@needs_server(2, 11, lacks="message tracing")
+async def test_permissions(tmp_path: Path) -> None:
+    """The permissions that the command prints are enough; without each of them it is named."""
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(url="nats://127.0.0.1:1"))
+    printed = list(lines(Settings.load(tmp_path / "router.toml"), "main", "server"))
+    # Without its inbox the user gets no answer at all.
+    allowed = [line for line in printed if line.strip().startswith('"') and "_INBOX" not in line]
+    cases = dict(enumerate([None, *allowed]))
+    users = [
+        "\n".join([f"{{ user: router{number}, password: router,", *(line for line in printed if line != left_out), "}"])
+        for number, left_out in cases.items()
+    ]
+    config = "\n".join(["authorization { users: [", *users, "{ user: other, password: other }", "] }"])
+    async with nats_server(tmp_path, config=config) as server:
+        async with connect(server.url.replace("//", "//other:other@")) as client:
+            streams = JetStream(client)
+            await streams.create_stream("ORDERS", ["orders.*"])
+            await streams.create_stream("COPIES", ["copies.*"])
+        for number, left_out in cases.items():
+            url = server.url.replace("//", f"//router{number}:router@")
+            (tmp_path / "router.toml").write_text(CONFIGURATION.format(url=url))
+            code, report = await online(tmp_path)
+            names = [one["name"] for one in report["findings"]]
+            subject = "" if left_out is None else left_out.split('"')[1]
+            if subject in ("", COVERED):
+                assert (code, names) == (0, []), report
+            else:
+                assert names == ["permission_missing"], (left_out, report)
+                assert subject in report["findings"][0]["message"]
