@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from router_trio.online import destinations, servers, sources, streams
 from router_trio.online.facts import Facts, ServerFacts, Unknown
 from router_trio.online.report import report_of
 from router_trio.settings import Settings
+from tests.support.command import ROOT
 
 LEADER = {"name": "C", "leader": "a"}
 
@@ -94,6 +96,13 @@ def test_a_good_server_gives_no_finding() -> None:
 def test_every_finding_has_a_fixture() -> None:
     lists = (servers.FINDINGS, servers.DECLARED, sources.FINDINGS, destinations.FINDINGS, streams.FINDINGS)
     assert {find.__name__ for one in lists for find in one} == set(CASES)
+
+
+def test_the_page_lists_every_finding_with_its_severities() -> None:
+    page = (ROOT / "docs" / "how-to" / "check-online.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([a-z, ]+) \|", page, re.MULTILINE))
+    severities = {name: ", ".join(dict.fromkeys(case[1] for case in cases)) for name, cases in CASES.items()}
+    assert rows == severities
 
 
 CASES: dict[str, list[tuple[Facts, str, str, str]]] = {}
