@@ -1,4 +1,4 @@
-"""What the servers of a configuration answered, and what could not be asked. Pure."""
+"""The answers of the servers of a configuration, and what could not be asked. Pure."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ServerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a configuration and its servers. `outage` is the longest planned one, in seconds, if given."""
+    """A configuration and what is known of its servers. `outage` is the longest planned one, in seconds, if given."""
 
     settings: Settings
     servers: Mapping[str, ServerFacts | Unknown]

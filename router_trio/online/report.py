@@ -51,7 +51,7 @@ class Report:
     findings: Sequence[Named] = ()
     missing: Sequence[Missing] = ()
     unseen: Sequence[str] = ()
-    """What can't be seen by any request, as texts."""
+    """Facts that no request can find out, as texts."""
 
     @property
     def is_bad(self) -> bool:
