@@ -11,11 +11,12 @@ import trio
 
 from router_trio import Router, Settings
 from router_trio.cli.permissions import lines
-from tests.support.command import ROOT, over_its_links
+from tests.support.command import ROOT, in_process, over_its_links
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.server_version import needs_server
-from tests.support.servers import NatsServer, nats_server
+from tests.support.servers import NatsServer, cluster, nats_server
 
 TEXTS = {path.stem: path.read_text() for path in sorted((ROOT / "examples").glob("*.toml"))}
 
@@ -117,6 +118,46 @@ async def test_a_server_that_does_not_answer(tmp_path: Path, server: NatsServer)
         assert "stream_missing" in missing["findings"]
         for name in ("ORDERS", "COPIES"):
             await streams.delete_stream(name)
+
+
+async def test_a_cluster(tmp_path: Path) -> None:
+    """A stream with one replica is found, and replicas that are offline while others hold the stream."""
+    async with cluster(tmp_path) as three:
+        async with connect(three.urls[0]) as client:
+            streams = JetStream(client)
+            await streams.create_stream("ORDERS", ["orders.*"])
+            await streams.create_stream("COPIES", ["copies.*"], num_replicas=3)
+        leader, other = await three.stream_leader("COPIES"), await three.stream_leader("ORDERS")
+        (tmp_path / "router.toml").write_text(CONFIGURATION.format(url=leader.url))
+        async with connect(leader.url) as client:
+            streams = JetStream(client)
+
+            async def behind() -> bool:
+                replicas = (await streams.stream_info("COPIES"))["cluster"]["replicas"]
+                return any(one.get("offline") or not one["current"] for one in replicas)
+
+            async def current() -> bool:
+                return not await behind()
+
+            await eventually(current)
+            code, report = await online(tmp_path)
+            assert (code, named(report)) == (78, [("one_replica", "warning", "routes[0].from.stream")])
+            (away, *_) = (one for one in three.servers if one not in (leader, other))
+            await away.kill()
+            await eventually(behind, within=60)
+            code, report = await online(tmp_path)
+            assert ("replicas_behind", "warning", "routes[0].to[0].subject") in named(report)
+
+
+def test_json_needs_online_and_contains_the_problems_of_an_invalid_file(tmp_path: Path) -> None:
+    (tmp_path / "router.toml").write_text("[routers]\n")
+    done = in_process("check", "router.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--json can only be used with --online" in done.stderr
+    done = in_process("check", "router.toml", "--online", "--json", cwd=tmp_path)
+    assert done.returncode == 78
+    [first, *_] = json.loads(done.stdout)["findings"]
+    assert (first["name"], first["severity"], first["key"], first["line"]) == ("configuration", "error", "routers", 1)
 
 
 @needs_server(2, 11, lacks="message tracing")
