@@ -36,11 +36,15 @@ class ExpectedCopy:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The expected copies of a message; without any, `outcome` is its class, for this `reason`."""
+    """The expected copies of a message; without any, `outcome` is its class, for this `reason`.
+
+    `others` are the copies at destinations that are not judged.
+    """
 
     copies: Sequence[ExpectedCopy] = ()
     outcome: str = ""
     reason: str = ""
+    others: Sequence[Copy] = ()
 
 
 def hash64(data: bytes) -> int:
@@ -90,21 +94,27 @@ class Expectations:
         place, own = Place(self._stream, message.sequence, message.time_ns), self.position_id(message)
         if self.handled:
             stored = [index for index in range(len(self.destinations)) if self.is_judged(index)]
-            first = own if self.by_sequence else message_ids.find(message.headers) or own
-            return Expected([ExpectedCopy(index, hash64(first), NO_DIGEST) for index in stored])
+            return Expected([ExpectedCopy(index, hash64(self.first_part(message)), NO_DIGEST) for index in stored])
         arrived = Arrived(message.subject, message.headers, message.payload, own, place)
         result = await self._rehearsal.run(arrived)
         if result.failed is not None:
             return Expected(outcome="given_up", reason=result.failed.reason)
         if result.filtered is not None:
             return Expected(outcome="filtered", reason=result.filtered)
-        expected = []
+        expected, others = list[ExpectedCopy](), list[Copy]()
         for copy in result.copies:
             message_id = message_ids.find(copy.headers)
             index = self._index(copy, message_id)
             if index is not None and self.is_judged(index):
                 expected.append(ExpectedCopy(index, hash64(message_id), hash64(copy.payload), copy))
-        return Expected(expected, outcome="" if expected else "unknown")
+            else:
+                others.append(copy)
+        return Expected(expected, outcome="" if expected else "unknown", others=others)
+
+    def first_part(self, message: StoredMessage) -> bytes:
+        """Return the first part of the ids of all copies of a message."""
+        sender = b"" if self.by_sequence else message_ids.find(message.headers)
+        return sender or self.position_id(message)
 
     def position_id(self, message: StoredMessage) -> bytes:
         """Return the id that is made of the position of a message: the first part of the id of its dead letter."""

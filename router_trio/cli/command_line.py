@@ -56,6 +56,7 @@ COMMANDS = {
     "permissions": "router_trio.cli.permissions:permissions",
     "audit": "router_trio.cli.audit:audit",
     "position": "router_trio.cli.position:position",
+    "find": "router_trio.cli.find:find",
     "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
     "contract": "router_trio.cli.contract:contract",
     "schema": "router_trio.cli.schema:schema",

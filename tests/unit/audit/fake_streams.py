@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from router_trio.audit.audit import Audit
+from router_trio.audit.find import Finder
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import (
     ConsumerInfo,
@@ -45,27 +46,30 @@ class FakeStream:
         self.config = config
         self.now = now
         self.messages: dict[int, StoredMessage] = {}
-        self.last = 0
-        self.durable: ConsumerInfo | None = None
+        self.newest = 0
+        self.durables: dict[str, ConsumerInfo] = {}
 
     def add(self, subject: str, payload: bytes, time_ns: int, headers: bytes = b"", sequence: int | None = None) -> int:
-        self.last = sequence or self.last + 1
-        self.messages[self.last] = StoredMessage(self.last, time_ns, subject, headers, payload)
-        return self.last
+        self.newest = sequence or self.newest + 1
+        self.messages[self.newest] = StoredMessage(self.newest, time_ns, subject, headers, payload)
+        return self.newest
 
-    def consume(self, name: str, floor: int, **config: Any) -> None:
+    def consume(self, name: str, floor: int, *, delivered: int = 0, paused: bool = False, **config: Any) -> None:
+        delivered = max(floor, delivered)
         answer = {
             "stream_name": self.stream,
             "name": name,
             "created": timestamp(self.now),
             "config": config,
+            "delivered": {"consumer_seq": delivered, "stream_seq": delivered},
             "ack_floor": {"consumer_seq": floor, "stream_seq": floor},
+            "paused": paused,
         }
-        self.durable = consumer_info(json.dumps(answer).encode())
+        self.durables[name] = consumer_info(json.dumps(answer).encode())
 
     async def info(self) -> StreamInfo:
-        first = min(self.messages, default=self.last + 1)
-        state = {"messages": len(self.messages), "bytes": 0, "first_seq": first, "last_seq": self.last}
+        first = min(self.messages, default=self.newest + 1)
+        state = {"messages": len(self.messages), "bytes": 0, "first_seq": first, "last_seq": self.newest}
         if self.messages:
             state["first_ts"] = timestamp(self.messages[first].time_ns)  # type: ignore[assignment]
         config = {"name": self.stream, "subjects": list(self.subjects), **self.config}
@@ -76,7 +80,7 @@ class FakeStream:
         return self.now
 
     async def consumer(self, name: str) -> ConsumerInfo | None:
-        return self.durable if self.durable is not None and self.durable.name == name else None
+        return self.durables.get(name)
 
     async def get(self, sequence: int) -> StoredMessage | None:
         return self.messages.get(sequence)
@@ -91,6 +95,10 @@ class FakeStream:
                 return self.messages[one]
         return None
 
+    async def last(self, subject: str) -> StoredMessage | None:
+        found = [one for one in self.messages.values() if matches(subject, one.subject)]
+        return max(found, key=lambda one: one.sequence, default=None)
+
     first_at = StoredMessages.first_at
 
     async def batches(self, first: int, last: int, pattern: str) -> AsyncGenerator[Sequence[StoredMessage], None]:
@@ -104,22 +112,34 @@ class FakeStream:
         return cast("StoredMessages", self)
 
 
+def links_to(settings: Settings, streams: Mapping[str, FakeStream]) -> Mapping[str, CommandLink]:
+    """Return links to servers that have these streams."""
+
+    async def find_streams(pattern: str) -> Sequence[str]:
+        one = pattern.partition(".")[0]
+        return [name for name, stream in streams.items() if any(s.startswith(one + ".") for s in stream.subjects)]
+
+    link = SimpleNamespace(max_payload=2**20, max_control_line=4096, find_streams=find_streams)
+    return cast("Mapping[str, CommandLink]", {name: SimpleNamespace(link=link) for name in settings.connections})
+
+
 class FakeAudit(Audit):
     """An audit over streams in memory."""
 
     def __init__(self, settings: Settings, route: RouteSettings, streams: Iterable[FakeStream]) -> None:
         self.streams = {one.stream: one for one in streams}
-        super().__init__(settings, route, self._links_of(settings))
+        super().__init__(settings, route, links_to(settings, self.streams))
 
     def _stored(self, connection: str, stream: str) -> StoredMessages:
         return self.streams[stream]()
 
-    def _links_of(self, settings: Settings) -> Mapping[str, CommandLink]:
-        async def find_streams(pattern: str) -> Sequence[str]:
-            one = pattern.partition(".")[0]
-            return [
-                name for name, stream in self.streams.items() if any(s.startswith(one + ".") for s in stream.subjects)
-            ]
 
-        link = SimpleNamespace(max_payload=2**20, max_control_line=4096, find_streams=find_streams)
-        return cast("Mapping[str, CommandLink]", {name: SimpleNamespace(link=link) for name in settings.connections})
+class FakeFinder(Finder):
+    """A search in streams in memory."""
+
+    def __init__(self, settings: Settings, streams: Iterable[FakeStream]) -> None:
+        self.streams = {one.stream: one for one in streams}
+        super().__init__(settings, links_to(settings, self.streams))
+
+    def stored(self, connection: str, stream: str) -> StoredMessages:
+        return self.streams[stream]()

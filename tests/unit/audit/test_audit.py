@@ -83,7 +83,7 @@ class World:
         for stream in self.streams.values():
             stream.now = self.now + self.ahead
             self.expire(stream)
-        self.source.consume("router", self.source.last if floor is None else floor, **durable)
+        self.source.consume("router", self.source.newest if floor is None else floor, **durable)
         streams = [self.source, *self.streams.values(), self.dead]
         return await FakeAudit(self.settings, self.route, streams).run(wanted)
 

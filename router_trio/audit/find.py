@@ -1,0 +1,496 @@
+"""Find a message of a stream, and what became of it in each route: its copies and its dead letters, by their ids.
+
+Everything is read from the leaders of the streams, and nothing is changed. At a destination only messages with the
+subject of the copy are read, from the time of the message on, and a bounded number of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from router_trio.audit.audit import CLOCKS_DIFFER_BY, connections_of
+from router_trio.audit.expectations import Expectations, ExpectedCopy
+from router_trio.audit.outcomes import (
+    CopyFound,
+    Facts,
+    LetterFound,
+    Outcome,
+    Progress,
+    Stored,
+    Whereabouts,
+    outcome_of,
+)
+from router_trio.audit.removals import Removals, ahead_by
+from router_trio.errors import MappingError
+from router_trio.nats.command_link import CommandLink
+from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
+from router_trio.nats.stored import StoredMessages
+from router_trio.protocol import framing, headers, message_ids
+from router_trio.routing.dead_letters import PREFIX
+from router_trio.routing.rehearsal import Copy, Limits
+from router_trio.routing.route_plans import Destination
+from router_trio.settings import RouteSettings, Settings
+from router_trio.subjects.mapping import Mapping as SubjectMapping
+from router_trio.subjects.patterns import matches
+
+MAX_READ = 20_000
+"""Messages of one stream that are read to find a copy or a dead letter."""
+
+MAX_BEHIND = 1_000
+"""Messages behind a copy that are read to find the same copy a second time."""
+
+
+def connections_for(settings: Settings, subject: str) -> list[str]:
+    """Return the names of the connections that are needed to find a message with this subject."""
+    names = []
+    for route in settings.routes:
+        if route.source.kind.is_stored:
+            names += connections_of(route) if _reads(route, subject) else [route.source.connection]
+    return list(dict.fromkeys(names))
+
+
+def _reads(route: RouteSettings, subject: str) -> bool:
+    return any(matches(pattern, subject) for pattern in route.source.patterns)
+
+
+Recognizes = Callable[[StoredMessage, bool], bool]
+"""Returns True for the message that is looked for. The flag is True if its stream keeps the subjects of publishes."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """The result of a search: what was found, in which streams, and whether all of their messages were read."""
+
+    found: list[tuple[Stored, StoredMessage, StreamInfo]] = field(default_factory=list)
+    streams: list[StoredMessages] = field(default_factory=list)
+    is_complete: bool = True
+
+
+class _Source:
+    """A stream, the routes that read it, and how far each of them has come."""
+
+    def __init__(self, connection: str, stored: StoredMessages) -> None:
+        self.connection = connection
+        self.stored = stored
+        self.routes: list[RouteSettings] = []
+
+
+class Finder:
+    """Finds messages over links of its own."""
+
+    def __init__(self, settings: Settings, links: Mapping[str, CommandLink]) -> None:
+        """`links` are those of all connections that `connections_for` names."""
+        self.notes: list[str] = []
+        """Why a stream has no such message."""
+        self._settings = settings
+        self._links = links
+        self._limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+
+    async def find(self, subject: str, sequence: int | None = None) -> list[Whereabouts]:
+        """Return the last message with this subject, or the one with this sequence, of each stream that has one.
+
+        Raises `SourceError` and `LinkError`; can be cancelled.
+        """
+        found = []
+        for source in self._sources():
+            # What is settled by now has its copies in the streams that are read from here on.
+            progress = {route.name: await self._progress(source.stored, route) for route in source.routes}
+            message = await self._message(source.stored, subject, sequence)
+            is_gone = message is None
+            if message is None:
+                message = await self._gone(source, subject, sequence)
+            if message is None:
+                continue
+            stored = _stored(source.connection, source.stored.stream, message)
+            where = Whereabouts(stored, len(message.payload), is_gone)
+            for route in source.routes:
+                if not _reads(route, subject):
+                    where.routes.append(Outcome(route.name, "not_of_its_filter", route.source.pattern))
+                    continue
+                one = _OneRoute(self, route, source.stored, message, is_gone)
+                where.routes.append(await one.outcome(progress[route.name]))
+            where.routes += self._unstored(source.connection, subject)
+            found.append(where)
+        return found
+
+    def stored(self, connection: str, stream: str) -> StoredMessages:
+        """Return the messages of a stream."""
+        link = self._links[connection]
+        return StoredMessages(stream, link.requests, link.link.api.prefix)
+
+    def expectations(self, route: RouteSettings) -> Expectations:
+        """Return the rules by which the copies of a route are recognized."""
+        return Expectations(self._settings, route, self._limits)
+
+    async def search(
+        self,
+        connection: str,
+        named: str | None,
+        pattern: str,
+        recognizes: Recognizes,
+        *,
+        source: StoredMessages | None = None,
+        since: int = 0,
+        newest: bool = False,
+    ) -> _Search:
+        """Look for a message in the stream that is `named`, or in those that take the subjects of the pattern.
+
+        With a `source`, it is looked for from the time `since` of that stream on, in nanoseconds, and then in what was
+        stored shortly before, as clocks may have been set. Without, from the first message on, or with `newest` among
+        the last ones.
+        """
+        search = _Search()
+        names = [named] if named is not None else await self._links[connection].link.find_streams(pattern)
+        for name in names:
+            stored = self.stored(connection, name)
+            info = await stored.info()
+            same_subject = named is None and not info.has_others
+            read = pattern if same_subject else ">"
+            search.streams.append(stored)
+            first = max(info.first_sequence, 1)
+            if source is None:
+                if newest and (last := await stored.last(read)) is not None and recognizes(last, same_subject):
+                    search.found.append((_stored(connection, name, last), last, info))
+                    continue
+                if newest:
+                    first = max(first, info.last_sequence - MAX_READ + 1)
+                await _read(search, connection, stored, info, (first, info.last_sequence), read, recognizes)
+                continue
+            begin = await stored.first_at(since + await ahead_by(stored, source), info)
+            if await _read(search, connection, stored, info, (begin, info.last_sequence), read, recognizes):
+                continue
+            early = await stored.first_at(since - CLOCKS_DIFFER_BY * 10**9, info)
+            await _read(search, connection, stored, info, (early, begin - 1), read, recognizes)
+        return search
+
+    def _sources(self) -> Iterator[_Source]:
+        sources: dict[tuple[str, str], _Source] = {}
+        for route in self._settings.routes:
+            stream = route.source.kind.stream(route.source)
+            if stream is not None:
+                key = route.source.connection, stream
+                source = sources.setdefault(key, _Source(key[0], self.stored(*key)))
+                source.routes.append(route)
+        yield from sources.values()
+
+    @staticmethod
+    async def _progress(stored: StoredMessages, route: RouteSettings) -> Progress | None:
+        consumer = route.source.kind.consumer(route.source)
+        durable = None if consumer is None else await stored.consumer(consumer[1])
+        if durable is None:
+            return None
+        starts = {"new": durable.created, "by_start_time": durable.config.start_time}
+        start = starts.get(durable.config.deliver_policy, "")
+        return Progress(
+            durable.name,
+            durable.ack_floor.sequence,
+            durable.delivered.sequence,
+            durable.paused,
+            nanoseconds(start) if start else 0,
+        )
+
+    async def _message(self, stored: StoredMessages, subject: str, sequence: int | None) -> StoredMessage | None:
+        if sequence is None:
+            message = await stored.last(subject)
+            if message is None:
+                self.notes.append(f"stream {stored.stream} has no message with the subject {subject}")
+            return message
+        message = await stored.get(sequence)
+        if message is None:
+            self.notes.append(f"stream {stored.stream} has no message {sequence:,}")
+        elif message.subject != subject:
+            self.notes.append(f"message {sequence:,} of stream {stored.stream} has the subject {message.subject}")
+            return None
+        return message
+
+    async def _gone(self, source: _Source, subject: str, sequence: int | None) -> StoredMessage | None:
+        """Return what copies and dead letters show of a message that its stream no longer has: place and subject."""
+        if sequence is not None and await source.stored.get(sequence) is not None:
+            return None  # of another subject
+        origins: list[message_ids.Origin] = []
+        for route in source.routes:
+            if _reads(route, subject) and route.source.own_ids:
+                origins += await self._origins(source, route, subject, sequence)
+        if not origins:
+            return None
+        newest = max(origins, key=lambda one: (one.sequence, one.time_ns))
+        return StoredMessage(newest.sequence, newest.time_ns, subject, b"", b"")
+
+    async def _origins(
+        self, source: _Source, route: RouteSettings, subject: str, sequence: int | None
+    ) -> list[message_ids.Origin]:
+        stream, expectations = framing.wire(source.stored.stream), self.expectations(route)
+        origins: list[message_ids.Origin] = []
+
+        def of(stored: StoredMessage) -> message_ids.Origin | None:
+            origin = message_ids.origin(message_ids.find(stored.headers))
+            is_its = origin is not None and origin.stream == stream and sequence in (None, origin.sequence)
+            return origin if is_its else None
+
+        for index, one in enumerate(expectations.destinations):
+            if not expectations.is_judged(index):
+                continue
+            if sequence is None and (expectations.handled or not _shows_subject(one.mapping, route, subject)):
+                continue
+            pattern = _target(one.mapping, subject, is_known=not expectations.handled)
+
+            def is_copy(stored: StoredMessage, same_subject: bool, to: Destination = one) -> bool:
+                origin = of(stored)
+                if origin is None or origin.is_dead:
+                    return False
+                return message_ids.find(stored.headers) == origin.first + to.copy_id(framing.wire(stored.subject))
+
+            search = await self.search(one.connection, one.stream, pattern, is_copy, newest=sequence is None)
+            origins += [origin for _, stored, _ in search.found if (origin := of(stored)) is not None]
+
+        def is_letter(stored: StoredMessage, same_subject: bool) -> bool:
+            origin = of(stored)
+            if origin is None or not origin.is_dead or not _is_letter_of(route, stored):
+                return False
+            return headers.find(stored.headers, f"{PREFIX}Subject".encode()) == framing.wire(subject)
+
+        letters = await self.letters(route, subject, is_letter, newest=sequence is None)
+        return origins + [origin for _, stored, _ in letters.found if (origin := of(stored)) is not None]
+
+    async def letters(
+        self,
+        route: RouteSettings,
+        subject: str,
+        recognizes: Recognizes,
+        *,
+        source: StoredMessages | None = None,
+        since: int = 0,
+        newest: bool = False,
+    ) -> _Search:
+        """Look for a dead letter of a message with this subject, as `search` does."""
+        letter = route.dead_letter
+        if letter is None or not letter.jetstream:
+            return _Search()
+        pattern = _target(route.source.mapping(letter.subject), subject)
+        return await self.search(
+            letter.connection, letter.stream, pattern, recognizes, source=source, since=since, newest=newest
+        )
+
+    def _unstored(self, connection: str, subject: str) -> Iterator[Outcome]:
+        """Yield the outcome in routes that read the subject, and no stream."""
+        for route in self._settings.routes:
+            if route.source.connection == connection and not route.source.kind.is_stored and _reads(route, subject):
+                yield Outcome(route.name, "unknown", "it reads the subject, and no stream records what was routed")
+
+
+class _OneRoute:
+    """The search for what became of a message in one route that reads it."""
+
+    def __init__(
+        self, finder: Finder, route: RouteSettings, source: StoredMessages, message: StoredMessage, is_gone: bool
+    ) -> None:
+        self._finder = finder
+        self._route = route
+        self._source = source
+        self._message = message
+        self._is_gone = is_gone
+        self._expectations = finder.expectations(route)
+
+    async def outcome(self, progress: Progress | None) -> Outcome:
+        """Look for all copies and the dead letter, and decide."""
+        expectations, message = self._expectations, self._message
+        made_today, reason = "", ""
+        copies: list[CopyFound] = []
+        if self._is_gone or expectations.handled:
+            copies = [
+                await self._copy_of_any_content(index, one)
+                for index, one in enumerate(expectations.destinations)
+                if expectations.is_judged(index)
+            ]
+        else:
+            expected = await expectations.of(message)
+            made_today, reason = expected.outcome, expected.reason
+            if made_today in ("", "unknown"):  # unknown: none of its copies is judged
+                made_today = "routed"
+            may_be_removed = progress is not None and message.sequence <= progress.floor
+            copies = [await self._copy(one, may_be_removed) for one in expected.copies]
+            copies += [await self._other_copy(one) for one in expected.others]
+        facts = Facts(
+            message.sequence,
+            message.time_ns,
+            made_today,
+            reason,
+            progress,
+            copies,
+            await self._letter(),
+            self._is_gone,
+            expectations.one_of,
+        )
+        return outcome_of(self._route.name, facts)
+
+    async def _copy(self, expected: ExpectedCopy, may_be_removed: bool) -> CopyFound:
+        copy = expected.copy
+        assert copy is not None, "only a handler's copies are not computed"
+        destination = self._expectations.destinations[expected.destination]
+        shown = f"{destination.connection}:{destination.template}"
+        search = await self._search(destination, _drawn(destination, copy.subject), self._has_id_of(copy))
+        if search.found:
+            return _found(shown, search, copy.payload)
+        if not search.is_complete:
+            return CopyFound(shown, "not_found", detail=self._beyond())
+        if not search.streams:
+            return CopyFound(shown, "missing", detail=f"no stream takes {copy.subject}")
+        if may_be_removed:
+            removals = await Removals.of(search.streams, self._source)
+            if self._message.time_ns < removals.before or await removals.removed(self._message, expected):
+                return CopyFound(shown, "expired", detail=copy.subject)
+        return CopyFound(shown, "missing", detail=copy.subject)
+
+    async def _other_copy(self, copy: Copy) -> CopyFound:
+        """Look for the copy of a destination that is not judged."""
+        shown = f"{copy.connection}:{copy.subject}"
+        if not copy.jetstream:
+            return CopyFound(shown, "not_stored", detail="a core publish")
+        message_id = message_ids.find(copy.headers)
+        for one in self._expectations.destinations:
+            if one.connection == copy.connection and message_id.endswith(one.copy_id(framing.wire(copy.subject))):
+                search = await self._search(one, _drawn(one, copy.subject), self._has_id_of(copy))
+                if search.found:
+                    return _found(shown, search, copy.payload)
+        return CopyFound(shown, "no_share", detail="a mirror gets a share of the messages")
+
+    async def _copy_of_any_content(self, index: int, destination: Destination) -> CopyFound:
+        """Look for a copy whose contents are not known, by the first part of its id."""
+        shown = f"{destination.connection}:{destination.template}"
+        if self._is_gone and not self._expectations.by_sequence:
+            return CopyFound(shown, "not_found", detail="its id is made of the message, which is gone")
+        first = self._expectations.first_part(self._message)
+
+        def is_copy(stored: StoredMessage, same_subject: bool) -> bool:
+            message_id = message_ids.find(stored.headers)
+            if not same_subject:
+                return message_id.rpartition(b":")[0] == first
+            return message_id == first + destination.copy_id(framing.wire(stored.subject))
+
+        pattern = _target(destination.mapping, self._message.subject, is_known=not self._expectations.handled)
+        search = await self._search(destination, pattern, is_copy)
+        if search.found:
+            return _found(shown, search, None)
+        return CopyFound(shown, "not_found", detail="" if search.is_complete else self._beyond())
+
+    async def _letter(self) -> LetterFound | None:
+        first = self._expectations.position_id(self._message)
+
+        def is_letter(stored: StoredMessage, same_subject: bool) -> bool:
+            origin = message_ids.origin(message_ids.find(stored.headers))
+            if origin is None or not origin.is_dead or origin.first != first:
+                return False
+            return _is_letter_of(self._route, stored)
+
+        message, finder = self._message, self._finder
+        search = await finder.letters(
+            self._route, message.subject, is_letter, source=self._source, since=message.time_ns
+        )
+        if not search.found:
+            return None
+        stored, letter, _ = search.found[-1]
+        fields = (headers.find(letter.headers, f"{PREFIX}{name}".encode()) for name in ("Reason", "Detail", "Attempts"))
+        return LetterFound(stored, *(framing.text(value or b"") for value in fields))
+
+    async def _search(self, destination: Destination, pattern: str, recognizes: Recognizes) -> _Search:
+        return await self._finder.search(
+            destination.connection,
+            destination.stream,
+            pattern,
+            recognizes,
+            source=self._source,
+            since=self._message.time_ns,
+        )
+
+    @staticmethod
+    def _has_id_of(copy: Copy) -> Recognizes:
+        message_id = message_ids.find(copy.headers)
+        return lambda stored, same_subject: message_ids.find(stored.headers) == message_id
+
+    def _beyond(self) -> str:
+        number = self._message.sequence
+        audit = f"router-trio audit CONFIG {self._route.name} --from {number} --to {number}"
+        return f"not among {MAX_READ:,} messages stored since; {audit} reads all"
+
+
+def _is_letter_of(route: RouteSettings, stored: StoredMessage) -> bool:
+    return headers.find(stored.headers, f"{PREFIX}Route".encode()) == framing.wire(route.name)
+
+
+def _drawn(destination: Destination, subject: str) -> str:
+    """Return the subject of a copy, or the pattern of all possible ones if a part of it was drawn at random."""
+    return subject if destination.mapping.deterministic else destination.mapping.pattern
+
+
+def _target(mapping: SubjectMapping, subject: str, *, is_known: bool = True) -> str:
+    """Return the subject to which a message is mapped, or the pattern of all if that is not known."""
+    if not is_known or not mapping.deterministic:
+        return mapping.pattern
+    try:
+        return mapping.apply(subject)
+    except MappingError:
+        return mapping.pattern
+
+
+def _shows_subject(mapping: SubjectMapping, route: RouteSettings, subject: str) -> bool:
+    """Return True if no other message of the route is mapped to the same subject as this one."""
+    if len(route.source.patterns) != 1 or not mapping.deterministic:
+        return False
+    if any(name.lower() != "wildcard" for name in _FUNCTION.findall(mapping.destination)):
+        return False
+    target, tokens = _target(mapping, subject), subject.split(".")
+    pattern = route.source.pattern.split(".")
+    for place in range(len(tokens)):
+        if pattern[min(place, len(pattern) - 1)] in ("*", ">"):
+            other = ".".join([*tokens[:place], f"{tokens[place]}-", *tokens[place + 1 :]])
+            if _target(mapping, other) == target:
+                return False
+    return True
+
+
+_FUNCTION = re.compile(r"\{\{\s*(\w+)")
+"""The name of a function in a mapping."""
+
+
+def _found(shown: str, search: _Search, payload: bytes | None) -> CopyFound:
+    """Return the copies that were found; `payload` is None if it is not compared."""
+    is_there = payload is None or any(
+        info.allow_counter or stored.payload == payload for _, stored, info in search.found
+    )
+    return CopyFound(shown, "there" if is_there else "different", [one for one, _, _ in search.found])
+
+
+def _stored(connection: str, stream: str, message: StoredMessage) -> Stored:
+    return Stored(connection, stream, message.sequence, message.subject, message.time_ns)
+
+
+async def _read(
+    search: _Search,
+    connection: str,
+    stored: StoredMessages,
+    info: StreamInfo,
+    sequences: tuple[int, int],
+    pattern: str,
+    recognizes: Recognizes,
+) -> bool:
+    """Add what is recognized among these sequences of a stream to the search. Return True if there is something.
+
+    Reads up to `MAX_READ` messages, and up to `MAX_BEHIND` behind the last one that was found.
+    """
+    same_subject, read, found_at = pattern != ">", 0, None
+    async with aclosing(stored.batches(*sequences, pattern)) as batches:
+        async for batch in batches:
+            for one in batch:
+                if recognizes(one, same_subject):
+                    search.found.append((_stored(connection, stored.stream, one), one, info))
+                    found_at = read
+            read += len(batch)
+            if found_at is None and read >= MAX_READ:
+                search.is_complete = False
+                break
+            if found_at is not None and read - found_at >= MAX_BEHIND:
+                break
+    return found_at is not None

@@ -1,0 +1,86 @@
+"""`router-trio find`: show where a message of a source is, and what became of it in each route."""
+
+from __future__ import annotations
+
+import json as to_json
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, number
+from router_trio.cli.configuration import load
+from router_trio.errors import SubjectError
+
+if TYPE_CHECKING:
+    from router_trio.nats.command_link import CommandLink
+    from router_trio.settings import Settings
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of `find`."""
+    parser.add_argument(
+        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
+    )
+    parser.add_argument("subject", metavar="SUBJECT", help="the subject of the message in its source")
+    parser.add_argument(
+        "--sequence", type=number(1), metavar="N", help="its sequence in the source; default: the last one of SUBJECT"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def find(config: Path, subject: str, *, sequence: int | None, json: bool) -> int:
+    """Show where a message is, and what became of it in each route.
+
+    Looks up the last message with a subject, or the one with a sequence,
+    in each stream that a route reads. For each route of that stream it
+    prints what became of the message: the copies and where each of them is
+    stored, its dead letter, or that it was filtered, is waiting or is not
+    of the route's filter, and why.
+
+    Copies and dead letters are found by their ids, which are computed from
+    the message and the configuration of today. A message that the stream
+    no longer has is found by its copies. Nothing is changed, and no handler
+    is called.
+
+    The exit code is 1 if no stream has or had such a message.
+
+    For example:
+
+        router-trio find router.toml orders.77
+        router-trio find router.toml orders.77 --sequence 1234 --json
+    """
+    import trio
+
+    from router_trio.audit.find import connections_for
+    from router_trio.cli.over_links import over_links
+    from router_trio.subjects.patterns import validate_subject
+
+    try:
+        validate_subject(subject)
+    except SubjectError as error:
+        raise UsageError(str(error)) from None
+    settings = load(config)
+    settings.require_servers()
+    names = connections_for(settings, subject)
+    if not names:
+        raise UsageError("no route of the configuration reads a stream, so no message is stored")
+    job = partial(_job, settings, subject, sequence, json)
+    return trio.run(over_links, settings, "find", names, job, lambda number: True)
+
+
+async def _job(
+    settings: Settings, subject: str, sequence: int | None, json: bool, links: Mapping[str, CommandLink]
+) -> int:
+    from router_trio.audit.find import Finder
+
+    finder = Finder(settings, links)
+    found = await finder.find(subject, sequence)
+    if json:
+        print(to_json.dumps({"subject": subject, "messages": [one.as_json() for one in found]}))
+    for where in () if json else found:
+        print("\n".join(where.lines()))
+    for note in () if found else finder.notes:
+        print(f"router-trio: {note}", file=sys.stderr)
+    return DONE if found else FAILED
