@@ -17,9 +17,6 @@ from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsa
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.patterns import matches
 
-MAX_LAST = 100_000
-"""Messages that can be compared at a time."""
-
 MAX_READ = 1_000_000
 """Messages that are read to find those of the route."""
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from router_trio.settings import RouteSettings, Settings
     from router_trio.settings.reload.difference import Change, Difference, Names
 
+MAX_LAST = 100_000
+"""Messages that can be compared at a time: a line of text is kept for each."""
+
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `diff`."""
@@ -23,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
         "route", nargs="?", metavar="ROUTE", help="with --last, the name of a route that reads a stream"
     )
     parser.add_argument(
-        "--last", type=number(1, 100_000), metavar="N", help="compare what both make of the last N messages of ROUTE"
+        "--last", type=number(1, MAX_LAST), metavar="N", help="compare what both make of the last N messages of ROUTE"
     )
 
 
