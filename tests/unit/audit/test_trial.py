@@ -51,7 +51,7 @@ class FakeTrial(Trial):
 
 
 def source(count: int = 1000, *, every: int = 1) -> FakeStream:
-    """Return a stream whose messages are numbered, and of which one in `every` has a subject of the route."""
+    """Return a stream with numbered messages. One in `every` has a subject of the route."""
     stream = FakeStream("SOURCE", ["source.*", "noise.*"], SECOND)
     for n in range(count):
         area = "noise" if n % every else "source"
