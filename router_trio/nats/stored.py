@@ -32,6 +32,7 @@ from router_trio.nats.jetstream.api import (
 )
 from router_trio.nats.requests import Request, Requests, all_answered
 from router_trio.protocol import framing, headers
+from router_trio.subjects.patterns import matches
 
 T = TypeVar("T")
 
@@ -40,6 +41,9 @@ MOST_TOGETHER = 256
 
 MOST_CONSUMERS = 4096
 """Consumers of one stream that are listed."""
+
+RARE = 16
+"""If fewer than one in this many messages match, the next match is requested instead of the messages between."""
 
 TOGETHER_BYTES = 8 * 1024 * 1024
 """Bytes that these messages may have, estimated from previous ones."""
@@ -150,8 +154,12 @@ class StoredMessages:
             yield there
             sequence = found.sequence + 1 + len(behind)
             size = sum(len(one.payload) + len(one.headers) for one in there) // len(there)
-            # Where many are missing, go on one by one.
-            grown = 2 * together if 2 * len(there) >= together else len(there)
+            # Where many are missing or few match, go on one by one.
+            matching = sum(matches(pattern, one.subject) for one in there)
+            if RARE * matching < together:
+                grown = matching
+            else:
+                grown = 2 * together if 2 * len(there) >= together else len(there)
             together = max(1, min(grown, MOST_TOGETHER, TOGETHER_BYTES // (size + 1)))
 
     def delete(self, sequence: int) -> Request:
