@@ -344,17 +344,17 @@ class _OneRoute:
                 return CopyFound(shown, "expired", detail=copy.subject)
         return CopyFound(shown, "missing", detail=copy.subject)
 
-    async def _other_copy(self, copy: Copy) -> CopyFound:
+    async def _other_copy(self, publish: Copy) -> CopyFound:
         """Look for the copy of a destination that is not judged."""
-        shown = f"{copy.connection}:{copy.subject}"
-        if not copy.jetstream:
+        shown = f"{publish.connection}:{publish.subject}"
+        if not publish.jetstream:
             return CopyFound(shown, "not_stored", detail="a core publish")
-        message_id = message_ids.find(copy.headers)
+        message_id = message_ids.find(publish.headers)
         for one in self._expectations.destinations:
-            if one.connection == copy.connection and message_id.endswith(one.copy_id(framing.wire(copy.subject))):
-                search = await self._search(one, _drawn(one, copy.subject), self._has_id_of(copy))
+            if one.connection == publish.connection and message_id.endswith(one.copy_id(framing.wire(publish.subject))):
+                search = await self._search(one, _drawn(one, publish.subject), self._has_id_of(publish))
                 if search.found:
-                    return _found(shown, search, copy.payload)
+                    return _found(shown, search, publish.payload)
         return CopyFound(shown, "no_share", detail="a mirror gets a share of the messages")
 
     async def _copy_of_any_content(self, index: int, destination: Destination) -> CopyFound:

@@ -124,14 +124,16 @@ async def test_100_drawn_messages(tmp_path: Path, server: NatsServer) -> None:
         settings = Settings.load(tmp_path / "router.toml")
         names = connections_for(settings, "source.1")
         async with open_links(settings, "find", names) as links, trio.open_nursery() as nursery:
+            limit = trio.CapacityLimiter(10)
             for n in drawn.sample(range(240), 100):
-                nursery.start_soon(is_found, Finder(settings, links), n, known)
+                nursery.start_soon(is_found, Finder(settings, links), n, known, limit)
 
 
-async def is_found(finder: Finder, n: int, known: Known) -> None:
+async def is_found(finder: Finder, n: int, known: Known, limit: trio.CapacityLimiter) -> None:
     """Check what is found of a message: the outcomes, and the places of all copies and dead letters."""
     area = "noise" if 200 <= n < 230 else "source"
-    (found,) = await finder.find(f"{area}.{n % 7}", n + 1)
+    async with limit:
+        (found,) = await finder.find(f"{area}.{n % 7}", n + 1)
     assert outcomes(found) == truth(n, known), n
     places = {place for one in found.routes for place in stored(found, one.route)}
     assert places == {place for name in STREAMS[1:] for place in known.get((name, n + 1), [])}, n
