@@ -12,7 +12,7 @@ from router_trio.nats.requests import Request, Requests
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing
 
-NOT_FOUND = {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
+NOT_FOUND: dict[str, object] = {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
 
 
 class FakeRequests:
@@ -30,7 +30,7 @@ class FakeRequests:
         if pattern is not None:
             later = (one for one in self.subjects if one >= sequence and pattern in (">", self.subjects[one]))
             sequence = next(later, 0)
-        body: dict[str, object] = NOT_FOUND
+        body = NOT_FOUND
         if sequence in self.subjects:
             data = b64encode(b"x").decode()
             time = "2026-11-29T00:00:00Z"
