@@ -1,4 +1,4 @@
-"""What two configurations of one route make of the same messages, and what differs. Pure."""
+"""Compare the copies that two configurations of one route make of the same messages. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ComparedCopy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a configuration makes of a message. `reason` is why it would be filtered or fail."""
+    """The result of a message under a configuration. `reason` is why it would be filtered or fail."""
 
     outcome: str
     reason: str = ""

@@ -1,4 +1,4 @@
-"""What became of one message of a stream in each route that reads it. Pure."""
+"""Determine the outcome of one message of a stream in each route that reads it. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTCOMES = {
     "not_delivered": "never delivered",
     "unknown": "unknown",
 }
-"""What became of a message in a route, and how that is printed."""
+"""The outcomes of a message in a route, and how each is printed."""
 
 COPIES = {
     "there": "there",
@@ -129,7 +129,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a message in a route: one of `OUTCOMES`, and why."""
+    """The outcome of a message in a route: one of `OUTCOMES`, and why."""
 
     route: str
     outcome: str
@@ -187,7 +187,7 @@ class Whereabouts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a message in a route that reads it.
+    """The facts about a message in a route that reads it.
 
     `made_today` is what the route makes of it by its settings of today: `routed`, `filtered` or `given_up`, for this
     `reason`; empty if only a handler knows, or if the message is gone. `progress` is None without a durable.

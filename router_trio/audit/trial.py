@@ -25,7 +25,7 @@ MAX_CONTROL_LINE = 4096
 
 
 class Configured:
-    """One route in one of the two configurations; `route` is None if the configuration does not have it."""
+    """The route in one of the two configurations; `route` is None if the configuration does not have it."""
 
     def __init__(self, settings: Settings, route: RouteSettings | None, limits: Mapping[str, Limits]) -> None:
         """`limits` are those of connections that are open. For others no message is too large."""

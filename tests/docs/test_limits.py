@@ -46,8 +46,6 @@ NO_BOUNDS = {
     "MAX_SUBJECTS audit/removals.py": "of `router-trio audit`, no router has it",
     "MAX_SPAN audit/audit.py": "of `router-trio audit`, no router has it",
     "MAX_LATER audit/comparison.py": "of `router-trio audit`, no router has it",
-    "EXPIRES_WITHIN audit/audit.py": "of `router-trio audit`, no router has it",
-    "MAX_PER_SUBJECT audit/audit.py": "of `router-trio audit`, no router has it",
     "MAX_READ audit/find.py": "of `router-trio find`, no router has it",
     "MAX_BEHIND audit/find.py": "of `router-trio find`, no router has it",
     "MAX_READ audit/trial.py": "of `router-trio diff`, no router has it",

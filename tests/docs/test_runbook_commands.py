@@ -11,7 +11,7 @@ import trio
 
 from tests.docs.pages import DOCS
 from tests.docs.test_commands import COMMANDS, tokens
-from tests.support.command import dead_letters, in_process
+from tests.support.command import dead_letters, in_process, over_its_links
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import nats_server
@@ -77,6 +77,8 @@ async def test_each_command_of_a_page_succeeds(page: str, tmp_path: Path) -> Non
                 continue  # the name of the command alone
             if typed[:2] == ["dead-letters", "router.toml"]:
                 done = await dead_letters(*typed[2:], cwd=tmp_path)
+            elif "--last" in typed:
+                done = await over_its_links(*typed, cwd=tmp_path)
             else:
                 done = await trio.to_thread.run_sync(partial(in_process, *typed, cwd=tmp_path))
             assert done.returncode == 0, (typed, done.stdout, done.stderr)
