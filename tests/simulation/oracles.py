@@ -268,13 +268,25 @@ class Oracles:
             if one.state != RUNNING and one.name not in full
         ]
         found += [f"{name} {entry}" for name, entry in live.ledger().items() if entry["pending"] or entry["in_flight"]]
-        in_hand = {route.name: route.in_hand for route in live.routes}
         for plan in self._schedule.routes:
             if plan.stream:
                 found += [f"message {number} of {plan.name}" for number in self._unaccounted(plan)]
-            elif plan.one_of_a_key and in_hand[plan.name] > len(self.held_back.held(process.number, plan)):
-                found.append(f"{plan.name} has {in_hand[plan.name]} in hand, and others wait behind them")
-        return found
+        return found + self.unrouted(process)
+
+    def unrouted(self, process: Process) -> list[str]:
+        """Return which routes have messages of subjects in hand that others wait behind, or that are not retried.
+
+        Such a message is settled after some seconds, by a handler that takes long or a limit. A shutdown does not wait
+        for that beyond its timeout, and no stream has the message.
+        """
+        assert process.live is not None
+        in_hand = {route.name: route.in_hand for route in process.live.routes}
+        return [
+            f"{plan.name} has {in_hand[plan.name]} in hand"
+            for plan in self._schedule.routes
+            if not plan.stream and (plan.one_of_a_key or not plan.retry)
+            if in_hand[plan.name] > len(self.held_back.held(process.number, plan))
+        ]
 
     def _unaccounted(self, plan: Plan) -> list[int]:
         missing = []

@@ -265,6 +265,7 @@ class Simulation:
             self.oracles.broken("liveness", f"{patience:g} s after the last fault: {missing[:5]}")
         elif self.process is not None:
             await self._probe(self.process)
+            await self._until_all_is_routed(self.process)
 
     async def _probe(self, process: Process) -> None:
         """Check that a router that reports ready routes a message at once.
@@ -290,6 +291,16 @@ class Simulation:
                     await self._until_ready(process, of=plan.name, but_breakers=passes_by)
                 continue
             self.oracles.broken("probe", f"/readyz says ok, and a message of {plan.name} did not arrive in time")
+
+    async def _until_all_is_routed(self, process: Process) -> None:
+        """Wait until nothing is in the way of a shutdown. A probe that goes nowhere has not been waited for."""
+        unrouted: list[str] = []
+        with trio.move_on_after(LIVELY_WITHIN):
+            await trio.sleep(LOOK_EVERY)  # such a probe may be on its way to the router
+            while unrouted := self.oracles.unrouted(process):
+                await trio.sleep(0.5)
+        if unrouted:
+            self.oracles.broken("liveness", f"{LIVELY_WITHIN:g} s after the probes: {unrouted}")
 
     async def _until_ready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> None:
         problem = self.oracles.unready(process, of, but_breakers=but_breakers)
