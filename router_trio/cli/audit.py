@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json as to_json
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean, number
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, number
 from router_trio.cli.configuration import load
+from router_trio.cli.stored_routes import Bound, add_range, add_route, range_of, stored_route
 from router_trio.errors import RouterError
 
 if TYPE_CHECKING:
@@ -22,19 +21,11 @@ if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
     from router_trio.settings import RouteSettings, Settings
 
-Bound = int | datetime
-"""The first or the last message: a sequence or a time."""
-
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `audit`."""
-    parser.add_argument(
-        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
-    )
-    parser.add_argument("route", metavar="ROUTE", help="the name of the route, which reads a stream")
-    bound = "a sequence of the source stream, or a time such as 2026-11-29T10:00:00Z"
-    parser.add_argument("--from", dest="start", type=_bound, metavar="N|TIME", help=f"the first message: {bound}")
-    parser.add_argument("--to", dest="end", type=_bound, metavar="N|TIME", help=f"the last message: {bound}")
+    add_route(parser)
+    add_range(parser)
     parser.add_argument(
         "--as", dest="alias", metavar="NAME", help="the name that the route had when it made the copies"
     )
@@ -85,13 +76,13 @@ def audit(
         raise UsageError("--dry-run can only be used with --repair")
     settings = load(config)
     settings.require_servers()
-    found = _route(settings, route)
+    found = stored_route(settings, route, "so there are no messages to compare; it needs a stream")
     if alias is not None:
         found = found.model_copy(update={"name": alias})
     from router_trio.audit.audit import connections_of
     from router_trio.cli.over_links import over_links
 
-    job = partial(_job, settings, found, _range(start, end), rate or 0, repair, dry_run, json)
+    job = partial(_job, settings, found, range_of(start, end), rate or 0, repair, dry_run, json)
     return trio.run(over_links, settings, "audit", connections_of(found), job, lambda number: True)
 
 
@@ -152,38 +143,6 @@ def _print_repair(published: Repair) -> None:
         print(f"router-trio: copies not published: {published.overtaken:,}: {why}", file=sys.stderr)
     for refusal in published.refusals:
         print(f"router-trio: not stored: {refusal}", file=sys.stderr)
-
-
-def _bound(text: str) -> Bound:
-    """Return a sequence or a time."""
-    if text.isdecimal():
-        return number(1)(text)
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        problem = f"{text!r} is neither a sequence nor a time such as 2026-11-29T10:00:00Z"
-        raise ArgumentTypeError(problem) from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
-def _range(start: Bound | None, end: Bound | None) -> Range:
-    from router_trio.audit.audit import Range
-
-    def nanoseconds(bound: Bound | None) -> int | None:
-        return round(bound.timestamp() * 1e6) * 1000 if isinstance(bound, datetime) else None
-
-    first, last = (bound if isinstance(bound, int) else None for bound in (start, end))
-    return Range(first, last, nanoseconds(start), nanoseconds(end))
-
-
-def _route(settings: Settings, name: str) -> RouteSettings:
-    for route in settings.routes:
-        if route.name == name:
-            if route.source.kind.is_stored:
-                return route
-            raise UsageError(f"route {name} reads a subject, so there are no messages to compare; it needs a stream")
-    known = [route.name for route in settings.routes]
-    raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")
 
 
 @contextmanager

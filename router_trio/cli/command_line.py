@@ -57,6 +57,8 @@ COMMANDS = {
     "audit": "router_trio.cli.audit:audit",
     "position": "router_trio.cli.position:position",
     "find": "router_trio.cli.find:find",
+    "pause": "router_trio.cli.pause:pause",
+    "resume": "router_trio.cli.resume:resume",
     "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
     "contract": "router_trio.cli.contract:contract",
     "schema": "router_trio.cli.schema:schema",

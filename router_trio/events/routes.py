@@ -67,6 +67,28 @@ class ConsumerReset(RouteEvent):
     to_sequence: int
 
 
+class ConsumerPaused(RouteEvent):
+    """The durable of the route is paused on the server: it delivers nothing to any process.
+
+    `detail` has until when, and by whom. Messages that were delivered before are still routed and acked.
+    """
+
+    code = "ROUTE_CONSUMER_PAUSED"
+    level = Level.WARN
+    stream: str
+    durable: str
+    detail: str
+
+
+class ConsumerResumed(RouteEvent):
+    """The pause of the durable is over: it delivers again, beginning with the first message that it did not."""
+
+    code = "ROUTE_CONSUMER_RESUMED"
+    level = Level.INFO
+    stream: str
+    durable: str
+
+
 class FilterOutside(RouteEvent):
     """The filter of the route matches no subject of its stream: the route receives nothing and is not ready."""
 

@@ -7,7 +7,7 @@ at a time, as many as fit into a few MiB, so that a stream of millions takes no 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from router_trio.errors import SourceError, reasons
@@ -108,22 +108,27 @@ class StoredMessages:
 
     async def consumer(self, name: str) -> ConsumerInfo | None:
         """Return a consumer of the stream; None if there is none with that name."""
-        subject = framing.wire(f"{self._api}.CONSUMER.INFO.{self.stream}.{name}")
         try:
-            return await self._answer(self._requests.send(subject), consumer_info)
+            return await self.of_consumer("INFO", name, consumer_info)
         except _NotFound:
             return None
 
+    async def of_consumer(
+        self, what: str, name: str, read: Callable[[bytes], T], body: Mapping[str, object] | None = None
+    ) -> T:
+        """Return the answer to a request about a consumer, `CONSUMER.what`. The reason is `not_found` without one."""
+        subject = framing.wire(f"{self._api}.CONSUMER.{what}.{self.stream}.{name}")
+        sent = self._requests.send(subject, b"" if body is None else json.dumps(body).encode())
+        return await self._answer(sent, read)
+
     async def consumer_fields(self, name: str) -> dict[str, Any]:
         """Return every field of the configuration of a consumer, as the server gives it."""
-        subject = framing.wire(f"{self._api}.CONSUMER.INFO.{self.stream}.{name}")
-        return await self._answer(self._requests.send(subject), config_fields)
+        return await self.of_consumer("INFO", name, config_fields)
 
-    async def create_consumer(self, name: str, config: dict[str, object]) -> ConsumerInfo:
+    async def create_consumer(self, name: str, config: Mapping[str, object]) -> ConsumerInfo:
         """Create a durable consumer. It is refused if there is one with that name and another configuration."""
-        subject = framing.wire(f"{self._api}.CONSUMER.DURABLE.CREATE.{self.stream}.{name}")
         body = {"stream_name": self.stream, "config": config, "action": "create"}
-        return await self._answer(self._requests.send(subject, json.dumps(body).encode()), consumer_info)
+        return await self.of_consumer("DURABLE.CREATE", name, consumer_info, body)
 
     async def consumers(self) -> list[ConsumerInfo]:
         """Return the consumers of the stream, the first `MOST_CONSUMERS` of them."""

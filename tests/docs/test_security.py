@@ -41,8 +41,8 @@ def test_the_example_grants_what_the_command_prints_for_the_configuration_on_the
     assert indent("\n".join(printed) + "\n", " " * 8) in EXAMPLE
 
 
-OF_COMMANDS = {"$JS.API.STREAM.MSG.DELETE", "$JS.API.CONSUMER.LIST"}
-"""Requests of `router-trio dead-letters` and `audit` only, which the table of a router does not have."""
+OF_COMMANDS = {"$JS.API.STREAM.MSG.DELETE", "$JS.API.CONSUMER.LIST", "$JS.API.CONSUMER.PAUSE"}
+"""Requests of `router-trio dead-letters`, `audit` and `pause` only, which the table of a router does not have."""
 
 
 def test_requests_on_how_to_pages_are_those_of_the_table() -> None:

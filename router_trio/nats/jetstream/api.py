@@ -48,6 +48,9 @@ NAME_IN_USE = 10058
 """The stream exists with another configuration."""
 SUBJECTS_OVERLAP = 10065
 """Another stream takes some of its subjects."""
+PAUSED_BY = "router-trio.paused-by"
+PAUSED_UNTIL = "router-trio.paused-until"
+"""Keys in the metadata of a consumer: who has paused it, and until when, as `pause_until` then."""
 NOT_ENABLED = frozenset({10039, 10076})
 """JetStream is not enabled for the account, or on the server."""
 
@@ -349,6 +352,7 @@ class ConsumerConfig:
     rate_limit: int
     inactive_threshold: float
     pause_until: str
+    paused_by: str
     priority_policy: str
     priority_groups: tuple[str, ...]
 
@@ -518,6 +522,11 @@ def _consumer_info(answer: Object) -> ConsumerInfo:
     )
 
 
+def pauses(body: bytes) -> bool:
+    """Read the answer to `CONSUMER.PAUSE`: True if the consumer is paused now. Raises as `stream_info` does."""
+    return _answer(body).flag("paused")
+
+
 def config_fields(body: bytes) -> dict[str, Any]:
     """Read the answer to `CONSUMER.INFO`: every field of the configuration, to be sent back with changes.
 
@@ -549,9 +558,21 @@ def _consumer_config(config: Object) -> ConsumerConfig:
         rate_limit=_count(config, "rate_limit_bps"),
         inactive_threshold=config.duration("inactive_threshold"),
         pause_until=config.time("pause_until", ""),
+        paused_by=_paused_by(config),
         priority_policy=config.text("priority_policy", ""),
         priority_groups=config.subjects("priority_groups", most=100),
     )
+
+
+def _paused_by(config: Object) -> str:
+    """Return who has paused a consumer with this router's command; `""` for a pause by another client."""
+    metadata = config.object("metadata")
+    if metadata is None:
+        return ""
+    until, recorded = (one.fields.get(name) for one, name in ((config, "pause_until"), (metadata, PAUSED_UNTIL)))
+    if type(until) is not str or type(recorded) is not str or nanoseconds(until) != nanoseconds(recorded):
+        return ""  # the record of an earlier pause
+    return metadata.description(PAUSED_BY)
 
 
 def _group(cluster: Object | None) -> Group:

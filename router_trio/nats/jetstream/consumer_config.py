@@ -95,12 +95,21 @@ def cut_off(what: str, name: str, trouble: str) -> str:
     return f"the {what} {name!r} is not available: {trouble}; the server may be cut off from its cluster"
 
 
+def paused(info: ConsumerInfo) -> str:
+    """Describe until when a paused consumer is paused, by whom, and how to resume it."""
+    config = info.config
+    text = "is paused on the server"
+    if config.pause_until:
+        text += f" until {config.pause_until}"
+    if config.paused_by:
+        return f"{text} by {config.paused_by}; `router-trio resume` resumes it"
+    return f"{text}, not by `router-trio pause`; resume it"
+
+
 def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
     """Return the state of a durable, from the server's answer."""
-    until = f" until {info.config.pause_until}" if info.config.pause_until else ""
-    detail = f"the durable {spec.durable!r} of stream {spec.stream!r} is paused on the server{until}; resume it"
     return ConsumerState(
-        paused=detail if info.paused else None,
+        paused=f"the durable {spec.durable!r} of stream {spec.stream!r} {paused(info)}" if info.paused else None,
         cut_off=None if info.group.trouble is None else cut_off("durable", spec.durable, info.group.trouble),
         unacked=info.num_ack_pending,
         max_ack_pending=info.config.max_ack_pending,

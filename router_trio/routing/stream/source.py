@@ -15,7 +15,15 @@ import trio
 
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
-from router_trio.events import ConsumerDiffers, ConsumerLimitsRemoved, ConsumerReset, Emit, StreamWentBack
+from router_trio.events import (
+    ConsumerDiffers,
+    ConsumerLimitsRemoved,
+    ConsumerPaused,
+    ConsumerReset,
+    ConsumerResumed,
+    Emit,
+    StreamWentBack,
+)
 from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
@@ -76,6 +84,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._payloads,
             keeper.acks.asked,
             self._report_lifted,
+            self._report_pause,
             keeper.acks.hold,
         )
         keeper.acks.belong_to(self.state, spec, self._pull_loop.lose, self._pull_loop.report_progress)
@@ -273,6 +282,14 @@ class StreamSource(KeptSource[StreamKeeper]):
                 detail=" and ".join(limits),
             )
         )
+
+    def _report_pause(self, detail: str | None) -> None:
+        """Log that the durable was paused on the server, or resumed."""
+        at, route, spec = trio.current_time(), self.state.name, self._spec
+        if detail is None:
+            self._emit(ConsumerResumed(at=at, route=route, stream=spec.stream, durable=spec.durable))
+        else:
+            self._emit(ConsumerPaused(at=at, route=route, stream=spec.stream, durable=spec.durable, detail=detail))
 
     def _other_message(self, delivery: StreamDelivery) -> None:
         self._report_went_back(f"it delivers another message as its {delivery.sequence}")

@@ -92,6 +92,8 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route}: consumer {durable} of stream {stream} was reset or recreated and continues at message "
         "{to_sequence} instead of {from_sequence}; {after_reset}"
     ),
+    events.ConsumerPaused: "Route {route} receives nothing: {detail}",
+    events.ConsumerResumed: "Route {route}: consumer {durable} of stream {stream} is not paused any more",
     events.FilterOutside: (
         "Route {route} receives nothing: its filter {filter} matches none of the subjects of stream {stream}, which "
         "are {subjects}; correct the filter or the stream"

@@ -17,7 +17,17 @@ from trio.testing import MockClock
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import LONGEST_QUOTE
 from router_trio.nats.jetstream import api
-from router_trio.nats.jetstream.api import Api, ApiError, ConsumerInfo, Denials, Group, Reached, StreamInfo
+from router_trio.nats.jetstream.api import (
+    PAUSED_BY,
+    PAUSED_UNTIL,
+    Api,
+    ApiError,
+    ConsumerInfo,
+    Denials,
+    Group,
+    Reached,
+    StreamInfo,
+)
 from router_trio.nats.jetstream.bounded_json import AnswerError
 from router_trio.protocol.stream_config import StreamSubjects
 from tests.support.odd_answers import BODIES, VALUES, json_values
@@ -113,6 +123,26 @@ def test_a_consumer_answer_is_parsed() -> None:
         "overflow",
         ("a",),
     )
+
+
+@pytest.mark.parametrize(
+    ("until", "metadata", "by"),
+    [
+        ("2030-01-01T00:00:00Z", {PAUSED_BY: "ann@host", PAUSED_UNTIL: "2030-01-01T00:00:00.000Z"}, "ann@host"),
+        ("2030-01-01T02:00:00+02:00", {PAUSED_BY: "ann\n@host", PAUSED_UNTIL: "2030-01-01T00:00:00Z"}, "ann\\n@host"),
+        ("2031-01-01T00:00:00Z", {PAUSED_BY: "ann@host", PAUSED_UNTIL: "2030-01-01T00:00:00Z"}, ""),
+        ("2030-01-01T00:00:00Z", {PAUSED_BY: "ann@host"}, ""),
+        (None, {PAUSED_BY: "ann@host", PAUSED_UNTIL: "2030-01-01T00:00:00Z"}, ""),
+        ("2030-01-01T00:00:00Z", {}, ""),
+        ("2030-01-01T00:00:00Z", None, ""),
+    ],
+)
+def test_the_author_of_a_pause_is_that_of_the_pause_in_force(
+    until: str | None, metadata: dict[str, str] | None, by: str
+) -> None:
+    answer = json.loads(CONSUMER)
+    answer["config"] |= {"metadata": metadata, "pause_until": until}
+    assert api.consumer_info(json.dumps(answer).encode()).config.paused_by == by
 
 
 def test_an_error_answer_is_raised_with_its_codes_and_a_bounded_description() -> None:

@@ -55,7 +55,8 @@ _UNVERIFIED = (
 class ConsumerChecks:
     """Checks the consumer of one route. `lost` is called after an edit that makes the consumer unusable.
 
-    `changed` is called when `stopped` has changed, and when kept deliveries were requested again.
+    `changed` is called when `stopped` has changed, and when kept deliveries were requested again; `paused` when the
+    consumer was paused on the server, with a description, and when it was resumed, with None.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ConsumerChecks:
         lost: Callable[[SourceError], None],
         changed: Callable[[], None],
         lifted: Callable[[Sequence[str]], None],
+        paused: Callable[[str | None], None],
         requested: Callable[[], bool],
         budget: PullBudget,
         last_failure: Callable[[], str] = str,
@@ -87,6 +89,9 @@ class ConsumerChecks:
         self._lost = lost
         self._changed = changed
         self._lifted = lifted
+        self._report_pause = paused
+        self._paused: str | None = None
+        """The pause that was reported, which outlasts links."""
         self._now = trio.Event()
         self._before: Look | None = None
 
@@ -187,6 +192,9 @@ class ConsumerChecks:
     def _compare(self, state: ConsumerState) -> None:
         pending = self._pending
         now = Look(state, len(pending.open), pending.order.held_for_redeliveries)
+        if state.paused != self._paused:
+            self._paused = state.paused
+            self._report_pause(state.paused)
         stopped = state.paused or state.cut_off
         if stopped is None:
             failure = self._last_failure()

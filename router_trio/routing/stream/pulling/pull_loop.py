@@ -76,7 +76,8 @@ class PullLoop:
     room in which it could be received. Its argument is True if the message is expected soon: redeliveries are being
     received, or it is late. `payloads` confirms kept deliveries when the consumer was seen to deliver payloads. `asked`
     is called with each request that the server may refuse, `lifted` with limits that were removed from the consumer,
-    `deleted` when the consumer was deleted, even if it was created again.
+    `paused` when the consumer was paused or, with None, resumed, `deleted` when it was deleted, even if it was created
+    again.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class PullLoop:
         payloads: Payloads,
         asked: Callable[[Kind, Sequence[bytes]], None],
         lifted: Callable[[Sequence[str]], None],
+        paused: Callable[[str | None], None],
         deleted: Callable[[], None],
     ) -> None:
         self._asked = asked
@@ -118,6 +120,7 @@ class PullLoop:
             lost=self.lose,
             changed=self.look_again,
             lifted=lifted,
+            paused=paused,
             requested=lambda: self._credit.outstanding > 0 and not self._quiet,
             budget=budget,
             last_failure=lambda: self._last_failure,

@@ -1,0 +1,53 @@
+"""`router-trio resume`: resume the durable of a route that was paused on its server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router_trio.cli.command_line import DONE, Parser
+from router_trio.cli.configuration import load
+from router_trio.cli.pause import CANT_PAUSE
+from router_trio.cli.stored_routes import add_route, consumer_of, stored_route
+
+if TYPE_CHECKING:
+    from router_trio.nats.command_link import CommandLink
+    from router_trio.settings import RouteSettings
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of `resume`."""
+    add_route(parser)
+
+
+def resume(config: Path, route: str) -> int:
+    """Resume a route that is paused on the server.
+
+    Ends a pause by router-trio pause, or by any other client, at once. It
+    does nothing if the route is not paused.
+
+    For example:
+
+        router-trio resume router.toml orders
+    """
+    import trio
+
+    settings = load(config)
+    settings.require_servers()
+    found = stored_route(settings, route, CANT_PAUSE)
+    from router_trio.cli.over_links import over_links
+
+    job = partial(_job, found)
+    return trio.run(over_links, settings, "resume", [found.source.connection], job, lambda number: True)
+
+
+async def _job(route: RouteSettings, links: Mapping[str, CommandLink]) -> int:
+    from router_trio.nats.pause import PausedDurable
+
+    stream, durable = consumer_of(route)
+    info = await PausedDurable(links[route.source.connection], stream, durable).resume()
+    waiting = f"{info.num_pending:,} messages are not delivered yet"
+    print(f"route {route.name}: the durable {durable!r} of stream {stream!r} is not paused; {waiting}")
+    return DONE

@@ -1,0 +1,80 @@
+"""Arguments of commands that work on a route from a stream: the route, and a range of its messages."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from router_trio.cli.command_line import Parser, UsageError, configuration, did_you_mean, number
+
+if TYPE_CHECKING:
+    from router_trio.audit.audit import Range
+    from router_trio.settings import RouteSettings, Settings
+
+EXAMPLE = "2026-11-29T10:00:00Z"
+
+Bound = int | datetime
+"""The first or the last message: a sequence or a time."""
+
+
+def add_route(parser: Parser) -> None:
+    """Add the configuration and the name of a route."""
+    parser.add_argument(
+        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
+    )
+    parser.add_argument("route", metavar="ROUTE", help="the name of the route, which reads a stream")
+
+
+def add_range(parser: Parser) -> None:
+    """Add `start` and `end`: the first and the last message of the range."""
+    bound = f"a sequence of the source stream, or a time such as {EXAMPLE}"
+    parser.add_argument("--from", dest="start", type=_bound, metavar="N|TIME", help=f"the first message: {bound}")
+    parser.add_argument("--to", dest="end", type=_bound, metavar="N|TIME", help=f"the last message: {bound}")
+
+
+def stored_route(settings: Settings, name: str, why_not: str) -> RouteSettings:
+    """Return a route from a stream. Raises `UsageError`, with `why_not` if the route reads a subject."""
+    for route in settings.routes:
+        if route.name == name:
+            if route.source.kind.is_stored:
+                return route
+            raise UsageError(f"route {name} reads a subject, {why_not}")
+    known = [route.name for route in settings.routes]
+    raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")
+
+
+def consumer_of(route: RouteSettings) -> tuple[str, str]:
+    """Return the stream and the durable of a route from a stream."""
+    consumer = route.source.kind.consumer(route.source)
+    assert consumer is not None, "the route reads a stream"
+    return consumer
+
+
+def moment(text: str) -> datetime:
+    """Return a time, in UTC if the text names no time zone. For use as the type of an argument."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a time such as {EXAMPLE}") from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def range_of(start: Bound | None, end: Bound | None) -> Range:
+    """Return the range from the message or time `start` to `end`."""
+    from router_trio.audit.audit import Range
+
+    def nanoseconds(bound: Bound | None) -> int | None:
+        return round(bound.timestamp() * 1e6) * 1000 if isinstance(bound, datetime) else None
+
+    first, last = (bound if isinstance(bound, int) else None for bound in (start, end))
+    return Range(first, last, nanoseconds(start), nanoseconds(end))
+
+
+def _bound(text: str) -> Bound:
+    if text.isdecimal():
+        return number(1)(text)
+    try:
+        return moment(text)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"{text!r} is neither a sequence nor a time such as {EXAMPLE}") from None
