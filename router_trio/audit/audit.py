@@ -86,6 +86,20 @@ class RangeError(ValueError):
     """The range has too many messages for one audit."""
 
 
+async def limits_of(messages: StoredMessages, wanted: Range, info: StreamInfo) -> tuple[int, int]:
+    """Return the first and the last sequence of a range in a stream. Raises `SourceError`."""
+    first, last = max(info.first_sequence, 1), info.last_sequence
+    if wanted.first is not None:
+        first = wanted.first
+    elif wanted.since is not None:
+        first = await messages.first_at(wanted.since, info)
+    if wanted.last is not None:
+        last = min(last, wanted.last)
+    elif wanted.until is not None:
+        last = await messages.first_at(wanted.until + 1, info) - 1
+    return first, last
+
+
 class _Reading:
     """The messages of one stream of a destination, from `first` to its last, read as far as they are needed."""
 
@@ -221,7 +235,7 @@ class Audit:
             raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
         # Copies of everything up to the ack floor are in the streams that are looked up from here on.
         floor, info = durable.ack_floor.sequence, await reader.info()
-        report = Report(name, *await self._limits(wanted, info))
+        report = Report(name, *await limits_of(reader, wanted, info))
         began = await self._began(durable, info)
         if began > report.first:
             report.notes.append(f"durable {self._durable} starts at message {began:,}: it never got earlier ones")
@@ -280,18 +294,6 @@ class Audit:
         return text
 
     # --- the range ---
-
-    async def _limits(self, wanted: Range, info: StreamInfo) -> tuple[int, int]:
-        first, last = max(info.first_sequence, 1), info.last_sequence
-        if wanted.first is not None:
-            first = wanted.first
-        elif wanted.since is not None:
-            first = await self._messages.first_at(wanted.since, info)
-        if wanted.last is not None:
-            last = min(last, wanted.last)
-        elif wanted.until is not None:
-            last = await self._messages.first_at(wanted.until + 1, info) - 1
-        return first, last
 
     async def _began(self, durable: ConsumerInfo, info: StreamInfo) -> int:
         """Return the sequence that was the first one for the durable when it was created, as far as that is known."""

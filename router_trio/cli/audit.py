@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json as to_json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, number
 from router_trio.cli.configuration import load
+from router_trio.cli.progress import progress_bar
 from router_trio.cli.stored_routes import Bound, add_range, add_route, range_of, stored_route
 from router_trio.errors import RouterError
 
 if TYPE_CHECKING:
-    from router_trio.audit.audit import Progress, Range
+    from router_trio.audit.audit import Range
     from router_trio.audit.repair import Repair
     from router_trio.nats.command_link import CommandLink
     from router_trio.settings import RouteSettings, Settings
@@ -104,7 +104,7 @@ async def _job(
     audits: list[Audit] = []
     published: Repair | None = None
     try:
-        with _progress() as progress:
+        with progress_bar("comparing") as progress:
             if repair and not dry_run:
                 begun = audits.append
                 report, published = await repaired(
@@ -143,18 +143,3 @@ def _print_repair(published: Repair) -> None:
         print(f"router-trio: copies not published: {published.overtaken:,}: {why}", file=sys.stderr)
     for refusal in published.refusals:
         print(f"router-trio: not stored: {refusal}", file=sys.stderr)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a progress bar on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("comparing")
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -59,6 +59,7 @@ COMMANDS = {
     "find": "router_trio.cli.find:find",
     "pause": "router_trio.cli.pause:pause",
     "resume": "router_trio.cli.resume:resume",
+    "replay": "router_trio.cli.replay:replay",
     "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
     "contract": "router_trio.cli.contract:contract",
     "schema": "router_trio.cli.schema:schema",

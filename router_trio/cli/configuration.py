@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from router_trio.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
-    from router_trio.settings import Settings
+    from router_trio.routing.route_plans import Handler
+    from router_trio.settings import RouteSettings, Settings
 
 
 CONFIG = Path("router.toml")
@@ -60,6 +61,19 @@ def load_with_handlers(path: Path, *more: Path, workers: int | None = None) -> S
     if problems:
         raise ConfigurationError(list(map(settings.located, problems)), str(path))
     return settings
+
+
+def handlers_of(settings: Settings, route: RouteSettings) -> dict[str, Handler]:
+    """Import the handler of one route, if it has one. Raises `ConfigurationError`."""
+    import gc
+
+    from router_trio.routing.handlers import handler_problem, load_handlers
+
+    gc.enable()  # see `__main__`
+    search_working_directory()
+    if (problem := handler_problem(settings.routes.index(route), route)) is not None:
+        raise settings.refused(problem)
+    return load_handlers([route], {})
 
 
 _HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers"

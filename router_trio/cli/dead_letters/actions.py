@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from functools import partial
 import trio
 
 from router_trio.cli.command_line import DONE, FAILED, INTERRUPTED, UsageError
+from router_trio.cli.configuration import handlers_of
 from router_trio.cli.dead_letters import output
 from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.redrive import Purge, Redrive
@@ -53,17 +53,8 @@ class Options:
 
 def run(settings: Settings, name: str, action: str, options: Options) -> int:
     """Run an action on the dead letters of the route `name`, and return the exit code. Blocks. Raises `RouterError`."""
-    index, handlers = _route(settings, name), {}
-    route = settings.routes[index]
-    if action == "redrive" and not options.to_source:
-        from router_trio.cli.configuration import search_working_directory
-        from router_trio.routing.handlers import handler_problem, load_handlers
-
-        gc.enable()  # see `__main__`
-        search_working_directory()
-        if (problem := handler_problem(index, route)) is not None:
-            raise settings.refused(problem)
-        handlers = load_handlers([route], {})
+    route = settings.routes[_route(settings, name)]
+    handlers = handlers_of(settings, route) if action == "redrive" and not options.to_source else {}
     job = _Job(settings, route, options, handlers)
     return trio.run(partial(job.run, action))
 

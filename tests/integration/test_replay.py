@@ -1,0 +1,200 @@
+"""`router-trio replay`: a range of the source once more through its route."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio import Router, Settings
+from tests.support.command import over_its_links
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream, StoredMessage
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer
+
+CONFIGURATION = """
+[telemetry]
+listen = ""
+[connections.main]
+servers = ["{url}"]
+[[routes]]
+name = "copy"
+{more}
+from = {{ stream = "SOURCE", durable = "router", filter = "source.*" }}
+to = [ {{ subject = "sink.{{{{wildcard(1)}}}}", jetstream = true }} ]
+[[routes]]
+name = "core"
+from = {{ subject = "core" }}
+to = [ {{ subject = "heard" }} ]
+"""
+
+
+class Place:
+    """A server with a source and a sink, and a configuration."""
+
+    def __init__(self, folder: Path, url: str, streams: JetStream) -> None:
+        self.folder = folder
+        self.url = url
+        self.streams = streams
+        self.configure()
+
+    def configure(self, more: str = "") -> None:
+        (self.folder / "router.toml").write_text(CONFIGURATION.format(url=self.url, more=more))
+
+    async def publish(self, count: int, first: int = 0) -> None:
+        numbered = [(f"source.{n % 7}", json.dumps({"n": n}).encode(), None) for n in range(first, first + count)]
+        await self.streams.publish_many(numbered)
+
+    async def routed(self, count: int) -> None:
+        """Publish and route this many messages, with the router then stopped."""
+        await self.publish(count)
+
+        async def done() -> bool:
+            info = await self.streams.consumer_info("SOURCE", "router")
+            return bool(info["num_pending"] == 0 == info["num_ack_pending"])
+
+        async with Router(Settings.load(self.folder / "router.toml"), log=False).open():
+            await trio.sleep(0.3)
+            await eventually(done)
+
+    async def copies(self) -> list[StoredMessage]:
+        return list(await self.streams.stream_messages("SINK"))
+
+    async def numbers(self) -> list[int]:
+        return [json.loads(one.payload)["n"] for one in await self.copies()]
+
+    async def replay(self, *arguments: str, route: str = "copy") -> tuple[int, dict[str, int], str]:
+        """Run the command, and return the exit code, the counts and what it reported."""
+        result = await over_its_links("replay", "router.toml", route, *arguments, cwd=self.folder)
+        found = re.findall(r"([\d,]+) (replayed|stored before|filtered|failed|skipped)", result.stdout)
+        counts = {name: int(count.replace(",", "")) for count, name in found}
+        return result.returncode, {name: count for name, count in counts.items() if count}, result.stderr
+
+
+@asynccontextmanager
+async def place(folder: Path, url: str, user: str | None = None) -> AsyncIterator[Place]:
+    async with connect(url, user=user, password=user) as client:
+        streams = JetStream(client)
+        await streams.create_stream("SOURCE", ["source.*"])
+        await streams.create_stream("SINK", ["sink.*"])
+        yield Place(folder, url, streams)
+
+
+async def test_what_is_stored_stays_stored_once_and_what_is_gone_is_stored_in_order(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(100)
+        before = await here.copies()
+        assert await here.replay("--from", "1") == (0, {"stored before": 100}, "")
+        assert await here.copies() == before
+        await here.streams.delete_stream("SINK")
+        await here.streams.create_stream("SINK", ["sink.*"])
+        consumer = await here.streams.consumer_info("SOURCE", "router")
+        assert await here.replay("--from", "11", "--to", "60") == (0, {"replayed": 50}, "")
+        copies = await here.copies()
+        assert await here.numbers() == [*range(10, 60)]
+        ids = {one.payload: one.header("Nats-Msg-Id") for one in before}
+        assert all(ids[one.payload] == one.header("Nats-Msg-Id") for one in copies), "the ids that they had"
+        after = await here.streams.consumer_info("SOURCE", "router")
+        assert after["ack_floor"] == consumer["ack_floor"], "the durable does not move"
+
+
+async def test_new_ids_store_everything_again_and_in_order(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(200)
+        assert await here.replay("--from", "1", "--new-ids") == (0, {"replayed": 200}, "")
+        assert await here.numbers() == [*range(200), *range(200)]
+        ids = [one.header("Nats-Msg-Id") for one in await here.copies()]
+        assert len(set(ids)) == 400
+
+
+async def test_only_what_the_condition_selects_is_replayed(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(20)
+        where = ("--where", "body.n >= 15 && subject != 'source.3'")
+        assert await here.replay("--from", "1", "--new-ids", "--dry-run", *where) == (
+            0,
+            {"replayed": 4, "skipped": 16},
+            "",
+        )
+        assert len(await here.copies()) == 20, "nothing was sent"
+        assert await here.replay("--from", "1", "--new-ids", *where) == (0, {"replayed": 4, "skipped": 16}, "")
+        assert (await here.numbers())[20:] == [15, 16, 18, 19]
+        code, counts, errors = await here.replay("--from", "20", "--where", "body.missing > 1")
+        assert (code, counts, "message 20: --where failed" in errors) == (1, {"failed": 1}, True), errors
+
+
+async def test_messages_that_the_route_filters_or_that_fail_in_it_do_not_stop_the_others(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(10)
+        here.configure("when = 'body.n != 3 && 1 / (body.n - 5) < 10'")
+        code, counts, errors = await here.replay("--from", "1", "--new-ids")
+        assert (code, counts) == (1, {"replayed": 8, "filtered": 1, "failed": 1})
+        assert "message 6: it fails in the route: expression" in errors
+        assert (await here.numbers())[10:] == [0, 1, 2, 4, 6, 7, 8, 9]
+
+
+async def test_what_the_route_has_not_settled_is_left_to_it(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(10)
+        await here.publish(5, first=10)
+        assert await here.replay("--from", "6", "--to", "15", "--new-ids") == (0, {"replayed": 5}, "")
+        assert (await here.numbers())[10:] == [5, 6, 7, 8, 9]
+
+
+async def test_a_refused_copy_ends_the_replay_and_nothing_of_its_subject_passes_it(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(50)
+        await here.streams.edit_stream("SINK", max_msgs=60, discard="new")
+        code, counts, errors = await here.replay("--from", "1", "--new-ids")
+        assert (code, counts) == (1, {"replayed": 10})
+        assert "message 11: sink.3 on connection main was refused: maximum messages exceeded" in errors
+        assert "ended after message 10; continue with --from 11" in errors
+        await here.streams.edit_stream("SINK", max_msgs=-1)
+        assert (await here.replay("--from", "11", "--new-ids"))[:2] == (0, {"replayed": 40})
+        assert (await here.numbers())[50:] == [*range(50)]
+
+
+async def test_a_work_queue_is_read_without_taking_anything_from_it(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.streams.delete_stream("SOURCE")
+        await here.streams.create_stream("SOURCE", ["source.*"], retention="workqueue")
+        await here.routed(10)
+        assert await here.replay("--from", "1") == (0, {}, ""), "settled messages are gone"
+
+
+async def test_a_replay_while_the_router_runs_leaves_its_ledger_alone(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(50)
+        async with Router(Settings.load(tmp_path / "router.toml"), log=False).open() as live:
+            assert (await here.replay("--from", "1", "--to", "50", "--new-ids"))[:2] == (0, {"replayed": 50})
+            await here.publish(10, first=50)
+            await eventually(lambda: live.routes[0].settled["routed"] == 10)
+            assert live.routes[0].received == 10
+
+
+@pytest.mark.parametrize(
+    ("route", "arguments", "why"),
+    [
+        ("copy", [], "needs --from"),
+        ("core", ["--from", "1"], "keeps no messages to replay"),
+        ("cop", ["--from", "1"], "did you mean copy?"),
+        ("copy", ["--from", "x"], "neither a sequence nor a time"),
+        ("copy", ["--from", "1", "--where", "body."], "--where: "),
+    ],
+)
+async def test_wrong_usage(route: str, arguments: list[str], why: str, tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        code, _, errors = await here.replay(*arguments, route=route)
+        assert (code, why in errors) == (2, True), errors
