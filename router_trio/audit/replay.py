@@ -174,18 +174,18 @@ class Replay:
 
     def _send(self, message: StoredMessage, copies: tuple[Copy, ...]) -> None:
         sent = self._waiting[message.subject] = _Sent(message.sequence)
-        for copy in copies:
-            link = self._links[copy.connection]
-            subject = framing.wire(copy.subject)
-            if copy.jetstream:
-                request = link.requests.send(subject, copy.payload, copy.headers)
-                if copy.mirror:
+        for made in copies:
+            link = self._links[made.connection]
+            subject = framing.wire(made.subject)
+            if made.jetstream:
+                request = link.requests.send(subject, made.payload, made.headers)
+                if made.mirror:
                     request.forget()
                 else:
-                    sent.answers.append((copy, request))
+                    sent.answers.append((made, request))
             else:
-                link.link.wire.send(framing.publish(subject, copy.payload, headers=copy.headers))
-                sent.has_core |= not copy.mirror
+                link.link.wire.send(framing.publish(subject, made.payload, headers=made.headers))
+                sent.has_core |= not made.mirror
 
     async def _finish(self) -> None:
         """Wait until everything that was sent is confirmed, and count it. Raises `SourceError` if a copy is refused."""

@@ -5,6 +5,7 @@ Taking one message does not end the order of the route; a reset of the durable i
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import trio
 
 from router_trio import Message, Router
 from router_trio.link import LISTEN_FOR, ConsumerSpec
+from router_trio.routing.stream.pulling import checks
 from tests.integration.dial import link_to
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -143,3 +145,64 @@ async def test_a_reset_is_logged_with_the_old_and_the_new_position(
             await until_nothing_is_unacked(stream)
             assert len(watch.of("ROUTE_CONSUMER_RESET")) == 1
         assert len(await stream.stream_messages("SINK")) == stored
+
+
+async def pause(stream: JetStream) -> None:
+    await stream.pause_consumer("SOURCE", "router", 2)
+
+
+async def reset_back(stream: JetStream) -> None:
+    floor = (await stream.consumer_info("SOURCE", "router"))["ack_floor"]["stream_seq"]
+    await stream.api("CONSUMER.RESET.SOURCE.router", {"seq": max(1, floor // 2)})
+
+
+async def edit(stream: JetStream) -> None:
+    await stream.edit_consumer("SOURCE", "router", max_deliver=3, ack_wait=5_000_000_000)
+
+
+async def remove(stream: JetStream) -> None:
+    await stream.delete_consumer("SOURCE", "router")
+
+
+@pytest.mark.parametrize(
+    ("interfere", "code"),
+    [
+        pytest.param(pause, "ROUTE_CONSUMER_PAUSED", marks=needs_server(2, 11, lacks="pause of consumers")),
+        pytest.param(reset_back, "ROUTE_CONSUMER_RESET", marks=needs_server(2, 14, lacks="resets of consumers")),
+        (edit, "ROUTE_CONSUMER_LIMITS_REMOVED"),
+        (remove, "NATS_SUBSCRIBE_ERROR"),
+    ],
+)
+async def test_under_load_the_ledger_adds_up_and_the_log_has_what_happened(
+    server: NatsServer, interfere: Callable[[JetStream], Awaitable[None]], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "CHECK_EVERY", 0.3)
+    route = {"name": "copies", "from": SOURCE, "to": [TO]}
+    async with connect(server.url) as client, connect(server.url) as sender:
+        stream, publisher = JetStream(client), JetStream(sender)
+        await stream.create_stream("SOURCE", ["in.*"])
+        # Without a window: a copy that is sent twice is stored twice.
+        await stream.create_stream("SINK", ["out.*"], duplicate_window=100_000_000)
+        async with watched(settings(server.url, routes=[route])) as watch, trio.open_nursery() as nursery:
+
+            async def publish() -> None:
+                for number in range(0, 3000, 20):
+                    await publisher.publish_many((f"in.{n % 7}", b"%d" % n, None) for n in range(number, number + 20))
+                    await trio.sleep(0.01)
+
+            nursery.start_soon(publish)
+            await until_stored(stream, "SINK", 300)
+            await interfere(stream)
+            event = await watch.until(code)
+            assert event.route == "copies"
+            await until_stored(stream, "SINK", 3000)
+            await until_nothing_is_unacked(stream)
+            (state,) = watch.router.routes
+            await eventually(lambda: not state.in_hand)
+            assert state.received_in_all == sum(state.settled.values())
+            assert state.settled["routed"] == 3000
+            assert not watch.of("STREAM_WENT_BACK")
+            assert not watch.of("ROUTE_MESSAGE_FAILED")
+            others = {"ROUTE_CONSUMER_PAUSED", "ROUTE_CONSUMER_RESET", "ROUTE_CONSUMER_LIMITS_REMOVED"} - {code}
+            assert not others.intersection(watch.codes)
+        assert sorted(int(one.payload) for one in await stream.stream_messages("SINK")) == [*range(3000)]

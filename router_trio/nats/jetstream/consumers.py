@@ -158,11 +158,18 @@ class WirePullConsumer:
             raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
         compare(spec, info.config)
         lifted: Sequence[str] = ()
-        if _expires(info.config) and info.config.inactive_threshold != self.limits.expires_after:
-            config = info.config
+        config, limits = info.config, self.limits
+        expires = _expires(config) and config.inactive_threshold != limits.expires_after
+        if expires or (0 < config.max_deliver not in (spec.max_deliver, limits.max_deliver)):
             with trio.move_on_after(LOOKUP_WITHIN):
                 config, lifted = await _lift(self._api, spec, config)
-            if _expires(config):
+            if 0 < config.max_deliver not in (spec.max_deliver, limits.max_deliver):
+                # It is opened again with that limit, which the route then goes by and reports.
+                detail = (
+                    f"the durable {spec.durable!r} of stream {spec.stream!r} was edited: it now delivers a message "
+                )
+                raise SourceError(f"{detail}{config.max_deliver} times at most", reason=reasons.CONSUMER_MISMATCH)
+            if expires and _expires(config):
                 detail = f"the durable {spec.durable!r} of stream {spec.stream!r} now expires when it is unused for "
                 detail += f"{config.inactive_threshold:g} s (inactive_threshold)"
                 raise SourceError(detail, reason=reasons.CONSUMER_EXPIRES)
