@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.recorder import Recorder
 from tests.support.server_version import needs_server
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import settings
 from tests.support.watch import Watch, until_nothing_is_unacked, until_stored, watched
 
@@ -206,3 +207,36 @@ async def test_under_load_the_ledger_adds_up_and_the_log_has_what_happened(
             others = {"ROUTE_CONSUMER_PAUSED", "ROUTE_CONSUMER_RESET", "ROUTE_CONSUMER_LIMITS_REMOVED"} - {code}
             assert not others.intersection(watch.codes)
         assert sorted(int(one.payload) for one in await stream.stream_messages("SINK")) == [*range(3000)]
+
+
+async def test_a_delivery_limit_that_can_not_be_removed_is_reported_once_and_the_route_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "CHECK_EVERY", 0.3)
+    config = """authorization { users: [
+      { user: router, password: router, permissions: { publish: { deny: "$JS.API.CONSUMER.DURABLE.CREATE.>" } } }
+      { user: other, password: other }
+    ] }"""
+    route = {"name": "copies", "from": SOURCE, "to": [TO]}
+    async with (
+        nats_server(tmp_path, config=config) as server,
+        connect(server.url, user="other", password="other") as client,
+    ):
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["in.*"])
+        await stream.create_stream("SINK", ["out.*"])
+        await stream.create_consumer(
+            "SOURCE", "router", filter_subject="in.*", ack_wait=2_000_000_000, max_ack_pending=8192
+        )
+        url = server.url.replace("nats://", "nats://router:router@")
+        async with watched(settings(url, routes=[route])) as watch:
+            await stream.publish("in.a", b"0")
+            await until_stored(stream, "SINK", 1)
+            await edit(stream)
+            event = await watch.until("ROUTE_CONSUMER_DIFFERS")
+            assert "max_deliver" in event.detail
+            await stream.publish("in.a", b"1")
+            await until_stored(stream, "SINK", 2)
+            await trio.sleep(2)
+            assert watch.count("ROUTE_CONSUMER_DIFFERS") == 1
+            assert watch.count("NATS_SUBSCRIBE_ERROR") == 1, "it is opened again once"
