@@ -34,7 +34,7 @@ TOGETHER = 64
 
 REPLAYED, STORED_BEFORE, FILTERED, FAILED, SKIPPED = "replayed", "stored_before", "filtered", "failed", "skipped"
 OUTCOMES = (REPLAYED, STORED_BEFORE, FILTERED, FAILED, SKIPPED)
-"""What can become of a message. `stored_before`: every stream has its copy already, by its id; `skipped`: the condition
+"""The outcomes of a message. `stored_before`: every stream has its copy already, by its id; `skipped`: the condition
 is false."""
 
 
@@ -89,7 +89,7 @@ class Replay:
         source = links[route.source.connection]
         self._messages = StoredMessages(self._stream, source.requests, source.link.api.prefix)
         self._waiting: dict[str, _Sent] = {}
-        """What was sent and is not confirmed, by source subject, in order."""
+        """Messages that were sent and are not confirmed, by source subject, in order."""
         self._finished = 0
 
     async def run(self, wanted: Range) -> None:

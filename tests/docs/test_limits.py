@@ -57,6 +57,7 @@ NO_BOUNDS = {
     "MOST_NAMED online/servers.py": "of `router-trio check --online`, no router has it",
     "MOST_TAKERS online/asking.py": "of `router-trio check --online`, no router has it",
     "MAX_REFUSALS audit/repair.py": "of `router-trio audit`, no router has it",
+    "SHOWN_WITHIN nats/pause.py": "of `router-trio pause`, no router has it",
     "MOST_REPORTED cli/replay.py": "lines that it prints",
     "MAX_UNPACKED audit/comparison.py": "of `router-trio audit`, no router has it",
     "MAX_RECENT audit/comparison.py": "of `router-trio audit`, no router has it",
