@@ -209,7 +209,7 @@ class Replay:
             raise SourceError(f"{what}: {error}", reason=error.reason) from error
         if copy.stream is not None and stream != copy.stream:
             detail = f"{what} was stored by stream {stream!r} instead of {copy.stream!r}"
-            raise SourceError(detail, reason=reasons.OTHER_STREAM)
+            raise SourceError(detail, reason=reasons.JETSTREAM)
         return duplicate
 
     def _fail(self, sequence: int, why: str) -> None:

@@ -206,7 +206,7 @@ async def test_a_pause_changes_nothing_else_of_the_durable(tmp_path: Path, serve
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])
-async def test_what_can_not_be_paused_is_refused_with_the_reason(
+async def test_a_route_that_can_not_be_paused_is_refused_with_the_reason(
     command: str, tmp_path: Path, server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for_a_while = ["--for", "1h"] if command == "pause" else []

@@ -86,7 +86,7 @@ async def place(folder: Path, url: str, user: str | None = None) -> AsyncIterato
         yield Place(folder, url, streams)
 
 
-async def test_what_is_stored_stays_stored_once_and_what_is_gone_is_stored_in_order(
+async def test_stored_copies_stay_stored_once_and_lost_copies_are_stored_in_order(
     tmp_path: Path, server: NatsServer
 ) -> None:
     async with place(tmp_path, server.url) as here:
@@ -143,7 +143,7 @@ async def test_messages_that_the_route_filters_or_that_fail_in_it_do_not_stop_th
         assert (await here.numbers())[10:] == [0, 1, 2, 4, 6, 7, 8, 9]
 
 
-async def test_what_the_route_has_not_settled_is_left_to_it(tmp_path: Path, server: NatsServer) -> None:
+async def test_messages_that_the_route_has_not_settled_are_left_to_it(tmp_path: Path, server: NatsServer) -> None:
     async with place(tmp_path, server.url) as here:
         await here.routed(10)
         await here.publish(5, first=10)
