@@ -191,6 +191,8 @@ class Delivery:
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
         """Record the fate of the operation to the destination with this template."""
         if not fate.delivered:
+            if was_resent(operation):
+                self.mark_tried()  # it may not count as failed: see `StreamDelivery.recalled`
             reason = fate.reason or fate.name
             self.fail(reason, Failure(reason, self.route.not_taken(template, fate.detail)))
         elif fate.duplicate and self._is_of_another(operation):

@@ -140,6 +140,8 @@ class Oracles:
     ) -> None:
         """Record an event about the stream message with this sequence."""
         plan = next(plan for plan in self._schedule.routes if plan.name == event.route)
+        if not isinstance(event, DeadLetterNotStored) and event.reason == reasons.SHUTDOWN:
+            self.broken("given up", f"{plan.name} gave up sequence {sequence} because a connection ended")
         if isinstance(event, MessageGivenUp):
             self._given_up.add((plan.name, sequence))
         number = self._number_in(plan, sequence)

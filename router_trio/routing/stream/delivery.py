@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from router_trio.errors.reasons import OF_THE_MESSAGE, OUT_OF_TURN
+from router_trio.errors.reasons import OF_THE_MESSAGE, OUT_OF_TURN, SHUTDOWN
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import ack_reply, framing
@@ -52,8 +52,9 @@ class StreamDelivery(Delivery):
     `number` is the consumer's number of the delivery, `cursor` belongs to the incarnation of the stream that it came
     from, and `time` is when the stream stored the message, in nanoseconds since 1970, as undecoded digits. `message_id`
     is the same for every delivery of the message, and another one if the stream was recreated. `refused`: a destination
-    refused it, not because of its content. `recalled`: it was taken back from a destination, see `Outbox.recall`, which
-    alone is no failure. `key` is the value of its route's key, once that is known.
+    refused it, not because of its content. `recalled`: it was taken back from a destination, see `Outbox.recall`, or
+    the connection of a destination ended before that confirmed it; either alone is no failure. `key` is the value of
+    its route's key, once that is known.
     """
 
     __slots__ = (
@@ -158,7 +159,7 @@ class StreamDelivery(Delivery):
         }
 
     def fail(self, reason: str, failure: Failure | None = None) -> None:
-        if reason == OUT_OF_TURN:
+        if reason in (OUT_OF_TURN, SHUTDOWN):
             self.recalled = True
         else:
             super().fail(reason, failure)

@@ -344,6 +344,37 @@ async def test_an_unanswered_message_is_sent_to_the_new_destination_when_the_old
         await w.find("edge")
 
 
+@pytest.mark.parametrize("with_dead_letters", [False, True])
+@pytest.mark.parametrize("of_connection", [False, True], ids=["its route, and a lost link", "its connection"])
+async def test_a_message_unanswered_at_a_reload_is_returned_and_not_given_up(
+    of_connection: bool, with_dead_letters: bool, autojump_clock: MockClock
+) -> None:
+    """Its only attempt did not fail. The stream has stored it, with the id of its sender."""
+    brokers = two_brokers()
+    brokers["main"].add_stream("DEAD", ["dead.>"])
+    route = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*", message_id="sender")
+    route |= {"retry": {"attempts": 1}}
+    if with_dead_letters:
+        route |= {"dead_letter": {"subject": "dead.$1", "connection": "main"}}
+    async with world([route], brokers=brokers, shutdown_timeout=1.0) as w:
+        w.brokers["edge"].trouble.lose("puback")
+        w.broker.publish("in.x", b"0", headers={"Nats-Msg-Id": "a"})
+        await eventually(lambda: w.payloads("OUT", "edge") == numbers(1))
+        if of_connection:
+            await w.live.reload(w.configuration(route, connections={"edge": {"connect_timeout": "1s"}}))
+        else:
+            await w.live.reload(w.configuration(route | {"from": route["from"] | {"max_in_flight": 10}}))
+            await w.lose("edge")
+            await w.find("edge")
+        w.broker.publish("in.x", b"1", headers={"Nats-Msg-Id": "b"})
+        await eventually(lambda: w.payloads("OUT", "edge") == numbers(2))
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0)
+        assert w.route_ledger() == (3, 0, {"returned": 1, "routed": 2})
+        assert dict(w.route.failed) == {}
+        assert w.payloads("DEAD") == []
+        assert w.watch.of("ROUTER_RELOADED")[0].unsettled == 0
+
+
 async def test_a_message_that_the_old_route_fails_later_is_tried_again_by_the_next_route(
     autojump_clock: MockClock,
 ) -> None:

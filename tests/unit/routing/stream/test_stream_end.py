@@ -179,11 +179,13 @@ async def test_messages_in_handlers_when_the_end_is_cut_short_count_as_to_be_red
     assert stopped.redelivered == 8
 
 
+@pytest.mark.parametrize("attempts", [0, 1])
 async def test_messages_accepted_and_unconfirmed_at_the_end_are_redelivered(
-    autojump_clock: MockClock,
+    attempts: int, autojump_clock: MockClock
 ) -> None:
     brokers = two_brokers()
-    async with world([REMOTE], brokers=brokers, shutdown_timeout=2) as w:
+    route = REMOTE | {"retry": {"attempts": attempts}}
+    async with world([route], brokers=brokers, shutdown_timeout=2) as w:
         brokers["edge"].blackhole()
         fill(w.broker, 5)
         await eventually(lambda: w.entry("edge")["in_flight"] == 5)
@@ -192,6 +194,8 @@ async def test_messages_accepted_and_unconfirmed_at_the_end_are_redelivered(
     assert stopped.redelivered == 5
     assert w.entry("edge")["settled"] == {"dropped": 5}
     assert w.successes("ack") == 0
+    assert w.route_ledger() == (5, 0, {"returned": 5})
+    assert dict(w.route.failed) == {}, "a shutdown is no attempt"
     brokers["edge"].up()
     async with world([REMOTE], brokers=brokers) as w:
         await eventually(lambda: unacked(w) == 0, 120)
