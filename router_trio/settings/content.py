@@ -28,9 +28,14 @@ OF_THE_PLACE = ("router.workers", "telemetry.listen", "telemetry.allowed_hosts")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def content_hash(router: BaseModel, telemetry: BaseModel, messages: str) -> str:
-    """Return the hash of a configuration; `messages` is the result of `hash_of_messages` for its other sections."""
+def content_hash(router: BaseModel, telemetry: BaseModel, positions: Mapping[str, BaseModel], messages: str) -> str:
+    """Return the hash of a configuration; `messages` is the result of `hash_of_messages` for its other sections.
+
+    `positions` are those of `[[positions]]`, by their keys.
+    """
     sections = {"router": _section(router), "telemetry": _section(telemetry)}
+    if positions:
+        sections["positions"] = {key: _section(one) for key, one in positions.items()}
     for path in OF_THE_PLACE:
         section, _, key = path.partition(".")
         sections[section].pop(key, None)

@@ -193,7 +193,8 @@ class Settings(Section, init=False):
         # Imported here, because only processes that serve pages need it.
         from router_trio.settings.content import content_hash
 
-        return content_hash(self.router, self.telemetry, self._messages.of(self))
+        positions = {one.key: one for one in self.positions}
+        return content_hash(self.router, self.telemetry, positions, self._messages.of(self))
 
     def with_changes(self, **values: Any) -> Settings:
         """Return settings with these values changed, checked, and from the same files. Raises ConfigurationError."""

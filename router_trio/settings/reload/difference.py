@@ -130,7 +130,7 @@ def in_effect(old: Settings, new: Settings) -> Settings:
 
 def _positions(old: Settings, new: Settings) -> Iterator[KeyChange]:
     """Yield a key for `[[positions]]` if they differ."""
-    if old.positions != new.positions:
+    if {one.key: one for one in old.positions} != {one.key: one for one in new.positions}:
         before, after = (", ".join(f"{one.consumer} of {one.route}" for one in s.positions) for s in (old, new))
         yield KeyChange("positions", before or _NOT_SET, after or _NOT_SET)
 

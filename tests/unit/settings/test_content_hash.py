@@ -32,7 +32,21 @@ def connected(**main: Any) -> Settings:
     return configuration(connections={"main": {"servers": ["nats://one:4222"]} | main, "edge": {}})
 
 
+FROM_STREAM = {"name": "copy", "from": {"connection": "main", "stream": "S", "durable": "d"}}
+COPY = FROM_STREAM | {"to": [{"connection": "edge", "subject": "copy", "jetstream": True}]}
+
+
+def kept(*consumers: str, **keys: Any) -> Settings:
+    positions = [{"consumer": one, "route": "copy", **keys} for one in consumers]
+    return configuration(routes=[COPY], positions=positions)
+
+
 DIFFERENT = [
+    kept(),
+    kept("billing"),
+    kept("billing", "shipping"),
+    kept("billing", interval="20s"),
+    kept("billing", bucket="another"),
     configuration(routes=[route("a")]),
     configuration(routes=[route("a"), route("b", "other.$1")]),
     configuration(routes=[route("a"), route("b", retry={})]),
@@ -68,6 +82,12 @@ def test_different_configurations_have_different_hashes() -> None:
 def test_configurations_that_a_reload_would_not_tell_apart_have_the_same_hash(same: Settings) -> None:
     assert not difference(configuration(), same)
     assert same.content_hash == configuration().content_hash
+
+
+def test_the_order_and_spelling_of_positions_do_not_change_the_hash() -> None:
+    one, other = kept("billing", "shipping"), kept("shipping", "billing", interval="10000ms", replicas=1)
+    assert not difference(one, other)
+    assert one.content_hash == other.content_hash
 
 
 @pytest.mark.parametrize(
