@@ -67,6 +67,11 @@ ELSEWHERE = {
     "routing/resubscribe.py": {"subscribe"},  # the operation that failed
     "routing/stream/delivery.py": {"refused"},
     "settings/checks/files.py": {"KEY_VALUES_MISMATCH", "utf-8"},  # of OpenSSL, and an encoding
+    # Classes of copies, and outcomes of a message that was looked for.
+    "audit/audit.py": {"expired"},
+    "audit/find.py": {"expired", "not_found"},
+    "audit/outcomes.py": {"expired", "not_found"},
+    "audit/report.py": {"expired"},
     "telemetry/traces/outage.py": {"router_stopped", "reconnect_exhausted", "interrupted", "retry_failed"},
     "telemetry/traces/spans.py": {"unsettled"},  # how spans fail, which are not messages
 }
