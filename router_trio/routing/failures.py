@@ -85,6 +85,10 @@ class Failures(Generic[D]):
         """Return the seconds until the next attempt of a message that has failed `attempts` times."""
         return self.policy.delay(failure, attempts, now, self._limited_as(delivery))
 
+    def handled_again(self, seconds: float, now: float) -> None:
+        """Record how long the handler took for a message that had failed before."""
+        self.policy.of_handler.used(seconds, now)
+
     def give_up(self, delivery: D, dead: GivenUp) -> None:
         """Store the dead letter of a message, which is active until that is settled; without dead letters, drop it."""
         delivery.report_given_up()

@@ -108,6 +108,10 @@ class Keeper(ABC, Generic[D, H]):
     def forward(self, delivery: D) -> None:
         """Send a message to its destinations, without a handler. `has_room` is True."""
 
+    @abstractmethod
+    def handled_again(self, seconds: float, now: float) -> None:
+        """Record how long the handler took for a message that had failed before."""
+
     def forward_waiting(self) -> bool:
         """Forward waiting messages together, if the source has a fast path. Return False if it has none."""
         return False

@@ -122,18 +122,24 @@ class KeptRoute(Route, Generic[D]):
         if routing.plan.handler is None:
             keeper.forward(delivery)
             return None
+        again_at = trio.current_time() if delivery.attempt > 1 else None
         try:
             blocked = routing.route_until_blocked(routing.plan.handler, delivery)
         except BaseException:
             keeper.not_sent(delivery)
             raise
         if blocked is None:
+            if again_at is not None:
+                self._handled_again(again_at)
             return None
         self._hand.handler_blocks(delivery)
-        return self._wait_for(blocked, delivery)
+        return self._wait_for(blocked, delivery, again_at)
 
-    async def _wait_for(self, blocked: Awaitable[None], delivery: D) -> None:
-        """Wait for a handler. If it is cancelled, nothing of the message was sent."""
+    async def _wait_for(self, blocked: Awaitable[None], delivery: D, again_at: float | None) -> None:
+        """Wait for a handler. If it is cancelled, nothing of the message was sent.
+
+        `again_at`: when it was called, if the message has failed before.
+        """
         try:
             await blocked
         except BaseException:
@@ -141,6 +147,12 @@ class KeptRoute(Route, Generic[D]):
             raise
         finally:
             self._hand.handler_returned(delivery)
+        if again_at is not None:
+            self._handled_again(again_at)
+
+    def _handled_again(self, began_at: float) -> None:
+        now = trio.current_time()
+        self._keeper.handled_again(now - began_at, now)
 
     def something_waits(self) -> None:
         self._arrived.set()

@@ -68,10 +68,6 @@ class GivenUp:
             return -inf
         return min((began for began in later if began >= deleted), default=deleted)
 
-    def unsettled(self, route: str, numbers: Iterable[int]) -> list[int]:
-        """Return those of these messages that the consumer of a route does not consider done."""
-        return [number for number in numbers if (route, number) not in self._done]
-
     def stuck(
         self, plan: Plan, messages: Iterable[tuple[int, str]], holds_back: Callable[[int], bool]
     ) -> tuple[set[int], bool]:

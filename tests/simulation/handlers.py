@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import trio
 
 from router_trio import Message, Reject, Retry
-from tests.simulation.schedule import Plan
 
 PASSED, SEVERAL, FILTERED, RAISED = "passed", "several", "filtered", "raised"
 
 
 LONG_EVERY, LONG = 40, 3.0
 """Which messages take long in the handler of that name, and for how many seconds."""
-
-LONGEST_RETRY = 60.0
-"""Default of `max` in `[routes.retry]`, in seconds."""
-
-
-def is_busy(plan: Plan, failing: Iterable[int]) -> bool:
-    """Return True if messages that fail each time keep the handler of a route busy, so that it receives nothing new.
-
-    While the handler is called for one of them, the others become due, and a stream delivers these before new messages.
-    """
-    if plan.handler != "takes long" or plan.concurrency > 1 or plan.retry.get("attempts"):
-        return False
-    others = sum(number % LONG_EVERY == 0 for number in failing) - 1
-    return others > 0 and others * LONG >= plan.retry.get("max", LONGEST_RETRY)
 
 
 class Handled:

@@ -35,7 +35,7 @@ from tests.simulation.failing import owes_dead_letter
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.flow import Returned
 from tests.simulation.given_up import GivenUp
-from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, is_busy, number_of
+from tests.simulation.handlers import FAILS_EACH_TIME, FILTERED, RAISED, Handled, number_of
 from tests.simulation.held_back import HeldBack
 from tests.simulation.links import Links
 from tests.simulation.permissions import Answered
@@ -309,17 +309,11 @@ class Oracles:
         return {plan.name for plan in self._schedule.routes if plan.stream and self._stuck(plan)[1]}
 
     def waits_without_end(self, process: Process, plan: Plan, number: int) -> bool:
-        """Return True if a message waits for one that is neither delivered nor given up, or for a busy handler."""
+        """Return True if a message waits for one that is neither delivered nor given up."""
         if not plan.stream:
             return self.held_back.waits(process.number, plan, number)
         stuck, full = self._stuck(plan)
-        return full or number in stuck or self._is_busy(plan, number)
-
-    def _is_busy(self, plan: Plan, new: int) -> bool:
-        """Return True if the messages before that one fail each time, and their handler is busy with them."""
-        taken = (number_of(one.publish.payload) for one in self._taken_by(plan))
-        before = self._of_given_up.unsettled(plan.name, (number for number in taken if number < new))
-        return is_busy(plan, (number for number in before if not self._arrivals.complete(plan, number)))
+        return full or number in stuck
 
     def _stuck(self, plan: Plan) -> tuple[set[int], bool]:
         """Return the messages that wait forever because a dead letter is larger than its server accepts.

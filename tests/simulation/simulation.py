@@ -35,7 +35,8 @@ PROBED_WITHIN = 10.0
 PROBED_LATE_WITHIN = 45.0
 """Seconds until a probe arrives; the second applies where a server has lost something that no one else can detect,
 which takes an ack wait or the silence of a pull request, where another process has settled a message that is waited
-for, which is looked up after an ack wait, or where many messages fail each time and keep a slow handler busy.
+for, which is looked up after an ack wait, or where many messages fail each time and use half of the time of a slow
+handler.
 """
 CHECKED_LATE = frozenset({"second process", "durable deleted", "requests refused"})
 """Kinds that together make a probe later still: after a refused check of its durable, a route that requests nothing

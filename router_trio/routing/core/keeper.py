@@ -147,6 +147,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         """Wait until a message may be sent. While a destination is away, messages wait in its outbox if it has room."""
         await self._routing.wait_for_capacity()
 
+    def handled_again(self, seconds: float, now: float) -> None:
+        self._failures.handled_again(seconds, now)
+
     def forward(self, delivery: CoreDelivery) -> None:
         routing = self._routing
         if routing.tracing.active and routing.tracing.sampled((delivery.raw,)):

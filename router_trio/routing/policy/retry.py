@@ -2,7 +2,7 @@
 
 Messages that fail because of their content must not keep others out. So retries are spread: within a second, or within
 the first delay if that is shorter, no more messages are retried than half of what the route may have in hand. On a
-route with a limit they use up at most half of it.
+route with a limit they use up at most half of it, and on a route with a handler at most half of the time for its calls.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ LONGEST_SPREAD = 60.0
 
 LONGEST_SPREAD_BY_LIMIT = 3600.0
 """Seconds by which the limit of a route may delay a retry: half of a low limit admits few retries in a minute."""
+
+LONGEST_SPREAD_BY_HANDLER = 3600.0
+"""Seconds by which the calls of a handler may delay a retry: few calls that take long fit into half of a minute."""
 
 _POWERS = 64
 """The highest power of the factor that is computed; the longest delay is reached long before."""
@@ -111,6 +114,31 @@ class HalfOfLimit:
             del known[value]
 
 
+class HalfOfHandler:
+    """Half of the time in which the handler of a route can be called, in which failed messages are retried.
+
+    A stream redelivers before it delivers new messages, and a message of a subject that is due goes before those that
+    arrive. So without this, the handler would be busy with failed messages only, if their calls took longer than the
+    delay before the next attempt.
+    """
+
+    __slots__ = ("_concurrency", "_free_at")
+
+    def __init__(self, concurrency: int) -> None:
+        """`concurrency`: calls that may run at the same time."""
+        self._concurrency = concurrency
+        self._free_at = 0.0
+
+    def used(self, seconds: float, now: float) -> None:
+        """Record that a call for a message that had failed before took this long."""
+        free_at = max(self._free_at, now) + 2 * seconds / self._concurrency
+        self._free_at = min(free_at, now + LONGEST_SPREAD_BY_HANDLER)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until another message may be retried."""
+        return max(0.0, self._free_at - now)
+
+
 class RetryPolicy:
     """The retry policy of one route, from its `[routes.retry]`."""
 
@@ -120,10 +148,11 @@ class RetryPolicy:
         most_in_hand: int,
         uniform: Callable[[float, float], float],
         limit: LimitSettings | None = None,
+        concurrency: int = 1,
     ) -> None:
         """`most_in_hand`: messages that the route may have in hand. `uniform(a, b)` draws a number from that range.
 
-        `limit` is that of the route, if it has one.
+        `limit` is that of the route, if it has one. `concurrency`: calls of its handler that may run at the same time.
         """
         self.initial: float = settings.initial
         self._factor = settings.factor
@@ -134,6 +163,7 @@ class RetryPolicy:
         self._spacing = min(settings.initial, 1.0) / max(1.0, most_in_hand / 2)
         self._next = 0.0
         self._half = None if limit is None else HalfOfLimit(limit)
+        self.of_handler: HalfOfHandler = HalfOfHandler(concurrency)
 
     @property
     def gives_up(self) -> bool:
@@ -151,13 +181,18 @@ class RetryPolicy:
 
         `value`: whose limit that attempt uses up, empty if the route has one limit; None if it uses up none.
         """
-        return self.backoff(attempts, now, value) if failure.after is None else failure.after
+        if failure.after is not None:
+            return failure.after
+        return self.backoff(attempts, now, value, self.of_handler.wait(now))
 
-    def backoff(self, attempts: int, now: float, value: bytes | None = None) -> float:
-        """Return the seconds until a message with that many attempts is retried. `value`: see `delay`."""
+    def backoff(self, attempts: int, now: float, value: bytes | None = None, spread: float = 0.0) -> float:
+        """Return the seconds until a message with that many attempts is retried, spread by at least `spread`.
+
+        `value`: see `delay`. An attempt to store a dead letter calls no handler, so it need not be spread for that.
+        """
         backoff = min(self.initial * self._factor ** min(attempts - 1, _POWERS), self.longest)
         self._next = min(max(now, self._next + self._spacing), now + LONGEST_SPREAD)
-        spread = self._next - now
+        spread = max(spread, self._next - now)
         if self._half is not None and value is not None:
             spread = max(spread, self._half.wait(value, now))
         return self._uniform(0.0, backoff) + spread
@@ -165,7 +200,7 @@ class RetryPolicy:
 
 def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
     """Return a new policy for a route: without `[routes.retry]`, the default of its source."""
-    return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform, route.limit)
+    return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform, route.limit, route.concurrency)
 
 
 def _is_among(failure: Failure, reasons: Collection[str]) -> bool:

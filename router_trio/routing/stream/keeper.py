@@ -156,6 +156,9 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self._give_up_again(delivery)
         return delivery
 
+    def handled_again(self, seconds: float, now: float) -> None:
+        self._failures.handled_again(seconds, now)
+
     def forward(self, delivery: StreamDelivery) -> None:
         self._routing.forward_each([delivery])
         if self._follows_at_once:

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from router_trio.message import Message
 from router_trio.protocol import framing
 from router_trio.states import RUNNING
+from router_trio.testing import FakeBroker
 from router_trio.testing.frames import raw
 from tests.support.eventually import eventually
 from tests.support.world import Handled, all_acked, fill, handled, one_broker, overhearing, to, world
@@ -259,3 +260,47 @@ async def test_a_handler_that_blocks_holds_up_no_message_handled_before(autojump
         assert [framing.payload(message) for message in heard] == [b"1", b"2", b"SLOW", b"3"]
         await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 4)
         assert sum(w.route.durations.counts) == 4
+
+
+# --- messages that fail each time -------------------------------------------------------------------------------------
+
+
+def awaits(clock: MockClock) -> Any:
+    async def handler(message: Message) -> Message:
+        await trio.sleep(0.05)
+        return message
+
+    return handler
+
+
+def blocks(clock: MockClock) -> Any:
+    def handler(message: Message) -> Message:
+        clock.jump(0.05)
+        return message
+
+    return handler
+
+
+@pytest.mark.parametrize("handler", [awaits, blocks])
+@pytest.mark.parametrize(
+    "source", [{"stream": "IN", "durable": "router", "filter": "in.*"}, {"subject": "in.*"}], ids=["stream", "subject"]
+)
+async def test_messages_that_fail_by_their_own_fault_leave_half_of_the_time_of_a_handler_to_others(
+    source: dict[str, Any], handler: Any, autojump_clock: MockClock
+) -> None:
+    broker = FakeBroker(max_payload=200)
+    broker.add_stream("IN", ["in.*"])
+    retry = {"initial": "100ms", "max": "1s", "attempts": 0}
+    route = handled(handler(autojump_clock), to=to("out.{{wildcard(1)}}"), retry=retry, **source)
+    async with world(handlers=[route], brokers={"main": broker}, shutdown_timeout=0.1) as w:
+        for _ in range(60):
+            broker.publish("in.x", b"x" * 300)
+        # More calls would be due than there is time for.
+        await eventually(lambda: w.route.failed["too_large"] >= 300, within=60)
+        fill(broker, 40)
+        began = trio.current_time()
+        await eventually(lambda: w.route.routed["out.{{wildcard(1)}}"] == 40, within=60)
+        assert trio.current_time() - began < 40 * 0.05 * 2 + 1
+        failed = w.route.failed["too_large"]
+        await trio.sleep(20)
+        assert w.route.failed["too_large"] - failed == pytest.approx(0.5 * 20 / 0.05, abs=20), "they get the other half"

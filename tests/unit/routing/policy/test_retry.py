@@ -11,6 +11,7 @@ import pytest
 from router_trio.routing.policy import retry
 from router_trio.routing.policy.retry import (
     LONGEST_SPREAD,
+    LONGEST_SPREAD_BY_HANDLER,
     LONGEST_SPREAD_BY_LIMIT,
     Failure,
     HalfOfLimit,
@@ -134,6 +135,19 @@ def test_each_value_has_half_of_its_own_limit() -> None:
 def test_an_attempt_that_uses_up_nothing_of_the_limit_does_not_wait_for_it() -> None:
     one = RetryPolicy(RetrySettings(initial="10ms"), 10**9, lambda low, high: low, limited("1/h"))
     assert max(one.delay(RAISED, 1, 0.0) for _ in range(100)) < 0.1
+
+
+def test_retries_use_up_at_most_half_of_the_time_of_a_handler() -> None:
+    one = RetryPolicy(RetrySettings(initial="10ms"), 10**9, lambda low, high: low, concurrency=2)
+    assert one.delay(RAISED, 1, 0.0) < 0.1
+    one.of_handler.used(3.0, 3.0)
+    one.of_handler.used(5.0, 5.0)
+    assert one.delay(RAISED, 2, 5.0) == pytest.approx(6.0), "both calls end at 11 s, if each is one of two"
+    assert one.delay(Failure("retry", after=1.0), 2, 5.0) == 1.0
+    assert one.backoff(2, 5.0) < 0.1, "only its dead letter is sent"
+    assert one.delay(RAISED, 2, 20.0) < 0.1, "time without retries is not saved up"
+    one.of_handler.used(10_000.0, 20.0)
+    assert one.delay(RAISED, 2, 20.0) == LONGEST_SPREAD_BY_HANDLER, "the spread is bounded"
 
 
 def test_values_without_planned_retries_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
