@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from router_trio.errors import SourceError, reasons
-from router_trio.nats.jetstream.api import ConsumerInfo
+from router_trio.nats.jetstream.api import MAX_ANSWER, MAX_SUBJECTS, ConsumerInfo
+from router_trio.nats.jetstream.bounded_json import AnswerError, read
 from router_trio.nats.stored import StoredMessages
 from router_trio.position.decision import Consumed
+from router_trio.protocol.framing import LAST_SEQUENCE
 
 NOT_COPIED = frozenset(
     {"name", "filter_subject", "filter_subjects", "opt_start_time", "num_replicas", "metadata", "pause_until"}
@@ -65,17 +67,30 @@ class Standing:
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Standing:
-        """Read the body of a checkpoint. Raises `SourceError` if it is not one."""
+        """Read the body of a checkpoint, which any client may have stored. Raises `SourceError` if it is not one."""
         try:
-            values = json.loads(body)
-            numbers: dict[str, Any] = {
-                name: int(values[name]) for name in ("floor", "delivered", "unacked", "pending", "since")
-            }
-            texts: dict[str, Any] = {name: str(values[name]) for name in ("stream", "consumer", "at")}
-            return cls(**numbers, **texts, fields=dict(values["fields"]))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            detail = f"the checkpoint is not valid: {type(error).__name__}"
-            raise SourceError(detail, reason=reasons.BAD_ANSWER) from error
+            values = read(body, MAX_ANSWER)
+            fields = values.required("fields")
+            filters = (
+                fields.optional_subject("filter_subject"),
+                *fields.subjects("filter_subjects", most=MAX_SUBJECTS),
+            )
+            if not all(one.isprintable() for one in filters):
+                raise AnswerError("a filter subject is not printable")
+            floor = values.number("floor", high=LAST_SEQUENCE)
+            return cls(
+                stream=values.text("stream"),
+                consumer=values.text("consumer"),
+                floor=floor,
+                delivered=values.number("delivered", low=floor, high=LAST_SEQUENCE),
+                unacked=values.number("unacked"),
+                pending=values.number("pending"),
+                since=values.number("since"),
+                at=values.time("at", ""),  # a server before 2.10 gives no time
+                fields=fields.fields,
+            )
+        except AnswerError as error:
+            raise SourceError(f"the checkpoint is not valid: {error}", reason=reasons.BAD_ANSWER) from error
 
 
 async def read_standing(stored: StoredMessages, name: str) -> Standing:

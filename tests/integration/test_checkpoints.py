@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from router_trio import Router, Settings
 from router_trio.events import Event, PositionNotSaved
 from tests.integration.test_position import Place, number
@@ -31,6 +33,18 @@ name = "copy"
 from = {{ connection = "east", stream = "SOURCE", durable = "router", filter = "source.*" }}
 to = [ {{ connection = "west", subject = "copy.{{{{wildcard(1)}}}}", jetstream = true }} ]
 """
+
+CHECKPOINT = {
+    "stream": "SOURCE",
+    "consumer": "billing",
+    "floor": 1,
+    "delivered": 2,
+    "unacked": 1,
+    "pending": 0,
+    "since": 0,
+    "at": "2026-11-29T06:00:00Z",
+    "fields": {"ack_policy": "explicit"},
+}
 
 
 async def test_a_consumer_continues_when_the_source_is_gone(tmp_path: Path, server: NatsServer) -> None:
@@ -102,3 +116,47 @@ async def test_a_checkpoint_that_is_not_saved_is_logged_once(tmp_path: Path, ser
             await eventually(saved)
     (event,) = [one for one in heard if isinstance(one, PositionNotSaved)]
     assert event.detail == "stream SOURCE has no consumer billing"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (None, "bucket router-positions has none of consumer billing"),
+        ({"consumer": "other"}, "the checkpoint is not valid: it is one of consumer other"),
+        ({"floor": -1}, "the checkpoint is not valid: floor is not a whole number"),
+        ({"stream": "OTHER"}, "the checkpoint is of stream OTHER, and route copy reads SOURCE"),
+    ],
+)
+async def test_a_checkpoint_that_can_not_be_used_is_refused_with_the_reason(
+    changes: dict[str, Any] | None, why: str, tmp_path: Path, server: NatsServer
+) -> None:
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(east="nats://127.0.0.1:1", west=server.url))
+    async with connect(server.url) as client:
+        west = JetStream(client)
+        await west.create_stream("COPY", ["copy.*"])
+        await west.create_stream("KV_router-positions", ["$KV.router-positions.>"])
+        if changes is not None:
+            await west.publish("$KV.router-positions.copy.billing", json.dumps(CHECKPOINT | changes).encode())
+        words = ("position", "router.toml", "copy", "--consumer", "billing", "--apply")
+        result = await over_its_links(*words, cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert why in result.stderr
+        assert "connection 'east': connection refused" in result.stderr
+        assert (await west.stream_info("COPY"))["state"]["consumer_count"] == 0
+
+
+async def test_a_destination_without_jetstream_is_named(tmp_path: Path, server: NatsServer) -> None:
+    heard: list[Event] = []
+    folder = tmp_path / "west"
+    folder.mkdir()
+    async with connect(server.url) as client, nats_server(folder, jetstream=False) as west:
+        (tmp_path / "router.toml").write_text(CONFIGURATION.format(east=server.url, west=west.url))
+        await JetStream(client).create_stream("SOURCE", ["source.*"])
+
+        async def failed() -> bool:
+            return any(isinstance(one, PositionNotSaved) for one in heard)
+
+        async with Router(Settings.load(tmp_path / "router.toml"), observers=[heard.append], log=False).open():
+            await eventually(failed)
+    (event,) = [one for one in heard if isinstance(one, PositionNotSaved)]
+    assert event.detail.startswith("the bucket router-positions can't be created: JetStream is not enabled")

@@ -232,3 +232,26 @@ async def test_a_subject_among_many_others_is_compared(tmp_path: Path, server: N
             "of the last 4: 4 routed -> 4 routed",
             "nothing would change",
         ]
+
+
+async def test_what_other_clients_wrote_into_a_dead_letter_does_not_reach_the_terminal(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server) as here:
+        here.configure(ROUTES)
+        await here.publish(range(10))
+        await here.route("divided")
+        (letter,) = [one for one in await here.stream.stream_messages("DEAD") if (one.header("Nats-Msg-Id") or "")][:1]
+        headers = [(name, "\x1b[2Jx" if name.endswith("Detail") else value) for name, value in letter.headers]
+        await here.stream.api("STREAM.PURGE.DEAD", {})
+        await trio.sleep(0.2)  # longer than the duplicate window
+        await here.stream.publish(letter.subject, letter.payload, headers)
+        result = await over_its_links("find", "router.toml", "source.0", "--sequence", "1", cwd=tmp_path)
+        assert "dead letter (expression: \\x1b[2Jx)" in result.stdout
+        assert "\x1b" not in result.stdout
+
+
+async def test_a_sequence_that_no_message_can_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "router.toml").write_text("")
+    result = await over_its_links("find", "router.toml", "source.1", "--sequence", str(2**64), cwd=tmp_path)
+    assert (result.returncode, "--sequence: " in result.stderr, "too large" in result.stderr) == (2, True, True)

@@ -232,6 +232,8 @@ async def test_a_route_that_can_not_be_paused_is_refused_with_the_reason(
         (["--for", "1"], "has no unit"),
         (["--until", "tomorrow"], "is not a time such as"),
         (["--until", "2020-01-01"], "2020-01-01T00:00:00Z is over"),
+        (["--until", "9999-12-31T23:59:59-05:00"], "is not a time such as"),
+        (["--until", "0001-01-01T00:00:00+05:00"], "is not a time such as"),
     ],
 )
 async def test_a_pause_needs_a_time_to_come(arguments: list[str], why: str, tmp_path: Path, server: NatsServer) -> None:

@@ -214,3 +214,19 @@ async def test_a_consumer_that_does_not_exist(tmp_path: Path, server: NatsServer
         result = await here.command()
         assert (result.returncode, result.stdout) == (1, "")
         assert "stream SOURCE has no consumer billing" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "*", ">", "a b", "x\r\nPUB y 0\r\n", "\udcff"])
+async def test_a_name_that_no_consumer_has_is_refused_before_a_server_is_asked(name: str, tmp_path: Path) -> None:
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(url="nats://127.0.0.1:1", to=TO))
+    result = await over_its_links("position", "router.toml", "copy", "--consumer", name, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("router-trio: error: --consumer: ")
+
+
+async def test_a_copy_without_a_stream_is_named(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server) as here:
+        await here.stream.delete_stream("COPY")
+        result = await here.command()
+        assert result.returncode == 1
+        assert "no stream takes the copies of route copy, copy.* on main" in result.stderr

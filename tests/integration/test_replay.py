@@ -198,3 +198,14 @@ async def test_wrong_usage(route: str, arguments: list[str], why: str, tmp_path:
     async with place(tmp_path, server.url) as here:
         code, _, errors = await here.replay(*arguments, route=route)
         assert (code, why in errors) == (2, True), errors
+
+
+async def test_a_range_without_messages_is_named(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        result = await over_its_links("replay", "router.toml", "copy", "--from", "7", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == "route copy: nothing to replay, as the range ends with message 0 and begins with 7\n"
+        await here.streams.delete_stream("SOURCE")
+        result = await over_its_links("replay", "router.toml", "copy", "--from", "7", cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "stream not found" in result.stderr
