@@ -59,6 +59,7 @@ def position(config: Path, route: str, *, consumer: str, apply: bool, json: bool
     settings = load(config)
     settings.require_servers()
     found = _route(settings, route)
+    _check_consumer(consumer)
     from router_trio.cli.over_links import over_links
     from router_trio.position.finder import copies_on
 
@@ -97,16 +98,35 @@ async def _job(
 async def _checkpoint(
     settings: Settings, route: RouteSettings, consumer: str, links: Mapping[str, CommandLink], error: LinkError
 ) -> Standing:
-    """Return the last checkpoint of the consumer. Raises the error if none is configured or saved."""
+    """Return the last checkpoint of the consumer. Raises `LinkError`, with both reasons, if there is none."""
+    from router_trio.errors import LinkError, SourceError
     from router_trio.position.checkpoints import Bucket
 
+    why = f"[[positions]] has no consumer {consumer} of route {route.name}"
     for one in settings.positions:
         if (one.route, one.consumer) == (route.name, consumer):
-            standing = await Bucket(links[route.to[0].connection], one).load()
+            try:
+                standing = await Bucket(links[route.to[0].connection], one).load()
+            except SourceError as wrong:
+                why = str(wrong)
+                break
             if standing is not None:
                 print(f"router-trio: {error}; using the checkpoint of {standing.at}", file=sys.stderr)
                 return standing
-    raise error
+            why = f"bucket {one.bucket} has none of consumer {consumer}"
+    raise LinkError(f"{error}; and no checkpoint can be used: {why}", reason=error.reason) from error
+
+
+def _check_consumer(name: str) -> None:
+    """Refuse a name that no consumer has. A server would not answer, or close the connection."""
+    from router_trio.settings.patterns import check_name
+
+    if not name:
+        raise UsageError("--consumer: the name is empty")
+    for problem in check_name("--consumer", name):
+        raise UsageError(f"{problem.path}: {problem.message}")
+    if not name.isprintable():
+        raise UsageError(f"--consumer: {name!r} is not printable")
 
 
 def _route(settings: Settings, name: str) -> RouteSettings:

@@ -14,12 +14,12 @@ import trio
 from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.events import Emit, PositionNotSaved
 from router_trio.nats.command_link import CommandLink, open_links
-from router_trio.nats.jetstream.api import NAME_IN_USE, ApiError, stream_info
+from router_trio.nats.jetstream.api import NAME_IN_USE, UNAVAILABLE, ApiError, no_jetstream, stream_info
 from router_trio.nats.jetstream.bounded_json import AnswerError
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.nats.stored import StoredMessages
 from router_trio.position.standing import Standing, read_standing
-from router_trio.protocol import framing
+from router_trio.protocol import framing, headers
 from router_trio.settings import PositionSettings, Settings
 
 
@@ -46,6 +46,9 @@ class Bucket:
         }
         subject = framing.wire(f"{self._link.link.api.prefix}.STREAM.CREATE.{self._stream}")
         answer = await self._link.requests.send(subject, json.dumps(config).encode()).answered()
+        if headers.status(framing.header_block(answer))[0] == UNAVAILABLE:
+            detail = f"the bucket {self._position.bucket} can't be created: {no_jetstream(self._link.link.api.prefix)}"
+            raise SourceError(detail, reason=reasons.NO_JETSTREAM)
         try:
             stream_info(framing.payload(answer))
         except ApiError as error:
@@ -66,10 +69,16 @@ class Bucket:
             raise SourceError(detail, reason=reasons.JETSTREAM) from error
 
     async def load(self) -> Standing | None:
-        """Return the last checkpoint; None if there is none."""
+        """Return the last checkpoint; None if there is none. One of another consumer is refused."""
         stored = StoredMessages(self._stream, self._link.requests, self._link.link.api.prefix)
         found = await stored.last(self._subject)
-        return None if found is None or not found.payload else Standing.from_bytes(found.payload)
+        if found is None or not found.payload:
+            return None
+        standing = Standing.from_bytes(found.payload)
+        if standing.consumer != self._position.consumer:
+            detail = f"the checkpoint is not valid: it is one of consumer {standing.consumer}"
+            raise SourceError(detail, reason=reasons.BAD_ANSWER)
+        return standing
 
 
 async def keep_checkpoints(position: PositionSettings, current: Callable[[], Settings], emit: Emit) -> None:

@@ -56,6 +56,10 @@ class Finder:
         if not self._expectations.by_sequence:
             detail = 'with message_id = "sender" the ids of copies do not contain the sequences of their messages'
             raise SourceError(detail, reason=reasons.NOT_FOUND)
+        if standing.stream != self._source_stream:
+            # The sequences of one stream have no meaning in another one.
+            detail = f"the checkpoint is of stream {standing.stream}, and route {self._route.name} reads "
+            raise SourceError(f"{detail}{self._source_stream}", reason=reasons.NOT_FOUND)
         connection, stream, indexes = await self._stream_of_copies()
         copy = self._stored(connection, stream)
         info = await copy.info()
@@ -98,7 +102,7 @@ class Finder:
         """Create the durable at the position. Raises `SourceError` if the stream has a consumer with that name."""
         copy, name = self._stored(answer.connection, answer.stream), answer.standing.consumer
         if await copy.consumer(name) is not None:
-            detail = f"stream {answer.stream} has a consumer {name} already; delete it, or go on with it"
+            detail = f"stream {answer.stream} has a consumer {name} already; delete it, or continue with it"
             raise SourceError(detail, reason=reasons.CONSUMER_MISMATCH)
         config = answer.standing.durable_at(answer.position.sequence, list(answer.filters))
         await copy.create_consumer(name, config)
@@ -107,15 +111,21 @@ class Finder:
     async def _stream_of_copies(self) -> tuple[str, str, list[int]]:
         """Return the connection and the stream that have all copies, and the indexes of their destinations."""
         places: dict[tuple[str, str], list[int]] = {}
+        without: list[str] = []
         for index, one in enumerate(self._expectations.destinations):
             if not self._expectations.is_judged(index):
                 continue
             names: Sequence[str] = [one.stream] if one.stream is not None else ()
             if not names:
                 names = await self._links[one.connection].link.find_streams(one.mapping.pattern)
+            if not names:
+                without.append(f"{one.mapping.pattern} on {one.connection}")
             for name in names:
                 places.setdefault((one.connection, name), []).append(index)
         name = self._route.name
+        if without and not places:
+            detail = f"no stream takes the copies of route {name}, {', '.join(without)}"
+            raise SourceError(detail, reason=reasons.NOT_FOUND)
         if not places:
             detail = f"route {name} has no destination in a stream (jetstream = true), so no copy is stored"
             raise SourceError(detail, reason=reasons.NOT_FOUND)
