@@ -52,12 +52,12 @@ def consumer_of(route: RouteSettings) -> tuple[str, str]:
 
 
 def moment(text: str) -> datetime:
-    """Return a time, in UTC if the text names no time zone. For use as the type of an argument."""
+    """Return a time as UTC, which is also meant if the text names no time zone. For use as the type of an argument."""
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.astimezone(UTC) if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # OverflowError: in UTC the year would be 0 or 10000
         raise ArgumentTypeError(f"{text!r} is not a time such as {EXAMPLE}") from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def range_of(start: Bound | None, end: Bound | None) -> Range:
