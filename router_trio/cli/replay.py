@@ -17,6 +17,7 @@ from router_trio.errors.quotes import excerpt
 
 if TYPE_CHECKING:
     from router_trio.audit.audit import Range
+    from router_trio.audit.replay import Replay
     from router_trio.expressions.expression import Expression
     from router_trio.nats.command_link import CommandLink
     from router_trio.routing.route_plans import Handler
@@ -131,7 +132,14 @@ async def _job(
         finally:
             if failed > MOST_REPORTED:
                 print(f"router-trio: and {failed - MOST_REPORTED} more", file=sys.stderr)
-            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in one.counts.items())
-            would = " would be" if dry_run else ""
-            print(f"route {route.name}, messages {one.first:,} to {one.last:,}:{would} {counts}")
+            if one.first:
+                print(f"route {route.name}{_counted(one, dry_run)}")
     return FAILED if failed else DONE
+
+
+def _counted(replay: Replay, dry_run: bool) -> str:
+    """Return the range and the counts as text."""
+    if replay.last < replay.first:
+        return f": nothing to replay, as the range ends with message {replay.last:,} and begins with {replay.first:,}"
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in replay.counts.items())
+    return f", messages {replay.first:,} to {replay.last:,}:{' would be' * dry_run} {counts}"
