@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
+
 OUTCOMES = {
     "routed": "routed",
     "different": "routed, and a copy has another payload than the route makes today",
@@ -70,7 +72,7 @@ class Stored:
     def __str__(self) -> str:
         """Return the place as text."""
         place = f"message {self.sequence:,} of stream {self.stream} on {self.connection}"
-        return f"{self.subject}, {place}, stored {shown_time(self.time_ns)}"
+        return f"{excerpt(self.subject, LONGEST_TEXT)}, {place}, stored {shown_time(self.time_ns)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class CopyFound:
         for one in self.stored:
             yield f"    {COPIES[self.stored_class]:<13}  {self.destination}: {one}"
         if not self.stored:
-            detail = f" ({self.detail})" if self.detail else ""
+            detail = f" ({excerpt(self.detail, LONGEST_TEXT)})" if self.detail else ""
             yield f"    {COPIES[self.stored_class]:<13}  {self.destination}{detail}"
 
 
@@ -149,7 +151,8 @@ class Outcome:
 
     def lines(self) -> Iterator[str]:
         """Yield the outcome as text."""
-        detail = f" ({self.detail})" if self.detail else ""
+        # The detail of a dead letter is what its headers contain.
+        detail = f" ({excerpt(self.detail, LONGEST_TEXT)})" if self.detail else ""
         yield f"route {self.route}: {OUTCOMES[self.outcome]}{detail}"
         if self.letter is not None:
             yield f"    dead letter    {self.letter.stored}"

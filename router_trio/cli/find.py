@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, number
 from router_trio.cli.configuration import load
 from router_trio.errors import SubjectError
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 
 if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
@@ -24,8 +25,13 @@ def add_arguments(parser: Parser) -> None:
         "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
     )
     parser.add_argument("subject", metavar="SUBJECT", help="the subject of the message in its source")
+    from router_trio.protocol.framing import LAST_SEQUENCE
+
     parser.add_argument(
-        "--sequence", type=number(1), metavar="N", help="its sequence in the source; default: the last one of SUBJECT"
+        "--sequence",
+        type=number(1, LAST_SEQUENCE),
+        metavar="N",
+        help="its sequence in the source; default: the last one of SUBJECT",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -82,5 +88,5 @@ async def _job(
     for where in () if json else found:
         print("\n".join(where.lines()))
     for note in () if found else finder.notes:
-        print(f"router-trio: {note}", file=sys.stderr)
+        print(f"router-trio: {excerpt(note, LONGEST_TEXT)}", file=sys.stderr)
     return DONE if found else FAILED
