@@ -76,6 +76,8 @@ def lines(settings: Settings, connection: str, format: str) -> Iterator[str]:
         yield f"# add what else their handlers send to, by replace(subject=...): {several}"
     if domain := settings.connections[connection].domain:
         yield f"# a server that is of domain {domain} itself checks $JS.API instead of $JS.{domain}.API"
+        if any(one.subject.startswith(f"$JS.{domain}.API.$KV.") for one in granted):
+            yield f"# and $KV instead of $JS.{domain}.API.$KV"
     by_kind = [(kind, [one for one in granted if one.kind == kind]) for kind in ("publish", "subscribe")]
     if format == "server":
         yield "permissions {"

@@ -20,6 +20,7 @@ from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.nats.stored import StoredMessages
 from router_trio.position.standing import Standing, read_standing
 from router_trio.protocol import framing, headers
+from router_trio.protocol.permissions import KV, kv_below
 from router_trio.settings import PositionSettings, Settings
 
 
@@ -30,13 +31,13 @@ class Bucket:
         self._link = link
         self._position = position
         self._stream = f"KV_{position.bucket}"
-        self._subject = f"$KV.{position.bucket}.{position.key}"
+        self._subject = f"{KV}.{position.bucket}.{position.key}"
 
     async def create(self) -> None:
         """Create the bucket unless it exists."""
         config = {
             "name": self._stream,
-            "subjects": [f"$KV.{self._position.bucket}.>"],
+            "subjects": [f"{KV}.{self._position.bucket}.>"],
             "num_replicas": self._position.replicas,
             "max_msgs_per_subject": 1,
             "discard": "new",
@@ -61,7 +62,9 @@ class Bucket:
 
     async def save(self, standing: Standing) -> None:
         """Store a checkpoint in place of the previous one."""
-        request = self._link.requests.send(framing.wire(self._subject), standing.to_bytes())
+        api = self._link.link.api.prefix
+        subject = f"{kv_below(api)}.{self._position.bucket}.{self._position.key}"
+        request = self._link.requests.send(framing.wire(subject), standing.to_bytes())
         try:
             read_puback(await request.answered())
         except Refused as error:

@@ -21,6 +21,19 @@ API = "$JS.API"
 """The prefix of the JetStream API, unless the connection has a `domain` or an `api_prefix`."""
 
 
+KV = "$KV"
+"""The first token of the subjects of KV buckets."""
+
+
+def kv_below(api: str) -> str:
+    """Return where to publish to the KV buckets of a JetStream API: below its prefix, unless that is the default one.
+
+    Between servers of different domains, nothing is delivered to `$KV` itself. The server of a domain removes the
+    prefix.
+    """
+    return KV if api == API else f"{api}.{KV}"
+
+
 class Use(Enum):
     """The part of a configuration that needs a permission, as text."""
 
@@ -34,6 +47,8 @@ class Use(Enum):
     FINDING_STREAMS = "a destination whose stream is found by its subject"
     STREAM_OF_DESTINATION = "the stream of a destination"
     DECLARED_STREAM = "a stream of [[streams]]"
+    POSITION = "a consumer of [[positions]], at its source"
+    CHECKPOINTS = "a consumer of [[positions]], at the destination"
     INBOX = "a connection"
 
 
@@ -73,6 +88,8 @@ _NOT_ACKED = (
     "`NATS_ACK_ERROR` or `NATS_NAK_ERROR` with `permission_denied`, counted in `router_nats_ack_failures_total` or "
     f"`router_nats_nak_failures_total`; the stream redelivers after the ack wait; {_NOT_READY}"
 )
+
+_NOT_SAVED = "`ROUTER_POSITION_NOT_SAVED` names the subject; the last checkpoint stays, and routing goes on"
 
 PERMISSIONS: tuple[Permission, ...] = (
     Permission(
@@ -214,6 +231,40 @@ PERMISSIONS: tuple[Permission, ...] = (
         "to create the stream",
         "each connection with `[[streams]]` that do not exist",
         "`NATS_STREAM_NOT_MADE` with `permission_denied`; `/readyz` names it",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.CONSUMER.INFO.{copied}.{consumer}",
+        Use.POSITION,
+        "how far the consumer is",
+        "each of `[[positions]]`, the connection of the source",
+        _NOT_SAVED,
+        details=", and its configuration",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.MSG.GET.{copied}",
+        Use.POSITION,
+        "the time of its last acked message",
+        "each of `[[positions]]`, the connection of the source",
+        _NOT_SAVED,
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.CREATE.KV_{bucket}",
+        Use.CHECKPOINTS,
+        "to create the bucket",
+        "each of `[[positions]]`, the connection of the destination",
+        _NOT_SAVED,
+        details=", and to find out whether it exists",
+    ),
+    Permission(
+        PUBLISH,
+        "{kv}.{bucket}.{key}",
+        Use.CHECKPOINTS,
+        "checkpoints",
+        "each of `[[positions]]`, the connection of the destination",
+        _NOT_SAVED,
     ),
     Permission(
         SUBSCRIBE,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from router_trio.protocol.permissions import PERMISSIONS, Permission, Use
+from router_trio.protocol.permissions import PERMISSIONS, Permission, Use, kv_below
 from router_trio.settings.checks.resolve import reaches
 from router_trio.settings.routes import DestinationSettings, RouteSettings
 from router_trio.settings.routes.destination import destination_of
@@ -21,14 +21,15 @@ from router_trio.subjects.patterns import INBOX_PREFIX, covers
 ANY = "*"
 """The name of a stream that only the server knows."""
 
-_OF_JETSTREAM = frozenset({Use.CONSUMER, Use.STREAM_OF_DESTINATION, Use.DECLARED_STREAM})
+_OF_JETSTREAM = frozenset({Use.CONSUMER, Use.STREAM_OF_DESTINATION, Use.DECLARED_STREAM, Use.POSITION, Use.CHECKPOINTS})
 """The uses that need answers: without any of them, the subscription to them is optional."""
 
 
 class Part(NamedTuple):
     """A part of a configuration that needs permissions, with the names that it has in the subjects of the table.
 
-    `of` is the route or the stream of `[[streams]]` that it belongs to, `("", "")` for the entire connection.
+    `of` is the route, the stream of `[[streams]]` or the consumer of `[[positions]]` that it belongs to, `("", "")` for
+    the entire connection.
     """
 
     use: Use
@@ -68,7 +69,8 @@ def permissions_of(settings: Settings, connection: str) -> list[Grant]:
     subjects.
     """
     here = settings.connections[connection]
-    names = {"api": here.api, "domain": here.domain or "*", "inbox_prefix": here.inbox_prefix}
+    api = here.api
+    names = {"api": api, "kv": kv_below(api), "domain": here.domain or "*", "inbox_prefix": here.inbox_prefix}
     found: dict[tuple[str, str], Grant] = {}
     parts = list(_parts(settings, connection))
     for row in PERMISSIONS:
@@ -136,6 +138,7 @@ def _parts_with_names(settings: Settings, connection: str) -> Iterator[Part]:
     for stream in settings.streams:
         if stream.connection == connection:
             yield Part(Use.DECLARED_STREAM, {"made": stream.name}, ("stream", stream.name))
+    yield from _parts_of_positions(settings, connection)
 
 
 def _parts_of_source(route: RouteSettings) -> Iterator[Part]:
@@ -151,6 +154,19 @@ def _parts_of_source(route: RouteSettings) -> Iterator[Part]:
     if route.respond:
         for pattern in (f"{INBOX_PREFIX}.>", *route.reply_to):
             yield Part(Use.ANSWERS, {"reply": pattern}, of)
+
+
+def _parts_of_positions(settings: Settings, connection: str) -> Iterator[Part]:
+    """Yield what checkpoints need at the source and at the destination (see `position/checkpoints.py`)."""
+    routes = {route.name: route for route in settings.routes}
+    for position in settings.positions:
+        route, of = routes[position.route], ("position", position.consumer)
+        if route.source.connection == connection:
+            stream = route.source.kind.stream(route.source)
+            assert stream is not None, "only a route from a stream has positions"
+            yield Part(Use.POSITION, {"copied": stream, "consumer": position.consumer}, of)
+        if route.to[0].connection == connection:
+            yield Part(Use.CHECKPOINTS, {"bucket": position.bucket, "key": position.key}, of)
 
 
 def _parts_of_streams(

@@ -17,7 +17,7 @@ from router_trio import Live, Router, Settings
 from router_trio.embedded import HOST
 from router_trio.routing.handlers import Handler
 from tests.support.eventually import eventually
-from tests.support.raw_jetstream import JetStream
+from tests.support.raw_jetstream import JetStream, JetStreamError
 from tests.support.raw_nats import RawClient, connect
 from tests.support.servers import NatsServer, nats_server
 from tests.support.watch import Watch
@@ -105,6 +105,7 @@ async def place(
     out: bool = True,
     handler: Handler | None = None,
     made: Sequence[dict[str, Any]] = (),
+    positions: Sequence[dict[str, Any]] = (),
     before: Callable[[JetStream], Awaitable[Any]] | None = None,
 ) -> AsyncIterator[Place]:
     """Yield a router and its server, with the streams `IN` of `in.*` (for routes that read it) and `OUT` of `out.*`.
@@ -130,6 +131,7 @@ async def place(
             connections={"main": {"servers": [url], **quick}},
             routes=list(routes),
             streams=list(made),
+            positions=list(positions),
         )
         watch = Watch()
         heard: list[bytes] = []
@@ -146,6 +148,25 @@ async def place(
             nursery.start_soon(listen)
             yield Place(server, settings, live, client, heard, watch)
             nursery.cancel_scope.cancel()
+
+
+async def create_billing(streams: JetStream, subject: str = "in.x") -> None:
+    """Create the consumer `billing` of the stream `IN`, which has acked a message with this subject."""
+    await streams.create_consumer("IN", "billing", ack_policy="explicit", filter_subject=subject)
+    await streams.publish(subject, b"billed")
+    hand = await streams.client.subscribe("billing")
+    await streams.client.publish("$JS.API.CONSUMER.MSG.NEXT.IN.billing", b'{"batch": 1}', None, "billing")
+    reply = (await hand.next()).reply
+    assert reply is not None
+    await streams.client.request(reply, b"+ACK")
+
+
+async def checkpoints_in(streams: JetStream) -> int:
+    """Return the number of checkpoints in the bucket of `[[positions]]`, 0 if there is no bucket."""
+    try:
+        return int((await streams.stream_info("KV_router-positions"))["state"]["messages"])
+    except JetStreamError:
+        return 0
 
 
 def refused(server: NatsServer, user: str) -> set[str]:

@@ -21,7 +21,7 @@ from router_trio.routing.handlers import Handler
 from router_trio.routing.stream.pulling import checks, pull_loop
 from router_trio.subjects.patterns import overlaps
 from router_trio.telemetry.logs.sentences import sentence
-from tests.integration.readiness import Place, place, refused, users
+from tests.integration.readiness import Place, checkpoints_in, create_billing, place, refused, users
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.server_version import needs_server
@@ -29,6 +29,7 @@ from tests.support.settings import core_route, stream_route
 
 NAMES = {
     "api": "$JS.API",
+    "kv": "$KV",
     "stream": "IN",
     "durable": "router",
     "inbox_prefix": "_INBOX",
@@ -38,6 +39,10 @@ NAMES = {
     "reply": "answers.>",
     "dead_letter": "dead.>",
     "domain": "*",
+    "copied": "IN",
+    "consumer": "billing",
+    "bucket": "router-positions",
+    "key": "route.billing",
 }
 
 HERE = "tests.integration.test_each_permission"
@@ -51,6 +56,7 @@ DEAD_LETTERS = STREAM | {"retry": {"attempts": 1}, "dead_letter": {"subject": "d
 ANSWERS = CORE | {"respond": True, "reply_to": ["answers.>"], "handler": f"{HERE}:echo"}
 ACKS_WITH_ACCOUNT = "feature_flags { js_ack_fc_v2: true }\n"
 MADE = ({"name": "MADE", "subjects": ["made.*"]},)
+POSITIONS = ({"consumer": "billing", "route": STREAM["name"], "interval": "1s"},)
 
 
 @pytest.fixture(autouse=True)
@@ -131,10 +137,13 @@ class Case:
     names: dict[str, str] = field(default_factory=dict)
     handler: Handler | None = None
     made: tuple[dict[str, Any], ...] = ()
+    positions: tuple[dict[str, Any], ...] = ()
     before: Callable[[JetStream], Awaitable[Any]] | None = None
     waits: str = ""
     server: str = ""
 
+
+CHECKPOINTS = Case(STREAM, _nothing, positions=POSITIONS, before=create_billing)
 
 CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{destination}"): {
@@ -167,6 +176,10 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     },
     (PUBLISH, "{api}.STREAM.INFO.{made}"): {"": Case(CORE, made=MADE)},
     (PUBLISH, "{api}.STREAM.CREATE.{made}"): {"": Case(CORE, made=MADE)},
+    (PUBLISH, "{api}.CONSUMER.INFO.{copied}.{consumer}"): {"": CHECKPOINTS},
+    (PUBLISH, "{api}.STREAM.MSG.GET.{copied}"): {"": CHECKPOINTS},
+    (PUBLISH, "{api}.STREAM.CREATE.KV_{bucket}"): {"": CHECKPOINTS},
+    (PUBLISH, "{kv}.{bucket}.{key}"): {"": CHECKPOINTS},
     (SUBSCRIBE, "{source}"): {"": Case(CORE)},
     (SUBSCRIBE, "{inbox_prefix}.>"): {"PubAcks": Case(STORED), "of a stream": Case(STREAM)},
     (SUBSCRIBE, "$JS.ACK.{stream}.{durable}.>"): {
@@ -213,9 +226,15 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
     subject = row.of(NAMES | case.names)
     config = case.server + (users(deny=[subject]) if row.kind == PUBLISH else users(deaf=[subject]))
     said = effect_of(row)
-    codes, metrics = re.findall(r"NATS_[A-Z_]+", said), re.findall(r"router_\w+_total", said)
+    codes, metrics = re.findall(r"(?:NATS|ROUTER)_[A-Z_]+", said), re.findall(r"router_\w+_total", said)
     async with place(
-        tmp_path, case.route, config=config, handler=case.handler, made=case.made, before=case.before
+        tmp_path,
+        case.route,
+        config=config,
+        handler=case.handler,
+        made=case.made,
+        positions=case.positions,
+        before=case.before,
     ) as at:
         await case.provoke(at)
         await eventually(lambda: any(overlaps(subject, one) for one in refused(at.server, "router")), 10)
@@ -229,9 +248,14 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
         else:
             await at.until_ready()
         # the log
-        logged = [one for code in codes for one in at.watch.of(code) if one.reason == "permission_denied"]
+        if not case.positions:
+            logged = [one for code in codes for one in at.watch.of(code) if one.reason == "permission_denied"]
+        else:
+            (code,) = codes
+            logged = [await at.watch.until(code)]
         assert not codes or logged, (codes, at.watch.codes)
-        assert all("permission" in sentence(one) for one in logged)
+        assert all("permission" in sentence(one).lower() for one in logged)
+        assert "NOT_SAVED` names the subject" not in said or any(subject in sentence(one) for one in logged), logged
         # the metrics
         counted = [name for name in metrics if at.watch.metric(name, reason="permission_denied")]
         assert not metrics or counted, metrics
@@ -246,6 +270,12 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
         await eventually(lambda: at.live.routes[0].settled["routed"] > before)
         await eventually(lambda: at.live.routes[0].in_hand == 0)
         assert_adds_up(at)
+        if case.positions:
+
+            async def has_checkpoint() -> bool:
+                return await checkpoints_in(at.streams) == 1
+
+            await eventually(has_checkpoint)
         if "stream" in case.route["from"]:
             stored = await at.stored()
             assert len(stored) == len({*stored})

@@ -15,10 +15,10 @@ import trio
 from router_trio import Message, Router, Settings
 from router_trio.cli.permissions import lines
 from router_trio.embedded import HOST, reserve_port
-from router_trio.events import Event
+from router_trio.events import Event, PositionNotSaved
 from router_trio.routing.stream.pulling import checks
 from router_trio.subjects.patterns import overlaps
-from tests.integration.readiness import refused
+from tests.integration.readiness import checkpoints_in, create_billing, refused
 from tests.integration.test_domains import jetstream_of
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -67,6 +67,8 @@ STREAMS = (
     {"name": "COPIES", "subjects": ["copies.*"]},
 )
 
+POSITIONS = ({"consumer": "billing", "route": "stream", "interval": "1s"},)
+
 ACKS_WITH_ACCOUNT = "feature_flags { js_ack_fc_v2: true }\n"
 
 
@@ -75,6 +77,7 @@ def everything(
     *,
     routes: Sequence[dict[str, Any]] = ROUTES,
     streams: Sequence[dict[str, Any]] = STREAMS,
+    positions: Sequence[dict[str, Any]] = POSITIONS,
     **connection: Any,
 ) -> Settings:
     quick = {"reconnect_delay": "50ms", "max_reconnect_delay": "300ms", "liveness_interval": "1s"}
@@ -85,6 +88,7 @@ def everything(
         connections={"main": {"servers": [url], **quick, **login, **connection}},
         routes=list(routes),
         streams=list(streams),
+        positions=list(positions),
     )
 
 
@@ -143,6 +147,7 @@ class Scene:
             and stored["DEAD"] >= 1
             and stored["COPIES"] >= 1
             and acked == [0, 0]
+            and await checkpoints_in(self.streams) == 1
         )
 
     def refused(self) -> set[str]:
@@ -197,6 +202,7 @@ async def scene(
         client = await stack.enter_async_context(connect(server.url, user="admin", password="admin"))
         at = Scene(server, client, streams if leaf else JetStream(client))
         await at.streams.create_stream("IN", ["in.*", "lead.*"])
+        await create_billing(at.streams, "lead.0")
         if left:
             await _leave_unacked(at.streams)
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -257,7 +263,10 @@ async def test_with_the_printed_permissions_nothing_is_refused(
 async def test_a_server_of_the_domain_checks_the_api_without_the_domain(tmp_path: Path) -> None:
     permissions = printed(domain="hub")
     assert "# a server that is of domain hub itself checks $JS.API instead of $JS.hub.API" in permissions
-    permissions = [one.replace('"$JS.hub.API.', '"$JS.API.') for one in permissions]
+    assert "# and $KV instead of $JS.hub.API.$KV" in permissions
+    permissions = [
+        one.replace('"$JS.hub.API.$KV.', '"$KV.').replace('"$JS.hub.API.', '"$JS.API.') for one in permissions
+    ]
     async with scene(tmp_path, permissions, extra=jetstream_of(tmp_path, "hub")) as at:
         async with routing(at, domain="hub") as watch:
             await watch.until("ROUTER_READY")
@@ -276,11 +285,11 @@ async def test_a_server_of_the_domain_checks_the_api_without_the_domain(tmp_path
 async def test_with_the_printed_permissions_nothing_is_refused_of_a_small_configuration(
     routes: Sequence[dict[str, Any]], lookups: set[str], tmp_path: Path
 ) -> None:
-    permissions = printed(routes=routes, streams=())
+    permissions = printed(routes=routes, streams=(), positions=())
     assert {subject_of(one) for one in permissions if "$JS" in one} == {*lookups}
     async with scene(tmp_path, permissions) as at:
         await at.streams.create_stream("OUT", ["out.*"])
-        async with routing(at, routes=routes, streams=()) as watch:
+        async with routing(at, routes=routes, streams=(), positions=()) as watch:
             await watch.until("ROUTER_READY")
             await at.send()
             await eventually(lambda: "eu.1" in at.heard)
@@ -316,4 +325,6 @@ async def test_without_any_of_the_printed_permissions_something_is_refused(line:
 
 def is_of_permission(event: Event) -> bool:
     """Return True if an event reports a permission that is missing."""
+    if isinstance(event, PositionNotSaved):
+        return "may not publish to" in event.detail
     return getattr(event, "reason", "") == "permission_denied"

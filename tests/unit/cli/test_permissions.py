@@ -45,10 +45,11 @@ def configured(
     *routes: dict[str, Any],
     streams: list[dict[str, Any]] | None = None,
     other: dict[str, Any] | None = None,
+    positions: list[dict[str, Any]] | None = None,
     **connection: Any,
 ) -> Settings:
     connections = {"main": {"servers": ["nats://a"], **connection}, "other": {"servers": ["nats://b"], **(other or {})}}
-    return Settings(connections=connections, routes=list(routes), streams=streams or [])
+    return Settings(connections=connections, routes=list(routes), streams=streams or [], positions=positions or [])
 
 
 def granted(settings: Settings, connection: str = "main") -> tuple[list[str], list[str]]:
@@ -225,6 +226,23 @@ def test_a_connection_gets_the_permissions_of_its_own_ends() -> None:
     assert granted(settings, "other") == (["out.a", "out.b", "dead.a", *lookups], INBOX)
 
 
+def test_a_position_is_read_at_the_source_and_kept_at_the_destination() -> None:
+    route = stream("IN", {"connection": "other", "subject": "out.a"}, route="a copy")
+    kept = [{"consumer": "billing", "route": "a copy"}, {"consumer": "shipping", "route": "a copy", "bucket": "B"}]
+    settings, without = configured(route, positions=kept), configured(route)
+    found = {one.subject: one for one in permissions_of(settings, "main")}
+    added = ["$JS.API.CONSUMER.INFO.IN.billing", "$JS.API.CONSUMER.INFO.IN.shipping"]
+    assert granted(settings) == ([*granted(without)[0], *added], granted(without)[1])
+    assert not found["$JS.API.STREAM.MSG.GET.IN"].optional, "a route works without it, checkpoints do not"
+    checkpoints = ["$KV.router-positions.a=20copy.billing", "$KV.B.a=20copy.shipping"]
+    creates = [f"$JS.API.STREAM.CREATE.KV_{bucket}" for bucket in ("router-positions", "B")]
+    assert granted(settings, "other") == ([*granted(without, "other")[0], *creates, *checkpoints], INBOX)
+    inboxes = [next(one for one in permissions_of(s, "other") if one.subject == INBOX[0]) for s in (settings, without)]
+    assert not inboxes[0].optional
+    (line,) = [one for one in lines(settings, "main", "server") if "MSG.GET" in one]
+    assert line.endswith("; positions billing, shipping: the time of its last acked message")
+
+
 def test_a_stream_of_another_account_is_not_that_of_a_destination() -> None:
     route = core("in", jetstream("out.a"))
     elsewhere = OUT | {"connection": "other"}
@@ -270,6 +288,7 @@ def test_each_row_of_the_table_is_for_a_part_that_has_its_names() -> None:
         stream("IN", "out.a", route="d", standby=True)
         | {"from": stream("IN", standby=True)["from"] | {"durable": "e"}},
         streams=[OUT],
+        positions=[{"consumer": "billing", "route": "c"}],
     )
     found = permissions_of(everything, "main")
     reasons = {(one.kind, sends) for one in found for sends in one.reasons}
