@@ -17,6 +17,7 @@ from math import inf
 import trio
 
 from router_trio.connection.duplicates import Duplicates
+from router_trio.connection.latch import Latch
 from router_trio.connection.source_streams import SourceStreams
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import quoted
@@ -240,13 +241,13 @@ class Destinations:
         if error.reason == reasons.PERMISSION_DENIED and len(self._denied) < MAX_SECRET:
             self._denied.add(stream)
 
-    async def serve(self, link: Link, tried: trio.Event) -> None:
+    async def serve(self, link: Link, tried: Latch) -> None:
         """Look the destinations up now and every `LOOK_EVERY` seconds, for as long as the link lasts."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._answer, link)
             await self._look_often(link, tried)
 
-    async def _look_often(self, link: Link, tried: trio.Event) -> None:
+    async def _look_often(self, link: Link, tried: Latch) -> None:
         tried.set()  # sending need not wait for this source
         self._denied.clear()
         self._may_not_list = False

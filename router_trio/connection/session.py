@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from contextvars import copy_context
+from sys import intern
 from typing import Protocol
 
 import trio
 
 from router_trio.connection.answers import Answers
+from router_trio.connection.latch import Latch
 from router_trio.errors import LinkError, reasons
 from router_trio.link import Connect, Link, LinkListener, Refusal
 from router_trio.outbox.outbox import Outbox
@@ -39,7 +41,7 @@ so that from a thousand messages a second on, the next one brings the fence, and
 class Source(Protocol):
     """Reads from a connection, as the subscription or the consumer of a route does."""
 
-    async def serve(self, link: Link, tried: trio.Event) -> None:
+    async def serve(self, link: Link, tried: Latch) -> None:
         """Read from this link until cancelled. Errors of its own must not end the link.
 
         Sets `tried` when it has subscribed, or could not: pending publishes are sent on this link after that.
@@ -156,7 +158,7 @@ class Session:
         """Let the tasks of the link start."""
         self._go.set()
 
-    def serve_also(self, source: Source) -> trio.Event | None:
+    def serve_also(self, source: Source) -> Latch | None:
         """Serve a source that was added later. Returns an event that is set once it has tried.
 
         Returns None and does nothing if `run` does not serve the other sources yet, or if its link is lost.
@@ -166,7 +168,7 @@ class Session:
         # The caller has another context.
         return self._context.run(self._start_serving, source, self.link, self._nursery)
 
-    def serve_again(self, source: Source) -> trio.Event | None:
+    def serve_again(self, source: Source) -> Latch | None:
         """Stop serving a source, and serve it from the start. Returns as `serve_also` does, which may do nothing."""
         if self.link is None or self._nursery is None:
             return None
@@ -197,11 +199,13 @@ class Session:
             for tried in tries:
                 await tried.wait()
 
-    def _start_serving(self, source: Source, link: Link, nursery: trio.Nursery) -> trio.Event:
+    def _start_serving(self, source: Source, link: Link, nursery: trio.Nursery) -> Latch:
         scope = self._served[source] = trio.CancelScope()
-        tried = trio.Event()
-
-        nursery.start_soon(_serve, source, link, scope, tried, name=source.serve)
+        tried = Latch()
+        kind = type(source)
+        # Interned: otherwise each of thousands of routes has a text of its own.
+        name = intern(f"{kind.__module__}.{kind.__qualname__}.serve")
+        nursery.start_soon(_serve, source, link, scope, tried, name=name)
         return tried
 
     async def _send(self, link: Link) -> None:
@@ -312,7 +316,7 @@ class Session:
         self._fenced(self.fenced_at)
 
 
-async def _serve(source: Source, link: Link, scope: trio.CancelScope, tried: trio.Event) -> None:
+async def _serve(source: Source, link: Link, scope: trio.CancelScope, tried: Latch) -> None:
     with scope:
         await source.serve(link, tried)
     tried.set()  # a source removed before that must not delay others

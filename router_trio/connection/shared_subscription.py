@@ -7,6 +7,9 @@ gets its messages directly, as from a subscription of its own.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import trio
 
 from router_trio.link import CoreSubscription, Deliver, Link, SharedDelivery, SubscriptionBatch
@@ -16,17 +19,27 @@ from router_trio.protocol.framing import RawMessage
 class SharedSubscription:
     """Subscribes once on each link for all members. Each of them gets every message, in the order of arrival."""
 
+    __slots__ = (
+        "__weakref__",
+        "_link",
+        "_lock",
+        "_members",
+        "_queue",
+        "_subject",
+        "_subscription",
+    )
+
     def __init__(self, subject: str, queue: str | None) -> None:
         self._subject = subject
         self._queue = queue
         self._link: Link | None = None
         self._members: list[Member] = []
         self._subscription: CoreSubscription | None = None
-        self._one_at_a_time = trio.Lock()
+        self._lock: trio.Lock | None = None
 
     async def join(self, link: Link, deliver: Deliver | SharedDelivery) -> Member:
         """Subscribe, or join the existing subscription on this link. Raises as `Link.subscribe` does."""
-        async with self._one_at_a_time:
+        async with self._one_at_a_time():
             if link is not self._link:
                 self._link, self._members, self._subscription = link, [], None
             member = Member(self, link, deliver)
@@ -40,6 +53,19 @@ class SharedSubscription:
             else:
                 self.deliver_to_members()
             return member
+
+    @asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        """Hold the lock, which exists only while it is used: a subscription hardly ever changes."""
+        if self._lock is None:
+            self._lock = trio.Lock()
+        lock = self._lock
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._lock = None
 
     def deliver_to_members(self) -> None:
         """Deliver to the current members, by `link.CoreSubscription.deliver_to`."""
@@ -71,7 +97,7 @@ class SharedSubscription:
         member.leaving = True
         if not self._all_are_leaving:
             await member.link.fence()
-        async with self._one_at_a_time:
+        async with self._one_at_a_time():
             if member in self._members and self._all_are_leaving and self._subscription is not None:
                 # Messages that arrive until the server has unsubscribed are for all remaining members.
                 await self._subscription.drain()
@@ -86,6 +112,13 @@ class SharedSubscription:
 
 class Member:
     """The subscription of one route to a `SharedSubscription`, as a `link.CoreSubscription`."""
+
+    __slots__ = (
+        "_shared",
+        "deliver",
+        "leaving",
+        "link",
+    )
 
     def __init__(self, shared: SharedSubscription, link: Link, deliver: Deliver | SharedDelivery) -> None:
         self.link = link

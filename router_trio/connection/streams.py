@@ -12,6 +12,7 @@ from math import inf
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit, StreamCreated, StreamDiffers, StreamNotMade
 from router_trio.link import Link
@@ -62,7 +63,7 @@ class Streams:
         self._reported.pop(name, None)
         self._state.missing_streams.pop(name, None)
 
-    async def serve(self, link: Link, tried: trio.Event) -> None:
+    async def serve(self, link: Link, tried: Latch) -> None:
         """Create missing streams, now and whenever they are deleted. Sets `tried` when each has been tried once."""
         next_tries: defaultdict[str, _NextTry] = defaultdict(_NextTry)
         while True:

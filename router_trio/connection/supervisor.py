@@ -15,6 +15,7 @@ import trio
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.backoff import Attempt
 from router_trio.connection.destinations import Destinations
+from router_trio.connection.latch import Latch
 from router_trio.connection.listener import Listener
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.pull_credit import PullBudget
@@ -124,7 +125,7 @@ class Connection:
         if self.listener.session is not None:
             self.listener.session.stop_serving(source)
 
-    def make_streams(self) -> trio.Event | None:
+    def make_streams(self) -> Latch | None:
         """Create what is missing of `streams`, which have changed. Returns an event that is set once each was tried.
 
         Returns None without a link, or with one so new that it is doing so.

@@ -8,6 +8,7 @@ from contextlib import suppress
 import trio
 
 from router_trio.client.publisher import Publisher
+from router_trio.connection.latch import Latch
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError
 from router_trio.routing.route import Route
@@ -63,10 +64,16 @@ class RouteGeneration:
     `run` may be started before `begin_routing`: messages that arrive wait until then.
     """
 
+    __slots__ = (
+        "_begun",
+        "_ended",
+        "route",
+    )
+
     def __init__(self, route: Route) -> None:
         self.route = route
-        self._begun = trio.Event()
-        self._ended = trio.Event()
+        self._begun = Latch()
+        self._ended = Latch()
 
     @property
     def begun(self) -> bool:

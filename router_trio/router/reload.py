@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.connection.session import STREAMS_FIRST_WITHIN
 from router_trio.connection.supervisor import Connection
 from router_trio.events import RestartNeeded, RouterReloaded
@@ -41,7 +42,7 @@ class Reload:
         """For each connection that ends, the routes that end before it."""
         self._new_connections: dict[str, ConnectionGeneration] = {}
         self._connection_up: dict[str, trio.Event] = {}
-        self._streams_tried: dict[str, trio.Event] = {}
+        self._streams_tried: dict[str, Latch] = {}
         self._handed_over: dict[str, RouteGeneration] = {}
         self._plans: Mapping[str, RoutePlan] = {}
         self._deadline = 0.0

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from sys import intern
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from router_trio.client.live import Live
 from router_trio.client.registry import Registry
+from router_trio.connection.latch import Latch
 from router_trio.connection.platform import Platform
 from router_trio.connection.supervisor import Connection, ConnectionCounts
 from router_trio.errors import ConfigurationError, innermost
@@ -196,7 +198,8 @@ class Run:
     def run_generation(self, generation: ConnectionGeneration | RouteGeneration) -> None:
         """Run one more generation."""
         assert self._nursery is not None
-        self._nursery.start_soon(generation.run)
+        name = intern(f"{type(generation).__module__}.{type(generation).__qualname__}.run")
+        self._nursery.start_soon(generation.run, name=name)
 
     def remember_connection(self, connection: Connection) -> None:
         """Keep the counts of a removed connection."""
@@ -434,6 +437,6 @@ class Run:
         )
 
 
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+async def _cancel_when(event: trio.Event | Latch, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()

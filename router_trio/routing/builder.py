@@ -5,7 +5,8 @@ Modules that only some routes need are imported for the first such route, so a p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -37,6 +38,7 @@ class RouteBuilder:
     def __init__(self, emit: Emit, tracing: Tracing, *, handler_errors: str = "type") -> None:
         """`handler_errors`: see `Routing`."""
         self._emit = emit
+        self._report_suppressed = partial(_report_suppressed, emit)
         self._tracing = tracing
         self._handler_errors = handler_errors
         self._passthrough: dict[Connection, Passthrough] = {}
@@ -49,7 +51,7 @@ class RouteBuilder:
 
         `before` is the same route with its previous settings, whose counts continue. A route from a stream has ended.
         """
-        connection, state = connections[plan.connection], _state(plan, connections, self._emit)
+        connection, state = connections[plan.connection], _state(plan, connections, self._report_suppressed)
         if before is not None:
             continue_counts(state, before.state)
             # Calls of its own handler may still be left behind, but no more of earlier generations' handlers.
@@ -150,12 +152,14 @@ def _keeps_messages(routing: Routing, letters: DeadLetters | None) -> bool:
     return plan.settings.retry is not None or letters is not None or routing.flow is not None or plan.by_key
 
 
-def _state(plan: RoutePlan, connections: Mapping[str, Connection], emit: Emit) -> RouteState:
+def _report_suppressed(emit: Emit, route: str, detail: str, count: int) -> None:
+    emit(message_failed(route, reasons.DUPLICATE, detail, count=count))
+
+
+def _state(
+    plan: RoutePlan, connections: Mapping[str, Connection], report_suppressed: Callable[[str, str, int], None]
+) -> RouteState:
     templates = [destination.template for destination in plan.destinations] + [REPLY] * plan.settings.respond
-
-    def report_suppressed(detail: str, count: int) -> None:
-        emit(message_failed(plan.name, reasons.DUPLICATE, detail, count=count))
-
     own_ids = plan.settings.source.own_ids
     state = RouteState(plan.name, plan.connection, templates, own_ids=own_ids, report_suppressed=report_suppressed)
     source = plan.settings.source

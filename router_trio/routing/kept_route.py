@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.hand_over import Batches
 from router_trio.routing.in_hand import InHand
@@ -39,7 +40,7 @@ class KeptRoute(Route, Generic[D]):
         self._flow = flow
         self._keyed = plan.by_key
         self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
-        self._arrived = trio.Event()
+        self._arrived = Latch()
         self._left_hand = trio.lowlevel.ParkingLot()
         self._nothing_comes = False
         if flow is not None:
@@ -71,7 +72,7 @@ class KeptRoute(Route, Generic[D]):
         """Wait until there is a message to route: one that arrived, or is due."""
         hand = self._hand
         while not hand.ready(trio.current_time()):
-            self._arrived = trio.Event()
+            self._arrived = Latch()
             with trio.CancelScope(deadline=hand.due_at):
                 await self._arrived.wait()
             self.routing.turn.begin()

@@ -60,6 +60,25 @@ D = TypeVar("D", bound=Delivery)
 class Routing:
     """Takes the messages of one route to their destinations."""
 
+    __slots__ = (
+        "_emit",
+        "_full_errors",
+        "_named_in_spans",
+        "_one_is_enough",
+        "_shares",
+        "as_it_comes",
+        "connections",
+        "flow",
+        "lost",
+        "needed",
+        "outlets",
+        "plan",
+        "responder",
+        "state",
+        "tracing",
+        "turn",
+    )
+
     def __init__(
         self,
         plan: RoutePlan,

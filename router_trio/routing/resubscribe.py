@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.connection.source_retries import JITTER_FROM
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
@@ -17,12 +18,22 @@ from router_trio.states import FAILED, RouteState
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 10.0
 
-Receive = Callable[[Link, trio.Event], Awaitable[None]]
+Receive = Callable[[Link, Latch], Awaitable[None]]
 """Receives until the intake is closed; sets the event after the first attempt. Raises `SourceError` if it fails."""
 
 
 class SourceRetry:
     """Counts and reports a route's failures to subscribe, and waits between attempts: doubling delays, with jitter."""
+
+    __slots__ = (
+        "_connection",
+        "_delay",
+        "_emit",
+        "_longer",
+        "_silent",
+        "_state",
+        "first_try_over",
+    )
 
     def __init__(self, state: RouteState, connection: Connection, emit: Emit) -> None:
         self._state = state
@@ -31,10 +42,10 @@ class SourceRetry:
         self._delay = FIRST_DELAY
         self._longer = 0.0
         self._silent = 0
-        self.first_try_over: trio.Event = trio.Event()
+        self.first_try_over: Latch = Latch()
         """Set after the first attempt, whether it succeeded or not."""
 
-    async def keep_receiving(self, receive: Receive, link: Link, tried: trio.Event, closing: trio.Event) -> None:
+    async def keep_receiving(self, receive: Receive, link: Link, tried: Latch, closing: Latch) -> None:
         """Receive on this link until the intake is closed; retry with growing delays when the source fails."""
         while not closing.is_set():
             try:
@@ -51,7 +62,7 @@ class SourceRetry:
             RouteReady(at=trio.current_time(), route=self._state.name, connection=self._connection.name, source=source)
         )
 
-    def tried(self, on_this_link: trio.Event) -> None:
+    def tried(self, on_this_link: Latch) -> None:
         """Record the end of an attempt, for which the link and the start of the router wait."""
         on_this_link.set()
         self.first_try_over.set()

@@ -19,6 +19,14 @@ class Route(ABC):
     There are two kinds: a `KeptRoute` keeps each message until it is settled; a `BatchRoute` keeps none, and is fast.
     """
 
+    __slots__ = (
+        "_scope",
+        "_successor",
+        "routing",
+        "source",
+        "state",
+    )
+
     def __init__(self, routing: Routing, source: Source) -> None:
         self.routing = routing
         self.state: RouteState = routing.state

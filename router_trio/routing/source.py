@@ -7,13 +7,11 @@ are settled has a source with a `Keeper`, which defines what an ack, a nak and t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import trio
-
+from router_trio.connection.latch import Latch
 from router_trio.connection.shared_subscription import Member
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
@@ -32,41 +30,55 @@ K = TypeVar("K", bound="Keeper[Any, Any]", covariant=True)
 class Source(ABC):
     """The source of one route. `serve` receives on each link, until `retire`."""
 
+    __slots__ = (
+        "_closing",
+        "_connection",
+        "_emit",
+        "_over",
+        "_retry",
+        "_routing",
+        "first_try_over",
+        "look",
+        "state",
+    )
+
     def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
         self.state: RouteState = routing.state
         self._routing = routing
         self._connection = connection
         self._emit = emit
         self._retry = SourceRetry(routing.state, connection, emit)
-        self.first_try_over: trio.Event = self._retry.first_try_over
+        self.first_try_over: Latch = self._retry.first_try_over
         """Set after the first attempt to receive, whether it succeeded or not."""
         self.look: Callable[[], object] = _nothing
         """Request more messages if there is room: one has left the hand. An attribute, to save a call."""
-        self._closing = trio.Event()
-        self._over = trio.Event()
+        self._closing = Latch()
+        self._over = Latch()
         self._over.set()
 
-    async def serve(self, link: Link, tried: trio.Event) -> None:
+    def serve(self, link: Link, tried: Latch) -> Coroutine[Any, Any, None]:
         """Receive from this link; retry with growing delays when the source is lost."""
-        await self._retry.keep_receiving(self._receive, link, tried, self._closing)
+        return self._retry.keep_receiving(self._receive, link, tried, self._closing)
 
     @abstractmethod
-    async def _receive(self, link: Link, tried: trio.Event) -> None:
+    async def _receive(self, link: Link, tried: Latch) -> None:
         """Receive until the source is closed, and then the messages that are on their way.
 
         Raises `SourceError` if the source does not exist or is lost. `tried` is set (by `SourceRetry.tried`) when the
         link need not wait for this any more.
         """
 
-    @contextmanager
-    def _receiving(self, afterwards: str) -> Iterator[None]:
-        """Mark the time in which messages may be received. `afterwards` is the reason why none is received after it."""
-        self._over = trio.Event()
-        try:
-            yield
-        finally:
-            self._over.set()
-            self.state.enter(STARTING, afterwards)
+    def _receiving_begins(self) -> None:
+        """Mark the begin of the time in which messages may be received, until `_receiving_ends`.
+
+        These are two methods, since a context manager would take memory as long as the route is idle.
+        """
+        self._over = Latch()
+
+    def _receiving_ends(self, afterwards: str) -> None:
+        """Mark the end of that time. `afterwards` is the reason why no message is received after it."""
+        self._over.set()
+        self.state.enter(STARTING, afterwards)
 
     # --- the end ---
 

@@ -25,6 +25,21 @@ class DestinationState:
     this is derived from the route's own count, at no cost per message.
     """
 
+    __slots__ = (
+        "_alone",
+        "_dead_letters",
+        "_routed_before",
+        "connection",
+        "looked_up",
+        "pattern",
+        "refused_for",
+        "route",
+        "shown",
+        "stream",
+        "template",
+        "waits_for_puback",
+    )
+
     def __init__(
         self,
         route: RouteState,
@@ -167,7 +182,7 @@ class Holder(Protocol):
         """How far the route is behind its stream; None without a stream, or while that is not known."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """A `Holder` as numbers."""
 
@@ -177,6 +192,8 @@ class Held:
     uncounted: int = 0
     behind: Behind | None = None
 
+
+_NOTHING_HELD = Held()
 
 BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
@@ -200,7 +217,7 @@ class OnlyBreaker(Protocol):
         ...
 
 
-def _report_nothing(detail: str, count: int) -> None:
+def _report_nothing(route: str, detail: str, count: int) -> None:
     """Report nothing, for a state without observers."""
 
 
@@ -256,11 +273,11 @@ class RouteState(RouteCounts):
         destinations: Sequence[str],
         *,
         own_ids: bool = True,
-        report_suppressed: Callable[[str, int], None] = _report_nothing,
+        report_suppressed: Callable[[str, str, int], None] = _report_nothing,
     ) -> None:
         """`own_ids`: a duplicate is always this very copy, never another message with an id chosen by its sender.
 
-        `suppressed` calls `report_suppressed` with a detail and the number of messages.
+        `suppressed` calls `report_suppressed` with the name, a detail and the number of messages.
         """
         super().__init__(destinations)
         self.own_ids: bool = own_ids
@@ -302,7 +319,7 @@ class RouteState(RouteCounts):
         """The part of `dead_lettered` that earlier generations have counted."""
         self.never_routed: int = 0
         """Messages of a core subscription that were received and never routed: they are lost."""
-        self.holder: Holder = Held()
+        self.holder: Holder = _NOTHING_HELD
         """The holder of the messages of the route, as set by `held_by`."""
         self.earlier: list[RouteState] = []
         """Generations of the route before its settings changed that still have unsettled messages: see
@@ -358,7 +375,7 @@ class RouteState(RouteCounts):
         detail = f"the stream {stream} has another message with this Nats-Msg-Id"
         self.failed[reasons.DUPLICATE] += count
         self.failed_at_last(reasons.DUPLICATE, detail=detail)
-        self._report_suppressed(detail, count)
+        self._report_suppressed(self.name, detail, count)
 
     @property
     def retrying(self) -> tuple[int, float]:

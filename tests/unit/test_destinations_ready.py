@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.connection.destinations import Destinations
+from router_trio.connection.latch import Latch
 from router_trio.events import DestinationUnconfirmed, Event
 from router_trio.link import Link
 from router_trio.states import DestinationState, RouteState
@@ -307,7 +308,7 @@ async def test_a_destination_removed_by_a_reload_during_a_lookup_is_forgotten(
 
     async with trio.open_nursery() as nursery:
         link = cast(Link, SimpleNamespace(find_streams=find_streams))
-        nursery.start_soon(destinations.serve, link, trio.Event())
+        nursery.start_soon(destinations.serve, link, Latch())
         await trio.sleep(1)
         assert looked_up == ["a", "c"]
         assert [one.route for one in events if isinstance(one, DestinationUnconfirmed)] == ["c"]

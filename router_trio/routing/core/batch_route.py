@@ -28,12 +28,23 @@ from router_trio.routing.route import Route
 if TYPE_CHECKING:
     from router_trio.routing.core.delivery import CoreDelivery
 
+_NO_BATCH = Batch(0.0, [])
+
 
 class BatchRoute(Route):
     """Routes messages of a subject without keeping them, for routes without retries, keys, limits and breakers.
 
     `BatchForwarding` and `HandlerBatch` do with batches what a `KeptRoute` does with each message.
     """
+
+    __slots__ = (
+        "_batch",
+        "_forwarding",
+        "_in_hand",
+        "_intake",
+        "_not_begun",
+        "_passes",
+    )
 
     source: SubjectSource
 
@@ -53,7 +64,7 @@ class BatchRoute(Route):
         source.deliver_to(deliver)
         self._in_hand = 0
         """The number of unrouted messages of the batch taken last from the queue."""
-        self._batch: Batch = Batch(0.0, [])
+        self._batch: Batch = _NO_BATCH
         """The batch taken last from the queue. The last messages of it may not have been started."""
         self._not_begun = 0
         """The number of messages of it that were not started: they may be taken back while the route waits."""

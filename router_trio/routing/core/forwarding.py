@@ -14,6 +14,11 @@ from router_trio.states import RouteState
 class BatchForwarding:
     """Forwards batches of one route without a handler. Failed messages are lost; `keeper` retries messages."""
 
+    __slots__ = (
+        "routing",
+        "state",
+    )
+
     def __init__(self, routing: Routing) -> None:
         self.routing: Routing = routing
         self.state: RouteState = routing.state

@@ -12,6 +12,7 @@ from operator import itemgetter
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.hand_over import Batch, Batches, Begun
 
@@ -25,6 +26,18 @@ _tail = itemgetter(4)
 class IntakeQueue:
     """A bounded queue of batches with one consumer. `deliver` is a `link.Deliver`."""
 
+    __slots__ = (
+        "_arrived",
+        "_batches",
+        "_bytes",
+        "_finished",
+        "_messages",
+        "_overflow",
+        "_taken",
+        "_turn_begins",
+        "busy",
+    )
+
     def __init__(self, overflow: Callable[[int], None], turn_begins: Callable[[], object] = lambda: None) -> None:
         """`turn_begins` is called each time that other tasks have run while `take` waited."""
         self._overflow = overflow
@@ -33,7 +46,7 @@ class IntakeQueue:
         """None until the first batch waits: an empty deque takes more memory than the rest of an idle route's queue."""
         self._messages = 0
         self._bytes = 0
-        self._arrived = trio.Event()
+        self._arrived = Latch()
         self._taken = 0
         self.busy: bool = False
         """True while messages wait, or the batch that was taken last is being routed."""
@@ -66,7 +79,7 @@ class IntakeQueue:
         Other tasks run while it waits, and after each `MESSAGES_IN_A_TURN` messages: many small batches make one turn.
         """
         while not self._batches:
-            self._arrived = trio.Event()
+            self._arrived = Latch()
             self._taken = 0
             self.finish()
             await self._arrived.wait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.connection.shared_subscription import Member, SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
@@ -20,12 +21,19 @@ from router_trio.states import RUNNING
 class SubjectSource(Source):
     """The subscription of one route."""
 
+    __slots__ = (
+        "_member",
+        "_shared",
+        "_subscribing",
+        "deliver",
+    )
+
     def __init__(self, routing: Routing, connection: Connection, emit: Emit, shared: SharedSubscription) -> None:
         """`shared` is the subscription shared with routes of the same subject."""
         super().__init__(routing, connection, emit)
         self._shared = shared
         self._member: Member | None = None
-        self._subscribing = trio.CancelScope()
+        self._subscribing: trio.CancelScope | None = None
         self.deliver: Deliver | SharedDelivery
         """The receiver of messages: see `deliver_to`."""
 
@@ -33,16 +41,17 @@ class SubjectSource(Source):
         """Set the receiver of messages, before any is received."""
         self.deliver = deliver
 
-    async def _receive(self, link: Link, tried: trio.Event) -> None:
+    async def _receive(self, link: Link, tried: Latch) -> None:
         source = self._routing.plan.settings.source
         assert source.subject is not None
-        self._subscribing = trio.CancelScope()
-        with self._receiving("no subscription, because the connection is down"):
+        self._receiving_begins()
+        try:
             if self._member is None or self._member.link is not link:
                 self._member = None
                 # A server that does not answer must not hold up the end.
-                with self._subscribing:
+                with trio.CancelScope() as self._subscribing:
                     self._member = await self._shared.join(link, self.deliver)
+                self._subscribing = None
             if self._member is None:
                 self._retry.tried(tried)
                 return
@@ -53,10 +62,13 @@ class SubjectSource(Source):
             await self._closing.wait()
             if self._member is not None:
                 await self._member.drain()
+        finally:
+            self._receiving_ends("no subscription, because the connection is down")
 
     def close(self) -> None:
         super().close()
-        self._subscribing.cancel()
+        if self._subscribing is not None:
+            self._subscribing.cancel()
 
     def retire(self) -> None:
         """Close the subscription, which stays open if the server did not answer its drain."""

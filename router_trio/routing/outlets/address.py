@@ -27,6 +27,14 @@ _ENTRY_BYTES = 300
 class Address:
     """The subjects of one destination."""
 
+    __slots__ = (
+        "_connection",
+        "_destination",
+        "_remembered_bytes",
+        "endings",
+        "prefixes",
+    )
+
     def __init__(self, destination: Destination, connection: Connection) -> None:
         self._destination = destination
         self._connection = connection

@@ -5,6 +5,7 @@ A copy has no control headers, unless the destination keeps them. Its `Nats-Msg-
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from router_trio.connection.supervisor import Connection
@@ -29,13 +30,25 @@ def measure(connection: Connection, size: int) -> None:
         )
 
 
+_control_headers = lru_cache(ControlHeaders)
+"""Makes `ControlHeaders` that destinations which keep the same ones share."""
+
+
 class CopyContents:
     """Makes the contents of copies for one destination."""
+
+    __slots__ = (
+        "_connection",
+        "_is_stored",
+        "_own_ids",
+        "_transform",
+        "control",
+    )
 
     def __init__(self, destination: Destination, connection: Connection, transform: Transform | None) -> None:
         self._connection = connection
         self._is_stored = destination.waits_for_puback
-        self.control: ControlHeaders = ControlHeaders(destination.keep)
+        self.control: ControlHeaders = _control_headers(destination.keep)
         """The headers that are not copied."""
         self._transform = transform
         self._own_ids = destination.own_ids

@@ -74,6 +74,22 @@ class OutletBreaker(Protocol):
 class Outlet:
     """Sends to one destination over its connection."""
 
+    __slots__ = (
+        "_carries_reply",
+        "_never_replied_to",
+        "_puback_from",
+        "_transform",
+        "address",
+        "breaker",
+        "changes",
+        "connection",
+        "contents",
+        "destination",
+        "outbox",
+        "template",
+        "waits_for_puback",
+    )
+
     def __init__(self, destination: Destination, connection: Connection, breaker: OutletBreaker | None = None) -> None:
         self.destination = destination
         self.template: str = destination.template

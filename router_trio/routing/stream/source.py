@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
 from router_trio.events import (
@@ -104,13 +105,13 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     # --- on one link ---
 
-    async def _receive(self, link: Link, tried: trio.Event) -> None:
+    async def _receive(self, link: Link, tried: Latch) -> None:
         try:
             await self._receive_on(link, tried)
         finally:
             self._hand.lag.forget()  # without a consumer it is not known
 
-    async def _receive_on(self, link: Link, tried: trio.Event) -> None:
+    async def _receive_on(self, link: Link, tried: Latch) -> None:
         spec = self._next_spec()
         if spec.standby:
             try:
@@ -133,8 +134,9 @@ class StreamSource(KeptSource[StreamKeeper]):
                 self._retry.wait_longer(GIVES_WAY_FOR)
             raise
 
-    async def _receive_from(self, link: Link, consumer: PullConsumer, tried: trio.Event) -> None:
-        with self._receiving("no consumer, because the connection is down"):
+    async def _receive_from(self, link: Link, consumer: PullConsumer, tried: Latch) -> None:
+        self._receiving_begins()
+        try:
             try:
                 self._pull_loop.reset()
                 self._go_by(link, consumer)
@@ -158,6 +160,8 @@ class StreamSource(KeptSource[StreamKeeper]):
                 self._retry.first_try_over.set()
                 consumer.close()
                 self._pull_loop.reset()  # returns room that was borrowed from other routes
+        finally:
+            self._receiving_ends("no consumer, because the connection is down")
 
     def _report_ready(self) -> None:
         """Report that messages are received from now on: the first pull was accepted, or none is needed yet."""

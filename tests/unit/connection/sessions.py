@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from router_trio.client.receipt import Receipt
+from router_trio.connection.latch import Latch
 from router_trio.connection.session import Session, Source
 from router_trio.events import Event
 from router_trio.link import Connect, Link, LinkListener, Refusal
@@ -139,7 +140,7 @@ class StubSource:
         self._tries = tries
         self._fails = fails
 
-    async def serve(self, link: Link, tried: trio.Event) -> None:
+    async def serve(self, link: Link, tried: Latch) -> None:
         self.served.append(link)
         try:
             await trio.sleep(self._tries)

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from router_trio.connection.latch import Latch
 from router_trio.connection.session import FENCE_EVERY, SHARED_WITHIN
 from router_trio.errors import LinkError
 from router_trio.link import Link
@@ -233,7 +234,7 @@ async def test_a_link_that_dies_when_the_session_is_cancelled_raises_nothing(aut
     setup = SessionSetup()
 
     class DiesWhenCancelled:
-        async def serve(self, link: Link, tried: trio.Event) -> NoReturn:
+        async def serve(self, link: Link, tried: Latch) -> NoReturn:
             tried.set()
             try:
                 await trio.sleep_forever()

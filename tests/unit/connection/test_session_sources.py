@@ -12,6 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from router_trio.client.receipt import Receipt
+from router_trio.connection.latch import Latch
 from router_trio.connection.session import SOURCES_FIRST_WITHIN, STREAMS_FIRST_WITHIN
 from router_trio.errors import LinkError
 from router_trio.link import Link, LinkListener
@@ -36,7 +37,7 @@ SURROUNDINGS: ContextVar[str] = ContextVar("surroundings", default="elsewhere")
 class SurroundedSource(StubSource):
     """A source that records the context in which it is served."""
 
-    async def serve(self, link: Link, tried: trio.Event) -> None:
+    async def serve(self, link: Link, tried: Latch) -> None:
         self.surroundings = SURROUNDINGS.get()
         await super().serve(link, tried)
 

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Message
+from router_trio.connection.latch import Latch
 from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.events import Emit
@@ -33,14 +34,17 @@ class Watch(KeptSource[SubjectKeeper]):
         super().__init__(routing, connection, emit)
         self.keeper: SubjectKeeper = SubjectKeeper(routing, connection, emit, letters, self)
 
-    async def _receive(self, link: Link, tried: trio.Event) -> None:
-        with self._receiving("no watch: the connection is down"):
+    async def _receive(self, link: Link, tried: Latch) -> None:
+        self._receiving_begins()
+        try:
             watch = await link.subscribe(f"{BUCKET}>", self._changed)
             self.state.enter(RUNNING)
             self._retry.ready(BUCKET)
             self._retry.tried(tried)
             await self._closing.wait()
             await watch.drain()
+        finally:
+            self._receiving_ends("no watch: the connection is down")
 
     def _changed(self, batch: list[RawMessage]) -> None:
         self.keeper.received([(raw[0][len(BUCKET) :], raw[1], raw[2], raw[3], raw[4]) for raw in batch])

@@ -11,6 +11,7 @@ from math import inf
 
 import trio
 
+from router_trio.connection.latch import Latch
 from router_trio.events import Emit, RouteStandby
 from router_trio.link import ConsumerSpec, Learn, Link, PullConsumer
 from router_trio.routing.resubscribe import SourceRetry
@@ -31,7 +32,7 @@ class Lead:
         self._waiting = trio.CancelScope()
         self._consumer: PullConsumer | None = None
 
-    async def taken(self, link: Link, spec: ConsumerSpec, tried: trio.Event, learn: Learn) -> ConsumerSpec:
+    async def taken(self, link: Link, spec: ConsumerSpec, tried: Latch, learn: Learn) -> ConsumerSpec:
         """Wait for the lead, and return the spec with its pin; without a pin if the wait was stopped.
 
         `learn` is called meanwhile with the position of the durable. Raises `SourceError` and `LinkError`.

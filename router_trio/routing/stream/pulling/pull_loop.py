@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import trio
 
 from router_trio.connection.answers import Kind
+from router_trio.connection.latch import Latch
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
@@ -87,7 +88,7 @@ class PullLoop:
         max_in_flight: int,
         max_in_flight_bytes: int,
         budget: PullBudget,
-        closing: trio.Event,
+        closing: Latch,
         never_come: Callable[[Collection[int]], None],
         elsewhere: Callable[[Collection[int]], None],
         make_room: Callable[[bool], None],
