@@ -100,10 +100,10 @@ class Replay:
         """
         info = await self._messages.info()
         self.first, self.last = await limits_of(self._messages, wanted, info)
+        self._finished = self.first - 1
         if (durable := await self._messages.consumer(self._durable)) is not None:
             # The route itself sends the others.
             self.last = min(self.last, durable.ack_floor.sequence)
-        self._finished = self.first - 1
         async with aclosing(self._selected()) as selected:
             async for message in selected:
                 await self._pace.spend(1)
@@ -119,7 +119,10 @@ class Replay:
         """Describe where to continue after a replay that was ended early."""
         if not self.first:
             return "ended before any message was replayed"
-        text = f"ended after message {self._finished:,}; continue with --from {self._finished + 1}"
+        after = "before any message was confirmed"
+        if self._finished >= self.first:
+            after = f"after message {self._finished:,}"
+        text = f"ended {after}; continue with --from {self._finished + 1}"
         return f"{text}, which may repeat up to {len(self._waiting)} messages" if self._waiting else text
 
     async def _selected(self) -> AsyncGenerator[StoredMessage, None]:

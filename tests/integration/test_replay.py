@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 import trio
 
 from router_trio import Router, Settings
-from tests.support.command import over_its_links
+from tests.support.command import over_its_links, running
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import connect
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_server
 
 CONFIGURATION = """
 [telemetry]
@@ -209,3 +210,51 @@ async def test_a_range_without_messages_is_named(tmp_path: Path, server: NatsSer
         result = await over_its_links("replay", "router.toml", "copy", "--from", "7", cwd=tmp_path)
         assert (result.returncode, result.stdout) == (1, "")
         assert "stream not found" in result.stderr
+
+
+async def test_a_replay_that_may_not_read_the_durable_continues_at_its_own_range(tmp_path: Path) -> None:
+    denied = "$JS.API.CONSUMER.INFO.SOURCE.router"
+    users = f'{{user: a, password: a}}, {{user: r, password: r, permissions: {{publish: {{deny: ["{denied}"]}}}}}}'
+    config = f"authorization {{ users: [{users}] }}"
+    async with nats_server(tmp_path, config=config) as server, place(tmp_path, server.url, user="a") as here:
+        here.url = server.url.replace("//", "//r:r@")
+        here.configure()
+        await here.publish(9)
+        code, counts, errors = await here.replay("--from", "7")
+    assert (code, counts) == (1, {})
+    assert "ended before any message was confirmed; continue with --from 7" in errors
+    assert f"this user may not publish to {denied}" in errors
+
+
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "killed server"])
+async def test_a_replay_that_is_ended_early_continues_and_loses_nothing(end: str, tmp_path: Path) -> None:
+    count = 300
+    async with nats_server(tmp_path) as server:
+        async with place(tmp_path, server.url) as here:
+            here.configure("when = 'body.n % 5 != 0'\nlimit = { rate = '200/s' }")
+            await here.publish(count)
+            async with running("replay", "router.toml", "copy", "--from", "11", cwd=tmp_path) as replay:
+
+                async def has_begun() -> bool:
+                    return len(await here.copies()) >= 70
+
+                await eventually(has_begun, within=30)
+                if end == "killed server":
+                    await server.kill()
+                else:
+                    replay.send(signal.Signals[end])
+                assert await replay.ended() == (1 if end == "killed server" else 130)
+        if end == "killed server":
+            await server.restart()
+        found = re.search(r"ended after message (\d+); continue with --from (\d+)", replay.errors)
+        assert found is not None, replay.errors
+        confirmed, start = int(found[1]), int(found[2])
+        assert confirmed + 1 == start <= count
+        due = [n for n in range(10, confirmed) if n % 5]
+        assert f"copy, messages 11 to 300: {len(due)} replayed, 0 stored before" in replay.output
+        async with connect(server.url) as client:
+            here = Place(tmp_path, server.url, JetStream(client))
+            here.configure("when = 'body.n % 5 != 0'")
+            code, counts, _ = await here.replay("--from", str(start))
+            assert (code, sum(counts.values())) == (0, count - confirmed)
+            assert await here.numbers() == [n for n in range(10, count) if n % 5], "each once, and in order"
