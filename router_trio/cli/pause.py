@@ -70,12 +70,12 @@ async def _job(route: RouteSettings, until: datetime | timedelta | None, links: 
     stream, durable = consumer_of(route)
     assert until is not None
     try:
-        info, recorded = await PausedDurable(links[route.source.connection], stream, durable).pause(until, _author())
+        info, denied = await PausedDurable(links[route.source.connection], stream, durable).pause(until, _author())
     except ValueError as error:
         raise UsageError(f"--until: {error}") from None
-    if not recorded:
+    if denied:
         why = "this user may not change the durable, so that routers can't report who has paused it"
-        print(f"router-trio: {why}", file=sys.stderr)
+        print(f"router-trio: {why}: {denied}", file=sys.stderr)
     print(f"route {route.name}: the durable {durable!r} of stream {stream!r} {paused(info)}")
     return DONE
 

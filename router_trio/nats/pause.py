@@ -55,20 +55,20 @@ class PausedDurable:
             raise SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND)
         return found
 
-    async def pause(self, until: datetime | timedelta, by: str) -> tuple[ConsumerInfo, bool]:
+    async def pause(self, until: datetime | timedelta, by: str) -> tuple[ConsumerInfo, str]:
         """Pause until that time, or for that long by the clock of the server.
 
-        Returns the durable, and whether its metadata names who has paused it: this user may not be permitted to change
-        it. A pause that is in force is replaced. `ValueError` is raised for a time that is over.
+        Returns the durable, and why its metadata does not name who has paused it, `""` if it does: this user may not be
+        permitted to change it. A pause that is in force is replaced. `ValueError` is raised for a time that is over.
         """
         now = datetime.fromisoformat((await self.info()).now or datetime.now(UTC).isoformat())
         end = now + until if isinstance(until, timedelta) else until
         if end <= now:
             raise ValueError(f"{_text(end)} is over: the time of the server is {_text(now)}")
         # Before the pause: a router that reads the durable between the two requests would report another author.
-        recorded = await self._record({PAUSED_BY: by, PAUSED_UNTIL: _text(end)})
+        denied = await self._record({PAUSED_BY: by, PAUSED_UNTIL: _text(end)})
         await self._stored.of_consumer("PAUSE", self._durable, pauses, {"pause_until": _text(end)})
-        return await self._until_shown(nanoseconds(_text(end))), recorded
+        return await self._until_shown(nanoseconds(_text(end))), denied
 
     async def resume(self) -> ConsumerInfo:
         """Resume. Nothing happens if the durable is not paused."""
@@ -79,14 +79,14 @@ class PausedDurable:
         await self._record({})
         return found
 
-    async def _record(self, record: dict[str, str]) -> bool:
-        """Replace the record in the metadata. Returns False if this user may not change the durable."""
+    async def _record(self, record: dict[str, str]) -> str:
+        """Replace the record in the metadata. Returns what this user is denied if it may not change the durable."""
         fields = await self._stored.of_consumer("INFO", self._durable, config_fields)
         old: dict[str, object] = fields.get("metadata") or {}
         kept = {key: value for key, value in old.items() if not key.startswith(_OWN)}
         metadata = {key: value for key, value in kept.items() if key not in (PAUSED_BY, PAUSED_UNTIL)} | record
         if metadata == kept:
-            return True
+            return ""
         # As an update: a durable that was deleted meanwhile is not created again.
         body = {"stream_name": self._stored.stream, "config": fields | {"metadata": metadata}, "action": "update"}
         try:
@@ -94,8 +94,8 @@ class PausedDurable:
         except SourceError as error:
             if error.reason != reasons.PERMISSION_DENIED:
                 raise
-            return False
-        return True
+            return str(error)
+        return ""
 
     async def _until_shown(self, until: int | None) -> ConsumerInfo:
         """Wait until the durable shows that it is paused until then, in nanoseconds, or not paused for None."""

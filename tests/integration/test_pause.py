@@ -261,6 +261,7 @@ async def test_a_user_who_may_not_change_the_durable_can_pause_it(tmp_path: Path
         code, printed, errors = await here.command("pause", "--for", "1h")
         assert (code, "not by `router-trio pause`" in printed) == (0, True), errors
         assert "this user may not change the durable" in errors
+        assert "this user may not publish to $JS.API.CONSUMER.DURABLE.CREATE.SOURCE.router" in errors
         assert (await here.streams.consumer_info("SOURCE", "router"))["paused"]
 
 
