@@ -62,8 +62,8 @@ class Comparison:
         self._awaited: dict[int, Expected] = {}
         self._later: dict[int, list[Expected]] = {}
         self._packed = tuple(array("Q") for _ in range(3))
-        self._recent: dict[int, int] = {}
-        self._recent_ids: dict[int, int] = {}
+        self._recent = _Recent()
+        self._recent_ids = _Recent()
         self._spare: dict[int, list[tuple[int, int | None]]] = {}
 
     def expect(self, sequence: int, identity: int, digest: int) -> None:
@@ -107,9 +107,9 @@ class Comparison:
             return  # another destination's, or of a message that had the sequence before
         self._awaited.pop(sequence, None)
         self._settle(expected, digest)
-        _remember(self._recent, sequence, identity)
+        self._recent.remember(sequence, identity)
         if self._several:
-            _remember(self._recent_ids, whole_id, sequence)
+            self._recent_ids.remember(whole_id, sequence)
 
     def begin_again(self) -> None:
         """Prepare for a second reading of copies whose identities do not contain the sequence.
@@ -184,7 +184,7 @@ class Comparison:
             if known == identity and whole_id in self._recent_ids:
                 self._states[sequence - self.first] = TWICE
             elif known == identity:
-                _remember(self._recent_ids, whole_id, sequence)
+                self._recent_ids.remember(whole_id, sequence)
         elif known is None:
             self.repeated.add(Repeated(sequence, identity))
         elif known == identity:
@@ -198,7 +198,7 @@ class Comparison:
             if known is not None and (is_known or not self._several):
                 self._spare.setdefault(identity, []).append((known, digest))
             elif known is not None:
-                _remember(self._recent_ids, whole_id, known)
+                self._recent_ids.remember(whole_id, known)
             return
         # Of several messages with one id, it is the copy of the first one with its payload.
         later = self._later.get(identity, [])
@@ -212,9 +212,9 @@ class Comparison:
         if not later:
             self._later.pop(identity, None)
         self._settle(expected, digest)
-        _remember(self._recent, identity, expected.sequence)
+        self._recent.remember(identity, expected.sequence)
         if self._several:
-            _remember(self._recent_ids, whole_id, expected.sequence)
+            self._recent_ids.remember(whole_id, expected.sequence)
 
     def _pack(self) -> None:
         """Move the older half of the awaited copies into arrays, in which the sequences are in order."""
@@ -231,8 +231,30 @@ class Comparison:
         return Expected(sequence, identities[index], digests[index])
 
 
-def _remember(recent: dict[int, int], key: int, value: int) -> None:
-    """Add a pair, and forget the oldest one beyond `MAX_RECENT`."""
-    recent[key] = value
-    if len(recent) > MAX_RECENT:
-        del recent[next(iter(recent))]
+class _Recent:
+    """What was remembered last: at least `MAX_RECENT` pairs, and at most twice as many.
+
+    Two dictionaries are cheaper than one from which the oldest pair is removed each time.
+    """
+
+    def __init__(self) -> None:
+        self._new: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def remember(self, key: int, value: int) -> None:
+        """Add a pair, or change its value."""
+        self._new[key] = value
+        if len(self._new) >= MAX_RECENT:
+            self._old, self._new = self._new, {}
+
+    def get(self, key: int) -> int | None:
+        """Return the value of a key; None if it was forgotten, or never remembered."""
+        value = self._new.get(key)
+        return self._old.get(key) if value is None else value
+
+    def __contains__(self, key: int) -> bool:
+        return self.get(key) is not None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._new, self._old = {}, {}
