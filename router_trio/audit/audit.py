@@ -27,6 +27,9 @@ from router_trio.settings import RouteSettings, Settings
 CLOCKS_DIFFER_BY = 600
 """Seconds by which the clocks of the servers of source and destination may differ."""
 
+STARTS_WITHIN = 1
+"""Seconds after its creation in which a durable that delivers new messages may not deliver any yet."""
+
 TOGETHER = 64
 """Messages that are requested at a time to judge their copies."""
 
@@ -163,8 +166,8 @@ class _Destination:
                         await confirm(self)
                 reading.take()
 
-    async def read_again(self, pace: Pace, confirm: Confirm) -> None:
-        """Look for copies that were passed over before their messages were read, as clocks were set."""
+    async def read_again(self, pace: Pace) -> None:
+        """Look for copies that were passed over before their messages were read, or that several messages share."""
         if self._expectations.by_sequence or next(self.compared.sequences(comparison.AWAITED), None) is None:
             return
         self.compared.begin_again()
@@ -176,8 +179,7 @@ class _Destination:
                         found = self._identify(reading, stored)
                         if found is not None:
                             self.compared.found(*found)
-                    if self.compared.is_full:
-                        await confirm(self)
+        self.compared.end_again()
 
     def _identify(self, reading: _Reading, stored: StoredMessage) -> Identified | None:
         found = self._expectations.identify(self.index, stored, same_subject=self.same_subject)
@@ -219,6 +221,8 @@ class Audit:
         self._judged: Sequence[Sequence[_Destination]] = ()
         self._destinations: Sequence[_Destination] = ()
         self._given_up: array[int] = array("Q")
+        self._all_compared = False
+        self._certain_from = 0
         self._removals: dict[int, Removals] = {}
         self._gone_since: set[int] = set()
 
@@ -249,6 +253,7 @@ class Audit:
             self._destinations = await self._find_destinations(stack, report, first, min(report.last, floor))
             if first <= report.last:
                 await self._compare(report, floor)
+            self._all_compared = True
             dead = await self._dead_letters(report, first)
             for sequence in self._given_up:
                 report.counts["dead_lettered" if sequence in dead else "given_up"] += 1
@@ -286,6 +291,8 @@ class Audit:
         if not self.compared_to:
             return "ended before any message was compared"
         waiting = sum(one.compared.count(comparison.AWAITED) for one in self._destinations)
+        if self._all_compared:
+            return f"ended after all messages were compared, before {waiting:,} copies that were not found were judged"
         text = f"ended after message {self.compared_to:,}; continue with --from {self.compared_to + 1}"
         if waiting:
             first = min(next(one.compared.sequences(comparison.AWAITED), NEVER) for one in self._destinations)
@@ -300,8 +307,10 @@ class Audit:
         policy = durable.config.deliver_policy
         if policy not in ("new", "by_start_time"):
             return 0
-        time = durable.created if policy == "new" else durable.config.start_time
-        return await self._messages.first_at(nanoseconds(time), info)
+        time = nanoseconds(durable.created if policy == "new" else durable.config.start_time)
+        if policy == "new":
+            self._certain_from = time + STARTS_WITHIN * 10**9
+        return await self._messages.first_at(time, info)
 
     async def _gone(self, report: Report, info: StreamInfo) -> int:
         """Return how many sequences of the range the stream no longer has."""
@@ -348,6 +357,8 @@ class Audit:
                     pattern, destination.same_subject = ">", False
                 if info.retention != "limits":
                     report.notes.append(f"stream {stream} deletes what its consumers have acked: counted as expired")
+                if info.allow_counter:
+                    report.notes.append(f"stream {stream} stores sums (allow_msg_counter): payloads are not compared")
                 start = await stored.first_at(since, info)
                 reading = _Reading(stored, info, start, pattern, await ahead_by(stored, self._messages))
                 stack.push_async_callback(reading.aclose)
@@ -385,16 +396,16 @@ class Audit:
                 self._progress(batch[-1].sequence - report.first + 1, total)
         for destination in self._destinations:
             await destination.catch_up(framing.LAST_SEQUENCE, NEVER, self._pace, self._confirm)
-            await destination.read_again(self._pace, self._confirm)
+            await destination.read_again(self._pace)
             await self._confirm(destination)
 
     async def _dead_letters(self, report: Report, first: int) -> set[int]:
         """Return the messages that lack a copy and have a dead letter of the route."""
         dead = set[int]()
         letter, source = self._route.dead_letter, self._route.source
-        without = set(self._given_up)
         if letter is None or not letter.jetstream:
             return dead
+        without = set(self._given_up)
         pattern = ">" if letter.stream is not None else source.mapping(letter.subject).pattern
         link = self._links[letter.connection].link
         names = [letter.stream] if letter.stream is not None else await link.find_streams(pattern)
@@ -485,7 +496,7 @@ class Audit:
                     compared.explain(sequence, comparison.GONE)
                 elif sequence in dead:
                     compared.explain(sequence, comparison.DEAD_LETTERED)
-                elif self.expectations.handled:
+                elif self.expectations.handled or message.time_ns < self._certain_from:
                     compared.explain(sequence, comparison.UNKNOWN)
                 elif any(
                     [await one.removed(message, copies.get(to.index)) for one, to in zip(removals, group, strict=True)]

@@ -62,6 +62,8 @@ class Comparison:
         self._awaited: dict[int, Expected] = {}
         self._later: dict[int, list[Expected]] = {}
         self._packed = tuple(array("Q") for _ in range(3))
+        self._shared: set[int] = set()
+        self._again: dict[int, dict[int, list[int]]] | None = None
         self._recent = _Recent()
         self._recent_ids = _Recent()
         self._spare: dict[int, list[tuple[int, int | None]]] = {}
@@ -82,9 +84,13 @@ class Comparison:
             self._settle(Expected(sequence, identity, digest), found)
             if not spare:
                 del self._spare[identity]
+            self._shared.add(identity)
         elif identity in self._awaited:
+            self._shared.add(identity)
             self._later.setdefault(identity, []).append(Expected(sequence, identity, digest))
         else:
+            if identity in self._recent:
+                self._shared.add(identity)
             self._awaited[identity] = Expected(sequence, identity, digest)
 
     def found(self, sequence: int | None, identity: int, digest: int | None, whole_id: int) -> None:
@@ -94,7 +100,10 @@ class Comparison:
         `whole_id` is a hash of its id.
         """
         if sequence is None:
-            self._found_by_identity(identity, digest, whole_id)
+            if self._again is None:
+                self._found_by_identity(identity, digest, whole_id)
+            else:
+                self._found_in_second_reading(identity, digest, whole_id)
             return
         if not 0 <= sequence - self.first < len(self._states):
             return
@@ -114,10 +123,24 @@ class Comparison:
     def begin_again(self) -> None:
         """Prepare for a second reading of copies whose identities do not contain the sequence.
 
-        Of these only the copies are taken in that are not found yet, and copies found in this reading before.
+        It finds the copies that were read before their messages were expected, and those that several messages with the
+        same id have together, because the stream took the others for duplicates.
         """
         self._recent.clear()
         self._recent_ids.clear()
+        self._again = {}
+        for identity, first in self._awaited.items():
+            by_digest = self._again[identity] = {}
+            for one in (first, *self._later.get(identity, ())):
+                by_digest.setdefault(one.digest, []).append(one.sequence)
+
+    def end_again(self) -> None:
+        """Record that the second reading is done: other copies with the ids of messages have other payloads."""
+        for identity, by_digest in (self._again or {}).items():
+            if identity in self._recent:
+                for sequence in (one for several in by_digest.values() for one in several):
+                    self._states[sequence - self.first] = DIFFERENT
+        self._again = None
 
     @property
     def is_full(self) -> bool:
@@ -215,6 +238,28 @@ class Comparison:
         self._recent.remember(identity, expected.sequence)
         if self._several:
             self._recent_ids.remember(whole_id, expected.sequence)
+
+    def _found_in_second_reading(self, identity: int, digest: int | None, whole_id: int) -> None:
+        """Take in a copy: every message with its id and payload has it. A further one is a repeated copy.
+
+        Except where several messages have the id, as it is not known which of their copies were found before.
+        """
+        assert self._again is not None, "begin_again was called"
+        by_digest = self._again.get(identity)
+        if by_digest is None:
+            return
+        known = self._recent.get(identity)
+        if known is not None and identity not in self._shared and (not self._several or whole_id in self._recent_ids):
+            self._states[known - self.first] = TWICE
+            return
+        digests = list(by_digest) if digest is None else [digest]
+        for sequence in (one for each in digests for one in by_digest.pop(each, ())):
+            self._states[sequence - self.first] = THERE
+            known = sequence
+        if known is None:  # all of them have other payloads
+            known = next(iter(by_digest.values()))[0]
+        self._recent.remember(identity, known)
+        self._recent_ids.remember(whole_id, known)
 
     def _pack(self) -> None:
         """Move the older half of the awaited copies into arrays, in which the sequences are in order."""

@@ -128,6 +128,8 @@ async def _job(
         _print_repair(published)
     if json:
         print(to_json.dumps(report.as_json()))
+        for note in report.notes:
+            print(f"router-trio: {note}", file=sys.stderr)
     else:
         print("\n".join(report.lines()))
     return DONE if report.clean else FAILED

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from router_trio.audit import comparison
 from router_trio.audit.audit import EVERYTHING, Range
+from router_trio.audit.removals import time_to_live
 from router_trio.audit.report import Report
+from router_trio.errors import SourceError
 from router_trio.protocol import framing
 from router_trio.settings import Settings
-from tests.unit.audit.fake_streams import SECOND, FakeAudit, FakeStream, block
+from tests.unit.audit.fake_streams import SECOND, FakeAudit, FakeStream, block, timestamp
 
 BEGIN = 1_790_000_000 * SECOND
 MINUTE = 60 * SECOND
@@ -235,3 +238,199 @@ def origin(world: World, headers: bytes, time_ns: int) -> int:
     """Return when the source stored the message of a copy, or the latest that is possible."""
     parts = headers.decode().partition("Nats-Msg-Id: ")[2].split(":")
     return int(parts[2]) if parts[0] == "SOURCE" and parts[2].isdecimal() else time_ns - world.ahead
+
+
+# --- what limits can have removed, by clocks that differ ---
+
+
+@pytest.mark.parametrize("ahead", [-300, 0, 300])
+async def test_ages_are_compared_by_the_clock_of_the_sink(ahead: int) -> None:
+    world = World(ahead=ahead * SECOND, max_age=10 * MINUTE)
+    for minute in range(20):
+        world.message("source.1", b"", BEGIN + minute * MINUTE)
+    world.now = BEGIN + 20 * MINUTE + 30 * SECOND
+    report = await world.audit()
+    assert +report.counts == Counter(expired=11, missing=9)
+
+
+@pytest.mark.parametrize("ahead", [-300, 0, 300])
+async def test_a_copy_that_is_newer_than_the_oldest_one_was_not_removed_by_a_limit(ahead: int) -> None:
+    world = World(ahead=ahead * SECOND, max_msgs=5)
+    for number in range(12):
+        sequence = world.message("source.1", b"", BEGIN + number * SECOND)
+        if number != 9:
+            world.store(BEGIN + number * SECOND + 1000, "sink.1", world.copy_id(sequence, 0, "sink.1"), b"")
+    report = await world.audit()
+    assert (+report.counts, found(report)) == (Counter(there=5, expired=6, missing=1), {10: "missing"})
+
+
+@pytest.mark.parametrize("clockless", ["SOURCE", "SINK"])
+async def test_servers_that_do_not_report_their_time(clockless: str) -> None:
+    world = World("retry = { attempts = 1 }\n" + TO, "sender", max_msgs=2)
+    for number in range(6):
+        sequence = world.message("source.1", b"", BEGIN + number * MINUTE, f"order-{number}")
+        world.store(BEGIN + number * MINUTE + 1000, "sink.1", world.copy_id(sequence, 0, "sink.1"), b"")
+
+    async def no_clock() -> None:
+        return None
+
+    stream = world.source if clockless == "SOURCE" else world.streams["SINK"]
+    stream.clock = no_clock  # type: ignore[method-assign, assignment]
+    assert +(await world.audit()).counts == Counter(there=2, expired=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("10", 10 * SECOND),
+        ("1h", 3600 * SECOND),
+        ("1h30m", 5400 * SECOND),
+        ("1.5s", 1_500_000_000),
+        ("200ms", 200_000_000),
+        ("never", None),
+        ("0", None),
+        ("", None),
+        ("5 s", None),
+        ("9" * 40, None),
+        ("-5", None),
+    ],
+)
+def test_a_time_to_live(text: str, nanoseconds: int | None) -> None:
+    assert time_to_live(block(("Nats-TTL", text))) == nanoseconds
+
+
+async def test_a_copy_whose_own_time_to_live_has_passed_is_expired() -> None:
+    to = 'to = [ { subject = "sink.{{wildcard(1)}}", headers = { keep = ["Nats-TTL"] } } ]\n'
+    world = World(to, allow_msg_ttl=True)
+    for number, ttl in enumerate(["60", "2h", "never", "1m30s"]):
+        world.source.add("source.1", b"", BEGIN + number, block(("Nats-TTL", ttl)))
+    world.now = BEGIN + 10 * MINUTE
+    report = await world.audit()
+    assert (+report.counts, found(report)) == (Counter(expired=2, missing=2), {2: "missing", 3: "missing"})
+
+
+async def test_a_rollup_of_everything_has_removed_what_was_before() -> None:
+    world = World(allow_rollup_hdrs=True)
+    for number in range(3):
+        world.message("source.1", b"", BEGIN + number * MINUTE)
+    world.store(BEGIN + 90 * SECOND, "sink.9", "", b"", more=b"Nats-Rollup: all\r\n")
+    report = await world.audit()
+    assert (+report.counts, found(report)) == (Counter(expired=2, missing=1), {3: "missing"})
+
+
+async def test_lost_values_of_a_key_are_missing_as_far_as_the_stream_would_keep_them() -> None:
+    world = World(max_msgs_per_subject=2)
+    for number in range(6):
+        sequence = world.message("source.1", b"", BEGIN + number * SECOND)
+        if number < 2:  # a backup has these: the newer ones are lost
+            world.store(BEGIN + number * SECOND + 1000, "sink.1", world.copy_id(sequence, 0, "sink.1"), b"")
+    report = await world.audit()
+    assert (+report.counts, found(report)) == (
+        Counter(there=2, expired=2, missing=2),
+        {5: "missing", 6: "missing"},
+    )
+
+
+# --- ranges, and durables that start later ---
+
+
+async def test_a_range_by_time() -> None:
+    world = World()
+    for number in range(10):
+        world.message("source.1", b"", BEGIN + number * SECOND)
+    del world.source.messages[5]
+    report = await world.audit(Range(since=BEGIN + 2 * SECOND, until=BEGIN + 6 * SECOND))
+    assert (report.first, report.last, report.messages, report.gone) == (3, 7, 4, 1)
+    assert sorted(found(report)) == [3, 4, 6, 7]
+
+
+async def test_gone_sequences_of_a_whole_stream_are_counted_without_reading_it_again() -> None:
+    world = World()
+    for number in range(10):
+        world.message("source.1", b"", BEGIN + number * SECOND)
+    for sequence in (1, 2, 5):
+        del world.source.messages[sequence]
+    assert (await world.audit()).gone == 1  # the first one is now 3
+    assert (await world.audit(Range(first=1))).gone == 3
+
+
+async def test_a_range_that_begins_long_before_the_stream_needs_no_memory_for_what_is_gone() -> None:
+    world = World()
+    world.source.add("source.1", b"", BEGIN, sequence=10**15)
+    report = await world.audit(Range(first=1))
+    assert (report.messages, report.gone, +report.counts) == (1, 10**15 - 1, Counter(missing=1))
+
+
+async def test_a_range_of_too_many_sequences_is_refused() -> None:
+    world = World()
+    world.source.add("source.1", b"", BEGIN)
+    world.source.add("source.1", b"", BEGIN, sequence=10**12)
+    with pytest.raises(SourceError, match="sequences are too many for one audit"):
+        await world.audit()
+
+
+async def test_messages_while_a_durable_is_created_for_new_ones_are_not_accused() -> None:
+    world = World()
+    for number in range(4):
+        world.message("source.1", b"", BEGIN + number * SECOND // 2)
+    created = {"deliver_policy": "new"}
+    world.source.now = world.now = BEGIN + SECOND // 4
+    report = await world.audit(**created)
+    assert report.first == 2
+    assert (+report.counts, found(report)) == (Counter(unknown=2, missing=1), {4: "missing"})
+
+
+async def test_a_durable_that_starts_at_a_time() -> None:
+    world = World()
+    for number in range(4):
+        world.message("source.1", b"", BEGIN + number * SECOND)
+    start = {"deliver_policy": "by_start_time", "opt_start_time": timestamp(BEGIN + 2 * SECOND)}
+    report = await world.audit(**start)
+    assert (report.first, +report.counts) == (3, Counter(missing=2))
+    assert report.notes == ["durable router starts at message 3: it never got earlier ones"]
+    report = await world.audit(Range(first=1), **start)
+    assert +report.counts == Counter(missing=4)
+
+
+# --- copies of several messages, and of other routes ---
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_ids_that_senders_use_twice(seed: int) -> None:
+    drawn = Random(seed)
+    world = World(TO, "sender", ahead=drawn.randrange(-5 * MINUTE, 5 * MINUTE))
+    truth: Counter[str] = Counter()
+    for number in range(100):
+        at = BEGIN + number * drawn.choice([1000, SECOND])
+        which = drawn.randrange(60)
+        sequence = world.message("source.1", b"%d" % which, max(at, world.now), f"order-{which}")
+        known = any(copy[3] == block(("Nats-Msg-Id", world.copy_id(sequence, 0, "sink.1"))) for copy in world.copies)
+        if not known or drawn.random() < 0.5:  # otherwise the stream took it for a duplicate
+            world.store(world.now + 1000, "sink.1", world.copy_id(sequence, 0, "sink.1"), b"%d" % which)
+        truth["there"] += 1
+    assert +(await world.audit()).counts == truth
+
+
+async def test_more_repeated_copies_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "MAX_RECENT", 5)
+    monkeypatch.setattr(comparison, "MAX_REPEATED", 10)
+    world = World()
+    for round_ in range(2):
+        for number in range(200):
+            at = BEGIN + number * SECOND
+            sequence = number + 1 if round_ else world.message("source.1", b"", at)
+            world.store(at + round_ * MINUTE * 60 + 1, "sink.1", world.copy_id(sequence, 0, "sink.1"), b"")
+    assert +(await world.audit()).counts == Counter(twice=200)
+
+
+async def test_an_audit_that_ends_early_reports_how_far_it_came() -> None:
+    world = World()
+    for number in range(10):
+        world.message("source.1", b"", BEGIN + number * SECOND)
+    world.source.consume("router", 10)
+    audit = FakeAudit(world.settings, world.route, [world.source, *world.streams.values(), world.dead])
+    assert audit.how_far() == "ended before any message was compared"
+    await audit.run(EVERYTHING)
+    audit._all_compared = False
+    audit.compared_to = 7
+    assert audit.how_far() == "ended after message 7; continue with --from 8"

@@ -216,8 +216,33 @@ def test_two_messages_with_the_same_id_may_have_one_copy_together() -> None:
     assert [compared.state(sequence) for sequence in (1, 2)] == [THERE, AWAITED]
     compared.begin_again()
     compared.found(None, 100, 7, 100)
-    compared.confirm_spare()
+    compared.end_again()
     assert [compared.state(sequence) for sequence in (1, 2)] == [THERE, THERE]
+
+
+def test_messages_with_the_same_id_but_other_payloads_than_their_common_copy_are_different() -> None:
+    compared = by_identity()
+    for sequence in (1, 2, 3):
+        compared.expect(sequence, 100, sequence)
+    compared.found(None, 100, 1, 100)
+    compared.begin_again()
+    compared.found(None, 100, 1, 100)
+    compared.end_again()
+    assert [compared.state(sequence) for sequence in (1, 2, 3)] == [THERE, DIFFERENT, DIFFERENT]
+
+
+def test_two_copies_of_three_messages_with_the_same_id_are_not_repeated_ones() -> None:
+    compared = by_identity()
+    compared.expect(1, 100, 7)
+    compared.found(None, 100, 7, 100)
+    compared.expect(2, 100, 7)
+    compared.expect(3, 100, 7)
+    compared.found(None, 100, 7, 100)
+    compared.begin_again()
+    for _ in range(2):
+        compared.found(None, 100, 7, 100)
+    compared.end_again()
+    assert compared.count(THERE) == 3
 
 
 def test_a_double_that_only_the_second_reading_finds() -> None:
@@ -227,7 +252,7 @@ def test_a_double_that_only_the_second_reading_finds() -> None:
     compared.begin_again()
     compared.found(None, 100, 7, 100)
     compared.found(None, 100, 7, 100)
-    compared.confirm_spare()
+    compared.end_again()
     assert compared.state(1) == TWICE
 
 
