@@ -10,12 +10,15 @@ import pytest
 import trio
 
 from router_trio.audit.audit import EVERYTHING, Audit, Range, connections_of
-from router_trio.errors import SourceError
+from router_trio.errors import LinkError, SourceError
 from router_trio.nats.command_link import open_links
 from router_trio.settings import Settings
 from tests.integration.test_audit import TO, Place, place
 from tests.support.command import over_its_links
-from tests.support.servers import NatsServer
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
+from tests.support.servers import NatsServer, nats_server
 
 NAMED = 'to = [ { subject = "sink.{{wildcard(1)}}", stream = "SINK" } ]\n'
 NAMED_TWICE = """
@@ -243,3 +246,76 @@ async def test_a_handler_that_makes_several_copies_or_none(tmp_path: Path, serve
             sys.path.remove(str(tmp_path))
             sys.modules.pop("handlers", None)
         assert +report.counts == Counter(there=6, unknown=3)
+
+
+ELSEWHERE = """
+retry = {{ attempts = 1 }}
+dead_letter = {{ connection = "there", subject = "dead.{{{{wildcard(1)}}}}" }}
+to = [ {{ connection = "there", subject = "sink.{{{{wildcard(1)}}}}", payload = 'string(1 / (body.number - 4))' }} ]
+[connections.there]
+servers = ["{url}"]
+api_prefix = "{api}"
+"""
+
+
+async def test_dead_letters_and_copies_over_another_connection_with_a_prefix_of_the_api(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server) as here, connect(server.url) as client:
+        # Another name of the same API, as a domain or an import has one.
+        requests = await client.subscribe("JS.there.API.>")
+
+        async def forward() -> None:
+            async for request in requests:
+                subject = "$JS.API." + request.subject.removeprefix("JS.there.API.")
+                await client.publish(subject, request.payload, reply=request.reply)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(forward)
+            here.configure(ELSEWHERE.format(url=server.url, api="JS.there.API"))
+            text = (tmp_path / "router.toml").read_text()
+            (tmp_path / "router.toml").write_text(text.replace("from = {", 'from = { connection = "main",'))
+            await here.publish(10)
+            await here.route()
+            assert +(await here.audit()).counts == Counter(there=9, dead_lettered=1)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_is_lost_meanwhile_is_an_error(tmp_path: Path) -> None:
+    async with nats_server(tmp_path) as server, connect(server.url) as client:
+        stream = JetStream(client)
+        for name in ("SOURCE", "SINK"):
+            await stream.create_stream(name, [f"{name.lower()}.*"])
+        here = Place(tmp_path, server.url, stream)
+        await here.copied(10)
+        with pytest.raises(LinkError):
+            await interfered(here, server.kill)
+
+
+async def test_copies_of_a_route_with_several_filters(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server) as here:
+        await here.stream.edit_stream("SOURCE", subjects=["source.*", "noise.*", "more.*"])
+        here.configure()
+        text = (tmp_path / "router.toml").read_text()
+        (tmp_path / "router.toml").write_text(text.replace('"source.*"', '["source.*", "more.*"]'))
+        for subject in ("more.1", "noise.1", "source.1", "noise.2", "more.2"):
+            await here.stream.publish(subject, subject.encode())
+        await here.route()
+        await here.delete("SINK", 3)
+        report = await here.audit()
+        assert (report.messages, +report.counts) == (3, Counter(there=2, missing=1))
+        assert report.findings[0].subject == "more.2"
+
+
+async def test_copies_that_have_grown_too_old_are_expired(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server) as here:
+        await here.copied(5)
+        await here.delete("SINK", 2)
+        assert +(await here.audit()).counts == Counter(there=4, missing=1)
+        await here.stream.edit_stream("SINK", max_age=1_000_000_000)
+
+        async def empty() -> bool:
+            return bool((await here.stream.stream_info("SINK"))["state"]["messages"] == 0)
+
+        await eventually(empty, 10)
+        assert +(await here.audit()).counts == Counter(expired=5)
