@@ -277,7 +277,7 @@ class Comparison:
 
 
 class _Recent:
-    """What was remembered last: at least `MAX_RECENT` pairs, and at most twice as many.
+    """The pairs that were remembered last: at least `MAX_RECENT` pairs, and at most twice as many.
 
     Two dictionaries are cheaper than one from which the oldest pair is removed each time.
     """

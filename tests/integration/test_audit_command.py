@@ -13,6 +13,7 @@ import trio
 
 from tests.integration.test_audit import place
 from tests.support.command import COMMAND, environment, over_its_links
+from tests.support.eventually import eventually
 from tests.support.servers import NatsServer, nats_server
 
 
@@ -37,7 +38,12 @@ async def test_an_interrupted_audit_reports_where_to_continue(tmp_path: Path, se
         await here.copied(3000)
         await here.delete("SINK", 5)
         process = started("audit", "router.toml", "copy", "--rate", "1000", cwd=tmp_path)
-        await trio.sleep(3)
+
+        async def has_read_a_third() -> bool:
+            clients = (await server.monitor("/connz"))["connections"]
+            return any(" audit" in one.get("name", "") and one["in_msgs"] > 2000 for one in clients)
+
+        await eventually(has_read_a_third, 60)
         process.send_signal(signal.SIGINT)
         output, errors = await trio.to_thread.run_sync(process.communicate)
         assert (process.returncode, output) == (130, "")
