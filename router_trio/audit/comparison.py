@@ -22,6 +22,9 @@ MAX_UNPACKED = 65_536
 MAX_RECENT = 65_536
 """Copies that were found last and are remembered, to recognize the same copy when it is found again."""
 
+RECENT_SEQUENCES = 4096
+"""Copies that are remembered where the identity contains the sequence, so that others can be confirmed."""
+
 MAX_LATER = 64
 """Messages with the id of an earlier one among which the one with the payload of a copy is looked for."""
 
@@ -64,8 +67,8 @@ class Comparison:
         self._packed = tuple(array("Q") for _ in range(3))
         self._shared: set[int] = set()
         self._again: dict[int, dict[int, list[int]]] | None = None
-        self._recent = _Recent()
-        self._recent_ids = _Recent()
+        self._recent = _Recent(RECENT_SEQUENCES if by_sequence else MAX_RECENT)
+        self._recent_ids = _Recent(MAX_RECENT)
         self._spare: dict[int, list[tuple[int, int | None]]] = {}
 
     def expect(self, sequence: int, identity: int, digest: int) -> None:
@@ -277,19 +280,20 @@ class Comparison:
 
 
 class _Recent:
-    """The pairs that were remembered last: at least `MAX_RECENT` pairs, and at most twice as many.
+    """The pairs that were remembered last: at least `least` pairs, and at most twice as many.
 
     Two dictionaries are cheaper than one from which the oldest pair is removed each time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least: int) -> None:
+        self._least = least
         self._new: dict[int, int] = {}
         self._old: dict[int, int] = {}
 
     def remember(self, key: int, value: int) -> None:
         """Add a pair, or change its value."""
         self._new[key] = value
-        if len(self._new) >= MAX_RECENT:
+        if len(self._new) >= self._least:
             self._old, self._new = self._new, {}
 
     def get(self, key: int) -> int | None:

@@ -39,6 +39,7 @@ servers = ["{source}"]
 connect_timeout = "30s"
 [connections.there]
 servers = {sink}
+connect_timeout = "30s"
 [[routes]]
 name = "copy"
 from = {{ connection = "main", stream = "SOURCE", durable = "router", filter = "source.*" }}

@@ -373,7 +373,7 @@ async def test_messages_while_a_durable_is_created_for_new_ones_are_not_accused(
     world = World()
     for number in range(4):
         world.message("source.1", b"", BEGIN + number * SECOND // 2)
-    created = {"deliver_policy": "new"}
+    created: dict[str, Any] = {"deliver_policy": "new"}
     world.source.now = world.now = BEGIN + SECOND // 4
     report = await world.audit(**created)
     assert report.first == 2
@@ -384,7 +384,7 @@ async def test_a_durable_that_starts_at_a_time() -> None:
     world = World()
     for number in range(4):
         world.message("source.1", b"", BEGIN + number * SECOND)
-    start = {"deliver_policy": "by_start_time", "opt_start_time": timestamp(BEGIN + 2 * SECOND)}
+    start: dict[str, Any] = {"deliver_policy": "by_start_time", "opt_start_time": timestamp(BEGIN + 2 * SECOND)}
     report = await world.audit(**start)
     assert (report.first, +report.counts) == (3, Counter(missing=2))
     assert report.notes == ["durable router starts at message 3: it never got earlier ones"]
@@ -412,7 +412,7 @@ async def test_ids_that_senders_use_twice(seed: int) -> None:
 
 
 async def test_more_repeated_copies_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "MAX_RECENT", 5)
+    monkeypatch.setattr(comparison, "RECENT_SEQUENCES", 5)
     monkeypatch.setattr(comparison, "MAX_REPEATED", 10)
     world = World()
     for round_ in range(2):

@@ -28,6 +28,7 @@ MANY = 200
 @pytest.fixture(autouse=True)
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "MAX_RECENT", 50)
+    monkeypatch.setattr(comparison, "RECENT_SEQUENCES", 50)
     monkeypatch.setattr(comparison, "MAX_UNPACKED", 64)
 
 
@@ -140,11 +141,11 @@ def test_at_least_the_last_copies_are_remembered() -> None:
     for sequence in range(1, MANY + 1):
         compared.expect(sequence, sequence, 7)
         compared.found(sequence, sequence, 7, sequence)
-        again = max(1, sequence - comparison.MAX_RECENT + 1)
+        again = max(1, sequence - comparison.RECENT_SEQUENCES + 1)
         if sequence % 2:
             compared.found(again, again, 7, again)
     assert not compared.repeated
-    assert compared.count(TWICE) == MANY // 2 - comparison.MAX_RECENT // 2 + 1
+    assert compared.count(TWICE) == MANY // 2 - comparison.RECENT_SEQUENCES // 2 + 1
 
 
 def test_two_destinations_with_one_subject_have_one_copy() -> None:
