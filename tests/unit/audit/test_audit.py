@@ -275,7 +275,7 @@ async def test_servers_that_do_not_report_their_time(clockless: str) -> None:
         return None
 
     stream = world.source if clockless == "SOURCE" else world.streams["SINK"]
-    stream.clock = no_clock  # type: ignore[method-assign, assignment]
+    stream.clock = no_clock  # type: ignore[method-assign]
     assert +(await world.audit()).counts == Counter(there=2, expired=4)
 
 
