@@ -118,6 +118,7 @@ async def _job(
                 assert expected.copy is not None
                 copy = f"would publish {expected.copy.subject} to connection {expected.copy.connection}"
                 print(copy, file=sys.stderr if json else sys.stdout)
+            _print_overtaken(audits[0].overtaken)
     except RangeError as error:
         raise UsageError(f"{error} (--from, --to)") from None
     except (trio.Cancelled, RouterError):
@@ -140,8 +141,12 @@ def _print_repair(published: Repair) -> None:
     if published.duplicates:
         why = "their streams still remember the ids; repeat the repair after the duplicate window"
         print(f"router-trio: copies not stored: {published.duplicates:,}: {why}", file=sys.stderr)
-    if published.overtaken:
-        why = "their streams keep the newest messages of a subject, and have newer ones"
-        print(f"router-trio: copies not published: {published.overtaken:,}: {why}", file=sys.stderr)
+    _print_overtaken(published.overtaken)
     for refusal in published.refusals:
         print(f"router-trio: not stored: {refusal}", file=sys.stderr)
+
+
+def _print_overtaken(count: int) -> None:
+    if count:
+        why = "their streams keep the newest messages of a subject, and have newer ones"
+        print(f"router-trio: copies not published: {count:,}: {why}", file=sys.stderr)

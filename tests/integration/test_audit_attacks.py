@@ -172,6 +172,9 @@ async def test_a_repair_does_not_replace_the_newest_value_of_a_key(tmp_path: Pat
         (old,) = [one for one in copies if one.payload == b'{"number": 10}']
         (newest,) = [one for one in copies if one.payload == b'{"number": 19}']
         await here.delete("SINK", old.sequence, newest.sequence)
+        result = await over_its_links("audit", "router.toml", "copy", "--repair", "--dry-run", cwd=tmp_path)
+        assert result.stdout.count("would publish") == 1
+        assert "copies not published: 1: their streams keep the newest messages" in result.stderr
         result = await over_its_links("audit", "router.toml", "copy", "--repair", cwd=tmp_path)
         assert result.returncode == 1
         assert "copies published: 1, refused: 0" in result.stderr
@@ -194,10 +197,12 @@ async def test_copies_with_a_time_to_live_of_their_own_are_expired(tmp_path: Pat
         for name in ("SOURCE", "SINK"):
             await here.stream.edit_stream(name, allow_msg_ttl=True)
         here.configure('to = [ { subject = "sink.{{wildcard(1)}}", headers = { keep = ["Nats-TTL"] } } ]\n')
-        await here.stream.publish("source.1", b"1")
+        for ttl in ("9s", "1h"):
+            await here.stream.publish("source.1", b"1", [("Nats-TTL", ttl)])
         await here.route()
-        await here.delete("SINK", 1)
-        assert +(await here.audit()).counts == Counter(missing=1)
+        await here.delete("SINK", 1, 2)
+        report = await here.audit()
+        assert (+report.counts, report.findings[0].sequence) == (Counter(expired=1, missing=1), 2)
 
 
 async def test_a_work_queue_as_source_or_as_sink(tmp_path: Path, server: NatsServer) -> None:

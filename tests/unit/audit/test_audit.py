@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from router_trio.audit import comparison
-from router_trio.audit.audit import EVERYTHING, Range
+from router_trio.audit.audit import EVERYTHING, Range, RangeError
 from router_trio.audit.removals import time_to_live
 from router_trio.audit.report import Report
-from router_trio.errors import SourceError
 from router_trio.protocol import framing
 from router_trio.settings import Settings
 from tests.unit.audit.fake_streams import SECOND, FakeAudit, FakeStream, block, timestamp
@@ -365,7 +364,7 @@ async def test_a_range_of_too_many_sequences_is_refused() -> None:
     world = World()
     world.source.add("source.1", b"", BEGIN)
     world.source.add("source.1", b"", BEGIN, sequence=10**12)
-    with pytest.raises(SourceError, match="sequences are too many for one audit"):
+    with pytest.raises(RangeError, match="sequences are too many for one audit"):
         await world.audit()
 
 
