@@ -234,7 +234,7 @@ async def test_a_subject_among_many_others_is_compared(tmp_path: Path, server: N
         ]
 
 
-async def test_what_other_clients_wrote_into_a_dead_letter_does_not_reach_the_terminal(
+async def test_control_characters_in_a_dead_letter_do_not_reach_the_terminal(
     tmp_path: Path, server: NatsServer
 ) -> None:
     async with place(tmp_path, server) as here:
