@@ -14,7 +14,7 @@ from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, confi
 from router_trio.cli.configuration import load
 
 if TYPE_CHECKING:
-    from router_trio.errors import LinkError
+    from router_trio.errors import LinkError, SourceError
     from router_trio.nats.command_link import CommandLink
     from router_trio.position.standing import Standing
     from router_trio.settings import RouteSettings, Settings
@@ -39,8 +39,9 @@ def position(config: Path, route: str, *, consumer: str, apply: bool, json: bool
     again. The server does not report which messages above the ack floor
     are acked, so these are repeated. Stop the consumer first.
 
-    If the source can't be reached, the last checkpoint is used that a
-    router with [[positions]] has saved at the destination.
+    If the source can't be reached, or no longer has the stream, the last
+    checkpoint is used that a router with [[positions]] has saved at the
+    destination.
 
     Nothing is changed. With --apply, a durable with the name and the
     configuration of the consumer is created at that sequence. Its filter
@@ -75,7 +76,7 @@ async def _job(
     json: bool,
     links: Mapping[str, CommandLink],
 ) -> int:
-    from router_trio.errors import LinkError
+    from router_trio.errors import LinkError, SourceError, reasons
     from router_trio.nats.command_link import open_links
     from router_trio.position.finder import Finder
 
@@ -87,7 +88,13 @@ async def _job(
             except LinkError as error:
                 checkpoint = await _checkpoint(settings, route, consumer, links, error)
         finder = Finder(settings, route, links)
-        standing = checkpoint or await finder.standing(consumer)
+        try:
+            standing = checkpoint or await finder.standing(consumer)
+        except SourceError as error:
+            # A server without the stream, or without a leader for it: the source is as gone as without the server.
+            if error.reason not in (reasons.JETSTREAM, reasons.NO_JETSTREAM, reasons.TIMEOUT):
+                raise
+            standing = checkpoint = await _checkpoint(settings, route, consumer, links, error)
         answer = await finder.find(standing, from_checkpoint=checkpoint is not None)
         if apply:
             await finder.apply(answer)
@@ -96,9 +103,13 @@ async def _job(
 
 
 async def _checkpoint(
-    settings: Settings, route: RouteSettings, consumer: str, links: Mapping[str, CommandLink], error: LinkError
+    settings: Settings,
+    route: RouteSettings,
+    consumer: str,
+    links: Mapping[str, CommandLink],
+    error: LinkError | SourceError,
 ) -> Standing:
-    """Return the last checkpoint of the consumer. Raises `LinkError`, with both reasons, if there is none."""
+    """Return the last checkpoint of the consumer. Raises an error like `error`, with both reasons, if there is none."""
     from router_trio.errors import LinkError, SourceError
     from router_trio.position.checkpoints import Bucket
 
@@ -114,7 +125,8 @@ async def _checkpoint(
                 print(f"router-trio: {error}; using the checkpoint of {standing.at}", file=sys.stderr)
                 return standing
             why = f"bucket {one.bucket} has none of consumer {consumer}"
-    raise LinkError(f"{error}; and no checkpoint can be used: {why}", reason=error.reason) from error
+    kind = LinkError if isinstance(error, LinkError) else SourceError
+    raise kind(f"{error}; and no checkpoint can be used: {why}", reason=error.reason) from error
 
 
 def _check_consumer(name: str) -> None:

@@ -145,6 +145,30 @@ async def test_a_checkpoint_that_can_not_be_used_is_refused_with_the_reason(
         assert (await west.stream_info("COPY"))["state"]["consumer_count"] == 0
 
 
+@pytest.mark.parametrize("has_jetstream", [True, False])
+async def test_a_server_that_lost_its_streams_is_no_source(
+    has_jetstream: bool, tmp_path: Path, server: NatsServer
+) -> None:
+    folder = tmp_path / "east"
+    folder.mkdir()
+    async with connect(server.url) as client, nats_server(folder, jetstream=has_jetstream) as east:
+        (tmp_path / "router.toml").write_text(CONFIGURATION.format(east=east.url, west=server.url))
+        west = JetStream(client)
+        await west.create_stream("COPY", ["copy.*"])
+        words = ("position", "router.toml", "copy", "--consumer", "billing", "--json")
+        result = await over_its_links(*words, cwd=tmp_path)
+        lost = "stream not found" if has_jetstream else "JetStream is not enabled"
+        assert result.returncode == 1
+        assert lost in result.stderr
+        assert "and no checkpoint can be used: " in result.stderr
+        await west.create_stream("KV_router-positions", ["$KV.router-positions.>"])
+        await west.publish("$KV.router-positions.copy.billing", json.dumps(CHECKPOINT).encode())
+        result = await over_its_links(*words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert lost in result.stderr
+        assert json.loads(result.stdout)["checkpoint"] is True
+
+
 async def test_a_destination_without_jetstream_is_named(tmp_path: Path, server: NatsServer) -> None:
     heard: list[Event] = []
     folder = tmp_path / "west"
