@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from router_trio.errors.quotes import LONGEST_TEXT, excerpt
+
 OUTCOMES = {
     "routed": "routed",
     "filtered": "filtered",
@@ -124,7 +126,9 @@ class Changes:
         yield f"of the last {len(rows):,}: {before} -> {after}"
         newest = {row.change: row for row in rows}
         for change, count in self.changes().most_common():
-            yield f"{count:>12,}  {change}, such as message {newest[change].sequence:,} {newest[change].subject}"
+            example = newest[change]
+            subject = excerpt(example.subject, LONGEST_TEXT)
+            yield f"{count:>12,}  {change}, such as message {example.sequence:,} {subject}"
         if len(newest) == 1 and "" in newest:
             yield "nothing would change"
         yield from self._destinations(rows)

@@ -158,3 +158,11 @@ async def test_the_search_for_messages_of_the_route_is_bounded(monkeypatch: pyte
 async def test_a_stream_without_messages() -> None:
     changes = await FakeTrial(configured(), configured(), source(0)).run(5)
     assert list(changes.lines()) == ["route copy, stream SOURCE: no messages"]
+
+
+async def test_control_characters_of_a_subject_do_not_reach_the_terminal() -> None:
+    stream = source(1)
+    stream.add("source.\x1b[2J", b"{}", SECOND + 1, b"")
+    changes = await FakeTrial(configured(), configured("when = 'false'\n" + TO), stream).run(2)
+    assert any("message 2 source.\\x1b[2J" in line for line in changes.lines())
+    assert not any("\x1b" in line for line in changes.lines())
