@@ -91,6 +91,8 @@ class Replay:
         self._waiting: dict[str, _Sent] = {}
         """Messages that were sent and are not confirmed, by source subject, in order."""
         self._finished = 0
+        self._is_cut = False
+        """True if the range was to end behind the last message that the route has settled."""
 
     async def run(self, wanted: Range) -> None:
         """Replay the range, as far as the durable of the route has settled it.
@@ -103,6 +105,7 @@ class Replay:
         self._finished = self.first - 1
         if (durable := await self._messages.consumer(self._durable)) is not None:
             # The route itself sends the others.
+            self._is_cut = durable.ack_floor.sequence < self.last
             self.last = min(self.last, durable.ack_floor.sequence)
         async with aclosing(self._selected()) as selected:
             async for message in selected:
@@ -114,6 +117,23 @@ class Replay:
                     self._finished = message.sequence
         await self._finish()
         self._finished = self.last
+
+    def summary(self) -> str:
+        """Describe the range and the counts.
+
+        A dry run sends nothing, so it does not know which copies are stored already, and does not count them.
+        """
+        if self.first > self.last:
+            later = "; the route itself sends later messages" if self._is_cut else ""
+            why = f"the range ends with message {self.last:,} and begins with {self.first:,}"
+            return f": nothing to replay, as {why}{later}"
+        counts = dict(self.counts)
+        if self._dry_run:
+            del counts[STORED_BEFORE]
+        words = ((name.replace("_", " "), count) for name, count in counts.items())
+        would = "would be " if self._dry_run else ""
+        text = ", ".join(f"{count:,} {would if name == REPLAYED else ''}{name}" for name, count in words)
+        return f", messages {self.first:,} to {self.last:,}: {text}"
 
     def how_far(self) -> str:
         """Describe where to continue after a replay that was ended early."""

@@ -83,7 +83,9 @@ def replay(
     try:
         condition = None if where is None else compile_for(where, WHEN, from_stream=True)
     except ExpressionError as error:
-        raise UsageError(f"--where: {error}") from None
+        raise UsageError(
+            f"--where, line {error.line}, column {error.column}: {error.message}\n{error.picture}"
+        ) from None
     handlers = handlers_of(settings, found)
     names = dict.fromkeys([found.source.connection, *(to.connection for to in found.to)])
     job = partial(_job, settings, found, handlers, range_of(start, end), condition, new_ids, dry_run)
@@ -133,13 +135,5 @@ async def _job(
             if failed > MOST_REPORTED:
                 print(f"router-trio: and {failed - MOST_REPORTED} more", file=sys.stderr)
             if one.first:
-                print(f"route {route.name}{_counted(one, dry_run)}")
+                print(f"route {route.name}{one.summary()}")
     return FAILED if failed else DONE
-
-
-def _counted(replay: Replay, dry_run: bool) -> str:
-    """Return the range and the counts as text."""
-    if replay.last < replay.first:
-        return f": nothing to replay, as the range ends with message {replay.last:,} and begins with {replay.first:,}"
-    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in replay.counts.items())
-    return f", messages {replay.first:,} to {replay.last:,}:{' would be' * dry_run} {counts}"

@@ -61,14 +61,24 @@ def moment(text: str) -> datetime:
 
 
 def range_of(start: Bound | None, end: Bound | None) -> Range:
-    """Return the range from the message or time `start` to `end`."""
+    """Return the range from the message or time `start` to `end`. Raises `UsageError` if `end` is before it."""
     from router_trio.audit.audit import Range
 
     def nanoseconds(bound: Bound | None) -> int | None:
         return round(bound.timestamp() * 1e6) * 1000 if isinstance(bound, datetime) else None
 
     first, last = (bound if isinstance(bound, int) else None for bound in (start, end))
-    return Range(first, last, nanoseconds(start), nanoseconds(end))
+    since, until = nanoseconds(start), nanoseconds(end)
+    backwards = (first is not None and last is not None and first > last) or (
+        since is not None and until is not None and since > until
+    )
+    if backwards:
+        raise UsageError(f"--to {_text(end)} is before --from {_text(start)}")
+    return Range(first, last, since, until)
+
+
+def _text(bound: Bound | None) -> str:
+    return bound.isoformat().replace("+00:00", "Z") if isinstance(bound, datetime) else str(bound)
 
 
 def _bound(text: str) -> Bound:

@@ -73,7 +73,7 @@ class Place:
     async def replay(self, *arguments: str, route: str = "copy") -> tuple[int, dict[str, int], str]:
         """Run the command, and return the exit code, the counts and what it reported."""
         result = await over_its_links("replay", "router.toml", route, *arguments, cwd=self.folder)
-        found = re.findall(r"([\d,]+) (replayed|stored before|filtered|failed|skipped)", result.stdout)
+        found = re.findall(r"([\d,]+) (?:would be )?(replayed|stored before|filtered|failed|skipped)", result.stdout)
         counts = {name: int(count.replace(",", "")) for count, name in found}
         return result.returncode, {name: count for name, count in counts.items() if count}, result.stderr
 
@@ -105,6 +105,25 @@ async def test_stored_copies_stay_stored_once_and_lost_copies_are_stored_in_orde
         assert all(ids[one.payload] == one.header("Nats-Msg-Id") for one in copies), "the ids that they had"
         after = await here.streams.consumer_info("SOURCE", "router")
         assert after["ack_floor"] == consumer["ack_floor"], "the durable does not move"
+
+
+async def test_a_dry_run_counts_no_stored_copies_since_it_does_not_ask_for_them(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(3)
+        result = await over_its_links("replay", "router.toml", "copy", "--from", "1", "--dry-run", cwd=tmp_path)
+        counts = "3 would be replayed, 0 filtered, 0 failed, 0 skipped"
+        assert (result.returncode, result.stdout) == (0, f"route copy, messages 1 to 3: {counts}\n")
+
+
+async def test_a_range_that_is_left_to_the_route_is_named(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(3)
+        await here.publish(9, first=3)
+        result = await over_its_links("replay", "router.toml", "copy", "--from", "10", cwd=tmp_path)
+        why = "the range ends with message 3 and begins with 10; the route itself sends later messages"
+        assert (result.returncode, result.stdout) == (0, f"route copy: nothing to replay, as {why}\n")
 
 
 async def test_new_ids_store_everything_again_and_in_order(tmp_path: Path, server: NatsServer) -> None:
@@ -192,7 +211,9 @@ async def test_a_replay_while_the_router_runs_leaves_its_ledger_alone(tmp_path: 
         ("core", ["--from", "1"], "keeps no messages to replay"),
         ("cop", ["--from", "1"], "did you mean copy?"),
         ("copy", ["--from", "x"], "neither a sequence nor a time"),
-        ("copy", ["--from", "1", "--where", "body."], "--where: "),
+        ("copy", ["--from", "9", "--to", "3"], "--to 3 is before --from 9"),
+        ("copy", ["--from", "2026-11-02", "--to", "2026-11-01"], "--to 2026-11-01T00:00:00Z is before --from"),
+        ("copy", ["--from", "1", "--where", "body."], "--where, line 1, column 6: "),
     ],
 )
 async def test_wrong_usage(route: str, arguments: list[str], why: str, tmp_path: Path, server: NatsServer) -> None:
@@ -209,7 +230,7 @@ async def test_a_range_without_messages_is_named(tmp_path: Path, server: NatsSer
         await here.streams.delete_stream("SOURCE")
         result = await over_its_links("replay", "router.toml", "copy", "--from", "7", cwd=tmp_path)
         assert (result.returncode, result.stdout) == (1, "")
-        assert "stream not found" in result.stderr
+        assert "there is no stream 'SOURCE'; create it, or correct its name" in result.stderr
 
 
 async def test_a_replay_that_may_not_read_the_durable_continues_at_its_own_range(tmp_path: Path) -> None:
