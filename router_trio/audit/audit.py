@@ -235,7 +235,8 @@ class Audit:
         reader, name = self._messages, self._route.name
         durable = await reader.consumer(self._durable)
         if durable is None:
-            detail = f"stream {reader.stream} has no consumer {self._durable}, so nothing is known to be settled"
+            detail = f"stream {reader.stream} has no consumer {self._durable}, so nothing is known to be settled; "
+            detail += "a router that runs creates it"
             raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
         # Copies of everything up to the ack floor are in the streams that are looked up from here on.
         floor, info = durable.ack_floor.sequence, await reader.info()

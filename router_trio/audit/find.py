@@ -103,6 +103,8 @@ class Finder:
             if message is None:
                 message = await self._gone(source, subject, sequence)
             if message is None:
+                if not any(_reads(route, subject) for route in source.routes):
+                    self.notes[-1] += f"; no route from this stream reads {subject}"
                 continue
             stored = _stored(source.connection, source.stored.stream, message)
             where = Whereabouts(stored, len(message.payload), is_gone)

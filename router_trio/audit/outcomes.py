@@ -233,7 +233,10 @@ def _decided(facts: Facts, stored: Sequence[CopyFound], lacking: Sequence[CopyFo
     if facts.is_gone:
         return "unknown", "the message is gone, so what the route makes of it is not known"
     if facts.progress is None:
-        return "unknown", "the durable of the route does not exist, so nothing is known to be settled"
+        return (
+            "unknown",
+            "the durable of the route does not exist, so nothing is known to be settled; a router that runs creates it",
+        )
     if facts.time_ns < facts.progress.starts_at:
         return "not_delivered", f"durable {facts.progress.durable} starts with messages stored later"
     if facts.sequence > facts.progress.floor:
@@ -250,7 +253,7 @@ def _decided(facts: Facts, stored: Sequence[CopyFound], lacking: Sequence[CopyFo
 
 
 def _why_waiting(facts: Facts, progress: Progress) -> str:
-    place = "not delivered yet" if facts.sequence > progress.delivered else "delivered, and not known to be acked"
+    place = "not delivered yet" if facts.sequence > progress.delivered else "delivered and not known to be acked"
     then = {"filtered": "will be filtered", "given_up": "fails"}.get(facts.made_today)
     parts = [place, *(["the durable is paused"] if progress.paused else [])]
     return ", ".join(parts + ([f"{then}: {facts.reason}"] if then else []))

@@ -92,7 +92,8 @@ async def _job(
             standing = checkpoint or await finder.standing(consumer)
         except SourceError as error:
             # A server without the stream, or without a leader for it: the source is as gone as without the server.
-            if error.reason not in (reasons.JETSTREAM, reasons.NO_JETSTREAM, reasons.TIMEOUT):
+            gone = (reasons.STREAM_NOT_FOUND, reasons.JETSTREAM, reasons.NO_JETSTREAM, reasons.TIMEOUT)
+            if error.reason not in gone:
                 raise
             standing = checkpoint = await _checkpoint(settings, route, consumer, links, error)
         answer = await finder.find(standing, from_checkpoint=checkpoint is not None)

@@ -17,7 +17,6 @@ from router_trio.errors.quotes import excerpt
 
 if TYPE_CHECKING:
     from router_trio.audit.audit import Range
-    from router_trio.audit.replay import Replay
     from router_trio.expressions.expression import Expression
     from router_trio.nats.command_link import CommandLink
     from router_trio.routing.route_plans import Handler

@@ -199,6 +199,9 @@ class StoredMessages:
         except ApiError as error:
             if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
                 raise _NotFound(f"stream {self.stream!r} has no such message", reason=reasons.NOT_FOUND) from error
+            if error.error_code == STREAM_NOT_FOUND:
+                detail = f"there is no stream {self.stream!r}; create it, or correct its name in the configuration"
+                raise SourceError(detail, reason=reasons.STREAM_NOT_FOUND) from error
             detail = f"JetStream answered for the stream {self.stream!r}: {excerpt(error.description)}"
             raise SourceError(detail, reason=reasons.JETSTREAM) from error
         except ValueError as error:

@@ -97,7 +97,7 @@ async def read_standing(stored: StoredMessages, name: str) -> Standing:
     """Read how far a consumer has come from its server. Raises `SourceError` if there is none, or on a refusal."""
     info = await stored.consumer(name)
     if info is None:
-        detail = f"stream {stored.stream} has no consumer {name}"
+        detail = f"stream {stored.stream} has no consumer {name}; `nats consumer ls {stored.stream}` lists those it has"
         raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
     fields = await stored.consumer_fields(name)
     last_acked = await stored.get(info.ack_floor.sequence) if info.ack_floor.sequence else None

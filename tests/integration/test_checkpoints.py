@@ -115,7 +115,7 @@ async def test_a_checkpoint_that_is_not_saved_is_logged_once(tmp_path: Path, ser
             await stream.create_consumer("SOURCE", "billing")
             await eventually(saved)
     (event,) = [one for one in heard if isinstance(one, PositionNotSaved)]
-    assert event.detail == "stream SOURCE has no consumer billing"
+    assert event.detail == "stream SOURCE has no consumer billing; `nats consumer ls SOURCE` lists those it has"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ async def test_a_server_that_lost_its_streams_is_no_source(
         await west.create_stream("COPY", ["copy.*"])
         words = ("position", "router.toml", "copy", "--consumer", "billing", "--json")
         result = await over_its_links(*words, cwd=tmp_path)
-        lost = "stream not found" if has_jetstream else "JetStream is not enabled"
+        lost = "there is no stream 'SOURCE'" if has_jetstream else "JetStream is not enabled"
         assert result.returncode == 1
         assert lost in result.stderr
         assert "and no checkpoint can be used: " in result.stderr

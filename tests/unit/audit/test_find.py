@@ -204,7 +204,7 @@ async def test_a_message_that_is_not_delivered_yet_waits() -> None:
     assert (await world.outcome()).detail == "not delivered yet"
     world.settled(0, delivered=1)
     outcome = await world.outcome()
-    assert (outcome.outcome, outcome.detail) == ("waiting", "delivered, and not known to be acked")
+    assert (outcome.outcome, outcome.detail) == ("waiting", "delivered and not known to be acked")
     assert classes(outcome) == ["not_found"]
     world.settled(0, paused=True)
     assert (await world.outcome()).detail == "not delivered yet, the durable is paused"
@@ -303,6 +303,15 @@ async def test_a_message_that_does_not_exist() -> None:
         "stream SOURCE has no message with the subject source.7",
         "message 1 of stream SOURCE has the subject source.8",
         "stream SOURCE has no message 9",
+    ]
+
+
+async def test_a_message_that_does_not_exist_and_has_a_subject_that_no_route_reads() -> None:
+    world = World(settings(TO))
+    world.settled()
+    assert await world.finder.find("sales.7") == []
+    assert world.finder.notes == [
+        "stream SOURCE has no message with the subject sales.7; no route from this stream reads sales.7"
     ]
 
 
