@@ -72,7 +72,7 @@ def _print(settings: Settings, report: Report, json: bool) -> None:
         print(f"not seen: {text}")
     counts = {severity: sum(one.severity == severity for _, one in found) for severity in ("error", "warning", "note")}
     counted = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts.items())
-    print(f"online: {counted}")
+    print(f"online: {counted}{', not everything was asked' * bool(missing)}")
 
 
 def print_problems(error: ConfigurationError) -> None:

@@ -232,7 +232,7 @@ class Parser(ArgumentParser):
         self.error(f"unknown option {option}{did_you_mean(option, self._flags | self._valued)}")
 
     def _incomplete(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; {self.prog} --help shows an example.")
+        raise UsageError(f"{message}; {self.prog} --help shows an example")
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the options, each joined with its value, and the positional arguments.

@@ -53,7 +53,7 @@ def pause(config: Path, route: str, *, duration: timedelta | None, until: dateti
     import trio
 
     if (duration is None) == (until is None):
-        raise UsageError("pause needs --for or --until, one of them; router-trio pause --help shows an example")
+        raise UsageError("pause needs either --for or --until; router-trio pause --help shows an example")
     settings = load(config)
     settings.require_servers()
     found = stored_route(settings, route, CANT_PAUSE)

@@ -149,6 +149,13 @@ async def test_a_cluster(tmp_path: Path) -> None:
             assert ("replicas_behind", "warning", "routes[0].to[0].subject") in named(report)
 
 
+async def test_the_last_line_of_a_check_that_could_not_ask_a_server_reports_it(tmp_path: Path) -> None:
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(url="nats://127.0.0.1:1"))
+    done = await over_its_links("check", "router.toml", "--online", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "online: 0 errors, 0 warnings, 0 notes, not everything was asked"
+
+
 def test_json_needs_online_and_contains_the_problems_of_an_invalid_file(tmp_path: Path) -> None:
     (tmp_path / "router.toml").write_text("[routers]\n")
     done = in_process("check", "router.toml", "--json", cwd=tmp_path)

@@ -429,7 +429,7 @@ async def test_wrong_usage_is_reported(tmp_path: Path) -> None:
         (("show", "1", "2"), "orders", 2, "show takes only one SEQUENCE"),
         (("purge", "0"), "orders", 2, "SEQUENCE 0: must be at least 1"),
         (("list", "--limit", "0"), "orders", 2, "--limit: 0 is too small; give at least 1"),
-        (("list", "--where", "body.x =="), "orders", 2, "--where: "),
+        (("list", "--where", "body.x =="), "orders", 2, "--where, line 1, column "),
         (("list",), "order", 2, "did you mean 'orders'?"),
         (("purge", "--to-source"), "orders", 2, "--to-source can only be used with redrive"),
         (("list", "--foreign"), "orders", 2, "--foreign can only be used with redrive"),

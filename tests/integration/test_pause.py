@@ -226,8 +226,8 @@ async def test_a_route_that_can_not_be_paused_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ([], "needs --for or --until"),
-        (["--for", "1h", "--until", "2100-01-01"], "needs --for or --until, one of them"),
+        ([], "needs either --for or --until"),
+        (["--for", "1h", "--until", "2100-01-01"], "needs either --for or --until"),
         (["--for", "0s"], "longer than 0s"),
         (["--for", "1"], "has no unit"),
         (["--until", "tomorrow"], "is not a time such as"),

@@ -114,7 +114,9 @@ def dead_letters(
     try:
         condition = None if where is None else compile_for(where, WHEN, from_stream=True)
     except ExpressionError as error:
-        raise UsageError(f"--where: {error}") from None
+        raise UsageError(
+            f"--where, line {error.line}, column {error.column}: {error.message}\n{error.picture}"
+        ) from None
 
     from router_trio.cli.dead_letters.actions import Options, run
 
