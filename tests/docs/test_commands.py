@@ -21,8 +21,10 @@ def commands() -> Iterator[tuple[str, str]]:
     """Yield every command line, with its position."""
     for one in pages():
         for block in one.blocks:
-            if block.language in ("sh", "ini", "console"):
+            if block.language in ("sh", "ini", "console", "text"):
                 for number, line in enumerate(block.text.splitlines(), block.line):
+                    if block.language == "text" and not line.startswith("$ "):
+                        continue  # an output
                     if match := _COMMAND.match(line.strip().removeprefix("$ ")):
                         yield f"{one}:{number}", match["arguments"]
         for span in one.spans:

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 
 NOT_RUN_HERE = {"run": "it is what the other commands are for", "demo": "it takes a minute, and has a test of its own"}
 
+OVER_LINKS = ("audit", "find", "replay")
+
 CONFIG = """
 [connections.main]
 servers = ["{url}"]
@@ -45,7 +47,12 @@ LETTER = {
     "Router-Dead-Letter-Stream": "ORDERS",
     "Router-Dead-Letter-Time": "2026-11-26T10:00:00.000Z",
 }
-PLACES = {"CONFIG": "router.toml", "SUBJECT": "orders.7.created", "/etc/router-trio/router.toml": "router.toml"}
+PLACES = {
+    "CONFIG": "router.toml",
+    "ROUTE": "orders",
+    "SUBJECT": "orders.7.created",
+    "/etc/router-trio/router.toml": "router.toml",
+}
 
 
 def of_operators() -> Iterator[tuple[str, list[list[str]]]]:
@@ -71,13 +78,15 @@ async def test_each_command_of_a_page_succeeds(page: str, tmp_path: Path) -> Non
             await streams.create_stream(name, [subject])
         for number in range(1, 21):
             await streams.publish("dead.orders", b"{}", LETTER | {"Router-Dead-Letter-Sequence": str(number)})
+        await streams.create_consumer("ORDERS", "router", filter_subject="orders.>")
+        await streams.publish("orders.7.created", b"{}", {})
         for arguments in PAGES[page]:
             typed = [PLACES.get(one, one) for one in arguments]
             if typed == ["check"] or typed == ["explain"]:
                 continue  # the name of the command alone
             if typed[:2] == ["dead-letters", "router.toml"]:
                 done = await dead_letters(*typed[2:], cwd=tmp_path)
-            elif "--last" in typed:
+            elif "--last" in typed or typed[0] in OVER_LINKS:
                 done = await over_its_links(*typed, cwd=tmp_path)
             else:
                 done = await trio.to_thread.run_sync(partial(in_process, *typed, cwd=tmp_path))
