@@ -105,6 +105,9 @@ async def keep_checkpoints(position: PositionSettings, current: Callable[[], Set
                 is_failing = True
                 consumer, route = position.consumer, position.route
                 emit(PositionNotSaved(at=trio.current_time(), consumer=consumer, route=route, detail=str(error)))
+        else:
+            if current() is not settings:
+                continue  # the interval after the last checkpoint has passed
         await trio.sleep(position.interval)
 
 
