@@ -53,8 +53,11 @@ async def test_forged_ids_change_nothing(tmp_path: Path, server: NatsServer) -> 
             block = b"NATS/1.0\r\nNats-Msg-Id: " + raw + b"\r\n\r\n"
             frame = b"HPUB sink.%d %d %d\r\n%b\r\n" % (number % 7, len(block), len(block), block)
             await here.stream.client.send(frame)
-        await here.stream.client.ping()
-        assert (await here.stream.stream_info("SINK"))["state"]["messages"] == 10 + len(forged)
+
+        async def stored() -> bool:  # the server stores them after its PONG
+            return bool((await here.stream.stream_info("SINK"))["state"]["messages"] == 10 + len(forged))
+
+        await eventually(stored)
         for more in (TO, NAMED):
             here.configure(more)
             assert +(await here.audit()).counts == Counter(there=10)
