@@ -22,7 +22,7 @@ from router_trio.expressions.language.parser import MACROS
 from router_trio.expressions.language.signatures import FUNCTIONS, OPERATORS, Function, Overload
 from router_trio.expressions.language.types import TYPE_NAMES, spelled
 from router_trio.expressions.message import MESSAGE_VARIABLES, STREAM_VARIABLES
-from router_trio.protocol.permissions import PERMISSIONS
+from router_trio.protocol.permissions import OF_COMMANDS, PERMISSIONS
 from router_trio.settings import json_schema
 
 HERE = Path(__file__).parent
@@ -294,6 +294,23 @@ def _permissions() -> Iterator[str]:
                 needed = f"{one.needed} (optional)" if one.optional else one.needed
                 yield f"| `{one.subject}` | {_cell(one.sends + one.details)} | {_cell(needed)} | {_cell(one.refused)} |"
         yield ""
+    yield from (
+        "## Commands",
+        "",
+        "What the user of a command must be allowed to publish, on the connections of the source, the destinations and",
+        "the dead letters of the route. It must also be allowed to subscribe to `{inbox_prefix}.>` on each of them. A",
+        "command that is refused ends with an error that names the subject. `{target}` is the stream of the copies,",
+        "and `{letters}` that of the dead letters. Those of dead letters are needed by routes that have them. With",
+        "`redrive --to-source` the source is the destination. `check --online` needs what `router-trio permissions`",
+        "prints: it tests the permissions of the router, and reports each one that is missing.",
+        "",
+        "| command | connection | subject | used for |",
+        "|---|---|---|---|",
+    )
+    for command, needs in OF_COMMANDS.items():
+        for need in needs:
+            used = f"{need.sends} (optional)" if need.optional else need.sends
+            yield f"| `{command}` | {need.at} | `{need.subject}` | {_cell(used)} |"
 
 
 # --- commands ---

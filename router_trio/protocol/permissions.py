@@ -309,6 +309,82 @@ PERMISSIONS: tuple[Permission, ...] = (
 )
 """All permissions, in the order of the reference page and of `router-trio permissions`."""
 
+
+class CommandPermission(NamedTuple):
+    """A permission to publish that the user of a command needs. `at` is the connection, `sends` what it is for."""
+
+    at: str
+    subject: str
+    sends: str
+    optional: bool = False
+
+
+_AT_SOURCE, _AT_DESTINATION, _AT_DEAD_LETTERS = "source", "destination", "dead letters"
+
+_SOURCE = (
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "the range of the stream"),
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}", "its messages"),
+)
+_DURABLE = CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "how far the route is")
+_COPIES = (
+    CommandPermission(_AT_DESTINATION, "{api}.STREAM.NAMES", "the stream of the copies, unless `stream` names it"),
+    CommandPermission(_AT_DESTINATION, "{api}.STREAM.INFO.{target}", "its range and limits"),
+    CommandPermission(_AT_DESTINATION, "{api}.STREAM.MSG.GET.{target}", "the copies"),
+)
+_SEND = CommandPermission(_AT_DESTINATION, "{destination}", "copies that are sent")
+_LETTERS = (
+    CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.NAMES", "the stream of the dead letters"),
+    CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.INFO.{letters}", "its range"),
+    CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.MSG.GET.{letters}", "the dead letters"),
+)
+_DELETE = CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.MSG.DELETE.{letters}", "to delete a dead letter")
+_POSITION = (
+    *_SOURCE,
+    _DURABLE,
+    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{consumer}", "how far the consumer is"),
+    *_COPIES,
+    CommandPermission(
+        _AT_DESTINATION, "{api}.STREAM.MSG.GET.KV_{bucket}", "the checkpoint, if the source can't be reached", True
+    ),
+)
+_PAUSE = (
+    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "whether it is paused"),
+    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}.{durable}", "to pause or resume"),
+    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}", "the name in the metadata", True),
+)
+
+OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
+    "audit": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS),
+    "audit --repair": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS, _SEND),
+    "dead-letters list": _LETTERS,
+    "dead-letters purge": (*_LETTERS, _DELETE),
+    "dead-letters redrive": (
+        *_LETTERS,
+        _DELETE,
+        CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream is still the same"),
+        CommandPermission(
+            _AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}", "newer messages, if it keeps one of each subject", True
+        ),
+        *_COPIES,
+        CommandPermission(
+            _AT_DESTINATION, "{api}.CONSUMER.LIST.{target}", "what a work-queue or interest stream delivered", True
+        ),
+        _SEND,
+    ),
+    "diff --last": _SOURCE,
+    "find": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS),
+    "pause": _PAUSE,
+    "position": _POSITION,
+    "position --apply": (
+        *_POSITION,
+        CommandPermission(_AT_DESTINATION, "{api}.CONSUMER.INFO.{target}.{consumer}", "whether the durable exists"),
+        CommandPermission(_AT_DESTINATION, "{api}.CONSUMER.DURABLE.CREATE.{target}.{consumer}", "to create it"),
+    ),
+    "replay": (*_SOURCE, _DURABLE, _SEND),
+    "resume": _PAUSE,
+}
+"""The permissions of the user of each command. Every command also subscribes below the inbox prefix."""
+
 ACK, PULL, REQUEST = "ack", "pull", "request"
 """The kinds of a `Cause`."""
 
