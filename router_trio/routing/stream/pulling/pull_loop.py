@@ -359,8 +359,9 @@ class PullLoop:
             self._elsewhere(elsewhere)
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
-        if self._payloads.wait:
-            return  # until a check succeeds, what is delivered is kept as well, and would have no bound
+        payloads = self._payloads
+        if payloads.doubtful or payloads.awaited:
+            return  # what is delivered now would be kept as well, without a bound, or pass redelivered messages
         pending, order, credit = self._pending, self._pending.order, self._credit
         if self._is_full and order.count_due(now) and now >= self._makes_room_at:
             # The server redelivers in the order of due times: other messages may be before the awaited ones.
