@@ -206,7 +206,7 @@ class Audit:
     ) -> None:
         """`links` are those of all connections that `connections_of` names. `rate` limits the messages in a second."""
         limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
-        self.expectations = Expectations(settings, route, limits)
+        self.expectations: Expectations = Expectations(settings, route, limits)
         self.overtaken: int = 0
         self.compared_to: int = 0
         """The last message of the source that was read."""

@@ -7,10 +7,10 @@ that reads from it. When the link is lost, all of them have ended before `run` r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import copy_context
 from sys import intern
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -41,11 +41,12 @@ so that from a thousand messages a second on, the next one brings the fence, and
 class Source(Protocol):
     """Reads from a connection, as the subscription or the consumer of a route does."""
 
-    async def serve(self, link: Link, tried: Latch) -> None:
+    def serve(self, link: Link, tried: Latch) -> Coroutine[Any, Any, None]:
         """Read from this link until cancelled. Errors of its own must not end the link.
 
         Sets `tried` when it has subscribed, or could not: pending publishes are sent on this link after that.
         """
+        ...
 
 
 class Session:

@@ -121,7 +121,7 @@ class Member:
     )
 
     def __init__(self, shared: SharedSubscription, link: Link, deliver: Deliver | SharedDelivery) -> None:
-        self.link = link
+        self.link: Link = link
         self.deliver = deliver
         self.leaving: bool = False
         self._shared = shared

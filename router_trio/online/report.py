@@ -17,6 +17,7 @@ class Part(Protocol):
     @property
     def path(self) -> str:
         """The path of its key."""
+        ...
 
 
 P = TypeVar("P", bound=Part)

@@ -71,7 +71,7 @@ class RouteGeneration:
     )
 
     def __init__(self, route: Route) -> None:
-        self.route = route
+        self.route: Route = route
         self._begun = Latch()
         self._ended = Latch()
 

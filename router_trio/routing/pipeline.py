@@ -95,10 +95,10 @@ class Routing:
 
         `stopwatch` times the calls of the handler.
         """
-        self.plan = plan
+        self.plan: RoutePlan = plan
         self.outlets: tuple[Outlet, ...] = tuple(outlets)
-        self.state = state
-        self.tracing = tracing
+        self.state: RouteState = state
+        self.tracing: Tracing = tracing
         self.turn: Turn = Turn(stopwatch)
         """The turn in which the handler is called."""
         self._emit = emit

@@ -28,9 +28,9 @@ class Route(ABC):
     )
 
     def __init__(self, routing: Routing, source: Source) -> None:
-        self.routing = routing
+        self.routing: Routing = routing
         self.state: RouteState = routing.state
-        self.source = source
+        self.source: Source = source
         self._scope = trio.CancelScope()
         self._successor: Route | None = None
         """The route to which this one has handed its source."""

@@ -148,7 +148,7 @@ def _parts_of_source(route: RouteSettings) -> Iterator[Part]:
         subject, queue = subscription
         yield Part(Use.SUBJECT, {"source": subject if queue is None else f"{subject} {queue}"}, of)
     if consumer is not None:
-        names = dict(zip(("stream", "durable"), consumer, strict=True))
+        names: dict[str, str] = dict(zip(("stream", "durable"), consumer, strict=True))
         yield Part(Use.CONSUMER, names, of)
         yield Part(Use.STANDBY if source.standby else Use.SHARED_CONSUMER, names, of)
     if route.respond:

@@ -57,15 +57,15 @@ class DestinationState:
         `waits_for_puback`: a stream stores its messages, and is looked up; `stream` is its name if it is configured.
         `shown` is the destination by the keys of the configuration.
         """
-        self.connection = connection
-        self.template = template
-        self.pattern = pattern
-        self.waits_for_puback = waits_for_puback
-        self.shown = shown
-        self.stream = stream
+        self.connection: str = connection
+        self.template: str = template
+        self.pattern: str = pattern
+        self.waits_for_puback: bool = waits_for_puback
+        self.shown: Mapping[str, str | bool] = shown
+        self.stream: str | None = stream
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if waits_for_puback else None
         self.refused_for: tuple[str, str] | None = None
-        self.route = route
+        self.route: RouteState = route
         self._dead_letters = dead_letters
         # otherwise the count includes other destinations
         self._alone = dead_letters or route.destinations.count(template) == 1

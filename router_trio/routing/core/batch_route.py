@@ -46,7 +46,7 @@ class BatchRoute(Route):
         "_passes",
     )
 
-    source: SubjectSource
+    source: SubjectSource  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, routing: Routing, source: SubjectSource, passthrough: Passthrough) -> None:
         """`passthrough` is that of the first destination's connection, if there is a destination."""

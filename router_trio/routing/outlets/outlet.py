@@ -91,9 +91,9 @@ class Outlet:
     )
 
     def __init__(self, destination: Destination, connection: Connection, breaker: OutletBreaker | None = None) -> None:
-        self.destination = destination
+        self.destination: Destination = destination
         self.template: str = destination.template
-        self.connection = connection
+        self.connection: Connection = connection
         self.outbox: Outbox = connection.outbox
         self.address: Address = Address(destination, connection)
         transform = destination.transform()
