@@ -217,7 +217,7 @@ class Audit:
         consumer = route.source.kind.consumer(route.source)
         assert consumer is not None
         stream, self._durable = consumer
-        self._messages = self._stored(route.source.connection, stream)
+        self._messages = self._links[route.source.connection].stored(stream)
         self._judged: Sequence[Sequence[_Destination]] = ()
         self._destinations: Sequence[_Destination] = ()
         self._given_up: array[int] = array("Q")
@@ -352,7 +352,7 @@ class Audit:
             if not names:
                 report.notes.append(f"no stream takes {pattern}, the subjects of {shown}")
             for stream in names:
-                stored = self._stored(one.connection, stream)
+                stored = self._links[one.connection].stored(stream)
                 info = await stored.info()
                 if info.has_others or one.stream is not None:
                     pattern, destination.same_subject = ">", False
@@ -411,7 +411,7 @@ class Audit:
         link = self._links[letter.connection].link
         names = [letter.stream] if letter.stream is not None else await link.find_streams(pattern)
         for name in names:
-            stored = self._stored(letter.connection, name)
+            stored = self._links[letter.connection].stored(name)
             info = await stored.info()
             everything = ">" if info.has_others else pattern
             async with aclosing(stored.batches(max(info.first_sequence, 1), info.last_sequence, everything)) as batches:
@@ -518,7 +518,3 @@ class Audit:
                 for sequence, message in zip(some, await self._messages.get_each(some), strict=True):
                     subject = "" if message is None else message.subject
                     report.findings.append(Finding(sequence, subject, _NAMES[state], name, ""))
-
-    def _stored(self, connection: str, stream: str) -> StoredMessages:
-        link = self._links[connection]
-        return StoredMessages(stream, link.requests, link.link.api.prefix)

@@ -120,8 +120,7 @@ class Finder:
 
     def stored(self, connection: str, stream: str) -> StoredMessages:
         """Return the messages of a stream."""
-        link = self._links[connection]
-        return StoredMessages(stream, link.requests, link.link.api.prefix)
+        return self._links[connection].stored(stream)
 
     def expectations(self, route: RouteSettings) -> Expectations:
         """Return the rules by which the copies of a route are recognized."""

@@ -22,7 +22,6 @@ from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.nats.requests import Request
-from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, message_ids
 from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
 from router_trio.routing.route_plans import Handler
@@ -86,8 +85,7 @@ class Replay:
         consumer = route.source.kind.consumer(route.source)
         assert consumer is not None, "the route reads a stream"
         self._stream, self._durable = consumer
-        source = links[route.source.connection]
-        self._messages = StoredMessages(self._stream, source.requests, source.link.api.prefix)
+        self._messages = links[route.source.connection].stored(self._stream)
         self._waiting: dict[str, _Sent] = {}
         """Messages that were sent and are not confirmed, by source subject, in order."""
         self._finished = 0

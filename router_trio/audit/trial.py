@@ -11,7 +11,6 @@ from contextlib import aclosing
 from router_trio.audit.changes import Changes, ComparedCopy, Result, compare
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
-from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, message_ids
 from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
 from router_trio.settings import RouteSettings, Settings
@@ -96,7 +95,7 @@ class Trial:
         """Compare the last `count` messages. Raises `SourceError` and `LinkError`; can be cancelled."""
         stream = self._route.source.kind.stream(self._route.source)
         assert stream is not None, "only what a stream holds can be read again"
-        stored = self._stored(self._route.source.connection, stream)
+        stored = self._links[self._route.source.connection].stored(stream)
         info = await stored.info()
         changes = Changes(self._route.name, stream, count)
         patterns = tuple(dict.fromkeys([*self._old.patterns, *self._new.patterns]))
@@ -125,7 +124,3 @@ class Trial:
             return []
         changed = ", and it changes" if len(set(handlers)) > 1 else ""
         return [f"the handler is left out{changed}: what it would make of a message is not compared"]
-
-    def _stored(self, connection: str, stream: str) -> StoredMessages:
-        link = self._links[connection]
-        return StoredMessages(stream, link.requests, link.link.api.prefix)

@@ -15,6 +15,7 @@ import trio
 from router_trio.errors import LinkError
 from router_trio.nats.link import Dialer, NatsLink, client_name
 from router_trio.nats.requests import Requests
+from router_trio.nats.stored import StoredMessages
 from router_trio.settings import Settings
 from router_trio.subjects.inboxes import new_inbox
 
@@ -31,6 +32,10 @@ class CommandLink:
         self.link = link
         self.requests = Requests(link.wire, inbox)
         self.is_open = True
+
+    def stored(self, stream: str) -> StoredMessages:
+        """Return the messages of a stream."""
+        return StoredMessages(stream, self.requests, self.link.api.prefix)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         if self.is_open:

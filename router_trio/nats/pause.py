@@ -22,7 +22,6 @@ from router_trio.nats.jetstream.api import (
     nanoseconds,
     pauses,
 )
-from router_trio.nats.stored import StoredMessages
 
 SINCE = (2, 11)
 
@@ -40,7 +39,7 @@ class PausedDurable:
 
     def __init__(self, link: CommandLink, stream: str, durable: str) -> None:
         self._link = link.link
-        self._stored = StoredMessages(stream, link.requests, link.link.api.prefix)
+        self._stored = link.stored(stream)
         self._durable = durable
 
     async def info(self) -> ConsumerInfo:

@@ -17,7 +17,6 @@ from router_trio.nats.command_link import CommandLink, open_links
 from router_trio.nats.jetstream.api import NAME_IN_USE, UNAVAILABLE, ApiError, no_jetstream, stream_info
 from router_trio.nats.jetstream.bounded_json import AnswerError
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
-from router_trio.nats.stored import StoredMessages
 from router_trio.position.standing import Standing, read_standing
 from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import KV, kv_below
@@ -73,7 +72,7 @@ class Bucket:
 
     async def load(self) -> Standing | None:
         """Return the last checkpoint; None if there is none. One of another consumer is refused."""
-        stored = StoredMessages(self._stream, self._link.requests, self._link.link.api.prefix)
+        stored = self._link.stored(self._stream)
         found = await stored.last(self._subject)
         if found is None or not found.payload:
             return None
@@ -124,7 +123,7 @@ async def _save(
         source, destination = (links[name] for name in names)
         bucket = Bucket(destination, position)
         await bucket.create()
-        stored = StoredMessages(consumer[0], source.requests, source.link.api.prefix)
+        stored = source.stored(consumer[0])
         while in_force():
             await bucket.save(await read_standing(stored, position.consumer))
             saved()

@@ -49,7 +49,7 @@ class Finder:
 
     async def standing(self, consumer: str) -> Standing:
         """Read how far a consumer of the source has come."""
-        return await read_standing(self._stored(self._route.source.connection, self._source_stream), consumer)
+        return await read_standing(self._links[self._route.source.connection].stored(self._source_stream), consumer)
 
     async def find(self, standing: Standing, *, from_checkpoint: bool = False) -> Answer:
         """Return the position. `from_checkpoint`: the source can't be reached, so only the copies are read."""
@@ -61,13 +61,13 @@ class Finder:
             detail = f"the checkpoint is of stream {standing.stream}, and route {self._route.name} reads "
             raise SourceError(f"{detail}{self._source_stream}", reason=reasons.NOT_FOUND)
         connection, stream, indexes = await self._stream_of_copies()
-        copy = self._stored(connection, stream)
+        copy = self._links[connection].stored(stream)
         info = await copy.info()
         patterns, filters, notes = self._filters(standing.filters, info, indexes)
         search = Search(standing.consumed, has_gaps=True)
         source: StoredMessages | None = None
         if not from_checkpoint:
-            source = self._stored(self._route.source.connection, self._source_stream)
+            source = self._links[self._route.source.connection].stored(self._source_stream)
             search = await self._expect(source, standing)
         since = standing.since - CLOCKS_DIFFER_BY
         first = max(info.first_sequence, 1) if standing.since == 0 else await copy.first_at(since, info)
@@ -100,7 +100,7 @@ class Finder:
 
     async def apply(self, answer: Answer) -> None:
         """Create the durable at the position. Raises `SourceError` if the stream has a consumer with that name."""
-        copy, name = self._stored(answer.connection, answer.stream), answer.standing.consumer
+        copy, name = self._links[answer.connection].stored(answer.stream), answer.standing.consumer
         if await copy.consumer(name) is not None:
             detail = f"stream {answer.stream} has a consumer {name} already; delete it, or continue with it"
             raise SourceError(detail, reason=reasons.CONSUMER_MISMATCH)
@@ -216,7 +216,3 @@ class Finder:
                 answer.missing += 1
                 if len(answer.lost) < MAX_LISTED:
                     answer.lost.append(sequence)
-
-    def _stored(self, connection: str, stream: str) -> StoredMessages:
-        link = self._links[connection]
-        return StoredMessages(stream, link.requests, link.link.api.prefix)

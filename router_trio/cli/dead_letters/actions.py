@@ -119,7 +119,7 @@ class _Job:
     async def _do(self, action: str, links: Mapping[str, CommandLink]) -> int:
         here = links[self._at]
         stream = self._named or await find_stream(here.link, self._pattern, self._options.stream)
-        stored = StoredMessages(stream, here.requests, here.link.api.prefix)
+        stored = here.stored(stream)
         if action == "show":
             return await self._show(stored)
         info = await stored.info()

@@ -52,8 +52,7 @@ class Streams:
 
     def stored(self, connection: str, stream: str) -> StoredMessages:
         """Return the messages of a stream."""
-        link = self._links[connection]
-        return StoredMessages(stream, link.requests, link.link.api.prefix)
+        return self._links[connection].stored(stream)
 
     async def info(self, connection: str, stream: str) -> StreamInfo:
         """Return the state of a stream, from the first request for it. Raises `SourceError`."""

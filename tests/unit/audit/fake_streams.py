@@ -119,8 +119,10 @@ def links_to(settings: Settings, streams: Mapping[str, FakeStream]) -> Mapping[s
         one = pattern.partition(".")[0]
         return [name for name, stream in streams.items() if any(s.startswith(one + ".") for s in stream.subjects)]
 
+    stored = {name: stream() for name, stream in streams.items()}
     link = SimpleNamespace(max_payload=2**20, max_control_line=4096, find_streams=find_streams)
-    return cast("Mapping[str, CommandLink]", {name: SimpleNamespace(link=link) for name in settings.connections})
+    one = SimpleNamespace(link=link, stored=stored.__getitem__)
+    return cast("Mapping[str, CommandLink]", dict.fromkeys(settings.connections, one))
 
 
 class FakeAudit(Audit):
@@ -130,9 +132,6 @@ class FakeAudit(Audit):
         self.streams = {one.stream: one for one in streams}
         super().__init__(settings, route, links_to(settings, self.streams))
 
-    def _stored(self, connection: str, stream: str) -> StoredMessages:
-        return self.streams[stream]()
-
 
 class FakeFinder(Finder):
     """A search in streams in memory."""
@@ -140,6 +139,3 @@ class FakeFinder(Finder):
     def __init__(self, settings: Settings, streams: Iterable[FakeStream]) -> None:
         self.streams = {one.stream: one for one in streams}
         super().__init__(settings, links_to(settings, self.streams))
-
-    def stored(self, connection: str, stream: str) -> StoredMessages:
-        return self.streams[stream]()

@@ -14,7 +14,6 @@ from router_trio.audit import trial
 from router_trio.audit.changes import Changes
 from router_trio.audit.trial import Trial
 from router_trio.nats.command_link import CommandLink
-from router_trio.nats.stored import StoredMessages
 from router_trio.settings import RouteSettings, Settings
 from tests.unit.audit.fake_streams import SECOND, FakeStream, block
 
@@ -42,12 +41,9 @@ class FakeTrial(Trial):
     def __init__(
         self, old: tuple[Settings, RouteSettings | None], new: tuple[Settings, RouteSettings | None], source: FakeStream
     ) -> None:
-        link = SimpleNamespace(link=SimpleNamespace(max_payload=2**20, max_control_line=4096))
+        one = SimpleNamespace(max_payload=2**20, max_control_line=4096)
+        link = SimpleNamespace(link=one, stored=lambda stream: source())
         super().__init__(old, new, cast("Mapping[str, CommandLink]", {"main": link}))
-        self._source = source
-
-    def _stored(self, connection: str, stream: str) -> StoredMessages:
-        return self._source()
 
 
 def source(count: int = 1000, *, every: int = 1) -> FakeStream:

@@ -38,8 +38,7 @@ async def test_checkpoints_keep_their_interval_over_a_reload(
 
     @asynccontextmanager
     async def open_links(settings: Settings, command: str, names: Iterable[str]) -> AsyncIterator[dict[str, Any]]:
-        api = SimpleNamespace(prefix="$JS.API")
-        yield {name: SimpleNamespace(requests=None, link=SimpleNamespace(api=api)) for name in names}
+        yield {name: SimpleNamespace(stored=lambda stream: None) for name in names}
 
     class Bucket:
         def __init__(self, link: object, position: object) -> None:
