@@ -118,7 +118,7 @@ class Expectations:
 
     def position_id(self, message: StoredMessage) -> bytes:
         """Return the id that is made of the position of a message: the first part of the id of its dead letter."""
-        return b"%b:%d:%d" % (self._in_ids, message.sequence, message.time_ns)
+        return message_ids.of_position(self._in_ids, message.sequence, message.time_ns)
 
     def identify(self, index: int, stored: StoredMessage, *, same_subject: bool) -> Identified | None:
         """Return what identifies a stored message as a copy at a destination; None if it is not one.

@@ -179,7 +179,7 @@ class Replay:
             self.counts[REPLAYED] += 1  # as far as is known without the handler
             return
         place = Place(self._stream, message.sequence, message.time_ns)
-        own = b"%b:%d:%d" % (framing.wire(self._stream), message.sequence, message.time_ns)
+        own = message_ids.of_position(framing.wire(self._stream), message.sequence, message.time_ns)
         first = own if self._route.source.own_ids else message_ids.find(message.headers) or own
         arrived = Arrived(message.subject, message.headers, message.payload, self._prefix + first, place)
         result = await self._rehearsal.run(arrived)

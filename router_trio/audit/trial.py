@@ -49,7 +49,7 @@ class Configured:
         if not any(matches(pattern, message.subject) for pattern in self.patterns):
             return Result("not_of_its_filter")
         place = Place(stream, message.sequence, message.time_ns)
-        message_id = b"%b:%d:%d" % (framing.wire(stream), message.sequence, message.time_ns)
+        message_id = message_ids.of_position(framing.wire(stream), message.sequence, message.time_ns)
         arrived = Arrived(message.subject, message.headers, message.payload, message_id, place)
         result = await self._rehearsal.run(arrived)
         if result.failed is not None:

@@ -34,6 +34,11 @@ class Origin(NamedTuple):
     is_dead: bool
 
 
+def of_position(stream: bytes, sequence: int, time_ns: int) -> bytes:
+    """Return the first part of the ids of a message, made of its position in a stream and the time it was stored."""
+    return b"%b:%d:%d" % (stream, sequence, time_ns)
+
+
 def origin(message_id: bytes) -> Origin | None:
     """Return the origin of a copy or a dead letter, as its id gives it; None for any other id.
 
