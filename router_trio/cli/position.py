@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
+from router_trio.cli.stored_routes import add_route, stored_route
 
 if TYPE_CHECKING:
     from router_trio.errors import LinkError, SourceError
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `position`."""
-    parser.add_argument(
-        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
-    )
-    parser.add_argument("route", metavar="ROUTE", help="the name of the route that makes the copy")
+    add_route(parser)
     parser.add_argument("--consumer", required=True, metavar="NAME", help="a consumer of the stream that it reads")
     parser.add_argument("--apply", action="store_true", help="create the durable there, in the stream of the copy")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -59,7 +57,7 @@ def position(config: Path, route: str, *, consumer: str, apply: bool, json: bool
 
     settings = load(config)
     settings.require_servers()
-    found = _route(settings, route)
+    found = stored_route(settings, route, "so there are no positions; it needs a stream")
     _check_consumer(consumer)
     from router_trio.cli.over_links import over_links
     from router_trio.position.finder import copies_on
@@ -140,13 +138,3 @@ def _check_consumer(name: str) -> None:
         raise UsageError(f"{problem.path}: {problem.message}")
     if not name.isprintable():
         raise UsageError(f"--consumer: {name!r} is not printable")
-
-
-def _route(settings: Settings, name: str) -> RouteSettings:
-    for route in settings.routes:
-        if route.name == name:
-            if route.source.kind.is_stored:
-                return route
-            raise UsageError(f"route {name} reads a subject, so there are no positions; it needs a stream")
-    known = [route.name for route in settings.routes]
-    raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")

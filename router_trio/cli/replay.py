@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
 from router_trio.cli.progress import progress_bar
-from router_trio.cli.stored_routes import Bound, add_range, add_route, range_of, stored_route
-from router_trio.errors import ExpressionError, RouterError
+from router_trio.cli.stored_routes import Bound, add_range, add_route, condition_of, range_of, stored_route
+from router_trio.errors import RouterError
 from router_trio.errors.quotes import excerpt
 
 if TYPE_CHECKING:
@@ -77,14 +77,8 @@ def replay(
     found = stored_route(settings, route, "which keeps no messages to replay; it needs a stream")
     from router_trio.cli.configuration import handlers_of
     from router_trio.cli.over_links import over_links
-    from router_trio.settings.expressions import WHEN, compile_for
 
-    try:
-        condition = None if where is None else compile_for(where, WHEN, from_stream=True)
-    except ExpressionError as error:
-        raise UsageError(
-            f"--where, line {error.line}, column {error.column}: {error.message}\n{error.picture}"
-        ) from None
+    condition = condition_of(where)
     handlers = handlers_of(settings, found)
     names = dict.fromkeys([found.source.connection, *(to.connection for to in found.to)])
     job = partial(_job, settings, found, handlers, range_of(start, end), condition, new_ids, dry_run)

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import Parser, UsageError, configuration, did_you_mean, number
+from router_trio.errors import ExpressionError
 
 if TYPE_CHECKING:
     from router_trio.audit.audit import Range
+    from router_trio.expressions.expression import Expression
     from router_trio.settings import RouteSettings, Settings
 
 EXAMPLE = "2026-11-29T10:00:00Z"
@@ -42,6 +44,17 @@ def stored_route(settings: Settings, name: str, why_not: str) -> RouteSettings:
             raise UsageError(f"route {name} reads a subject, {why_not}")
     known = [route.name for route in settings.routes]
     raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")
+
+
+def condition_of(where: str | None) -> Expression | None:
+    """Return the compiled `--where`, None if it is not given. Raises `UsageError` with the place of a mistake."""
+    from router_trio.settings.expressions import WHEN, compile_for
+
+    try:
+        return None if where is None else compile_for(where, WHEN, from_stream=True)
+    except ExpressionError as error:
+        place = f"--where, line {error.line}, column {error.column}"
+        raise UsageError(f"{place}: {error.message}\n{error.picture}") from None
 
 
 def consumer_of(route: RouteSettings) -> tuple[str, str]:

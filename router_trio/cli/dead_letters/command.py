@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from router_trio.cli.command_line import Parser, UsageError, configuration, number, one_of
-from router_trio.errors import ExpressionError
+from router_trio.cli.stored_routes import condition_of
 
 Action = Literal["list", "show", "redrive", "purge"]
 ACTIONS = get_args(Action)
@@ -100,7 +100,6 @@ def dead_letters(
             --where 'body.total < 1.0' --dry-run
     """
     from router_trio.cli.configuration import load
-    from router_trio.settings.expressions import WHEN, compile_for
 
     if action == "show" and len(sequence) != 1:
         problem = "needs a SEQUENCE, as list prints it" if not sequence else "takes only one SEQUENCE"
@@ -111,12 +110,7 @@ def dead_letters(
         raise UsageError(f"{'--to-source' if to_source else '--foreign'} can only be used with redrive")
     settings = load(config)
     settings.require_servers()
-    try:
-        condition = None if where is None else compile_for(where, WHEN, from_stream=True)
-    except ExpressionError as error:
-        raise UsageError(
-            f"--where, line {error.line}, column {error.column}: {error.message}\n{error.picture}"
-        ) from None
+    condition = condition_of(where)
 
     from router_trio.cli.dead_letters.actions import Options, run
 
