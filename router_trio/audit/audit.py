@@ -12,16 +12,14 @@ import trio
 
 from router_trio.audit import comparison
 from router_trio.audit.comparison import Comparison, Repeated
-from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified
+from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified, is_letter_of, size_limits
 from router_trio.audit.removals import NEVER, Removals, ahead_by
 from router_trio.audit.report import MAX_FINDINGS, Finding, Report
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import ConsumerInfo, StoredMessage, StreamInfo, nanoseconds
 from router_trio.nats.stored import StoredMessages
-from router_trio.protocol import framing, headers, message_ids
-from router_trio.routing.dead_letters import PREFIX
-from router_trio.routing.rehearsal import Limits
+from router_trio.protocol import framing, message_ids
 from router_trio.settings import RouteSettings, Settings
 
 CLOCKS_DIFFER_BY = 600
@@ -205,7 +203,7 @@ class Audit:
         progress: Progress = lambda done, total: None,
     ) -> None:
         """`links` are those of all connections that `connections_of` names. `rate` limits the messages in a second."""
-        limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+        limits = size_limits(links)
         self.expectations: Expectations = Expectations(settings, route, limits)
         self.overtaken: int = 0
         self.compared_to: int = 0
@@ -437,8 +435,7 @@ class Audit:
         origin = message_ids.origin(message_ids.find(message.headers))
         if origin is None or not origin.is_dead or origin.stream != framing.wire(self._messages.stream):
             return None
-        route = headers.find(message.headers, f"{PREFIX}Route".encode())
-        return origin if route == framing.wire(self._route.name) else None
+        return origin if is_letter_of(self._route, message) else None
 
     # --- judging ---
 

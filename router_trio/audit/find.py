@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from router_trio.audit.audit import CLOCKS_DIFFER_BY, connections_of
-from router_trio.audit.expectations import Expectations, ExpectedCopy
+from router_trio.audit.expectations import Expectations, ExpectedCopy, is_letter_of, size_limits
 from router_trio.audit.outcomes import (
     CopyFound,
     Facts,
@@ -30,7 +30,7 @@ from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanosecond
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.routing.dead_letters import PREFIX
-from router_trio.routing.rehearsal import Copy, Limits
+from router_trio.routing.rehearsal import Copy
 from router_trio.routing.route_plans import Destination
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.mapping import Mapping as SubjectMapping
@@ -87,7 +87,7 @@ class Finder:
         """Why a stream has no such message."""
         self._settings = settings
         self._links = links
-        self._limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+        self._limits = size_limits(links)
 
     async def find(self, subject: str, sequence: int | None = None) -> list[Whereabouts]:
         """Return the last message with this subject, or the one with this sequence, of each stream that has one.
@@ -249,7 +249,7 @@ class Finder:
 
         def is_letter(stored: StoredMessage, same_subject: bool) -> bool:
             origin = of(stored)
-            if origin is None or not origin.is_dead or not _is_letter_of(route, stored):
+            if origin is None or not origin.is_dead or not is_letter_of(route, stored):
                 return False
             return headers.find(stored.headers, f"{PREFIX}Subject".encode()) == framing.wire(subject)
 
@@ -384,7 +384,7 @@ class _OneRoute:
             origin = message_ids.origin(message_ids.find(stored.headers))
             if origin is None or not origin.is_dead or origin.first != first:
                 return False
-            return _is_letter_of(self._route, stored)
+            return is_letter_of(self._route, stored)
 
         message, finder = self._message, self._finder
         search = await finder.letters(
@@ -415,10 +415,6 @@ class _OneRoute:
         number = self._message.sequence
         audit = f"router-trio audit CONFIG {self._route.name} --from {number} --to {number}"
         return f"not among {MAX_READ:,} messages stored since; {audit} reads all"
-
-
-def _is_letter_of(route: RouteSettings, stored: StoredMessage) -> bool:
-    return headers.find(stored.headers, f"{PREFIX}Route".encode()) == framing.wire(route.name)
 
 
 def _drawn(destination: Destination, subject: str) -> str:

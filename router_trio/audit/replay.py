@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 
 from router_trio.audit.audit import Pace, Progress, Range, limits_of
+from router_trio.audit.expectations import size_limits
 from router_trio.errors import EvaluationError, SourceError, reasons
 from router_trio.errors.quotes import excerpt, redact
 from router_trio.expressions.expression import Expression
@@ -23,7 +24,7 @@ from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.nats.requests import Request
 from router_trio.protocol import framing, message_ids
-from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
+from router_trio.routing.rehearsal import Arrived, Copy, Place, Rehearsal
 from router_trio.routing.route_plans import Handler
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.patterns import matches
@@ -71,7 +72,7 @@ class Replay:
         self.first: int = 0
         self.last: int = 0
         """The range, once it is known."""
-        limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+        limits = size_limits(links)
         self._rehearsal = Rehearsal(settings, route, handlers, limits)
         self._route = route
         self._links = links

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 
 from router_trio.audit.changes import Changes, ComparedCopy, Result, compare
+from router_trio.audit.expectations import size_limits
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol import framing, message_ids
@@ -84,7 +85,7 @@ class Trial:
 
         `links` has the connection of the source.
         """
-        limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+        limits = size_limits(links)
         self._old, self._new = Configured(*old, limits), Configured(*new, limits)
         route = old[1] or new[1]
         assert route is not None, "one of the configurations has the route"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 
-from router_trio.audit.expectations import Expectations
+from router_trio.audit.audit import CLOCKS_DIFFER_BY
+from router_trio.audit.expectations import Expectations, size_limits
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StreamInfo
@@ -15,12 +16,8 @@ from router_trio.position.decision import Search
 from router_trio.position.filters import UnmappableError, map_filters
 from router_trio.position.standing import Standing, read_standing
 from router_trio.protocol import message_ids
-from router_trio.routing.rehearsal import Limits
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.patterns import covers, matches, overlaps
-
-CLOCKS_DIFFER_BY = 600 * 10**9
-"""Nanoseconds by which the clocks of the servers of source and destination may differ."""
 
 TOGETHER = 64
 """Messages without a copy that are requested at a time."""
@@ -39,7 +36,7 @@ class Finder:
 
     def __init__(self, settings: Settings, route: RouteSettings, links: Mapping[str, CommandLink]) -> None:
         """`links` are those that `copies_on` names, and that of the source unless it can't be reached."""
-        limits = {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
+        limits = size_limits(links)
         self._expectations = Expectations(settings, route, limits)
         self._route = route
         self._links = links
@@ -69,7 +66,7 @@ class Finder:
         if not from_checkpoint:
             source = self._links[self._route.source.connection].stored(self._source_stream)
             search = await self._expect(source, standing)
-        since = standing.since - CLOCKS_DIFFER_BY
+        since = standing.since - CLOCKS_DIFFER_BY * 10**9
         first = max(info.first_sequence, 1) if standing.since == 0 else await copy.first_at(since, info)
         others = 0
         pattern = patterns[0] if len(patterns) == 1 else ">"

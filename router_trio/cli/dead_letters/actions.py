@@ -11,6 +11,7 @@ from functools import partial
 
 import trio
 
+from router_trio.audit.expectations import size_limits
 from router_trio.cli.command_line import DONE, FAILED, INTERRUPTED, UsageError
 from router_trio.cli.configuration import handlers_of
 from router_trio.cli.dead_letters import output
@@ -26,7 +27,7 @@ from router_trio.expressions.expression import Expression
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages
-from router_trio.routing.rehearsal import Limits, Rehearsal
+from router_trio.routing.rehearsal import Rehearsal
 from router_trio.routing.route_plans import Handler
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.problems import suggestion
@@ -144,7 +145,7 @@ class _Job:
         origin = Origin(self._route, reserved, streams, foreign=self._options.foreign)
         if self._options.to_source:
             return ToSource(origin, links[source.connection].link, streams, stream)
-        limits = {name: Limits(link.link.max_payload, link.link.max_control_line) for name, link in links.items()}
+        limits = size_limits(links)
         return ThroughRoute(origin, Rehearsal(self._settings, self._route, self._handlers, limits), streams, stream)
 
     # --- reading ---
