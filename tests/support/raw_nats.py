@@ -157,7 +157,11 @@ class RawClient:
         with trio.fail_after(within):
             # The lock is fair, so the order of the pongs is the order of the pings.
             self._pongs.append(answered)
-            await self.send(b"PING\r\n")
+            try:
+                await self.send(b"PING\r\n")
+            except trio.Cancelled:
+                self._pongs.remove(answered)  # it was not sent, and the next pong answers another ping
+                raise
             await answered.wait()
         if self._closed.is_set():
             raise self.ended()
