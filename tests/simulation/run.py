@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from types import FrameType
 
 import trio
-from trio._core import _run
 from trio.testing import MockClock
 
 from tests.simulation.draw import draw
 from tests.simulation.schedule import Schedule
 from tests.simulation.simulation import Simulation
 from tests.simulation.trace import Trace
+from tests.support.scheduling import deterministic
 
 STUCK_AFTER = 60.0
 """Seconds of processor time after which a run counts as endless. The longest take 4 s, and 15 s with marks."""
@@ -46,7 +46,7 @@ def simulate(
     trace = Trace(keep=keep)
     clock = MockClock(autojump_threshold=0)
     simulation = Simulation(schedule, trace)
-    with _deterministic(seed), _bounded(simulation.oracles.wrong):
+    with deterministic(f"scheduler {seed}"), _bounded(simulation.oracles.wrong):
         try:
             trio.run(simulation.run, clock=clock)
         except Exception as error:
@@ -69,18 +69,6 @@ def _describe(error: BaseException) -> str:
         place = place.tb_next
     at = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else ""
     return f"{type(error).__name__}: {error}{at}"
-
-
-@contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """Run tasks that are runnable at the same time in an order that the seed determines."""
-    before = _run._ALLOW_DETERMINISTIC_SCHEDULING
-    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
-    _run._r.seed(f"scheduler {seed}")
-    try:
-        yield
-    finally:
-        _run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]
 
 
 class StuckError(Exception):
