@@ -67,7 +67,7 @@ def handlers_of(settings: Settings, route: RouteSettings) -> dict[str, Handler]:
     """Import the handler of one route, if it has one. Raises `ConfigurationError`."""
     import gc
 
-    from router_trio.routing.handlers import handler_problem, load_handlers
+    from router_trio.routing.handlers.loading import handler_problem, load_handlers
 
     gc.enable()  # see `__main__`
     search_working_directory()
@@ -76,7 +76,7 @@ def handlers_of(settings: Settings, route: RouteSettings) -> dict[str, Handler]:
     return load_handlers([route], {})
 
 
-_HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers"
+_HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers.loading"
 
 
 class _WorkingDirectory:
@@ -134,7 +134,7 @@ def _handler_problems(settings: Settings) -> list[Problem]:
     problems = without_handler(settings.routes, ())
     if all(route.handler is None for route in settings.routes):
         return problems
-    from router_trio.routing.handlers import handler_problem
+    from router_trio.routing.handlers.loading import handler_problem
 
     search_working_directory()
     found = (handler_problem(index, route) for index, route in enumerate(settings.routes))

@@ -21,7 +21,7 @@ import trio
 from router_trio.cli.last_resort import LastResort
 from router_trio.errors import RouterError
 from router_trio.events import Emit, SignalRestored
-from router_trio.routing.tracebacks import place_of
+from router_trio.routing.handlers.tracebacks import place_of
 
 T = TypeVar("T")
 

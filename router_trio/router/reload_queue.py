@@ -14,7 +14,7 @@ import trio
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.events import ReloadRefused
 from router_trio.router.run import Run
-from router_trio.routing.handlers import handler_problem
+from router_trio.routing.handlers.loading import handler_problem
 from router_trio.settings import Settings
 from router_trio.settings.checks.handlers import without_handler
 

@@ -18,7 +18,8 @@ from router_trio.link import Connect
 from router_trio.nats.link import Dialer, client_name
 from router_trio.router.reload_queue import ReloadQueue
 from router_trio.router.run import ConnectFactory, Pages, Run
-from router_trio.routing.handlers import Handler, unfit
+from router_trio.routing.handlers.calls import Handler
+from router_trio.routing.handlers.loading import unfit
 from router_trio.settings import ConnectionSettings, Settings
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ from router_trio.router.forks import ending_children_that_return
 from router_trio.router.generations import CLEAN_UP_WITHIN, ConnectionGeneration, RouteGeneration, clean_up
 from router_trio.router.watchdog import Answers, Watchdog
 from router_trio.routing.builder import RouteBuilder
-from router_trio.routing.handlers import Handler, load_handlers
+from router_trio.routing.handlers.calls import Handler
+from router_trio.routing.handlers.loading import load_handlers
 from router_trio.routing.route import Route
 from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings

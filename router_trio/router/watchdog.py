@@ -24,8 +24,8 @@ import trio
 from router_trio.events import LoopBlocked
 from router_trio.message import Message
 from router_trio.routing.core.handler_batch import HandlerBatch
+from router_trio.routing.handlers.tracebacks import OURS, code_of, place_in
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.tracebacks import OURS, code_of, place_in
 
 BLOCKED_AFTER = 2.0
 """Seconds without a turn of the loop after which it counts as blocked."""

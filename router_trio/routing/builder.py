@@ -17,13 +17,13 @@ from router_trio.events import Emit
 from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.source import SubjectSource
-from router_trio.routing.handlers import left_behind_by
+from router_trio.routing.handlers.threads import left_behind_by
+from router_trio.routing.handlers.tracebacks import message_failed
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 from router_trio.routing.route_counts import continue_counts
 from router_trio.routing.route_plans import RoutePlan
-from router_trio.routing.tracebacks import message_failed
 from router_trio.routing.tracing import Tracing
 from router_trio.states import REPLY, RouteState
 

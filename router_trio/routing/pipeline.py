@@ -28,24 +28,16 @@ from router_trio.outbox.operation import RouteOwner
 from router_trio.protocol import message_ids
 from router_trio.protocol.framing import text
 from router_trio.routing.delivery import Delivery, sampled
-from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import (
-    Blocked,
-    Handler,
-    answers_of,
-    begin,
-    failure_of,
-    finished,
-    raise_if_ours,
-    raise_if_signal,
-    text_of,
-)
+from router_trio.routing.handlers.answers import answers_of
+from router_trio.routing.handlers.calls import Blocked, Handler, begin, finished
+from router_trio.routing.handlers.errors import failure_of, raise_if_ours, raise_if_signal, text_of
+from router_trio.routing.handlers.messages import as_message
+from router_trio.routing.handlers.scopes import close_left_open, left_open, scopes_of_task
+from router_trio.routing.handlers.tracebacks import Raised, message_failed, place_of
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.responder import Responder
 from router_trio.routing.route_plans import RoutePlan
-from router_trio.routing.scopes import close_left_open, left_open, scopes_of_task
-from router_trio.routing.tracebacks import Raised, message_failed, place_of
 from router_trio.routing.tracing import Tracing
 from router_trio.routing.turns import Turn
 from router_trio.states import RouteState

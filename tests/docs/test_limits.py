@@ -29,7 +29,7 @@ BOUNDING_WORD = re.compile(
 NO_BOUNDS = {
     "MOST_VALUES telemetry/metrics/page.py": "texts in a cache, each of which is rendered again when it was dropped",
     "PART_BYTES telemetry/pieces.py": "of a page of ours, which is sent in parts",
-    "MOST_WRAPPERS routing/tracebacks.py": "of decorators in the user's own code",
+    "MOST_WRAPPERS routing/handlers/tracebacks.py": "of decorators in the user's own code",
     "MOST_FRAMES router/watchdog.py": "of a stack of Python's, which has a limit of its own",
     "MOST_WORKERS cli/run/command.py": "that of settings/sections.py, which is not imported for `--help`",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",

@@ -15,7 +15,7 @@ import trio
 
 from router_trio import Live, Router, Settings
 from router_trio.embedded import HOST
-from router_trio.routing.handlers import Handler
+from router_trio.routing.handlers.calls import Handler
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, JetStreamError
 from tests.support.raw_nats import RawClient, connect

@@ -17,7 +17,7 @@ import trio
 
 from router_trio import Message
 from router_trio.protocol.permissions import PERMISSIONS, PUBLISH, SUBSCRIBE, Permission
-from router_trio.routing.handlers import Handler
+from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.stream.pulling import checks, pull_loop
 from router_trio.subjects.patterns import overlaps
 from router_trio.telemetry.logs.sentences import sentence

@@ -30,7 +30,7 @@ from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.core.passthrough import Passthrough
 from router_trio.routing.core.source import SubjectSource
-from router_trio.routing.handlers import Handler
+from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.kept_route import KeptRoute
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route_plans import compile_routes

@@ -22,8 +22,8 @@ from router_trio.outbox.operation import Operation
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.handler_messages import as_messages
-from router_trio.routing.handlers import HandlerCalls, begin
+from router_trio.routing.handlers.calls import HandlerCalls, begin
+from router_trio.routing.handlers.messages import as_messages
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of

@@ -17,7 +17,8 @@ from router_trio.errors import HandlerError, Reject
 from router_trio.message import Message
 from router_trio.router.workers.counts.block import LONGEST_SUBJECT, Block, InHandler, Place
 from router_trio.router.workers.suspects import deaths_allowed, is_given_up
-from router_trio.routing.handlers import Handler, answers_of
+from router_trio.routing.handlers.answers import answers_of
+from router_trio.routing.handlers.calls import Handler
 from router_trio.settings import RouteSettings
 
 LOOK_EVERY = 0.01

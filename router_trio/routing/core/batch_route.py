@@ -20,8 +20,8 @@ from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.hand_over import Batch, Batches, Begun
-from router_trio.routing.handler_messages import as_messages
-from router_trio.routing.handlers import Handler, HandlerCalls, Pair
+from router_trio.routing.handlers.calls import Handler, HandlerCalls, Pair
+from router_trio.routing.handlers.messages import as_messages
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 

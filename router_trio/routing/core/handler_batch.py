@@ -18,19 +18,12 @@ from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.protocol import framing, headers
 from router_trio.routing.delivery import BatchDelivery, Delivery
-from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import (
-    Blocked,
-    Handler,
-    HandlerCalls,
-    Pair,
-    answers_of,
-    begin,
-    finished,
-    raise_if_signal,
-)
+from router_trio.routing.handlers.answers import answers_of
+from router_trio.routing.handlers.calls import Blocked, Handler, HandlerCalls, Pair, begin, finished
+from router_trio.routing.handlers.errors import raise_if_signal
+from router_trio.routing.handlers.messages import as_message
+from router_trio.routing.handlers.scopes import scopes_of_task
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.scopes import scopes_of_task
 
 
 class HandlerBatch:

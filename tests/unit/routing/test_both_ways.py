@@ -25,8 +25,8 @@ from router_trio.protocol.headers import EMPTY
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.passthrough import PassthroughRoute
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import Handler, HandlerCalls, begin
+from router_trio.routing.handlers.calls import Handler, HandlerCalls, begin
+from router_trio.routing.handlers.messages import as_message
 from router_trio.states import RouteState
 from router_trio.testing.frames import raw
 from tests.performance.instructions import Bench

@@ -12,7 +12,7 @@ import pytest
 from router_trio.message import Message
 from router_trio.protocol import headers
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.handlers import Blocked, Handler, HandlerCalls, begin
+from router_trio.routing.handlers.calls import Blocked, Handler, HandlerCalls, begin
 
 MESSAGES = [Message(f"in.{number}", b"%d" % number, headers.EMPTY) for number in range(4)]
 

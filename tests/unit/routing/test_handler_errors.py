@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from router_trio.errors import HandlerError
 from router_trio.message import Message
-from router_trio.routing.handlers import load_handler
+from router_trio.routing.handlers.loading import load_handler
 from router_trio.states import RUNNING
 from tests.support.eventually import eventually
 from tests.support.world import all_acked, fill, handled, one_broker, overhearing, to, world

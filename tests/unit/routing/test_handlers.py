@@ -18,21 +18,12 @@ from router_trio.errors import ConfigurationError, HandlerError
 from router_trio.message import Message
 from router_trio.protocol import framing
 from router_trio.protocol.headers import Headers
-from router_trio.routing.handler_messages import as_message
-from router_trio.routing.handlers import (
-    MOST_ANSWER_BYTES,
-    MOST_ANSWERS,
-    Blocked,
-    Handler,
-    InThread,
-    answers_of,
-    begin,
-    finished,
-    in_thread,
-    left_behind_by,
-    load_handler,
-)
-from router_trio.routing.scopes import scopes_of_task
+from router_trio.routing.handlers.answers import MOST_ANSWER_BYTES, MOST_ANSWERS, answers_of
+from router_trio.routing.handlers.calls import Blocked, Handler, begin, finished
+from router_trio.routing.handlers.loading import load_handler
+from router_trio.routing.handlers.messages import as_message
+from router_trio.routing.handlers.scopes import scopes_of_task
+from router_trio.routing.handlers.threads import InThread, in_thread, left_behind_by
 from router_trio.testing.frames import raw
 from tests.unit.routing.handler_functions import asynchronous, three
 

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from router_trio.errors import Reject, ScopeLeftOpenError, ScopesLostError
 from router_trio.message import Message
-from router_trio.routing.scopes import close_left_open, left_open, scopes_of_task
+from router_trio.routing.handlers.scopes import close_left_open, left_open, scopes_of_task
 from router_trio.states import RUNNING
 from tests.support.eventually import eventually
 from tests.support.watch import Watch

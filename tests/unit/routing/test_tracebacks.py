@@ -19,8 +19,8 @@ from trio.testing import MockClock
 from router_trio import Message, Reject, Router, Settings
 from router_trio.errors import HandlerError
 from router_trio.events import MessageDeadLettered, MessageFailed, PublishWithAckFailed
-from router_trio.routing.handlers import in_thread
-from router_trio.routing.tracebacks import MOST_LINES, Raised, place_of
+from router_trio.routing.handlers.threads import in_thread
+from router_trio.routing.handlers.tracebacks import MOST_LINES, Raised, place_of
 from router_trio.testing import FakeBroker
 from tests.support.settings import core_route
 from tests.support.watch import Watch

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from router_trio.errors import PublishError
 from router_trio.errors.quotes import LONGEST_TEXT
-from router_trio.routing.handlers import failure_of
+from router_trio.routing.handlers.errors import failure_of
 from router_trio.states import PAUSED
 from router_trio.telemetry.http.status import readiness, status
 from router_trio.testing import streams

@@ -1,0 +1,1 @@
+"""Python handlers: import, call, and what becomes of their answers and errors."""

@@ -1,0 +1,72 @@
+"""Errors of handlers: which of them are failures of their messages, and which end the router."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import trio
+
+from router_trio.errors import Reject, Retry, innermost, reasons
+from router_trio.errors.quotes import bounded
+from router_trio.routing.policy.retry import Failure
+
+
+async def raise_if_ours(error: BaseException) -> None:
+    """Return if an error is the handler's own. Otherwise raise a signal's error, or the cancellation of the task.
+
+    `trio.Cancelled` in `error` decides nothing: a handler may have its own scopes, mix cancellations with other errors,
+    or swallow ours and raise something else. Only the cancellation of this task counts.
+    """
+    raise_if_signal(error)
+    await trio.lowlevel.checkpoint_if_cancelled()
+
+
+def raise_if_signal(error: BaseException) -> None:
+    """Raise the error, or the group that contains it, if a signal handler raised it while other code ran.
+
+    Such an error asks the program to end. Its traceback contains the frame of the signal handler, which that of a
+    `raise KeyboardInterrupt` or `sys.exit()` in other code does not.
+    """
+    if isinstance(error, Exception):
+        return  # the usual case
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python calls signal handlers in the main thread only
+    receivers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {code for receiver in receivers if (code := getattr(receiver, "__code__", None)) is not None}
+    if _came_through(error, codes, signal.default_int_handler in receivers):
+        raise error
+
+
+def _came_through(error: BaseException, codes: set[Any], bare: bool) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_came_through(one, codes, bare) for one in error.exceptions)
+    if bare and isinstance(error, KeyboardInterrupt):
+        return True  # Python's own handler of SIGINT has no frame, so it can't be distinguished
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code in codes:
+            return True
+        step = step.tb_next
+    return False
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of foreign code, whose `str` may raise as well."""
+    try:
+        return str(error)
+    except BaseException as another:
+        raise_if_signal(another)
+        return "(it has no text)"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the failure of a message whose handler raised this, possibly in a group of a nursery."""
+    bare = innermost(error, Reject)
+    detail = bounded(text_of(bare))
+    if isinstance(bare, Reject):
+        return Failure(reasons.REJECTED, detail, quotes=True)
+    if isinstance(bare, Retry):
+        return Failure(reasons.RETRY, detail, after=bare.after, quotes=True)
+    return Failure(reasons.HANDLER_ERROR, f"{type(bare).__qualname__}: {detail}", type(bare), quotes=True)

@@ -1,0 +1,100 @@
+"""Import handlers by name, and check whether they can be called."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from inspect import iscoroutinefunction
+
+from router_trio.errors import ConfigurationError, HandlerError, Problem
+from router_trio.routing.handlers.calls import Handler
+from router_trio.routing.handlers.errors import raise_if_signal, text_of
+from router_trio.routing.handlers.threads import in_thread
+from router_trio.settings import RouteSettings
+from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
+
+
+def load_handler(name: str) -> Handler:
+    """Return the function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
+    module_name, _, function_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise HandlerError(f"handler {name!r}: can't import {module_name!r}: {error}; is it on sys.path?") from error
+    except BaseException as error:
+        raise_if_signal(error)
+        cause = f"importing {module_name!r} raised {type(error).__name__}: {text_of(error)}"
+        raise HandlerError(f"handler {name!r}: {cause}; mend that module") from error
+    try:
+        handler = getattr(module, function_name, None)
+    except BaseException as error:  # a module may have a `__getattr__`
+        raise_if_signal(error)
+        cause = f"looking for {function_name!r} in {module_name!r} raised {type(error).__name__}: {text_of(error)}"
+        raise HandlerError(f"handler {name!r}: {cause}; mend that module") from error
+    if not callable(handler):
+        raise HandlerError(f"handler {name!r}: {module_name!r} has no function {function_name!r}")
+    if (wrong := unfit(handler)) is not None:
+        raise HandlerError(f"handler {name!r}: {wrong}")
+    return handler  # type: ignore[no-any-return]
+
+
+def unfit(handler: Handler) -> str | None:
+    """Return why a function can't be a handler, judged by its signature; None if it can."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return None  # not written in Python: only a call can show it
+    try:
+        signature.bind(None)
+    except TypeError:
+        names = ", ".join(signature.parameters)
+        return f"it is called with the message alone, and takes ({names}); give all other parameters a default"
+    if inspect.isasyncgenfunction(handler):
+        return "it is an async generator; return a list of messages instead"
+    return None
+
+
+def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler]) -> dict[str, Handler]:
+    """Return the handlers of routes by route name: the imported ones, and those `given` in code.
+
+    A handler that is called in a thread is wrapped: see `in_thread`. Raises `HandlerError`, and `ConfigurationError`
+    for a route that needs a handler and has none, or calls an async one in a thread.
+    """
+    problems = without_handler(routes, given)
+    if problems:
+        raise ConfigurationError(problems)
+    found = {route.name: load_handler(route.handler) for route in routes if route.handler is not None} | dict(given)
+    for index, route in enumerate(routes):
+        if route.thread:
+            if is_async(found[route.name]):
+                problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
+            found[route.name] = in_thread(found[route.name], route.concurrency)
+    if problems:
+        raise ConfigurationError(problems)
+    return found
+
+
+def handler_problem(index: int, route: RouteSettings, given: Handler | None = None) -> Problem | None:
+    """Import the handler that the route at `index` names, and return why it can't be used, or None.
+
+    `given` is its handler from code, which is called instead.
+    """
+    used = given
+    if route.handler is not None:
+        try:
+            loaded = load_handler(route.handler)
+        except HandlerError as error:
+            return Problem(f"routes[{index}].handler", str(error))
+        used = given or loaded
+    is_refused = route.thread and used is not None and is_async(used)
+    return Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD) if is_refused else None
+
+
+def is_async(handler: Handler) -> bool:
+    """Return True if a call of the handler returns an awaitable."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    called = getattr(handler, "__call__", None)  # noqa: B004 - of an object, what a call of it is
+    return iscoroutinefunction(handler) or iscoroutinefunction(called)
