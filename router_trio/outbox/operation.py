@@ -237,7 +237,8 @@ class CoreOperation(Operation):
 class OperationWithAck(CoreOperation):
     """A JetStream publish.
 
-    - `written_at`: when it was last written; `first_written_at`: when it was first written on this link.
+    - `written_at`: when it was last written; `first_written_at`: when it was first written on this link, or was to be
+      and was held back instead.
     - `refused_for`: reason and detail of the last refusal, while it is being retried.
     - `refused_with`: reason and detail of a refusal that will be final unless the next answer differs.
     - `resent`: it was written before and not answered.

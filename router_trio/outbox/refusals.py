@@ -201,8 +201,9 @@ class Refusals:
         """
         operation = self._queue.find(order)
         if operation is not None:
-            reason, detail = operation.refused_for or (self._capacity.reason_late(operation.subject), "")
-            self.give_up(operation, reason, self.no_puback(operation, seconds, detail))
+            refusal = self._retries.refusal_of(operation)
+            reason, answer = refusal or (self._capacity.reason_late(operation.subject), "")
+            self.give_up(operation, reason, self.no_puback(operation, seconds, answer))
 
     def sweep(self) -> None:
         """Resend publishes that have had no PubAck for long on this link, and fail those over their budget.
@@ -213,10 +214,10 @@ class Refusals:
             self.expire()
         self._fail_refused(self._clock() - ASKED_WITHIN)
         by_refusal, again = self._retries.sweep()
-        for (reason, refused_with), operations in by_refusal.items():
+        for (reason, answer), operations in by_refusal.items():
             over: dict[str, list[Operation]] = {}
             for one in operations:
-                over.setdefault(self.no_puback(one, ACK_BUDGET, refused_with), []).append(one)
+                over.setdefault(self.no_puback(one, ACK_BUDGET, answer), []).append(one)
             for detail, alike in over.items():
                 self._fail([one for one in alike if self._queue.withdraw(one)], reason, detail)
         for operation in again:
@@ -224,14 +225,14 @@ class Refusals:
         self._belief.sweep(again, self._has_fate)
         self._wake()
 
-    def no_puback(self, operation: Operation, seconds: float, refused_with: str = "") -> str:
+    def no_puback(self, operation: Operation, seconds: float, answer: str = "") -> str:
         """Return the text for a publish that is given up after `seconds`.
 
-        It mentions the last refusal of a publish that was retried, and the stream whose PubAcks did not count.
+        It contains the last `answer` (see `Retries.refusal_of`), and the stream whose PubAcks did not count.
         """
         stream = self._belief.passed_over(operation.order)
         text = f"no PubAck within {seconds:g} s"
-        text += f", and the last answer was: {refused_with}" if refused_with else ""
+        text += f", and {answer}" if answer else ""
         return text if stream is None else f"{text}; {does_not_count(stream)}"
 
     def expire(self) -> None:

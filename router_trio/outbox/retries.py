@@ -30,7 +30,7 @@ ACK_BUDGET = 30.0
 """Seconds on one live link after which an unconfirmed publish fails. A stream that elects a leader needs about 6."""
 
 _NO_ANSWER = (reasons.TIMEOUT, "")
-"""Reason and detail of a publish that was not refused."""
+"""Reason and last answer of a publish that was not refused."""
 
 SLOW_AFTER = 0.25
 """Seconds without a PubAck after which a publish counts against its destination, while the window is half used up."""
@@ -154,15 +154,16 @@ class Retries:
     def sweep(self) -> tuple[dict[tuple[str, str], list[Operation]], list[OperationWithAck]]:
         """Schedule publishes that have had no PubAck for long to be sent again.
 
-        Returns the publishes that are over their budget, by reason and detail, and those that are sent again. The
-        former stay where they are: an owner that is notified of one must not find that another is missing.
+        Returns the publishes that are over their budget, by reason and last answer (see `refusal_of`), and those that
+        are sent again. The former stay where they are: an owner that is notified of one must not find that another is
+        missing.
         """
         now = self._clock()
         self._lanes.clear_idle()
         over: dict[tuple[str, str], list[Operation]] = {}
         again: list[OperationWithAck] = []
         for operation in self._lanes.wanted(lambda held: self._over(held, now)):
-            over.setdefault(operation.refused_for or _NO_ANSWER, []).append(operation)
+            over.setdefault(self.refusal_of(operation) or _NO_ANSWER, []).append(operation)
         for operation in self._in_flight.unacked_since(now - RESEND_UNACKED_AFTER):
             if self._over(operation, now):
                 over.setdefault(_NO_ANSWER, []).append(operation)
@@ -173,6 +174,21 @@ class Retries:
                 self._lanes.hold(operation, now, now=now)
                 again.append(operation)
         return over, again
+
+    def refusal_of(self, operation: OperationWithAck) -> tuple[str, str] | None:
+        """Return why a publish is retried or held: the reason, and words for the last answer. None without a refusal.
+
+        A publish held behind a refused one may never have been sent. So it fails for the reason of that one, not for
+        being unanswered.
+        """
+        if operation.refused_for is not None:
+            reason, detail = operation.refused_for
+            return reason, f"the last answer was: {detail}"
+        refused_for = self._lanes.refused_for(operation)
+        if refused_for is None:
+            return None
+        reason, detail = refused_for
+        return reason, f"the last answer to a publish before it was: {detail}"
 
     def take_held(self, order: int) -> OperationWithAck | None:
         """Take out the held operation with this number, whose PubAck arrived after all."""

@@ -31,9 +31,24 @@ wire."""
 
 
 class _Lane:
-    """The lane with this `key`, shared by its operations; `subject` is that of the publish for which it was created."""
+    """The lane with this `key`, shared by its operations; `subject` is that of the publish for which it was created.
 
-    __slots__ = ("_orders", "destination", "idle", "key", "operations", "probing", "refused", "retry_at", "subject")
+    `refused_for` has reason and detail of the last refusal of one of its publishes; None if the last one to be tried
+    was not answered.
+    """
+
+    __slots__ = (
+        "_orders",
+        "destination",
+        "idle",
+        "key",
+        "operations",
+        "probing",
+        "refused",
+        "refused_for",
+        "retry_at",
+        "subject",
+    )
 
     def __init__(self, key: Hashable, destination: Destination, subject: bytes) -> None:
         self.key = key
@@ -43,6 +58,7 @@ class _Lane:
         self.probing: int | None = None
         self.retry_at = 0.0
         self.refused = False
+        self.refused_for: tuple[str, str] | None = None
         self.idle = False
         self._orders: list[int] = []
 
@@ -141,6 +157,7 @@ class RetryLanes:
         if retry_at is not None:
             lane.retry_at = retry_at
             lane.refused = True
+            lane.refused_for = operation.refused_for
             destination.ready.pop(key, None)
             destination.reason = reasons.UNANSWERED if operation.refused_for is None else operation.refused_for[0]
         if lane.probing is None:
@@ -235,6 +252,10 @@ class RetryLanes:
     def find(self, order: int) -> OperationWithAck | None:
         """Return the held operation with this number, or None."""
         return self._held.get(order)
+
+    def refused_for(self, operation: OperationWithAck) -> tuple[str, str] | None:
+        """Return reason and detail of the last refusal in the lane that holds an operation; None without one."""
+        return self.lanes[operation.lane].refused_for if operation.order in self._held else None
 
     def withdraw(self, operation: Operation) -> bool:
         """Take out a held operation. Returns True if it was here."""

@@ -101,6 +101,41 @@ def test_a_publish_without_responders_is_retried_until_its_budget_ends() -> None
     assert desk.fates == {1: [Fate("failed", "no_responders")]}
 
 
+def test_a_publish_held_behind_a_refused_one_fails_for_the_same_reason() -> None:
+    """It was never sent, so no stream left it without an answer."""
+    desk = connected()
+    desk.offer(with_ack=True)
+    assert desk.batch() == [1]
+    desk.outbox.refusals.ack_refused(1, "no_responders", "no stream takes this subject", True)
+    desk.offer(with_ack=True)
+    assert desk.batch() == []
+    desk.now = ACK_BUDGET
+    desk.outbox.refusals.sweep()
+    refused = [Fate("failed", "no_responders")]
+    assert desk.fates == {1: refused, 2: refused}
+    assert [event.detail for event in desk.events if isinstance(event, PublishWithAckFailed)] == [
+        "no PubAck within 30 s, and the last answer was: no stream takes this subject",
+        "no PubAck within 30 s, and the last answer to a publish before it was: no stream takes this subject",
+    ]
+
+
+def test_a_publish_held_behind_one_that_is_no_longer_answered_fails_as_unanswered() -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    assert desk.batch() == [1]
+    desk.outbox.refusals.ack_refused(1, "no_responders", "no stream takes this subject", True)
+    desk.offer(with_ack=True)
+    assert desk.batch() == []
+    desk.now = RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    desk.now += RESEND_UNACKED_AFTER
+    desk.outbox.refusals.sweep()
+    desk.now = ACK_BUDGET
+    desk.outbox.refusals.sweep()
+    unanswered = [Fate("failed", "timeout")]
+    assert desk.fates == {1: unanswered, 2: unanswered}
+
+
 def test_when_a_publish_fails_the_next_one_to_its_subject_is_tried() -> None:
     desk = connected()
     desk.offer(with_ack=True)
