@@ -2,7 +2,8 @@
 
 Operations that wait for the link or the wire are bounded by `max_pending_operations` and `max_pending_bytes`.
 Operations refused by a destination have room of their own, half as much, and each destination has a share of it: as
-much as the others leave free. So publishes that can't be sent never take the room of those that can.
+much as the others leave free. A publish that is being retried counts as held, since it is held again if it is refused.
+So publishes that can't be sent never take the room of those that can.
 """
 
 from __future__ import annotations
@@ -180,18 +181,18 @@ class Capacity:
             return None
         if lane not in self._lanes and not destination.slow:
             return None  # another stream behind the same template may take it
-        held = destination.held
+        waiting = destination.waiting
         if self._on_full == "drop_oldest":
             dropped: list[OperationWithAck] = []
             while self._over_its_share(destination.key) and (oldest := self._lanes.drop_oldest(lane, destination)):
                 dropped.append(oldest)
-            return TakenOut(dropped, held, self._share_of_operations) if dropped else None
+            return TakenOut(dropped, waiting, self._share_of_operations) if dropped else None
         seconds = self._clock() - destination.since
         detail = (
             f"{_name(destination.key)} on connection {self._connection!r} has taken nothing for {seconds:.0f} s "
-            f"({destination.reason}), and {held} publishes wait for it already"
+            f"({destination.reason}), and {waiting} publishes wait for it already"
         )
-        self._settlement.queue_full(reasons.REJECTED, held, self._share_of_operations, 1)
+        self._settlement.queue_full(reasons.REJECTED, waiting, self._share_of_operations, 1)
         self._settlement.not_accepted(
             True, reasons.QUEUE_FULL, detail, operation.subject.decode("utf-8", "surrogateescape")
         )
@@ -243,15 +244,15 @@ class Capacity:
         if destination is None:
             return None
         operations, size = self._share_of_operations, self._half_of_bytes
-        over = destination.held + destination.trying >= max(
+        over = destination.waiting >= max(
             operations - self._lanes.held, operations // LEAST_SHARE, 1
         ) or destination.held_bytes >= max(size - self._lanes.held_bytes, size // LEAST_SHARE, 1)
         return destination if over else None
 
     @property
     def _share_of_operations(self) -> int:
-        """Maximum number of operations held for all refusing destinations together."""
-        return self._max_operations // 2
+        """Maximum number of operations held for all refusing destinations together, at least one."""
+        return max(1, self._max_operations // 2)
 
 
 def _name(key: Hashable) -> str:

@@ -99,6 +99,11 @@ class Destination:
         """Lanes that hold operations and have none in flight, in the order in which they are tried."""
 
     @property
+    def waiting(self) -> int:
+        """Number of operations that wait for the destination: the held ones, and those that are being retried."""
+        return self.held + self.trying
+
+    @property
     def to_try(self) -> Iterable[_Lane]:
         """Return the lanes that may be tried once their time has come."""
         return () if self.slow or self.trying >= TRIED_AT_ONCE else self.ready.values()

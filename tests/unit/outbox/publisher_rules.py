@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from router_trio.errors import PublishError
+from router_trio.events import QueueFull
 from router_trio.message import Fate
-from router_trio.outbox.capacity import REFUSES_FOR_LONG
+from router_trio.outbox.capacity import REFUSES_FOR_LONG, Refusal
 from router_trio.outbox.operation import CoreOperation, FrameOwners, OperationWithAck
 from router_trio.outbox.retries import LOOK_EVERY, SLOW_AFTER, UNANSWERED_WINDOWS
 from router_trio.protocol import framing
@@ -53,11 +54,9 @@ class PublisherRules(LinkSteps):
             if connected and error.reason == "queue_full":
                 (refusal,) = [one for one in was_refused if one.destination == destination(frame)]
                 assert with_ack
-                assert self.on_full == "reject"
-                assert refusal.held
                 assert self.now - refusal.since >= REFUSES_FOR_LONG
                 del self.publishes[order]
-                self.refused_by_share += 1
+                self._was_refused_by_a_share(refusal, str(error))
                 return
             refused_rightly = was_full and not connected and not outbox.fail_open and self.on_full != "drop_oldest"
             if error.reason != "queue_full" or not refused_rightly:
@@ -79,6 +78,21 @@ class PublisherRules(LinkSteps):
             assert all(self.publishes[o].fate == Fate("dropped", "queue_full") for o in dropped)
             assert bool(dropped) == was_full
             assert outbox.pending <= outbox.max_operations or not was_full
+
+    def _was_refused_by_a_share(self, refusal: Refusal, detail: str) -> None:
+        """Check that publishes wait for the destination whose share is used up, and that the refusal counts them.
+
+        All of them may be in flight: a publish that is being retried uses up the share, as a held one does.
+        """
+        assert self.on_full == "reject"
+        full = next(event for event in reversed(self.events) if isinstance(event, QueueFull))
+        unsettled = [p for p in self.publishes.values() if p.fate is None and p.with_ack]
+        to_it = sum(destination(b"PUB %b " % p.subject) == refusal.destination for p in unsettled)
+        assert (full.reason, full.count) == ("rejected", 1)
+        assert max(1, refusal.held) <= full.queue_size <= to_it
+        assert full.max_size == max(1, self.outbox.max_operations // 2)
+        assert f"{full.queue_size} publishes wait for it" in detail
+        self.refused_by_share += 1
 
     @precondition(lambda self: not self.closed)
     @rule(

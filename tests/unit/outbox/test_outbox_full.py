@@ -10,6 +10,7 @@ from router_trio.message import Fate, stored
 from router_trio.outbox import sender as sender_module
 from router_trio.outbox.capacity import FORWARDED, REFUSES_FOR_LONG
 from router_trio.outbox.operation import Operation
+from router_trio.outbox.retries import RESEND_UNACKED_AFTER
 from router_trio.protocol import framing
 from tests.support.offers import next_order, offer_with_ack
 from tests.unit.outbox.desk import Desk, connected, find, offer_frames
@@ -175,3 +176,48 @@ def test_a_long_run_of_held_batches_yields_to_other_tasks(monkeypatch: pytest.Mo
     assert desk.batch() == []
     assert desk.wakes == wakes + 1
     assert desk.batch() == [2 * sender_module.BATCHES_HELD + 2]
+
+
+# --- the share of a destination ---
+
+
+@pytest.mark.parametrize(("subjects", "max_operations"), [((b"r.1", b"r.2"), 4), ((b"r.1",), 1)])
+def test_publishes_being_retried_use_up_the_share_and_are_counted_in_the_refusal(
+    subjects: tuple[bytes, ...], max_operations: int
+) -> None:
+    desk = _being_retried(subjects, max_operations, "reject")
+    waiting = len(subjects)
+    with pytest.raises(PublishError, match=rf"for 10 s \(unanswered\), and {waiting} publishes wait for it") as caught:
+        desk.offer(b"r.1", with_ack=True)
+    assert caught.value.reason == "queue_full"
+    (full,) = [event for event in desk.events if isinstance(event, QueueFull)]
+    assert (full.reason, full.queue_size, full.max_size, full.count) == ("rejected", waiting, waiting, 1)
+    desk.outbox.acked([(1, stored("S", 1))])
+    desk.offer(b"r.1", with_ack=True)
+    assert desk.books() == (waiting + 1, 1, waiting - 1, {"acked": 1}), "it takes publishes again"
+
+
+def test_publishes_being_retried_are_not_dropped_and_are_counted_when_a_held_one_is() -> None:
+    desk = _being_retried((b"r.1", b"r.2"), 4, "drop_oldest")
+    desk.offer(b"r.1", with_ack=True)
+    assert desk.batch() == [], "held behind the one that is being retried"
+    assert desk.kinds() == [], "there was none to drop"
+    desk.offer(b"r.1", with_ack=True)
+    assert desk.fates == {3: [Fate("dropped", "queue_full")]}
+    (full,) = [event for event in desk.events if isinstance(event, QueueFull)]
+    assert (full.reason, full.queue_size, full.max_size, full.count) == ("dropped_oldest", 3, 2, 1)
+
+
+def _being_retried(subjects: tuple[bytes, ...], max_operations: int, on_full: str) -> Desk:
+    """Return an outbox with a publish to each subject that is in flight again, unanswered for long."""
+    desk = connected(max_operations=max_operations, on_full=on_full)
+    for subject in subjects:
+        desk.offer(subject, with_ack=True)
+    orders = [*range(1, len(subjects) + 1)]
+    assert desk.batch() == orders
+    while desk.now < RESEND_UNACKED_AFTER + REFUSES_FOR_LONG:
+        desk.now += RESEND_UNACKED_AFTER
+        desk.outbox.refusals.sweep()
+        assert sorted(desk.batch()) == orders
+    assert (desk.outbox.pending, desk.outbox.in_flight) == (0, len(orders))
+    return desk
