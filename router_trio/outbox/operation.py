@@ -290,9 +290,12 @@ class OperationWithAck(CoreOperation):
             self.unanswered_since = self.written_at
 
     @property
-    def written_again(self) -> bool:
-        """Return True if it was written more than once on this link, so that the server may deny it more than once."""
-        return self.first_written_at != self.written_at
+    def may_be_denied_twice(self) -> bool:
+        """Return True if it was written before on this link and not answered, so that the server may deny both.
+
+        An answer shows that it was not denied, and one that was held back may be written for the first time.
+        """
+        return self.resent and self.refused_for is None and self.first_written_at != self.written_at
 
     @property
     def on_its_way_at(self) -> float:

@@ -114,7 +114,7 @@ class Refusals:
             if operation is None:
                 return False
             denied = [operation]
-            more = int(operation.written_again)
+            more = int(operation.may_be_denied_twice)
         self._expect_denials(subject, more)
         self._fail(denied, reasons.PERMISSION_DENIED, detail)
         self._wake()

@@ -430,6 +430,38 @@ def test_a_publish_refused_again_on_the_next_link_expects_one_denial_there() -> 
     assert desk.fates == {1: denied, 2: denied}, "the second refusal concerns the second publish"
 
 
+@pytest.mark.parametrize("before", ["held", "refused", "unanswered"])
+def test_only_a_publish_sent_again_without_an_answer_may_be_denied_twice(before: str) -> None:
+    desk = connected()
+    desk.offer(with_ack=True)
+    assert desk.batch() == [1]
+    if before == "unanswered":
+        desk.now = RESEND_UNACKED_AFTER
+        desk.outbox.refusals.sweep()
+    else:
+        desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
+    second = 1
+    if before == "held":
+        desk.offer(with_ack=True)
+        assert desk.batch() == []
+        second = 2
+    desk.now += RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    if before == "held":
+        desk.outbox.acked([(1, stored("S", 1))])
+        assert desk.batch() == [2]
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    denied = [Fate("failed", "permission_denied")]
+    assert desk.fates[second] == denied
+    desk.offer(with_ack=True)
+    assert desk.batch() == [second + 1]
+    if before == "unanswered":
+        assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+        assert second + 1 not in desk.fates, "it may be the denial of the first time"
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    assert desk.fates[second + 1] == denied
+
+
 def test_a_refusal_on_an_earlier_link_is_no_answer_on_the_next_one() -> None:
     """The next server may accept the publish: its PubAck may be late, and only its own refusal counts."""
     desk = connected()
