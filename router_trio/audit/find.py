@@ -2,12 +2,15 @@
 
 Everything is read from the leaders of the streams, and nothing is changed. At a destination only messages with the
 subject of the copy are read, from the time of the message on, and a bounded number of them.
+
+A stream that is missing or can't be read makes only what it could have shown unknown: the search continues without it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -16,6 +19,7 @@ from router_trio.audit.expectations import Expectations, ExpectedCopy, is_letter
 from router_trio.audit.outcomes import (
     CopyFound,
     Facts,
+    Found,
     LetterFound,
     Outcome,
     Progress,
@@ -24,13 +28,13 @@ from router_trio.audit.outcomes import (
     outcome_of,
 )
 from router_trio.audit.removals import Removals, ahead_by
-from router_trio.errors import MappingError
+from router_trio.errors import MappingError, SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, headers, message_ids
 from router_trio.routing.dead_letters import PREFIX
-from router_trio.routing.rehearsal import Copy
+from router_trio.routing.rehearsal import Copy, Limits
 from router_trio.routing.route_plans import Destination
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.mapping import Mapping as SubjectMapping
@@ -41,6 +45,9 @@ MAX_READ = 20_000
 
 MAX_BEHIND = 1_000
 """Messages behind a copy that are read to find the same copy a second time."""
+
+UNLIMITED = Limits(sys.maxsize, sys.maxsize)
+"""The limits of a server that can't be reached."""
 
 
 def connections_for(settings: Settings, subject: str) -> list[str]:
@@ -62,65 +69,94 @@ Recognizes = Callable[[StoredMessage, bool], bool]
 
 @dataclass(slots=True)
 class _Search:
-    """The result of a search: what was found, in which streams, and whether all of their messages were read."""
+    """The result of a search: what was found, in which streams, and whether all of their messages were read.
+
+    `unread` is why one of the streams could not be read.
+    """
 
     found: list[tuple[Stored, StoredMessage, StreamInfo]] = field(default_factory=list)
     streams: list[StoredMessages] = field(default_factory=list)
     is_complete: bool = True
+    unread: str = ""
 
 
+@dataclass(frozen=True, slots=True)
 class _Source:
-    """A stream, the routes that read it, and how far each of them has come."""
+    """A stream, and the routes that read it."""
 
-    def __init__(self, connection: str, stored: StoredMessages) -> None:
-        self.connection = connection
-        self.stored = stored
-        self.routes: list[RouteSettings] = []
+    connection: str
+    stored: StoredMessages
+    routes: Sequence[RouteSettings]
 
 
 class Finder:
     """Finds messages over links of its own."""
 
-    def __init__(self, settings: Settings, links: Mapping[str, CommandLink]) -> None:
-        """`links` are those of all connections that `connections_for` names."""
-        self.notes: list[str] = []
-        """Why a stream has no such message."""
+    def __init__(
+        self, settings: Settings, links: Mapping[str, CommandLink], unreachable: Mapping[str, str] | None = None
+    ) -> None:
+        """`links` are those of all connections that `connections_for` names.
+
+        `unreachable` are connections without a link, each with the reason.
+        """
         self._settings = settings
         self._links = links
-        self._limits = size_limits(links)
+        self._unreachable = unreachable or {}
+        self._limits = size_limits(links) | dict.fromkeys(self._unreachable, UNLIMITED)
+        self._notes: list[str] = []
+        self._unread: list[str] = []
 
-    async def find(self, subject: str, sequence: int | None = None) -> list[Whereabouts]:
-        """Return the last message with this subject, or the one with this sequence, of each stream that has one.
+    async def find(self, subject: str, sequence: int | None = None) -> Found:
+        """Find the last message with this subject, or the one with this sequence, in each stream that has one.
 
-        Raises `SourceError` and `LinkError`; can be cancelled.
+        Raises `LinkError` if a link is lost; can be cancelled.
         """
-        found = []
-        for source in self._sources():
-            # What is settled by now has its copies in the streams that are read from here on.
-            progress = {route.name: await self._progress(source.stored, route) for route in source.routes}
-            message = await self._message(source.stored, subject, sequence)
-            is_gone = message is None
-            if message is None:
-                message = await self._gone(source, subject, sequence)
-            if message is None:
-                if not any(_reads(route, subject) for route in source.routes):
-                    self.notes[-1] += f"; no route from this stream reads {subject}"
+        self._notes, self._unread, found = [], [], []
+        for (connection, stream), routes in self._sources().items():
+            try:
+                source = _Source(connection, self.stored(connection, stream), routes)
+                if (where := await self._in(source, subject, sequence)) is not None:
+                    where.routes += self._unstored(connection, subject)
+                    found.append(where)
+            except SourceError as error:
+                self.report(connection, error)
+        return Found(subject, found, self._notes, list(dict.fromkeys(self._unread)))
+
+    def report(self, connection: str, error: SourceError) -> str:
+        """Record that something could not be read. Return why, as text."""
+        why = str(error)
+        self._unread.append(why if connection in self._unreachable else f"connection {connection}: {why}")
+        return why
+
+    async def _in(self, source: _Source, subject: str, sequence: int | None) -> Whereabouts | None:
+        # What is settled by now has its copies in the streams that are read from here on.
+        progress = {route.name: await self._progress(source, route) for route in source.routes}
+        message = await self._message(source.stored, subject, sequence)
+        is_gone = message is None
+        if message is None:
+            message = await self._gone(source, subject, sequence)
+        if message is None:
+            if not any(_reads(route, subject) for route in source.routes):
+                self._notes[-1] += f"; no route from this stream reads {subject}"
+            return None
+        stored = _stored(source.connection, source.stored.stream, message)
+        where = Whereabouts(stored, len(message.payload), is_gone)
+        for route in source.routes:
+            if not _reads(route, subject):
+                where.routes.append(Outcome(route.name, "not_of_its_filter", route.source.pattern))
                 continue
-            stored = _stored(source.connection, source.stored.stream, message)
-            where = Whereabouts(stored, len(message.payload), is_gone)
-            for route in source.routes:
-                if not _reads(route, subject):
-                    where.routes.append(Outcome(route.name, "not_of_its_filter", route.source.pattern))
-                    continue
-                one = _OneRoute(self, route, source.stored, message, is_gone)
-                where.routes.append(await one.outcome(progress[route.name]))
-            where.routes += self._unstored(source.connection, subject)
-            found.append(where)
-        return found
+            one = _OneRoute(self, route, source.stored, message, is_gone)
+            where.routes.append(await one.outcome(progress[route.name]))
+        return where
 
     def stored(self, connection: str, stream: str) -> StoredMessages:
-        """Return the messages of a stream."""
-        return self._links[connection].stored(stream)
+        """Return the messages of a stream. Raises `SourceError` if its connection is unreachable."""
+        return self._link(connection).stored(stream)
+
+    def _link(self, connection: str) -> CommandLink:
+        if (why := self._unreachable.get(connection)) is not None:
+            raise SourceError(why, reason=reasons.NOT_CONNECTED)
+        return self._links[connection]
 
     def expectations(self, route: RouteSettings) -> Expectations:
         """Return the rules by which the copies of a route are recognized."""
@@ -144,45 +180,55 @@ class Finder:
         the last ones.
         """
         search = _Search()
-        names = [named] if named is not None else await self._links[connection].link.find_streams(pattern)
+        try:
+            names = [named] if named is not None else await self._link(connection).link.find_streams(pattern)
+        except SourceError as error:
+            search.unread = self.report(connection, error)
+            return search
         for name in names:
-            stored = self.stored(connection, name)
-            info = await stored.info()
-            same_subject = named is None and not info.has_others
-            read = pattern if same_subject else ">"
-            search.streams.append(stored)
-            first = max(info.first_sequence, 1)
-            if source is None:
-                if newest and (last := await stored.last(read)) is not None and recognizes(last, same_subject):
-                    search.found.append((_stored(connection, name, last), last, info))
+            try:
+                stored = self.stored(connection, name)
+                info = await stored.info()
+                same_subject = named is None and not info.has_others
+                read = pattern if same_subject else ">"
+                search.streams.append(stored)
+                first = max(info.first_sequence, 1)
+                if source is None:
+                    if newest and (last := await stored.last(read)) is not None and recognizes(last, same_subject):
+                        search.found.append((_stored(connection, name, last), last, info))
+                        continue
+                    if newest:
+                        first = max(first, info.last_sequence - MAX_READ + 1)
+                    await _read(search, connection, stored, info, (first, info.last_sequence), read, recognizes)
                     continue
-                if newest:
-                    first = max(first, info.last_sequence - MAX_READ + 1)
-                await _read(search, connection, stored, info, (first, info.last_sequence), read, recognizes)
-                continue
-            begin = await stored.first_at(since + await ahead_by(stored, source), info)
-            if await _read(search, connection, stored, info, (begin, info.last_sequence), read, recognizes):
-                continue
-            early = await stored.first_at(since - CLOCKS_DIFFER_BY * 10**9, info)
-            await _read(search, connection, stored, info, (early, begin - 1), read, recognizes)
+                begin = await stored.first_at(since + await ahead_by(stored, source), info)
+                if await _read(search, connection, stored, info, (begin, info.last_sequence), read, recognizes):
+                    continue
+                early = await stored.first_at(since - CLOCKS_DIFFER_BY * 10**9, info)
+                await _read(search, connection, stored, info, (early, begin - 1), read, recognizes)
+            except SourceError as error:
+                search.unread = self.report(connection, error)
         return search
 
-    def _sources(self) -> Iterator[_Source]:
-        sources: dict[tuple[str, str], _Source] = {}
+    def _sources(self) -> Mapping[tuple[str, str], Sequence[RouteSettings]]:
+        """Return the routes from each stream, by its connection and name."""
+        sources: dict[tuple[str, str], list[RouteSettings]] = {}
         for route in self._settings.routes:
             stream = route.source.kind.stream(route.source)
             if stream is not None:
-                key = route.source.connection, stream
-                source = sources.setdefault(key, _Source(key[0], self.stored(*key)))
-                source.routes.append(route)
-        yield from sources.values()
+                sources.setdefault((route.source.connection, stream), []).append(route)
+        return sources
 
-    @staticmethod
-    async def _progress(stored: StoredMessages, route: RouteSettings) -> Progress | None:
+    async def _progress(self, source: _Source, route: RouteSettings) -> Progress | str:
+        """Return how far the durable of a route has come, or why that is not known."""
         consumer = route.source.kind.consumer(route.source)
-        durable = None if consumer is None else await stored.consumer(consumer[1])
+        try:
+            durable = None if consumer is None else await source.stored.consumer(consumer[1])
+        except SourceError as error:
+            return f"it is not known what is settled: {self.report(source.connection, error)}"
         if durable is None:
-            return None
+            why = "the durable of the route does not exist, so nothing is known to be settled"
+            return f"{why}; a router that runs creates it"
         starts = {"new": durable.created, "by_start_time": durable.config.start_time}
         start = starts.get(durable.config.deliver_policy, "")
         return Progress(
@@ -197,13 +243,13 @@ class Finder:
         if sequence is None:
             message = await stored.last(subject)
             if message is None:
-                self.notes.append(f"stream {stored.stream} has no message with the subject {subject}")
+                self._notes.append(f"stream {stored.stream} has no message with the subject {subject}")
             return message
         message = await stored.get(sequence)
         if message is None:
-            self.notes.append(f"stream {stored.stream} has no message {sequence:,}")
+            self._notes.append(f"stream {stored.stream} has no message {sequence:,}")
         elif message.subject != subject:
-            self.notes.append(f"message {sequence:,} of stream {stored.stream} has the subject {message.subject}")
+            self._notes.append(f"message {sequence:,} of stream {stored.stream} has the subject {message.subject}")
             return None
         return message
 
@@ -289,17 +335,19 @@ class _OneRoute:
         self, finder: Finder, route: RouteSettings, source: StoredMessages, message: StoredMessage, is_gone: bool
     ) -> None:
         self._finder = finder
+        self._unread_letters = ""
         self._route = route
         self._source = source
         self._message = message
         self._is_gone = is_gone
         self._expectations = finder.expectations(route)
 
-    async def outcome(self, progress: Progress | None) -> Outcome:
+    async def outcome(self, progress: Progress | str) -> Outcome:
         """Look for all copies and the dead letter, and decide."""
         expectations, message = self._expectations, self._message
         made_today, reason = "", ""
         copies: list[CopyFound] = []
+        others: list[CopyFound] = []
         if self._is_gone or expectations.handled:
             copies = [
                 await self._copy_of_any_content(index, one)
@@ -311,9 +359,10 @@ class _OneRoute:
             made_today, reason = expected.outcome, expected.reason
             if made_today in ("", "unknown"):  # unknown: none of its copies is judged
                 made_today = "routed"
-            may_be_removed = progress is not None and message.sequence <= progress.floor
+            may_be_removed = isinstance(progress, Progress) and message.sequence <= progress.floor
             copies = [await self._copy(one, may_be_removed) for one in expected.copies]
-            copies += [await self._other_copy(one) for one in expected.others]
+            others = [await self._other_copy(one) for one in expected.others]
+        letter = await self._letter()
         facts = Facts(
             message.sequence,
             message.time_ns,
@@ -321,7 +370,9 @@ class _OneRoute:
             reason,
             progress,
             copies,
-            await self._letter(),
+            others,
+            letter,
+            self._unread_letters,
             self._is_gone,
             expectations.one_of,
         )
@@ -335,14 +386,19 @@ class _OneRoute:
         search = await self._search(destination, _drawn(destination, copy.subject), self._has_id_of(copy))
         if search.found:
             return _found(shown, search, copy.payload)
+        if search.unread:
+            return CopyFound(shown, "unknown", detail=search.unread)
         if not search.is_complete:
             return CopyFound(shown, "not_found", detail=self._beyond())
         if not search.streams:
             return CopyFound(shown, "missing", detail=f"no stream takes {copy.subject}")
         if may_be_removed:
-            removals = await Removals.of(search.streams, self._source)
-            if self._message.time_ns < removals.before or await removals.removed(self._message, expected):
-                return CopyFound(shown, "expired", detail=copy.subject)
+            try:
+                removals = await Removals.of(search.streams, self._source)
+                if self._message.time_ns < removals.before or await removals.removed(self._message, expected):
+                    return CopyFound(shown, "expired", detail=copy.subject)
+            except SourceError as error:
+                return CopyFound(shown, "unknown", detail=self._finder.report(destination.connection, error))
         return CopyFound(shown, "missing", detail=copy.subject)
 
     async def _other_copy(self, publish: Copy) -> CopyFound:
@@ -356,6 +412,8 @@ class _OneRoute:
                 search = await self._search(one, _drawn(one, publish.subject), self._has_id_of(publish))
                 if search.found:
                     return _found(shown, search, publish.payload)
+                if search.unread:
+                    return CopyFound(shown, "unknown", detail=search.unread)
         return CopyFound(shown, "no_share", detail="a mirror gets a share of the messages")
 
     async def _copy_of_any_content(self, index: int, destination: Destination) -> CopyFound:
@@ -375,6 +433,8 @@ class _OneRoute:
         search = await self._search(destination, pattern, is_copy)
         if search.found:
             return _found(shown, search, None)
+        if search.unread:
+            return CopyFound(shown, "unknown", detail=search.unread)
         return CopyFound(shown, "not_found", detail="" if search.is_complete else self._beyond())
 
     async def _letter(self) -> LetterFound | None:
@@ -391,6 +451,7 @@ class _OneRoute:
             self._route, message.subject, is_letter, source=self._source, since=message.time_ns
         )
         if not search.found:
+            self._unread_letters = search.unread
             return None
         stored, letter, _ = search.found[-1]
         fields = (headers.find(letter.headers, f"{PREFIX}{name}".encode()) for name in ("Reason", "Detail", "Attempts"))

@@ -33,11 +33,12 @@ COPIES = {
     "not_found": "not found",
     "not_stored": "not stored",
     "no_share": "no copy",
+    "unknown": "unknown",
 }
 """The classes of copies, and how they are printed.
 
 `not_found`: nothing is known to be wrong. `not_stored`: a core publish, which no stream keeps. `no_share`: a mirror,
-which gets only a share of the messages.
+which gets only a share of the messages. `unknown`: its stream is missing or can't be read.
 """
 
 STORED = frozenset({"there", "different"})
@@ -189,11 +190,35 @@ class Whereabouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search: one entry for each stream that has the message.
+
+    `notes` are the reasons why other streams have no such message, and `unread` is what could not be read, and why.
+    """
+
+    subject: str
+    messages: Sequence[Whereabouts]
+    notes: Sequence[str]
+    unread: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all as data."""
+        messages = [one.as_json() for one in self.messages]
+        return {"subject": self.subject, "messages": messages, "unread": list(self.unread)}
+
+    def lines(self) -> Iterator[str]:
+        """Yield the messages as text."""
+        for one in self.messages:
+            yield from one.lines()
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """The facts about a message in a route that reads it.
 
     `made_today` is what the route makes of it by its settings of today: `routed`, `filtered` or `given_up`, for this
-    `reason`; empty if only a handler knows, or if the message is gone. `progress` is None without a durable.
+    `reason`; empty if only a handler knows, or if the message is gone. `progress` may be why it is not known.
+    `others` are copies at destinations that are not judged. `unread_letters` is why dead letters could not be read.
     `one_of`: a copy at one of the destinations is enough.
     """
 
@@ -201,9 +226,11 @@ class Facts:
     time_ns: int
     made_today: str
     reason: str
-    progress: Progress | None
+    progress: Progress | str
     copies: Sequence[CopyFound]
+    others: Sequence[CopyFound]
     letter: LetterFound | None
+    unread_letters: str = ""
     is_gone: bool = False
     one_of: bool = False
 
@@ -215,41 +242,53 @@ def outcome_of(route: str, facts: Facts) -> Outcome:
     if facts.one_of and stored:
         copies = stored
     lacking = [one for one in copies if one.stored_class in ("missing", "expired")]
-    name, detail = _decided(facts, stored, lacking)
+    name, detail = _decided(facts, copies, stored, lacking)
     if name in ("waiting", "dead_lettered", "unknown", "not_delivered"):
         # Nothing is wrong with a copy that is not made yet, or replaced by a dead letter.
         copies = [CopyFound(one.destination, "not_found") if one in lacking else one for one in copies]
-    return Outcome(route, name, detail, copies, facts.letter)
+    return Outcome(route, name, detail, [*copies, *facts.others], facts.letter)
 
 
-def _decided(facts: Facts, stored: Sequence[CopyFound], lacking: Sequence[CopyFound]) -> tuple[str, str]:
+def _decided(
+    facts: Facts, copies: Sequence[CopyFound], stored: Sequence[CopyFound], lacking: Sequence[CopyFound]
+) -> tuple[str, str]:
     if facts.letter is not None:
         why = ": ".join(part for part in (facts.letter.reason, facts.letter.detail) if part)
         return "dead_lettered", why
-    if stored and not lacking:
-        if any(len(one.stored) > 1 for one in stored):
-            return "twice", ""
-        return ("different" if any(one.stored_class == "different" for one in stored) else "routed"), ""
+    unread = [one for one in copies if one.stored_class == "unknown"]
+    if stored and not lacking and not unread:
+        return _routed([*stored, *facts.others]), ""
     if facts.is_gone:
         return "unknown", "the message is gone, so what the route makes of it is not known"
-    if facts.progress is None:
-        return (
-            "unknown",
-            "the durable of the route does not exist, so nothing is known to be settled; a router that runs creates it",
-        )
+    if isinstance(facts.progress, str):
+        return "unknown", facts.progress
     if facts.time_ns < facts.progress.starts_at:
         return "not_delivered", f"durable {facts.progress.durable} starts with messages stored later"
     if facts.sequence > facts.progress.floor:
         return "waiting", _why_waiting(facts, facts.progress)
-    if facts.made_today in ("filtered", "given_up"):
-        return facts.made_today, facts.reason
+    if facts.made_today == "filtered":
+        return "filtered", facts.reason
+    if facts.unread_letters and (lacking or facts.made_today == "given_up"):
+        return "unknown", f"settled, and dead letters can't be read: {facts.unread_letters}"
+    if facts.made_today == "given_up":
+        return "given_up", facts.reason
+    if any(one.stored_class == "missing" for one in lacking) and not (facts.one_of and unread):
+        return "missing", ""
+    if unread:
+        return "unknown", "settled, and the stream of a copy can't be read"
     if lacking:
-        return ("missing" if any(one.stored_class == "missing" for one in lacking) else "expired"), ""
+        return "expired", ""
     if not facts.made_today:
         return "unknown", "settled; a handler decides whether there are copies, and none is found"
     if any(one.stored_class == "not_found" for one in facts.copies):
         return "unknown", "settled, and no copy is found"
-    return "routed", ""
+    return _routed(facts.others), ""
+
+
+def _routed(copies: Sequence[CopyFound]) -> str:
+    if any(len(one.stored) > 1 for one in copies):
+        return "twice"
+    return "different" if any(one.stored_class == "different" for one in copies) else "routed"
 
 
 def _why_waiting(facts: Facts, progress: Progress) -> str:

@@ -50,7 +50,11 @@ def find(config: Path, subject: str, *, sequence: int | None, json: bool) -> int
     no longer has is found by its copies. Nothing is changed, and no handler
     is called.
 
-    The exit code is 1 if no stream has or had such a message.
+    If a stream is missing or can't be read, or a connection can't be
+    opened, what it could have shown is unknown, and the rest is printed.
+
+    The exit code is 1 if no stream has or had such a message, and if
+    something could not be read.
 
     For example:
 
@@ -72,21 +76,28 @@ def find(config: Path, subject: str, *, sequence: int | None, json: bool) -> int
     names = connections_for(settings, subject)
     if not names:
         raise UsageError("no route of the configuration reads a stream, so no message is stored")
-    job = partial(_job, settings, subject, sequence, json)
-    return trio.run(over_links, settings, "find", names, job, lambda number: True)
+    unreachable: dict[str, str] = {}
+    job = partial(_job, settings, subject, sequence, json, unreachable)
+    return trio.run(over_links, settings, "find", names, job, lambda number: True, unreachable)
 
 
 async def _job(
-    settings: Settings, subject: str, sequence: int | None, json: bool, links: Mapping[str, CommandLink]
+    settings: Settings,
+    subject: str,
+    sequence: int | None,
+    json: bool,
+    unreachable: Mapping[str, str],
+    links: Mapping[str, CommandLink],
 ) -> int:
     from router_trio.audit.find import Finder
 
-    finder = Finder(settings, links)
-    found = await finder.find(subject, sequence)
+    found = await Finder(settings, links, unreachable).find(subject, sequence)
     if json:
-        print(to_json.dumps({"subject": subject, "messages": [one.as_json() for one in found]}))
-    for where in () if json else found:
-        print("\n".join(where.lines()))
-    for note in () if found else finder.notes:
+        print(to_json.dumps(found.as_json()))
+    elif found.messages:
+        print("\n".join(found.lines()))
+    for note in () if found.messages else found.notes:
         print(f"router-trio: {excerpt(note, LONGEST_TEXT)}", file=sys.stderr)
-    return DONE if found else FAILED
+    for why in found.unread:
+        print(f"router-trio: not read: {excerpt(why, LONGEST_TEXT)}", file=sys.stderr)
+    return DONE if found.messages and not found.unread else FAILED

@@ -16,12 +16,17 @@ Job = Callable[[Mapping[str, CommandLink]], Awaitable[int]]
 
 
 async def over_links(
-    settings: Settings, command: str, names: Iterable[str], job: Job, cancel_at: Callable[[int], bool]
+    settings: Settings,
+    command: str,
+    names: Iterable[str],
+    job: Job,
+    cancel_at: Callable[[int], bool],
+    unreachable: dict[str, str] | None = None,
 ) -> int:
     """Open the links, run the job, and return its exit code; `INTERRUPTED` if a signal has cancelled it.
 
-    `cancel_at(n)` is called on the n-th signal, and returns True if the job is to be cancelled. Raises `LinkError`, and
-    what the job raises.
+    `cancel_at(n)` is called on the n-th signal, and returns True if the job is to be cancelled. `unreachable` is that
+    of `open_links`. Raises `LinkError`, and what the job raises.
     """
     scope = trio.CancelScope()
     code = INTERRUPTED
@@ -36,7 +41,7 @@ async def over_links(
         nonlocal code, failure
         try:
             with scope:
-                async with open_links(settings, command, names) as links:
+                async with open_links(settings, command, names, unreachable) as links:
                     code = await job(links)
         except (OSError, UsageError) as error:
             failure = error  # raised outside of the nurseries, which would wrap it in an exception group

@@ -72,15 +72,23 @@ class CommandLink:
 
 
 @asynccontextmanager
-async def open_links(settings: Settings, command: str, names: Iterable[str]) -> AsyncIterator[dict[str, CommandLink]]:
+async def open_links(
+    settings: Settings, command: str, names: Iterable[str], unreachable: dict[str, str] | None = None
+) -> AsyncIterator[dict[str, CommandLink]]:
     """Open a link for each of these connections, with the command in its client name.
 
-    Raises `LinkError` if one can't be opened, or is lost.
+    If `unreachable` is given, a connection that can't be opened is left out, and the reason is stored there. Raises
+    `LinkError` if a link can't be opened otherwise, or is lost.
     """
     async with AsyncExitStack() as stack:
         links = {}
         for name in dict.fromkeys(names):
-            links[name] = await stack.enter_async_context(_open_link(settings, command, name))
+            try:
+                links[name] = await stack.enter_async_context(_open_link(settings, command, name))
+            except LinkError as error:
+                if unreachable is None:
+                    raise
+                unreachable[name] = str(error)
         yield links
 
 

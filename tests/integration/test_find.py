@@ -20,7 +20,7 @@ from tests.support.command import over_its_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_server
 
 CONFIGURATION = """
 [telemetry]
@@ -133,7 +133,7 @@ async def is_found(finder: Finder, n: int, known: Known, limit: trio.CapacityLim
     """Check what is found of a message: the outcomes, and the places of all copies and dead letters."""
     area = "noise" if 200 <= n < 230 else "source"
     async with limit:
-        (found,) = await finder.find(f"{area}.{n % 7}", n + 1)
+        (found,) = (await finder.find(f"{area}.{n % 7}", n + 1)).messages
     assert outcomes(found) == truth(n, known), n
     places = {place for one in found.routes for place in stored(found, one.route)}
     assert places == {place for name in STREAMS[1:] for place in known.get((name, n + 1), [])}, n
@@ -255,3 +255,62 @@ async def test_a_sequence_that_no_message_can_have_is_refused(tmp_path: Path) ->
     (tmp_path / "router.toml").write_text("")
     result = await over_its_links("find", "router.toml", "source.1", "--sequence", str(2**64), cwd=tmp_path)
     assert (result.returncode, "--sequence: " in result.stderr, "too large" in result.stderr) == (2, True, True)
+
+
+LOST = """
+[connections.away]
+servers = ["{url}"]
+connect_timeout = "500ms"
+[[routes]]
+name = "copy"
+dead_letter = {{ subject = "letters.all", connection = "main", stream = "NONE" }}
+from = {{ connection = "main", stream = "SOURCE", durable = "copy", filter = "source.*" }}
+to = [
+  {{ connection = "main", subject = "sink.{{{{wildcard(1)}}}}", jetstream = true }},
+  {{ connection = "main", subject = "lost.{{{{wildcard(1)}}}}", jetstream = true, stream = "LOST" }},
+  {{ connection = "away", subject = "away.{{{{wildcard(1)}}}}", jetstream = true }},
+]
+[[routes]]
+name = "other"
+from = {{ connection = "main", stream = "SOURCE", durable = "other", filter = "source.*" }}
+to = [ {{ connection = "main", subject = "large.{{{{wildcard(1)}}}}", jetstream = true }} ]
+[[routes]]
+name = "elsewhere"
+from = {{ connection = "away", stream = "AWAY", durable = "copy", filter = "away.*" }}
+to = [ {{ connection = "main", subject = "divided.{{{{wildcard(1)}}}}", jetstream = true }} ]
+"""
+
+
+async def test_copies_in_a_lost_stream_or_on_a_lost_server_are_unknown_and_the_rest_is_printed(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server) as here, nats_server(tmp_path, name="away") as away:
+        here.configure(LOST.format(url=away.url))
+        await here.stream.create_stream("LOST", ["lost.*"])
+        async with connect(away.url) as client:
+            for name in ("AWAY", "NONE"):
+                await JetStream(client).create_stream(name, [f"{name.lower()}.*"])
+            await here.publish(range(3))
+            await here.route("copy", "other")
+        await here.stream.delete_stream("LOST")
+        away.stop()
+        result = await over_its_links("find", "router.toml", "source.1", cwd=tmp_path)
+        lines = [line.split(", stored ")[0] for line in result.stdout.splitlines()]
+        assert lines == [
+            "source.1, message 2 of stream SOURCE on main",
+            "route copy: unknown (settled, and the stream of a copy can't be read)",
+            lines[2],
+            "    there          main:sink.{{wildcard(1)}}: sink.1, message 2 of stream SINK on main",
+            "    unknown        main:lost.{{wildcard(1)}} "
+            "(there is no stream 'LOST'; create it, or correct its name in the configuration)",
+            "route other: routed",
+            "    there          main:large.{{wildcard(1)}}: large.1, message 2 of stream LARGE on main",
+        ]
+        assert lines[2].startswith("    unknown        away:away.{{wildcard(1)}} (connection 'away': ")
+        errors = result.stderr.splitlines()
+        assert [line.partition("; ")[0] for line in errors if "'away'" not in line] == [
+            "router-trio: not read: connection main: there is no stream 'LOST'",
+            "router-trio: not read: connection main: there is no stream 'NONE'",
+        ]
+        assert sum(line.startswith("router-trio: not read: connection 'away': ") for line in errors) == 1
+        assert result.returncode == 1

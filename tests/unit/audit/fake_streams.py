@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from router_trio.audit.audit import Audit
 from router_trio.audit.find import Finder
+from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import (
     ConsumerInfo,
@@ -48,6 +49,9 @@ class FakeStream:
         self.messages: dict[int, StoredMessage] = {}
         self.newest = 0
         self.durables: dict[str, ConsumerInfo] = {}
+        self.failure = ""
+        """Why each request is refused, if it is."""
+        self.durable_failure = ""
 
     def add(self, subject: str, payload: bytes, time_ns: int, headers: bytes = b"", sequence: int | None = None) -> int:
         self.newest = sequence or self.newest + 1
@@ -67,7 +71,12 @@ class FakeStream:
         }
         self.durables[name] = consumer_info(json.dumps(answer).encode())
 
+    def _asked(self, failure: str = "") -> None:
+        if self.failure or failure:
+            raise SourceError(self.failure or failure, reason=reasons.PERMISSION_DENIED)
+
     async def info(self) -> StreamInfo:
+        self._asked()
         first = min(self.messages, default=self.newest + 1)
         state = {"messages": len(self.messages), "bytes": 0, "first_seq": first, "last_seq": self.newest}
         if self.messages:
@@ -80,6 +89,7 @@ class FakeStream:
         return self.now
 
     async def consumer(self, name: str) -> ConsumerInfo | None:
+        self._asked(self.durable_failure)
         return self.durables.get(name)
 
     async def get(self, sequence: int) -> StoredMessage | None:
@@ -96,6 +106,7 @@ class FakeStream:
         return None
 
     async def last(self, subject: str) -> StoredMessage | None:
+        self._asked()
         found = [one for one in self.messages.values() if matches(subject, one.subject)]
         return max(found, key=lambda one: one.sequence, default=None)
 

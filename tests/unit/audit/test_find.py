@@ -77,7 +77,7 @@ class World:
         self.source.now = self.now
         for sink in self.sinks.values():
             sink.now = self.now + self.ahead
-        (found,) = await self.finder.find(subject, sequence)
+        (found,) = (await self.finder.find(subject, sequence)).messages
         return found
 
     async def outcome(self, subject: str = "source.7", sequence: int | None = None) -> Outcome:
@@ -296,23 +296,23 @@ async def test_a_message_that_does_not_exist() -> None:
     world = World(settings(TO))
     world.message("source.8")
     world.settled()
-    assert await world.finder.find("source.7") == []
-    assert await world.finder.find("source.7", 1) == []
-    assert await world.finder.find("source.7", 9) == []
-    assert world.finder.notes == [
-        "stream SOURCE has no message with the subject source.7",
-        "message 1 of stream SOURCE has the subject source.8",
-        "stream SOURCE has no message 9",
-    ]
+    for subject, sequence, note in (
+        ("source.7", None, "stream SOURCE has no message with the subject source.7"),
+        ("source.7", 1, "message 1 of stream SOURCE has the subject source.8"),
+        ("source.7", 9, "stream SOURCE has no message 9"),
+    ):
+        found = await world.finder.find(subject, sequence)
+        assert (found.messages, found.notes, found.unread) == ([], [note], [])
 
 
 async def test_a_message_that_does_not_exist_and_has_a_subject_that_no_route_reads() -> None:
     world = World(settings(TO))
     world.settled()
-    assert await world.finder.find("sales.7") == []
-    assert world.finder.notes == [
-        "stream SOURCE has no message with the subject sales.7; no route from this stream reads sales.7"
-    ]
+    found = await world.finder.find("sales.7")
+    assert (found.messages, found.notes) == (
+        [],
+        ["stream SOURCE has no message with the subject sales.7; no route from this stream reads sales.7"],
+    )
 
 
 @pytest.mark.parametrize("sequence", [None, 2])
@@ -339,7 +339,7 @@ async def test_a_copy_on_a_subject_of_several_messages_does_not_show_which_is_go
     world.copy(0, sequence, "sink.all")
     world.settled()
     world.source.messages.clear()
-    assert await world.finder.find("source.8") == []
+    assert (await world.finder.find("source.8")).messages == []
     assert (await world.find("source.7", 1)).routes[0].outcome == "routed"
 
 
@@ -398,3 +398,82 @@ async def test_a_route_that_reads_the_subject_itself_records_nothing() -> None:
     world.source.consume("router-0", 1)
     found = await world.find()
     assert [(one.route, one.outcome) for one in found.routes] == [("route-0", "routed"), ("live", "unknown")]
+
+
+UNREAD = "this user may not publish to $JS.API.STREAM.MSG.GET"
+FATES = {
+    "routed": TWO,
+    "filtered": "when = 'false'\n" + TWO,
+    "given_up": LETTERS + "\n" + FAILING,
+    "fallback": "strategy = 'fallback'\n" + TWO,
+    "mirrored": TWO.replace('"other.{{wildcard(1)}}"', '"other.{{wildcard(1)}}", mirror = 1.0'),
+}
+
+
+@pytest.mark.parametrize(
+    ("fate", "copies", "unread", "outcome", "classes_of_copies"),
+    [
+        ("routed", ["sink"], ["OTHER"], "unknown", ["there", "unknown"]),
+        ("routed", ["sink", "other"], ["DEAD"], "routed", ["there", "there"]),
+        ("routed", [], ["OTHER"], "missing", ["missing", "unknown"]),
+        ("routed", [], ["SINK", "OTHER"], "unknown", ["unknown", "unknown"]),
+        ("filtered", [], ["SINK", "OTHER", "DEAD"], "filtered", []),
+        ("given_up", [], ["DEAD"], "unknown", []),
+        ("given_up", [], ["SINK"], "given_up", []),
+        ("fallback", ["sink"], ["OTHER"], "routed", ["there"]),
+        ("fallback", [], ["OTHER"], "unknown", ["not_found", "unknown"]),
+        ("mirrored", ["sink"], ["OTHER"], "routed", ["there", "unknown"]),
+        ("mirrored", [], ["OTHER"], "missing", ["missing", "unknown"]),
+    ],
+)
+async def test_a_stream_that_cannot_be_read_makes_only_its_copies_unknown(
+    fate: str, copies: list[str], unread: list[str], outcome: str, classes_of_copies: list[str]
+) -> None:
+    world = World(settings(FATES[fate], TO))
+    sequence = world.message(payload=b'{"n": 0}')
+    for name in copies:
+        world.copy(0, sequence, f"{name}.7", index=1 if name == "other" else 0)
+    world.settled()
+    for name in unread:
+        world.finder.streams[name].failure = UNREAD
+    found = await world.finder.find("source.7")
+    (message,) = found.messages
+    first, second = message.routes
+    assert (first.outcome, classes(first)) == (outcome, classes_of_copies)
+    assert {one.detail for one in first.copies if one.stored_class == "unknown"} <= {UNREAD}
+    assert second.outcome == ("unknown" if "SINK" in unread else "missing")
+    has_letters = fate != "routed" or unread != ["DEAD"]
+    assert list(found.unread) == ([f"connection main: {UNREAD}"] if has_letters else [])
+
+
+async def test_a_copy_that_is_missing_can_have_a_dead_letter_that_cannot_be_read() -> None:
+    world = World(settings(LETTERS + "\n" + TO))
+    world.message()
+    world.settled()
+    world.dead.failure = UNREAD
+    outcome = await world.outcome()
+    assert (outcome.outcome, classes(outcome)) == ("unknown", ["not_found"])
+    assert outcome.detail == f"settled, and dead letters can't be read: {UNREAD}"
+
+
+async def test_without_the_durable_of_a_route_to_read_it_is_not_known_what_is_settled() -> None:
+    world = World(settings(TO))
+    sequence = world.message()
+    world.settled()
+    world.source.durable_failure = UNREAD
+    outcome = await world.outcome()
+    assert (outcome.outcome, outcome.detail) == ("unknown", f"it is not known what is settled: {UNREAD}")
+    world.copy(0, sequence)
+    assert (await world.outcome()).outcome == "routed"
+
+
+async def test_a_source_that_cannot_be_read_does_not_hide_what_others_have() -> None:
+    configured = settings(TO, TO)
+    route = configured.routes[1]
+    configured.routes[1] = route.model_copy(update={"source": route.source.model_copy(update={"stream": "DEAD"})})
+    world = World(configured)
+    world.dead.failure = UNREAD
+    world.message()
+    found = await world.finder.find("source.7")
+    assert [one.stored.stream for one in found.messages] == ["SOURCE"]
+    assert (list(found.notes), list(found.unread)) == ([], [f"connection main: {UNREAD}"])
