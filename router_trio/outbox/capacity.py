@@ -1,9 +1,10 @@
 """The capacity of one connection's outbox: how much may wait, and what happens to a publish when there is no room.
 
 Operations that wait for the link or the wire are bounded by `max_pending_operations` and `max_pending_bytes`.
-Operations refused by a destination have room of their own, half as much, and each destination has a share of it: as
-much as the others leave free. A publish that is being retried counts as held, since it is held again if it is refused.
-So publishes that can't be sent never take the room of those that can.
+Operations refused by a destination have room of their own, half as much. Each destination may hold as many of them as
+there is room left for, so that the first one to refuse leaves half of that room to others. A publish that is being
+retried counts as held, since it is held again if it is refused. So publishes that can't be sent never take the room of
+those that can.
 """
 
 from __future__ import annotations
