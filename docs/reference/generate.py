@@ -259,7 +259,7 @@ def _logs(logs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         "| `error_code` | level | fields | when |",
         "|---|---|---|---|",
     )
-    known = {kind.code: [name for name in kind.fields if name != "at"] for kind in catalogue()}
+    known = {kind.code: [name for name in kind.fields if name not in kind.not_logged] for kind in catalogue()}
     for one in logs:
         own = ", ".join(_code(name) for name in known.get(one["code"], ()))
         yield f"| `{one['code']}` | {one['level']} | {own} | {_cell(one['help'])} |"

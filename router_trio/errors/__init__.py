@@ -242,7 +242,8 @@ LONGEST_RETRY = 1e9
 class Retry(Exception):
     """Raised by a handler: its message is retried after exactly `after` seconds. That counts as an attempt.
 
-    `detail` is the cause, for a dead letter and for traces. Raises `ValueError` if `after` is not a valid delay.
+    `detail` is the cause. It is shown in logs, on pages, in traces and in a dead letter, so it should quote no secrets.
+    Raises `ValueError` if `after` is not a valid delay.
     """
 
     def __init__(self, after: float, detail: str = "") -> None:
@@ -255,7 +256,8 @@ class Retry(Exception):
 class Reject(Exception):
     """Raised by a handler: its message is given up at once, and becomes a dead letter if its route has them.
 
-    `detail` is the cause, for the dead letter and for traces.
+    `detail` is the cause. It is shown in logs, on pages, in traces and in the dead letter, so it should quote no
+    secrets.
     """
 
     def __init__(self, detail: str = "") -> None:

@@ -219,7 +219,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         _message(
             REJECTED,
             "the handler raised `Reject`, or a full queue refused its newest message",
-            "see the detail of the dead letter",
+            "see `detail` in the log, or that of the dead letter",
             FAILURES,
             again=Again.NO,
             to_name=False,
@@ -227,7 +227,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         _message(
             RETRY,
             "the handler raised `Retry`",
-            "no action needed; set `attempts` to bound the retries",
+            "see `detail` in the log; set `attempts` to bound the retries",
             FAILURES,
         ),
         _message(

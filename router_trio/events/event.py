@@ -75,6 +75,8 @@ class Event(_Fields):
     level: ClassVar[Level]
     tag: ClassVar[str | None] = None
     per_message: ClassVar[bool] = False
+    not_logged: ClassVar[tuple[str, ...]] = ("at",)
+    """Fields that are not details."""
     at: float
 
     def __hash__(self) -> int:
@@ -93,10 +95,10 @@ class Event(_Fields):
         return self.level
 
     def details(self) -> Iterator[tuple[str, Any]]:
-        """Yield name and value of each field that is set, without the clock."""
+        """Yield name and value of each field that is set, except those in `not_logged`."""
         for name in self.fields:
             value = getattr(self, name)
-            if name != "at" and value is not None:
+            if value is not None and name not in self.not_logged:
                 yield name, value
 
 

@@ -102,8 +102,8 @@ class FilterOutside(RouteEvent):
 class MessageFailed(RouteEvent):
     """A message could not be routed. `subject`, `stream` and `sequence` name it; `place` is where its handler raised.
 
-    `error_type`, `detail` and `traceback` are those of the handler's error, `traceback` only with
-    `handler_errors = "full"`.
+    `error_type`, `detail` and `traceback` are those of the handler's error. With `handler_errors = "type"` no
+    `traceback` is logged, and `detail` only of `Reject`, `Retry` and errors of the router itself.
     """
 
     code = "ROUTE_MESSAGE_FAILED"
@@ -118,6 +118,8 @@ class MessageFailed(RouteEvent):
     place: str | None = None
     detail: str | None = None
     traceback: tuple[str, ...] | None = None
+    is_public: bool = False  # the text of the handler's error was written to be shown, as that of `Reject`
+    not_logged = ("at", "is_public")
 
 
 class _LastFailure(RouteEvent):

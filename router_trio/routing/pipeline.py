@@ -217,17 +217,26 @@ class Routing:
     def emit_failure(self, reason: str, detail: str, **more: Any) -> None:
         """Report that a message failed in this route. The delivery counts it.
 
-        `more`: its source `subject`, its `origin` (see `Delivery`), what its handler `raised`, the number (`count`).
+        `more`: its source `subject`, its `origin` (see `Delivery`), what its handler `raised`, whether the text of that
+        `is_public`, the number (`count`).
         """
         event = message_failed(self.state.name, reason, detail, full=self._full_errors, **more)
-        # The delivery records what a handler raised, since it knows whether that may be shown.
-        shown = detail if event.error_type is None else None
+        shown = detail if event.error_type is None or event.is_public else None
         self.state.failed_at_last(reason, event.subject, event.sequence, place=event.place, detail=shown)
         self._emit(event)
 
-    def emit_failure_of(self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None) -> None:
+    def emit_failure_of(
+        self, delivery: Delivery, reason: str, detail: str, raised: Raised | None = None, *, is_public: bool = False
+    ) -> None:
         """Report the failure of the message of a delivery."""
-        self.emit_failure(reason, detail, subject=delivery.raw[0], origin=delivery.origin(), raised=raised)
+        self.emit_failure(
+            reason,
+            detail,
+            subject=delivery.raw[0],
+            origin=delivery.origin(),
+            raised=raised,
+            is_public=is_public,
+        )
 
     def lose_unrouted(self, reason: str, detail: str, count: int) -> None:
         """Count messages of a subject that were received and are never routed, so they are lost."""
@@ -427,14 +436,14 @@ class Routing:
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """Fail the message whose handler raised."""
-        raised, detail = Raised(error, self.plan.handler), bounded(text_of(error))
-        kind = raised.kind
-        failure = replace(failure_of(error), place=raised.place, quotes=not self._full_errors)
+        raised, failure = Raised(error, self.plan.handler), failure_of(error)
+        public, kind = not failure.quotes, raised.kind
+        detail = failure.detail if public else bounded(text_of(error))
+        failure = replace(failure, place=raised.place, quotes=not (public or self._full_errors))
         delivery.fail(failure.reason, failure)
         if delivery.trace is not None:
-            # Its text may quote the payload.
-            delivery.trace.failed(kind, detail if self._full_errors else kind)
-        self.emit_failure_of(delivery, failure.reason, detail, raised)
+            delivery.trace.failed(kind, kind if failure.quotes else detail)
+        self.emit_failure_of(delivery, failure.reason, detail, raised, is_public=public)
         if self.responder is not None:
             answer = f"{kind}: {detail}" if self._full_errors else kind
             delivery.when_given_up(partial(self.responder.answer_error, answer, delivery))

@@ -161,7 +161,7 @@ class TelemetrySettings(Section, init=False):
     handler_errors: HandlerErrors = Field(
         "type",
         description="Show only the type of an error that a handler raises in logs and spans, or its full text too, "
-        "which may quote the payload.",
+        "which may quote the payload. Texts of Reject and Retry are always shown.",
     )
     otlp_endpoint: Annotated[str, AfterValidator(_checked_endpoint)] = Field(
         "",

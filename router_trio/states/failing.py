@@ -11,11 +11,11 @@ MOST_RETRIED = 65_536
 
 @dataclass(frozen=True, slots=True)
 class LastFailure:
-    """The last failure of a message in a route, without any of its payload. `at` is in seconds since 1970.
+    """The last failure of a message in a route. `at` is in seconds since 1970.
 
     `subject` is None if messages failed together, `sequence` is None unless they are from a stream. `place` is where
-    the handler raised. `detail` adds to the reason, such as the server's error; the text of a handler's error only if
-    it may be shown.
+    the handler raised. `detail` adds to the reason, such as the server's error or the text of a `Reject`; the text of
+    another error of a handler only if it may be shown.
     """
 
     at: float

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio import Message, Router, Settings
+from router_trio import Message, Reject, Router, Settings
 from router_trio.settings.sections import TelemetrySettings
 from tests.integration.traces import CORE_TO_CORE, ERROR, OK, SAMPLED, Two, routing, traceparents, two_servers
 from tests.support.raw_jetstream import JetStream
@@ -81,6 +81,24 @@ async def test_text_that_a_handler_quotes_of_a_payload_is_shown_only_if_enabled(
         assert "LookupError" in text
         assert (PAYLOAD.decode() in text) is (handler_errors == "full")
         assert len(text) < longest
+
+
+async def test_the_text_of_a_reject_is_in_the_span_and_in_the_log(two: Two, capfd: pytest.CaptureFixture[str]) -> None:
+    def strict(message: Message) -> Message:
+        raise Reject("there is no such customer")
+
+    watch = Watch()
+    router = Router(two.traced(), observers=[watch], log=True)
+    router.route("orders.*", connection="edge", to={"subject": "never", "connection": "core"})(strict)
+    async with watched(router, watch):
+        await watch.until("ROUTE_READY")
+        await two.producer.publish("orders.7", PAYLOAD, headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED")
+    process = two.collector.named("process strict")
+    assert (process.status, process.attributes["error.type"]) == (ERROR, "Reject")
+    assert process.error == "there is no such customer"
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "ROUTE_MESSAGE_FAILED" in line]
+    assert json.loads(line)["detail"] == "there is no such customer"
 
 
 async def test_an_error_that_cannot_be_printed_fails_only_its_message(two: Two) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import trio
 
-from router_trio.errors import Reject, Retry, innermost, reasons
-from router_trio.errors.quotes import bounded
+from router_trio.errors import HandlerError, Reject, Retry, innermost, reasons
+from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt
 from router_trio.routing.policy.retry import Failure
 
 
@@ -62,11 +62,19 @@ def text_of(error: BaseException) -> str:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return the failure of a message whose handler raised this, possibly in a group of a nursery."""
+    """Return the failure of a message whose handler raised this, possibly in a group of a nursery.
+
+    The texts of `Reject`, `Retry` and `HandlerError` were written to be shown, by the author of the handler or of this
+    package. That of any other error may quote the payload.
+    """
     bare = innermost(error, Reject)
-    detail = bounded(text_of(bare))
+    text = text_of(bare)
+    if not isinstance(bare, Reject | Retry | HandlerError):
+        detail = f"{type(bare).__qualname__}: {bounded(text)}"
+        return Failure(reasons.HANDLER_ERROR, detail, type(bare), quotes=True)
+    text = excerpt(text, LONGEST_TEXT)
     if isinstance(bare, Reject):
-        return Failure(reasons.REJECTED, detail, quotes=True)
+        return Failure(reasons.REJECTED, text)
     if isinstance(bare, Retry):
-        return Failure(reasons.RETRY, detail, after=bare.after, quotes=True)
-    return Failure(reasons.HANDLER_ERROR, f"{type(bare).__qualname__}: {detail}", type(bare), quotes=True)
+        return Failure(reasons.RETRY, text, after=bare.after)
+    return Failure(reasons.HANDLER_ERROR, text, type(bare))

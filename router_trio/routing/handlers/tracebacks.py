@@ -110,6 +110,7 @@ def message_failed(
     subject: bytes | None = None,
     origin: Mapping[str, Any] = _NOWHERE,
     raised: Raised | None = None,
+    is_public: bool = False,
     full: bool = False,
     count: int = 1,
 ) -> MessageFailed:
@@ -126,6 +127,7 @@ def message_failed(
         place=None if raised is None else raised.place,
         detail=detail,
         traceback=raised.traceback() if raised is not None and full else None,
+        is_public=is_public,
     )
 
 

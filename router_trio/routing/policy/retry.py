@@ -34,8 +34,8 @@ class Failure:
     """Why a message failed: a short word for metrics, and a text for people.
 
     `error` is the class of what its handler raised, and `place` where that was raised. `after` is the delay in seconds
-    that the handler asked for. With `quotes` the text comes from a handler and may quote the message, so it is put into
-    the dead letter only.
+    that the handler asked for. With `quotes` the text is that of an error which was not written to be shown, and may
+    quote the message, so it is put into the dead letter only.
     """
 
     reason: str

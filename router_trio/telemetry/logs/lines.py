@@ -2,7 +2,7 @@
 
 Logs only observe events. Events that can happen for every message are merged into one line per second for each code and
 connection, with the number of merged events. Warnings of libraries become lines in the same format. No line contains a
-payload or a credential.
+credential, nor a payload, unless a handler quotes it in `Reject` or `Retry`.
 """
 
 from __future__ import annotations

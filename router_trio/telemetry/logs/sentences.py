@@ -334,10 +334,11 @@ def shown(event: Event, *, handler_errors: bool = False) -> dict[str, Any]:
     """Return the fields of an event that may be shown.
 
     An exception raised by a handler may quote the payload, and payloads never appear in logs. So only its type is
-    shown, unless `handler_errors` allows its text and traceback.
+    shown, and a text that was written to be shown, unless `handler_errors` allows its text and traceback.
     """
     fields = _details(event)
     if not handler_errors and isinstance(event, events.MessageFailed) and event.error_type is not None:
-        fields.pop("detail", None)
         fields.pop("traceback", None)
+        if not event.is_public:
+            fields.pop("detail", None)
     return fields
