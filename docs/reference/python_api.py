@@ -22,6 +22,9 @@ PUBLIC: Mapping[str, Sequence[str]] = {
     "router_trio.testing": (),
     "router_trio.faults": (),
     "router_trio.embedded": (),
+    "router_trio.audit.audit": ("Range",),
+    "router_trio.audit.report": ("Report", "Finding"),
+    "router_trio.audit.outcomes": ("Found", "Whereabouts", "Outcome", "CopyFound", "LetterFound", "Stored"),
 }
 """The modules that a program may import, and the public names of each. None: those of `__all__`, or all it defines."""
 

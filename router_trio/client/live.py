@@ -18,6 +18,7 @@ from router_trio.telemetry.http.status import status
 
 if TYPE_CHECKING:
     from router_trio.audit.audit import Range
+    from router_trio.audit.outcomes import Found
     from router_trio.audit.report import Report
 
 
@@ -122,6 +123,28 @@ class Live:
             if repair:
                 return (await repaired(settings, found, links, wanted, rate=rate))[0]
             return await Audit(settings, found, links, rate=rate).run(wanted)
+
+    async def find(self, subject: str, sequence: int | None = None) -> Found:
+        """Find a message, and what became of it in each route, as `router-trio find` does.
+
+        Returns the last message with this subject, or the one with this sequence, of each stream that a route reads and
+        that has one. What can't be read is listed in `unread`, and what it could have shown is unknown. Opens links of
+        its own, and blocks for as long as it takes to read the streams; can be cancelled.
+
+        Raises `SubjectError` if the subject is not valid, `ValueError` if no route reads a stream, and `LinkError` if a
+        link is lost.
+        """
+        from router_trio.audit.find import Finder, connections_for
+        from router_trio.nats.command_link import open_links
+        from router_trio.subjects.patterns import validate_subject
+
+        validate_subject(subject)
+        settings, unreachable = self.config.settings, dict[str, str]()
+        names = connections_for(settings, subject)
+        if not names:
+            raise ValueError("no route reads a stream, so no message is stored")
+        async with open_links(settings, "find", names, unreachable) as links:
+            return await Finder(settings, links, unreachable).find(subject, sequence)
 
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the ledger of each connection. `accepted = pending + in_flight + settled`, always."""

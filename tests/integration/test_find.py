@@ -10,11 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 import trio
 
 from router_trio import Router, Settings
 from router_trio.audit.find import Finder, connections_for
 from router_trio.audit.outcomes import Whereabouts
+from router_trio.errors import SubjectError
 from router_trio.nats.command_link import open_links
 from tests.support.command import over_its_links
 from tests.support.eventually import eventually
@@ -314,3 +316,23 @@ async def test_copies_in_a_lost_stream_or_on_a_lost_server_are_unknown_and_the_r
         ]
         assert sum(line.startswith("router-trio: not read: connection 'away': ") for line in errors) == 1
         assert result.returncode == 1
+
+
+async def test_a_program_finds_a_message_as_the_command_does(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server) as here:
+        here.configure(ROUTES)
+        await here.publish(range(30))
+        await here.route("copy", "large", "divided")
+        settings = Settings.load(tmp_path / "router.toml")
+        async with Router(settings, log=False).open() as live:
+            for arguments in (("source.4",), ("source.4", 19), ("source.9",)):
+                found = await live.find(*arguments)
+                options = ["--sequence", str(arguments[1])] if len(arguments) > 1 else []
+                assert (await here.command(str(arguments[0]), *options))[1] == found.as_json()
+            assert found.notes == ["stream SOURCE has no message with the subject source.9"]
+            with pytest.raises(SubjectError):
+                await live.find("source.*")
+        only_subjects = settings.model_copy(update={"routes": []})
+        async with Router(only_subjects, log=False).open() as live:
+            with pytest.raises(ValueError, match="no route reads a stream"):
+                await live.find("source.4")
