@@ -59,6 +59,11 @@ def connections_for(settings: Settings, subject: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def routes_for(settings: Settings, subject: str) -> list[str]:
+    """Return the names of the routes from streams that read this subject."""
+    return [route.name for route in settings.routes if route.source.kind.is_stored and _reads(route, subject)]
+
+
 def _reads(route: RouteSettings, subject: str) -> bool:
     return any(matches(pattern, subject) for pattern in route.source.patterns)
 
@@ -93,15 +98,21 @@ class Finder:
     """Finds messages over links of its own."""
 
     def __init__(
-        self, settings: Settings, links: Mapping[str, CommandLink], unreachable: Mapping[str, str] | None = None
+        self,
+        settings: Settings,
+        links: Mapping[str, CommandLink],
+        unreachable: Mapping[str, str] | None = None,
+        former_names: Mapping[str, str] | None = None,
     ) -> None:
         """`links` are those of all connections that `connections_for` names.
 
-        `unreachable` are connections without a link, each with the reason.
+        `unreachable` are connections without a link, each with the reason. `former_names` are the names that renamed
+        routes had when they made the copies, by today's name.
         """
         self._settings = settings
         self._links = links
         self._unreachable = unreachable or {}
+        self._former_names = former_names or {}
         self._limits = size_limits(links) | dict.fromkeys(self._unreachable, UNLIMITED)
         self._notes: list[str] = []
         self._unread: list[str] = []
@@ -160,7 +171,12 @@ class Finder:
 
     def expectations(self, route: RouteSettings) -> Expectations:
         """Return the rules by which the copies of a route are recognized."""
-        return Expectations(self._settings, route, self._limits)
+        return Expectations(self._settings, self.as_named(route), self._limits)
+
+    def as_named(self, route: RouteSettings) -> RouteSettings:
+        """Return a route with the name that it had when it made the copies."""
+        former = self._former_names.get(route.name)
+        return route if former is None else route.model_copy(update={"name": former})
 
     async def search(
         self,
@@ -295,7 +311,7 @@ class Finder:
 
         def is_letter(stored: StoredMessage, same_subject: bool) -> bool:
             origin = of(stored)
-            if origin is None or not origin.is_dead or not is_letter_of(route, stored):
+            if origin is None or not origin.is_dead or not is_letter_of(self.as_named(route), stored):
                 return False
             return headers.find(stored.headers, f"{PREFIX}Subject".encode()) == framing.wire(subject)
 
@@ -444,7 +460,7 @@ class _OneRoute:
             origin = message_ids.origin(message_ids.find(stored.headers))
             if origin is None or not origin.is_dead or origin.first != first:
                 return False
-            return is_letter_of(self._route, stored)
+            return is_letter_of(self._finder.as_named(self._route), stored)
 
         message, finder = self._message, self._finder
         search = await finder.letters(
@@ -475,6 +491,9 @@ class _OneRoute:
     def _beyond(self) -> str:
         number = self._message.sequence
         audit = f"router-trio audit CONFIG {self._route.name} --from {number} --to {number}"
+        former = self._finder.as_named(self._route).name
+        if former != self._route.name:
+            audit += f" --as {former}"
         return f"not among {MAX_READ:,} messages stored since; {audit} reads all"
 
 

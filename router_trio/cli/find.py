@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json as to_json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, number
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean, number
 from router_trio.cli.configuration import load
 from router_trio.errors import SubjectError
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt
@@ -33,10 +33,18 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="its sequence in the source; default: the last one of SUBJECT",
     )
+    parser.add_argument(
+        "--as",
+        dest="aliases",
+        action="append",
+        default=[],
+        metavar="[ROUTE=]NAME",
+        help="the name that the route had when it made the copies; with ROUTE= if several routes read SUBJECT",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def find(config: Path, subject: str, *, sequence: int | None, json: bool) -> int:
+def find(config: Path, subject: str, *, sequence: int | None, aliases: Sequence[str], json: bool) -> int:
     """Show where a message is, and what became of it in each route.
 
     Looks up the last message with a subject, or the one with a sequence,
@@ -48,7 +56,8 @@ def find(config: Path, subject: str, *, sequence: int | None, json: bool) -> int
     Copies and dead letters are found by their ids, which are computed from
     the message and the configuration of today. A message that the stream
     no longer has is found by its copies. Nothing is changed, and no handler
-    is called.
+    is called. The ids contain the name of the route: --as gives the one
+    that a renamed route had.
 
     If a stream is missing or can't be read, or a connection can't be
     opened, what it could have shown is unknown, and the rest is printed.
@@ -60,10 +69,11 @@ def find(config: Path, subject: str, *, sequence: int | None, json: bool) -> int
 
         router-trio find router.toml orders.77
         router-trio find router.toml orders.77 --sequence 1234 --json
+        router-trio find router.toml orders.77 --as billing=invoices
     """
     import trio
 
-    from router_trio.audit.find import connections_for
+    from router_trio.audit.find import connections_for, routes_for
     from router_trio.cli.over_links import over_links
     from router_trio.subjects.patterns import validate_subject
 
@@ -76,22 +86,40 @@ def find(config: Path, subject: str, *, sequence: int | None, json: bool) -> int
     names = connections_for(settings, subject)
     if not names:
         raise UsageError("no route of the configuration reads a stream, so no message is stored")
+    former_names = dict(_former_name(text, routes_for(settings, subject), subject) for text in aliases)
     unreachable: dict[str, str] = {}
-    job = partial(_job, settings, subject, sequence, json, unreachable)
+    job = partial(_job, settings, subject, sequence, former_names, json, unreachable)
     return trio.run(over_links, settings, "find", names, job, lambda number: True, unreachable)
+
+
+def _former_name(text: str, routes: Sequence[str], subject: str) -> tuple[str, str]:
+    """Return the route that an `--as` is for, and the name that it had. Raises `UsageError`."""
+    for route in sorted(routes, key=len, reverse=True):  # the name of a route may contain "="
+        if text == f"{route}=":
+            raise UsageError(f"--as {text}: the name that route {route} had is missing")
+        if text.startswith(f"{route}="):
+            return route, text[len(route) + 1 :]
+    named, equals, _ = text.partition("=")
+    if equals:
+        raise UsageError(f"--as {text}: no route {named!r} from a stream reads {subject}{did_you_mean(named, routes)}")
+    if len(routes) != 1:
+        known = f"{', '.join(routes)} read {subject}; give --as ROUTE={text}"
+        raise UsageError(f"--as {text}: " + (known if routes else f"no route from a stream reads {subject}"))
+    return routes[0], text
 
 
 async def _job(
     settings: Settings,
     subject: str,
     sequence: int | None,
+    former_names: Mapping[str, str],
     json: bool,
     unreachable: Mapping[str, str],
     links: Mapping[str, CommandLink],
 ) -> int:
     from router_trio.audit.find import Finder
 
-    found = await Finder(settings, links, unreachable).find(subject, sequence)
+    found = await Finder(settings, links, unreachable, former_names).find(subject, sequence)
     if json:
         print(to_json.dumps(found.as_json()))
     elif found.messages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -124,15 +124,18 @@ class Live:
                 return (await repaired(settings, found, links, wanted, rate=rate))[0]
             return await Audit(settings, found, links, rate=rate).run(wanted)
 
-    async def find(self, subject: str, sequence: int | None = None) -> Found:
+    async def find(
+        self, subject: str, sequence: int | None = None, *, former_names: Mapping[str, str] | None = None
+    ) -> Found:
         """Find a message, and what became of it in each route, as `router-trio find` does.
 
         Returns the last message with this subject, or the one with this sequence, of each stream that a route reads and
-        that has one. What can't be read is listed in `unread`, and what it could have shown is unknown. Opens links of
-        its own, and blocks for as long as it takes to read the streams; can be cancelled.
+        that has one. `former_names` are the names that renamed routes had when they made the copies, by today's name.
+        What can't be read is listed in `unread`, and what it could have shown is unknown. Opens links of its own, and
+        blocks for as long as it takes to read the streams; can be cancelled.
 
-        Raises `SubjectError` if the subject is not valid, `ValueError` if no route reads a stream, and `LinkError` if a
-        link is lost.
+        Raises `SubjectError` if the subject is not valid, `ValueError` if no route reads a stream or one that is named
+        does not exist, and `LinkError` if a link is lost.
         """
         from router_trio.audit.find import Finder, connections_for
         from router_trio.nats.command_link import open_links
@@ -143,8 +146,10 @@ class Live:
         names = connections_for(settings, subject)
         if not names:
             raise ValueError("no route reads a stream, so no message is stored")
+        for name in {*(former_names or ())} - {route.name for route in settings.routes}:
+            raise ValueError(f"there is no route {name!r}")
         async with open_links(settings, "find", names, unreachable) as links:
-            return await Finder(settings, links, unreachable).find(subject, sequence)
+            return await Finder(settings, links, unreachable, former_names).find(subject, sequence)
 
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the ledger of each connection. `accepted = pending + in_flight + settled`, always."""

@@ -332,7 +332,46 @@ async def test_a_program_finds_a_message_as_the_command_does(tmp_path: Path, ser
             assert found.notes == ["stream SOURCE has no message with the subject source.9"]
             with pytest.raises(SubjectError):
                 await live.find("source.*")
+            with pytest.raises(ValueError, match="there is no route 'cpoy'"):
+                await live.find("source.4", former_names={"cpoy": "copy"})
         only_subjects = settings.model_copy(update={"routes": []})
         async with Router(only_subjects, log=False).open() as live:
             with pytest.raises(ValueError, match="no route reads a stream"):
                 await live.find("source.4")
+
+
+async def test_a_renamed_route_is_searched_under_the_name_that_it_had(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server) as here:
+        here.configure(ROUTES)
+        await here.publish(range(12))
+        await here.route("copy", "large", "divided")
+        here.configure(ROUTES.replace('name = "divided"', 'name = "a=b"'))
+        for message, outcome in ((2, "routed"), (1, "dead_lettered")):
+            arguments = [f"source.{message - 1}", "--sequence", f"{message}"]
+            _, unnamed = await here.command(*arguments)
+            assert unnamed["messages"][0]["routes"][2]["outcome"] in ("missing", "given_up")
+            code, found = await here.command(*arguments, "--as", "a=b=divided")
+            routes = found["messages"][0]["routes"]
+            assert (code, routes[2]["name"], routes[2]["outcome"]) == (0, "a=b", outcome)
+            assert routes[0]["outcome"] == "routed"
+        async with Router(Settings.load(tmp_path / "router.toml"), log=False).open() as live:
+            as_value = await live.find("source.0", 1, former_names={"a=b": "divided"})
+        assert as_value.messages[0].as_json()["routes"] == routes
+        code, found = await here.command("noise.1", "--as", "divided")  # which one route reads
+        assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("subject", "alias", "error"),
+    [
+        ("source.1", "old", "--as old: copy, large, divided read source.1; give --as ROUTE=old"),
+        ("source.1", "copies=old", "--as copies=old: no route 'copies' from a stream reads source.1; did you mean"),
+        ("source.1", "copy=", "--as copy=: the name that route copy had is missing"),
+        ("noise.1", "copy=old", "--as copy=old: no route 'copy' from a stream reads noise.1"),
+        ("other.1", "old", "--as old: no route from a stream reads other.1"),
+    ],
+)
+async def test_a_former_name_must_be_that_of_one_route(tmp_path: Path, subject: str, alias: str, error: str) -> None:
+    (tmp_path / "router.toml").write_text(CONFIGURATION.format(url="nats://127.0.0.1:1") + ROUTES)
+    result = await over_its_links("find", "router.toml", subject, "--as", alias, cwd=tmp_path)
+    assert (result.returncode, error in result.stderr) == (2, True), result.stderr
