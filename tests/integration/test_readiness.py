@@ -14,6 +14,8 @@ from router_trio.connection import destinations
 from router_trio.routing.stream.pulling import checks
 from router_trio.states import route as state_of_routes
 from tests.integration.readiness import Place, Step, deny, place, users
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
 from tests.support.server_version import needs_server
 from tests.support.settings import core_route, stream_route
 
@@ -216,6 +218,57 @@ async def test_nothing_is_stored_without_its_payload_when_a_consumer_is_edited(t
         assert await at.probe(20.0)
         assert b"" not in await at.stored()
         assert len(await at.stored()) == 3
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_route_that_gets_nothing_new_is_unready_though_its_consumer_cannot_be_checked(tmp_path: Path) -> None:
+    mended = False
+
+    async def handler(message: Message) -> Message:
+        if message.payload == b"poison" and not mended:
+            raise ValueError("every time")
+        return message
+
+    async with place(tmp_path, STREAM | {"retry": {"initial": "500ms", "max": "500ms"}}, handler=handler) as at:
+        assert await at.probe()
+        await at.streams.edit_consumer("IN", "router", max_ack_pending=1)
+        await deny("$JS.API.CONSUMER.INFO.>")(at)
+        assert await at.probe()
+        await trio.sleep(1)
+        assert await at.readyz() == (200, []), "nothing waits"
+        await at.client.publish("in.x", b"poison")
+        await at.client.publish("in.y", b"waits")
+        await at.until_unready("the consumer had 1 left")
+        assert "the consumer can't be checked" in at.answer[1][0]["reason"]
+        mended = True
+        await at.until_ready()
+        assert await at.probe()
+        assert b"waits" in await at.stored()
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_purge_leaves_a_route_ready_though_its_consumer_cannot_be_checked(tmp_path: Path) -> None:
+    go_on = trio.Event()
+
+    async def handler(message: Message) -> Message:
+        await go_on.wait()
+        return message
+
+    async def fill(streams: JetStream) -> None:
+        for number in range(5):
+            await streams.publish("in.x", b"%d" % number)
+
+    route = STREAM | {"from": STREAM["from"] | {"max_in_flight": 2}}
+    async with place(tmp_path, route, handler=handler, before=fill) as at:
+        await eventually(lambda: at.live.routes[0].in_hand == 2)
+        await deny("$JS.API.CONSUMER.INFO.>")(at)
+        await at.streams.api("STREAM.PURGE.IN")
+        go_on.set()
+        for _ in range(20):
+            await trio.sleep(0.1)
+            assert await at.readyz() == (200, [])
+        assert await at.stored() == [b"0", b"1"]
+        assert await at.probe()
 
 
 @pytest.mark.usefixtures("_quick")

@@ -123,6 +123,11 @@ class Lag:
             return True
         return now < self.last_at + STATE_FOR
 
+    def undelivered_since(self, moment: float) -> int:
+        """Return how many messages the consumer has not delivered; 0 if their number was not seen since `moment`."""
+        known_at = self._asked.at if self.received <= self._asked.received else self.last_at
+        return self._pending if known_at >= moment else 0
+
     # --- what is shown ---
 
     @property

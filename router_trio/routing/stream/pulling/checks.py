@@ -7,13 +7,14 @@ that it delivers nothing new because too many messages are unacked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 import trio
 
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError, reasons
 from router_trio.link import STATE_FOR, ConsumerState, PullConsumer
-from router_trio.routing.stream.consumer.standstill import Look, standstill
+from router_trio.routing.stream.consumer.standstill import Look, Unmoved, standstill, unexplained
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
@@ -41,7 +42,7 @@ DENIED_CHECK_EVERY = 60.0
 """Longest interval in seconds between two checks while this user may not make them: a server logs each one.
 
 The interval doubles from `CHECK_EVERY` on. After a short refusal, the next check is soon, not up to a minute later.
-Until then, a route that gets nothing new counts as ready.
+Until then, a route that gets nothing new is not ready if its last message showed that more wait: see `Unmoved`.
 """
 
 _NOT_AGAIN = "the server did not confirm that it will redeliver messages which it had delivered without their payload"
@@ -68,15 +69,16 @@ class ConsumerChecks:
         changed: Callable[[], None],
         lifted: Callable[[Sequence[str]], None],
         paused: Callable[[str | None], None],
-        requested: Callable[[], bool],
+        requested_since: Callable[[], float],
         budget: PullBudget,
         last_failure: Callable[[], str] = str,
     ) -> None:
         """`last_failure` returns the end of a text about failed messages: the last failure.
 
-        `requested` returns True if messages are requested, so that the consumer delivers what is stored.
+        `requested_since` returns since when messages are requested, so that the consumer delivers what is stored;
+        infinity if none are.
         """
-        self._requested = requested
+        self._requested_since = requested_since
         self._last_failure = last_failure
         self.stopped: str | None = None
         """Why nothing new is received: the consumer delivers nothing, or nothing that can be accepted; else None."""
@@ -94,10 +96,16 @@ class ConsumerChecks:
         """The pause that was reported, which outlasts links."""
         self._now = trio.Event()
         self._before: Look | None = None
+        self._unmoved = Unmoved()
+        self._error: str | None = None
+        """Why the last check failed, if it did."""
+        self._inferred = False
+        """True if `stopped` was inferred from deliveries, since a check failed."""
 
     def reset(self) -> None:
         """Forget the last check, since there is no consumer, or another one."""
-        self.stopped = self._before = None
+        self.stopped = self._before = self._error = None
+        self._unmoved, self._inferred = Unmoved(), False
 
     def check_now(self) -> None:
         """Check the consumer now, before it is due."""
@@ -105,6 +113,11 @@ class ConsumerChecks:
 
     def received(self) -> None:
         """Record a message received while the consumer was `stopped`: check now if it is a new message."""
+        if self._inferred:
+            pending = self._pending
+            if pending.cursor.highest != self._unmoved.highest or not pending.lag.undelivered_since(-inf):
+                self._enter(None)
+            return
         before = self._before
         if before is not None and self._pending.cursor.highest > before.state.delivered:
             self._now.set()
@@ -132,6 +145,7 @@ class ConsumerChecks:
             self._now, denied = trio.Event(), False
             doubtful = len(self._payloads.doubtful)
             cursor, lag, began_at = self._pending.cursor, self._pending.lag, trio.current_time()
+            self._look_for_new(began_at)
             deliveries, asked = cursor.deliveries, lag.asks(cursor, began_at)
             try:
                 state = await consumer.check(oldest=lag.wants_oldest(cursor))
@@ -144,14 +158,16 @@ class ConsumerChecks:
                 if error.reason not in reasons.LOOKUP_FAILED and error.reason != reasons.CONSUMER_NOT_FOUND:
                     self._lost(error)
                     return
+                self._error = str(error)
                 if doubtful:
                     self._enter(_UNVERIFIED.format(error))
+                self._infer()
                 denied = error.reason == reasons.PERMISSION_DENIED and not doubtful
                 if denied:
                     pause = max(pause, denied_pause)
                     denied_pause = min(2 * denied_pause, DENIED_CHECK_EVERY)
             else:
-                denied_pause = CHECK_EVERY
+                denied_pause, self._error = CHECK_EVERY, None
                 if state.lifted:
                     self._lifted(state.lifted)
                 before = self._before
@@ -185,9 +201,34 @@ class ConsumerChecks:
         while not self._now.is_set():
             with trio.move_on_after(CHECK_EVERY):
                 await self._now.wait()
-            requested = self._requested() and self.stopped is None
+            self._infer()
+            requested = self._requested_since() < inf and self.stopped is None
             if may_ask and not self._pending.lag.stays_known(requested, trio.current_time()):
                 return
+
+    def _look_for_new(self, now: float) -> int:
+        """Update since when nothing new is delivered. Return the number of messages that the consumer had left."""
+        pending, since = self._pending, self._requested_since()
+        undelivered = pending.lag.undelivered_since(since)
+        active = len(pending.open) - pending.order.held_for_redeliveries
+        self._unmoved.look(pending.cursor, undelivered, active, since, now)
+        return undelivered
+
+    def _infer(self) -> None:
+        """Report that nothing new is delivered if deliveries show it, and the check that would show why has failed.
+
+        It is not reported for a durable that other processes use as well: they may have received the messages.
+        """
+        if self._inferred:
+            return  # that is reported until something new is delivered or a check succeeds
+        now = trio.current_time()
+        undelivered = self._look_for_new(now)
+        unverified = self._payloads.doubtful or self._payloads.awaited
+        if self._error is None or self.stopped is not None or self.shared or unverified:
+            return
+        if now >= self._unmoved.since + CHECK_EVERY:
+            self._enter(unexplained(undelivered, self._error))
+            self._inferred = True
 
     def _compare(self, state: ConsumerState) -> None:
         pending = self._pending
@@ -203,6 +244,7 @@ class ConsumerChecks:
         self._enter(stopped)
 
     def _enter(self, stopped: str | None) -> None:
+        self._inferred = False
         if stopped != self.stopped:
             self.stopped = stopped
             self._changed()

@@ -122,7 +122,7 @@ class PullLoop:
             changed=self.look_again,
             lifted=lifted,
             paused=paused,
-            requested=lambda: self._credit.outstanding > 0 and not self._quiet,
+            requested_since=lambda: self._asked_since if self._credit.outstanding and not self._quiet else math.inf,
             budget=budget,
             last_failure=lambda: self._last_failure,
         )
@@ -131,6 +131,8 @@ class PullLoop:
         self._comes_again = False  # the next messages are probably redeliveries
         self._look_again = trio.Event()
         self._heard_at = 0.0
+        self._asked_since = 0.0
+        """Since when a request is always pending, if one is."""
         self._opened_at = 0.0
         self._not_before: float | None = None
         """While messages that were delivered before must be redelivered first: when that should be over."""
@@ -381,7 +383,7 @@ class PullLoop:
                 wanted = 1  # for one large message: borrowed room is returned as soon as it was received
             heartbeat = min(max(IDLE_HEARTBEAT, self._budget.consumers / HEARTBEATS_A_SECOND), LONGEST_HEARTBEAT)
             if not credit.outstanding:
-                self._heard_at = now
+                self._heard_at = self._asked_since = now
                 self._heartbeat = heartbeat
             self._heartbeat = max(self._heartbeat, heartbeat)
             consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size, heartbeat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import Any
 
@@ -172,6 +173,18 @@ def test_no_check_is_needed_while_deliveries_would_show_what_is_stored(reader: R
     assert reader.lag.stays_known(False, reader.now)
     reader.now += 5.0
     assert not reader.lag.stays_known(True, reader.now)
+
+
+def test_the_undelivered_are_known_since_the_last_delivery_or_check(reader: Reader) -> None:
+    assert reader.lag.undelivered_since(-inf) == 0, "nothing is known"
+    checked_at = reader.now
+    reader.check(undelivered=5)
+    reader.now += 5.0
+    assert [reader.lag.undelivered_since(at) for at in (-inf, checked_at, reader.now, inf)] == [5, 5, 0, 0]
+    reader.delivered(1, pending=7, stored_at=reader.now)
+    assert reader.lag.undelivered_since(reader.now) == 7
+    reader.lag.forget()
+    assert reader.lag.undelivered_since(-inf) == 0
 
 
 # --- ages ---

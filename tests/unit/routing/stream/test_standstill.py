@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 
 from router_trio.link import LOOKUP_WITHIN, ConsumerState
 from router_trio.message import Message
-from router_trio.routing.stream.consumer.standstill import Look, standstill
+from router_trio.routing.stream.consumer.standstill import Look, Unmoved, standstill
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.pulling.checks import CHECK_EVERY, DENIED_CHECK_EVERY
 from router_trio.states import PAUSED, RUNNING
@@ -107,8 +108,36 @@ async def test_a_stall_is_reported_soon_after_checks_were_refused_for_a_short_ti
         fill(w.broker, 5)
         await trio.sleep(refused_for)
         w.broker.allow_publish(checks)
-        await eventually(lambda: w.route.state == PAUSED, refused_for + 3 * CHECK_EVERY)
-        assert "max_ack_pending" in reasons(w)[0]
+        await eventually(lambda: any("max_ack_pending" in one for one in reasons(w)), refused_for + 3 * CHECK_EVERY)
+        assert w.route.state == PAUSED
+
+
+async def test_a_stall_is_reported_while_checks_stay_refused(autojump_clock: MockClock) -> None:
+    mended = False
+
+    def handler(message: Message) -> Message:
+        if not mended and int(message.payload) < 2:
+            raise ValueError("every time")
+        return message
+
+    made = handled(handler, to="out.x", retry={"initial": "3s", "max": "3s"}, **SOURCE)
+    async with world(handlers=[made], brokers=one_broker()) as w:
+        w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=2)
+        w.broker.deny_publish("$JS.API.CONSUMER.INFO.IN.router")
+        await trio.sleep(3 * DENIED_CHECK_EVERY)
+        assert reasons(w) == []
+        fill(w.broker, 5)
+        await eventually(lambda: w.route.state == PAUSED, 3 * CHECK_EVERY)
+        (reason,) = reasons(w)
+        assert "although messages are requested and the consumer had 3 left" in reason
+        assert "the consumer can't be checked: this user may not publish to '$JS.API.CONSUMER.INFO.IN.router'" in reason
+        await trio.sleep(30.0)
+        assert reasons(w) == [reason]
+        mended = True
+        await eventually(lambda: w.route.settled["routed"] == 5, 10.0)
+        assert w.route.state == RUNNING
+        await trio.sleep(3 * DENIED_CHECK_EVERY)
+        assert reasons(w) == []
 
 
 async def test_a_check_that_stays_refused_is_made_once_a_minute(
@@ -130,13 +159,16 @@ async def test_a_check_that_stays_refused_is_made_once_a_minute(
     assert len([pause for pause in pauses if pause < 0.9 * DENIED_CHECK_EVERY]) <= 5, pauses
 
 
-async def test_a_slow_handler_is_not_a_stall(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("denied", [False, True], ids=["checked", "checks refused"])
+async def test_a_slow_handler_is_not_a_stall(denied: bool, autojump_clock: MockClock) -> None:
     async def slow(message: Message) -> Message:
         await trio.sleep(20.0)
         return message
 
     async with world(handlers=[handled(slow, to="out.x", **SOURCE)], brokers=one_broker()) as w:
         w.broker.trouble.edit_consumer("IN", "router", max_ack_pending=1)
+        if denied:
+            w.broker.deny_publish("$JS.API.CONSUMER.INFO.IN.router")
         fill(w.broker, 3)
         for _ in range(50):
             await trio.sleep(1.0)
@@ -190,3 +222,24 @@ def test_the_first_message_is_named(attempts: int, described: str, look: Look) -
         cursor.failures.add(7)
     text = str(standstill(Look(FULL, 0), look, cursor, last_failure="; why"))
     assert text.endswith(f"message 7, the first unacked one, {described}; why")
+
+
+@pytest.mark.parametrize(
+    ("highest", "undelivered", "active", "requested_since"),
+    [
+        pytest.param(9, 3, 0, 0.0, id="something was delivered"),
+        pytest.param(8, 0, 0, 0.0, id="nothing is left"),
+        pytest.param(8, 3, 1, 0.0, id="half of the unsettled messages are in progress"),
+        pytest.param(8, 3, 0, inf, id="nothing is requested"),
+        pytest.param(8, 3, 0, 12.0, id="messages were requested later"),
+    ],
+)
+def test_a_consumer_counts_as_unmoved_only_since_nothing_explains_it(
+    highest: int, undelivered: int, active: int, requested_since: float
+) -> None:
+    unmoved = Unmoved()
+    unmoved.look(cursor_with(7, 8), 3, 0, 0.0, 10.0)
+    unmoved.look(cursor_with(7, 8), 3, 0, 0.0, 15.0)
+    assert unmoved.since == 10.0
+    unmoved.look(cursor_with(7, highest), undelivered, active, requested_since, 20.0)
+    assert unmoved.since > 15.0
