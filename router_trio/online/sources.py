@@ -9,7 +9,7 @@ from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.consumer_config import compare
 from router_trio.online.facts import ERROR, NOTE, WARNING, Facts, Finding, Found
 from router_trio.online.parts import Source, declared_for
-from router_trio.protocol.consumer import ConsumerSpec
+from router_trio.protocol.consumer import ConsumerSpec, beyond_end
 from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.subjects.patterns import overlaps
 from router_trio.subjects.shapes import mapped, meet
@@ -57,7 +57,7 @@ def durable_differs(facts: Facts, source: Source) -> Iterator[Found]:
     if info is None:
         return
     try:
-        compare(_spec(source), info.config)
+        compare(_spec(source), info)
     except SourceError as error:
         yield Found(ERROR, f"{source.path}.durable", str(error))
 
@@ -113,11 +113,18 @@ def lost_without_durable(facts: Facts, source: Source) -> Iterator[Found]:
 
 
 def start_refused(facts: Facts, source: Source) -> Iterator[Found]:
-    """Find a work queue whose durable can't be created, since it would not start at the first message."""
+    """Find a durable that can't be created: behind the end of its stream, or not at the start of a work queue."""
     info = facts.stream(source.connection, source.stream)
-    if info is None or info.retention != "workqueue" or source.route.source.deliver == "all":
+    if info is None or source.route.source.deliver == "all":
         return
-    if facts.consumer(source.connection, source.stream, source.durable) is None:
+    beyond = beyond_end(_spec(source), info.last_sequence)
+    if info.retention != "workqueue" and beyond is None:
+        return
+    if facts.consumer(source.connection, source.stream, source.durable) is not None:
+        return
+    if beyond is not None:
+        yield Found(ERROR, f"{source.path}.deliver", str(beyond))
+    if info.retention == "workqueue":
         text = (
             f"stream {source.stream!r} is a work queue, whose consumers must start at the first message: the durable "
             "can't be created; use deliver = 'all'"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from router_trio.errors import SourceError, reasons
 from router_trio.protocol.stream_config import StreamSubjects
 
 
@@ -45,8 +46,8 @@ class ConsumerSpec:
     """With `standby`, the pin of this process if it has the lead."""
     others_seen: bool = False
     """True if the route had the durable open before and missed deliveries, which another process may have received."""
-    deliver: str = "all"
-    """Where a new durable starts if nothing is known of its stream: `all`, `new` or an RFC 3339 time in UTC."""
+    deliver: str | int = "all"
+    """Where a new durable starts if nothing is known of its stream: `all`, `new`, a sequence, or an RFC 3339 time."""
     least_ack_pending: int = 0
     """The maximum number of messages that the route has in hand (`max_in_flight`)."""
     owes_acks: bool = False
@@ -54,6 +55,20 @@ class ConsumerSpec:
 
     If the stream was rolled back, and has grown beyond these messages since, its state alone does not show it.
     """
+
+
+def beyond_end(spec: ConsumerSpec, last_sequence: int) -> SourceError | None:
+    """Return the error if a new durable would start behind the next message of the stream; None if it would not.
+
+    The server would skip the messages between them, which are not stored yet.
+    """
+    if not isinstance(spec.deliver, int) or spec.stream_created is not None or spec.deliver <= last_sequence + 1:
+        return None
+    return SourceError(
+        f"the durable {spec.durable!r} would start at sequence {spec.deliver} (deliver), and the last one of stream "
+        f"{spec.stream!r} is {last_sequence}: messages between them would be skipped; correct `deliver`",
+        reason=reasons.CONSUMER_REFUSED,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +125,8 @@ class Limits:
 
     `retention` is the stream's: unless it is `limits`, the stream deletes messages that its consumers have acked.
     `subjects` are all subjects in the stream, empty if unknown; `stores` are the subjects that it accepts. `deliver` is
-    where the durable started, as in `ConsumerSpec.deliver` or in the server's words; `""` if it continued from the
-    position of an earlier one. The server deletes the durable if it is unused for `expires_after` seconds; 0 for never.
+    where the durable started, as in `ConsumerSpec.deliver` or in the server's words; `""` if it started at a
+    sequence. The server deletes the durable if it is unused for `expires_after` seconds; 0 for never.
     At most `max_waiting` pull requests may wait at a time; 0 for any number.
     """
 

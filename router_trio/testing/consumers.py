@@ -63,9 +63,11 @@ class Consumer:
         self._requests: deque[_Request] = deque()
         self._matching: list[int] = []
         again = spec.stream_created is not None
-        self.began: str = "" if resumes or (again and spec.deliver == "new") else spec.deliver
+        recreated = again and (spec.deliver == "new" or isinstance(spec.deliver, int))
+        start = "" if resumes or recreated else spec.deliver
+        self.began: str = start if isinstance(start, str) else ""
         """The start of the consumer, as in `link.Limits`."""
-        self._first = (spec.start_sequence or 1) if resumes else stream.first_since(self.began)
+        self._first = (spec.start_sequence or 1) if resumes else stream.first_since(start)
         self._next_to_scan = self._first
         self._position = 0
         self._unacked: dict[int, _Unacked] = {}

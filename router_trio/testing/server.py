@@ -14,6 +14,7 @@ from math import inf
 
 from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerSpec, ConsumerState, StreamState
+from router_trio.protocol.consumer import beyond_end
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import decode
 from router_trio.protocol.stream_config import StreamConfig
@@ -210,6 +211,8 @@ class Server:
             return SourceError(f"there is no stream {spec.stream!r}; create it first", reason=reasons.STREAM_NOT_FOUND)
         consumer = self.consumers.get((spec.stream, spec.durable))
         if consumer is None:
+            if (wrong := beyond_end(spec, len(stream.stored))) is not None:
+                return wrong
             consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream, self.losses)
         mismatch = _mismatch(spec, consumer)
         if mismatch is not None:

@@ -172,8 +172,10 @@ class Stream:
             self._seen[message_id] = (now, sequence)
         return self._pub_ack(sequence, duplicate=False)
 
-    def first_since(self, start: str) -> int:
+    def first_since(self, start: str | int) -> int:
         """Return the first sequence that a consumer with this start delivers: see `link.ConsumerSpec.deliver`."""
+        if isinstance(start, int):
+            return start
         if start == "new":
             return len(self.stored) + 1
         if start in ("", "all"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
 import trio
 
+from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerSpec, Link
 from router_trio.protocol import ack_reply
 from tests.contract.orders import SPEC, sequences
@@ -54,6 +56,36 @@ async def test_a_durable_starts_with_the_messages_stored_since_a_time(peer: Peer
         first = consumer.progress.passed + 1
         again = replace(spec, stream_created=consumer.stream_created, start_sequence=first)
         assert await pulled(link, again, 2) == [2, 3]
+
+
+async def test_a_durable_starts_at_a_sequence(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for number in range(4):
+        await peer.publish(f"orders.{number}")
+    async with link_of(peer) as link:
+        spec = replace(SPEC, durable="third", deliver=3)
+        consumer = await link.open_consumer(spec, Recorder())
+        assert (consumer.limits.deliver, consumer.progress.passed) == ("", 2)
+        # A durable that replaces it before any message was settled starts there as well.
+        await peer.delete_consumer("ORDERS", "third")
+        again = replace(spec, stream_created=consumer.stream_created, start_sequence=consumer.progress.passed + 1)
+        assert await pulled(link, again, 2) == [3, 4]
+        # Of a stream that was created again, every message is new.
+        elsewhere = replace(spec, durable="all", stream_created="2001-01-01T00:00:00Z", start_sequence=3)
+        assert await pulled(link, elsewhere, 4) == [1, 2, 3, 4]
+
+
+async def test_a_durable_that_would_skip_messages_which_are_not_stored_yet_is_refused(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.0")
+    async with link_of(peer) as link:
+        with pytest.raises(SourceError, match=r"at sequence 3 .*, and the last one of stream 'ORDERS' is 1") as refused:
+            await link.open_consumer(replace(SPEC, deliver=3), Recorder())
+        assert refused.value.reason == reasons.CONSUMER_REFUSED
+        spec = replace(SPEC, deliver=2)
+        assert (await link.open_consumer(spec, Recorder())).progress.passed == 1
+        await peer.publish("orders.1")
+        assert await pulled(link, spec, 1) == [2]
 
 
 async def test_an_existing_durable_continues_and_reports_where_it_started(peer: Peer) -> None:

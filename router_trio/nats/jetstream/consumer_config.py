@@ -44,13 +44,15 @@ def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dic
 
 
 def _start(spec: ConsumerSpec, *, resumes: bool) -> dict[str, object]:
-    timed = spec.deliver not in ("all", "new")
+    timed = isinstance(spec.deliver, str) and spec.deliver not in ("all", "new")
     # A server before 2.14 doesn't report where a new consumer begins: then the time is known, and no sequence.
     if resumes and not (timed and spec.start_sequence == 1):
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.start_sequence}
-    if spec.deliver == "new" and spec.stream_created is not None:
+    if (spec.deliver == "new" or isinstance(spec.deliver, int)) and spec.stream_created is not None:
         # The stream is not the one that the route has read before, so everything in it is new.
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": 1}
+    if isinstance(spec.deliver, int):
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": spec.deliver}
     return (
         {"deliver_policy": "by_start_time", "opt_start_time": spec.deliver}
         if timed
@@ -65,15 +67,20 @@ def began(config: ConsumerConfig) -> str:
     return "" if config.deliver_policy == "by_start_sequence" else config.deliver_policy
 
 
-def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
-    """Raise `SourceError` for a durable that does not do what the route needs. Tuning (waits, limits) may differ."""
+def compare(spec: ConsumerSpec, info: ConsumerInfo) -> None:
+    """Raise `SourceError` for a durable that does not do what the route needs. Tuning (waits, limits) may differ.
+
+    The text for a push consumer that has the route's filter contains where a durable of the route continues.
+    """
+    config = info.config
     differences = []
     if config.deliver_subject:
         differences.append("it is a push consumer, a pull consumer is needed")
     if config.ack_policy != ACK_POLICY:
         differences.append(f"its ack policy is {config.ack_policy}, {ACK_POLICY} is needed")
     has, wanted = sorted(config.filter_subjects), sorted(spec.filters)
-    if [f for f in has if f != ">"] != [f for f in wanted if f != ">"]:
+    same_filter = [f for f in has if f != ">"] == [f for f in wanted if f != ">"]
+    if not same_filter:
         detail = excerpt(", ".join(has)) or "none"
         differences.append(f"its filter is {detail}, the route's is {', '.join(wanted) or 'none'}")
     if config.headers_only:
@@ -82,12 +89,20 @@ def compare(spec: ConsumerSpec, config: ConsumerConfig) -> None:
         differences.append(f"it has no priority group {LEAD_GROUP!r} with the policy {LEAD_POLICY}, as standby needs")
     if not spec.standby and config.priority_groups:
         differences.append("it has priority groups, as with standby: only pulls that name one get messages from it")
-    if differences:
-        raise SourceError(
-            f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
-            f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
-            reason=reasons.CONSUMER_MISMATCH,
+    if not differences:
+        return
+    text = (
+        f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
+        f"{'; '.join(differences)}. Use another `durable`, or delete that consumer"
+    )
+    floor = info.ack_floor.sequence
+    # Before 2.14, the floor of a consumer that started elsewhere is 0 until something is acked.
+    if config.deliver_subject and same_filter and (floor or config.deliver_policy == "all"):
+        text += (
+            f". With another `durable` and deliver = {floor + 1} the route continues where this consumer is now: stop "
+            "the program that uses it first"
         )
+    raise SourceError(text, reason=reasons.CONSUMER_MISMATCH)
 
 
 def cut_off(what: str, name: str, trouble: str) -> str:

@@ -60,6 +60,7 @@ from router_trio.nats.jetstream.streams import (
 )
 from router_trio.nats.jetstream.unacked import find_between
 from router_trio.protocol import ack_reply, framing
+from router_trio.protocol.consumer import beyond_end
 from router_trio.protocol.framing import RawMessage
 
 STALE_PULLS_END_WITHIN = 0.5
@@ -156,7 +157,7 @@ class WirePullConsumer:
         if self._created and info.created != self._created:
             detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted and created again"
             raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
-        compare(spec, info.config)
+        compare(spec, info)
         lifted: Sequence[str] = ()
         config, limits = info.config, self.limits
         expires = _expires(config) and config.inactive_threshold != limits.expires_after
@@ -298,16 +299,21 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
             if went_back is None and not looks_up:
                 # The start must not be wrong: messages before it are never delivered.
                 went_back = await other_message(api, spec, stream)
+            if (wrong := beyond_end(spec, stream.last_sequence)) is not None:
+                raise wrong from missing
             resumes = spec.start_sequence is not None and spec.stream_created is not None and went_back is None
             info = await _create(api, spec, resumes=resumes)
+            # A server before 2.14 doesn't report it.
             if began(info.config) == "new":
-                began_behind = stream.last_sequence  # a server before 2.14 doesn't report it
+                began_behind = stream.last_sequence
+            elif isinstance(spec.deliver, int) and spec.stream_created is None:
+                began_behind = spec.deliver - 1
         fresh = spec.stream_created is None or went_back is not None
         progress, info = await _progress(api, spec, info, subscribe, own_answers, fresh=fresh)
         last = stream.last_sequence
         if info.ack_floor.sequence > last:
             last = (await api.ask(f"STREAM.INFO.{spec.stream}", b"", stream_info)).last_sequence
-    compare(spec, info.config)
+    compare(spec, info)
     # Before 2.14 a consumer may be ahead of a stream that was rolled back. It then proves nothing about what is stored
     # there.
     ahead = info.ack_floor.sequence > last

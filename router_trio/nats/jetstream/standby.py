@@ -154,7 +154,7 @@ async def _look_often(
         pause = LOOK_EVERY
         try:
             info = await lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
-            compare(spec, info.config)  # the ack floor of another filter may be behind messages of this route
+            compare(spec, info)  # the ack floor of another filter may be behind messages of this route
         except ApiError:
             continue  # the wait reports it if the consumer was deleted
         except SourceError as error:

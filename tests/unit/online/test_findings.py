@@ -40,6 +40,7 @@ def consumer(stream: str = "ORDERS", durable: str = "router", *, paused: bool = 
         "created": "2026-01-01T00:00:00Z",
         "paused": paused,
         "num_waiting": given.pop("num_waiting", 0),
+        "ack_floor": given.pop("ack_floor", {}),
         "config": given,
     }
     return consumer_info(json.dumps(answer).encode())
@@ -181,7 +182,23 @@ CASES["durable_differs"] = [
         f"{FROM}.durable",
         "the durable 'router' of stream 'ORDERS' exists with another configuration: its ack policy is none, explicit "
         "is needed. Use another `durable`, or delete that consumer",
-    )
+    ),
+    (
+        facts(durable=consumer(deliver_subject="inbox", ack_floor={"consumer_seq": 40, "stream_seq": 42})),
+        "error",
+        f"{FROM}.durable",
+        "the durable 'router' of stream 'ORDERS' exists with another configuration: it is a push consumer, a pull "
+        "consumer is needed. Use another `durable`, or delete that consumer. With another `durable` and deliver = 43 "
+        "the route continues where this consumer is now: stop the program that uses it first",
+    ),
+    (
+        facts(durable=consumer(deliver_subject="inbox", filter_subject="orders.new", ack_floor={"stream_seq": 42})),
+        "error",
+        f"{FROM}.durable",
+        "the durable 'router' of stream 'ORDERS' exists with another configuration: it is a push consumer, a pull "
+        "consumer is needed; its filter is orders.new, the route's is orders.*. Use another `durable`, or delete that "
+        "consumer",
+    ),
 ]
 CASES["start_refused"] = [
     (
@@ -190,7 +207,14 @@ CASES["start_refused"] = [
         f"{FROM}.deliver",
         "stream 'ORDERS' is a work queue, whose consumers must start at the first message: the durable can't be "
         "created; use deliver = 'all'",
-    )
+    ),
+    (
+        facts(stream("ORDERS", "orders.*", state={"last_seq": 7}), settings=configured(source={"deliver": 9})),
+        "error",
+        f"{FROM}.deliver",
+        "the durable 'router' would start at sequence 9 (deliver), and the last one of stream 'ORDERS' is 7: messages "
+        "between them would be skipped; correct `deliver`",
+    ),
 ]
 CASES["lost_without_durable"] = [
     (

@@ -329,11 +329,12 @@ def test_concurrency_without_a_handler_is_warned_about() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["old", "2026-01-01", "2026-01-01T00:00:00", "yesterday", 7, True, date(2026, 1, 1), ""]
+    "value",
+    ["old", "2026-01-01", "2026-01-01T00:00:00", "yesterday", 0, -7, 7.5, 2**63, "7", True, date(2026, 1, 1), ""],
 )
 def test_an_invalid_start_is_refused(value: object) -> None:
     found = problems(one_route(from_stream="S", from_durable="d", from_deliver=value))
-    cure = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T00:00:00Z'"
+    cure = "must be 'all', 'new', a sequence of the stream, or a time with its zone, such as '2026-01-01T00:00:00Z'"
     assert found == {"routes[0].from.deliver": cure}
     found = problems(one_route(from_subject="in", from_deliver="new"))
     assert found == {"routes[0].from.deliver": "is only for a stream, and this source is a subject; remove it"}

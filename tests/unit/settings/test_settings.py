@@ -122,13 +122,14 @@ def test_subjects_of_the_jetstream_api(keys: dict[str, str], api: str) -> None:
     [
         ('"all"', "all"),
         ('"new"', "new"),
+        ("41201", 41201),
         ('"2026-01-01T00:00:00Z"', "2026-01-01T00:00:00Z"),
         ('"2026-01-01t01:00:00.250+01:00"', "2026-01-01T00:00:00.25Z"),
         ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
         ("2026-01-01 02:00:00.000001+02:00", "2026-01-01T00:00:00.000001Z"),
     ],
 )
-def test_start_of_a_source_is_written_as_a_server_writes_it(written: str, start: str, load: Load) -> None:
+def test_start_of_a_source_is_written_as_a_server_writes_it(written: str, start: str | int, load: Load) -> None:
     text = f"""
         connections.main.servers = ["nats://127.0.0.1:4222"]
         [[routes]]

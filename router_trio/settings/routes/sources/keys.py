@@ -28,8 +28,10 @@ def _checked_filter(value: object) -> object:
 
 
 def _checked_start(value: object) -> object:
-    """Return `all`, `new` or a time in the form of servers: in UTC, without trailing zeros of a fraction."""
+    """Return `all`, `new`, a sequence, or a time as servers write it: in UTC, without trailing zeros of a fraction."""
     if value in ("all", "new"):
+        return value
+    if type(value) is int and 1 <= value <= LAST_SEQUENCE:
         return value
     try:
         # TOML has a type for times.
@@ -43,9 +45,12 @@ def _checked_start(value: object) -> object:
     return f"{at:%Y-%m-%dT%H:%M:%S}{fraction}Z"
 
 
-_NO_START = "must be 'all', 'new' or a time with its zone, such as '2026-01-01T00:00:00Z'"
+_NO_START = "must be 'all', 'new', a sequence of the stream, or a time with its zone, such as '2026-01-01T00:00:00Z'"
 
-Deliver = Annotated[str, BeforeValidator(_checked_start)]
+LAST_SEQUENCE = 2**63 - 1
+"""The largest sequence that TOML can write."""
+
+Deliver = Annotated[str | int, BeforeValidator(_checked_start)]
 Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
 
 
@@ -75,8 +80,8 @@ class SourceKeys(Section, init=False):
     deliver: Deliver = Field(
         "all",
         description="Where a newly created durable starts: at the first message (all), with new messages only (new), "
-        "or at a given time. An existing durable continues from its position.",
-        examples=["new", "2026-01-01T00:00:00Z"],
+        "at a sequence of the stream, or at a given time. An existing durable continues from its position.",
+        examples=["new", 41201, "2026-01-01T00:00:00Z"],
     )
     max_in_flight: int = Field(
         4096,

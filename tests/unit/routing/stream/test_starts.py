@@ -42,6 +42,20 @@ async def test_a_durable_deleted_before_its_first_delivery_starts_at_the_same_pl
         assert w.watch.of("ROUTE_CONSUMER_DIFFERS") == []
 
 
+async def test_a_route_that_starts_at_a_sequence_continues_there_after_a_deletion(autojump_clock: MockClock) -> None:
+    brokers = one_broker()
+    fill(brokers["main"], 5)
+    third = stream("IN", "out.{{wildcard(1)}}", filter="in.*", deliver=3)
+    async with world([third], brokers=brokers) as w:
+        await all_acked(w, 3)
+        w.broker.delete_consumer("IN", "router")
+        fill(w.broker, 5, first=5)
+        await w.find()
+        await all_acked(w, 8)
+        assert w.payloads("OUT") == numbers(8, first=2)
+        assert w.watch.of("ROUTE_CONSUMER_DIFFERS") == []
+
+
 async def test_a_durable_with_another_start_is_reported_and_continues(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([stream("IN", "out.{{wildcard(1)}}", filter="in.*")], brokers=brokers):
