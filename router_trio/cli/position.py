@@ -33,9 +33,10 @@ def position(config: Path, route: str, *, consumer: str, apply: bool, json: bool
     """Show where a consumer of the source of a route continues in the copy.
 
     Prints the sequence in the destination's stream from which on no
-    unacked message is skipped, and how many acked ones are delivered
-    again. The server does not report which messages above the ack floor
-    are acked, so these are repeated. Stop the consumer first.
+    unacked message is skipped, how many copies from there on repeat an
+    acked message, and how many repeat another copy. The server does not
+    report which messages above the ack floor are acked, so these are
+    repeated. Stop the consumer first.
 
     If the source can't be reached, or no longer has the stream, the last
     checkpoint is used that a router with [[positions]] has saved at the

@@ -61,7 +61,11 @@ class Answer:
             "filters": list(self.filters),
             "sequence": position.sequence,
             "copies": position.copies,
-            "repeats": {"least": position.least_repeats, "most": position.most_repeats},
+            "repeats": {
+                "least": position.least_acked + position.further,
+                "most": position.most_acked + position.further,
+                "further_copies": position.further,
+            },
             "others": self.others,
             "without_copy": {"waiting": self.waiting, "filtered": self.filtered, "missing": self.missing},
             "missing": self.lost,
@@ -80,17 +84,43 @@ class Answer:
         only = f", only {', '.join(self.filters)}" if self.filters else ""
         done = "continues" if self.applied else "would continue"
         yield f"{done} at sequence {position.sequence:,} of stream {self.stream} on {self.connection}{only}"
-        repeats = f"{position.most_repeats:,}"
-        if position.least_repeats != position.most_repeats:
-            repeats = f"{position.least_repeats:,} to {repeats}"
-        yield f"{position.copies:,} copies from there on; {repeats} of them repeat an acked message"
+        yield f"{_counted(position.copies, 'copy', 'copies')} from there on{_acked(position)}"
+        if position.further:
+            further = _counted(
+                position.further, "of these repeats an earlier copy of its", "of these repeat an earlier copy of their"
+            )
+            yield f"{further} message"
         if self.others:
-            yield f"{self.others:,} messages from there on are not copies of route {self.route}"
+            others = _counted(
+                self.others, "message from there on is not a copy", "messages from there on are not copies"
+            )
+            yield f"{others} of route {self.route}"
+        above = "messages above the ack floor"
+        one = "message above the ack floor"
         if self.waiting:
-            yield f"{self.waiting:,} messages above the ack floor are not copied yet: they will be behind the position"
+            waiting = _counted(self.waiting, f"{one} is", f"{above} are")
+            yield f"{waiting} not copied yet, and will be stored behind the position"
         if self.filtered:
-            yield f"{self.filtered:,} messages above the ack floor get no copy from the route"
+            yield f"{_counted(self.filtered, f'{one} gets', f'{above} get')} no copy from the route"
         if self.missing:
             some = ", ".join(f"{one:,}" for one in self.lost) + (", ..." if self.missing > len(self.lost) else "")
-            yield f"{self.missing:,} messages above the ack floor have no copy, though they should: {some}"
+            missing = _counted(self.missing, f"{one} has", f"{above} have")
+            yield f"{missing} no copy, and should have one: {some}"
         yield from self.notes
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"
+
+
+def _acked(position: Position) -> str:
+    """Return how many of the copies repeat an acked message, as the end of a sentence; nothing without copies."""
+    least, most = position.least_acked, position.most_acked
+    if not position.copies:
+        return ""
+    if not most:
+        return "; it repeats no acked message" if position.copies == 1 else "; none of them repeats an acked message"
+    if position.copies == 1:
+        return f"; it {'repeats' if least else 'may repeat'} an acked message"
+    number = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"; {number} of them {'repeats' if least == most == 1 else 'repeat'} an acked message"

@@ -12,22 +12,28 @@ from typing import NamedTuple
 
 
 class Consumed(NamedTuple):
-    """How far a consumer has come. Of the messages above `floor`, up to `delivered`, this many are `unacked`."""
+    """How far a consumer has come. Of the messages above `floor`, up to `delivered`, this many are `unacked`.
+
+    `deliveries` were made of messages above the floor, redeliveries included.
+    """
 
     floor: int
     delivered: int
     unacked: int
+    deliveries: int
 
 
 class Position(NamedTuple):
-    """Where a consumer continues in a copy, and how many deliveries from there on repeat an acked message.
+    """Where a consumer continues in a copy, and how many of the `copies` from there on are repeats.
 
-    A second copy of an unacked message counts as a repeat, too. `copies` are all copies from there on.
+    At least `least_acked` and at most `most_acked` of them are of an acked message. `further` ones are of a message
+    above the floor that has another copy before them, so they repeat that one, whether the message is acked or not.
     """
 
     sequence: int
-    least_repeats: int
-    most_repeats: int
+    least_acked: int
+    most_acked: int
+    further: int
     copies: int
 
 
@@ -47,7 +53,7 @@ class Search:
         self._unknown_delivered = 0
         self._first: int | None = None
         self._acked = 0
-        self._second = 0
+        self._further = 0
 
     def expect(self, sequence: int, time_ns: int) -> None:
         """Take in a message of the source that the consumer reads. Call it in the order of the sequences."""
@@ -68,12 +74,12 @@ class Search:
             if self._times[place] != time_ns:
                 return False  # of a message that had the sequence before the stream was created again
             if self._copied[place]:
-                self._second += 1
+                self._further += 1
             else:
                 self._copied[place] = 1
                 self._delivered_copied += sequence <= self._consumed.delivered
         elif sequence in self._unknown:
-            self._second += 1
+            self._further += 1
         else:
             self._unknown.add(sequence)
             self._unknown_delivered += sequence <= self._consumed.delivered
@@ -89,11 +95,11 @@ class Search:
     def position(self, end: int) -> Position:
         """Return the position, `end` if there is no copy of a message above the floor."""
         if self._first is None:
-            return Position(end, 0, 0, 0)
+            return Position(end, 0, 0, 0, 0)
         least, most = self._acked_above()
         above = sum(self._copied) + len(self._unknown)
-        certain = self._acked + self._second
-        return Position(self._first, certain + least, certain + most, above + certain)
+        copies = self._acked + above + self._further
+        return Position(self._first, self._acked + least, self._acked + most, self._further, copies)
 
     def without_copy(self) -> Iterator[int]:
         """Yield the expected messages without a copy."""
@@ -104,11 +110,13 @@ class Search:
     def _acked_above(self) -> tuple[int, int]:
         """Return how many of the copied messages above the floor are acked: at least, and at most.
 
-        The unacked messages are among those with a copy and the others that were delivered.
+        The unacked messages are among those with a copy and the others that were delivered. Of all that were delivered
+        above the floor, not more are acked than there were deliveries beyond one of each unacked message.
         """
         consumed = self._consumed
         copied = self._delivered_copied + self._unknown_delivered
         elsewhere = self._delivered - self._delivered_copied
         if self.has_gaps:  # every other sequence may have been a message of the consumer
             elsewhere = max(0, consumed.delivered - consumed.floor - copied)
-        return max(0, copied - consumed.unacked), copied - min(copied, max(0, consumed.unacked - elsewhere))
+        least, most = max(0, copied - consumed.unacked), copied - min(copied, max(0, consumed.unacked - elsewhere))
+        return least, max(least, min(most, consumed.deliveries - consumed.unacked))

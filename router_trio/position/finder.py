@@ -60,11 +60,16 @@ class Finder:
         connection, stream, indexes = await self._stream_of_copies()
         copy = self._links[connection].stored(stream)
         info = await copy.info()
-        patterns, filters, notes = self._filters(standing.filters, info, indexes)
         search = Search(standing.consumed, has_gaps=True)
         source: StoredMessages | None = None
+        subjects: Sequence[str] = (">",)
         if not from_checkpoint:
             source = self._links[self._route.source.connection].stored(self._source_stream)
+            source_info = await source.info()
+            if not source_info.has_others:
+                subjects = source_info.subjects
+        patterns, filters, notes = self._filters(standing.filters, subjects, info, indexes)
+        if source is not None:
             search = await self._expect(source, standing)
         since = standing.since - CLOCKS_DIFFER_BY * 10**9
         first = max(info.first_sequence, 1) if standing.since == 0 else await copy.first_at(since, info)
@@ -134,13 +139,22 @@ class Finder:
         return connection, stream, indexes
 
     def _filters(
-        self, wanted: Sequence[str], info: StreamInfo, indexes: Sequence[int]
+        self, wanted: Sequence[str], subjects: Sequence[str], info: StreamInfo, indexes: Sequence[int]
     ) -> tuple[list[str], list[str], list[str]]:
-        """Return the subjects of the copies, the filters that a consumer needs to get only these, and notes."""
+        """Return the subjects of the copies, the filters that a consumer needs to get only these, and notes.
+
+        `subjects` are those of the source, `wanted` the filters of its consumer.
+        """
         sources, notes = self._route.source.patterns, list[str]()
-        outside = [one for one in wanted or (">",) if not any(covers(source, one) for source in sources)]
-        if outside and not (wanted and all(any(covers(one, source) for one in wanted) for source in sources)):
-            notes.append(f"the route copies only {', '.join(sources)} of what the consumer reads")
+        reads = [
+            one if covers(subject, one) else subject
+            for one in wanted or (">",)
+            for subject in subjects
+            if overlaps(one, subject)
+        ]
+        outside = [one for one in dict.fromkeys(reads) if not any(covers(source, one) for source in sources)]
+        if outside:
+            notes.append(f"the consumer reads {', '.join(outside)}, and the route copies only {', '.join(sources)}")
         if info.has_others:
             if wanted and not all(any(covers(one, source) for one in wanted) for source in sources):
                 detail = f"stream {info.name} may change the subjects of copies, so the filters can't be mapped"

@@ -24,6 +24,7 @@ NOT_COPIED = frozenset(
 class Standing:
     """A consumer of a stream, at the time `at` of its server. `fields` are its configuration, as the server gives it.
 
+    `deliveries` were made of messages above the ack floor, redeliveries included.
     No message above the ack floor was stored before `since`, in nanoseconds since 1970.
     """
 
@@ -32,6 +33,7 @@ class Standing:
     floor: int
     delivered: int
     unacked: int
+    deliveries: int
     pending: int
     since: int
     at: str
@@ -40,7 +42,7 @@ class Standing:
     @property
     def consumed(self) -> Consumed:
         """How far it has come."""
-        return Consumed(self.floor, self.delivered, self.unacked)
+        return Consumed(self.floor, self.delivered, self.unacked, self.deliveries)
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -78,12 +80,14 @@ class Standing:
             if not all(one.isprintable() for one in filters):
                 raise AnswerError("a filter subject is not printable")
             floor = values.number("floor", high=LAST_SEQUENCE)
+            delivered = values.number("delivered", low=floor, high=LAST_SEQUENCE)
             return cls(
                 stream=values.text("stream"),
                 consumer=values.text("consumer"),
                 floor=floor,
-                delivered=values.number("delivered", low=floor, high=LAST_SEQUENCE),
+                delivered=delivered,
                 unacked=values.number("unacked"),
+                deliveries=values.number("deliveries", delivered - floor),
                 pending=values.number("pending"),
                 since=values.number("since"),
                 at=values.time("at", ""),  # a server before 2.10 gives no time
@@ -111,6 +115,7 @@ def _standing(info: ConsumerInfo, fields: Mapping[str, Any], since: int) -> Stan
         floor=info.ack_floor.sequence,
         delivered=info.delivered.sequence,
         unacked=info.num_ack_pending,
+        deliveries=max(0, info.delivered.delivery - info.ack_floor.delivery),
         pending=info.num_pending,
         since=since,
         at=info.now,

@@ -144,12 +144,61 @@ async def test_repeats_are_exact_if_every_message_has_its_copy(tmp_path: Path, s
         got = await here.pull("SOURCE", 5)
         await here.ack([got[0], got[2], got[4]])
         code, answer = await here.position()
-        assert (code, answer["sequence"], answer["repeats"]) == (0, 2, {"least": 2, "most": 2})
+        assert (code, answer["sequence"], answer["repeats"]) == (0, 2, {"least": 2, "most": 2, "further_copies": 0})
         assert answer["applied"] is False
         assert "COPY" not in str(await here.stream.api("CONSUMER.NAMES.COPY"))  # nothing was created
         result = await here.command()
         assert "would continue at sequence 2 of stream COPY on main" in result.stdout
         assert "4 copies from there on; 2 of them repeat an acked message" in result.stdout
+
+
+async def test_a_copy_stored_twice_repeats_no_acked_message_if_nothing_was_acked(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server) as here:
+        await here.publish(4)
+        await here.copy()
+        await trio.sleep(0.2)  # longer than the duplicate window
+        (copy, *_) = await here.stream.stream_messages("COPY")
+        await here.stream.publish(copy.subject, copy.payload, list(copy.headers))
+        for pulled in (0, 3):
+            await here.pull("SOURCE", pulled)
+            code, answer = await here.position()
+            assert (code, answer["repeats"]) == (0, {"least": 1, "most": 1, "further_copies": 1})
+            assert (await here.command()).stdout.splitlines()[1:] == [
+                "would continue at sequence 1 of stream COPY on main",
+                "5 copies from there on; none of them repeats an acked message",
+                "1 of these repeats an earlier copy of its message",
+            ]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "consumer", "note"),
+    [
+        (["source.*"], {}, []),
+        (["source.*"], {"filter_subject": "source.>"}, []),
+        (["source.*", "noise"], {"filter_subject": "source.1"}, []),
+        (["source.*", "noise"], {}, ["the consumer reads noise, and the route copies only source.*"]),
+        (["source.>"], {}, ["the consumer reads source.>, and the route copies only source.*"]),
+        (
+            ["source.>"],
+            {"filter_subject": "source.>"},
+            ["the consumer reads source.>, and the route copies only source.*"],
+        ),
+    ],
+)
+async def test_subjects_that_a_consumer_reads_and_the_route_does_not_copy_are_noted(
+    subjects: list[str], consumer: dict[str, str], note: list[str], tmp_path: Path, server: NatsServer
+) -> None:
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", subjects)
+        await stream.create_stream("COPY", ["copy.*"])
+        await stream.create_consumer("SOURCE", "billing", **consumer)
+        here = Place(tmp_path, server, stream)
+        here.configure()
+        code, answer = await here.position()
+        assert (code, answer["notes"]) == (0, note)
 
 
 async def test_messages_that_are_copied_later_are_not_skipped(tmp_path: Path, server: NatsServer) -> None:
