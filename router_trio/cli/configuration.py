@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from router_trio.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
+    from router_trio.routing.handlers.runtime import HandlerRuntime
     from router_trio.routing.route_plans import Handler
     from router_trio.settings import RouteSettings, Settings
 
@@ -63,17 +64,23 @@ def load_with_handlers(path: Path, *more: Path, workers: int | None = None) -> S
     return settings
 
 
-def handlers_of(settings: Settings, route: RouteSettings) -> dict[str, Handler]:
-    """Import the handler of one route, if it has one. Raises `ConfigurationError`."""
+def handlers_of(settings: Settings, route: RouteSettings) -> tuple[dict[str, Handler], HandlerRuntime]:
+    """Import the handler of one route, if it has one. It is called in the runtime, while that lasts.
+
+    Raises `ConfigurationError`.
+    """
     import gc
 
+    from router_trio.connection.platform import REAL_PLATFORM
     from router_trio.routing.handlers.loading import handler_problem, load_handlers
+    from router_trio.routing.handlers.runtime import HandlerRuntime
 
     gc.enable()  # see `__main__`
     search_working_directory()
     if (problem := handler_problem(settings.routes.index(route), route)) is not None:
         raise settings.refused(problem)
-    return load_handlers([route], {})
+    runtime = HandlerRuntime(settings.router, REAL_PLATFORM)
+    return load_handlers([route], {}, runtime), runtime
 
 
 _HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers.loading"

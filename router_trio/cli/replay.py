@@ -79,9 +79,14 @@ def replay(
     from router_trio.cli.over_links import over_links
 
     condition = condition_of(where)
-    handlers = handlers_of(settings, found)
+    handlers, runtime = handlers_of(settings, found)
     names = dict.fromkeys([found.source.connection, *(to.connection for to in found.to)])
-    job = partial(_job, settings, found, handlers, range_of(start, end), condition, new_ids, dry_run)
+    replay = partial(_job, settings, found, handlers, range_of(start, end), condition, new_ids, dry_run)
+
+    async def job(links: Mapping[str, CommandLink]) -> int:
+        async with runtime.lasting():
+            return await replay(links)
+
     return trio.run(over_links, settings, "replay", names, job, lambda number: True)
 
 

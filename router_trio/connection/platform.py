@@ -9,8 +9,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+OpenLoop = Callable[[], "AbstractAsyncContextManager[AbstractEventLoop]"]
+"""Opens an asyncio loop that runs while the context is entered, in any thread. It is entered and left in one Trio task.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,10 @@ class Platform:
     `token_hex(n)` returns `n` unguessable bytes as hexadecimal digits. `stopwatch` returns seconds that pass while code
     runs, which is not true of Trio's clock in a test. `watch_loop` is False where no thread may run beside the event
     loop.
+
+    `open_asyncio_loop` opens the loop on which async handlers with `loop = "asyncio"` run; None opens one in a thread
+    of its own. `shares_asyncio_loop`: other code has tasks on that loop too, which are left alone. Python before 3.12
+    can't distinguish these from tasks that handlers leave behind, which are then not cancelled either.
     """
 
     wall_clock: Callable[[], float] = time.time
@@ -27,6 +40,8 @@ class Platform:
     token_hex: Callable[[int], str] = secrets.token_hex
     stopwatch: Callable[[], float] = time.perf_counter
     watch_loop: bool = True
+    open_asyncio_loop: OpenLoop | None = None
+    shares_asyncio_loop: bool = False
 
 
 REAL_PLATFORM = Platform()

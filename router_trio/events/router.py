@@ -117,6 +117,18 @@ class LoopBlocked(Event):
     place: str | None = None
 
 
+class TasksLeftBehind(Event):
+    """Handlers have left tasks running on their asyncio loop, which were cancelled at the end of the router.
+
+    `places` are where the first of them waited.
+    """
+
+    code = "ROUTER_TASKS_LEFT_BEHIND"
+    level = Level.WARN
+    count: int
+    places: tuple[str, ...]
+
+
 class RouterNotReady(Event):
     """The router can't deliver every message now. `reasons` are those of `/readyz`, `count` is the number of all.
 

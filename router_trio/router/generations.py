@@ -106,13 +106,23 @@ class RouteGeneration:
             route.recall()
         unsettled(route.abandon())
         route.retire()
-        # an abandoned route ends at once, unless its handler waits for something that can't be cancelled
         self._begun.set()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until an abandoned route has ended, for a bounded time.
+
+        It ends at once, unless its handler does not: what it waits for can't be cancelled, or it runs on asyncio.
+        """
         with trio.move_on_after(CLEAN_UP_WITHIN):
             await self._ended.wait()
 
     @property
     def left_behind(self) -> int:
         """Number of handler calls that have not returned although the route was ended."""
-        state = self.route.state
-        return sum(map(len, state.left_behind)) + (0 if self._ended.is_set() else state.handling)
+        return self.calls_left_behind + (0 if self._ended.is_set() else self.route.state.handling)
+
+    @property
+    def calls_left_behind(self) -> int:
+        """Number of cancelled calls that have not returned from their threads, or from the asyncio loop."""
+        return sum(map(len, self.route.state.left_behind))

@@ -21,6 +21,7 @@ from router_trio.router.run import ConnectFactory, Pages, Run
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.loading import unfit
 from router_trio.settings import ConnectionSettings, Settings
+from router_trio.settings.sections import HandlerLoop
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -88,6 +89,7 @@ class Router:
         key: str | None = None,
         concurrency: int = 1,
         thread: bool = False,
+        loop: HandlerLoop | None = None,
         hop_limit: int | None = None,
         **source: Any,
     ) -> Callable[[H], H]:
@@ -96,9 +98,9 @@ class Router:
         `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, the
         function's return value answers the message, and `to` may be omitted. `connection` is that of the source, and
         the default of the destinations. `retry`, `dead_letter` and `limit` have the keys of `[routes.retry]`,
-        `[routes.dead_letter]` and `[routes.limit]`; `when`, `strategy`, `key`, `concurrency`, `thread`, `hop_limit` and
-        `reply_to` are those of `[[routes]]`. `source` takes the other keys of `[routes.from]`: `queue`, `stream`,
-        `durable`, `filter`, ... By default the route is named after the function.
+        `[routes.dead_letter]` and `[routes.limit]`; `when`, `strategy`, `key`, `concurrency`, `thread`, `loop`,
+        `hop_limit` and `reply_to` are those of `[[routes]]`. `source` takes the other keys of `[routes.from]`: `queue`,
+        `stream`, `durable`, `filter`, ... By default the route is named after the function.
 
         Raises `ConfigurationError` for anything that would make a configuration file invalid.
         """
@@ -109,7 +111,7 @@ class Router:
                 raise ConfigurationError([Problem(f"routes[{len(self._settings.routes)}].handler", wrong)])
             more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "limit": limit, "respond": respond}
             more |= {"when": when, "strategy": strategy, "key": key, "concurrency": concurrency, "thread": thread}
-            more |= {"hop_limit": hop_limit, "reply_to": list(reply_to)}
+            more |= {"loop": loop, "hop_limit": hop_limit, "reply_to": list(reply_to)}
             self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
             return handler
 

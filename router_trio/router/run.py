@@ -28,6 +28,7 @@ from router_trio.events import (
     RouterStopped,
     SettingIgnored,
     StatusPageReady,
+    TasksLeftBehind,
 )
 from router_trio.link import LOOKUP_WITHIN, Connect
 from router_trio.router.forks import ending_children_that_return
@@ -36,6 +37,7 @@ from router_trio.router.watchdog import Answers, Watchdog
 from router_trio.routing.builder import RouteBuilder
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.loading import load_handlers
+from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.route import Route
 from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
@@ -62,6 +64,9 @@ FIRST_WORKER = 1
 SOURCES_WITHIN = 10.0
 """Seconds that the start waits for servers to confirm the subscriptions of routes. Later ones become active when they
 are confirmed."""
+
+MOST_PLACES = 10
+"""Places of tasks left behind that are logged."""
 
 
 class Changes(Protocol):
@@ -118,6 +123,7 @@ class Run:
             write=write_log,
         )
         self.emit: Emit = self.telemetry.emit
+        self._runtime = HandlerRuntime(settings.router, platform)
         self._worker = worker
         self._connect = connect
         self._platform = platform
@@ -180,7 +186,7 @@ class Run:
         """Return the plans of some routes of the settings. Raises `HandlerError` and `ConfigurationError`."""
         given = {one.name: self.handlers[one.name] for one in routes if one.name in self.handlers}
         try:
-            handlers = load_handlers(routes, given)
+            handlers = load_handlers(routes, given, self._runtime)
         except ConfigurationError as error:
             raise settings.refused(*error.problems) from None
         if self._around is not None:
@@ -228,6 +234,7 @@ class Run:
         self._changes = changes
         async with (
             self.telemetry.serve(live, pages=pages(self.emit), first=self._up.wait) as address,
+            self._runtime.lasting(self._emit_tasks_left_behind),
             AsyncExitStack() as stack,
             trio.open_nursery() as nursery,
         ):
@@ -343,6 +350,9 @@ class Run:
                 )
             )
 
+    def _emit_tasks_left_behind(self, places: Sequence[str]) -> None:
+        self.emit(TasksLeftBehind(at=trio.current_time(), count=len(places), places=tuple(places[:MOST_PLACES])))
+
     async def _tried(self, route: Route) -> None:
         """Wait until a route has tried to subscribe, or its connection is lost."""
         generation = self.connections.get(route.state.connection)
@@ -384,12 +394,16 @@ class Run:
                 await route.idle()
             for connection in connections:
                 await connection.idle()
+        reported = {generation: generation.calls_left_behind for generation in self._all_routes}
         self._abandon()
         async with trio.open_nursery() as nursery:
             for connection in connections:
                 nursery.start_soon(clean_up, connection, min(timeout, CLEAN_UP_WITHIN))
+            for generation in self._all_routes:
+                if generation.route.state.handling:
+                    nursery.start_soon(generation.ended)
         for generation in self._all_routes:
-            if generation.route.state.handling:
+            if generation.route.state.handling or generation.calls_left_behind > reported.get(generation, 0):
                 self.emit_left_behind(generation)
 
     def _begin_or_abandon(self) -> None:

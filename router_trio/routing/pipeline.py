@@ -30,7 +30,7 @@ from router_trio.protocol.framing import text
 from router_trio.routing.delivery import Delivery, sampled
 from router_trio.routing.handlers.answers import answers_of
 from router_trio.routing.handlers.calls import Blocked, Handler, begin, finished
-from router_trio.routing.handlers.errors import failure_of, raise_if_ours, raise_if_signal, text_of
+from router_trio.routing.handlers.errors import explained, failure_of, raise_if_ours, raise_if_signal, text_of
 from router_trio.routing.handlers.messages import as_message
 from router_trio.routing.handlers.scopes import close_left_open, left_open, scopes_of_task
 from router_trio.routing.handlers.tracebacks import Raised, message_failed, place_of
@@ -436,6 +436,7 @@ class Routing:
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
         """Fail the message whose handler raised."""
+        error = explained(error)
         raised, failure = Raised(error, self.plan.handler), failure_of(error)
         public, kind = not failure.quotes, raised.kind
         detail = failure.detail if public else bounded(text_of(error))

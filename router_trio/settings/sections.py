@@ -25,6 +25,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 HandlerErrors = Literal["type", "full"]
 OnReconnectExhausted = Literal["keep_trying", "stop"]
+HandlerLoop = Literal["trio", "asyncio"]
 OnPendingFull = Literal["drop_oldest", "reject", "block"]
 
 
@@ -130,6 +131,10 @@ class RouterSettings(Section, init=False):
         le=MOST_WORKERS,
         description="Number of processes of `router-trio run`, each a whole router, which share the messages; a core "
         "route then needs a queue. Ignored by a router that a program opens.",
+    )
+    loop: HandlerLoop = Field(
+        "trio",
+        description="Event loop on which async handlers run; a route may name another one. A change needs a restart.",
     )
 
 

@@ -505,11 +505,9 @@ class RouteState(RouteCounts):
             reasons.append(f"{who} returned for {quiet:.0f} s; other messages may be waiting for it")
         if left := sum(map(len, self.left_behind)):
             if left == 1:
-                reasons.append("a call of its handler did not return and was abandoned; its thread still runs")
+                reasons.append("a call of its handler did not return and was abandoned; it still runs")
             else:
-                reasons.append(
-                    f"{left} calls of its handler did not return and were abandoned; their threads still run"
-                )
+                reasons.append(f"{left} calls of its handler did not return and were abandoned; they still run")
         # A route that waits for a breaker reports that itself, so duplicates are removed.
         return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
 

@@ -60,6 +60,7 @@ NO_BOUNDS = {
     "MAX_REFUSALS audit/repair.py": "of `router-trio audit`, no router has it",
     "SHOWN_WITHIN nats/pause.py": "of `router-trio pause`, no router has it",
     "MOST_REPORTED cli/replay.py": "lines that it prints",
+    "MOST_PLACES router/run.py": "places in one log line",
     "MAX_UNPACKED audit/comparison.py": "of `router-trio audit`, no router has it",
     "MAX_RECENT audit/comparison.py": "of `router-trio audit`, no router has it",
     "MAX_LISTED position/answer.py": "of `router-trio position`, no router has it",

@@ -139,12 +139,13 @@ async def world(
     connections: dict[str, dict[str, Any]] | None = None,
     shutdown_timeout: float = 10.0,
     streams: Sequence[dict[str, Any]] = (),
+    router: dict[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[World]:
     """Open a router on `brokers`, by default on one of its own. `options` are those of every connection.
 
-    `connections` adds options for one connection, `streams` are those that it creates. At the end everything must be
-    accounted for.
+    `connections` adds options for one connection, `streams` are those that it creates, `router` are keys of `[router]`.
+    At the end everything must be accounted for.
     """
     brokers = brokers or {"main": FakeBroker()}
     quick = {"servers": ["nats://fake:4222"], "reconnect_delay": "50ms", "max_reconnect_delay": "300ms"}
@@ -158,7 +159,7 @@ async def world(
         **sections: dict[str, Any],
     ) -> Settings:
         return Settings(
-            router={"shutdown_timeout": shutdown_timeout} | sections.get("router", {}),
+            router={"shutdown_timeout": shutdown_timeout} | sections.get("router", router or {}),
             telemetry={"listen": ""} | sections.get("telemetry", {}),
             connections={name: quick | options | (connections or {}).get(name, {}) for name in names},
             routes=list(routes),
@@ -168,12 +169,12 @@ async def world(
     config = configuration(*routes)
     watch = Watch()
     platform = Platform(random=LongestDelays(), watch_loop=False)
-    router = Router(
+    opened = Router(
         config, observers=[watch], connect=lambda name, _: fakes[name].connect, platform=platform, log=False
     )
     for handler, route in handlers:
-        router.route(route.pop("subject", None), to=route.pop("to"), **route)(handler)
-    async with router.open() as live:
+        opened.route(route.pop("subject", None), to=route.pop("to"), **route)(handler)
+    async with opened.open() as live:
         watch.live = live
         yield World(brokers, watch, live, configuration)
         assert_accounted(live)

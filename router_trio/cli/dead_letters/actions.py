@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +27,7 @@ from router_trio.expressions.expression import Expression
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.stored import StoredMessages
+from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.rehearsal import Rehearsal
 from router_trio.routing.route_plans import Handler
 from router_trio.settings import RouteSettings, Settings
@@ -55,8 +56,11 @@ class Options:
 def run(settings: Settings, name: str, action: str, options: Options) -> int:
     """Run an action on the dead letters of the route `name`, and return the exit code. Blocks. Raises `RouterError`."""
     route = settings.routes[_route(settings, name)]
-    handlers = handlers_of(settings, route) if action == "redrive" and not options.to_source else {}
-    job = _Job(settings, route, options, handlers)
+    handlers: dict[str, Handler] = {}
+    runtime = None
+    if action == "redrive" and not options.to_source:
+        handlers, runtime = handlers_of(settings, route)
+    job = _Job(settings, route, options, handlers, runtime)
     return trio.run(partial(job.run, action))
 
 
@@ -81,13 +85,19 @@ class _Job:
     """A run of the command."""
 
     def __init__(
-        self, settings: Settings, route: RouteSettings, options: Options, handlers: dict[str, Handler]
+        self,
+        settings: Settings,
+        route: RouteSettings,
+        options: Options,
+        handlers: dict[str, Handler],
+        runtime: HandlerRuntime | None,
     ) -> None:
         assert route.dead_letter is not None
         self._settings = settings
         self._route = route
         self._options = options
         self._handlers = handlers
+        self._runtime = runtime
         self._at = route.dead_letter.connection
         self._named = None if options.stream is not None else route.dead_letter.stream
         # If the server maps the subject to a named stream, the stored subjects are not known here.
@@ -103,7 +113,8 @@ class _Job:
             return number > 1 or action in ("list", "show")
 
         async def job(links: Mapping[str, CommandLink]) -> int:
-            return await self._do(action, links)
+            async with nullcontext() if self._runtime is None else self._runtime.lasting():
+                return await self._do(action, links)
 
         return await over_links(self._settings, "dead-letters", self._connections(action), job, cancel_at)
 

@@ -1,27 +1,34 @@
 """Run one example: publish one message to a complete router between fake brokers, and compare the result.
 
-The clock is simulated (`trio.testing.MockClock`), so that waiting takes no time. Nothing connects to the network.
+The clock is simulated (`trio.testing.MockClock`), so that waiting takes no time. It does not know what happens outside
+of Trio, so it runs in real time while a handler is called in a thread or on asyncio. Nothing connects to the network,
+unless a handler does.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
+from math import inf
 from random import Random
 from typing import Any
 
 import trio
 from trio.testing import MockClock
 
-from router_trio import Live
+from router_trio import Live, Message
 from router_trio.cli.test.brokers import Entry, brokers_for, entry_of
 from router_trio.cli.test.comparison import SentMessage, difference, payload_of
 from router_trio.connection.platform import Platform
 from router_trio.events import Event, MessageFailed
-from router_trio.router import Router
-from router_trio.settings import ServerURL, Settings
+from router_trio.router import no_pages
+from router_trio.router.reload_queue import ReloadQueue
+from router_trio.router.run import Run
+from router_trio.routing.handlers.calls import Handler
+from router_trio.settings import RouteSettings, ServerURL, Settings
 from router_trio.settings.examples import ExampleSettings
 
 SETTLED_WITHIN = 600.0
@@ -64,10 +71,47 @@ def run_examples(settings: Settings, examples: Sequence[ExampleSettings]) -> Ite
     """Run each example with its own router, and yield its result. Blocks; handlers are imported and called."""
     with _without_traces():
         for example in examples:
-            yield trio.run(_run, _fake(settings), example, clock=MockClock(autojump_threshold=0))
+            clock = _Clock()
+            yield trio.run(_run, _fake(settings), example, clock, clock=clock.clock)
 
 
-async def _run(settings: Settings, example: ExampleSettings) -> Result:
+class _Clock:
+    """The simulated clock, which runs in real time while `real_time` is entered."""
+
+    def __init__(self) -> None:
+        self.clock = MockClock(autojump_threshold=0)
+        self._entered = 0
+
+    @contextmanager
+    def real_time(self) -> Iterator[None]:
+        """Let the clock run in real time, and not jump."""
+        self._entered += 1
+        self.clock.rate, self.clock.autojump_threshold = 1.0, inf
+        try:
+            yield
+        finally:
+            self._entered -= 1
+            if not self._entered:
+                self.clock.rate, self.clock.autojump_threshold = 0.0, 0.0
+
+    def around(self, settings: Settings, route: RouteSettings, handler: Handler) -> Handler:
+        """Return a wrapper of a handler, in whose calls outside of Trio time is real."""
+        if not route.thread and (route.loop or settings.router.loop) == "trio":
+            return handler
+
+        @wraps(handler)
+        def call(message: Message) -> Any:
+            answer = handler(message)
+            return self._in_real_time(answer) if hasattr(answer, "__await__") else answer
+
+        return call
+
+    async def _in_real_time(self, answer: Awaitable[Any]) -> Any:
+        with self.real_time():
+            return await answer
+
+
+async def _run(settings: Settings, example: ExampleSettings, clock: _Clock) -> Result:
     entry = entry_of(example.message, settings.routes)
     if entry is None:
         lines = difference(example.expect, ())
@@ -80,18 +124,25 @@ async def _run(settings: Settings, example: ExampleSettings) -> Result:
             raised = "" if event.error_type is None else f"{event.error_type}: "
             failures[f"route {event.route}: the message failed: {event.reason}: {raised}{event.detail or ''}"] = None
 
-    router = Router(
+    run = Run(
         settings,
-        observers=[observe],
-        connect=lambda name, _: brokers[name].connect,
-        platform=Platform(random=Random(0), watch_loop=False),  # every run has the same result
-        log=False,
+        {},
+        [observe],
+        False,
+        lambda name, _: brokers[name].connect,
+        Platform(random=Random(0), watch_loop=False),  # every run has the same result
+        around=partial(clock.around, settings),
     )
-    async with router.open() as live:
-        brokers[entry.connection].publish(example.message.subject, payload_of(example.message), example.message.headers)
-        with trio.move_on_after(SETTLED_WITHIN) as waiting:
-            await _settled(live, entry)
-        stuck = [f"route {name}: {why}" for name, why in _stuck(live, entry)] if waiting.cancelled_caught else []
+    try:
+        async with run.run(no_pages, None, ReloadQueue(run, ())) as live:
+            brokers[entry.connection].publish(
+                example.message.subject, payload_of(example.message), example.message.headers
+            )
+            with trio.move_on_after(SETTLED_WITHIN) as waiting:
+                await _settled(live, entry)
+            stuck = [f"route {name}: {why}" for name, why in _stuck(live, entry)] if waiting.cancelled_caught else []
+    except BaseExceptionGroup as group:
+        raise run.cause_of(group) from None
     sent = tuple(SentMessage(name, *message) for name, broker in brokers.items() for message in broker.published)
     lines = difference(example.expect, sent)
     trouble = [*stuck, *failures]

@@ -61,6 +61,32 @@ def text_of(error: BaseException) -> str:
         return "(it has no text)"
 
 
+def explained(error: BaseException) -> BaseException:
+    """Return the error of a handler, or what to do about it if the handler uses asyncio on Trio, or Trio on asyncio.
+
+    The errors of these libraries do not name the cure.
+    """
+    leaf = innermost(error, BaseException)
+    text = text_of(leaf) if isinstance(leaf, TypeError | RuntimeError) else ""
+    cure = next((cure for words, cure in _WRONG_LOOP.items() if words in text), None)
+    if cure is None:
+        return error
+    wrong = HandlerError(cure).with_traceback(leaf.__traceback__)
+    wrong.__cause__ = leaf
+    return wrong
+
+
+_NEEDS_ASYNCIO = 'it uses asyncio, which does not run here: make it an async def, and set loop = "asyncio" in its route'
+_NEEDS_TRIO = 'it uses Trio, which does not run here: set loop = "trio" in its route'
+_WRONG_LOOP = {
+    "trio.run received unrecognized yield message": _NEEDS_ASYNCIO,
+    "no running event loop": _NEEDS_ASYNCIO,
+    "There is no current event loop": _NEEDS_ASYNCIO,
+    "must be called from async context": _NEEDS_TRIO,
+}
+"""The cure, by a part of the error that asyncio or Trio raises."""
+
+
 def failure_of(error: BaseException) -> Failure:
     """Return the failure of a message whose handler raised this, possibly in a group of a nursery.
 

@@ -9,8 +9,10 @@ from functools import partial
 from inspect import iscoroutinefunction
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem
+from router_trio.routing.handlers.asyncio_loop import InAsyncio
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.errors import raise_if_signal, text_of
+from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.handlers.threads import in_thread
 from router_trio.settings import RouteSettings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
@@ -56,11 +58,13 @@ def unfit(handler: Handler) -> str | None:
     return None
 
 
-def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler]) -> dict[str, Handler]:
+def load_handlers(
+    routes: Sequence[RouteSettings], given: Mapping[str, Handler], runtime: HandlerRuntime
+) -> dict[str, Handler]:
     """Return the handlers of routes by route name: the imported ones, and those `given` in code.
 
-    A handler that is called in a thread is wrapped: see `in_thread`. Raises `HandlerError`, and `ConfigurationError`
-    for a route that needs a handler and has none, or calls an async one in a thread.
+    A handler that is called in a thread, or on an asyncio loop, is wrapped. Raises `HandlerError`, and
+    `ConfigurationError` for a route that needs a handler and has none, or calls an async one in a thread.
     """
     problems = without_handler(routes, given)
     if problems:
@@ -71,6 +75,8 @@ def load_handlers(routes: Sequence[RouteSettings], given: Mapping[str, Handler])
             if is_async(found[route.name]):
                 problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
             found[route.name] = in_thread(found[route.name], route.concurrency)
+        elif route.name in found and is_async(found[route.name]) and (route.loop or runtime.loop) == "asyncio":
+            found[route.name] = InAsyncio(found[route.name], runtime.asyncio).call
     if problems:
         raise ConfigurationError(problems)
     return found

@@ -8,6 +8,7 @@ import trio
 
 from router_trio.message import Message
 from router_trio.routing.handlers.answers import answers_of
+from router_trio.routing.handlers.asyncio_loop import InAsyncio
 from router_trio.routing.handlers.calls import Handler
 
 
@@ -50,9 +51,9 @@ class InThread:
 
 
 def left_behind_by(handler: Handler | None) -> Collection[object]:
-    """Return the calls of a handler that were left behind in threads: a live set, if it is called in threads.
+    """Return the calls of a handler that were left behind in threads or on the asyncio loop: a live set.
 
-    A worker wraps its handlers.
+    It is empty for a handler that runs on Trio. A worker wraps its handlers.
     """
     owner = getattr(getattr(handler, "__wrapped__", handler), "__self__", None)
-    return owner.left_behind if isinstance(owner, InThread) else ()
+    return owner.left_behind if isinstance(owner, InThread | InAsyncio) else ()

@@ -10,7 +10,7 @@ from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes.destination import DestinationSettings
 from router_trio.settings.routes.flow import Expression, LimitSettings
 from router_trio.settings.routes.source import SourceSettings
-from router_trio.settings.sections import Section
+from router_trio.settings.sections import HandlerLoop, Section
 
 Strategy = Literal["all", "first_match", "weighted", "sticky", "fallback"]
 
@@ -48,6 +48,11 @@ class RouteSettings(Section, init=False):
         False,
         description="Call the handler, a plain def, in a thread, so that it may block. `concurrency` is the number "
         "of threads.",
+    )
+    loop: HandlerLoop | None = Field(
+        None,
+        description="Event loop on which the handler runs, if it is async. By default that of [router].",
+        examples=["asyncio"],
     )
     strategy: Strategy = Field(
         "all",

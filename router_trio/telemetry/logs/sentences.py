@@ -179,6 +179,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route} ended before {count:count call} of its handler returned; "
         "messages from a stream are redelivered, others are lost"
     ),
+    events.TasksLeftBehind: (
+        "Handlers have left {count:count task} running on the asyncio loop, at {places}; cancelled, since the router "
+        "has ended"
+    ),
     events.SignalRestored: (
         "{signal} was set to {taken_by}; the router restored its own signal handler, without which it can't drain; "
         "handlers and their libraries must leave signals alone"

@@ -114,3 +114,28 @@ def test_differences_are_coloured_in_a_terminal(
     told = capsys.readouterr().out
     assert "\x1b[31m    - subject: eu.8\x1b[0m\n" in told
     assert "\x1b[32m    + subject: eu.7\x1b[0m\n" in told
+
+
+OUTSIDE_OF_TRIO = """
+import asyncio, time
+
+def in_a_thread(message):
+    time.sleep(2)
+    return message.replace(payload=b'{"id": "7", "by": 1}')
+
+async def on_asyncio(message):
+    await asyncio.wait_for(asyncio.to_thread(time.sleep, 2), 5)
+    return message.replace(payload=b'{"id": "7", "by": 1}')
+"""
+
+
+@pytest.mark.parametrize("handler", ["in_a_thread", "on_asyncio"])
+def test_a_handler_outside_of_trio_has_the_time_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], handler: str
+) -> None:
+    (tmp_path / "outside_of_trio.py").write_text(OUTSIDE_OF_TRIO)
+    monkeypatch.syspath_prepend(tmp_path)
+    how = "thread = true" if handler == "in_a_thread" else 'loop = "asyncio"'
+    route = CONFIG.replace('name = "eu"', f'name = "eu"\nhandler = "outside_of_trio:{handler}"\n{how}')
+    wants = TESTS.replace('"eu.7", json = { id = "7" }', '"eu.7", json = { id = "7", by = 1 }')
+    assert command(tmp_path, route + wants) == DONE, capsys.readouterr().out

@@ -1,0 +1,162 @@
+"""Call async functions on an asyncio loop from Trio. The loop may run in another thread.
+
+Waking up the other side costs more than a call does. So the calls that begin in one turn of Trio's loop cross together,
+with one wake-up, and so do the answers of one turn of the asyncio loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+
+if TYPE_CHECKING:
+    import asyncio
+
+ENDS_WITHIN = 0.5
+"""Seconds that a cancelled call may take to end. Less than the time that a reload waits for a route to end."""
+
+OF_A_HANDLER: ContextVar[bool] = ContextVar("router_trio.of_a_handler")
+"""Set in the context of each call. Every task that the call creates has a copy of that context."""
+
+
+class AsyncioCalls:
+    """The calls on one asyncio loop. Methods are for Trio's thread, except those whose names end in `on_loop`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._token = trio.lowlevel.current_trio_token()
+        self._to_begin: deque[_Call] = deque()
+        self._over: deque[_Call] = deque()
+        # A flag is set by the side that appends to a queue, after that, and reset by the other side before it looks
+        # into the queue. So a call that is appended meanwhile is either seen, or wakes up the other side once more.
+        self._begins_soon = False
+        self._wakes_soon = False
+
+    async def call(
+        self, function: Callable[..., Awaitable[Any]], *arguments: object, left_behind: set[object] | None = None
+    ) -> Any:
+        """Call an async function in a task of the loop, in a copy of this context. Returns and raises what it does.
+
+        If cancelled, cancels that task and waits until it has ended, for `ENDS_WITHIN` at most. A call that has not
+        ended by then is in `left_behind` until it does.
+        """
+        one = _Call(function, arguments)
+        self._to_begin.append(one)
+        if not self._begins_soon:
+            self._begins_soon = True
+            self.loop.call_soon_threadsafe(self._begin_on_loop)
+        try:
+            await one.wait()
+        except BaseException:
+            await self._cancel(one, left_behind)
+            raise
+        if one.error is None:
+            return one.answer
+        error, one.error = one.error, None
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
+    async def _cancel(self, one: _Call, left_behind: set[object] | None) -> None:
+        self.loop.call_soon_threadsafe(self._cancel_on_loop, one)
+        if not one.is_over:
+            with trio.move_on_after(ENDS_WITHIN, shield=True):
+                await one.wait()
+        if not one.is_over and left_behind is not None:
+            one.left_behind = left_behind
+            left_behind.add(one)
+
+    def _wake(self) -> None:
+        self._wakes_soon = False
+        over = self._over
+        while over:
+            one = over.popleft()
+            one.is_over = True
+            if one.waiting is not None:
+                reschedule(one.waiting)
+                one.waiting = None
+            elif one.left_behind is not None:
+                one.left_behind.discard(one)
+
+    # --- on the loop ---
+
+    def _begin_on_loop(self) -> None:
+        self._begins_soon = False
+        to_begin = self._to_begin
+        while to_begin:
+            one = to_begin.popleft()
+            one.task = self.loop.create_task(self._run_on_loop(one), context=one.context)
+
+    async def _run_on_loop(self, one: _Call) -> None:
+        one.has_begun = True
+        try:
+            one.answer = await one.function(*one.arguments)
+        except GeneratorExit:
+            raise  # the task is discarded
+        except BaseException as error:
+            one.error = error
+        self._report_on_loop(one)
+
+    def _cancel_on_loop(self, one: _Call) -> None:
+        assert one.task is not None, "it began before it was cancelled, since the loop calls in order"
+        one.task.cancel()
+        if not one.has_begun:  # then the task ends without running any of its code
+            one.has_begun = True
+            self._report_on_loop(one)
+
+    def _report_on_loop(self, one: _Call) -> None:
+        self._over.append(one)
+        if not self._wakes_soon:
+            self._wakes_soon = True
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._wake)
+
+    def is_call(self, task: asyncio.Task[Any]) -> bool:
+        """Return True if a task of the loop is one of these calls. May be called on the loop."""
+        return getattr(task.get_coro(), "cr_code", None) is AsyncioCalls._run_on_loop.__code__
+
+
+class _Call:
+    """A call. `waiting` is the Trio task that waits for it."""
+
+    __slots__ = (
+        "answer",
+        "arguments",
+        "context",
+        "error",
+        "function",
+        "has_begun",
+        "is_over",
+        "left_behind",
+        "task",
+        "waiting",
+    )
+
+    def __init__(self, function: Callable[..., Awaitable[Any]], arguments: tuple[object, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.context: Context = copy_context()
+        self.context.run(OF_A_HANDLER.set, True)
+        self.task: asyncio.Task[None] | None = None
+        self.has_begun = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.is_over = False
+        self.waiting: trio.lowlevel.Task | None = None
+        self.left_behind: set[object] | None = None
+
+    async def wait(self) -> None:
+        """Wait until the call is over."""
+        self.waiting = current_task()
+        await wait_task_rescheduled(self._stop_waiting)
+
+    def _stop_waiting(self, raise_cancel: Any) -> Abort:
+        self.waiting = None
+        return Abort.SUCCEEDED

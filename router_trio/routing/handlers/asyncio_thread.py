@@ -1,0 +1,66 @@
+"""An asyncio loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+THREAD = "router_trio asyncio"
+"""The name of the thread."""
+
+CLOSES_WITHIN = 1.0
+"""Seconds that the loop may take to close. If a handler blocks it, the thread is left behind."""
+
+
+@asynccontextmanager
+async def open_in_thread() -> AsyncIterator[asyncio.AbstractEventLoop]:
+    """Run an asyncio loop in a thread while this is entered. Leaving is shielded, and bounded by `CLOSES_WITHIN`.
+
+    Raises `RuntimeError` if the system has no thread left.
+    """
+    loop, closed, token = new_loop(), trio.Event(), trio.lowlevel.current_trio_token()
+    is_ending = False
+
+    def run() -> None:
+        try:
+            while not is_ending:
+                # A task that raises one of these ends the call; nothing else ends with it. So does `loop.stop()`.
+                with suppress(KeyboardInterrupt, SystemExit):
+                    loop.run_forever()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(closed.set)
+
+    def end() -> None:
+        nonlocal is_ending
+        is_ending = True
+        loop.stop()
+
+    try:
+        # A handler that blocks the loop must not keep the process from ending.
+        threading.Thread(target=run, name=THREAD, daemon=True).start()
+    except RuntimeError:
+        loop.close()
+        raise
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(end)
+        with trio.move_on_after(CLOSES_WITHIN, shield=True):
+            await closed.wait()
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop: of uvloop if it is installed, which takes less processor time for each call."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = new_event_loop()
+    return loop
