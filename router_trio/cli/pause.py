@@ -29,7 +29,9 @@ CANT_PAUSE = (
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `pause`."""
     add_route(parser)
-    parser.add_argument("--for", dest="duration", type=_duration, metavar="DURATION", help="how long, such as 30m")
+    parser.add_argument(
+        "--for", dest="duration", type=_duration, metavar="DURATION", help="how long, such as 30m or 24h"
+    )
     parser.add_argument("--until", type=moment, metavar="TIME", help=f"until when, such as {EXAMPLE}")
 
 

@@ -71,8 +71,11 @@ def parse_duration(text: str) -> float:
     if found is None:
         if re.fullmatch(_NUMBER, text):
             raise ValueError(f"{quoted(text)} has no unit; write '{text}s' for seconds or '{text}ms' for milliseconds")
+        if days := re.fullmatch("([0-9]{1,5})d", text):
+            raise ValueError(f"{quoted(text)} has the unit d, and the longest unit is h; write '{24 * int(days[1])}h'")
         raise ValueError(
-            f"{quoted(text)} is not a duration; write a number and a unit, such as '500ms', '30s', '5m' or '1h30m'"
+            f"{quoted(text)} is not a duration; write a number and a unit (h, m, s or ms), "
+            "such as '500ms', '30s', '5m' or '1h30m'"
         )
     parts = zip(found.groups(), _DURATION_SCALES, strict=True)
     return _checked_duration(float(sum(Decimal(part) * scale for part, scale in parts if part is not None)))

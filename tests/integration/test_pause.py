@@ -230,6 +230,8 @@ async def test_a_route_that_can_not_be_paused_is_refused_with_the_reason(
         (["--for", "1h", "--until", "2100-01-01"], "needs either --for or --until"),
         (["--for", "0s"], "longer than 0s"),
         (["--for", "1"], "has no unit"),
+        (["--for", "1d"], "write '24h'"),
+        (["--for", "1w"], "a unit (h, m, s or ms)"),
         (["--until", "tomorrow"], "is not a time such as"),
         (["--until", "2020-01-01"], "2020-01-01T00:00:00Z is over"),
         (["--until", "9999-12-31T23:59:59-05:00"], "is not a time such as"),

@@ -72,7 +72,7 @@ def test_duration_has_one_written_form(text: str, seconds: float, written: str) 
 
 @pytest.mark.parametrize("text", NO_DURATIONS)
 def test_bad_duration_is_refused_and_named(text: str) -> None:
-    with pytest.raises(ValueError, match=r"500ms|write '5s'") as caught:
+    with pytest.raises(ValueError, match=r"500ms|write '(5s|120h)'") as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
 
@@ -80,6 +80,19 @@ def test_bad_duration_is_refused_and_named(text: str) -> None:
 def test_a_duration_without_a_unit_is_refused_with_the_possible_units() -> None:
     with pytest.raises(ValueError, match=r"^'30' has no unit; write '30s' for seconds or '30ms' for milliseconds$"):
         parse_duration("30")
+
+
+@pytest.mark.parametrize(("text", "hours"), [("1d", "24h"), ("30d", "720h")])
+def test_a_duration_in_days_is_refused_with_the_same_in_hours(text: str, hours: str) -> None:
+    with pytest.raises(ValueError, match=f"^'{text}' has the unit d, and the longest unit is h; write '{hours}'$"):
+        parse_duration(text)
+    parse_duration(hours)
+
+
+@pytest.mark.parametrize("text", ["1w", "1d12h", "5 min", "soon"])
+def test_anything_else_is_refused_with_all_units(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a duration; write a number and a unit \(h, m, s or ms\), such as"):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("seconds", [-0.001, float("inf"), float("nan"), LONGEST_DURATION * 1.001])
