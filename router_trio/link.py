@@ -9,11 +9,13 @@ too. A link is created connected and dies once: when it dies, the `async with` t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from inspect import unwrap
 from typing import Any, Protocol
 
 from router_trio.errors import LinkError
+from router_trio.events import Event
 
 # Types of the port.
 from router_trio.message import PubAck as PubAck
@@ -28,6 +30,7 @@ from router_trio.protocol.consumer import StoredAt as StoredAt
 from router_trio.protocol.framing import RawMessage
 from router_trio.protocol.stream_config import StreamConfig as StreamConfig
 from router_trio.protocol.stream_config import StreamState as StreamState
+from router_trio.states import RouteState
 
 LOOKUP_WITHIN = 2.0
 """Seconds for a server to answer a lookup.
@@ -370,3 +373,37 @@ class Connect(Protocol):
         leaving when the link has died. The caller bounds the time with a cancel scope.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ObservedRouter:
+    """The parts of a running router that a fake server reads for a test.
+
+    `unready` returns the reasons of `/readyz`. `retries_without_end` returns True for a route that never gives up a
+    message. `sentence` describes an event, as the log does.
+    """
+
+    routes: Callable[[], Iterable[RouteState]]
+    unready: Callable[[], Iterable[str]]
+    retries_without_end: Callable[[str], bool]
+    sentence: Callable[[Event], str]
+
+
+class FakeServer:
+    """The base of a server in memory, for a test: it is notified of what the routers that connect to it do."""
+
+    def observing(self, router: ObservedRouter) -> AbstractContextManager[None]:
+        """Return a context that lasts as long as the router runs."""
+        raise NotImplementedError
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event of a router."""
+        raise NotImplementedError
+
+
+def fake_server_of(connect: Connect) -> FakeServer | None:
+    """Return the fake server that this opens links to, also with faults around it; None for a real one."""
+    # A method has the `__wrapped__` of its function, which has no `__self__`.
+    method = unwrap(connect, stop=lambda one: hasattr(one, "__self__"))
+    server = getattr(method, "__self__", None)
+    return server if isinstance(server, FakeServer) else None

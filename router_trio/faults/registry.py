@@ -86,6 +86,7 @@ class Faults:
         def opened(server: str, inbox: bytes, listener: LinkListener) -> AbstractAsyncContextManager[Link]:
             return open_faulty(connect, self._strike, server, inbox, listener)
 
+        opened.__wrapped__ = connect  # type: ignore[attr-defined]  # for `link.fake_server_of`
         return opened
 
     def around_factory(self, factory: Callable[P, Connect]) -> Callable[P, Connect]:

@@ -138,7 +138,9 @@ class Router:
         require_trio()
         settings = self._settings
         if listen is not None:
-            settings = settings.with_changes(telemetry=settings.telemetry.model_dump() | {"listen": listen})
+            settings = settings.with_changes(
+                telemetry=settings.telemetry.model_dump(exclude_unset=True) | {"listen": listen}
+            )
         settings.require_servers()
         failure: BaseException | None = None
         run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)

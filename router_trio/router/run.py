@@ -7,7 +7,7 @@ intake stops, messages in hand are routed, accepted publishes are settled, all b
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
 from sys import intern
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,7 +30,8 @@ from router_trio.events import (
     StatusPageReady,
     TasksLeftBehind,
 )
-from router_trio.link import LOOKUP_WITHIN, Connect
+from router_trio.events.event import Event
+from router_trio.link import LOOKUP_WITHIN, Connect, FakeServer, ObservedRouter, fake_server_of
 from router_trio.router.forks import ending_children_that_return
 from router_trio.router.generations import CLEAN_UP_WITHIN, ConnectionGeneration, RouteGeneration, clean_up
 from router_trio.router.watchdog import Answers, Watchdog
@@ -38,6 +39,7 @@ from router_trio.routing.builder import RouteBuilder
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.loading import load_handlers
 from router_trio.routing.handlers.runtime import HandlerRuntime
+from router_trio.routing.policy.retry import retries_without_end
 from router_trio.routing.route import Route
 from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
@@ -46,6 +48,7 @@ from router_trio.settings.reload.state import ConfigState
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.http.status import unready_parts
+from router_trio.telemetry.logs.sentences import sentence
 from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.readiness_log import watch_readiness
 
@@ -113,11 +116,19 @@ class Run:
         self.handlers = handlers
         """The handlers passed in code, by the names of their routes."""
         warnings = None if log else Level.WARN
+        self._connect = connect
+        self._connects: dict[str, Connect] = {name: connect(name, own) for name, own in settings.connections.items()}
+        """The first `Connect` of each connection, until the connection is made."""
+        self._fakes: dict[FakeServer, None] = {}
+        """The fake servers of a test that these open links to."""
+        self._observed: ExitStack | None = None
+        for first in self._connects.values():
+            self._observe_by(fake_server_of(first))
         self.telemetry: Telemetry = Telemetry(
-            settings,
+            _for_test(settings) if self._fakes else settings,
             logs=log is not False,
             least=warnings,
-            listeners=observers,
+            listeners=(*observers, self._notify_fakes) if self._fakes else observers,
             platform=platform,
             worker=worker,
             write=write_log,
@@ -125,11 +136,9 @@ class Run:
         self.emit: Emit = self.telemetry.emit
         self._runtime = HandlerRuntime(settings.router, platform)
         self._worker = worker
-        self._connect = connect
         self._platform = platform
-        self._builder = RouteBuilder(
-            self.emit, self.telemetry.tracing, handler_errors=settings.telemetry.handler_errors
-        )
+        handler_errors = (_for_test(settings) if self._fakes else settings).telemetry.handler_errors
+        self._builder = RouteBuilder(self.emit, self.telemetry.tracing, handler_errors=handler_errors)
         self.connections: dict[str, ConnectionGeneration] = {
             name: ConnectionGeneration(self.make_connection(name, settings)) for name in settings.connections
         }
@@ -174,9 +183,9 @@ class Run:
     def make_connection(self, name: str, settings: Settings, *, refusal_ends: bool = True) -> Connection:
         """Return a new connection with its configured streams."""
         own = settings.connections[name]
-        connection = Connection(
-            name, own, self._connect(name, own), self.emit, self._platform, refusal_ends=refusal_ends
-        )
+        connect = self._connects.pop(name, None) or self._connect(name, own)
+        self._observe_by(fake_server_of(connect))
+        connection = Connection(name, own, connect, self.emit, self._platform, refusal_ends=refusal_ends)
         for stream in settings.streams:
             if stream.connection == name:
                 connection.streams.add(stream.config)
@@ -238,6 +247,9 @@ class Run:
             AsyncExitStack() as stack,
             trio.open_nursery() as nursery,
         ):
+            self._observed = stack.enter_context(ExitStack())
+            for fake in self._fakes:
+                self._observed.enter_context(fake.observing(self._observed_router))
             await stack.enter_async_context(self._watching())
             stack.enter_context(ending_children_that_return())
             live.http_address = address
@@ -265,6 +277,32 @@ class Run:
                 finally:
                     self._sheltered.cancel()
                     nursery.cancel_scope.cancel()
+
+    # --- tests ---
+
+    def _observe_by(self, fake: FakeServer | None) -> None:
+        """Let the fake server of a test, if this is one, observe this run."""
+        if fake is not None and fake not in self._fakes:
+            self._fakes[fake] = None
+            if self._observed is not None:
+                self._observed.enter_context(fake.observing(self._observed_router))
+
+    def _notify_fakes(self, event: Event) -> None:
+        for fake in self._fakes:
+            fake.observe(event)
+
+    @property
+    def _observed_router(self) -> ObservedRouter:
+        def unready() -> list[str]:
+            parts = [one for part in unready_parts(self.live, trio.current_time) for one in part]
+            return [f"{kind} {name}: {one['reason']}" for one in parts for kind, name in list(one.items())[:1]]
+
+        def without_end(name: str) -> bool:
+            return any(one.name == name and retries_without_end(one) for one in self.settings.routes)
+
+        return ObservedRouter(lambda: self.live.routes, unready, without_end, sentence)
+
+    # --- inside ---
 
     def _watching(self) -> AbstractAsyncContextManager[None]:
         """Watch the event loop from a thread, if the platform allows it."""
@@ -450,6 +488,14 @@ class Run:
                 redelivered=self._returned - self._returned_before + in_handlers,
             )
         )
+
+
+def _for_test(settings: Settings) -> Settings:
+    """Return the settings with full errors of handlers, unless `handler_errors` is set: a test has no secrets."""
+    telemetry = settings.telemetry
+    if "handler_errors" in telemetry.model_fields_set:
+        return settings
+    return settings.adapted(telemetry=telemetry.model_copy(update={"handler_errors": "full"}))
 
 
 async def _cancel_when(event: trio.Event | Latch, scope: trio.CancelScope) -> None:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from math import inf
 from urllib.parse import urlsplit
 
 import trio
 
 from router_trio.errors import AuthorizationError, LinkError, innermost, reasons
-from router_trio.link import LinkListener
+from router_trio.events import Event
+from router_trio.link import FakeServer, LinkListener, ObservedRouter
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import wire
 from router_trio.protocol.headers import Headers, HeadersLike, encode
 from router_trio.subjects.patterns import validate_pattern, validate_subject
+from router_trio.testing.arrival import stored
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.network import Network
+from router_trio.testing.routers import Routers
 from router_trio.testing.server import DUPLICATE_WINDOW, Server
 from router_trio.testing.streams import EPOCH, StoredMessage
 from router_trio.testing.trouble import Trouble
 from router_trio.testing.watch import PublishedMessage
 
 
-class FakeBroker:
+class FakeBroker(FakeServer):
     """An in-memory NATS server with JetStream. `connect` is a `link.Connect`.
 
-    All methods except `connect` are synchronous and take effect immediately. Those that need the current time must be
-    called inside `trio.run`. `down` keeps streams, consumers and permissions.
+    All methods except `connect` and `stored` are synchronous and take effect immediately. Those that need the current
+    time must be called inside `trio.run`. `down` keeps streams, consumers and permissions.
+
+    A router that connects to it shows errors of handlers in full, with tracebacks, unless `handler_errors` is set.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class FakeBroker:
         """Number of attempts to connect, successful or not."""
         self._server = Server(epoch)
         self._network = Network(self._server, max_payload=max_payload)
+        self._routers = Routers(self._server)
         self.trouble: Trouble = Trouble(self._server, self._network)
         """Faults of the network, the server and its streams that last until they are ended."""
         self._is_down = False
@@ -62,6 +68,16 @@ class FakeBroker:
             raise AuthorizationError(f"{where} refused the credentials; call accept_credentials() to accept them")
         async with _open_link(self._network, where, inbox, listener) as link:
             yield link
+
+    # --- routers ---
+
+    def observing(self, router: ObservedRouter) -> AbstractContextManager[None]:
+        """Return a context that lasts as long as a router runs, for `stored`. Routers enter it."""
+        return self._routers.observing(router)
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event of a router, for `stored`. Routers call it."""
+        self._routers.observe(event)
 
     # --- streams ---
 
@@ -108,6 +124,21 @@ class FakeBroker:
     def messages(self, stream: str) -> list[StoredMessage]:
         """Return the messages of a stream, in order. Raises `KeyError` if there is no such stream."""
         return self._server.streams[stream].messages()
+
+    async def stored(self, stream: str, count: int = 1, *, within: float | None = None) -> list[StoredMessage]:
+        """Wait until a stream has at least `count` messages, and return all of them, in order.
+
+        Raises `AssertionError`, with what failed in the routers that are connected to this broker, if that takes longer
+        than `within` seconds of the test's clock: by default 10, and 600 of a simulated clock, where they take no time.
+
+        On a real clock it is raised as soon as nothing is left to wait for: a message failed, half a second has passed
+        without progress, and every message is settled or its handler has raised the same error three times on a route
+        that retries without end. The same if the router has ended.
+
+        Can be cancelled.
+        """
+        __tracebackhide__ = True
+        return await stored(self._server, self._routers, stream, count, within)
 
     def unacked(self, stream: str, durable: str) -> int:
         """Return the number of delivered, unacked messages of a consumer. Raises `KeyError` if it does not exist."""

@@ -44,6 +44,8 @@ class Server:
     def __init__(self, epoch: float = EPOCH) -> None:
         self.watch: Watch = Watch()
         self.losses: Losses = Losses()
+        self.when_stored: dict[Callable[[], object], None] = {}
+        """Functions to call when a stream has stored a message."""
         self._epoch = epoch
         self.published: list[PublishedMessage] = []
         self.streams: dict[str, Stream] = {}
@@ -103,6 +105,8 @@ class Server:
         pub_ack = stream.store(publish, now)
         if len(stream.stored) > before:
             self.watch.stored(stream, stream.stored[-1], now)
+            for notify in tuple(self.when_stored):
+                notify()
         elif b"error" in pub_ack:
             self.watch.refused(publish, refusal_of(json.loads(pub_ack)["error"]["err_code"]), now)
         if not publish.reply:

@@ -175,8 +175,8 @@ import trio
 from router_trio import Router, Settings
 from router_trio.testing import FakeBroker
 
-broker = FakeBroker()
-settings = Settings(telemetry={"listen": ""}, connections={"main": {"servers": ["nats://fake"]}})
+broker, telemetry = FakeBroker(), {"listen": "", "handler_errors": "type"}
+settings = Settings(telemetry=telemetry, connections={"main": {"servers": ["nats://fake"]}})
 router = Router(settings, connect=lambda name, _: broker.connect, LOG)
 
 @router.route("in.*", to="out.$1")

@@ -22,7 +22,7 @@ def settings_of(
     without_handler = [_route(plan) for plan in schedule.routes if plan.handler is None]
     return Settings(
         router={"shutdown_timeout": schedule.shutdown_timeout},
-        telemetry={"listen": ""},
+        telemetry={"listen": "", "handler_errors": "type"},
         connections={name: {**options, **more} for name, options in schedule.connections.items()},
         routes=without_handler if routes is None else routes,
     )

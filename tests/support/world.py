@@ -160,7 +160,7 @@ async def world(
     ) -> Settings:
         return Settings(
             router={"shutdown_timeout": shutdown_timeout} | sections.get("router", router or {}),
-            telemetry={"listen": ""} | sections.get("telemetry", {}),
+            telemetry={"listen": "", "handler_errors": "type"} | sections.get("telemetry", {}),
             connections={name: quick | options | (connections or {}).get(name, {}) for name in names},
             routes=list(routes),
             streams=list(streams),

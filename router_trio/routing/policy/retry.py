@@ -198,6 +198,12 @@ class RetryPolicy:
         return self._uniform(0.0, backoff) + spread
 
 
+def retries_without_end(route: RouteSettings) -> bool:
+    """Return True if the route never gives up a message, unless its handler raises `Reject`."""
+    retry = route.retry_or_default
+    return retry.attempts == 0 and not retry.never
+
+
 def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
     """Return a new policy for a route: without `[routes.retry]`, the default of its source."""
     return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform, route.limit, route.concurrency)
