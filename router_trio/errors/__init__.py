@@ -218,6 +218,15 @@ class LoopError(EvaluationError):
     reason = reasons.LOOP
 
 
+class InvalidBodyError(RouterError):
+    """The body of a message does not fit the type that the handler takes.
+
+    Its text has the path and what was expected there, never content of the message.
+    """
+
+    reason = reasons.INVALID_BODY
+
+
 # --- a handler is at fault ---
 
 

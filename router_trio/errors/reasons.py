@@ -22,6 +22,7 @@ RESERVED_SUBJECT: Final = "reserved_subject"
 INVALID_SUBJECT: Final = "invalid_subject"
 INVALID_HEADER: Final = "invalid_header"
 INVALID_PAYLOAD: Final = "invalid_payload"
+INVALID_BODY: Final = "invalid_body"
 EXPRESSION: Final = "expression"
 LOOP: Final = "loop"
 ERROR: Final = "error"
@@ -214,6 +215,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             "the handler raised, returned an invalid value or too many messages, or returned inside a cancel scope",
             "[When it fails](../how-to/handlers.md#when-it-fails); the error text is logged with "
             '`telemetry.handler_errors = "full"`',
+            FAILURES,
+        ),
+        _message(
+            INVALID_BODY,
+            "the body of the message does not fit the type that the handler takes, or is not JSON",
+            "the detail has the path and what is expected there; "
+            "[Take a value instead of a message](../how-to/typed-bodies.md)",
             FAILURES,
         ),
         _message(

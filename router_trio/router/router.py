@@ -12,12 +12,13 @@ import trio
 from router_trio.client.live import Live
 from router_trio.client.require_trio import require_trio
 from router_trio.connection.platform import REAL_PLATFORM, Platform
-from router_trio.errors import ConfigurationError, Problem
+from router_trio.errors import ConfigurationError, HandlerError, Problem
 from router_trio.events import Emit
 from router_trio.link import Connect
 from router_trio.nats.link import Dialer, client_name
 from router_trio.router.reload_queue import ReloadQueue
 from router_trio.router.run import ConnectFactory, Pages, Run
+from router_trio.routing.handlers.bodies import typed
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.loading import unfit
 from router_trio.settings import ConnectionSettings, Settings
@@ -107,12 +108,18 @@ class Router:
         destinations = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
+            path = f"routes[{len(self._settings.routes)}].handler"
             if (wrong := unfit(handler)) is not None:
-                raise ConfigurationError([Problem(f"routes[{len(self._settings.routes)}].handler", wrong)])
+                raise ConfigurationError([Problem(path, wrong)])
+            try:
+                called = typed(handler)
+            except HandlerError as error:
+                shown = f"handler {getattr(handler, '__qualname__', name)!r}: {error}"
+                raise ConfigurationError([Problem(path, shown)]) from error
             more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "limit": limit, "respond": respond}
             more |= {"when": when, "strategy": strategy, "key": key, "concurrency": concurrency, "thread": thread}
             more |= {"loop": loop, "hop_limit": hop_limit, "reply_to": list(reply_to)}
-            self._add(handler, subject, destinations, name or handler.__name__, connection, source, more)
+            self._add(called, subject, destinations, name or handler.__name__, connection, source, more)
             return handler
 
         return add

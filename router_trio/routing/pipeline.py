@@ -14,6 +14,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import (
     EvaluationError,
     HandlerError,
+    InvalidBodyError,
     MappingError,
     PublishError,
     RouterError,
@@ -435,7 +436,10 @@ class Routing:
         return bool(self.outlets)
 
     def handler_failed(self, error: BaseException, delivery: Delivery) -> None:
-        """Fail the message whose handler raised."""
+        """Fail the message whose handler raised, or does not take its body."""
+        if isinstance(error, InvalidBodyError):
+            self._body_refused(error, delivery)
+            return
         error = explained(error)
         raised, failure = Raised(error, self.plan.handler), failure_of(error)
         public, kind = not failure.quotes, raised.kind
@@ -448,6 +452,16 @@ class Routing:
         if self.responder is not None:
             answer = f"{kind}: {detail}" if self._full_errors else kind
             delivery.when_given_up(partial(self.responder.answer_error, answer, delivery))
+
+    def _body_refused(self, error: InvalidBodyError, delivery: Delivery) -> None:
+        """Fail a message whose body does not fit its handler, which was not called."""
+        reason, detail = error.reason, str(error)
+        delivery.fail(reason, Failure(reason, detail))
+        if delivery.trace is not None:
+            delivery.trace.failed(reason, detail)
+        self.emit_failure_of(delivery, reason, detail)
+        if self.responder is not None:
+            delivery.when_given_up(partial(self.responder.answer_error, f"{reason}: {detail}", delivery))
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """Record that an operation to a destination was not accepted."""

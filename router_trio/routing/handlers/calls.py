@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
+from inspect import iscoroutinefunction
 from types import CoroutineType, coroutine
 from typing import Any
 
@@ -27,6 +29,14 @@ MOST_CANCELLATIONS = 1000
 """Consecutive cancellations that a handler may swallow: then its call is given up, so that the router can end."""
 
 _NOTHING = object()
+
+
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Return True if a call of the handler returns an awaitable."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    called = getattr(handler, "__call__", None)  # noqa: B004 - of an object, what a call of it is
+    return iscoroutinefunction(handler) or iscoroutinefunction(called)
 
 
 class Blocked:

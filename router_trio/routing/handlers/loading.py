@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
-from functools import partial
-from inspect import iscoroutinefunction
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem
 from router_trio.routing.handlers.asyncio_loop import InAsyncio
-from router_trio.routing.handlers.calls import Handler
+from router_trio.routing.handlers.bodies import typed
+from router_trio.routing.handlers.calls import Handler, is_async
 from router_trio.routing.handlers.errors import raise_if_signal, text_of
 from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.handlers.threads import in_thread
@@ -19,6 +19,18 @@ from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_hand
 
 
 def load_handler(name: str) -> Handler:
+    """Return the handler that `package.module:function` names: see `import_handler`, and `typed` for its bodies.
+
+    Raises `HandlerError`.
+    """
+    handler = import_handler(name)
+    try:
+        return typed(handler)
+    except HandlerError as error:
+        raise HandlerError(f"handler {name!r}: {error}") from error
+
+
+def import_handler(name: str) -> Callable[..., Any]:
     """Return the function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
     module_name, _, function_name = name.partition(":")
     try:
@@ -42,7 +54,7 @@ def load_handler(name: str) -> Handler:
     return handler  # type: ignore[no-any-return]
 
 
-def unfit(handler: Handler) -> str | None:
+def unfit(handler: Callable[..., Any]) -> str | None:
     """Return why a function can't be a handler, judged by its signature; None if it can."""
     try:
         signature = inspect.signature(handler)
@@ -96,11 +108,3 @@ def handler_problem(index: int, route: RouteSettings, given: Handler | None = No
         used = given or loaded
     is_refused = route.thread and used is not None and is_async(used)
     return Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD) if is_refused else None
-
-
-def is_async(handler: Handler) -> bool:
-    """Return True if a call of the handler returns an awaitable."""
-    while isinstance(handler, partial):
-        handler = handler.func
-    called = getattr(handler, "__call__", None)  # noqa: B004 - of an object, what a call of it is
-    return iscoroutinefunction(handler) or iscoroutinefunction(called)
