@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from router_trio.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
+    from router_trio.routing.handlers.bodies import Types
     from router_trio.routing.handlers.runtime import HandlerRuntime
     from router_trio.routing.route_plans import Handler
     from router_trio.settings import RouteSettings, Settings
@@ -81,6 +82,18 @@ def handlers_of(settings: Settings, route: RouteSettings) -> tuple[dict[str, Han
         raise settings.refused(problem)
     runtime = HandlerRuntime(settings.router, REAL_PLATFORM)
     return load_handlers([route], {}, runtime), runtime
+
+
+def types_of_handler(name: str) -> Types:
+    """Import the handler with this name, and return the types of its body and answer. Raises `HandlerError`."""
+    import gc
+
+    from router_trio.routing.handlers.bodies import types_of
+    from router_trio.routing.handlers.loading import import_handler
+
+    gc.enable()  # see `__main__`
+    search_working_directory()
+    return types_of(import_handler(name))
 
 
 _HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers.loading"

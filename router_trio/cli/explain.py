@@ -40,8 +40,9 @@ def explain(
     payload and headers of each copy. It does not connect, and sends
     nothing.
 
-    A handler is named but not called; it may change the message or filter
-    it out. A copy is not followed into another route that reads its
+    A handler is imported but not called; it may change the message or
+    filter it out. The JSON schemas of the body that it takes and of what it
+    returns are shown, and --data is checked. A copy is not followed into another route that reads its
     subject: explain that subject. If a choice depends on more than the
     message, such as a weight or which destinations are connected, the
     output names what it is.

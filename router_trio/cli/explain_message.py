@@ -1,7 +1,7 @@
 """Find out what would happen to a message, for `router-trio explain`.
 
 The decisions are made by the code of the router (`routing.route_plans`, `routing.policy`, `subjects.mapping`). Nothing
-is connected or sent, and no handler is called.
+is connected or sent, and no handler is called: it is imported for the types of its body and answer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from json import loads
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from router_trio.cli.explanation import Evaluated, Explanation, NotTaken, RouteExplanation, Sending
-from router_trio.errors import EvaluationError, LoopError, MappingError, reasons
+from router_trio.cli.configuration import types_of_handler
+from router_trio.cli.explanation import Evaluated, Explanation, HandlerTypes, NotTaken, RouteExplanation, Sending
+from router_trio.errors import EvaluationError, HandlerError, InvalidBodyError, LoopError, MappingError, reasons
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_MESSAGE
 from router_trio.protocol.headers import decode
@@ -74,9 +75,26 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
     if plan.per is not None:
         found.per = _evaluated(plan.per, message.facts)
         found.error = found.error or found.per.error
+    if plan.settings.handler is not None and found.error is None:
+        _look_at_handler(plan.settings.handler, found, payload)
     if found.error is None:
         _choose(found, message)
     return found
+
+
+def _look_at_handler(name: str, found: RouteExplanation, payload: bytes) -> None:
+    """Add the types of the handler to `found`, and whether it takes the payload, if there is one."""
+    try:
+        types = types_of_handler(name)
+    except HandlerError as error:
+        found.handler = HandlerTypes(problem=str(error))
+        return
+    found.handler = HandlerTypes(types.schemas)
+    if types.body is not None and payload:
+        try:
+            types.body.decode(payload)
+        except InvalidBodyError as error:
+            found.error, found.reason = str(error), error.reason
 
 
 def _choose(found: RouteExplanation, message: Arrived) -> None:

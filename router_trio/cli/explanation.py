@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from json import dumps
 from typing import Any, Protocol
@@ -149,6 +149,25 @@ class NotTaken(Printable):
             yield from self.when.lines_behind("     when ")
 
 
+@dataclass(frozen=True, slots=True)
+class HandlerTypes:
+    """The JSON schemas of the `body` and the `answer` of a handler, or the `problem` why they are unknown."""
+
+    schemas: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the schemas that there are, or the problem."""
+        return dict(self.schemas) if self.problem is None else {"problem": self.problem}
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line of text for each schema."""
+        if self.problem is not None:
+            yield f"    its types are unknown: {excerpt(self.problem, LONGEST_SHOWN)}"
+        for part, schema in self.schemas.items():
+            yield f"    {part}: {excerpt(dumps(schema, ensure_ascii=False), LONGEST_SHOWN)}"
+
+
 @dataclass(slots=True)
 class RouteExplanation(Printable):
     """The result for one route with this number of `workers`.
@@ -162,6 +181,7 @@ class RouteExplanation(Printable):
     when: Evaluated | None = None
     key: Evaluated | None = None
     per: Evaluated | None = None
+    handler: HandlerTypes | None = None
     filtered: str | None = None
     error: str | None = None
     reason: str = EvaluationError.reason
@@ -190,6 +210,8 @@ class RouteExplanation(Printable):
         if limit is not None:
             per = {} if self.per is None else {"per": self.per.as_json()}
             found["limit"] = {"rate": format_rate(limit.rate), "burst": limit.most_at_once, **per}
+        if self.handler is not None:
+            found["handler"] = {"name": self.plan.settings.handler, **self.handler.as_json()}
         if self.not_taken:
             found["not_taken"] = [destination.as_json() for destination in self.not_taken]
         if self.filtered is not None:
@@ -219,8 +241,10 @@ class RouteExplanation(Printable):
         if self.filtered == reasons.WHEN:
             yield "  filtered: its when is false"
             return
-        if plan.settings.handler is not None and self.error is None:
+        if plan.settings.handler is not None and (self.error is None or self.reason == reasons.INVALID_BODY):
             yield f"  handler {plan.settings.handler} may change the message or filter it out"
+        if self.handler is not None:
+            yield from self.handler.lines()
         if plan.settings.respond and self.error is None:
             yield "  the result of the handler is also sent to the reply subject of the message"
             yield f"    if that is {' or '.join(['an inbox', *plan.settings.reply_to])}"

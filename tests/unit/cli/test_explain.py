@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from router_trio import Message
 from router_trio.cli.explain_message import explain_message
 from router_trio.cli.explanation import Explanation
 from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
 
 
-def explained(subject: str, *routes: dict[str, Any]) -> Explanation:
+def explained(subject: str, *routes: dict[str, Any], payload: bytes = b"") -> Explanation:
     connections = {name: {"servers": ["nats://127.0.0.1:4222"]} for name in ("main", "other")}
     settings = Settings(connections=connections, routes=list(routes))
-    return explain_message(compile_routes(settings), subject)
+    return explain_message(compile_routes(settings), subject, payload=payload)
 
 
 def route(name: str, source: dict[str, Any], *to: str, **rest: Any) -> dict[str, Any]:
@@ -89,10 +92,57 @@ def test_a_jetstream_destination_and_a_random_one_are_distinguished() -> None:
     ]
 
 
-def test_a_handler_is_named_and_not_called() -> None:
+def test_a_handler_that_can_not_be_imported_is_named() -> None:
     found = explained("a.b", route("r", {"subject": "a.*"}, "c.$1", handler="no.such.module:function"))
-    assert "  handler no.such.module:function may change the message or filter it out" in list(found.lines())
-    assert found.as_json()["routes"] == [{"name": "r", "destinations": [{"connection": "other", "subject": "c.b"}]}]
+    assert list(found.lines())[-3:-1] == [
+        "  handler no.such.module:function may change the message or filter it out",
+        "    its types are unknown: handler 'no.such.module:function': can't import 'no.such.module': "
+        "No module named 'no'; is it on sys.path?",
+    ]
+    assert set(found.as_json()["routes"][0]["handler"]) == {"name", "problem"}
+
+
+class Order(BaseModel):
+    id: int
+
+
+def typed(order: Order) -> list[int]:
+    raise AssertionError("explain calls no handler")
+
+
+def untyped(message: Message) -> Message | None:
+    raise AssertionError("explain calls no handler")
+
+
+def test_the_schemas_of_a_handler_are_shown() -> None:
+    found = explained("a.b", route("r", {"subject": "a.*"}, "c.$1", handler=f"{__name__}:typed"))
+    body = {"properties": {"id": {"title": "Id", "type": "integer"}}, "required": ["id"], "title": "Order"}
+    answer = {"items": {"type": "integer"}, "type": "array"}
+    assert found.as_json()["routes"][0]["handler"] == {
+        "name": f"{__name__}:typed",
+        "body": body | {"type": "object"},
+        "answer": answer,
+    }
+    lines = list(found.lines())
+    assert lines[1] == f"  handler {__name__}:typed may change the message or filter it out"
+    assert lines[2].startswith('    body: {"properties": {"id": {')
+    assert lines[3] == '    answer: {"items": {"type": "integer"}, "type": "array"}'
+
+
+def test_a_handler_of_messages_has_no_schemas() -> None:
+    found = explained("a.b", route("r", {"subject": "a.*"}, "c.$1", handler=f"{__name__}:untyped"))
+    assert found.as_json()["routes"][0]["handler"] == {"name": f"{__name__}:untyped"}
+    assert len(list(found.lines())) == 3
+
+
+def test_data_that_a_handler_does_not_take_fails() -> None:
+    taken = route("r", {"subject": "a.*"}, "c.$1", handler=f"{__name__}:typed")
+    assert explained("a.b", taken, payload=b'{"id": 7}').difference(["c.b"]) is None
+    found = explained("a.b", taken, payload=b'{"id": "x"}')
+    detail = "$.id: Input should be a valid integer, unable to parse string as an integer"
+    assert found.as_json()["routes"][0]["error"] == {"reason": "invalid_body", "detail": detail}
+    assert list(found.lines())[-1] == f"  fails: {detail}"
+    assert found.difference(["c.b"]) == "the message fails in r"
 
 
 def test_a_mapping_that_refuses_this_subject_is_shown_as_failing() -> None:
