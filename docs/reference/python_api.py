@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PUBLIC: Mapping[str, Sequence[str]] = {
     "router_trio": (),
     "router_trio.router": ("real_network",),
+    "router_trio.aio": (),
     "router_trio.errors": (),
     "router_trio.settings": (),
     "router_trio.testing": (),
@@ -94,7 +95,9 @@ def _home(module: str, name: str) -> tuple[str, ast.stmt]:
             case ast.Assign(targets=[ast.Name(id=found)]) | ast.AnnAssign(target=ast.Name(id=found)):
                 if found == name:
                     return module, node
-            case ast.ImportFrom(module=str(origin), names=names) if any(one.name == name for one in names):
+            case ast.ImportFrom(module=str(origin), names=names) if any(
+                (one.asname or one.name) == name for one in names
+            ):
                 return _home(origin, name)
     raise LookupError(f"{module} has no {name}")
 

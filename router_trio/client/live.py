@@ -166,3 +166,8 @@ class Live:
     def status(self) -> dict[str, Any]:
         """Return what `/status` shows: the configuration, connections, routes and ledgers."""
         return status(self, trio.current_time() - self._opened_at)
+
+
+def registry_of(live: Live) -> Registry:
+    """Return the registry of an open router, for those who offer the same in another way."""
+    return live._registry

@@ -54,6 +54,20 @@ class ConnectionPublisher(Protocol):
         """Publish on this connection, as `Live.publish_with_ack` does."""
         ...
 
+    def publish_now(
+        self, subject: str, payload: bytes, headers: HeadersLike, *, blocked: bool | None = None
+    ) -> Receipt | None:
+        """Publish as `Live.publish` does, without waiting; None if `wait_for_room` has to be called first.
+
+        `blocked` is what `wait_for_room` has returned. Called in the thread of the event loop, by a task or any other
+        code.
+        """
+        ...
+
+    async def wait_for_room(self, *, blocked: bool) -> bool:
+        """Wait until `publish_now` may be called again. Returns its next `blocked`."""
+        ...
+
 
 class Publisher:
     """Publishes on one connection, as described in `Live.publish` and `Live.publish_with_ack`.
@@ -97,6 +111,23 @@ class Publisher:
                 return await self._successor.publish(subject, payload, headers, blocked=blocked)
         receipt.status = outbox.offer(frame, owner=receipt, blocked=blocked, together=True)
         return receipt
+
+    def publish_now(
+        self, subject: str, payload: bytes, headers: HeadersLike, *, blocked: bool | None = None
+    ) -> Receipt | None:
+        """Publish to core NATS, or return None if `wait_for_room` has to be called first."""
+        target, block, body = self._checked(subject, payload, headers, False)
+        outbox = self._outbox
+        if outbox.blocks or self._successor is not None or not (outbox.connected or blocked is not None):
+            return None
+        receipt = Receipt()
+        frame = framing.publish(target, body, b"", block)
+        receipt.status = outbox.offer(frame, owner=receipt, blocked=bool(blocked), together=True)
+        return receipt
+
+    async def wait_for_room(self, *, blocked: bool) -> bool:
+        """Wait while the queue is full, until `hand_over`."""
+        return await self._wait_for_room(with_ack=False, blocked=blocked)
 
     async def publish_with_ack(
         self,
@@ -258,6 +289,15 @@ class HeldPublisher:
         """Publish on the next connection. The timeout starts when there is one."""
         publisher = await self._next()
         return await publisher.publish_with_ack(subject, payload, headers, timeout, stream, blocked=blocked)
+
+    def publish_now(
+        self, subject: str, payload: bytes, headers: HeadersLike, *, blocked: bool | None = None
+    ) -> Receipt | None:
+        return None
+
+    async def wait_for_room(self, *, blocked: bool) -> bool:
+        await self._released.wait()
+        return blocked
 
     async def _next(self) -> ConnectionPublisher:
         await self._released.wait()

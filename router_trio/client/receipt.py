@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
+
+
+class _Notified:
+    """A function to call with the fate, in place of an event, and the event or function that waited before it."""
+
+    __slots__ = ("_before", "_notify")
+
+    def __init__(self, notify: Callable[[], object], before: trio.Event | _Notified | None) -> None:
+        self._notify = notify
+        self._before = before
+
+    def set(self) -> None:
+        """Call the function, as an event is set."""
+        self._notify()
+        if self._before is not None:
+            self._before.set()
 
 
 class Receipt:
@@ -20,7 +38,7 @@ class Receipt:
         self.status: str = ""
         # One slot for both, since each waiting publish has a receipt: the fate, and before it the event that is set
         # with it.
-        self._outcome: Fate | trio.Event | None = None
+        self._outcome: Fate | trio.Event | _Notified | None = None
 
     @property
     def fate(self) -> Fate | None:
@@ -42,11 +60,19 @@ class Receipt:
         if isinstance(outcome, trio.Event) and not outcome.is_set():
             return outcome
         event = trio.Event()
-        if isinstance(outcome, Fate):
+        if isinstance(outcome, _Notified):
+            self.when_settled(event.set)
+        elif isinstance(outcome, Fate):
             event.set()
         else:
             self._outcome = event
         return event
+
+    def when_settled(self, notify: Callable[[], object]) -> None:
+        """Call `notify` once, when the message has its final fate. It must not have one yet."""
+        waiting = self._outcome
+        assert not isinstance(waiting, Fate), "a message has one fate"
+        self._outcome = _Notified(notify, waiting)
 
     @property
     def stream(self) -> str | None:
@@ -66,7 +92,7 @@ class Receipt:
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         waiting, self._outcome = self._outcome, fate
         if waiting is not None:
-            assert isinstance(waiting, trio.Event), "a message has one fate"
+            assert not isinstance(waiting, Fate), "a message has one fate"
             waiting.set()
 
     def __repr__(self) -> str:

@@ -8,23 +8,24 @@ import trio
 
 from router_trio.errors import TrioRequiredError
 
-_CURE = "run the program with trio.run(main), or this part of it in a thread: docs/how-to/asyncio.md shows how"
+_ON_ASYNCIO = "open it with `async with router_trio.aio.open(router)`: docs/how-to/asyncio.md shows how"
+_ELSEWHERE = "run the program with trio.run(main)"
 
 
 def require_trio() -> None:
     """Return if called from a task of Trio. Otherwise raise `TrioRequiredError`, which explains what to do."""
     if not trio.lowlevel.in_trio_task():
-        raise TrioRequiredError(f"router_trio runs on Trio, and this is {_surroundings()}; {_CURE}")
+        place, cure = ("asyncio", _ON_ASYNCIO) if _in_asyncio() else ("no task of Trio", _ELSEWHERE)
+        raise TrioRequiredError(f"router_trio runs on Trio, and this is {place}; {cure}")
 
 
-def _surroundings() -> str:
+def _in_asyncio() -> bool:
     # A program that runs asyncio has imported it.
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            return "asyncio"
-    return "no task of Trio"
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -115,6 +115,10 @@ class TrioRequiredError(RouterError):
     """A router was opened where Trio does not run: in an asyncio program, or in a synchronous one."""
 
 
+class AsyncioRequiredError(RouterError):
+    """A router was opened by `aio.open` where asyncio does not run, or in a thread where Trio runs already."""
+
+
 # --- the network or a server is at fault ---
 
 

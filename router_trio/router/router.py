@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,8 @@ from router_trio.settings import ConnectionSettings, Settings
 from router_trio.settings.sections import HandlerLoop
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from starlette.routing import BaseRoute
 
 H = TypeVar("H", bound=Handler)
@@ -126,7 +129,12 @@ class Router:
 
     @asynccontextmanager
     async def open(
-        self, *, stop: trio.Event | None = None, connect: ConnectFactory | None = None, listen: str | None = None
+        self,
+        *,
+        stop: trio.Event | None = None,
+        connect: ConnectFactory | None = None,
+        listen: str | None = None,
+        asyncio_loop: AbstractEventLoop | None = None,
     ) -> AsyncIterator[Live]:
         """Run the router while this context is entered.
 
@@ -136,7 +144,8 @@ class Router:
         drains within `shutdown_timeout`, also when cancelled; messages left then are counted in `Live.unsettled`.
 
         `connect` replaces the one passed to the constructor, and `listen` replaces `telemetry.listen` (`""`: no HTTP).
-        With both, a test runs the router of a program on a fake broker.
+        With both, a test runs the router of a program on a fake broker. `asyncio_loop` is a running loop of the
+        program, on which handlers with `loop = "asyncio"` are called; by default the router has one in a thread.
 
         Raises `TrioRequiredError` outside of Trio, and `ConfigurationError` for an invalid `listen`. Raises
         `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP address
@@ -150,7 +159,8 @@ class Router:
             )
         settings.require_servers()
         failure: BaseException | None = None
-        run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, self._platform)
+        platform = self._platform if asyncio_loop is None else _with_loop(self._platform, asyncio_loop)
+        run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, platform)
         try:
             async with run.run(self._pages, stop, ReloadQueue(run, self._in_code)) as live:
                 try:
@@ -182,6 +192,11 @@ class Router:
         self._settings = self._settings.with_changes(routes=[*self._settings.routes, route])
         self._in_code.append(route)
         self._handlers[name] = handler
+
+
+def _with_loop(platform: Platform, loop: AbstractEventLoop) -> Platform:
+    """Return a platform whose handlers on asyncio run in a loop of the program."""
+    return replace(platform, open_asyncio_loop=lambda: nullcontext(loop), shares_asyncio_loop=True)
 
 
 def _is_cancelled(error: BaseException) -> bool:

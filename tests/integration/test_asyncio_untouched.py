@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.command import environment
 from tests.support.servers import NatsServer
+from tests.unit.aio.programs import LOOPS
 
 PROGRAM = """
 import asyncio, json, sys, threading
@@ -114,6 +115,72 @@ asyncio.set_event_loop_policy(Policy())
 """
     told = run(PROGRAM.replace("EARLY", early), server.url)
     assert told["ended"] is True
+
+
+IN_ONE_THREAD = """
+import asyncio, json, sys
+LOOP
+
+NAMES = ["get_event_loop_policy", "set_event_loop_policy", "_get_running_loop", "get_running_loop", "get_event_loop",
+         "set_event_loop", "new_event_loop", "current_task"]
+
+def state():
+    return [getattr(asyncio, name) for name in NAMES] + [
+        getattr(asyncio.events, name) for name in NAMES[:-1]] + [
+        asyncio.tasks.current_task, type(asyncio.get_event_loop_policy())]
+
+before = state()
+import nats
+from router_trio import Router, Settings, aio
+
+settings = Settings(
+    telemetry={"listen": "127.0.0.1:0"},
+    connections={"main": {"servers": [sys.argv[1]]}},
+    streams=[{"name": "ORDERS", "subjects": ["orders.*"]}, {"name": "COPIES", "subjects": ["copies.*"]}],
+    routes=[{
+        "name": "r",
+        "from": {"stream": "ORDERS", "durable": "d", "filter": "orders.*"},
+        "to": [{"subject": "copies.{{wildcard(1)}}", "jetstream": True}],
+    }],
+)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    found = set()
+
+    def look():
+        found.add((asyncio.get_running_loop() is loop, asyncio.get_event_loop() is loop, state() == before))
+        loop.call_soon(look)
+
+    loop.call_soon(look)
+    async with aio.open(Router(settings, log=False)) as live:
+        own = await nats.connect(sys.argv[1])
+        jetstream = own.jetstream()
+        for number in range(50):
+            acked = await live.publish_with_ack(f"orders.{number}", b"x")
+            assert acked.sequence == number + 1
+            await jetstream.stream_info("ORDERS")
+        while (await jetstream.stream_info("COPIES")).state.messages < 50:
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(*live.http_address)
+        writer.write(b"GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+        assert (line := await reader.readline()).endswith(b" 200 OK\\r\\n"), line
+        writer.close()
+        assert asyncio.current_task() is not None
+        await own.close()
+    print(json.dumps({"found": sorted(found), "loop": type(loop).__module__, "after": state() == before}))
+
+RUN
+"""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+async def test_asyncio_is_unchanged_while_trio_is_its_guest(server: NatsServer, loop: str) -> None:
+    """The program's own nats-py client works beside that of the router, in one thread."""
+    runs = "uvloop.run(main())" if loop == "uvloop" else "asyncio.run(main())"
+    program = IN_ONE_THREAD.replace("LOOP", f"import {loop}").replace("RUN", runs)
+    module = "uvloop" if loop == "uvloop" else "asyncio.unix_events"
+    assert run(program, server.url) == {"found": [[True, True, True]], "loop": module, "after": True}
 
 
 LATE = """
