@@ -6,13 +6,13 @@ destination, or its dead letter is stored. Attempts are counted by a process, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 from router_trio import Live
-from tests.simulation.handlers import FAIL, RAISED
+from tests.simulation.handlers import FAIL, FAILS_EACH_TIME, FAILS_EVERY, RAISED
 from tests.simulation.schedule import Plan, Step
 
 SHARE = 0.4
@@ -65,6 +65,26 @@ def owes_dead_letter(plan: Plan, outcome: str | None, max_payload: Mapping[str, 
         return False
     attempts, never = plan.retry.get("attempts", 0), plan.retry.get("not", ())
     return plan.handler == "rejects" or (plan.handler == "poison" and (attempts > 0 or RAISES in never))
+
+
+def retried_for(plan: Plan, numbers: Iterable[int]) -> float:
+    """Return the seconds in which a route retries those of these messages that fail, none of which was tried yet.
+
+    Within a second, or within the first delay, no more messages are retried than half of what the route may have in
+    hand: see `RetryPolicy`. By key, each failed message also holds back the next one until its last attempt.
+    """
+    every = FAILS_EVERY.get(plan.handler or "")
+    count = 0 if every is None else sum(number % every == 0 for number in numbers)
+    retry: dict[str, Any] = {"initial": 1.0, "factor": 2.0, "max": 60.0, "attempts": 0, "not": ()} | plan.retry
+    retries = int(retry["attempts"] != 1)
+    if plan.handler in FAILS_EACH_TIME:
+        # Without a dead letter, or an end of the retries, the first attempt accounts for the message.
+        retries = max(0, retry["attempts"] - 1) if plan.dead_letter is not None else 0
+    if not count or not retries or RAISES in retry["not"]:
+        return 0.0
+    spread = count * retries * min(retry["initial"], 1.0) / max(1.0, plan.source["max_in_flight"] / 2)
+    delays = sum(min(retry["initial"] * retry["factor"] ** one, retry["max"]) for one in range(retries))
+    return float(spread + delays * (count if plan.one_of_a_key else 1))
 
 
 def left_waiting(live: Live, routes: tuple[Plan, ...]) -> int:

@@ -13,6 +13,9 @@ from router_trio import Message, Reject, Retry
 PASSED, SEVERAL, FILTERED, RAISED = "passed", "several", "filtered", "raised"
 
 
+FAILS_EVERY = {"poison": 3, "raises once": 5, "slow and fails": 5}
+"""Which messages fail with an error in the handlers of these names, each time or the first time only."""
+
 LONG_EVERY, LONG = 40, 3.0
 """Which messages take long in the handler of that name, and for how many seconds."""
 
@@ -82,7 +85,7 @@ def _filters(handled: Handled, route: str) -> Callable[[Message], Any]:
 def _raises_once(handled: Handled, route: str) -> Callable[[Message], Any]:
     def handler(message: Message) -> Message:
         number = number_of(message.payload)
-        if number % 5 == 0 and not handled.raised[route, number]:
+        if number % FAILS_EVERY["raises once"] == 0 and not handled.raised[route, number]:
             handled.note(route, message, RAISED)
             raise ValueError("the first time only")
         handled.note(route, message, PASSED)
@@ -93,7 +96,7 @@ def _raises_once(handled: Handled, route: str) -> Callable[[Message], Any]:
 
 def _poison(handled: Handled, route: str) -> Callable[[Message], Any]:
     def handler(message: Message) -> Message:
-        if number_of(message.payload) % 3 == 0:
+        if number_of(message.payload) % FAILS_EVERY["poison"] == 0:
             handled.note(route, message, RAISED)
             raise ValueError("every time")
         handled.note(route, message, PASSED)
@@ -140,7 +143,7 @@ def _slow_and_fails(handled: Handled, route: str) -> Callable[[Message], Any]:
     async def handler(message: Message) -> Message:
         number = number_of(message.payload)
         await trio.sleep(0.005 * (number * 11 % 20))
-        if number % 5 == 0 and not handled.raised[route, number]:
+        if number % FAILS_EVERY["slow and fails"] == 0 and not handled.raised[route, number]:
             handled.note(route, message, RAISED)
             raise ValueError("the first time only")
         handled.note(route, message, PASSED)

@@ -31,7 +31,7 @@ from tests.simulation import readyz, sums
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.broker_watch import BrokerWatch
 from tests.simulation.content import Sent, places
-from tests.simulation.failing import owes_dead_letter
+from tests.simulation.failing import owes_dead_letter, retried_for
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.flow import Returned
 from tests.simulation.given_up import GivenUp
@@ -362,6 +362,12 @@ class Oracles:
         out.
         """
         return self._arrivals.is_backed_off or any(times > 1 for times in self._handled.raised.values())
+
+    @property
+    def retried_for(self) -> float:
+        """The seconds that some route needs to retry the messages of its stream that are still to fail."""
+        plans = (plan for plan in self._schedule.routes if plan.stream)
+        return max((retried_for(plan, self._unaccounted(plan)) for plan in plans), default=0.0)
 
     def unready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> str | None:
         """Return the problem that `/readyz` reports, of one route or anywhere, or None."""

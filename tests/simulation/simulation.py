@@ -29,7 +29,10 @@ LIVELY_WITHIN = 60.0
 """Seconds after the last fault within which everything is delivered or accounted for."""
 
 BACKED_OFF_FOR = 2 * LONGEST_SPREAD
-"""Additional seconds if a message has failed so often that its next attempt is late: see `RetryPolicy.delay`."""
+"""Additional seconds if a message has failed so often that its next attempt is late: see `RetryPolicy.delay`.
+
+If none has, the additional seconds are those in which the messages that are still to fail are retried, up to this.
+"""
 
 PROBED_WITHIN = 10.0
 PROBED_LATE_WITHIN = 45.0
@@ -253,7 +256,8 @@ class Simulation:
             self.be_as_usual(name)
         self.trace.add("healed")
         missing: list[str] = []
-        patience = LIVELY_WITHIN + (BACKED_OFF_FOR if self.oracles.is_backed_off else 0.0)
+        backed_off = self.oracles.is_backed_off
+        patience = LIVELY_WITHIN + (BACKED_OFF_FOR if backed_off else min(self.oracles.retried_for, BACKED_OFF_FOR))
         if "half-open" in {step.kind for step in self.schedule.steps}:
             # Until then, deliveries to a link that the server believes alive are neither redelivered nor retried here.
             patience += max((plan.source.get("ack_wait", 0.0) for plan in self.schedule.routes), default=0.0)
