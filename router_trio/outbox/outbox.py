@@ -357,9 +357,11 @@ class Outbox:
         if not acked:
             return
         self._confirmed_at = self._clock()
-        if self._lanes.lanes:
-            self._retries.release([operation for operation, _ in acked], accepted=True)
+        retried = [operation for operation, _ in acked] if self._lanes.lanes else []
+        if retried:
+            self._retries.release(retried, accepted=True)
         self.settlement.settle_acked(acked)
+        self.refusals.notify_of_acks(retried)
         if self._in_flight.when_none:
             self._in_flight.notify_if_none()
         if self._lanes.lanes or self._queue.waiting:

@@ -5,7 +5,8 @@ Pure and synchronous; clock and `wake` are passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Protocol
 
 from router_trio.errors import reasons
 from router_trio.outbox.belief import Belief, does_not_count
@@ -16,9 +17,16 @@ from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.retries import ACK_BUDGET, ASK_AFTER, ASKED_WITHIN, RETRY_REFUSED_AFTER, Retries
 from router_trio.outbox.settlement import Settlement
 
-RetryListener = Callable[[OperationWithAck, str], None]
-"""Called with a publish that was refused for now, or not answered for long, and the reason. The publish is held then,
-and may be given up."""
+
+class RetryListener(Protocol):
+    """Observes the publishes of one destination while some of its outbox are retried."""
+
+    def retried(self, operation: OperationWithAck, reason: str) -> None:
+        """Record that a publish was refused for now, or not answered for long: it is held now, and may be given up."""
+
+    def accepted(self, operation: OperationWithAck) -> None:
+        """Record that a stream has accepted a publish."""
+
 
 POISON = "the server ended the connection each time that this was sent"
 
@@ -55,15 +63,15 @@ class Refusals:
         """Denials that may still arrive for publishes that have failed already, by `in_flight.denial_keys`: their
         number, and the position behind the last core publish when the failure was recorded."""
 
-    def notify_of_retries(self, key: Hashable, notify: RetryListener) -> None:
-        """Call `notify` each time a publish of this destination (see `capacity_key`) is about to be retried."""
-        self._listeners.setdefault(key, []).append(notify)
+    def notify_of_retries(self, key: Hashable, listener: RetryListener) -> None:
+        """Notify `listener` of retries of this destination's publishes (see `capacity_key`)."""
+        self._listeners.setdefault(key, []).append(listener)
 
-    def stop_notifying(self, key: Hashable, notify: RetryListener) -> None:
+    def stop_notifying(self, key: Hashable, listener: RetryListener) -> None:
         """Undo one call of `notify_of_retries`."""
         listeners = self._listeners.get(key, [])
-        if notify in listeners:
-            listeners.remove(notify)
+        if listener in listeners:
+            listeners.remove(listener)
         if not listeners:
             self._listeners.pop(key, None)
 
@@ -277,8 +285,15 @@ class Refusals:
 
     def _notify_of_retry(self, operation: OperationWithAck, reason: str) -> None:
         if self._listeners:
-            for notify in self._listeners.get(operation.capacity_key, ()):
-                notify(operation, reason)
+            for listener in self._listeners.get(operation.capacity_key, ()):
+                listener.retried(operation, reason)
+
+    def notify_of_acks(self, operations: Iterable[OperationWithAck]) -> None:
+        """Record that streams accepted these publishes while others of this outbox are retried."""
+        if self._listeners:
+            for operation in operations:
+                for listener in self._listeners.get(operation.capacity_key, ()):
+                    listener.accepted(operation)
 
     def _fail(self, operations: Sequence[Operation], reason: str, detail: str) -> None:
         self._retries.release(operations, accepted=False)

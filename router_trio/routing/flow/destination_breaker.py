@@ -55,11 +55,11 @@ class DestinationBreaker:
         self._kept = kept
         self._taken_here = 0
         self._refusals = connection.outbox.refusals
-        self._refusals.notify_of_retries((route.name, template), self._tried_again)
+        self._refusals.notify_of_retries((route.name, template), self)
 
     def stop_listening(self) -> None:
         """Stop listening, since the route has ended."""
-        self._refusals.stop_notifying((self._route.name, self.shown.template), self._tried_again)
+        self._refusals.stop_notifying((self._route.name, self.shown.template), self)
 
     @property
     def state(self) -> str:
@@ -120,17 +120,26 @@ class DestinationBreaker:
     def copy_passed(self) -> None:
         self._taken_here += 1
         if self._breaker.message_passed():
-            now = trio.current_time()
-            self._emit(
-                BreakerClosed(
-                    at=now,
-                    route=self._route.name,
-                    connection=self.shown.connection,
-                    subject=self.shown.template,
-                    open_seconds=now - self._breaker.opened_at,
-                )
+            self._closed()
+
+    def accepted(self, operation: OperationWithAck) -> None:
+        """Close if a publish was accepted that was sent since the breaker opened: the outbox retries those it holds."""
+        if self._breaker.retry_passed(operation.written_at):
+            self._closed()
+
+    def _closed(self) -> None:
+        """Report that the breaker has closed."""
+        now = trio.current_time()
+        self._emit(
+            BreakerClosed(
+                at=now,
+                route=self._route.name,
+                connection=self.shown.connection,
+                subject=self.shown.template,
+                open_seconds=now - self._breaker.opened_at,
             )
-            self._publish()
+        )
+        self._publish()
 
     def copy_refused(self, reason: str) -> str:
         """Record that a copy was refused. A message that can wait in hand fails as if taken back from the outbox."""
@@ -147,7 +156,7 @@ class DestinationBreaker:
             self._breaker.inconclusive(trio.current_time())
             self._publish()
 
-    def _tried_again(self, operation: OperationWithAck, reason: str) -> None:
+    def retried(self, operation: OperationWithAck, reason: str) -> None:
         """Record that a publish was refused which the outbox keeps and tries again."""
         opens = self._failed(reason)
         if opens:

@@ -1,9 +1,10 @@
 """A circuit breaker: stops sending to a destination that refuses message after message, and tries it again later.
 
 While the breaker is closed, messages are sent. After `failures` refusals in a row it opens, and nothing is sent for
-`pause` seconds. Then it is half open, and one message is sent as a probe. If the destination accepts the probe, the
-breaker closes; otherwise it opens again. Pure: the caller passes the time, and the number of messages that the
-destination has accepted. That number is counted anyway, so accepted messages cost nothing here while it is closed.
+`pause` seconds. Then it is half open, and one message is sent as a probe. If the destination accepts the probe, or a
+message that was retried since the breaker opened, the breaker closes; otherwise it opens again. Pure: the caller passes
+the time, and the number of messages that the destination has accepted. That number is counted anyway, so accepted
+messages cost nothing here while it is closed.
 """
 
 from __future__ import annotations
@@ -69,6 +70,16 @@ class Breaker:
     def message_passed(self) -> bool:
         """Record that the destination accepted a message. Return True if it was the probe: the breaker closes."""
         if self.state != HALF_OPEN:
+            return False
+        self.state, self._in_a_row = CLOSED, 0
+        return True
+
+    def retry_passed(self, sent_at: float) -> bool:
+        """Record that the destination accepted a retried message, sent at `sent_at`. Return True if the breaker closes.
+
+        It closes if the message was sent since the breaker opened, since that tests the destination as a probe does.
+        """
+        if self.state == CLOSED or sent_at <= self.opened_at:
             return False
         self.state, self._in_a_row = CLOSED, 0
         return True

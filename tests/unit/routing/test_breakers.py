@@ -305,6 +305,22 @@ async def test_messages_of_a_subject_wait_in_the_intake_queue(autojump_clock: Mo
         assert w.watch.of("ROUTE_BREAKER_CLOSED")
 
 
+async def test_a_held_message_that_its_destination_accepts_closes_the_breaker(autojump_clock: MockClock) -> None:
+    """No message comes after it that could be the probe."""
+    broker = FakeBroker()
+    broker.add_stream("OUT", ["out.>"])
+    held = core("in.*", guarded(), retry={"attempts": 0, "initial": "1s"})
+    async with world([held], brokers={"main": broker}) as w:
+        broker.delete_stream("OUT")
+        for number in numbers(3):
+            broker.publish("in.x", number)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
+        broker.add_stream("OUT", ["out.>"])
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"), within=5)
+        assert [message.payload for message in broker.messages("OUT")] == numbers(3)
+        assert w.route.breakers[0].state == "closed"
+
+
 async def test_a_shutdown_returns_messages_that_wait_for_a_breaker_at_once(autojump_clock: MockClock) -> None:
     broker = one_broker()["main"]
     async with world([route(max_in_flight=20)], brokers={"main": broker}) as w:
@@ -346,6 +362,7 @@ async def test_an_open_breaker_without_a_message_to_probe_holds_up_nothing_after
             broker.publish("in.x", number)
         await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
         assert w.route.held_up(trio.current_time())
+        await eventually(lambda: w.route.in_hand == 0, within=9)
         broker.trouble.limit("OUT", None)
         await trio.sleep(11)
         assert w.route.held_up(trio.current_time()) == []

@@ -53,10 +53,18 @@ def test_a_failed_probe_opens_the_breaker_again_without_counting_as_an_opening()
 
 def test_late_failures_change_nothing_and_late_successes_close_nothing() -> None:
     breaker = opened()
+    assert not breaker.retry_passed(0.0)
     assert not breaker.message_failed(5.0, 0, "timeout")
     assert breaker.probe_at == 10.0
     assert not breaker.message_passed()
     assert breaker.state == OPEN
+
+
+def test_an_accepted_retry_that_was_sent_since_the_breaker_opened_closes_it() -> None:
+    breaker = opened()
+    assert breaker.retry_passed(0.1)
+    assert not breaker.retry_passed(0.1)
+    assert (breaker.state, breaker.in_a_row(0)) == (CLOSED, 0)
 
 
 def test_an_inconclusive_probe_is_followed_by_another() -> None:
@@ -104,6 +112,13 @@ class Machine(RuleBasedStateMachine):
         self.row = 0
         probes = self.breaker.state == HALF_OPEN
         assert self.breaker.message_passed() is probes
+
+    @rule(seconds=st.floats(0, 20))
+    def retried_message_is_taken(self, seconds: float) -> None:
+        self.taken += 1
+        self.row = 0
+        sent_at, before = self.now - seconds, self.breaker.state
+        assert self.breaker.retry_passed(sent_at) is (before != CLOSED and sent_at > self.breaker.opened_at)
 
     @rule()
     def message_fails(self) -> None:
