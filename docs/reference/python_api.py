@@ -21,6 +21,7 @@ PUBLIC: Mapping[str, Sequence[str]] = {
     "router_trio.errors": (),
     "router_trio.settings": (),
     "router_trio.testing": (),
+    "router_trio.testing.pytest": ("fake_broker", "open_router"),
     "router_trio.faults": (),
     "router_trio.embedded": (),
     "router_trio.audit.audit": ("Range",),
@@ -29,8 +30,8 @@ PUBLIC: Mapping[str, Sequence[str]] = {
 }
 """The modules that a program may import, and the public names of each. None: those of `__all__`, or all it defines."""
 
-_INTERNAL = frozenset({"kind", "kind_for"})
-"""Methods of sections that the router alone calls: what they return is no part of the API."""
+_INTERNAL = frozenset({"kind", "kind_for", "observe", "observing", "has_failed_test"})
+"""Methods that the router or the pytest plugin alone calls: they are no part of the API."""
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 

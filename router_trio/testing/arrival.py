@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from math import inf
 
@@ -33,24 +34,20 @@ async def stored(server: Server, routers: Routers, name: str, count: int, within
         messages = [] if stream is None else stream.messages()
         if len(messages) >= count:
             routers.expected()
-            await trio.lowlevel.checkpoint()
+            await clock.checkpoint()
             return messages
         now = clock.now()
         if routers.progress != progress:
             quiet_since, progress = now, routers.progress
         why = None
         if not clock.is_simulated and now - quiet_since >= QUIET_FOR:
-            why = routers.hopeless(trio.current_time())
+            why = routers.hopeless()
         if why is None and now >= clock.deadline:
             why = f"none more within {clock.allowed}"
         if why is not None:
+            routers.are_reported = True
             raise AssertionError("\n".join(_described(server, routers, name, count, why, clock)))
-        change = trio.Event()
-        server.when_stored[change.set] = None
-        try:
-            await clock.sleep(min(pause, clock.deadline - now), change)
-        finally:
-            del server.when_stored[change.set]
+        await clock.sleep(min(pause, clock.deadline - now), server)
         pause = min(pause * 1.2, clock.longest_pause)
 
 
@@ -73,30 +70,47 @@ def _described(server: Server, routers: Routers, name: str, count: int, why: str
 
 
 class _Clock:
-    """The clock of a test, which may be real, simulated, or simulated and stopped.
+    """The clock of a test: real, simulated, or simulated and stopped.
 
-    A stopped clock does not advance by itself: real seconds count then.
+    A stopped clock does not advance by itself: real seconds count then. So they do in a task of asyncio, in a program
+    that has Trio as a guest.
     """
 
     def __init__(self, within: float | None) -> None:
         """`within` in seconds of this clock; None for the default."""
-        clock = trio.lowlevel.current_clock()
+        self._on_trio = trio.lowlevel.in_trio_task()
+        clock = trio.lowlevel.current_clock() if self._on_trio else None
+        is_mock = isinstance(clock, MockClock)
         self._stopped = isinstance(clock, MockClock) and clock.rate == 0 and clock.autojump_threshold == inf
-        self.is_simulated: bool = isinstance(clock, MockClock) and not self._stopped
+        self.is_simulated: bool = is_mock and not self._stopped
         self.longest_pause: float = 1.0 if self.is_simulated else 0.05
         if within is None:
             within = WITHIN_SIMULATED if self.is_simulated else WITHIN
         self.deadline: float = self.now() + within
         kind = "of the simulated clock" if self.is_simulated else "(the simulated clock of the test is stopped)"
-        self.allowed: str = f"{within:g} s {kind if isinstance(clock, MockClock) else 'of the real clock'}"
+        self.allowed: str = f"{within:g} s {kind if is_mock else 'of the real clock'}"
 
     def now(self) -> float:
-        return time.monotonic() if self._stopped else trio.current_time()
+        return trio.current_time() if self.is_simulated else time.monotonic()
 
-    async def sleep(self, seconds: float, change: trio.Event) -> None:
-        """Wait until there is a change, for at most this number of seconds."""
-        if self._stopped:
-            await trio.to_thread.run_sync(time.sleep, max(0.0, seconds))
-            return
-        with trio.move_on_after(seconds):
-            await change.wait()
+    async def checkpoint(self) -> None:
+        if self._on_trio:
+            await trio.lowlevel.checkpoint()
+        else:
+            await asyncio.sleep(0)
+
+    async def sleep(self, seconds: float, server: Server) -> None:
+        """Wait until a stream has stored a message, for at most this number of seconds."""
+        seconds = max(0.0, seconds)
+        if not self._on_trio:
+            await asyncio.sleep(seconds)
+        elif self._stopped:
+            await trio.to_thread.run_sync(time.sleep, seconds)
+        else:
+            stored = trio.Event()
+            server.when_stored[stored.set] = None
+            try:
+                with trio.move_on_after(seconds):
+                    await stored.wait()
+            finally:
+                del server.when_stored[stored.set]

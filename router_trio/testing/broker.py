@@ -140,6 +140,18 @@ class FakeBroker(FakeServer):
         __tracebackhide__ = True
         return await stored(self._server, self._routers, stream, count, within)
 
+    def report(self) -> str:
+        """Return what failed in the routers that are or were connected, and what their routes have done.
+
+        For the text of an assertion, as in `assert condition, broker.report()`. Empty if no router was connected.
+        """
+        return "\n".join(self._routers.report())
+
+    @property
+    def has_failed_test(self) -> bool:
+        """True if `stored` has raised `AssertionError`, whose text has the report."""
+        return self._routers.are_reported
+
     def unacked(self, stream: str, durable: str) -> int:
         """Return the number of delivered, unacked messages of a consumer. Raises `KeyError` if it does not exist."""
         return len(self._server.consumers[stream, durable].left_unacked())

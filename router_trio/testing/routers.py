@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import trio
+
 from router_trio.errors import reasons
 from router_trio.events import (
     DeadLetterNotStored,
@@ -53,6 +55,9 @@ class Routers:
         self._latest: ObservedRouter | None = None
         self._failures: dict[_Key, Failure] = {}
         self._fails = False
+        self._ended: list[str] = []
+        self.are_reported: bool = False
+        """True once `report` is part of an error."""
 
     @contextmanager
     def observing(self, router: ObservedRouter) -> Iterator[None]:
@@ -62,6 +67,7 @@ class Routers:
         try:
             yield
         finally:
+            self._ended = list(_done(router))
             del self._running[router]
 
     def observe(self, event: Event) -> None:
@@ -106,7 +112,7 @@ class Routers:
         """The number of calls of handlers that have not returned."""
         return sum(route.handling for route in self._routes)
 
-    def hopeless(self, now: float) -> str | None:
+    def hopeless(self) -> str | None:
         """Return why nothing more will be stored, unless somebody publishes; None if that is not certain.
 
         Call it while `progress` does not change.
@@ -118,7 +124,7 @@ class Routers:
         endless = False
         for router in self._running:
             for route in router.routes():
-                left = self._left(route, now)
+                left = self._left(route)
                 if left == 0:
                     continue
                 again_and_again = router.retries_without_end(route.name) and self._failing_alike(route) >= left
@@ -129,12 +135,12 @@ class Routers:
             return "nothing is left to do but to retry messages that fail each time"
         return "every message that was received is settled"
 
-    def _left(self, route: RouteState, now: float) -> int:
+    def _left(self, route: RouteState) -> int:
         """Return the number of messages that a route has not settled, those in its stream included."""
         consumer = self._server.consumers.get((str(route.source.get("stream")), str(route.source.get("durable"))))
         if consumer is None:
             return route.in_hand
-        state = consumer.state_at(now)
+        state = consumer.state_at(trio.current_time())
         return max(route.in_hand, state.unacked + state.undelivered)
 
     def _failing_alike(self, route: RouteState) -> int:
@@ -166,12 +172,19 @@ class Routers:
         if not failures and self._latest is not None:
             yield "nothing has failed"
         for router in self._running:
-            for route in router.routes():
-                fates = {fate: count for fate, count in route.settled.items() if count}
-                settled = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "none settled"
-                yield f"route {route.name}: {route.received_in_all} received, {route.in_hand} in hand, {settled}"
+            yield from _done(router)
             for reason in router.unready():
                 yield f"not ready: {reason}"
+        if not self._running:
+            yield from self._ended
+
+
+def _done(router: ObservedRouter) -> Iterator[str]:
+    """Yield what each route of a router has done."""
+    for route in router.routes():
+        fates = {fate: count for fate, count in route.settled.items() if count}
+        settled = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "none settled"
+        yield f"route {route.name}: {route.received_in_all} received, {route.in_hand} in hand, {settled}"
 
 
 def _key(event: Event) -> _Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -220,7 +221,11 @@ async def test_a_handler_in_a_thread_on_a_simulated_clock_is_pointed_out(
 async def test_a_router_that_has_ended_is_not_waited_for(broker: FakeBroker) -> None:
     async with running(broker, same):
         pass
-    assert await failed(broker) == "stream OUT has 0 of 1 messages: the router has ended\nnothing has failed"
+    assert (await failed(broker)).split("\n") == [
+        "stream OUT has 0 of 1 messages: the router has ended",
+        "nothing has failed",
+        "route route: 0 received, 0 in hand, none settled",
+    ]
 
 
 async def test_failures_before_a_success_end_no_later_wait(broker: FakeBroker) -> None:
@@ -254,6 +259,50 @@ async def test_it_can_be_cancelled(broker: FakeBroker) -> None:
             await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     assert not scope.cancelled_caught
+
+
+async def test_the_report_is_available_by_itself(broker: FakeBroker, autojump_clock: MockClock) -> None:
+    assert broker.report() == ""
+    async with running(broker, broken):
+        broker.publish("orders.7", b"x")
+        await trio.sleep(10)
+    assert "KeyError: 'total'" in broker.report()
+    assert re.search(r"route route: \d+ received, 0 in hand, \d+ returned", broker.report())
+
+
+# --- on asyncio, with Trio as a guest ---
+
+
+@pytest.mark.parametrize("handler", [same, broken])
+def test_it_can_be_awaited_on_asyncio(broker: FakeBroker, handler: Callable[[Message], Any]) -> None:
+    async def routers(opened: Callable[[], None], leave: trio.Event) -> None:
+        async with running(broker, handler):
+            opened()
+            await leave.wait()
+
+    async def program() -> list[bytes]:
+        opened, over, leave = asyncio.Event(), asyncio.Event(), trio.Event()
+        trio.lowlevel.start_guest_run(
+            routers,
+            opened.set,
+            leave,
+            run_sync_soon_threadsafe=asyncio.get_running_loop().call_soon_threadsafe,
+            done_callback=lambda outcome: over.set(),
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        await opened.wait()
+        try:
+            broker.publish("orders.7", b"x")
+            return [message.payload for message in await broker.stored("OUT", within=20)]
+        finally:
+            leave.set()
+            await over.wait()
+
+    if handler is same:
+        assert asyncio.run(program()) == [b"x"]
+    else:
+        with pytest.raises(AssertionError, match="KeyError: 'total'"):
+            asyncio.run(program())
 
 
 # --- errors in full ---
