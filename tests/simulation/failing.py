@@ -68,7 +68,7 @@ def owes_dead_letter(plan: Plan, outcome: str | None, max_payload: Mapping[str, 
 
 
 def retried_for(plan: Plan, numbers: Iterable[int]) -> float:
-    """Return the seconds in which a route retries those of these messages that fail, none of which was tried yet.
+    """Return the seconds that a route needs to retry those of these messages that fail; all are still untried.
 
     Within a second, or within the first delay, no more messages are retried than half of what the route may have in
     hand: see `RetryPolicy`. By key, each failed message also holds back the next one until its last attempt.
