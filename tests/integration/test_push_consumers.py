@@ -46,7 +46,7 @@ async def program(url: str, count: int, acked: Collection[int], **config: Any) -
         async def handler(message: Msg) -> None:
             received.append(int(message.data))
             if int(message.data) in acked:
-                await message.ack()
+                await message.ack_sync()
             if len(received) == count:
                 enough.set()
 
