@@ -167,10 +167,41 @@ async def test_a_web_service_answers_201_only_when_a_stream_has_the_order(server
         assert await service.ended() == 0
 
 
-async def posted(port: int, path: str, body: bytes) -> int:
+async def test_a_fastapi_application_stores_orders_and_handles_them_in_one_loop(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    uvicorn = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", "0"]
+    env = {"NATS_URL": server.url}
+    async with running("fastapi_orders:app", cwd=tmp_path, python=uvicorn, env=env) as service:
+
+        async def port_of() -> int:
+            found = re.search(rf"running on http://{HOST}:(\d+)", service.errors)
+            return int(found[1]) if found else 0
+
+        await eventually(port_of, 40.0)  # importing FastAPI takes seconds on a busy machine
+        port = await port_of()
+        order = b'{"country": "DE", "net": 100}'
+        assert await posted(port, "/orders/7", order, "application/json") == 201
+        assert await posted(port, "/orders/8", b'{"country": "XX", "net": 1}', "application/json") == 201
+        assert await posted(port, "/orders/7", b'{"net": 100}', "application/json") == 422
+        (invoice,) = await stored(server.url, "INVOICES", 1)
+        assert (invoice.subject, json.loads(invoice.payload)["gross"]) == ("invoices.7", 119.0)
+        await server.kill()
+        await service.has_logged("NATS_CONNECTION_LOST")
+        assert await posted(port, "/orders/9", order, "application/json") == 202
+        await server.restart()
+        await service.has_logged("NATS_CONNECTION_RESTORED")
+        assert {one.subject for one in await stored(server.url, "INVOICES", 2)} == {"invoices.7", "invoices.9"}
+        service.send(signal.SIGINT)
+        assert await service.ended() == 0
+        assert service.logged("ROUTER_STOPPED")[0]["level"] == "INFO"
+
+
+async def posted(port: int, path: str, body: bytes, content_type: str = "text/plain") -> int:
     """Return the status of the answer to a POST."""
     async with await trio.open_tcp_stream(HOST, port) as stream:
-        head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {content_type}\r\n"
+        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         await stream.send_all(head.encode() + body)
         answer = b""
         while b"\r\n" not in answer:
