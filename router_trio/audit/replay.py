@@ -1,14 +1,14 @@
 """Send a range of the source of a route through the route again, in the order of its stream.
 
-The source is read from the leader of its stream, without a consumer: the durable of the route does not move, and a
-work queue loses nothing. Copies have the ids that they had, so a stream stores what it has already only once, within
-its duplicate window.
+The source is read by a consumer of its own, so the durable of the route does not move. A work queue, or a stream that
+keeps messages for its consumers, is read from its leader without one, and so loses nothing. Copies have the ids that
+they had, so a stream stores what it has already only once, within its duplicate window.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from secrets import token_hex
@@ -22,6 +22,7 @@ from router_trio.expressions.message import Facts
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
+from router_trio.nats.range_reader import read_range
 from router_trio.nats.requests import Request
 from router_trio.protocol import framing, message_ids
 from router_trio.routing.rehearsal import Arrived, Copy, Place, Rehearsal
@@ -90,6 +91,8 @@ class Replay:
         self._waiting: dict[str, _Sent] = {}
         """Messages that were sent and are not confirmed, by source subject, in order."""
         self._finished = 0
+        self._keeps_all = False
+        """True if the stream keeps messages whatever its consumers have acked."""
         self._is_cut = False
         """True if the range was to end behind the last message that the route has settled."""
 
@@ -100,6 +103,7 @@ class Replay:
         and `LinkError` then; can be cancelled. `how_far` has where to continue.
         """
         info = await self._messages.info()
+        self._keeps_all = info.retention == "limits"
         self.first, self.last = await limits_of(self._messages, wanted, info)
         self._finished = self.first - 1
         if (durable := await self._messages.consumer(self._durable)) is not None:
@@ -145,14 +149,30 @@ class Replay:
         return f"{text}, which may repeat up to {len(self._waiting)} messages" if self._waiting else text
 
     async def _selected(self) -> AsyncGenerator[StoredMessage, None]:
-        patterns = self._route.source.patterns
-        pattern, total = patterns[0] if len(patterns) == 1 else ">", self.last - self.first + 1
-        async with aclosing(self._messages.batches(max(self.first, 1), self.last, pattern)) as batches:
+        patterns, total = self._route.source.patterns, self.last - self.first + 1
+        async with aclosing(self._read(patterns)) as batches:
             async for batch in batches:
                 for message in batch:
                     if any(matches(one, message.subject) for one in patterns) and self._is_wanted(message):
                         yield message
                 self._progress(batch[-1].sequence - self.first + 1, total)
+
+    async def _read(self, patterns: Sequence[str]) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        """Read the range, by a consumer as far as that is possible, and the rest by requests to the leader."""
+        position, requests = max(self.first, 1) - 1, self._links[self._route.source.connection].requests
+        if self._keeps_all and position < self.last:
+            try:
+                reader = read_range(self._messages, requests, position + 1, self.last, patterns, "replay")
+                async with aclosing(reader) as batches:
+                    async for batch in batches:
+                        yield batch
+                        position = batch[-1].sequence
+            except SourceError:
+                pass  # not permitted, or no room for another consumer, or it was deleted
+        pattern = patterns[0] if len(patterns) == 1 else ">"
+        async with aclosing(self._messages.batches(position + 1, self.last, pattern)) as batches:
+            async for batch in batches:
+                yield batch
 
     def _is_wanted(self, message: StoredMessage) -> bool:
         if self._where is None:

@@ -25,24 +25,28 @@ async def over_links(
 ) -> int:
     """Open the links, run the job, and return its exit code; `INTERRUPTED` if a signal has cancelled it.
 
-    `cancel_at(n)` is called on the n-th signal, and returns True if the job is to be cancelled. `unreachable` is that
-    of `open_links`. Raises `LinkError`, and what the job raises.
+    `cancel_at(n)` is called on the n-th signal, and returns True if the job is to be cancelled. The links stay open
+    until the job has ended, so that it can clean up on a server; the next such signal cancels them as well.
+    `unreachable` is that of `open_links`. Raises `LinkError`, and what the job raises.
     """
-    scope = trio.CancelScope()
-    code = INTERRUPTED
+    around_links, around_job = trio.CancelScope(), trio.CancelScope()
+    has_begun, code = False, INTERRUPTED
 
     def on_signal(number: int) -> None:
         if cancel_at(number):
-            scope.cancel()
+            ends_job = has_begun and not around_job.cancel_called
+            (around_job if ends_job else around_links).cancel()
 
     failure: OSError | UsageError | None = None
 
     async def work() -> None:
-        nonlocal code, failure
+        nonlocal has_begun, code, failure
         try:
-            with scope:
+            with around_links:
                 async with open_links(settings, command, names, unreachable) as links:
-                    code = await job(links)
+                    has_begun = True
+                    with around_job:
+                        code = await job(links)
         except (OSError, UsageError) as error:
             failure = error  # raised outside of the nurseries, which would wrap it in an exception group
 

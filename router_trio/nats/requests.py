@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import trio
 
 from router_trio.errors import SourceError, reasons
+from router_trio.link import Deliver
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
 
@@ -70,13 +71,24 @@ class Requests:
         self._numbers = 0
         wire.subscriptions.add(inbox + b".*", self._arrived)
 
-    def send(self, subject: bytes, body: bytes = b"", headers: bytes = b"") -> Request:
-        """Send a request without waiting for its answer."""
+    def send(self, subject: bytes, body: bytes = b"", headers: bytes = b"", reply: bytes = b"") -> Request:
+        """Send a request without waiting for its answer.
+
+        With a `reply` subject the answers, any number, are sent there: the request then gets none, and may be denied.
+        """
         self._numbers += 1
         request = self.waiting[self._numbers] = Request(self, self._numbers, subject)
-        reply = b"%b.%d" % (self.inbox, self._numbers)
+        reply = reply or b"%b.%d" % (self.inbox, self._numbers)
         self._wire.send(framing.publish(subject, body, reply=reply, headers=headers))
         return request
+
+    def subscribe(self, subject: bytes, deliver: Deliver) -> bytes:
+        """Deliver what is sent to a subject below the inbox prefix. Returns the id for `unsubscribe`."""
+        return self._wire.subscriptions.add(subject, deliver)
+
+    def unsubscribe(self, subscription: bytes) -> None:
+        """End a subscription."""
+        self._wire.subscriptions.remove(subscription)
 
     def deny(self, subject: bytes, detail: str) -> None:
         """Fail the requests to `subject`, since the server denied a publish to it."""

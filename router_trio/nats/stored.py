@@ -117,9 +117,13 @@ class StoredMessages:
         self, what: str, name: str, read: Callable[[bytes], T], body: Mapping[str, object] | None = None
     ) -> T:
         """Return the answer to a request about a consumer, `CONSUMER.what`. The reason is `not_found` without one."""
-        subject = framing.wire(f"{self._api}.CONSUMER.{what}.{self.stream}.{name}")
+        subject = self.subject_of(f"CONSUMER.{what}", name)
         sent = self._requests.send(subject, b"" if body is None else json.dumps(body).encode())
         return await self._answer(sent, read)
+
+    def subject_of(self, request: str, consumer: str) -> bytes:
+        """Return the subject of a request about a consumer of the stream."""
+        return framing.wire(f"{self._api}.{request}.{self.stream}.{consumer}")
 
     async def consumer_fields(self, name: str) -> dict[str, Any]:
         """Return every field of the configuration of a consumer, as the server gives it."""
@@ -129,6 +133,31 @@ class StoredMessages:
         """Create a durable consumer. It is refused if there is one with that name and another configuration."""
         body = {"stream_name": self.stream, "config": config, "action": "create"}
         return await self.of_consumer("DURABLE.CREATE", name, consumer_info, body)
+
+    async def create_reader(self, name: str, first: int, patterns: Sequence[str], unused_for: float) -> None:
+        """Create a consumer that delivers the messages from `first` on whose subjects match, and expects no acks.
+
+        The server deletes it when it was unused for that many seconds.
+        """
+        config: dict[str, object] = {
+            "name": name,
+            "description": "router-trio",
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": first,
+            "ack_policy": "none",
+            "inactive_threshold": round(unused_for * 1e9),
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        if len(patterns) == 1:
+            config["filter_subject"] = patterns[0]
+        else:
+            config["filter_subjects"] = list(patterns)
+        await self.of_consumer("CREATE", name, consumer_info, {"stream_name": self.stream, "config": config})
+
+    async def delete_consumer(self, name: str) -> None:
+        """Delete a consumer."""
+        await self.of_consumer("DELETE", name, done)
 
     async def consumers(self) -> list[ConsumerInfo]:
         """Return the consumers of the stream, the first `MOST_CONSUMERS` of them."""

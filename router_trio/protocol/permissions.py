@@ -380,7 +380,14 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
         CommandPermission(_AT_DESTINATION, "{api}.CONSUMER.INFO.{target}.{consumer}", "whether the durable exists"),
         CommandPermission(_AT_DESTINATION, "{api}.CONSUMER.DURABLE.CREATE.{target}.{consumer}", "to create it"),
     ),
-    "replay": (*_SOURCE, _DURABLE, _SEND),
+    "replay": (
+        *_SOURCE,
+        _DURABLE,
+        CommandPermission(_AT_SOURCE, "{api}.CONSUMER.CREATE.{stream}.>", "to read faster, by a consumer", True),
+        CommandPermission(_AT_SOURCE, "{api}.CONSUMER.MSG.NEXT.{stream}.*", "its messages", True),
+        CommandPermission(_AT_SOURCE, "{api}.CONSUMER.DELETE.{stream}.*", "to delete it at the end", True),
+        _SEND,
+    ),
     "resume": _PAUSE,
 }
 """The permissions of the user of each command. Every command also subscribes below the inbox prefix."""

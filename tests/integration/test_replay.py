@@ -265,6 +265,8 @@ async def test_a_replay_that_is_ended_early_continues_and_loses_nothing(end: str
                 else:
                     replay.send(signal.Signals[end])
                 assert await replay.ended() == (1 if end == "killed server" else 130)
+                if end != "killed server":
+                    assert (await here.streams.api("CONSUMER.NAMES.SOURCE"))["consumers"] in (None, []), "none is left"
         if end == "killed server":
             await server.restart()
         found = re.search(r"ended after message (\d+); continue with --from (\d+)", replay.errors)
@@ -279,3 +281,62 @@ async def test_a_replay_that_is_ended_early_continues_and_loses_nothing(end: str
             code, counts, _ = await here.replay("--from", str(start))
             assert (code, sum(counts.values())) == (0, count - confirmed)
             assert await here.numbers() == [n for n in range(10, count) if n % 5], "each once, and in order"
+
+
+@pytest.mark.parametrize("retention", ["limits", "interest"])
+async def test_only_a_stream_that_keeps_all_messages_is_read_by_a_consumer(
+    retention: str, tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.streams.delete_stream("SOURCE")
+        await here.streams.create_stream("SOURCE", ["source.*"], retention=retention)
+        await here.streams.create_consumer("SOURCE", "other")  # which keeps the messages
+        await here.routed(300)
+        advisories = await here.streams.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.*.SOURCE.>")
+        assert await here.replay("--from", "1", "--new-ids") == (0, {"replayed": 300}, "")
+        assert (await here.numbers())[300:] == [*range(300)]
+        await here.streams.client.ping()
+        names = {one.subject.split(".")[6] for one in advisories.waiting()}
+        assert [name.partition("-")[0] for name in names] == (["replay"] if retention == "limits" else [])
+        assert (await here.streams.api("CONSUMER.NAMES.SOURCE"))["consumers"] == ["other", "router"]
+
+
+async def test_headers_and_payloads_are_replayed_as_they_are(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        headers = [("a", "1"), ("b", ""), ("a", "2")]
+        await here.streams.publish("source.1", bytes(range(256)), headers)
+        await here.routed(1)
+        assert await here.replay("--from", "1", "--to", "1", "--new-ids") == (0, {"replayed": 1}, "")
+        before, _, after = await here.copies()
+        assert (after.payload, after.headers[:-1]) == (before.payload, before.headers[:-1])
+        assert list(after.headers[:3]) == headers
+
+
+async def test_a_replay_goes_on_without_its_consumer(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server.url) as here:
+        await here.routed(200)
+        here.configure("limit = { rate = '200/s' }")
+        async with trio.open_nursery() as nursery:
+
+            async def delete() -> None:
+                while len(await here.copies()) < 220:
+                    await trio.sleep(0.02)
+                names = (await here.streams.api("CONSUMER.NAMES.SOURCE"))["consumers"]
+                for name in names:
+                    if name.startswith("replay-"):
+                        await here.streams.delete_consumer("SOURCE", name)
+
+            nursery.start_soon(delete)
+            assert await here.replay("--from", "1", "--new-ids") == (0, {"replayed": 200}, "")
+        assert (await here.numbers())[200:] == [*range(200)]
+
+
+async def test_a_replay_needs_no_permission_to_create_a_consumer(tmp_path: Path) -> None:
+    denied = "$JS.API.CONSUMER.CREATE.>"
+    users = f'{{user: a, password: a}}, {{user: r, password: r, permissions: {{publish: {{deny: ["{denied}"]}}}}}}'
+    config = f"authorization {{ users: [{users}] }}"
+    async with nats_server(tmp_path, config=config) as server, place(tmp_path, server.url, user="a") as here:
+        here.url = server.url.replace("//", "//r:r@")
+        here.configure()
+        await here.publish(9)
+        assert await here.replay("--from", "1") == (0, {"replayed": 9}, "")
