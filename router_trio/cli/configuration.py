@@ -73,14 +73,17 @@ def handlers_of(settings: Settings, route: RouteSettings) -> tuple[dict[str, Han
     import gc
 
     from router_trio.connection.platform import REAL_PLATFORM
-    from router_trio.routing.handlers.loading import handler_problem, load_handlers
+    from router_trio.routing.handlers.loading import handler_problem, lifespan_problem, load_handlers, load_lifespan
     from router_trio.routing.handlers.runtime import HandlerRuntime
 
     gc.enable()  # see `__main__`
     search_working_directory()
-    if (problem := handler_problem(settings.routes.index(route), route)) is not None:
+    named = settings.router.lifespan
+    index, has_lifespan = settings.routes.index(route), named is not None
+    problem = lifespan_problem(settings.router) or handler_problem(index, route, has_lifespan=has_lifespan)
+    if problem is not None:
         raise settings.refused(problem)
-    runtime = HandlerRuntime(settings.router, REAL_PLATFORM)
+    runtime = HandlerRuntime(settings.router, REAL_PLATFORM, None if named is None else load_lifespan(named))
     return load_handlers([route], {}, runtime), runtime
 
 
@@ -93,7 +96,7 @@ def types_of_handler(name: str) -> Types:
 
     gc.enable()  # see `__main__`
     search_working_directory()
-    return types_of(import_handler(name))
+    return types_of(import_handler(name, has_lifespan=True))  # whether it has one is not asked here
 
 
 _HANDLERS_ARE_LOADED_BY = "router_trio.routing.handlers.loading"
@@ -152,10 +155,14 @@ def _handler_problems(settings: Settings) -> list[Problem]:
     from router_trio.settings.checks.handlers import without_handler
 
     problems = without_handler(settings.routes, ())
-    if all(route.handler is None for route in settings.routes):
+    named = settings.router.lifespan
+    if named is None and all(route.handler is None for route in settings.routes):
         return problems
-    from router_trio.routing.handlers.loading import handler_problem
+    from router_trio.routing.handlers.loading import handler_problem, lifespan_problem
 
     search_working_directory()
-    found = (handler_problem(index, route) for index, route in enumerate(settings.routes))
+    found = [
+        lifespan_problem(settings.router),
+        *(handler_problem(index, one, has_lifespan=named is not None) for index, one in enumerate(settings.routes)),
+    ]
     return problems + [problem for problem in found if problem is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,8 +84,10 @@ def replay(
     names = dict.fromkeys([found.source.connection, *(to.connection for to in found.to)])
     replay = partial(_job, settings, found, handlers, range_of(start, end), condition, new_ids, dry_run)
 
+    calls = bool(handlers) and not dry_run
+
     async def job(links: Mapping[str, CommandLink]) -> int:
-        async with runtime.lasting():
+        async with runtime.opened(settings.router) if calls else nullcontext():
             return await replay(links)
 
     return trio.run(over_links, settings, "replay", names, job, lambda number: True)

@@ -246,6 +246,18 @@ class ScopesLostError(HandlerError):
     """A handler exited cancel scopes that it had not entered, so that its route can't continue: the router ends."""
 
 
+class LifespanError(RouterError):
+    """The lifespan of a router raised an error, which is the cause of this one, or ended while the router was running.
+
+    `place` is where that happened, None if it is not known.
+    """
+
+    def __init__(self, name: str, what: str, place: str | None) -> None:
+        self.place: str | None = place
+        self.what: str = redact(what)
+        super().__init__(f"lifespan {name} {self.what}" + ("" if place is None else f" (at {place})"))
+
+
 # --- raised by handlers, to decide about their message ---
 
 LONGEST_RETRY = 1e9

@@ -129,6 +129,15 @@ class TasksLeftBehind(Event):
     places: tuple[str, ...]
 
 
+class LifespanLost(Event):
+    """The lifespan has failed or ended while the router was running. The router drains, and ends with this error."""
+
+    code = "ROUTER_LIFESPAN_LOST"
+    level = Level.ERROR
+    detail: str
+    place: str | None = None
+
+
 class RouterNotReady(Event):
     """The router can't deliver every message now. `reasons` are those of `/readyz`, `count` is the number of all.
 

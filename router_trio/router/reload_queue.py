@@ -142,8 +142,10 @@ class ReloadQueue:
         settings.require_servers()
         handlers = self._run.handlers
         problems = without_handler(settings.routes, handlers)
+        has_lifespan = self._run.runtime.lifespan is not None  # a reload does not change that
         for index, route in enumerate(settings.routes):
-            if (problem := handler_problem(index, route, handlers.get(route.name))) is not None:
+            given = handlers.get(route.name)
+            if (problem := handler_problem(index, route, given, has_lifespan=has_lifespan)) is not None:
                 problems.append(problem)
         if problems:
             raise settings.refused(*problems)

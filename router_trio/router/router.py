@@ -21,7 +21,8 @@ from router_trio.router.reload_queue import ReloadQueue
 from router_trio.router.run import ConnectFactory, Pages, Run
 from router_trio.routing.handlers.bodies import typed
 from router_trio.routing.handlers.calls import Handler
-from router_trio.routing.handlers.loading import unfit
+from router_trio.routing.handlers.lifespan import LifespanFunction
+from router_trio.routing.handlers.loading import unfit, unfit_lifespan
 from router_trio.settings import ConnectionSettings, Settings
 from router_trio.settings.sections import HandlerLoop
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-H = TypeVar("H", bound=Handler)
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 def no_pages(emit: Emit) -> Sequence[BaseRoute]:
@@ -50,6 +51,10 @@ class Router:
     `log_level` of the settings allows, with `log=False` nothing. `connect` is for tests and for fault injection, by
     default `real_network`. `pages` are served in addition to the router's own; `platform` provides the wall clock and
     random numbers.
+
+    `lifespan` returns an async context manager, which `open` enters before the first message and leaves after the
+    last, in place of the one in the settings. It runs on the loop that `[router] loop` names. Handlers with two
+    parameters get the value that it yields.
     """
 
     def __init__(
@@ -61,8 +66,12 @@ class Router:
         connect: ConnectFactory | None = None,
         pages: Pages = no_pages,
         platform: Platform = REAL_PLATFORM,
+        lifespan: LifespanFunction | None = None,
     ) -> None:
+        if lifespan is not None and (wrong := unfit_lifespan(lifespan)) is not None:
+            raise ConfigurationError([Problem("router.lifespan", wrong)])
         self._settings = settings
+        self._lifespan = lifespan
         self._observers = tuple(observers)
         self._log = log
         self._connect = connect or partial(real_network, router=settings.router.name)
@@ -112,7 +121,8 @@ class Router:
 
         def add(handler: H) -> H:
             path = f"routes[{len(self._settings.routes)}].handler"
-            if (wrong := unfit(handler)) is not None:
+            has_lifespan = (self._lifespan or self._settings.router.lifespan) is not None
+            if (wrong := unfit(handler, has_lifespan=has_lifespan)) is not None:
                 raise ConfigurationError([Problem(path, wrong)])
             try:
                 called = typed(handler)
@@ -149,7 +159,9 @@ class Router:
 
         Raises `TrioRequiredError` outside of Trio, and `ConfigurationError` for an invalid `listen`. Raises
         `AuthorizationError` or `CertificateError` if a server refuses at the start, `ListenError` if the HTTP address
-        is taken, `ConnectionExhaustedError` if a connection gives up. Errors of the body are raised unchanged.
+        is taken, `ConnectionExhaustedError` if a connection gives up. Raises `LifespanError` if the lifespan fails: if
+        that happens while the router runs, the body is cancelled, and the router drains first. Errors of the body are
+        raised unchanged.
         """
         require_trio()
         settings = self._settings
@@ -160,7 +172,15 @@ class Router:
         settings.require_servers()
         failure: BaseException | None = None
         platform = self._platform if asyncio_loop is None else _with_loop(self._platform, asyncio_loop)
-        run = Run(settings, self._handlers, self._observers, self._log, connect or self._connect, platform)
+        run = Run(
+            settings,
+            self._handlers,
+            self._observers,
+            self._log,
+            connect or self._connect,
+            platform,
+            lifespan=self._lifespan,
+        )
         try:
             async with run.run(self._pages, stop, ReloadQueue(run, self._in_code)) as live:
                 try:

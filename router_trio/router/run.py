@@ -23,6 +23,7 @@ from router_trio.events import (
     Emit,
     HandlerLeftBehind,
     Level,
+    LifespanLost,
     RouterDraining,
     RouterStarted,
     RouterStopped,
@@ -37,7 +38,8 @@ from router_trio.router.generations import CLEAN_UP_WITHIN, ConnectionGeneration
 from router_trio.router.watchdog import Answers, Watchdog
 from router_trio.routing.builder import RouteBuilder
 from router_trio.routing.handlers.calls import Handler
-from router_trio.routing.handlers.loading import load_handlers
+from router_trio.routing.handlers.lifespan import LifespanFunction
+from router_trio.routing.handlers.loading import lifespan_problem, load_handlers, load_lifespan
 from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.policy.retry import retries_without_end
 from router_trio.routing.route import Route
@@ -104,11 +106,13 @@ class Run:
         write_log: Callable[[bytes], object] = write_to_stderr,
         around: Callable[[RouteSettings, Handler], Handler] | None = None,
         while_blocked: Answers | None = None,
+        lifespan: LifespanFunction | None = None,
     ) -> None:
         """Starts nothing; `run` does. `worker` and `write_log` are for one of several workers: see `Telemetry`.
 
         `around` returns a wrapper that is called in place of a route's handler. `while_blocked` reports that the event
-        loop is blocked, in place of an HTTP side of its own.
+        loop is blocked, in place of an HTTP side of its own. `lifespan` is entered in place of that of the settings.
+        Raises `HandlerError` and `ConfigurationError`.
         """
         self._around = around
         self._while_blocked = while_blocked
@@ -134,7 +138,11 @@ class Run:
             write=write_log,
         )
         self.emit: Emit = self.telemetry.emit
-        self._runtime = HandlerRuntime(settings.router, platform)
+        if lifespan is None and settings.router.lifespan is not None:
+            if (problem := lifespan_problem(settings.router)) is not None:
+                raise settings.refused(problem)
+            lifespan = load_lifespan(settings.router.lifespan)
+        self.runtime: HandlerRuntime = HandlerRuntime(settings.router, platform, lifespan)
         self._worker = worker
         self._platform = platform
         handler_errors = (_for_test(settings) if self._fakes else settings).telemetry.handler_errors
@@ -166,6 +174,7 @@ class Run:
         self._sheltered = trio.CancelScope(shield=True)
         self._draining = trio.CancelScope()
         self._serving = trio.CancelScope()
+        self._needing_lifespan = trio.CancelScope()
         self._returned_before: int | None = None
         self._up = trio.Event()
 
@@ -195,7 +204,7 @@ class Run:
         """Return the plans of some routes of the settings. Raises `HandlerError` and `ConfigurationError`."""
         given = {one.name: self.handlers[one.name] for one in routes if one.name in self.handlers}
         try:
-            handlers = load_handlers(routes, given, self._runtime)
+            handlers = load_handlers(routes, given, self.runtime)
         except ConfigurationError as error:
             raise settings.refused(*error.problems) from None
         if self._around is not None:
@@ -243,7 +252,8 @@ class Run:
         self._changes = changes
         async with (
             self.telemetry.serve(live, pages=pages(self.emit), first=self._up.wait) as address,
-            self._runtime.lasting(self._emit_tasks_left_behind),
+            self.runtime.lasting(self._emit_tasks_left_behind),
+            self.runtime.entered(stop, self._leave_lifespan_by) as is_entered,
             AsyncExitStack() as stack,
             trio.open_nursery() as nursery,
         ):
@@ -255,10 +265,13 @@ class Run:
             live.http_address = address
             if address is not None:
                 self.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
-            nursery.start_soon(self._work, changes)
+            if is_entered:  # else the router ends before it has started
+                nursery.start_soon(self._work, changes)
+                nursery.start_soon(self._end_without_lifespan, nursery.cancel_scope)
             drained = False
             try:
-                await self._started(stop)
+                if is_entered:
+                    await self._started(stop)
                 self._up.set()
                 if self._worker is None:  # a worker's supervisor does this for all workers
                     nursery.start_soon(self._watch_readiness)
@@ -327,6 +340,21 @@ class Run:
     async def _watch_readiness(self) -> None:
         with self._serving:
             await watch_readiness(lambda: unready_parts(self.live, trio.current_time), self.emit)
+
+    async def _end_without_lifespan(self, scope: trio.CancelScope) -> None:
+        """Cancel the body of the run if the lifespan fails before the drain begins: then the router drains."""
+        lifespan = self.runtime.lifespan
+        if lifespan is not None:
+            with self._needing_lifespan:
+                await lifespan.failed.wait()
+                assert lifespan.error is not None
+                self.emit(LifespanLost(at=trio.current_time(), detail=lifespan.error.what, place=lifespan.error.place))
+                scope.cancel()
+
+    def _leave_lifespan_by(self) -> float:
+        """Return when the lifespan must have ended: with the drain, or a second from now if there is less time."""
+        now, timeout = trio.current_time(), self.settings.router.shutdown_timeout
+        return max(min(self._draining.deadline, now + timeout), now + CLEAN_UP_WITHIN)
 
     async def _work(self, changes: Changes) -> None:
         """Run connections and routes. Shielded from cancellation of the body of `open`, since the drain needs them."""
@@ -415,6 +443,7 @@ class Run:
     async def _drain(self) -> None:
         """Stop intake, let routes finish and accepted operations be settled, within `shutdown_timeout`."""
         self._serving.cancel()
+        self._needing_lifespan.cancel()
         if self._changes is not None:
             await self._changes.cut_short()
         timeout = self.settings.router.shutdown_timeout

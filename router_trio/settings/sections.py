@@ -134,7 +134,15 @@ class RouterSettings(Section, init=False):
     )
     loop: HandlerLoop = Field(
         "trio",
-        description="Event loop on which async handlers run; a route may name another one. A change needs a restart.",
+        description="Event loop on which async handlers and the lifespan run; a route may name another one for its "
+        "handler. A change needs a restart.",
+    )
+    lifespan: str | None = Field(
+        None,
+        description="Function that returns an async context manager, as package.module:function. It is entered before "
+        "the first message and left after the last, in each process. Handlers with two parameters get the value that "
+        "it yields. A change needs a restart.",
+        examples=["shop.app:resources"],
     )
 
 

@@ -59,7 +59,8 @@ def run(settings: Settings, name: str, action: str, options: Options) -> int:
     handlers: dict[str, Handler] = {}
     runtime = None
     if action == "redrive" and not options.to_source:
-        handlers, runtime = handlers_of(settings, route)
+        handlers, needed = handlers_of(settings, route)
+        runtime = needed if handlers else None
     job = _Job(settings, route, options, handlers, runtime)
     return trio.run(partial(job.run, action))
 
@@ -113,7 +114,8 @@ class _Job:
             return number > 1 or action in ("list", "show")
 
         async def job(links: Mapping[str, CommandLink]) -> int:
-            async with nullcontext() if self._runtime is None else self._runtime.lasting():
+            runtime = self._runtime
+            async with nullcontext() if runtime is None else runtime.opened(self._settings.router):
                 return await self._do(action, links)
 
         return await over_links(self._settings, "dead-letters", self._connections(action), job, cancel_at)

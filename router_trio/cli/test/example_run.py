@@ -1,15 +1,15 @@
 """Run one example: publish one message to a complete router between fake brokers, and compare the result.
 
 The clock is simulated (`trio.testing.MockClock`), so that waiting takes no time. It does not know what happens outside
-of Trio, so it runs in real time while a handler is called in a thread or on asyncio. Nothing connects to the network,
-unless a handler does.
+of Trio, so it runs in real time while a handler is called in a thread or on asyncio, and while the lifespan is entered
+and left. Nothing connects to the network, unless they do.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, wraps
 from math import inf
@@ -134,10 +134,9 @@ async def _run(settings: Settings, example: ExampleSettings, clock: _Clock) -> R
         around=partial(clock.around, settings),
     )
     try:
-        async with run.run(no_pages, None, ReloadQueue(run, ())) as live:
-            brokers[entry.connection].publish(
-                example.message.subject, payload_of(example.message), example.message.headers
-            )
+        async with _opened(run, clock) as live:
+            message = example.message
+            brokers[entry.connection].publish(message.subject, payload_of(message), message.headers)
             with trio.move_on_after(SETTLED_WITHIN) as waiting:
                 await _settled(live, entry)
             stuck = [f"route {name}: {why}" for name, why in _stuck(live, entry)] if waiting.cancelled_caught else []
@@ -149,6 +148,18 @@ async def _run(settings: Settings, example: ExampleSettings, clock: _Clock) -> R
     if lines and trouble:
         lines = [*trouble, "", *lines]
     return Result(example, sent, tuple(lines or stuck), tuple(failures))
+
+
+@asynccontextmanager
+async def _opened(run: Run, clock: _Clock) -> AsyncIterator[Live]:
+    """Run the router. Time is real while its lifespan is entered and left."""
+    real_time = nullcontext if run.runtime.lifespan is None else clock.real_time
+    async with AsyncExitStack() as stack:
+        with real_time():
+            live = await stack.enter_async_context(run.run(no_pages, None, ReloadQueue(run, ())))
+        yield live
+        with real_time():
+            await stack.aclose()
 
 
 async def _settled(live: Live, entry: Entry) -> None:

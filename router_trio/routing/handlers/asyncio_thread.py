@@ -44,7 +44,8 @@ async def open_in_thread() -> AsyncIterator[asyncio.AbstractEventLoop]:
 
     try:
         # A handler that blocks the loop must not keep the process from ending.
-        threading.Thread(target=run, name=THREAD, daemon=True).start()
+        thread = threading.Thread(target=run, name=THREAD, daemon=True)
+        thread.start()
     except RuntimeError:
         loop.close()
         raise
@@ -54,6 +55,7 @@ async def open_in_thread() -> AsyncIterator[asyncio.AbstractEventLoop]:
         loop.call_soon_threadsafe(end)
         with trio.move_on_after(CLOSES_WITHIN, shield=True):
             await closed.wait()
+            thread.join()  # it has nothing left to do
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

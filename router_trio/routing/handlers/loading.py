@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from inspect import iscoroutinefunction
 from typing import Any
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem
@@ -12,62 +13,111 @@ from router_trio.routing.handlers.asyncio_loop import InAsyncio
 from router_trio.routing.handlers.bodies import typed
 from router_trio.routing.handlers.calls import Handler, is_async
 from router_trio.routing.handlers.errors import raise_if_signal, text_of
+from router_trio.routing.handlers.lifespan import LifespanFunction
 from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.handlers.threads import in_thread
 from router_trio.settings import RouteSettings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
+from router_trio.settings.sections import RouterSettings
 
 
-def load_handler(name: str) -> Handler:
+def load_handler(name: str, *, has_lifespan: bool = False) -> Handler:
     """Return the handler that `package.module:function` names: see `import_handler`, and `typed` for its bodies.
 
-    Raises `HandlerError`.
+    `has_lifespan`: it may have a second parameter. Raises `HandlerError`.
     """
-    handler = import_handler(name)
+    handler = import_handler(name, has_lifespan=has_lifespan)
     try:
         return typed(handler)
     except HandlerError as error:
         raise HandlerError(f"handler {name!r}: {error}") from error
 
 
-def import_handler(name: str) -> Callable[..., Any]:
+def import_handler(name: str, *, has_lifespan: bool = False) -> Callable[..., Any]:
     """Return the function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
+    handler: Callable[..., Any] = _imported(name, "handler")
+    if (wrong := unfit(handler, has_lifespan=has_lifespan)) is not None:
+        raise HandlerError(f"handler {name!r}: {wrong}")
+    return handler
+
+
+def load_lifespan(name: str) -> LifespanFunction:
+    """Return the function that `package.module:function` names. Imports the module. Raises `HandlerError`."""
+    function: LifespanFunction = _imported(name, "lifespan")
+    if (wrong := unfit_lifespan(function)) is not None:
+        raise HandlerError(f"lifespan {name!r}: {wrong}")
+    return function
+
+
+def _imported(name: str, kind: str) -> Any:
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise HandlerError(f"handler {name!r}: can't import {module_name!r}: {error}; is it on sys.path?") from error
+        raise HandlerError(f"{kind} {name!r}: can't import {module_name!r}: {error}; is it on sys.path?") from error
     except BaseException as error:
         raise_if_signal(error)
         cause = f"importing {module_name!r} raised {type(error).__name__}: {text_of(error)}"
-        raise HandlerError(f"handler {name!r}: {cause}; mend that module") from error
+        raise HandlerError(f"{kind} {name!r}: {cause}; mend that module") from error
     try:
-        handler = getattr(module, function_name, None)
+        found = getattr(module, function_name, None)
     except BaseException as error:  # a module may have a `__getattr__`
         raise_if_signal(error)
         cause = f"looking for {function_name!r} in {module_name!r} raised {type(error).__name__}: {text_of(error)}"
-        raise HandlerError(f"handler {name!r}: {cause}; mend that module") from error
-    if not callable(handler):
-        raise HandlerError(f"handler {name!r}: {module_name!r} has no function {function_name!r}")
-    if (wrong := unfit(handler)) is not None:
-        raise HandlerError(f"handler {name!r}: {wrong}")
-    return handler  # type: ignore[no-any-return]
+        raise HandlerError(f"{kind} {name!r}: {cause}; mend that module") from error
+    if not callable(found):
+        raise HandlerError(f"{kind} {name!r}: {module_name!r} has no function {function_name!r}")
+    return found
 
 
-def unfit(handler: Callable[..., Any]) -> str | None:
+def unfit(handler: Callable[..., Any], *, has_lifespan: bool = False) -> str | None:
     """Return why a function can't be a handler, judged by its signature; None if it can."""
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
         return None  # not written in Python: only a call can show it
-    try:
-        signature.bind(None)
-    except TypeError:
+    if not _takes(signature, 1):
         names = ", ".join(signature.parameters)
-        return f"it is called with the message alone, and takes ({names}); give all other parameters a default"
+        if not _takes(signature, 2):
+            return f"it is called with the message alone, and takes ({names}); give all other parameters a default"
+        if not has_lifespan:
+            return (
+                f"it takes ({names}); the second parameter is for what the lifespan yields, and there is no lifespan: "
+                "set [router] lifespan, or give that parameter a default"
+            )
     if inspect.isasyncgenfunction(handler):
         return "it is an async generator; return a list of messages instead"
     return None
+
+
+def unfit_lifespan(function: LifespanFunction) -> str | None:
+    """Return why a function can't be a lifespan, judged by its kind and signature; None if it can."""
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function) or iscoroutinefunction(function):
+        return "it returns no async context manager; use contextlib.asynccontextmanager on an async def that yields"
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    if not _takes(signature, 0):
+        return f"it is called without arguments, and takes ({', '.join(signature.parameters)}); give them defaults"
+    return None
+
+
+def takes_lifespan(handler: Handler) -> bool:
+    """Return True if a handler has a second parameter without a default: the value of the lifespan."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return False
+    return not _takes(signature, 1) and _takes(signature, 2)
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def load_handlers(
@@ -81,30 +131,54 @@ def load_handlers(
     problems = without_handler(routes, given)
     if problems:
         raise ConfigurationError(problems)
-    found = {route.name: load_handler(route.handler) for route in routes if route.handler is not None} | dict(given)
+    has_lifespan = runtime.lifespan is not None
+    found = {
+        route.name: load_handler(route.handler, has_lifespan=has_lifespan)
+        for route in routes
+        if route.handler is not None
+    } | dict(given)
     for index, route in enumerate(routes):
+        handler = found.get(route.name)
+        if handler is None:
+            continue
+        waits = is_async(handler)
+        if route.thread and waits:
+            problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
+        if runtime.lifespan is not None and takes_lifespan(handler):
+            handler = runtime.lifespan.passed_to(handler)
         if route.thread:
-            if is_async(found[route.name]):
-                problems.append(Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD))
-            found[route.name] = in_thread(found[route.name], route.concurrency)
-        elif route.name in found and is_async(found[route.name]) and (route.loop or runtime.loop) == "asyncio":
-            found[route.name] = InAsyncio(found[route.name], runtime.asyncio).call
+            handler = in_thread(handler, route.concurrency)
+        elif waits and (route.loop or runtime.loop) == "asyncio":
+            handler = InAsyncio(handler, runtime.asyncio).call
+        found[route.name] = handler
     if problems:
         raise ConfigurationError(problems)
     return found
 
 
-def handler_problem(index: int, route: RouteSettings, given: Handler | None = None) -> Problem | None:
+def handler_problem(
+    index: int, route: RouteSettings, given: Handler | None = None, *, has_lifespan: bool = False
+) -> Problem | None:
     """Import the handler that the route at `index` names, and return why it can't be used, or None.
 
-    `given` is its handler from code, which is called instead.
+    `given` is its handler from code, which is called instead. `has_lifespan`: see `load_handler`.
     """
     used = given
     if route.handler is not None:
         try:
-            loaded = load_handler(route.handler)
+            loaded = load_handler(route.handler, has_lifespan=has_lifespan)
         except HandlerError as error:
             return Problem(f"routes[{index}].handler", str(error))
         used = given or loaded
     is_refused = route.thread and used is not None and is_async(used)
     return Problem(f"routes[{index}].thread", ASYNC_IN_A_THREAD) if is_refused else None
+
+
+def lifespan_problem(settings: RouterSettings) -> Problem | None:
+    """Import the lifespan, and return why it can't be used, or None."""
+    try:
+        if settings.lifespan is not None:
+            load_lifespan(settings.lifespan)
+    except HandlerError as error:
+        return Problem("router.lifespan", str(error))
+    return None

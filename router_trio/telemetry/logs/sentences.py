@@ -179,6 +179,7 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route} ended before {count:count call} of its handler returned; "
         "messages from a stream are redelivered, others are lost"
     ),
+    events.LifespanLost: "The lifespan {detail}{raised}: the router drains and ends",
     events.TasksLeftBehind: (
         "Handlers have left {count:count task} running on the asyncio loop, at {places}; cancelled, since the router "
         "has ended"
