@@ -14,6 +14,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.link import Deliver
 from router_trio.nats.wire import Wire
 from router_trio.protocol import framing
+from router_trio.protocol.permissions import mapped_at_own_domain
 
 ANSWER_WITHIN = 10.0
 """Seconds to wait for the answer to a request of a command."""
@@ -91,11 +92,13 @@ class Requests:
         self._wire.subscriptions.remove(subscription)
 
     def deny(self, subject: bytes, detail: str) -> None:
-        """Fail the requests to `subject`, since the server denied a publish to it."""
-        for request in self.waiting.values():
-            if request.subject == subject:
-                request.denied = f"this user may not publish to {framing.text(subject)}: {detail}"
-                request.arrived.set()
+        """Fail the requests to `subject`, or that the server maps to it, since it denied a publish to it."""
+        denied = [one for one in self.waiting.values() if one.subject == subject] or [
+            one for one in self.waiting.values() if mapped_at_own_domain(one.subject) == subject
+        ]
+        for request in denied:
+            request.denied = f"this user may not publish to {framing.text(subject)}: {detail}"
+            request.arrived.set()
 
     def deny_all(self, detail: str) -> None:
         """Fail every request: the server denied something without naming it."""

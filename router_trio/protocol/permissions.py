@@ -7,6 +7,7 @@ permissions` fills it in for a configuration (`settings/permissions.py`). Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -32,6 +33,22 @@ def kv_below(api: str) -> str:
     prefix.
     """
     return KV if api == API else f"{api}.{KV}"
+
+
+def mapped_at_own_domain(subject: bytes) -> bytes:
+    """Return the subject to which the server of a domain maps a publish below its own `$JS.DOMAIN.API`.
+
+    Such a server checks the permission to publish to that subject, and names it in a refusal. Other subjects are
+    returned as they are.
+    """
+    found = _OF_DOMAIN.fullmatch(subject)
+    if found is None:
+        return subject
+    return found[1] if found[1].startswith(_BUCKETS) else b"$JS.API." + found[1]
+
+
+_OF_DOMAIN = re.compile(rb"\$JS\.[^.]+\.API\.(.+)", re.DOTALL)
+_BUCKETS = (b"$KV.", b"$OBJ.")
 
 
 class Use(Enum):

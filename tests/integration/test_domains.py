@@ -12,7 +12,7 @@ import trio
 
 from router_trio import Settings
 from router_trio.embedded import HOST, reserve_port
-from tests.support.command import command
+from tests.support.command import command, over_its_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -146,3 +146,66 @@ async def test_dead_letters_of_another_domain(tmp_path: Path) -> None:
         done = command("dead-letters", path, "route", "list", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "source.7" in done.stdout
+
+
+def denying(tmp_path: Path, *denied: str) -> str:
+    """Return the configuration of a server with a domain, and a user who may not publish to these subjects."""
+    users = (
+        "{ user: admin, password: admin }, { user: router, password: router, permissions: { publish: { deny: [%s] } } }"
+    )
+    return jetstream_of(tmp_path, "hub") + f"authorization {{ users: [ {users % ', '.join(map(quoted, denied))} ] }}\n"
+
+
+def quoted(subject: str) -> str:
+    return f'"{subject}"'
+
+
+@pytest.mark.parametrize(
+    "denied",
+    [
+        "$JS.API.STREAM.INFO.SOURCE",
+        "$JS.API.CONSUMER.INFO.SOURCE.router",
+        "$JS.API.CONSUMER.DURABLE.CREATE.SOURCE.router",
+        "$JS.API.CONSUMER.MSG.NEXT.SOURCE.router",
+    ],
+)
+async def test_a_refusal_of_the_server_of_the_domain_itself_is_recognized(denied: str, tmp_path: Path) -> None:
+    """That server maps `$JS.hub.API` to `$JS.API`, and names the latter."""
+    async with (
+        nats_server(tmp_path, name="hub", jetstream=False, config=denying(tmp_path, denied)) as server,
+        connect(server.url, user="admin", password="admin") as admin,
+    ):
+        stream = JetStream(admin)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("SINK", ["sink.*"])
+        user = {"user": "router", "password": "router", "domain": "hub"}
+        async with watched(settings(server.url, routes=[route()], **user)) as watch:
+            live = watch.live
+            assert live is not None
+            await eventually(lambda: "ermission" in str(live.routes[0].trouble))
+            assert denied in str(live.routes[0].trouble)
+
+
+async def test_a_command_names_what_the_server_of_the_domain_itself_refuses(tmp_path: Path) -> None:
+    denied = "$JS.API.STREAM.MSG.GET.SOURCE"
+    async with (
+        nats_server(tmp_path, name="hub", jetstream=False, config=denying(tmp_path, denied)) as server,
+        connect(server.url, user="admin", password="admin") as admin,
+    ):
+        await JetStream(admin).create_stream("SOURCE", ["source.*"])
+        (tmp_path / "router.toml").write_text(
+            f'''
+            [connections.main]
+            servers = ["{server.url}"]
+            user = "router"
+            password = "router"
+            domain = "hub"
+            [[routes]]
+            name = "copy"
+            from = {{ stream = "SOURCE", durable = "router", filter = "source.*" }}
+            to = [ {{ subject = "sink.all", jetstream = true }} ]
+            '''
+        )
+        result = await over_its_links("find", "router.toml", "source.1", cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"this user may not publish to {denied}: " in result.stderr

@@ -185,10 +185,11 @@ def no_jetstream(prefix: str) -> str:
 
 
 class _WaitingRequest:
-    __slots__ = ("scope", "words")
+    __slots__ = ("denied", "scope", "words")
 
     def __init__(self, scope: trio.CancelScope) -> None:
         self.scope = scope
+        self.denied = b""
         self.words = ""
 
 
@@ -213,17 +214,22 @@ class Denials:
                 if not waiting:
                     del self._waiting[subject]
         if scope.cancelled_caught:
-            name = quoted(framing.text(subject))
+            name = quoted(framing.text(one.denied))
             raise SourceError(
                 f"this user may not publish to {name}: {one.words}; grant this user the permission",
                 reason=reasons.PERMISSION_DENIED,
             )
 
     def denied(self, subject: bytes, words: str) -> bool:
-        """End the requests to `subject`, which the server denied. Return False if there is none."""
-        waiting = self._waiting.get(subject, ())
+        """End the requests to `subject`, which the server denied, or that it maps to it. Return False without any."""
+        waiting = self._waiting.get(subject) or [
+            one
+            for asked, requests in self._waiting.items()
+            if permissions.mapped_at_own_domain(asked) == subject
+            for one in requests
+        ]
         for one in waiting:
-            one.words = words
+            one.denied, one.words = subject, words
             one.scope.cancel()
         return bool(waiting)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router_trio.protocol.permissions import ACK, PULL, REQUEST, Cause, cause_of
+from router_trio.protocol.permissions import ACK, PULL, REQUEST, Cause, cause_of, mapped_at_own_domain
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,20 @@ def test_an_api_prefix_is_recognized() -> None:
     asked = "from.hub.API.CONSUMER.MSG.NEXT.S.D"
     assert cause_of(asked, "from.hub.API") == Cause(PULL, asked, "S", "D")
     assert cause_of(asked) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "checked"),
+    [
+        (b"$JS.hub.API.STREAM.INFO.S", b"$JS.API.STREAM.INFO.S"),
+        (b"$JS.hub.API.$KV.settings.eu", b"$KV.settings.eu"),
+        (b"$JS.hub.API.$OBJ.files.C.1", b"$OBJ.files.C.1"),
+        (b"$JS.API.STREAM.INFO.S", b"$JS.API.STREAM.INFO.S"),
+        (b"from.hub.API.STREAM.INFO.S", b"from.hub.API.STREAM.INFO.S"),
+        (b"$JS.ACK.S.D.1.2.3.4.0", b"$JS.ACK.S.D.1.2.3.4.0"),
+        (b"orders.1", b"orders.1"),
+        (b"", b""),
+    ],
+)
+def test_the_server_of_a_domain_checks_what_it_maps_the_subject_to(asked: bytes, checked: bytes) -> None:
+    assert mapped_at_own_domain(asked) == checked
