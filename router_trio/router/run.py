@@ -313,7 +313,10 @@ class Run:
         def without_end(name: str) -> bool:
             return any(one.name == name and retries_without_end(one) for one in self.settings.routes)
 
-        return ObservedRouter(lambda: self.live.routes, unready, without_end, sentence)
+        def unsettled() -> int:
+            return sum(one.connection.outbox.ledger.unsettled for one in self.connections.values())
+
+        return ObservedRouter(lambda: self.live.routes, unsettled, unready, without_end, sentence)
 
     # --- inside ---
 

@@ -132,8 +132,8 @@ class FakeBroker(FakeServer):
         than `within` seconds of the test's clock: by default 10, and 600 of a simulated clock, where they take no time.
 
         On a real clock it is raised as soon as nothing is left to wait for: a message failed, half a second has passed
-        without progress, and every message is settled or its handler has raised the same error three times on a route
-        that retries without end. The same if the router has ended.
+        without progress, and every message is settled, or has failed three times for the same cause on a route that
+        retries without end. The same if the router has ended.
 
         Can be cancelled.
         """

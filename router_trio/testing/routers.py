@@ -32,6 +32,9 @@ SHOWN_FAILURES = 10
 ALIKE = 3
 """Failures of one message for the same cause after which it is expected to fail each time."""
 
+_BY_ITSELF = reasons.OF_THE_MESSAGE - {reasons.RETRY}
+"""Reasons for which a message fails in each attempt, unless its handler behaves differently the next time."""
+
 _Key = tuple[Any, ...]
 
 
@@ -119,7 +122,7 @@ class Routers:
         """
         if not self._running:
             return None if self._latest is None else "the router has ended"
-        if not self._fails:
+        if not self._fails or any(router.unsettled() for router in self._running):
             return None
         endless = False
         for router in self._running:
@@ -144,13 +147,11 @@ class Routers:
         return max(route.in_hand, state.unacked + state.undelivered)
 
     def _failing_alike(self, route: RouteState) -> int:
-        """Return the number of messages of a route whose handler has raised the same error again and again."""
+        """Return the number of messages of a route that have failed again and again, each for the same cause."""
         return sum(
             one.count >= ALIKE
             for one in self._failures.values()
-            if isinstance(one.event, MessageFailed)
-            and one.event.route == route.name
-            and one.event.reason == reasons.HANDLER_ERROR
+            if isinstance(one.event, MessageFailed) and one.event.route == route.name and one.event.reason in _BY_ITSELF
         )
 
     @property

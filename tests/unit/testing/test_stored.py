@@ -34,7 +34,7 @@ def broker() -> FakeBroker:
 
 @asynccontextmanager
 async def running(
-    broker: FakeBroker, handler: Callable[[Message], Any], route: dict[str, Any] | None = None, **telemetry: Any
+    broker: FakeBroker, handler: Callable[..., Any], route: dict[str, Any] | None = None, **telemetry: Any
 ) -> AsyncIterator[Live]:
     """Open a router of one route as a program configures it: nothing is set for tests but the broker."""
     settings = Settings(connections={"main": {"servers": ["nats://fake"]}}, telemetry=telemetry)
@@ -226,6 +226,34 @@ async def test_a_router_that_has_ended_is_not_waited_for(broker: FakeBroker) -> 
         "nothing has failed",
         "route route: 0 received, 0 in hand, none settled",
     ]
+
+
+async def test_publishes_of_the_test_are_waited_for_after_a_failure(broker: FakeBroker) -> None:
+    async def end_the_outage() -> None:
+        await trio.sleep(1.5)
+        broker.up()
+
+    async with running(broker, broken, SUBJECT) as live, trio.open_nursery() as nursery:
+        broker.publish("orders.1")
+        while not live.routes[0].failed:
+            await trio.sleep(0.01)
+        broker.down()
+        await trio.sleep(0.01)
+        await live.publish("out.b", b"from the test")
+        nursery.start_soon(end_the_outage)
+        assert [message.payload for message in await broker.stored("OUT")] == [b"from the test"]
+
+
+async def test_a_body_of_another_type_ends_the_wait_with_its_path(broker: FakeBroker) -> None:
+    def typed(body: dict[str, int]) -> None: ...
+
+    async with running(broker, typed):
+        broker.publish("orders.7", b'{"total": "x"}')
+        began = time.monotonic()
+        text = await failed(broker, within=30)
+        assert time.monotonic() - began < 15
+    assert "invalid_body" in text
+    assert "should be a valid integer" in text
 
 
 async def test_failures_before_a_success_end_no_later_wait(broker: FakeBroker) -> None:
