@@ -32,8 +32,17 @@ class Bucket:
         self._stream = f"KV_{position.bucket}"
         self._subject = f"{KV}.{position.bucket}.{position.key}"
 
-    async def create(self) -> None:
-        """Create the bucket unless it exists."""
+    async def ensure(self) -> None:
+        """Create the bucket unless it exists. To look it up needs fewer rights than to create what exists."""
+        try:
+            await self._link.stored(self._stream).info()
+        except SourceError as error:
+            if error.reason != reasons.STREAM_NOT_FOUND:
+                detail = f"the bucket {self._position.bucket} can't be looked up: {error}"
+                raise SourceError(detail, reason=error.reason) from error
+            await self._create()
+
+    async def _create(self) -> None:
         config = {
             "name": self._stream,
             "subjects": [f"{KV}.{self._position.bucket}.>"],
@@ -52,7 +61,7 @@ class Bucket:
         try:
             stream_info(framing.payload(answer))
         except ApiError as error:
-            if error.error_code != NAME_IN_USE:
+            if error.error_code != NAME_IN_USE:  # in use: another process has just created it
                 detail = f"the bucket {self._position.bucket} can't be created: {error}"
                 raise SourceError(detail, reason=reasons.JETSTREAM) from error
         except AnswerError as error:
@@ -122,7 +131,7 @@ async def _save(
     async with open_links(settings, "position", names) as links:
         source, destination = (links[name] for name in names)
         bucket = Bucket(destination, position)
-        await bucket.create()
+        await bucket.ensure()
         stored = source.stored(consumer[0])
         while in_force():
             await bucket.save(await read_standing(stored, position.consumer))

@@ -268,12 +268,19 @@ PERMISSIONS: tuple[Permission, ...] = (
     ),
     Permission(
         PUBLISH,
+        "{api}.STREAM.INFO.KV_{bucket}",
+        Use.CHECKPOINTS,
+        "whether the bucket exists",
+        "each of `[[positions]]`, the connection of the destination",
+        _NOT_SAVED,
+    ),
+    Permission(
+        PUBLISH,
         "{api}.STREAM.CREATE.KV_{bucket}",
         Use.CHECKPOINTS,
         "to create the bucket",
-        "each of `[[positions]]`, the connection of the destination",
+        "each of `[[positions]]` whose bucket does not exist, the connection of the destination",
         _NOT_SAVED,
-        details=", and to find out whether it exists",
     ),
     Permission(
         PUBLISH,

@@ -183,4 +183,41 @@ async def test_a_destination_without_jetstream_is_named(tmp_path: Path, server: 
         async with Router(Settings.load(tmp_path / "router.toml"), observers=[heard.append], log=False).open():
             await eventually(failed)
     (event,) = [one for one in heard if isinstance(one, PositionNotSaved)]
-    assert event.detail.startswith("the bucket router-positions can't be created: JetStream is not enabled")
+    assert event.detail.startswith("the bucket router-positions can't be looked up: JetStream is not enabled")
+
+
+DENIED = """
+authorization { users: [
+  { user: admin, password: admin }
+  { user: router, password: router, permissions: { publish: { deny: ["$JS.API.STREAM.CREATE.>"] } } }
+] }
+"""
+
+
+async def test_a_bucket_that_exists_needs_no_permission_to_create_one(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    async with (
+        nats_server(tmp_path, config=DENIED) as server,
+        connect(server.url, user="admin", password="admin") as client,
+    ):
+        url = server.url.replace("//", "//router:router@")
+        (tmp_path / "router.toml").write_text(CONFIGURATION.format(east=url, west=url))
+        stream = JetStream(client)
+        await stream.create_stream("SOURCE", ["source.*"])
+        await stream.create_stream("COPY", ["copy.*"])
+        await stream.create_consumer("SOURCE", "billing")
+
+        async def saved() -> bool:
+            return bool(await stream.stream_messages("KV_router-positions"))
+
+        def failed() -> bool:
+            return any(isinstance(one, PositionNotSaved) for one in heard)
+
+        async with Router(Settings.load(tmp_path / "router.toml"), observers=[heard.append], log=False).open():
+            await eventually(failed)
+            await stream.create_stream("KV_router-positions", ["$KV.router-positions.>"], max_msgs_per_subject=5)
+            await eventually(saved)
+        info = await stream.stream_info("KV_router-positions")
+        assert info["config"]["max_msgs_per_subject"] == 5, "it is as it was created"
+    (event,) = [one for one in heard if isinstance(one, PositionNotSaved)]
+    assert "this user may not publish to $JS.API.STREAM.CREATE.KV_router-positions" in event.detail

@@ -178,6 +178,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.STREAM.CREATE.{made}"): {"": Case(CORE, made=MADE)},
     (PUBLISH, "{api}.CONSUMER.INFO.{copied}.{consumer}"): {"": CHECKPOINTS},
     (PUBLISH, "{api}.STREAM.MSG.GET.{copied}"): {"": CHECKPOINTS},
+    (PUBLISH, "{api}.STREAM.INFO.KV_{bucket}"): {"": CHECKPOINTS},
     (PUBLISH, "{api}.STREAM.CREATE.KV_{bucket}"): {"": CHECKPOINTS},
     (PUBLISH, "{kv}.{bucket}.{key}"): {"": CHECKPOINTS},
     (SUBSCRIBE, "{source}"): {"": Case(CORE)},

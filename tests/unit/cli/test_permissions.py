@@ -235,8 +235,8 @@ def test_a_position_is_read_at_the_source_and_kept_at_the_destination() -> None:
     assert granted(settings) == ([*granted(without)[0], *added], granted(without)[1])
     assert not found["$JS.API.STREAM.MSG.GET.IN"].optional, "a route works without it, checkpoints do not"
     checkpoints = ["$KV.router-positions.a=20copy.billing", "$KV.B.a=20copy.shipping"]
-    creates = [f"$JS.API.STREAM.CREATE.KV_{bucket}" for bucket in ("router-positions", "B")]
-    assert granted(settings, "other") == ([*granted(without, "other")[0], *creates, *checkpoints], INBOX)
+    made = [f"$JS.API.STREAM.{what}.KV_{bucket}" for what in ("INFO", "CREATE") for bucket in ("router-positions", "B")]
+    assert granted(settings, "other") == ([*granted(without, "other")[0], *made, *checkpoints], INBOX)
     inboxes = [next(one for one in permissions_of(s, "other") if one.subject == INBOX[0]) for s in (settings, without)]
     assert not inboxes[0].optional
     (line,) = [one for one in lines(settings, "main", "server") if "MSG.GET" in one]

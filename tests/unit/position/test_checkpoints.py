@@ -44,7 +44,7 @@ async def test_checkpoints_keep_their_interval_over_a_reload(
         def __init__(self, link: object, position: object) -> None:
             pass
 
-        async def create(self) -> None:
+        async def ensure(self) -> None:
             pass
 
         async def save(self, standing: object) -> None:
