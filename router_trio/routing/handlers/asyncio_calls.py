@@ -37,6 +37,27 @@ class AsyncioCalls:
         # into the queue. So a call that is appended meanwhile is either seen, or wakes up the other side once more.
         self._begins_soon = False
         self._wakes_soon = False
+        self._under_way = 0
+        self._crosser: trio.lowlevel.Task | None = None
+        """The task that waits in `cross_together`."""
+
+    async def cross_together(self) -> None:
+        """Let the calls that begin in one turn of Trio's loop cross together, until cancelled.
+
+        Without this task each crosses at once: waking up the other thread releases the interpreter lock, and that
+        thread then begins the only call that it finds.
+        """
+        while True:
+            self._crosser = current_task()
+            await wait_task_rescheduled(self._stop_crossing)
+            self._cross()
+
+    def _stop_crossing(self, raise_cancel: Any) -> Abort:
+        self._crosser = None
+        return Abort.SUCCEEDED
+
+    def _cross(self) -> None:
+        self.loop.call_soon_threadsafe(self._begin_on_loop)
 
     async def call(
         self, function: Callable[..., Awaitable[Any]], *arguments: object, left_behind: set[object] | None = None
@@ -50,7 +71,12 @@ class AsyncioCalls:
         self._to_begin.append(one)
         if not self._begins_soon:
             self._begins_soon = True
-            self.loop.call_soon_threadsafe(self._begin_on_loop)
+            if self._crosser is None or not self._under_way:
+                self._cross()  # a lone call need not wait for others
+            else:
+                reschedule(self._crosser)
+                self._crosser = None
+        self._under_way += 1
         try:
             await one.wait()
         except BaseException:
@@ -65,6 +91,7 @@ class AsyncioCalls:
             del error  # its traceback holds this frame
 
     async def _cancel(self, one: _Call, left_behind: set[object] | None) -> None:
+        self._cross()  # it may have begun in this turn
         self.loop.call_soon_threadsafe(self._cancel_on_loop, one)
         if not one.is_over:
             with trio.move_on_after(ENDS_WITHIN, shield=True):
@@ -79,6 +106,7 @@ class AsyncioCalls:
         while over:
             one = over.popleft()
             one.is_over = True
+            self._under_way -= 1
             if one.waiting is not None:
                 reschedule(one.waiting)
                 one.waiting = None

@@ -77,8 +77,11 @@ class AsyncioLoop:
             with trio.CancelScope(shield=True):
                 async with self._open_loop() as loop:
                     self.calls = AsyncioCalls(loop)
-                    opening.over.set()
-                    await self._ends.wait()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self.calls.cross_together)
+                        opening.over.set()
+                        await self._ends.wait()
+                        nursery.cancel_scope.cancel()
                     # A loop that a handler blocks answers nothing.
                     with trio.move_on_after(TASKS_END_WITHIN):
                         await self.calls.call(self._cancel_tasks_on_loop, self.calls)
@@ -94,6 +97,7 @@ class AsyncioLoop:
 
         this = asyncio.current_task()
         left = [task for task in asyncio.all_tasks() if task is not this and self._is_ours(task)]
+        left.sort(key=lambda task: (len(task.get_name()), task.get_name()))  # by age, unless they have names
         self._left = sorted(_described(task) for task in left if not calls.is_call(task))
         for task in left:
             task.cancel()
