@@ -36,6 +36,7 @@ def _route(plan: Plan) -> dict[str, Any]:
         "to": destinations_of(plan),
         "strategy": plan.strategy,
         "concurrency": plan.concurrency,
+        "loop": plan.loop,
         **({"when": plan.when.expression} if plan.when else {}),
         **({"key": plan.key or "subject"} if by_key else {}),
         **failing_of(plan),

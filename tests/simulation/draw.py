@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.simulation.failing import SHARE, failing, trouble
 from tests.simulation.faults import FAULTS, NOT_YET, OF_DURABLES, OF_FORGERS, OF_PERMISSIONS
 from tests.simulation.flow import flowing
 from tests.simulation.forger import forged
-from tests.simulation.handlers import MAKE
+from tests.simulation.handlers import ASYNC, MAKE
 from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
 from tests.simulation.permissions import taken_away
@@ -31,6 +32,8 @@ BY_CONTENT = 0.4
 WITH_FLOW = 0.35
 """Share of the seeds in which routes have limits, and destinations breakers."""
 
+ON_ASYNCIO = 0.5
+"""Share of the async handlers that run on asyncio."""
 
 RELOADED = 0.2
 """Share of the seeds in which the configuration is reloaded, beside those that draw it among the faults."""
@@ -67,6 +70,11 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     keys = Random(f"keyed {seed}")
     if keys.random() < KEYED:
         routes = tuple(keyed(plan, keys) if keys.random() < 0.7 else plan for plan in routes)
+    loops = Random(f"loops {seed}")
+    routes = tuple(
+        replace(plan, loop="asyncio") if plan.handler in ASYNC and loops.random() < ON_ASYNCIO else plan
+        for plan in routes
+    )
     routes, ends = deleted(routes, HORIZON, Random(f"deleted {seed}"))
     forgeries = forged(names, HORIZON, Random(f"forged {seed}"))
     more += [*ends, *forgeries]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -15,6 +16,14 @@ PASSED, SEVERAL, FILTERED, RAISED = "passed", "several", "filtered", "raised"
 
 FAILS_EVERY = {"poison": 3, "raises once": 5, "slow and fails": 5}
 """Which messages fail with an error in the handlers of these names, each time or the first time only."""
+
+Sleep = Callable[[float], Awaitable[object]]
+"""Sleeps for some seconds, on the loop on which a handler runs."""
+
+SLEEP: dict[str, Sleep] = {"trio": trio.sleep, "asyncio": asyncio.sleep}
+
+ASYNC = ("async", "takes long", "rejects", "slow", "slow and fails")
+"""Kinds that run on asyncio in some schedules."""
 
 LONG_EVERY, LONG = 40, 3.0
 """Which messages take long in the handler of that name, and for how many seconds."""
@@ -46,7 +55,7 @@ def part_of(payload: bytes) -> int:
     return int(payload.rpartition(b"/")[2].partition(b" ")[0]) if b"/" in payload else 0
 
 
-def _sync(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _sync(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     def handler(message: Message) -> Message:
         handled.note(route, message, PASSED)
         return message
@@ -54,18 +63,18 @@ def _sync(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _async(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _async(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     async def handler(message: Message) -> Message:
         number = number_of(message.payload)
         if number % 3 == 0:
-            await trio.sleep(0.05 * (number % 4))
+            await sleep(0.05 * (number % 4))
         handled.note(route, message, PASSED)
         return message.replace(payload=message.payload + b" handled")
 
     return handler
 
 
-def _several(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _several(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     def handler(message: Message) -> list[Message]:
         handled.note(route, message, SEVERAL)
         return [message.replace(payload=b"%b/%d" % (message.payload, part)) for part in range(2)]
@@ -73,7 +82,7 @@ def _several(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _filters(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _filters(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     def handler(message: Message) -> Message | None:
         dropped = number_of(message.payload) % 3 == 0
         handled.note(route, message, FILTERED if dropped else PASSED)
@@ -82,7 +91,7 @@ def _filters(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _raises_once(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _raises_once(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     def handler(message: Message) -> Message:
         number = number_of(message.payload)
         if number % FAILS_EVERY["raises once"] == 0 and not handled.raised[route, number]:
@@ -94,7 +103,7 @@ def _raises_once(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _poison(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _poison(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     def handler(message: Message) -> Message:
         if number_of(message.payload) % FAILS_EVERY["poison"] == 0:
             handled.note(route, message, RAISED)
@@ -105,10 +114,10 @@ def _poison(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _rejects(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _rejects(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     async def handler(message: Message) -> Message:
         if number_of(message.payload) % 4 == 0:
-            await trio.lowlevel.checkpoint()
+            await sleep(0)
             handled.note(route, message, RAISED)
             raise Reject("every fourth")
         handled.note(route, message, PASSED)
@@ -117,7 +126,7 @@ def _rejects(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _waits(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _waits(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     def handler(message: Message) -> Message:
         number = number_of(message.payload)
         if number % 5 == 0 and not handled.raised[route, number]:
@@ -129,20 +138,20 @@ def _waits(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _slow(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _slow(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     async def handler(message: Message) -> Message:
         number = number_of(message.payload)
-        await trio.sleep(0.005 * (number * 7 % 20))
+        await sleep(0.005 * (number * 7 % 20))
         handled.note(route, message, PASSED)
         return message
 
     return handler
 
 
-def _slow_and_fails(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _slow_and_fails(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     async def handler(message: Message) -> Message:
         number = number_of(message.payload)
-        await trio.sleep(0.005 * (number * 11 % 20))
+        await sleep(0.005 * (number * 11 % 20))
         if number % FAILS_EVERY["slow and fails"] == 0 and not handled.raised[route, number]:
             handled.note(route, message, RAISED)
             raise ValueError("the first time only")
@@ -152,19 +161,21 @@ def _slow_and_fails(handled: Handled, route: str) -> Callable[[Message], Any]:
     return handler
 
 
-def _takes_long(handled: Handled, route: str) -> Callable[[Message], Any]:
+def _takes_long(handled: Handled, route: str, sleep: Sleep) -> Callable[[Message], Any]:
     """Return a handler that may still be running when the timeout of a shutdown or a reload expires."""
 
     async def handler(message: Message) -> Message:
         if number_of(message.payload) % LONG_EVERY == 0:
-            await trio.sleep(LONG)
+            await sleep(LONG)
         handled.note(route, message, PASSED)
         return message
 
     return handler
 
 
-MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
+Make = Callable[[Handled, str, Sleep], Callable[[Message], Any]]
+
+MAKE: dict[str, Make] = {
     "sync": _sync,
     "async": _async,
     "several": _several,
@@ -174,10 +185,10 @@ MAKE: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {
     "takes long": _takes_long,
 }
 
-FAIL: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"rejects": _rejects, "waits": _waits}
+FAIL: dict[str, Make] = {"rejects": _rejects, "waits": _waits}
 """Kinds that decide the fate of a message."""
 
-SLOW: dict[str, Callable[[Handled, str], Callable[[Message], Any]]] = {"slow": _slow, "slow and fails": _slow_and_fails}
+SLOW: dict[str, Make] = {"slow": _slow, "slow and fails": _slow_and_fails}
 """Kinds whose duration differs from message to message."""
 
 FAILS_EACH_TIME = ("poison", "rejects")

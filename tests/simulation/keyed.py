@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from random import Random
 from typing import Any
 
@@ -55,11 +55,14 @@ class Calls:
     def watched(self, handler: Callable[[Message], Any]) -> Callable[[Message], Any]:
         """Return the handler, with its calls counted for as long as they block."""
 
+        async def call_async(message: Message) -> Any:
+            return await self._wait(handler(message), message)
+
         def call(message: Message) -> Any:
             answer = handler(message)
             return self._wait(answer, message) if isawaitable(answer) else answer
 
-        return call
+        return call_async if iscoroutinefunction(handler) else call
 
     async def _wait(self, answer: Awaitable[Any], message: Message) -> Any:
         plan, key = self._plan, self._plan.group_of(message.subject.rpartition(".")[2])

@@ -15,7 +15,7 @@ from router_trio.link import Connect, LinkListener
 from router_trio.settings import ConnectionSettings
 from router_trio.testing.links import FakeLink
 from tests.simulation.configuration import destinations_of, failing_of
-from tests.simulation.handlers import FAIL, MAKE, SLOW
+from tests.simulation.handlers import FAIL, MAKE, SLEEP, SLOW
 from tests.simulation.keyed import Calls
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ class Process:
                 source, to = dict(plan.source), destinations_of(plan)
                 subject = source.pop("subject", None)
                 failing = failing_of(plan)
-                failing |= {"key": plan.key, "concurrency": plan.concurrency}
+                failing |= {"key": plan.key, "concurrency": plan.concurrency, "loop": plan.loop}
                 add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **failing, **source)
-                handler = (MAKE | FAIL | SLOW)[plan.handler](self._simulation.handled, plan.name)
+                handler = (MAKE | FAIL | SLOW)[plan.handler](self._simulation.handled, plan.name, SLEEP[plan.loop])
                 add(Calls(plan, self._broken).watched(handler) if plan.one_of_a_key else handler)
 
     def _broken(self, promise: str, detail: str) -> None:

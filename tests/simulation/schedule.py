@@ -57,7 +57,7 @@ class Plan:
     """A drawn route. `handler` is a key of `handlers.MAKE`, or None; `source` are keys of `[routes.from]`.
 
     `key` and `concurrency` are those of `[[routes]]`, `retry` are keys of `[routes.retry]`. `dead_letter` is the
-    connection to which dead letters are sent, if any.
+    connection to which dead letters are sent, if any. `loop` is the event loop on which its handler runs.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Plan:
     limit: dict[str, Any] | None = None
     key: str | None = None
     concurrency: int = 1
+    loop: str = "trio"
 
     @property
     def one_of_a_key(self) -> bool:
@@ -102,6 +103,7 @@ class Plan:
     def __str__(self) -> str:
         to = ", ".join(map(str, self.targets))
         handled = f", handler {self.handler}" if self.handler else ""
+        handled += f" on {self.loop}" if self.loop != "trio" else ""
         decides = f", {self.strategy}" if self.strategy != "all" else ""
         decides += f", when {self.when}" if self.when else ""
         decides += f", retry {self.retry}" if self.retry else ""

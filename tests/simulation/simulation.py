@@ -8,6 +8,7 @@ import trio
 
 from router_trio.connection.destinations import DENIED_LOOK_EVERY
 from router_trio.connection.platform import Platform
+from router_trio.nats.control_plane.asyncio_loop import open_loop
 from router_trio.routing.policy.retry import LONGEST_SPREAD
 from router_trio.routing.stream.pulling.checks import DENIED_CHECK_EVERY
 from router_trio.routing.stream.pulling.pull_loop import SILENCE
@@ -90,6 +91,7 @@ class Simulation:
             lambda count: dice.randbytes(count).hex(),
             trio.current_time,
             watch_loop=False,
+            open_asyncio_loop=open_loop,  # on the same thread and the same clock
         )
         forgers = {step.what["broker"] for step in schedule.steps if step.kind == FORGED}
         self.forgers = {name: Forger(broker) for name, broker in self.brokers.items() if name in forgers}

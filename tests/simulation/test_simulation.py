@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.__main__ import command, story
 from tests.simulation.draw import draw
 from tests.simulation.faults import FAULTS, NOT_YET
-from tests.simulation.handlers import MAKE
+from tests.simulation.handlers import ASYNC, MAKE
 from tests.simulation.run import simulate
 from tests.simulation.shrink import shrink
 
@@ -63,6 +63,7 @@ def test_every_fault_and_handler_is_drawn_by_some_seed() -> None:
     faults = {kind for schedule in drawn for kind in schedule.faults}
     assert faults == FAULTS.keys() - NOT_YET.keys()
     assert {plan.handler for schedule in drawn for plan in schedule.routes} >= MAKE.keys() - NOT_YET.keys()
+    assert {plan.handler for schedule in drawn for plan in schedule.routes if plan.loop == "asyncio"} == {*ASYNC}
 
 
 @pytest.mark.nightly
