@@ -14,6 +14,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import trio
 
+from router_trio.aio.idle import Idle, Turn
 from router_trio.errors import AsyncioRequiredError
 
 T = TypeVar("T")
@@ -101,6 +102,8 @@ class Guest:
         self._nursery: trio.Nursery | None = None
         self._began = asyncio.Event()
         self._ends = trio.Event()
+        self._idle = Idle(loop, self._turn)
+        self._has_turned = False
 
     def begin(self) -> None:
         """Start Trio."""
@@ -110,6 +113,7 @@ class Guest:
             run_sync_soon_not_threadsafe=self._soon,
             done_callback=self._done,
             host_uses_signal_set_wakeup_fd=True,
+            clock=self._idle,
         )
 
     @property
@@ -153,11 +157,16 @@ class Guest:
                     # Only if neither asyncio nor the program handles SIGINT, and Trio did in one of its turns.
                     for user in tuple(self.users):
                         user.interrupt(error)
+        self._idle.close()  # before Trio closes its selector
 
-    def _soon(self, turn: Callable[[], object]) -> None:
-        self.loop.call_soon(self._turn, turn)
+    def _soon(self, turn: Turn) -> None:
+        if not self._has_turned:
+            self._has_turned = True
+            self._idle.watch(turn)
+        if not self._idle.keep(turn):
+            self.loop.call_soon(self._turn, turn)
 
-    def _soon_from_thread(self, turn: Callable[[], object]) -> None:
+    def _soon_from_thread(self, turn: Turn) -> None:
         try:
             self.loop.call_soon_threadsafe(self._turn, turn)
         except RuntimeError:
@@ -165,7 +174,7 @@ class Guest:
             if not self.loop.is_closed():
                 raise
 
-    def _turn(self, turn: Callable[[], object]) -> None:
+    def _turn(self, turn: Turn) -> None:
         try:
             turn()
         except BaseException as error:
@@ -181,6 +190,7 @@ class Guest:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
+        self._idle.close()
         lost = tuple(self._calls)
         for call in lost:
             call.lose(error)

@@ -181,6 +181,16 @@ class Live:
         Raises `PublishError` as `publish` does, and if the stream refuses the message or no answer arrives in time;
         `ValueError` for a negative timeout, before anything is accepted.
         """
+        if not trio.lowlevel.in_trio_task():
+            self._check(self._cannot_publish)
+            publisher = registry_of(self._live).publisher(connection)
+            accepted = publisher.publish_with_ack_now(subject, payload, headers, timeout, stream)
+            if accepted is not None:
+                receipt, wait = accepted
+                answered = asyncio.Event()
+                receipt.when_settled(answered.set)
+                await wait(answered)
+                return Receipt(receipt)
         publish = partial(
             self._live.publish_with_ack, subject, payload, headers, connection, timeout=timeout, stream=stream
         )

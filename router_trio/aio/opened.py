@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import trio
@@ -89,17 +89,22 @@ class _Opened:
         """
         if not self._call.is_over:
             self._leaves.set()
-        try:
-            await self._call.over()
-        finally:
-            self._guest.users.discard(self)
         if self._cancelled is not None:
             await _uncancel(self._cancelled, isinstance(error, asyncio.CancelledError))
+        try:
+            await self._call.over()
+        except asyncio.CancelledError as cancelled:
+            if self._failure(cancelled) is None:
+                raise
+            error = cancelled
+        finally:
+            self._guest.users.discard(self)
+        return self._failure(error)
+
+    def _failure(self, error: BaseException | None) -> BaseException | None:
         if self._interruption is not None:
             return self._interruption
-        if error is None or isinstance(error, asyncio.CancelledError):
-            return self._call.error
-        return None
+        return self._call.error if error is None or isinstance(error, asyncio.CancelledError) else None
 
     def interrupt(self, error: KeyboardInterrupt) -> None:
         """Cancel the body, the start or the drain, and let `leave` return the error."""
@@ -131,12 +136,9 @@ class _Opened:
 
 
 async def _uncancel(task: asyncio.Task[object], arrived: bool) -> None:
-    """Take back our cancellation of the task that the router's error replaces."""
-    others = task.uncancel()
+    """Take back our cancellation of a task, in which another error is raised instead."""
+    task.uncancel()
     if not arrived and asyncio.current_task() is task:
         # The body has suppressed it, or has not waited since: then it would arrive at the next wait of the program.
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if others:
-                raise

@@ -30,6 +30,21 @@ MAX_ORDER = 2**64
 """The highest number that an operation can have."""
 
 
+class Answered(Protocol):
+    """An event of Trio or asyncio."""
+
+    def set(self) -> object:
+        """Wake up the task that waits."""
+
+    async def wait(self) -> object:
+        """Wait until the event is set."""
+
+
+WaitForPubAck = Callable[[Answered], Awaitable[None]]
+"""Waits for a PubAck, and raises `PublishError` if there will be none. It waits for the given event, which the caller
+has set when the receipt is settled."""
+
+
 class ConnectionPublisher(Protocol):
     """Publishes on one connection.
 
@@ -68,6 +83,16 @@ class ConnectionPublisher(Protocol):
         """Wait until `publish_now` may be called again. Returns its next `blocked`."""
         ...
 
+    def publish_with_ack_now(
+        self, subject: str, payload: bytes, headers: HeadersLike, timeout: float, stream: str | None = None
+    ) -> tuple[Receipt, WaitForPubAck] | None:
+        """Publish as `Live.publish_with_ack` does; None if it would have to wait before the message is accepted.
+
+        Returns the receipt, and a function that waits for the PubAck. Called in the thread of the event loop, by a task
+        or any other code.
+        """
+        ...
+
 
 class Publisher:
     """Publishes on one connection, as described in `Live.publish` and `Live.publish_with_ack`.
@@ -79,7 +104,7 @@ class Publisher:
         self._connection = connection
         self._outbox = outbox = connection.outbox
         self._capacity, self._refusals, self._settlement = outbox.capacity, outbox.refusals, outbox.settlement
-        self._waiting: set[trio.Event] = set()
+        self._waiting: set[Answered] = set()
         self._waiting_for_room: set[trio.CancelScope] = set()
         self._successor: ConnectionPublisher | None = None
         self._deadlines = Deadlines(self._give_up)
@@ -140,8 +165,7 @@ class Publisher:
         blocked: bool = False,
     ) -> Receipt:
         """Publish to JetStream and wait for the PubAck."""
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be a number of seconds, 0 or more; got {timeout}")
+        _check_timeout(timeout)
         target, block, body = self._checked(subject, payload, headers, True)
         receipt = Receipt()
         if self._capacity.refuses(target):
@@ -153,8 +177,23 @@ class Publisher:
             target, body, block, self._connection.inbox, owner=receipt, blocked=blocked, puback_from=stream
         )
         if receipt.status != "failed_open" and self._connection.connected:
-            await self._wait_for_puback(receipt, order, timeout)
+            await self._wait_for_puback(receipt, order, timeout, receipt.event())
         return receipt
+
+    def publish_with_ack_now(
+        self, subject: str, payload: bytes, headers: HeadersLike, timeout: float, stream: str | None = None
+    ) -> tuple[Receipt, WaitForPubAck] | None:
+        """Publish to JetStream, or return None if it has to wait for room or for a link."""
+        _check_timeout(timeout)
+        target, block, body = self._checked(subject, payload, headers, True)
+        outbox = self._outbox
+        if not outbox.connected or outbox.blocks or self._capacity.refuses(target) or self._successor is not None:
+            return None
+        receipt = Receipt()
+        receipt.status, order = outbox.offer_with_ack(
+            target, body, block, self._connection.inbox, owner=receipt, puback_from=stream
+        )
+        return receipt, partial(self._wait_for_puback, receipt, order, timeout)
 
     def _connection_changed(self) -> None:
         """Stop waiting for PubAcks: the connection was established or lost."""
@@ -162,9 +201,8 @@ class Publisher:
         for waiting in self._waiting:
             waiting.set()
 
-    async def _wait_for_puback(self, receipt: Receipt, order: int, limit: float) -> None:
+    async def _wait_for_puback(self, receipt: Receipt, order: int, limit: float, answered: Answered) -> None:
         """Wait for the PubAck, the loss of the link or the deadline. If cancelled, the message stays accepted."""
-        answered = receipt.event()
         self._waiting.add(answered)
         self._deadlines.add(order, limit)
         try:
@@ -299,6 +337,11 @@ class HeldPublisher:
         await self._released.wait()
         return blocked
 
+    def publish_with_ack_now(
+        self, subject: str, payload: bytes, headers: HeadersLike, timeout: float, stream: str | None = None
+    ) -> tuple[Receipt, WaitForPubAck] | None:
+        return None
+
     async def _next(self) -> ConnectionPublisher:
         await self._released.wait()
         return self._publisher()
@@ -311,6 +354,11 @@ def _target(subject: str) -> bytes:
         return framing.wire(subject)
     except (SubjectError, UnicodeEncodeError) as error:
         raise PublishError(str(error), reason=reasons.INVALID_SUBJECT) from error
+
+
+def _check_timeout(timeout: float) -> None:
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be a number of seconds, 0 or more; got {timeout}")
 
 
 def _body(payload: object) -> bytes:

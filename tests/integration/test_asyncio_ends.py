@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import running
+
+SLOW = re.compile(r"Executing <.*> took \d+\.\d+ seconds")
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +101,8 @@ async def printed(
             process.send(signal.SIGINT)
         assert await process.ended() == 0, process.errors
         if warnings == "error":
-            assert process.errors == ""
+            # In development mode asyncio complains of a busy machine, too.
+            assert [line for line in process.errors.splitlines() if not SLOW.fullmatch(line)] == []
         return process.output.splitlines()
 
 
@@ -134,8 +138,8 @@ async def test_an_error_in_the_turn_itself_ends_the_program(tmp_path: Path) -> N
         await asyncio.sleep(0.05)
         live._guest._soon(interrupted)
         await asyncio.sleep(60)"""
-    lines = await printed(BEGIN + RUN, tmp_path, wait=wait.lstrip(), warnings="default")
-    assert lines[:2] == ["open", "interrupted"]
+    run = RUN.replace("ended()", "")  # a Trio that lacks a turn leaves its threads as they are
+    assert await printed(BEGIN + run, tmp_path, wait=wait.lstrip(), warnings="default") == ["open", "interrupted"]
 
 
 async def test_a_loop_that_is_closed_before_the_router_has_ended_hangs_nowhere(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from contextlib import AbstractAsyncContextManager, suppress
 import anyio.lowlevel
 import pytest
 import sniffio
-import trio
+import trio.testing
 
 import router_trio
 from router_trio import Fate, Message, PublishError, Router, RouterError, Settings, aio
+from router_trio.aio.idle import Idle
 from router_trio.embedded import HOST
 from router_trio.errors import (
     AsyncioRequiredError,
@@ -486,3 +487,41 @@ def test_a_guest_of_the_program_itself_is_named_in_the_error() -> None:
             pass
 
     run(main)
+
+
+@each_loop
+def test_an_idle_router_has_no_thread_that_waits_for_it(loop: str) -> None:
+    async def main() -> None:
+        before = set(threading.enumerate())
+        async with aio.open(router(FakeBroker())) as live:
+            await asyncio.sleep(0.1)
+            new = {one.name for one in set(threading.enumerate()) - before}
+            assert new == {"router_trio watchdog"}
+            assert (await (await live.publish("out", b"")).settled()).name == "fenced"
+
+    run(main, loop)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+@each_loop
+def test_a_guest_waits_in_a_thread_where_the_loop_can_not_watch_it(
+    monkeypatch: pytest.MonkeyPatch, loop: str, watched: bool
+) -> None:
+    broker = FakeBroker()
+    routes = router(broker)
+
+    @routes.route("in", to="out")
+    async def handler(message: Message) -> Message:
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0.01)
+        return message
+
+    async def main() -> None:
+        async with aio.open(routes) as live:
+            assert (await (await live.publish("out", b"")).settled()).name == "fenced"
+            broker.publish("in", b"x")
+            await eventually(lambda: len(broker.published) == 2)
+
+    if not watched:
+        monkeypatch.setattr(Idle, "watch", lambda self, turn: None)
+    run(main, loop)

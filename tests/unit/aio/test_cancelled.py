@@ -292,3 +292,45 @@ def test_a_handler_that_runs_when_the_program_ends_may_finish() -> None:
     run(main)
     assert ended == ["ended"]
     assert [one.subject for one in broker.published] == ["out"]
+
+
+@each_loop
+def test_a_cancelled_publish_with_ack_stays_accepted(loop: str) -> None:
+    broker = FakeBroker()
+    broker.add_stream("S", ["stored"])
+
+    async def main() -> None:
+        async with aio.open(router(broker, liveness_interval="60s")) as live:
+            broker.stall(0.2)
+            task = asyncio.create_task(live.publish_with_ack("stored", b"x"))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(PublishError) as late:
+                await live.publish_with_ack("stored", b"y", timeout=0.01)
+            assert late.value.reason == "timeout"
+        assert live.ledger()["main"]["settled"]["acked"] == 1
+
+    run(main, loop)
+    assert [one.payload for one in broker.messages("S")] == [b"x", b"y"]
+
+
+@each_loop
+def test_a_publish_with_ack_is_queued_when_the_link_is_lost_and_acked_after_it(loop: str) -> None:
+    broker = FakeBroker()
+    broker.add_stream("S", ["stored"])
+
+    async def main() -> None:
+        async with aio.open(router(broker, liveness_interval="60s")) as live:
+            broker.blackhole()
+            tasks = [asyncio.create_task(live.publish_with_ack("stored", b"x", timeout=30)) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            broker.cut()
+            broker.up()
+            receipts = await asyncio.gather(*tasks)
+            assert {one.status for one in receipts} == {"queued"}
+            fates = await asyncio.gather(*(one.settled() for one in receipts))
+            assert {(fate.name, fate.stream) for fate in fates} == {("acked", "S")}
+
+    run(main, loop)
