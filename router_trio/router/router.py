@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import trio
 
@@ -31,7 +31,18 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-H = TypeVar("H", bound=Callable[..., Any])
+    from router_trio.router.options import (
+        DeadLetterOptions,
+        DestinationOptions,
+        Function,
+        LimitOptions,
+        RetryOptions,
+        SourceOptions,
+        Texts,
+    )
+    from router_trio.settings.routes.route import Strategy
+
+H = TypeVar("H", bound="Function")
 
 
 def no_pages(emit: Emit) -> Sequence[BaseRoute]:
@@ -89,24 +100,26 @@ class Router:
         self,
         subject: str | None = None,
         *,
-        to: str | dict[str, Any] | Sequence[str | dict[str, Any]] = (),
+        to: str | DestinationOptions | Sequence[str | DestinationOptions] = (),
         respond: bool = False,
-        reply_to: Sequence[str] = (),
+        reply_to: Texts = (),
         name: str | None = None,
         connection: str | None = None,
-        retry: dict[str, Any] | None = None,
-        dead_letter: dict[str, Any] | None = None,
+        retry: RetryOptions | None = None,
+        dead_letter: DeadLetterOptions | None = None,
         when: str | None = None,
-        strategy: str = "all",
-        limit: dict[str, Any] | None = None,
+        strategy: Strategy = "all",
+        limit: LimitOptions | None = None,
         key: str | None = None,
         concurrency: int = 1,
         thread: bool = False,
         loop: HandlerLoop | None = None,
         hop_limit: int | None = None,
-        **source: Any,
+        **source: Unpack[SourceOptions],
     ) -> Callable[[H], H]:
-        """Add a route through the decorated function, which is called with each message.
+        """Add a route through the decorated function, which is called with each message, or with its JSON body.
+
+        The function gets the body if its first parameter is annotated with another type than `Message`.
 
         `to` is one destination or several: a subject, or a dict with the keys of `[[routes.to]]`. With `respond`, the
         function's return value answers the message, and `to` may be omitted. `connection` is that of the source, and
@@ -117,7 +130,7 @@ class Router:
 
         Raises `ConfigurationError` for anything that would make a configuration file invalid.
         """
-        destinations = [to] if isinstance(to, str | dict) else list(to)
+        destinations: list[Any] = [to] if isinstance(to, str | dict) else list(to)
 
         def add(handler: H) -> H:
             path = f"routes[{len(self._settings.routes)}].handler"
@@ -127,12 +140,13 @@ class Router:
             try:
                 called = typed(handler)
             except HandlerError as error:
-                shown = f"handler {getattr(handler, '__qualname__', name)!r}: {error}"
+                shown = f"handler {getattr(handler, '__qualname__', type(handler).__qualname__)!r}: {error}"
                 raise ConfigurationError([Problem(path, shown)]) from error
+            named: str = name or str(getattr(handler, "__name__", type(handler).__name__))
             more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "limit": limit, "respond": respond}
             more |= {"when": when, "strategy": strategy, "key": key, "concurrency": concurrency, "thread": thread}
             more |= {"loop": loop, "hop_limit": hop_limit, "reply_to": list(reply_to)}
-            self._add(called, subject, destinations, name or handler.__name__, connection, source, more)
+            self._add(called, subject, destinations, named, connection, dict(source), more)
             return handler
 
         return add

@@ -21,7 +21,7 @@ def same(message: Message) -> Message:
 
 def router(url: str, kind: str, watch: Watch, *, to: dict[str, Any] | None = None, **source: Any) -> Router:
     """Return a router with one route of this kind, from `in.*` to the stream `SINK`."""
-    destination = {"subject": "sink.{{wildcard(1)}}", "jetstream": True} | (to or {})
+    destination: Any = {"subject": "sink.{{wildcard(1)}}", "jetstream": True} | (to or {})
     failing = failing_of(source)
     if kind in ("stream", "handler of a stream"):
         origin = {"stream": "SOURCE", "durable": "router", "filter": "in.*"} | source

@@ -24,6 +24,7 @@ import trio.lowlevel
 from router_trio import Live, Message, Reject, Retry, Router, Settings
 from router_trio.events import Event
 from router_trio.link import Connect
+from router_trio.router.options import DestinationOptions
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
 from tests.support.command import running
@@ -224,7 +225,7 @@ async def routed(
 
     router = Router(settings(), observers=[events.append], connect=place.connect, log=False)
     source: dict[str, Any] = {"stream": "IN", "durable": "router", "filter": "in.*", "ack_wait": 3}
-    to = {"subject": "out.{{wildcard(1)}}", "jetstream": True}
+    to: DestinationOptions = {"subject": "out.{{wildcard(1)}}", "jetstream": True}
     router.route(to=to, name="route", **source, **options, **route)(make(steps))
     async with router.open() as live:
         yield Running(live, events, settings)

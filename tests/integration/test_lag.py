@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
+from router_trio.router.options import RetryOptions
 from router_trio.states import Behind
 from router_trio.telemetry.http.status import status
 from tests.integration.workers import workers
@@ -249,7 +250,7 @@ async def test_failed_messages_that_wait_for_their_next_attempt(server: NatsServ
 
     failing, watch = True, Watch()
     router = Router(settings(server.url), observers=[watch], log=False)
-    retry = {"initial": "8s", "max": "8s"}
+    retry: RetryOptions = {"initial": "8s", "max": "8s"}
     router.route(name="route", to=ROUTE["to"], retry=retry, **ROUTE["from"])(fail)
     async with two_streams(server) as stream, watched(router, watch):
         await until_known(watch)

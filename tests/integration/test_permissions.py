@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
+from router_trio.router.options import DestinationOptions
 from router_trio.subjects.patterns import matches, overlaps
 from tests.integration.readiness import refused
 from tests.support.eventually import eventually
@@ -123,7 +124,7 @@ def everything(url: str, watch: Watch, handle: Callable[[Message], Awaitable[Mes
     source: dict[str, Any] = {"stream": "PAYMENTS", "durable": "router", "filter": "payments.*", "ack_wait": "1s"}
     made = routing(url)
     router = Router(made.model_copy(update={"routes": made.routes[:1]}), observers=[watch])
-    to = {"subject": "copies.{{wildcard(1)}}", "jetstream": True}
+    to: DestinationOptions = {"subject": "copies.{{wildcard(1)}}", "jetstream": True}
     router.route(to=to, name="payments", connection="main", retry={"initial": "50ms"}, **source)(handle)
     return router
 

@@ -15,6 +15,7 @@ import trio
 
 from router_trio import Message, Router
 from router_trio.link import LISTEN_FOR, ConsumerSpec
+from router_trio.router.options import DestinationOptions
 from router_trio.routing.stream.pulling import checks
 from tests.integration.dial import link_to
 from tests.support.eventually import eventually
@@ -27,7 +28,7 @@ from tests.support.settings import settings
 from tests.support.watch import Watch, until_nothing_is_unacked, until_stored, watched
 
 SOURCE: dict[str, Any] = {"stream": "SOURCE", "durable": "router", "filter": "in.*", "ack_wait": "2s"}
-TO: dict[str, Any] = {"subject": "out.{{wildcard(1)}}", "jetstream": True}
+TO: DestinationOptions = {"subject": "out.{{wildcard(1)}}", "jetstream": True}
 COUNT = 90
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -19,6 +19,7 @@ from tests.simulation.handlers import FAIL, MAKE, SLEEP, SLOW
 from tests.simulation.keyed import Calls
 
 if TYPE_CHECKING:
+    from router_trio.router.options import DestinationOptions
     from tests.simulation.simulation import Simulation
 
 REFUSED_AT_THE_START = 1.0
@@ -80,7 +81,7 @@ class Process:
     def _add_handlers(self, router: Router) -> None:
         for plan in self._simulation.schedule.routes:
             if plan.handler is not None:
-                source, to = dict(plan.source), destinations_of(plan)
+                source, to = dict(plan.source), cast("list[DestinationOptions]", destinations_of(plan))
                 subject = source.pop("subject", None)
                 failing = failing_of(plan)
                 failing |= {"key": plan.key, "concurrency": plan.concurrency, "loop": plan.loop}

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from tests.supply.locks import ROOT
 
 PATH = os.pathsep.join([str(ROOT / ".venv-tools" / "bin"), os.environ["PATH"]])
-NO_DOCSTRING = "No docstring found for function"
+NO_DOCSTRING = re.compile(r'No docstring found for (function|class "router_trio\.router\.options\._WithKeyword")')
 ELSEWHERE = re.compile(
     r"Type of (parameter|base class) .* is partially unknown|Return type is partially unknown|"
     r"Ambiguous base class override"
@@ -37,6 +38,11 @@ pytestmark = [
     # It reads all sources and those of the dependencies: half a minute of one processor.
     pytest.mark.timeout(300),
 ]
+
+
+CASES = Path(__file__).parent / "handlers_to_check.txt"
+REFUSED = "  # refused"
+OF_MYPY = re.compile(r":([0-9]+): error: ")
 
 
 def pyright(*arguments: str) -> dict[str, Any]:
@@ -74,8 +80,40 @@ def test_the_type_of_every_public_name_is_known() -> None:
         one["name"]: [
             said["message"]
             for said in one["diagnostics"]
-            if not said["message"].startswith(NO_DOCSTRING) and not ELSEWHERE.match(said["message"])
+            if not NO_DOCSTRING.match(said["message"]) and not ELSEWHERE.match(said["message"])
         ]
         for one in told["symbols"]
     }
     assert {name: said for name, said in wrong.items() if said} == {}
+
+
+def refused_by_pyright(program: Path) -> set[int]:
+    """Return the lines of a program in which pyright finds an error."""
+    found = pyright("--pythonpath", sys.executable, str(program))["generalDiagnostics"]
+    return {one["range"]["start"]["line"] + 1 for one in found if one["severity"] == "error"}
+
+
+def refused_by_mypy(program: Path) -> set[int]:
+    """Return the lines of a program in which mypy finds an error, with a user's own configuration."""
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent", str(program)],
+        cwd=program.parent,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    return {int(line) for line in OF_MYPY.findall(run.stdout)}
+
+
+@pytest.mark.parametrize("refused_by", [refused_by_pyright, refused_by_mypy])
+def test_mistakes_in_routes_are_refused_by_type_checkers_and_nothing_else_is(
+    refused_by: Callable[[Path], set[int]], tmp_path: Path
+) -> None:
+    program = tmp_path / "handlers_to_check.py"
+    program.write_text(CASES.read_text(encoding="utf-8"), encoding="utf-8")
+    lines = program.read_text(encoding="utf-8").splitlines()
+    refused = {number for number, line in enumerate(lines, 1) if line.endswith(REFUSED)}
+    assert len(refused) >= 25
+    assert refused_by(program) == refused
