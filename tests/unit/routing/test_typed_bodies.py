@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Required, TypedDict, TypeVar
 
 import msgspec
 import pytest
@@ -72,6 +72,11 @@ class Point:
 
 class Size(TypedDict):
     width: float
+
+
+class Box(TypedDict, total=False):
+    size: Required[Size]
+    label: str
 
 
 class Parcel(msgspec.Struct):
@@ -143,6 +148,7 @@ def refusal_of(annotation: Any, payload: Any) -> str:
         (Order | None, None, None),
         (Point, {"x": 1}, Point(1)),
         (Size, {"width": 2}, Size(width=2.0)),
+        (list[Box], [{"size": {"width": 1}}], [{"size": {"width": 1.0}}]),
         (Parcel, {"weight": 3}, Parcel(3)),
         (list[Parcel], [{"weight": 3}], [Parcel(3)]),
         (dict, {"a": [1]}, {"a": [1]}),
@@ -202,6 +208,20 @@ def without_annotations(message, more=1):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("handler", [without_annotations, lambda message: message, dict, print, Message])
 def test_a_function_without_annotations_takes_messages(handler: Any) -> None:
     assert typed(handler) is handler
+
+
+UNDER_TYPE_CHECKING = """
+from __future__ import annotations
+
+def handle(message: Message, pool: asyncpg.Pool | None = None) -> Iterator[Message] | Sequence[Message] | None:
+    return None
+"""
+
+
+def test_names_of_messages_may_be_imported_for_type_checkers_only() -> None:
+    module: dict[str, Any] = {}
+    exec(UNDER_TYPE_CHECKING, module)
+    assert typed(module["handle"]) is module["handle"]
 
 
 class Method:
@@ -446,6 +466,18 @@ def test_a_body_that_does_not_fit_is_refused_with_the_path_and_what_is_expected(
     else:
         assert found == text
     assert "secret" not in found
+
+
+@pytest.mark.parametrize(
+    ("annotation", "payload", "text"),
+    [
+        (Box, {"label": "a"}, "$.size: Field required"),
+        (Box, {"size": {}}, "$.size.width: Field required"),
+        (dict[str, Box], {"a": {"size": {"width": 1}, "label": 1}}, "$[*].label: Input should be a valid string"),
+    ],
+)
+def test_keys_of_a_typed_dict_may_be_required_or_not(annotation: Any, payload: Any, text: str) -> None:
+    assert refusal_of(annotation, payload) == text
 
 
 class Nested(BaseModel):
