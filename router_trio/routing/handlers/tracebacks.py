@@ -24,7 +24,7 @@ MOST_WRAPPERS = 100
 """Wrappers around a handler that are unwrapped to find its code."""
 
 _NOWHERE: Mapping[str, Any] = {}
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 OURS = (str(_PACKAGE), f"{_PACKAGE.name}{os.sep}")
 """Beginnings of the file names of this package. In compiled modules they are relative to the folder of the build."""
 _LIBRARIES = tuple(

@@ -16,11 +16,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+import router_trio
 from router_trio import Message, Reject, Router, Settings
 from router_trio.errors import HandlerError
 from router_trio.events import MessageDeadLettered, MessageFailed, PublishWithAckFailed
 from router_trio.routing.handlers.threads import in_thread
-from router_trio.routing.handlers.tracebacks import MOST_LINES, Raised, place_of
+from router_trio.routing.handlers.tracebacks import MOST_LINES, OURS, Raised, place_of
 from router_trio.testing import FakeBroker
 from tests.support.settings import core_route
 from tests.support.watch import Watch
@@ -265,3 +266,7 @@ def test_a_caller_in_a_folder_of_packages_is_not_taken_for_the_handler(folder: s
     trace = caught.value.__traceback__
     assert trace is not None
     assert Raised(caught.value.with_traceback(trace.tb_next)).place == "/srv/routes/handlers.py:2 in handler"
+
+
+def test_every_module_of_the_package_is_its_own() -> None:
+    assert OURS[0] == str(Path(router_trio.__file__).parent)
