@@ -48,6 +48,7 @@ from router_trio.events.publishes import (
 )
 from router_trio.events.router import (
     MOST_NAMES,
+    AsyncioLoopBlocked,
     FaultInjected,
     FaultInjectionEnabled,
     FaultsCleared,
@@ -105,6 +106,7 @@ def catalogue() -> tuple[type[Event], ...]:
 __all__ = [
     "MOST_NAMES",
     "AckFailed",
+    "AsyncioLoopBlocked",
     "BreakerClosed",
     "BreakerOpened",
     "ConnectionEstablished",

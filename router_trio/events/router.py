@@ -117,6 +117,23 @@ class LoopBlocked(Event):
     place: str | None = None
 
 
+class AsyncioLoopBlocked(Event):
+    """The asyncio loop of handlers has been blocked for `blocked_seconds` by a handler at `place`.
+
+    Other handlers on asyncio wait meanwhile; everything else continues. `route`, `subject`, `stream` and `sequence`
+    name the message in the handler, as far as it is known.
+    """
+
+    code = "ROUTER_ASYNCIO_BLOCKED"
+    level = Level.ERROR
+    blocked_seconds: float
+    route: str | None = None
+    subject: str | None = None
+    stream: str | None = None
+    sequence: int | None = None
+    place: str | None = None
+
+
 class TasksLeftBehind(Event):
     """Handlers have left tasks running on their asyncio loop, which were cancelled at the end of the router.
 

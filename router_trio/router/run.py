@@ -20,6 +20,7 @@ from router_trio.connection.platform import Platform
 from router_trio.connection.supervisor import Connection, ConnectionCounts
 from router_trio.errors import ConfigurationError, innermost
 from router_trio.events import (
+    AsyncioLoopBlocked,
     Emit,
     HandlerLeftBehind,
     Level,
@@ -55,6 +56,8 @@ from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.readiness_log import watch_readiness
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from starlette.routing import BaseRoute
 
 ConnectFactory = Callable[[str, ConnectionSettings], Connect]
@@ -252,7 +255,7 @@ class Run:
         self._changes = changes
         async with (
             self.telemetry.serve(live, pages=pages(self.emit), first=self._up.wait) as address,
-            self.runtime.lasting(self._emit_tasks_left_behind),
+            self.runtime.lasting(self._emit_tasks_left_behind, self._watching_asyncio),
             self.runtime.entered(stop, self._leave_lifespan_by) as is_entered,
             AsyncExitStack() as stack,
             trio.open_nursery() as nursery,
@@ -330,6 +333,17 @@ class Run:
             lambda: [generation.route.routing for generation in self._all_routes],
             lambda: self._while_blocked or self.telemetry.probes,
         ).watching()
+
+    def _watching_asyncio(self, loop: AbstractEventLoop) -> AbstractAsyncContextManager[None]:
+        """Watch the asyncio loop of handlers from a thread, if the platform allows it."""
+        if not self._platform.watch_loop:
+            return nullcontext()
+        token = trio.lowlevel.current_trio_token()
+        return Watchdog(
+            lambda event: token.run_sync_soon(self.emit, event),
+            lambda: [generation.route.routing for generation in self._all_routes],
+            kind=AsyncioLoopBlocked,
+        ).watching_asyncio(loop)
 
     async def _keep_checkpoints(self) -> None:
         """Keep checkpoints of the `[[positions]]`, until the run ends. Of several workers, the first one does."""

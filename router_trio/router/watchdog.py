@@ -9,6 +9,7 @@ frames of the loop's thread, once it is known to be stuck.
 from __future__ import annotations
 
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -17,15 +18,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from router_trio.events import LoopBlocked
+from router_trio.events import AsyncioLoopBlocked, LoopBlocked
 from router_trio.message import Message
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.handlers.tracebacks import OURS, code_of, place_in
 from router_trio.routing.pipeline import Routing
+
+if TYPE_CHECKING:
+    import asyncio
 
 BLOCKED_AFTER = 2.0
 """Seconds without a turn of the loop after which it counts as blocked."""
@@ -43,7 +47,8 @@ MOST_FRAMES = 1000
 """Frames of the loop's thread that are inspected."""
 
 _TRIO = str(Path(trio.__file__).parent)
-_NOT_OF_A_HANDLER = (*OURS, _TRIO)
+_ASYNCIO = str(Path(sysconfig.get_path("stdlib")) / "asyncio")
+_NOT_OF_A_HANDLER = (*OURS, _TRIO, _ASYNCIO)
 
 
 class Answers(Protocol):
@@ -63,19 +68,22 @@ class Blocker:
 
 
 class Watchdog:
-    """The watchdog of one event loop, for as long as `watching` is entered.
+    """The watchdog of one event loop, for as long as `watching` or `watching_asyncio` is entered.
 
-    `notify` is called in the thread, with the event of a blocked loop. `routings` returns the routes.
+    `notify` is called in the thread, with the event of a blocked loop, which is of this `kind`. `routings` returns the
+    routes.
     """
 
     def __init__(
         self,
-        notify: Callable[[LoopBlocked], object],
+        notify: Callable[[LoopBlocked | AsyncioLoopBlocked], object],
         routings: Callable[[], Iterable[Routing]],
         answers: Callable[[], Answers | None] = lambda: None,
         *,
         blocked_after: float = BLOCKED_AFTER,
+        kind: type[LoopBlocked | AsyncioLoopBlocked] = LoopBlocked,
     ) -> None:
+        self._kind = kind
         self._notify = notify
         self._routings = routings
         self._answers = answers
@@ -83,15 +91,32 @@ class Watchdog:
         self._over = threading.Event()
         self._sign = threading.Event()
         self._asked_at = 0.0
+        self._thread: int | None = None
+        """The thread of the loop, once that is known."""
+        self._clock: Callable[[], float] = trio.current_time
         self._loop_time = (0.0, 0.0)
         self._reported_at: float | None = None
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watch the current event loop while this context is entered."""
-        token, loop = trio.lowlevel.current_trio_token(), threading.get_ident()
+        token = trio.lowlevel.current_trio_token()
         self._alive()
-        thread = threading.Thread(target=self._run, args=(token, loop), name="router_trio watchdog", daemon=True)
+        async with self._watching(partial(token.run_sync_soon, self._alive, idempotent=True)):
+            yield
+
+    @asynccontextmanager
+    async def watching_asyncio(self, loop: asyncio.AbstractEventLoop) -> AsyncIterator[None]:
+        """Watch an asyncio loop, which runs in another thread, while this context is entered."""
+        ahead = trio.current_time() - time.monotonic()
+        self._clock = lambda: ahead + time.monotonic()  # Trio's clock can be read only in its thread
+        loop.call_soon_threadsafe(self._alive)  # before any handler, so that the thread is known
+        async with self._watching(partial(loop.call_soon_threadsafe, self._alive)):
+            yield
+
+    @asynccontextmanager
+    async def _watching(self, ask: Callable[[], object]) -> AsyncIterator[None]:
+        thread = threading.Thread(target=self._run, args=(ask,), name="router_trio watchdog", daemon=True)
         thread.start()
         try:
             yield
@@ -102,18 +127,21 @@ class Watchdog:
             thread.join(1.0)
 
     def _alive(self) -> None:
-        self._loop_time = time.monotonic(), trio.current_time()
+        self._thread = threading.get_ident()
+        self._loop_time = time.monotonic(), self._clock()
         self._sign.set()
 
-    def _run(self, token: trio.lowlevel.TrioToken, loop: int) -> None:
-        with suppress(trio.RunFinishedError):
+    def _run(self, ask: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # that the loop has ended
             while not self._over.wait(LOOK_EVERY):
                 self._sign.clear()
                 self._asked_at = time.monotonic()
-                token.run_sync_soon(self._alive, idempotent=True)
+                ask()
                 # Twice, so that a process that was suspended is not taken for a blocked one.
                 if not self._sign.wait(self._blocked_after) and not self._sign.wait(AFTER_A_SUSPENSION):
-                    self._blocked(loop)
+                    if self._thread is not None:
+                        self._blocked(self._thread)
+                    self._sign.wait()
 
     def _blocked(self, loop: int) -> None:
         """Report that the loop is blocked, and answer for it until it turns again."""
@@ -125,12 +153,11 @@ class Watchdog:
         answers = self._answers()
         if answers is not None:
             answers.answer_while(partial(self._problem, blocker))
-        self._sign.wait()
 
-    def _event(self, blocker: Blocker, now: float) -> LoopBlocked:
+    def _event(self, blocker: Blocker, now: float) -> LoopBlocked | AsyncioLoopBlocked:
         turned_at, loop_time = self._loop_time
         message = blocker.message
-        return LoopBlocked(
+        return self._kind(
             at=loop_time + now - turned_at,
             blocked_seconds=round(now - self._asked_at, 1),
             route=blocker.route,
@@ -191,7 +218,9 @@ def _blocker(frames: list[FrameType], routings: Callable[[], Iterable[Routing]])
 
 
 def _is_loop(code: CodeType) -> bool:
-    return code.co_name == "unrolled_run" and code.co_filename.startswith(_TRIO)
+    if code.co_name == "unrolled_run":
+        return code.co_filename.startswith(_TRIO)
+    return code.co_name == "run" and code.co_filename.endswith("asyncio_thread.py")
 
 
 def _message_in(value: Any) -> Message | None:

@@ -169,3 +169,39 @@ async def test_a_second_signal_ends_the_process_while_the_loop_is_blocked(
         assert await run.ended() == 1
         assert time.monotonic() - began < 3
         assert "second signal" in run.errors
+
+
+ON_ASYNCIO = """
+import asyncio, time
+
+async def blocks(message):
+    await asyncio.sleep(0)
+    time.sleep(float(message.payload))
+    return message
+
+async def in_a_task(message):
+    async def work():
+        time.sleep(float(message.payload))
+    await asyncio.create_task(work())
+    return message
+"""
+
+
+@pytest.mark.parametrize(("handler", "route"), [("blocks", "orders"), ("in_a_task", None)])
+async def test_a_handler_that_blocks_its_asyncio_loop_is_named_and_the_router_goes_on(
+    server: NatsServer, tmp_path: Path, handler: str, route: str | None
+) -> None:
+    path = configuration(tmp_path, server.url, handler)
+    (tmp_path / "blocking.py").write_text(ON_ASYNCIO)
+    path.write_text(path.read_text().replace("[router]", '[router]\nloop = "asyncio"'))
+    async with running("run", path, cwd=tmp_path) as run:
+        page = await started(run)
+        await publish(server, b"5")
+        line = await run.has_logged("ROUTER_ASYNCIO_BLOCKED")
+        inner = "work" if handler == "in_a_task" else handler
+        assert re.fullmatch(rf"{re.escape(str(tmp_path))}/blocking\.py:\d+ in {inner}", line["place"])
+        assert (line["level"], line.get("route"), line["subject"]) == ("ERROR", route, "orders.7")
+        assert (await get(f"{page}/healthz", within=2.0))[0] == 200
+        assert not run.logged("ROUTER_LOOP_BLOCKED")
+        run.send(signal.SIGTERM)
+        await run.ended()

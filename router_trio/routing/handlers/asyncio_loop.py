@@ -6,7 +6,7 @@ A pool that a handler or the lifespan opens is bound to its loop, so there is on
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -21,6 +21,9 @@ from router_trio.routing.handlers.tracebacks import place_in
 if TYPE_CHECKING:
     import asyncio
 
+Watching = Callable[["asyncio.AbstractEventLoop"], AbstractAsyncContextManager[Any]]
+"""Returns a context in which a loop is watched."""
+
 TASKS_END_WITHIN = 1.0
 """Seconds that tasks which handlers have left behind may take to end once they are cancelled."""
 
@@ -34,18 +37,24 @@ class AsyncioLoop:
         self._is_shared = is_shared
         self._left: list[str] = []
         self._nursery: trio.Nursery | None = None
+        self._watching: Watching = nullcontext
         self._opening: _Opening | None = None
         self._ends = trio.Event()
         self.calls: AsyncioCalls | None = None
         """None until the loop is open."""
 
     @asynccontextmanager
-    async def lasting(self, left_behind: Callable[[Sequence[str]], object]) -> AsyncIterator[None]:
+    async def lasting(
+        self, left_behind: Callable[[Sequence[str]], object], watching: Watching | None = None
+    ) -> AsyncIterator[None]:
         """Keep the loop open from its first use until this context is left, even if cancelled.
 
         At the end the tasks that handlers have left on the loop are cancelled. `left_behind` gets their places, if
-        there are any.
+        there are any. `watching` returns a context that lasts as long as the loop is open, if that has a thread of its
+        own.
         """
+        if watching is not None and self._open_loop is _open_thread:
+            self._watching = watching
         failure: BaseException | None = None
         async with trio.open_nursery() as self._nursery:
             try:
@@ -75,7 +84,7 @@ class AsyncioLoop:
     async def _keep_open(self, opening: _Opening) -> None:
         try:
             with trio.CancelScope(shield=True):
-                async with self._open_loop() as loop:
+                async with self._open_loop() as loop, self._watching(loop):
                     self.calls = AsyncioCalls(loop)
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self.calls.cross_together)

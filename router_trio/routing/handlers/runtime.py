@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from router_trio.connection.platform import Platform
-from router_trio.routing.handlers.asyncio_loop import AsyncioLoop
+from router_trio.routing.handlers.asyncio_loop import AsyncioLoop, Watching
 from router_trio.routing.handlers.lifespan import Lifespan, LifespanFunction
 from router_trio.settings.sections import HandlerLoop, RouterSettings
 
@@ -28,13 +28,13 @@ class HandlerRuntime:
 
     @asynccontextmanager
     async def lasting(
-        self, left_behind: Callable[[Sequence[str]], object] = lambda places: None
+        self, left_behind: Callable[[Sequence[str]], object] = lambda places: None, watching: Watching | None = None
     ) -> AsyncIterator[None]:
         """Provide the asyncio loop while this is entered, also when cancelled.
 
-        `left_behind`: see `AsyncioLoop.lasting`.
+        `left_behind` and `watching`: see `AsyncioLoop.lasting`.
         """
-        async with self.asyncio.lasting(left_behind):
+        async with self.asyncio.lasting(left_behind, watching):
             yield
 
     @asynccontextmanager

@@ -192,6 +192,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "{by_route}the event loop has been blocked for {blocked_seconds:g} s{at_message}{raised}: "
         "nothing is sent, received or answered meanwhile{in_a_thread}"
     ),
+    events.AsyncioLoopBlocked: (
+        "{by_route}the asyncio loop has been blocked for {blocked_seconds:g} s{at_message}{raised}: other handlers on "
+        "asyncio wait meanwhile; run blocking code with asyncio.to_thread, or as a plain def with `thread = true`"
+    ),
     events.RouterNotReady: "Router is not ready ({count:count reason}): {reasons}",
     events.RouterReady: "Router is ready: all connections and routes can deliver messages{again}",
     events.RouterDraining: "Router is draining {pending_count:count operation}, for at most {timeout_seconds:g} s",
