@@ -1,6 +1,6 @@
 """FastStream's NATS broker: a subscriber that publishes, with a filter if the job has one.
 
-`faststream_core.py URL core|handler|header|body`
+`faststream_core.py URL core|handler|waiting|header|body`; `waiting` is `handler` after 10 ms, 64 at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ url, workload = sys.argv[1:3]
 broker = NatsBroker(url, logger=None)
 
 
-subscriber = broker.subscriber("in.*")
+subscriber = broker.subscriber("in.*", max_workers=64 if workload == "waiting" else 1)
 
 
 async def passes(message: NatsMessage) -> bool:
@@ -29,7 +29,9 @@ async def passes(message: NatsMessage) -> bool:
 @subscriber(filter=passes)  # type: ignore[untyped-decorator]
 async def forward(body: bytes, message: NatsMessage) -> None:
     """Forward `in.TOKEN` to `out.TOKEN`."""
-    payload = body.upper() if workload == "handler" else body
+    if workload == "waiting":
+        await asyncio.sleep(0.01)
+    payload = body.upper() if workload in ("handler", "waiting") else body
     await broker.publish(payload, "out." + message.raw_message.subject[3:], headers=message.raw_message.headers)
 
 

@@ -1,6 +1,6 @@
 """nats-py on asyncio, used as its documentation shows: a callback that publishes, or fetch, publish_async and ack.
 
-`nats_py.py URL core|handler|stream|JOB [--uvloop] [--routes N] [--connections N] [--fetch N]`
+`nats_py.py URL core|handler|waiting|stream|JOB [--uvloop] [--routes N] [--connections N] [--fetch N]`
 
 JOB is one of `by_content.py`.
 """
@@ -31,6 +31,30 @@ async def core(url: str, with_handler: bool, routes: int, connections: int) -> N
         for subject in [f"{prefix}{route:04d}.*" for route in range(routes)] or [f"{prefix}*"]:
             await client.subscribe(subject, cb=forward)
         await client.flush()
+    await asyncio.Event().wait()
+
+
+async def waiting(url: str, most: int = 64) -> None:
+    """Route `in.TOKEN` to `out.TOKEN`, payload in upper case after 10 ms, in at most `most` tasks at a time."""
+    client = await nats.connect(url)
+    room = asyncio.Semaphore(most)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def forward(message: Msg) -> None:
+        try:
+            await asyncio.sleep(0.01)
+            await client.publish("out." + message.subject[3:], message.data.upper())
+        finally:
+            room.release()
+
+    async def begin(message: Msg) -> None:
+        await room.acquire()
+        task = asyncio.create_task(forward(message))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    await client.subscribe("in.*", cb=begin)
+    await client.flush()
     await asyncio.Event().wait()
 
 
@@ -84,6 +108,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.kind == "stream":
         job = stream(given.url, given.fetch)
+    elif given.kind == "waiting":
+        job = waiting(given.url)
     elif given.kind in DECIDE:
         job = content(given.url, given.kind)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import trio
 
 from router_trio import Message
@@ -15,4 +17,10 @@ async def shout(message: Message) -> Message:
 async def shout_later(message: Message) -> Message:
     """Return the payload in upper case, after 10 ms."""
     await trio.sleep(0.01)
+    return message.replace(payload=message.payload.upper())
+
+
+async def shout_later_on_asyncio(message: Message) -> Message:
+    """Return the payload in upper case, after 10 ms on an asyncio loop."""
+    await asyncio.sleep(0.01)
     return message.replace(payload=message.payload.upper())
