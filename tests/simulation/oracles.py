@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,6 +19,7 @@ from router_trio.events import (
     MessageGivenUp,
     PublishWithAckFailed,
     RouteReady,
+    RouterReloaded,
     StreamWentBack,
 )
 from router_trio.message import Fate
@@ -102,6 +104,7 @@ class Oracles:
         self._counted_of: Live | None = None
         self.sizes: dict[int, int] = {}
         self._ready_since: float | None = None
+        self._reloaded_at: dict[str, float] = {}
         self._lost = 0
         self._links = Links(schedule, brokers, self.broken)
         self._moved: dict[str, tuple[int, float]] = {}
@@ -133,6 +136,10 @@ class Oracles:
                 self.broken("forged", f"a publish to {event.subject} failed, which expects nothing of its stream")
         elif isinstance(event, RouteReady):
             self._arrivals.route_ready(event.route, self._unacked(event.route), event.at)
+        elif isinstance(event, RouterReloaded):
+            changed = {*event.added, *event.changed}
+            names = [plan.name for plan in self._schedule.routes if f"route {plan.name}" in changed]
+            self._reloaded_at.update(dict.fromkeys(names, event.at))
         self._check_ledgers(process, f"at {event.code}")
 
     def _event_of_one(
@@ -181,6 +188,7 @@ class Oracles:
             self._returned = Returned(self._schedule, self.broken)
             self._counted_of = process.live
             self._counted.clear()
+            self._ready_since = None
         sources = Sources(process.live)
         for series, number in _counters(sources):
             if number < self._counted.get(series, 0):
@@ -192,7 +200,11 @@ class Oracles:
         self._trace.add(str(process.live.ledger()))
 
     def _check_readiness(self, process: Process) -> None:
-        """Check that a router that has been ready for long has routed some of the messages received by then."""
+        """Check that a router that has been ready for long has routed some of the messages received by then.
+
+        A route reports at the second check of its consumer that nothing new is delivered. A new link, a new process and
+        a reload that changes the route or one of its connections begin with a first check.
+        """
         now = trio.current_time()
         assert process.live is not None
         lost = sum(one.state.lost for one in process.live.connections.values())
@@ -212,8 +224,9 @@ class Oracles:
             done = len(self._source_of(plan)) - len(waiting)
             if self._moved.get(plan.name, (-1, 0.0))[0] != done:
                 self._moved[plan.name] = done, now
+            since_then = max(since, self._moved[plan.name][1], self._reloaded_at.get(plan.name, -inf))
             for number in waiting:
-                if now - max(since, self.published_at[number], self._moved[plan.name][1]) > TOLD_WITHIN:
+                if now - max(since_then, self.published_at[number]) > TOLD_WITHIN:
                     self.broken("standstill", f"message {number} of {plan.name} waits, and /readyz says ok")
                     return
 
