@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,8 @@ import trio
 from router_trio.forked import call_in_children
 
 _OURS = str(Path(__file__).parents[1]) + os.sep
+_LOOP = f"{os.sep}asyncio_thread.py"
+_HANDLES = f"{os.sep}asyncio{os.sep}events.py"
 _MESSAGE = (
     b"router-trio: a child that a handler has forked came back from the handler, and ends: call os._exit() in it when "
     b"it has done its work\n"
@@ -41,7 +43,10 @@ def ending_children_that_return() -> Iterator[None]:
 
 def _end_on_return() -> None:
     if not trio.lowlevel.in_trio_run():
-        return  # forked in a thread, which does not exist for the event loop in the child
+        # Forked in a thread, which does not exist for the event loop in the child. That of asyncio has a loop of its
+        # own, which would go on there.
+        _end_on_asyncio([*_frames(sys._getframe(1).f_back)])
+        return
     frame: FrameType | None = sys._getframe(1).f_back  # where `os.fork` is called
     while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
@@ -51,6 +56,29 @@ def _end_on_return() -> None:
         sys.settrace(_trace_nothing_else)
     # There is no frame of ours between the loop and a task of the handler's own, nor if the package is compiled.
     trio.lowlevel.add_instrument(_EndsAfterTheStep())
+
+
+def _end_on_asyncio(frames: Sequence[FrameType]) -> None:
+    """End the child as soon as code continues that is not a handler's, if these are frames of their asyncio loop.
+
+    `frames` are those of the thread, the innermost first, where `os.fork` is called.
+    """
+    outermost = next((frame for frame in frames if frame.f_code.co_filename.endswith(_LOOP)), None)
+    if outermost is None:
+        return
+    for frame in frames:
+        file = frame.f_code.co_filename
+        if file.startswith(_OURS) or (file.endswith(_HANDLES) and frame.f_code.co_name == "_run"):
+            frame.f_trace = _end
+    sys.settrace(_trace_nothing_else)
+    # A loop that is not written in Python has no frames between its own and those of a task.
+    outermost.f_locals["loop"].call_soon(_end)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 class _EndsAfterTheStep(trio.abc.Instrument):

@@ -29,6 +29,18 @@ HANDLERS = {
     "returns": ("def handle(message):", RETURN),
     "raises": ("def handle(message):", RAISE),
     "returns from a coroutine": ("async def handle(message):", RETURN),
+    "returns on asyncio": ("import asyncio\nasync def handle(message):", f"    await asyncio.sleep(0.01)\n{RETURN}"),
+    "returns in a task of its own on asyncio": (
+        "import asyncio\nasync def handle(message):",
+        """
+    async def fork():
+        await asyncio.sleep(0.01)
+        if message.payload == b"fork" and not os.fork():
+            note()
+            await asyncio.sleep(0.01)
+    await asyncio.create_task(fork())
+""",
+    ),
     "raises after it has blocked": ("async def handle(message):", f"    await trio.sleep(0.01)\n{RAISE}"),
     "returns in a task of its own": (
         "async def handle(message):",
@@ -77,7 +89,9 @@ async def test_a_child_that_returns_from_the_handler_ends(
     server: NatsServer, tmp_path: Path, kind: str, more: tuple[str, ...]
 ) -> None:
     code = "\n".join([*HANDLERS[kind], "    return message\n"])
-    async with running("run", write(tmp_path, server.url, code, *more), cwd=tmp_path) as run, connect(server.url) as c:
+    loop = ('loop = "asyncio"',) if "asyncio" in kind else ()
+    path = write(tmp_path, server.url, code, *more, *loop)
+    async with running("run", path, cwd=tmp_path) as run, connect(server.url) as c:
         await run.has_logged("ROUTER_STARTED")
         copies = await c.subscribe("eu.*")
         for number in range(COUNT):
