@@ -340,3 +340,32 @@ async def test_a_replay_needs_no_permission_to_create_a_consumer(tmp_path: Path)
         here.configure()
         await here.publish(9)
         assert await here.replay("--from", "1") == (0, {"replayed": 9}, "")
+
+
+ON_ASYNCIO = """
+import asyncio
+from contextlib import asynccontextmanager
+
+@asynccontextmanager
+async def resources():
+    await asyncio.sleep(0.01)
+    yield {"loop": asyncio.get_running_loop()}
+
+async def handle(message, pool):
+    await asyncio.sleep(0)
+    assert pool["loop"] is asyncio.get_running_loop()
+    return message
+"""
+
+
+async def test_a_handler_on_asyncio_is_called_within_the_lifespan(server: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(ON_ASYNCIO)
+    async with place(tmp_path, server.url) as one:
+        one.configure('handler = "shop:handle"')
+        path = tmp_path / "router.toml"
+        router = '[router]\nloop = "asyncio"\nlifespan = "shop:resources"\n'
+        path.write_text(router + path.read_text())
+        await one.publish(20)
+        code, counts, errors = await one.replay("--from", "1")
+        assert (code, counts) == (0, {"replayed": 20}), errors
+        assert await one.numbers() == [*range(20)]

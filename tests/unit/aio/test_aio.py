@@ -8,8 +8,8 @@ import inspect
 import socket
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import anyio.lowlevel
 import pytest
@@ -24,6 +24,7 @@ from router_trio.errors import (
     AsyncioRequiredError,
     ConfigurationError,
     ConnectionExhaustedError,
+    LifespanError,
     ListenError,
     TrioRequiredError,
 )
@@ -393,6 +394,59 @@ def test_a_handler_on_asyncio_is_called_in_the_loop_of_the_program(loop: str) ->
         await of_the_program[0]  # only tasks of handlers are cancelled at the end
 
     run(main, loop)
+
+
+@each_loop
+def test_the_lifespan_runs_in_the_loop_of_the_program(loop: str) -> None:
+    broker = FakeBroker()
+    seen: list[object] = []
+
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[asyncio.AbstractEventLoop]:
+        seen.append("entered")
+        yield asyncio.get_running_loop()
+        await asyncio.sleep(0.01)
+        seen.append("left")
+
+    connection = {"main": {"servers": ["nats://fake:4222"]}}
+    on_asyncio = Settings(router={"loop": "asyncio"}, telemetry={"listen": ""}, connections=connection)
+    routes = Router(on_asyncio, log=False, connect=lambda name, _: broker.connect, lifespan=resources)
+
+    @routes.route("in", to="out")
+    async def handler(message: Message, of_resources: asyncio.AbstractEventLoop) -> Message:
+        seen.append(of_resources is asyncio.get_running_loop())
+        return message
+
+    async def main() -> None:
+        async with aio.open(routes):
+            broker.publish("in", b"x")
+            await eventually(lambda: broker.published)
+
+    run(main, loop)
+    assert seen == ["entered", True, "left"]
+
+
+def test_a_lifespan_that_fails_in_a_program_of_asyncio_is_raised() -> None:
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0.05)).add_done_callback(lambda _: group.create_task(fails()))
+            group.create_task(asyncio.sleep(60))
+            yield
+
+    async def fails() -> None:
+        raise ConnectionError("gone")
+
+    connection = {"main": {"servers": ["nats://fake:4222"]}}
+    on_asyncio = Settings(router={"loop": "asyncio"}, telemetry={"listen": ""}, connections=connection)
+    routes = Router(on_asyncio, log=False, connect=lambda name, _: FakeBroker().connect, lifespan=resources)
+
+    async def main() -> None:
+        async with aio.open(routes):
+            await asyncio.sleep(30)
+
+    with pytest.raises(LifespanError, match="raised ConnectionError while the router was running: gone"):
+        run(main)
 
 
 def test_context_variables_of_the_program_reach_handlers() -> None:
