@@ -7,9 +7,10 @@ with one wake-up, and so do the answers of one turn of the asyncio loop.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -117,27 +118,49 @@ class AsyncioCalls:
 
     def _begin_on_loop(self) -> None:
         self._begins_soon = False
-        to_begin = self._to_begin
+        to_begin, begins = self._to_begin, []
         while to_begin:
             one = to_begin.popleft()
-            one.task = self.loop.create_task(self._run_on_loop(one), context=one.context)
+            running = self._run_on_loop(one)
+            try:
+                one.task = self.loop.create_task(running, context=one.context)
+            except BaseException as error:  # of a task factory that a handler has set
+                running.close()
+                self._fail_on_loop(one, error)
+            else:
+                begins.append(one)
+        if begins:
+            self.loop.call_soon(self._begun_on_loop, begins)
 
     async def _run_on_loop(self, one: _Call) -> None:
         one.has_begun = True
         try:
             one.answer = await one.function(*one.arguments)
-        except GeneratorExit:
-            raise  # the task is discarded
-        except BaseException as error:
+        except BaseException as error:  # also if the task is discarded
             one.error = error
         self._report_on_loop(one)
 
+    def _begun_on_loop(self, begins: Sequence[_Call]) -> None:
+        """Watch over the calls whose tasks have not begun in their turn: if cancelled, they end without beginning."""
+        for one in begins:
+            if not one.has_begun and one.task is not None:
+                one.task.add_done_callback(partial(self._ended_on_loop, one))
+
+    def _ended_on_loop(self, one: _Call, task: asyncio.Task[None]) -> None:
+        if not one.has_begun:
+            try:
+                task.result()
+            except BaseException as error:
+                self._fail_on_loop(one, error)
+
+    def _fail_on_loop(self, one: _Call, error: BaseException) -> None:
+        one.has_begun = True
+        one.error = error
+        self._report_on_loop(one)
+
     def _cancel_on_loop(self, one: _Call) -> None:
-        assert one.task is not None, "it began before it was cancelled, since the loop calls in order"
-        one.task.cancel()
-        if not one.has_begun:  # then the task ends without running any of its code
-            one.has_begun = True
-            self._report_on_loop(one)
+        if one.task is not None:  # else it could not be created
+            one.task.cancel()
 
     def _report_on_loop(self, one: _Call) -> None:
         self._over.append(one)

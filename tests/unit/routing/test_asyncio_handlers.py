@@ -257,6 +257,54 @@ async def test_a_call_that_is_cancelled_before_it_begins_never_runs() -> None:
     assert scope.cancelled_caught
 
 
+async def test_a_call_that_another_task_cancels_before_it_begins_fails() -> None:
+    begun = threading.Event()
+    answers: list[int] = []
+    cancelled: list[int] = []
+
+    async def cancels_all_others(number: int) -> int:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        return number
+
+    async def call(number: int) -> None:
+        try:
+            answers.append(await calls.call(cancels_all_others, number))
+        except asyncio.CancelledError:
+            cancelled.append(number)
+
+    async with open_in_thread() as loop:
+        calls = AsyncioCalls(loop)
+        loop.call_soon_threadsafe(begun.wait)  # so that the calls begin together
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for number in range(8):
+                    nursery.start_soon(call, number)
+                await trio.testing.wait_all_tasks_blocked()
+                begun.set()
+    assert (len(answers), len(cancelled)) == (1, 7)
+
+
+async def test_a_task_factory_that_raises_fails_the_call() -> None:
+    async def sets_a_factory() -> None:
+        def factory(loop: asyncio.AbstractEventLoop, coroutine: Any) -> Any:
+            return asyncio.Task(coroutine, loop=loop)  # as it was before Python 3.11, without a context
+
+        asyncio.get_running_loop().set_task_factory(factory)
+
+    async def answers() -> int:
+        return 1
+
+    async with open_in_thread() as loop:
+        calls = AsyncioCalls(loop)
+        with trio.fail_after(10):
+            await calls.call(sets_a_factory)
+            with pytest.raises(TypeError, match="context"):
+                await calls.call(answers)
+            loop.call_soon_threadsafe(loop.set_task_factory, None)
+            assert await calls.call(answers) == 1
+
+
 async def test_an_answer_of_a_cancelled_call_is_discarded() -> None:
     async def stubborn() -> str:
         try:
@@ -298,7 +346,9 @@ class Odd(BaseException):
     pass
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), Odd("x"), SystemExit(3), asyncio.CancelledError("x")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), Odd("x"), SystemExit(3), GeneratorExit("x"), asyncio.CancelledError("x")]
+)
 async def test_an_error_is_raised_with_its_traceback_and_ends_no_loop(error: BaseException) -> None:
     async def raises() -> None:
         await asyncio.sleep(0)
@@ -309,7 +359,7 @@ async def test_an_error_is_raised_with_its_traceback_and_ends_no_loop(error: Bas
 
     async with open_in_thread() as loop:
         calls = AsyncioCalls(loop)
-        with pytest.raises(type(error)) as caught:
+        with trio.fail_after(10), pytest.raises(type(error)) as caught:
             await calls.call(raises)
         assert caught.value is error
         assert caught.traceback[-1].name == "raises"
