@@ -94,7 +94,7 @@ class Guest:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
         """Set when Trio has ended, or failed."""
         self.users: set[Interruptible] = set()
         self._joined = 0

@@ -44,9 +44,9 @@ class Failure:
     __slots__ = ("count", "event", "text")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.event: Event
-        self.text = ""
+        self.text: str = ""
 
 
 class Routers:
