@@ -22,7 +22,7 @@ def answers_of(answer: Any) -> list[Message]:
     if answer is None:
         return []
     if not isinstance(answer, Iterable) or isinstance(answer, _NOT_SEVERAL):
-        raise HandlerError(f"a handler returns a Message, several, or None; this one returned {type(answer).__name__}")
+        raise HandlerError(f"a handler returns a Message, several, or None; this one returned {_refused(answer)}")
     messages: list[Message] = []
     room = MOST_ANSWER_BYTES
     for one in answer:
@@ -35,7 +35,16 @@ def answers_of(answer: Any) -> list[Message]:
     return messages
 
 
-_NOT_SEVERAL = (str, bytes, bytearray, memoryview, Mapping)
+_PAYLOADS = (str, bytes, bytearray, memoryview)
+_NOT_SEVERAL = (*_PAYLOADS, Mapping)
+
+
+def _refused(answer: object) -> str:
+    """Return the type of an answer that is no message, and how to send it."""
+    name = type(answer).__name__
+    if isinstance(answer, _PAYLOADS):
+        return f"{name}; return message.replace(payload=...)"
+    return f"{name}, which is sent as JSON only if the annotation of its return has that type"
 
 
 def _check(message: object) -> None:

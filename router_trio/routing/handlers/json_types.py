@@ -25,7 +25,7 @@ from typing import (
     is_typeddict,
 )
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticKnownError, PydanticSerializationError, from_json, to_json
 
@@ -75,6 +75,10 @@ def json_type(annotation: Any, name: str) -> JsonType:
     """Return the type of an annotation, which is shown as `name`. Raises `HandlerError` if it can't be validated."""
     try:
         return _OfMsgspec(annotation, name) if _has_struct(annotation) else _OfPydantic(annotation, name)
+    except PydanticSchemaGenerationError as error:
+        # Its further advice, `arbitrary_types_allowed`, would accept the type and no JSON.
+        cause = text_of_error(error).partition(". Set ")[0]
+        raise HandlerError(f"{cause}; use a pydantic model, a dataclass, a TypedDict or a msgspec.Struct") from error
     except Exception as error:  # code of users runs here, too: a type may define its own schema
         raise HandlerError(text_of_error(error).partition("\n")[0].rstrip(".")) from error
 

@@ -50,7 +50,9 @@ def load_lifespan(name: str) -> LifespanFunction:
 
 
 def _imported(name: str, kind: str) -> Any:
-    module_name, _, function_name = name.partition(":")
+    module_name, colon, function_name = name.partition(":")
+    if not colon:
+        raise HandlerError(f"{kind} {name!r} is not of the form 'package.module:function'")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -79,7 +81,8 @@ def unfit(handler: Callable[..., Any], *, has_lifespan: bool = False) -> str | N
     if not _takes(signature, 1):
         names = ", ".join(signature.parameters)
         if not _takes(signature, 2):
-            return f"it is called with the message alone, and takes ({names}); give all other parameters a default"
+            given = "the message and what the lifespan yields" if has_lifespan else "the message alone"
+            return f"it is called with {given}, and takes ({names}); give all other parameters a default"
         if not has_lifespan:
             return (
                 f"it takes ({names}); the second parameter is for what the lifespan yields, and there is no lifespan: "

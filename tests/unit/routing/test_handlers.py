@@ -20,7 +20,7 @@ from router_trio.protocol import framing
 from router_trio.protocol.headers import Headers
 from router_trio.routing.handlers.answers import MOST_ANSWER_BYTES, MOST_ANSWERS, answers_of
 from router_trio.routing.handlers.calls import Blocked, Handler, begin, finished
-from router_trio.routing.handlers.loading import load_handler
+from router_trio.routing.handlers.loading import load_handler, load_lifespan, unfit
 from router_trio.routing.handlers.messages import as_message
 from router_trio.routing.handlers.scopes import scopes_of_task
 from router_trio.routing.handlers.threads import InThread, in_thread, left_behind_by
@@ -131,6 +131,18 @@ class Callable3:
 def test_a_function_that_can_not_be_a_handler_is_refused_before_it_is_called(handler: Any, error: str) -> None:
     with pytest.raises(ConfigurationError, match=error):
         Router(Settings(connections={"main": {"servers": ["nats://h"]}})).route("in", to="out", name="r")(handler)
+
+
+def test_a_function_that_does_not_fit_a_router_with_a_lifespan_is_refused_with_what_it_would_get() -> None:
+    assert unfit(three, has_lifespan=True) == (
+        "it is called with the message and what the lifespan yields, and takes (message, extra, more); "
+        "give all other parameters a default"
+    )
+
+
+def test_a_lifespan_without_a_colon_is_refused_with_the_form_of_the_name() -> None:
+    with pytest.raises(HandlerError, match=r"^lifespan 'shop.app' is not of the form 'package.module:function'$"):
+        load_lifespan("shop.app")
 
 
 def test_functions_with_default_arguments_or_without_a_signature_are_accepted() -> None:

@@ -71,7 +71,8 @@ SHOWN = {
     rejects_in_a_nursery: "there is no such customer",
     rejects_because_of_another_error: "it can't be read",
     retries: "the price list is being written",
-    returns_a_dict: "a handler returns a Message, several, or None; this one returned dict",
+    returns_a_dict: "a handler returns a Message, several, or None; this one returned dict, which is sent as JSON only "
+    "if the annotation of its return has that type",
     leaves_a_scope_open: "it returned within a cancel scope",
 }
 
