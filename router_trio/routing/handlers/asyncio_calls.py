@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 ENDS_WITHIN = 0.5
 """Seconds that a cancelled call may take to end. Less than the time that a reload waits for a route to end."""
 
+TOGETHER = 8
+"""Calls that cross together at most. More of them would begin later: calls that wait 10 ms then have four fifths
+of their rate."""
+
 OF_A_HANDLER: ContextVar[bool] = ContextVar("router_trio.of_a_handler")
 """Set in the context of each call. Every task that the call creates has a copy of that context."""
 
@@ -41,6 +45,8 @@ class AsyncioCalls:
         self._under_way = 0
         self._crosser: trio.lowlevel.Task | None = None
         """The task that waits in `cross_together`."""
+        self._crosses_soon = False
+        """True if that task was woken up."""
 
     async def cross_together(self) -> None:
         """Let the calls that begin in one turn of Trio's loop cross together, until cancelled.
@@ -51,13 +57,16 @@ class AsyncioCalls:
         while True:
             self._crosser = current_task()
             await wait_task_rescheduled(self._stop_crossing)
-            self._cross()
+            self._crosses_soon = False
+            if self._to_begin:
+                self._cross()
 
     def _stop_crossing(self, raise_cancel: Any) -> Abort:
         self._crosser = None
         return Abort.SUCCEEDED
 
     def _cross(self) -> None:
+        self._begins_soon = True
         self.loop.call_soon_threadsafe(self._begin_on_loop)
 
     async def call(
@@ -70,13 +79,15 @@ class AsyncioCalls:
         """
         one = _Call(function, arguments)
         self._to_begin.append(one)
-        if not self._begins_soon:
-            self._begins_soon = True
+        if self._crosses_soon:
+            if len(self._to_begin) >= TOGETHER:
+                self._cross()
+        elif not self._begins_soon:
             if self._crosser is None or not self._under_way:
                 self._cross()  # a lone call need not wait for others
             else:
                 reschedule(self._crosser)
-                self._crosser = None
+                self._crosser, self._crosses_soon = None, True
         self._under_way += 1
         try:
             await one.wait()
