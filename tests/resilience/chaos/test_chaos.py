@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from router_trio.events import MessageFailed
+from router_trio.events import ConnectionLost, MessageFailed, QueueFull
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from tests.resilience.chaos.evidence import Journal
@@ -24,6 +24,7 @@ from tests.resilience.chaos.schedule import NETWORK, SERVER, STREAM, VARIANTS, K
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.verdict import (
     HEAD,
+    left_on_a_dead_link,
     out_of_order,
     overtaken,
     row,
@@ -147,6 +148,33 @@ def test_only_messages_sent_before_a_refusal_was_known_may_overtake(
     for message in sent:
         spy.takes(b"#%d;" % message)
     assert were_in_flight(spy, faults, 1, [11]) is in_order
+
+
+@pytest.mark.parametrize(
+    ("steps", "dropped", "in_order"),
+    [
+        (["1", "lost", "11"], True, True),  # 1 was dropped, and the network delivered it after 11
+        (["1", "lost", "11"], False, False),  # nothing was dropped, so 1 should have been sent again before 11
+        (["1", "lost", "1", "11"], True, False),  # 1 was sent again, and before 11
+        (["1", "11", "lost"], True, False),  # both were sent on the same link
+        (["lost", "1", "11"], True, False),
+    ],
+)
+def test_only_a_dropped_message_may_be_late_by_the_link_that_was_lost(
+    steps: list[str], dropped: bool, in_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("trio.current_time", lambda: now)
+    spy, watch = Spy(), Watch()
+    for step in steps:
+        now += 1.0
+        if step == "lost":
+            watch(ConnectionLost(at=now, connection="away", server="", reason="liveness", detail="", pending_count=2))
+        else:
+            spy.takes(b"#%d;" % int(step))
+    if dropped:
+        watch(QueueFull(at=now, connection="away", count=1, reason="dropped_oldest", queue_size=1, max_size=1))
+    assert left_on_a_dead_link(spy, [watch], 1, [11]) is in_order
 
 
 @pytest.mark.parametrize(
