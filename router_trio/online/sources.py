@@ -76,6 +76,20 @@ def _spec(source: Source) -> ConsumerSpec:
     )
 
 
+def delivery_limit_removed(facts: Facts, source: Source) -> Iterator[Found]:
+    """Find a durable whose limit of deliveries the router removes, while nothing else gives a message up."""
+    info = facts.consumer(source.connection, source.stream, source.durable)
+    if info is None or info.config.max_deliver <= 0 or source.route.retry_or_default.attempts:
+        return
+    most = info.config.max_deliver
+    text = (
+        f"the durable {source.durable!r} of stream {source.stream!r} has max_deliver = {most}, which the router "
+        "removes, since it counts attempts itself: a message that always fails is then retried without end; set "
+        f"attempts = {most} in [routes.retry], and [routes.dead_letter] to keep what is given up"
+    )
+    yield Found(NOTE, f"{source.path}.durable", text)
+
+
 def durable_paused(facts: Facts, source: Source) -> Iterator[Found]:
     """Find a durable that is paused on the server."""
     info = facts.consumer(source.connection, source.stream, source.durable)
@@ -136,6 +150,7 @@ FINDINGS: tuple[Finding[Source], ...] = (
     source_missing,
     filter_matches_nothing,
     durable_differs,
+    delivery_limit_removed,
     start_refused,
     lost_without_durable,
     durable_paused,

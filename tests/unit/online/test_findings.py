@@ -92,6 +92,8 @@ def found(given: Facts) -> list[tuple[str, str, str, str]]:
 def test_a_good_server_gives_no_finding() -> None:
     assert found(facts()) == []
     assert found(facts(durable=consumer())) == []
+    with_attempts = configured(route={"retry": {"attempts": 3}})
+    assert found(facts(durable=consumer(max_deliver=5), settings=with_attempts)) == []
 
 
 def test_every_finding_has_a_fixture() -> None:
@@ -232,6 +234,16 @@ CASES["durable_paused"] = [
         f"{FROM}.durable",
         "the durable 'router' of stream 'ORDERS' is paused until 2026-12-01T10:00:00Z, so the route receives nothing; "
         "resume it",
+    )
+]
+CASES["delivery_limit_removed"] = [
+    (
+        facts(durable=consumer(max_deliver=5)),
+        "note",
+        f"{FROM}.durable",
+        "the durable 'router' of stream 'ORDERS' has max_deliver = 5, which the router removes, since it counts "
+        "attempts itself: a message that always fails is then retried without end; set attempts = 5 in "
+        "[routes.retry], and [routes.dead_letter] to keep what is given up",
     )
 ]
 CASES["durable_shared"] = [
@@ -489,7 +501,7 @@ def test_a_fact_that_could_not_be_asked_leaves_out_what_needs_it_and_nothing_els
     assert [one.name for one in report.findings] == ["filter_matches_nothing"]
     [missing] = report.missing
     assert (missing.path, missing.why) == ("routes[0].from", denied.why)
-    assert missing.names == ("durable_differs", "durable_paused", "durable_shared")
+    assert missing.names == ("durable_differs", "delivery_limit_removed", "durable_paused", "durable_shared")
 
 
 def test_a_stream_that_could_not_be_asked_leaves_out_the_findings_about_it() -> None:
