@@ -240,8 +240,9 @@ async def _guest() -> Guest:
     if trio.lowlevel.in_trio_run():
         other = "the guest of another asyncio loop, which ended before its routers did" if guest else "not its guest"
         raise AsyncioRequiredError(f"Trio runs in the thread of this asyncio loop already, and is {other}")
-    _thread.guest = guest = Guest(loop)
+    guest = Guest(loop)
     guest.begin()
+    _thread.guest = guest
     return guest
 
 

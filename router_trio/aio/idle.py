@@ -55,7 +55,8 @@ class Idle(trio.abc.Clock):
     def keep(self, turn: Turn) -> bool:
         """Keep a turn until there is something to do. Returns False if there is now, or if Trio waits in a thread."""
         state = self._state
-        if self._watched is None or state.runner.runq or state.unrolled_run_next_send.value:
+        # The outcome of looking for I/O may also be an error, which the turn raises.
+        if self._watched is None or state.runner.runq or getattr(state.unrolled_run_next_send, "value", True):
             return False
         self._kept = turn
         # Code of the host may schedule a task of Trio, or change a deadline. Then Trio makes its selector ready.

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import partial
 
 import trio
@@ -92,7 +100,8 @@ class _Opened:
         if self._cancelled is not None:
             await _uncancel(self._cancelled, isinstance(error, asyncio.CancelledError))
         try:
-            await self._call.over()
+            with nullcontext() if error is None else _shield_from_anyio():
+                await self._call.over()
         except asyncio.CancelledError as cancelled:
             if self._failure(cancelled) is None:
                 raise
@@ -133,6 +142,13 @@ class _Opened:
         if self._cancelled is None and self._body is not None and not self._body.done():
             self._cancelled = self._body
             self._body.cancel()
+
+
+def _shield_from_anyio() -> AbstractContextManager[object]:
+    """Shield from a cancelled scope of AnyIO, which cancels a task again and again: once is not meant to be twice."""
+    anyio = sys.modules.get("anyio")
+    scope: AbstractContextManager[object] = nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    return scope
 
 
 async def _uncancel(task: asyncio.Task[object], arrived: bool) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import inspect
 import socket
 import threading
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -28,6 +30,7 @@ from router_trio.errors import (
     ListenError,
     TrioRequiredError,
 )
+from router_trio.events import Event, LoopBlocked
 from router_trio.testing import FakeBroker
 from tests.support.settings import core_route, settings
 from tests.unit.aio.programs import LOOPS, eventually, router, run
@@ -579,3 +582,40 @@ def test_a_guest_waits_in_a_thread_where_the_loop_can_not_watch_it(
     if not watched:
         monkeypatch.setattr(Idle, "watch", lambda self, turn: None)
     run(main, loop)
+
+
+def test_a_guest_that_can_not_start_leaves_the_loop_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async def opened() -> None:
+        async with aio.open(router(FakeBroker())) as live:
+            await live.publish("out", b"")
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.lowlevel, "start_guest_run", start)
+            with pytest.raises(OSError, match="too many open files"):
+                await opened()
+        await opened()
+
+    run(main)
+
+
+@pytest.mark.slow
+def test_a_program_that_blocks_its_loop_is_found() -> None:
+    events: list[Event] = []
+    broker = FakeBroker()
+    routes = Router(
+        settings("nats://fake:4222"), log=False, observers=[events.append], connect=lambda name, _: broker.connect
+    )
+
+    async def main() -> None:
+        async with aio.open(routes):
+            time.sleep(3)  # noqa: ASYNC251 - it blocks
+
+    run(main)
+    (blocked,) = [event for event in events if isinstance(event, LoopBlocked)]
+    assert blocked.place is not None
+    assert "test_aio.py" in blocked.place
+    assert blocked.place.endswith("in main")

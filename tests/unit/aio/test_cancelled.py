@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import anyio
 import pytest
 import trio
 
@@ -142,6 +143,31 @@ def test_a_cancelled_body_is_drained(loop: str) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    run(main, loop)
+    assert {one.fate for one in receipts} == {Fate("fenced")}
+
+
+@each_loop
+def test_a_body_in_a_cancelled_scope_of_anyio_is_drained(loop: str) -> None:
+    """Such a scope cancels its task in each turn of the loop."""
+    broker = FakeBroker()
+    receipts: list[aio.Receipt] = []
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            async with aio.open(router(broker, liveness_interval="60s")) as live:
+                broker.stall(0.3)
+                receipts.extend([await live.publish("out", b"x") for _ in range(100)])
+                scope.cancel()
+                await asyncio.sleep(60)
+        assert scope.cancelled_caught
+        with anyio.move_on_after(0.05) as scope:
+            async with aio.open(router(broker)) as live:
+                await live.publish("out", b"")
+                await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        await asyncio.sleep(0)
 
     run(main, loop)
     assert {one.fate for one in receipts} == {Fate("fenced")}
