@@ -31,6 +31,18 @@ async def broken():
     raise OSError("no database")
     yield
 
+@asynccontextmanager
+async def lost():
+    async def fails():
+        while not (HERE / "lose").exists():
+            await asyncio.sleep(0.02)
+        raise ConnectionError("gone")
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(fails())
+        yield {"pid": os.getpid(), "loop": asyncio.get_running_loop()}
+        task.cancel()
+
 async def handle(message, pool):
     await asyncio.sleep(0.001)
     assert pool["loop"] is asyncio.get_running_loop() and pool["pid"] == os.getpid()
@@ -92,6 +104,51 @@ async def test_one_that_raises_ends_the_start_with_its_place(
     (line,) = [line for line in run.errors.splitlines() if line.startswith("router-trio: error: ")]
     assert "lifespan shop:broken raised OSError before the router has started: no database" in line
     assert f"{os.sep}shop.py:16 in broken" in line
+
+
+async def test_one_that_is_lost_ends_the_router_with_its_place(core_server: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(MODULE)
+    path = tmp_path / "router.toml"
+    path.write_text(configuration("lost", 1).replace("URL", core_server.url))
+    async with running("run", path, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        lose(tmp_path)
+        assert await run.ended() == 1
+    assert run.logged("ROUTER_LIFESPAN_LOST")
+    assert run.logged("ROUTER_STOPPED")[0]["unsettled"] == 0
+    (line,) = [line for line in run.errors.splitlines() if line.startswith("router-trio: error: ")]
+    assert "lifespan shop:lost raised ConnectionError while the router was running: gone" in line
+    assert line.endswith(" in fails)")
+    assert "Traceback" not in run.errors
+
+
+async def test_a_worker_that_has_lost_it_is_replaced_and_that_is_logged(
+    core_server: NatsServer, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(MODULE)
+    async with workers(core_server, tmp_path, configuration("lost", 2)) as one, connect(core_server.url) as client:
+        lose(tmp_path)
+        await one.run.has_logged("ROUTER_LIFESPAN_LOST")
+        lost = await one.run.has_logged("ROUTER_WORKER_LOST")
+        assert "lifespan shop:lost raised ConnectionError while the router was running: gone" in lost["reason"]
+        lose(tmp_path, after=True)
+        await one.run.has_logged("ROUTER_WORKER_STARTED", worker=lost["worker"], restarts=1)
+        await one.ready()
+        out = await client.subscribe("out.*")
+        await publish(client, "in", 0, 100)
+        await one.until(lambda status: settled(status, "passed")["routed"] == 100)
+        await client.ping()
+        assert len(out.waiting()) == 100
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+
+
+def lose(folder: Path, *, after: bool = False) -> None:
+    """Let the lifespan `lost` fail in each process, or no longer."""
+    if after:
+        (folder / "lose").unlink()
+    else:
+        (folder / "lose").touch()
 
 
 def test_the_tests_of_a_configuration_enter_it(tmp_path: Path) -> None:
