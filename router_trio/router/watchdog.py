@@ -47,7 +47,6 @@ MOST_FRAMES = 1000
 """Frames of the loop's thread that are inspected."""
 
 _TRIO = str(Path(trio.__file__).parent)
-_ASYNCIO = str(Path(threading.__file__).parent / "asyncio")
 _ASYNCIO = str(Path(sysconfig.get_path("stdlib")) / "asyncio")
 _NOT_OF_A_HANDLER = (*OURS, _TRIO, _ASYNCIO)
 
@@ -196,10 +195,8 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 
 def _blocker(frames: list[FrameType], routings: Callable[[], Iterable[Routing]]) -> Blocker:
     """Return what blocks the loop, from the frames of its thread, the outermost first."""
-    loops = [number for number, one in enumerate(frames) if _is_loop(one.f_code)]
-    # Without a turn of Trio, a program of asyncio blocks the loop whose guest Trio is.
-    hosts = [number for number, one in enumerate(frames) if _is_host(one.f_code)]
-    inside = frames[max(loops or hosts or [-1]) + 1 :]
+    loop = max((number for number, one in enumerate(frames) if _is_loop(one.f_code)), default=-1)
+    inside = frames[loop + 1 :]
     start = next(
         (n for n, one in enumerate(inside) if not one.f_code.co_filename.startswith((*_NOT_OF_A_HANDLER, "<"))), None
     )
@@ -224,10 +221,6 @@ def _is_loop(code: CodeType) -> bool:
     if code.co_name == "unrolled_run":
         return code.co_filename.startswith(_TRIO)
     return code.co_name == "run" and code.co_filename.endswith("asyncio_thread.py")
-
-
-def _is_host(code: CodeType) -> bool:
-    return code.co_name in ("_run", "run") and str(Path(code.co_filename).parent) == _ASYNCIO
 
 
 def _message_in(value: Any) -> Message | None:
