@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 
@@ -47,20 +48,28 @@ def end_process(why: str) -> None:
     os._exit(ENDED)
 
 
-def end_without_threads(code: int) -> int:
-    """Return `code`, and end the process with it after `THREADS_WITHIN` if threads of handlers are still running then.
+def run_without_threads(main: Callable[..., Awaitable[int]], *arguments: object) -> int:
+    """Run `main` on Trio and return its exit code, or raise its error.
 
-    Call it when everything else has ended. The interpreter waits for threads that are not daemons, such as those of a
-    pool.
+    If threads of handlers are still running `THREADS_WITHIN` after that, end the process. The interpreter waits for
+    threads that are not daemons, such as those of a pool.
     """
-    threading.Thread(target=_end_with, args=(code,), name="router_trio end", daemon=True).start()
+    code = ENDED
+    try:
+        code = trio.run(main, *arguments)
+    finally:
+        threading.Thread(target=_end_with, args=(code,), name="router_trio end", daemon=True).start()
     return code
 
 
 def _end_with(code: int) -> None:
     time.sleep(THREADS_WITHIN)
+    # The interpreter also waits for the threads of pools, although those of the asyncio loop's pool are daemons.
+    pools: Collection[threading.Thread] = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
     threads = [
-        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+        thread.name
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread() and (thread in pools or not thread.daemon)
     ]
     with suppress(OSError):
         names = excerpt(", ".join(sorted(threads)), LONGEST_TEXT)

@@ -14,7 +14,7 @@ from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 
 MODULE = """
-import asyncio, os, pathlib
+import asyncio, os, pathlib, threading
 from contextlib import asynccontextmanager
 
 HERE = pathlib.Path(__file__).parent
@@ -25,6 +25,16 @@ async def resources():
     yield {"pid": os.getpid(), "loop": asyncio.get_running_loop()}
     await asyncio.sleep(0.01)
     (HERE / f"left.{os.getpid()}").write_text("")
+
+@asynccontextmanager
+async def raises_at_the_end():
+    yield
+    raise OSError("no way back")
+
+@asynccontextmanager
+async def hangs_in_a_thread():
+    yield
+    await asyncio.to_thread(threading.Event().wait)
 
 @asynccontextmanager
 async def broken():
@@ -42,6 +52,9 @@ async def lost():
         task = group.create_task(fails())
         yield {"pid": os.getpid(), "loop": asyncio.get_running_loop()}
         task.cancel()
+
+async def alone(message):
+    return message
 
 async def handle(message, pool):
     await asyncio.sleep(0.001)
@@ -149,6 +162,35 @@ def lose(folder: Path, *, after: bool = False) -> None:
         (folder / "lose").unlink()
     else:
         (folder / "lose").touch()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_one_that_raises_at_the_end_fails_the_command(
+    count: int, core_server: NatsServer, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(MODULE)
+    config = configuration("raises_at_the_end", count).replace("shop:handle", "shop:alone")
+    async with workers(core_server, tmp_path, config) as one:
+        one.run._process.send_signal(signal.SIGTERM)
+        assert await one.run.ended() == 1
+        assert "lifespan shop:raises_at_the_end raised OSError when the router ended" in one.run.errors
+        assert "0 messages left unsettled" in one.run.errors
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_one_that_hangs_in_a_thread_does_not_keep_the_process_from_ending(
+    count: int, core_server: NatsServer, tmp_path: Path
+) -> None:
+    """The interpreter waits for the threads of asyncio's pool, also after an error."""
+    (tmp_path / "shop.py").write_text(MODULE)
+    config = configuration("hangs_in_a_thread", count).replace("10s", "1s").replace("shop:handle", "shop:alone")
+    async with workers(core_server, tmp_path, config) as one:
+        one.run._process.send_signal(signal.SIGTERM)
+        assert await one.run.ended() == 1
+        assert "lifespan shop:hangs_in_a_thread did not end within shutdown_timeout" in one.run.errors
+        assert "0 messages left unsettled" in one.run.errors
+        if count == 1:  # else the supervisor may be the first to end it
+            assert "threads of handlers are still running: asyncio_0" in one.run.errors
 
 
 def test_the_tests_of_a_configuration_enter_it(tmp_path: Path) -> None:

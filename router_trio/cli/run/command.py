@@ -126,10 +126,10 @@ def run(
         from router_trio.cli.run.supervisor import serve_workers
 
         return trio.run(serve_workers, load_again, settings, embedded_nats, watching, early_hangups)
-    from router_trio.cli.last_resort import end_without_threads
+    from router_trio.cli.last_resort import run_without_threads
     from router_trio.cli.run.serving import serve
 
-    code = trio.run(
+    return run_without_threads(
         serve,
         load_again,
         settings,
@@ -138,7 +138,6 @@ def run(
         watching,
         early_hangups,
     )
-    return end_without_threads(code)
 
 
 def _refuse_to_load_again() -> Settings:

@@ -20,7 +20,7 @@ from functools import partial
 import trio
 
 from router_trio.cli.configuration import search_working_directory
-from router_trio.cli.last_resort import end_without_threads
+from router_trio.cli.last_resort import run_without_threads
 from router_trio.cli.signals import OTHERS, KeptSignals
 from router_trio.forked import call_in_children, replace_by_null
 from router_trio.router.workers.counts.block import Block
@@ -39,7 +39,7 @@ def main() -> int:
         if signal.getsignal(number_of_signal) is not signal.SIG_IGN:
             signal.signal(number_of_signal, _ignore)
     search_working_directory()
-    return end_without_threads(trio.run(_run, number, channel, block, lock, supervisor))
+    return run_without_threads(_run, number, channel, block, lock, supervisor)
 
 
 def _ignore(number: int, frame: object) -> None:

@@ -18,6 +18,10 @@ ALWAYS_FATAL = frozenset({"ConnectionExhaustedError"})
 """Failures that always end the router, because the settings require it: `on_reconnect_exhausted = "stop"`."""
 
 
+RAISED_AT_THE_END = frozenset({"LifespanError"})
+"""Failures while the router stops that it raises when it has stopped, as a single process does."""
+
+
 class Restarts:
     """The restart delays of one worker, which double with each short run. `uniform` draws between two numbers."""
 
@@ -41,9 +45,10 @@ class Restarts:
         return self._uniform(longest / 2, longest)
 
 
-def ends_router(error: str, *, first_run: bool) -> bool:
+def ends_router(error: str, *, first_run: bool, stopping: bool = False) -> bool:
     """Return True if a worker that failed with this `RouterError` ends the router, as it would end a single process.
 
     At the start the error is a mistake to correct. Later it is an outage to wait for, unless it is in `ALWAYS_FATAL`.
+    If the router is `stopping`, it ends with an error that is in `RAISED_AT_THE_END`.
     """
-    return first_run or error in ALWAYS_FATAL
+    return first_run or error in ALWAYS_FATAL or (stopping and error in RAISED_AT_THE_END)

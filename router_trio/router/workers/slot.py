@@ -221,7 +221,8 @@ class Slot:
             except OSError as error:
                 failure = "OSError", f"worker {self.number} can't be started: {error.strerror or error}"
                 outcome, reason, pid, left = _Outcome(failure=failure), "", 0, Left(0, 0, 0)
-            if outcome.failure is not None and ends_router(outcome.failure[0], first_run=not self.has_started):
+            first_run, stopping = not self.has_started, self._router.stopping
+            if outcome.failure is not None and ends_router(outcome.failure[0], first_run=first_run, stopping=stopping):
                 raise RouterError(outcome.failure[1])
             if self._router.stopping:
                 break
@@ -297,7 +298,7 @@ class Slot:
         # Its own report is more complete: it includes messages received and never routed.
         unsettled = outcome.unsettled
         if unsettled is None:
-            unsettled = max(left.dropped + left.lost, int(self._killed))
+            unsettled = max(left.dropped + left.lost, int(self._killed and not outcome.is_over))
         self._process, self.report = None, None
         self._router.ended(counts, unsettled)
         self._answer.set()
