@@ -26,7 +26,7 @@ TOGETHER = 8
 """Calls that cross together at most. More of them would begin later: calls that wait 10 ms then have four fifths
 of their rate."""
 
-OF_A_HANDLER: ContextVar[bool] = ContextVar("router_trio.of_a_handler")
+CALLER: ContextVar[AsyncioCalls] = ContextVar("router_trio.asyncio_calls")
 """Set in the context of each call. Every task that the call creates has a copy of that context."""
 
 
@@ -77,7 +77,7 @@ class AsyncioCalls:
         If cancelled, cancels that task and waits until it has ended, for `ENDS_WITHIN` at most. A call that has not
         ended by then is in `left_behind` until it does.
         """
-        one = _Call(function, arguments)
+        one = _Call(function, arguments, self)
         self._to_begin.append(one)
         if self._crosses_soon:
             if len(self._to_begin) >= TOGETHER:
@@ -201,11 +201,13 @@ class _Call:
         "waiting",
     )
 
-    def __init__(self, function: Callable[..., Awaitable[Any]], arguments: tuple[object, ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Awaitable[Any]], arguments: tuple[object, ...], caller: AsyncioCalls
+    ) -> None:
         self.function = function
         self.arguments = arguments
         self.context: Context = copy_context()
-        self.context.run(OF_A_HANDLER.set, True)
+        self.context.run(CALLER.set, caller)
         self.task: asyncio.Task[None] | None = None
         self.has_begun = False
         self.answer: Any = None

@@ -14,7 +14,7 @@ import trio
 from router_trio.connection.platform import OpenLoop
 from router_trio.message import Message
 from router_trio.routing.handlers.answers import answers_of
-from router_trio.routing.handlers.asyncio_calls import OF_A_HANDLER, AsyncioCalls
+from router_trio.routing.handlers.asyncio_calls import CALLER, AsyncioCalls
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.tracebacks import place_in
 
@@ -105,7 +105,7 @@ class AsyncioLoop:
         import asyncio  # imported by now
 
         this = asyncio.current_task()
-        left = [task for task in asyncio.all_tasks() if task is not this and self._is_ours(task)]
+        left = [task for task in asyncio.all_tasks() if task is not this and self._is_ours(task, calls)]
         left.sort(key=lambda task: (len(task.get_name()), task.get_name()))  # by age, unless they have names
         self._left = sorted(_described(task) for task in left if not calls.is_call(task))
         for task in left:
@@ -113,12 +113,15 @@ class AsyncioLoop:
         if left:
             await asyncio.wait(left)
 
-    def _is_ours(self, task: asyncio.Task[Any]) -> bool:
-        """Return True if a handler has created a task: a copy of the context of its call is the task's context."""
+    def _is_ours(self, task: asyncio.Task[Any], calls: AsyncioCalls) -> bool:
+        """Return True if one of these calls has created a task: a copy of the context of the call is its context.
+
+        A loop of the program may be that of several routers.
+        """
         if not self._is_shared:
             return True
-        get_context: Any = getattr(task, "get_context", tuple)  # since Python 3.12
-        return OF_A_HANDLER in get_context()
+        get_context: Any = getattr(task, "get_context", dict)  # since Python 3.12
+        return get_context().get(CALLER) is calls
 
 
 class InAsyncio:
