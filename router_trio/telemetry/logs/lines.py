@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,6 +31,11 @@ from router_trio.telemetry.logs.writer import LineWriter, write_to_stderr
 LIBRARY = "LIBRARY"
 LIBRARIES = ("nats", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")
 """Loggers of the standard library's `logging` whose warnings become log lines."""
+
+ASYNCIO = "asyncio"
+"""The logger that reports errors of tasks and callbacks of handlers, with their texts and arguments."""
+
+_COROUTINE = re.compile(r"coro=<(.+?\(\)) .*?\bat ([^\s>]+)>")
 
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARN, "error": Level.ERROR}
 
@@ -139,8 +145,11 @@ class Logs:
         """Log a record of the standard library's `logging`, merged by its text. Thread-safe."""
         if _level_of(record) < max(self._level, Level.WARN):
             return
+        text = str(record.msg)
+        if record.name == ASYNCIO:  # it formats its texts itself, with the number of a task
+            text = _without_values(text)
         with self._lock:
-            merged = self._records.offer((record.name, str(record.msg)), record)
+            merged = self._records.offer((record.name, text), record)
         self._wake()
         if merged is not None:
             self._write_record(merged)
@@ -189,6 +198,8 @@ class Logs:
             text = record.getMessage()
         except Exception:
             text = str(record.msg)
+        if record.name == ASYNCIO and not self._handler_errors:
+            text = _without_values(text)
         self._put(_level_of(record), " ".join(text.split()), LIBRARY, line)
 
     def _put(self, level: Level, message: str, code: str, line: dict[str, Any]) -> None:
@@ -233,6 +244,16 @@ def _where(error: BaseException) -> str | None:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+
+
+def _without_values(text: str) -> str:
+    """Return a text of asyncio without the errors, results and arguments in it, which may quote a payload."""
+    first, _, more = text.partition("\n")
+    begin, end = first.find("("), first.rfind(")")
+    if begin >= 0:  # the arguments of a callback
+        first = first[:begin] + (first[end + 1 :] if end > begin else "")
+    coroutine = _COROUTINE.search(more)
+    return first if coroutine is None else f"{first}: {coroutine[1]} at {coroutine[2]}"
 
 
 def _renderer(form: str) -> Render:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -294,6 +297,46 @@ async def test_an_exception_of_a_library_is_logged_with_type_and_place() -> None
     assert line["error_type"] == "KeyError"
     assert "test_logs.py:" in line["where"]
     assert "payload" not in json.dumps(line)
+
+
+class InAsyncio:
+    """An asyncio loop on which code of handlers fails that no handler waits for."""
+
+    async def raises(self) -> None:
+        raise ValueError("the payload")
+
+    def called(self, payload: bytes) -> None:
+        raise ValueError("the payload")
+
+    async def run(self) -> None:
+        for _ in range(3):
+            task = asyncio.get_running_loop().create_task(self.raises())
+            await asyncio.wait([task])
+            del task
+            gc.collect()
+        asyncio.get_running_loop().call_soon(self.called, b"the payload")
+        await asyncio.sleep(0)
+
+    def log(self) -> None:
+        thread = threading.Thread(target=asyncio.run, args=[self.run()])
+        thread.start()
+        thread.join()
+
+
+async def test_errors_of_tasks_on_asyncio_are_logged_without_their_texts_and_merged() -> None:
+    found = await with_libraries(InAsyncio().log)
+    assert "payload" not in json.dumps(found)
+    assert {line["error_type"] for line in found} == {"ValueError"}
+    of_task, of_callback = "Task exception was never retrieved", "Exception in callback InAsyncio.called"
+    assert sum(line["count"] for line in found if line["message"].startswith(of_task)) == 3
+    assert sum(line["count"] for line in found if line["message"].startswith(of_callback)) == 1
+    assert len(found) == 3
+    assert f"InAsyncio.raises() at {__file__}:" in found[0]["message"]
+
+
+async def test_full_errors_of_handlers_include_those_of_tasks_on_asyncio() -> None:
+    found = await with_libraries(InAsyncio().log, handler_errors="full")
+    assert "exception=ValueError('the payload')" in found[0]["message"]
 
 
 async def test_repeated_warnings_of_a_library_are_merged() -> None:
