@@ -142,7 +142,8 @@ class Lifespan:
             when = "when the router ended" if self._is_leaving else "while the router was running"
         if raised is not None:
             place = Raised(raised, self._function).place
-            what = f"raised {type(raised).__qualname__} {when}: {excerpt(text_of(raised), LONGEST_TEXT)}"
+            text = excerpt(text_of(raised), LONGEST_TEXT)
+            what = f"raised {type(raised).__qualname__} {when}" + (text and f": {text}")
         elif self._scope.cancelled_caught:
             place = place_of(self._function)
             what = "did not end within shutdown_timeout, and was cancelled"

@@ -306,6 +306,19 @@ async def test_one_that_ends_by_itself_ends_the_router() -> None:
             await trio.sleep_forever()
 
 
+async def test_one_whose_task_another_one_cancels_ends_the_router() -> None:
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(0.05, task.cancel)
+        yield
+
+    with pytest.raises(LifespanError, match=r"raised CancelledError while the router was running \(at "):
+        async with router(FakeBroker(), settings("asyncio"), lifespan=resources).open():
+            await trio.sleep_forever()
+
+
 @LOOPS
 async def test_one_that_raises_at_the_end_is_raised_after_the_drain(loop: str) -> None:
     @asynccontextmanager
