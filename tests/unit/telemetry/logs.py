@@ -16,7 +16,7 @@ QUEUED = events.PublishQueued(at=0.0, connection="main", pending_count=4)
 
 
 def logs_into(sink: list[bytes], **options: Any) -> Logs:
-    return Logs(write=sink.append, clock=trio.current_time, **options)
+    return Logs(**{"write": sink.append, "clock": trio.current_time} | options)
 
 
 def lines(sink: list[bytes]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -324,7 +325,7 @@ class InAsyncio:
 
 
 async def test_errors_of_tasks_on_asyncio_are_logged_without_their_texts_and_merged() -> None:
-    found = await with_libraries(InAsyncio().log)
+    found = await with_libraries(InAsyncio().log, clock=time.monotonic)
     assert "payload" not in json.dumps(found)
     assert {line["error_type"] for line in found} == {"ValueError"}
     of_task, of_callback = "Task exception was never retrieved", "Exception in callback InAsyncio.called"
@@ -335,7 +336,7 @@ async def test_errors_of_tasks_on_asyncio_are_logged_without_their_texts_and_mer
 
 
 async def test_full_errors_of_handlers_include_those_of_tasks_on_asyncio() -> None:
-    found = await with_libraries(InAsyncio().log, handler_errors="full")
+    found = await with_libraries(InAsyncio().log, clock=time.monotonic, handler_errors="full")
     assert "exception=ValueError('the payload')" in found[0]["message"]
 
 
