@@ -116,7 +116,7 @@ async def test_one_that_raises_ends_the_start_with_its_place(
     assert "Traceback" not in run.errors
     (line,) = [line for line in run.errors.splitlines() if line.startswith("router-trio: error: ")]
     assert "lifespan shop:broken raised OSError before the router has started: no database" in line
-    assert f"{os.sep}shop.py:16 in broken" in line
+    assert f"{os.sep}shop.py:26 in broken" in line
 
 
 async def test_one_that_is_lost_ends_the_router_with_its_place(core_server: NatsServer, tmp_path: Path) -> None:

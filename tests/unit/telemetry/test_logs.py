@@ -325,6 +325,7 @@ class InAsyncio:
 
 
 async def test_errors_of_tasks_on_asyncio_are_logged_without_their_texts_and_merged() -> None:
+    gc.collect()  # tasks of other tests
     found = await with_libraries(InAsyncio().log, clock=time.monotonic)
     assert "payload" not in json.dumps(found)
     assert {line["error_type"] for line in found} == {"ValueError"}
@@ -336,6 +337,7 @@ async def test_errors_of_tasks_on_asyncio_are_logged_without_their_texts_and_mer
 
 
 async def test_full_errors_of_handlers_include_those_of_tasks_on_asyncio() -> None:
+    gc.collect()
     found = await with_libraries(InAsyncio().log, clock=time.monotonic, handler_errors="full")
     assert "exception=ValueError('the payload')" in found[0]["message"]
 
