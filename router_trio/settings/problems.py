@@ -174,7 +174,8 @@ def _elsewhere(key: str, at: Sequence[str | int], model: type[BaseModel]) -> str
     """Return the table that a misplaced key belongs to: of several, the nearest to where it stands; else None."""
     here = [part for part in at if isinstance(part, str)]
     nearness = {table: _shared(table, here) for table, keys in _tables(model, ()) if key in keys}
-    near = [_header(table) for table, shared in nearness.items() if shared == max(nearness.values())]
+    nearest_tables = [table for table, shared in nearness.items() if shared == max(nearness.values())]
+    near = [_header(table) if table else f"the top level, as {_header((key,))}" for table in nearest_tables]
     return f"it belongs to {' or '.join(near)}" if 1 <= len(near) <= 2 else None
 
 
@@ -206,7 +207,8 @@ def keys_of_lists(model: type[BaseModel]) -> set[str]:
 def _header(table: Sequence[str]) -> str:
     """Return a table as written in a file: `[routes.from]`, or `[connections.NAME]` for a named table."""
     path = ".".join("connections.NAME" if part == "connections" else part for part in table)
-    return f"[[{path}]]" if table[-1] in ("routes", "to", "streams", "tests", "expect") else f"[{path}]"
+    is_list = table[-1] in ("routes", "to", "streams", "positions", "tests", "expect")
+    return f"[[{path}]]" if is_list else f"[{path}]"
 
 
 def _nearest_value(value: object, expected: str) -> str:

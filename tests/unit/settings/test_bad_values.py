@@ -350,6 +350,24 @@ def test_a_key_in_the_wrong_table_is_refused_with_the_table_it_belongs_to() -> N
 
 
 @pytest.mark.parametrize(
+    ("key", "header"),
+    [
+        ("router", "[router]"),
+        ("telemetry", "[telemetry]"),
+        ("connections", "[connections.NAME]"),
+        ("routes", "[[routes]]"),
+        ("streams", "[[streams]]"),
+        ("positions", "[[positions]]"),
+        ("tests", "[[tests]]"),
+    ],
+)
+def test_a_table_of_the_top_level_inside_of_another_one_is_refused(key: str, header: str) -> None:
+    connection = {"servers": ["nats://a:4222"], key: {}}
+    found = problems(lambda: Settings(connections={"main": connection}, routes=[route()]))
+    assert found[f"connections.main.{key}"] == f"unknown key; it belongs to the top level, as {header}"
+
+
+@pytest.mark.parametrize(
     ("changes", "path", "message"),
     [
         ({"strategy": "wieghted"}, "routes[0].strategy", "did you mean 'weighted'?"),
