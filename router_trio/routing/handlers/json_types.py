@@ -10,11 +10,16 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, cached_property
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache, cached_property, partial
 from types import UnionType
 from typing import (
+    Annotated,
     Any,
     Literal,
+    NamedTuple,
     NotRequired,
     Protocol,
     Required,
@@ -25,7 +30,7 @@ from typing import (
     is_typeddict,
 )
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticKnownError, PydanticSerializationError, from_json, to_json
 
@@ -120,15 +125,15 @@ class _OfPydantic:
         self._to_json = self._type.serializer.to_json
 
     @cached_property
-    def _names(self) -> frozenset[str]:
-        return _names_in(self)
+    def _known(self) -> _Known:
+        return _Known(_names_in(self), frozenset(_constants_in(self._type.core_schema)))
 
     def decode(self, payload: bytes) -> Any:
         """Return the value of a JSON payload. Raises `InvalidBodyError` if it does not fit."""
         try:
             return self._validate_json(payload)
         except ValidationError as error:
-            found = _described(error, payload, self.name, self._names)
+            found = _described(error, payload, self.name, self._known)
         except RecursionError:
             found = TOO_DEEP
         raise InvalidBodyError(found)
@@ -138,7 +143,7 @@ class _OfPydantic:
         try:
             return self._to_json(self._validate(value), by_alias=True, warnings=False)
         except ValidationError as error:
-            found = f"the answer does not fit {self.name}: {_described(error, value, self.name, self._names)}"
+            found = f"the answer does not fit {self.name}: {_described(error, value, self.name, self._known)}"
         except (PydanticSerializationError, RecursionError) as error:
             found = _not_written(error)
         raise HandlerError(found)
@@ -279,7 +284,76 @@ def _properties(schema: object) -> Iterator[str]:
             waiting.extend(one)
 
 
-def _described(error: ValidationError, found: Any, name: str, names: frozenset[str]) -> str:
+class _Known(NamedTuple):
+    """What descriptions may show, since it is from code: names of fields, and texts of constants in the type."""
+
+    names: frozenset[str]
+    constants: frozenset[str]
+
+
+_KINDS_OF_FIELDS = ("List", "Tuple", "Set", "Frozenset", "Dictionary", "Deque", "Mapping", "Iterable", "Generator")
+"""Words of pydantic for what is too short or too long."""
+
+
+_TIMES = (datetime, date, time, timedelta)
+
+
+def _constants_in(schema: object) -> Iterator[str]:
+    """Yield the constants in a type, by the schema that pydantic has of it, as its errors write them."""
+    yield from _KINDS_OF_FIELDS
+    waiting, seen = [schema], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict | list | tuple | partial):
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+        if isinstance(one, dict):
+            yield from _choices_in(one)
+            waiting.extend(one.values())
+        elif isinstance(one, list | tuple):
+            waiting.extend(one)
+        elif isinstance(one, partial):  # a constraint that pydantic checks with a function
+            waiting.extend(one.keywords.values())
+        elif isinstance(one, type):
+            yield one.__name__
+        elif isinstance(one, str | int | float | Decimal | Fraction):
+            yield str(one)
+        elif isinstance(one, _TIMES):
+            yield _limit(one)
+
+
+def _limit(value: Any) -> str:
+    """Return a date, a time or a duration as pydantic writes it in an error."""
+    kind: Any = next(kind for kind in _TIMES if isinstance(value, kind))
+    below: Any = Annotated[kind, Field(lt=value)]
+    try:
+        TypeAdapter(below).validate_python(value)
+    except ValidationError as error:
+        return str(error.errors()[0].get("ctx", {}).get("lt"))
+    return str(value)
+
+
+def _choices_in(schema: dict[Any, Any]) -> Iterator[str]:
+    """Yield the values and the tags that a part of a schema accepts, as pydantic lists them."""
+    for key in ("expected", "allowed_schemes"):
+        yield _one_of(schema.get(key))
+    members = schema.get("members")
+    if isinstance(members, list):
+        yield _one_of([getattr(member, "value", None) for member in members])
+    choices = schema.get("choices")
+    if isinstance(choices, dict):
+        yield ", ".join(map(repr, choices))
+    yield repr(schema.get("discriminator"))
+
+
+def _one_of(values: object) -> str:
+    """Return `1, 2 or 3` for a list."""
+    shown = list(map(repr, values)) if isinstance(values, list) else []
+    return " or ".join((", ".join(shown[:-1]), shown[-1])) if len(shown) > 1 else "".join(shown)
+
+
+def _described(error: ValidationError, found: Any, name: str, known: _Known) -> str:
     """Return what does not fit in `found`, a payload or a value."""
     count = error.error_count()
     if count > MOST_DESCRIBED:
@@ -289,8 +363,9 @@ def _described(error: ValidationError, found: Any, name: str, names: frozenset[s
         if errors[0]["type"] == "json_invalid" and not errors[0]["loc"]:
             is_deep = str(errors[0].get("ctx", {}).get("error", "")).startswith("recursion")
             return TOO_DEEP if is_deep else NO_JSON
-        found = _parsed(found)
-    shown = [f"{_path(one['loc'], found, names)}: {_expected(one)}" for one in errors[:MOST_SHOWN]]
+        is_below = any(one["loc"] for one in errors[:MOST_SHOWN])
+        found = _parsed(found) if is_below else None  # a body may have many megabytes
+    shown = [f"{_path(one['loc'], found, known.names)}: {_expected(one, known)}" for one in errors[:MOST_SHOWN]]
     return _joined(shown, count)
 
 
@@ -342,24 +417,36 @@ _FOR_JSON = {
 """Texts in place of those of pydantic that name types of Python."""
 
 
-def _expected(error: Any) -> str:
-    """Return what was expected, in pydantic's words, without what they quote."""
+_QUOTES = re.compile(r"(?:, got|, error|, not|[,:])? \{(?:error|encoding_error|tz_actual|actual_length)\}")
+"""Parts of pydantic's texts that are about the value, not about what is expected."""
+
+_CONTEXT = re.compile(r"\{(\w+)\}")
+
+
+def _expected(error: Any, known: _Known) -> str:
+    """Return what was expected, in pydantic's words, without what they quote of the value."""
     kind, context = error["type"], error.get("ctx") or {}
     if kind in ("value_error", "assertion_error"):
         return _REFUSED
-    if kind == "union_tag_invalid":
-        return f"Input tag should be one of {context.get('expected_tags')}"
     if (own := _FOR_JSON.get(kind)) is not None:
         return own
-    try:
-        # Not `msg`: that of an error that a validator made itself may be anything.
-        text = PydanticKnownError(kind, context or None).message()
-    except (KeyError, TypeError, ValueError):
-        return _REFUSED
-    for quoting in ("error", "encoding_error", "tz_actual"):
-        if quoting in context:
-            return re.sub(r"(, got|, error|[,:]) *$", "", text.removesuffix(str(context[quoting])))
-    return text
+    if kind == "union_tag_invalid":
+        template = "Input tag should be one of {expected_tags}"
+    else:
+        try:
+            # Not `msg`: that of an error that a validator made itself may be anything.
+            template = PydanticKnownError(kind, context or None).message_template
+        except (KeyError, TypeError, ValueError):
+            return _REFUSED
+
+    def shown(part: re.Match[str]) -> str:
+        if part[1] == "expected_plural":
+            return "" if 1 in (count for name, count in context.items() if name != "actual_length") else "s"
+        # A validator may raise an error of pydantic's with a value of the message in it.
+        text = str(context.get(part[1]))
+        return text if text in known.constants else "..."
+
+    return _CONTEXT.sub(shown, _QUOTES.sub("", template))
 
 
 _PLACE = re.compile(r" - at `(?:(?P<key>key)` in `)?(?P<path>\$[^`]*)`\Z")

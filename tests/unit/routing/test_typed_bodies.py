@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Required, TypedDict, TypeVar
 
@@ -23,16 +24,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    HttpUrl,
     RootModel,
     field_serializer,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
 from router_trio import Router, Settings
 from router_trio.errors import ConfigurationError, HandlerError, InvalidBodyError
 from router_trio.errors.quotes import LONGEST_TEXT
 from router_trio.message import Message
+from router_trio.routing.handlers import json_types
 from router_trio.routing.handlers.answers import MOST_ANSWERS, answers_of
 from router_trio.routing.handlers.bodies import typed, types_of
 from router_trio.routing.handlers.calls import Blocked, begin, finished, is_async
@@ -367,6 +370,22 @@ def refuse_in_its_own_words(value: Any) -> Any:
     raise PydanticCustomError("int_type", "refused: {value}", {"value": str(value)})
 
 
+def refuse_as_too_large(value: Any) -> Any:
+    raise PydanticKnownError("less_than", {"lt": value})
+
+
+def refuse_with_a_custom_limit(value: Any) -> Any:
+    raise PydanticCustomError("less_than", "refused: {lt}", {"lt": value})
+
+
+def refuse_as_too_long(value: Any) -> Any:
+    raise PydanticKnownError("too_long", {"field_type": str(value), "max_length": value, "actual_length": value})
+
+
+def refuse_as_another_tag(value: Any) -> Any:
+    raise PydanticKnownError("union_tag_invalid", {"discriminator": "x", "tag": "x", "expected_tags": str(value)})
+
+
 class Whole(BaseModel):
     first: str
     second: str
@@ -431,6 +450,46 @@ OneOrTwo = Annotated[One | Two, Field(discriminator="kind")]
         (OneOrTwo, {"kind": "two", "x": "x"}, "$.x: Input should be a valid integer*"),
         (Annotated[str, AfterValidator(refuse)] | None, "secret", "$: a validator refused it"),
         (Annotated[int, AfterValidator(refuse_in_its_own_words)], 4111, "$: Input should be a valid integer"),
+        (Annotated[int, AfterValidator(refuse_as_too_large)], 4111, "$: Input should be less than ..."),
+        (Annotated[str, AfterValidator(refuse_as_too_large)] | None, "secret", "$: Input should be less than ..."),
+        (Annotated[float, AfterValidator(refuse_with_a_custom_limit)], 1e30, "$: Input should be less than ..."),
+        (
+            Annotated[int, AfterValidator(refuse_as_too_long)],
+            4111,
+            "$: ... should have at most ... items after validation",
+        ),
+        (Annotated[str, AfterValidator(refuse_as_another_tag)] | None, "secret", "$: Input tag should be one of ..."),
+        (Annotated[int, Field(lt=5)], 4111, "$: Input should be less than 5"),
+        (Annotated[float, Field(ge=0.5)], 0.25, "$: Input should be greater than or equal to 0.5"),
+        (Annotated[Decimal, Field(max_digits=3)], 4111, "$: Decimal input should have no more than 3 digits in total"),
+        (Annotated[Fraction, Field(lt=3)], "4111", "$: Input should be less than 3"),
+        (
+            Annotated[datetime.date, Field(lt=datetime.date(2020, 1, 1))],
+            "2022-02-02",
+            "$: Input should be less than 2020-01-01",
+        ),
+        (
+            Annotated[datetime.datetime, Field(lt=datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.UTC))],
+            "2022-02-02T00:00:00Z",
+            "$: Input should be less than 2020-01-01T12:00:00Z",
+        ),
+        (
+            Annotated[datetime.timedelta, Field(lt=datetime.timedelta(hours=1))],
+            "PT2H",
+            "$: Input should be less than 1 hour",
+        ),
+        (Annotated[str, Field(pattern="^a.$")] | None, "secret", "$: String should match pattern '^a.$'"),
+        (Annotated[list[int], Field(max_length=1)], [1, 2], "$: List should have at most 1 item after validation"),
+        (Annotated[list[int], Field(min_length=2)], [1], "$: List should have at least 2 items after validation"),
+        (
+            Annotated[deque[int], Field(max_length=1)],
+            [1, 2],
+            "$: Deque should have at most 1 item after validation",
+        ),
+        (HttpUrl, "secret://x", "$: URL scheme should be 'http' or 'https'"),
+        (Kind, "secret", "$: Input should be 'a'"),
+        (Literal[1, "a"], "secret", "$: Input should be 1 or 'a'"),
+        (OneOrTwo, {}, "$: Unable to extract tag using discriminator 'kind'"),
         (Whole, {"first": "secret", "second": ""}, "$: a validator refused it"),
         (uuid.UUID, "secret", "$: Input should be a valid UUID"),
         (datetime.datetime, "secret", "$: Input should be a valid datetime or date"),
@@ -502,6 +561,13 @@ def test_a_refusal_has_a_bounded_length() -> None:
     annotation = TypedDict("annotation", {name: int})  # type: ignore[misc]
     assert len(refusal_of(annotation, {})) <= LONGEST_ERROR
     assert len(refusal_of(tuple[annotation, annotation, annotation], [{}, {}, {}])) <= LONGEST_TEXT
+
+
+def test_a_large_body_is_not_parsed_again_for_an_error_that_has_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[object] = []
+    monkeypatch.setattr(json_types, "from_json", parsed.append)
+    assert refusal_of(Order, [1] * 1000) == "$: Input should be an object"
+    assert not parsed
 
 
 def test_an_error_in_a_validator_is_an_error_of_the_handler() -> None:
