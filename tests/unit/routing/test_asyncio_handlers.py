@@ -444,6 +444,13 @@ async def test_on_a_shared_loop_tasks_of_the_program_and_of_other_routers_are_le
         assert begun[0].done() == hasattr(begun[0], "get_context")
         assert await AsyncioCalls(loop).call(upper, MESSAGE)
 
+        async def cancel() -> None:
+            for task in (of_another_router, begun[0]):
+                task.cancel()
+            await asyncio.wait([of_another_router, begun[0]])
+
+        await AsyncioCalls(loop).call(cancel)
+
 
 async def test_a_handler_that_does_not_end_is_left_behind_and_its_messages_are_accounted_for() -> None:
     async def stubborn(message: Message) -> Message:
