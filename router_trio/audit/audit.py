@@ -18,6 +18,7 @@ from router_trio.audit.report import MAX_FINDINGS, Finding, Report
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import ConsumerInfo, StoredMessage, StreamInfo, nanoseconds
+from router_trio.nats.range_reader import MOST_PULLED
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, message_ids
 from router_trio.settings import RouteSettings, Settings
@@ -30,6 +31,9 @@ STARTS_WITHIN = 1
 
 TOGETHER = 64
 """Messages that are requested at a time to judge their copies."""
+
+OWNER = "audit"
+"""The beginning of the names of the consumers by which streams are read."""
 
 MAX_SPAN = 2**30
 """Sequences of one audit, which needs a byte for each of them and each destination."""
@@ -58,6 +62,8 @@ class Pace:
     """Limits how many messages are read in a second. A `rate` of 0 is no limit."""
 
     def __init__(self, rate: float) -> None:
+        self.most: int = max(1, min(int(rate), MOST_PULLED)) if rate else MOST_PULLED
+        """Messages to request at a time: not those of more than a second."""
         self._rate = rate
         self._due = trio.current_time()
 
@@ -104,19 +110,41 @@ async def limits_of(messages: StoredMessages, wanted: Range, info: StreamInfo) -
 class _Reading:
     """The messages of one stream of a destination, from `first` to its last, read as far as they are needed."""
 
-    def __init__(self, stored: StoredMessages, info: StreamInfo, first: int, pattern: str, ahead: int) -> None:
-        self.stored = stored
+    def __init__(
+        self,
+        link: CommandLink,
+        info: StreamInfo,
+        first: int,
+        pattern: str,
+        ahead: int,
+        most: int,
+        *,
+        headers_only: bool,
+    ) -> None:
+        """`most` limits the messages that are requested at a time."""
+        self.stored = link.stored(info.name)
         self.info = info
         self.ahead = ahead
+        self._link = link
         self._first = first
         self._pattern = pattern
+        self._most = most
+        self._headers_only = headers_only
         self._batches = self.batches()
         self._batch: Sequence[StoredMessage] = ()
         self._next = 0
 
     def batches(self) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Read all of them."""
-        return self.stored.batches(self._first, self.info.last_sequence, self._pattern)
+        return self._link.read(
+            self.info,
+            self._first,
+            self.info.last_sequence,
+            [self._pattern],
+            OWNER,
+            headers_only=self._headers_only,
+            most=self._most,
+        )
 
     async def peek(self, pace: Pace) -> StoredMessage | None:
         """Return the next message without taking it; None behind the last one."""
@@ -251,7 +279,7 @@ class Audit:
         async with AsyncExitStack() as stack:
             self._destinations = await self._find_destinations(stack, report, first, min(report.last, floor))
             if first <= report.last:
-                await self._compare(report, floor)
+                await self._compare(report, info, floor)
             self._all_compared = True
             dead = await self._dead_letters(report, first)
             for sequence in self._given_up:
@@ -292,6 +320,7 @@ class Audit:
         waiting = sum(one.compared.count(comparison.AWAITED) for one in self._destinations)
         if self._all_compared:
             return f"ended after all messages were compared, before {waiting:,} copies that were not found were judged"
+        waiting = sum(one.compared.count(comparison.AWAITED, self.compared_to) for one in self._destinations)
         text = f"ended after message {self.compared_to:,}; continue with --from {self.compared_to + 1}"
         if waiting:
             first = min(next(one.compared.sequences(comparison.AWAITED), NEVER) for one in self._destinations)
@@ -320,7 +349,7 @@ class Audit:
         if first == info.first_sequence and report.last == info.last_sequence:
             return gone + report.last - first + 1 - info.messages
         there = 0
-        async with aclosing(self._messages.batches(first, report.last, ">")) as batches:
+        async with aclosing(self._read(info, first, report.last, [">"], headers_only=True)) as batches:
             async for batch in batches:
                 await self._pace.spend(len(batch))
                 there += len(batch)
@@ -350,7 +379,8 @@ class Audit:
             if not names:
                 report.notes.append(f"no stream takes {pattern}, the subjects of {shown}")
             for stream in names:
-                stored = self._links[one.connection].stored(stream)
+                link = self._links[one.connection]
+                stored = link.stored(stream)
                 info = await stored.info()
                 if info.has_others or one.stream is not None:
                     pattern, destination.same_subject = ">", False
@@ -359,7 +389,8 @@ class Audit:
                 if info.allow_counter:
                     report.notes.append(f"stream {stream} stores sums (allow_msg_counter): payloads are not compared")
                 start = await stored.first_at(since, info)
-                reading = _Reading(stored, info, start, pattern, await ahead_by(stored, self._messages))
+                ahead, no_digests = await ahead_by(stored, self._messages), several or info.allow_counter
+                reading = _Reading(link, info, start, pattern, ahead, self._pace.most, headers_only=no_digests)
                 stack.push_async_callback(reading.aclose)
                 destination.readings.append(reading)
             found.append(destination)
@@ -368,11 +399,18 @@ class Audit:
             raise SourceError(detail, reason=reasons.NOT_FOUND)
         return found
 
-    async def _compare(self, report: Report, floor: int) -> None:
-        patterns = self._route.source.patterns
-        pattern, total = patterns[0] if len(patterns) == 1 else ">", report.last - report.first + 1
+    def _read(
+        self, info: StreamInfo, first: int, last: int, patterns: Sequence[str], *, headers_only: bool
+    ) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        """Read a range of the source."""
+        link, most = self._links[self._route.source.connection], self._pace.most
+        return link.read(info, first, last, patterns, OWNER, headers_only=headers_only, most=most)
+
+    async def _compare(self, report: Report, info: StreamInfo, floor: int) -> None:
+        patterns, total = self._route.source.patterns, report.last - report.first + 1
         by_index = {one.index: one for one in self._destinations}
-        async with aclosing(self._messages.batches(max(report.first, 1), report.last, pattern)) as batches:
+        first, handled = max(report.first, 1), self.expectations.handled
+        async with aclosing(self._read(info, first, report.last, patterns, headers_only=handled)) as batches:
             async for batch in batches:
                 await self._pace.spend(len(batch))
                 for message in batch:
@@ -406,13 +444,15 @@ class Audit:
             return dead
         without = set(self._given_up)
         pattern = ">" if letter.stream is not None else source.mapping(letter.subject).pattern
-        link = self._links[letter.connection].link
-        names = [letter.stream] if letter.stream is not None else await link.find_streams(pattern)
+        link = self._links[letter.connection]
+        names = [letter.stream] if letter.stream is not None else await link.link.find_streams(pattern)
         for name in names:
-            stored = self._links[letter.connection].stored(name)
-            info = await stored.info()
-            everything = ">" if info.has_others else pattern
-            async with aclosing(stored.batches(max(info.first_sequence, 1), info.last_sequence, everything)) as batches:
+            info = await link.stored(name).info()
+            everything, begin = [">" if info.has_others else pattern], max(info.first_sequence, 1)
+            letters = link.read(
+                info, begin, info.last_sequence, everything, OWNER, headers_only=True, most=self._pace.most
+            )
+            async with aclosing(letters) as batches:
                 async for batch in batches:
                     await self._pace.spend(len(batch))
                     for one in batch:

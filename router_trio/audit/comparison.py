@@ -177,9 +177,9 @@ class Comparison:
         """Return the state of the copy of a message."""
         return self._states[sequence - self.first]
 
-    def count(self, state: int) -> int:
-        """Return the number of copies in a state."""
-        return self._states.count(state)
+    def count(self, state: int, last: int | None = None) -> int:
+        """Return the number of copies in a state, of the messages up to `last`."""
+        return self._states.count(state, 0, None if last is None else max(0, last + 1 - self.first))
 
     def lacks(self, sequence: int) -> bool:
         """Return True if the copy of a message is expected and not found yet."""

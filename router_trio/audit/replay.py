@@ -8,7 +8,7 @@ they had, so a stream stores what it has already only once, within its duplicate
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from secrets import token_hex
@@ -20,9 +20,8 @@ from router_trio.errors.quotes import excerpt, redact
 from router_trio.expressions.expression import Expression
 from router_trio.expressions.message import Facts
 from router_trio.nats.command_link import CommandLink
-from router_trio.nats.jetstream.api import StoredMessage
+from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
-from router_trio.nats.range_reader import read_range
 from router_trio.nats.requests import Request
 from router_trio.protocol import framing, message_ids
 from router_trio.routing.rehearsal import Arrived, Copy, Place, Rehearsal
@@ -91,8 +90,6 @@ class Replay:
         self._waiting: dict[str, _Sent] = {}
         """Messages that were sent and are not confirmed, by source subject, in order."""
         self._finished = 0
-        self._keeps_all = False
-        """True if the stream keeps messages whatever its consumers have acked."""
         self._is_cut = False
         """True if the range was to end behind the last message that the route has settled."""
 
@@ -103,14 +100,13 @@ class Replay:
         and `LinkError` then; can be cancelled. `how_far` has where to continue.
         """
         info = await self._messages.info()
-        self._keeps_all = info.retention == "limits"
         self.first, self.last = await limits_of(self._messages, wanted, info)
         self._finished = self.first - 1
         if (durable := await self._messages.consumer(self._durable)) is not None:
             # The route itself sends the others.
             self._is_cut = durable.ack_floor.sequence < self.last
             self.last = min(self.last, durable.ack_floor.sequence)
-        async with aclosing(self._selected()) as selected:
+        async with aclosing(self._selected(info)) as selected:
             async for message in selected:
                 await self._pace.spend(1)
                 if message.subject in self._waiting or len(self._waiting) == TOGETHER:
@@ -148,31 +144,15 @@ class Replay:
         text = f"ended {after}; continue with --from {self._finished + 1}"
         return f"{text}, which may repeat up to {len(self._waiting)} messages" if self._waiting else text
 
-    async def _selected(self) -> AsyncGenerator[StoredMessage, None]:
+    async def _selected(self, info: StreamInfo) -> AsyncGenerator[StoredMessage, None]:
         patterns, total = self._route.source.patterns, self.last - self.first + 1
-        async with aclosing(self._read(patterns)) as batches:
+        link, first = self._links[self._route.source.connection], max(self.first, 1)
+        async with aclosing(link.read(info, first, self.last, patterns, "replay")) as batches:
             async for batch in batches:
                 for message in batch:
                     if any(matches(one, message.subject) for one in patterns) and self._is_wanted(message):
                         yield message
                 self._progress(batch[-1].sequence - self.first + 1, total)
-
-    async def _read(self, patterns: Sequence[str]) -> AsyncGenerator[Sequence[StoredMessage], None]:
-        """Read the range, by a consumer as far as that is possible, and the rest by requests to the leader."""
-        position, requests = max(self.first, 1) - 1, self._links[self._route.source.connection].requests
-        if self._keeps_all and position < self.last:
-            try:
-                reader = read_range(self._messages, requests, position + 1, self.last, patterns, "replay")
-                async with aclosing(reader) as batches:
-                    async for batch in batches:
-                        yield batch
-                        position = batch[-1].sequence
-            except SourceError:
-                pass  # not permitted, or no room for another consumer, or it was deleted
-        pattern = patterns[0] if len(patterns) == 1 else ">"
-        async with aclosing(self._messages.batches(position + 1, self.last, pattern)) as batches:
-            async for batch in batches:
-                yield batch
 
     def _is_wanted(self, message: StoredMessage) -> bool:
         if self._where is None:

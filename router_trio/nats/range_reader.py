@@ -1,14 +1,15 @@
 """Reads a range of a stream by a consumer of its own, which exists only as long as it is read.
 
-That is about ten times as fast as requests for single messages, and spares the leader of the stream. The consumer acks
-nothing, so it is only for streams that keep their messages, whatever their consumers have acked.
+That is about ten times as fast as requests for single messages. The consumer acks nothing, so it is only for streams
+that keep their messages, whatever their consumers have acked. It is on the server that leads the stream, as the others
+may be behind: they may lack messages, or still have deleted ones.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from secrets import token_hex
 
 import trio
@@ -21,6 +22,9 @@ from router_trio.protocol import ack_reply, framing, headers
 
 MOST_PULLED = 512
 """Messages of one pull request. The next ones are requested while these are used."""
+
+MOST_CREATED = 16
+"""Consumers that are created until one of them is on the server that leads the stream. The servers place them."""
 
 PULLED_BYTES = 4 * 1024 * 1024
 """Bytes that these messages may have, estimated from previous ones."""
@@ -36,27 +40,69 @@ HEARTBEAT, NO_MESSAGES = 100, 404
 """
 
 
+async def read_stream(
+    stored: StoredMessages,
+    requests: Requests,
+    first: int,
+    last: int,
+    patterns: Sequence[str],
+    owner: str,
+    *,
+    by_consumer: bool,
+    headers_only: bool = False,
+    most: int = MOST_PULLED,
+) -> AsyncGenerator[Sequence[StoredMessage], None]:
+    """Yield the messages of a stream from `first` to `last` whose subjects match, in order, several at a time.
+
+    They are read as the stream's leader has them: by consumers as far as that is possible, if `by_consumer`, and the
+    rest by requests for single messages. The latter may also yield messages with other subjects, and some that have
+    been deleted since. With `headers_only` consumers deliver no payloads. `most` limits the messages of one pull.
+    Raises `SourceError`.
+    """
+    position = first - 1
+    while by_consumer and position < last:
+        begin = position
+        try:
+            reader = read_range(
+                stored, requests, begin + 1, last, patterns, owner, headers_only=headers_only, most=most
+            )
+            async with aclosing(reader) as batches:
+                async for batch in batches:
+                    yield batch
+                    position = batch[-1].sequence
+            break
+        except SourceError:  # not permitted, or no room for another consumer, or it was deleted or unused for too long
+            by_consumer = position > begin
+    pattern = patterns[0] if len(patterns) == 1 else ">"
+    async with aclosing(stored.batches(position + 1, last, pattern)) as rest:
+        async for batch in rest:
+            yield batch
+
+
 async def read_range(
-    stored: StoredMessages, requests: Requests, first: int, last: int, patterns: Sequence[str], owner: str
+    stored: StoredMessages,
+    requests: Requests,
+    first: int,
+    last: int,
+    patterns: Sequence[str],
+    owner: str,
+    *,
+    headers_only: bool = False,
+    most: int = MOST_PULLED,
 ) -> AsyncGenerator[Sequence[StoredMessage], None]:
     """Yield the messages of a stream from `first` to `last` whose subjects match, in order, several at a time.
 
     The name of the consumer begins with `owner`. It is deleted at the end, and when this is closed or cancelled while
-    the link is open.
+    the link is open. With `headers_only` it delivers no payloads. `most` limits the messages of one pull.
 
-    A consumer of a replicated stream is on any of its servers, which may be behind the leader: ask the leader whether
-    there is more behind the last message that was yielded. Raises `SourceError` if the server refuses the consumer or
-    stops to deliver; everything up to there was yielded.
+    When the consumer was created, its server had all messages of the stream's leader, unless it had just become the
+    leader: ask the leader whether there is more behind the last message that was yielded. Raises `SourceError` if the
+    servers refuse the consumer, place it nowhere else than behind the leader, or stop to deliver; everything up to
+    there was yielded.
     """
-    name, position, count = f"{owner}-{token_hex(8)}", first - 1, 1
+    name, position, count = await _created(stored, first, patterns, owner, headers_only), first - 1, 1
     pull = _Pull(requests, stored.subject_of("CONSUMER.MSG.NEXT", name), stored.stream, name)
-    was_refused = False
     try:
-        try:
-            await stored.create_reader(name, first, patterns, UNUSED_FOR)
-        except SourceError:
-            was_refused = True
-            raise
         pull.send(count)
         while not pull.is_done and position < last:
             messages = await pull.received()
@@ -64,15 +110,37 @@ async def read_range(
                 break
             position = messages[-1].sequence
             size = sum(len(one.payload) + len(one.headers) for one in messages) // len(messages)
-            count = max(1, min(2 * count, MOST_PULLED, PULLED_BYTES // (size + 1)))
+            count = max(1, min(2 * count, most, PULLED_BYTES // (size + 1)))
             if not pull.is_done and position < last:
                 pull.send(count)  # arrives while these are used
             if wanted := [one for one in messages if one.sequence <= last]:
                 yield wanted
     finally:
         pull.close()
-        if not was_refused:
-            await _delete(stored, name)
+        await _delete(stored, name)
+
+
+async def _created(stored: StoredMessages, first: int, patterns: Sequence[str], owner: str, headers_only: bool) -> str:
+    """Create a consumer on the server that leads the stream, and return its name. Raises `SourceError`."""
+    for _ in range(MOST_CREATED):
+        name, is_there, is_wanted = f"{owner}-{token_hex(8)}", True, False
+        try:
+            try:
+                server = await stored.create_reader(name, first, patterns, UNUSED_FOR, headers_only=headers_only)
+            except SourceError:
+                is_there = False
+                raise
+            # Only a server that leads the stream when the consumer exists already has what the leader had before.
+            info = await stored.info()
+            # Without a cluster, a consumer reports no server.
+            is_wanted = server == info.group.leader or (not server and info.replicas == 1)
+        finally:
+            if is_there and not is_wanted:
+                await _delete(stored, name)
+        if is_wanted:
+            return name
+    detail = f"no consumer of stream {stored.stream} was placed on the server that leads it"
+    raise SourceError(detail, reason=reasons.JETSTREAM)
 
 
 async def _delete(stored: StoredMessages, name: str) -> None:
@@ -152,6 +220,11 @@ class _Pull:
             int(tokens[place] or b"0")
             for place in (ack_reply.SEQUENCE, ack_reply.NUMBER, ack_reply.TIME, ack_reply.PENDING)
         )
+        if raw[0] == self._inbox:
+            # An import between accounts may deliver under the subject of the reply.
+            detail = f"a consumer of stream {self._stream} delivers without the subjects of the messages"
+            self._failure = SourceError(detail, reason=reasons.BAD_ANSWER)
+            return
         if number != self._number + 1 or sequence <= self._sequence:
             detail = f"a consumer of stream {self._stream} delivered message {sequence:,} as number {number:,}, after "
             detail += f"{self._sequence:,} as number {self._number:,}"

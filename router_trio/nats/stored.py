@@ -134,10 +134,13 @@ class StoredMessages:
         body = {"stream_name": self.stream, "config": config, "action": "create"}
         return await self.of_consumer("DURABLE.CREATE", name, consumer_info, body)
 
-    async def create_reader(self, name: str, first: int, patterns: Sequence[str], unused_for: float) -> None:
+    async def create_reader(
+        self, name: str, first: int, patterns: Sequence[str], unused_for: float, *, headers_only: bool = False
+    ) -> str:
         """Create a consumer that delivers the messages from `first` on whose subjects match, and expects no acks.
 
-        The server deletes it when it was unused for that many seconds.
+        Returns the name of the server that it is on, empty without a cluster. The server deletes it when it was unused
+        for that many seconds. With `headers_only` it delivers no payloads.
         """
         config: dict[str, object] = {
             "name": name,
@@ -148,12 +151,14 @@ class StoredMessages:
             "inactive_threshold": round(unused_for * 1e9),
             "mem_storage": True,
             "num_replicas": 1,
+            "headers_only": headers_only,
         }
         if len(patterns) == 1:
             config["filter_subject"] = patterns[0]
         else:
             config["filter_subjects"] = list(patterns)
-        await self.of_consumer("CREATE", name, consumer_info, {"stream_name": self.stream, "config": config})
+        body = {"stream_name": self.stream, "config": config}
+        return (await self.of_consumer("CREATE", name, consumer_info, body)).group.leader
 
     async def delete_consumer(self, name: str) -> None:
         """Delete a consumer."""

@@ -8,7 +8,7 @@ permissions` fills it in for a configuration (`settings/permissions.py`). Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NamedTuple
@@ -355,6 +355,19 @@ _COPIES = (
     CommandPermission(_AT_DESTINATION, "{api}.STREAM.INFO.{target}", "its range and limits"),
     CommandPermission(_AT_DESTINATION, "{api}.STREAM.MSG.GET.{target}", "the copies"),
 )
+_FASTER = (
+    ("{{api}}.CONSUMER.CREATE.{{{}}}.>", "to read faster, by a consumer"),
+    ("{{api}}.CONSUMER.MSG.NEXT.{{{}}}.*", "its messages"),
+    ("{{api}}.CONSUMER.DELETE.{{{}}}.*", "to delete it at the end"),
+)
+
+
+def _faster(at: str, stream: str) -> Iterator[CommandPermission]:
+    """Yield the permissions by which a command reads a stream, given by its name in braces, with a consumer."""
+    for subject, sends in _FASTER:
+        yield CommandPermission(at, subject.format(stream), sends, optional=True)
+
+
 _SEND = CommandPermission(_AT_DESTINATION, "{destination}", "copies that are sent")
 _LETTERS = (
     CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.NAMES", "the stream of the dead letters"),
@@ -371,6 +384,15 @@ _POSITION = (
         _AT_DESTINATION, "{api}.STREAM.MSG.GET.KV_{bucket}", "the checkpoint, if the source can't be reached", True
     ),
 )
+_AUDIT = (
+    *_SOURCE,
+    *_faster(_AT_SOURCE, "stream"),
+    _DURABLE,
+    *_COPIES,
+    *_faster(_AT_DESTINATION, "target"),
+    *_LETTERS,
+    *_faster(_AT_DEAD_LETTERS, "letters"),
+)
 _PAUSE = (
     CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "whether it is paused"),
     CommandPermission(_AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}.{durable}", "to pause or resume"),
@@ -378,8 +400,8 @@ _PAUSE = (
 )
 
 OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
-    "audit": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS),
-    "audit --repair": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS, _SEND),
+    "audit": _AUDIT,
+    "audit --repair": (*_AUDIT, _SEND),
     "dead-letters list": _LETTERS,
     "dead-letters purge": (*_LETTERS, _DELETE),
     "dead-letters redrive": (
@@ -407,9 +429,7 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     "replay": (
         *_SOURCE,
         _DURABLE,
-        CommandPermission(_AT_SOURCE, "{api}.CONSUMER.CREATE.{stream}.>", "to read faster, by a consumer", True),
-        CommandPermission(_AT_SOURCE, "{api}.CONSUMER.MSG.NEXT.{stream}.*", "its messages", True),
-        CommandPermission(_AT_SOURCE, "{api}.CONSUMER.DELETE.{stream}.*", "to delete it at the end", True),
+        *_faster(_AT_SOURCE, "stream"),
         _SEND,
     ),
     "resume": _PAUSE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,44 @@ async def test_copies_with_a_time_to_live_of_their_own_are_expired(tmp_path: Pat
         await here.delete("SINK", 1, 2)
         report = await here.audit()
         assert (+report.counts, report.findings[0].sequence) == (Counter(expired=1, missing=1), 2)
+
+
+async def read_by(here: Place, *, handled: bool = False) -> list[tuple[str, bool]]:
+    """Audit ten copies, and return the streams that were read by consumers, and whether without payloads."""
+    await here.delete("SINK", 4)
+    advisories = await here.stream.client.subscribe("$JS.API.CONSUMER.CREATE.>")
+    assert +(await here.audit()).counts == (Counter(there=9, unknown=1) if handled else Counter(there=9, missing=1))
+    await here.stream.client.ping()
+    asked = [json.loads(one.payload) for one in advisories.waiting()]
+    for name in ("SOURCE", "SINK", "DEAD"):
+        left = (await here.stream.api(f"CONSUMER.NAMES.{name}"))["consumers"] or []
+        assert not [one for one in left if one.startswith("audit-")]
+    return [(one["stream_name"], one["config"]["headers_only"]) for one in asked]
+
+
+async def test_streams_are_read_by_consumers(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server) as here:
+        await here.copied(10, "dead_letter = { subject = 'dead.1' }\n" + TO)
+        await here.stream.publish("dead.1", b"")
+        assert await read_by(here) == [("SOURCE", False), ("SINK", False), ("DEAD", True)]
+
+
+async def test_copies_of_a_handler_are_read_without_payloads(tmp_path: Path, server: NatsServer) -> None:
+    async with place(tmp_path, server) as here:
+        await here.copied(10)
+        here.configure("handler = 'handlers:double'\n" + TO)
+        assert await read_by(here, handled=True) == [("SOURCE", True), ("SINK", True)]
+
+
+async def test_a_stream_that_keeps_messages_for_its_consumers_is_read_without_one(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server) as here:
+        await here.stream.delete_stream("SOURCE")
+        await here.stream.create_stream("SOURCE", ["source.*"], retention="interest")
+        await here.stream.create_consumer("SOURCE", "other")  # which keeps the messages
+        await here.copied(10)
+        assert await read_by(here) == [("SINK", False)]
 
 
 async def test_a_work_queue_as_source_or_as_sink(tmp_path: Path, server: NatsServer) -> None:

@@ -41,7 +41,7 @@ async def test_an_interrupted_audit_reports_where_to_continue(tmp_path: Path, se
 
         async def has_read_a_third() -> bool:
             clients = (await server.monitor("/connz"))["connections"]
-            return any(" audit" in one.get("name", "") and one["in_msgs"] > 2000 for one in clients)
+            return any(" audit" in one.get("name", "") and one["out_msgs"] > 2000 for one in clients)
 
         await eventually(has_read_a_third, 60)
         process.send_signal(signal.SIGINT)

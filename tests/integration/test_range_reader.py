@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +16,8 @@ from router_trio.errors import SourceError
 from router_trio.nats import range_reader, requests
 from router_trio.nats.command_link import CommandLink, open_links
 from router_trio.nats.jetstream.api import StoredMessage
-from router_trio.nats.range_reader import read_range
+from router_trio.nats.range_reader import read_range, read_stream
+from router_trio.nats.stored import StoredMessages
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
@@ -123,6 +125,62 @@ async def test_everything_before_a_deleted_consumer_is_read_and_then_the_reader_
         assert found == list(range(1, len(found) + 1))
 
 
+async def test_without_payloads(server: NatsServer) -> None:
+    async with place(server.url) as (streams, link):
+        headers = [("Nats-Msg-Id", "a"), ("b", "1")]
+        await streams.publish_many([("source.1", b"payload", headers), ("source.2", b"payload", None)])
+        reading = read_range(link.stored("SOURCE"), link.requests, 1, 2, [">"], "test", headers_only=True)
+        found = [one async for batch in reading for one in batch]
+        assert [(one.sequence, one.subject, one.payload) for one in found] == [
+            (1, "source.1", b""),
+            (2, "source.2", b""),
+        ]
+        assert found[0].headers == b"NATS/1.0\r\nNats-Msg-Id: a\r\nb: 1\r\nNats-Msg-Size: 7\r\n\r\n"
+
+
+async def read_all(link: CommandLink, last: int, *, by_consumer: bool = True) -> list[StoredMessage]:
+    reading = read_stream(
+        link.stored("SOURCE"), link.requests, 1, last, ["source.*"], "test", by_consumer=by_consumer, most=10
+    )
+    async with aclosing(reading) as batches:
+        return [one async for batch in batches for one in batch]
+
+
+async def test_another_consumer_continues_where_a_deleted_one_ended(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place(server.url) as (streams, link):
+        await streams.publish_many(("source.1", b"", None) for _ in range(200))
+        created, pulled = list[str](), 0
+        create, send = StoredMessages.create_reader, range_reader._Pull.send
+
+        async def count(self: StoredMessages, name: str, *given: Any, **more: Any) -> str:
+            created.append(name)
+            return await create(self, name, *given, **more)
+
+        def delete(self: Any, number: int) -> None:
+            nonlocal pulled
+            pulled += 1
+            if pulled == 3:
+                link.requests.send(link.stored("SOURCE").subject_of("CONSUMER.DELETE", created[0])).forget()
+            send(self, number)
+
+        monkeypatch.setattr(StoredMessages, "create_reader", count)
+        monkeypatch.setattr(range_reader._Pull, "send", delete)
+        assert [one.sequence for one in await read_all(link, 200)] == [*range(1, 201)]
+        assert len(created) == 2
+        assert await consumers(streams) == []
+
+
+async def test_without_a_consumer_everything_is_requested_from_the_leader(server: NatsServer) -> None:
+    async with place(server.url) as (streams, link):
+        await streams.publish_many(("source.1", b"%d" % n, None) for n in range(50))
+        advisories = await streams.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.>")
+        assert await read_all(link, 50, by_consumer=False) == await read_all(link, 50)
+        await streams.client.ping()
+        assert {one.subject.split(".")[4] for one in advisories.waiting()} == {"CREATED", "DELETED"}
+
+
 @pytest.mark.parametrize("denied", ["CREATE", "MSG.NEXT"])
 async def test_a_consumer_that_is_not_permitted_is_named(denied: str, tmp_path: Path) -> None:
     subject = f"$JS.API.CONSUMER.{denied}.>"
@@ -134,6 +192,7 @@ async def test_a_consumer_that_is_not_permitted_is_named(denied: str, tmp_path: 
         with pytest.raises(SourceError, match=rf"may not publish to \$JS.API.CONSUMER.{denied}.SOURCE.test-"):
             await read(link, 1, 1)
         assert await consumers(streams) == []
+        assert [one.sequence for one in await read_all(link, 1)] == [1], "requested from the leader"
 
 
 async def test_a_consumer_that_may_not_be_deleted_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,6 +18,8 @@ from router_trio.audit.audit import EVERYTHING, Audit, Range, connections_of
 from router_trio.audit.repair import repaired
 from router_trio.audit.report import Report
 from router_trio.nats.command_link import CommandLink, open_links
+from router_trio.nats.jetstream.api import StoredMessage
+from router_trio.nats.stored import StoredMessages
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, JetStreamError
 from tests.support.raw_nats import RawNatsError, connect
@@ -156,6 +159,32 @@ async def test_the_tail_that_a_restored_majority_has_lost_is_found_and_repaired(
         assert (repair.stored, repair.refused, repair.duplicates) == (LATER, 0, 0)
         assert report.clean
         assert (await audited(settings)).counts["there"] == EARLIER + LATER
+
+
+async def test_streams_are_read_on_the_servers_that_lead_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers, create = list[str](), StoredMessages.create_reader
+    requested, request = list[int](), StoredMessages.batches
+
+    async def created(self: StoredMessages, *given: Any, **more: Any) -> str:
+        servers.append(await create(self, *given, **more))
+        return servers[-1]
+
+    def batches(self: StoredMessages, first: int, *given: Any) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        requested.append(first)
+        return request(self, first, *given)
+
+    monkeypatch.setattr(StoredMessages, "create_reader", created)
+    monkeypatch.setattr(StoredMessages, "batches", batches)
+    async with cluster(tmp_path) as group, connect(group.urls[0]) as client:
+        await JetStream(client).create_stream("SOURCE", ["source.*"], num_replicas=3)
+        await JetStream(client).publish_many([("source.1", b"", None)] * 100)
+        async with links_of(configure(tmp_path, group.urls[0], group.urls)) as links:
+            info = await links["main"].stored("SOURCE").info()
+            while len(set(servers)) < 2:  # the servers place consumers at random
+                reading = links["main"].read(info, 1, 100, ["source.*"], "test", most=10)
+                assert [one.sequence async for batch in reading for one in batch] == [*range(1, 101)]
+                assert servers[-1] == info.group.leader
+    assert {*requested} == {101}, "all was read by consumers"
 
 
 async def test_nothing_is_accused_while_thousands_of_messages_a_second_are_routed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -119,6 +120,30 @@ class FakeStream:
             if any(matches(pattern, one.subject) for one in some):
                 yield some
 
+    async def read(
+        self,
+        info: StreamInfo,
+        first: int,
+        last: int,
+        patterns: Sequence[str],
+        owner: str,
+        *,
+        headers_only: bool = False,
+        most: int = 0,
+    ) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        """Yield what a consumer delivers, which has no other messages, and the rest as the leader does."""
+        consumed = self.newest - self.newest // 3 if info.retention == "limits" else 0
+        wanted = [one for one in sorted(self.messages) if first <= one <= min(last, consumed)]
+        found = [self.messages[one] for one in wanted]
+        found = [one for one in found if any(matches(each, one.subject) for each in patterns)]
+        if headers_only:
+            found = [replace(one, payload=b"") for one in found]
+        for place in range(0, len(found), 5):
+            yield found[place : place + 5]
+        after = found[-1].sequence + 1 if found else first
+        async for batch in self.batches(after, last, patterns[0] if len(patterns) == 1 else ">"):
+            yield batch
+
     def __call__(self) -> StoredMessages:
         return cast("StoredMessages", self)
 
@@ -132,7 +157,11 @@ def links_to(settings: Settings, streams: Mapping[str, FakeStream]) -> Mapping[s
 
     stored = {name: stream() for name, stream in streams.items()}
     link = SimpleNamespace(max_payload=2**20, max_control_line=4096, find_streams=find_streams)
-    one = SimpleNamespace(link=link, stored=stored.__getitem__)
+
+    def read(info: StreamInfo, *given: Any, **more: Any) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        return streams[info.name].read(info, *given, **more)
+
+    one = SimpleNamespace(link=link, stored=stored.__getitem__, read=read)
     return cast("Mapping[str, CommandLink]", dict.fromkeys(settings.connections, one))
 
 
