@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from router_trio.nats.command_link import CommandLink
@@ -17,6 +18,9 @@ from router_trio.subjects.patterns import matches
 
 ONE_OF = frozenset({"weighted", "sticky", "fallback"})
 """Strategies that choose one destination by what is not known later: counters, and what was available."""
+
+MAX_ENDINGS = 4096
+"""Endings of ids that are remembered, by the subjects of the copies."""
 
 NO_DIGEST = 0
 """The digest of payloads that are not compared."""
@@ -86,6 +90,7 @@ class Expectations:
         assert stream is not None, "only what a stream holds can be audited"
         self._stream = stream
         self._in_ids = framing.wire(stream)
+        self._ending: Callable[[int, bytes], bytes] = lru_cache(maxsize=MAX_ENDINGS)(self._ending_of)
 
     @property
     def destinations(self) -> Sequence[Destination]:
@@ -147,17 +152,21 @@ class Expectations:
                 return None
             sequence, first = origin.sequence, origin.first
         if same_subject:
-            ending = self.destinations[index].copy_id(framing.wire(stored.subject))
+            ending = self._ending(index, framing.wire(stored.subject))
             if message_id != first + ending:
                 return None
         if self.handled:
             return sequence, hash64(first), None, hash64(message_id)
         return sequence, (whole_id := hash64(message_id)), hash64(stored.payload), whole_id
 
+    def _ending_of(self, index: int, target: bytes) -> bytes:
+        """Return the end of the ids of the copies with a subject at a destination."""
+        return self.destinations[index].copy_id(target)
+
     def _index(self, copy: Copy, message_id: bytes) -> int | None:
         """Return the destination of a copy; None for a core publish without an id."""
         target = framing.wire(copy.subject)
         for index, one in enumerate(self.destinations):
-            if one.connection == copy.connection and message_id.endswith(one.copy_id(target)):
+            if one.connection == copy.connection and message_id.endswith(self._ending(index, target)):
                 return index
         return None

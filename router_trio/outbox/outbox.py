@@ -419,6 +419,10 @@ class Outbox:
             self._in_flight.notify_if_none()
             self._wake()
 
+    def take_pending(self) -> list[Operation]:
+        """Take out the operations that wait for the wire, without a fate: for a rehearsal, which sends nothing."""
+        return self._queue.drop_all()
+
     def shut_down(self) -> int:
         """Drop everything that has no fate yet, at the end. Returns how many messages no stream will redeliver."""
         self.connected = False

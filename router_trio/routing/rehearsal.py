@@ -15,7 +15,7 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.errors.reasons import UNMATCHED
 from router_trio.link import Link, LinkListener
-from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
+from router_trio.outbox.operation import CoreOperation, OperationWithAck
 from router_trio.protocol import ack_reply, framing
 from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.delivery import Delivery, MirrorCopy
@@ -149,8 +149,7 @@ class Rehearsal:
     def _taken_from(self, connection: Connection) -> Sequence[Copy]:
         """Take the accepted copies for a connection out of its outbox, in order."""
         copies: list[Copy] = []
-
-        def take(operation: Operation) -> bool:
+        for operation in connection.outbox.take_pending():
             assert isinstance(operation, CoreOperation), "copies of one message are accepted one by one"
             raw = framing.published(operation.frame)
             mirror = isinstance(operation.owner, MirrorCopy)
@@ -158,9 +157,6 @@ class Rehearsal:
             named = operation.puback_from if isinstance(operation, OperationWithAck) else None
             stream = named if isinstance(named, str) else None
             copies.append(Copy(connection.name, subject, block, payload, operation.with_ack, mirror, stream))
-            return True
-
-        connection.outbox.recall(take)
         return copies
 
 

@@ -47,7 +47,11 @@ class Address:
     def subject_for(self, subject: bytes) -> bytes:
         """Return the destination's subject for a message with this subject. Raises `MappingError`."""
         prefix = self.prefixes.get(subject)
-        return framing.prefixed_subject(prefix) if prefix is not None else self._mapped(subject)
+        if prefix is not None:
+            return framing.prefixed_subject(prefix)
+        target = self._mapped(subject)
+        self._remember(subject, target)
+        return target
 
     def prefix_for(self, raw: framing.RawMessage, more: int = 0) -> bytes:
         """Return the start of the frame of a copy, whose control line may be `more` bytes longer than the message's.
@@ -58,10 +62,7 @@ class Address:
         target = self._mapped(subject)
         if len(target) > LONGEST_REMEMBERED:
             self.check_line(len(target) + 1 + tail.find(b"\r\n") + more)
-        prefix = framing.publish_prefix(target)
-        if self._destination.mapping.deterministic and max(len(target), len(subject)) <= LONGEST_REMEMBERED:
-            self._remember(subject, prefix)
-        return prefix
+        return self._remember(subject, target)
 
     def ending_for(self, subject: bytes) -> bytes:
         """Return the end of the `Nats-Msg-Id` of a copy of a message with this subject. Raises `MappingError`."""
@@ -85,7 +86,11 @@ class Address:
     def _mapped(self, subject: bytes) -> bytes:
         return framing.wire(self._destination.subject_for(framing.text(subject)))
 
-    def _remember(self, subject: bytes, prefix: bytes) -> None:
+    def _remember(self, subject: bytes, target: bytes) -> bytes:
+        """Return the start of the frame for a target, and remember it, unless it is long or drawn at random."""
+        prefix = framing.publish_prefix(target)
+        if not self._destination.mapping.deterministic or max(len(target), len(subject)) > LONGEST_REMEMBERED:
+            return prefix
         size = len(subject) + len(prefix) + _ENTRY_BYTES
         if self._remembered_bytes + size > MAX_REMEMBERED_BYTES:
             self._remembered_bytes = 0
@@ -93,3 +98,4 @@ class Address:
             self.endings.clear()
         self._remembered_bytes += size
         self.prefixes[subject] = prefix
+        return prefix
