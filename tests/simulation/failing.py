@@ -12,6 +12,8 @@ from random import Random
 from typing import Any
 
 from router_trio import Live
+from router_trio.errors import reasons
+from router_trio.routing.policy.retry import LONGEST_SPREAD
 from tests.simulation.handlers import FAIL, FAILS_EACH_TIME, FAILS_EVERY, RAISED
 from tests.simulation.schedule import Plan, Step
 
@@ -67,24 +69,31 @@ def owes_dead_letter(plan: Plan, outcome: str | None, max_payload: Mapping[str, 
     return plan.handler == "rejects" or (plan.handler == "poison" and (attempts > 0 or RAISES in never))
 
 
-def retried_for(plan: Plan, numbers: Iterable[int]) -> float:
+def retried_for(plan: Plan, numbers: Iterable[int], without_end: int = 0) -> float:
     """Return the seconds that a route needs to retry those of these messages that fail; all are still untried.
 
     Within a second, or within the first delay, no more messages are retried than half of what the route may have in
     hand: see `RetryPolicy`. By key, each failed message also holds back the next one until its last attempt.
+
+    `without_end` is the number of messages that fail at each attempt. Each of them always has its place among the
+    retries, so every other retry waits for all of them: once for a message that failed before the last fault, which may
+    hold back those that are still untried, and then again after each failure.
     """
     every = FAILS_EVERY.get(plan.handler or "")
     count = 0 if every is None else sum(number % every == 0 for number in numbers)
     retry: dict[str, Any] = {"initial": 1.0, "factor": 2.0, "max": 60.0, "attempts": 0, "not": ()} | plan.retry
-    retries = int(retry["attempts"] != 1)
+    if retry["attempts"] == 1:
+        return 0.0
+    spacing = min(retry["initial"], 1.0) / max(1.0, plan.source["max_in_flight"] / 2)
+    behind = 0.0 if reasons.TOO_LARGE in retry["not"] else min(without_end * spacing, LONGEST_SPREAD)
+    retries = 1
     if plan.handler in FAILS_EACH_TIME:
         # Without a dead letter, or an end of the retries, the first attempt accounts for the message.
         retries = max(0, retry["attempts"] - 1) if plan.dead_letter is not None else 0
     if not count or not retries or RAISES in retry["not"]:
-        return 0.0
-    spread = count * retries * min(retry["initial"], 1.0) / max(1.0, plan.source["max_in_flight"] / 2)
-    delays = sum(min(retry["initial"] * retry["factor"] ** one, retry["max"]) for one in range(retries))
-    return float(spread + delays * (count if plan.one_of_a_key else 1))
+        return behind
+    delays = sum(behind + min(retry["initial"] * retry["factor"] ** one, retry["max"]) for one in range(retries))
+    return float(behind + count * retries * spacing + delays * (count if plan.one_of_a_key else 1))
 
 
 def left_waiting(live: Live, routes: tuple[Plan, ...]) -> int:

@@ -359,8 +359,7 @@ class Oracles:
         """Return True if a message is where the route and its handler send it, or is accounted for as a failure of its
         own.
         """
-        limits = [self._schedule.max_payload[target.broker[0]] for target in plan.targets]
-        if number in self.fails_for_what_it_is or self.sizes.get(number, 0) > min(limits):
+        if self._fails_without_end(plan, number):
             return True
         if number in self.sent and not places(plan, number, self.sent[number]):
             return True
@@ -368,6 +367,11 @@ class Oracles:
         if outcome == FILTERED or (outcome == RAISED and (plan.handler in FAILS_EACH_TIME or not plan.stream)):
             return True
         return self._arrivals.complete(plan, number)
+
+    def _fails_without_end(self, plan: Plan, number: int) -> bool:
+        """Return True if a destination never accepts a message: its subject is too long, or its payload too large."""
+        limits = [self._schedule.max_payload[target.broker[0]] for target in plan.targets]
+        return number in self.fails_for_what_it_is or self.sizes.get(number, 0) > min(limits)
 
     @property
     def is_backed_off(self) -> bool:
@@ -380,7 +384,14 @@ class Oracles:
     def retried_for(self) -> float:
         """The seconds that some route needs to retry the messages of its stream that are still to fail."""
         plans = (plan for plan in self._schedule.routes if plan.stream)
-        return max((retried_for(plan, self._unaccounted(plan)) for plan in plans), default=0.0)
+        return max((self._retried_for(plan) for plan in plans), default=0.0)
+
+    def _retried_for(self, plan: Plan) -> float:
+        numbers = [number_of(message.publish.payload) for message in self._taken_by(plan)]
+        without_end = sum(
+            self._fails_without_end(plan, number) and not self._arrivals.is_dead(plan, number) for number in numbers
+        )
+        return retried_for(plan, self._unaccounted(plan), without_end)
 
     def unready(self, process: Process, of: str | None = None, *, but_breakers: bool = False) -> str | None:
         """Return the problem that `/readyz` reports, of one route or anywhere, or None."""
