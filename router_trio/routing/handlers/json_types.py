@@ -285,7 +285,7 @@ def _properties(schema: object) -> Iterator[str]:
 
 
 class _Known(NamedTuple):
-    """What descriptions may show, since it is from code: names of fields, and texts of constants in the type."""
+    """The words of a type that descriptions may show, since they are from code: its fields and its constants."""
 
     names: frozenset[str]
     constants: frozenset[str]
