@@ -133,8 +133,9 @@ async def test_the_tail_that_a_restored_majority_has_lost_is_found_and_repaired(
 
         await fill(source.url, range(EARLIER, EARLIER + LATER))
         await route_all(settings, source.url)
-        report = await audited(settings)
-        assert (report.clean, report.counts["there"]) == (True, EARLIER + LATER)
+        # An audit here would create consumers, which the saved stores don't know: then the third server would also be
+        # ahead of the other two in the metadata of the cluster.
+        assert await last_of(group.servers[0]) == EARLIER + LATER
 
         for server in group.servers:
             await server.kill()
