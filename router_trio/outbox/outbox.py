@@ -361,7 +361,8 @@ class Outbox:
         if retried:
             self._retries.release(retried, accepted=True)
         self.settlement.settle_acked(acked)
-        self.refusals.notify_of_acks(retried)
+        if retried:
+            self.refusals.notify_of_acks(retried)
         if self._in_flight.when_none:
             self._in_flight.notify_if_none()
         if self._lanes.lanes or self._queue.waiting:
