@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from traceback import format_exception
+from traceback import TracebackException
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -51,18 +51,21 @@ class Raised:
 
     def _place_of_error(self) -> str | None:
         frames = list(_frames(_leaf(self._error).__traceback__))
-        # Outside of the handler are frames of ours, and of Trio if it has a nursery.
-        start = next((number for number, (code, _) in enumerate(frames) if not _is_library(code)), None)
-        if start is None:
-            start = next((n for n, (code, _) in enumerate(frames) if not code.co_filename.startswith(OURS)), None)
-        if start is None:
-            return None
-        return place_in(frames, start)
+        start = _start([code.co_filename for code, _ in frames])
+        return None if start is None else place_in(frames, start)
 
     def traceback(self) -> tuple[str, ...]:
-        """Return the last lines of the traceback. They contain the text of the error, which may quote the payload."""
+        """Return the last lines of the traceback, without the router's own frames before those of the handler.
+
+        They contain the text of the error, which may quote the payload.
+        """
         try:
-            lines = "".join(format_exception(self._error)).splitlines()
+            shown = TracebackException.from_exception(self._error, compact=True)
+            for one in _parts(shown):
+                # A cause may begin in a library that called the handler: only what the router added is of no use.
+                if one.stack and one.stack[0].filename.startswith(OURS):
+                    del one.stack[: _start([frame.filename for frame in one.stack]) or 0]
+            lines = "".join(shown.format()).splitlines()
         except Exception:  # foreign code may raise when it formats its error
             return ()
         return tuple(lines[-MOST_LINES:])
@@ -144,13 +147,32 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
         traceback = traceback.tb_next
 
 
-def _is_library(code: CodeType) -> bool:
+def _start(files: Sequence[str]) -> int | None:
+    """Return the number of the first frame of the handler, by the file names of all; None if all are the router's."""
+    # Outside of the handler are frames of ours, and of Trio if it has a nursery.
+    start = next((number for number, file in enumerate(files) if not _is_library(file)), None)
+    if start is None:
+        start = next((number for number, file in enumerate(files) if not file.startswith(OURS)), None)
+    return start
+
+
+def _parts(shown: TracebackException) -> Iterator[TracebackException]:
+    """Yield an error, its causes, the errors during which it was raised, and those in its groups."""
+    left = [shown]
+    while left:
+        one = left.pop()
+        yield one
+        left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None]
+
+
+def _is_library(file: str) -> bool:
     # Code generated at run time, as by attrs and dataclasses, has a file name in angle brackets.
-    return code.co_filename.startswith((*OURS, *_LIBRARIES, "<"))
+    return file.startswith((*OURS, *_LIBRARIES, "<"))
 
 
 def _is_of(code: CodeType, folder: str) -> bool:
-    return code.co_filename.startswith(folder) and (not _is_library(code) or folder.startswith(_LIBRARIES))
+    file = code.co_filename
+    return file.startswith(folder) and (not _is_library(file) or folder.startswith(_LIBRARIES))
 
 
 def _described(frame: tuple[CodeType, int]) -> str:

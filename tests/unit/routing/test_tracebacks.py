@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from trio.testing import MockClock
 
 import router_trio
 from router_trio import Message, Reject, Router, Settings
-from router_trio.errors import HandlerError
+from router_trio.errors import ConfigurationError, HandlerError
 from router_trio.events import MessageDeadLettered, MessageFailed, PublishWithAckFailed
 from router_trio.routing.handlers.threads import in_thread
 from router_trio.routing.handlers.tracebacks import MOST_LINES, OURS, Raised, place_of
@@ -138,6 +139,50 @@ async def test_the_traceback_is_shown_if_configured(handlers: Callable[[str], An
     assert failed.traceback is not None
     assert failed.traceback[-1] == "ValueError: the payload"
     assert any('handlers.py", line 12, in plain' in line for line in failed.traceback)
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_traceback_begins_with_the_handler(name: str, handlers: Callable[[str], Any], tmp_path: Path) -> None:
+    assert set(await first_places(handlers(name))) == {f"{tmp_path}{os.sep}handlers.py"}
+
+
+@pytest.mark.parametrize("name", ["plain", "generator"])
+async def test_a_traceback_from_a_thread_begins_with_the_handler(
+    name: str, handlers: Callable[[str], Any], tmp_path: Path
+) -> None:
+    assert set(await first_places(handlers(name), thread=True)) == {f"{tmp_path}{os.sep}handlers.py"}
+
+
+async def test_a_traceback_from_asyncio_begins_with_the_handler() -> None:
+    async def raises(message: Message) -> None:
+        await asyncio.sleep(0)
+        raise OSError("no way")
+
+    assert await first_places(raises, loop="asyncio") == [__file__]
+
+
+async def first_places(handler: Any, **how: Any) -> list[str]:
+    """Return the file of the first frame of each traceback that a fake broker shows of a failing handler."""
+    broker, watch = FakeBroker(), Watch()
+    settings = Settings(
+        telemetry={"listen": "", "handler_errors": "full"}, connections={"main": {"servers": ["nats://fake"]}}
+    )
+    router = Router(settings, observers=[watch], connect=lambda name, _: broker.connect, log=False)
+    router.route("in.*", to="out.$1", **how)(handler)
+    async with router.open():
+        broker.publish("in.7", b"x")
+        failed = await watch.until("ROUTE_MESSAGE_FAILED")
+    assert isinstance(failed, MessageFailed)
+    text = "\n".join(failed.traceback or ())
+    return re.findall(r'Traceback \(most recent call last\):\n[ |]*File "([^"]+)"', text)
+
+
+def test_a_traceback_without_a_frame_of_a_handler_is_kept() -> None:
+    """It is needed to find an error of the router itself."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(connections=7)  # type: ignore[arg-type]
+    lines = Raised(caught.value.with_traceback(caught.tb.tb_next)).traceback()
+    assert any("router_trio" in line for line in lines)
 
 
 def test_a_traceback_is_bounded(handlers: Callable[[str], Any]) -> None:
