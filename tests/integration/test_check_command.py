@@ -112,6 +112,8 @@ def test_check_imports_handlers_from_the_working_directory(config: Path) -> None
         (None, "can't import 'my_handlers'"),
         ("other = 1\n", "has no function 'enrich'"),
         ("enrich = 1\n", "has no function 'enrich'"),
+        ("def enrih(message):\n    pass\n", "has no function 'enrich'; did you mean 'enrih'?"),
+        ("enrih = 1\ndef price(message):\n    pass\n", "has no function 'enrich'; there is: 'price'"),
         ("1 / 0\n", "raised ZeroDivisionError: division by zero"),
         ("def enrich(:\n", "raised SyntaxError"),
         (

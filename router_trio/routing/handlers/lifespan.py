@@ -6,7 +6,7 @@ around nothing else, and what it raises is caught here and attributed to it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 LifespanFunction = Callable[[], AbstractAsyncContextManager[Any]]
 """Returns the async context manager that is entered before the first message and left after the last."""
+
+MANAGER_CURE = "use contextlib.asynccontextmanager on an async def with one yield"
+"""How to write a function that returns an async context manager."""
+
+
+class _NoManagerError(Exception):
+    """The function of a lifespan has returned something else than an async context manager."""
 
 
 class Lifespan:
@@ -116,8 +123,17 @@ class Lifespan:
             self.failed.set()
         self._tried.set()
 
+    def _manager(self) -> AbstractAsyncContextManager[Any]:
+        manager: object = self._function()
+        if isinstance(manager, AbstractAsyncContextManager):
+            return manager
+        if isinstance(manager, Coroutine):
+            manager.close()  # Python would warn that it was never awaited
+        returned = "None" if manager is None else f"a value of the type {type(manager).__qualname__}"
+        raise _NoManagerError(f"must return an async context manager, and returned {returned}: {MANAGER_CURE}")
+
     async def _hold_on_trio(self) -> None:
-        async with self._function() as value:
+        async with self._manager() as value:
             self._enter(value)
             await self._ends.wait()
 
@@ -125,7 +141,7 @@ class Lifespan:
         import asyncio  # imported by now
 
         self._ends_on_loop = asyncio.Event()
-        async with self._function() as value:
+        async with self._manager() as value:
             token.run_sync_soon(self._enter, value)
             await self._ends_on_loop.wait()
 
@@ -140,7 +156,9 @@ class Lifespan:
         when = "before the router has started"
         if self._is_entered:
             when = "when the router ended" if self._is_leaving else "while the router was running"
-        if raised is not None:
+        if isinstance(raised, _NoManagerError):
+            place, what = place_of(self._function), str(raised)
+        elif raised is not None:
             place = Raised(raised, self._function).place
             text = excerpt(text_of(raised), LONGEST_TEXT)
             what = f"raised {type(raised).__qualname__} {when}" + (text and f": {text}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from inspect import iscoroutinefunction
+from types import ModuleType
 from typing import Any
 
 from router_trio.errors import ConfigurationError, HandlerError, Problem
@@ -13,11 +15,12 @@ from router_trio.routing.handlers.asyncio_loop import InAsyncio
 from router_trio.routing.handlers.bodies import typed
 from router_trio.routing.handlers.calls import Handler, is_async
 from router_trio.routing.handlers.errors import raise_if_signal, text_of
-from router_trio.routing.handlers.lifespan import LifespanFunction
+from router_trio.routing.handlers.lifespan import MANAGER_CURE, LifespanFunction
 from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.handlers.threads import in_thread
 from router_trio.settings import RouteSettings
 from router_trio.settings.checks.handlers import ASYNC_IN_A_THREAD, without_handler
+from router_trio.settings.problems import suggestion
 from router_trio.settings.sections import RouterSettings
 
 
@@ -68,8 +71,22 @@ def _imported(name: str, kind: str) -> Any:
         cause = f"looking for {function_name!r} in {module_name!r} raised {type(error).__name__}: {text_of(error)}"
         raise HandlerError(f"{kind} {name!r}: {cause}; mend that module") from error
     if not callable(found):
-        raise HandlerError(f"{kind} {name!r}: {module_name!r} has no function {function_name!r}")
+        cure = suggestion(function_name, _functions_of(module, module_name))
+        raise HandlerError(f"{kind} {name!r}: {module_name!r} has no function {function_name!r}; {cure}")
     return found
+
+
+def _functions_of(module: ModuleType, module_name: str) -> Iterator[str]:
+    """Yield the names of the functions in a module, except those that it imports from other packages."""
+    package = module_name.partition(".")[0]
+    for name, value in list(vars(module).items()):
+        try:
+            is_own = str(value.__module__).partition(".")[0] == package
+            is_function = callable(value) and not inspect.isclass(value)
+        except Exception:  # an object of foreign code may raise when it is inspected
+            continue
+        if is_own and is_function:
+            yield name
 
 
 def unfit(handler: Callable[..., Any], *, has_lifespan: bool = False) -> str | None:
@@ -95,8 +112,8 @@ def unfit(handler: Callable[..., Any], *, has_lifespan: bool = False) -> str | N
 
 def unfit_lifespan(function: LifespanFunction) -> str | None:
     """Return why a function can't be a lifespan, judged by its kind and signature; None if it can."""
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function) or iscoroutinefunction(function):
-        return "it returns no async context manager; use contextlib.asynccontextmanager on an async def that yields"
+    if _returns_no_manager(function):
+        return f"it must return an async context manager: {MANAGER_CURE}"
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -104,6 +121,26 @@ def unfit_lifespan(function: LifespanFunction) -> str | None:
     if not _takes(signature, 0):
         return f"it is called without arguments, and takes ({', '.join(signature.parameters)}); give them defaults"
     return None
+
+
+def _never() -> Any: ...
+
+
+_OF_MANAGERS = getattr(contextmanager(_never), "__code__", None)
+_OF_ASYNC_MANAGERS = getattr(asynccontextmanager(_never), "__code__", None)
+"""The code of all functions that a decorator of `contextlib` returns."""
+
+
+def _returns_no_manager(function: Callable[..., Any]) -> bool:
+    """Return True if the kind of a function shows that what it returns is no async context manager."""
+    code = getattr(function, "__code__", None)
+    if code is _OF_MANAGERS:
+        return True
+    decorated = getattr(function, "__wrapped__", None)
+    if code is _OF_ASYNC_MANAGERS and decorated is not None:
+        return inspect.isgeneratorfunction(decorated) or iscoroutinefunction(decorated)
+    kinds = inspect.isasyncgenfunction, inspect.isgeneratorfunction, iscoroutinefunction
+    return any(is_kind(function) for is_kind in kinds)
 
 
 def takes_lifespan(handler: Handler) -> bool:

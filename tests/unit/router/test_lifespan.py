@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -358,6 +358,26 @@ async def not_decorated() -> AsyncIterator[None]:
     yield
 
 
+@contextmanager
+def synchronous() -> Iterator[None]:
+    yield
+
+
+def without_yield() -> Any:
+    async def resources() -> None: ...
+
+    undecorated: Any = resources
+    return asynccontextmanager(undecorated)
+
+
+def plain_generator() -> Any:
+    def resources() -> Iterator[None]:
+        yield
+
+    undecorated: Any = resources
+    return asynccontextmanager(undecorated)
+
+
 def needs_more(settings: Settings) -> Any: ...
 
 
@@ -375,7 +395,14 @@ def test_two_parameters_need_a_lifespan() -> None:
 
 @pytest.mark.parametrize(
     ("function", "why"),
-    [(not_decorated, "asynccontextmanager"), (needs_more, "without arguments"), (None, "no function")],
+    [
+        (not_decorated, "asynccontextmanager on an async def with one yield"),
+        (synchronous, "asynccontextmanager on an async def with one yield"),
+        (without_yield(), "asynccontextmanager on an async def with one yield"),
+        (plain_generator(), "asynccontextmanager on an async def with one yield"),
+        (needs_more, "without arguments"),
+        (None, "no function"),
+    ],
 )
 async def test_a_function_that_can_not_be_a_lifespan_is_refused(function: Any, why: str, module: Any) -> None:
     module.resources = function
@@ -385,6 +412,44 @@ async def test_a_function_that_can_not_be_a_lifespan_is_refused(function: Any, w
     if function is not None:
         with pytest.raises(ConfigurationError, match=why):
             router(FakeBroker(), settings(), lifespan=function)
+
+
+async def late() -> None: ...
+
+
+@LOOPS
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(lambda: None, "None"), (lambda: 7, "a value of the type int"), (late, "a value of the type coroutine")],
+)
+async def test_one_that_returns_no_async_context_manager_ends_the_start_with_the_cure(
+    value: Callable[[], Any], shown: str, loop: str, module: Any
+) -> None:
+    def resources() -> Any:
+        return value()
+
+    module.resources = resources
+    one = router(FakeBroker(), settings(loop, lifespan="shop:resources"))
+    with pytest.raises(LifespanError) as caught:
+        async with one.open():
+            raise AssertionError
+    text = str(caught.value)
+    assert text.startswith(
+        f"lifespan shop:resources must return an async context manager, and returned {shown}: "
+        "use contextlib.asynccontextmanager on an async def with one yield (at "
+    )
+    assert HERE in text
+
+
+def life() -> Any: ...
+
+
+async def test_a_misspelt_name_of_a_lifespan_gets_a_suggestion(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "__module__", "shop")
+    module.life, module.lifes_of_others = life, Settings.load
+    with pytest.raises(ConfigurationError, match=r"'shop' has no function 'lifes'; did you mean 'life'\?"):
+        async with router(FakeBroker(), settings(lifespan="shop:lifes")).open():
+            pass
 
 
 async def test_another_lifespan_needs_a_restart(module: Any) -> None:

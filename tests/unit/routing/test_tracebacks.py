@@ -180,7 +180,7 @@ async def first_places(handler: Any, **how: Any) -> list[str]:
 def test_a_traceback_without_a_frame_of_a_handler_is_kept() -> None:
     """It is needed to find an error of the router itself."""
     with pytest.raises(ConfigurationError) as caught:
-        Settings(connections=7)  # type: ignore[arg-type]
+        Settings(connections=7)
     lines = Raised(caught.value.with_traceback(caught.tb.tb_next)).traceback()
     assert any("router_trio" in line for line in lines)
 
