@@ -24,6 +24,9 @@ from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.lifespan import LifespanFunction
 from router_trio.routing.handlers.loading import unfit, unfit_lifespan
 from router_trio.settings import ConnectionSettings, Settings
+from router_trio.settings.problems import key_path, keys_of, nearest, unknown_key
+from router_trio.settings.routes.route import RouteSettings
+from router_trio.settings.routes.source import SourceSettings
 from router_trio.settings.sections import HandlerLoop
 
 if TYPE_CHECKING:
@@ -221,11 +224,29 @@ class Router:
     ) -> None:
         default = {} if connection is None else {"connection": connection}
         destinations = [{**default, **({"subject": one} if isinstance(one, str) else one)} for one in to]
-        origin = {**default, **source} if subject is None else {**default, **source, "subject": subject}
+        problems = [self._unknown(key) for key in source if key not in keys_of(SourceSettings)]
+        known = {key: value for key, value in source.items() if key in keys_of(SourceSettings)}
+        origin = {**default, **known} if subject is None else {**default, **known, "subject": subject}
         route = {"name": name, "from": origin, "to": destinations, **more}
-        self._settings = self._settings.with_changes(routes=[*self._settings.routes, route])
+        try:
+            settings = self._settings.with_changes(routes=[*self._settings.routes, route])
+        except ConfigurationError as error:
+            raise ConfigurationError([*problems, *error.problems]) from None
+        if problems:
+            raise ConfigurationError(problems)
+        self._settings = settings
         self._in_code.append(route)
         self._handlers[name] = handler
+
+    def _unknown(self, key: str) -> Problem:
+        """Return the problem of a keyword argument that `route` does not have."""
+        at: list[str | int] = ["routes", len(self._settings.routes)]
+        if key == "handler":
+            return Problem(key_path([*at, key]), "the handler is the decorated function; remove this argument")
+        of_source = keys_of(SourceSettings)
+        options = [*of_source, *(option for option in keys_of(RouteSettings) if option not in ("from", "handler"))]
+        why = unknown_key(key, [*at, "from"], Settings, options)
+        return Problem(key_path([*at, "from", key] if nearest(key, options) in of_source else [*at, key]), why)
 
 
 def _with_loop(platform: Platform, loop: AbstractEventLoop) -> Platform:

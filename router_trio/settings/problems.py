@@ -151,12 +151,7 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         *above, key = detail["loc"]
-        section = _model_at(above, model)
-        if key in _REMOVED:
-            return _REMOVED[str(key)]
-        cure = _UNKNOWN_IN.get(section.__name__, "").format(key=excerpt(str(key)))
-        cure = cure or _elsewhere(str(key), above, model) or suggestion(str(key), keys_of(section))
-        return f"unknown key; {cure}"
+        return unknown_key(str(key), above, model)
     if kind in _TABLES and (text := _in_brackets(detail, model)) is not None:
         return text
     if kind == "literal_error":
@@ -168,6 +163,19 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"must be at least {context['ge']}" if "ge" in context else f"must be at most {context['le']}"
     return _WORDING.get(kind) or detail["msg"].replace("Input should be", "must be")
+
+
+def unknown_key(key: str, at: Sequence[str | int], model: type[BaseModel], known: Iterable[str] = ()) -> str:
+    """Return what to write in place of an unknown key of the section that stands at this location.
+
+    `known` are the keys that are suggested, by default those of the section.
+    """
+    section = _model_at(at, model)
+    if key in _REMOVED:
+        return _REMOVED[key]
+    cure = _UNKNOWN_IN.get(section.__name__, "").format(key=excerpt(key))
+    cure = cure or _elsewhere(key, at, model) or suggestion(key, known or keys_of(section))
+    return f"unknown key; {cure}"
 
 
 def _elsewhere(key: str, at: Sequence[str | int], model: type[BaseModel]) -> str | None:
