@@ -239,6 +239,14 @@ def origin(world: World, headers: bytes, time_ns: int) -> int:
     return int(parts[2]) if parts[0] == "SOURCE" and parts[2].isdecimal() else time_ns - world.ahead
 
 
+async def test_copies_whose_subjects_no_stream_takes_are_missing() -> None:
+    world = World('to = [ { subject = "nowhere.{{wildcard(1)}}" } ]\n')
+    world.message("source.1", b"", BEGIN + SECOND)
+    report = await world.audit()
+    assert (+report.counts, found(report)) == (Counter(missing=1), {1: "missing"})
+    assert report.notes == ["no stream takes nowhere.*, the subjects of main:nowhere.{{wildcard(1)}}"]
+
+
 # --- what limits can have removed, by clocks that differ ---
 
 

@@ -233,6 +233,16 @@ async def test_a_durable_that_starts_later_never_got_the_message(policy: str) ->
     assert (await world.outcome()).outcome == {"new": "not_delivered", "all": "missing"}[policy]
 
 
+async def test_a_copy_whose_subject_no_stream_takes_is_missing() -> None:
+    """As in an audit: the server has answered that no stream has it."""
+    world = World(settings('to = [ { subject = "nowhere.{{wildcard(1)}}" } ]'))
+    world.message()
+    world.settled()
+    outcome = await world.outcome()
+    assert (outcome.outcome, classes(outcome)) == ("missing", ["missing"])
+    assert outcome.copies[0].detail == "no stream takes nowhere.7"
+
+
 async def test_a_copy_that_limits_can_have_removed_is_expired() -> None:
     world = World(settings(TO), max_age=10 * SECOND)
     world.message()
