@@ -70,6 +70,13 @@ class HangupIgnored(Event):
     level = Level.INFO
 
 
+class InterruptIgnored(Event):
+    """SIGINT does not end the router, because it was ignored when the process started, as with `&` in a script."""
+
+    code = "ROUTER_INTERRUPT_IGNORED"
+    level = Level.INFO
+
+
 class SignalRestored(Event):
     """A handler or a library replaced a signal handler of the router, which restored its own.
 

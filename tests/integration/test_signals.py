@@ -55,6 +55,7 @@ async def test_every_signal_drains_and_logs_the_ledger(
 ) -> None:
     async with running("run", configuration(tmp_path, server.url), cwd=tmp_path) as run:
         await run.has_logged("ROUTER_STARTED")
+        assert not run.logged("ROUTER_INTERRUPT_IGNORED")
         run.send(number)
         assert await run.ended() == 0
     assert "main" in run.logged("ROUTER_STOPPED")[0]["ledger"]
@@ -71,6 +72,25 @@ async def test_an_ignored_signal_stays_ignored(server: NatsServer, tmp_path: Pat
         with trio.move_on_after(0.5) as waited:
             await run.ended()
         assert waited.cancelled_caught
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_in_the_background_of_a_script_the_log_reports_that_sigint_ends_nothing(
+    workers: int, server: NatsServer, tmp_path: Path
+) -> None:
+    config = configuration(tmp_path, server.url)
+    config.write_text(config.read_text().replace('subject = "orders.*"', 'subject = "orders.*", queue = "q"'))
+    ignoring = (
+        f"import os, signal, sys; signal.signal({signal.SIGINT}, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    python = [sys.executable, "-c", ignoring, *COMMAND]
+    async with running("run", "--workers", str(workers), config, cwd=tmp_path, python=python) as run:
+        await run.has_logged("ROUTER_STARTED")
+        (line,) = run.logged("ROUTER_INTERRUPT_IGNORED")
+        assert line["level"] == "INFO"
+        assert "SIGTERM" in line["message"]
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 

@@ -21,7 +21,7 @@ from router_trio.cli.last_resort import LastResort
 from router_trio.cli.run.reloading import ReloadRequest, Watch, reload_on_request
 from router_trio.cli.run.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
-from router_trio.events import Emit, HangupIgnored
+from router_trio.events import Emit, HangupIgnored, InterruptIgnored
 from router_trio.router import Router, no_pages, real_network
 from router_trio.router.garbage_collection import begin_collecting
 from router_trio.settings import ServerURL, Settings
@@ -58,7 +58,7 @@ async def serve(
     def on_open(emit_event: Emit) -> None:
         nonlocal emit
         emit = emit_event
-        report_ignored_hangups(emit)
+        report_ignored_signals(emit)
 
     def on_signal(number: int) -> None:
         if number > 1 or not opening:
@@ -119,10 +119,12 @@ def pages_after(on_open: Callable[[Emit], None], pages: Pages) -> Pages:
     return made
 
 
-def report_ignored_hangups(emit: Emit) -> None:
-    """Emit an event if SIGHUP is ignored, since its sender would expect a reload."""
+def report_ignored_signals(emit: Emit) -> None:
+    """Emit an event if SIGHUP is ignored, whose sender would expect a reload, and one if SIGINT is."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         emit(HangupIgnored(at=trio.current_time()))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        emit(InterruptIgnored(at=trio.current_time()))
 
 
 # --- --embedded-nats ---

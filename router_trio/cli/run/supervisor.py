@@ -17,7 +17,7 @@ import trio
 from router_trio.cli.command_line import DONE, FAILED
 from router_trio.cli.last_resort import LastResort
 from router_trio.cli.run.reloading import ReloadRequest, Watch, reload_on_request
-from router_trio.cli.run.serving import report_ignored_hangups, with_server
+from router_trio.cli.run.serving import report_ignored_signals, with_server
 from router_trio.cli.run.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
 from router_trio.errors import RouterError
@@ -77,7 +77,7 @@ async def serve_workers(
             address = await stack.enter_async_context(
                 telemetry.serve(supervisor.sum(), answers=partial(_answers, supervisor))
             )
-            report_ignored_hangups(telemetry.emit)
+            report_ignored_signals(telemetry.emit)
             if address is not None:
                 telemetry.emit(StatusPageReady(at=trio.current_time(), url=page_url(*address)))
             await stack.enter_async_context(

@@ -157,6 +157,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "SIGHUP was ignored when this process started (as under nohup), so it does not reload the configuration; "
         "run with --watch to reload when a file changes"
     ),
+    events.InterruptIgnored: (
+        "SIGINT was ignored when this process started (as with & in a script), so it does not end the router; "
+        "send SIGTERM to drain and end it"
+    ),
     events.StatusPageReady: "Status page: {url}",
     events.RouterReloaded: (
         "Configuration reloaded: added {added}, removed {removed}, changed {changed}; "
