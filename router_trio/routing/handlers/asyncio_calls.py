@@ -59,15 +59,21 @@ class AsyncioCalls:
             await wait_task_rescheduled(self._stop_crossing)
             self._crosses_soon = False
             if self._to_begin:
-                self._cross()
+                with suppress(RuntimeError):  # the loop has failed, and who opened it notices
+                    self._cross()
 
     def _stop_crossing(self, raise_cancel: Any) -> Abort:
         self._crosser = None
         return Abort.SUCCEEDED
 
     def _cross(self) -> None:
+        """Let the loop begin the calls. Raises `RuntimeError` if it is closed, at each call."""
         self._begins_soon = True
-        self.loop.call_soon_threadsafe(self._begin_on_loop)
+        try:
+            self.loop.call_soon_threadsafe(self._begin_on_loop)
+        except RuntimeError:
+            self._begins_soon = False
+            raise
 
     async def call(
         self, function: Callable[..., Awaitable[Any]], *arguments: object, left_behind: set[object] | None = None
@@ -75,7 +81,7 @@ class AsyncioCalls:
         """Call an async function in a task of the loop, in a copy of this context. Returns and raises what it does.
 
         If cancelled, cancels that task and waits until it has ended, for `ENDS_WITHIN` at most. A call that has not
-        ended by then is in `left_behind` until it does.
+        ended by then is in `left_behind` until it does. Raises `RuntimeError` if the loop is closed.
         """
         one = _Call(function, arguments, self)
         self._to_begin.append(one)
@@ -103,8 +109,9 @@ class AsyncioCalls:
             del error  # its traceback holds this frame
 
     async def _cancel(self, one: _Call, left_behind: set[object] | None) -> None:
-        self._cross()  # it may have begun in this turn
-        self.loop.call_soon_threadsafe(self._cancel_on_loop, one)
+        with suppress(RuntimeError):  # the loop is closed, and the cancellation must not be replaced by that
+            self._cross()  # it may have begun in this turn
+            self.loop.call_soon_threadsafe(self._cancel_on_loop, one)
         if not one.is_over:
             with trio.move_on_after(ENDS_WITHIN, shield=True):
                 await one.wait()

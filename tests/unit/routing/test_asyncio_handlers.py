@@ -18,9 +18,9 @@ import trio.lowlevel
 import trio.testing
 
 from router_trio.connection.platform import REAL_PLATFORM, Platform
-from router_trio.errors import ConfigurationError
+from router_trio.errors import ConfigurationError, RouterError
 from router_trio.message import Message
-from router_trio.routing.handlers import asyncio_loop
+from router_trio.routing.handlers import asyncio_loop, asyncio_thread
 from router_trio.routing.handlers.asyncio_calls import AsyncioCalls
 from router_trio.routing.handlers.asyncio_loop import AsyncioLoop, InAsyncio
 from router_trio.routing.handlers.asyncio_thread import THREAD, open_in_thread
@@ -306,6 +306,49 @@ async def test_a_task_factory_that_raises_fails_the_call() -> None:
             # A call may begin in the turn in which the last one has failed, before that.
             await eventually(lambda: loop.get_task_factory() is None)
             assert await calls.call(answers) == 1
+
+
+async def test_each_call_on_a_closed_loop_fails() -> None:
+    async def answers() -> int:
+        return 1
+
+    async with open_in_thread() as loop:
+        calls = AsyncioCalls(loop)
+        assert await calls.call(answers) == 1
+    for _ in range(3):
+        with trio.fail_after(5), pytest.raises(RuntimeError, match="closed"):
+            await calls.call(answers)
+
+
+async def test_a_call_that_is_cancelled_after_its_loop_was_closed_ends_as_cancelled() -> None:
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            async with open_in_thread() as loop:
+                nursery.start_soon(AsyncioCalls(loop).call, beats)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            nursery.cancel_scope.cancel()
+
+
+class Failing(asyncio.SelectorEventLoop):
+    """A loop that fails when it is stopped for the first time."""
+
+    def run_forever(self) -> None:
+        super().run_forever()
+        raise OSError("bad file descriptor")
+
+
+async def test_a_loop_that_fails_ends_the_router_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio_thread, "new_loop", Failing)
+
+    async def stops(message: Message) -> Message:
+        asyncio.get_running_loop().stop()
+        return message
+
+    with trio.fail_after(20), pytest.RaisesGroup(RouterError, flatten_subgroups=True, allow_unwrapped=True) as raised:
+        async with world(handlers=[route(stops)], shutdown_timeout=0.2) as w:
+            w.broker.publish("in.x", b"")
+            await trio.sleep_forever()
+    assert "the asyncio loop of the handlers has failed: bad file descriptor" in repr(raised.value)
 
 
 async def test_an_answer_of_a_cancelled_call_is_discarded() -> None:
