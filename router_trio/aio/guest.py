@@ -97,6 +97,8 @@ class Guest:
         self.ended: asyncio.Event = asyncio.Event()
         """Set when Trio has ended, or failed."""
         self.users: set[Interruptible] = set()
+        self.waited_for: set[asyncio.Event] = set()
+        """Events that Trio sets. If it fails they are set as well, since it never will."""
         self._joined = 0
         self._calls: set[Call[Any]] = set()
         self._nursery: trio.Nursery | None = None
@@ -197,6 +199,8 @@ class Guest:
         self._over()
         for call in lost:
             call.notify()
+        for event in self.waited_for:
+            event.set()
 
     def _over(self) -> None:
         self._began.set()

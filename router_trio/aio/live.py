@@ -40,25 +40,38 @@ class Receipt:
     `stream`, `sequence` and `duplicate` are set once a PubAck has arrived.
     """
 
-    __slots__ = ("_receipt", "_settled")
+    __slots__ = ("_guest", "_receipt", "_settled")
 
-    def __init__(self, receipt: TrioReceipt) -> None:
+    def __init__(self, receipt: TrioReceipt, guest: Guest) -> None:
         self._receipt = receipt
+        self._guest = guest
         self._settled: asyncio.Event | None = None
 
     async def settled(self) -> Fate:
-        """Wait for the final fate. Cancelling the wait does not affect the message."""
+        """Wait for the final fate. Cancelling the wait does not affect the message.
+
+        Raises `RouterError` if Trio has failed, and there will be no fate.
+        """
         receipt = self._receipt
         if trio.lowlevel.in_trio_task():
             return await receipt.settled()
         if receipt.fate is None:
             if self._settled is None:
                 self._settled = asyncio.Event()
-                receipt.when_settled(self._settled.set)
+                if not self._guest.ended.is_set():
+                    self._guest.waited_for.add(self._settled)
+                    receipt.when_settled(self._has_settled)
+                else:
+                    self._settled.set()
             await self._settled.wait()
-        fate = receipt.fate
-        assert fate is not None
-        return fate
+        if receipt.fate is None:
+            raise _has_ended()
+        return receipt.fate
+
+    def _has_settled(self) -> None:
+        if self._settled is not None:
+            self._guest.waited_for.discard(self._settled)
+            self._settled.set()
 
     @property
     def status(self) -> str:
@@ -148,7 +161,7 @@ class Live:
         ended.
         """
         if trio.lowlevel.in_trio_task():
-            return Receipt(await self._live.publish(subject, payload, headers, connection))
+            return Receipt(await self._live.publish(subject, payload, headers, connection), self._guest)
         self._check(self._cannot_publish)
         registry = registry_of(self._live)
         blocked: bool | None = None
@@ -157,7 +170,7 @@ class Live:
             # Accepted here and not in a task of Trio: its answer could arrive at a task that was cancelled.
             receipt = publisher.publish_now(subject, payload, headers, blocked=blocked)
             if receipt is not None:
-                return Receipt(receipt)
+                return Receipt(receipt, self._guest)
             blocked = await self._call(partial(publisher.wait_for_room, blocked=bool(blocked)), self._cannot_publish)
 
     async def publish_with_ack(
@@ -189,12 +202,18 @@ class Live:
                 receipt, wait = accepted
                 answered = asyncio.Event()
                 receipt.when_settled(answered.set)
-                await wait(answered)
-                return Receipt(receipt)
+                self._guest.waited_for.add(answered)
+                try:
+                    await wait(answered)
+                finally:
+                    self._guest.waited_for.discard(answered)
+                if receipt.fate is None and self._guest.ended.is_set():
+                    raise self._cannot_publish()
+                return Receipt(receipt, self._guest)
         publish = partial(
             self._live.publish_with_ack, subject, payload, headers, connection, timeout=timeout, stream=stream
         )
-        return Receipt(await self._call(publish, self._cannot_publish))
+        return Receipt(await self._call(publish, self._cannot_publish), self._guest)
 
     async def reload(self, settings: Settings | Callable[[], Settings]) -> None:
         """Change to other settings while messages are routed: only what differs is stopped, drained and started again.

@@ -9,8 +9,10 @@ import anyio
 import pytest
 import trio
 
-from router_trio import Fate, Message, PublishError, Router, aio
-from router_trio.aio.guest import join_guest
+from router_trio import Fate, Message, PublishError, Router, RouterError, aio
+from router_trio.aio.guest import Guest, join_guest
+from router_trio.aio.live import Receipt
+from router_trio.client.receipt import Receipt as TrioReceipt
 from router_trio.testing import FakeBroker
 from tests.support.settings import settings
 from tests.unit.aio.programs import LOOPS, eventually, router, run
@@ -47,6 +49,21 @@ def test_a_cancelled_call_has_ended_on_trio_when_it_raises(loop: str) -> None:
                 await asyncio.wait_for(guest.call(work).result(LookupError), 0.01)
         finally:
             await guest.leave()
+
+    run(main, loop)
+
+
+@each_loop
+def test_a_wait_for_a_fate_ends_when_trio_fails(loop: str) -> None:
+    async def main() -> None:
+        guest = Guest(asyncio.get_running_loop())
+        receipt = Receipt(TrioReceipt(), guest)
+        waiting = [asyncio.create_task(receipt.settled()) for _ in range(2)]
+        await asyncio.sleep(0)
+        guest._failed(trio.TrioInternalError("a bug"))
+        for one in (*waiting, receipt.settled()):
+            with pytest.raises(RouterError, match="the router has ended"):
+                await asyncio.wait_for(one, 5)
 
     run(main, loop)
 
