@@ -1,4 +1,7 @@
-"""An event that takes little memory. Each route has several, and most of them have no waiting task."""
+"""An event that takes little memory, and waiting for events.
+
+Each route has several events, and most of them have no waiting task.
+"""
 
 from __future__ import annotations
 
@@ -38,3 +41,9 @@ class Latch:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(cancelled)
+
+
+async def cancel_when(event: trio.Event | Latch, scope: trio.CancelScope) -> None:
+    """Cancel the scope when the event happens."""
+    await event.wait()
+    scope.cancel()

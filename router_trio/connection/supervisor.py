@@ -15,7 +15,7 @@ import trio
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.backoff import Attempt
 from router_trio.connection.destinations import Destinations
-from router_trio.connection.latch import Latch
+from router_trio.connection.latch import Latch, cancel_when
 from router_trio.connection.listener import Listener
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.pull_credit import PullBudget
@@ -204,7 +204,7 @@ class Connection:
         self._up(session, session.link)
         successor: Session | None = None
         async with trio.open_nursery() as race:
-            race.start_soon(_cancel_when, session.ended, race.cancel_scope)
+            race.start_soon(cancel_when, session.ended, race.cancel_scope)
             await self.listener.moving.wait()
             successor = await self._move_from(session, nursery)
             race.cancel_scope.cancel()
@@ -412,10 +412,4 @@ async def _either(*events: trio.Event) -> None:
     """Return when one of the events has happened."""
     async with trio.open_nursery() as race:
         for event in events:
-            race.start_soon(_cancel_when, event, race.cancel_scope)
-
-
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    """Cancel the scope when the event happens."""
-    await event.wait()
-    scope.cancel()
+            race.start_soon(cancel_when, event, race.cancel_scope)

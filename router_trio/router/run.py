@@ -15,7 +15,7 @@ import trio
 
 from router_trio.client.live import Live
 from router_trio.client.registry import Registry
-from router_trio.connection.latch import Latch
+from router_trio.connection.latch import cancel_when
 from router_trio.connection.platform import Platform
 from router_trio.connection.supervisor import Connection, ConnectionCounts
 from router_trio.errors import ConfigurationError, innermost
@@ -391,7 +391,7 @@ class Run:
     async def _started(self, stop: trio.Event | None) -> None:
         async with trio.open_nursery() as nursery:
             if stop is not None:
-                nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+                nursery.start_soon(cancel_when, stop, nursery.cancel_scope)
             await self.tried(
                 [generation.connection for generation in self.connections.values()],
                 [generation.route for generation in self.routes.values()],
@@ -442,7 +442,7 @@ class Run:
         if generation is None or route.source.first_try_over.is_set():
             return  # as for most of many routes, which then need no tasks
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when, route.source.first_try_over, nursery.cancel_scope)
+            nursery.start_soon(cancel_when, route.source.first_try_over, nursery.cancel_scope)
             while generation.connection.connected:
                 await generation.connection.changed()
             nursery.cancel_scope.cancel()
@@ -542,8 +542,3 @@ def _for_test(settings: Settings) -> Settings:
     if "handler_errors" in telemetry.model_fields_set:
         return settings
     return settings.adapted(telemetry=telemetry.model_copy(update={"handler_errors": "full"}))
-
-
-async def _cancel_when(event: trio.Event | Latch, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from router_trio.connection.latch import cancel_when
 from router_trio.errors import LifespanError, innermost
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 from router_trio.message import Message
@@ -91,7 +92,7 @@ class Lifespan:
     async def _until_tried(self, stop: trio.Event | None) -> None:
         async with trio.open_nursery() as nursery:
             if stop is not None:
-                nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+                nursery.start_soon(cancel_when, stop, nursery.cancel_scope)
             await self._tried.wait()
             nursery.cancel_scope.cancel()
 
@@ -172,8 +173,3 @@ class Lifespan:
         error = LifespanError(self._name, what, place)
         error.__cause__ = raised
         return error
-
-
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
