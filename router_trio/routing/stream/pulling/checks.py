@@ -223,8 +223,7 @@ class ConsumerChecks:
             return  # that is reported until something new is delivered or a check succeeds
         now = trio.current_time()
         undelivered = self._look_for_new(now)
-        unverified = self._payloads.doubtful or self._payloads.awaited
-        if self._error is None or self.stopped is not None or self.shared or unverified:
+        if self._error is None or self.stopped is not None or self.shared or self._payloads.unverified:
             return
         if now >= self._unmoved.since + CHECK_EVERY:
             self._enter(unexplained(undelivered, self._error))

@@ -25,14 +25,19 @@ class Payloads:
 
     def __init__(self) -> None:
         self.doubtful: list[StreamDelivery] = []
-        self.awaited: set[int] = set()
+        self._awaited: set[int] = set()
         """Messages whose redelivery is being requested: those sent meanwhile are not accepted before them."""
         self._never_had: set[tuple[int, bytes]] = set()
+
+    @property
+    def unverified(self) -> bool:
+        """Return True while deliveries are kept, or their redelivery is being requested."""
+        return bool(self.doubtful or self._awaited)
 
     def reset(self) -> None:
         """Forget all, since the consumer is reopened and redelivers unacked messages."""
         self.doubtful.clear()
-        self.awaited.clear()
+        self._awaited.clear()
         self._never_had.clear()
 
     def sift(
@@ -42,7 +47,7 @@ class Payloads:
 
         The first delivery that may lack its payload is kept, and all behind it but the awaited ones.
         """
-        if not (self.doubtful or self.awaited):
+        if not self.unverified:
             if True not in map(eq, map(_header_size, batch), map(_size, batch)):
                 return deliveries, ()
             doubtful = (index for index, delivery in enumerate(deliveries) if self._is_doubtful(delivery))
@@ -51,13 +56,13 @@ class Payloads:
         else:
             accepted, kept = [], []
             for delivery in deliveries:
-                if delivery.sequence not in self.awaited:
+                if delivery.sequence not in self._awaited:
                     kept.append(delivery)
                 elif self._is_doubtful(delivery):
-                    self.awaited.clear()  # the durable was edited again
+                    self._awaited.clear()  # the durable was edited again
                     kept.append(delivery)
                 else:
-                    self.awaited.remove(delivery.sequence)
+                    self._awaited.remove(delivery.sequence)
                     accepted.append(delivery)
         self.doubtful += kept
         return accepted, kept
@@ -71,13 +76,13 @@ class Payloads:
         self._never_had.update(_place(delivery) for delivery in confirmed if _is_bare(delivery))
         del self.doubtful[:count]
         again = sorted({delivery.sequence for delivery in confirmed})
-        self.awaited.update(again)
+        self._awaited.update(again)
         return again
 
     def requested_again(self) -> None:
         """Stop waiting for awaited messages unless others were kept meanwhile: they are redelivered before new ones."""
         if not self.doubtful:
-            self.awaited.clear()
+            self._awaited.clear()
 
     def _is_doubtful(self, delivery: StreamDelivery) -> bool:
         return _is_bare(delivery) and _place(delivery) not in self._never_had

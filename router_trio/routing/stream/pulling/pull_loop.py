@@ -361,8 +361,7 @@ class PullLoop:
             self._elsewhere(elsewhere)
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
-        payloads = self._payloads
-        if payloads.doubtful or payloads.awaited:
+        if self._payloads.unverified:
             return  # what is delivered now would be kept as well, without a bound, or pass redelivered messages
         pending, order, credit = self._pending, self._pending.order, self._credit
         if self._is_full and order.count_due(now) and now >= self._makes_room_at:
