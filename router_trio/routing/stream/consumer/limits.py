@@ -63,25 +63,19 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
 def differences(spec: ConsumerSpec, consumer: PullConsumer, capacity: int) -> list[str]:
     """Return how the consumer differs from `spec`. `capacity`: unacked messages that the route may have."""
     limits = consumer.limits
-    began = [f"deliver is {limits.deliver} there and {spec.deliver} here"] if limits.deliver != spec.deliver else []
-    return (
-        began * bool(limits.deliver)
-        + [
-            f"{name} is {has:g} there and {wanted:g} here"
-            for name, has, wanted, differs in (
-                ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),
-                ("ack_wait in seconds", consumer.ack_wait, spec.ack_wait, consumer.ack_wait != spec.ack_wait),
-                ("inactive_threshold in seconds", limits.expires_after, 0.0, limits.expires_after > 0),
-                ("max_ack_pending", limits.max_ack_pending, capacity, 0 < limits.max_ack_pending < capacity),
-            )
-            if differs
-        ]
-        + _cure_of(limits.max_ack_pending, capacity)
-    )
-
-
-def _cure_of(max_ack_pending: int, capacity: int) -> list[str]:
-    """Return which key of the route would suit the consumer's `max_ack_pending`, if that is too small."""
-    if not 1 < max_ack_pending < capacity:
-        return []
-    return [f"max_in_flight = {max_ack_pending // 2} in [routes.from] would suit that"]
+    found = []
+    if limits.deliver and limits.deliver != spec.deliver:
+        found.append(f"deliver is {limits.deliver} there and {spec.deliver} here")
+    found += [
+        f"{name} is {has:g} there and {wanted:g} here"
+        for name, has, wanted, differs in (
+            ("max_deliver", limits.max_deliver, spec.max_deliver, limits.max_deliver > 0),
+            ("ack_wait in seconds", consumer.ack_wait, spec.ack_wait, consumer.ack_wait != spec.ack_wait),
+            ("inactive_threshold in seconds", limits.expires_after, 0.0, limits.expires_after > 0),
+            ("max_ack_pending", limits.max_ack_pending, capacity, 0 < limits.max_ack_pending < capacity),
+        )
+        if differs
+    ]
+    if 1 < limits.max_ack_pending < capacity:
+        found.append(f"max_in_flight = {limits.max_ack_pending // 2} in [routes.from] would suit that")
+    return found
