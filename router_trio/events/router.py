@@ -107,7 +107,18 @@ class RouterStarted(Event):
     routes: int
 
 
-class LoopBlocked(Event):
+class BlockedEvent(Event):
+    """The base of events about a loop that a handler blocks: for how long, where, and with which message in hand."""
+
+    blocked_seconds: float
+    route: str | None = None
+    subject: str | None = None
+    stream: str | None = None
+    sequence: int | None = None
+    place: str | None = None
+
+
+class LoopBlocked(BlockedEvent):
     """The event loop has been blocked for `blocked_seconds` by a handler at `place`, or by the router's own code.
 
     Nothing is sent, received or answered meanwhile. `route`, `subject`, `stream` and `sequence` name the message in the
@@ -116,15 +127,9 @@ class LoopBlocked(Event):
 
     code = "ROUTER_LOOP_BLOCKED"
     level = Level.ERROR
-    blocked_seconds: float
-    route: str | None = None
-    subject: str | None = None
-    stream: str | None = None
-    sequence: int | None = None
-    place: str | None = None
 
 
-class AsyncioLoopBlocked(Event):
+class AsyncioLoopBlocked(BlockedEvent):
     """The asyncio loop of handlers has been blocked for `blocked_seconds` by a handler at `place`.
 
     Other handlers on asyncio wait meanwhile; everything else continues. `route`, `subject`, `stream` and `sequence`
@@ -133,12 +138,6 @@ class AsyncioLoopBlocked(Event):
 
     code = "ROUTER_ASYNCIO_BLOCKED"
     level = Level.ERROR
-    blocked_seconds: float
-    route: str | None = None
-    subject: str | None = None
-    stream: str | None = None
-    sequence: int | None = None
-    place: str | None = None
 
 
 class TasksLeftBehind(Event):
