@@ -141,3 +141,20 @@ class Schedule:
         lines += [f"  route {plan}" for plan in self.routes]
         lines += [f"  {step}" for step in self.steps]
         return "\n".join(lines)
+
+
+def schedule_of(plan: Plan, *steps: Step, faults: tuple[str, ...] = ()) -> Schedule:
+    """Return a schedule of one route, its broker `a` and these steps, whose shutdown lasts a second."""
+    return Schedule(
+        seed=0,
+        brokers={"a": 0.0},
+        latency={"a": 0.001},
+        connections={"a": {"servers": ["nats://one:4222"]}},
+        shutdown_timeout=1.0,
+        routes=(plan,),
+        faults=faults,
+        also=frozenset(),
+        windows=dict.fromkeys(("IN", "OUT", "PUB", "DEAD"), 120.0),
+        max_payload={"a": 1024 * 1024},
+        steps=steps,
+    )

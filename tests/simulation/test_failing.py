@@ -10,7 +10,7 @@ import pytest
 from router_trio.routing.policy import retry
 from tests.simulation.failing import RAISES, retried_for
 from tests.simulation.run import simulate
-from tests.simulation.schedule import Plan, Schedule, Step, Target
+from tests.simulation.schedule import Plan, Schedule, Step, Target, schedule_of
 
 SOURCE = {"stream": "IN", "durable": "r0", "filter": "in.*", "max_in_flight": 5, "ack_wait": 2.0}
 RETRY = {"initial": 1.0, "factor": 3.0, "max": 1.0, "attempts": 4}
@@ -26,19 +26,7 @@ NARROW = replace(ONCE, source={**SOURCE, "max_in_flight": 2})
 def schedule(plan: Plan, count: int) -> Schedule:
     """Return a schedule without faults, in which strangers publish `count` messages at once."""
     load = {**LOAD, "count": count}
-    return Schedule(
-        seed=0,
-        brokers={"a": 0.0},
-        latency={"a": 0.001},
-        connections={"a": {"servers": ["nats://one:4222"]}},
-        shutdown_timeout=1.0,
-        routes=(plan,),
-        faults=(),
-        also=frozenset(),
-        windows=dict.fromkeys(("IN", "OUT", "PUB", "DEAD"), 120.0),
-        max_payload={"a": 1024 * 1024},
-        steps=(Step(1.0, "strangers publish", 0.0, load),),
-    )
+    return schedule_of(plan, Step(1.0, "strangers publish", 0.0, load))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from router_trio.routing.stream.pulling.checks import CHECK_EVERY
 from tests.simulation import readyz
 from tests.simulation.oracles import TOLD_WITHIN
 from tests.simulation.run import simulate
-from tests.simulation.schedule import Plan, Schedule, Step, Target
+from tests.simulation.schedule import Plan, Schedule, Step, Target, schedule_of
 from tests.simulation.simulation import LOOK_EVERY
 from tests.support.eventually import eventually
 from tests.support.world import fill, one_broker, stream, to, world
@@ -41,23 +41,14 @@ def stalled(step: Step) -> Schedule:
     retry = {"initial": 1.0, "factor": 1.5, "max": 1.0}
     narrowed = {"broker": "a", "durable": "r0", "max_ack_pending": 3}
     load: dict[str, Any] = {"broker": "a", "subject": "in", "count": 30, "headers": "", "size": 0, "keys": 4}
-    return Schedule(
-        seed=0,
-        brokers={"a": 0.0},
-        latency={"a": 0.001},
-        connections={"a": {"servers": ["nats://one:4222"]}},
-        shutdown_timeout=1.0,
-        routes=(Plan("r0", "a", True, (Target("a", True),), "poison", source, retry=retry),),
+    plan = Plan("r0", "a", True, (Target("a", True),), "poison", source, retry=retry)
+    return schedule_of(
+        plan,
+        Step(0.1, "durable narrowed", 0.0, narrowed),
+        Step(STALLED_AT, "strangers publish", 0.0, load),
+        step,
+        Step(BEGINS_AT + 2 * TOLD_WITHIN, "strangers publish", 0.0, load),
         faults=("durable narrowed", step.kind),
-        also=frozenset(),
-        windows=dict.fromkeys(("IN", "OUT", "PUB", "DEAD"), 120.0),
-        max_payload={"a": 1024 * 1024},
-        steps=(
-            Step(0.1, "durable narrowed", 0.0, narrowed),
-            Step(STALLED_AT, "strangers publish", 0.0, load),
-            step,
-            Step(BEGINS_AT + 2 * TOLD_WITHIN, "strangers publish", 0.0, load),
-        ),
     )
 
 

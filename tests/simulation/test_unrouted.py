@@ -10,7 +10,7 @@ import pytest
 from tests.simulation import handlers
 from tests.simulation.content import Test
 from tests.simulation.run import simulate
-from tests.simulation.schedule import Plan, Schedule, Step, Target
+from tests.simulation.schedule import Plan, Schedule, Step, Target, schedule_of
 
 ONLY_1 = Target("a", True, when=Test("number", (1,)))
 """A destination to which no probe of these tests goes, so that none waits for what is ahead of it."""
@@ -22,19 +22,7 @@ TAKES_LONG = replace(PLAN, handler="takes long")
 def schedule(plan: Plan, count: int) -> Schedule:
     """Return a schedule that ends as strangers publish `count` messages, and whose shutdown lasts a second."""
     load: dict[str, Any] = {"broker": "a", "subject": "core.r0", "count": count, "headers": "", "size": 0, "keys": 4}
-    return Schedule(
-        seed=0,
-        brokers={"a": 0.0},
-        latency={"a": 0.001},
-        connections={"a": {"servers": ["nats://one:4222"]}},
-        shutdown_timeout=1.0,
-        routes=(plan,),
-        faults=(),
-        also=frozenset(),
-        windows=dict.fromkeys(("IN", "OUT", "PUB", "DEAD"), 120.0),
-        max_payload={"a": 1024 * 1024},
-        steps=(Step(1.0, "strangers publish", 0.0, load),),
-    )
+    return schedule_of(plan, Step(1.0, "strangers publish", 0.0, load))
 
 
 @pytest.mark.parametrize(
