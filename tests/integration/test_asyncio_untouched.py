@@ -12,11 +12,7 @@ from tests.support.command import environment
 from tests.support.servers import NatsServer
 from tests.unit.aio.programs import LOOPS
 
-PROGRAM = """
-import asyncio, json, sys, threading
-EARLY
-import trio
-
+STATE = """\
 NAMES = ["get_event_loop_policy", "set_event_loop_policy", "_get_running_loop", "get_running_loop", "get_event_loop",
          "set_event_loop", "new_event_loop", "current_task"]
 
@@ -24,7 +20,14 @@ def state():
     return [getattr(asyncio, name) for name in NAMES] + [
         getattr(asyncio.events, name) for name in NAMES[:-1]] + [
         asyncio.tasks.current_task, type(asyncio.get_event_loop_policy())]
+"""
 
+PROGRAM = """
+import asyncio, json, sys, threading
+EARLY
+import trio
+
+STATE
 before = state()
 told = {}
 
@@ -80,7 +83,7 @@ print(json.dumps(told))
 
 def run(program: str, url: str) -> dict[str, object]:
     ended = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", program, url],
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", program.replace("STATE\n", STATE), url],
         capture_output=True,
         text=True,
         timeout=60,
@@ -121,14 +124,7 @@ IN_ONE_THREAD = """
 import asyncio, json, sys
 LOOP
 
-NAMES = ["get_event_loop_policy", "set_event_loop_policy", "_get_running_loop", "get_running_loop", "get_event_loop",
-         "set_event_loop", "new_event_loop", "current_task"]
-
-def state():
-    return [getattr(asyncio, name) for name in NAMES] + [
-        getattr(asyncio.events, name) for name in NAMES[:-1]] + [
-        asyncio.tasks.current_task, type(asyncio.get_event_loop_policy())]
-
+STATE
 before = state()
 import nats
 from router_trio import Router, Settings, aio
