@@ -70,9 +70,12 @@ def _end_on_asyncio(frames: Sequence[FrameType]) -> None:
         file = frame.f_code.co_filename
         if file.startswith(_OURS) or (file.endswith(_HANDLES) and frame.f_code.co_name == "_run"):
             frame.f_trace = _end
+        elif frame.f_back is outermost:
+            # A loop that is not written in Python has no frames between that one and those of a task. It must not
+            # look at its epoll again: that is the parent's too, whose wake-up it would take.
+            frame.f_trace = _end_when_left
     sys.settrace(_trace_nothing_else)
-    # A loop that is not written in Python has no frames between its own and those of a task.
-    outermost.f_locals["loop"].call_soon(_end)
+    outermost.f_locals["loop"].call_soon(_end)  # if the task has no frames, since it is compiled
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -84,6 +87,13 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 class _EndsAfterTheStep(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         _end()
+
+
+def _end_when_left(frame: FrameType, event: str, argument: Any) -> Any:
+    """End the child when a frame returns, raises or is suspended."""
+    if event == "return":
+        _end()
+    return _end_when_left
 
 
 def _trace_nothing_else(frame: FrameType, event: str, argument: Any) -> None:

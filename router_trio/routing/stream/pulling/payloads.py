@@ -47,7 +47,7 @@ class Payloads:
 
         The first delivery that may lack its payload is kept, and all behind it but the awaited ones.
         """
-        if not self.unverified:
+        if not (self.doubtful or self._awaited):
             if True not in map(eq, map(_header_size, batch), map(_size, batch)):
                 return deliveries, ()
             doubtful = (index for index, delivery in enumerate(deliveries) if self._is_doubtful(delivery))
