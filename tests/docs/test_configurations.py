@@ -49,6 +49,8 @@ def variables() -> list[tuple[str, str, str]]:
 def test_each_variable_on_a_page_sets_a_key(where: str, name: str, value: str, tmp_path: Path) -> None:
     connections = [SAMPLE, *(f"[connections.{other}]\nservers = ['nats://127.0.0.1'] \n" for other in ("token",))]
     connections.append("[connections.password]\nservers = ['nats://127.0.0.1']\nuser = 'router'\npassword = 'x'\n")
+    connections.append('[[routes]]\nname = "a"\nfrom = { connection = "main", subject = "a" }\n')
+    connections.append('to = [ { connection = "main", subject = "b" } ]\n')
     if value.startswith("%d/"):  # systemd's directory of credentials
         value = str(tmp_path / value.removeprefix("%d/"))
         Path(value).touch()
