@@ -72,6 +72,8 @@ class Spy:
         """Numbers of the messages that were delivered, by their sequence in the source: several if a source was
         created again.
         """
+        self.nakked: set[int] = set()
+        """Numbers of the messages that were nak'ed."""
         self.first_brought_at: dict[int, float] = {}
         """When a link first delivered the message with this number from the source."""
         self.gaps: list[Gap] = []
@@ -268,6 +270,7 @@ class _Eyes:
 
     def nak(self, reply: bytes, delay: float) -> None:
         self._spy.hands.answered(reply)
+        self._spy.nakked.update(self._spy.at_sequence.get(int(ack_reply.tokens(reply)[ack_reply.SEQUENCE]), ()))
         self._spy.answered(f"nak {delay:.3f} s", [reply])
         self._link.nak(reply, delay)
 

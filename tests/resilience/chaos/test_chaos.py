@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from router_trio.events import ConnectionLost, MessageFailed, QueueFull
+from router_trio.events import ConnectionLost, MessageFailed, PublishWithAckFailed, QueueFull
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from tests.resilience.chaos.evidence import Journal
@@ -239,6 +239,15 @@ async def test_messages_that_failed_for_their_size_are_named() -> None:
     spy.brought(object(), [_delivery(number) for number in (400, 401, 450)], 0)
     for number, reason in ((400, "too_large"), (400, "too_large"), (450, "expression")):
         watch(MessageFailed(at=0.0, route="route", reason=reason, stream="SOURCE", sequence=_sequence(number)))
+    assert too_large(spy, [watch]) == {400}
+
+
+async def test_large_messages_whose_publish_a_server_refused_for_its_size_were_nakked() -> None:
+    spy, watch = Spy(), Watch()
+    spy.brought(object(), [_delivery(number) for number in (400, 401, 450)], 0)
+    spy.nakked.update((400, 401))
+    assert too_large(spy, [watch]) == set()
+    watch(PublishWithAckFailed(at=0.0, connection="away", count=1, reason="too_large"))
     assert too_large(spy, [watch]) == {400}
 
 

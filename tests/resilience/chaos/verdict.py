@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.resilience.chaos import keyed, memory
-from tests.resilience.chaos.load import numbers
+from tests.resilience.chaos.load import LARGE_EVERY, numbers
 from tests.resilience.chaos.scene import Scene
 from tests.resilience.chaos.schedule import Schedule
 from tests.resilience.chaos.spy import Spy
@@ -208,10 +208,18 @@ def sent_to_a_dead_link(spy: Spy, late: Iterable[tuple[int, Sequence[int]]]) -> 
     return found
 
 
-def too_large(spy: Spy, runs: Iterable[Watch]) -> set[int]:
-    """Return the messages that failed because of their size, at least once."""
-    failures = [event for watch in runs for event in watch.of("ROUTE_MESSAGE_FAILED") if event.reason == "too_large"]
-    return {found for event in failures for found in spy.at_sequence.get(event.sequence, ())}
+def too_large(spy: Spy, runs: Sequence[Watch]) -> set[int]:
+    """Return the messages that failed because of their size, at least once.
+
+    A publish that a server has refused for its size is reported without its sequence: it is one of the large messages
+    that were nak'ed.
+    """
+    failures, refused = (
+        [event for watch in runs for event in watch.of(code) if event.reason == "too_large"]
+        for code in ("ROUTE_MESSAGE_FAILED", "NATS_PUBLISH_WITH_ACK_ERROR")
+    )
+    named = {found for event in failures for found in spy.at_sequence.get(event.sequence, ())}
+    return named | {number for number in spy.nakked if refused and number % LARGE_EVERY == 0}
 
 
 def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
