@@ -104,6 +104,11 @@ class ConfigView(Protocol):
         """The problems of the last reload, one per line; None if it was accepted."""
         ...
 
+    @property
+    def reloads(self) -> Mapping[str, int]:
+        """The number of reloads since the start, by outcome: `accepted` and `refused`."""
+        ...
+
 
 class RouterView(Protocol):
     """The state of a router."""

@@ -121,6 +121,7 @@ async def test_status(view: View) -> None:
         "files": [],
         "loaded_at": "2023-11-14T22:13:20Z",
         "last_error": "router.toml: servers: 'nats://127.0.0.1' is wrong\nrouter.toml: routes: another problem",
+        "reloads": {"accepted": 0, "refused": 1},
     }
     assert body["connections"]["main"] == {
         "state": "connected",

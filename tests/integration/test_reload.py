@@ -150,7 +150,9 @@ async def test_pages_show_that_a_reload_was_refused_and_which_configuration_is_i
         assert state.pop("last_error").splitlines() == refused["problems"]
         assert len(refused["problems"]) == 2
         assert not any("s3cret" in problem for problem in refused["problems"])
-        assert (state | {"last_error": None}, successful, at) == (before, 0, loaded_at)
+        assert state.pop("reloads") == {"accepted": 0, "refused": 1}
+        assert (state | {"last_error": None, "reloads": before["reloads"]}, successful, at) == (before, 0, loaded_at)
+        assert await router.metric("router_config_reloads_total", outcome="refused") == 1
 
         rewrite(config, {"nats://bob:s3cret@": server.url, "old..": "new.$1"})
         run.send(signal.SIGHUP)

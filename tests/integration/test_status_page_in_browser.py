@@ -196,10 +196,31 @@ async def test_a_route_shows_its_source_its_destinations_and_why_it_does_not_run
     assert (await shown.rows("connections"))[3] == [f"edge:\nreconnecting: {error}"]
 
 
+async def test_a_refused_reload_is_shown_at_the_top_with_its_problems_until_one_is_accepted(shown: Shown) -> None:
+    pill = "document.getElementById('refused').getClientRects().length"
+    await shown.open()
+    config = shown.view.config
+    assert (await shown.rows("config"))[1:] == [[config.hash, *(await shown.rows("config"))[1][1:3], "0", "0"]]
+    assert await shown.page.evaluate(pill) == 0
+    config.refuse(["router.toml: routes[0].to[0].subject: " + HOSTILE, "router.toml: routes[1].when: no such variable"])
+    await shown.next_look()
+    assert await shown.page.evaluate(pill) == 1
+    row, (why,) = (await shown.rows("config"))[1:]
+    assert row[3:] == ["0", "1"]
+    assert "stays in force" in why
+    assert HOSTILE in why
+    assert "no such variable" in why
+    config.accept()
+    await shown.next_look()
+    assert await shown.page.evaluate(pill) == 0
+    assert [row[3:] for row in (await shown.rows("config"))[1:]] == [["1", "1"]]
+
+
 @pytest.mark.parametrize(("width", "dark"), SCREENS)
 async def test_the_page_fits_each_screen_and_is_accessible(shown: Shown, width: int, dark: bool) -> None:
     for reason in ("closed", "stale", "x" * 400):
         shown.telemetry.emit(lost(reason))
+    shown.view.config.refuse([f"{LONG}.toml: routes[0].to[0].subject: is not a subject"])
     await shown.open(width, dark=dark)
     await shown.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     outside = """[...document.querySelectorAll('body *')].filter((one) => {
@@ -259,7 +280,7 @@ async def test_each_time_is_shown_with_its_zone(shown: Shown) -> None:
     times = "[...document.querySelectorAll('time')].map((one) => one.textContent)"
     found: list[str] = await shown.page.evaluate(times)
     assert found[0] == "1 Jan 1970 00:00:00 UTC"
-    assert len(found) == 3
+    assert len(found) == 4, "two connections, the configuration, an event"
     assert all(re.fullmatch(r".*\d\d:\d\d:\d\d UTC", one) for one in found)
     await shown.page.press("Tab")
     await shown.page.press("Enter")

@@ -251,6 +251,7 @@ async def test_a_configuration_that_one_worker_refuses_changes_none(
         status = await one.status()
         assert "not in this one" in status["config"]["last_error"]
         assert (status["config"]["hash"], status["config"]["loaded_at"]) == (before["hash"], before["loaded_at"])
+        assert status["config"]["reloads"] == {"accepted": 0, "refused": 1}
         assert await hashes(one) == [before["hash"]]
         assert await one.metric("router_config_last_reload_successful") == 0
         await publish(client, "in", 0, 200)

@@ -73,6 +73,7 @@ class ConfigSum:
     files: Sequence[str] = ()
     loaded_at: float = 0.0
     last_error: str | None = None
+    reloads: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ def sum_up(
         if name in shapes
     ]
     hashes = tuple(dict.fromkeys((config.hash, *(report.config_hash for report in reports.values()))))
-    summed = ConfigSum(config.hash, hashes, config.files, config.loaded_at, config.last_error)
+    summed = ConfigSum(config.hash, hashes, config.files, config.loaded_at, config.last_error, config.reloads)
     ready = frozenset(name for name, ones in by_name.items() if all(one.ready for one in ones.values()))
     return RouterSum(settings.router.name, connections, routes, counts, summed, ready)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from router_trio.settings.settings import Settings
 
+RELOAD_OUTCOMES = ("accepted", "refused")
+
 
 class ConfigState:
     """Track the configuration in force and the result of the last reload. Times are Unix times.
@@ -19,6 +21,8 @@ class ConfigState:
         self.loaded_at: float = now
         self.last_error: str | None = None
         """The problems of the last reload, one a line; None if it was accepted, or if there was none."""
+        self.reloads: dict[str, int] = dict.fromkeys(RELOAD_OUTCOMES, 0)
+        """Requested reloads, by outcome. The start is not one of them."""
 
     @property
     def hash(self) -> str:
@@ -38,10 +42,12 @@ class ConfigState:
     def accept(self) -> None:
         """Record that the last reload was accepted."""
         self.last_error = None
+        self.reloads["accepted"] += 1
 
     def refuse(self, problems: Sequence[str]) -> None:
         """Record that the last reload was refused; the configuration in force stays."""
         self.last_error = "\n".join(problems)
+        self.reloads["refused"] += 1
 
     def put_in_force(self, settings: Settings, now: float) -> None:
         """Record that a configuration takes effect now."""

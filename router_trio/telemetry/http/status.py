@@ -135,6 +135,7 @@ def _config(config: ConfigView) -> dict[str, Any]:
         "files": [shown_text(file) for file in config.files],
         "loaded_at": _time(config.loaded_at),
         "last_error": None if problems is None else "\n".join(map(shown_text, problems.splitlines())),
+        "reloads": dict(config.reloads),
     }
 
 

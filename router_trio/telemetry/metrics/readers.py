@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from router_trio.settings.reload.state import RELOAD_OUTCOMES
 from router_trio.states import BREAKER_GAUGE, Behind, RouteState
 from router_trio.telemetry.metrics.metric import Labels, Numbers, Sources
 from router_trio.telemetry.view import ConnectionView
@@ -79,6 +80,12 @@ def openings(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, floa
 def router(number: Callable[[Sources], float]) -> Numbers:
     """Return a reader of one value of the router."""
     return lambda sources, _: [((), number(sources))]
+
+
+def reloads(sources: Sources, _: object) -> Iterable[tuple[Labels, float]]:
+    """Read the number of reloads, by outcome."""
+    counted = sources.view.config.reloads
+    return [((outcome,), counted.get(outcome, 0)) for outcome in RELOAD_OUTCOMES]
 
 
 def failed(operation: str) -> Callable[[ConnectionView], Mapping[str, int]]:

@@ -347,6 +347,14 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         readers.router(lambda sources: float(sources.ready())),
     ),
     Metric(
+        "router_config_reloads_total",
+        "counter",
+        ROUTER,
+        ("outcome",),
+        "Configuration reloads since the process started, by outcome: accepted or refused. The start is not counted.",
+        readers.reloads,
+    ),
+    Metric(
         "router_config_last_reload_successful",
         "gauge",
         ROUTER,

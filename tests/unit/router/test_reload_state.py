@@ -46,6 +46,7 @@ async def test_a_router_from_code_has_no_files_and_was_loaded_at_its_start(autoj
         assert before <= at <= time.time()
         assert shown["loaded_at"].startswith(time.strftime("%Y-%m-%dT", time.gmtime(at)))
         assert gauge(w, "last_reload_successful") == {(): 1}
+        assert gauge(w, "reloads_total") == {("accepted",): 0, ("refused",): 0}
         assert gauge(w, "info") == {(shown["hash"],): 1}
 
 
@@ -55,13 +56,16 @@ async def test_a_refused_reload_is_shown_until_a_reload_is_accepted(autojump_clo
         await refuse(w)
         shown = config(w)
         assert "routes[0].handler" in shown.pop("last_error")
-        assert shown == {key: value for key, value in before.items() if key != "last_error"}
+        assert shown.pop("reloads") == {"accepted": 0, "refused": 1}
+        assert shown == {key: value for key, value in before.items() if key not in ("last_error", "reloads")}
         assert gauge(w, "last_reload_successful") == {(): 0}
         assert gauge(w, "last_reload_timestamp_seconds") == began
         assert gauge(w, "info") == {(before["hash"],): 1}
 
+        await refuse(w)
         changed = w.configuration(core("in.*", "other.$1"))
         await w.live.reload(changed)
+        assert gauge(w, "reloads_total") == {("accepted",): 1, ("refused",): 2}
         assert (config(w)["hash"], config(w)["last_error"]) == (changed.content_hash, None)
         assert gauge(w, "last_reload_successful") == {(): 1}
         assert gauge(w, "last_reload_timestamp_seconds")[()] > began[()]

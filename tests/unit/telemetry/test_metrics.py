@@ -138,7 +138,11 @@ def test_every_metric_of_a_connection_or_route_has_its_label(page: MetricsPage) 
     of_the_process = {"router_log_lines_dropped_total", "router_spans_dropped_total"}
     of_the_process |= {"router_listener_errors_total", "router_event_loop_lag_seconds", "router_info", "router_ready"}
     of_the_process |= {"router_traces_not_followed_total", "router_traces_not_begun_total", "router_config_info"}
-    of_the_process |= {"router_config_last_reload_successful", "router_config_last_reload_timestamp_seconds"}
+    of_the_process |= {
+        "router_config_reloads_total",
+        "router_config_last_reload_successful",
+        "router_config_last_reload_timestamp_seconds",
+    }
     own = [metric for metric in TABLE if not isinstance(metric, ProcessMetric)]
     assert {metric.name for metric in own if "connection" not in metric.labels} == of_the_process
     assert all(metric.name.startswith("router_") for metric in own)

@@ -301,6 +301,19 @@ function showWorkers(workers) {
   fill(byId("workers"), [["Worker"], ["State"], ["Process", "number"], ["Restarts", "number"]], rows, "No workers.");
 }
 
+// A refused reload leaves the router ready, so it is not among the reasons: a pill beside them leads to its problems.
+function showConfig(config) {
+  const refused = config.last_error !== null;
+  byId("refused").hidden = !refused;
+  const cells = [
+    { ...text(config.hash, "code"), tag: "th" }, moment(config.loaded_at), text(config.files.join(", ") || "none: made in code", "wide"),
+    count(config.reloads.accepted), alarming(config.reloads.refused, refused ? "warn" : ""),
+  ];
+  const problems = refused ? ["The last reload was refused, and the configuration above stays in force:", ...config.last_error.split("\n")] : [];
+  const heads = [["In force"], ["Since"], ["Files"], ["Reloads accepted", "number"], ["Reloads refused", "number"]];
+  fill(byId("config"), heads, [{ key: "config", cells }, ...why("config", "configuration", problems, "warn")], "");
+}
+
 function showConnections(connections, reasons) {
   const rows = connections.flatMap(([key, one]) => {
     const unready = reasons.filter((reason) => reason.connection === key).map((reason) => reason.reason);
@@ -360,6 +373,7 @@ function show(snapshot) {
   setText("about", "router_trio " + status.version + ", up " + duration(status.uptime_seconds));
   setText("ready", reasons.length ? "not ready" : "ready", "pill " + (reasons.length ? "bad" : "good"));
   showReasons(reasons);
+  showConfig(status.config);
   showWorkers(status.workers);
   showConnections(Object.entries(status.connections), reasons);
   showRoutes(routes, reasons);
