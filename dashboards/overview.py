@@ -140,10 +140,11 @@ def _routes() -> list[Panel]:
         ),
         lines(
             "Duration",
-            "Time from receiving a message to settling it. It includes the time for which the destination was down.",
+            "Time from receiving a message to settling it. It includes the time for which the destination was down. "
+            "Dots are sampled messages, if Prometheus stores exemplars; a click opens the trace.",
             "s",
             query(quantile(0.5, DURATION, "route"), "{{route}} median"),
-            query(quantile(0.99, DURATION, "route"), "{{route}} 99 %"),
+            query(quantile(0.99, DURATION, "route"), "{{route}} 99 %").exemplar(True),
         ),
         heat(
             "Duration distribution",

@@ -61,6 +61,13 @@ def _process() -> list[Panel]:
             "dtdurations",
             now(f"min(time() - {of_process('router_config_last_reload_timestamp_seconds')})"),
             alerts=["RouterReloadRefused"],
+        ).span(3),
+        number(
+            "Reloads",
+            "Reloads in the time range that were accepted, and that were refused.",
+            "short",
+            now(total(in_range(of_process("router_config_reloads_total")), "outcome"), "{{outcome}}"),
+            alerts=["RouterReloadRefused"],
         ).span(4),
         number(
             "Uptime",
@@ -68,7 +75,7 @@ def _process() -> list[Panel]:
             "dtdurations",
             now(f"min(time() - {STARTED})"),
             alerts=["RouterAbsent"],
-        ).span(4),
+        ).span(3),
         number(
             "Restarts",
             "Restarts of the selected routers in the time range.",
@@ -76,7 +83,7 @@ def _process() -> list[Panel]:
             now(f"sum(changes({STARTED}[$__range]))"),
             ((0, GREEN), (1, ORANGE)),
             alerts=["RouterAbsent"],
-        ).span(4),
+        ).span(3),
         number(
             "Telemetry lost",
             "Log lines and spans dropped, and exceptions raised by event listeners, in the time range.",
@@ -84,7 +91,7 @@ def _process() -> list[Panel]:
             now(lost),
             ((0, GREEN), (1, ORANGE)),
             alerts=["RouterTelemetryDropped"],
-        ).span(4),
+        ).span(3),
     ]
 
 

@@ -216,11 +216,12 @@ class Delivery:
             assert self.remaining > 0, "a message is settled once at each destination"
             return
         route = self.route
-        route.elapsed.record((trio.current_time() if now is None else now) - self.received_at)
+        seconds = (trio.current_time() if now is None else now) - self.received_at
+        route.elapsed.record(seconds)
         if self.failure is not None:
             self.count_failure(self.failure)
         if self.trace is not None:
-            self.trace.end()
+            route.elapsed.keep(self.trace.end(seconds))
         self.finished()
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
+from router_trio.states import Exemplar
 
 Attributes = tuple[tuple[str, str], ...]
 """Attributes of a span, by name. Hashable, since sets of attributes are compared."""
@@ -33,8 +34,12 @@ class MessageTrace(Protocol):
     def failed(self, error_type: str, detail: str) -> None:
         """Record that the message failed in the router."""
 
-    def end(self) -> None:
-        """End the `process` span and all open ones, since every destination is settled. Called exactly once."""
+    def end(self, seconds: float) -> Exemplar:
+        """End the `process` span and all open ones, since every destination is settled. Called exactly once.
+
+        Returns the exemplar of a message that was received `seconds` ago, for the durations of its route.
+        """
+        ...
 
 
 class Tracing(Protocol):

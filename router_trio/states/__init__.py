@@ -18,6 +18,7 @@ from router_trio.states.failing import BeingRetried, LastFailure
 from router_trio.states.histogram import (
     DURATION_BOUNDS,
     NANO,
+    Exemplar,
     Histogram,
 )
 from router_trio.states.route import (
@@ -64,6 +65,7 @@ __all__ = [
     "BreakerState",
     "ConnectionState",
     "DestinationState",
+    "Exemplar",
     "Held",
     "Histogram",
     "Holder",

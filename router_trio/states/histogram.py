@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from routing within one batch to waiting out an outage."""
@@ -11,19 +12,31 @@ DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 NANO = 1_000_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """A value that was counted, and the id of the trace that shows where it comes from. `at` is a Unix time."""
+
+    trace_id: str
+    value: float
+    at: float
+
+
 class Histogram:
     """Counts by bucket, as in Prometheus: `counts[i]` is the number of values up to `bounds[i]`, the last one the rest.
+
+    `exemplars` has the newest exemplar of a bucket, by the index of the bucket.
 
     Values are in seconds. Their sum is an integer of nanoseconds: a sum of floats depends on the order of addition, and
     would decrease slightly if counts were added in another order than before.
     """
 
-    __slots__ = ("bounds", "counts", "nanoseconds")
+    __slots__ = ("bounds", "counts", "exemplars", "nanoseconds")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds: tuple[float, ...] = tuple(bounds)
         self.counts: list[int] = [0] * (len(bounds) + 1)
         self.nanoseconds: int = 0
+        self.exemplars: dict[int, Exemplar] = {}
 
     @property
     def total(self) -> float:
@@ -35,17 +48,29 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += count
         self.nanoseconds += int(value * NANO) * count
 
+    def keep(self, exemplar: Exemplar) -> None:
+        """Keep an exemplar of a value, unless its bucket has a newer one."""
+        bucket = bisect_left(self.bounds, exemplar.value)
+        before = self.exemplars.get(bucket)
+        if before is None or before.at <= exemplar.at:
+            self.exemplars[bucket] = exemplar
+
     def add(self, other: Histogram) -> None:
-        """Add the counts of another histogram with the same bounds."""
+        """Add the counts of another histogram with the same bounds, and keep its exemplars."""
         for index, count in enumerate(other.counts):
             self.counts[index] += count
         self.nanoseconds += other.nanoseconds
+        for exemplar in other.exemplars.values():
+            self.keep(exemplar)
 
     def __add__(self, other: Histogram) -> Histogram:
         """Return the sum of two histograms with the same bounds."""
         both = Histogram(self.bounds)
         both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
         both.nanoseconds = self.nanoseconds + other.nanoseconds
+        if self.exemplars or other.exemplars:
+            for exemplar in (*self.exemplars.values(), *other.exemplars.values()):
+                both.keep(exemplar)
         return both
 
     def numbers(self, name: str) -> dict[str, int]:

@@ -105,6 +105,14 @@ class Monitoring:
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
+    async def exemplars(self, expression: str) -> list[dict[str, Any]]:
+        """Return the exemplars of the last minute, by series."""
+        now = time.time()
+        range_ = f"start={now - 60:.0f}&end={now + 60:.0f}"
+        answer = await get(f"{self.prometheus}/api/v1/query_exemplars?query={_escaped(expression)}&{range_}")
+        series: list[dict[str, Any]] = answer["data"]
+        return series
+
     async def has(self, expression: str, *, within: float = READY_WITHIN) -> list[dict[str, Any]]:
         """Wait until a query has a result. Raises `trio.TooSlowError`."""
         with trio.fail_after(within):
@@ -160,10 +168,12 @@ def programs() -> tuple[str, str]:
 
 
 @asynccontextmanager
-async def monitoring(directory: Path, installed: tuple[str, str], targets: Sequence[str]) -> AsyncIterator[Monitoring]:
+async def monitoring(
+    directory: Path, installed: tuple[str, str], targets: Sequence[str], *options: str
+) -> AsyncIterator[Monitoring]:
     """Scrape these targets and evaluate the rules. Entered when both programs are ready; they are killed at the end.
 
-    `directory` is for their files, `installed` is the result of `programs`.
+    `directory` is for their files, `installed` is the result of `programs`, `options` are for Prometheus.
     """
     [listener] = await trio.open_tcp_listeners(0, host=HOST)
     webhook = Webhook(f"http://{HOST}:{listener.socket.getsockname()[1]}/")
@@ -182,6 +192,7 @@ async def monitoring(directory: Path, installed: tuple[str, str], targets: Seque
                 f"--config.file={_write(directory / 'prometheus.yml', scraping)}",
                 f"--storage.tsdb.path={directory / 'prometheus'}",
                 f"--web.listen-address={prometheus}",
+                *options,
             ],
             [
                 installed[1],

@@ -31,6 +31,7 @@ LABELS = {
     "reason": ("queue_full", "not_connected"),
     "fate": ("acked", "dropped"),
     "version": ("1.2.3",),
+    "outcome": ("accepted", "refused"),
     "hash": ("628989adbe37",),
     "le": ("0.1", "1", "+Inf"),
 }

@@ -62,7 +62,7 @@ def route_one(telemetry: Telemetry) -> str:
     trace.sent("eu.{{wildcard(1)}}", FENCED)
     trace.send("archive", "edge", 5)
     trace.sent("archive", Fate("failed", "permission_denied"))
-    trace.end()
+    trace.end(0.25)
     return outgoing.decode()
 
 

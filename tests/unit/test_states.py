@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio import states
-from router_trio.states import CONNECTED, DISCONNECTED, DURATION_BOUNDS, RECONNECTING, RUNNING, Histogram
+from router_trio.states import CONNECTED, DISCONNECTED, DURATION_BOUNDS, RECONNECTING, RUNNING, Exemplar, Histogram
 
 
 @pytest.fixture
@@ -114,6 +114,20 @@ def test_a_bound_belongs_to_its_bucket() -> None:
     histogram.record(0.5, 10)
     assert histogram.counts == [12, 2, 1]
     assert histogram.total == pytest.approx(6.6 + 5.0)
+
+
+def test_a_histogram_keeps_the_newest_exemplar_of_each_bucket() -> None:
+    one, other = Histogram((1.0, 2.0)), Histogram((1.0, 2.0))
+    first, second, third = Exemplar("a", 0.5, 10.0), Exemplar("b", 1.0, 11.0), Exemplar("c", 3.0, 12.0)
+    one.keep(second)
+    one.keep(first)
+    other.keep(first)
+    other.keep(third)
+    assert one.exemplars == {0: second}
+    assert (one + other).exemplars == (other + one).exemplars == {0: second, 2: third}
+    assert (one.exemplars, other.exemplars) == ({0: second}, {0: first, 2: third})
+    other.add(one)
+    assert other.exemplars == {0: second, 2: third}
 
 
 def test_the_bounds_of_durations_are_in_order() -> None:

@@ -15,7 +15,7 @@ from router_trio.router.workers.supervisor import Supervisor
 from router_trio.states import Histogram
 from router_trio.telemetry.http.status import Answer, answer, status_pieces
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
-from router_trio.telemetry.metrics.metric import Sources
+from router_trio.telemetry.metrics.metric import Form, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.pieces import Parts, Pieces
 
@@ -50,7 +50,7 @@ class WorkersAnswers:
         workers = {str(slot.number): slot.shown for slot in self._supervisor.slots}
         return status_pieces(self._supervisor.sum(), self._clock() - self._started_at, {"workers": workers})
 
-    def metrics(self) -> Pieces[Parts]:
+    def metrics(self, form: Form = "text") -> Pieces[Parts]:
         found = self._supervisor.sum()
         counted, own = found.counts.get(PROCESS, {}), self._own
         lags = Histogram(LAG_BOUNDS)
@@ -67,9 +67,9 @@ class WorkersAnswers:
             route_ready=lambda route: route.name in found.ready,
             loop_lags=lags,
         )
-        return MetricsPage(sources, lambda: self._process(counted)).pieces()
+        return MetricsPage(sources, lambda form: self._process(counted, form)).pieces(form)
 
-    def _process(self, counted: Mapping[str, int]) -> bytes:
+    def _process(self, counted: Mapping[str, int], form: Form) -> bytes:
         processes = [process_numbers(), *(report.process for report in self._supervisor.reports.values())]
         seconds = (processor_microseconds() + counted.get("processor_us", 0)) / _MICRO
-        return process_lines(together(processes, seconds, self._supervisor.started_at))
+        return process_lines(together(processes, seconds, self._supervisor.started_at), form)

@@ -9,7 +9,7 @@ from typing import Any
 
 from router_trio.router.workers.counts.numbers import Counts
 from router_trio.router.workers.counts.process_numbers import process_numbers
-from router_trio.states import Behind, DestinationState, LastFailure, RouteState
+from router_trio.states import Behind, DestinationState, Exemplar, LastFailure, RouteState
 from router_trio.telemetry.http.status import readiness, route_ready, waiting_for
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.view import ConnectionView, RouterView
@@ -74,6 +74,7 @@ class RouteReport:
     behind: Behind | None
     to: Sequence[DestinationReport]
     breakers: Sequence[BreakerReport]
+    exemplars: Sequence[Exemplar]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
         state.behind,
         [_destination(one) for one in state.to],
         [BreakerReport(one.connection, one.template, one.state, one.why_open) for one in state.breakers],
+        [*state.elapsed.exemplars.values()],
     )
 
 

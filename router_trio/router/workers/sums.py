@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from router_trio.outbox.ledger import Counters, Ledger
@@ -178,6 +179,8 @@ def _route(
     state.is_leaving = settings is None
     state.break_by(_breakers(shape, reports), 0)
     state.add_numbers(counts.get((ROUTE, shape.name), {}))
+    for exemplar in chain.from_iterable(one.exemplars for one in (shape, *reports.values())):
+        state.elapsed.keep(exemplar)
     # Messages without a duration are not in hand here: they may have been settled after their worker ended.
     state.held_by(
         Held(

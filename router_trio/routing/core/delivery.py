@@ -93,7 +93,8 @@ class CoreDelivery(Delivery):
         if self.failure is not None:
             self.count_failure(self.failure)
         if self.trace is not None:
-            self.trace.end()
+            seconds = (trio.current_time() if now is None else now) - self.received_at
+            self.route.elapsed.keep(self.trace.end(seconds))
         self._keeper.finished(self)
 
     def settle_as(self, fate: str) -> None:

@@ -122,7 +122,7 @@ class StreamDelivery(Delivery):
             self.remaining = 0
             if self.trace is not None:
                 self.trace.sent(self.route.destinations[0], fate)
-                self.trace.end()
+                self.route.elapsed.keep(self.trace.end(now - self.received_at))
             keeper = self._keeper
             if not keeper.stored:
                 keeper.first_stored()

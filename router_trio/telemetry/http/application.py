@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -28,9 +29,10 @@ from router_trio.telemetry.http.server import serve_http
 from router_trio.telemetry.http.status import Answer, health, readiness_pieces, status_pieces
 from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.logs.recent import Recent
+from router_trio.telemetry.metrics.accepted import accepted_form
 from router_trio.telemetry.metrics.lag import measure_lag
-from router_trio.telemetry.metrics.metric import Sources
-from router_trio.telemetry.metrics.page import CONTENT_TYPE, MetricsPage
+from router_trio.telemetry.metrics.metric import Form, Sources
+from router_trio.telemetry.metrics.page import CONTENT_TYPES, MetricsPage
 from router_trio.telemetry.pieces import Parts, Pieces, in_pieces
 
 PAGE_SECONDS = 5.0
@@ -61,7 +63,7 @@ class Answers(Protocol):
         """Return the JSON text of `/status`, without a newline at its end."""
         ...
 
-    def metrics(self) -> Pieces[Parts]:
+    def metrics(self, form: Form = "text") -> Pieces[Parts]:
         """Return the text of `/metrics`."""
         ...
 
@@ -87,8 +89,8 @@ class RouterAnswers:
     def status(self) -> Pieces[Parts]:
         return status_pieces(self._view, self._clock() - self._started_at)
 
-    def metrics(self) -> Pieces[Parts]:
-        return self._page.pieces()
+    def metrics(self, form: Form = "text") -> Pieces[Parts]:
+        return self._page.pieces(form)
 
 
 class JSONPage(JSONResponse):
@@ -131,7 +133,9 @@ def application(
     of routes are rendered one at a time, shared by all requests that wait for them, and sent in parts.
     """
     turn, sending = trio.Lock(), trio.Lock()
-    scrape, statuses = SharedPage(turn, answers.metrics), SharedPage(turn, answers.status)
+    forms: tuple[Form, ...] = ("text", "openmetrics")
+    scrapes = {form: SharedPage(turn, partial(answers.metrics, form)) for form in forms}
+    statuses = SharedPage(turn, answers.status)
 
     async def status_text() -> Parts:
         await answers.refresh()
@@ -140,9 +144,10 @@ def application(
     async def readiness_text() -> str:
         return json.dumps((await in_pieces(answers.readiness()))[1])
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         await answers.refresh()
-        return LargePage(await scrape.get(), sending, CONTENT_TYPE)
+        form = accepted_form(request.headers.getlist("accept"))
+        return LargePage(await scrapes[form].get(), sending, CONTENT_TYPES[form])
 
     def probed(request: Request, answer: Answer) -> Response:
         code, body = answer

@@ -38,6 +38,9 @@ class Sources:
         return not any(self.unready())
 
 
+Form = Literal["text", "openmetrics"]
+"""The format of a page: the Prometheus text format 0.0.4, or OpenMetrics 1.0.0, which has exemplars."""
+
 Labels = tuple[str, ...]
 Part = Any
 """A part of the router that metrics are read from: a connection, a route, or None for the router as a whole."""
@@ -124,3 +127,12 @@ class ProcessMetric:
     kind: Literal["counter", "gauge"]
     help: str
     labels: Labels = ()
+
+
+def head(metric: Metric | HistogramMetric | ProcessMetric, form: Form) -> str:
+    """Return the lines before the series of a metric: its help and its type."""
+    name, text = metric.name, metric.help.replace("\\", r"\\").replace("\n", r"\n")
+    if form == "openmetrics":
+        # A counter is named without the suffix that its series have.
+        name, text = name.removesuffix("_total") if metric.kind == "counter" else name, text.replace('"', r"\"")
+    return f"# HELP {name} {text}\n# TYPE {name} {metric.kind}\n"

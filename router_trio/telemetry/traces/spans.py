@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from router_trio.errors.quotes import bounded, excerpt
 from router_trio.message import Fate
+from router_trio.states import NANO, Exemplar
 from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.traces.traceparent import SAMPLED, TraceParent, write
 
@@ -185,8 +186,8 @@ class SpansOfMessage:
         """Record that the message failed in the router, for `process` when it ends."""
         self._failure = (error_type, detail)
 
-    def end(self) -> None:
-        """End `process`, and end as failed the sends that have no fate yet."""
+    def end(self, seconds: float) -> Exemplar:
+        """End `process`, and end as failed the sends that have no fate yet. Return the exemplar of `seconds`."""
         for destination, span in self._sends:
             self._fail(span, "unsettled", f"no fate at {destination} when the message ended")
             self._spans.end_span(span)
@@ -194,6 +195,7 @@ class SpansOfMessage:
         if self._failure is not None:
             self._process.mark_failed(*self._failure)
         self._spans.end_span(self._process)
+        return Exemplar(f"{self._process.context.trace_id:032x}", seconds, self._process.end_time / NANO)
 
     def _fail(self, span: MessageSpan, error_type: str, detail: str) -> None:
         span.mark_failed(error_type, detail)

@@ -69,7 +69,7 @@ async def spans_of(*messages: Any, outages: int = 0) -> Kept:
             trace = traces.begin("eu", "orders.*", published(frame), **deal_with.come_with)
             assert trace is not None
             deal_with(trace)
-            trace.end()
+            trace.end(0.25)
         for _ in range(outages):
             assert traces._pipeline is not None
             tracer = traces._pipeline.provider.get_tracer("router_trio")

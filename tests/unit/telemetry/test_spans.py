@@ -16,7 +16,7 @@ async def test_a_message_to_two_destinations_has_three_spans() -> None:
         second = trace.send("archive", "core", 6)
         trace.sent("archive", Fate("acked", stream="ARCHIVE", sequence=99, duplicate=True))
         trace.sent("eu.{{wildcard(1)}}", FENCED)
-        trace.end()
+        trace.end(0.25)
     spans = recorded.spans()
     process, eu, archive = spans["process eu"], spans["send eu.{{wildcard(1)}}"], spans["send archive"]
     assert process.kind is SpanKind.CONSUMER
@@ -63,7 +63,7 @@ async def test_the_span_of_a_core_message_has_no_stream() -> None:
     async with recording() as recorded:
         trace = recorded.traces.begin("eu", "orders.*", received())
         assert trace is not None
-        trace.end()
+        trace.end(0.25)
     attributes = recorded.spans()["process eu"].attributes
     assert attributes is not None
     assert not [name for name in attributes if name.startswith("messaging.nats")]
@@ -82,7 +82,7 @@ async def test_the_span_of_an_undelivered_send_is_an_error(fate: Fate, error_typ
         trace = begin(recorded.traces, received())
         trace.send("out", "main", 1)
         trace.sent("out", fate)
-        trace.end()
+        trace.end(0.25)
     for span in recorded.spans().values():
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes is not None
@@ -93,7 +93,7 @@ async def test_a_handler_that_raises_marks_the_process_span_as_an_error() -> Non
     async with recording() as recorded:
         trace = begin(recorded.traces, received())
         trace.failed("ValueError", "no such order")
-        trace.end()
+        trace.end(0.25)
     span = recorded.spans()["process eu"]
     assert span.status.status_code is StatusCode.ERROR
     assert span.status.description == "no such order"
@@ -106,7 +106,7 @@ async def test_ending_a_message_ends_its_open_sends_as_failed() -> None:
         trace = begin(recorded.traces, received())
         trace.send("out", "main", 1)
         trace.sent("never sent", FENCED)
-        trace.end()
+        trace.end(0.25)
     span = recorded.spans()["send out"]
     assert span.end_time is not None
     assert span.attributes is not None
@@ -121,7 +121,7 @@ async def test_a_refusal_ends_the_newest_send() -> None:
         trace.refused("out", "too_large", "2 bytes are too many")
         trace.refused("never sent", "too_large", "nothing")
         trace.sent("out", FENCED)
-        trace.end()
+        trace.end(0.25)
     sends = [span.attributes for span in recorded._exporter.get_finished_spans() if span.name == "send out"]
     assert [(one["messaging.message.body.size"], one.get("error.type")) for one in sends if one is not None] == [
         (2, "too_large"),
@@ -138,7 +138,7 @@ async def test_sends_to_the_same_template_end_in_order() -> None:
         assert len(context) == 2
         trace.sent("out", FENCED)
         trace.sent("out", Fate("failed", "timeout"))
-        trace.end()
+        trace.end(0.25)
     ended = [span.attributes for span in recorded._exporter.get_finished_spans() if span.name == "send out"]
     assert [(one["messaging.message.body.size"], one["router.fate"]) for one in ended if one is not None] == [
         (1, "fenced"),

@@ -28,7 +28,7 @@ from tests.unit.telemetry.traces import SPAN, TRACE, Recorded, begin, carrying, 
 @pytest.mark.parametrize("flags", ["01", "03", "ff"])
 async def test_a_message_with_a_sampled_parent_is_traced(flags: str) -> None:
     async with recording(ratio=0.0) as recorded:
-        begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-{flags}")).end()
+        begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-{flags}")).end(0.25)
     span = recorded.spans()["process eu"]
     assert f"{span.context.trace_id:032x}" == TRACE
     assert span.parent is not None
@@ -45,7 +45,7 @@ async def test_a_message_with_an_unsampled_parent_is_not_traced(flags: str) -> N
 
 async def test_the_header_is_also_found_as_go_clients_spell_it() -> None:
     async with recording(ratio=0.0) as recorded:
-        begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-01", name="Traceparent")).end()
+        begin(recorded.traces, carrying(f"00-{TRACE}-{SPAN}-01", name="Traceparent")).end(0.25)
     assert f"{recorded.spans()['process eu'].context.trace_id:032x}" == TRACE
 
 
@@ -66,7 +66,7 @@ async def test_the_header_is_also_found_as_go_clients_spell_it() -> None:
 async def test_an_invalid_traceparent_is_ignored(invalid: str) -> None:
     assert parse(invalid.encode()) is None
     async with recording(ratio=1.0) as always:
-        begin(always.traces, carrying(invalid)).end()
+        begin(always.traces, carrying(invalid)).end(0.25)
     assert always.spans()["process eu"].parent is None
     async with recording(ratio=0.0) as never:
         assert never.traces.sampled([carrying(invalid)]) == []
@@ -125,7 +125,7 @@ async def test_in_a_batch_a_parent_decides_for_its_own_message_only() -> None:
         assert never.traces.sampled(batch) == [1, 4]
         trace = never.traces.begin("eu", "orders.*", yes)
         assert trace is not None
-        trace.end()
+        trace.end(0.25)
     assert f"{never.spans()['process eu'].context.trace_id:032x}" == TRACE
     async with recording(ratio=1.0) as always:
         assert always.traces.sampled(batch) == [0, 1, 3, 4, 6]
@@ -281,7 +281,7 @@ async def test_dropped_spans_are_counted(result: SpanExportResult, early: bool) 
         if not early:
             await traces.begin_export()
         for _ in range(total):
-            begin(traces, received()).end()
+            begin(traces, received()).end(0.25)
         assert traces.dropped == 500
         exporter.release.set()
     assert exporter.exported == MAX_QUEUED
@@ -294,7 +294,7 @@ async def test_an_exporter_that_can_not_be_created_is_logged_and_drops_spans(cap
 
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=refuse)
     async with traces.running():
-        begin(traces, received()).end()
+        begin(traces, received()).end(0.25)
         await traces.begin_export()
         assert not traces.active
         assert traces.dropped == 1
@@ -309,7 +309,7 @@ async def test_an_exporter_that_raises_drops_spans_only() -> None:
 
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: Broken())
     async with traces.running():
-        begin(traces, received()).end()
+        begin(traces, received()).end(0.25)
     assert traces.dropped == 1
 
 
@@ -318,7 +318,7 @@ async def test_leaving_takes_bounded_time_if_the_collector_hangs() -> None:
     traces = Traces(service_name="r", sample_ratio=1.0, exporter=lambda _: exporter)
     started = time.perf_counter()
     async with traces.running():
-        begin(traces, received()).end()
+        begin(traces, received()).end(0.25)
     assert 1.0 < time.perf_counter() - started < 2.5
     assert exporter.release.is_set()
     assert traces.dropped == 0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from router_trio.telemetry.metrics.metric import ProcessMetric
+from router_trio.telemetry.metrics.metric import Form, ProcessMetric, head
 from router_trio.telemetry.metrics.table import TABLE
 
 _PAGE = resource.getpagesize()
@@ -51,13 +51,11 @@ def together(processes: Iterable[Mapping[str, float]], processor_seconds: float,
     return found
 
 
-def process_lines(numbers: Mapping[str, float]) -> bytes:
+def process_lines(numbers: Mapping[str, float], form: Form = "text") -> bytes:
     """Return the lines of the metrics page for these metrics."""
     lines: list[str] = []
     for metric in TABLE:
         if isinstance(metric, ProcessMetric) and metric.name in numbers:
-            lines.append(f"# HELP {metric.name} {metric.help}")
-            lines.append(f"# TYPE {metric.name} {metric.kind}")
             number = float(numbers[metric.name])
-            lines.append(f"{metric.name} {'+Inf' if number == float('inf') else repr(number)}")
-    return ("\n".join(lines) + "\n").encode()
+            lines.append(f"{head(metric, form)}{metric.name} {'+Inf' if number == float('inf') else repr(number)}\n")
+    return "".join(lines).encode()

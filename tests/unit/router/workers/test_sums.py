@@ -68,7 +68,7 @@ def summed(views: list[View], gone: Counts | None = None) -> RouterSum:
 
 def samples(view: RouterSum | View) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Return the counters and histograms of the metrics page."""
-    page = MetricsPage(Sources(view), lambda: b"").render().decode()
+    page = MetricsPage(Sources(view), lambda form: b"").render().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(page)
@@ -166,10 +166,12 @@ def test_a_worker_with_another_configuration_is_shown() -> None:
     views = [router(), router(), router()]
     for view, settings in zip(views, (SETTINGS, other, SETTINGS), strict=True):
         view.config = ConfigState(settings, 0.0)
+        view.config.accept()
     found = summed(views)
+    assert found.config.reloads == {"accepted": 0, "refused": 0}, "those of the supervisor, not of its workers"
     assert found.config.hash == SETTINGS.content_hash
     assert found.config.hashes == (SETTINGS.content_hash, other.content_hash)
-    page = MetricsPage(Sources(found), lambda: b"").render().decode()
+    page = MetricsPage(Sources(found), lambda form: b"").render().decode()
     for one in (SETTINGS, other):
         assert f'router_config_info{{hash="{one.content_hash}"}} 1.0' in page
 

@@ -17,7 +17,7 @@ from router_trio.routing.schedule import ArrivalOrder, _Turn
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of
 from router_trio.routing.stream.in_hand import StreamInHand
-from router_trio.states import RouteState
+from router_trio.states import Exemplar, RouteState
 from router_trio.testing.frames import raw
 from tests.performance.instructions import Bench
 from tests.support.compiled import looks_inside
@@ -116,8 +116,9 @@ class _RecordingTrace:
     def sent(self, destination: str, fate: Fate) -> None:
         self._events.append((self._number, destination, fate))
 
-    def end(self) -> None:
-        self._events.append((self._number, "end"))
+    def end(self, seconds: float) -> Exemplar:
+        self._events.append((self._number, "end", seconds))
+        return Exemplar(str(self._number), seconds, 0.0)
 
 
 @given(fates=st.lists(FATES, max_size=8), own_ids=st.booleans(), traced=st.sets(st.integers(0, 7)))
