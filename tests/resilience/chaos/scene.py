@@ -83,8 +83,7 @@ class Scene:
     @property
     def in_hand(self) -> int:
         """Messages that the running routes have received and not settled."""
-        routes = [route for router in self.routers for route in router.live.routes]
-        return sum(route.received - sum(route.routed.values()) - sum(route.failed.values()) for route in routes)
+        return sum(route.in_hand for router in self.routers for route in router.live.routes)
 
     async def close_routers(self) -> None:
         """Leave all routers: they drain, and their ledgers are closed."""
