@@ -52,6 +52,7 @@ COMMANDS = {
     "check": "router_trio.cli.check:check",
     "diff": "router_trio.cli.diff:diff",
     "explain": "router_trio.cli.explain:explain",
+    "trace": "router_trio.cli.trace:trace",
     "test": "router_trio.cli.test.command:run_tests",
     "permissions": "router_trio.cli.permissions:permissions",
     "audit": "router_trio.cli.audit:audit",

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json as encoder
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
 from router_trio.errors import PublishError, SubjectError
 
+if TYPE_CHECKING:
+    from router_trio.protocol.headers import Headers
+
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `explain`."""
     parser.add_configurations(required=True)
-    parser.add_argument("subject", metavar="SUBJECT", help="the subject of the message")
-    parser.add_argument(
-        "--header", action="append", default=[], metavar="K=V", help="a header of the message; may be repeated"
-    )
-    parser.add_argument("--data", default="", metavar="TEXT", help="the payload of the message")
+    add_message(parser)
     parser.add_argument(
         "--expect",
         action="append",
@@ -28,6 +29,15 @@ def add_arguments(parser: Parser) -> None:
         help="a subject to which the message must be sent; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_message(parser: Parser) -> None:
+    """Add the arguments that describe a message: see `read_message`."""
+    parser.add_argument("subject", metavar="SUBJECT", help="the subject of the message")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="K=V", help="a header of the message; may be repeated"
+    )
+    parser.add_argument("--data", default="", metavar="TEXT", help="the payload of the message")
 
 
 def explain(
@@ -60,25 +70,16 @@ def explain(
         router-trio explain base.toml routes.d/ orders.7.created
     """
     from router_trio.cli.explain_message import explain_message
-    from router_trio.protocol import headers
     from router_trio.routing.route_plans import compile_routes
-    from router_trio.subjects.patterns import validate_subject
 
-    if subject.endswith(".toml") and Path(subject).is_file():
-        raise UsageError(f"SUBJECT is missing: it must be the last argument, and {subject} is a file")
-    try:
-        validate_subject(subject)
-        block = headers.encode(headers.Headers(_pairs(header)))
-    except (SubjectError, PublishError) as error:
-        raise UsageError(str(error)) from None
-    payload = data.encode("utf-8", "surrogateescape")
+    message = read_message(subject, header, data)
     settings = load(*configs)
     plans, workers = compile_routes(settings), settings.router.workers
-    explanation = explain_message(plans, subject, block, payload, workers=workers)
+    explanation = explain_message(plans, subject, message.block, message.payload, workers=workers)
     if json:
         print(encoder.dumps(explanation.as_json(), indent=2))
     else:
-        print(f"message {subject}: {len(payload)} bytes of payload, {len(block)} bytes of headers")
+        print(f"message {subject}: {len(message.payload)} bytes of payload, {len(message.block)} bytes of headers")
         print("\n".join(explanation.lines()))
     if expect:
         difference = explanation.difference([value for value in expect if value])
@@ -86,6 +87,30 @@ def explain(
             print(f"router-trio: not as expected: {difference}", file=sys.stderr)
             return FAILED
     return DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The headers and the payload of a message as given by arguments. `block` are the headers as they are sent."""
+
+    headers: Headers
+    block: bytes
+    payload: bytes
+
+
+def read_message(subject: str, header: Sequence[str], data: str) -> Given:
+    """Return the message of the arguments. Raises `UsageError`."""
+    from router_trio.protocol import headers
+    from router_trio.subjects.patterns import validate_subject
+
+    if subject.endswith(".toml") and Path(subject).is_file():
+        raise UsageError(f"SUBJECT is missing: it must be the last argument, and {subject} is a file")
+    try:
+        validate_subject(subject)
+        given = headers.Headers(_pairs(header))
+        return Given(given, headers.encode(given), data.encode("utf-8", "surrogateescape"))
+    except (SubjectError, PublishError) as error:
+        raise UsageError(str(error)) from None
 
 
 def _pairs(headers: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -433,6 +433,12 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
         _SEND,
     ),
     "resume": _PAUSE,
+    "trace": (
+        CommandPermission(_AT_SOURCE, "{subject}", "the message that is traced, and not delivered"),
+        CommandPermission(_AT_SOURCE, "{inbox_prefix}.>", "the reports of the servers"),
+        CommandPermission(_AT_DESTINATION, "{destination}", "copies that are traced, and not delivered"),
+        CommandPermission(_AT_DESTINATION, "{inbox_prefix}.>", "the reports of the servers"),
+    ),
 }
 """The permissions of the user of each command. Every command also subscribes below the inbox prefix."""
 

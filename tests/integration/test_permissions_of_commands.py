@@ -48,6 +48,8 @@ NAMES = {
     "consumer": "billing",
     "bucket": "router-positions",
     "destination": "out.*",
+    "subject": "orders.7",
+    "inbox_prefix": "_INBOX",
 }
 
 ARGUMENTS = {
@@ -63,6 +65,7 @@ ARGUMENTS = {
     "position --apply": "position router.toml orders --consumer billing --apply",
     "replay": "replay router.toml orders --from 1 --new-ids",
     "resume": "resume router.toml orders",
+    "trace": "trace router.toml orders.7",
 }
 
 INBOX = "_INBOX.>"
@@ -133,7 +136,7 @@ async def test_a_command_needs_exactly_the_permissions_of_the_table(
             await server.reload(users([one for one in needed if one != subject], [INBOX]))
             result = await over_its_links(*arguments, cwd=tmp_path)
             assert result.returncode == 1, (subject, result.stdout, result.stderr)
-            named = subject.removesuffix("*")
+            named = subject.removesuffix("*").removesuffix(">")
             assert re.search(rf"{re.escape(named)}", result.stderr), (subject, result.stderr)
         await server.reload(users(needed, [NOTHING]))
         result = await over_its_links(*arguments, cwd=tmp_path)

@@ -44,8 +44,9 @@ Answer = Callable[[Published], Iterable[Sent]]
 class RawServer:
     """A running server; see `raw_server`."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, version: str) -> None:
         self.answer = answer
+        self.version = version
         self.published: list[Published] = []
         self.connections = 0
         self._subscriptions: list[tuple[list[str], bytes, trio.SocketStream]] = []
@@ -53,7 +54,7 @@ class RawServer:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.connections += 1
-        info = {"server_id": "x", "version": "2.15.0", "proto": 1, "headers": True, "max_payload": 1048576}
+        info = {"server_id": "x", "version": self.version, "proto": 1, "headers": True, "max_payload": 1048576}
         try:
             await self._say(stream, b"INFO %b\r\n" % json.dumps(info).encode())
             buffer = b""
@@ -114,9 +115,9 @@ def _matches(pattern: list[str], tokens: list[str]) -> bool:
 
 
 @asynccontextmanager
-async def raw_server(answer: Answer) -> AsyncIterator[tuple[RawServer, str]]:
-    """Run a server that answers each publish with `answer`; yield it and its URL."""
-    server = RawServer(answer)
+async def raw_server(answer: Answer, version: str = "2.15.0") -> AsyncIterator[tuple[RawServer, str]]:
+    """Run a server of that version that answers each publish with `answer`; yield it and its URL."""
+    server = RawServer(answer, version)
     async with background() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, server.serve, 0, host=HOST))
         yield server, f"nats://{HOST}:{listener.socket.getsockname()[1]}"
