@@ -343,6 +343,14 @@ class Link(Protocol):
     def in_progress(self, reply: bytes) -> None:
         """Signal that a JetStream message is still in progress: the server restarts its ack wait."""
 
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        """Answer a request of another client, at its reply subject. Raises `LinkError`.
+
+        The listener is notified if the server denies it, before the next fence is answered. The caller checks the
+        subject, and that the payload is not larger than `max_payload`.
+        """
+        ...
+
     async def find_streams(self, subject: str) -> Sequence[str]:
         """Return the names of streams with subjects that this pattern matches.
 

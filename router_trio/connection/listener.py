@@ -12,6 +12,7 @@ import trio
 from router_trio.connection.answers import Answers
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.destinations import Destinations
+from router_trio.connection.responses import Responses
 from router_trio.connection.session import Session
 from router_trio.errors import reasons
 from router_trio.errors.quotes import excerpt
@@ -50,6 +51,8 @@ class Listener:
         self._refusals = self.outbox.refusals
         self.answers: Answers = Answers(name, self.outbox.counters, emit)
         """For routes that send answers and pulls to their streams."""
+        self.responses: Responses = Responses()
+        """The answers to requests of other clients."""
         self._api = settings.api
         belief = self.outbox.belief
         self.destinations: Destinations = Destinations(name, emit, belief.learn, self._stream_found)
@@ -109,15 +112,21 @@ class Listener:
         return self.outbox.expects(stream)
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
-        """Attribute a denial to its cause, by `protocol.permissions`: a publish, or an answer or pull of a route."""
+        """Attribute a denial to its cause, by `protocol.permissions`: a publish, or an answer or pull of a route.
+
+        A denial that may be about a publish, or about an answer to a request of another client, counts as one of the
+        publish, which is then never taken for delivered.
+        """
         cause = cause_of(text(subject), self._api)
-        if cause is None:
+        if cause is None and not self.responses.includes(subject):
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
             if not self._refusals.publish_denied(subject, detail):
                 # A server that maps subjects reports another subject than the publish has.
                 self.something_denied(detail)
         elif self._refusals.publish_denied(subject, detail):
             self.destinations.publish_refused(subject, reasons.PERMISSION_DENIED, detail)
+        elif cause is None:
+            self.responses.denied(subject, detail)
         elif cause.kind != REQUEST:
             self.answers.refused(subject, cause, detail)
 

@@ -101,12 +101,14 @@ class Session:
         sources: Collection[Source],
         *,
         first: Sequence[Source] = (),
+        last: Sequence[Source] = (),
         connect_timeout: float,
         liveness_interval: float,
     ) -> None:
         """Connect, wait for `serve`, then serve the link until it is lost or `end` is called. The loss is not raised.
 
-        `first` are served before `sources`, which wait for them for a bounded time. Sources added later are served by
+        `first` are served before `sources`, which wait for them for a bounded time. `last` are served after them, so
+        that they take no place from a route where a server limits subscriptions. Sources added later are served by
         `serve_also`. The reason of a loss is in `error`.
         """
         assert not self.connected.is_set(), "a session has one life"
@@ -135,6 +137,8 @@ class Session:
                                 # connection.
                                 await self._serve_each(link, sources, nursery, SOURCES_FIRST_WITHIN)
                                 nursery.start_soon(self._send, link)
+                                for source in last:
+                                    self._start_serving(source, link, nursery)
                                 # The tasks end with the link. This keeps the nursery open.
                                 await trio.sleep_forever()
                             finally:

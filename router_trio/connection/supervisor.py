@@ -105,6 +105,7 @@ class Connection:
         self._connect = connect
         self._emit = emit
         self._sources: dict[Source, None] = {self.destinations: None}
+        self._last: list[Source] = []
         self._changed = trio.Event()
         self._change_listeners: dict[Callable[[], None], None] = {}
         self._room = trio.lowlevel.ParkingLot()
@@ -118,6 +119,13 @@ class Connection:
         self._sources[source] = None
         if self.listener.session is not None:
             self.listener.session.serve_also(source)
+
+    def attach_last(self, source: Source) -> None:
+        """Add a source that reads from every link of this connection once the others have subscribed there.
+
+        Called before `run`.
+        """
+        self._last.append(source)
 
     def detach(self, source: Source) -> None:
         """Remove a source, and cancel serving it."""
@@ -282,6 +290,7 @@ class Connection:
             self.listener,
             self._sources,
             first=[self.streams],  # also if there is none yet: a reload may add one during the dial
+            last=self._last,
             connect_timeout=self.settings.connect_timeout,
             liveness_interval=self.settings.liveness_interval,
         )

@@ -139,6 +139,18 @@ class DestinationsUnknown(ConnectionEvent):
     detail: str
 
 
+class ServiceNotOffered(ConnectionEvent):
+    """The router does not answer `nats service` on this connection: a server refused a subscription or an answer.
+
+    Nothing else is affected. The router tries again on the next link.
+    """
+
+    code = "NATS_SERVICE_NOT_OFFERED"
+    level = Level.INFO
+    reason: str
+    detail: str
+
+
 class StreamAcksEarly(ConnectionEvent):
     """The stream of a destination confirms messages before it has written them (`persist_mode` is `async`).
 

@@ -215,6 +215,10 @@ class FaultyLink:
     def in_progress(self, reply: bytes) -> None:
         self._link.in_progress(reply)
 
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        """Answer a request of another client. Gets no faults."""
+        self._link.respond(reply, payload)
+
     def _answer(self, name: str, write: Callable[[], T]) -> T | None:
         """Write now, and return the result, or write later. Raises `LinkError` for a fault."""
         if self._death is not None:

@@ -323,11 +323,14 @@ class NatsLink:
         self._answer(reply, b"+WPI")
 
     def _answer(self, reply: bytes, body: bytes) -> None:
-        if self.ended:
-            raise _not_connected()
         for record in self._records:
             record.add(reply)
-        self.wire.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(body), body))
+        self.respond(reply, body)
+
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        if self.ended:
+            raise _not_connected()
+        self.wire.send(framing.publish(reply, payload))
 
     @contextmanager
     def _own_answers(self) -> Iterator[Collection[bytes]]:

@@ -22,6 +22,12 @@ API = "$JS.API"
 """The prefix of the JetStream API, unless the connection has a `domain` or an `api_prefix`."""
 
 
+SERVICES = "$SRV"
+"""The first token of the subjects on which NATS services are asked (ADR-32)."""
+
+SERVICE = "router-trio"
+"""The name of a router as a NATS service."""
+
 KV = "$KV"
 """The first token of the subjects of KV buckets."""
 
@@ -67,6 +73,7 @@ class Use(Enum):
     POSITION = "a consumer of [[positions]], at its source"
     CHECKPOINTS = "a consumer of [[positions]], at the destination"
     INBOX = "a connection"
+    SERVICE = "a connection of a router that is a NATS service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,10 @@ _NOT_ACKED = (
     "`NATS_ACK_ERROR` or `NATS_NAK_ERROR` with `permission_denied`, counted in `router_nats_ack_failures_total` or "
     f"`router_nats_nak_failures_total`; the stream redelivers after the ack wait; {_NOT_READY}"
 )
+
+_NOT_OFFERED = "`NATS_SERVICE_NOT_OFFERED`, once; `nats service` does not show the router on this connection"
+
+_OF_SERVICE = "each connection, unless `service = false`"
 
 _NOT_SAVED = "`ROUTER_POSITION_NOT_SAVED` names the subject; the last checkpoint stays, and routing goes on"
 
@@ -291,6 +302,16 @@ PERMISSIONS: tuple[Permission, ...] = (
         _NOT_SAVED,
     ),
     Permission(
+        PUBLISH,
+        "_INBOX.>",
+        Use.SERVICE,
+        "answers to nats service",
+        _OF_SERVICE,
+        _NOT_OFFERED,
+        optional=True,
+        details=", at the inbox of who asks",
+    ),
+    Permission(
         SUBSCRIBE,
         "{source}",
         Use.SUBJECT,
@@ -328,6 +349,34 @@ PERMISSIONS: tuple[Permission, ...] = (
         "the same, of acks with domain and account",
         "each route from a stream without `standby`, when a process starts",
         "messages delivered earlier are waited for until their ack wait is over",
+        optional=True,
+    ),
+    Permission(
+        SUBSCRIBE,
+        f"{SERVICES}.*",
+        Use.SERVICE,
+        "requests of nats service to all services",
+        _OF_SERVICE,
+        _NOT_OFFERED,
+        optional=True,
+        details=": `PING`, `INFO` and `STATS`",
+    ),
+    Permission(
+        SUBSCRIBE,
+        f"{SERVICES}.*.{SERVICE}",
+        Use.SERVICE,
+        "the same, to all routers",
+        _OF_SERVICE,
+        _NOT_OFFERED,
+        optional=True,
+    ),
+    Permission(
+        SUBSCRIBE,
+        f"{SERVICES}.*.{SERVICE}.*",
+        Use.SERVICE,
+        "the same, to one process",
+        _OF_SERVICE,
+        _NOT_OFFERED,
         optional=True,
     ),
 )

@@ -48,12 +48,14 @@ from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.settings.checks.warnings import ignored
 from router_trio.settings.reload.state import ConfigState
+from router_trio.subjects.inboxes import never_replied_to
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.http.status import unready_parts
 from router_trio.telemetry.logs.sentences import sentence
 from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.readiness_log import watch_readiness
+from router_trio.telemetry.services.service import ServedConnection, Service
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -149,6 +151,7 @@ class Run:
         self._worker = worker
         self._platform = platform
         handler_errors = (_for_test(settings) if self._fakes else settings).telemetry.handler_errors
+        self._service: Service | None = Service(platform, worker) if settings.router.service else None
         self._builder = RouteBuilder(self.emit, self.telemetry.tracing, handler_errors=handler_errors)
         self.connections: dict[str, ConnectionGeneration] = {
             name: ConnectionGeneration(self.make_connection(name, settings)) for name in settings.connections
@@ -201,7 +204,15 @@ class Run:
         for stream in settings.streams:
             if stream.connection == name:
                 connection.streams.add(stream.config)
+        if self._service is not None:
+            responses = connection.listener.responses
+            connection.attach_last(
+                ServedConnection(name, self._service, lambda: self.live, self._never_replied_to, responses, self.emit)
+            )
         return connection
+
+    def _never_replied_to(self) -> tuple[bytes, ...]:
+        return never_replied_to(one.inbox_prefix for one in self.settings.connections.values())
 
     def plans(self, settings: Settings, routes: Sequence[RouteSettings]) -> list[RoutePlan]:
         """Return the plans of some routes of the settings. Raises `HandlerError` and `ConfigurationError`."""

@@ -118,6 +118,8 @@ def _covers(wider: Grant, grant: Grant) -> bool:
 def _parts(settings: Settings, connection: str) -> Iterator[Part]:
     found = list(_parts_with_names(settings, connection))
     yield from found
+    if settings.router.service:
+        yield Part(Use.SERVICE, {})
     yield Part(Use.INBOX, {}, optional=not any(part.use in _OF_JETSTREAM for part in found))
 
 

@@ -144,6 +144,11 @@ class RouterSettings(Section, init=False):
         "it yields. A change needs a restart.",
         examples=["shop.app:resources"],
     )
+    service: bool = Field(
+        True,
+        description="Answer `nats service` on every connection, as the service router-trio with one endpoint a route, "
+        "to anyone who may publish to $SRV.> there. A change needs a restart.",
+    )
 
 
 class TelemetrySettings(Section, init=False):

@@ -289,6 +289,10 @@ class FakeLink:
         self._check_alive()
         self.publishing(reply, lambda now: self._network.server.in_progress(reply, now, self.inbox))
 
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        self._check_alive()
+        self.act(self._publishing(Publish(reply, b"", b"", payload)))
+
     # --- the end of a subscription ---
 
     def unsubscribe(self, subscription: FakeSubscription) -> None:

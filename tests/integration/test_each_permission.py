@@ -78,6 +78,16 @@ async def _pass(at: Place) -> None:
     assert await at.probe()
 
 
+async def _ask_for_services(at: Place) -> None:
+    """Request an answer of all services, until the router has subscribed and noticed that it may not answer."""
+
+    async def denied() -> bool:
+        await at.client.publish("$SRV.PING", b"", None, "_INBOX.asks")
+        return bool(at.watch.of("NATS_SERVICE_NOT_OFFERED"))
+
+    await eventually(denied)
+
+
 async def _find_the_durable_gone(at: Place) -> None:
     """Make a route check whether its stream is still the same."""
     assert await at.probe()
@@ -181,6 +191,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.STREAM.INFO.KV_{bucket}"): {"": CHECKPOINTS},
     (PUBLISH, "{api}.STREAM.CREATE.KV_{bucket}"): {"": CHECKPOINTS},
     (PUBLISH, "{kv}.{bucket}.{key}"): {"": CHECKPOINTS},
+    (PUBLISH, "_INBOX.>"): {"": Case(CORE, _ask_for_services)},
     (SUBSCRIBE, "{source}"): {"": Case(CORE)},
     (SUBSCRIBE, "{inbox_prefix}.>"): {"PubAcks": Case(STORED), "of a stream": Case(STREAM)},
     (SUBSCRIBE, "$JS.ACK.{stream}.{durable}.>"): {
@@ -189,6 +200,9 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (SUBSCRIBE, "$JS.ACK.*.*.{stream}.{durable}.>"): {
         "": Case(STREAM, before=_left_unacked, waits="messages that were delivered before and are not acked")
     },
+    (SUBSCRIBE, "$SRV.*"): {"": Case(CORE, _pass)},
+    (SUBSCRIBE, "$SRV.*.router-trio"): {"": Case(CORE, _pass)},
+    (SUBSCRIBE, "$SRV.*.router-trio.*"): {"": Case(CORE, _pass)},
 }
 """The cases by the kind and the subject of a row, with a name each."""
 

@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -66,6 +67,30 @@ async def test_two_workers_share_a_durable_and_a_queue_group_and_each_message_ar
         assert min(by_worker) > 0, "both have taken part"
         for line in one.run.errors.splitlines():
             assert "error_code" in json.loads(line), "lines are whole"
+
+
+async def test_each_worker_is_an_instance_of_the_service_and_their_numbers_add_up(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    found: list[dict[str, Any]] = []
+    async with connect(server.url) as client, workers(server, tmp_path) as one:
+        await publish(client, "in", 0, 200)
+        status = await one.until(lambda status: settled(status, "passed")["routed"] == 200)
+        answers = await client.subscribe("_INBOX.asks")
+
+        async def both_answer() -> bool:
+            await client.publish("$SRV.STATS.router-trio", b"", None, "_INBOX.asks")
+            with trio.move_on_after(1):
+                found[:] = [json.loads((await answers.next()).payload) for _ in range(2)]
+                return True
+            return False
+
+        await eventually(both_answer)
+        assert {process["metadata"]["worker"] for process in found} == {"1", "2"}
+        assert {int(process["metadata"]["pid"]) for process in found} == {*(await one.pids()).values()}
+        routes = [route for process in found for route in process["endpoints"]]
+        for name, shown in status["routes"].items():
+            assert sum(route["num_requests"] for route in routes if route["name"] == name) == shown["received"]
 
 
 async def test_every_message_of_a_killed_worker_is_accounted_for(

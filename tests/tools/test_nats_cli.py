@@ -1,4 +1,4 @@
-"""The `nats` command, as people use it, around routes: pub, sub, request, reply, info and bench."""
+"""The `nats` command, as people use it, around routes: pub, sub, request, reply, info, service and bench."""
 
 from __future__ import annotations
 
@@ -183,3 +183,38 @@ async def test_a_changed_key_is_routed_and_a_route_writes_keys(cli: Cli) -> None
         await eventually(written, ENDS_WITHIN)
     for shown in ('Received on "changed.colour"', "blue", 'Received on "changed.size"', "large"):
         assert shown in printed[0]
+
+
+async def test_service_shows_each_process_and_route(cli: Cli) -> None:
+    for name, subject in (("ORDERS", "orders.>"), ("EU", "eu.>")):
+        await cli("stream", "add", name, "--subjects", subject, "--defaults")
+    routes = (
+        stream_route("ORDERS", "eu.{{wildcard(1)}}", name="kept", filter="orders.*"),
+        core_route("load.*", "sink.{{wildcard(1)}}", name="load", queue="routers"),
+    )
+    async with watched(routing(cli, *routes)) as first, watched(routing(cli, *routes[1:])) as second:
+        watches = (first, second)
+
+        async def listed() -> bool:
+            return (await cli("service", "ping")).count("router-trio ") == 2
+
+        await eventually(listed, ENDS_WITHIN)
+        await cli("bench", "pub", "load.1", "--msgs", "500", "--size", "64", "--no-progress")
+        await cli("pub", "orders.7", "order {{Count}}", "--count", "20")
+        for watch in watches:
+            await until_settled(watch.router)
+        counted = [watch.router.status()["routes"] for watch in watches]
+        assert sum(one["load"]["received"] for one in counted) == 500
+        stats = json.loads(await cli("service", "stats", "router-trio", "--json"))
+        found = [{one["name"]: one for one in process["endpoints"]} for process in stats]
+        assert len({process["id"] for process in stats}) == 2
+        for shown in counted:
+            (same,) = (one for one in found if {*one} == {*shown})
+            for name, route in shown.items():
+                assert same[name]["num_requests"] == route["received"]
+                assert same[name]["num_errors"] == route["failed"] + route["dead_lettered"]
+                assert same[name]["data"] == route["ledger"] | {"state": "running"}
+        info = await cli("service", "info", "router-trio", stats[0]["id"])
+        assert "load.*" in info
+        shown = await cli("service", "ls")
+        assert all(process["id"] in shown for process in stats)

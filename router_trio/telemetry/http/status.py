@@ -166,8 +166,13 @@ def _route(route: RouteState) -> dict[str, Any]:
         **_behind(route),
         **_failing(route),
         **_flow(route),
-        "ledger": {"received": route.received_in_all, "in_hand": route.in_hand, "settled": route.settled},
+        "ledger": route_ledger(route),
     }
+
+
+def route_ledger(route: RouteState) -> dict[str, Any]:
+    """Return the ledger of a route. `received = in_hand + settled`, always."""
+    return {"received": route.received_in_all, "in_hand": route.in_hand, "settled": route.settled}
 
 
 def _destinations(route: RouteState) -> list[dict[str, Any]]:

@@ -133,6 +133,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "{at_least}{count:count message} twice, sent up to {unanswered_seconds:.1f} s ago without a PubAck, "
         "longer than its duplicate window of {window_seconds:g} s{assumed}"
     ),
+    events.ServiceNotOffered: (
+        "Connection {connection} does not offer the router as a NATS service: {reason}; grant the permissions, or set "
+        "service = false under [router]"
+    ),
     events.StreamAcksEarly: (
         "Stream {stream} on connection {connection} confirms messages before writing them (persist_mode is async): "
         "a crash of its server can lose messages that count as routed"

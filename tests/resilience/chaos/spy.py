@@ -213,6 +213,7 @@ class _Eyes:
         self.fence = link.fence
         self.ping = link.ping
         self.in_progress = link.in_progress
+        self.respond = link.respond
         self.find_streams = link.find_streams
         self.stream_state = link.stream_state
         self.ensure_stream = link.ensure_stream

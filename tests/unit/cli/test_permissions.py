@@ -24,6 +24,7 @@ from router_trio.subjects.patterns import matches
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 INBOX = ["_INBOX.>"]
+OF_SERVICE = ["$SRV.*", "$SRV.*.router-trio", "$SRV.*.router-trio.*"]
 
 
 def core(subject: str, *to: str | dict[str, Any], name: str = "r", **rest: Any) -> dict[str, Any]:
@@ -46,10 +47,17 @@ def configured(
     streams: list[dict[str, Any]] | None = None,
     other: dict[str, Any] | None = None,
     positions: list[dict[str, Any]] | None = None,
+    service: bool = False,
     **connection: Any,
 ) -> Settings:
     connections = {"main": {"servers": ["nats://a"], **connection}, "other": {"servers": ["nats://b"], **(other or {})}}
-    return Settings(connections=connections, routes=list(routes), streams=streams or [], positions=positions or [])
+    return Settings(
+        router={"service": service},
+        connections=connections,
+        routes=list(routes),
+        streams=streams or [],
+        positions=positions or [],
+    )
 
 
 def granted(settings: Settings, connection: str = "main") -> tuple[list[str], list[str]]:
@@ -280,6 +288,13 @@ def test_every_subject_of_a_destination_may_be_published(
     assert matches(allowed, sent)
 
 
+def test_a_router_that_is_a_service_may_be_asked_and_answer() -> None:
+    settings = configured(core("in", "out"), service=True)
+    assert granted(settings) == (["out", *INBOX], ["in", *INBOX, *OF_SERVICE])
+    needed = {one.subject for one in permissions_of(settings, "main") if not one.optional}
+    assert needed == {"in", "out"}
+
+
 def test_each_row_of_the_table_is_for_a_part_that_has_its_names() -> None:
     everything = configured(
         core("in", jetstream("out.a"), name="a", queue="q", dead_letter={"subject": "dead"}),
@@ -289,6 +304,7 @@ def test_each_row_of_the_table_is_for_a_part_that_has_its_names() -> None:
         | {"from": stream("IN", standby=True)["from"] | {"durable": "e"}},
         streams=[OUT],
         positions=[{"consumer": "billing", "route": "c"}],
+        service=True,
     )
     found = permissions_of(everything, "main")
     reasons = {(one.kind, sends) for one in found for sends in one.reasons}
@@ -465,6 +481,7 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
 @pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.toml")))
 def test_the_permissions_of_an_example(example: str) -> None:
     settings = Settings.load(EXAMPLES / example, environ={})
-    for name, expected in OF_EXAMPLES[example].items():
+    for name, (publish, subscribe) in OF_EXAMPLES[example].items():
+        expected = {*publish, *INBOX}, {*subscribe, *OF_SERVICE}
         assert tuple(map(sorted, granted(settings, name))) == tuple(map(sorted, expected))
     assert OF_EXAMPLES[example].keys() == settings.connections.keys()

@@ -159,7 +159,8 @@ def test_fast_ingest_is_refused_with_what_to_do_instead(value: Any) -> None:
 
 def test_an_unknown_key_without_a_similar_one_lists_the_known_keys() -> None:
     found = problems(lambda: Settings(connections=MAIN, router={"zzz": 1}))
-    assert found == {"router.zzz": "unknown key; there is: 'name', 'shutdown_timeout', 'workers', 'loop', 'lifespan'"}
+    known = "'name', 'shutdown_timeout', 'workers', 'loop', 'lifespan', 'service'"
+    assert found == {"router.zzz": f"unknown key; there is: {known}"}
 
 
 @pytest.mark.parametrize(
