@@ -31,6 +31,7 @@ from router_trio.link import (
     StreamConfig,
     StreamState,
 )
+from router_trio.protocol.permissions import SERVICES
 
 T = TypeVar("T")
 
@@ -160,7 +161,8 @@ class FaultyLink:
     async def subscribe(
         self, subject: str, deliver: Deliver | SharedDelivery, *, queue: str | None = None
     ) -> CoreSubscription:
-        await self._before_subscribing()
+        if not subject.startswith(SERVICES):  # faults are for routes
+            await self._before_subscribing()
         return await self._link.subscribe(subject, deliver, queue=queue)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:

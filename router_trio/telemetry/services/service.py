@@ -51,19 +51,20 @@ class Service:
         self.instance: Instance = Instance(platform.token_hex(8), package_version(), platform.wall_clock(), metadata)
         self.turn: trio.Lock = trio.Lock()
         """Held while an answer is computed, so that those of several connections do not add up."""
-        self._answered: dict[tuple[bytes, bytes], tuple[Link, float]] = {}
+        self._answered: dict[tuple[bytes, bytes], tuple[object, float]] = {}
 
-    def is_answered_elsewhere(self, request: RawMessage, link: Link) -> bool:
-        """Return True if the same request arrived on another link before; else remember that this link answers it.
+    def is_answered_elsewhere(self, request: RawMessage, here: object) -> bool:
+        """Return True if the same request arrived on another link before; else remember that this one answers it.
 
-        Connections to the same account receive the same requests, and so do two links while one is being left.
+        Connections to the same account receive the same requests, and so do two links while one is being left. `here`
+        identifies the link; it is not the link itself, which would be kept in memory after its loss.
         """
         now, key = trio.current_time(), request[:2]
-        other, at = self._answered.pop(key, (link, now))
-        if other is not link and now < at + REMEMBERED:
+        other, at = self._answered.pop(key, (here, now))
+        if other is not here and now < at + REMEMBERED:
             self._answered[key] = other, at
             return True
-        self._answered[key] = link, now
+        self._answered[key] = here, now
         if len(self._answered) > MOST_REMEMBERED:
             del self._answered[next(iter(self._answered))]
         return False
@@ -106,7 +107,9 @@ class ServedConnection:
                 with suppress(trio.WouldBlock):
                     send.send_nowait(request)
 
-        with ExitStack() as subscriptions, send, requests:
+        here = object()
+        # The subscriptions end first: nothing is delivered to a closed channel.
+        with send, requests, ExitStack() as subscriptions:
             try:
                 for subject in self._service.instance.subjects:
                     subscriptions.callback((await link.subscribe(subject, deliver)).close)
@@ -114,15 +117,15 @@ class ServedConnection:
                 self._report(error.reason, str(error))
                 return
             async for request in requests:
-                denied = await self._answer(link, request)
+                denied = await self._answer(link, here, request)
                 if denied is not None:
                     self._report(reasons.PERMISSION_DENIED, denied)
                     return
 
-    async def _answer(self, link: Link, request: RawMessage) -> str | None:
+    async def _answer(self, link: Link, here: object, request: RawMessage) -> str | None:
         """Answer one request. Return the words with which the server denied it, or None."""
         kind, reply = kind_of(request[0]), request[1]
-        if kind is None or not self._may_answer_at(reply) or self._service.is_answered_elsewhere(request, link):
+        if kind is None or not self._may_answer_at(reply) or self._service.is_answered_elsewhere(request, here):
             return None
         async with self._service.turn:
             pieces = answer_pieces(kind, self._service.instance, self._view(), link.max_payload)
