@@ -323,9 +323,9 @@ class NatsLink:
         self._answer(reply, b"+WPI")
 
     def _answer(self, reply: bytes, body: bytes) -> None:
+        self.respond(reply, body)
         for record in self._records:
             record.add(reply)
-        self.respond(reply, body)
 
     def respond(self, reply: bytes, payload: bytes) -> None:
         if self.ended:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from router_trio.errors import SourceError
+from router_trio.errors import LinkError, SourceError
 from router_trio.link import Deliver, SharedDelivery, Subscription, SubscriptionBatch
 from router_trio.protocol.framing import RawMessage, header_block, payload, publish
 from router_trio.protocol.headers import Headers, decode, encode
@@ -257,6 +257,21 @@ async def test_a_denied_publish_is_reported_before_the_fence_and_the_others_are_
         assert [subject for subject, _ in listener.denied] == [b"denied.a", b"denied.b"]
         assert "denied.a" in listener.denied[0][1]
         assert len(received.messages) == 1
+
+
+async def test_a_response_is_delivered_and_a_denied_one_is_reported_before_the_fence(peer: Peer) -> None:
+    listener, received = Recorder(), Recorder()
+    async with link_of(peer, listener) as link:
+        await link.subscribe("asked.*", received)
+        link.respond(b"denied.a", b"refused")
+        link.respond(b"asked.7", b"answer")
+        link.respond(b"asked.8", b"")
+        await link.fence()
+        assert [subject for subject, _ in listener.denied] == [b"denied.a"]
+        assert [(raw[0], payload(raw)) for raw in received.messages] == [(b"asked.7", b"answer"), (b"asked.8", b"")]
+    assert listener.acks == {}
+    with pytest.raises(LinkError):
+        link.respond(b"asked.7", b"answer")
 
 
 async def test_a_denied_subscription_raises_a_source_error_and_the_link_survives(peer: Peer) -> None:

@@ -39,6 +39,9 @@ REMEMBERED = 5.0
 MOST_REMEMBERED = 256
 """Requests that are remembered."""
 
+Request = tuple[bytes, bytes]
+"""The subject and the reply subject of a request. Its payload, which its sender may make large, is not kept."""
+
 
 class Service:
     """A process as an instance of the service, on all of its connections."""
@@ -51,20 +54,20 @@ class Service:
         self.instance: Instance = Instance(platform.token_hex(8), package_version(), platform.wall_clock(), metadata)
         self.turn: trio.Lock = trio.Lock()
         """Held while an answer is computed, so that those of several connections do not add up."""
-        self._answered: dict[tuple[bytes, bytes], tuple[object, float]] = {}
+        self._answered: dict[Request, tuple[object, float]] = {}
 
-    def is_answered_elsewhere(self, request: RawMessage, here: object) -> bool:
+    def is_answered_elsewhere(self, request: Request, here: object) -> bool:
         """Return True if the same request arrived on another link before; else remember that this one answers it.
 
         Connections to the same account receive the same requests, and so do two links while one is being left. `here`
         identifies the link; it is not the link itself, which would be kept in memory after its loss.
         """
-        now, key = trio.current_time(), request[:2]
-        other, at = self._answered.pop(key, (here, now))
+        now = trio.current_time()
+        other, at = self._answered.pop(request, (here, now))
         if other is not here and now < at + REMEMBERED:
-            self._answered[key] = other, at
+            self._answered[request] = other, at
             return True
-        self._answered[key] = here, now
+        self._answered[request] = here, now
         if len(self._answered) > MOST_REMEMBERED:
             del self._answered[next(iter(self._answered))]
         return False
@@ -96,16 +99,16 @@ class ServedConnection:
         """Answer requests on this link until cancelled, or until the server refuses a subscription or an answer."""
         tried.set()  # nothing waits for it
         # Not shared with another link of this connection, which may be served at the same time.
-        send, requests = trio.open_memory_channel[RawMessage](MOST_A_SECOND)
+        send, requests = trio.open_memory_channel[Request](MOST_A_SECOND)
 
         def deliver(batch: list[RawMessage]) -> None:
             now = trio.current_time()
-            for request in batch:
+            for raw in batch:
                 if self._limit.available(now) < 1:
                     return
                 self._limit.charge(1, now)
                 with suppress(trio.WouldBlock):
-                    send.send_nowait(request)
+                    send.send_nowait((raw[0], raw[1]))
 
         here = object()
         # The subscriptions end first: nothing is delivered to a closed channel.
@@ -122,9 +125,10 @@ class ServedConnection:
                     self._report(reasons.PERMISSION_DENIED, denied)
                     return
 
-    async def _answer(self, link: Link, here: object, request: RawMessage) -> str | None:
+    async def _answer(self, link: Link, here: object, request: Request) -> str | None:
         """Answer one request. Return the words with which the server denied it, or None."""
-        kind, reply = kind_of(request[0]), request[1]
+        subject, reply = request
+        kind = kind_of(subject)
         if kind is None or not self._may_answer_at(reply) or self._service.is_answered_elsewhere(request, here):
             return None
         async with self._service.turn:
