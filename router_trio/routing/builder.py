@@ -24,7 +24,7 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 from router_trio.routing.route_counts import continue_counts
 from router_trio.routing.route_plans import RoutePlan
-from router_trio.routing.tracing import Tracing
+from router_trio.routing.tracing import RouteTracing, Tracing
 from router_trio.states import REPLY, RouteState
 
 if TYPE_CHECKING:
@@ -32,15 +32,27 @@ if TYPE_CHECKING:
     from router_trio.routing.flow.control import FlowControl
 
 
+def _not_tapped(tracing: RouteTracing) -> None:
+    """Do nothing, for a router without taps."""
+
+
 class RouteBuilder:
     """Builds the routes of one router, and keeps what they share as long as one of them exists."""
 
-    def __init__(self, emit: Emit, tracing: Tracing, *, handler_errors: str = "type") -> None:
-        """`handler_errors`: see `Routing`."""
+    def __init__(
+        self,
+        emit: Emit,
+        tracing: Tracing,
+        *,
+        handler_errors: str = "type",
+        built: Callable[[RouteTracing], None] = _not_tapped,
+    ) -> None:
+        """`handler_errors`: see `Routing`. `built` is called with the tracing of each route."""
         self._emit = emit
         self._report_suppressed = partial(_report_suppressed, emit)
         self._tracing = tracing
         self._handler_errors = handler_errors
+        self._built = built
         self._passthrough: dict[Connection, Passthrough] = {}
         self._shared: WeakValueDictionary[tuple[Connection, str, str | None], SharedSubscription] = (
             WeakValueDictionary()
@@ -70,6 +82,7 @@ class RouteBuilder:
             handler_errors=self._handler_errors,
             stopwatch=connection.platform.stopwatch,
         )
+        self._built(routing.tracing)
         letters = None
         if (dead := plan.dead_letter) is not None:
             from router_trio.routing.dead_letters import DeadLetters

@@ -17,7 +17,7 @@ from router_trio.message import FENCED, Fate, fate_with_detail
 from router_trio.outbox.operation import NumberedOwner, Operation, OperationWithAck, RouteOwner
 from router_trio.protocol.framing import RawMessage, text
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.tracing import MessageTrace, Tracing
+from router_trio.routing.tracing import MessageTrace, RouteTracing
 from router_trio.states import RouteState
 
 
@@ -80,8 +80,14 @@ class Delivery:
         self.trace = None
 
     def finished(self) -> None:
-        """Count its fate. Called once, when the last destination is settled."""
-        self.route.fates[self.outcome if self.failure is None else "lost"] += 1
+        """Settle the message. Called once, when the last destination is settled."""
+        self.settle_as(self.outcome if self.failure is None else "lost")
+
+    def settle_as(self, fate: str) -> None:
+        """Count the fate of the message, and report it to its trace, if it has one."""
+        self.route.fates[fate] += 1
+        if self.trace is not None:
+            self.trace.settled(fate, self.failure)
 
     def when_given_up(self, report: Callable[[], None]) -> None:
         """Call `report` if it is not retried after this failure."""
@@ -444,7 +450,7 @@ class BatchTracker(NumberedOwner):
         self._batch.settle(self._place, self._template, 1, Fate("failed", reason), trio.current_time(), (number,))
 
 
-def sampled(tracing: Tracing, deliveries: Sequence[Delivery]) -> Sequence[int]:
+def sampled(tracing: RouteTracing, deliveries: Sequence[Delivery]) -> Sequence[int]:
     """Return the indexes of sampled messages, in order. Examines each message only if one has headers."""
     for delivery in deliveries:
         if delivery.raw[2]:

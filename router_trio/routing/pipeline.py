@@ -39,7 +39,7 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.responder import Responder
 from router_trio.routing.route_plans import RoutePlan
-from router_trio.routing.tracing import Tracing
+from router_trio.routing.tracing import RouteTracing, Tracing
 from router_trio.routing.turns import Turn
 from router_trio.states import RouteState
 
@@ -91,7 +91,7 @@ class Routing:
         self.plan: RoutePlan = plan
         self.outlets: tuple[Outlet, ...] = tuple(outlets)
         self.state: RouteState = state
-        self.tracing: Tracing = tracing
+        self.tracing: RouteTracing = RouteTracing(state.name, tracing)
         self.turn: Turn = Turn(stopwatch)
         """The turn in which the handler is called."""
         self._emit = emit
@@ -262,6 +262,11 @@ class Routing:
         if self.tracing.active and self.tracing.sampled((delivery.raw,)):
             self.begin_trace(delivery)
         return self.handle(handler, delivery)
+
+    def trace_if_sampled(self, delivery: Delivery) -> None:
+        """Begin the trace of a message if it is sampled. For messages that fail before they are routed."""
+        if self.tracing.active and self.tracing.sampled((delivery.raw,)):
+            self.begin_trace(delivery)
 
     def begin_trace(self, delivery: Delivery) -> None:
         """Begin the trace of a sampled message."""

@@ -110,5 +110,7 @@ class Responder:
         if delivery.trace is None:
             return block
         parent = delivery.trace.send(REPLY, self.connection.name, len(answer.payload))
+        if parent is None:
+            return block
         changed = headers.without(block, b"traceparent:") if block else b""
         return headers.replace(changed, b"traceparent", parent)

@@ -48,8 +48,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += count
         self.nanoseconds += int(value * NANO) * count
 
-    def keep(self, exemplar: Exemplar) -> None:
-        """Keep an exemplar of a value, unless its bucket has a newer one."""
+    def keep(self, exemplar: Exemplar | None) -> None:
+        """Keep an exemplar of a value, if there is one, unless its bucket has a newer one."""
+        if exemplar is None:
+            return
         bucket = bisect_left(self.bounds, exemplar.value)
         before = self.exemplars.get(bucket)
         if before is None or before.at <= exemplar.at:

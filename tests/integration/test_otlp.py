@@ -63,6 +63,7 @@ def route_one(telemetry: Telemetry) -> str:
     trace.send("archive", "edge", 5)
     trace.sent("archive", Fate("failed", "permission_denied"))
     trace.end(0.25)
+    assert outgoing is not None
     return outgoing.decode()
 
 

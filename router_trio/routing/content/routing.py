@@ -112,6 +112,7 @@ class ContentRouting(Routing):
             return self.limited_value(delivery.raw, delivery)
 
         def has_no_value(delivery: D, error: EvaluationError) -> None:
+            self.trace_if_sampled(delivery)
             self.expression_failed(error, delivery)
             delivery.done()
 
@@ -137,6 +138,7 @@ class ContentRouting(Routing):
         return self._has_key and key.startswith(_NO_KEY)
 
     def fail_without_key(self, delivery: Delivery) -> None:
+        self.trace_if_sampled(delivery)
         # It has taken no token of the limit, so it gives none back.
         if self._accepts(delivery):
             try:

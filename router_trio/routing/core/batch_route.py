@@ -6,6 +6,7 @@ A message that is not changed by the route is forwarded as part of a batch, with
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
+from functools import partial
 from operator import length_hint
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,10 @@ class BatchRoute(Route):
         self._passes: tuple[Passthrough, PassthroughRoute] | None = None
         """Forwards messages on arrival, if the route allows it."""
         if as_it_comes and len(outlets) == 1 and not outlets[0].waits_for_puback:
-            self._passes = passthrough, PassthroughRoute(routing, self._intake, self._received)
-            deliver = SharedDelivery(passthrough.deliver, self._passes[1])
+            passes = PassthroughRoute(routing, self._intake, self._received)
+            self._passes = passthrough, passes
+            deliver = SharedDelivery(passthrough.deliver, passes)
+            routing.tracing.when_followed(partial(passthrough.let_wait, passes))
         source.deliver_to(deliver)
         self._in_hand = 0
         """The number of unrouted messages of the batch taken last from the queue."""
@@ -205,4 +208,5 @@ class BatchRoute(Route):
         super().retire()
         if self._passes is not None:
             passthrough, route = self._passes
+            self.routing.tracing.retire()
             passthrough.forget(route)

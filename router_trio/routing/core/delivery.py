@@ -98,9 +98,9 @@ class CoreDelivery(Delivery):
         self._keeper.finished(self)
 
     def settle_as(self, fate: str) -> None:
-        """Record the fate of the message and its duration."""
+        """Count the fate of the message and its duration, and report the fate to its trace."""
         self.route.elapsed.record(trio.current_time() - self.received_at)
-        self.route.fates[fate] += 1
+        super().settle_as(fate)
 
     def begun(self, plan: RoutePlan) -> Begun | None:
         """Return what the next generation of the route has to know of it; None if it has not failed.

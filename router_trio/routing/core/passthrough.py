@@ -84,7 +84,7 @@ class Passthrough:
         outbox.offer_frames(frames, owners)
 
     def let_wait(self, route: PassthroughRoute) -> None:
-        """Queue arriving messages of this route in its intake queue, as long as that is busy."""
+        """Pass arriving messages to this route itself, as long as it has messages waiting, or a tap follows them."""
         self._behind.add(route)
 
     def forget(self, route: PassthroughRoute) -> None:
@@ -92,8 +92,8 @@ class Passthrough:
         self._behind.discard(route)
 
     def _let_wait(self, touched: Sequence[SubscriptionBatch], *, everything: bool) -> list[SubscriptionBatch]:
-        """Queue messages that can't be forwarded now at their routes. Return the batches that can be."""
-        behind = {route for route in self._behind if route.intake.busy}
+        """Pass messages that can't be forwarded now to their routes. Return the batches that can be."""
+        behind = {route for route in self._behind if route.is_apart}
         rest = []
         for arrivals in touched:
             route: PassthroughRoute = arrivals.key
@@ -127,6 +127,11 @@ class PassthroughRoute(CountedOwner):
     @property
     def destination(self) -> tuple[str, str]:
         return self.state.name, self.outlet.template
+
+    @property
+    def is_apart(self) -> bool:
+        """True while messages must not be forwarded on arrival: others wait, or a tap follows each of them."""
+        return self.intake.busy or self._routing.tracing.followed
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         self.state.failed[fate.reason or fate.name] += count

@@ -123,6 +123,7 @@ class StreamDelivery(Delivery):
             if self.trace is not None:
                 self.trace.sent(self.route.destinations[0], fate)
                 self.route.elapsed.keep(self.trace.end(now - self.received_at))
+                self.trace.settled("routed", None)  # counted together with the others
             keeper = self._keeper
             if not keeper.stored:
                 keeper.first_stored()

@@ -203,7 +203,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """Ack the message, nak it, or give it up."""
         hand, failure = self.hand, delivery.failure
         if failure is None and not delivery.recalled:
-            self.state.fates[delivery.outcome] += 1
+            delivery.settle_as(delivery.outcome)
             self._delivered([delivery])
         elif failure is not None and delivery.cursor is hand.cursor:
             self._failed(delivery, failure)
@@ -214,7 +214,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             if failure is None:
                 hand.take_back(delivery)
             else:
-                self.state.fates["lost"] += 1  # its stream is gone
+                delivery.settle_as("lost")  # its stream is gone
         self.route.look()
 
     def first_stored(self) -> None:
@@ -269,7 +269,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     def try_again(self, delivery: StreamDelivery, delay: float, now: float) -> bool:
         delivery.cursor.failures.retried.add(delivery.sequence, now)
         self.hand.remove(delivery)
-        self.state.fates["returned"] += 1
+        delivery.settle_as("returned")
         self.hand.await_redelivery(delivery, now, now + delay + OVERDUE, self.late)
         self.acks.nak(delivery.ack_subject, delay)
         return True
@@ -279,7 +279,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if is_open:
             self.hand.given_up(delivery)
         # Before bytes are sent, since the ledger has to add up then.
-        self.state.fates["dead_lettered"] += 1
+        delivery.settle_as("dead_lettered")
         if is_open:
             self.acks.term(delivery.ack_subject, dead.failure.reason)
         self.route.look()
@@ -289,7 +289,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         is_open = self.hand.remove(delivery)
         if is_open:
             self.hand.given_up(delivery)
-        self.state.fates["given_up"] += 1
+        delivery.settle_as("given_up")
         self._failures.count(MessageGivenUp, delivery, dead)
         if not is_open:
             return  # in the stream as it is now, its sequence is that of another message
@@ -302,7 +302,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """Leave the message in the stream."""
         if delivery.cursor is not self.hand.cursor:
             self.hand.remove(delivery)
-            self.state.fates["lost"] += 1  # that stream is gone
+            delivery.settle_as("lost")  # that stream is gone
         elif self._is_last_delivery(delivery):
             self.dropped(delivery, dead)
         else:
@@ -351,7 +351,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         delay = self.policy.initial if soon else self.ack_wait
         delivery = self.hand.return_newest(trio.current_time() + delay + OVERDUE, self.late)
         if delivery is not None:
-            self.state.fates["returned"] += 1
+            delivery.settle_as("returned")
             self.acks.nak(delivery.ack_subject, delay)
 
     def settle_rest(self) -> bool:
@@ -381,7 +381,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def _count_returned(self, delivery: StreamDelivery) -> None:
         """Remove a message that was not routed. It counts as returned, or as lost if its stream is gone."""
-        self.state.fates["returned" if self.hand.remove(delivery) else "lost"] += 1
+        delivery.settle_as("returned" if self.hand.remove(delivery) else "lost")
 
     # --- the end ---
 

@@ -360,6 +360,9 @@ class StreamSource(KeptSource[StreamKeeper]):
                 cursor, in_hand = hand.cursor, hand.open
                 settled = [one for one in again if one.cursor is cursor and one.sequence not in in_hand]
                 self._acks.ack([one.ack_subject for one in settled])
+                if self._routing.tracing.followed:
+                    for one in again:
+                        self._routing.tracing.settled_at_once(one.raw, "duplicate")
             came_again = bool(hand.order.lines) and deliveries[-1].deliveries > 1
             pull_loop.count_received(len(deliveries), size, again=came_again)
         if answered or deliveries:

@@ -197,6 +197,9 @@ class SpansOfMessage:
         self._spans.end_span(self._process)
         return Exemplar(f"{self._process.context.trace_id:032x}", seconds, self._process.end_time / NANO)
 
+    def settled(self, fate: str, failure: object) -> None:
+        """Do nothing: the spans have ended."""
+
     def _fail(self, span: MessageSpan, error_type: str, detail: str) -> None:
         span.mark_failed(error_type, detail)
         if self._failure is None:

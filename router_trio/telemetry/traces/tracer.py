@@ -81,6 +81,8 @@ def otlp_exporter(endpoint: str) -> SpanExporter:
 class Traces:
     """The `Tracing` of one router, and the traces of its outages. Active only inside of `running`."""
 
+    possible = True
+
     def __init__(
         self,
         *,
@@ -325,14 +327,17 @@ class TokenBucket:
 
     def take(self) -> bool:
         """Take a token and return True; return False if there is none."""
+        return self.take_up_to(1) == 1
+
+    def take_up_to(self, count: int) -> int:
+        """Take up to `count` tokens, as many as there are, and return their number."""
         now = self._clock()
         if self._seen_at is not None:
             self._left = min(self._burst, self._left + (now - self._seen_at) * self._rate)
         self._seen_at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+        taken = int(min(count, self._left))
+        self._left -= taken
+        return taken
 
 
 class _Skips:
