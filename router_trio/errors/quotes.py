@@ -21,10 +21,12 @@ _CUT = "…"
 
 # Each of these reads a character a bounded number of times: it begins only where a word of its kind begins, and has
 # one way to continue. The parts of a URL are found with `str.find`, in `_without_credentials`.
-_ASSIGNED = re.compile(
-    r"(?i)(?<![a-z])((?:access_?key|api_?key|auth_token|authorization|credentials?|jwt|nkey|pass|passphrase|passwd|"
-    r"password|pwd|secret|seed|token)(?:=|[\"'] ?[:=] ?(?=[\"'])))(?:\"[^\"]*\"?|'[^']*'?|\S)\S*"
+_SECRETS = (
+    "access_?key|api_?key|auth_token|authorization|credentials?|jwt|nkey|pass|passphrase|passwd|password|pwd|secret|"
+    "seed|token"
 )
+_ASSIGNED = re.compile(rf"(?i)(?<![a-z])((?:{_SECRETS})(?:=|[\"'] ?[:=] ?(?=[\"'])))(?:\"[^\"]*\"?|'[^']*'?|\S)\S*")
+_NAME_OF_SECRET = re.compile(rf"(?i)(?<![a-z])(?:{_SECRETS}|cookie)(?![a-z])")
 _JWT = re.compile(r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_.-]{16,}")
 _SEED = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{50,}(?![A-Za-z0-9])")
 _KEY_MATERIAL = re.compile(r"(?<![A-Za-z0-9])S[A-Z][A-Z2-7]{24,}(?![A-Za-z0-9])")
@@ -80,6 +82,11 @@ def text_of_error(error: BaseException, longest: int = LONGEST_QUOTE) -> str:
 def looks_secret(text: str) -> bool:
     """Return True if the text contains an NKey seed, a JWT or a PEM block, which belong in a file."""
     return "-----" in text or any(kind.search(text) for kind in (_JWT, _KEY_MATERIAL))
+
+
+def names_secret(name: str) -> bool:
+    """Return True if a header or a key with this name holds credentials, such as `X-Api-Key`."""
+    return _NAME_OF_SECRET.search(name[:LONGEST_TEXT].replace("-", "_")) is not None
 
 
 def redact(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router_trio.errors.quotes import bounded
+from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt
 from router_trio.events.event import Event, Level
 
 MOST_NAMES = 100
@@ -95,6 +95,45 @@ class StatusPageReady(Event):
     code = "ROUTER_STATUS_PAGE"
     level = Level.INFO
     url: str
+
+
+class TapOpened(Event):
+    """`router-trio tap`, or another client at `peer`, begins to show messages of a route.
+
+    `user` is its user, as the client reports it. `fate` and `where` choose the messages; `payloads` is True if their
+    payloads are shown as well.
+    """
+
+    code = "ROUTER_TAP_OPENED"
+    level = Level.INFO
+    route: str
+    peer: str
+    user: str
+    fate: str | None
+    where: str | None
+    payloads: bool
+
+    def __post_init__(self) -> None:
+        for name in ("user", "where"):
+            text = getattr(self, name)
+            self._set(name, None if text is None else excerpt(text, LONGEST_TEXT))
+
+
+class TapClosed(Event):
+    """A tap on a route has ended, for this `reason`.
+
+    `shown` is the number of messages that were shown, `left_out` the number of those that were only counted: they were
+    settled meanwhile, and neither shown nor compared with `where`.
+    """
+
+    code = "ROUTER_TAP_CLOSED"
+    level = Level.INFO
+    route: str
+    peer: str
+    user: str
+    reason: str
+    shown: int
+    left_out: int
 
 
 class RouterStarted(Event):

@@ -152,7 +152,9 @@ class Run:
         self._platform = platform
         handler_errors = (_for_test(settings) if self._fakes else settings).telemetry.handler_errors
         self._service: Service | None = Service(platform, worker) if settings.router.service else None
-        self._builder = RouteBuilder(self.emit, self.telemetry.tracing, handler_errors=handler_errors)
+        self._builder = RouteBuilder(
+            self.emit, self.telemetry.tracing, handler_errors=handler_errors, built=self.telemetry.taps.built
+        )
         self.connections: dict[str, ConnectionGeneration] = {
             name: ConnectionGeneration(self.make_connection(name, settings)) for name in settings.connections
         }
@@ -194,6 +196,7 @@ class Run:
     def put_in_force(self, settings: Settings) -> None:
         """Use these settings from now on."""
         self.config.put_in_force(settings, self._platform.wall_clock())
+        self.telemetry.taps.change(settings.telemetry)
 
     def make_connection(self, name: str, settings: Settings, *, refusal_ends: bool = True) -> Connection:
         """Return a new connection with its configured streams."""

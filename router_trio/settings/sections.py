@@ -195,6 +195,16 @@ class TelemetrySettings(Section, init=False):
         description="Maximum number of new traces a second, counted over ten seconds, with a trace_sample_ratio "
         "below 1; also the maximum of traces that are followed because their sender samples them.",
     )
+    tap: bool = Field(
+        False,
+        description="Let `router-trio tap` show messages of routes, with their subjects and headers, to everybody who "
+        "can reach the HTTP server. A reload applies it at once.",
+    )
+    tap_payloads: bool = Field(
+        False,
+        description="Let `router-trio tap` show payloads as well, and select messages by them. A reload applies it at "
+        "once.",
+    )
 
     def shows_metrics_of(self, route: str) -> bool:
         """Return True if `/metrics` has series of the route of this name."""

@@ -25,6 +25,7 @@ from router_trio.telemetry.http.listeners import address_of, open_listeners
 from router_trio.telemetry.http.status import route_ready, unready_parts
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.logs.writer import write_to_stderr
+from router_trio.telemetry.tap.taps import Taps
 from router_trio.telemetry.traces.tracer import Traces, traces_wanted
 from router_trio.telemetry.view import ConnectionView, RouterView
 
@@ -84,6 +85,8 @@ class Telemetry:
                 max_per_second=self._settings.max_traces_per_second,
                 random=platform.random,
             )
+        self.taps: Taps = Taps(self._settings)
+        """The taps on routes of this process. `taps.change` applies new settings."""
         # Events are kept from now on, so that the status page also has those from before it was served.
         listens = self._settings.listen_address is not None
         self._recent = Recent(wall=platform.wall_clock) if listens or worker is not None else None
@@ -266,8 +269,8 @@ class Telemetry:
         from router_trio.telemetry.http.application import RouterAnswers, serve_pages
 
         allowed_hosts, sources = frozenset(self._settings.allowed_hosts), self.sources(view, clock)
-        own = RouterAnswers(sources, clock, started_at) if answers is None else answers(sources)
-        await serve_pages(listeners, own, recent, allowed_hosts, pages, sources.loop_lags, self._handed_over)
+        own = RouterAnswers(sources, self.taps, clock, started_at) if answers is None else answers(sources)
+        await serve_pages(listeners, own, recent, allowed_hosts, pages, sources.loop_lags, self._handed_over, self.emit)
 
     async def _export_spans(
         self, traces: Traces, first: Callable[[], Awaitable[object]], imports: trio.CapacityLimiter

@@ -342,7 +342,9 @@ async def test_workers_are_shown_with_the_reasons_of_each(view: View, tmp_path: 
     telemetry = Telemetry(telemetry_settings(), logs=False)
     async with (
         browser(tmp_path / "profile") as running,
-        telemetry.serve(view, answers=lambda sources: SomeWorkers(sources, trio.current_time, 0.0)) as address,
+        telemetry.serve(
+            view, answers=lambda sources: SomeWorkers(sources, telemetry.taps, trio.current_time, 0.0)
+        ) as address,
     ):
         assert address is not None
         page = await running.page()

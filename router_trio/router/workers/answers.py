@@ -12,6 +12,7 @@ from router_trio.router.workers.counts.process_numbers import (
     together,
 )
 from router_trio.router.workers.supervisor import Supervisor
+from router_trio.router.workers.taps import WorkersTaps
 from router_trio.states import Histogram
 from router_trio.telemetry.http.status import Answer, answer, status_pieces
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
@@ -30,6 +31,7 @@ class WorkersAnswers:
         self._own = own
         self._clock = clock
         self._started_at = clock()
+        self.taps: WorkersTaps = WorkersTaps(supervisor)
 
     async def refresh(self) -> None:
         await self._supervisor.refresh()

@@ -21,6 +21,7 @@ from router_trio.router.workers.process import EXITS_WITHIN, WorkerProcess, desc
 from router_trio.router.workers.report import Report
 from router_trio.router.workers.restarts import Restarts, ends_router
 from router_trio.settings import Settings
+from router_trio.telemetry.tap.tap import Reading, TapRefused, TapRequest
 
 STARTING = "starting"
 RUNNING = "running"
@@ -112,6 +113,8 @@ class Slot:
         self._stuck: str | None = None
         self._in_handlers: Sequence[InHandler] = ()
         """Messages that were in handlers when the process ended."""
+        self._taps_asked: set[str] = set()
+        self._tapped: dict[str, list[Reading | TapRefused]] = {}
 
     # --- state and requests ---
 
@@ -156,6 +159,28 @@ class Slot:
         """Send the process the messages to be careful with."""
         if self._process is not None:
             self._process.channel.post("suspects", suspects)
+
+    def request_tap(self, name: str, request: TapRequest) -> None:
+        """Request what there is to read of a tap, unless an earlier request for it is unanswered."""
+        if self._process is not None and name not in self._taps_asked:
+            self._taps_asked.add(name)
+            self._process.channel.post("tap", name, request)
+
+    async def wait_tapped(self, name: str) -> None:
+        """Wait until the process has answered the last request for this tap, or has ended."""
+        while name in self._taps_asked:
+            await self._answer.wait()
+
+    def take_tapped(self, name: str) -> list[Reading | TapRefused]:
+        """Return what has arrived of a tap since the last call."""
+        return self._tapped.pop(name, [])
+
+    def close_tap(self, name: str) -> None:
+        """Let the process close a tap."""
+        self._tapped.pop(name, None)
+        self._taps_asked.discard(name)
+        if self._process is not None:
+            self._process.channel.post("close_tap", name)
 
     def request_drain(self) -> None:
         """Let the process end after it has stopped receiving and settled what it has."""
@@ -300,6 +325,7 @@ class Slot:
         if unsettled is None:
             unsettled = max(left.dropped + left.lost, int(self._killed and not outcome.is_over))
         self._process, self.report = None, None
+        self._taps_asked.clear()
         self._router.ended(counts, unsettled)
         self._answer.set()
         self._answer = trio.Event()
@@ -336,6 +362,12 @@ class Slot:
                 self._reload_over.set()
                 self._reload_over = trio.Event()
                 self._router.changed()
+            case ("tapped", str(name), (Reading() | TapRefused()) as reading):
+                if name in self._taps_asked:  # else the tap was closed meanwhile
+                    self._taps_asked.discard(name)
+                    self._tapped.setdefault(name, []).append(reading)
+                    self._answer.set()
+                    self._answer = trio.Event()
             case ("survived", InHandler() as one):
                 self._router.survived(one)
             case ("ended", int(unsettled)):

@@ -6,6 +6,7 @@ the channel, as the supervisor has read them.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,10 +32,14 @@ from router_trio.router.workers.process import EXITS_WITHIN
 from router_trio.router.workers.report import Reporter
 from router_trio.settings import ConnectionSettings, Settings
 from router_trio.states import RouteState
+from router_trio.telemetry.http.rendering import REST
 from router_trio.telemetry.metrics.lag import measure_lag
+from router_trio.telemetry.tap.tap import TapRefused, TapRequest
 
 DONE = 0
 FAILED = 1
+
+_logger = logging.getLogger(__name__)
 
 BLOCKED_EVERY = 0.1
 """Seconds between two updates of how long the event loop has been blocked."""
@@ -108,7 +113,7 @@ class Worker:
         )
         self._run = run
         self._counting.watch(run.telemetry.sources(run.live), _Past(run))
-        nursery.start_soon(self._listen, run)
+        nursery.start_soon(self._listen, run, nursery)
         nursery.start_soon(self._reload_when_asked, run)
         nursery.start_soon(self._counting.write_regularly)
         nursery.start_soon(measure_lag, self._counting.lags)
@@ -129,7 +134,21 @@ class Worker:
     def _connect(self, router: str, name: str, settings: ConnectionSettings) -> Connect:
         return Dialer(settings, client_name(router, name), self._counting.write)
 
-    async def _listen(self, run: Run) -> None:
+    async def _read_tap(self, run: Run, name: str, request: TapRequest) -> None:
+        """Read a tap, which is opened at the first reading, and send what was read."""
+        taps = run.telemetry.taps
+        try:
+            if not taps.is_open(name):
+                await taps.open(name, request, run.live)
+            self._channel.post("tapped", name, await taps.read(name, run.live, REST))
+        except TapRefused as refused:
+            self._channel.post("tapped", name, refused)
+        except Exception:
+            # A fault of a tap must not end the worker, which has messages in hand.
+            _logger.exception("reading a tap failed")
+            self._channel.post("tapped", name, TapRefused(500, "reading the tap failed; the log has the error"))
+
+    async def _listen(self, run: Run, nursery: trio.Nursery) -> None:
         """Carry out the supervisor's requests. Returns when it has ended."""
         reporter = Reporter(run.live, run.telemetry.recent)
         while (message := await self._channel.next_message()) is not None:
@@ -140,6 +159,10 @@ class Worker:
                 case ("reload", int(number), Settings() as settings):
                     self._wanted = number, settings
                     self._reload_asked.set()
+                case ("tap", str(name), TapRequest() as request):
+                    nursery.start_soon(self._read_tap, run, name, request)
+                case ("close_tap", str(name)):
+                    run.telemetry.taps.close(name)
                 case ("suspects", suspects):
                     self._in_handlers.suspect(suspects)
                 case ("drain",):

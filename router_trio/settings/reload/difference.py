@@ -19,7 +19,9 @@ from router_trio.settings.streams import StreamSettings
 
 S = TypeVar("S", bound=Section)
 
-AT_ONCE = frozenset({"router.shutdown_timeout"})
+_TAP = ("tap", "tap_payloads")
+
+AT_ONCE = frozenset({"router.shutdown_timeout", *(f"telemetry.{key}" for key in _TAP)})
 """Keys outside connections, routes and streams that a reload applies; the others need a restart."""
 
 _HOLD_CREDENTIALS = frozenset({"password", "token", "servers"})
@@ -124,7 +126,8 @@ def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
 def in_effect(old: Settings, new: Settings) -> Settings:
     """Return the settings of a process after a reload: keys that need a restart keep their old values."""
     router = old.router.model_copy(update={"shutdown_timeout": new.router.shutdown_timeout})
-    kept = {"router": router, "telemetry": old.telemetry, "positions": old.positions}
+    telemetry = old.telemetry.model_copy(update={key: getattr(new.telemetry, key) for key in _TAP})
+    kept = {"router": router, "telemetry": telemetry, "positions": old.positions}
     return new.model_copy(update=kept)
 
 

@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from router_trio.events import Emit
 from router_trio.states import Histogram
 from router_trio.telemetry.http.blocked import HandedOver
 from router_trio.telemetry.http.event_stream import EventStream
@@ -28,12 +29,14 @@ from router_trio.telemetry.http.rendering import SharedPage
 from router_trio.telemetry.http.server import serve_http
 from router_trio.telemetry.http.status import Answer, health, readiness_pieces, status_pieces
 from router_trio.telemetry.http.status_page import page as front_page
+from router_trio.telemetry.http.tap_pages import OwnTaps, TapPages, TapSource
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.accepted import accepted_form
 from router_trio.telemetry.metrics.lag import measure_lag
 from router_trio.telemetry.metrics.metric import Form, Sources
 from router_trio.telemetry.metrics.page import CONTENT_TYPES, MetricsPage
 from router_trio.telemetry.pieces import Parts, Pieces, in_pieces
+from router_trio.telemetry.tap.taps import Taps
 
 PAGE_SECONDS = 5.0
 """Maximum seconds for a client to read a page about all routes. A slow client keeps the page in memory until then."""
@@ -67,11 +70,17 @@ class Answers(Protocol):
         """Return the text of `/metrics`."""
         ...
 
+    @property
+    def taps(self) -> TapSource:
+        """Where the messages of taps are read from."""
+        ...
+
 
 class RouterAnswers:
     """The `Answers` of the router in this process. `clock` is the clock of the fences; `started_at` is a time on it."""
 
-    def __init__(self, sources: Sources, clock: Callable[[], float], started_at: float) -> None:
+    def __init__(self, sources: Sources, taps: Taps, clock: Callable[[], float], started_at: float) -> None:
+        self.taps: TapSource = OwnTaps(taps, sources.view)
         self._view = sources.view
         self._page = MetricsPage(sources)
         self._clock = clock
@@ -191,11 +200,17 @@ async def serve_pages(
     pages: Sequence[BaseRoute],
     loop_lags: Histogram,
     handed_over: HandedOver,
+    emit: Emit,
 ) -> None:
-    """Serve the pages of `application` on `listeners`, and measure the lag of the event loop, until cancelled."""
-    app = application(answers, recent, allowed_hosts, pages)
+    """Serve the pages of `application`, and those of taps, on `listeners` until cancelled.
+
+    Measures the lag of the event loop meanwhile. `emit` reports the opening and closing of taps.
+    """
+    taps = TapPages(answers.taps, emit)
+    app = application(answers, recent, allowed_hosts, [*taps.pages(), *pages])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(measure_lag, loop_lags)
+        nursery.start_soon(taps.keep)
         await serve_http(listeners, app, handed_over)
 
 

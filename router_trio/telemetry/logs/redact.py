@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt, redact
+from router_trio.errors.quotes import LONGEST_TEXT, REDACTED, bounded, excerpt, names_secret, redact
 
-__all__ = ["redact", "redact_all", "shown_text"]
+__all__ = ["redact", "redact_all", "shown_header", "shown_text"]
 
 
 def shown_text(text: str) -> str:
     """Return the text for a page or a span: redacted, on one line of at most `LONGEST_TEXT` characters."""
     return excerpt(_redacted(text), LONGEST_TEXT)
+
+
+def shown_header(name: str, value: str) -> str:
+    """Return the value of a message's header: redacted as any text, and entirely if its name is that of a secret."""
+    return REDACTED if names_secret(name) else shown_text(value)
 
 
 def _redacted(text: str) -> str:

@@ -166,6 +166,11 @@ SENTENCES: Mapping[type[Event], str] = {
         "send SIGTERM to drain and end it"
     ),
     events.StatusPageReady: "Status page: {url}",
+    events.TapOpened: "Route {route}: a tap was opened from {peer}{by_user}, on {tapped}",
+    events.TapClosed: (
+        "Route {route}: the tap from {peer}{by_user} was closed: {reason}; {shown:count message} shown, "
+        "{left_out} left out"
+    ),
     events.RouterReloaded: (
         "Configuration reloaded: added {added}, removed {removed}, changed {changed}; "
         "{unchanged} connections and routes unchanged{and_unsettled}"
@@ -298,6 +303,12 @@ def _advice(fields: Mapping[str, Any]) -> str:
     return f"; {advice}" if advice else ""
 
 
+def _tapped(fields: Mapping[str, Any]) -> str:
+    kind = f"messages with the fate {fields['fate']}" if "fate" in fields else "all messages"
+    where = f" where {excerpt(fields['where'])}" if "where" in fields else ""
+    return f"{kind}{where}, {'with' if fields['payloads'] else 'without'} payloads"
+
+
 _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "by_route": lambda fields: f"Route {fields['route']}: " if fields["route"] is not None else "",
     "to_subject": lambda fields: f" to {excerpt(fields['subject'])}" if "subject" in fields else "",
@@ -332,6 +343,8 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "again": lambda fields: (
         f"; it was not ready for {fields['not_ready_seconds']:.1f} s" if fields["not_ready_seconds"] else ""
     ),
+    "by_user": lambda fields: f" by {excerpt(fields['user'])}" if fields["user"] else "",
+    "tapped": _tapped,
     "problem": _problem,
     "cure": _cure,
 }

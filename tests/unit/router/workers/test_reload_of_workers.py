@@ -60,7 +60,7 @@ async def test_a_worker_does_one_reload_at_a_time_and_only_the_last_of_those_wai
         with block() as (counts, _):
             worker = Worker(1, theirs, counts, lambda line: None)
             worker._opened.set()
-            nursery.start_soon(worker._listen, run)
+            nursery.start_soon(worker._listen, run, nursery)
             nursery.start_soon(worker._reload_when_asked, run)
             ours.post("reload", 1, settings(log_level="debug"))
             await under_way.wait()

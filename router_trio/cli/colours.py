@@ -1,0 +1,49 @@
+"""Colours of a terminal, for commands that print tables and lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def stdout_is_terminal() -> bool:
+    """Return True if stdout is a terminal."""
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # stdout is missing or closed
+        return False
+
+
+def wants_colours() -> bool:
+    """Return True if stdout is a terminal that shows colours and NO_COLOR is not set (https://no-color.org)."""
+    return stdout_is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class Colours:
+    """Paints text if `enabled`; otherwise each method returns it unchanged."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def good(self, text: str) -> str:
+        """Return text about something that is well."""
+        return self._painted(text, "32")
+
+    def doubtful(self, text: str) -> str:
+        """Return text about something that may need attention."""
+        return self._painted(text, "33")
+
+    def bad(self, text: str) -> str:
+        """Return text about a failure."""
+        return self._painted(text, "31")
+
+    def faint(self, text: str) -> str:
+        """Return text that is less important than other text."""
+        return self._painted(text, "2")
+
+    def bold(self, text: str) -> str:
+        """Return text that is more important than other text."""
+        return self._painted(text, "1")
+
+    def _painted(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._enabled and text else text
