@@ -6,17 +6,22 @@ the lines of each, but for the numbers, with those that are printed today.
 
 from __future__ import annotations
 
+import fcntl
 import io
+import json
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import trio
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -57,11 +62,55 @@ name = "eu-orders"
 from = { subject = "orders.*" }
 to = [ { subject = "eu.{{wildcard(1)}}" } ]
 """
+SHOP = """\
+[router]
+name = "orders-router"
+
+[telemetry]
+listen = "127.0.0.1:0"
+
+[connections.main]
+servers = ["SERVER"]
+
+[[streams]]
+connection = "main"
+name = "ORDERS"
+subjects = ["orders.*", "invoices.*"]
+
+[[streams]]
+connection = "main"
+name = "COPIES"
+subjects = ["eu.*", "dead.*"]
+
+[[routes]]
+name = "eu-orders"
+from = { stream = "ORDERS", durable = "eu-orders", filter = "orders.*" }
+to = [ { subject = "eu.{{wildcard(1)}}" } ]
+
+[[routes]]
+name = "live-orders"
+from = { subject = "orders.*" }
+to = [ { subject = "live.{{wildcard(1)}}" } ]
+
+[[routes]]
+name = "invoices"
+when = "body.total > 100"
+from = { stream = "ORDERS", durable = "invoices", filter = "invoices.*" }
+to = [ { subject = "eu.{{wildcard(1)}}" } ]
+retry = { attempts = 1 }
+dead_letter = { subject = "dead.{{wildcard(1)}}" }
+
+[[routes]]
+name = "archive"
+from = { stream = "ORDERS", durable = "archive", filter = "orders.*" }
+to = [ { subject = "archive.{{wildcard(1)}}" } ]
+"""
+TOP_COLUMNS, TOP_LINES = 80, 20
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One of them. `record` runs what it shows and returns what was printed, with the command that was typed.
+    """A picture. `record` runs what it shows and returns what was printed, with the command that was typed.
 
     `styles` are of lines without colours of their own.
     """
@@ -155,6 +204,82 @@ async def _told_in_an_outage(terminal: int, server: EmbeddedServer, process: tri
     return told.replace(f":{server.address.rpartition(':')[2]}", ":4222").replace("\r", "")
 
 
+def run_top() -> str:
+    """`top` beside a router with traffic, with two routes that are not well."""
+    return f"$ router-trio top\n{trio.run(_top_of_a_shop)}"
+
+
+async def _top_of_a_shop() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_embedded_server() as server, trio.open_nursery() as nursery:
+            config = trio.Path(folder, "router.toml")
+            await config.write_text(SHOP.replace("SERVER", server.url))
+            run = [sys.executable, "-m", "router_trio", "run", str(config)]
+            environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+            process = await trio.lowlevel.open_process(run, stderr=subprocess.PIPE, env=environment)
+            try:
+                url = await _url_of(process)
+                nursery.start_soon(_send_orders, server.url)
+                frame = await _last_frame([sys.executable, "-m", "router_trio", "top", url], environment)
+            finally:
+                process.kill()
+                await process.wait()
+            nursery.cancel_scope.cancel()
+            port = server.address.rpartition(":")[2]
+    return frame.replace(f":{port}", ":4222")  # the port is another one each time
+
+
+async def _url_of(process: trio.Process) -> str:
+    """Return the address of a router's pages, once it has started."""
+    told = b""
+    assert process.stderr is not None
+    with trio.fail_after(TOLD_WITHIN):
+        while b"ROUTER_STARTED" not in told:
+            told += await process.stderr.receive_some()
+    found = re.search(rb"http://127\.0\.0\.1:\d+", told)
+    assert found is not None
+    return found[0].decode()
+
+
+async def _send_orders(url: str) -> None:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream:
+        login = json.dumps({"user": parts.username, "pass": parts.password, "verbose": False})
+        await stream.send_all(f"CONNECT {login}\r\n".encode())
+        while True:
+            for number in range(20):
+                body = b'{"total": 150}' if number else b"{}"
+                frame = b"PUB orders.%d %d\r\n%b\r\nPUB invoices.%d %d\r\n%b\r\n"
+                await stream.send_all(frame % (number, len(body), body, number, len(body), body))
+            await trio.sleep(0.1)
+
+
+async def _last_frame(command: list[str], environment: dict[str, str]) -> str:
+    """Return what a command has drawn in a terminal after some seconds."""
+    ours, terminal = pty.openpty()
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", TOP_LINES, TOP_COLUMNS, 0, 0))
+        without_size = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+        process = await trio.lowlevel.open_process(command, stdout=terminal, env=without_size | {"TERM": "xterm"})
+        drawn = b""
+        try:
+            with trio.fail_after(TOLD_WITHIN):
+                while drawn.count(FRAME) < 3 or b"given up" not in drawn:
+                    await trio.lowlevel.wait_readable(ours)
+                    drawn += os.read(ours, 65536)
+        finally:
+            process.kill()
+            await process.wait()
+        return re.sub(r"\x1b\[[KJ]|\r", "", drawn.split(FRAME)[-2].decode())
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+
+FRAME = b"\x1b[H"
+
 DEMO_STYLES = {
     r"^\[.*?\]": "dim",
     r"the server is killed.*|the connection is lost.*|reconnecting|disconnected": "red",
@@ -167,6 +292,7 @@ PICTURES = {
         Picture("demo", 104, run_demo, DEMO_STYLES),
         Picture("check", 118, run_check, {r"^router\.toml: [^ ]+:": "cyan", r"\(line .*\)$": "dim"}),
         Picture("log", 118, run_log),
+        Picture("top", TOP_COLUMNS, run_top),
     )
 }
 

@@ -58,6 +58,8 @@ COMMANDS = {
     "audit": "router_trio.cli.audit:audit",
     "position": "router_trio.cli.position:position",
     "find": "router_trio.cli.find:find",
+    "top": "router_trio.cli.top.command:top",
+    "tap": "router_trio.cli.tap:tap",
     "pause": "router_trio.cli.pause:pause",
     "resume": "router_trio.cli.resume:resume",
     "replay": "router_trio.cli.replay:replay",

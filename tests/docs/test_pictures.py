@@ -82,6 +82,17 @@ def test_the_picture_of_a_log_shows_the_lines_of_an_outage() -> None:
     assert lines(shown_in("log")) == printed, "run `python docs/terminal.py log`, and commit the picture"
 
 
+def test_the_picture_of_top_shows_its_headings_and_the_routes_that_are_not_well() -> None:
+    def texts(lines: list[str]) -> list[str]:
+        packed = (re.sub(r"[\d.,k]+", "N", "".join(line.split())) for line in lines)
+        return [line for line in packed if not re.match(r"(main|archive|invoices|\S+-orders)(connected|running)", line)]
+
+    shown, printed = texts(lines_of(PICTURES["top"].path.read_text(encoding="utf-8"))), PICTURES["top"].record()
+    assert len(shown) > 6
+    now = [line for line in texts(Text.from_ansi(printed).plain.splitlines()) if line]
+    assert shown == now, "run `python docs/terminal.py top`, and commit the picture"
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_loads_nothing(name: str) -> None:
     text = PICTURES[name].path.read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""`router-trio top`: a live table of the routes and connections of a router."""
