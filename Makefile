@@ -20,7 +20,7 @@ LOCKED = $(INSTALL) --require-hashes --requirement
 # What a run of the tests imports, the programs that it starts import again: from bytecode, which has to be written once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo tools quick suite test test-compiled test-oldest test-newest test-servers coverage compiled simulate test-nightly lint \
+.PHONY: help demo tools quick suite test test-compiled test-oldest test-newest test-servers coverage compiled simulate drill test-nightly lint \
 	format types shape peers bench docs docs-serve lock audit dist wheel clean
 
 help:  ## Show this help
@@ -163,6 +163,9 @@ FIRST ?= 0
 
 simulate: $(READY)  ## The whole router under SEEDS=1000 drawn schedules of faults, from FIRST=0 on
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
+
+drill: $(READY)  ## Ten incidents as the person on call sees them: alerts, commands of the runbooks, causes
+	$(BIN)/python -m tests.drill $(INCIDENTS)
 
 test-nightly: $(READY)  ## Long chaos, soak and performance figures
 	$(BIN)/pytest -m nightly --timeout 1800

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from router_trio.settings import Settings
 
 
+MOST_NAMED = 8
+"""Findings that are named for a server that could not be asked: one that is away lacks all of them."""
+
+
 def check_servers(settings: Settings, outage: float | None, json: bool) -> int:
     """Ask the servers of a valid configuration, print the findings, and return the exit code."""
     import trio
@@ -67,7 +71,10 @@ def _print(settings: Settings, report: Report, json: bool) -> None:
         print(f"{_place(settings, problem)}: {one.severity}: {problem.with_place}")
     for problem, left in missing:
         print(f"{_place(settings, problem)}: not asked: {problem.with_place}")
-        print(f"  findings that are missing for it: {', '.join(left.names)}")
+        if len(left.names) > MOST_NAMED:
+            print(f"  {len(left.names)} findings are missing for it; --json names them")
+        else:
+            print(f"  findings that are missing for it: {', '.join(left.names)}")
     for text in report.unseen:
         print(f"not seen: {text}")
     counts = {severity: sum(one.severity == severity for _, one in found) for severity in ("error", "warning", "note")}

@@ -17,6 +17,7 @@ import yaml
 
 from tests.alerts.promql import TARGET, Series, mutants, template_labels
 from tests.alerts.tools import ROOT, RULE_TESTS, RULES, load, rules, run
+from tests.drill.staging import filled_in
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
 RUNBOOK_URL = "https://github.com/router-trio/router-trio/blob/main/docs/runbooks/"
@@ -101,7 +102,14 @@ def _test_of(alert: str, rule: dict[str, Any], directory: Path) -> Path:
         ]
     (directory / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
     path = directory / "test.yml"
-    path.write_text(yaml.safe_dump({**load(ROOT / "tests/alerts/rules" / f"{alert}.yml"), "rule_files": ["rules.yml"]}))
+    tests = load(ROOT / "tests/alerts/rules" / f"{alert}.yml")
+    for group in tests["tests"]:
+        for at in group.get("alert_rule_test", ()):
+            for expected in at["exp_alerts"]:
+                # The commands are those of the rule, with the labels of the alert.
+                given = {"commands": rule["annotations"]["commands"]}
+                expected["exp_annotations"] |= filled_in(given, expected["exp_labels"])
+    path.write_text(yaml.safe_dump({**tests, "rule_files": ["rules.yml"]}))
     return path
 
 
@@ -174,7 +182,7 @@ def test_log_codes_exist(alert: str, contract: Any) -> None:
 def test_an_alert_names_what_is_wrong_how_bad_it_is_and_its_runbook(alert: str) -> None:
     rule = ALERTS[alert]
     assert rule["labels"]["severity"] in ("critical", "warning")
-    assert set(rule["annotations"]) == {"summary", "description", "log_code", "runbook_url"}
+    assert set(rule["annotations"]) == {"summary", "description", "commands", "log_code", "runbook_url"}
     assert rule["annotations"]["runbook_url"] == f"{RUNBOOK_URL}{alert}.md"
 
 
@@ -183,7 +191,7 @@ def test_a_runbook_is_about_its_alert(alert: str, contract: Any, series: Series)
     text = (RUNBOOKS / f"{alert}.md").read_text()
     rule = ALERTS[alert]
     assert text.startswith(f"# {alert}\n")
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Symptoms", "Queries", "Cause", "Cure"]
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["First", "Symptoms", "Queries", "Cause", "Cure"]
     assert f"**{rule['labels']['severity']}**" in text
     for code in rule["annotations"]["log_code"].split("|"):
         assert f"`{code}`" in text
@@ -192,6 +200,19 @@ def test_a_runbook_is_about_its_alert(alert: str, contract: Any, series: Series)
     known = {log["code"] for log in contract["logs"]}
     assert set(re.findall(r"`((?:NATS|ROUTER|ROUTE)_[A-Z_]+)`", text)) <= known
     assert set(re.findall(r"\]\((Router\w+)\.md\)", text)) <= set(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_a_runbook_begins_with_the_commands_of_its_alert(alert: str) -> None:
+    """The page has the names of the labels where the alert has their values."""
+    [first] = re.findall(
+        r"^## First\n\n```sh\n(.*?)\n```$", (RUNBOOKS / f"{alert}.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    names = {name: name.upper() for name in ("instance", "connection", "route")}
+    assert filled_in(ALERTS[alert]["annotations"], names)["commands"] == first
+    for command in first.splitlines():
+        assert command.startswith(("router-trio ", "curl "))
+        assert not re.search(r"[^\x20-\x7e]", command), "typed at any terminal"
 
 
 def test_every_runbook_has_an_alert() -> None:

@@ -60,6 +60,7 @@ NO_BOUNDS = {
     "MAX_LEVEL_DIGITS nats/jetstream/api.py": "how long a number of the API is",
     "MAX_LOST nats/jetstream/api.py": "of `router-trio check --online`, no router has it",
     "MOST_NAMED online/servers.py": "of `router-trio check --online`, no router has it",
+    "MOST_NAMED cli/check_online.py": "of `router-trio check --online`, no router has it",
     "MOST_TAKERS online/asking.py": "of `router-trio check --online`, no router has it",
     "REPORTS_WITHIN nats/message_trace.py": "of `router-trio trace`, no router has it",
     "MAX_REPORTS nats/message_trace.py": "of `router-trio trace`, no router has it",
