@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from router_trio.cli.explanation import Explanation, RouteExplanation, Sending
-from router_trio.errors import SourceError
+from router_trio.errors import PublishError, SourceError
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.message_trace import CLIENT, MessageTrace, MessageTracer, TraceEvent, TraceReport
 from router_trio.protocol.control_headers import ControlHeaders
@@ -156,7 +156,7 @@ class _Tracers:
         if part.problem is None:
             try:
                 part.trace = await self._tracers[connection].trace(subject, payload, headers)
-            except SourceError as error:
+            except (PublishError, SourceError) as error:
                 part.problem = str(error)
         return part
 

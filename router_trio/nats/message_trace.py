@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import PublishError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream import bounded_json
@@ -124,7 +124,10 @@ class MessageTracer:
             raise SourceError(test.denied, reason=reasons.PERMISSION_DENIED)
 
     async def trace(self, subject: str, payload: bytes = b"", headers: Headers | None = None) -> MessageTrace:
-        """Return the path of a message. Raises `SourceError`: `too_large`, `bad_answer`, `timeout` without a report."""
+        """Return the path of a message.
+
+        Raises `PublishError` if it is too large, and `SourceError`: `bad_answer`, or `timeout` without a report.
+        """
         self._traced += 1
         inbox = b"%b.%d" % (self._inbox, self._traced)
         pairs = () if headers is None else headers.pairs()
@@ -133,7 +136,7 @@ class MessageTracer:
         link, wire = self._link.link, framing.wire(subject)
         size = len(block) + len(payload)
         if size > link.max_payload or framing.control_line_size(wire, b"", len(block), size) > link.max_control_line:
-            raise SourceError(
+            raise PublishError(
                 f"the message to {excerpt(subject)} is larger than its server accepts, with the headers of the trace",
                 reason=reasons.TOO_LARGE,
             )

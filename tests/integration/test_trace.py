@@ -237,3 +237,12 @@ async def routing_to_edge(place: Place) -> AsyncIterator[None]:
 async def subscribed(place: Place) -> bool:
     found = await place.edge.monitor("/subsz?subs=1")
     return any(one["subject"] == "orders.*.*" for one in found.get("subscriptions_list", ()))
+
+
+async def test_a_message_that_its_server_would_refuse_for_its_size_is_not_sent(place: Place) -> None:
+    result = await place.trace("orders.7.created", "--header", f"Large={'x' * 2_000}", "--header", "region=us")
+    assert "larger than" not in result.stderr
+    await place.edge.reload("max_payload: 1024")
+    result = await place.trace("orders.7.created", "--header", f"Large={'x' * 2_000}", "--header", "region=us")
+    assert result.returncode == 1
+    assert "the message to orders.7.created is larger than its server accepts" in result.stderr
