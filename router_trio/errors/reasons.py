@@ -76,6 +76,8 @@ CONTROL_PLANE: Final = "control_plane"
 STREAM_NOT_FOUND: Final = "stream_not_found"
 STREAM_REFUSED: Final = "stream_refused"
 SEVERAL_STREAMS: Final = "several_streams"
+PARTITIONS_DIFFER: Final = "partitions_differ"
+BUCKET_MISMATCH: Final = "bucket_mismatch"
 CONSUMER_NOT_FOUND: Final = "consumer_not_found"
 CONSUMER_DELETED: Final = "consumer_deleted"
 CONSUMER_MISMATCH: Final = "consumer_mismatch"
@@ -441,6 +443,16 @@ TABLE: Final[Mapping[str, Reason]] = {
             "see `detail`; change `[[streams]]` or the limits of the account",
         ),
         _source(SEVERAL_STREAMS, "several streams store the dead letters", "choose one with `--stream`"),
+        _source(
+            PARTITIONS_DIFFER,
+            "the stream has other partitions than the route",
+            "give all processes the same `partitions` and `partition_by`, those of the stream",
+        ),
+        _source(
+            BUCKET_MISMATCH,
+            "the bucket in which processes announce themselves exists, and its keys do not expire",
+            "run the command in `detail`, which lets them expire",
+        ),
         _source(CONSUMER_NOT_FOUND, "the consumer does not exist", "no action needed: the route creates it again"),
         _source(CONSUMER_DELETED, "the consumer was deleted", "no action needed: the route creates it again"),
         _source(

@@ -50,11 +50,19 @@ class ConsumerSpec:
     """Where a new durable starts if nothing is known of its stream: `all`, `new`, a sequence, or an RFC 3339 time."""
     least_ack_pending: int = 0
     """The maximum number of messages that the route has in hand (`max_in_flight`)."""
+    token: bytes = b""
+    """The start of the subjects of a partition, `b"3."`: the filters have it, and deliveries lose it."""
     owes_acks: bool = False
     """True if the route sends acks of earlier deliveries once this is open: the known messages are looked up then.
 
     If the stream was rolled back, and has grown beyond these messages since, its state alone does not show it.
     """
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The filters without the token."""
+        token = self.token.decode()
+        return tuple(one.removeprefix(token) for one in self.filters)
 
 
 def beyond_end(spec: ConsumerSpec, last_sequence: int) -> SourceError | None:

@@ -31,6 +31,9 @@ SERVICE = "router-trio"
 KV = "$KV"
 """The first token of the subjects of KV buckets."""
 
+MEMBERS = "router-trio-members"
+"""The KV bucket in which the processes that share partitions announce themselves."""
+
 
 def kv_below(api: str) -> str:
     """Return where to publish to the KV buckets of a JetStream API: below its prefix, unless that is the default one.
@@ -67,6 +70,8 @@ class Use(Enum):
     CONSUMER = "a route from a stream"
     SHARED_CONSUMER = "a route from a stream without standby"
     STANDBY = "a route with standby"
+    PARTITIONS = "a route with partitions"
+    COPY = "a route with partitions whose stream has none"
     FINDING_STREAMS = "a destination whose stream is found by its subject"
     STREAM_OF_DESTINATION = "the stream of a destination"
     DECLARED_STREAM = "a stream of [[streams]]"
@@ -207,7 +212,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "{api}.CONSUMER.UNPIN.{stream}.{durable}",
         Use.STANDBY,
         "to give up the lead",
-        "routes with `standby`",
+        "routes with `standby` or `partitions`",
         "another process takes over five seconds later",
         optional=True,
     ),
@@ -222,6 +227,72 @@ PERMISSIONS: tuple[Permission, ...] = (
         optional=True,
         details=": whether a stream was restored, or a message was deleted; the age of the oldest one by which a route "
         "is behind",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.INFO.{copied}",
+        Use.COPY,
+        "whether the stream has partitions itself",
+        "each route with `partitions`",
+        "as for pulls",
+        details=", and the limits of a copy that has",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.CREATE.{stream}",
+        Use.COPY,
+        "to create the copy with the partitions",
+        "each route with `partitions` whose stream has none, until the copy exists",
+        "as for pulls; where the copy exists, nothing",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.CONSUMER.INFO.{copied}.{group_durable}",
+        Use.COPY,
+        "whether the route has read the stream without partitions",
+        "each route with `partitions` whose stream has none, until the copy exists",
+        "as for pulls; where the copy exists, nothing",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.INFO.KV_{members}",
+        Use.PARTITIONS,
+        "which processes share the partitions",
+        "each route with `partitions`",
+        f"the process takes no further partitions, and those that it leads go on; {_NOT_READY}",
+    ),
+    Permission(
+        PUBLISH,
+        "{kv}.{members}.{group}.*",
+        Use.PARTITIONS,
+        "that this process shares the partitions",
+        "each route with `partitions`",
+        f"the process gets no share, and its partitions go to others; {_NOT_READY}",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.MSG.GET.KV_{members}",
+        Use.PARTITIONS,
+        "which partitions were moved by hand",
+        "each route with `partitions`, once some were moved",
+        f"as for which processes share them; {_NOT_READY}",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.CREATE.KV_{members}",
+        Use.PARTITIONS,
+        "to create the bucket of these processes",
+        "each connection with `partitions`, until the bucket exists",
+        f"as for which processes share them; where the bucket exists, nothing; {_NOT_READY}",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.PURGE.KV_{members}",
+        Use.PARTITIONS,
+        "to leave",
+        "each route with `partitions`",
+        "the other processes see five seconds later that it left; its partitions are released at once",
+        optional=True,
     ),
     Permission(
         PUBLISH,
@@ -442,6 +513,16 @@ _AUDIT = (
     *_LETTERS,
     *_faster(_AT_DEAD_LETTERS, "letters"),
 )
+_MEMBERS = "router-trio-members"
+_PARTITIONS = (
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream has the partitions itself"),
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}-{durable}", "otherwise the stream that has them"),
+    CommandPermission(
+        _AT_SOURCE, "{api}.CONSUMER.INFO.{stream}-{durable}.*", "the durable of each partition, of either stream"
+    ),
+    CommandPermission(_AT_SOURCE, f"{{api}}.STREAM.INFO.KV_{_MEMBERS}", "the processes that share the partitions"),
+    CommandPermission(_AT_SOURCE, f"{{api}}.STREAM.MSG.GET.KV_{_MEMBERS}", "what each of them leads"),
+)
 _PAUSE = (
     CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "whether it is paused"),
     CommandPermission(_AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}.{durable}", "to pause or resume"),
@@ -468,6 +549,11 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     ),
     "diff --last": _SOURCE,
     "find": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS),
+    "partitions": _PARTITIONS,
+    "partitions --move": (
+        *_PARTITIONS,
+        CommandPermission(_AT_SOURCE, f"{{kv}}.{_MEMBERS}.{{stream}}.{{durable}}.moved", "the move"),
+    ),
     "pause": _PAUSE,
     "position": _POSITION,
     "position --apply": (

@@ -11,7 +11,8 @@ from math import inf
 class StreamConfig:
     """A stream's configuration. Durations are in seconds, 0 for none; sizes in bytes; limits are -1 for no limit.
 
-    `duplicate_window` is None to let the server choose it: two minutes, or `max_age` if that is shorter.
+    `duplicate_window` is None to let the server choose it: two minutes, or `max_age` if that is shorter. `transform` is
+    the source and the destination of its subject mapping; None for whatever the stream has.
     """
 
     name: str
@@ -26,6 +27,7 @@ class StreamConfig:
     duplicate_window: float | None = None
     allow_batched: bool = False
     allow_message_ttl: bool = False
+    transform: tuple[str, str] | None = None
 
     def differences(self, found: StreamConfig) -> list[str]:
         """Return how the existing stream `found` differs from this configuration, one text for each key."""
@@ -36,7 +38,7 @@ class StreamConfig:
             wanted, has = getattr(self, one.name), getattr(found, one.name)
             if one.name == "subjects":
                 wanted, has = tuple(sorted(wanted)), tuple(sorted(has))
-            if one.name == "duplicate_window" and wanted is None:
+            if one.name in ("duplicate_window", "transform") and wanted is None:
                 continue
             if wanted != has:
                 yield one.name, _shown(one.name, wanted), _shown(one.name, has)
@@ -46,10 +48,10 @@ def _shown(name: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{', '.join(value)}]"
+        return " -> ".join(value) if name == "transform" else f"[{', '.join(value)}]"
     if name in ("max_age", "duplicate_window"):
         return f"{value:g}s" if value else "none"
-    return "none" if value == -1 else str(value)
+    return "none" if value in (-1, None) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

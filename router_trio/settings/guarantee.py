@@ -10,15 +10,18 @@ from router_trio.settings.routes import RouteSettings
 def guarantee(route: RouteSettings, workers: int = 1) -> str:
     """Return the sentence, or nothing for a route without settings of order, handlers and failed messages.
 
-    With several workers the sentence includes the order that they keep.
+    With several workers or partitions the sentence includes the order that all processes keep.
     """
     fails = route.retry is not None or route.dead_letter is not None
     handled = route.handler is not None
     by_key = route.goes_by_key(handled)
-    if not (fails or by_key or route.thread or workers > 1):
+    kept = route.source.kind.kept_order(route.source)
+    if not (fails or by_key or route.thread or workers > 1 or kept):
         return ""
     parts = [route.source.kind.promise]
-    if workers > 1:
+    if kept:
+        parts.append(_order_of_all(route, kept, by_key=by_key))
+    elif workers > 1:
         parts.append(_order_among(route, workers, by_key=by_key))
     elif by_key:
         parts.append(_order(route))
@@ -33,6 +36,11 @@ def _order(route: RouteSettings) -> str:
     key = "subject" if route.key is None else " ".join(route.key.split())
     shared = route.source.kind.is_shared(route.source)
     return f"in order for each {key}" + (" within one process" if shared else "")
+
+
+def _order_of_all(route: RouteSettings, kept: str, *, by_key: bool) -> str:
+    key = kept if route.key is None or not by_key else f"{' '.join(route.key.split())} within a partition"
+    return f"in order for each {key}, over all processes"
 
 
 def _order_among(route: RouteSettings, workers: int, *, by_key: bool) -> str:

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from router_trio.protocol.permissions import PERMISSIONS, Permission, Use, kv_below
-from router_trio.settings.checks.resolve import reaches
+from router_trio.protocol.permissions import MEMBERS, PERMISSIONS, Permission, Use, kv_below
+from router_trio.settings.checks.resolve import by_name, reaches, stream_read
 from router_trio.settings.routes import DestinationSettings, RouteSettings
 from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.routes.sources.partitioned import derived_stream, durables
 from router_trio.settings.settings import Settings
 from router_trio.settings.streams import StreamSettings
 from router_trio.subjects.patterns import INBOX_PREFIX, covers
@@ -21,7 +22,16 @@ from router_trio.subjects.patterns import INBOX_PREFIX, covers
 ANY = "*"
 """The name of a stream that only the server knows."""
 
-_OF_JETSTREAM = frozenset({Use.CONSUMER, Use.STREAM_OF_DESTINATION, Use.DECLARED_STREAM, Use.POSITION, Use.CHECKPOINTS})
+_OF_JETSTREAM = frozenset(
+    {
+        Use.CONSUMER,
+        Use.PARTITIONS,
+        Use.STREAM_OF_DESTINATION,
+        Use.DECLARED_STREAM,
+        Use.POSITION,
+        Use.CHECKPOINTS,
+    }
+)
 """The uses that need answers: without any of them, the subscription to them is optional."""
 
 
@@ -71,6 +81,7 @@ def permissions_of(settings: Settings, connection: str) -> list[Grant]:
     here = settings.connections[connection]
     api = here.api
     names = {"api": api, "kv": kv_below(api), "domain": here.domain or "*", "inbox_prefix": here.inbox_prefix}
+    names["members"] = MEMBERS
     found: dict[tuple[str, str], Grant] = {}
     parts = list(_parts(settings, connection))
     for row in PERMISSIONS:
@@ -127,7 +138,7 @@ def _parts_with_names(settings: Settings, connection: str) -> Iterator[Part]:
     sent: list[tuple[RouteSettings, DestinationSettings]] = []
     for route in settings.routes:
         if route.source.connection == connection:
-            yield from _parts_of_source(route)
+            yield from _parts_of_source(settings, route)
         for to in route.to:
             if to.connection == connection:
                 sent.append((route, to))
@@ -138,24 +149,46 @@ def _parts_with_names(settings: Settings, connection: str) -> Iterator[Part]:
             yield Part(Use.DEAD_LETTERS, {"dead_letter": _pattern(route, to)}, _named(route))
     yield from _parts_of_streams(settings, connection, sent)
     for stream in settings.streams:
-        if stream.connection == connection:
+        if stream.connection == connection and not stream.is_copy:
             yield Part(Use.DECLARED_STREAM, {"made": stream.name}, ("stream", stream.name))
     yield from _parts_of_positions(settings, connection)
 
 
-def _parts_of_source(route: RouteSettings) -> Iterator[Part]:
+def _parts_of_source(settings: Settings, route: RouteSettings) -> Iterator[Part]:
     source, of = route.source, _named(route)
     subscription, consumer = source.kind.subscription(source), source.kind.consumer(source)
     if subscription is not None:
         subject, queue = subscription
         yield Part(Use.SUBJECT, {"source": subject if queue is None else f"{subject} {queue}"}, of)
-    if consumer is not None:
+    if consumer is not None and source.partitions is not None:
+        yield from _parts_of_partitions(settings, route, *consumer)
+    elif consumer is not None:
         names: dict[str, str] = dict(zip(("stream", "durable"), consumer, strict=True))
         yield Part(Use.CONSUMER, names, of)
         yield Part(Use.STANDBY if source.standby else Use.SHARED_CONSUMER, names, of)
     if route.respond:
         for pattern in (f"{INBOX_PREFIX}.>", *route.reply_to):
             yield Part(Use.ANSWERS, {"reply": pattern}, of)
+
+
+def _parts_of_partitions(settings: Settings, route: RouteSettings, stream: str, durable: str) -> Iterator[Part]:
+    """Yield what a route with partitions needs: all consumers of a copy are its own, in its stream only the durables.
+
+    A stream that `[[streams]]` does not describe as one with partitions counts as one without.
+    """
+    of = _named(route)
+    read = stream_read(route.source, settings.connections, by_name(settings.streams))
+    if read is not None and read[1].partitions is not None:
+        consumers = [(stream, one) for one in durables(route.source)]
+    else:
+        copy = derived_stream(stream, durable)
+        consumers = [(copy, ANY)]
+        yield Part(Use.COPY, {"copied": stream, "stream": copy, "group_durable": durable}, of)
+    for name, consumer in consumers:
+        names = {"stream": name, "durable": consumer}
+        yield Part(Use.CONSUMER, names, of)
+        yield Part(Use.STANDBY, names, of)
+    yield Part(Use.PARTITIONS, {"group": f"{stream}.{durable}"}, of)
 
 
 def _parts_of_positions(settings: Settings, connection: str) -> Iterator[Part]:

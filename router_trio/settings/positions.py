@@ -61,6 +61,9 @@ def check_positions(positions: Sequence[PositionSettings], routes: Sequence[Rout
             yield Problem(f"{path}.route", f"there is no route {one.route!r}; {suggestion(one.route, by_name)}")
         elif not route.source.kind.is_stored:
             yield Problem(f"{path}.route", f"route {one.route} reads a subject, which has no consumers; name another")
+        elif route.source.partitions is not None:
+            text = f"route {one.route} has partitions, each with a position of its own; name a route with one durable"
+            yield Problem(f"{path}.route", text)
         elif len({to.connection for to in route.to}) != 1:
             text = f"route {one.route} sends to several connections, so a copy is in none of them; name another"
             yield Problem(f"{path}.route", text)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from router_trio.errors import ConfigurationError, Problem
 from router_trio.settings.checks.configuration import RouteParts, check, check_shared
+from router_trio.settings.checks.partitions import check_partitions
 from router_trio.settings.checks.resolve import Connections, resolve_connection
 from router_trio.settings.checks.streams import check_streams
 from router_trio.settings.examples import ExampleSettings
@@ -105,10 +106,12 @@ class Settings(Section, init=False):
             workers = 1 if router is None else router.workers
             problems = problems_from(error, type(self)) + check(*parts, workers, streams)
             problems += check_streams(streams, parts[0])
+            problems += check_partitions([route.source for route in parts[1]], streams, parts[0])
             raise ConfigurationError(problems) from None
         routes = [RouteParts.of(route) for route in self.routes]
         problems = check(self.connections, routes, self.tests, self.router.workers, self.streams)
         problems += check_streams(self.streams, self.connections)
+        problems += check_partitions([route.source for route in self.routes], self.streams, self.connections)
         problems += check_positions(self.positions, self.routes)
         if problems:
             raise ConfigurationError(problems)

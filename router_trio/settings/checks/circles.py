@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from router_trio.errors import MappingError, Problem
-from router_trio.settings.checks.resolve import Streams, by_name, reaches, servers_of, stream_read
+from router_trio.settings.checks.resolve import Streams, by_name, reaches, servers_of, stream_read, subjects_read
 from router_trio.settings.routes import RouteSettings, SourceSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
@@ -327,4 +327,4 @@ def _patterns(source: SourceSettings, connections: Connections, streams: Streams
     if source.subjects or not source.kind.is_stored:
         return source.patterns
     found = stream_read(source, connections, streams)
-    return () if found is None else found[1].subjects
+    return () if found is None else subjects_read(source, found[1])

@@ -271,7 +271,10 @@ def _feeding(
     if found is None:
         return "", ""  # only the server knows the subjects of the stream
     number, stream = found
-    taken = StreamSubjects(tuple(one for _, one in valid_patterns(stream.subjects)))
+    subjects = tuple(one for _, one in valid_patterns(stream.subjects))
+    # A source with partitions gets the subjects that the stream takes.
+    transform = stream.transform if source.partitions is None else None
+    taken = StreamSubjects(subjects, transform)
     text = f"{subject!r} is taken by the stream {stream.name!r} (streams[{number}]), and route "
     text += f"{route.name!r} reads all of it"
     return (

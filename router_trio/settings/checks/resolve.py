@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from router_trio.settings.routes import SourceSettings
+from router_trio.settings.routes.sources.partitioned import derived_stream
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
 
@@ -57,8 +58,30 @@ def stream_read(
 
     The entry may name another connection to the same JetStream.
     """
+    return _entry(source.kind.stream(source), source, connections, streams)
+
+
+def copy_read(source: SourceSettings, connections: Connections, streams: Streams) -> tuple[int, StreamSettings] | None:
+    """Return the entry of `[[streams]]` for the copy of its stream that a partitioned source may read; or None."""
+    consumer = source.kind.consumer(source)
+    if source.partitions is None or consumer is None:
+        return None
+    return _entry(derived_stream(*consumer), source, connections, streams)
+
+
+def subjects_read(source: SourceSettings, stream: StreamSettings) -> Sequence[str]:
+    """Return the patterns of the subjects with which a source gets the messages of a stream of `[[streams]]`.
+
+    A source with `partitions` gets them without the token of the partition.
+    """
+    return stream.stored_under if source.partitions is None else stream.subjects
+
+
+def _entry(
+    name: str | None, source: SourceSettings, connections: Connections, streams: Streams
+) -> tuple[int, StreamSettings] | None:
     at = resolve_connection(source.connection, connections)
-    for number, stream in streams.get(source.kind.stream(source) or "", ()):
+    for number, stream in streams.get(name or "", ()):
         made_at = resolve_connection(stream.connection, connections)
         if reaches(made_at, at, connections) and _api(connections.get(made_at)) == _api(connections.get(at)):
             return number, stream

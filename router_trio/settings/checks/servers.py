@@ -37,6 +37,11 @@ def newer_servers(routes: Sequence[RouteSettings], streams: Sequence[StreamSetti
         path = f"routes[{index}]"
         if route.source.standby:
             yield Problem(f"{path}.from.standby", "needs nats-server 2.11, for pinned consumers")
+        if route.source.partitions is not None:
+            needed = "needs nats-server 2.11, for pinned consumers"
+            if route.source.partition_by is None:
+                needed = "needs nats-server 2.12, for partitions of entire subjects; 2.11 with partition_by"
+            yield Problem(f"{path}.from.partitions", needed)
         for number, to in enumerate(route.to):
             kind = to.kind_for(route.source.kind)
             if text := newer_mapping(kind.template(to), route.source.pattern):
@@ -46,6 +51,9 @@ def newer_servers(routes: Sequence[RouteSettings], streams: Sequence[StreamSetti
         if route.dead_letter is not None and (text := newer_mapping(route.dead_letter.subject, route.source.pattern)):
             yield Problem(f"{path}.dead_letter.subject", text)
     for index, stream in enumerate(streams):
+        if stream.partitions is not None and stream.partition_by is None:
+            text = "needs nats-server 2.12, for partitions of entire subjects; 2.10 with partition_by"
+            yield Problem(f"streams[{index}].partitions", text)
         if stream.allow_message_ttl:
             yield Problem(f"streams[{index}].allow_message_ttl", "needs nats-server 2.11")
         if stream.allow_batched:

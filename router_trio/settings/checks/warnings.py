@@ -9,7 +9,7 @@ from router_trio.errors import Problem
 from router_trio.errors.quotes import excerpt
 from router_trio.settings.checks.files import empty_files
 from router_trio.settings.checks.loops import chosen_by_sender
-from router_trio.settings.checks.resolve import Streams, by_name, resolve_connection
+from router_trio.settings.checks.resolve import Streams, by_name, resolve_connection, subjects_read
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
@@ -47,6 +47,7 @@ def warnings(
                 f"routes[{index}].concurrency",
                 "counts calls of a handler, and the route has none: it has no effect; name a handler, or remove it",
             )
+        yield from _key_of_partitions(f"routes[{index}]", route)
         yield from route.source.kind.warnings(f"routes[{index}].from", route.source)
 
 
@@ -105,14 +106,26 @@ def _filters(
     for index, stream in streams.get(source.kind.stream(source) or "", ()):
         if resolve_connection(stream.connection, connections) != resolve_connection(source.connection, connections):
             continue
+        subjects = subjects_read(source, stream)
         for one in source.filters:
-            if not any(overlaps(one, subject) for subject in stream.subjects):
-                taken = excerpt(", ".join(stream.subjects))
+            if not any(overlaps(one, subject) for subject in subjects):
+                taken = excerpt(", ".join(subjects))
                 yield Problem(
                     f"{path}.from.filter",
                     f"{one!r} matches none of the subjects of streams[{index}] ({stream.name}), which are {taken}: the "
                     "route would receive nothing; correct the filter or the subjects",
                 )
+
+
+def _key_of_partitions(path: str, route: RouteSettings) -> Iterator[Problem]:
+    """Warn of a key whose messages may be in different partitions, which different processes route."""
+    source = route.source
+    if source.partitions is not None and source.partition_by is None and route.key is not None:
+        yield Problem(
+            f"{path}.key",
+            "keeps the order of its values only within a partition, and the entire subject determines that: name the "
+            "wildcards of the filter that the key is made of as partition_by, or remove the key",
+        )
 
 
 def _dropped_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:

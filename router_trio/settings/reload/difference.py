@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from router_trio.errors import Problem
 from router_trio.settings.content import without_keys
 from router_trio.settings.routes import RouteSettings
+from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.settings.sections import Section
 from router_trio.settings.settings import Settings
 from router_trio.settings.streams import StreamSettings
@@ -108,6 +110,29 @@ def difference(old: Settings, new: Settings) -> Difference:
     streams = _names(_streams(old.streams), _streams(new.streams))
     process = tuple(_keys(old.router, new.router, "router.")) + tuple(_keys(old.telemetry, new.telemetry, "telemetry."))
     return Difference(connections, routes, streams, process + tuple(_positions(old, new)))
+
+
+def other_partitions(old: Settings, new: Settings) -> Iterator[Problem]:
+    """Yield a problem for each route that keeps its durable and gets other partitions, which no reload can change.
+
+    Messages in the old ones would be left unsettled, and overtaken.
+    """
+    before = _by_name(old.routes)
+    for index, route in enumerate(new.routes):
+        source, was = route.source, None if route.name not in before else before[route.name].source
+        if was is None or was.connection != source.connection or was.kind.consumer(was) != source.kind.consumer(source):
+            continue
+        had, has = partitioning_of(was), partitioning_of(source)
+        if had == has:
+            continue
+        if had is None or has is None:
+            text = "can't be added or removed while the route keeps its durable; use another durable"
+        else:
+            text = (
+                "can't be changed by a reload, and neither can what determines them: run `router-trio partitions "
+                f"CONFIG {route.name} --change`, which prints a plan, and then restart the processes"
+            )
+        yield Problem(f"routes[{index}].from.partitions", text)
 
 
 def connections_of(route: RouteSettings) -> Sequence[str]:

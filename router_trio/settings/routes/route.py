@@ -99,7 +99,7 @@ class RouteSettings(Section, init=False):
     def goes_by_key(self, handled: bool) -> bool:
         """Return True if messages are routed by key, one at a time for each key. `handled`: the route has a handler."""
         if handled:
-            return self.key is not None or self.concurrency > 1
+            return self.key is not None or self.concurrency > 1 or bool(self.source.kind.kept_order(self.source))
         if self.source.kind.redelivers:
             return self.key is not None
         # Otherwise messages wait only for retries, or for the limit of a value.

@@ -6,7 +6,7 @@ from typing import Any
 
 from router_trio.cli.diff import lines
 from router_trio.settings import Settings
-from router_trio.settings.reload.difference import Difference, Names, connections_of, difference
+from router_trio.settings.reload.difference import Difference, Names, connections_of, difference, other_partitions
 
 Route = dict[str, Any]
 
@@ -28,6 +28,29 @@ def route(name: str, subject: str = "in.*", to: str = "out.$1", **rest: Any) -> 
 
 def routes_between(old: Route, new: Route) -> Names:
     return difference(configuration(old), configuration(new)).routes
+
+
+def partitioned(**source: Any) -> Settings:
+    keys = {"stream": "S", "durable": "d", "filter": "in.*.*", "partitions": 4, "partition_by": [1]} | source
+    given = {key: value for key, value in keys.items() if value is not None}
+    return configuration({"name": "a", "from": given, "to": [{"subject": "out"}]})
+
+
+def test_other_partitions_are_no_matter_of_a_reload() -> None:
+    old = partitioned()
+    changes: dict[str, Any]
+    for changes in ({"partitions": 8}, {"partition_by": [2]}, {"partition_by": None}, {"filter": "in.*.new"}):
+        (problem,) = other_partitions(old, partitioned(**changes))
+        assert problem.path == "routes[0].from.partitions"
+        assert "run `router-trio partitions CONFIG a --change`" in problem.message
+    none: dict[str, Any] = {"partitions": None, "partition_by": None}
+    for before, after in ((old, partitioned(**none)), (partitioned(**none), old)):
+        (problem,) = other_partitions(before, after)
+        assert problem.message.endswith("use another durable")
+    kept: dict[str, Any]
+    for kept in ({}, {"ack_wait": "1m"}, {"partitions": 8, "durable": "e"}, none | {"durable": "e"}):
+        assert list(other_partitions(old, partitioned(**kept))) == []
+    assert list(other_partitions(old, configuration(route("b")))) == []
 
 
 def keys(old: Settings, new: Settings) -> list[str]:

@@ -63,6 +63,18 @@ def made(source: dict[str, Any], **route: Any) -> Settings:
             CALLED | {"key": "size"},
             "at most once; in order for each size within one process",
         ),
+        (STREAM | {"partitions": 4}, {}, "at least once; in order for each subject, over all processes"),
+        (
+            STREAM | {"partitions": 4, "partition_by": [1]},
+            CALLED | {"concurrency": 8, "retry": {"attempts": 5}},
+            "at least once; in order for each value of wildcard 1 of the filter, over all processes; up to 8 "
+            "concurrent handler calls; at most 5 attempts; then given up",
+        ),
+        (
+            STREAM | {"partitions": 4},
+            CALLED | {"key": "body.id"},
+            "at least once; in order for each body.id within a partition, over all processes",
+        ),
         (SUBJECT, {"key": "size", "strategy": "sticky"}, ""),
         (STREAM, {"concurrency": 8}, ""),
     ],

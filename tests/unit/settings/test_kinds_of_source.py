@@ -21,6 +21,8 @@ GIVEN: dict[str, dict[str, Any]] = {
         "durable": "router",
         "standby": True,
         "filter": "in.*",
+        "partitions": 16,
+        "partition_by": [1],
         "deliver": "new",
         "max_in_flight": 10,
         "max_in_flight_bytes": "1MiB",
@@ -51,7 +53,8 @@ def test_a_source_has_all_keys_of_its_kind(kind: SourceKind) -> None:
     assert given.keys() == {kind.key, *kind.keys}
     source = SourceSettings(**given)
     assert source.kind is kind
-    settings = Settings(connections=MAIN, routes=[{"name": "r", "from": given, "to": [{"subject": "out"}]}])
+    together = {key: value for key, value in given.items() if key != "standby"}  # partitions exclude it
+    settings = Settings(connections=MAIN, routes=[{"name": "r", "from": together, "to": [{"subject": "out"}]}])
     assert settings.routes[0].source.kind is kind
 
 

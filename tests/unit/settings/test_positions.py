@@ -27,6 +27,10 @@ to = [ { connection = "other", subject = "b" } ]
 name = "both ways"
 from = { connection = "main", stream = "SOURCE", durable = "two" }
 to = [ { connection = "other", subject = "c" }, { connection = "main", subject = "d" } ]
+[[routes]]
+name = "shared"
+from = { connection = "main", stream = "SOURCE", durable = "three", partitions = 4 }
+to = [ { connection = "other", subject = "e" } ]
 """
 
 
@@ -39,6 +43,7 @@ def settings(*positions: dict[str, str]) -> Settings:
     [
         ({"route": "copi"}, "positions[0].route: there is no route 'copi'; did you mean 'copy'?"),
         ({"route": "core"}, "positions[0].route: route core reads a subject"),
+        ({"route": "shared"}, "positions[0].route: route shared has partitions"),
         ({"route": "both ways"}, "positions[0].route: route both ways sends to several connections"),
         ({"consumer": "a.b"}, "positions[0].consumer: 'a.b' contains '.'"),
         ({"bucket": "a.b"}, "positions[0].bucket: 'a.b' contains '.'"),

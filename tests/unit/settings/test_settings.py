@@ -288,6 +288,7 @@ def test_the_schema_describes_every_key_of_the_file() -> None:
                 "json",
                 "headers",
                 "jetstream",
+                "partition_by",
             )
             optional |= "$ref" in described or "anyOf" in described  # a section or a list that is absent by default
             assert "default" in described or key in section.get("required", ()) or optional

@@ -50,6 +50,11 @@ _NO_START = "must be 'all', 'new', a sequence of the stream, or a time with its 
 LAST_SEQUENCE = 2**63 - 1
 """The largest sequence that TOML can write."""
 
+MAX_PARTITIONS = 1_024
+"""Maximum number of partitions of a stream: each has a durable consumer."""
+
+Wildcard = Annotated[int, Field(ge=1)]
+
 Deliver = Annotated[str | int, BeforeValidator(_checked_start)]
 Filter = Annotated[str | list[str] | None, BeforeValidator(_checked_filter)]
 
@@ -76,6 +81,22 @@ class SourceKeys(Section, init=False):
         description="Route only messages of the stream whose subject matches: one pattern, or a list of several that "
         "don't overlap.",
         examples=["orders.*.*", ["orders.*.created", "returns.>"]],
+    )
+    partitions: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_PARTITIONS,
+        description="Number of partitions of the stream, which all processes with this durable share by themselves: "
+        "each is routed by one process at a time, so that order is kept. Needs nats-server 2.12, or 2.11 with "
+        "`partition_by`.",
+        examples=[16],
+    )
+    partition_by: list[Wildcard] | None = Field(
+        None,
+        min_length=1,
+        description="Numbers of the wildcards of `filter` that make the key of a message: messages with the same "
+        "tokens there are in the same partition, and keep their order. By default the entire subject.",
+        examples=[[1]],
     )
     deliver: Deliver = Field(
         "all",

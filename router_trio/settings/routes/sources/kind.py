@@ -91,6 +91,13 @@ class SourceKind(ABC):
     def is_shared(self, source: SourceKeys) -> bool:
         """Return True if other processes may get some of the messages while this one runs."""
 
+    def kept_order(self, source: SourceKeys) -> str:
+        """Return what messages have in common that keep their order although several processes route, as text.
+
+        An empty text if messages keep no order then, or if only one process routes.
+        """
+        return ""
+
     # --- the checks ---
 
     @abstractmethod

@@ -8,6 +8,7 @@ from router_trio.errors import Problem
 from router_trio.settings.patterns import check_name, check_source_patterns
 from router_trio.settings.routes.sources.keys import SourceKeys
 from router_trio.settings.routes.sources.kind import SourceKind
+from router_trio.settings.routes.sources.partitioned import check_partitions, key_of_partitions
 from router_trio.settings.units import format_duration
 
 HASTY_ACK_WAIT = 0.5
@@ -22,6 +23,8 @@ class _Stream(SourceKind):
         "durable",
         "standby",
         "filter",
+        "partitions",
+        "partition_by",
         "deliver",
         "max_in_flight",
         "max_in_flight_bytes",
@@ -55,12 +58,16 @@ class _Stream(SourceKind):
         return () if source.stream is None else (("messaging.nats.stream", source.stream),)
 
     def is_shared(self, source: SourceKeys) -> bool:
-        # Processes with the same durable share the messages, unless they are on standby.
-        return not source.standby
+        # Processes with the same durable share the messages, unless one at a time gets all that keep an order.
+        return not source.standby and source.partitions is None
+
+    def kept_order(self, source: SourceKeys) -> str:
+        return key_of_partitions(source)
 
     def check(self, path: str, source: SourceKeys) -> Iterator[Problem]:
         yield from check_name(f"{path}.stream", source.stream)
         yield from check_consumer(path, source)
+        yield from check_partitions(path, source)
 
     def refuse(self, key: str, owner: SourceKind) -> str:
         cure = "remove it, or use 'filter'" if key == "subject" else "remove it"
