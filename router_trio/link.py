@@ -31,6 +31,7 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.protocol.stream_config import StreamConfig as StreamConfig
 from router_trio.protocol.stream_config import StreamState as StreamState
 from router_trio.states import RouteState
+from router_trio.subjects.partitions import Partitioning
 
 LOOKUP_WITHIN = 2.0
 """Seconds for a server to answer a lookup.
@@ -102,6 +103,110 @@ With the time of a lookup five, which is how old the number of messages may be b
 
 LEAD_ENDS_AFTER = 5.0
 """Seconds without `PullConsumer.hold_lead` after which another process may take the lead of a standby consumer."""
+
+
+MEMBER_GONE_AFTER = 5.0
+"""Seconds after `Members.announce` in which a process counts as a member, unless it asks for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionedSpec:
+    """The partitions of `stream` that a route reads.
+
+    If `stream` itself puts the token of the partition in front of its subjects, it is read as it is. Otherwise the
+    stream `derived` is, which sources it. `deliver` is where `derived` begins if it has to be created, as in
+    `ConsumerSpec`. It has the limits of `stream`, unless it is `declared`.
+    """
+
+    stream: str
+    derived: str
+    partitioning: Partitioning
+    deliver: str | int = "all"
+    declared: StreamConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionedStream:
+    """A stream that has the partitions of a `PartitionedSpec`, as found or `created`.
+
+    `source` is the stream that it sources; empty if publishers send to it. `lag` is the number of messages of `source`
+    that it does not have yet, and `sourced` the sequence of the last one that it has. `sourced_at` is the time in
+    nanoseconds since 1970 when the source was last heard of; 0 if unknown. `replicas` and `storage` are those of the
+    stream of the spec.
+    """
+
+    name: str
+    source: str = ""
+    lag: int = 0
+    sourced: int = 0
+    sourced_at: int = 0
+    replicas: int = 1
+    storage: str = "file"
+    created: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The processes that share the partitions of a stream for one `durable`, and the id of this one among them.
+
+    `stream` is the stream of the route, not the one derived from it. `member` has 16 hex digits. A bucket that has to
+    be created gets these `replicas` and this `storage`.
+    """
+
+    stream: str
+    durable: str
+    member: str
+    replicas: int = 1
+    storage: str = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenMembers:
+    """The ids of the processes of a `Group` that exist, and the partitions that were `moved` to one by hand."""
+
+    ids: frozenset[str]
+    moved: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The announcement of a member: the name of its router, its host, and the partitions that it leads."""
+
+    name: str
+    host: str
+    led: tuple[int, ...]
+
+
+class Members(Protocol):
+    """The processes of a `Group`, as they announce themselves in a bucket. It belongs to one link.
+
+    Each method raises `SourceError` if the request is refused or not answered (`permission_denied`, `timeout`, ...: see
+    `LOOKUP_FAILED`), and `LinkError` if the link dies. Each blocks for at most `LOOKUP_WITHIN` seconds after a round
+    trip, and can be cancelled.
+    """
+
+    async def announce(self, announced: Announced, seconds: float = MEMBER_GONE_AFTER) -> None:
+        """Announce this process for that many seconds, rounded up, in place of its last announcement."""
+
+    async def seen(self) -> SeenMembers:
+        """Return the members that exist now, this process only if its announcement was received, and all moves.
+
+        The moves are looked up only if there are any.
+        """
+        ...
+
+    async def withdraw(self) -> None:
+        """Remove the announcement of this process, so that the others see at once that it leaves.
+
+        If the request fails, the announcement expires after its seconds; nothing is raised then.
+        """
+
+    async def announcements(self) -> Mapping[str, Announced]:
+        """Return the announcements of all members by their ids. For people: members that can't be read are skipped."""
+        ...
+
+    async def move(self, moved: Mapping[int, str]) -> None:
+        """Set the partitions that are moved to a member by hand, in place of all earlier ones."""
 
 
 class LinkListener(Protocol):
@@ -250,6 +355,16 @@ class PullConsumer(Subscription, Protocol):
     def hold_lead(self) -> None:
         """Keep the lead of a standby consumer for `LEAD_ENDS_AFTER` seconds. Does nothing for other consumers."""
 
+    async def acks_processed(self) -> None:
+        """Return when the server has processed all acks and naks that were sent before, or after a few seconds."""
+
+    def watch_lead(self, proved: Callable[[float], None], refused: Callable[[], None]) -> None:
+        """Call `proved` for each request of `hold_lead` that the server has answered, with the time when it was sent.
+
+        This process had the lead then, and no other has it for `LEAD_ENDS_AFTER` seconds. `refused` is called if the
+        server answers that this process does not have the lead. Does nothing for other consumers.
+        """
+
     def release_lead(self) -> None:
         """Release the lead of a standby consumer to a waiting process. Does nothing for other consumers."""
 
@@ -367,6 +482,24 @@ class Link(Protocol):
 
         Raises `SourceError` as `find_streams`, and with the reason `stream_refused` if the server refuses to create it.
         Blocks for at most three times as long as a lookup. Can be cancelled.
+        """
+        ...
+
+    async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
+        """Find the stream that has the partitions of a route, or create it. Also called later, for its `lag`.
+
+        Raises `SourceError` as `find_streams`, and with these reasons: `stream_not_found` if there is no
+        `wanted.stream`, `partitions_differ` if the stream has other partitions or sources another stream,
+        `server_too_old` if the server can't source it without a loss, and `stream_refused` if the server refuses to
+        create it. Blocks for at most three times as long as a lookup. Can be cancelled.
+        """
+        ...
+
+    async def members(self, group: Group) -> Members:
+        """Return the members of a group. The bucket of all groups is created if it does not exist.
+
+        Raises `SourceError` as `find_streams`, and with the reason `stream_refused` if the server refuses to create the
+        bucket. Blocks for at most three times as long as a lookup. Can be cancelled.
         """
         ...
 

@@ -21,10 +21,14 @@ from router_trio.link import (
     ConsumerSpec,
     CoreSubscription,
     Deliver,
+    Group,
     Learn,
     Link,
     LinkListener,
+    Members,
     Operation,
+    PartitionedSpec,
+    PartitionedStream,
     PullConsumer,
     Refusal,
     SharedDelivery,
@@ -184,6 +188,14 @@ class FaultyLink:
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """Create a stream if it does not exist. Gets no faults."""
         return await self._link.ensure_stream(wanted)
+
+    async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
+        """Find or create the stream with the partitions of a route. Gets no faults."""
+        return await self._link.ensure_partitioned(wanted)
+
+    async def members(self, group: Group) -> Members:
+        """Return the members of a group. Gets no faults."""
+        return await self._link.members(group)
 
     async def _before_subscribing(self) -> None:
         fault = self._strike("subscribe")

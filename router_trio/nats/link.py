@@ -18,7 +18,19 @@ from typing import TYPE_CHECKING
 import trio
 
 from router_trio.errors import LinkError, SourceError, innermost, reasons
-from router_trio.link import ConsumerSpec, Deliver, Learn, LinkListener, Operation, Refusal, SharedDelivery, StreamState
+from router_trio.link import (
+    ConsumerSpec,
+    Deliver,
+    Group,
+    Learn,
+    LinkListener,
+    Operation,
+    PartitionedSpec,
+    PartitionedStream,
+    Refusal,
+    SharedDelivery,
+    StreamState,
+)
 from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.handshake import Handshake
 from router_trio.nats.info import ServerInfo, parse_info
@@ -34,9 +46,14 @@ from router_trio.settings import ConnectionSettings
 
 if TYPE_CHECKING:
     from router_trio.nats.jetstream.consumers import WirePullConsumer
+    from router_trio.nats.jetstream.holds import Holds
+    from router_trio.nats.jetstream.members import BucketMembers
     from router_trio.nats.jetstream.streams import Lookups
 
-_API_MODULES = [f"router_trio.nats.jetstream.{name}" for name in ("consumers", "standby", "streams", "unacked")]
+_API_MODULES = [
+    f"router_trio.nats.jetstream.{name}"
+    for name in ("consumers", "members", "sourced_stream", "standby", "streams", "unacked")
+]
 """Modules that send requests to the JetStream API."""
 
 _frame = attrgetter("frame")
@@ -120,6 +137,12 @@ class NatsLink:
         from router_trio.nats.jetstream.streams import Lookups
 
         return Lookups(self.api)
+
+    @cached_property
+    def _holds(self) -> Holds:
+        from router_trio.nats.jetstream.holds import Holds
+
+        return Holds(self._inbox + b"-hold", self._subscriptions.add)
 
     @cached_property
     def _lookup_limit(self) -> trio.CapacityLimiter:
@@ -246,9 +269,8 @@ class NatsLink:
         self._inboxes += 1
         inbox = b"%b-pull-%d" % (self._inbox, self._inboxes)
         subscription = await self.subscribe(framing.text(inbox), deliver)
-        return WirePullConsumer(
-            spec, found, inbox, self.api, self._lookups, self.wire.send, subscription, self._lookup_limit
-        )
+        send, limit = self.wire.send, self._lookup_limit
+        return WirePullConsumer(spec, found, inbox, self.api, self._lookups, send, subscription, limit, self._holds)
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
         await self.api.control.ready_client()
@@ -273,6 +295,7 @@ class NatsLink:
                 found,
                 OldestMessage(self.api, spec, self._lookup_limit),
                 partial(learn, found.stream_created),
+                self.wire.send,
             )
             self._pins.discard(spec.pin or "")
             self._pins.add(pin)
@@ -297,6 +320,20 @@ class NatsLink:
         await self.api.control.ready_client()
         self._let_client_listen()
         return await self._lookups.ensure_stream(wanted)
+
+    async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
+        await self.api.control.ready_client()
+        from router_trio.nats.jetstream.sourced_stream import ensure_partitioned
+
+        self._let_client_listen()
+        return await ensure_partitioned(self._lookups, wanted, self.info)
+
+    async def members(self, group: Group) -> BucketMembers:
+        await self.api.control.ready_client()
+        from router_trio.nats.jetstream.members import members_of
+
+        self._let_client_listen()
+        return await members_of(self.api, self._lookups, group, self.info)
 
     def _let_client_listen(self) -> None:
         if self._client_inbox_denied:

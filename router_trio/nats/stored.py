@@ -64,6 +64,10 @@ class StoredMessages:
         """Return the configuration and state of the stream."""
         return await self._answer(self._ask("STREAM.INFO"), stream_info)
 
+    async def of_stream(self, what: str, read: Callable[[bytes], T], body: Mapping[str, object] | None = None) -> T:
+        """Return the answer to a request about the stream, `STREAM.what`."""
+        return await self._answer(self._ask(f"STREAM.{what}", body), read)
+
     async def clock(self) -> int | None:
         """Return the time of the stream's leader, in nanoseconds since 1970; None before nats-server 2.10."""
         return await self._answer(self._ask("STREAM.INFO"), server_time)
@@ -85,6 +89,16 @@ class StoredMessages:
     async def last(self, subject: str) -> StoredMessage | None:
         """Return the newest message with this subject; None if there is none."""
         return await self.found(self._ask("STREAM.MSG.GET", {"last_by_subj": subject}))
+
+    async def last_each(self, subjects: Sequence[str]) -> list[StoredMessage | None]:
+        """Return the newest message with each of these subjects, in order; None for each without one."""
+        found: list[StoredMessage | None] = []
+        for start in range(0, len(subjects), MOST_TOGETHER):
+            together = subjects[start : start + MOST_TOGETHER]
+            asked = [self._ask("STREAM.MSG.GET", {"last_by_subj": one}) for one in together]
+            await all_answered(asked)
+            found += [await self.found(one) for one in asked]
+        return found
 
     async def next(self, sequence: int, pattern: str = ">") -> StoredMessage | None:
         """Return the first message from `sequence` on whose subject matches; None if there is none."""
@@ -112,6 +126,20 @@ class StoredMessages:
             return await self.of_consumer("INFO", name, consumer_info)
         except _NotFound:
             return None
+
+    async def consumer_each(self, names: Sequence[str]) -> list[ConsumerInfo | None]:
+        """Return these consumers of the stream, in order; None for each that does not exist."""
+        found: list[ConsumerInfo | None] = []
+        for start in range(0, len(names), MOST_TOGETHER):
+            together = names[start : start + MOST_TOGETHER]
+            asked = [self._requests.send(self.subject_of("CONSUMER.INFO", one)) for one in together]
+            await all_answered(asked)
+            for one in asked:
+                try:
+                    found.append(await self._answer(one, consumer_info))
+                except _NotFound:
+                    found.append(None)
+        return found
 
     async def of_consumer(
         self, what: str, name: str, read: Callable[[bytes], T], body: Mapping[str, object] | None = None
@@ -212,7 +240,7 @@ class StoredMessages:
         except _NotFound:
             return False
 
-    def _ask(self, what: str, body: dict[str, object] | None = None) -> Request:
+    def _ask(self, what: str, body: Mapping[str, object] | None = None) -> Request:
         subject = framing.wire(f"{self._api}.{what}.{self.stream}")
         return self._requests.send(subject, b"" if body is None else json.dumps(body).encode())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from math import inf
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from router_trio.subjects.patterns import validate_pattern, validate_subject
 from router_trio.testing.arrival import stored
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
+from router_trio.testing.machine import Machine
 from router_trio.testing.network import Network
 from router_trio.testing.routers import Routers
 from router_trio.testing.server import DUPLICATE_WINDOW, Server
@@ -47,26 +48,36 @@ class FakeBroker(FakeServer):
         """Number of attempts to connect, successful or not."""
         self._server = Server(epoch)
         self._network = Network(self._server, max_payload=max_payload)
+        self._machine = self.machine()
         self._routers = Routers(self._server)
         self.trouble: Trouble = Trouble(self._server, self._network)
         """Faults of the network, the server and its streams that last until they are ended."""
         self._is_down = False
         self._refuses_credentials = False
 
-    @asynccontextmanager
-    async def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:
+    def connect(self, server: str, inbox: bytes, listener: LinkListener) -> AbstractAsyncContextManager[FakeLink]:
         """Connect to this broker for any server URL, as `link.Connect` specifies.
 
         Blocks while the network is paused. Can be cancelled.
         """
+        return self._open(self._machine, server, inbox, listener)
+
+    def machine(self) -> Machine:
+        """Return another machine, whose `connect` is a `link.Connect` to this broker, with faults of its own."""
+        return Machine(self._network, self._open)
+
+    @asynccontextmanager
+    async def _open(
+        self, machine: Machine, server: str, inbox: bytes, listener: LinkListener
+    ) -> AsyncIterator[FakeLink]:
         self.connect_attempts += 1
-        await self._network.until_it_flows()
+        await machine.until_it_flows()
         where = _without_credentials(server)
         if self._is_down:
             raise LinkError(f"can't connect to {where}: the fake broker is down; call up() to start it")
         if self._refuses_credentials:
             raise AuthorizationError(f"{where} refused the credentials; call accept_credentials() to accept them")
-        async with _open_link(self._network, where, inbox, listener) as link:
+        async with _open_link(self._network, FakeLink(self._network, machine, where, inbox, listener)) as link:
             yield link
 
     # --- routers ---
@@ -237,9 +248,8 @@ class FakeBroker(FakeServer):
 
 
 @asynccontextmanager
-async def _open_link(network: Network, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[FakeLink]:
+async def _open_link(network: Network, link: FakeLink) -> AsyncIterator[FakeLink]:
     """Open a link. If it dies, the body is cancelled and the error is raised, unless the body raised another error."""
-    link = FakeLink(network, server, inbox, listener)
     network.links.append(link)
     if network.is_lame:
         link.announce_lame_duck()

@@ -55,6 +55,7 @@ class Consumer:
         self.headers_only = False
         self.is_fixed = False
         self.paused_until: float = -inf
+        self.leaderless_until: float = -inf
         self._pin: str | None = None
         self._pins = 0
         self._lead_until = -inf
@@ -134,7 +135,7 @@ class Consumer:
 
     def gone(self, awaited: Mapping[int, bytes], now: float) -> list[int] | SourceError:
         """Return which of these messages will never be redelivered; an error if the consumer can't be asked now."""
-        if self.deleted or now < self._stream.leaderless_until:
+        if self.deleted or not self._has_leader(now):
             return SourceError("the consumer can't be asked now", reason=reasons.JETSTREAM_UNAVAILABLE)
         stored = self._stream.stored
         ahead = self._matching[self._position :]
@@ -163,15 +164,18 @@ class Consumer:
         It receives at most `batch` messages, with at most `max_bytes` in total unless that is 0. A deleted consumer
         answers as a server without subscribers.
         """
-        if self.deleted or now < self._stream.leaderless_until:
+        if self.deleted or not self._has_leader(now):
             receive(status(inbox, "503"))
             return
-        if self.spec.standby and (pin != self._pin or now >= self._lead_until):
+        if self.spec.standby and self._pin is not None and (pin != self._pin or now >= self._lead_until):
             receive(status(inbox, "423 Nats-Wrong-Pin-Id"))
             return
         self.keep_pin(pin, now)
         request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat, pin)
         self._losses.apply("pull", now, lambda: self._requests.append(request))
+
+    def _has_leader(self, now: float) -> bool:
+        return now >= max(self.leaderless_until, self._stream.leaderless_until)
 
     def take_pin(self, pin: str | None, now: float) -> str | None:
         """Return the pin if it has the lead, or a new pin if none has it; None if another pin has the lead."""
@@ -183,15 +187,22 @@ class Consumer:
         self._lead_until = now + LEAD_ENDS_AFTER
         return self._pin
 
-    def keep_pin(self, pin: str | None, now: float) -> None:
-        """Extend the lead if this pin has it."""
-        if pin == self._pin:
-            self._lead_until = now + LEAD_ENDS_AFTER
+    def keep_pin(self, pin: str | None, now: float) -> bool:
+        """Extend the lead if this pin has it. Return False if it has not."""
+        if pin != self._pin or now >= self._lead_until or now < self.leaderless_until:
+            return False
+        self._lead_until = now + LEAD_ENDS_AFTER
+        return True
 
     def drop_pin(self, pin: str | None, now: float) -> None:
         """Release the lead if this pin has it."""
-        if pin == self._pin:
+        if pin == self._pin and now >= self.leaderless_until:
             self._lead_until = now
+
+    def elect(self) -> None:
+        """End all pull requests, and forget the pin, as a new leader of the consumer does: pins are not replicated."""
+        self.end_requests("409 Leadership Change")
+        self._pin, self._lead_until = None, -inf
 
     def remove_requests(self, receive: Receive) -> None:
         """Remove the pull requests of a closed link."""
@@ -234,7 +245,7 @@ class Consumer:
 
     def again(self, sequences: Sequence[int], now: float, by: bytes = b"") -> None:
         """Redeliver these messages before new ones. Messages that are not unacked are ignored."""
-        for sequence in sequences:
+        for sequence in sequences if now >= self.leaderless_until else ():
             self.nak(sequence, now, by)
 
     def take_by_hand(self, count: int, *, ack: bool) -> None:
@@ -315,8 +326,8 @@ class Consumer:
         self._expire_requests(now)
         self._look_at_stream()
         stream = self._stream
-        if now >= max(self.paused_until, stream.leaderless_until):
-            self.paused_until = stream.leaderless_until = -inf
+        if now >= max(self.paused_until, self.leaderless_until, stream.leaderless_until):
+            self.paused_until = self.leaderless_until = stream.leaderless_until = -inf
             self._deliver_what_is_due(now)
         self._beat(now)
 
@@ -343,7 +354,7 @@ class Consumer:
         """Return the next time at which `poll` may have something to do, unless something else happens before."""
         if not self._requests:
             return inf
-        held_until = max(self.paused_until, self._stream.leaderless_until)
+        held_until = max(self.paused_until, self.leaderless_until, self._stream.leaderless_until)
         due = self._earliest if held_until == -inf else held_until
         return min(due, *(min(request.deadline, request.next_beat) for request in self._requests))
 

@@ -20,9 +20,12 @@ from router_trio.link import (
     ConsumerState,
     Deliver,
     DeliverShared,
+    Group,
     Learn,
     LinkListener,
     Operation,
+    PartitionedSpec,
+    PartitionedStream,
     Refusal,
     SharedDelivery,
     StreamState,
@@ -42,7 +45,10 @@ from router_trio.protocol.headers import status
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import FrameError, Publish, parse
+from router_trio.testing.machine import Machine
+from router_trio.testing.members import FakeMembers
 from router_trio.testing.network import Network
+from router_trio.testing.sent import Sent
 from router_trio.testing.streams import refusal_of
 from router_trio.testing.subscriptions import FakePullConsumer, FakeSubscription
 
@@ -68,17 +74,17 @@ class FakeLink:
     task, as on a real link, and never within a call of their publisher.
     """
 
-    def __init__(self, network: Network, server: str, inbox: bytes, listener: LinkListener) -> None:
+    def __init__(self, network: Network, machine: Machine, server: str, inbox: bytes, listener: LinkListener) -> None:
         self.server = server
+        self.machine = machine
         self.scope: trio.CancelScope = trio.CancelScope()
         self.death: LinkError | None = None
         self._network = network
         self._listener = listener
-        self._out: deque[tuple[float, Callable[[float], object], int]] = deque()
-        self._out_bytes = 0
+        self._sent = Sent(machine)
         self._in: deque[tuple[float, _News]] = deque()
-        self._last_out = self._last_in = -inf
-        self._left_out = self._left_in = inf
+        self._last_in = -inf
+        self._left_in = inf
         self._wake = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._subscriptions: list[FakeSubscription] = []
@@ -101,14 +107,14 @@ class FakeLink:
         self._network.settle()
         self.wake()
         await trio.lowlevel.checkpoint()
-        while self._out_bytes > SOCKET_BUFFER:
+        while self._sent.bytes > SOCKET_BUFFER:
             await self._progress.park()
         self._check_alive()
         return refusals
 
     @property
     def can_send_at_once(self) -> bool:
-        return self.death is None and self._out_bytes <= SOCKET_BUFFER
+        return self.death is None and self._sent.bytes <= SOCKET_BUFFER
 
     def send_at_once(self, operations: Sequence[Operation], *, fenced: bool = False) -> Sequence[Refusal]:
         """Send operations, which reach the server on the next turn of the task of the link."""
@@ -157,7 +163,7 @@ class FakeLink:
 
     def _refuse(self, subject: bytes) -> None:
         detail = f'Permissions Violation for Publish to "{text(subject)}"'
-        self._notify(lambda: self._listener.publish_denied(subject, detail))
+        self.notify(lambda: self._listener.publish_denied(subject, detail))
 
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
 
@@ -228,6 +234,14 @@ class FakeLink:
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         return await self.look_up(lambda now: self._network.server.ensure_stream(wanted, now))
+
+    async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
+        return await self.look_up(lambda now: self._network.server.ensure_partitioned(wanted, now))
+
+    async def members(self, group: Group) -> FakeMembers:
+        members = FakeMembers(self, self._network.server, group)
+        await members.ensure()
+        return members
 
     async def check_consumer(
         self, spec: ConsumerSpec, opened: Consumer | None, *, oldest: bool = False
@@ -348,29 +362,24 @@ class FakeLink:
         self.wake()
 
     def flush(self) -> None:
-        now = trio.current_time()
-        while self._out and self._out[0][0] <= now:
-            if self._left_out <= 0:
-                self.die(_broken())
-                return
-            self._left_out -= 1
-            _, action, size = self._out.popleft()
-            self._out_bytes -= size
-            action(now)
+        if not self._sent.flush():
+            self.die(_broken())
+            return
         self._progress.unpark_all()
 
     def next_arrival(self) -> float:
-        return min((queue[0][0] for queue in (self._out, self._in) if queue), default=inf)
+        return self._sent.next_arrival()
+
+    def _next_received(self) -> float:
+        return self.machine.due(self._in[0][0], "from_server") if self._in else inf
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
-        self._left_out = inf if to_server is None else to_server
+        self._sent.most = inf if to_server is None else to_server
         self._left_in = inf if from_server is None else from_server
 
     def _enqueue(self, action: Callable[[float], object], size: int) -> None:
         if self.death is None:
-            self._last_out = max(self._last_out, trio.current_time() + self._network.travel())
-            self._out.append((self._last_out, action, size))
-            self._out_bytes += size
+            self._sent.add(action, size)
 
     async def request(self, question: Callable[[float], T]) -> T:
         self._check_alive()
@@ -378,7 +387,7 @@ class FakeLink:
 
         def arrive(now: float) -> None:
             answer = question(now)
-            self._notify(lambda: answers.append(answer))
+            self.notify(lambda: answers.append(answer))
 
         self.act(arrive)
         while not answers:
@@ -397,16 +406,16 @@ class FakeLink:
             self.lame_duck = True
             self._listener.lame_duck()
 
-        self._notify(arrive)
+        self.notify(arrive)
 
     def announce_servers(self, servers: list[str]) -> None:
-        self._notify(lambda: self._listener.discovered(servers))
+        self.notify(lambda: self._listener.discovered(servers))
 
-    def _notify(self, news: Callable[[], None]) -> None:
+    def notify(self, news: Callable[[], None]) -> None:
         self._enqueue_arrival(news)
 
     def _enqueue_arrival(self, news: _News) -> None:
-        self._last_in = max(self._last_in, trio.current_time() + self._network.travel())
+        self._last_in = max(self._last_in, trio.current_time() + self.machine.delay())
         self._in.append((self._last_in, news))
         self.wake()
 
@@ -418,7 +427,7 @@ class FakeLink:
             self._wake = trio.Event()
             self._network.settle()
             self._deliver_arrived()
-            with trio.move_on_at(self._network.next_due()):
+            with trio.move_on_at(min(self._network.next_due(), self._next_received())):
                 await self._wake.wait()
 
     def wake(self) -> None:
@@ -427,7 +436,7 @@ class FakeLink:
     def _deliver_arrived(self) -> None:
         batches: dict[FakeSubscription, list[RawMessage]] = {}
         now = trio.current_time()
-        while self._in and self._in[0][0] <= now and self._network.flows():
+        while self._in and self._in[0][0] <= now and self.machine.receives():
             if self._left_in <= 0:
                 self._deliver(batches)
                 self.die(_broken())
@@ -471,15 +480,25 @@ class FakeLink:
             return
         self.death = error
         self._network.links.remove(self)
-        self._out.clear()
-        self._out_bytes = 0
         self._in.clear()
         for subscription in self._subscriptions:
             subscription.closed = True
-            self._network.server.remove_receiver(subscription.receive, died=error.reason != reasons.CLOSED)
+        if self.machine.sends_on and error.reason == reasons.CLOSED:
+            self._sent.add(self._disconnected)
+            self._network.departed.append(self._sent)
+        else:
+            self._sent.clear()
+            self._disconnected(trio.current_time())
         self.scope.cancel()
         self._progress.unpark_all()
         self._network.wake_links()
+
+    def _disconnected(self, now: float) -> None:
+        """End the link on the server."""
+        closed = self.death is not None and self.death.reason == reasons.CLOSED
+        unnoticed = self.machine.half_open or (self._network.server.half_open and not closed)
+        for subscription in self._subscriptions:
+            self._network.server.remove_receiver(subscription.receive, unnoticed=unnoticed)
 
     def _check_alive(self) -> None:
         if self.death is not None:

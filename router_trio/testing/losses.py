@@ -8,8 +8,9 @@ from itertools import count
 from math import inf
 from typing import Protocol
 
-KINDS = ("puback", "ack", "nak", "in_progress", "pull", "message")
-"""The answer of a stream to a publish, the answers of a client to a delivery, a pull request, a delivery."""
+KINDS = ("puback", "ack", "nak", "in_progress", "pull", "message", "announce", "look")
+"""The answer of a stream to a publish, the answers of a client to a delivery, a pull request, a delivery; what a member
+of a partitioned route announces, and its look at the others."""
 
 
 class Timed(Protocol):
@@ -31,6 +32,8 @@ class Losses:
         self._late: dict[str, float] = {}
         self._waiting: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
+        self.now: float = -inf
+        """The time of the last `poll`."""
 
     def set(self, kind: str, times: int, late: float = inf) -> None:
         """Delay the next `times` actions by `late` seconds, or lose them. Raises `ValueError` for an unknown kind."""
@@ -59,6 +62,7 @@ class Losses:
 
     def poll(self, now: float) -> None:
         """Run the delayed actions that are due."""
+        self.now = now
         while self._waiting and self._waiting[0][0] <= now:
             heappop(self._waiting)[2]()
 

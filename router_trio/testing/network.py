@@ -17,11 +17,16 @@ class Endpoint(Protocol):
 
     server: str
 
+    @property
+    def machine(self) -> object:
+        """The `machine.Machine` on which it was opened."""
+        ...
+
     def flush(self) -> None:
         """Deliver everything to the server that has arrived by now."""
 
     def next_arrival(self) -> float:
-        """Return the time at which the next item arrives, or infinity."""
+        """Return the time at which the next item arrives at the server, or infinity."""
         ...
 
     def break_after(self, to_server: int | None, from_server: int | None) -> None:
@@ -38,6 +43,18 @@ class Endpoint(Protocol):
 
     def die(self, error: LinkError) -> None:
         """End the connection."""
+
+
+class Departed(Protocol):
+    """What a link that has ended had sent."""
+
+    def flushed(self) -> bool:
+        """Deliver everything to the server that has arrived by now. Return True if nothing is left."""
+        ...
+
+    def next_arrival(self) -> float:
+        """Return the time at which the next item arrives, or infinity."""
+        ...
 
 
 def at_once() -> float:
@@ -57,30 +74,41 @@ class Network:
         self.travel: Callable[[], float] = at_once
         self.is_lame = False
         self.links: list[Endpoint] = []
-        self._paused_until = -inf
+        self.departed: list[Departed] = []
+        """What links that have ended had sent, and the server has not received."""
+        self.paused_until: float = -inf
+        """Until then, nothing is delivered in either direction."""
         self._resumed = trio.Event()
 
     def pause(self, until: float) -> None:
         """Hold back everything in both directions until that time, or until `resume`."""
-        self._paused_until = until
+        self.paused_until = until
         self.wake_links()
 
     def resume(self) -> None:
         """Deliver again, including everything that was held back."""
-        self._paused_until = -inf
+        self.paused_until = -inf
+        self.resumed()
+
+    def resumed(self) -> None:
+        """Notify all who wait that data may be delivered again."""
         self._resumed.set()
         self._resumed = trio.Event()
         self.wake_links()
 
+    async def until_resumed(self) -> None:
+        """Wait until data may be delivered again. Can be cancelled."""
+        await self._resumed.wait()
+
     def flows(self) -> bool:
         """Return True if the network is not paused."""
-        return trio.current_time() >= self._paused_until
+        return trio.current_time() >= self.paused_until
 
     async def until_it_flows(self) -> None:
         """Wait until the network is not paused. Can be cancelled."""
         await trio.lowlevel.checkpoint()
         while not self.flows():
-            with trio.move_on_at(self._paused_until):
+            with trio.move_on_at(self.paused_until):
                 await self._resumed.wait()
 
     def settle(self) -> None:
@@ -88,15 +116,19 @@ class Network:
         if self.flows():
             for link in self.links.copy():
                 link.flush()
+            if self.departed:
+                self.departed = [one for one in self.departed if not one.flushed()]
         self.server.poll(trio.current_time())
 
     def next_due(self) -> float:
         """Return the next time at which `settle` has something to do, unless something else happens before."""
         due = self.server.next_due()
         if not self.flows():
-            return min(due, self._paused_until)
+            return min(due, self.paused_until)
         for link in self.links:
             due = min(due, link.next_arrival())
+        for departed in self.departed:
+            due = min(due, departed.next_arrival())
         return due
 
     def wake_links(self) -> None:

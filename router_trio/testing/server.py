@@ -13,16 +13,19 @@ from functools import partial
 from math import inf
 
 from router_trio.errors import SourceError, reasons
-from router_trio.link import ConsumerSpec, ConsumerState, StreamState
+from router_trio.link import ConsumerSpec, ConsumerState, PartitionedSpec, PartitionedStream, StreamState
 from router_trio.protocol.consumer import beyond_end
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import decode
 from router_trio.protocol.stream_config import StreamConfig
-from router_trio.subjects.patterns import matches, overlaps
+from router_trio.subjects.partitions import read_transforms
+from router_trio.subjects.patterns import covers, matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
 from router_trio.testing.losses import Losses, Timed
-from router_trio.testing.streams import EPOCH, Stream, refusal_of
+from router_trio.testing.members import STREAM as MEMBERS
+from router_trio.testing.members import Bucket
+from router_trio.testing.streams import EPOCH, Copying, Stored, Stream, refusal_of
 from router_trio.testing.watch import PublishedMessage, Watch
 
 DUPLICATE_WINDOW = 120.0
@@ -50,6 +53,8 @@ class Server:
         self.published: list[PublishedMessage] = []
         self.streams: dict[str, Stream] = {}
         self.consumers: dict[tuple[str, str], Consumer] = {}
+        self.bucket: Bucket | None = None
+        """The bucket of the members of partitioned routes, once it was created."""
         self.jetstream: bool = True
         """False if JetStream is disabled, so that no stream can be created."""
         self.denied_publishes: list[str] = []
@@ -104,9 +109,7 @@ class Server:
         before = len(stream.stored)
         pub_ack = stream.store(publish, now)
         if len(stream.stored) > before:
-            self.watch.stored(stream, stream.stored[-1], now)
-            for notify in tuple(self.when_stored):
-                notify()
+            self._notify(stream, stream.stored[before:], now)
         elif b"error" in pub_ack:
             self.watch.refused(publish, refusal_of(json.loads(pub_ack)["error"]["err_code"]), now)
         if not publish.reply:
@@ -116,6 +119,12 @@ class Server:
             self.losses.schedule(now + stream.answers_after, answer)
         else:
             self.losses.apply("puback", now, answer)
+
+    def _notify(self, stream: Stream, stored: Iterable[Stored], now: float) -> None:
+        for one in stored:
+            self.watch.stored(stream, one, now)
+            for notify in tuple(self.when_stored):
+                notify()
 
     def subscribe(self, pattern: str, queue: str | None, receive: Receive) -> Interest | SourceError:
         """Add a subscription, or return the error."""
@@ -127,11 +136,11 @@ class Server:
         self._interests.append(interest)
         return interest
 
-    def remove_receiver(self, receive: Receive, *, died: bool = False) -> None:
-        """Remove the subscriptions of a receiver, and its pull requests unless its link `died` half-open."""
+    def remove_receiver(self, receive: Receive, *, unnoticed: bool = False) -> None:
+        """Remove the subscriptions of a receiver, and its pull requests unless its link died `unnoticed`."""
         self._interests = [interest for interest in self._interests if interest.receive != receive]
         for consumer in self.consumers.values():
-            if died and self.half_open:
+            if unnoticed:
                 consumer.strand_requests(receive)
             else:
                 consumer.remove_requests(receive)
@@ -167,6 +176,7 @@ class Server:
         max_messages: int | None,
         fallback: bool = False,
         config: StreamConfig | None = None,
+        copying: Copying | None = None,
     ) -> None:
         """Create a stream. Raises `ValueError` if the name or a subject is taken, `SubjectError` for a bad subject."""
         stream = Stream(
@@ -178,6 +188,7 @@ class Server:
             epoch=self._epoch,
             fallback=fallback,
             config=config,
+            copying=copying,
         )
         if name in self.streams:
             raise ValueError(f"stream {name!r} already exists: delete it first, or use another name")
@@ -218,6 +229,8 @@ class Server:
             if (wrong := beyond_end(spec, len(stream.stored))) is not None:
                 return wrong
             consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream, self.losses)
+        if now < consumer.leaderless_until:
+            return SourceError(f"the durable {spec.durable!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
         mismatch = _mismatch(spec, consumer)
         if mismatch is not None:
             return mismatch
@@ -255,6 +268,9 @@ class Server:
         if consumer is None:
             detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
             return SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND)
+        if now < consumer.leaderless_until:
+            detail = f"the durable {spec.durable!r} has no leader, which alone answers"
+            return SourceError(detail, reason=reasons.TIMEOUT)
         if opened not in (None, consumer):
             detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted and created again"
             return SourceError(detail, reason=reasons.CONSUMER_DELETED)
@@ -309,13 +325,108 @@ class Server:
             return SourceError(str(error), reason=reasons.STREAM_REFUSED)
         return self.streams[config.name].config, True
 
+    # --- partitions ---
+
+    def ensure_bucket(self, now: float) -> Bucket | SourceError:
+        """Return the bucket of the members, created if missing; or the error."""
+        if not self.jetstream:
+            return SourceError("JetStream is not enabled", reason=reasons.NO_JETSTREAM)
+        if (denied := self.may_not_ask(f"$JS.API.STREAM.INFO.{MEMBERS}")) is not None:
+            return denied
+        if self.bucket is None:
+            if (denied := self.may_not_ask(f"$JS.API.STREAM.CREATE.{MEMBERS}")) is not None:
+                return denied
+            self.bucket = Bucket()
+        if now < self.bucket.leaderless_until:
+            return SourceError("the bucket has no leader, which alone answers", reason=reasons.TIMEOUT)
+        if self.bucket.keeps:
+            return SourceError("the keys of the bucket do not expire", reason=reasons.BUCKET_MISMATCH)
+        return self.bucket
+
+    def ensure_partitioned(self, wanted: PartitionedSpec, now: float) -> PartitionedStream | SourceError:
+        """Return the stream that has the partitions of a route, created if missing; or the error."""
+        state = self.state_of_stream(wanted.stream, now)
+        if isinstance(state, SourceError):
+            return state
+        if state is None:
+            detail = f"there is no stream {wanted.stream!r}; create it first"
+            return SourceError(detail, reason=reasons.STREAM_NOT_FOUND)
+        source = self.streams[wanted.stream]
+        if _has_partitions(source):
+            return self._with_partitions(source, wanted, source, now)
+        found = self.state_of_stream(wanted.derived, now)
+        if isinstance(found, SourceError):
+            return found
+        if found is None and (denied := self.may_not_ask(f"$JS.API.STREAM.CREATE.{wanted.derived}")) is not None:
+            return denied
+        earlier = wanted.derived.removeprefix(f"{wanted.stream}-")
+        if found is None and (wanted.stream, earlier) in self.consumers:
+            detail = (
+                f"the durable {earlier!r} of stream {wanted.stream!r} exists: the route has read it without partitions"
+            )
+            return SourceError(detail, reason=reasons.CONSUMER_MISMATCH)
+        if found is None:
+            config = wanted.declared or replace(source.config, name=wanted.derived, discard="old")
+            self.add_stream(
+                wanted.derived,
+                (),
+                duplicate_window=source.duplicate_window,
+                max_messages=None,
+                config=replace(config, subjects=()),
+                copying=Copying(wanted.stream, wanted.partitioning, source.first_since(wanted.deliver)),
+            )
+            self._copy(now)
+        answer = self._with_partitions(self.streams[wanted.derived], wanted, source, now)
+        return answer if isinstance(answer, SourceError) else replace(answer, created=found is None)
+
+    def _with_partitions(
+        self, stream: Stream, wanted: PartitionedSpec, source: Stream, now: float
+    ) -> PartitionedStream | SourceError:
+        """Return a stream as one with the partitions of a route; or the error."""
+        copying, partitioning = stream.copying, wanted.partitioning
+        origin = "" if copying is None else copying.source
+        transform = stream.config.transform
+        has = copying.partitioning if copying else read_transforms([transform] if transform else ())
+        compare = partitioning.disorder if stream is source else partitioning.difference
+        why = "it has none" if has is None else compare(has)
+        if why is None and stream is not source and origin != source.name:
+            why = f"it sources {origin!r}"
+        if why is not None:
+            detail = f"the stream {stream.name!r} has other partitions: {why}; correct the route"
+            return SourceError(detail, reason=reasons.PARTITIONS_DIFFER)
+        found = PartitionedStream(stream.name, origin, replicas=source.config.replicas, storage=source.config.storage)
+        if copying is None or (copied := self.streams.get(copying.source)) is None:
+            return found
+        heard_at = int((stream.epoch + copying.copied_at) * 1e9)
+        return replace(found, lag=len(copying.behind(copied)), sourced=copying.copied, sourced_at=max(heard_at, 0))
+
+    def _copy(self, now: float) -> None:
+        """Have each stream that copies another one copy its new messages."""
+        for stream in list(self.streams.values()):
+            source = None if stream.copying is None else self.streams.get(stream.copying.source)
+            if source is not None:
+                self._notify(stream, stream.copy_from(source, now), now)
+
+    def _copies_at(self) -> float:
+        """Return the next time at which a stream has something to copy; or infinity."""
+        waits = [
+            max(copying.stalled_until, stream.leaderless_until, source.leaderless_until)
+            for stream in self.streams.values()
+            if (copying := stream.copying) is not None
+            and (source := self.streams.get(copying.source)) is not None
+            and copying.next <= len(source.stored)
+        ]
+        return min(waits, default=inf)
+
+    # --- answers ---
+
     def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a consumer and end its pull requests with a status. Raises `KeyError` if it does not exist."""
         self.consumers.pop((stream, durable)).delete()
 
     def ack(self, reply: bytes, now: float, by: bytes = b"") -> None:
         """Ack the message with this reply subject. `by`, here and below: the inbox of the link that answers."""
-        consumer, sequence = self._delivered(reply)
+        consumer, sequence = self._delivered(reply, now)
         self.watch.answered("ack")
         if consumer is not None:
             self.losses.apply("ack", now, lambda: self._acked(consumer, sequence, now, by))
@@ -326,7 +437,7 @@ class Server:
 
     def term(self, reply: bytes, now: float, by: bytes = b"") -> None:
         """Terminate the message with this reply subject: it is not redelivered."""
-        consumer, sequence = self._delivered(reply)
+        consumer, sequence = self._delivered(reply, now)
         self.watch.answered("nak")
         if consumer is not None:
             self.losses.apply("nak", now, lambda: self._termed(consumer, sequence, now, by))
@@ -337,37 +448,49 @@ class Server:
 
     def nak(self, reply: bytes, now: float, delay: float, by: bytes = b"") -> None:
         """Redeliver the message with this reply subject after `delay` seconds."""
-        consumer, sequence = self._delivered(reply)
+        consumer, sequence = self._delivered(reply, now)
         self.watch.answered("nak")
         if consumer is not None:
             self.losses.apply("nak", now, lambda: consumer.nak(sequence, now + delay, by))
 
     def in_progress(self, reply: bytes, now: float, by: bytes = b"") -> None:
         """Restart the ack wait of the message with this reply subject."""
-        consumer, sequence = self._delivered(reply)
+        consumer, sequence = self._delivered(reply, now)
         if consumer is not None:
             self.losses.apply("in_progress", now, lambda: consumer.extend_ack_wait(sequence, now, by))
 
-    def _delivered(self, reply: bytes) -> tuple[Consumer | None, int]:
+    def _delivered(self, reply: bytes, now: float) -> tuple[Consumer | None, int]:
         words = reply.decode("ascii", "replace").split(".")
         if len(words) != 9 or words[:2] != ["$JS", "ACK"]:
             raise ValueError(f"{reply!r} is not the reply subject of a JetStream message; only those can be acked")
-        return self.consumers.get((words[2], words[3])), int(words[5])
+        consumer = self.consumers.get((words[2], words[3]))
+        # An answer to a consumer without a leader reaches nothing.
+        return None if consumer is not None and now < consumer.leaderless_until else consumer, int(words[5])
 
     # --- time ---
 
     def poll(self, now: float) -> None:
         """Do everything that is due: deliver to pull requests, and end expired ones."""
+        self._copy(now)
         for part in self._timed():
             part.poll(now)
 
     def next_due(self) -> float:
         """Return the next time at which `poll` has something to do, unless something else happens; or infinity."""
-        return min(part.next_due() for part in self._timed())
+        return min(self._copies_at(), *(part.next_due() for part in self._timed()))
 
     def _timed(self) -> Iterator[Timed]:
         yield self.losses
         yield from self.consumers.values()
+
+
+def _has_partitions(stream: Stream) -> bool:
+    """Return True if every message of a stream has its partition as the first token of its subject."""
+    transform = stream.config.transform
+    if stream.copying is not None:
+        return True
+    found = read_transforms([transform]) if transform else None
+    return found is not None and all(covers(found.patterns[0], one) for one in stream.subjects)
 
 
 def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:

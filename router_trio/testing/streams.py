@@ -1,9 +1,12 @@
-"""A stream in memory: it numbers and stores messages, and drops duplicates. Callers pass the time."""
+"""A stream in memory: it numbers and stores messages, and drops duplicates, or copies another stream.
+
+Callers pass the time.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import inf
@@ -12,9 +15,12 @@ from typing import NamedTuple
 from router_trio.errors import reasons
 from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol import headers, message_ids
-from router_trio.protocol.framing import text
+from router_trio.protocol.framing import text, wire
 from router_trio.protocol.headers import Headers, decode
+from router_trio.protocol.headers import replace as replace_header
 from router_trio.protocol.stream_config import StreamConfig, StreamSubjects
+from router_trio.subjects.mapping import Mapping as SubjectMapping
+from router_trio.subjects.partitions import Partitioning
 from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
 
@@ -58,13 +64,48 @@ class Stored(NamedTuple):
     timestamp: int
 
 
+class Copying:
+    """The part of a stream that copies another one, `source`: messages of its partitions, from a sequence on.
+
+    Until `stalled_until` nothing is copied.
+    """
+
+    def __init__(self, source: str, partitioning: Partitioning, first: int) -> None:
+        self.source = source
+        self.partitioning = partitioning
+        self.next = first
+        """The next sequence of the source to look at."""
+        self.copied = first - 1
+        """The last sequence of the source that was copied."""
+        self.copied_at: float = -inf
+        self.stalled_until: float = -inf
+
+    def behind(self, source: Stream) -> Sequence[Stored]:
+        """Return the messages of the source that are not copied yet."""
+        return [one for one in source.stored[self.next - 1 :] if self._takes(one.subject)]
+
+    def copy_of(self, one: Stored) -> Publish | None:
+        """Return the copy of a message, with its partition in front of its subject; None if it is not copied."""
+        if not self._takes(one.subject):
+            return None
+        subject = f"{self.partitioning.partition_of(one.subject)}.{one.subject}"
+        patterns = ",".join(self.partitioning.patterns)
+        origin = f"{self.source} {one.sequence} {patterns} > {one.subject}"
+        header = replace_header(one.publish.header, b"Nats-Stream-Source", wire(origin))
+        return Publish(wire(subject), b"", header, one.publish.payload)
+
+    def _takes(self, subject: str) -> bool:
+        return any(matches(pattern, subject) for pattern in self.partitioning.patterns)
+
+
 class Stream:
     """A stream in memory. It keeps every message, so sequences start at 1 and have no gaps. A full stream refuses.
 
     `epoch` is the Unix time, in seconds, at which Trio's clock is 0 on its server. A PubAck takes `answers_after`
     seconds. Until `leaderless_until` the stream stores nothing, and if it is `sealed`, it refuses everything. A
     `fallback` stores messages that no other stream of the server takes. With `acks_before_writing` it reports
-    `persist_mode` `async`. If it is `cut_off`, it reports that, and neither stores nor answers.
+    `persist_mode` `async`. If it is `cut_off`, it reports that, and neither stores nor answers. `copying` is what it
+    copies from another stream; None if publishers send to it.
     """
 
     def __init__(
@@ -78,8 +119,10 @@ class Stream:
         epoch: float = EPOCH,
         fallback: bool = False,
         config: StreamConfig | None = None,
+        copying: Copying | None = None,
     ) -> None:
         self.name = name
+        self.copying: Copying | None = copying
         self._config = config
         self.created = created
         self.max_messages = max_messages
@@ -95,6 +138,8 @@ class Stream:
         for subject in self.subjects:
             validate_pattern(subject, what=f"stream {name!r}: subject")
         self.duplicate_window = duplicate_window
+        transform = None if config is None else config.transform
+        self._transform = None if transform is None else SubjectMapping.compile(*transform)
         self._seen: dict[bytes, tuple[float, int]] = {}
 
     def takes(self, subject: str) -> bool:
@@ -116,7 +161,8 @@ class Stream:
     @property
     def stores(self) -> StreamSubjects:
         """The subjects that it stores; none for a `fallback`, where they depend on the other streams."""
-        return StreamSubjects(() if self.fallback or self.sealed else self.subjects)
+        taken = () if self.fallback or self.sealed else self.subjects
+        return StreamSubjects(taken, self.config.transform, self.copying is not None)
 
     @property
     def state(self) -> StreamState:
@@ -166,11 +212,32 @@ class Stream:
                 return self._pub_ack(self._seen[message_id][1], duplicate=True)
         if self.max_messages is not None and len(self.stored) >= self.max_messages:
             return self._refusal(FULL)
-        sequence = len(self.stored) + 1
-        self.stored.append(Stored(publish, text(publish.subject), sequence, int((self.epoch + now) * 1e9)))
+        sequence = self._append(publish, now)
         if message_id:
             self._seen[message_id] = (now, sequence)
         return self._pub_ack(sequence, duplicate=False)
+
+    def copy_from(self, source: Stream, now: float) -> list[Stored]:
+        """Copy the new messages of the stream that this one copies. Return the copies."""
+        copying, before = self.copying, len(self.stored)
+        assert copying is not None
+        if now < max(copying.stalled_until, self.leaderless_until, source.leaderless_until):
+            return []
+        for one in source.stored[copying.next - 1 :]:
+            copying.next = one.sequence + 1
+            if (copy := copying.copy_of(one)) is not None:
+                copying.copied = one.sequence
+                self._append(copy, now)
+        copying.copied_at = now
+        return self.stored[before:]
+
+    def _append(self, publish: Publish, now: float) -> int:
+        sequence, subject = len(self.stored) + 1, text(publish.subject)
+        if self._transform is not None and matches(self._transform.source, subject):
+            subject = self._transform.apply(subject)
+            publish = publish._replace(subject=wire(subject))
+        self.stored.append(Stored(publish, subject, sequence, int((self.epoch + now) * 1e9)))
+        return sequence
 
     def first_since(self, start: str | int) -> int:
         """Return the first sequence that a consumer with this start delivers: see `link.ConsumerSpec.deliver`."""

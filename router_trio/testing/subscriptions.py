@@ -28,6 +28,14 @@ from router_trio.testing.consumers import Consumer
 T = TypeVar("T")
 
 
+def _ignore(sent_at: float) -> None:
+    """Ignore that the lead was proved."""
+
+
+def _ignore_refusal() -> None:
+    """Ignore that another process has the lead."""
+
+
 class Line(Protocol):
     """The part of a link that its subscriptions use."""
 
@@ -44,6 +52,9 @@ class Line(Protocol):
 
     def act(self, action: Callable[[float], object]) -> None:
         """Run `action` when the network has forwarded it to the server. Does nothing on a dead link."""
+
+    def notify(self, news: Callable[[], None]) -> None:
+        """Call `news` on the link when the network has forwarded it from the server."""
 
     def publishing(self, subject: bytes, action: Callable[[float], object]) -> None:
         """Do as `act` if this user may publish to `subject`; otherwise report to the link that it may not."""
@@ -107,6 +118,8 @@ class FakePullConsumer(FakeSubscription):
         self.left_unacked: Sequence[int] = ()
         self.lifted: Sequence[str] = ()
         self._inbox = inbox
+        self._proved: Callable[[float], None] = _ignore
+        self._refused: Callable[[], None] = _ignore_refusal
 
     async def opened(self, spec: ConsumerSpec, consumer: Consumer) -> None:
         """Read the position of a consumer that was found or created.
@@ -185,9 +198,20 @@ class FakePullConsumer(FakeSubscription):
         self._link.publishing(self._ack_subject(0), lambda now: self._named().say_at_work(now, self._link.inbox))
 
     def hold_lead(self) -> None:
-        pin = self._pin
+        pin, sent_at = self._pin, trio.current_time()
         if pin is not None:
-            self._link.publishing(self._next_subject, lambda now: self._named().keep_pin(pin, now))
+
+            def arrive(now: float) -> None:
+                held = self._named().keep_pin(pin, now)
+                self._link.notify(lambda: self._proved(sent_at) if held else self._refused())
+
+            self._link.publishing(self._next_subject, arrive)
+
+    def watch_lead(self, proved: Callable[[float], None], refused: Callable[[], None]) -> None:
+        self._proved, self._refused = proved, refused
+
+    async def acks_processed(self) -> None:
+        await self._link.request(lambda _: None)
 
     def release_lead(self) -> None:
         pin = self._pin

@@ -14,6 +14,8 @@ import trio
 from router_trio.link import ConsumerSpec
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
+from router_trio.testing.members import STREAM as MEMBERS
+from router_trio.testing.members import Bucket
 from router_trio.testing.network import Network, at_once
 from router_trio.testing.server import Server
 from router_trio.testing.streams import Stream
@@ -36,6 +38,12 @@ class Trouble:
         self._server.losses.clear()
         for stream in self._server.streams.values():
             stream.leaderless_until = -inf
+            if stream.copying is not None:
+                stream.copying.stalled_until = -inf
+        if self._server.bucket is not None:
+            self._server.bucket.leaderless_until = -inf
+        for consumer in self._server.consumers.values():
+            consumer.leaderless_until = -inf
         self._network.travel = at_once
         self.break_after()
 
@@ -96,11 +104,46 @@ class Trouble:
         self._server.streams[stream].subjects = subjects
 
     def elect(self, stream: str, seconds: float) -> None:
-        """Leave a stream and its consumers without a leader for `seconds`. Pull requests end with a status."""
+        """Leave a stream and its consumers without a leader for `seconds`.
+
+        Pull requests end with a status, and consumers forget their pins. The stream of the bucket of members of
+        partitioned routes answers nothing, and announcements expire meanwhile.
+        """
+        if stream == MEMBERS:
+            self._bucket().leaderless_until = trio.current_time() + seconds
+            return
         self._server.streams[stream].leaderless_until = trio.current_time() + seconds
         for consumer in self._consumers(stream):
-            consumer.end_requests("409 Leadership Change")
+            consumer.elect()
         self._network.wake_links()
+
+    def elect_durable(self, stream: str, durable: str, seconds: float) -> None:
+        """Leave a durable without a leader for `seconds`: it answers nothing, and acks of its messages are lost."""
+        consumer = self._server.consumers[stream, durable]
+        consumer.leaderless_until = trio.current_time() + seconds
+        consumer.elect()
+        self._network.wake_links()
+
+    def stall_copying(self, stream: str, seconds: float) -> None:
+        """Let a stream that copies another one copy nothing for `seconds`."""
+        copying = self._server.streams[stream].copying
+        if copying is None:
+            raise KeyError(f"the stream {stream!r} copies no other")
+        copying.stalled_until = trio.current_time() + seconds
+        self._network.wake_links()
+
+    def keep_members(self, keeps: bool = True) -> None:
+        """Let the announcements of members never expire, so that routes refuse their bucket."""
+        self._bucket().keeps = keeps
+
+    def delete_bucket(self) -> None:
+        """Delete the bucket of members of partitioned routes, with all announcements."""
+        self._server.bucket = None
+
+    def _bucket(self) -> Bucket:
+        if self._server.bucket is None:
+            raise KeyError("no route has created the bucket yet")
+        return self._server.bucket
 
     def cut_off(self, stream: str, is_cut_off: bool = True) -> None:
         """Cut the server of a stream off from its cluster: it still leads stream and durables, but stores nothing."""

@@ -24,6 +24,9 @@ from tests.support.servers import NatsServer, nats_server
 PASSWORD = "s3cret"
 WRONG_PASSWORD = "gu3ssed"
 
+BUCKET = "KV_router-trio-members"
+"""The stream of the bucket in which the members of partitioned routes announce themselves."""
+
 DENIED = ("denied.>", "$JS.API.STREAM.INFO.SECRET", "$JS.API.STREAM.CREATE.FORBIDDEN")
 
 
@@ -136,7 +139,10 @@ class FakePeer:
         self.broker.trouble.pause_consumer(stream, durable, seconds)
 
     async def delete_stream(self, name: str) -> None:
-        self.broker.delete_stream(name)
+        if name == BUCKET:
+            self.broker.trouble.delete_bucket()
+        else:
+            self.broker.delete_stream(name)
 
     async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
         if sealed:

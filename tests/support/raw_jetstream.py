@@ -27,12 +27,13 @@ class JetStreamError(RawNatsError):
 
 
 class StoredMessage(NamedTuple):
-    """A message as a stream stores it."""
+    """A message as a stream stores it. `time` is when it was stored, in seconds since 1970."""
 
     subject: str
     headers: HeaderPairs
     payload: bytes
     sequence: int
+    time: float
 
     def header(self, name: str) -> str | None:
         """Return the first value of a header."""
@@ -179,7 +180,8 @@ class JetStream:
                 found = _checked(subject, answer)["message"]
                 headers = parse_headers(base64.b64decode(found.get("hdrs", "")))
                 payload = base64.b64decode(found.get("data", ""))
-                messages.append(StoredMessage(found["subject"], headers, payload, found["seq"]))
+                time = datetime.fromisoformat(found["time"]).timestamp()
+                messages.append(StoredMessage(found["subject"], headers, payload, found["seq"], time))
         return messages
 
 
@@ -196,5 +198,6 @@ def _stored(message: RawMessage) -> StoredMessage:
     # $JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQUENCE.CONSUMER_SEQUENCE.TIME.PENDING, or with domain and account
     # before the stream and a random token at the end.
     words = (message.reply or "").split(".")
-    sequence = int(words[5] if len(words) == 9 else words[7])
-    return StoredMessage(message.subject, message.headers, message.payload, sequence)
+    first = 5 if len(words) == 9 else 7
+    sequence, time = int(words[first]), int(words[first + 2]) / 1e9
+    return StoredMessage(message.subject, message.headers, message.payload, sequence, time)

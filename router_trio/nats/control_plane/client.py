@@ -97,12 +97,12 @@ class RunningClient:
         self.client: Client = client
         self._loop = loop
 
-    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+    async def request(self, subject: str, body: bytes, within: float, headers: dict[str, str] | None = None) -> bytes:
         """Return the answer to a request. Can be cancelled.
 
         Raises `TimeoutError` if there is none within `within` seconds, and `nats.errors.Error`.
         """
-        answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within)
+        answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within, False, headers)
         return bytes(answer.data)
 
     async def died(self) -> None:

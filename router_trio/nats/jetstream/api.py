@@ -80,6 +80,9 @@ MAX_LOST = 1_000_000
 
 MAX_LEVEL_DIGITS = 6
 
+MAX_PRIORITY_GROUPS = 100
+"""Priority groups of a consumer: a server accepts one."""
+
 MAX_NAMES = 1024
 """Names of streams in one answer: a server returns no more at a time."""
 
@@ -140,20 +143,22 @@ class Api:
                 f"the answer to {subject} is not a valid JetStream answer: {error}", reason=reasons.BAD_ANSWER
             ) from error
 
-    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+    async def request(self, subject: str, body: bytes, within: float, headers: dict[str, str] | None = None) -> bytes:
         """Return the answer to a request to any subject. Waits, can be cancelled, and raises as `ask`."""
         client = await self.control.ready_client()
         with self.denials.raised(framing.wire(subject)):
-            return await self._answer(client, subject, body, within)
+            return await self._answer(client, subject, body, within, headers)
         raise AssertionError("unreachable: the block returns or raises")
 
-    async def _answer(self, client: RunningClient, subject: str, body: bytes, within: float) -> bytes:
+    async def _answer(
+        self, client: RunningClient, subject: str, body: bytes, within: float, headers: dict[str, str] | None
+    ) -> bytes:
         answer: bytes | None = None
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._limit, nursery.cancel_scope, within)
             try:
-                answer = await client.request(subject, body, _UNBOUNDED)
+                answer = await client.request(subject, body, _UNBOUNDED, headers)
             except Exception as error:
                 failure = error  # the nursery would wrap it
             nursery.cancel_scope.cancel()
@@ -389,11 +394,13 @@ class ConsumerInfo:
     group: Group
     now: str
     """The server's time when it answered; empty from a server before 2.10."""
+    pinned_at: str = ""
+    """When the client with the lead of a pinned consumer got it; empty if none has it."""
 
 
 def stream_info(body: bytes) -> StreamInfo:
     """Read the answer to `STREAM.INFO`. Raises `ApiError` for an error, `AnswerError` for a malformed answer."""
-    answer = _answer(body)
+    answer = answer_of(body)
     config, state = answer.required("config"), answer.required("state")
     subjects = config.subjects("subjects", most=MAX_SUBJECTS)
     return StreamInfo(
@@ -460,18 +467,18 @@ def _transform(mapping: Object | None) -> tuple[str, str] | None:
 
 def stream_names(body: bytes) -> tuple[str, ...]:
     """Read the answer to `STREAM.NAMES`: its first page. Raises as `stream_info` does."""
-    return _answer(body).names("streams", most=MAX_NAMES)
+    return answer_of(body).names("streams", most=MAX_NAMES)
 
 
 def stored(body: bytes) -> Stored:
     """Read the answer to `STREAM.MSG.GET`. Raises as `stream_info` does."""
-    message = _answer(body, MAX_MESSAGE_ANSWER).required("message")
+    message = answer_of(body, MAX_MESSAGE_ANSWER).required("message")
     return Stored(_count(message, "seq"), message.time("time"))
 
 
 def stored_message(body: bytes) -> StoredMessage:
     """Read the answer to `STREAM.MSG.GET`, including the message. Raises as `stream_info` does."""
-    message = _answer(body, MAX_MESSAGE_ANSWER).required("message")
+    message = answer_of(body, MAX_MESSAGE_ANSWER).required("message")
     return StoredMessage(
         sequence=_count(message, "seq"),
         time_ns=nanoseconds(message.time("time")),
@@ -483,7 +490,7 @@ def stored_message(body: bytes) -> StoredMessage:
 
 def done(body: bytes) -> bool:
     """Read an answer that only reports success. Raises as `stream_info` does."""
-    return _answer(body).flag("success")
+    return answer_of(body).flag("success")
 
 
 def nanoseconds(time: str) -> int:
@@ -500,12 +507,12 @@ def nanoseconds(time: str) -> int:
 
 def consumer_info(body: bytes) -> ConsumerInfo:
     """Read the answer to `CONSUMER.INFO` or `CONSUMER.CREATE`. Raises as `stream_info` does."""
-    return _consumer_info(_answer(body))
+    return _consumer_info(answer_of(body))
 
 
 def consumer_list(body: bytes) -> tuple[tuple[ConsumerInfo, ...], int]:
     """Read the answer to `CONSUMER.LIST`: one page, and the total number of consumers. Raises as `stream_info` does."""
-    answer = _answer(body)
+    answer = answer_of(body)
     found = tuple(_consumer_info(one) for one in answer.objects("consumers", most=MAX_NAMES))
     return found, answer.number("total", 0)
 
@@ -525,12 +532,20 @@ def _consumer_info(answer: Object) -> ConsumerInfo:
         paused=answer.flag("paused"),
         group=_group(answer.object("cluster")),
         now=answer.time("ts", ""),
+        pinned_at=_pinned_at(answer),
     )
+
+
+def _pinned_at(answer: Object) -> str:
+    for one in answer.objects("priority_groups", most=MAX_PRIORITY_GROUPS):
+        if one.text("pinned_client_id", ""):
+            return one.time("pinned_ts", "")
+    return ""
 
 
 def pauses(body: bytes) -> bool:
     """Read the answer to `CONSUMER.PAUSE`: True if the consumer is paused now. Raises as `stream_info` does."""
-    return _answer(body).flag("paused")
+    return answer_of(body).flag("paused")
 
 
 def config_fields(body: bytes) -> dict[str, Any]:
@@ -538,7 +553,7 @@ def config_fields(body: bytes) -> dict[str, Any]:
 
     The fields are returned as the server sent them, without validation. Raises as `stream_info` does.
     """
-    return _answer(body).required("config").fields
+    return answer_of(body).required("config").fields
 
 
 def _consumer_config(config: Object) -> ConsumerConfig:
@@ -566,7 +581,7 @@ def _consumer_config(config: Object) -> ConsumerConfig:
         pause_until=config.time("pause_until", ""),
         paused_by=_paused_by(config),
         priority_policy=config.text("priority_policy", ""),
-        priority_groups=config.subjects("priority_groups", most=100),
+        priority_groups=config.subjects("priority_groups", most=MAX_PRIORITY_GROUPS),
     )
 
 
@@ -598,7 +613,8 @@ def _count(counted: Object, name: str) -> int:
     return counted.number(name, 0, high=LAST_SEQUENCE)
 
 
-def _answer(body: bytes, most: int = MAX_ANSWER) -> Object:
+def answer_of(body: bytes, most: int = MAX_ANSWER) -> Object:
+    """Return an entire answer. Raises as `stream_info` does."""
     answer = read(body, most)
     error = answer.object("error")
     if error is not None:

@@ -20,6 +20,9 @@ silent."""
 LEAD_GROUP = "router"
 """The priority group of a standby consumer."""
 
+WRONG_PIN = 423
+"""The status of a request whose pin is not the one with the lead."""
+
 
 def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dict[str, object]:
     """Return the configuration of the durable to create. `resumes`: it starts where the previous one was."""

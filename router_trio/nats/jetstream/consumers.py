@@ -48,6 +48,7 @@ from router_trio.nats.jetstream.api import (
     stream_info,
 )
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of, state_of
+from router_trio.nats.jetstream.holds import Holds
 from router_trio.nats.jetstream.oldest import OldestMessage
 from router_trio.nats.jetstream.streams import (
     Lookups,
@@ -122,6 +123,7 @@ class WirePullConsumer:
         send: Callable[[bytes], None],
         subscription: Subscription,
         lookup_limit: trio.CapacityLimiter,
+        holds: Holds,
     ) -> None:
         self.ack_wait: float = found.ack_wait
         self.stream_created: str = found.stream_created
@@ -138,6 +140,9 @@ class WirePullConsumer:
         self._lookups = lookups
         self._lead: dict[str, object] = {"group": LEAD_GROUP, "id": spec.pin} if spec.standby else {}
         self._held_at = -inf
+        self._holds = holds
+        self._proved: Callable[[float], None] | None = None
+        self._refused: Callable[[], None] | None = None
         self._request_subject = framing.wire(api.subject_of(f"CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"))
         self._inbox = inbox
         self._send = send
@@ -236,19 +241,34 @@ class WirePullConsumer:
     def hold_lead(self) -> None:
         now = trio.current_time()
         if self._lead and now >= self._held_at + HOLD_EVERY:
-            # A request with the pin keeps it, whatever its result: this one has no room for any message, and no
-            # listener.
+            # A request with the pin keeps it, whatever its result: this one has no room for any message.
             self._held_at = now
-            request = {"batch": 1, "max_bytes": 1, "expires": int(HOLD_EVERY * 1e9), **self._lead}
+            request = {"batch": 1, "max_bytes": 1, "no_wait": True, **self._lead}
             body = json.dumps(request).encode()
-            self._send(framing.publish(self._request_subject, body, reply=self._inbox + b"-hold"))
+            self._send(framing.publish(self._request_subject, body, reply=self._holds.reply(self, now)))
+
+    def watch_lead(self, proved: Callable[[float], None], refused: Callable[[], None]) -> None:
+        self._proved, self._refused = proved, refused
+
+    def lead_proved(self, sent_at: float) -> None:
+        """Record that a request with the pin, sent at that time, was answered as one with the lead."""
+        if self._proved is not None and self._lead:
+            self._proved(sent_at)
+
+    def lead_refused(self) -> None:
+        """Record that the server answered a request that its pin is not the one with the lead."""
+        if self._refused is not None and self._lead:
+            self._refused()
+
+    async def acks_processed(self) -> None:
+        await self._answered(self._ack_subject(NOT_DELIVERED), b"+WPI")
 
     def release_lead(self) -> None:
         if self._lead:
             self._lead = {}
             subject = self._api.subject_of(f"CONSUMER.UNPIN.{self._spec.stream}.{self._spec.durable}")
             body = json.dumps({"group": LEAD_GROUP}).encode()
-            self._send(framing.publish(framing.wire(subject), body, reply=self._inbox + b"-hold"))
+            self._send(framing.publish(framing.wire(subject), body, reply=self._inbox + b"-unpin"))
 
     def _ack_subject(self, sequence: int) -> bytes:
         """Return where a delivery of that message is acked. The server reads only the sequence in it.

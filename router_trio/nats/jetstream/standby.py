@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
 
 from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import IDLE_HEARTBEAT, STATE_FOR, ConsumerSpec, ConsumerState
+from router_trio.link import IDLE_HEARTBEAT, STATE_FOR, ConsumerSpec, ConsumerState, StoredAt
 from router_trio.nats.info import ServerInfo
-from router_trio.nats.jetstream.api import Api, ApiError, consumer_info
-from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, compare, state_of
+from router_trio.nats.jetstream.api import Api, ApiError, ConsumerInfo, consumer_info
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, WRONG_PIN, compare, state_of
 from router_trio.nats.jetstream.consumers import FoundConsumer, Subscribe
 from router_trio.nats.jetstream.oldest import OldestMessage
 from router_trio.nats.jetstream.streams import Lookups
-from router_trio.protocol import framing, headers
+from router_trio.protocol import ack_reply, framing, headers
 
 SINCE = (2, 11)
 """The first version of nats-server with pinned consumers. An older one would create an ordinary consumer."""
@@ -34,15 +35,23 @@ PIN = b"Nats-Pin-Id"
 MAX_PIN = 64
 """Characters of a pin, which becomes a part of each request."""
 
-WRONG_PIN = 423
 ASK_FOR = 30.0
 HEARD_WITHIN = 15.0
 """Seconds without a message or heartbeat after which the request is sent again."""
 
 PIN_CHECKED_WITHIN = 2.0
 
+LATE_PIN_WITHIN = 1.0
+"""Seconds for a pin to arrive that was given before a wait was cancelled."""
+
 LOOK_EVERY = STATE_FOR
 """Seconds between two lookups of the state of a consumer while waiting for its lead."""
+
+CONTESTED_LOOK_EVERY = 1.0
+"""Seconds between two lookups of a partition that has messages: its leader may have ended.
+
+A process waits for the lead of a partition only while another one gives it up, or after that has ended.
+"""
 
 DENIED_LOOK_EVERY = 60.0
 """Seconds between two lookups while this user has no permission for them: a server logs each of these."""
@@ -108,6 +117,14 @@ async def wait_for_pin(
             if waiting.code == 409:
                 await trio.sleep(1.0)  # a change of leaders, or a limit: an immediate request would get the same answer
         return waiting.pin
+    except trio.Cancelled:
+        # The server may just have given the lead to this request. Then no client has it until that one is timed out.
+        with trio.move_on_after(LATE_PIN_WITHIN) as late, suppress(LinkError):
+            late.shield = True
+            await subscription.drain()
+        if waiting.pin is not None:
+            send(framing.publish(framing.wire(unpin_subject(api, spec)), UNPIN, reply=inbox + b"-unpin"))
+        raise
     finally:
         subscription.close()
 
@@ -119,6 +136,7 @@ async def learning(
     found: FoundConsumer,
     oldest: OldestMessage,
     learn: Callable[[ConsumerState], None],
+    send: Callable[[bytes], None],
 ) -> str:
     """Return the result of `wait`. Meanwhile pass the state of the consumer to `learn`, as `found` and as looked up.
 
@@ -129,7 +147,7 @@ async def learning(
     pin = ""
     failure: SourceError | LinkError | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_look_often, lookups, spec, found, oldest, learn)
+        nursery.start_soon(_look_often, lookups, spec, found, oldest, learn, send)
         try:
             pin = await wait()
         except (SourceError, LinkError) as error:
@@ -146,9 +164,11 @@ async def _look_often(
     found: FoundConsumer,
     oldest: OldestMessage,
     learn: Callable[[ConsumerState], None],
+    send: Callable[[bytes], None],
 ) -> None:
     # What was found lacks the oldest message.
     pause = 0.0 if found.state.undelivered or found.state.unacked else LOOK_EVERY
+    revival = _Revival(spec, send)
     while True:
         await trio.sleep(pause)
         pause = LOOK_EVERY
@@ -162,8 +182,40 @@ async def _look_often(
                 pause = DENIED_LOOK_EVERY
             continue
         state = replace(state_of(spec, info), oldest=await oldest.find(info))
+        if spec.token and (state.unacked or state.undelivered):
+            pause = CONTESTED_LOOK_EVERY
+            revival.look(info, state.oldest)
         # If it was ahead of the stream, its ack floor proves nothing about what the stream stores now.
         learn(replace(state, passed=0) if found.ahead else state)
+
+
+class _Revival:
+    """Has the oldest unacked message of a partition redelivered if nothing was acked or delivered since the last look.
+
+    The server gives the lead with a message. If a leader ends, and nothing new is stored, its unacked messages would
+    only be redelivered after their ack wait. Once the lead is free, a nak'ed message is delivered with it. As long as
+    the leader is there, it gets the message a second time, and does not route it again.
+    """
+
+    def __init__(self, spec: ConsumerSpec, send: Callable[[bytes], None]) -> None:
+        self._spec = spec
+        self._send = send
+        self._before: tuple[object, ...] = ()
+        self._naked = 0
+
+    def look(self, info: ConsumerInfo, oldest: StoredAt | None) -> None:
+        now = (info.ack_floor, info.delivered, info.num_ack_pending)
+        stands_still, self._before = now == self._before, now
+        if oldest is None or not stands_still or not info.num_ack_pending:
+            return
+        if oldest.sequence == self._naked or oldest.sequence > info.delivered.sequence:
+            return
+        self._naked = oldest.sequence
+        spec, number = self._spec, info.delivered.delivery
+        subject = ack_reply.subject(
+            spec.stream.encode(), spec.durable.encode(), sequence=oldest.sequence, number=number
+        )
+        self._send(framing.publish(subject, b"-NAK"))
 
 
 class _Waiting:

@@ -245,6 +245,9 @@ def _request(wanted: StreamConfig) -> dict[str, object]:
         request["allow_batched"] = True
     if wanted.allow_message_ttl:
         request["allow_msg_ttl"] = True
+    if wanted.transform is not None:
+        source, destination = wanted.transform
+        request["subject_transform"] = {"src": source, "dest": destination}
     return request
 
 
@@ -263,6 +266,7 @@ def stream_config(info: StreamInfo) -> StreamConfig:
         duplicate_window=info.duplicate_window,
         allow_batched=info.allow_batched,
         allow_message_ttl=info.allow_message_ttl,
+        transform=info.stores.transform,
     )
 
 

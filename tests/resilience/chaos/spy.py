@@ -218,6 +218,8 @@ class _Eyes:
         self.stream_state = link.stream_state
         self.ensure_stream = link.ensure_stream
         self.take_the_lead = link.take_the_lead
+        self.ensure_partitioned = link.ensure_partitioned
+        self.members = link.members
 
     @property
     def server(self) -> str:

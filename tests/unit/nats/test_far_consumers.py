@@ -71,7 +71,7 @@ def consumer_of(server: Any) -> WirePullConsumer:
     api = Api(server, Denials())
     limits = Limits(-1, 1000, "limits")
     found = FoundConsumer(30.0, "", None, Progress(7, in_use=False), limits, range(1, 8), 7, (), False, STATE)
-    return WirePullConsumer(SPEC, found, b"_INBOX.x", api, Lookups(api), lambda _: None, NONE, NONE)
+    return WirePullConsumer(SPEC, found, b"_INBOX.x", api, Lookups(api), lambda _: None, NONE, NONE, NONE)
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 1.0, 6.0, 30.0])
@@ -130,7 +130,7 @@ async def test_a_durable_that_was_created_again_is_reported_as_deleted(again: bo
     server = FarServer(0.1)
     api = Api(cast(Any, server), Denials())
     found = await ensure_consumer(api, SPEC, NONE, NONE)
-    consumer = WirePullConsumer(SPEC, found, b"_INBOX.x", api, Lookups(api), lambda _: None, NONE, NONE)
+    consumer = WirePullConsumer(SPEC, found, b"_INBOX.x", api, Lookups(api), lambda _: None, NONE, NONE, NONE)
     if again:
         server.created = "2026-02-03T04:05:06Z"
         with pytest.raises(SourceError, match="was deleted and created again") as raised:

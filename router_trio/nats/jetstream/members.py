@@ -1,0 +1,312 @@
+"""The processes that share the partitions of a route: keys of a KV bucket that expire unless they are renewed.
+
+The name of a key contains the stream, the durable and the id of a process, so that the names of the existing keys are
+enough to compute the shares. A process that leaves has its key purged from the stream of the bucket: a marker, as
+clients of buckets store it, would still be a key.
+
+The bucket is created by the first process that needs it, and used by the routes of all. An existing one is used as it
+is, if its keys expire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from math import ceil
+from types import MappingProxyType
+from typing import TypeVar
+
+import nats.errors
+import trio
+
+from router_trio.errors import SourceError, reasons
+from router_trio.errors.quotes import excerpt
+from router_trio.link import LOOKUP_WITHIN, MEMBER_GONE_AFTER, Announced, Group, SeenMembers
+from router_trio.nats.info import ServerInfo
+from router_trio.nats.jetstream import bounded_json
+from router_trio.nats.jetstream.api import (
+    MAX_ANSWER,
+    NAME_IN_USE,
+    NOT_ENABLED,
+    NOT_FOUND,
+    UNAVAILABLE,
+    Api,
+    ApiError,
+    StoredMessage,
+    StreamInfo,
+    answer_of,
+    done,
+    no_jetstream,
+    stored_message,
+    stream_info,
+)
+from router_trio.nats.jetstream.bounded_json import AnswerError, Object
+from router_trio.nats.jetstream.streams import Lookups, lookup_error
+from router_trio.protocol.permissions import KV, MEMBERS, kv_below
+
+T = TypeVar("T")
+
+BUCKET = MEMBERS
+STREAM = f"KV_{BUCKET}"
+
+MAX_MEMBERS = 4_096
+"""Members of one route that are taken into account."""
+
+MAX_MOVES = 64 * 1024
+"""Bytes of the partitions that were moved by hand: 1,024 take half of them."""
+
+MAX_ANNOUNCEMENT = 16 * 1024
+"""Bytes of an announcement: 1,024 partitions take a third of them."""
+
+MOVED = "moved"
+"""In place of the id of a process: the key of the partitions that were moved by hand. It does not expire."""
+
+SINCE = (2, 11)
+"""The first version of nats-server whose messages can expire one by one."""
+
+NO_MESSAGE_TTL = 10166
+"""Error code: the stream does not let messages expire one by one."""
+
+AT_A_TIME = 64
+"""Announcements that are read at a time."""
+
+_ID = re.compile("[0-9a-f]{16}")
+_NUMBER = re.compile("[0-9]{1,4}")
+
+NOTHING_MOVED: Mapping[int, str] = MappingProxyType({})
+
+TTL = "Nats-TTL"
+"""The header with the seconds after which the server deletes an announcement."""
+
+
+def key(stream: str, durable: str, member: str) -> str:
+    """Return the key of a process. `member` is its id, or `MOVED`, or `*` for all of them."""
+    return f"{stream}.{durable}.{member}"
+
+
+def bucket_config(replicas: int, storage: str) -> dict[str, object]:
+    """Return the configuration of the stream of the bucket to create."""
+    return {
+        "name": STREAM,
+        "subjects": [f"{KV}.{BUCKET}.>"],
+        "storage": storage,
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "discard": "new",
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "deny_delete": True,
+    }
+
+
+def seen_request(stream: str, durable: str) -> bytes:
+    """Return the body of the request `STREAM.INFO` that lists the members of a route."""
+    return json.dumps({"subjects_filter": f"{KV}.{BUCKET}.{key(stream, durable, '*')}"}).encode()
+
+
+def seen(answer: Object, stream: str, durable: str) -> tuple[frozenset[str], bool]:
+    """Return the ids of the members, and True if partitions were moved by hand, from the answer to `STREAM.INFO`.
+
+    Raises `AnswerError` if it is malformed.
+    """
+    subjects = answer.required("state").object("subjects")
+    if subjects is None:
+        return frozenset(), False
+    start = f"{KV}.{BUCKET}.{key(stream, durable, '')}"
+    # Anybody who may write to the bucket can add keys: more than these are not members, in an order that all agree on.
+    ids = sorted(one.removeprefix(start) for one in subjects.fields if one.startswith(start))
+    return frozenset([one for one in ids if _ID.fullmatch(one)][:MAX_MEMBERS]), start + MOVED in subjects.fields
+
+
+def announcement(announced: Announced) -> bytes:
+    """Return what a process announces, for people."""
+    return json.dumps({"name": announced.name, "host": announced.host, "led": list(announced.led)}).encode()
+
+
+def announced(payload: bytes) -> Announced | None:
+    """Read an announcement. Returns None if it is malformed."""
+    try:
+        found = bounded_json.read(payload, MAX_ANNOUNCEMENT)
+        led = found.numbers("led", most=MAX_ANNOUNCEMENT)
+        return Announced(found.text("name", ""), found.text("host", ""), tuple(sorted(one for one in led if one >= 0)))
+    except AnswerError:
+        return None
+
+
+def moves(moved: Mapping[int, str]) -> bytes:
+    """Return the value of the key `MOVED`."""
+    return json.dumps({str(number): moved[number] for number in sorted(moved)}).encode()
+
+
+def moved(payload: bytes) -> Mapping[int, str]:
+    """Return the partitions that were moved by hand, each with the id of a member. Skips what is malformed."""
+    try:
+        found = bounded_json.read(payload, MAX_MOVES).fields
+    except AnswerError:
+        return NOTHING_MOVED
+    valid = {int(number): member for number, member in found.items() if _NUMBER.fullmatch(number) and _is_id(member)}
+    return MappingProxyType(valid)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+class BucketMembers:
+    """The members of one group, over one link: see `link.Members`. Created by `members_of`."""
+
+    def __init__(self, api: Api, lookups: Lookups, group: Group) -> None:
+        self._api = api
+        self._lookups = lookups
+        self._group = group
+        self._read_next = trio.CapacityLimiter(AT_A_TIME)
+
+    async def announce(self, announced: Announced, seconds: float = MEMBER_GONE_AFTER) -> None:
+        await self._put(self._group.member, announcement(announced), [(TTL, f"{ceil(seconds)}s")])
+
+    async def seen(self) -> SeenMembers:
+        group = self._group
+        body = seen_request(group.stream, group.durable)
+
+        def read(answer: bytes) -> tuple[frozenset[str], bool]:
+            return seen(answer_of(answer, MAX_ANSWER), group.stream, group.durable)
+
+        found = await self._ask(f"STREAM.INFO.{STREAM}", body, read)
+        if found is None:
+            # The bucket was deleted. All processes find that out, and announce themselves again.
+            await self.ensure()
+            return SeenMembers(frozenset(), NOTHING_MOVED)
+        ids, any_moved = found
+        message = await self._get(MOVED) if any_moved else None
+        return SeenMembers(ids, NOTHING_MOVED if message is None else moved(message.payload))
+
+    async def withdraw(self) -> None:
+        with contextlib.suppress(SourceError):
+            await self._purge(self._group.member)
+
+    async def announcements(self) -> Mapping[str, Announced]:
+        found: dict[str, Announced] = {}
+        failed: list[SourceError] = []
+
+        async def read(member: str) -> None:
+            async with self._read_next:
+                try:
+                    message = None if failed else await self._get(member)
+                except SourceError as error:
+                    failed.append(error)
+                    return
+            one = None if message is None else announced(message.payload)
+            if one is not None:
+                found[member] = one
+
+        ids = (await self.seen()).ids
+        async with trio.open_nursery() as nursery:
+            for member in sorted(ids):
+                nursery.start_soon(read, member)
+        if failed:
+            raise failed[0]
+        return found
+
+    async def move(self, moved: Mapping[int, str]) -> None:
+        if moved:
+            await self._put(MOVED, moves(moved))
+        else:
+            await self._purge(MOVED)
+
+    # --- the bucket ---
+
+    async def ensure(self) -> None:
+        """Create the bucket unless it exists. Raises as `link.Link.members`."""
+        found = await self._ask(f"STREAM.INFO.{STREAM}", b"", stream_info)
+        if found is None:
+            found = await self._create()
+        if not found.allow_message_ttl:
+            raise keys_stay()
+
+    async def _create(self) -> StreamInfo:
+        body = json.dumps(bucket_config(self._group.replicas, self._group.storage)).encode()
+        try:
+            made = await self._lookups.ask(f"STREAM.CREATE.{STREAM}", body, stream_info)
+        except ApiError as error:
+            # Another process was faster, with other replicas or storage.
+            found = None
+            if error.error_code == NAME_IN_USE:
+                found = await self._ask(f"STREAM.INFO.{STREAM}", b"", stream_info)
+            if found is not None:
+                return found
+            if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
+                raise lookup_error(error) from error
+            detail = f"the server refused to create the bucket {BUCKET!r}: {error.description}"
+            raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
+        return made
+
+    async def _ask(self, request: str, body: bytes, read: Callable[[bytes], T]) -> T | None:
+        """Return an answer about the bucket; None if it, or the key, does not exist."""
+        try:
+            return await self._lookups.ask(request, body, read)
+        except ApiError as error:
+            if error.code == NOT_FOUND:
+                return None
+            raise lookup_error(error) from error
+
+    async def _get(self, member: str) -> StoredMessage | None:
+        body = json.dumps({"last_by_subj": f"{KV}.{BUCKET}.{self._key(member)}"}).encode()
+        return await self._ask(f"STREAM.MSG.GET.{STREAM}", body, stored_message)
+
+    async def _purge(self, member: str) -> None:
+        body = json.dumps({"filter": f"{KV}.{BUCKET}.{self._key(member)}"}).encode()
+        await self._ask(f"STREAM.PURGE.{STREAM}", body, done)
+
+    async def _put(self, member: str, value: bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
+        subject = f"{kv_below(self._api.prefix)}.{BUCKET}.{self._key(member)}"
+        try:
+            answer = await self._api.request(subject, value, LOOKUP_WITHIN, dict(headers))
+        except nats.errors.NoRespondersError as error:
+            detail = (
+                f"no stream takes {subject}: the bucket {BUCKET!r} was deleted, or {no_jetstream(self._api.prefix)}"
+            )
+            raise SourceError(detail, reason=reasons.JETSTREAM_UNAVAILABLE) from error
+        except TimeoutError as error:
+            detail = f"the bucket {BUCKET!r} did not confirm {subject} within {LOOKUP_WITHIN:g} s"
+            if not self._api.prefix.startswith("$JS."):
+                imported = f"{kv_below(self._api.prefix)}.{BUCKET}.>"
+                detail += f"; with an api_prefix, import {KV}.{BUCKET}.> from its account, to {imported}"
+            raise SourceError(detail, reason=reasons.TIMEOUT) from error
+        except nats.errors.Error as error:
+            raise SourceError(f"{subject} was not stored", reason=reasons.JETSTREAM_UNAVAILABLE) from error
+        try:
+            stored_in = answer_of(answer, MAX_ANSWER).text("stream")
+        except ApiError as error:
+            if error.error_code == NO_MESSAGE_TTL:
+                raise keys_stay() from error
+            raise lookup_error(error) from error
+        except AnswerError as error:
+            raise SourceError(f"the answer to {subject} is not a PubAck: {error}", reason=reasons.BAD_ANSWER) from error
+        if stored_in != STREAM:
+            detail = f"the stream {stored_in!r} takes {subject}, in place of the bucket {BUCKET!r}"
+            raise SourceError(detail, reason=reasons.BAD_ANSWER)
+
+    def _key(self, member: str) -> str:
+        return key(self._group.stream, self._group.durable, member)
+
+
+def keys_stay() -> SourceError:
+    """Return the error of a bucket whose keys do not expire."""
+    detail = (
+        f"the bucket {BUCKET!r} does not let its keys expire (allow_msg_ttl), so that processes that have gone would "
+        f"keep their share; run `nats stream edit {STREAM} --allow-msg-ttl`"
+    )
+    return SourceError(detail, reason=reasons.BUCKET_MISMATCH)
+
+
+async def members_of(api: Api, lookups: Lookups, group: Group, info: ServerInfo) -> BucketMembers:
+    """Return the members of a group, with the bucket created if it was missing. Raises as `link.Link.members`."""
+    if info.major_minor is not None and info.major_minor < SINCE:
+        detail = f"nats-server {excerpt(info.version)} has no keys that expire (2.11 or later), which partitions need"
+        raise SourceError(f"{detail}; upgrade it, or remove partitions", reason=reasons.SERVER_TOO_OLD)
+    members = BucketMembers(api, lookups, group)
+    await members.ensure()
+    return members
