@@ -29,6 +29,63 @@ class RouteStandby(RouteEvent):
     durable: str
 
 
+class RouteMembersChanged(RouteEvent):
+    """Processes that share the partitions of a route have joined or left. `count` is their number now.
+
+    `share` is the number of partitions that this process should lead.
+    """
+
+    code = "ROUTE_MEMBERS_CHANGED"
+    level = Level.INFO
+    stream: str
+    durable: str
+    count: int
+    joined: int
+    left: int
+    share: int
+
+
+class RoutePartitionTaken(RouteEvent):
+    """This process leads a partition of a route from now on. `seconds` is the time since it should."""
+
+    code = "ROUTE_PARTITION_TAKEN"
+    level = Level.INFO
+    stream: str
+    durable: str
+    partition: int
+    seconds: float
+
+
+class RoutePartitionGivenUp(RouteEvent):
+    """This process no longer leads a partition of a route: it is the share of another one, or the route ends.
+
+    `seconds` is the time in which messages in hand were settled before another process could take the partition.
+    """
+
+    code = "ROUTE_PARTITION_GIVEN_UP"
+    level = Level.INFO
+    stream: str
+    durable: str
+    partition: int
+    seconds: float
+
+
+class RoutePartitionLost(RouteEvent):
+    """This process no longer leads a partition of a route, which is its share: the server or the link is the cause.
+
+    Unsettled messages are redelivered to the process that leads it next, which may be this one. `reason` and `detail`
+    are the cause.
+    """
+
+    code = "ROUTE_PARTITION_LOST"
+    level = Level.WARN
+    stream: str
+    durable: str
+    partition: int
+    reason: str
+    detail: str
+
+
 class ConsumerDiffers(RouteEvent):
     """The durable has other limits than the configuration and can't be changed; its own limits are in force."""
 

@@ -36,6 +36,8 @@ class SourceOptions(TypedDict, total=False):
     stream: str | None
     durable: str | None
     standby: bool
+    partitions: int | None
+    partition_by: list[int] | tuple[int, ...] | None
     filter: str | Texts | None
     deliver: str | int | datetime
     max_in_flight: int

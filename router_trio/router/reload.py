@@ -179,7 +179,7 @@ class Reload:
     def _change_streams(self) -> None:
         """Create new streams on connections that remain."""
         staying = {*self._found.connections.unchanged}
-        wanted = {(stream.connection, stream.name) for stream in self._settings.streams}
+        wanted = {(stream.connection, stream.name) for stream in self._settings.streams if not stream.is_copy}
         for stream in self._run.streams - wanted:
             connection, name = stream
             if connection in staying:
@@ -188,7 +188,7 @@ class Reload:
         named = {*self._found.streams.added, *self._found.streams.changed_names}
         touched: dict[str, None] = {}
         for one in self._settings.streams:
-            if one.label in named and one.connection in staying:
+            if one.label in named and one.connection in staying and not one.is_copy:
                 self._run.connections[one.connection].connection.streams.add(one.config)
                 touched[one.connection] = None
         for name in touched:

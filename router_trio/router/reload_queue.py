@@ -147,6 +147,10 @@ class ReloadQueue:
             given = handlers.get(route.name)
             if (problem := handler_problem(index, route, given, has_lifespan=has_lifespan)) is not None:
                 problems.append(problem)
+        if any(route.source.partitions is not None for route in (*settings.routes, *self._run.settings.routes)):
+            from router_trio.settings.reload.difference import other_partitions
+
+            problems += other_partitions(self._run.settings, settings)
         if problems:
             raise settings.refused(*problems)
         return settings

@@ -153,7 +153,11 @@ class Run:
         handler_errors = (_for_test(settings) if self._fakes else settings).telemetry.handler_errors
         self._service: Service | None = Service(platform, worker) if settings.router.service else None
         self._builder = RouteBuilder(
-            self.emit, self.telemetry.tracing, handler_errors=handler_errors, built=self.telemetry.taps.built
+            self.emit,
+            self.telemetry.tracing,
+            handler_errors=handler_errors,
+            built=self.telemetry.taps.built,
+            name=settings.router.name,
         )
         self.connections: dict[str, ConnectionGeneration] = {
             name: ConnectionGeneration(self.make_connection(name, settings)) for name in settings.connections
@@ -173,7 +177,9 @@ class Run:
             self.registry.put_route(route.state)
             here[plan.connection].attach(route.source)
             one.begin_routing()
-        self.streams: set[tuple[str, str]] = {(stream.connection, stream.name) for stream in settings.streams}
+        self.streams: set[tuple[str, str]] = {
+            (stream.connection, stream.name) for stream in settings.streams if not stream.is_copy
+        }
         """Connection and name of the configured streams."""
         self.past_connections: dict[str, ConnectionCounts] = {}
         """The counts of removed connections, which continue if one is added again."""
@@ -205,7 +211,7 @@ class Run:
         self._observe_by(fake_server_of(connect))
         connection = Connection(name, own, connect, self.emit, self._platform, refusal_ends=refusal_ends)
         for stream in settings.streams:
-            if stream.connection == name:
+            if stream.connection == name and not stream.is_copy:
                 connection.streams.add(stream.config)
         if self._service is not None:
             responses = connection.listener.responses

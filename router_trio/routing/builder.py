@@ -25,6 +25,7 @@ from router_trio.routing.route import Route
 from router_trio.routing.route_counts import continue_counts
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.tracing import RouteTracing, Tracing
+from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.states import REPLY, RouteState
 
 if TYPE_CHECKING:
@@ -46,13 +47,18 @@ class RouteBuilder:
         *,
         handler_errors: str = "type",
         built: Callable[[RouteTracing], None] = _not_tapped,
+        name: str = "",
     ) -> None:
-        """`handler_errors`: see `Routing`. `built` is called with the tracing of each route."""
+        """`handler_errors`: see `Routing`. `built` is called with the tracing of each route.
+
+        `name` is that of the router.
+        """
         self._emit = emit
         self._report_suppressed = partial(_report_suppressed, emit)
         self._tracing = tracing
         self._handler_errors = handler_errors
         self._built = built
+        self._name = name
         self._passthrough: dict[Connection, Passthrough] = {}
         self._shared: WeakValueDictionary[tuple[Connection, str, str | None], SharedSubscription] = (
             WeakValueDictionary()
@@ -105,6 +111,10 @@ class RouteBuilder:
         """Return a route around its source, which continues from the source of `before` if it can."""
         plan, settings = routing.plan, routing.plan.settings.source
         source = None if before is None else before.source.go_on(routing, connection, letters)
+        if source is None and partitioning_of(settings) is not None:
+            from router_trio.routing.stream.partitions.source import PartitionedSource
+
+            source = PartitionedSource(routing, connection, self._emit, letters, router=self._name)
         if source is None and settings.kind.consumer(settings) is not None:
             from router_trio.routing.stream.source import StreamSource
 

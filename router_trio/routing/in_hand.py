@@ -38,6 +38,11 @@ class InHand(Generic[D]):
         return self.schedule.count
 
     @property
+    def behind(self) -> int:
+        """Return the number of waiting messages that wait for another message of their key."""
+        return self.schedule.behind
+
+    @property
     def held(self) -> int:
         """Return the number of messages that wait for an attempt: their own, or that of an earlier failed message."""
         raise NotImplementedError

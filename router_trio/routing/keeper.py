@@ -14,7 +14,7 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.hand_over import Batches
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.pipeline import Routing
-from router_trio.states import Behind, RouteState
+from router_trio.states import Behind, Partitions, RouteState
 
 D = TypeVar("D", bound=Delivery)
 H = TypeVar("H", bound=InHand[Any], covariant=True)
@@ -28,6 +28,9 @@ class RouteToWake(Protocol):
 
     def look(self) -> None:
         """Continue with messages that there is room for now: one has left the hand."""
+
+    def left_hand(self) -> None:
+        """Note that a message has left the hand."""
 
     def pass_on(self, waiting: Batches) -> bool:
         """Have messages routed by the successor. Return False if there is none that still receives messages."""
@@ -51,7 +54,6 @@ class Keeper(ABC, Generic[D, H]):
         """True from `let_go` on: nothing is routed any more."""
         self.route: RouteToWake
         """The route that `routed_by` set."""
-        self.state.held_by(self)
 
     def routed_by(self, route: RouteToWake) -> None:
         """Set the route to wake, which has just been created."""
@@ -73,6 +75,10 @@ class Keeper(ABC, Generic[D, H]):
 
     @property
     def behind(self) -> Behind | None:
+        return None
+
+    @property
+    def partitions(self) -> Partitions | None:
         return None
 
     # --- routed ---
@@ -97,10 +103,10 @@ class Keeper(ABC, Generic[D, H]):
 
     def order_key(self, delivery: D) -> bytes:
         """Return the key by which messages are ordered: the subject, or the value of the route's key. Never raises."""
-        if not self._keyed:
-            return delivery.raw[0]
         key = delivery.key
         if key is None:
+            if not self._keyed:
+                return delivery.raw[0]
             key = delivery.key = self._routing.order_key(delivery, self._place_of(delivery))
         return key
 

@@ -46,6 +46,7 @@ class KeptRoute(Route, Generic[D]):
         if flow is not None:
             flow.follow(routing.needed, lambda: keeper.sent)
         keeper.routed_by(self)
+        routing.state.held_by(keeper)
 
     # --- routed ---
 
@@ -89,7 +90,7 @@ class KeptRoute(Route, Generic[D]):
     def _begin_some(self) -> Awaitable[None] | None:
         """Route messages that may be routed now. If a handler blocks, return what to await in this task."""
         blocked = self._begin_each()
-        if self._flow is not None and self._hand.schedule.behind:
+        if self._flow is not None and self._hand.behind:
             # With a limit, only now it is known that these messages leave room for others to be requested.
             self.source.look()
         return blocked
@@ -164,6 +165,9 @@ class KeptRoute(Route, Generic[D]):
             self._arrived.set()
         self._left_hand.unpark_all()
         self.source.look()
+
+    def left_hand(self) -> None:
+        self._left_hand.unpark_all()
 
     # --- from one route to its successor ---
 

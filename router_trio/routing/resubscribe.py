@@ -13,7 +13,8 @@ from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.events import Emit, RouteReady, SubscribeFailed
 from router_trio.link import Link
-from router_trio.states import FAILED, RouteState
+from router_trio.routing.source_status import SourceStatus
+from router_trio.states import FAILED
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 10.0
@@ -31,12 +32,12 @@ class SourceRetry:
         "_emit",
         "_longer",
         "_silent",
-        "_state",
+        "_status",
         "first_try_over",
     )
 
-    def __init__(self, state: RouteState, connection: Connection, emit: Emit) -> None:
-        self._state = state
+    def __init__(self, status: SourceStatus, connection: Connection, emit: Emit) -> None:
+        self._status = status
         self._connection = connection
         self._emit = emit
         self._delay = FIRST_DELAY
@@ -59,7 +60,7 @@ class SourceRetry:
         self.first_try_over.set()
         self._connection.counters.succeed("subscribe")
         self._emit(
-            RouteReady(at=trio.current_time(), route=self._state.name, connection=self._connection.name, source=source)
+            RouteReady(at=trio.current_time(), route=self._status.name, connection=self._connection.name, source=source)
         )
 
     def tried(self, on_this_link: Latch) -> None:
@@ -69,18 +70,18 @@ class SourceRetry:
 
     def tell(self, error: SourceError) -> None:
         """Count and report a failure; the route is failed until the next success."""
-        self._state.enter(FAILED, bounded(str(error)))
+        self._status.enter(FAILED, bounded(str(error)))
         if error.reason == reasons.CONSUMER_SILENT:
             self._silent += 1
             if self._silent > 1:
                 described = f"{error}, {self._silent} times in a row: it was reopened each time and delivers nothing"
-                self._state.obstacles[reasons.CONSUMER_SILENT] = bounded(described)
+                self._status.add_obstacle(reasons.CONSUMER_SILENT, bounded(described))
         self._connection.counters.fail("subscribe", error.reason)
         self._emit(
             SubscribeFailed(
                 at=trio.current_time(),
                 connection=self._connection.name,
-                route=self._state.name,
+                route=self._status.name,
                 reason=error.reason,
                 detail=str(error),
             )
@@ -110,4 +111,4 @@ class SourceRetry:
         self._delay = FIRST_DELAY
         if self._silent:
             self._silent = 0
-            self._state.obstacles.pop(reasons.CONSUMER_SILENT, None)
+            self._status.remove_obstacle(reasons.CONSUMER_SILENT)

@@ -63,6 +63,7 @@ def total(state: RouteState) -> RouteState:
             sum(one.waiting_for_limit for one in parts),
             (sum(one.retrying[0] for one in parts), max(one.retrying[1] for one in parts)),
             behind=state.behind,
+            partitions=state.partitions,
         )
     )
     for one in parts:

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from router_trio.errors import MappingError, reasons
 from router_trio.errors.quotes import quoted
+from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
+from router_trio.settings.checks.partitions import declared_copy
 from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
 from router_trio.settings.routes.destination import destination_of
 from router_trio.settings.routes.destinations.kind import DestinationKind
+from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.states import DestinationState, RouteState
 from router_trio.subjects.inboxes import never_replied_to
 from router_trio.subjects.mapping import Mapping
@@ -153,7 +156,8 @@ class RoutePlan:
 
     `when` selects the messages that it takes (others are filtered, see `policy.strategies.WHEN`), `key` groups
     messages, `dead_letter` is the destination of messages that are given up, each value of `per` has a limit of its
-    own. `never_replied_to`: see `subjects.inboxes`.
+    own. `never_replied_to`: see `subjects.inboxes`. `partition_key` returns the key of a subject by which
+    messages are ordered; None if that is the subject itself, or the value of `key`.
     """
 
     name: str
@@ -167,6 +171,9 @@ class RoutePlan:
     dead_letter: Destination | None = None
     per: Expression | None = None
     never_replied_to: tuple[bytes, ...] = ()
+    partition_key: Callable[[bytes], bytes] | None = field(default=None, compare=False)
+    copy: StreamConfig | None = None
+    """How `[[streams]]` wants the copy of its stream, if it has partitions and reads a copy."""
 
     @property
     def decides(self) -> bool:
@@ -277,6 +284,10 @@ def compile_routes(
         per = None if route.limit is None else _compiled(route.limit.per, PER, route)
         plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
         plan = replace(plan, per=per, never_replied_to=never_replied)
+        if key is None and (partitioning := partitioning_of(source)) is not None:
+            plan = replace(plan, partition_key=partitioning.key_of())
+        if source.partitions is not None:
+            plan = replace(plan, copy=declared_copy(source, settings.connections, settings.streams))
         if route.dead_letter is not None:
             plan = replace(plan, dead_letter=_dead_letter(settings, route, route.dead_letter, random, never_replied))
         plans.append(plan)

@@ -18,6 +18,7 @@ from router_trio.events import Emit
 from router_trio.link import Link
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.resubscribe import SourceRetry
+from router_trio.routing.source_status import SourceStatus
 from router_trio.states import STARTING, RouteState
 
 if TYPE_CHECKING:
@@ -37,17 +38,22 @@ class Source(ABC):
         "_over",
         "_retry",
         "_routing",
+        "_status",
         "first_try_over",
         "look",
         "state",
     )
 
-    def __init__(self, routing: Routing, connection: Connection, emit: Emit) -> None:
+    def __init__(
+        self, routing: Routing, connection: Connection, emit: Emit, status: SourceStatus | None = None
+    ) -> None:
+        """`status` takes what the source reports of itself; by default the state of the route does."""
         self.state: RouteState = routing.state
         self._routing = routing
         self._connection = connection
         self._emit = emit
-        self._retry = SourceRetry(routing.state, connection, emit)
+        self._status: SourceStatus = routing.state if status is None else status
+        self._retry = SourceRetry(self._status, connection, emit)
         self.first_try_over: Latch = self._retry.first_try_over
         """Set after the first attempt to receive, whether it succeeded or not."""
         self.look: Callable[[], object] = _nothing
@@ -78,7 +84,7 @@ class Source(ABC):
     def _receiving_ends(self, afterwards: str) -> None:
         """Mark the end of that time. `afterwards` is the reason why no message is received after it."""
         self._over.set()
-        self.state.enter(STARTING, afterwards)
+        self._status.enter(STARTING, afterwards)
 
     # --- the end ---
 

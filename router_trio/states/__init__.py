@@ -21,6 +21,7 @@ from router_trio.states.histogram import (
     Exemplar,
     Histogram,
 )
+from router_trio.states.partitions import Partitions
 from router_trio.states.route import (
     BREAKER_GAUGE,
     FAILED,
@@ -71,6 +72,7 @@ __all__ = [
     "Holder",
     "LastFailure",
     "LimitState",
+    "Partitions",
     "RouteCounts",
     "RouteState",
 ]

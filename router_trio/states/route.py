@@ -13,6 +13,7 @@ from router_trio.errors.quotes import bounded
 from router_trio.states.counts import RouteCounts
 from router_trio.states.failing import LastFailure
 from router_trio.states.histogram import Histogram
+from router_trio.states.partitions import Partitions
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
@@ -181,6 +182,10 @@ class Holder(Protocol):
     def behind(self) -> Behind | None:
         """How far the route is behind its stream; None without a stream, or while that is not known."""
 
+    @property
+    def partitions(self) -> Partitions | None:
+        """The partitions that the route shares with other processes; None if it has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -191,6 +196,7 @@ class Held:
     retrying: tuple[int, float] = (0, 0.0)
     uncounted: int = 0
     behind: Behind | None = None
+    partitions: Partitions | None = None
 
 
 _NOTHING_HELD = Held()
@@ -388,6 +394,11 @@ class RouteState(RouteCounts):
         return self.holder.behind
 
     @property
+    def partitions(self) -> Partitions | None:
+        """The partitions that the route shares with other processes; None if it has none."""
+        return self.holder.partitions
+
+    @property
     def waiting_for_limit(self) -> int:
         """Messages in hand that wait for the limit of the route, if it has one. More may wait in its stream."""
         return self.holder.limited
@@ -451,6 +462,14 @@ class RouteState(RouteCounts):
         """Change the state; `reason` is why it isn't running."""
         self.state = state
         self.reason = reason
+
+    def add_obstacle(self, cause: str, why: str) -> None:
+        """Record why the route would not route a message although it runs, in place of what `cause` had."""
+        self.obstacles[cause] = why
+
+    def remove_obstacle(self, cause: str) -> None:
+        """Record that `cause` hinders the route no longer, if it did."""
+        self.obstacles.pop(cause, None)
 
     @property
     def unready(self) -> str | None:

@@ -27,8 +27,8 @@ from router_trio.events import AckFailed, Emit, NakFailed
 from router_trio.link import ConsumerSpec, Link
 from router_trio.protocol import ack_reply
 from router_trio.protocol.permissions import ACK, PULL
+from router_trio.routing.source_status import SourceStatus
 from router_trio.routing.stream.subject_order import Awaited
-from router_trio.states import RouteState
 
 MOST_REFUSED = 65_536
 """Refused acks that are sent again when the server accepts acks; beyond that number the oldest are forgotten."""
@@ -64,16 +64,16 @@ class Acks:
 
     def belong_to(
         self,
-        state: RouteState,
+        status: SourceStatus,
         spec: ConsumerSpec,
         pull_denied: Callable[[SourceError], None],
         ack_denied: Callable[[], None],
     ) -> None:
-        """Belong to the route with this state from now on.
+        """Belong to the source with this status from now on.
 
         `pull_denied` gets the error of a refused pull, `ack_denied` is called when an answer was refused.
         """
-        self._state = state
+        self._status = status
         self._pull_denied = pull_denied
         self._ack_denied = ack_denied
         self.pull_listener: Callable[[], None] | None = None
@@ -207,20 +207,20 @@ class Acks:
     @property
     def route(self) -> str:
         """The name of the route."""
-        return self._state.name
+        return self._status.name
 
     def asked(self, kind: Kind, subjects: Sequence[bytes]) -> None:
         """Record sent requests that are neither acks nor naks: see `connection.answers`."""
         self._answers.sent(kind, self, subjects)
 
     def refused(self, cause: str, subject: str, detail: str) -> bool:
-        fresh = cause not in self._state.obstacles
+        fresh = cause not in self._status.obstacles
         if cause == ACK:
             what = "acks and naks, so its stream redelivers messages that were routed"
         else:
             what = "pull requests, so it receives no messages"
         described = f"the server refuses its {what}; {detail}; allow this user to publish to {subject}"
-        self._state.obstacles[cause] = bounded(described)
+        self._status.add_obstacle(cause, bounded(described))
         if cause == ACK:
             self._ack_denied()
         if cause == PULL:
@@ -228,7 +228,7 @@ class Acks:
         return fresh
 
     def passed(self, cause: str) -> None:
-        self._state.obstacles.pop(cause, None)
+        self._status.remove_obstacle(cause)
         if cause == PULL and self.pull_listener is not None:
             self.pull_listener()
         if cause == ACK and self._refused:
@@ -258,7 +258,7 @@ class Acks:
 
     def nothing_asked(self) -> None:
         """Record that no pull has to be sent now, so none can be refused."""
-        if self.pull_listener is not None and PULL not in self._state.obstacles:
+        if self.pull_listener is not None and PULL not in self._status.obstacles:
             self.pull_listener()
 
     def _failed(self, operation: str, event: type[AckFailed] | type[NakFailed], error: LinkError) -> None:

@@ -164,6 +164,18 @@ class StreamCursor:
             for sequence in [one for one in unsettled if one <= floor and one not in in_hand]:
                 del unsettled[sequence]
 
+    def lead_ends(self, in_hand: Collection[int]) -> None:
+        """Forget unsettled messages that are not in hand: another process may settle them, or they are redelivered.
+
+        They count as deliveries that may have gone elsewhere.
+        """
+        unsettled = self._unsettled
+        if len(unsettled) > len(in_hand):
+            self._doubt = self.start
+            self._suspect(self.deliveries)
+            for sequence in [one for one in unsettled if one not in in_hand]:
+                del unsettled[sequence]
+
     def _suspect(self, deliveries: int) -> None:
         """Record that deliveries up to that number may have gone elsewhere."""
         self._elsewhere = self.start

@@ -58,10 +58,10 @@ class StreamDelivery(Delivery):
     """
 
     __slots__ = (
-        "_keeper",
         "ack_subject",
         "choices",
         "cursor",
+        "keeper",
         "key",
         "message_id",
         "number",
@@ -100,7 +100,7 @@ class StreamDelivery(Delivery):
         self.ack_subject: bytes = raw[1]
         self.choices: dict[int, Sequence[int]] | None = None
         self.key = None
-        self._keeper = keeper
+        self.keeper: Keeper = keeper
         self.sequence: int = sequence
         self.number: int = number
         self.time: bytes = time
@@ -124,7 +124,7 @@ class StreamDelivery(Delivery):
                 self.trace.sent(self.route.destinations[0], fate)
                 self.route.elapsed.keep(self.trace.end(now - self.received_at))
                 self.trace.settled("routed", None)  # counted together with the others
-            keeper = self._keeper
+            keeper = self.keeper
             if not keeper.stored:
                 keeper.first_stored()
             keeper.stored.append(self)
@@ -134,7 +134,7 @@ class StreamDelivery(Delivery):
     @property
     def order_key(self) -> bytes:
         """The key whose messages are kept in order."""
-        return self._keeper.order_key(self)
+        return self.keeper.order_key(self)
 
     @property
     def deliveries(self) -> int:
@@ -166,7 +166,7 @@ class StreamDelivery(Delivery):
             super().fail(reason, failure)
         if reason not in OF_THE_MESSAGE and not self.refused:
             self.refused = True
-            self._keeper.destination_refused(self)
+            self.keeper.destination_refused(self)
 
     @property
     def place_in_stream(self) -> int:
@@ -185,22 +185,22 @@ class StreamDelivery(Delivery):
 
     @property
     def out_of_turn(self) -> bool:
-        return self._keeper.passes_by(self)
+        return self.keeper.passes_by(self)
 
     def copied(self, copy: int) -> None:
-        self.cursor.failures.copied(self.sequence, copy, self._keeper.numbering)
+        self.cursor.failures.copied(self.sequence, copy, self.keeper.numbering)
 
     def has_copied(self, copy: int) -> bool:
-        return copy in self.cursor.failures.copies(self.sequence, self._keeper.numbering)
+        return copy in self.cursor.failures.copies(self.sequence, self.keeper.numbering)
 
     @property
     def has_copies(self) -> bool:
-        return bool(self.cursor.failures.copies(self.sequence, self._keeper.numbering))
+        return bool(self.cursor.failures.copies(self.sequence, self.keeper.numbering))
 
     def choice(self, number: int) -> Sequence[int] | None:
         if self.choices is not None and number in self.choices:
             return self.choices[number]
-        return self.cursor.failures.choice(self.sequence, number, self._keeper.numbering)
+        return self.cursor.failures.choice(self.sequence, number, self.keeper.numbering)
 
     def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
         """Remember the chosen destinations. `keep_for_redelivery` keeps them beyond this delivery."""
@@ -211,7 +211,7 @@ class StreamDelivery(Delivery):
     def keep_for_redelivery(self) -> None:
         """Remember the chosen destinations, since the message leaves the hand and may be redelivered."""
         if self.choices is not None:
-            self.cursor.failures.keep_choices(self.sequence, self.choices, self._keeper.numbering)
+            self.cursor.failures.keep_choices(self.sequence, self.choices, self.keeper.numbering)
 
     def start_again(self) -> None:
         super().start_again()
@@ -219,7 +219,7 @@ class StreamDelivery(Delivery):
         self.refused = False
 
     def finished(self) -> None:
-        self._keeper.finished(self)
+        self.keeper.finished(self)
 
 
 def delivery_of(keeper: Keeper, cursor: StreamCursor, raw: framing.RawMessage, received_at: float) -> StreamDelivery:

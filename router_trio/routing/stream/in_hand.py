@@ -415,6 +415,11 @@ class StreamInHand(InHand[StreamDelivery]):
         ours += self.order.leave_hand()
         return before + sorted(ours, key=_sequence)
 
+    def lead_ends(self) -> None:
+        """Await nothing any more: from now on, another process may settle what is not in hand here."""
+        self.order.clear()
+        self.cursor.lead_ends(self.open)
+
     def await_at_once(self, deliveries: Iterable[StreamDelivery], now: float) -> None:
         """Record that messages were returned at the end: a successor waits for them before it routes later ones."""
         if not self.others.take(now):
@@ -429,6 +434,7 @@ class LeftInHand:
     retrying: tuple[int, float] = (0, 0.0)
     uncounted = 0
     behind = None
+    partitions = None
 
     def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
         self._left = left

@@ -34,10 +34,11 @@ from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy, policy_for
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
 from router_trio.routing.stream.acks import Acks
+from router_trio.routing.stream.consumer.lease import Lease
 from router_trio.routing.stream.consumer.limits import UNLIMITED
 from router_trio.routing.stream.consumer.undelivered import OVERDUE
 from router_trio.routing.stream.delivery import StreamDelivery
-from router_trio.routing.stream.in_hand import StreamInHand, message_of, place_of, was_refused
+from router_trio.routing.stream.in_hand import LeftInHand, StreamInHand, message_of, place_of, was_refused
 from router_trio.routing.turns import BATCH, BETWEEN_TWO_LOOKS
 from router_trio.states import Behind
 
@@ -57,13 +58,20 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         emit: Emit,
         dead_letters: DeadLetters | None,
         before: StreamKeeper | None,
+        stream: str,
+        lease: Lease | None = None,
     ) -> None:
-        """`before` is the keeper of the same consumer in the previous generation of the route, which has ended."""
+        """`before` is the keeper of the same consumer in the previous generation of the route, which has ended.
+
+        `stream` is the name of its stream. Without `lease`, no other process may get these messages.
+        """
         super().__init__(routing, place_of)
         plan, source = routing.plan, routing.plan.settings.source
         self.numbering: Numbering = plan.numbering
         self.acks: Acks = before.acks.on(connection) if before else Acks(connection, emit)
         self.hand: StreamInHand = StreamInHand()
+        self.left: LeftInHand | None = None
+        """The messages of the previous generation of the route that are in hand here; None if it left none."""
         same_order = True
         if before is not None and before._leaves_hand_to(routing):
             self.hand = before.hand
@@ -76,13 +84,14 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         holds_back = self._holds_back if plan.by_key else was_refused
         self.hand.go_by(self, order, routing.value_limits(place_of), holds_back, same_order=same_order)
         if before is not None and self.hand is before.hand:
-            before.state.held_by(self.hand.goes_on(before.state, trio.current_time()))
+            self.left = self.hand.goes_on(before.state, trio.current_time())
         self.ack_wait: float = source.ack_wait
         """Seconds after which the server redelivers unacked messages."""
         self.server_limit: int = UNLIMITED
         """Deliveries after which the server does not redeliver a message, although the route wants that."""
         self.policy: RetryPolicy = policy_for(plan.settings, connection.platform.random.uniform)
-        self._stream = source.kind.stream(source) or ""
+        self._stream = stream
+        self._lease = lease
         self._failures: Failures[StreamDelivery] = Failures(
             self.state, self.policy, dead_letters, self, emit, routing.limited_as
         )
@@ -137,6 +146,10 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return self.hand.passes_by(delivery) or (flow is not None and flow.held_up() is not None)
 
     # --- routed ---
+
+    def may_begin(self, now: float) -> bool:
+        """Return True unless another process may have the lead by now, so that nothing new may be routed."""
+        return self._lease is None or self._lease.holds(now)
 
     @property
     def has_room(self) -> bool:
@@ -410,7 +423,20 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def _is_own(self, operation: Operation) -> bool:
         delivery = message_of(operation)
-        return delivery is not None and delivery.route is self.state
+        return delivery is not None and delivery.keeper is self
+
+    def lead_ends(self) -> bool:
+        """Let another process get what is not sent and not in a handler, and all that was to be redelivered.
+
+        Return True if nothing is left in hand.
+        """
+        hand = self.hand
+        for destination in self._routing.connections:
+            destination.outbox.recall(self._is_own, "another process gets the messages of its partition")
+        for delivery in hand.take_unrouted():
+            self._count_returned(delivery)
+        hand.lead_ends()
+        return not hand.count
 
     def retire(self) -> None:
         self.route: RouteToWake = _AfterEnd(self)
@@ -448,6 +474,9 @@ class _AfterEnd:
 
     def look(self) -> None:
         self._keeper.look_after_end()
+
+    def left_hand(self) -> None:
+        """Do nothing: `look` is called as well."""
 
     def pass_on(self, waiting: Batches) -> bool:
         """Return False: what fails now is returned to the stream."""

@@ -7,7 +7,7 @@ its successor has the same consumer: see `keeper.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,14 @@ from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import framing
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
+from router_trio.routing.source_status import SourceStatus
 from router_trio.routing.stream.consumer.feeding import Feeding
 from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.consumer.lead import Lead
+from router_trio.routing.stream.consumer.lease import Lease
 from router_trio.routing.stream.consumer.limits import check_expiry, check_retention, consumer_spec, differences
 from router_trio.routing.stream.consumer.owed_acks import send_owed
+from router_trio.routing.stream.consumer.tokens import without_tokens
 from router_trio.routing.stream.consumer.undelivered import ask_again
 from router_trio.routing.stream.deliveries import Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
@@ -41,12 +44,22 @@ from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.keeper import StreamKeeper
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
+from router_trio.settings.routes.sources.partitioned import partitioning_of
 
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
 
 GIVES_WAY_FOR = 1.0
 """Additional seconds before a process that shared a deleted durable creates it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPart:
+    """The part of a stream that one of several sources of a route reads, and the `status` to which it reports."""
+
+    spec: ConsumerSpec
+    status: SourceStatus
+    lease: Lease
 
 
 class StreamSource(KeptSource[StreamKeeper]):
@@ -59,12 +72,17 @@ class StreamSource(KeptSource[StreamKeeper]):
         emit: Emit,
         dead_letters: DeadLetters | None = None,
         before: StreamKeeper | None = None,
+        part: StreamPart | None = None,
     ) -> None:
-        """`before` is the keeper of the previous source: its unsettled messages continue here."""
-        super().__init__(routing, connection, emit)
+        """`before` is the keeper of the previous source: its unsettled messages continue here.
+
+        Without `part`, it reads everything that the route reads.
+        """
+        super().__init__(routing, connection, emit, None if part is None else part.status)
         source = routing.plan.settings.source
-        spec = self._spec = consumer_spec(source)
-        keeper = StreamKeeper(routing, connection, emit, dead_letters, before)
+        spec = self._spec = consumer_spec(source) if part is None else part.spec
+        lease = self._lease = None if part is None else part.lease
+        keeper = StreamKeeper(routing, connection, emit, dead_letters, before, spec.stream, lease)
         self.keeper: StreamKeeper = keeper
         self._hand: StreamInHand = keeper.hand
         self._acks = keeper.acks
@@ -87,21 +105,29 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._report_lifted,
             self._report_pause,
             keeper.acks.hold,
+            self._status,
+            leads=spec.standby,
         )
-        keeper.acks.belong_to(self.state, spec, self._pull_loop.lose, self._pull_loop.report_progress)
+        keeper.acks.belong_to(self._status, spec, self._pull_loop.lose, self._pull_loop.report_progress)
         if routing.flow is not None:
             routing.flow.when_changed(self._pull_loop.look_again)
         for destination in routing.connections:
             destination.when_changed(self._pull_loop.look_again)
         self.look: Callable[[], object] = self._pull_loop.look
-        self._lead = Lead(self._retry, self.state, emit)
-        letters = () if dead_letters is None else (dead_letters.connection,)
-        self._feeding = Feeding(routing.plan, connection, (*routing.connections, *letters), self._pull_loop.lose)
+        self._lead = self._make_lead()
+        self._feeding: Feeding | None = None
+        if part is None:
+            self._feeding = Feeding(routing, connection, dead_letters, self._pull_loop.lose)
+        self._token = spec.token
+        self._key_of = routing.plan.partition_key
         self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
         self._within = 0.0
         """Upper bound, in seconds, on the redelivery delay of any message, also of those nak'ed by other processes."""
         self._reported_differences: list[str] = []
         self._filters: Filters = Filters(self.state.name, spec, emit)
+
+    def _make_lead(self) -> Lead:
+        return Lead(self._retry, self._status, self._emit)
 
     # --- on one link ---
 
@@ -121,8 +147,8 @@ class StreamSource(KeptSource[StreamKeeper]):
                     # The process with the lead knows best where the next durable starts, so it creates it.
                     self._retry.wait_longer(GIVES_WAY_FOR)
                 raise
-            if self.closed:
-                return
+            if spec.pin is None:
+                return  # closed
             spec = replace(self._next_spec(), pin=spec.pin)  # more is known about the stream by now
         consumer = await link.open_consumer(spec, self.received)
         self._lead.holds(consumer)
@@ -140,7 +166,8 @@ class StreamSource(KeptSource[StreamKeeper]):
             try:
                 self._pull_loop.reset()
                 self._go_by(link, consumer)
-                self._feeding.check(consumer)
+                if self._feeding is not None:
+                    self._feeding.check(consumer.stream_created, consumer.limits.stores)
                 self._acks.await_pull(self._report_ready)
                 tried.set()  # only the start of the router waits until a pull was accepted
                 not_before = await ask_again(consumer, self._hand, self._within)
@@ -167,6 +194,9 @@ class StreamSource(KeptSource[StreamKeeper]):
         """Report that messages are received from now on: the first pull was accepted, or none is needed yet."""
         self._acks.await_no_pull()
         self._pull_loop.receives()
+        self._report_available()
+
+    def _report_available(self) -> None:
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
     # --- the end ---
@@ -185,7 +215,8 @@ class StreamSource(KeptSource[StreamKeeper]):
     def retire(self) -> None:
         super().retire()
         self._connection.pull_budget.consumer_gone()
-        self._feeding.end()
+        if self._feeding is not None:
+            self._feeding.end()
         for destination in self._routing.connections:
             destination.stop_notifying(self._pull_loop.look_again)
 
@@ -193,9 +224,13 @@ class StreamSource(KeptSource[StreamKeeper]):
         """Return a source that continues if it has the same consumer, even on a new connection; otherwise None."""
         source = routing.plan.settings.source
         same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
+        same = same and partitioning_of(source) is None
         if not same or not connection.has_same_streams(self._connection):
             return None
-        return StreamSource(routing, connection, self._emit, dead_letters, self.keeper)
+        successor = StreamSource(routing, connection, self._emit, dead_letters, self.keeper)
+        if successor.keeper.left is not None:
+            self.state.held_by(successor.keeper.left)
+        return successor
 
     # --- the consumer ---
 
@@ -332,6 +367,8 @@ class StreamSource(KeptSource[StreamKeeper]):
         keeper, pull_loop = self.keeper, self._pull_loop
         pull_loop.heard(now)
         hand, schedule = self._hand, self._hand.schedule
+        if self._token:
+            batch = without_tokens(batch, self._token)
         deliveries, columns, others = self._deliveries.read(batch, hand.cursor, now)
         if keeper.is_over:
             for delivery in deliveries:
@@ -346,8 +383,12 @@ class StreamSource(KeptSource[StreamKeeper]):
             deliveries = [*accepted]
             columns = columns_of(deliveries)
         if deliveries:
+            if self._key_of is not None:
+                for delivery in deliveries:
+                    delivery.key = self._key_of(delivery.raw[0])
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
+            size += len(self._token) * len(deliveries)  # the server counts it
             again = hand.add(deliveries, columns, self._within, self._other_message)
             lag = hand.lag
             lag.received += len(deliveries)
@@ -370,7 +411,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._retry.succeeded()
             if self._acks.pull_listener is not None:
                 self._acks.pull_answered()
-        if keeper.forwards_on_arrival:
+        if keeper.forwards_on_arrival and (self._lease is None or self._lease.holds(now)):
             # Messages that need not wait are forwarded on arrival, without a turn of the route's own task. So all
             # waiting messages are in `waiting`.
             routing = self._routing

@@ -99,6 +99,18 @@ SENTENCES: Mapping[type[Event], str] = {
         "are {subjects}; correct the filter or the stream"
     ),
     events.RouteStandby: "Route {route} is on standby, waiting for the lead of consumer {durable} of stream {stream}",
+    events.RouteMembersChanged: (
+        "Route {route}: {count:count process shares|processes share} the partitions of stream {stream} ({joined} "
+        "joined, {left} left); this one should lead {share:count partition}"
+    ),
+    events.RoutePartitionTaken: "Route {route} leads partition {partition} of stream {stream}, after {seconds:.1f} s",
+    events.RoutePartitionGivenUp: (
+        "Route {route} has given up partition {partition} of stream {stream}, after {seconds:.1f} s"
+    ),
+    events.RoutePartitionLost: (
+        "Route {route} has lost partition {partition} of stream {stream}: {detail}; unsettled messages are redelivered "
+        "to the process that leads it next"
+    ),
     events.RouteReady: "Route {route} is receiving from {source} on connection {connection}",
     events.MessageFailed: "Route {route}: {which_message} failed: {reason}{raised}",
     events.MessageDeadLettered: (

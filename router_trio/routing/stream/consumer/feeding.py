@@ -6,18 +6,22 @@ are compared here, before anything is requested from it, and after each lookup, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from router_trio.connection.source_streams import Seen
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import PullConsumer, StreamState
+from router_trio.link import StreamState
 from router_trio.protocol.stream_config import StreamSubjects
-from router_trio.routing.route_plans import RoutePlan
+from router_trio.routing.pipeline import Routing
 from router_trio.settings.checks.loops import feeds_itself_through
+
+if TYPE_CHECKING:
+    from router_trio.routing.dead_letters import DeadLetters
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,15 @@ class Feeding:
     """
 
     def __init__(
-        self, plan: RoutePlan, own: Connection, others: Iterable[Connection], lose: Callable[[SourceError], None]
+        self,
+        routing: Routing,
+        own: Connection,
+        dead_letters: DeadLetters | None,
+        lose: Callable[[SourceError], None],
     ) -> None:
-        """`others` are the connections that the route sends to. `lose` is called if the edited stream has them."""
+        """`lose` is called if the edited stream has subjects that the route sends to."""
+        plan = routing.plan
+        others = (*routing.connections, *(() if dead_letters is None else (dead_letters.connection,)))
         self._route = plan.name
         source = plan.settings.source
         self._stream = source.kind.stream(source) or ""
@@ -67,10 +77,10 @@ class Feeding:
             one.destinations.sources.watch(self._stream, seen, ask=one is own)
             self._watched.append((one, seen))
 
-    def check(self, consumer: PullConsumer) -> None:
-        """Raise `SourceError` (`feeds_itself`) if the stream of a consumer stores what the route sends."""
-        self._created = consumer.stream_created
-        self._note(self._own, consumer.stream_created, consumer.limits.stores)
+    def check(self, created: str, stores: StreamSubjects) -> None:
+        """Raise `SourceError` (`feeds_itself`) if the stream, as found on the connection, has what the route sends."""
+        self._created = created
+        self._note(self._own, created, stores)
         if self._why is not None:
             raise SourceError(self._why, reason=reasons.FEEDS_ITSELF)
 

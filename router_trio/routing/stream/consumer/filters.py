@@ -33,7 +33,7 @@ class Filters:
 
     def compare(self, subjects: Sequence[str]) -> None:
         """Compare the filters with all subjects of the stream (none if unknown). Log filters outside of them once."""
-        outside = [one for one in self._spec.filters if not any(overlaps(one, subject) for subject in subjects)]
+        outside = [one for one in self._spec.patterns if not any(overlaps(one, subject) for subject in subjects)]
         if not subjects or not outside:
             self.outside = self._reported = None
             return

@@ -15,7 +15,8 @@ from router_trio.connection.latch import Latch
 from router_trio.events import Emit, RouteStandby
 from router_trio.link import ConsumerSpec, Learn, Link, PullConsumer
 from router_trio.routing.resubscribe import SourceRetry
-from router_trio.states import RUNNING, RouteState
+from router_trio.routing.source_status import SourceStatus
+from router_trio.states import RUNNING
 
 WHILE_DRAINING_EVERY = 1.0
 """Seconds between two signs that keep the lead while messages in hand are still routed, after the intake ended."""
@@ -24,9 +25,9 @@ WHILE_DRAINING_EVERY = 1.0
 class Lead:
     """The lead of one route. Without standby, its methods do nothing."""
 
-    def __init__(self, retry: SourceRetry, state: RouteState, emit: Emit) -> None:
+    def __init__(self, retry: SourceRetry, status: SourceStatus, emit: Emit) -> None:
         self._retry = retry
-        self._state = state
+        self._status = status
         self._emit = emit
         self._pin: str | None = None
         self._waiting = trio.CancelScope()
@@ -38,20 +39,22 @@ class Lead:
         `learn` is called meanwhile with the position of the durable. Raises `SourceError` and `LinkError`.
         """
         self._waiting = trio.CancelScope()
-        self._state.standby = True
-        self._state.enter(RUNNING)
+        self._status.standby = True
+        self._status.enter(RUNNING)
         self._retry.tried(tried)  # nothing waits until the lead is taken
-        self._emit(
-            RouteStandby(at=trio.current_time(), route=self._state.name, stream=spec.stream, durable=spec.durable)
-        )
+        self._report_waiting(spec)
         pin = None
         try:
             with self._waiting:
                 pin = await link.take_the_lead(replace(spec, pin=self._pin), learn)
         finally:
-            self._state.standby = False
+            self._status.standby = False
         self._pin = pin
         return replace(spec, pin=pin)
+
+    def _report_waiting(self, spec: ConsumerSpec) -> None:
+        at, route = trio.current_time(), self._status.name
+        self._emit(RouteStandby(at=at, route=route, stream=spec.stream, durable=spec.durable))
 
     def stop_waiting(self) -> None:
         """Stop waiting for the lead."""

@@ -21,6 +21,7 @@ from router_trio.link import IDLE_HEARTBEAT, SIGN_OF_WORK_EVERY, Link, PullConsu
 from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.source_status import SourceStatus
 from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.consumer.undelivered import wait_for_redeliveries
 from router_trio.routing.stream.in_hand import StreamInHand
@@ -97,11 +98,17 @@ class PullLoop:
         lifted: Callable[[Sequence[str]], None],
         paused: Callable[[str | None], None],
         deleted: Callable[[], None],
+        status: SourceStatus,
+        *,
+        leads: bool,
     ) -> None:
+        """`status` takes the state of the source. `leads`: its consumer has a lead, which has to be kept."""
         self._asked = asked
         self._lifted = lifted
         self._deleted = deleted
         self._routing = routing
+        self._status = status
+        self._leads = leads
         self._flow = routing.flow
         self._pending = pending
         self._max_in_flight = max_in_flight
@@ -150,6 +157,17 @@ class PullLoop:
         """The state that the route enters when `receives` is called."""
 
     # --- notifications by the route ---
+
+    def reopen(self, closing: Latch) -> None:
+        """Request messages again, until this `closing`, after the loop has ended for the one before."""
+        self._closing = closing
+
+    def resize(self, max_in_flight: int, max_in_flight_bytes: int) -> None:
+        """Let that many messages and bytes be in hand or requested from now on."""
+        if (max_in_flight, max_in_flight_bytes) != (self._max_in_flight, self._credit.window_bytes):
+            self._max_in_flight, self._most = max_in_flight, 2 * max_in_flight
+            self._credit.window, self._credit.window_bytes = max_in_flight, max_in_flight_bytes
+            self.look_again()
 
     def reset(self) -> None:
         """Start over with a new link or consumer, or with none: nothing is requested."""
@@ -415,12 +433,12 @@ class PullLoop:
 
     def _enter_held_up(self, why: str) -> None:
         """Enter the state for an open breaker: nothing is requested."""
-        state = self._routing.state
-        self._enter(PAUSED if state.held_up(trio.current_time()) else RUNNING, why)
+        route = self._routing.state
+        self._enter(PAUSED if route.held_up(trio.current_time()) else RUNNING, why)
 
     def _enter(self, state: str, reason: str | None = None) -> None:
         """Enter a state of the route, which does not count as running before `receives` is called."""
-        own = self._routing.state
+        own = self._status
         if state != RUNNING or self._receives:
             self._enters = None
             own.enter(state, reason)
@@ -495,8 +513,8 @@ class PullLoop:
         every = max(consumer.ack_wait * PROGRESS_SHARE, LEAST_PROGRESS_DELAY)
         sign = min(every, SIGN_OF_WORK_EVERY)
         reported_at = tested_at = -math.inf
-        obstacles = self._routing.state.obstacles
-        idle = LEAD_EVERY if self._routing.plan.settings.source.standby else math.inf
+        obstacles = self._status.obstacles
+        idle = LEAD_EVERY if self._leads else math.inf
         while True:
             now = trio.current_time()
             in_hand = self._pending.open.values()

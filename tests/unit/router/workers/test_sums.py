@@ -25,7 +25,7 @@ from router_trio.router.workers.counts.process_numbers import process_lines, tog
 from router_trio.router.workers.sums import NO_WORKER, RouterSum, causes_first, sum_up
 from router_trio.settings import Settings
 from router_trio.settings.reload.state import ConfigState
-from router_trio.states import RECONNECTING, STARTING, Behind, BreakerState, Held, RouteState
+from router_trio.states import RECONNECTING, STARTING, Behind, BreakerState, Held, Partitions, RouteState
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.metric import Sources
@@ -222,6 +222,56 @@ def test_workers_that_do_not_know_how_far_a_route_is_behind_are_left_out() -> No
     pages = summed([router(), router()])
     assert status(pages, 0.0)["routes"]["stored"]["behind"] is None
     assert "behind" not in status(pages, 0.0)["routes"]["passed"]
+
+
+def led_by(member: str, led: tuple[int, ...], wanted: tuple[int, ...] = (), members: str = "ab") -> Partitions:
+    """Return the partitions as a worker sees them that leads some of 8."""
+    return Partitions(
+        count=8,
+        led=led,
+        wanted=wanted,
+        lag=dict.fromkeys(led, 10),
+        member=member * 16,
+        members=frozenset(one * 16 for one in members),
+        owners=(),
+        uncopied=3,
+    )
+
+
+def partitions_of(*workers: tuple[Partitions | None, Behind | None]) -> RouteState:
+    """Return the route from a stream, by the reports of workers."""
+    views = [router() for _ in workers]
+    for view, (partitions, behind) in zip(views, workers, strict=True):
+        view.routes[0].held_by(Held(0, behind=behind, partitions=partitions))
+    return summed(views).routes[0]
+
+
+def test_workers_lead_their_partitions_together() -> None:
+    first, second = led_by("a", (0, 2), wanted=(1, 5)), led_by("b", (5, 1), members="abc")
+    found = partitions_of((first, None), (second, None))
+    assert found.partitions is not None
+    assert (found.partitions.count, found.partitions.led, found.partitions.wanted) == (8, (0, 1, 2, 5), ())
+    pages = summed([router()])
+    pages.routes[0].held_by(Held(0, partitions=found.partitions))
+    assert status(pages, 0.0)["routes"]["stored"]["partitions"] == {
+        "count": 8,
+        "led": [0, 1, 2, 5],
+        "wanted": [],
+        "members": 3,
+        "lag": {"0": 10, "1": 10, "2": 10, "5": 10},
+        "uncopied": 3,
+    }
+    assert "partitions" not in status(pages, 0.0)["routes"]["passed"]
+    assert partitions_of((None, None)).partitions is None
+
+
+def test_workers_with_partitions_are_behind_by_the_sum() -> None:
+    first = Behind(pending=500, unsettled=30, elsewhere=2, seconds=9.0, known_for=0.1)
+    second = Behind(pending=450, unsettled=40, elsewhere=-50, seconds=12.0, known_for=4.0)
+    found = partitions_of((led_by("a", (0,)), first), (led_by("b", (1,)), second), (led_by("c", ()), None)).behind
+    assert found is not None
+    assert (found.messages, found.seconds, found.known_for) == (first.messages + second.messages, 12.0, 4.0)
+    assert partitions_of((led_by("a", (0,)), first), (led_by("b", (1,)), None)).behind is None
 
 
 def test_process_metrics_are_added_except_for_limits() -> None:

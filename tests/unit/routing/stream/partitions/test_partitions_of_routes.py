@@ -1,0 +1,223 @@
+"""Several processes share the partitions of a route on the fake broker: who leads what, and in which order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message
+from router_trio.states import Partitions, RouteState
+from router_trio.telemetry.http.status import readiness
+from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
+from tests.support.world import World, handled, to, world
+
+KEYS = 20
+PARTITIONS = 8
+
+
+def group_broker() -> FakeBroker:
+    broker = FakeBroker()
+    broker.add_stream("ORDERS", ["orders.>"])
+    broker.add_stream("OUT", ["out.>"])
+    return broker
+
+
+def route(**source: Any) -> dict[str, Any]:
+    keys = {"stream": "ORDERS", "durable": "router", "filter": "orders.*.*", "partitions": PARTITIONS}
+    return {
+        "name": "route",
+        "from": keys | {"partition_by": [1]} | source,
+        "to": [to("out.{{wildcard(1)}}.{{wildcard(2)}}", jetstream=True)],
+    }
+
+
+def publish(broker: FakeBroker, count: int, first: int = 0) -> None:
+    """Publish numbered messages, each of the next key, and each key with several subjects."""
+    for number in range(first, first + count):
+        broker.publish(f"orders.{number % KEYS}.{number % 3}", b"%d" % number)
+
+
+def shown(one: RouteState) -> Partitions:
+    partitions = one.partitions
+    assert partitions is not None
+    return partitions
+
+
+def stored(broker: FakeBroker) -> dict[str, list[int]]:
+    """Return the numbers in the destination by key, in order."""
+    found = defaultdict(list)
+    for message in broker.messages("OUT"):
+        found[message.subject.split(".")[1]].append(int(message.payload))
+    return found
+
+
+def assert_all_in_order(broker: FakeBroker, count: int) -> None:
+    found = stored(broker)
+    for key, numbers in found.items():
+        assert numbers == [number for number in range(count) if str(number % KEYS) == key], key
+    assert sum(map(len, found.values())) == count
+
+
+@asynccontextmanager
+async def processes(broker: FakeBroker, count: int, **options: Any) -> AsyncIterator[list[World]]:
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(world([route()], brokers={"main": broker}, **options)) for _ in range(count)
+        ]
+
+
+async def test_a_lone_process_leads_all_partitions(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    publish(broker, 100)
+    async with processes(broker, 1) as (one,):
+        await eventually(lambda: len(broker.messages("OUT")) == 100)
+        publish(broker, 100, first=100)
+        await eventually(lambda: len(broker.messages("OUT")) == 200)
+        assert_all_in_order(broker, 200)
+        partitions = shown(one.route)
+        assert partitions.led == tuple(range(PARTITIONS))
+        assert partitions.members == {partitions.member}
+        assert readiness(one.live, trio.current_time())[0] == 200
+        assert next(one.subject for one in broker.messages("OUT")).startswith("out.")
+
+
+async def test_processes_share_the_partitions_fairly_and_keep_the_order(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 3) as worlds:
+        for number in range(0, 600, 20):
+            publish(broker, 20, first=number)
+            await trio.sleep(0.5)
+        await eventually(lambda: len(broker.messages("OUT")) == 600)
+        assert_all_in_order(broker, 600)
+        led = [shown(one.route).led for one in worlds]
+        assert sorted(number for some in led for number in some) == list(range(PARTITIONS))
+        assert {len(some) for some in led} <= {2, 3}
+        assert all(one.route.settled["routed"] for one in worlds)
+
+
+async def test_a_process_that_ends_leaves_its_partitions_to_others_at_once(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 1) as (stays,):
+        async with processes(broker, 1) as (leaves,):
+            publish(broker, 200)
+            await eventually(lambda: len(broker.messages("OUT")) == 200 and len(shown(leaves.route).led) == 4)
+        left_at = trio.current_time()
+        publish(broker, 200, first=200)
+        await eventually(lambda: len(broker.messages("OUT")) == 400, 2.5)
+        assert trio.current_time() - left_at < 2.5
+        assert_all_in_order(broker, 400)
+        assert len(shown(stays.route).led) == PARTITIONS
+
+
+async def test_a_handler_has_one_call_of_each_key_over_all_processes(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    active: dict[str, int] = defaultdict(int)
+    overlaps: list[str] = []
+
+    async def handle(message: Message) -> Message:
+        key = message.subject.split(".")[1]
+        active[key] += 1
+        if active[key] > 1:
+            overlaps.append(key)
+        await trio.sleep(0.05)
+        active[key] -= 1
+        return message.replace(subject=f"out.{key}.x")
+
+    def process() -> Any:
+        source = route()["from"]
+        one = handled(handle, to=to("out.{{wildcard(1)}}.{{wildcard(2)}}", jetstream=True), concurrency=8, **source)
+        return world(handlers=[one], brokers={"main": broker})
+
+    async with process():
+        publish(broker, 300)
+        async with process():
+            await trio.sleep(4)
+        async with process():
+            await trio.sleep(4)
+            publish(broker, 100, first=300)
+            await eventually(lambda: len(broker.messages("OUT")) == 400, 60)
+    assert not overlaps
+    assert_all_in_order(broker, 400)
+
+
+async def test_a_reload_that_changes_the_route_keeps_order_and_counts(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 2) as (one, other):
+        publish(broker, 100)
+        await eventually(lambda: len(broker.messages("OUT")) == 100)
+        member = shown(one.route).member
+        changed = route(max_in_flight=16)
+        await one.live.reload(one.configuration(changed))
+        publish(broker, 100, first=100)
+        await eventually(lambda: len(broker.messages("OUT")) == 200)
+        assert_all_in_order(broker, 200)
+        assert shown(one.route).member == member
+        await eventually(lambda: {len(shown(w.route).led) for w in (one, other)} == {PARTITIONS // 2})
+
+
+async def test_messages_in_hand_at_the_loss_of_a_link_are_stored_once_and_in_order(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    calls: dict[bytes, int] = defaultdict(int)
+
+    async def handle(message: Message) -> Message:
+        calls[message.payload] += 1
+        await trio.sleep(0.1)
+        return message.replace(subject=f"out.{message.subject.split('.')[1]}.x")
+
+    source = route()["from"]
+    one = handled(handle, to=to("out.{{wildcard(1)}}.{{wildcard(2)}}", jetstream=True), concurrency=4, **source)
+    async with world(handlers=[one], brokers={"main": broker}) as w:
+        publish(broker, 200)
+        await trio.sleep(1)
+        for seconds in (0.5, 10.0):
+            broker.down()
+            await trio.sleep(seconds)
+            broker.up()
+            await trio.sleep(1)
+        await eventually(lambda: len(broker.messages("OUT")) == 200, 60)
+        assert_all_in_order(broker, 200)
+        assert w.route.in_hand == 0
+
+
+async def test_a_partition_whose_destination_is_away_is_handed_over(autojump_clock: MockClock) -> None:
+    """Messages that wait for the destination are taken back: another process may reach it."""
+    brokers = {"main": group_broker(), "edge": FakeBroker()}
+    brokers["edge"].add_stream("OUT", ["out.>"])
+    elsewhere = route(connection="main") | {"to": [to("out.{{wildcard(1)}}.{{wildcard(2)}}", "edge", jetstream=True)]}
+    away = {"main": brokers["main"], "edge": FakeBroker()}
+    away["edge"].add_stream("OUT", ["out.>"])
+    async with world([elsewhere], brokers=away) as first:
+        publish(brokers["main"], 100)
+        await eventually(lambda: len(away["edge"].messages("OUT")) == 100)
+        await first.lose("edge")
+        publish(brokers["main"], 100, first=100)
+        await trio.sleep(1)
+        async with world([elsewhere], brokers=brokers) as second:
+            await eventually(lambda: len(shown(second.route).led) == PARTITIONS // 2, 5)
+            assert brokers["edge"].messages("OUT")
+        await first.find("edge")
+        await eventually(lambda: len(away["edge"].messages("OUT")) + len(brokers["edge"].messages("OUT")) == 200)
+
+
+async def test_max_in_flight_is_that_of_all_partitions(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    ends = trio.Event()
+
+    async def handle(message: Message) -> None:
+        await ends.wait()
+
+    source = route(max_in_flight=16)["from"]
+    one = handled(handle, to=to("out.x", jetstream=True), concurrency=4, **source)
+    async with world(handlers=[one], brokers={"main": broker}) as w:
+        publish(broker, 400)
+        await trio.sleep(5)
+        # Each partition may hold as many again behind others of their keys.
+        assert w.route.in_hand <= 2 * 16
+        ends.set()
+        await eventually(lambda: w.route.settled["filtered"] == 400)
