@@ -161,6 +161,9 @@ def _state() -> list[Panel]:
     unanswered = of_route("router_messages_unanswered_total")
     given_up = of_route("router_messages_given_up_total")
     dead = of_route("router_messages_dead_lettered_total")
+    behind = of_route("router_route_behind_count")
+    partitions = of_route("router_route_partitions_count")
+    led = of_route("router_route_partitions_led_count")
     return [
         states(
             "Routers ready",
@@ -215,9 +218,10 @@ def _state() -> list[Panel]:
         lines(
             "Behind",
             "Messages of its stream that each route has not settled, at the server or in hand. Routes from a subject "
-            "have no value; others none while it is not known.",
+            "have no value; others none while it is not known. Processes that share a durable know the same messages, "
+            "and those that share partitions different ones.",
             "short",
-            query(f"max by (route) ({of_route('router_route_behind_count')})", "{{route}}"),
+            query(f"{total(f'{behind} and {partitions}', 'route')} or max by (route) ({behind})", "{{route}}"),
             alerts=["RouterRouteBehind"],
         ).span(12),
         lines(
@@ -226,6 +230,22 @@ def _state() -> list[Panel]:
             "s",
             query(f"max by (route) ({of_route('router_route_behind_seconds')})", "{{route}}"),
             alerts=["RouterRouteBehind"],
+        ).span(12),
+        lines(
+            "Partitions led",
+            "Partitions of each route with partitions that each process leads.",
+            "short",
+            query(total(led, "route", "instance"), "{{route}} {{instance}}"),
+            alerts=["RouterPartitionsUnfair"],
+        ).span(12),
+        lines(
+            "Partitions without a leader",
+            "Partitions of each route that no process leads, and (not fair) those that a process should lead and does "
+            "not.",
+            "short",
+            query(f"max by (route) ({partitions}) - {total(led, 'route')}", "{{route}}"),
+            query(total(of_route("router_route_partitions_wanted_count"), "route"), "{{route}}: not fair"),
+            alerts=["RouterPartitionsUnled", "RouterPartitionsUnfair"],
         ).span(12),
         lines(
             "Being retried",

@@ -28,6 +28,8 @@ READY_WITHIN = 15.0
 ROUND = 0.1
 """Seconds between two rounds of traffic. A round is a few messages of each kind."""
 UNUSABLE_EVERY, CANCELLED_EVERY = 40, 5
+SHOPS = 8
+"""Subjects of payments, which are divided among the partitions of their stream."""
 
 CONFIGURATION = """
 [router]
@@ -58,7 +60,7 @@ from = {{ connection = "edge", subject = "readings.*" }}
 to = [{{ connection = "core", subject = "eu.readings.{{{{wildcard(1)}}}}" }}]
 [[routes]]
 name = "payments"
-from = {{ connection = "edge", stream = "PAYMENTS", durable = "router" }}
+from = {{ connection = "edge", stream = "PAYMENTS", durable = "router", partitions = 4 }}
 to = [{{ connection = "core", subject = "audit.card", jetstream = true }}]
 handler = "router_trio.demo.traffic:audit"
 retry = {{ initial = "500ms", attempts = 2 }}
@@ -120,7 +122,7 @@ async def _publish(live: Live) -> None:
             await live.publish(f"readings.{sensor}", json.dumps({"n": number}).encode())
         payment = {"n": number, "cancelled": number % CANCELLED_EVERY == 0}
         unusable = number % UNUSABLE_EVERY == 0
-        await live.publish("payments.card", b"unusable" if unusable else json.dumps(payment).encode())
+        await live.publish(f"payments.{number % SHOPS}", b"unusable" if unusable else json.dumps(payment).encode())
         await trio.sleep(ROUND)
 
 

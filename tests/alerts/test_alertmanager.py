@@ -14,6 +14,7 @@ NEVER_SILENT = {
     "RouterMessagesDropped",
     "RouterLedgerUnbalanced",
     "RouterRouteLedgerUnbalanced",
+    "RouterPartitionsUnled",
     "RouterErrorBudgetBurnFast",
     "RouterMessagesDeadLettered",
     "RouterDeadLettersNotStored",
@@ -71,6 +72,7 @@ def test_the_alerts_that_a_lost_connection_silences() -> None:
         "RouterRouteStalled",
         "RouterMessageRetriedForLong",
         "RouterRouteBehind",
+        "RouterPartitionsUnfair",
     }
 
 

@@ -23,6 +23,7 @@ from tests.support.credentials import create_operator
 FILES = sorted((DOCS / "deploy" / "kubernetes").iterdir())
 MANIFESTS: dict[str, dict[str, Any]] = {one["kind"]: one for one in map(yaml.safe_load, map(Path.read_text, FILES))}
 PAGE = page(DOCS / "how-to" / "kubernetes.md")
+AUTOSCALER: dict[str, Any] = yaml.safe_load([one.text for one in PAGE.blocks if one.language == "yaml"][1])
 # The oldest version that has each field, and the newest whose schemas exist.
 VERSIONS = ("1.27", "1.31", "1.34", "1.37")
 TEMPLATE: dict[str, Any] = MANIFESTS["Deployment"]["spec"]["template"]
@@ -76,8 +77,28 @@ def test_there_is_one_manifest_of_each_kind_in_a_file_of_its_name() -> None:
 
 
 def test_the_page_shows_the_manifests_verbatim() -> None:
-    [shown] = [block.text for block in PAGE.blocks if block.language == "yaml"]
+    [shown, _] = [block.text for block in PAGE.blocks if block.language == "yaml"]
     assert shown == "---\n".join(path.read_text(encoding="utf-8") for path in FILES)
+
+
+# --- its number of pods ---
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_autoscaler_is_valid(version: str) -> None:
+    check_valid(AUTOSCALER, version)
+
+
+def test_the_autoscaler_is_for_the_deployment_and_adds_no_pod_without_a_partition() -> None:
+    deployment, target = MANIFESTS["Deployment"], AUTOSCALER["spec"]["scaleTargetRef"]
+    assert target == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": "Deployment",
+        "name": deployment["metadata"]["name"],
+    }
+    [shared] = [block.text for block in PAGE.blocks if block.language == "toml"]
+    [route] = Settings.parse(shared.encode()).routes
+    assert AUTOSCALER["spec"]["maxReplicas"] == route.source.partitions
 
 
 # --- what a pod may do ---

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from router_trio.subjects.partitions import Partitioning
 from tests.docs.pages import DOCS
 from tests.docs.test_commands import COMMANDS, tokens
+from tests.integration.test_partitions_command import shared_by
 from tests.support.command import dead_letters, in_process, over_its_links
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 NOT_RUN_HERE = {"run": "it is what the other commands are for", "demo": "it takes a minute, and has a test of its own"}
 
-OVER_LINKS = ("audit", "find", "replay", "resume")
+OVER_LINKS = ("audit", "find", "partitions", "replay", "resume")
 
 CONFIG = """
 [connections.main]
@@ -80,6 +82,10 @@ async def test_each_command_of_a_page_succeeds(page: str, tmp_path: Path) -> Non
             await streams.publish("dead.orders", b"{}", LETTER | {"Router-Dead-Letter-Sequence": str(number)})
         await streams.create_consumer("ORDERS", "router", filter_subject="orders.>")
         await streams.publish("orders.7.created", b"{}", {})
+        if any(arguments[0] == "partitions" for arguments in PAGES[page]):
+            text = CONFIG.format(url=server.url).replace('filter = "orders.>"', 'filter = "orders.>"\npartitions = 4')
+            (tmp_path / "router.toml").write_text(text)
+            await shared_by(streams, Partitioning(4, (), ("orders.>",)), {"5f" * 8: range(4)})
         for arguments in PAGES[page]:
             typed = [PLACES.get(one, one) for one in arguments]
             if typed == ["check"] or typed == ["explain"]:

@@ -21,7 +21,9 @@ from router_trio.states import (
     RUNNING,
     BreakerState,
     DestinationState,
+    Held,
     LimitState,
+    Partitions,
     RouteState,
 )
 from router_trio.telemetry import Telemetry
@@ -78,6 +80,21 @@ def view() -> View:
     to(crm, "edge", "crm.{{wildcard(1)}}")
     to(crm, "main", "dead.crm", dead=True)
     crm.enter(PAUSED, AWAY)
+    crm.held_by(
+        Held(
+            0,
+            partitions=Partitions(
+                count=64,
+                led=tuple(range(0, 64, 3)),
+                wanted=(1, 2),
+                lag=dict.fromkeys(range(0, 64, 3), 12_345),
+                member="0123456789abcdef",
+                members=frozenset("abc"),
+                owners=(),
+                uncopied=77,
+            ),
+        )
+    )
     broken.enter(FAILED, "the durable 'x' of stream ORDERS has another filter: change the filter or the durable's name")
     held.breakers = [BreakerState("main", "out.{{wildcard(1)}}")]
     held.breakers[0].state, held.openings = "open", Counter({("main", "out.{{wildcard(1)}}"): 1})
@@ -194,6 +211,18 @@ async def test_a_route_shows_its_source_its_destinations_and_why_it_does_not_run
     assert kinds[:4] == ["pill good", "pill warn", "pill bad", "pill warn"]
     error = shown.view.connections["edge"].state.last_error
     assert (await shown.rows("connections"))[3] == [f"edge:\nreconnecting: {error}"]
+
+
+async def test_partitions_are_a_row_of_fields(shown: Shown) -> None:
+    await shown.open()
+    kinds = await shown.page.evaluate("[...document.querySelectorAll('.field')].map((one) => one.className)")
+    assert Counter(kinds) == {"field led": 22, "field wanted": 2, "field other": 40}
+    assert kinds[:4] == ["field led", "field wanted", "field wanted", "field led"]
+    [_, row] = await shown.rows("partitions")
+    assert row[0] == "crm"
+    assert row[1].splitlines()[-1].startswith("Leads 0, 3, 6,")
+    assert row[1].endswith("; waits for 1, 2")
+    assert row[2:] == ["22", "2", "3", "77"]
 
 
 async def test_a_refused_reload_is_shown_at_the_top_with_its_problems_until_one_is_accepted(shown: Shown) -> None:

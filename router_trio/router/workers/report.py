@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 from router_trio.router.workers.counts.numbers import Counts
 from router_trio.router.workers.counts.process_numbers import process_numbers
-from router_trio.states import Behind, DestinationState, Exemplar, LastFailure, RouteState
+from router_trio.states import Behind, DestinationState, Exemplar, LastFailure, Partitions, RouteState
 from router_trio.telemetry.http.status import readiness, route_ready, waiting_for
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.view import ConnectionView, RouterView
@@ -72,6 +72,7 @@ class RouteReport:
     last_failure: LastFailure | None
     retrying: tuple[int, float]
     behind: Behind | None
+    partitions: Partitions | None
     to: Sequence[DestinationReport]
     breakers: Sequence[BreakerReport]
     exemplars: Sequence[Exemplar]
@@ -155,10 +156,16 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
         state.last_failure,
         state.retrying,
         state.behind,
+        _partitions(state.partitions),
         [_destination(one) for one in state.to],
         [BreakerReport(one.connection, one.template, one.state, one.why_open) for one in state.breakers],
         [*state.elapsed.exemplars.values()],
     )
+
+
+def _partitions(partitions: Partitions | None) -> Partitions | None:
+    # The lag may be a view of a mapping, which can't be sent.
+    return None if partitions is None else replace(partitions, lag=dict(partitions.lag))
 
 
 def _destination(one: DestinationState) -> DestinationReport:

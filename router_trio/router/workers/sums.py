@@ -7,7 +7,7 @@ are added. Of several states the worst is shown, with the number of the worker t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -30,6 +30,7 @@ from router_trio.states import (
     DestinationState,
     Held,
     LimitState,
+    Partitions,
     RouteState,
 )
 from router_trio.telemetry.view import ConfigView
@@ -190,7 +191,8 @@ def _route(
                 sum(one.retrying[0] for one in reports.values()),
                 max((one.retrying[1] for one in reports.values()), default=0.0),
             ),
-            behind=_behind([one.behind for one in reports.values() if one.behind is not None]),
+            behind=_behind(list(reports.values())),
+            partitions=_partitions([one.partitions for one in reports.values() if one.partitions is not None]),
         )
     )
     limit = None if settings is None else settings.limit
@@ -208,7 +210,29 @@ def _route(
     return state
 
 
-def _behind(workers: Sequence[Behind]) -> Behind | None:
+def _behind(reports: Sequence[RouteReport]) -> Behind | None:
+    """Return how far a route is behind, as its workers have reported it; None if that is not known."""
+    known = [one.behind for one in reports if one.behind is not None]
+    if any(one.partitions is not None for one in reports):
+        leading = [one for one in reports if one.partitions is not None and one.partitions.led]
+        return None if any(one.behind is None for one in leading) else _behind_in_partitions(known)
+    return _behind_together(known)
+
+
+def _behind_in_partitions(workers: Sequence[Behind]) -> Behind | None:
+    """Return how far workers are behind that lead different partitions of a route."""
+    if not workers:
+        return None
+    return Behind(
+        sum(one.pending for one in workers),
+        sum(max(0, one.unsettled + one.elsewhere) for one in workers),
+        0,
+        max(one.seconds for one in workers),
+        max(one.known_for for one in workers),
+    )
+
+
+def _behind_together(workers: Sequence[Behind]) -> Behind | None:
     """Return how far a route is behind whose durable these workers share; None if none of them knows it.
 
     What the server has not delivered is counted once, by the worker that learned of it last. A worker counts the
@@ -220,6 +244,25 @@ def _behind(workers: Sequence[Behind]) -> Behind | None:
     unsettled = sum(one.unsettled for one in workers)
     elsewhere = min(one.elsewhere - (unsettled - one.unsettled) for one in workers)
     return Behind(last.pending, unsettled, max(0, elsewhere), max(one.seconds for one in workers), last.known_for)
+
+
+def _partitions(workers: Sequence[Partitions]) -> Partitions | None:
+    """Return the partitions that workers lead together; None for a route without partitions."""
+    if not workers:
+        return None
+    # A worker that has not joined yet, or has just lost its link, sees fewer members than the others.
+    seen = max(workers, key=lambda one: len(one.members))
+    led = {number for one in workers for number in one.led}
+    wanted = {number for one in workers for number in one.wanted} - led
+    lag = {number: lag for one in workers for number, lag in one.lag.items()}
+    return replace(
+        seen,
+        led=tuple(sorted(led)),
+        wanted=tuple(sorted(wanted)),
+        lag=lag,
+        member="",
+        uncopied=max(one.uncopied for one in workers),
+    )
 
 
 def _breakers(shape: RouteReport, reports: Mapping[int, RouteReport]) -> list[BreakerState]:

@@ -164,6 +164,7 @@ def _route(route: RouteState) -> dict[str, Any]:
         "failed": sum(route.failed.values()),
         "dead_lettered": route.dead_lettered,
         **_behind(route),
+        **_partitions(route),
         **_failing(route),
         **_flow(route),
         "ledger": route_ledger(route),
@@ -197,6 +198,24 @@ def _behind(route: RouteState) -> dict[str, Any]:
     behind = route.behind
     return {
         "behind": None if behind is None else {"messages": behind.messages, "seconds": round(behind.seconds, 3)},
+    }
+
+
+def _partitions(route: RouteState) -> dict[str, Any]:
+    """Return the partitions of a route, those that this process leads, and the number of processes that share them."""
+    partitions = route.partitions
+    if partitions is None:
+        return {}
+    return {
+        "partitions": {
+            "count": partitions.count,
+            "led": partitions.led,
+            "wanted": partitions.wanted,
+            "members": len(partitions.members),
+            **({"member": partitions.member} if partitions.member else {}),
+            "lag": {str(number): partitions.lag[number] for number in partitions.led if number in partitions.lag},
+            "uncopied": partitions.uncopied,
+        }
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from router_trio.settings.reload.state import RELOAD_OUTCOMES
-from router_trio.states import BREAKER_GAUGE, Behind, RouteState
+from router_trio.states import BREAKER_GAUGE, Behind, Partitions, RouteState
 from router_trio.telemetry.metrics.metric import Labels, Numbers, Sources
 from router_trio.telemetry.view import ConnectionView
 
@@ -59,6 +59,16 @@ def limited(number: Callable[[RouteState], float]) -> Numbers:
 def behind(number: Callable[[Behind], float]) -> Numbers:
     """Return a reader of one value of a route from a stream, while it is known how far the route is behind."""
     return lambda sources, route: [] if (behind := route.behind) is None else [((), number(behind))]
+
+
+def partitions(number: Callable[[Partitions], float]) -> Numbers:
+    """Return a reader of one value of a route with partitions."""
+
+    def read(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
+        found = route.partitions
+        return [] if found is None else [((), number(found))]
+
+    return read
 
 
 def breaker_states(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:

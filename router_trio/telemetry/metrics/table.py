@@ -282,6 +282,49 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         readers.behind(lambda behind: behind.seconds),
     ),
     Metric(
+        "router_route_partitions_count",
+        "gauge",
+        ROUTES,
+        (),
+        "Partitions of the route (partitions), over all processes that share them. Only for routes with partitions.",
+        readers.partitions(lambda partitions: partitions.count),
+    ),
+    Metric(
+        "router_route_partitions_led_count",
+        "gauge",
+        ROUTES,
+        (),
+        "Partitions that this process leads: it has their lead, or no process has it and there is nothing to deliver. "
+        "The sum over all processes is router_route_partitions_count. Only for routes with partitions.",
+        readers.partitions(lambda partitions: len(partitions.led)),
+    ),
+    Metric(
+        "router_route_partitions_wanted_count",
+        "gauge",
+        ROUTES,
+        (),
+        "Partitions that are the share of this process, and that it does not lead. Only for routes with partitions.",
+        readers.partitions(lambda partitions: len(partitions.wanted)),
+    ),
+    Metric(
+        "router_route_partitions_members_count",
+        "gauge",
+        ROUTES,
+        (),
+        "Processes that share the partitions of the route, as this process sees them; 0 before it has joined. Only for "
+        "routes with partitions.",
+        readers.partitions(lambda partitions: len(partitions.members)),
+    ),
+    Metric(
+        "router_route_partitions_uncopied_count",
+        "gauge",
+        ROUTES,
+        (),
+        "Messages that the server has not copied yet to the stream with the partitions; the same in every process, and "
+        "0 if the stream itself has the partitions. Only for routes with partitions.",
+        readers.partitions(lambda partitions: partitions.uncopied),
+    ),
+    Metric(
         "router_route_ledger_unbalanced",
         "gauge",
         ROUTES,

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router_trio.message import stored
 from router_trio.protocol.framing import publish
 from router_trio.settings.sections import TelemetrySettings
-from router_trio.states import CONNECTED, RECONNECTING, Behind, Held
+from router_trio.states import CONNECTED, RECONNECTING, Behind, Held, Partitions
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import ProcessMetric, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
@@ -256,6 +256,26 @@ def test_a_route_is_behind_only_while_that_is_known(page: MetricsPage, view: Vie
     assert [value(scrape(page), name, connection="main", route="eu") for name in names] == [0, 0]
     view.routes[0].held_by(Held(2))
     assert not {(name, labels) for name in names} & scrape(page).keys()
+
+
+def test_only_a_route_with_partitions_has_series_of_them(page: MetricsPage, view: View) -> None:
+    partitions = Partitions(
+        count=16,
+        led=(0, 3, 7),
+        wanted=(9,),
+        lag={0: 5},
+        member="a" * 16,
+        members=frozenset({"a" * 16, "b" * 16, "c" * 16, "d" * 16}),
+        owners=(),
+        uncopied=12,
+    )
+    view.routes[0].held_by(Held(0, partitions=partitions))
+    samples = scrape(page)
+    expected = {"": 16, "_led": 3, "_wanted": 1, "_members": 4, "_uncopied": 12}
+    for what, number in expected.items():
+        name = f"router_route_partitions{what}_count"
+        assert value(samples, name, connection="main", route="eu") == number
+        assert (name, frozenset({("connection", "main"), ("route", "us")})) not in samples
 
 
 def test_the_age_of_the_oldest_pending_operation_is_exported(page: MetricsPage, view: View) -> None:

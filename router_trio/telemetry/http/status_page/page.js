@@ -239,6 +239,41 @@ function showRoutes(routes, reasons) {
   fill(byId("routes"), heads, rows, "No routes.");
 }
 
+// A row of all partitions: those led here, those that should be, and those of other processes.
+function partitionsOf({ count: all, led, wanted, lag }) {
+  return cell(JSON.stringify([all, led, wanted, lag]), "wide", () => {
+    const kinds = new Map([...wanted.map((one) => [one, "wanted"]), ...led.map((one) => [one, "led"])]);
+    const fields = element("span", "fields");
+    fields.setAttribute("aria-hidden", "true"); // the text beside it has the same content
+    for (let partition = 0; partition < all; partition += 1) {
+      const made = element("span", "field " + (kinds.get(partition) || "other"), String(partition));
+      if (lag[partition] !== undefined) made.title = number(lag[partition]) + " behind";
+      fields.append(made);
+    }
+    const words = "Leads " + (led.join(", ") || "none") + (wanted.length ? "; waits for " + wanted.join(", ") : "");
+    return [fields, element("span", "only-read", words)];
+  });
+}
+
+// Partitions have a section only if a route has some.
+function showPartitions(routes) {
+  const shared = routes.filter(([, one]) => one.partitions);
+  byId("partitions").parentElement.hidden = !shared.length;
+  fill(
+    byId("partitions"),
+    [["Route"], ["Partitions"], ["Led here", "number"], ["Waited for", "number"], ["Processes", "number"],
+      ["Not copied yet", "number"]],
+    shared.map(([key, { partitions }]) => ({
+      key,
+      cells: [
+        name(key), partitionsOf(partitions), count(partitions.led.length), alarming(partitions.wanted.length, "warn"),
+        count(partitions.members), count(partitions.uncopied),
+      ],
+    })),
+    "No partitions.",
+  );
+}
+
 // Limits and breakers have a section only if a route has one.
 function showFlow(routes) {
   const limits = routes.filter(([, one]) => one.limit);
@@ -377,6 +412,7 @@ function show(snapshot) {
   showWorkers(status.workers);
   showConnections(Object.entries(status.connections), reasons);
   showRoutes(routes, reasons);
+  showPartitions(routes);
   showFlow(routes);
   showLedger("route-ledger", "Route", "No routes.", [["Received", "received"], ["In hand", "in_hand"]],
     routes.map(([key, one]) => [key, one.ledger]));
