@@ -46,6 +46,9 @@ MAX_READ = 20_000
 MAX_BEHIND = 1_000
 """Messages behind a copy that are read to find the same copy a second time."""
 
+HAS_PARTITIONS = "it has partitions, so the ids of its copies may be made of another stream than this one"
+"""Why copies of a route are not looked for."""
+
 UNLIMITED = Limits(sys.maxsize, sys.maxsize)
 """The limits of a server that can't be reached."""
 
@@ -141,7 +144,11 @@ class Finder:
 
     async def _in(self, source: _Source, subject: str, sequence: int | None) -> Whereabouts | None:
         # What is settled by now has its copies in the streams that are read from here on.
-        progress = {route.name: await self._progress(source, route) for route in source.routes}
+        progress = {
+            route.name: await self._progress(source, route)
+            for route in source.routes
+            if route.source.partitions is None
+        }
         message = await self._message(source.stored, subject, sequence)
         is_gone = message is None
         if message is None:
@@ -155,6 +162,9 @@ class Finder:
         for route in source.routes:
             if not _reads(route, subject):
                 where.routes.append(Outcome(route.name, "not_of_its_filter", route.source.pattern))
+                continue
+            if route.source.partitions is not None:
+                where.routes.append(Outcome(route.name, "unknown", HAS_PARTITIONS))
                 continue
             one = _OneRoute(self, route, source.stored, message, is_gone)
             where.routes.append(await one.outcome(progress[route.name]))
@@ -275,7 +285,7 @@ class Finder:
             return None  # of another subject
         origins: list[message_ids.Origin] = []
         for route in source.routes:
-            if _reads(route, subject) and route.source.own_ids:
+            if _reads(route, subject) and route.source.own_ids and route.source.partitions is None:
                 origins += await self._origins(source, route, subject, sequence)
         if not origins:
             return None

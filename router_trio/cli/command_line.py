@@ -60,6 +60,7 @@ COMMANDS = {
     "find": "router_trio.cli.find:find",
     "top": "router_trio.cli.top.command:top",
     "tap": "router_trio.cli.tap:tap",
+    "partitions": "router_trio.cli.partitions:partitions",
     "pause": "router_trio.cli.pause:pause",
     "resume": "router_trio.cli.resume:resume",
     "replay": "router_trio.cli.replay:replay",

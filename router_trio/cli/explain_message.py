@@ -13,13 +13,22 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from router_trio.cli.configuration import types_of_handler
-from router_trio.cli.explanation import Evaluated, Explanation, HandlerTypes, NotTaken, RouteExplanation, Sending
+from router_trio.cli.explanation import (
+    Evaluated,
+    Explanation,
+    HandlerTypes,
+    NotTaken,
+    PartitionOfMessage,
+    RouteExplanation,
+    Sending,
+)
 from router_trio.errors import EvaluationError, HandlerError, InvalidBodyError, LoopError, MappingError, reasons
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_MESSAGE
 from router_trio.protocol.headers import decode
 from router_trio.routing.policy import hops
 from router_trio.routing.route_plans import Destination, RoutePlan, routes_for
+from router_trio.settings.routes.sources.partitioned import derived_stream, durables, partitioning_of
 
 if TYPE_CHECKING:
     # Only for type checkers: the evaluator is imported only for routes that have an expression.
@@ -46,7 +55,7 @@ def explain_message(
 
 
 def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, workers: int) -> RouteExplanation:
-    found = RouteExplanation(plan, workers=workers)
+    found = RouteExplanation(plan, workers=workers, partition=_partition(plan, subject))
     message = Arrived(subject, block, payload)
     if plan.expressions or plan.counts_hops:
         from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
@@ -80,6 +89,16 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
     if found.error is None:
         _choose(found, message)
     return found
+
+
+def _partition(plan: RoutePlan, subject: str) -> PartitionOfMessage | None:
+    source = plan.settings.source
+    partitioning, consumer = partitioning_of(source), source.kind.consumer(source)
+    if partitioning is None or consumer is None:
+        return None
+    number = partitioning.partition_of(subject)
+    durable = durables(source)[number]
+    return PartitionOfMessage(number, partitioning.count, durable, consumer[0], derived_stream(*consumer))
 
 
 def _look_at_handler(name: str, found: RouteExplanation, payload: bytes) -> None:

@@ -168,6 +168,30 @@ class HandlerTypes:
             yield f"    {part}: {excerpt(dumps(schema, ensure_ascii=False), LONGEST_SHOWN)}"
 
 
+@dataclass(frozen=True, slots=True)
+class PartitionOfMessage(Printable):
+    """The partition that a message is in, with the durable that delivers it.
+
+    It is one of `copy`, unless the `stream` of the route has the partitions itself, which only the server knows.
+    """
+
+    number: int
+    count: int
+    durable: str
+    stream: str
+    copy: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the number, from 0, of how many, the durable, and the stream that has the partitions."""
+        found = {"number": self.number, "count": self.count, "durable": self.durable}
+        return found | {"stream": self.stream, "copy": self.copy}
+
+    def lines(self) -> Iterator[str]:
+        """Yield the line of text."""
+        where = f"durable {self.durable} of stream {self.copy}, a copy of {self.stream}"
+        yield f"  partition {self.number} of {self.count}: {where} (of {self.stream} if that has the partitions itself)"
+
+
 @dataclass(slots=True)
 class RouteExplanation(Printable):
     """The result for one route with this number of `workers`.
@@ -187,6 +211,7 @@ class RouteExplanation(Printable):
     reason: str = EvaluationError.reason
     assumed: bool = False
     workers: int = 1
+    partition: PartitionOfMessage | None = None
 
     @property
     def fails(self) -> bool:
@@ -201,6 +226,8 @@ class RouteExplanation(Printable):
             "name": self.plan.name,
             "destinations": [sending.as_json() for sending in self.sendings],
         }
+        if self.partition is not None:
+            found["partition"] = self.partition.as_json()
         if self.plan.decides:
             found["strategy"] = self.plan.settings.strategy
         for name, evaluated in (("when", self.when), ("key", self.key)):
@@ -234,6 +261,8 @@ class RouteExplanation(Printable):
         yield f"route {plan.name} takes it from {source_of(plan)}{condition}"
         if sentence := guarantee(plan.settings, self.workers):
             yield f"  {sentence}"
+        if self.partition is not None:
+            yield from self.partition.lines()
         if self.assumed:
             yield "  assumed: the first message of its stream, stored now, delivered once"
         if self.when is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from getpass import getuser
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, Parser, UsageError
 from router_trio.cli.configuration import load
-from router_trio.cli.stored_routes import EXAMPLE, add_route, consumer_of, moment, stored_route
+from router_trio.cli.stored_routes import EXAMPLE, add_route, moment, stored_route
 
 if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
@@ -38,8 +38,8 @@ def add_arguments(parser: Parser) -> None:
 def pause(config: Path, route: str, *, duration: timedelta | None, until: datetime | None) -> int:
     """Pause a route on the server, for every process.
 
-    Pauses the durable consumer of the route, for a duration or until a
-    time. The server then delivers nothing to any router process, also
+    Pauses the durable consumer of the route, or those of all its
+    partitions, for a duration or until a time. The server then delivers nothing to any router process, also
     after restarts, and continues by itself when the time has come.
     Messages that were delivered before are still routed and acked, and
     nothing is lost. A pause that is in force is replaced.
@@ -58,7 +58,7 @@ def pause(config: Path, route: str, *, duration: timedelta | None, until: dateti
         raise UsageError("pause needs either --for or --until; router-trio pause --help shows an example")
     settings = load(config)
     settings.require_servers()
-    found = stored_route(settings, route, CANT_PAUSE)
+    found = stored_route(settings, route, CANT_PAUSE, any_partitions=True)
     from router_trio.cli.over_links import over_links
 
     job = partial(_job, found, until if duration is None else duration)
@@ -67,19 +67,30 @@ def pause(config: Path, route: str, *, duration: timedelta | None, until: dateti
 
 async def _job(route: RouteSettings, until: datetime | timedelta | None, links: Mapping[str, CommandLink]) -> int:
     from router_trio.nats.jetstream.consumer_config import paused
+    from router_trio.nats.partitions import durables_of
     from router_trio.nats.pause import PausedDurable
 
-    stream, durable = consumer_of(route)
+    link = links[route.source.connection]
+    stream, durables = await durables_of(link, route.source)
     assert until is not None
-    try:
-        info, denied = await PausedDurable(links[route.source.connection], stream, durable).pause(until, _author())
-    except ValueError as error:
-        raise UsageError(f"--until: {error}") from None
+    for durable in durables:
+        try:
+            info, denied = await PausedDurable(link, stream, durable).pause(until, _author())
+        except ValueError as error:
+            raise UsageError(f"--until: {error}") from None
+        until = datetime.fromisoformat(info.config.pause_until)  # the same for all of them
     if denied:
         why = "this user may not change the durable, so that routers can't report who has paused it"
         print(f"router-trio: {why}: {denied}", file=sys.stderr)
-    print(f"route {route.name}: the durable {durable!r} of stream {stream!r} {paused(info)}")
+    print(f"route {route.name}: {named(durables)} of stream {stream!r} {paused(info)}")
     return DONE
+
+
+def named(durables: Sequence[str]) -> str:
+    """Return the durables of a route as a subject of a sentence, which goes on in the singular."""
+    if len(durables) == 1:
+        return f"the durable {durables[0]!r}"
+    return f"each of the durables {durables[0]!r} to {durables[-1]!r}"
 
 
 def _author() -> str:

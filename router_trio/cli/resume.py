@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, Parser
 from router_trio.cli.configuration import load
-from router_trio.cli.pause import CANT_PAUSE
-from router_trio.cli.stored_routes import add_route, consumer_of, stored_route
+from router_trio.cli.pause import CANT_PAUSE, named
+from router_trio.cli.stored_routes import add_route, stored_route
 
 if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
@@ -36,7 +36,7 @@ def resume(config: Path, route: str) -> int:
 
     settings = load(config)
     settings.require_servers()
-    found = stored_route(settings, route, CANT_PAUSE)
+    found = stored_route(settings, route, CANT_PAUSE, any_partitions=True)
     from router_trio.cli.over_links import over_links
 
     job = partial(_job, found)
@@ -44,10 +44,12 @@ def resume(config: Path, route: str) -> int:
 
 
 async def _job(route: RouteSettings, links: Mapping[str, CommandLink]) -> int:
+    from router_trio.nats.partitions import durables_of
     from router_trio.nats.pause import PausedDurable
 
-    stream, durable = consumer_of(route)
-    info = await PausedDurable(links[route.source.connection], stream, durable).resume()
-    waiting = f"{info.num_pending:,} messages are not delivered yet"
-    print(f"route {route.name}: the durable {durable!r} of stream {stream!r} is not paused; {waiting}")
+    link = links[route.source.connection]
+    stream, durables = await durables_of(link, route.source)
+    infos = [await PausedDurable(link, stream, durable).resume() for durable in durables]
+    waiting = f"{sum(info.num_pending for info in infos):,} messages are not delivered yet"
+    print(f"route {route.name}: {named(durables)} of stream {stream!r} is not paused; {waiting}")
     return DONE

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "2026-11-29T10:00:00Z"
 
+NOT_WITH_PARTITIONS = "this command is for a route with one durable"
+
 Bound = int | datetime
 """The first or the last message: a sequence or a time."""
 
@@ -35,13 +37,19 @@ def add_range(parser: Parser) -> None:
     parser.add_argument("--to", dest="end", type=_bound, metavar="N|TIME", help=f"the last message: {bound}")
 
 
-def stored_route(settings: Settings, name: str, why_not: str) -> RouteSettings:
-    """Return a route from a stream. Raises `UsageError`, with `why_not` if the route reads a subject."""
+def stored_route(settings: Settings, name: str, why_not: str, *, any_partitions: bool = False) -> RouteSettings:
+    """Return a route from a stream. Raises `UsageError`, with `why_not` if the route reads a subject.
+
+    A route with partitions is refused as well unless `any_partitions` are allowed: the ids of its copies may be made of
+    another stream than its own, and each partition has a position of its own.
+    """
     for route in settings.routes:
         if route.name == name:
-            if route.source.kind.is_stored:
-                return route
-            raise UsageError(f"route {name} reads a subject, {why_not}")
+            if not route.source.kind.is_stored:
+                raise UsageError(f"route {name} reads a subject, {why_not}")
+            if route.source.partitions is not None and not any_partitions:
+                raise UsageError(f"route {name} has partitions, each with a position of its own: {NOT_WITH_PARTITIONS}")
+            return route
     known = [route.name for route in settings.routes]
     raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")
 

@@ -15,8 +15,8 @@ from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.nats.jetstream.sourced_stream import Partitioned, read_partitioned
 from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import KV, kv_below
-from router_trio.settings.routes.sources.keys import SourceKeys
-from router_trio.settings.routes.sources.partitioned import derived_stream, durables
+from router_trio.settings import SourceSettings
+from router_trio.settings.routes.sources.partitioned import derived_stream, durables, partitioning_of
 
 TRIES = 5
 """How often moves are read and stored again if another command has changed them in between."""
@@ -25,14 +25,14 @@ EXPIRES = {"Nats-TTL": "1s"}
 """Lets the key of the moves vanish when nothing is moved any more, which needs no permission to purge."""
 
 
-async def durables_of(link: CommandLink, source: SourceKeys) -> tuple[str, tuple[str, ...]]:
+async def durables_of(link: CommandLink, source: SourceSettings) -> tuple[str, tuple[str, ...]]:
     """Return the stream that has the durables of a route from a stream, and their names: one for each partition."""
-    assert source.stream is not None
-    assert source.durable is not None
-    if source.partitions is None:
-        return source.stream, (source.durable,)
-    derived = derived_stream(source.stream, source.durable)
-    there = RoutePartitions(link, source.stream, source.durable, derived)
+    consumer = source.kind.consumer(source)
+    assert consumer is not None
+    stream, durable = consumer
+    if partitioning_of(source) is None:
+        return stream, (durable,)
+    there = RoutePartitions(link, stream, durable, derived_stream(stream, durable))
     return (await there.stream())[0], durables(source)
 
 

@@ -8,9 +8,10 @@ an example of a subject, with a token that no other client uses.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.command_link import CommandLink
+from router_trio.nats.jetstream import members
 from router_trio.nats.jetstream.api import (
     NOT_ENABLED,
     NOT_FOUND,
@@ -30,9 +32,10 @@ from router_trio.nats.jetstream.api import (
     stream_info,
     stream_names,
 )
+from router_trio.nats.jetstream.sourced_stream import Partitioned, read_partitioned
 from router_trio.nats.requests import Request, all_answered
-from router_trio.online.facts import Facts, Key, ServerFacts, Unknown
-from router_trio.online.parts import Destination, declared_in, destinations_of, sent_by, sources_of
+from router_trio.online.facts import Facts, Key, ServerFacts, UnaskedError, Unknown
+from router_trio.online.parts import Destination, declared_in, destinations_of, partitioned_in, sent_by, sources_of
 from router_trio.protocol import framing, headers
 from router_trio.settings import Settings
 from router_trio.settings.permissions import permissions_of
@@ -76,6 +79,7 @@ class _Asked:
     no_jetstream: str | None = None
     skew: float | None = None
     untested: str | None = None
+    partitioned: dict[str, Partitioned] = field(default_factory=dict)
 
     async def each(self, asked: Sequence[tuple[str, bytes]], read: Callable[[bytes], T]) -> list[T | Unknown | None]:
         """Send requests, and return their answers; None for what does not exist."""
@@ -113,11 +117,14 @@ class _Asked:
             return Unknown(f"the answer to {subject} is not a valid JetStream answer: {error}")
 
     async def look_up(self, names: Iterable[str]) -> None:
-        """Look up these streams."""
+        """Look up these streams, and their partitions."""
         new = [name for name in dict.fromkeys(names) if name not in self.streams]
-        self.streams.update(
-            zip(new, await self.each([(f"STREAM.INFO.{one}", b"") for one in new], stream_info), strict=True)
-        )
+        answers = await self.each([(f"STREAM.INFO.{one}", b"") for one in new], read_partitioned)
+        for name, answer in zip(new, answers, strict=True):
+            found = answer if answer is None or isinstance(answer, Unknown) else answer[0]
+            self.streams[name] = found
+            if isinstance(answer, tuple) and answer[1] is not None:
+                self.partitioned[name] = answer[1]
 
     async def look_up_consumers(self, names: Iterable[tuple[str, str]]) -> None:
         """Look up these consumers of streams."""
@@ -160,6 +167,7 @@ class _Asked:
             takers=self.takers,
             permissions=self.permissions,
             untested=self.untested,
+            partitioned=self.partitioned,
         )
 
 
@@ -178,8 +186,11 @@ async def ask(
         own = [one for one in sources if one.connection == name]
         declared = [one.stream.name for one in declared_in(settings) if one.connection == name]
         named = [to.stream for to in destinations if to.connection == name and to.stream is not None]
-        await here.look_up([*(one.stream for one in own), *declared, *named])
-        await here.look_up_consumers((one.stream, one.durable) for one in own)
+        copies = [one.copy for one in partitioned_in(settings) if one.connection == name]
+        buckets = [members.STREAM] if copies else []
+        await here.look_up([*(one.stream for one in own), *declared, *named, *copies, *buckets])
+        plain = ((one.stream, one.durable) for one in own)
+        await here.look_up_consumers([*plain, *_durables(settings, name, here)])
     for to in destinations:
         if to.stream is None and to.connection in asked:
             await asked[to.connection].find(to.path, map(".".join, sent_by(to, _read(settings, asked, to))))
@@ -195,6 +206,15 @@ async def ask(
         {name: asked[name].facts() if name in asked else unreachable[name] for name in settings.connections},
         outage,
     )
+
+
+def _durables(settings: Settings, connection: str, here: _Asked) -> Iterator[tuple[str, str]]:
+    """Yield the stream and the durable of each partition of the routes from a connection, as far as they are known."""
+    known = Facts(settings, {connection: here.facts()})
+    for source in partitioned_in(settings):
+        if source.connection == connection:
+            with contextlib.suppress(UnaskedError):
+                yield from ((one.stream, one.durable) for one in known.durables(source))
 
 
 def _read(settings: Settings, asked: Mapping[str, _Asked], to: Destination) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeVar
 
 from router_trio.nats.info import DEFAULT_MAX_PAYLOAD
 from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo
-from router_trio.online.parts import Destination
+from router_trio.nats.jetstream.sourced_stream import Partitioned
+from router_trio.online.parts import Destination, Source
 from router_trio.settings import Settings
+from router_trio.settings.routes.sources.partitioned import durables
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ class ServerFacts:
     time. `takers` contains the names of the streams that take subjects of a destination, by its path.
     `permissions` contains for each permission why it is missing, or None if it is granted. `untested` is why
     permissions to publish could not be tested, or None. `no_jetstream` is why there is no JetStream, or None.
+    `partitioned` contains the partitions of streams that have some, by name.
     """
 
     version: str = ""
@@ -72,6 +75,7 @@ class ServerFacts:
     takers: Mapping[str, tuple[str, ...] | Unknown] = field(default_factory=dict)
     permissions: Mapping[Key, str | Unknown | None] = field(default_factory=dict)
     untested: str | None = None
+    partitioned: Mapping[str, Partitioned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,21 @@ class Facts:
     def consumer(self, connection: str, stream: str, durable: str) -> ConsumerInfo | None:
         """Return a consumer; None if it does not exist."""
         return known(self.server(connection).consumers.get((stream, durable)))
+
+    def partitions(self, connection: str, name: str) -> Partitioned | None:
+        """Return the partitions of a stream; None if it has none, or does not exist."""
+        return self.server(connection).partitioned.get(name)
+
+    def durables(self, source: Source) -> list[Source]:
+        """Return the sources of the partitions of a route: each with the stream that it is read from, and its durable.
+
+        Raises `UnaskedError` if that stream is not known.
+        """
+        own = self.stream(source.connection, source.stream)
+        has = own is not None and self.partitions(source.connection, source.stream) is not None
+        read = source.stream if has else source.copy
+        names = durables(source.route.source)
+        return [replace(source, stream=read, durable=one, partition=number) for number, one in enumerate(names)]
 
     def takers(self, to: Destination) -> list[StreamInfo]:
         """Return the streams that store messages of a destination."""

@@ -10,6 +10,7 @@ from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.checks.resolve import reaches
 from router_trio.settings.routes import DestinationSettings
 from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.routes.sources.partitioned import derived_stream
 from router_trio.settings.streams import StreamSettings
 from router_trio.subjects.patterns import matches_tokens
 from router_trio.subjects.shapes import Shape, mapped, meet
@@ -29,13 +30,22 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source of a route that reads a stream."""
+    """The source of a route that reads a stream.
+
+    One with partitions reads the durables of `Facts.durables`, each with its `partition`, and not `durable` itself.
+    """
 
     path: str
     route: RouteSettings
     connection: str
     stream: str
     durable: str
+    partition: int | None = None
+
+    @property
+    def copy(self) -> str:
+        """The name of the stream that copies `stream` for this route, if that has no partitions itself."""
+        return derived_stream(self.stream, self.durable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,11 @@ def sources_of(settings: Settings) -> Iterator[Source]:
             yield Source(f"routes[{index}].from", route, route.source.connection, *consumer)
 
 
+def partitioned_in(settings: Settings) -> Iterator[Source]:
+    """Yield the sources that have partitions."""
+    yield from (one for one in sources_of(settings) if one.route.source.partitions is not None)
+
+
 def destinations_of(settings: Settings) -> Iterator[Destination]:
     """Yield the destinations and dead letters of all routes that streams store."""
     for index, route in enumerate(settings.routes):
@@ -94,9 +109,10 @@ def destinations_of(settings: Settings) -> Iterator[Destination]:
 
 
 def declared_in(settings: Settings) -> Iterator[Declared]:
-    """Yield the streams of `[[streams]]`."""
+    """Yield the streams of `[[streams]]`, without the copies that routes make."""
     for index, stream in enumerate(settings.streams):
-        yield Declared(f"streams[{index}]", stream)
+        if not stream.is_copy:
+            yield Declared(f"streams[{index}]", stream)
 
 
 def declared_for(settings: Settings, connection: str) -> list[Declared]:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from router_trio.online import destinations, servers, sources, streams
+from router_trio.online import destinations, partitions, servers, sources, streams
 from router_trio.online.facts import NOTE, Facts, Finding, ServerFacts, Severity, UnaskedError, Unknown
-from router_trio.online.parts import Server, declared_in, destinations_of, sources_of
+from router_trio.online.parts import Server, Source, declared_in, destinations_of, sources_of
 
 
 class Part(Protocol):
@@ -70,7 +70,9 @@ def report_of(facts: Facts) -> Report:
     asked = {name for name, server in facts.servers.items() if not isinstance(server, Unknown)}
     run.each(servers.FINDINGS, (Server(one) for one in facts.servers if one in asked))
     run.each(servers.DECLARED, (one for one in declared_in(settings) if one.connection in asked))
-    run.each(sources.FINDINGS, (one for one in sources_of(settings) if one.connection in asked))
+    for source in sources_of(settings):
+        if source.connection in asked:
+            run.source(source)
     run.each(destinations.FINDINGS, (one for one in destinations_of(settings) if one.connection in asked))
     run.each(streams.FINDINGS, streams.used_streams(facts, run.without_stream))
     return run.report()
@@ -93,9 +95,24 @@ class _Run:
                 except UnaskedError as error:
                     self._leave_out(part.path, error.unknown, find.__name__)
 
+    def source(self, source: Source) -> None:
+        """Run the findings about a source and its durables."""
+        if source.route.source.partitions is None:
+            self.each(sources.FINDINGS, [source])
+            return
+        self.each((*sources.STREAM, *partitions.FINDINGS), [source])
+        try:
+            durables = self._facts.durables(source)
+        except UnaskedError as error:
+            for find in sources.DURABLE:
+                self._leave_out(source.path, error.unknown, find.__name__)
+        else:
+            self.each(sources.DURABLE, durables)
+
     def without_server(self, connection: str, unknown: Unknown) -> None:
         """Record that every finding about a connection is missing."""
-        for find in (*servers.FINDINGS, *servers.DECLARED, *sources.FINDINGS, *destinations.FINDINGS):
+        of_sources = (*sources.FINDINGS, *partitions.FINDINGS)
+        for find in (*servers.FINDINGS, *servers.DECLARED, *of_sources, *destinations.FINDINGS):
             self._leave_out(f"connections.{connection}", unknown, find.__name__)
         self.without_stream(f"connections.{connection}", unknown)
 

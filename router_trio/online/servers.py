@@ -49,10 +49,16 @@ def _needs(facts: Facts, server: Server) -> Iterator[tuple[tuple[int, int], str,
     for source in sources_of(facts.settings):
         if source.connection == here and source.route.source.standby:
             yield (2, 11), f"{source.path}.standby", "standby"
+        if source.connection == here and source.route.source.partitions is not None:
+            entire = source.route.source.partition_by is None
+            what = "partitions without partition_by" if entire else "partitions"
+            yield (2, 12) if entire else (2, 11), f"{source.path}.partitions", what
     for to in destinations_of(facts.settings):
         if to.connection == here and to.to.ttl:
             yield (2, 11), f"{to.section}.ttl", "ttl"
     for one in declared_in(facts.settings):
+        if one.connection == here and one.stream.partitions is not None and one.stream.partition_by is None:
+            yield (2, 12), f"{one.path}.partitions", "partitions without partition_by"
         if one.connection == here and one.stream.allow_message_ttl:
             yield (2, 11), f"{one.path}.allow_message_ttl", "allow_message_ttl"
         if one.connection == here and one.stream.allow_batched:
@@ -102,7 +108,7 @@ def declared_differs(facts: Facts, declared: Declared) -> Iterator[Found]:
     """Find a stream that is not as `[[streams]]` describes it."""
     info = facts.stream(declared.connection, declared.stream.name)
     for difference in () if info is None else declared.stream.config.differences(stream_config(info)):
-        key = difference.partition(" ")[0]
+        key = difference.partition(" ")[0].replace("transform", "partitions")
         text = f"{difference}; the router does not change the stream: edit it, or change the key"
         yield Found(WARNING, f"{declared.path}.{key}", f"stream {declared.stream.name!r}: {text}")
 

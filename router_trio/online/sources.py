@@ -11,6 +11,7 @@ from router_trio.online.facts import ERROR, NOTE, WARNING, Facts, Finding, Found
 from router_trio.online.parts import Source, declared_for
 from router_trio.protocol.consumer import ConsumerSpec, beyond_end
 from router_trio.protocol.stream_config import StreamSubjects
+from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.subjects.patterns import overlaps
 from router_trio.subjects.shapes import mapped, meet
 
@@ -64,14 +65,18 @@ def durable_differs(facts: Facts, source: Source) -> Iterator[Found]:
 
 def _spec(source: Source) -> ConsumerSpec:
     keys = source.route.source
+    partitions = partitioning_of(keys)
+    filters = keys.filters
+    if partitions is not None and source.partition is not None:
+        filters = partitions.filters(source.partition)
     return ConsumerSpec(
         stream=source.stream,
         durable=source.durable,
-        filters=keys.filters,
+        filters=filters,
         ack_wait=keys.ack_wait,
         max_deliver=-1,
         max_ack_pending=keys.max_in_flight,
-        standby=keys.standby,
+        standby=keys.standby or source.partition is not None,
         deliver=keys.deliver,
     )
 
@@ -156,4 +161,10 @@ FINDINGS: tuple[Finding[Source], ...] = (
     durable_paused,
     durable_shared,
 )
-"""Each finding about a source."""
+"""Each finding about a source without partitions."""
+
+STREAM: tuple[Finding[Source], ...] = (source_missing, filter_matches_nothing)
+"""Each finding about the stream of a source with partitions."""
+
+DURABLE: tuple[Finding[Source], ...] = (durable_differs, delivery_limit_removed, durable_paused)
+"""Each finding about the durable of a partition."""

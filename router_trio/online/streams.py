@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import StreamInfo
 from router_trio.nats.jetstream.streams import refuses
 from router_trio.online.facts import ERROR, NOTE, WARNING, Facts, Finding, Found, UnaskedError, Unknown
-from router_trio.online.parts import Declared, Destination, Source, declared_for, destinations_of, sources_of
+from router_trio.online.parts import (
+    Declared,
+    Destination,
+    Source,
+    declared_for,
+    destinations_of,
+    partitioned_in,
+    sources_of,
+)
 from router_trio.settings.units import format_duration
 
 LIVENESS_INTERVALS = 2
@@ -38,7 +46,8 @@ def used_streams(facts: Facts, unknown: Callable[[str, Unknown], None]) -> list[
     sources: dict[tuple[str, str], list[Source]] = {}
     destinations: dict[tuple[str, str], list[Destination]] = {}
     found: dict[tuple[str, str], StreamInfo] = {}
-    for source in sources_of(facts.settings):
+    copied = [replace(one, stream=one.copy) for one in partitioned_in(facts.settings)]
+    for source in (*sources_of(facts.settings), *copied):
         if source.connection not in asked:
             continue
         try:

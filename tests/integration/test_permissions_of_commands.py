@@ -13,8 +13,10 @@ import pytest
 from router_trio import Router, Settings
 from router_trio.nats import requests
 from router_trio.protocol.permissions import OF_COMMANDS, CommandPermission
+from router_trio.subjects.partitions import Partitioning
 from tests.integration.readiness import refused
 from tests.integration.test_dead_letters import dead_letter
+from tests.integration.test_partitions_command import shared_by
 from tests.support.command import over_its_links
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -41,6 +43,7 @@ to = [ {{ subject = "out.{{{{wildcard(1)}}}}", jetstream = true }} ]
 
 NAMES = {
     "api": "$JS.API",
+    "kv": "$KV",
     "stream": "ORDERS",
     "durable": "router",
     "target": "OUT",
@@ -60,6 +63,8 @@ ARGUMENTS = {
     "dead-letters redrive": "dead-letters router.toml orders redrive",
     "diff --last": "diff router.toml other.toml --last 10 orders",
     "find": "find router.toml orders.7",
+    "partitions": "partitions shared.toml orders",
+    "partitions --move": "partitions shared.toml orders --move 1 --to 5f",
     "pause": "pause router.toml orders --for 1h",
     "position": "position router.toml orders --consumer billing",
     "position --apply": "position router.toml orders --consumer billing --apply",
@@ -113,6 +118,9 @@ async def prepare(command: str, server: NatsServer, streams: JetStream, folder: 
     text = CONFIGURATION.format(url=server.url, user="router")
     (folder / "router.toml").write_text(text)
     (folder / "other.toml").write_text(text.replace('"out.', '"out.other.'))
+    (folder / "shared.toml").write_text(text.replace('filter = "orders.*"', 'filter = "orders.*", partitions = 2'))
+    if command.startswith("partitions"):
+        await shared_by(streams, Partitioning(2, (), ("orders.*",)), {"5f" * 8: (0, 1)})
 
 
 @asynccontextmanager

@@ -68,7 +68,8 @@ def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
 
     The streams of `[[streams]]` come first, then those that routes read with a filter, then those without one.
     """
-    streams = {stream.name: list(stream.subjects) for stream in settings.streams if stream.connection == connection}
+    declared_here = [one for one in settings.streams if one.connection == connection and not one.is_copy]
+    streams = {stream.name: list(stream.subjects) for stream in declared_here}
     declared = frozenset(streams)
     for source in sorted((route.source for route in settings.routes), key=lambda source: not source.filters):
         name = _stream(source)

@@ -11,6 +11,7 @@ from router_trio.cli.explain_message import explain_message
 from router_trio.cli.explanation import Explanation
 from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import Settings
+from router_trio.subjects.partitions import Partitioning
 
 
 def explained(subject: str, *routes: dict[str, Any], payload: bytes = b"") -> Explanation:
@@ -160,3 +161,22 @@ def test_a_subject_reserved_for_the_server_is_refused_as_the_router_would() -> N
     assert refused["subject"] is None
     assert "reserved for NATS itself" in refused["error"]
     assert sent == {"connection": "other", "subject": "safe.$JS.API.STREAM.DELETE.S"}
+
+
+def test_the_partition_of_a_message_is_shown_with_its_durable() -> None:
+    source = {"stream": "ORDERS", "durable": "router", "filter": "orders.*.*", "partitions": 16, "partition_by": [1]}
+    found = explained("orders.7.new", route("orders", source, "eu.$1"))
+    number = Partitioning(16, (1,), ("orders.*.*",)).partition_of("orders.7.new")
+    (shown,) = found.as_json()["routes"]
+    durable = f"router-{number}"
+    assert shown["partition"] == {
+        "number": number,
+        "count": 16,
+        "durable": durable,
+        "stream": "ORDERS",
+        "copy": "ORDERS-router",
+    }
+    assert (
+        f"  partition {number} of 16: durable {durable} of stream ORDERS-router, a copy of ORDERS "
+        "(of ORDERS if that has the partitions itself)"
+    ) in list(found.lines())

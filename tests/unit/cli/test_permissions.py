@@ -234,6 +234,49 @@ def test_a_connection_gets_the_permissions_of_its_own_ends() -> None:
     assert granted(settings, "other") == (["out.a", "out.b", "dead.a", *lookups], INBOX)
 
 
+def partitioned(**source: Any) -> dict[str, Any]:
+    route = stream("IN", {"connection": "other", "subject": "out.a"})
+    route["from"] |= {"filter": "in.*", "partitions": 2, "partition_by": [1]} | source
+    return route
+
+
+OF_MEMBERS = [
+    "$JS.API.STREAM.INFO.KV_router-trio-members",
+    "$KV.router-trio-members.IN.d.*",
+    "$JS.API.STREAM.MSG.GET.KV_router-trio-members",
+    "$JS.API.STREAM.CREATE.KV_router-trio-members",
+    "$JS.API.STREAM.PURGE.KV_router-trio-members",
+]
+
+
+def test_a_route_with_partitions_reads_a_copy_with_any_of_its_consumers() -> None:
+    *of_consumer, messages = of_durable("IN-d", "*")
+    publish = [*of_consumer, "$JS.API.CONSUMER.UNPIN.IN-d.*", messages]
+    publish += ["$JS.API.STREAM.INFO.IN", "$JS.API.STREAM.CREATE.IN-d", "$JS.API.CONSUMER.INFO.IN.d", *OF_MEMBERS]
+    settings = configured(partitioned())
+    assert granted(settings) == (publish, INBOX)
+    optional = {one.subject for one in permissions_of(settings, "main") if one.optional}
+    unpin, purge = "$JS.API.CONSUMER.UNPIN.IN-d.*", "$JS.API.STREAM.PURGE.KV_router-trio-members"
+    assert optional == {unpin, messages, purge}
+
+
+def test_a_stream_with_partitions_is_read_with_one_durable_each() -> None:
+    entry = {"connection": "main", "name": "IN", "subjects": ["in.*"], "partitions": 2, "partition_by": [1]}
+    publish, subscribe = granted(configured(partitioned(), streams=[entry]))
+    of_both = dict.fromkeys(
+        one for pair in zip(*(of_durable("IN", f"d-{n}") for n in (0, 1)), strict=True) for one in pair
+    )
+    unpins = [f"$JS.API.CONSUMER.UNPIN.IN.d-{n}" for n in (0, 1)]
+    assert set(publish) == {*of_both, *unpins, *OF_MEMBERS, "$JS.API.STREAM.CREATE.IN"}
+    assert subscribe == INBOX
+
+
+def test_the_bucket_of_members_is_below_the_prefix_of_another_domain() -> None:
+    publish, _ = granted(configured(partitioned(), domain="hub"))
+    assert "$JS.hub.API.$KV.router-trio-members.IN.d.*" in publish
+    assert "$JS.hub.API.STREAM.CREATE.IN-d" in publish
+
+
 def test_a_position_is_read_at_the_source_and_kept_at_the_destination() -> None:
     route = stream("IN", {"connection": "other", "subject": "out.a"}, route="a copy")
     kept = [{"consumer": "billing", "route": "a copy"}, {"consumer": "shipping", "route": "a copy", "bucket": "B"}]
@@ -302,6 +345,7 @@ def test_each_row_of_the_table_is_for_a_part_that_has_its_names() -> None:
         stream("IN", "out.a", route="c"),
         stream("IN", "out.a", route="d", standby=True)
         | {"from": stream("IN", standby=True)["from"] | {"durable": "e"}},
+        partitioned(durable="f") | {"name": "e"},
         streams=[OUT],
         positions=[{"consumer": "billing", "route": "c"}],
         service=True,

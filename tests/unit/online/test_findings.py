@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo, consumer_info, stream_info
-from router_trio.online import destinations, servers, sources, streams
+from router_trio.nats.jetstream.sourced_stream import Partitioned
+from router_trio.online import destinations, partitions, servers, sources, streams
 from router_trio.online.facts import Facts, ServerFacts, Unknown
 from router_trio.online.report import report_of
 from router_trio.settings import Settings
+from router_trio.subjects.partitions import Partitioning
 from tests.support.command import ROOT
 
 LEADER = {"name": "C", "leader": "a"}
@@ -26,6 +29,7 @@ def stream(name: str, *subjects: str, state: Mapping[str, Any] | None = None, **
         "state": {"messages": 0, "bytes": 0, **(state or {})},
         "created": "2026-01-01T00:00:00Z",
         "cluster": rest.pop("cluster", {"leader": "single"}),
+        "ts": rest.pop("ts", None),
     }
     answer["config"] |= rest
     return stream_info(json.dumps(answer).encode())
@@ -98,7 +102,8 @@ def test_a_good_server_gives_no_finding() -> None:
 
 def test_every_finding_has_a_fixture() -> None:
     lists = (servers.FINDINGS, servers.DECLARED, sources.FINDINGS, destinations.FINDINGS, streams.FINDINGS)
-    assert {find.__name__ for one in lists for find in one} == set(CASES)
+    names = {find.__name__ for one in lists for find in one}
+    assert names | {find.__name__ for find in partitions.FINDINGS} == set(CASES)
 
 
 def test_the_page_lists_every_finding_with_its_severities() -> None:
@@ -472,6 +477,158 @@ CASES["to_be_created"] = [
         "stream 'COPIES' does not exist; the router creates it at its start",
     )
 ]
+
+# --- partitions ---
+
+PARTITIONED = configured(source={"partitions": 4, "partition_by": [1]})
+TRANSFORMS = [{"src": "orders.*", "dest": "{{partition(4,1)}}.orders.{{wildcard(1)}}"}]
+THERE = Partitioned(Partitioning(4, (1,), ("orders.*",)), "ORDERS")
+
+
+def of_partitions(*found: StreamInfo, settings: Settings = PARTITIONED, has: Any = THERE, **server: Any) -> Facts:
+    """Return the facts of a route that reads a copy of ORDERS, which has these partitions."""
+    copy = stream("ORDERS-router", sources=[{"name": "ORDERS", "subject_transforms": TRANSFORMS}])
+    partitioned = {} if has is None else {"ORDERS-router": has}
+    return facts(copy, *found, settings=settings, **{"partitioned": partitioned} | server)
+
+
+COPY_COSTS = (
+    ": each message that the route reads is stored twice, and costs the server some 20 us of a processor more; a "
+    "transform of the stream itself costs nothing (`partitions` in [[streams]])"
+)
+
+CASES["partitions_differ"] = [
+    (
+        of_partitions(has=replace(THERE, partitioning=Partitioning(8, (1,), ("orders.*",)))),
+        "error",
+        f"{FROM}.partitions",
+        "the stream 'ORDERS-router' has other partitions: it has 8 partitions, the route 4 partitions: the route is "
+        "refused; correct it, or change the stream",
+    ),
+    (
+        of_partitions(has=None),
+        "error",
+        f"{FROM}.partitions",
+        "the stream 'ORDERS-router' exists, and does not put a partition in front of its subjects: the route is "
+        "refused; correct it, or change the stream",
+    ),
+    (
+        facts(settings=PARTITIONED, partitioned={"ORDERS": Partitioned(Partitioning(2))}),
+        "error",
+        f"{FROM}.partitions",
+        "the stream 'ORDERS' has other partitions: it has 2 partitions, the route 4 partitions: the route is refused; "
+        "correct it, or change the stream",
+    ),
+    (
+        of_partitions(has=replace(THERE, of_others=True)),
+        "error",
+        f"{FROM}.durable",
+        "the stream 'ORDERS-router' is a work queue that another program has made, such as an elastic consumer group "
+        "of Orbit: it deletes what the consumers of that program ack; use another `durable`",
+    ),
+]
+CASES["copy_refused"] = [
+    (
+        of_partitions(stream("ORDERS", "orders.*", retention="workqueue"), version="2.12.0", major_minor=(2, 12)),
+        "error",
+        f"{FROM}.partitions",
+        "the stream 'ORDERS' has workqueue retention, which nats-server copies without a loss from 2.14 on; upgrade "
+        "it, or give that stream a subject transform that adds the partition",
+    )
+]
+CASES["read_without_partitions"] = [
+    (
+        facts(settings=PARTITIONED, durable=consumer(ack_floor={"consumer_seq": 40, "stream_seq": 42})),
+        "error",
+        f"{FROM}.durable",
+        "the durable 'router' of stream 'ORDERS' exists, so the route has read it without partitions, up to message "
+        "42. To go on there, stop what uses the durable once nothing is unacked, set deliver = 43 and delete it. To "
+        "read all from deliver = 'all' on, use another `durable`",
+    )
+]
+CASES["copied"] = [
+    (of_partitions(), "note", f"{FROM}.partitions", f"stream 'ORDERS-router' copies 'ORDERS'{COPY_COSTS}"),
+    (
+        facts(settings=PARTITIONED),
+        "note",
+        f"{FROM}.partitions",
+        f"stream 'ORDERS-router' does not exist; the router creates it at its start, as a copy of 'ORDERS'{COPY_COSTS}",
+    ),
+]
+CASES["copied_by_filters"] = [
+    (
+        facts(
+            stream("ORDERS", "orders.*", "returns.*"),
+            settings=configured(
+                source={"filter": ["orders.*", "returns.*"], "partitions": 4, "partition_by": [1]},
+                to={"subject": "copies.a"},
+            ),
+        ),
+        "warning",
+        f"{FROM}.filter",
+        "stream 'ORDERS-router' copies by 2 filters, which costs the server some 90 us of a processor for each "
+        "message, four times as much as by one; use one filter with wildcards, or a transform of the stream itself "
+        "(`partitions` in [[streams]])",
+    )
+]
+CASES["copy_drops"] = [
+    (
+        of_partitions(has=replace(THERE, window=120.0)),
+        "error",
+        f"{FROM}.partitions",
+        "the stream 'ORDERS-router' has a duplicate window of 120 s, so that it drops messages with the id of an "
+        "earlier one that 'ORDERS' has stored as well; run `nats stream edit ORDERS-router --dupe-window 0s`",
+    )
+]
+CASES["copy_stalled"] = [
+    (
+        of_partitions(
+            stream("ORDERS-router", ts="2026-01-01T00:01:00Z"),
+            has=replace(THERE, lag=1234, heard_at=1_767_225_600 * 10**9),
+        ),
+        "error",
+        f"{FROM}.partitions",
+        "stream 'ORDERS-router' lacks 1,234 messages of 'ORDERS', which it has not heard of for 60 s: nothing is "
+        "copied; check the leaders of both with `nats stream info`",
+    )
+]
+CASES["members_stay"] = [
+    (
+        of_partitions(stream("KV_router-trio-members", "$KV.router-trio-members.>")),
+        "error",
+        f"{FROM}.partitions",
+        "the bucket 'router-trio-members' does not let its keys expire (allow_msg_ttl), so that processes that have "
+        "gone would keep their share; run `nats stream edit KV_router-trio-members --allow-msg-ttl`",
+    )
+]
+CASES["server_too_old"] += [
+    (
+        facts(settings=configured(source={"partitions": 4}), version="2.11.9", major_minor=(2, 11)),
+        "error",
+        f"{FROM}.partitions",
+        "the server has version 2.11.9, and partitions without partition_by needs 2.12; update the server",
+    )
+]
+CASES["durable_differs"] += [
+    (
+        of_partitions(
+            consumers={
+                ("ORDERS-router", "router-2"): consumer(
+                    "ORDERS-router",
+                    "router-2",
+                    filter_subject="3.orders.*",
+                    priority_groups=["router"],
+                    priority_policy="pinned_client",
+                )
+            }
+        ),
+        "error",
+        f"{FROM}.durable",
+        "the durable 'router-2' of stream 'ORDERS-router' exists with another configuration: its filter is "
+        "3.orders.*, the route's is 2.orders.*. Use another `durable`, or delete that consumer",
+    )
+]
+
 EXPECTED = [(name, *case) for name, cases in CASES.items() for case in cases]
 
 
@@ -479,8 +636,8 @@ EXPECTED = [(name, *case) for name, cases in CASES.items() for case in cases]
 def test_a_finding(name: str, given: Facts, severity: str, path: str, text: str) -> None:
     findings = found(given)
     assert (name, severity, path, text) in findings
-    # What is wrong is found once, but for a stream that can't be created, which is also noted.
-    assert {one[0] for one in findings} - {name} <= {"to_be_created"}
+    # What is wrong is found once, but for a stream that can't be created, which is also noted, and for a copy.
+    assert {one[0] for one in findings} - {name} <= {"to_be_created", "copied"}
 
 
 def test_a_server_that_can_not_be_reached_leaves_every_finding_out() -> None:
