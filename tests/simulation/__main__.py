@@ -6,14 +6,17 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pool
 from os import cpu_count
+from typing import Any
 
 from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.marks import Marks, Place, report
+from tests.simulation.partitions import run as of_partitions
+from tests.simulation.partitions.draw import KINDS as OF_PARTITIONS
 from tests.simulation.run import Outcome, simulate
 from tests.simulation.shrink import shrink
 
@@ -39,13 +42,40 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of many seeds (default: 0)")
     parser.add_argument("--twice", action="store_true", help="run each seed twice, and compare the hashes")
     parser.add_argument("--also", action="append", default=[], choices=list(NOT_YET), help="draw it too")
+    parser.add_argument("--kind", choices=list(KINDS), default="routes", help="(default: routes)")
     given = parser.parse_args()
-    also = frozenset(given.also)
+    kind = replace(KINDS[given.kind], also=frozenset(given.also))
     if given.seeds is not None:
-        return _run_many(range(given.first, given.first + given.seeds), also, given.twice)
+        return _run_many(range(given.first, given.first + given.seeds), kind, given.twice)
     if given.seed is None:
         parser.error("name a seed, or --seeds")
-    return _replay(given.seed, also, given.trace, not given.no_shrink)
+    return _replay(given.seed, kind, given.trace, not given.no_shrink)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is simulated: one router with several routes, or several routers that share the partitions of one."""
+
+    name: str
+    also: frozenset[str] = frozenset()
+
+    def simulate(self, seed: int, schedule: Any = None, *, keep: bool = False) -> Outcome[Any]:
+        """Execute a seed, or a schedule of that seed."""
+        if self.name == "partitions":
+            return of_partitions.simulate(seed, schedule, keep=keep)
+        return simulate(seed, schedule, also=self.also, keep=keep)
+
+    def shrink(self, outcome: Outcome[Any], notify: Callable[[str], None]) -> Outcome[Any]:
+        """Return an outcome of the same kind with a smaller schedule."""
+        return (of_partitions.shrink if self.name == "partitions" else shrink)(outcome, notify)
+
+    def command(self, seed: int) -> str:
+        """Return the command that replays a seed."""
+        kind = f" --kind {self.name}" if self.name != "routes" else ""
+        return command(seed, self.also) + kind
+
+
+KINDS = {name: Kind(name) for name in ("routes", "partitions")}
 
 
 def command(seed: int, also: frozenset[str] = frozenset()) -> str:
@@ -53,16 +83,16 @@ def command(seed: int, also: frozenset[str] = frozenset()) -> str:
     return " ".join([f"python -m tests.simulation {seed}", *(f"--also '{kind}'" for kind in sorted(also))])
 
 
-def story(outcome: Outcome) -> str:
+def story(outcome: Outcome[Any]) -> str:
     """Describe the schedule that breaks a promise, and which promises it breaks."""
     return "\n".join([str(outcome.schedule), *(f"BROKEN {promise}: {detail}" for promise, detail in outcome.wrong)])
 
 
-def _replay(seed: int, also: frozenset[str], trace: bool, smaller: bool) -> int:
-    outcome = simulate(seed, also=also, keep=trace)
+def _replay(seed: int, kind: Kind, trace: bool, smaller: bool) -> int:
+    outcome = kind.simulate(seed, keep=trace)
     if outcome.wrong and smaller:
-        outcome = shrink(outcome, lambda detail: print(detail, file=sys.stderr))
-        outcome = simulate(seed, outcome.schedule, keep=trace)
+        outcome = kind.shrink(outcome, lambda detail: print(detail, file=sys.stderr))
+        outcome = kind.simulate(seed, outcome.schedule, keep=trace)
     if trace:
         print("\n".join(outcome.lines))
     print(story(outcome))
@@ -75,28 +105,28 @@ class _Piece:
     """The seeds that one process runs in one go."""
 
     seeds: range
-    also: frozenset[str]
+    kind: Kind
     twice: bool
     marked: bool
 
-    def run(self) -> tuple[list[tuple[Outcome, bool]], set[Place]]:
+    def run(self) -> tuple[list[tuple[Outcome[Any], bool]], set[Place]]:
         """Return the outcomes, whether each was the same twice, and which marks were reached."""
         marks = Marks()
         ran = []
         with marks.noting() if self.marked else nullcontext():
             for seed in self.seeds:
-                outcome = simulate(seed, also=self.also)
-                ran.append((outcome, not self.twice or simulate(seed, also=self.also).digest == outcome.digest))
+                outcome = self.kind.simulate(seed)
+                ran.append((outcome, not self.twice or self.kind.simulate(seed).digest == outcome.digest))
         return ran, marks.reached
 
 
-def _run_many(seeds: range, also: frozenset[str], twice: bool) -> int:
+def _run_many(seeds: range, kind: Kind, twice: bool) -> int:
     began = time.perf_counter()
     marks = Marks()
     drawn: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     seconds, broken = 0.0, 0
-    for outcome, same in _outcomes(seeds, also, twice, marks):
+    for outcome, same in _outcomes(seeds, kind, twice, marks):
         seconds += outcome.virtual_seconds
         drawn.update({step.kind for step in outcome.schedule.steps})
         codes.update(outcome.codes)
@@ -104,19 +134,20 @@ def _run_many(seeds: range, also: frozenset[str], twice: bool) -> int:
             broken += 1
             detail = outcome.wrong[0] if outcome.wrong else ("determinism", "the second run was not like the first")
             seed = outcome.schedule.seed
-            print(f"seed {seed}: BROKEN {detail[0]}: {detail[1][:400]}\n  {command(seed, also)}", flush=True)
+            print(f"seed {seed}: BROKEN {detail[0]}: {detail[1][:400]}\n  {kind.command(seed)}", flush=True)
     took = time.perf_counter() - began
     print(f"{len(seeds)} seeds, {broken} broken, {len(seeds) / took:.1f} a second; {seconds / 3600:.1f} virtual hours")
-    print("seeds with each fault:", ", ".join(f"{kind} {drawn[kind]}" for kind in FAULTS if drawn[kind]))
+    faults = [*FAULTS, *(name for name in OF_PARTITIONS if name not in FAULTS)]
+    print("seeds with each fault:", ", ".join(f"{name} {drawn[name]}" for name in faults if drawn[name]))
     print("events:", ", ".join(f"{code} {count}" for code, count in sorted(codes.items())))
     print("\n".join(report(marks)))
     return 1 if broken else 0
 
 
-def _outcomes(seeds: range, also: frozenset[str], twice: bool, marks: Marks) -> Iterator[tuple[Outcome, bool]]:
+def _outcomes(seeds: range, kind: Kind, twice: bool, marks: Marks) -> Iterator[tuple[Outcome[Any], bool]]:
     each = max(MARKED, len(seeds) // MOST_MARKED)
     pieces = [
-        _Piece(seeds[start : start + AT_A_TIME], also, twice, start % (AT_A_TIME * each) == 0)
+        _Piece(seeds[start : start + AT_A_TIME], kind, twice, start % (AT_A_TIME * each) == 0)
         for start in range(0, len(seeds), AT_A_TIME)
     ]
     with Pool(cpu_count()) as pool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Generic, Protocol, TypeVar
 
 import trio
 from trio.testing import MockClock
@@ -21,11 +23,21 @@ STUCK_AFTER = 60.0
 """Seconds of processor time after which a run counts as endless. The longest take 4 s, and 15 s with marks."""
 
 
+S = TypeVar("S")
+
+
+class Judged(Protocol):
+    """The promises that a run broke, with what happened, and the codes of its events."""
+
+    wrong: list[tuple[str, str]]
+    codes: Counter[str]
+
+
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Generic[S]):
     """The result of a run. `wrong` are broken promises, with what happened; `digest` is the hash over its trace."""
 
-    schedule: Schedule
+    schedule: S
     digest: str
     wrong: tuple[tuple[str, str], ...]
     lines: tuple[str, ...]
@@ -40,23 +52,35 @@ class Outcome:
 
 def simulate(
     seed: int, schedule: Schedule | None = None, *, also: frozenset[str] = frozenset(), keep: bool = False
-) -> Outcome:
+) -> Outcome[Schedule]:
     """Draw the schedule of a seed, unless it is given, and execute it. `keep` keeps all lines of the trace."""
     schedule = schedule or draw(seed, also)
     trace = Trace(keep=keep)
-    clock = MockClock(autojump_threshold=0)
     simulation = Simulation(schedule, trace)
-    with deterministic(f"scheduler {seed}"), _bounded(simulation.oracles.wrong):
+    return executed(seed, schedule, simulation.run, simulation.oracles, trace)
+
+
+def executed(
+    seed: int,
+    schedule: S,
+    run: Callable[[], Awaitable[None]],
+    judged: Judged,
+    trace: Trace,
+    instruments: Sequence[trio.abc.Instrument] = (),
+) -> Outcome[S]:
+    """Execute `run` in a Trio run of its own, and return its outcome."""
+    clock = MockClock(autojump_threshold=0)
+    with deterministic(f"scheduler {seed}"), _bounded(judged.wrong):
         try:
-            trio.run(simulation.run, clock=clock)
+            trio.run(run, clock=clock, instruments=instruments)
         except Exception as error:
-            simulation.oracles.wrong.append(("end", f"the run ended with {_describe(error)}"))
+            judged.wrong.append(("end", f"the run ended with {_describe(error)}"))
     return Outcome(
         schedule=schedule,
         digest=trace.digest,
-        wrong=tuple(simulation.oracles.wrong),
+        wrong=tuple(judged.wrong),
         lines=tuple(trace.lines),
-        codes=dict(simulation.oracles.codes),
+        codes=dict(judged.codes),
         virtual_seconds=clock.current_time(),
     )
 

@@ -12,19 +12,19 @@ from tests.simulation.schedule import Plan, Schedule, Step
 MOST_RUNS = 400
 
 
-def shrink(outcome: Outcome, tell: Callable[[str], None] = lambda _: None) -> Outcome:
+def shrink(outcome: Outcome[Schedule], tell: Callable[[str], None] = lambda _: None) -> Outcome[Schedule]:
     """Return the smallest schedule found that breaks one of the same promises. Each remaining step is needed for it."""
     return _Search(outcome, tell).smallest()
 
 
 class _Search:
-    def __init__(self, outcome: Outcome, tell: Callable[[str], None]) -> None:
+    def __init__(self, outcome: Outcome[Schedule], tell: Callable[[str], None]) -> None:
         self._best = outcome
         self._promises = outcome.promises
         self._tell = tell
         self._runs = 0
 
-    def smallest(self) -> Outcome:
+    def smallest(self) -> Outcome[Schedule]:
         self._without_steps()
         self._without_routes()
         self._with_less()
@@ -46,20 +46,9 @@ class _Search:
         return True
 
     def _without_steps(self) -> None:
-        """Leave out ever smaller pieces of the schedule, as long as the rest still breaks the promise."""
-        size = max(1, len(self._best.schedule.steps) // 2)
-        while True:
-            start, smaller = 0, False
-            while start < len(self._best.schedule.steps):
-                schedule = self._best.schedule
-                kept = (*schedule.steps[:start], *schedule.steps[start + size :])
-                if self._breaks(replace(schedule, steps=kept)):
-                    smaller = True
-                else:
-                    start += size
-            if size == 1 and not smaller:
-                return
-            size = max(1, size // 2)
+        without_steps(
+            self._best.schedule.steps, lambda kept: self._breaks(replace(self._best.schedule, steps=tuple(kept)))
+        )
 
     def _without_routes(self) -> None:
         for plan in self._best.schedule.routes:
@@ -71,7 +60,7 @@ class _Search:
     def _with_less(self) -> None:
         """Try fewer messages in each step, and fewer destinations of each route."""
         for index in range(len(self._best.schedule.steps)):
-            while (less := _halved(self._best.schedule.steps[index])) is not None:
+            while (less := halved(self._best.schedule.steps[index])) is not None:
                 steps = list(self._best.schedule.steps)
                 steps[index] = less
                 if not self._breaks(replace(self._best.schedule, steps=tuple(steps))):
@@ -83,7 +72,24 @@ class _Search:
                 self._breaks(replace(self._best.schedule, routes=_with(self._best.schedule.routes, index, kept)))
 
 
-def _halved(step: Step) -> Step | None:
+def without_steps(steps: Sequence[Step], breaks: Callable[[Sequence[Step]], bool]) -> None:
+    """Leave out ever smaller pieces of a schedule, as long as the rest still `breaks` the promise."""
+    size = max(1, len(steps) // 2)
+    while True:
+        start, smaller = 0, False
+        while start < len(steps):
+            kept = [*steps[:start], *steps[start + size :]]
+            if breaks(kept):
+                smaller, steps = True, kept
+            else:
+                start += size
+        if size == 1 and not smaller:
+            return
+        size = max(1, size // 2)
+
+
+def halved(step: Step) -> Step | None:
+    """Return the step with half of its messages; None if it has one at most."""
     count = step.what.get("count", 1)
     return replace(step, what=step.what | {"count": count // 2}) if count > 1 else None
 

@@ -2,6 +2,7 @@
 
     python -m tests.resilience.chaos --seed 7 --kind stream      replays one seed
     python -m tests.resilience.chaos --seeds 100                 prints the table of a hundred
+    python -m tests.resilience.chaos --kind partitions --seed 7  processes that share partitions: see `partitions`
     python -m tests.resilience.chaos --seeds 25 --variant sparse the same faults, with streams that are made otherwise
 
 `schedule` draws what goes wrong and when, `variants` says how streams, durable and routers are made, `faults` does it

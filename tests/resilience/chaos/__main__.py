@@ -8,6 +8,7 @@ import traceback
 
 import trio
 
+from tests.resilience.chaos.partitions import trial, verdict
 from tests.resilience.chaos.run import run_seed
 from tests.resilience.chaos.schedule import OF_CORE, VARIANTS, Kind, Variant, draw
 from tests.resilience.chaos.verdict import HEAD, Outcome, command, row, total
@@ -21,12 +22,17 @@ def main() -> int:
     which.add_argument("--seeds", type=int, help="run that many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first of many seeds (default: 0)")
     parser.add_argument("--messages", type=int, default=2_000)
-    parser.add_argument("--kind", choices=("stream", "core"), default="stream")
+    parser.add_argument("--kind", choices=("stream", "core", "partitions"), default="stream")
+    parser.add_argument(
+        "--nodes", type=int, choices=(1, 3), default=1, help="servers of --kind partitions (default: 1)"
+    )
     parser.add_argument("--variant", choices=VARIANTS, default="plain", help="(default: plain)")
     given = parser.parse_args()
     if given.kind == "core" and given.variant not in OF_CORE:
         parser.error(f"--variant {given.variant} is one of --kind stream")
     seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
+    if given.kind == "partitions":
+        return _run_partitions(seeds, given.nodes, replays=given.seed is not None)
     if given.seed is not None:
         _tell(given.seed, given.kind, given.messages, given.variant)
     outcomes = []
@@ -38,6 +44,25 @@ def main() -> int:
             print(row(outcome), flush=True)
     print(total(outcomes))
     return 1 if len(outcomes) < len(seeds) or any(outcome.broken for outcome in outcomes) else 0
+
+
+def _run_partitions(seeds: list[int], nodes: int, *, replays: bool) -> int:
+    """Run trials of processes that share partitions, and print their rows; of a single one also its table."""
+    broken = 0
+    print(verdict.HEAD, flush=True)
+    for seed in seeds:
+        drawn = trial.draw(seed, nodes)
+        if replays:
+            print("\n".join(map(str, drawn.steps)), flush=True)
+        outcome = trio.run(verdict.run_trial, drawn)
+        print(verdict.row(outcome), flush=True)
+        if outcome.broken:
+            broken += 1
+            print(f"seed {seed}: {outcome.report}", file=sys.stderr, flush=True)
+        if replays:
+            print(verdict.table(outcome))
+    print(f"{len(seeds)} trials, {broken} broken")
+    return 1 if broken else 0
 
 
 def _run(seed: int, kind: Kind, messages: int, variant: Variant) -> Outcome | None:

@@ -1,0 +1,41 @@
+"""Trials of processes that share partitions: one on every run, twenty at night. A broken promise names its command."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from tests.resilience.chaos.partitions.trial import OF_CLUSTERS, OF_MEMBERS, OF_SERVERS, draw
+from tests.resilience.chaos.partitions.verdict import _gaps, row, run_trial
+from tests.support.server_version import needs_server
+
+SLACK = 5.0
+"""Additional seconds for each bound: a busy machine starts processes and elects leaders late."""
+
+
+@needs_server(2, 11, lacks="pinned consumers")
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_trial_breaks_no_promise(seed: int, nodes: int) -> None:
+    outcome = await run_trial(draw(seed, nodes), slack=SLACK)
+    print(f"\n{row(outcome)}")
+    assert not outcome.broken, outcome.report
+
+
+def test_a_seed_always_draws_the_same_trial() -> None:
+    assert draw(5) == draw(5)
+    assert draw(5) != draw(6) != draw(6, nodes=3)
+
+
+def test_every_kind_of_step_is_drawn_by_some_seed() -> None:
+    drawn = {step.kind for seed in range(20) for step in draw(seed, 3).steps}
+    assert drawn == {*OF_MEMBERS, *OF_SERVERS, *OF_CLUSTERS}
+
+
+def test_a_partition_is_silent_from_a_message_that_waits_until_the_next_is_stored() -> None:
+    assert [*_gaps([0.0, 5.0, 5.1], [0.5, 9.0, 9.1])] == [(5.0, 9.0)]
+    assert [*_gaps([0.0, 8.95], [0.5, 9.0])] == [], "nothing was there to be stored"
+    assert [*_gaps([0.0, inf], [0.5, 9.0])] == []

@@ -1,0 +1,89 @@
+"""What happened in a run, as data for the judges: messages, handler calls, processes, and who led what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A message of the source, whose order is that of the numbers. `key` determines its `partition`."""
+
+    number: int
+    key: str
+    partition: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A message as a destination stored it."""
+
+    number: int
+    at: float
+
+
+@dataclass(slots=True)
+class Call:
+    """A call of the handler, by a process. It has not ended as long as `ended` is infinite."""
+
+    process: int
+    key: str
+    number: int
+    began: float
+    ended: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """A time in which calls of a process may overlap with those of others: it was suspended, or cut off.
+
+    `process` is None for all. A suspended process finishes what it has begun, and begins nothing that it has lost.
+    """
+
+    began: float
+    ended: float
+    process: int | None = None
+    suspended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An event after which partitions are led by other processes, or may be. `moves`: some are moved by hand.
+
+    `led_within` and `fair_within` are the seconds after it in which each partition is led, and shares are fair.
+    """
+
+    at: float
+    what: str
+    led_within: float = 10.0
+    fair_within: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Who leads what at a time, of the processes that can act, and which partitions have something to do.
+
+    `owners` are the owner of each partition as each of these processes computes it.
+    """
+
+    at: float
+    led: Mapping[int, frozenset[int]]
+    busy: frozenset[int]
+    moved: bool = False
+
+
+@dataclass(slots=True)
+class History:
+    """A run. `window` is the duplicate window of the destination in seconds."""
+
+    partitions: int
+    window: float
+    published: list[Published] = field(default_factory=list)
+    stored: list[Copy] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    spells: list[Spell] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)

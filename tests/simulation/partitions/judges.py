@@ -1,0 +1,141 @@
+"""The promises of partitions, each a function that yields how a history breaks it. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+
+from router_trio.routing.stream.consumer.lease import RESERVE
+from tests.simulation.partitions.history import Call, Change, History, Look, Spell
+
+Judge = Callable[[History], Iterator[str]]
+
+
+def first_copies_in_order(history: History) -> Iterator[str]:
+    """Check that the first copies of the messages of each key are stored in the order of the source."""
+    key_of = {one.number: one.key for one in history.published}
+    last: dict[str, int] = {}
+    seen: set[int] = set()
+    for copy in history.stored:
+        if copy.number in seen:
+            continue
+        seen.add(copy.number)
+        key = key_of[copy.number]
+        if copy.number < last.get(key, -1):
+            yield f"{copy.number} of {key} was stored at {copy.at:.3f} s, behind {last[key]}"
+        last[key] = max(copy.number, last.get(key, -1))
+
+
+def stored_once(history: History) -> Iterator[str]:
+    """Check that no message is stored twice within the duplicate window."""
+    last: dict[int, float] = {}
+    for copy in history.stored:
+        before = last.get(copy.number)
+        if before is not None and copy.at - before < history.window:
+            yield f"{copy.number} was stored at {before:.3f} s and at {copy.at:.3f} s"
+        last[copy.number] = copy.at
+
+
+def all_stored(history: History) -> Iterator[str]:
+    """Check that each message of the source was stored."""
+    missing = {one.number for one in history.published} - {copy.number for copy in history.stored}
+    if missing:
+        yield f"{len(missing)} of {len(history.published)} were not stored: {sorted(missing)[:5]}"
+
+
+def one_call_of_a_key(history: History) -> Iterator[str]:
+    """Check that calls of the handler for messages of one key do not overlap.
+
+    A process that was suspended may finish, after it has woken, the call that was running. A call that is longer than
+    the reserve of the lease may be running when the lease ends, if the process was cut off.
+    """
+    of_key: defaultdict[str, list[Call]] = defaultdict(list)
+    for call in history.calls:
+        of_key[call.key].append(call)
+    for key, calls in of_key.items():
+        running: list[Call] = []
+        for call in sorted(calls, key=lambda one: one.began):
+            running = [one for one in running if one.ended > call.began]
+            for other in running:
+                if not _excused(history.spells, other, call):
+                    yield (
+                        f"{key}: process {other.process} had {other.number} in its handler from {other.began:.3f} s to "
+                        f"{other.ended:.3f} s, and process {call.process} began {call.number} at {call.began:.3f} s"
+                    )
+            running.append(call)
+
+
+def _excused(spells: list[Spell], first: Call, second: Call) -> bool:
+    if first.process == second.process:
+        return False
+    return any(_excuses(spell, first, second) for spell in spells)
+
+
+def _excuses(spell: Spell, first: Call, second: Call) -> bool:
+    """Return True if the first call, which was running when the second began, was running because of a spell."""
+    if spell.process is None:  # the server forgot who leads
+        return spell.began <= second.began <= spell.ended
+    if spell.process != first.process or second.began < spell.began:
+        return False
+    if spell.suspended:
+        return first.began <= spell.began
+    return first.began <= spell.ended and second.began - first.began >= RESERVE
+
+
+def led_in_time(history: History) -> Iterator[str]:
+    """Check that a process leads each partition that has something to do, some time after the last change."""
+    for look, since in _settled(history, lambda change: change.led_within):
+        led = frozenset[int]().union(*look.led.values())
+        if look.led and (missing := look.busy - led):
+            yield f"at {look.at:.3f} s none leads {_listed(missing)}, {since}"
+
+
+def fair_shares(history: History) -> Iterator[str]:
+    """Check that processes lead as many partitions as others, or one less, and none twice, after the last change.
+
+    Partitions that were moved by hand stay where they are.
+    """
+    for look, since in _settled(history, lambda change: change.fair_within):
+        shares = {process: len(led) for process, led in look.led.items()}
+        if not shares:
+            continue
+        twice = _led_twice(look.led)
+        if twice:
+            yield f"at {look.at:.3f} s several lead {_listed(twice)}, {since}"
+        elif not look.moved and max(shares.values()) - min(shares.values()) > 1:
+            yield f"at {look.at:.3f} s the processes lead {shares}, {since}"
+        elif sum(shares.values()) < history.partitions:
+            yield f"at {look.at:.3f} s {sum(shares.values())} of {history.partitions} are led, {since}"
+
+
+def _settled(history: History, within: Callable[[Change], float]) -> Iterator[tuple[Look, str]]:
+    """Yield the looks at times when nothing has changed for long enough, each with what changed last, as text."""
+    for look in history.looks:
+        before = [change for change in history.changes if change.at <= look.at]
+        last = max(before, key=lambda change: change.at + within(change), default=None)
+        if last is not None and look.at > last.at + within(last):
+            yield look, f"{look.at - last.at:.3f} s after: {last.what}"
+
+
+def _led_twice(led: Mapping[int, frozenset[int]]) -> set[int]:
+    seen: set[int] = set()
+    twice: set[int] = set()
+    for partitions in led.values():
+        twice |= seen & partitions
+        seen |= partitions
+    return twice
+
+
+def _listed(partitions: frozenset[int] | set[int]) -> str:
+    return f"partition{'s' if len(partitions) > 1 else ''} {', '.join(map(str, sorted(partitions)))}"
+
+
+JUDGES: dict[str, Judge] = {
+    "order": first_copies_in_order,
+    "once": stored_once,
+    "lost": all_stored,
+    "one of a key": one_call_of_a_key,
+    "led": led_in_time,
+    "fair": fair_shares,
+}
+"""The judges by the names of the promises."""
