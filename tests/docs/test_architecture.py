@@ -117,6 +117,8 @@ OF_KINDS = (
     "routing/core/",
     "routing/stream/",
     "cli/dead_letters/",
+    "online/facts.py",
+    "online/partitions.py",
     "online/sources.py",
     "online/streams.py",
 )
