@@ -15,7 +15,7 @@ import trio
 
 from router_trio import Settings
 from tests.integration.pages import get
-from tests.integration.workers import Workers, assert_balanced, publish, settled, workers
+from tests.integration.workers import CONFIG, Workers, assert_balanced, publish, settled, workers
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -316,3 +316,18 @@ async def test_the_supervisor_reports_unreadiness_for_all_workers(
         assert await one.run.ended() == 0
         assert all("worker" not in line for line in one.run.logged("ROUTER_READY"))
         assert one.run.logged("ROUTER_READY")[-1]["timestamp"] > one.run.logged("ROUTER_NOT_READY")[-1]["timestamp"]
+
+
+async def test_workers_share_the_partitions_of_a_route(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:
+    config = CONFIG.replace('ack_wait = "2s"', "partitions = 4")
+    async with connect(server.url) as client, workers(server, tmp_path, config) as one:
+        shared = await one.until(lambda status: status["routes"]["stored"]["partitions"]["led"] == [0, 1, 2, 3])
+        assert shared["routes"]["stored"]["partitions"]["members"] == 2
+        await publish(client, "orders", 0, 200)
+        status = await one.until(lambda status: settled(status, "stored")["routed"] == 200)
+        assert status["routes"]["stored"]["behind"]["messages"] == 0
+        assert await one.metric("router_route_partitions_led_count", route="stored") == 4
+        assert await one.metric("router_route_partitions_count", route="stored") == 4
+        assert await one.metric("router_route_partitions_wanted_count", route="stored") == 0
+        changed = one.run.logged("ROUTE_MEMBERS_CHANGED")
+        assert {(line["worker"], line["share"]) for line in changed if line["count"] == 2} == {(1, 2), (2, 2)}
