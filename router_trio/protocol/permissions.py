@@ -267,7 +267,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         Use.PARTITIONS,
         "that this process shares the partitions",
         "each route with `partitions`",
-        f"the process gets no share, and its partitions go to others; {_NOT_READY}",
+        f"a process that starts gets no share, and what others lead goes on; {_NOT_READY}",
     ),
     Permission(
         PUBLISH,

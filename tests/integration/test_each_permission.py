@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import pytest
 import trio
 
 from router_trio import Message
-from router_trio.protocol.permissions import PERMISSIONS, PUBLISH, SUBSCRIBE, Permission
+from router_trio.nats.jetstream import members
+from router_trio.protocol.permissions import MEMBERS, PERMISSIONS, PUBLISH, SUBSCRIBE, Permission
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.stream.pulling import checks, pull_loop
 from router_trio.subjects.patterns import overlaps
@@ -43,6 +44,7 @@ NAMES = {
     "consumer": "billing",
     "bucket": "router-positions",
     "key": "route.billing",
+    "members": MEMBERS,
 }
 
 HERE = "tests.integration.test_each_permission"
@@ -51,6 +53,8 @@ STORED = CORE | {"to": [{"subject": "out.{{wildcard(1)}}", "jetstream": True}]}
 STORED_TWICE = CORE | {"to": [{"subject": f"out.{name}", "jetstream": True} for name in "ab"]}
 STREAM = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s")
 STANDBY = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s", standby=True)
+PARTITIONED = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s", partitions=2, partition_by=[1])
+OF_PARTITIONS = {"copied": "IN", "stream": "IN-router", "group": "IN.router", "group_durable": "router"}
 RETRYING = STREAM | {"retry": {"initial": "50ms"}}
 DEAD_LETTERS = STREAM | {"retry": {"attempts": 1}, "dead_letter": {"subject": "dead.{{wildcard(1)}}"}}
 ANSWERS = CORE | {"respond": True, "reply_to": ["answers.>"], "handler": f"{HERE}:echo"}
@@ -115,6 +119,12 @@ async def _dead_letters(streams: JetStream) -> None:
     await streams.create_stream("DEAD", ["dead.*"])
 
 
+async def _moved(streams: JetStream) -> None:
+    """Move a partition by hand, to a process that does not exist."""
+    await streams.api(f"STREAM.CREATE.{members.STREAM}", members.bucket_config(1, "memory"))
+    await streams.publish(f"$KV.{MEMBERS}.{members.key('IN', 'router', members.MOVED)}", members.moves({1: "a" * 16}))
+
+
 async def fails_once(message: Message) -> Message:
     await trio.lowlevel.checkpoint()
     if message.deliveries == 1:
@@ -153,6 +163,7 @@ class Case:
     server: str = ""
 
 
+PARTITIONS = Case(PARTITIONED, _nothing, names=OF_PARTITIONS)
 CHECKPOINTS = Case(STREAM, _nothing, positions=POSITIONS, before=create_billing)
 
 CASES: dict[tuple[str, str], dict[str, Case]] = {
@@ -173,12 +184,21 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.CONSUMER.MSG.NEXT.{stream}.{durable}"): {
         "": Case(STREAM),
         "the lead": Case(STANDBY),
+        "the lead of partitions": Case(PARTITIONED, _nothing, {"stream": "IN-router", "durable": "*"}),
     },
     (PUBLISH, "{api}.STREAM.INFO.{stream}"): {"": Case(STREAM)},
     (PUBLISH, "{api}.CONSUMER.INFO.{stream}.{durable}"): {"": Case(STREAM)},
     (PUBLISH, "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}"): {"": Case(STREAM)},
     (PUBLISH, "{api}.CONSUMER.UNPIN.{stream}.{durable}"): {"": Case(STANDBY, _go_away_and_return)},
     (PUBLISH, "{api}.STREAM.MSG.GET.{stream}"): {"": Case(STREAM, _find_the_durable_gone)},
+    (PUBLISH, "{api}.STREAM.INFO.{copied}"): {"": PARTITIONS},
+    (PUBLISH, "{api}.STREAM.CREATE.{stream}"): {"": PARTITIONS},
+    (PUBLISH, "{api}.CONSUMER.INFO.{copied}.{group_durable}"): {"": PARTITIONS},
+    (PUBLISH, "{api}.STREAM.INFO.KV_{members}"): {"": PARTITIONS},
+    (PUBLISH, "{kv}.{members}.{group}.*"): {"": PARTITIONS},
+    (PUBLISH, "{api}.STREAM.MSG.GET.KV_{members}"): {"": replace(PARTITIONS, before=_moved)},
+    (PUBLISH, "{api}.STREAM.CREATE.KV_{members}"): {"": PARTITIONS},
+    (PUBLISH, "{api}.STREAM.PURGE.KV_{members}"): {"": replace(PARTITIONS, provoke=_go_away_and_return)},
     (PUBLISH, "{api}.STREAM.NAMES"): {"": Case(STORED, _pass)},
     (PUBLISH, "{api}.STREAM.INFO.{target}"): {
         "": Case(STORED, _pass),
@@ -256,7 +276,7 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
         # /readyz
         if "/readyz" in said:
             # Of the newer form it names the domain and the account.
-            await at.until_unready(re.sub(r".*\*\.(?=\w)", "", subject).removesuffix(".>"))
+            await at.until_unready(re.sub(r".*\*\.(?=\w)", "", subject).removesuffix(".>").removesuffix("*"))
             assert any("permission" in one["reason"] or "allow this user" in one["reason"] for one in at.answer[1])
         elif case.waits:
             await at.until_unready(case.waits)

@@ -68,6 +68,13 @@ STALLED_AFTER = 30.0
 
 SOURCING = "sourcing"
 
+ANNOUNCE, LOOK = "announce", "look"
+_FAILING = {
+    ANNOUNCE: "this process can't announce itself to those that share the partitions",
+    LOOK: "the processes that share the partitions are not known",
+}
+"""The requests about the members, and what follows if one fails, as text."""
+
 WHILE_ENDING_EVERY = 1.0
 """Seconds between two attempts to take messages back from the outboxes at the end of the route."""
 
@@ -209,9 +216,9 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
                 pace = self._membership.pace
                 await members.announce(Announced(self._router, gethostname(), self._has_lead), MEMBER_GONE_AFTER * pace)
             except SourceError as error:
-                self._request_failed("announce", error)
+                self._request_failed(ANNOUNCE, error)
             else:
-                self._request_succeeded("announce")
+                self._request_succeeded(ANNOUNCE)
             await trio.sleep(ANNOUNCE_EVERY * self._membership.pace)
 
     async def _follow(self, members: Members, tried: Latch) -> None:
@@ -223,10 +230,10 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
                 try:
                     seen = await members.seen()
                 except SourceError as error:
-                    self._request_failed("look", error)
+                    self._request_failed(LOOK, error)
                     self._retry.tried(tried)
                 else:
-                    self._request_succeeded("look")
+                    self._request_succeeded(LOOK)
                     self._saw(seen.ids, seen.moved)
                 if not joined and self._membership.members:
                     joined = True
@@ -263,7 +270,7 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
         succeeded_at, reported = self._failing.get(what, (-inf, ""))
         if now < succeeded_at + SILENT_AFTER:
             return
-        text = bounded(f"the processes that share the partitions are not known: {error}")
+        text = bounded(f"{_FAILING[what]}: {error}")
         self._failing[what] = succeeded_at, text
         if not reported:
             self._retry.tell(error)
