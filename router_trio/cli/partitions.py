@@ -1,4 +1,4 @@
-"""`router-trio partitions`: which process leads which partition of a route, and one moved by hand."""
+"""`router-trio partitions`: which process leads which partition of a route, one moved by hand, or all changed."""
 
 from __future__ import annotations
 
@@ -43,11 +43,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--move", type=number(0), metavar="N", help="move this partition by hand, with --to or --back")
     parser.add_argument("--to", metavar="MEMBER", help="to this process: its id, or the beginning of it")
     parser.add_argument("--back", action="store_true", help="back to the process whose share it is")
+    parser.add_argument("--change", action="store_true", help="show how the partitions become those of CONFIG")
+    parser.add_argument("--apply", action="store_true", help="with --change, change them")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def partitions(config: Path, route: str, *, move: int | None, to: str | None, back: bool, json: bool) -> int:
-    """Show which process leads which partition of a route, and move one.
+def partitions(
+    config: Path, route: str, *, move: int | None, to: str | None, back: bool, change: bool, apply: bool, json: bool
+) -> int:
+    """Show which process leads which partition of a route, move one, or change their number.
 
     Prints a line for each partition: the process that leads it, since
     when it has its lead, how many messages were not delivered yet, and
@@ -63,11 +67,19 @@ def partitions(config: Path, route: str, *, move: int | None, to: str | None, ba
     waits for that, for 20 s at most. The exit code is 1 if the partition
     is not led by that process then; the move stays.
 
+    With --change the plan is printed by which the partitions become those
+    of the configuration, after a change of partitions, partition_by or
+    filter: nothing new is delivered until the processes with the old
+    partitions have settled all that they have, so they must run. --apply
+    carries it out, and prints what it waits for. When it is interrupted,
+    the same command continues.
+
     For example:
 
         router-trio partitions router.toml orders
         router-trio partitions router.toml orders --move 3 --to 5f2c
         router-trio partitions router.toml orders --move 3 --back
+        router-trio partitions router.toml orders --change --apply
     """
     import trio
 
@@ -77,10 +89,11 @@ def partitions(config: Path, route: str, *, move: int | None, to: str | None, ba
     if count is None:
         raise UsageError(f"route {route} has no partitions; give their number as `partitions` in its source")
     _check_move(route, count, move, to, back)
+    _check_change(change, apply, move is not None, json)
     settings.require_servers()
     from router_trio.cli.over_links import over_links
 
-    job = partial(_job, found, count, move, to, json)
+    job = partial(_change, found, apply) if change else partial(_job, found, count, move, to, json)
     return trio.run(over_links, settings, "partitions", [found.source.connection], job, lambda number: True)
 
 
@@ -92,6 +105,19 @@ def _check_move(route: str, count: int, move: int | None, to: str | None, back: 
         raise UsageError("--move needs either --to or --back; router-trio partitions --help shows an example")
     elif move >= count:
         raise UsageError(f"--move {move}: route {route} has the partitions 0 to {count - 1}")
+
+
+def _check_change(change: bool, apply: bool, moves: bool, json: bool) -> None:
+    if apply and not change:
+        raise UsageError("--apply needs --change")
+    if change and (moves or json):
+        raise UsageError(f"--change and {'--move' if moves else '--json'} exclude each other")
+
+
+async def _change(route: RouteSettings, apply: bool, links: Mapping[str, CommandLink]) -> int:
+    from router_trio.cli.partitions_change import change
+
+    return await change(links[route.source.connection], route, apply=apply)
 
 
 async def _job(

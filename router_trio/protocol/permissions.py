@@ -523,6 +523,11 @@ _PARTITIONS = (
     CommandPermission(_AT_SOURCE, f"{{api}}.STREAM.INFO.KV_{_MEMBERS}", "the processes that share the partitions"),
     CommandPermission(_AT_SOURCE, f"{{api}}.STREAM.MSG.GET.KV_{_MEMBERS}", "what each of them leads"),
 )
+_CHANGE = (
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream has the partitions itself"),
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}-{durable}", "otherwise the stream that has them"),
+    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.LIST.{stream}-{durable}", "what is not settled, of either stream"),
+)
 _PAUSE = (
     CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "whether it is paused"),
     CommandPermission(_AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}.{durable}", "to pause or resume"),
@@ -553,6 +558,28 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     "partitions --move": (
         *_PARTITIONS,
         CommandPermission(_AT_SOURCE, f"{{kv}}.{_MEMBERS}.{{stream}}.{{durable}}.moved", "the move"),
+    ),
+    "partitions --change": _CHANGE,
+    "partitions --change --apply": (
+        *_CHANGE,
+        CommandPermission(_AT_SOURCE, "{api}.STREAM.UPDATE.{stream}-{durable}", "the change, of either stream"),
+        CommandPermission(_AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}-{durable}", "the last message that it copied"),
+        CommandPermission(_AT_SOURCE, "{api}.STREAM.PURGE.{stream}-{durable}", "to empty it, when all is settled"),
+        CommandPermission(
+            _AT_SOURCE, "{api}.CONSUMER.DELETE.{stream}-{durable}.*", "to delete durables of old partitions"
+        ),
+        CommandPermission(
+            _AT_SOURCE, "{api}.CONSUMER.INFO.{stream}-{durable}.*", "for a work queue: whether it is paused", True
+        ),
+        CommandPermission(
+            _AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}-{durable}.*", "for a work queue: to pause while it stops", True
+        ),
+        CommandPermission(
+            _AT_SOURCE,
+            "{api}.CONSUMER.DURABLE.CREATE.{stream}-{durable}.*",
+            "for a work queue or a stream with the partitions itself: to change or create durables",
+            True,
+        ),
     ),
     "pause": _PAUSE,
     "position": _POSITION,

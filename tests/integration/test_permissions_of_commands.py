@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from router_trio import Router, Settings
-from router_trio.nats import requests
+from router_trio.nats import partitions_change, requests
 from router_trio.protocol.permissions import OF_COMMANDS, CommandPermission
 from router_trio.subjects.partitions import Partitioning
 from tests.integration.readiness import refused
 from tests.integration.test_dead_letters import dead_letter
 from tests.integration.test_partitions_command import shared_by
 from tests.support.command import over_its_links
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.server_version import needs_server
@@ -65,6 +66,8 @@ ARGUMENTS = {
     "find": "find router.toml orders.7",
     "partitions": "partitions shared.toml orders",
     "partitions --move": "partitions shared.toml orders --move 1 --to 5f",
+    "partitions --change": "partitions changed.toml orders --change",
+    "partitions --change --apply": "partitions changed.toml orders --change --apply",
     "pause": "pause router.toml orders --for 1h",
     "position": "position router.toml orders --consumer billing",
     "position --apply": "position router.toml orders --consumer billing --apply",
@@ -119,8 +122,16 @@ async def prepare(command: str, server: NatsServer, streams: JetStream, folder: 
     (folder / "router.toml").write_text(text)
     (folder / "other.toml").write_text(text.replace('"out.', '"out.other.'))
     (folder / "shared.toml").write_text(text.replace('filter = "orders.*"', 'filter = "orders.*", partitions = 2'))
+    (folder / "changed.toml").write_text(text.replace('filter = "orders.*"', 'filter = "orders.*", partitions = 1'))
     if command.startswith("partitions"):
         await shared_by(streams, Partitioning(2, (), ("orders.*",)), {"5f" * 8: (0, 1)})
+    if command.startswith("partitions --change"):
+
+        async def is_copied() -> bool:
+            return bool((await streams.stream_info("ORDERS-router"))["state"]["messages"] == 3)
+
+        await eventually(is_copied)
+        await streams.api("STREAM.PURGE.ORDERS-router")  # as if all was settled
 
 
 @asynccontextmanager
@@ -138,6 +149,8 @@ async def test_a_command_needs_exactly_the_permissions_of_the_table(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "ANSWER_WITHIN", 2.0)
+    monkeypatch.setattr(partitions_change, "NOTICED_WITHIN", 0.1)
+    monkeypatch.setattr(partitions_change, "STORED_WITHIN", 0.1)
     arguments, needed = ARGUMENTS[command].split(), subjects_of(command)
     async with place(tmp_path, command) as server:
         for subject in needed:

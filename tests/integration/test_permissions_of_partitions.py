@@ -80,7 +80,7 @@ async def test_with_the_printed_permissions_nothing_is_refused(
 ) -> None:
     permissions = list(lines(configured("nats://h", *streams, domain=domain), "main", "server"))
     async with servers(tmp_path, permissions, domain) as (server, there):
-        admin = {"user": "admin", "password": "admin"}
+        admin: dict[str, Any] = {"user": "admin", "password": "admin"}
         async with connect(there, **({} if domain else admin)) as client, connect(server.url, **admin) as sender:
             js = JetStream(client)
             if not streams:
