@@ -1,0 +1,124 @@
+"""A route with partitions whose bucket, copy or server fails: what is led goes on, and the cause is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from router_trio.events import RoutePartitionGivenUp, RoutePartitionLost
+from router_trio.nats.jetstream.members import STREAM, bucket_config
+from router_trio.routing.stream.partitions import source as partitions_source
+from tests.integration.readiness import Place, deny, place
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.server_version import needs_server
+from tests.support.settings import stream_route
+
+pytestmark = needs_server(2, 11, lacks="pinned consumers")
+
+ROUTE = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", partitions=4, partition_by=[1])
+
+
+async def leads_all(at: Place) -> None:
+    """Wait until the router leads every partition, and has routed a message of each."""
+    await at.until_ready()
+    for number in range(12):
+        assert await at.probe(subject=f"in.{number}")
+    await eventually(lambda: at.live.routes[0].partitions is not None and led(at) == 4)
+
+
+def led(at: Place) -> int:
+    partitions = at.live.routes[0].partitions
+    return 0 if partitions is None else len(partitions.led)
+
+
+def moved(at: Place) -> list[object]:
+    """Return the events of partitions that were given up or lost."""
+    return [one for one in at.watch.events if isinstance(one, RoutePartitionGivenUp | RoutePartitionLost)]
+
+
+@pytest.mark.parametrize(
+    ("denied", "reason"),
+    [
+        (f"$JS.API.STREAM.INFO.{STREAM}", "the processes that share the partitions are not known"),
+        ("$KV.router-trio-members.>", "this process can't announce itself"),
+    ],
+)
+async def test_what_is_led_goes_on_while_the_bucket_can_not_be_used(tmp_path: Path, denied: str, reason: str) -> None:
+    async with place(tmp_path, ROUTE) as at:
+        await leads_all(at)
+        await deny(denied)(at)
+        await at.until_unready(reason)
+        assert "grant this user the permission" in at.answer[1][0]["reason"]
+        for number in range(12):
+            assert await at.probe(subject=f"in.{number}")
+        assert led(at) == 4
+        await deny()(at)
+        await at.until_ready()
+        assert moved(at) == []
+
+
+async def test_a_bucket_that_is_deleted_is_created_again_and_no_partition_moves(tmp_path: Path) -> None:
+    async with place(tmp_path, ROUTE) as at:
+        await leads_all(at)
+        await at.streams.delete_stream(STREAM)
+
+        async def is_back() -> bool:
+            names = (await at.streams.api("STREAM.NAMES"))["streams"]
+            return STREAM in names and (await at.streams.stream_info(STREAM))["state"]["messages"] == 1
+
+        await eventually(is_back, 10)
+        for number in range(12):
+            assert await at.probe(subject=f"in.{number}")
+        await at.until_ready()
+        assert moved(at) == []
+
+
+async def test_a_bucket_whose_keys_stay_is_named_with_its_cure(tmp_path: Path) -> None:
+    async def create(streams: JetStream) -> None:
+        await streams.api(f"STREAM.CREATE.{STREAM}", bucket_config(1, "memory") | {"allow_msg_ttl": False})
+
+    async with place(tmp_path, ROUTE, before=create) as at:
+        await at.until_unready(f"nats stream edit {STREAM} --allow-msg-ttl")
+        await at.streams.edit_stream(STREAM, allow_msg_ttl=True)
+        await leads_all(at)
+
+
+async def test_a_copy_that_is_changed_under_a_route_stops_it_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions_source, "LOOK_AT_STREAM_EVERY", 0.3)
+    async with place(tmp_path, ROUTE) as at:
+        await leads_all(at)
+        config = (await at.streams.stream_info("IN-router"))["config"]
+        transform = {"src": "in.*", "dest": "{{partition(7,1)}}.in.{{wildcard(1)}}"}
+        source = {"name": "IN", "subject_transforms": [transform], "opt_start_seq": 13}
+        await at.streams.api("STREAM.UPDATE.IN-router", config | {"sources": [source]})
+        await at.until_unready("it has 7 partitions, the route 4 partitions")
+        assert "`router-trio partitions --change`" in at.answer[1][0]["reason"]
+        await at.streams.api("STREAM.UPDATE.IN-router", config)
+        await at.until_ready()
+
+
+async def test_a_copy_that_drops_messages_is_refused(tmp_path: Path) -> None:
+    async with place(tmp_path, ROUTE) as at:
+        await leads_all(at)
+        await at.live.reload(at.settings.model_copy(update={"routes": []}))
+        await at.streams.edit_stream("IN-router", duplicate_window=120 * 10**9)
+        await at.live.reload(at.settings)
+        await at.until_unready("nats stream edit IN-router --dupe-window 0s")
+        await at.streams.edit_stream("IN-router", duplicate_window=0)
+        await leads_all(at)
+
+
+async def test_messages_with_the_same_id_are_routed_as_often_as_the_source_has_stored_them(tmp_path: Path) -> None:
+    async with place(tmp_path, ROUTE) as at:
+        await at.until_ready()
+        await at.streams.edit_stream("IN", duplicate_window=100_000_000)
+        for number in range(3):
+            await at.streams.publish("in.x", b"%d" % number, [("Nats-Msg-Id", "same")])
+            await trio.sleep(0.2)
+        await eventually(lambda: at.live.routes[0].settled["routed"] == 3, 10)
+        assert await at.stored() == [b"0", b"1", b"2"]
